@@ -1,0 +1,1 @@
+"""Integer IR and memory plan to C tables and weight blobs."""

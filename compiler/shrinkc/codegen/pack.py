@@ -1,0 +1,61 @@
+"""Weights as the kernels walk them: blocks of 8 rows.  The format is documented in sc_model.h.
+
+4-bit example: inputs 0..7 of a row hold 1,2,3,4,5,6,7,-1 -> bytes 0x51 0x62 0x73 0xf4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shrinkc.ir.linear import ROW_BLOCK, QLinear
+
+
+def gate_up_order(n: int) -> np.ndarray:
+    """Row order that interleaves 4 gate and 4 up rows; -1 marks padding.  ``n`` = 2 * ffn."""
+    ffn = n // 2
+    padded = -(-ffn // 4) * 4
+    rows = np.arange(padded)
+    gate = np.where(rows < ffn, rows, -1).reshape(-1, 4)
+    up = np.where(rows < ffn, rows + ffn, -1).reshape(-1, 4)
+    return np.concatenate([gate, up], axis=1).reshape(-1)
+
+
+def _rows(table: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rows in ``order``, zero where it is -1, padded to whole blocks."""
+    padded = np.full(-(-len(order) // ROW_BLOCK) * ROW_BLOCK, -1)
+    padded[: len(order)] = order
+    out = np.zeros((len(padded), *table.shape[1:]), table.dtype)
+    out[padded >= 0] = table[padded[padded >= 0]]
+    return out
+
+
+def _segment(q: np.ndarray, bits: int) -> np.ndarray:
+    """One segment int8 [rows, n] -> uint8 [blocks, bytes], inputs padded to whole words."""
+    rows, n = q.shape
+    unit = 8 if bits == 4 else 4
+    padded = np.zeros((rows, -(-n // unit) * unit), np.int8)
+    padded[:, :n] = q
+    if bits == 4:
+        halves = padded.reshape(rows, -1, 2, 4).astype(np.uint8)
+        padded = ((halves[:, :, 0] & 15) | (halves[:, :, 1] << 4)).reshape(rows, -1).view(np.int8)
+    words = padded.view(np.uint8).reshape(rows // ROW_BLOCK, ROW_BLOCK, -1, 4)
+    return np.ascontiguousarray(words.transpose(0, 2, 1, 3)).reshape(rows // ROW_BLOCK, -1)
+
+
+def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [blocks, block_bytes] of a matrix (and the b of its side path)."""
+    order = np.arange(w.n) if order is None else order
+    q = _rows(w.q, order)
+    blocks = len(q) // ROW_BLOCK
+    parts = [_rows(w.r, order).astype("<u2").view(np.uint8).reshape(blocks, -1)]
+    d = None if w.d is None else _rows(w.d, order)
+    z = None if w.z is None else _rows(w.z, order)
+    for g in range(w.nseg):
+        if d is not None:
+            parts.append(d[:, g].reshape(blocks, ROW_BLOCK).view(np.uint8))
+        if z is not None:
+            parts.append(np.ascontiguousarray(z[:, g]).reshape(blocks, ROW_BLOCK).view(np.uint8))
+        parts.append(_segment(q[:, g * w.seg : (g + 1) * w.seg], w.bits))
+    if w.low_rank is not None:
+        parts.append(pack_matrix(w.low_rank.b, order))
+    return np.concatenate(parts, axis=1)

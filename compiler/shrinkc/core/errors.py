@@ -1,0 +1,149 @@
+"""Every way shrinkc can refuse, with the exit code a script can rely on.
+
+An error is one paragraph: what is wrong (with the offending value), what is
+allowed, and a hint that says what to do next.  ``docs/exit-codes.md`` lists the
+codes; ``tests/test_cli.py`` keeps that page and this file in step.
+"""
+
+from __future__ import annotations
+
+
+class ShrinkcError(Exception):
+    """Base of all refusals.  ``exit_code`` is stable across releases."""
+
+    exit_code = 1
+    title = "error"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} Hint: {self.hint}"
+
+
+class UsageError(ShrinkcError):
+    """The command line or an option's value is not usable."""
+
+    exit_code = 2
+    title = "usage"
+
+
+class ModelNotFound(ShrinkcError):
+    """The model directory or one of its files does not exist."""
+
+    exit_code = 10
+    title = "model not found"
+
+
+class UnsupportedModel(ShrinkcError):
+    """The architecture or a config field changes the mathematics in a way not supported."""
+
+    exit_code = 11
+    title = "unsupported model"
+
+
+class BadConfig(ShrinkcError):
+    """``config.json`` is unreadable, incomplete or contradicts itself."""
+
+    exit_code = 12
+    title = "bad config"
+
+
+class BadWeights(ShrinkcError):
+    """A weight file is truncated, of a wrong type, or holds NaN or infinity."""
+
+    exit_code = 13
+    title = "bad weights"
+
+
+class ShapeMismatch(ShrinkcError):
+    """Weights and config disagree: a missing, extra or wrongly shaped tensor."""
+
+    exit_code = 14
+    title = "weights and config disagree"
+
+
+class BadTokenizer(ShrinkcError):
+    """The tokenizer is missing, unreadable or of a kind that is not supported."""
+
+    exit_code = 15
+    title = "bad tokenizer"
+
+
+class QuantizeError(ShrinkcError):
+    """The requested widths or groups are not possible for this model."""
+
+    exit_code = 20
+    title = "cannot quantise"
+
+
+class IllegalIR(ShrinkcError):
+    """A legality rule of the integer IR does not hold (a defect in a pass or a file)."""
+
+    exit_code = 21
+    title = "illegal IR"
+
+
+class DoesNotFit(ShrinkcError):
+    """The model does not fit the target's memories; says need, have and excess."""
+
+    exit_code = 30
+    title = "does not fit"
+
+
+class PlanInvalid(ShrinkcError):
+    """The independent verifier found a fault in a memory plan (a defect in the planner)."""
+
+    exit_code = 31
+    title = "invalid memory plan"
+
+
+class OutputError(ShrinkcError):
+    """The output cannot be written: permission, full disk, or a path in the way."""
+
+    exit_code = 40
+    title = "cannot write"
+
+
+class ToolMissing(ShrinkcError):
+    """A compiler, emulator or simulator that is needed is not installed."""
+
+    exit_code = 50
+    title = "tool missing"
+
+
+class BuildFailed(ShrinkcError):
+    """The C compiler refused the generated program."""
+
+    exit_code = 51
+    title = "build failed"
+
+
+class RunFailed(ShrinkcError):
+    """The program crashed, hung, or ended with an error on its target."""
+
+    exit_code = 52
+    title = "run failed"
+
+
+class Mismatch(ShrinkcError):
+    """The target's integers differ from the interpreter's, or nothing was compared."""
+
+    exit_code = 60
+    title = "mismatch"
+
+
+class BadArtifact(ShrinkcError):
+    """A compiled directory is incomplete, damaged or of another version."""
+
+    exit_code = 61
+    title = "bad artifact"
+
+
+class Interrupted(ShrinkcError):
+    """Stopped by the user."""
+
+    exit_code = 130
+    title = "interrupted"

@@ -1,0 +1,17 @@
+"""Finds templates, C runtime and toolchain files: in a wheel, or in a source checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shrinkc.core.errors import ShrinkcError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def resource(name: str) -> Path:
+    """Folder ``templates``, ``runtime_c`` or ``toolchain``, wherever shrinkc is installed."""
+    for root in (_PACKAGE / "_data", _PACKAGE.parent.parent):
+        if (root / name).is_dir():
+            return root / name
+    raise ShrinkcError(f"the installation of shrinkc lacks its folder '{name}'.", "reinstall shrinkc.")

@@ -1,0 +1,315 @@
+"""Parse and validate a LLaMA ``config.json``: everything that is wrong, in one refusal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shrinkc.core.errors import BadConfig, ModelNotFound, UnsupportedModel
+from shrinkc.importer.config_fields import HARMLESS, NEUTRAL, READ, ROPE_FIELDS
+from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.importer.model import Llama3RopeScaling, LlamaConfig
+
+# A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
+_MAX_SIZE = 1 << 30
+
+# LlamaConfig's own defaults in transformers, for files that leave a field out.
+_DEFAULT_EPS = 1e-6
+_DEFAULT_THETA = 10000.0
+_DEFAULT_BOS = 1
+_DEFAULT_EOS = 2
+
+
+@dataclass
+class _Problems:
+    """What is wrong so far; ``unsupported`` decides the error class if both have entries."""
+
+    unsupported: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def raise_if_any(self, source: str) -> None:
+        everything = self.unsupported + self.bad
+        if not everything:
+            return
+        count = f"{len(everything)} problem{'s' if len(everything) > 1 else ''}"
+        text = f"{source}: {count}: " + "; ".join(everything) + "."
+        if self.unsupported:
+            raise UnsupportedModel(
+                text, hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM)."
+            )
+        raise BadConfig(text, hint="compare config.json with the one the model was published with.")
+
+
+def load_config(directory: Path) -> LlamaConfig:
+    """Read ``config.json`` and, if present, ``generation_config.json`` of ``directory``.
+
+    Raises ModelNotFound (no config.json), BadConfig or UnsupportedModel.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelNotFound(
+            f"{path} does not exist.",
+            hint="give the directory of a Hugging Face checkpoint (config.json, "
+            "model.safetensors, tokenizer.json).",
+        )
+    raw = read_json_object(path, BadConfig)
+    generation_path = directory / "generation_config.json"
+    generation = read_json_object(generation_path, BadConfig) if generation_path.is_file() else {}
+    return parse_config(raw, generation, source=str(path))
+
+
+def parse_config(
+    raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None, source: str = "config.json"
+) -> LlamaConfig:
+    """Turn the contents of ``config.json`` into a LlamaConfig.
+
+    ``generation`` is the content of ``generation_config.json``; its ``eos_token_id``
+    replaces the one of ``raw``, as in transformers' generate().  Raises UnsupportedModel if
+    any field changes the mathematics in a way not supported, else BadConfig if any value is
+    missing, wrong or contradicts another; the message lists every problem found.
+    """
+    problems = _Problems()
+    _check_architecture(raw, problems)
+    _check_other_fields(raw, problems)
+
+    vocab = _size(raw, "vocab_size", problems)
+    hidden = _size(raw, "hidden_size", problems)
+    intermediate = _size(raw, "intermediate_size", problems)
+    layers = _size(raw, "num_hidden_layers", problems)
+    max_position = _size(raw, "max_position_embeddings", problems)
+    heads = _size(raw, "num_attention_heads", problems)
+    kv_heads = heads
+    if raw.get("num_key_value_heads") is not None:
+        kv_heads = _size(raw, "num_key_value_heads", problems)
+    if heads and kv_heads and heads % kv_heads:
+        problems.bad.append(
+            f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {kv_heads}"
+        )
+    head_dim = _head_dim(raw, hidden, heads, problems)
+    theta, scaling = _rope(raw, problems)
+    eps = _positive(raw, "rms_norm_eps", _DEFAULT_EPS, problems)
+    bos, eos = _token_ids(raw, generation or {}, vocab, problems)
+    tied = raw.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        problems.bad.append(f"tie_word_embeddings = {tied!r}; true or false is needed")
+
+    problems.raise_if_any(source)
+    return LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position=max_position,
+        rms_norm_eps=eps,
+        rope_theta=theta,
+        tie_embeddings=tied,
+        bos_id=bos,
+        eos_ids=eos,
+        rope_scaling=scaling,
+    )
+
+
+def _check_architecture(raw: Mapping[str, Any], problems: _Problems) -> None:
+    architectures = raw.get("architectures")
+    model_type = raw.get("model_type")
+    if architectures is None and model_type is None:
+        problems.bad.append("architectures and model_type are both missing; one is needed")
+    if architectures is not None and architectures != ["LlamaForCausalLM"]:
+        problems.unsupported.append(
+            f"architectures = {_show(architectures)} (supported: ['LlamaForCausalLM'])"
+        )
+    if model_type is not None and model_type != "llama":
+        problems.unsupported.append(f"model_type = {_show(model_type)} (supported: 'llama')")
+
+
+def _check_other_fields(raw: Mapping[str, Any], problems: _Problems) -> None:
+    for name, value in raw.items():
+        if name in READ or name in HARMLESS:
+            continue
+        if name in NEUTRAL:
+            allowed, meaning = NEUTRAL[name]
+            if value not in allowed:
+                problems.unsupported.append(f"{name} = {_show(value)}: {meaning}")
+        elif name == "layer_types":
+            if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
+                problems.unsupported.append(
+                    f"layer_types = {_show(value)}: only full_attention layers are supported"
+                )
+        else:
+            problems.unsupported.append(
+                f"{name} = {_show(value)}: unknown field, it may change the mathematics"
+            )
+
+
+def _size(raw: Mapping[str, Any], name: str, problems: _Problems) -> int:
+    """A positive integer, or 0 after noting the problem."""
+    value = raw.get(name)
+    if value is None:
+        problems.bad.append(f"{name} is missing; a positive integer is needed")
+    elif not _is_int(value):
+        problems.bad.append(f"{name} = {_show(value)}; a positive integer is needed")
+    elif not 0 < value <= _MAX_SIZE:
+        problems.bad.append(f"{name} = {value}; 1 to {_MAX_SIZE} is allowed")
+    else:
+        return int(value)
+    return 0
+
+
+def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: _Problems) -> int:
+    if raw.get("head_dim") is not None:
+        head_dim = _size(raw, "head_dim", problems)
+        origin = f"head_dim = {head_dim}"
+    elif not hidden or not heads:
+        return 0
+    elif hidden % heads:
+        problems.bad.append(
+            f"hidden_size = {hidden} is not a multiple of num_attention_heads = {heads}, "
+            "and head_dim is not given"
+        )
+        return 0
+    else:
+        head_dim = hidden // heads
+        origin = f"hidden_size / num_attention_heads = {hidden} / {heads} = {head_dim}"
+    if head_dim % 2:
+        problems.bad.append(f"{origin}; RoPE needs an even head dimension")
+    return head_dim
+
+
+def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3RopeScaling | None]:
+    """RoPE base and scaling from the top level, ``rope_scaling`` and ``rope_parameters``.
+
+    transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 one dict
+    ``rope_parameters``; a file may hold both, and then they have to agree.
+    """
+    thetas: dict[str, float] = {}
+    if raw.get("rope_theta") is not None:
+        thetas["rope_theta"] = _positive(raw, "rope_theta", _DEFAULT_THETA, problems)
+    scalings: dict[str, Llama3RopeScaling | None] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        section = raw.get(name)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            problems.bad.append(f"{name} = {_show(section)}; an object or null is needed")
+            continue
+        if section.get("rope_theta") is not None:
+            thetas[f"{name}.rope_theta"] = _positive(
+                section, "rope_theta", _DEFAULT_THETA, problems, prefix=f"{name}."
+            )
+        scalings[name] = _rope_section(name, section, problems)
+    for what, values in (("RoPE bases", thetas), ("RoPE scalings", scalings)):
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{key} = {value}" for key, value in values.items())
+            problems.bad.append(f"the {what} disagree: {listing}")
+    theta = next(iter(thetas.values()), _DEFAULT_THETA)
+    return theta, next((s for s in scalings.values() if s is not None), None)
+
+
+def _rope_section(
+    name: str, section: Mapping[str, Any], problems: _Problems
+) -> Llama3RopeScaling | None:
+    kind = section.get("rope_type", section.get("type", "default"))
+    if not isinstance(kind, str) or kind not in ROPE_FIELDS:
+        problems.unsupported.append(
+            f"{name}: rope_type = {_show(kind)} (supported: 'default', 'llama3')"
+        )
+        return None
+    for key, value in section.items():
+        if key not in ROPE_FIELDS[kind] and key not in ("rope_type", "type"):
+            problems.unsupported.append(f"{name}.{key} = {_show(value)}: unknown field")
+    if section.get("partial_rotary_factor", 1) not in (1, None):
+        problems.unsupported.append(
+            f"{name}.partial_rotary_factor = {_show(section['partial_rotary_factor'])}: "
+            + NEUTRAL["partial_rotary_factor"][1]
+        )
+    if kind == "default":
+        if section.get("factor", 1) not in (1, None):
+            problems.unsupported.append(
+                f"{name}.factor = {_show(section['factor'])} with rope_type 'default'"
+            )
+        return None
+
+    prefix = f"{name}."
+    before = len(problems.bad)
+    factor = _positive(section, "factor", None, problems, prefix)
+    low = _positive(section, "low_freq_factor", None, problems, prefix)
+    high = _positive(section, "high_freq_factor", None, problems, prefix)
+    original = _positive(section, "original_max_position_embeddings", None, problems, prefix)
+    if len(problems.bad) == before and low >= high:
+        # the formula divides by high - low
+        problems.bad.append(
+            f"{name}: low_freq_factor = {low} has to be less than high_freq_factor = {high}"
+        )
+    if original != int(original):
+        problems.bad.append(
+            f"{name}.original_max_position_embeddings = {original}; an integer is needed"
+        )
+    return Llama3RopeScaling(factor, low, high, int(original))
+
+
+def _token_ids(
+    raw: Mapping[str, Any], generation: Mapping[str, Any], vocab: int, problems: _Problems
+) -> tuple[int | None, tuple[int, ...]]:
+    bos = raw.get("bos_token_id", generation.get("bos_token_id", _DEFAULT_BOS))
+    if bos is not None:
+        _check_id("bos_token_id", bos, vocab, problems)
+    eos_source = "eos_token_id"
+    eos = raw.get("eos_token_id", _DEFAULT_EOS)
+    if generation.get("eos_token_id") is not None:
+        eos_source, eos = "generation_config.json: eos_token_id", generation["eos_token_id"]
+    listed = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    for value in listed:
+        _check_id(eos_source, value, vocab, problems)
+    # a dict keeps the order and drops repeats
+    return bos, tuple(dict.fromkeys(value for value in listed if _is_int(value)))
+
+
+def _check_id(name: str, value: Any, vocab: int, problems: _Problems) -> None:
+    if not _is_int(value):
+        problems.bad.append(f"{name} = {_show(value)}; a token id is needed")
+    elif value < 0 or (vocab and value >= vocab):
+        limit = vocab - 1 if vocab else "vocab_size - 1"
+        problems.bad.append(f"{name} = {value}; 0 to {limit} is allowed")
+
+
+def _positive(
+    raw: Mapping[str, Any],
+    name: str,
+    default: float | None,
+    problems: _Problems,
+    prefix: str = "",
+) -> float:
+    """A finite number above zero, or 1.0 after noting the problem."""
+    value = raw.get(name)
+    if value is None:
+        if default is not None:
+            return default
+        problems.bad.append(f"{prefix}{name} is missing; a positive number is needed")
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        problems.bad.append(f"{prefix}{name} = {_show(value)}; a positive number is needed")
+        return 1.0
+    try:
+        number = float(value)
+    except OverflowError:  # JSON integers have no limit
+        number = math.inf
+    if not (math.isfinite(number) and number > 0):
+        problems.bad.append(f"{prefix}{name} = {_show(value)}; a positive finite number is needed")
+        return 1.0
+    return number
+
+
+def _is_int(value: Any) -> bool:
+    # bool is a subclass of int, and `true` is not a size
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _show(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,43 @@
+"""Read one JSON object from a file, with a refusal that names the file and the place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shrinkc.core.errors import ShrinkcError
+
+
+def read_json_object(path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Raises ``error`` if the file cannot be read, is not UTF-8, is not JSON, or is not an object.
+    """
+    return parse_json_object(read_text(path, error), path, error)
+
+
+def read_text(path: Path, error: type[ShrinkcError]) -> str:
+    """Return the UTF-8 text of ``path``; raises ``error`` naming the file if that fails."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise error(f"{path} is not UTF-8 text (byte {exc.start}).") from exc
+    except OSError as exc:
+        raise error(f"{path} cannot be read: {exc.strerror}.") from exc
+
+
+def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
+    """Parse ``text``, which came from ``path``; raises ``error`` unless it is a JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise error(
+            f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
+            hint="the file may be cut short; copy it again.",
+        ) from exc
+    except RecursionError as exc:
+        raise error(f"{path} is not usable: JSON nested too deeply.") from exc
+    if not isinstance(value, dict):
+        raise error(f"{path} holds a JSON {type(value).__name__}; an object {{...}} is needed.")
+    return value

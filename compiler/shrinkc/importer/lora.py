@@ -1,0 +1,230 @@
+"""Read a PEFT LoRA adapter and hang its matrices next to the weights of a FloatModel."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.errors import (
+    BadConfig,
+    BadWeights,
+    ModelNotFound,
+    ShapeMismatch,
+    UnsupportedModel,
+)
+from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.importer.model import FloatLayer, FloatModel, LowRankAdapter
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES, SafetensorsFile
+from shrinkc.importer.weight_checks import listing, non_finite
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+
+# module -> (path within the layer, field of FloatLayer)
+_MODULES = {
+    "q_proj": ("self_attn.q_proj", "wq"),
+    "k_proj": ("self_attn.k_proj", "wk"),
+    "v_proj": ("self_attn.v_proj", "wv"),
+    "o_proj": ("self_attn.o_proj", "wo"),
+    "gate_proj": ("mlp.gate_proj", "w_gate"),
+    "up_proj": ("mlp.up_proj", "w_up"),
+    "down_proj": ("mlp.down_proj", "w_down"),
+}
+
+_READ = frozenset(
+    {"r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform"}
+)
+# bookkeeping, training only, or settings of an initialisation that is over
+# fmt: off
+_HARMLESS = frozenset({
+    "arrow_config", "auto_mapping", "base_model_name_or_path", "corda_config",
+    "ensure_weight_tying", "eva_config", "inference_mode", "layers_pattern", "loftq_config",
+    "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type",
+})
+# fmt: on
+# field -> values that change nothing; any field not named here has to be off (null, false, empty)
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    # PiSSA, OLoRA, CorDA and LoftQ change the base weights as well, which are then not
+    # those of the base model's files
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
+}
+_OFF: tuple[Any, ...] = (None, False, "", [], {})
+_REASONS = {
+    "use_dora": "DoRA normalises the weights",
+    "modules_to_save": "only low-rank matrices are imported, no fully trained modules",
+    "bias": "trained biases are not supported",
+    "rank_pattern": "one rank for all modules is supported",
+    "alpha_pattern": "one lora_alpha for all modules is supported",
+    "init_lora_weights": "this initialisation changes the base weights",
+}
+
+
+@dataclass(frozen=True)
+class _AdapterConfig:
+    rank: int
+    scaling: float
+    targets: str | list[str]
+    excluded: str | list[str]
+    layers: list[int] | None
+
+
+def load_adapter(directory: Path, model: FloatModel) -> None:
+    """Fill ``FloatLayer.adapters`` of ``model`` from the PEFT directory ``directory``.
+
+    ``a`` becomes float32 [rank, in], ``b`` float32 [out, rank] times ``lora_alpha / r`` (or
+    ``lora_alpha / sqrt(r)`` with rsLoRA).  Raises ModelNotFound, BadConfig, UnsupportedModel,
+    BadWeights or ShapeMismatch, and leaves the model as it was.
+    """
+    config = _load_config(directory)
+    file = SafetensorsFile(_find(directory, _WEIGHTS))
+    targets = _targeted(config, len(model.layers))
+    if not targets:
+        raise ShapeMismatch(f"{directory}: target_modules match no projection of the model.")
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, module in targets:
+        out_size, in_size = _base_weight(model.layers[layer], module).shape
+        shapes[_key(layer, module, "A")] = (config.rank, in_size)
+        shapes[_key(layer, module, "B")] = (out_size, config.rank)
+    _check(directory, file, shapes)
+
+    tensors = {name: file.read(name) for name in shapes}
+    faults = [fault for name, values in tensors.items() if (fault := non_finite(name, values))]
+    if faults:
+        raise BadWeights(f"{file.path}: {listing(faults)}.", hint="the adapter is damaged.")
+    for layer, module in targets:
+        b = tensors[_key(layer, module, "B")] * np.float32(config.scaling)
+        model.layers[layer].adapters[module] = LowRankAdapter(
+            a=tensors[_key(layer, module, "A")], b=b
+        )
+
+
+def _load_config(directory: Path) -> _AdapterConfig:
+    path = _find(directory, _CONFIG)
+    raw = read_json_object(path, BadConfig)
+    refused = []
+    for name, value in raw.items():
+        if name in _READ or name in _HARMLESS:
+            continue
+        if value not in _NEUTRAL.get(name, _OFF):
+            reason = _REASONS.get(name, "not supported")
+            refused.append(f"{name} = {value!r}: {reason}")
+    if "peft_type" not in raw:
+        refused.append("peft_type is missing; 'LORA' is supported")
+    targets = raw.get("target_modules")
+    names = [targets] if isinstance(targets, str) else targets if isinstance(targets, list) else []
+    for name in names:
+        if str(name).rpartition(".")[2] in ("embed_tokens", "lm_head"):
+            refused.append(f"target module {name}: adapters of embedding or head are not supported")
+    if refused:
+        raise UnsupportedModel(
+            f"{path}: {'; '.join(refused)}.",
+            hint="merge the adapter with PEFT (merge_and_unload) and compile the merged model.",
+        )
+
+    bad = []
+    rank, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        bad.append(f"r = {rank!r}; a positive integer is needed")
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        bad.append(f"lora_alpha = {alpha!r}; a finite number is needed")
+    rslora = raw.get("use_rslora") or False
+    if not isinstance(rslora, bool):
+        bad.append(f"use_rslora = {rslora!r}; true or false is needed")
+    if not names or not all(isinstance(name, str) for name in names):
+        bad.append(f"target_modules = {targets!r}; a list of names or a pattern is needed")
+    layers = raw.get("layers_to_transform")
+    if isinstance(layers, int):
+        layers = [layers]
+    if layers is not None and not (
+        isinstance(layers, list) and all(isinstance(i, int) for i in layers)
+    ):
+        bad.append(f"layers_to_transform = {layers!r}; a list of layer numbers is needed")
+    excluded = raw.get("exclude_modules") or []
+    if isinstance(excluded, list) and not all(isinstance(name, str) for name in excluded):
+        bad.append(f"exclude_modules = {excluded!r}; a list of names or a pattern is needed")
+    for name, pattern in (("target_modules", targets), ("exclude_modules", excluded)):
+        if isinstance(pattern, str):
+            try:
+                re.compile(pattern)
+            except re.error as exc:
+                bad.append(f"{name} = {pattern!r} is not a valid pattern: {exc}")
+    if bad:
+        raise BadConfig(f"{path}: {'; '.join(bad)}.")
+    assert isinstance(rank, int) and isinstance(alpha, (int, float))
+    scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
+    return _AdapterConfig(rank, scaling, targets or [], excluded, layers)
+
+
+def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
+    """The (layer, module) pairs that PEFT would wrap, by its rules for names and patterns."""
+    found = []
+    for layer in range(num_layers):
+        if config.layers is not None and layer not in config.layers:
+            continue
+        for module, (place, _) in _MODULES.items():
+            path = f"model.layers.{layer}.{place}"
+            if _matches(config.targets, path) and not _matches(config.excluded, path):
+                found.append((layer, module))
+    return found
+
+
+def _matches(targets: str | list[str], path: str) -> bool:
+    if targets == "all-linear":
+        return True
+    if isinstance(targets, str):
+        return re.fullmatch(targets, path) is not None
+    return any(path == name or path.endswith("." + name) for name in targets)
+
+
+def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    faults = []
+    for name, shape in shapes.items():
+        if name not in file.entries:
+            faults.append(f"missing {name} {list(shape)}")
+        elif file.entries[name].shape != shape:
+            have = list(file.entries[name].shape)
+            faults.append(f"{name} is {have}, expected {list(shape)}")
+    faults += [f"unexpected {name}" for name in file.entries if name not in shapes]
+    if faults:
+        raise ShapeMismatch(
+            f"{directory}: {listing(faults)}.",
+            hint="the adapter has to be trained on this base model, with only q, k, v, o, gate, "
+            "up and down projections as targets.",
+        )
+    wrong = [
+        f"{name} is {file.entries[name].dtype}"
+        for name in shapes
+        if file.entries[name].dtype not in FLOAT_DTYPES
+    ]
+    if wrong:
+        raise BadWeights(f"{file.path}: {listing(wrong)}; {', '.join(FLOAT_DTYPES)} are supported.")
+
+
+def _key(layer: int, module: str, side: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{_MODULES[module][0]}.lora_{side}.weight"
+
+
+def _base_weight(layer: FloatLayer, module: str) -> NDArray[np.float32]:
+    weight: NDArray[np.float32] = getattr(layer, _MODULES[module][1])
+    return weight
+
+
+def _find(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not path.is_file():
+        hint = "give the directory that PEFT's save_pretrained wrote."
+        if name == _WEIGHTS and (directory / "adapter_model.bin").is_file():
+            hint = "save the adapter again with safe_serialization=True."
+        raise ModelNotFound(f"{path} does not exist.", hint=hint)
+    return path

@@ -1,0 +1,34 @@
+"""Inverse frequencies of the rotary position embedding, with Llama-3 scaling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.importer.model import LlamaConfig
+
+
+def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
+    """Return float64 [head_dim / 2], radians per position for the pair (i, i + head_dim / 2).
+
+    ``theta ** (-2 i / head_dim)``; with Llama-3 scaling, wavelengths longer than
+    ``original / low_freq_factor`` are divided by ``factor``, those shorter than
+    ``original / high_freq_factor`` are kept, and the band between is interpolated
+    (Meta's llama-models, ``apply_scaling``; transformers, ``_compute_llama3_parameters``).
+    """
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    inverse = config.rope_theta**-exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return inverse
+    wavelength = 2 * math.pi / inverse
+    # 0 at the low-frequency edge of the band, 1 at the high-frequency edge; clipping makes
+    # the two outer cases fall out of the same expression
+    smooth = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    smooth = np.clip(smooth, 0.0, 1.0)
+    scaled: NDArray[np.float64] = (1 - smooth) * inverse / scaling.factor + smooth * inverse
+    return scaled

@@ -1,0 +1,163 @@
+"""The tokenizer of a model: ``tokenizers`` encodes on the host, a byte table decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.decode_table import build_decoder, join_pieces
+from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
+
+_FILE = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
+_MODELS = ("BPE", "Unigram")
+
+
+class Tokenizer:
+    """Text to ids as Hugging Face does it, ids to text as the device does it.
+
+    ``bos_id`` is the id that a prompt starts with, or None if nothing is prepended.
+    ``vocab_size`` is the model's, and may exceed the number of pieces.
+    ``strip_leading_space``: one leading space of a whole text is dropped on decoding.
+    """
+
+    def __init__(self, source: str, origin: Path, vocab_size: int, bos_id: int | None) -> None:
+        """``source`` is the text of a ``tokenizer.json``, ``origin`` its name in messages.
+
+        Raises BadTokenizer if it is not usable or has ids beyond ``vocab_size``.
+        """
+        spec = parse_json_object(source, origin, BadTokenizer)
+        _check_model(spec, origin)
+        try:
+            self._engine: Any = tokenizers.Tokenizer.from_str(source)
+        except Exception as exc:  # the library raises plain Exception
+            raise BadTokenizer(
+                f"{origin} is not accepted by tokenizers {tokenizers.__version__}: {exc}.",
+                hint="save it again with the current transformers.",
+            ) from exc
+        # settings for batches that a file may carry; a prompt is never cut or filled up
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._source = source
+        self.vocab_size = vocab_size
+        self.bos_id = bos_id
+        self._check_size(origin)
+        try:
+            decoder = build_decoder(spec.get("decoder"))
+        except BadTokenizer as exc:
+            raise BadTokenizer(f"{origin}: {exc.message}", exc.hint) from exc
+        self.strip_leading_space: bool = decoder.strip_leading_space
+        self._table = [b""] * vocab_size
+        added = {int(t["id"]): t for t in spec.get("added_tokens") or []}
+        for index in range(vocab_size):
+            piece = self._engine.id_to_token(index)
+            if piece is None or index == bos_id:
+                continue
+            if index in added:
+                # added tokens are literal text, outside the byte-level alphabet
+                special = added[index].get("special", False)
+                self._table[index] = b"" if special else str(piece).encode("utf-8")
+            else:
+                self._table[index] = decoder.piece_bytes(piece)
+
+    @classmethod
+    def from_dir(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
+        """Read ``tokenizer.json`` of a model directory.
+
+        ``bos_id`` is the model's; an explicit ``"add_bos_token": false`` in
+        ``tokenizer_config.json`` means that prompts start without it.  Raises BadTokenizer.
+        """
+        file = Path(path) / _FILE
+        if not file.is_file():
+            hint = "copy tokenizer.json from the place the model was published."
+            if (Path(path) / "tokenizer.model").is_file():
+                hint = (
+                    "convert tokenizer.model with transformers: "
+                    "AutoTokenizer.from_pretrained(dir, use_fast=True).save_pretrained(dir)."
+                )
+            raise BadTokenizer(f"{file} does not exist.", hint=hint)
+        settings = Path(path) / _SETTINGS
+        if settings.is_file() and (
+            read_json_object(settings, BadTokenizer).get("add_bos_token") is False
+        ):
+            bos_id = None
+        return cls.from_file(file, vocab_size, bos_id)
+
+    @classmethod
+    def from_file(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
+        """Read one ``tokenizer.json``; raises BadTokenizer."""
+        return cls(read_text(Path(path), BadTokenizer), Path(path), vocab_size, bos_id)
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
+        """Return the ids of the prompt ``text``, each less than ``vocab_size``.
+
+        ``add_bos``: start with what the file's post-processor prepends, or else ``bos_id``
+        (unless the text itself begins with it); what a post-processor appends is dropped,
+        since a prompt goes on.  ``parse_special``: the spelling of a special token in
+        ``text``, such as ``</s>``, becomes that token; else it is text like any other.
+        """
+        self._engine.encode_special_tokens = not parse_special
+        encoding = self._engine.encode(text, add_special_tokens=add_bos)
+        ids: list[int] = list(encoding.ids)
+        if not add_bos:
+            return ids
+        mask = encoding.special_tokens_mask
+        if all(mask):  # empty text: keep the start, which is all there is
+            ids = ids[:1] if self.bos_id is None or ids[:1] == [self.bos_id] else []
+        else:
+            ids = ids[: len(mask) - mask[::-1].index(0)]
+        if self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def decode_table(self) -> list[bytes]:
+        """Return ``vocab_size`` entries: the bytes token i adds to the text.
+
+        Special tokens and ids without a piece add nothing.  A character may be split over
+        several tokens, so one entry need not be valid UTF-8.
+        """
+        return list(self._table)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ``ids`` as the device prints it: the table, joined.
+
+        Bytes that are not UTF-8 become U+FFFD.  Raises IndexError beyond ``vocab_size``.
+        """
+        return join_pieces([self._table[index] for index in ids], self.strip_leading_space)
+
+    def to_json(self) -> str:
+        """Return the text of the ``tokenizer.json`` this was read from, unchanged."""
+        return self._source
+
+    def _check_size(self, origin: Path) -> None:
+        vocab: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
+        beyond = sorted((index, piece) for piece, index in vocab.items())
+        beyond = [item for item in beyond if item[0] >= self.vocab_size]
+        if beyond:
+            index, piece = beyond[0]
+            raise BadTokenizer(
+                f"{origin} has {len(beyond)} ids beyond the model's vocab_size "
+                f"{self.vocab_size}, the first is {index} ({piece!r}).",
+                hint="tokenizer.json and config.json have to come from the same model.",
+            )
+
+
+def _check_model(spec: dict[str, Any], origin: Path) -> None:
+    model = spec.get("model")
+    if not isinstance(model, dict):
+        raise BadTokenizer(f"{origin} has no tokenizer model.")
+    # files from before tokenizers 0.9 do not name the type of a BPE
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind not in _MODELS:
+        raise BadTokenizer(
+            f"{origin} holds a {kind} tokenizer; supported are {' and '.join(_MODELS)}."
+        )
+    if model.get("dropout"):
+        raise BadTokenizer(
+            f"{origin}: BPE dropout {model['dropout']} makes encoding random.",
+            hint="set dropout to null.",
+        )

@@ -1,0 +1,109 @@
+"""Find the weight files of a checkpoint and give all its tensors one name space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.errors import BadWeights, ModelNotFound
+from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.importer.safetensors_file import SafetensorsFile, TensorEntry
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class WeightFiles:
+    """All tensors of a checkpoint, from one file or from the shards an index names."""
+
+    def __init__(self, files: list[SafetensorsFile]) -> None:
+        """Raises BadWeights if two files hold a tensor of the same name."""
+        self._owner: dict[str, SafetensorsFile] = {}
+        repeated: list[str] = []
+        for file in files:
+            for name in file.entries:
+                if name in self._owner:
+                    repeated.append(f"{name} ({self._owner[name].path.name}, {file.path.name})")
+                self._owner[name] = file
+        if repeated:
+            raise BadWeights(f"tensors stored in more than one shard: {'; '.join(repeated)}.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._owner
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owner)
+
+    def entry(self, name: str) -> TensorEntry:
+        return self._owner[name].entries[name]
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Return tensor ``name`` as float32."""
+        return self._owner[name].read(name)
+
+
+def open_weights(directory: Path) -> WeightFiles:
+    """Open ``model.safetensors`` or the shards of ``model.safetensors.index.json``.
+
+    Raises ModelNotFound if files are missing (all missing shards are named), BadWeights if a
+    file is damaged or the index does not match the shards.
+    """
+    if (directory / _SINGLE).is_file():
+        return WeightFiles([SafetensorsFile(directory / _SINGLE)])
+    if (directory / _INDEX).is_file():
+        return _open_shards(directory)
+    raise ModelNotFound(
+        f"{directory} holds neither {_SINGLE} nor {_INDEX}.", hint=_other_format_hint(directory)
+    )
+
+
+def _open_shards(directory: Path) -> WeightFiles:
+    index_path = directory / _INDEX
+    weight_map = read_json_object(index_path, BadWeights).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadWeights(f"{index_path}: weight_map is missing, empty or not an object.")
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    # a shard is a plain file name: an index from elsewhere must not open other files
+    strange = [shard for shard in shards if Path(shard).name != shard]
+    if strange:
+        raise BadWeights(f"{index_path}: not plain file names: {', '.join(map(repr, strange))}.")
+    missing = [shard for shard in shards if not (directory / shard).is_file()]
+    if missing:
+        raise ModelNotFound(
+            f"{directory} lacks {len(missing)} of {len(shards)} weight files named by {_INDEX}: "
+            f"{', '.join(missing)}.",
+            hint="download the missing files.",
+        )
+    files = {shard: SafetensorsFile(directory / shard) for shard in shards}
+    absent = [
+        f"{name} in {shard}"
+        for name, shard in weight_map.items()
+        if name not in files[str(shard)].entries
+    ]
+    unlisted = [
+        f"{name} in {shard}"
+        for shard, file in files.items()
+        for name in file.entries
+        if weight_map.get(name) != shard
+    ]
+    faults = [f"not there: {item}" for item in absent] + [f"not listed: {it}" for it in unlisted]
+    if faults:
+        raise BadWeights(
+            f"{index_path} does not match its shards: {'; '.join(faults)}.",
+            hint="the shards may come from different downloads.",
+        )
+    return WeightFiles(list(files.values()))
+
+
+def _other_format_hint(directory: Path) -> str:
+    if any(directory.glob("pytorch_model*.bin")):
+        return (
+            "convert pytorch_model.bin with transformers: "
+            "AutoModelForCausalLM.from_pretrained(dir).save_pretrained(out)."
+        )
+    if any(directory.glob("*.gguf")):
+        return "GGUF files are not imported; use the safetensors version of the model."
+    return "download the model's safetensors files."

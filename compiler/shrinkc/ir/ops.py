@@ -1,0 +1,132 @@
+"""The typed operations of the integer IR.
+
+Values are per token: ``i32`` is fixed point int32 with fraction bits, ``q8`` a dynamic int8
+vector (see numerics/vectors.py), ``heads8`` int8 heads, ``logits`` and ``token`` what they say.
+Every op names its inputs and its one output; ``layer`` is -1 outside the layer loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.ir.linear import QLinear
+
+
+@dataclass(frozen=True)
+class Type:
+    """kind: token | i32 | q8 | heads8 | logits; width elements per token."""
+
+    kind: str
+    width: int
+    frac: int = 0  # i32: fraction bits
+    seg: int = 0  # q8: segment size
+    cmax: int = 0  # q8: largest segment scale
+
+    def __str__(self) -> str:
+        if self.kind == "q8":
+            return f"q8[{self.width}/{self.seg} c<={self.cmax}]"
+        if self.kind in ("i32", "logits"):
+            return f"{self.kind}[{self.width}]Q{self.frac}"
+        return f"{self.kind}[{self.width}]"
+
+
+@dataclass
+class Op:
+    """Common to all ops."""
+
+    out: str
+    inputs: tuple[str, ...]
+    layer: int
+
+    @property
+    def mnemonic(self) -> str:
+        return type(self).__name__.lower()
+
+    def attributes(self) -> dict[str, object]:
+        """Everything that decides the numbers, for the text dump (matrices by their shape)."""
+        skip = ("out", "inputs", "layer")
+        return {k: v for k, v in vars(self).items() if k not in skip}
+
+
+@dataclass
+class Embed(Op):
+    """token -> i32: row ``token`` of ``table`` in the residual's fixed point.
+
+    value = requantize((q - z) * d * r[row], factor, shift): the row scale r is the one the
+    head uses when the table is shared with it.
+    """
+
+    table: QLinear
+    factor: int
+    shift: int
+
+
+@dataclass
+class NormQuant(Op):
+    """i32 -> q8: RMSNorm and dynamic int8.  ``gain`` int16 [width] Q15 or None (folded)."""
+
+    eps: int
+    pre_shift: int
+    gain: np.ndarray | None
+
+
+@dataclass
+class Quant(Op):
+    """i32 -> q8: dynamic int8."""
+
+
+@dataclass
+class Linear(Op):
+    """q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating."""
+
+    weight: QLinear
+
+
+@dataclass
+class RopeCache(Op):
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass
+class Attention(Op):
+    """heads8 q and the layer's cache -> i32 [heads * head_dim], 127/128 of the value.
+
+    Scores in log2 units Q16: requantised by the 15-bit mantissa ``scale_mantissa`` and
+    ``scale_exponent``; ``dot_shift`` makes the head's dot product fit 16 bits; probabilities
+    weigh the values with ``weight_bits`` bits.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale_mantissa: int
+    scale_exponent: int
+    dot_shift: int
+    weight_bits: int
+
+
+@dataclass
+class SiluMul(Op):
+    """i32 gate_up [2 * width] -> i32 [width]: round_shift(silu(gate) * up, shift).
+
+    gate_shift brings the gate to Q16 for the sigmoid.
+    """
+
+    gate_shift: int
+    shift: int
+
+
+@dataclass
+class Sample(Op):
+    """logits -> token: greedy, or temperature and top-p with a counter-based generator.
+
+    ``scale_shift`` is the fraction bits of the logits less 16.
+    """
+
+    scale_shift: int

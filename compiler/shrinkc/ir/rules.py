@@ -1,0 +1,202 @@
+"""What a legal graph is: a readable list of rules, run after every pass.
+
+A rule takes (graph, op) and returns what is wrong, or None.  ``check`` collects every
+violation and raises one IllegalIR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from shrinkc.core.errors import IllegalIR
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import ACC_MAX, QLinear
+from shrinkc.ir.ops import (
+    Attention,
+    Embed,
+    Linear,
+    NormQuant,
+    Op,
+    Quant,
+    RopeCache,
+    Sample,
+    SiluMul,
+    Type,
+)
+from shrinkc.numerics.vectors import square_pre_shift
+
+Rule = Callable[[Graph, Op], str | None]
+
+# op -> (kinds of its inputs, kind of its output)
+SIGNATURES: dict[type[Op], tuple[tuple[tuple[str, ...], ...], str]] = {
+    Embed: ((("token",),), "i32"),
+    NormQuant: ((("i32",),), "q8"),
+    Quant: ((("i32",),), "q8"),
+    Linear: ((("q8",), ("q8", "i32")), "i32"),
+    RopeCache: ((("i32",),), "heads8"),
+    Attention: ((("heads8",),), "i32"),
+    SiluMul: ((("i32",),), "i32"),
+    Sample: ((("logits",),), "token"),
+}
+
+
+def input_types(graph: Graph, op: Op) -> list[Type]:
+    return [Type("token", 1) if name == "token" else graph.types[name] for name in op.inputs]
+
+
+def matrices(op: Op) -> list[QLinear]:
+    """Every matrix an op holds, side paths included."""
+    w = op.weight if isinstance(op, Linear) else op.table if isinstance(op, Embed) else None
+    if w is None:
+        return []
+    return [w] + ([w.low_rank.a, w.low_rank.b] if w.low_rank else [])
+
+
+def rule_signature(graph: Graph, op: Op) -> str | None:
+    allowed, out = SIGNATURES[type(op)]
+    kinds = tuple(t.kind for t in input_types(graph, op))
+    got = graph.types[op.out].kind
+    if kinds not in allowed:
+        return f"takes {' or '.join(map(str, allowed))}, got {kinds}"
+    if got != out and not (isinstance(op, Linear) and got == "logits"):
+        return f"gives {out}, its output is {got}"
+    return None
+
+
+def rule_matrix(graph: Graph, op: Op) -> str | None:
+    for w in matrices(op):
+        low, high = (-8, 7) if w.bits == 4 else (-128, 127)
+        if w.bits not in (4, 8):
+            return f"{w.name}: {w.bits} bits"
+        if w.q.dtype != np.int8 or int(w.q.min()) < low or int(w.q.max()) > high:
+            return f"{w.name}: weights outside {low}..{high}"
+        if w.z is None and w.bits == 8 and int(w.q.min()) < -127:
+            return f"{w.name}: symmetric 8-bit weights reach -128"
+        for label, t in (("d", w.d), ("z", w.z)):
+            if t is not None and t.shape != (w.n, w.nseg):
+                return f"{w.name}: {label} is {t.shape}, not {(w.n, w.nseg)}"
+        if w.d is not None and int(w.d.min()) < 1:
+            return f"{w.name}: a group scale of 0"
+        if w.z is not None and w.d is None:
+            return f"{w.name}: zero points without group scales"
+        if w.r.shape != (w.n,) or w.r.dtype != np.uint16:
+            return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
+        if w.group is not None and (w.k % w.group or w.group % w.seg):
+            return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
+    return None
+
+
+def rule_accumulator(graph: Graph, op: Op) -> str | None:
+    """Every accumulator fits int32 whatever the activations are."""
+    for w in matrices(op):
+        if isinstance(op, Linear) and w.unit_bound() * w.cmax > ACC_MAX:
+            return f"{w.name}: accumulator up to {w.unit_bound() * w.cmax}, more than {ACC_MAX}"
+    return None
+
+
+def rule_linear_types(graph: Graph, op: Op) -> str | None:
+    if not isinstance(op, Linear):
+        return None
+    w, types = op.weight, input_types(graph, op)
+    x, y = types[0], graph.types[op.out]
+    if (x.width, x.seg, x.cmax) != (w.k, w.seg, w.cmax):
+        return f"input {x} does not match {w.name} [{w.n}, {w.k}] seg {w.seg} cmax {w.cmax}"
+    if (y.width, y.frac) != (w.n, w.frac):
+        return f"output {y} does not match {w.name} [{w.n}, {w.k}] Q{w.frac}"
+    if len(types) == 2 and (types[1].width, types[1].frac) != (w.n, w.frac):
+        return f"residual {types[1]} does not match Q{w.frac}"
+    if w.low_rank:
+        a, b = w.low_rank.a, w.low_rank.b
+        if (a.k, a.seg, a.cmax) != (w.k, w.seg, w.cmax):
+            return f"{a.name} does not share the activations of {w.name}"
+        if a.n != b.k or b.n != w.n or b.frac != w.frac:
+            return f"side path {a.n}->{b.n} does not fit {w.name}"
+    return None
+
+
+def rule_norm(graph: Graph, op: Op) -> str | None:
+    if not isinstance(op, NormQuant):
+        return None
+    k = input_types(graph, op)[0].width
+    if op.pre_shift != square_pre_shift(k):
+        return f"pre_shift {op.pre_shift} for width {k}"
+    if not 1 <= op.eps <= 1 << 61:
+        return f"eps {op.eps} outside 1..2**61"
+    if op.gain is not None and (op.gain.shape != (k,) or op.gain.dtype != np.int16):
+        return f"gain is {op.gain.dtype}{op.gain.shape}"
+    return None
+
+
+def rule_heads(graph: Graph, op: Op) -> str | None:
+    if isinstance(op, RopeCache):
+        want = (op.heads + 2 * op.kv_heads) * op.head_dim
+        got = input_types(graph, op)[0].width
+        if want != got:
+            return f"needs {want} values per token, gets {got}"
+    if isinstance(op, (RopeCache, Attention)):
+        if op.heads % op.kv_heads:
+            return f"{op.heads} heads over {op.kv_heads} KV heads"
+        if op.head_dim % 2:
+            return f"odd head_dim {op.head_dim}"
+    if isinstance(op, Attention):
+        if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
+            return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
+        if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
+            return f"scale mantissa {op.scale_mantissa}"
+    return None
+
+
+def rule_shifts(graph: Graph, op: Op) -> str | None:
+    if isinstance(op, SiluMul) and not 0 <= op.shift <= 62:
+        return f"shift {op.shift} outside 0..62"
+    if isinstance(op, Embed) and not 0 < op.factor < 1 << 31:
+        return f"factor {op.factor} outside 1..2**31-1"
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    rule_signature,
+    rule_matrix,
+    rule_accumulator,
+    rule_linear_types,
+    rule_norm,
+    rule_heads,
+    rule_shifts,
+)
+
+
+def check_structure(graph: Graph) -> list[str]:
+    """Single assignment, inputs defined before use, and equal bodies for the layer loop."""
+    faults: list[str] = []
+    seen = {"token"}
+    for op in graph.ops:
+        faults += [f"{op.out}: input {i} is not defined before it" for i in op.inputs if i not in seen]
+        if op.out in seen:
+            faults.append(f"{op.out}: defined twice")
+        if op.out not in graph.types:
+            faults.append(f"{op.out}: no type")
+        seen.add(op.out)
+    shapes = [
+        [(op.mnemonic, graph.types[op.out].kind, graph.types[op.out].width) for op in graph.body(i)]
+        for i in range(graph.num_layers)
+    ]
+    faults += [f"layer {i} differs from layer 0" for i, s in enumerate(shapes) if s != shapes[0]]
+    return faults
+
+
+def check(graph: Graph) -> None:
+    """Raise IllegalIR naming every violated rule."""
+    faults = check_structure(graph)
+    if not faults:
+        for op in graph.ops:
+            for rule in RULES:
+                fault = rule(graph, op)
+                if fault is not None:
+                    faults.append(f"{op.mnemonic} {op.out}: {fault} ({rule.__name__})")
+    if faults:
+        raise IllegalIR(
+            f"{len(faults)} violation(s): " + "; ".join(faults[:20]),
+            "this is a defect of shrinkc or a damaged file; please report it with the model's config.",
+        )

@@ -1,0 +1,1 @@
+"""Placement of every byte, and an independent check of it."""

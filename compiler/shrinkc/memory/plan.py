@@ -1,0 +1,330 @@
+"""The memory plan: what lies where, for how long, and how weights travel.
+
+L1 holds one arena.  Its buffers have lifetimes over the phases of a pass (PHASES) and buffers
+that are never live together may share bytes.  Weight matrices fill the weight memory in the order
+they are read, then L2, then off-chip flash; every matrix is cut into tiles of whole row blocks
+that fit the two L1 tile buffers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from shrinkc.core.errors import DoesNotFit
+from shrinkc.schedule.shapes import MatrixShape, ModelShape
+from shrinkc.targets import KIB, Target
+
+PLAN_VERSION = 1
+
+PHASES = (
+    "embed", "attn_norm", "qkv", "heads", "attention", "o_quant", "o", "mlp_norm", "gate_up",
+    "down_quant", "down", "final_norm", "head", "sample",
+)  # fmt: skip
+ALWAYS = (0, len(PHASES) - 1)
+
+CHUNKS = (8, 4, 2, 1)
+TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
+TILE_ROUND = 8  # row blocks: one per core
+KV_TILE_CAP = 16 * KIB
+ALIGN = 16
+LEVELS = ("wmem", "l2", "flash")
+
+
+def align(n: int, to: int = ALIGN) -> int:
+    return -(-n // to) * to
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A region of one memory: live in phases first..last, at ``offset`` in its arena."""
+
+    name: str
+    level: str
+    bytes: int
+    first: int
+    last: int
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one matrix is stored and how it is cut."""
+
+    name: str
+    level: str
+    offset: int
+    bytes: int
+    block_bytes: int
+    blocks: int
+    tile_blocks: int
+
+
+@dataclass
+class Plan:
+    """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level."""
+
+    target: str
+    context: int
+    l1_budget: int
+    chunk: int
+    tile_bytes: int
+    kv_in_l1: bool
+    kv_tile_blocks: int
+    logits_in_l1: bool
+    stage_bytes: int
+    embed_stage: int
+    l1: list[Buffer]
+    l2: list[Buffer]
+    placements: list[Placement]
+    used: dict[str, int]
+    capacity: dict[str, int]
+    version: int = PLAN_VERSION
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def arena_bytes(self) -> int:
+        return max(b.offset + b.bytes for b in self.l1)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """Sizes of the KV cache's blocks of 4 positions; the C twin is sc_attention.h."""
+
+    k_block: int
+    v_block: int
+    blocks: int
+
+    @classmethod
+    def of(cls, s: ModelShape) -> KvShape:
+        padded = -(-s.head_dim // 4) * 4
+        scales = 16 * s.kv_heads
+        return cls(
+            scales + 4 * s.kv_heads * padded, scales + 4 * s.kv_heads * s.head_dim, -(-s.context // 4)
+        )
+
+
+def head_scratch_bytes(context: int) -> int:
+    """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
+    return -(-context // 4) * 4 * 7
+
+
+def head_state_bytes(head_dim: int) -> int:
+    """sizeof(sc_head_state)."""
+    return 12 + 8 * (-(-head_dim // 4) * 4)
+
+
+QVEC_BYTES = 48  # of a 64-bit host; 20 on the 32-bit targets
+
+
+def l1_buffers(s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> list[Buffer]:
+    """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
+    p = {name: i for i, name in enumerate(PHASES)}
+    inputs = [m for m in s.matrices if not m.name.endswith("embedding")]
+    words = max(m.words for m in inputs)
+    nseg = max(m.nseg for m in inputs)
+    x_blocks = max([m.x_blocks for m in inputs] + [m.side.x_blocks for m in inputs if m.side])
+    ranks = [m.rank for m in inputs]
+    rank = max(ranks)
+    padded = -(-s.head_dim // 4) * 4
+    kv = KvShape.of(s)
+
+    def b(name: str, size: int, first: str | None = None, last: str | None = None) -> Buffer:
+        return Buffer(
+            name, "l1", align(size),
+            ALWAYS[0] if first is None else p[first], ALWAYS[1] if last is None else p[last],
+        )  # fmt: skip
+
+    out = [
+        b("tiles", 2 * tile, "embed", "head"),
+        b("x", 4 * chunk * s.hidden, "embed", "final_norm"),
+        b("y", 4 * chunk * y_words(s), "qkv", "final_norm"),
+        b("xq", 4 * chunk * words, "attn_norm", "head"),
+        b("xc", 4 * chunk * nseg, "attn_norm", "head"),
+        b("xv", QVEC_BYTES * chunk),
+        b("block_max", 4 * chunk * x_blocks, "attn_norm", "final_norm"),
+        b("core_max", 4 * chunk * t.cores, "attn_norm", "final_norm"),
+        b("core_sum", 8 * chunk * t.cores, "attn_norm", "final_norm"),
+        b("rope", 2 * chunk * s.head_dim, "embed", "down"),
+        b("q8", chunk * s.heads * padded, "heads", "attention"),
+        b("q_scale", 4 * chunk * s.heads, "heads", "attention"),
+        b("head_scratch", t.cores * head_scratch_bytes(s.context), "attention", "attention"),
+        b("head_state", t.cores * head_state_bytes(s.head_dim), "attention", "attention"),
+        b("head_work", 4 * t.cores * s.head_dim, "heads", "heads"),
+    ]
+    if any(m.asymmetric for m in inputs):
+        out.append(b("xsum", 4 * chunk * nseg, "attn_norm", "head"))
+    if rank:
+        sides = [m.side for m in inputs if m.side]
+        out += [
+            b("sy", 4 * chunk * rank, "qkv", "down"),
+            b("sq", 4 * chunk * max(m.words for m in sides), "qkv", "down"),
+            b("sc", 4 * chunk * max(m.nseg for m in sides), "qkv", "down"),
+            b("sv", QVEC_BYTES * chunk),
+        ]
+    if kv_l1:
+        out += [
+            b("k_cache", s.num_layers * kv.blocks * kv.k_block),
+            b("v_cache", s.num_layers * kv.blocks * kv.v_block),
+        ]
+    else:
+        size = 2 * align(kv_tile * max(kv.k_block, kv.v_block))
+        out.append(b("kv_tile", size, "attention", "attention"))
+    if logits_l1:
+        out.append(b("logits", 4 * s.vocab, "head", "sample"))
+    return out
+
+
+def y_words(s: ModelShape) -> int:
+    """Width of the shared fixed-point buffer."""
+    qkv = next(m for m in s.layers[0] if m.name.endswith(".qkv")).rows
+    return max(qkv, s.heads * s.head_dim, -(-s.ffn // 4) * 4, s.hidden)
+
+
+def place(buffers: list[Buffer]) -> list[Buffer]:
+    """First fit, largest first: the lowest offset free during a buffer's whole life."""
+    placed: list[Buffer] = []
+    for b in sorted(buffers, key=lambda b: (-b.bytes, b.name)):
+        at = 0
+        rivals = sorted(
+            (q for q in placed if q.first <= b.last and b.first <= q.last), key=lambda q: q.offset
+        )
+        for q in rivals:
+            if at + b.bytes <= q.offset:
+                break
+            at = max(at, q.offset + q.bytes)
+        placed.append(Buffer(b.name, b.level, b.bytes, b.first, b.last, at))
+    return sorted(placed, key=lambda b: (b.offset, b.name))
+
+
+def _arena(buffers: list[Buffer]) -> int:
+    return max(b.offset + b.bytes for b in place(buffers))
+
+
+def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
+    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike."""
+    most = min(m.blocks, tile_bytes // m.block_bytes)
+    if most >= m.blocks or most < TILE_ROUND:
+        return most
+    count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
+    even = align(-(-m.blocks // count), TILE_ROUND)
+    return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND
+
+
+def _choose_l1(s: ModelShape, t: Target, budget: int) -> tuple[int, int, bool, int, bool]:
+    """(chunk, tile bytes, kv in L1, kv tile blocks, logits in L1) for the best use of L1.
+
+    Preferences in order: KV cache and logits in L1, then long prefill chunks, then large tiles.
+    Raises DoesNotFit when not even the smallest of everything fits.
+    """
+    kv = KvShape.of(s)
+    block = max(m.block_bytes for m in s.matrices)
+    want = min(TILE_CAP, max(m.bytes for m in s.matrices))
+    want = max(align(want), align(block))
+    kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // max(kv.k_block, kv.v_block)))
+
+    def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> int:
+        free = budget - _arena(l1_buffers(s, t, chunk, 0, kv_l1, kv_tile, logits_l1))
+        return min(want, max(0, free) // 2 // ALIGN * ALIGN)
+
+    comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
+    for enough in (comfortable, align(block)):
+        for kv_l1, logits_l1 in ((True, True), (False, True), (False, False)):
+            for chunk in CHUNKS if kv_l1 or enough == comfortable else CHUNKS[::-1]:
+                for kv_tile in (kv_tiles, 1):
+                    tile = tile_for(chunk, kv_l1, kv_tile, logits_l1)
+                    if tile >= enough:
+                        return chunk, tile, kv_l1, kv_tile, logits_l1
+    least = place(l1_buffers(s, t, 1, align(block), False, 1, False))
+    need = max(b.offset + b.bytes for b in least) + t.l1_system
+    have = budget + t.l1_system
+    top = sorted(least, key=lambda b: -b.bytes)[:3]
+    raise DoesNotFit(
+        f"L1: need {need} bytes at least, have {have}, excess {need - have}. Largest: "
+        + ", ".join(f"{b.name} {b.bytes}" for b in top)
+        + "."
+    )
+
+
+def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
+    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).
+
+    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
+    """
+    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
+    budget = total_l1 - t.l1_system - layer_table_bytes(s)
+    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, budget)
+    kv = KvShape.of(s)
+    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+
+    fixed = [
+        ("code and stacks", t.l2_system),
+        ("layer table", layer_table_bytes(s)),
+        ("rope table", 2 * s.context * s.head_dim),
+        ("pieces", 4 * (s.vocab + 1) + s.piece_bytes),
+        ("input", 4 * (16 + s.context)),
+        ("final norm", 2 * s.hidden),
+    ]
+    if not kv_l1:
+        fixed += [
+            ("k cache", s.num_layers * kv.blocks * kv.k_block),
+            ("v cache", s.num_layers * kv.blocks * kv.v_block),
+        ]
+    if not logits_l1:
+        fixed.append(("logits", 4 * s.vocab))
+
+    def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
+        reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
+        room = {"wmem": t.wmem, "l2": t.l2 - reserved, "flash": t.flash}
+        at = dict.fromkeys(LEVELS, 0)
+        out: list[Placement] = []
+        for m in s.matrices:
+            level = next((v for v in LEVELS if at[v] + m.bytes <= room[v]), "none")
+            if level == "none":
+                break
+            out.append(
+                Placement(m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile))
+            )
+            at[level] += align(m.bytes)
+        at["l2"] += reserved
+        return out, at
+
+    weights = sum(align(m.bytes) for m in s.matrices)
+    stage = embed = 0
+    placements, used = place_weights(0, 0)
+    if used["flash"] > 0 or len(placements) < len(s.matrices):
+        stage, embed = tile, max(m.block_bytes for m in (s.head, s.embedding or s.head))
+        placements, used = place_weights(stage, embed)
+    capacity = {"l1": total_l1, "l2": t.l2, "wmem": t.wmem, "flash": t.flash}
+    top = sorted(fixed, key=lambda f: -f[1])[:3]
+    if used["l2"] > t.l2:
+        raise DoesNotFit(
+            f"L2: need {used['l2']} bytes, have {t.l2}, excess {used['l2'] - t.l2}. Largest: "
+            + ", ".join(f"{n} {v}" for n, v in top)
+            + "."
+        )
+    if len(placements) < len(s.matrices):
+        have = t.wmem + max(0, t.l2 - used["l2"]) + t.flash
+        big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
+        raise DoesNotFit(
+            f"Weights: need {weights} bytes, have {have} in weight memory, L2 and flash, excess "
+            f"{weights - have}. Largest: " + ", ".join(f"{m.name} {m.bytes}" for m in big) + "."
+        )
+    l2 = [Buffer(n, "l2", align(v), *ALWAYS) for n, v in fixed]
+    if stage:
+        l2 += [Buffer("flash stage", "l2", 2 * align(stage), *ALWAYS)]
+        l2 += [Buffer("embedding stage", "l2", align(embed), *ALWAYS)]
+    plan = Plan(
+        target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
+        kv_in_l1=kv_l1, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1, stage_bytes=stage,
+        embed_stage=embed, l1=l1, l2=l2, placements=placements, used=used, capacity=capacity,
+    )  # fmt: skip
+    plan.used["l1"] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
+    return plan
+
+
+def layer_table_bytes(s: ModelShape) -> int:
+    """sizeof the layer table on the device: 8 matrices of 36 bytes and four scalars per layer."""
+    return s.num_layers * (8 * 36 + 8)

@@ -1,0 +1,148 @@
+"""Dynamic int8 vectors: a token's activations with one small integer scale per segment.
+
+A vector x[K] (int32, fraction bits f) is cut into segments of S elements (the last may be
+shorter).  Its int8 form is
+
+    x[k] * 2**-f  ~  q[k] * c[g] * mantissa * 2**exponent * kappa
+
+with one c in 1..cmax per segment and one mantissa and exponent per token; ``kappa`` is a
+compile-time constant that the consuming matrix absorbs.  The segment scale is rounded *up* to
+a multiple of the token's finest step and the values are then rounded with exactly that scale,
+so the scale itself carries no error and an inner product needs one small multiplication per
+segment, in int32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.numerics.fixed import (
+    I64,
+    MANTISSA_BITS,
+    QMAX,
+    QSHIFT,
+    bit_length,
+    round_shift,
+    rsqrt,
+    saturate32,
+)
+
+
+@dataclass
+class QVector:
+    """T quantised tokens: q int64 [T, K] in ±127, c int64 [T, nseg], mantissa and exponent [T]."""
+
+    q: np.ndarray
+    c: np.ndarray
+    mantissa: np.ndarray
+    exponent: np.ndarray
+
+    def scaled(self, seg: int) -> np.ndarray:
+        """q * c per element, float64 [T, K]: exact integers, ready for a BLAS product."""
+        k = self.q.shape[1]
+        return (self.q * np.repeat(self.c, seg, axis=1)[:, :k]).astype(np.float64)
+
+
+def segment_max(x: np.ndarray, seg: int) -> np.ndarray:
+    """max |x| per segment: [T, K] -> [T, ceil(K / seg)]."""
+    tokens, k = x.shape
+    nseg = -(-k // seg)
+    padded = np.zeros((tokens, nseg * seg), I64)
+    padded[:, :k] = np.abs(x)
+    return padded.reshape(tokens, nseg, seg).max(axis=2)
+
+
+def quantize_vector(x: np.ndarray, seg: int, cmax: int) -> QVector:
+    """Quantise x int32 [T, K]; mantissa and exponent are those of the vector's own maximum.
+
+    kappa of the result is ``2**-f / (127 * cmax)``.
+    """
+    x = np.asarray(x, I64)
+    k = x.shape[1]
+    top = segment_max(x, seg)
+    token_max = top.max(axis=1)
+    exponent = np.where(token_max > 0, bit_length(token_max) - MANTISSA_BITS, 0)
+    mantissa = np.where(token_max > 0, round_shift(token_max, exponent), 1 << 14)
+    x15 = round_shift(x, exponent[:, None])
+    top15 = round_shift(top, exponent[:, None])
+    m = mantissa[:, None]
+    c = np.maximum(1, (top15 * cmax + m - 1) // m)
+    limit = (m * c + cmax - 1) // cmax
+    reciprocal = (QMAX << QSHIFT) // limit
+    q = round_shift(x15 * np.repeat(reciprocal, seg, axis=1)[:, :k], QSHIFT)
+    return QVector(q=q, c=c, mantissa=mantissa, exponent=exponent)
+
+
+def sum_of_squares(x: np.ndarray, pre_shift: int) -> np.ndarray:
+    """sum((x >> pre_shift)**2) per token, int64: x [T, K] -> [T]."""
+    y = np.asarray(x, I64) >> pre_shift
+    return (y * y).sum(axis=1)
+
+
+def square_pre_shift(k: int) -> int:
+    """Smallest u with k * (2**(31 - u))**2 <= 2**62, so that the sum plus eps stays below 2**63."""
+    return max(0, -(-(int(k - 1).bit_length()) // 2))
+
+
+def norm_quantize_vector(
+    x: np.ndarray, seg: int, cmax: int, pre_shift: int, eps: int, gain: np.ndarray | None
+) -> QVector:
+    """RMSNorm followed by quantisation of x int32 [T, K].
+
+    The int8 values do not depend on the norm, only the mantissa and exponent do.  ``eps`` is
+    the norm's epsilon in the units of ``sum_of_squares``; ``gain`` int [K] in Q15 is applied
+    before quantisation, or None where the next matrix has absorbed it.
+    kappa of the result is ``sqrt(K) / (127 * cmax * 2**(31 + pre_shift))``.
+    """
+    x = np.asarray(x, I64)
+    total = sum_of_squares(x, pre_shift) + eps
+    if gain is not None:
+        x = saturate32((x * gain) >> 15)
+    v = quantize_vector(x, seg, cmax)
+    r, j = rsqrt(total)
+    product = v.mantissa * r
+    extra = bit_length(product) - MANTISSA_BITS
+    v.mantissa = product >> extra
+    v.exponent = v.exponent + extra - j
+    return v
+
+
+@dataclass
+class QHeads:
+    """T x H heads in int8 with one mantissa and exponent each: q [T, H, D], m and e [T, H]."""
+
+    q: np.ndarray
+    mantissa: np.ndarray
+    exponent: np.ndarray
+
+
+def quantize_heads(
+    x: np.ndarray, cos: np.ndarray | None = None, sin: np.ndarray | None = None
+) -> QHeads:
+    """Optional RoPE, then int8 per head: x int32 [T, H, D]; cos, sin Q15 [T, D/2].
+
+    value = q * mantissa * 2**exponent / 127 * 2**-f.  RoPE pairs i with i + D/2 (the Hugging
+    Face convention) and works on 15-bit mantissas of the head.
+    """
+    x = np.asarray(x, I64)
+    top = np.abs(x).max(axis=2)
+    exponent = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
+    y = round_shift(x, exponent[:, :, None])
+    if cos is not None and sin is not None:
+        half = x.shape[2] // 2
+        a, b = y[:, :, :half], y[:, :, half:]
+        c, s = cos[:, None, :], sin[:, None, :]
+        y = np.concatenate(
+            [round_shift(a * c - b * s, 15), round_shift(b * c + a * s, 15)], axis=2
+        )
+        top = np.abs(y).max(axis=2)
+        extra = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
+        y = round_shift(y, extra[:, :, None])
+        exponent = exponent + extra
+    mantissa = np.abs(y).max(axis=2)
+    mantissa = np.where(mantissa > 0, mantissa, 1 << 14)
+    reciprocal = (QMAX << QSHIFT) // mantissa
+    q = round_shift(y * reciprocal[:, :, None], QSHIFT)
+    return QHeads(q=q, mantissa=mantissa, exponent=exponent)

@@ -1,0 +1,77 @@
+/* Kernels: no state, no barrier inside.  Every kernel takes (core, cores) and does that core's
+ * share for any number of cores and any shape; tests run them for all cores in turn. */
+#ifndef SC_KERNELS_H
+#define SC_KERNELS_H
+
+#include "sc_model.h"
+#include "sc_num.h"
+
+/* ---- quantised vectors (numerics/vectors.py) ---- */
+
+#define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
+
+/* How a vector of k inputs is cut. words: int32 words of its int8 form, padding included. */
+typedef struct {
+    uint32_t k, seg_elems, last_elems, nseg;
+    uint32_t seg_blocks; /* SC_BLOCKs per full segment */
+    uint32_t blocks;     /* in all */
+    uint32_t seg_words, words;
+    uint32_t cmax;
+    int format;
+} sc_cut;
+
+sc_cut sc_cut_of(const sc_matrix *m, uint32_t k);
+
+/* One token's quantised form. */
+typedef struct {
+    int8_t *q;    /* words * 4 bytes, 4-byte aligned */
+    int32_t *c;   /* nseg segment scales, 1 .. cmax */
+    int32_t *sum; /* nseg sums of q, only for asymmetric weights, else NULL */
+    uint32_t mantissa;
+    int32_t exponent;
+} sc_qvec;
+
+/* What the scan leaves for the quantiser. */
+typedef struct {
+    uint32_t *block_max; /* [blocks] */
+    uint32_t *core_max;  /* [cores] */
+    uint64_t *core_sum;  /* [cores] */
+} sc_scan;
+
+/* Scan: block and core maxima of |x| and the core's share of sum((x >> pre_shift)^2).
+ * With gain (Q15) the maxima are those of y = x * gain >> 15, which is written to y; pass y = x
+ * and gain = NULL otherwise. */
+void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int pre_shift,
+                 sc_scan *scan, int core, int cores);
+/* After a barrier: int8 values and segment scales; the last core also sets mantissa and exponent.
+ * norm != 0: those of RMSNorm with epsilon eps, else those of the vector itself. */
+void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const sc_scan *scan, int norm, uint64_t eps,
+                     sc_qvec *out, int core, int cores);
+/* After another barrier, only where sums are needed: sum[g] of q. */
+void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
+
+/* ---- matrices ---- */
+
+/* acc[8] of one row block against a quantised vector; returns the end of the block's weights. */
+const uint8_t *sc_block_dot(const sc_matrix *m, const uint8_t *block, const sc_qvec *x, int32_t acc[SC_ROWS]);
+
+enum sc_epilogue { SC_STORE, SC_ADD, SC_SILU };
+
+typedef struct {
+    enum sc_epilogue kind;
+    int32_t *y;    /* [tokens][stride] */
+    uint32_t stride;
+    int gate_shift, silu_shift; /* SC_SILU: y is [ffn], blocks are 4 gate + 4 up rows */
+} sc_output;
+
+/* Row blocks first .. first + count - 1 (at `tile`) times every token; side[t] is NULL-free when
+ * m->b is set. */
+void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                    const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                    int core, int cores);
+
+/* One embedding row into x[k], this core's share. block is the row's block. */
+void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
+                  int shift, int32_t *x, int core, int cores);
+
+#endif

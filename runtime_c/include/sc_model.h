@@ -1,0 +1,59 @@
+/* The generated model's tables: what the engine walks. */
+#ifndef SC_MODEL_H
+#define SC_MODEL_H
+
+#include <stdint.h>
+
+#define SC_ROWS 8 /* rows of a block */
+
+enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
+enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4 };
+
+/* One matrix as it lies in memory: ceil(rows / 8) blocks of
+ *   uint16 r[8]
+ *   per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights
+ * 8-bit weights: per 4 inputs, 8 rows x 4 bytes.  4-bit: per 8 inputs, 8 rows x 4 bytes, byte j
+ * of a row holding input j in its low nibble and input 4 + j in its high one, both signed.
+ * A side path's b matrix (8 bit, not grouped) follows each block's weights in the same form. */
+typedef struct sc_matrix {
+    uint32_t offset;       /* in its memory, multiple of 4 */
+    uint32_t block_bytes;  /* one block with everything, multiple of 4 */
+    uint32_t rows;
+    uint16_t blocks;       /* ceil(rows / 8); 0 = matrix absent */
+    uint16_t tile_blocks;  /* blocks that travel together */
+    uint16_t nseg;
+    uint16_t seg_elems;    /* inputs per segment */
+    uint16_t last_elems;   /* inputs of the last segment */
+    uint8_t level;         /* enum sc_level */
+    uint8_t format;        /* enum sc_format */
+    int16_t shift;         /* requantize shift before the token's exponent */
+    uint16_t cmax;         /* of the activations it reads */
+    const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
+} sc_matrix;
+
+/* Matrices of a layer in the order they are streamed; an `_A` is the first half of a side path. */
+enum sc_slot { SC_QKV_A, SC_QKV, SC_O_A, SC_O, SC_GU_A, SC_GU, SC_DOWN_A, SC_DOWN, SC_SLOTS };
+
+typedef struct {
+    sc_matrix m[SC_SLOTS];
+    uint16_t score_mantissa; /* softmax scale, see sc_attention.c */
+    int16_t score_exponent;
+    int16_t gate_shift; /* gate to Q16 */
+    int16_t silu_shift; /* product to the fixed point of h */
+} sc_layer;
+
+/* words (of 4 inputs) that a segment of n inputs occupies in a quantised vector */
+static inline uint32_t sc_seg_words(uint32_t n, int format) {
+    return (format & SC_FMT_W4) ? ((n + 7) >> 3) << 1 : (n + 3) >> 2;
+}
+
+extern const sc_layer sc_layers[];
+extern const sc_matrix sc_embedding;
+extern const sc_matrix sc_head;
+extern const int16_t sc_final_gain[];
+extern const int16_t sc_rope[];          /* [context][head_dim / 2][cos, sin] Q15 */
+extern const uint32_t sc_piece_offset[]; /* [vocab + 1] into sc_piece_bytes */
+extern const unsigned char sc_piece_bytes[];
+extern const int32_t sc_end_tokens[];    /* ends with -1 */
+
+#endif

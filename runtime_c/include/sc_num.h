@@ -1,0 +1,113 @@
+/* THE integer semantics in C: the twin of compiler/shrinkc/numerics/fixed.py, bit for bit.
+ *
+ * One rounding rule: half up, floor(v / 2^s + 1/2).  int32 results saturate at +-(2^31 - 1).
+ */
+#ifndef SC_NUM_H
+#define SC_NUM_H
+
+#include <stdint.h>
+
+#include "sc_xpulp.h"
+
+#define SC_INT32_MAX 0x7FFFFFFF
+#define SC_QMAX 127
+#define SC_QSHIFT 23
+#define SC_SCORE_MAX ((1 << 30) - 1)
+
+static inline int32_t sc_sat64(int64_t v) {
+    return v > SC_INT32_MAX ? SC_INT32_MAX : v < -(int64_t)SC_INT32_MAX ? -SC_INT32_MAX : (int32_t)v;
+}
+
+static inline int32_t sc_sat_add(int32_t a, int32_t b) {
+    int32_t s;
+    if (!__builtin_add_overflow(a, b, &s)) return s == INT32_MIN ? -SC_INT32_MAX : s;
+    return a < 0 ? -SC_INT32_MAX : SC_INT32_MAX;
+}
+
+/* v / 2^s rounded half up, 1 <= s <= 31; never overflows */
+static inline int32_t sc_rshift(int32_t v, int s) { return (v >> s) + ((v >> (s - 1)) & 1); }
+static inline uint32_t sc_rshift_u(uint32_t v, int s) { return (v >> s) + ((v >> (s - 1)) & 1); }
+
+/* v * 2^-s for any sign of s, |s| <= 31: left shifts must not overflow (callers normalise) */
+static inline int32_t sc_shift(int32_t v, int s) {
+    return s > 0 ? sc_rshift(v, s) : (int32_t)((uint32_t)v << -s);
+}
+
+static inline int64_t sc_rshift64(int64_t v, int s) {
+    return s > 0 ? (v >> s) + ((v >> (s - 1)) & 1) : v;
+}
+
+/* v * 2^s saturated, 0 <= s <= 31 */
+static inline int32_t sc_lshift_sat(int32_t v, int s) { return sc_sat64((int64_t)((uint64_t)(int64_t)v << s)); }
+
+/* acc * factor * 2^-(32 + shift): floor of the high word, rounded by shift (clamped to -31..30) */
+static inline int32_t sc_requantize(int32_t acc, uint32_t factor, int shift) {
+    int32_t high = (int32_t)(((int64_t)acc * (int32_t)factor) >> 32);
+    if (shift > 0) return sc_rshift(high, shift > 30 ? 30 : shift);
+    if (shift == 0) return high;
+    return sc_lshift_sat(high, shift < -31 ? 31 : -shift);
+}
+
+/* 2^-(frac16 / 2^16) in Q15; relative error below 1.4e-4 */
+static inline uint32_t sc_exp2_mantissa(uint32_t frac16) {
+    uint32_t t = 15078u - ((2557u * frac16) >> 16);
+    t = 45287u - ((t * frac16) >> 16);
+    t = 65531u - ((t * frac16) >> 16);
+    return (t + 1) >> 1;
+}
+
+/* 2^-(delta / 2^16) in Q20 (floor) */
+static inline uint32_t sc_exp2_q20(uint32_t delta) {
+    uint32_t n = delta >> 16;
+    return n > 31 ? 0 : (sc_exp2_mantissa(delta & 0xFFFF) << 5) >> n;
+}
+
+/* sigmoid(x16 / 2^16) in Q16; absolute error below 8e-5 */
+static inline uint32_t sc_sigmoid_q16(int32_t x16) {
+    uint32_t magnitude = (uint32_t)sc_min(sc_abs(x16), (1 << 20) - 1);
+    uint32_t delta = ((magnitude >> 1) * 5909u) >> 11;
+    uint32_t e16 = (sc_exp2_q20(delta) + 8) >> 4;
+    uint32_t inverse = 0x80000000u / (65536u + e16);
+    return x16 >= 0 ? inverse << 1 : (e16 * inverse) >> 15;
+}
+
+/* floor(sqrt(v)) */
+static inline uint32_t sc_isqrt(uint32_t v) {
+    uint32_t root = 0, bit = 1u << 30;
+    while (bit) {
+        uint32_t trial = root + bit;
+        root >>= 1;
+        if (v >= trial) {
+            v -= trial;
+            root += bit;
+        }
+        bit >>= 2;
+    }
+    return root;
+}
+
+static inline int sc_bits64(uint64_t v) {
+    uint32_t high = (uint32_t)(v >> 32);
+    return high ? 32 + sc_bits(high) : sc_bits((uint32_t)v);
+}
+
+/* 1/sqrt(total) = r * 2^(-31 - j), r in [2^15, 2^16] */
+static inline uint32_t sc_rsqrt(uint64_t total, int *j) {
+    int bits = sc_bits64(total);
+    int shift = (bits & 1) ? bits - 31 : bits - 32;
+    uint32_t scaled = (uint32_t)(shift >= 0 ? total >> shift : total << -shift);
+    *j = shift >> 1;
+    return 0x80000000u / sc_isqrt(scaled);
+}
+
+static inline uint32_t sc_mix32(uint32_t h) {
+    h ^= h >> 16;
+    h *= 0x85EBCA6Bu;
+    h ^= h >> 13;
+    h *= 0xC2B2AE35u;
+    return h ^ (h >> 16);
+}
+
+#define SC_HASH_MULTIPLIER 0x01000193u
+
+#endif

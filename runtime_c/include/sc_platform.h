@@ -1,0 +1,53 @@
+/* What the engine asks of a target.
+ *
+ * Three implementations live in platform/host, platform/rv32 and platform/siracusa; nothing above
+ * this header knows which one it runs on.  One controller calls sc_main(); worker cores exist only
+ * inside sc_run_workers().
+ *
+ *   SC_CORES      number of workers (compile-time; 8 on Siracusa, 1 elsewhere unless overridden)
+ *   SC_XPULP      1 where the Xpulp instructions may be used
+ *   SC_L1 SC_L2   section attributes for zero-initialised buffers in that memory
+ *   SC_L1_DATA    section attribute for initialised data in L1
+ *   SC_HOT        attribute of functions on the decode path (never inlined copies, kept small)
+ */
+#ifndef SC_PLATFORM_H
+#define SC_PLATFORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "sc_target.h" /* of the platform directory on the include path */
+
+/* ---- program ---- */
+int sc_main(void);                           /* the engine's entry; returns the exit code */
+void sc_exit(int code) __attribute__((noreturn));
+const uint32_t *sc_input_words(void);        /* the run's input, see sc_input.h */
+
+/* ---- workers ---- */
+typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1 */
+void sc_run_workers(sc_worker_fn fn, void *arg);   /* all workers run fn; returns when all are done */
+void sc_barrier(void);                             /* every worker, inside sc_run_workers only */
+
+/* ---- transfers between L1 and the other on-chip memories ---- */
+typedef uint32_t sc_dma;
+/* Starts ext -> l1, any byte alignment, any size > 0; at most one outstanding handle per caller
+ * is promised to be cheap, up to four are allowed. */
+sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes);
+sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes);
+void sc_dma_wait(sc_dma handle);
+
+/* ---- off-chip flash, only ever read, one transfer outstanding at a time ---- */
+void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
+void sc_flash_wait(void);
+
+/* ---- base addresses of the weight blobs ---- */
+extern const uint8_t sc_blob_wmem[]; /* weight memory */
+extern const uint8_t sc_blob_l2[];   /* L2 */
+
+/* ---- console and time ---- */
+void sc_write(const char *text, uint32_t bytes);
+/* A counter that only grows, modulo 2^32: cluster cycles on Siracusa, retired instructions where
+ * the target counts them, otherwise 0 for ever. */
+uint32_t sc_time(void);
+
+#endif

@@ -1,0 +1,67 @@
+/* The few Xpulp instructions the kernels use, each with its portable twin.
+ *
+ * A stock assembler does not know them, so they are written as .insn; the encodings are those of
+ * the RI5CY core.  With SC_XPULP 0 the same kernels compile to plain C on any machine.
+ */
+#ifndef SC_XPULP_H
+#define SC_XPULP_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if SC_XPULP
+
+#define SC_R2(op, f3, f7, a, b)                                                                 \
+    ({                                                                                          \
+        int32_t d_;                                                                             \
+        __asm__(".insn r " #op ", " #f3 ", " #f7 ", %0, %1, %2" : "=r"(d_) : "r"(a), "r"(b));   \
+        d_;                                                                                     \
+    })
+#define SC_R3(op, f3, f7, d, a, b)                                                              \
+    ({                                                                                          \
+        int32_t d_ = (d);                                                                       \
+        __asm__(".insn r " #op ", " #f3 ", " #f7 ", %0, %1, %2" : "+r"(d_) : "r"(a), "r"(b));   \
+        d_;                                                                                     \
+    })
+#define sc_sdot4(d, a, b) SC_R3(0x57, 1, 0x5C, d, a, b)  /* signed x signed bytes */
+#define sc_sdotu4(d, a, b) SC_R3(0x57, 1, 0x54, d, a, b) /* a unsigned, b signed */
+#define sc_mac(d, a, b) SC_R3(0x33, 0, 0x21, d, a, b)
+#define sc_abs(a) SC_R2(0x33, 0, 0x02, a, 0)
+#define sc_max(a, b) SC_R2(0x33, 6, 0x02, a, b)
+#define sc_min(a, b) SC_R2(0x33, 4, 0x02, a, b)
+
+/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
+static inline int sc_bits(uint32_t v) {
+    int d;
+    __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(v));
+    return v ? d + 1 : 0;
+}
+
+/* Hardware loop over the next `count` (register) instructions-long body; see sc_gemv.c. */
+#define SC_LOOP(cnt, insns) ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n"
+#define SC_LW_POST(rd, ptr) ".insn i 0x0b, 2, " rd ", 4(" ptr ")\n"
+#define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
+
+#else
+
+static inline int32_t sc_sdot4(int32_t d, int32_t a, int32_t b) {
+    int8_t x[4], y[4];
+    memcpy(x, &a, 4);
+    memcpy(y, &b, 4);
+    return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
+}
+static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
+    uint8_t x[4];
+    int8_t y[4];
+    memcpy(x, &a, 4);
+    memcpy(y, &b, 4);
+    return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
+}
+static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }
+static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
+static inline int32_t sc_max(int32_t a, int32_t b) { return a > b ? a : b; }
+static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
+
+#endif
+#endif

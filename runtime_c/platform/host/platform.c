@@ -1,0 +1,213 @@
+/* The platform of a native run; see sc_target.h for its compile-time options. */
+#define _POSIX_C_SOURCE 200809L /* pthread_barrier_t */
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sc_platform.h"
+
+#define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
+
+extern const uint8_t sc_blob_flash[];
+extern const uint8_t sc_blob_flash_end[];
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs and input are little-endian");
+
+static void __attribute__((noreturn)) refuse(const char *why) {
+    fflush(stdout);
+    fprintf(stderr, "platform: %s\n", why);
+    exit(EXIT_PLATFORM);
+}
+
+/* ---- input ---- */
+
+static uint32_t input[SC_INPUT_WORDS];
+
+/* Words that are not given stay 0; the engine checks what the words mean. */
+static void read_input(void) {
+    size_t bytes = fread(input, 1, sizeof input, stdin);
+    if (ferror(stdin)) {
+        refuse("cannot read the input words from stdin");
+    }
+    if (bytes == 0) {
+        refuse("no input words on stdin");
+    }
+    if (bytes % sizeof input[0] != 0) {
+        refuse("the input on stdin is not a whole number of 32-bit words");
+    }
+    if (bytes == sizeof input && fgetc(stdin) != EOF) {
+        refuse("more input words on stdin than the program was built for");
+    }
+}
+
+const uint32_t *sc_input_words(void) {
+    return input;
+}
+
+/* ---- workers ---- */
+
+#if SC_CORES > 1
+
+static pthread_barrier_t start_line, finish_line, team_line;
+static struct {
+    sc_worker_fn fn;
+    void *arg;
+} job; /* written by the controller before start_line, read by the workers after it */
+
+static void *work(void *core) {
+    for (;;) {
+        pthread_barrier_wait(&start_line);
+        job.fn(job.arg, (int)(intptr_t)core);
+        pthread_barrier_wait(&finish_line);
+    }
+    return NULL;
+}
+
+static void start_workers(void) {
+    pthread_barrier_init(&start_line, NULL, SC_CORES + 1);
+    pthread_barrier_init(&finish_line, NULL, SC_CORES + 1);
+    pthread_barrier_init(&team_line, NULL, SC_CORES);
+    for (intptr_t core = 0; core < SC_CORES; core++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, work, (void *)core) != 0) {
+            refuse("cannot start a worker thread");
+        }
+        pthread_detach(thread);
+    }
+}
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    job.fn = fn;
+    job.arg = arg;
+    pthread_barrier_wait(&start_line);
+    pthread_barrier_wait(&finish_line);
+}
+
+void sc_barrier(void) {
+    pthread_barrier_wait(&team_line);
+}
+
+#else
+
+static void start_workers(void) {
+}
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    fn(arg, 0);
+}
+
+void sc_barrier(void) {
+}
+
+#endif
+
+/* ---- transfers ---- */
+
+struct transfer {
+    void *to;
+    const void *from; /* NULL: nothing outstanding */
+    uint32_t bytes;
+};
+
+#define MAX_OUTSTANDING 4 /* per caller, as sc_platform.h allows */
+#define POISON 0xA5       /* what a destination holds between start and wait */
+
+static void begin(struct transfer *slot, void *to, const void *from, uint32_t bytes) {
+    if (bytes == 0) {
+        refuse("a transfer of 0 bytes");
+    }
+    *slot = (struct transfer){to, from, bytes};
+#ifdef SC_LAZY_DMA
+    memset(to, POISON, bytes);
+#else
+    memcpy(to, from, bytes);
+#endif
+}
+
+static void finish(struct transfer *slot) {
+    if (slot->from == NULL) {
+        refuse("wait for a transfer that this core has not started");
+    }
+#ifdef SC_LAZY_DMA
+    memcpy(slot->to, slot->from, slot->bytes);
+#endif
+    slot->from = NULL;
+}
+
+/* Per thread, like the per-core channels of the SoC: only the core that started may wait. */
+static _Thread_local struct transfer outstanding[MAX_OUTSTANDING];
+
+static sc_dma dma(void *to, const void *from, uint32_t bytes) {
+    for (sc_dma i = 0; i < MAX_OUTSTANDING; i++) {
+        if (outstanding[i].from == NULL) {
+            begin(&outstanding[i], to, from, bytes);
+            return i;
+        }
+    }
+    refuse("more than 4 transfers outstanding");
+}
+
+sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
+    return dma(l1, ext, bytes);
+}
+
+sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
+    return dma(ext, l1, bytes);
+}
+
+void sc_dma_wait(sc_dma handle) {
+    if (handle >= MAX_OUTSTANDING) {
+        refuse("wait for a handle that does not exist");
+    }
+    finish(&outstanding[handle]);
+}
+
+/* ---- flash ---- */
+
+static struct transfer flash;
+
+void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
+    size_t size = (size_t)(sc_blob_flash_end - sc_blob_flash);
+    if (flash.from != NULL) {
+        refuse("two flash transfers outstanding");
+    }
+    if (((uintptr_t)l2 | flash_offset) % 4 != 0) {
+        refuse("a flash transfer that is not 4-byte aligned");
+    }
+    if (flash_offset > size || bytes > size - flash_offset) {
+        refuse("a flash transfer beyond the end of the flash image");
+    }
+    begin(&flash, l2, sc_blob_flash + flash_offset, bytes);
+}
+
+void sc_flash_wait(void) {
+    finish(&flash);
+}
+
+/* ---- console, time, start ---- */
+
+void sc_write(const char *text, uint32_t bytes) {
+    fwrite(text, 1, bytes, stdout);
+    if (memchr(text, '\n', bytes) != NULL) {
+        fflush(stdout); /* a reader follows the run line by line */
+    }
+}
+
+uint32_t sc_time(void) {
+    return 0;
+}
+
+void sc_exit(int code) {
+    if (fflush(stdout) != 0) {
+        refuse("cannot write to stdout");
+    }
+    exit(code);
+}
+
+int main(void) {
+    read_input();
+    start_workers();
+    sc_exit(sc_main());
+}

@@ -1,0 +1,10 @@
+/* Entry of the freestanding RV32 program: the kernel gives the stack, the loader the zeroed .bss. */
+    .section .text.start, "ax"
+    .globl _start
+_start:
+    .option push
+    .option norelax             /* gp cannot be loaded relative to itself */
+    la      gp, __global_pointer$
+    .option pop
+    andi    sp, sp, -16
+    call    sc_rv32_start       /* does not return */

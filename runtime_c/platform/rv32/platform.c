@@ -1,0 +1,156 @@
+/* The platform of a run under qemu-riscv32: Linux system calls and nothing else. */
+#include "sc_mem.h"
+#include "sc_platform.h"
+
+#define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
+
+enum { SYS_READ = 63, SYS_WRITE = 64, SYS_EXIT = 93 };
+enum { STDIN = 0, STDOUT = 1, STDERR = 2 };
+
+extern const uint8_t sc_blob_flash[];
+extern const uint8_t sc_blob_flash_end[];
+
+static int32_t syscall3(int32_t number, int32_t a, uint32_t b, uint32_t c) {
+    register int32_t a7 __asm__("a7") = number;
+    register int32_t a0 __asm__("a0") = a;
+    register uint32_t a1 __asm__("a1") = b;
+    register uint32_t a2 __asm__("a2") = c;
+    __asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2) : "memory");
+    return a0;
+}
+
+static void __attribute__((noreturn)) leave(int code) {
+    for (;;) {
+        syscall3(SYS_EXIT, code, 0, 0);
+    }
+}
+
+/* Writes may be cut short by a pipe; an error ends the run, there is nobody left to tell. */
+static void write_all(int file, const char *text, uint32_t bytes) {
+    while (bytes > 0) {
+        int32_t done = syscall3(SYS_WRITE, file, (uintptr_t)text, bytes);
+        if (done <= 0) {
+            leave(EXIT_PLATFORM);
+        }
+        text += done;
+        bytes -= (uint32_t)done;
+    }
+}
+
+/* ---- console ---- */
+
+static char line[512];
+static uint32_t line_bytes;
+
+static void flush(void) {
+    write_all(STDOUT, line, line_bytes);
+    line_bytes = 0;
+}
+
+void sc_write(const char *text, uint32_t bytes) {
+    for (uint32_t i = 0; i < bytes; i++) {
+        line[line_bytes++] = text[i];
+        if (line_bytes == sizeof line || text[i] == '\n') {
+            flush(); /* a reader follows the run line by line */
+        }
+    }
+}
+
+static uint32_t length(const char *text) {
+    uint32_t n = 0;
+    while (text[n] != 0) {
+        n++;
+    }
+    return n;
+}
+
+static void __attribute__((noreturn)) refuse(const char *why) {
+    flush();
+    write_all(STDERR, "platform: ", 10);
+    write_all(STDERR, why, length(why));
+    write_all(STDERR, "\n", 1);
+    leave(EXIT_PLATFORM);
+}
+
+void sc_exit(int code) {
+    flush();
+    leave(code);
+}
+
+/* ---- input ---- */
+
+static uint32_t input[SC_INPUT_WORDS + 1]; /* one more than allowed, to notice too long an input */
+
+/* Words that are not given stay 0; the engine checks what the words mean. */
+static void read_input(void) {
+    uint32_t bytes = 0;
+    int32_t got;
+    do {
+        got = syscall3(SYS_READ, STDIN, (uintptr_t)input + bytes, sizeof input - bytes);
+        bytes += got > 0 ? (uint32_t)got : 0;
+    } while (got > 0 && bytes < sizeof input);
+    if (got < 0) {
+        refuse("cannot read the input words from stdin");
+    }
+    if (bytes == 0) {
+        refuse("no input words on stdin");
+    }
+    if (bytes % sizeof input[0] != 0) {
+        refuse("the input on stdin is not a whole number of 32-bit words");
+    }
+    if (bytes == sizeof input) {
+        refuse("more input words on stdin than the program was built for");
+    }
+}
+
+const uint32_t *sc_input_words(void) {
+    return input;
+}
+
+/* ---- the one worker ---- */
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    fn(arg, 0);
+}
+
+void sc_barrier(void) {
+}
+
+/* ---- transfers: done when they are started ---- */
+
+sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
+    memcpy(l1, ext, bytes);
+    return 0;
+}
+
+sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
+    memcpy(ext, l1, bytes);
+    return 0;
+}
+
+void sc_dma_wait(sc_dma handle) {
+    (void)handle;
+}
+
+void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
+    uint32_t size = (uint32_t)(sc_blob_flash_end - sc_blob_flash);
+    if (flash_offset > size || bytes > size - flash_offset) {
+        refuse("a flash transfer beyond the end of the flash image");
+    }
+    memcpy(l2, sc_blob_flash + flash_offset, bytes);
+}
+
+void sc_flash_wait(void) {
+}
+
+/* ---- time and start ---- */
+
+/* User-mode qemu answers rdinstret with the host's clock: a different number every run, so no. */
+uint32_t sc_time(void) {
+    return 0;
+}
+
+void __attribute__((noreturn, used)) sc_rv32_start(void) {
+    read_input();
+    sc_exit(sc_main());
+}

@@ -1,0 +1,13 @@
+/* RV32IMC under a Linux user-mode emulator (qemu-riscv32): one worker, no C library. */
+#ifndef SC_TARGET_H
+#define SC_TARGET_H
+
+#define SC_CORES 1
+#define SC_XPULP 0
+
+#define SC_L1 __attribute__((aligned(16)))
+#define SC_L2 __attribute__((aligned(16)))
+#define SC_L1_DATA __attribute__((aligned(16)))
+#define SC_HOT __attribute__((noinline))
+
+#endif

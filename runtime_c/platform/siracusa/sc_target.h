@@ -1,0 +1,74 @@
+/* Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
+ *
+ * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
+ * DMA may be used by any worker and by the controller; the core that started a transfer waits.
+ */
+#ifndef SC_TARGET_H
+#define SC_TARGET_H
+
+#include "regs.h"
+
+#define SC_CORES 8
+#ifndef SC_XPULP
+#define SC_XPULP 1
+#endif
+
+#define SC_L1 __attribute__((section(".sc_l1"), aligned(16)))
+#define SC_L2 __attribute__((section(".sc_l2"), aligned(16)))
+#define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
+/* "hot" gathers these functions in the link (.text.hot), so that they do not evict each other from
+ * the 4 KiB instruction cache. */
+#define SC_HOT __attribute__((noinline, hot))
+
+/* What a cluster core may be woken by except inside a DMA wait. */
+#define SC_EVENTS (EVENT_BARRIER | EVENT_DISPATCH)
+
+typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
+
+static inline void sc_barrier(void) {
+    (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER));
+}
+
+/* Transfers longer than one command takes share one counter. */
+static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
+    sc_dma counter = REG(DMA_COMMAND);
+    for (; bytes > DMA_MAX_BYTES; bytes -= DMA_MAX_BYTES) {
+        REG(DMA_COMMAND) = DMA_MAX_BYTES | direction | DMA_LINEAR | DMA_EVENT;
+        REG(DMA_COMMAND) = l1;
+        REG(DMA_COMMAND) = ext;
+        l1 += DMA_MAX_BYTES;
+        ext += DMA_MAX_BYTES;
+    }
+    REG(DMA_COMMAND) = bytes | direction | DMA_LINEAR | DMA_EVENT;
+    REG(DMA_COMMAND) = l1;
+    REG(DMA_COMMAND) = ext;
+    return counter;
+}
+
+static inline sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
+    __asm__ volatile("" ::: "memory"); /* the registers are volatile, the bytes they move are not */
+    return sc_dma_start((uintptr_t)l1, (uintptr_t)ext, bytes, DMA_TO_L1);
+}
+
+static inline sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
+    __asm__ volatile("" ::: "memory");
+    return sc_dma_start((uintptr_t)l1, (uintptr_t)ext, bytes, 0);
+}
+
+/* The event may be an older transfer's: hence the loop.  "Wait and clear" clears every event of the
+ * mask, hence a mask with the DMA alone. */
+static inline void sc_dma_wait(sc_dma counter) {
+    while ((REG(DMA_STATUS) >> counter & 1) != 0) {
+        REG(EU_MASK) = EVENT_DMA;
+        (void)elw(EU_WAIT_CLEAR);
+        REG(EU_MASK) = SC_EVENTS;
+    }
+    REG(DMA_STATUS) = 1u << counter;
+    __asm__ volatile("" ::: "memory");
+}
+
+static inline uint32_t sc_time(void) {
+    return REG(TIMER_COUNT);
+}
+
+#endif

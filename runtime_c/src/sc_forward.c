@@ -1,0 +1,321 @@
+/* One forward pass over a chunk of tokens: every worker runs this, a barrier between phases. */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+
+SC_L1 sc_step sc_now;
+SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
+#if !SC_LOGITS_IN_L1
+SC_L2 int32_t sc_logits[SC_VOCAB];
+#endif
+
+/* Per chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
+ * output, h, final norm), xq and xc the int8 input of the matrix at hand. */
+#define x SC_BUFFER(int32_t(*)[SC_HIDDEN], SC_AT_X)
+#define y SC_BUFFER(int32_t(*)[SC_Y_WORDS], SC_AT_Y)
+#define xq SC_BUFFER(int8_t(*)[SC_XQ_WORDS * 4], SC_AT_XQ)
+#define xc SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XC)
+#define xsum SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XSUM)
+#define block_max SC_BUFFER(uint32_t(*)[SC_XBLOCKS], SC_AT_BLOCK_MAX)
+#define core_max SC_BUFFER(uint32_t(*)[SC_CORES], SC_AT_CORE_MAX)
+#define core_sum SC_BUFFER(uint64_t(*)[SC_CORES], SC_AT_CORE_SUM)
+#define sy SC_BUFFER(int32_t(*)[SC_RANK], SC_AT_SY)
+#define sq SC_BUFFER(int8_t(*)[SC_SQ_WORDS * 4], SC_AT_SQ)
+#define scales SC_BUFFER(int32_t(*)[SC_SSEGS], SC_AT_SC)
+#define rope SC_BUFFER(int16_t(*)[SC_HEAD_DIM], SC_AT_ROPE)
+#define q8 SC_BUFFER(int8_t(*)[SC_HEADS * SC_HDP], SC_AT_Q8)
+#define q_scale SC_BUFFER(uint32_t(*)[SC_HEADS], SC_AT_Q_SCALE)
+#define scratch SC_BUFFER(sc_head_scratch *, SC_AT_HEAD_SCRATCH)
+#define state SC_BUFFER(sc_head_state *, SC_AT_HEAD_STATE)
+#define work SC_BUFFER(int32_t(*)[SC_HEAD_DIM], SC_AT_HEAD_WORK)
+#define xv SC_BUFFER(sc_qvec *, SC_AT_XV)
+#define sv SC_BUFFER(sc_qvec *, SC_AT_SV)
+#if SC_KV_IN_L1
+#define k_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_K_BLOCK], SC_AT_K_CACHE)
+#define v_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_V_BLOCK], SC_AT_V_CACHE)
+#else
+static SC_L2 uint8_t k_cache[SC_LAYERS][SC_KV_BLOCKS * SC_K_BLOCK] __attribute__((aligned(4)));
+static SC_L2 uint8_t v_cache[SC_LAYERS][SC_KV_BLOCKS * SC_V_BLOCK] __attribute__((aligned(4)));
+#define kv_tile SC_BUFFER(uint8_t(*)[SC_KV_TILE_BYTES], SC_AT_KV_TILE)
+#endif
+#if SC_STAGE_BYTES > 0
+static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
+#endif
+
+/* The planner's sizes of C structures are checked against the compiler's. */
+_Static_assert(sizeof(sc_head_scratch) == SC_HEAD_SCRATCH_BYTES, "planned size of sc_head_scratch");
+_Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc_head_state");
+_Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
+_Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
+
+static uint32_t dumped_token(uint32_t layer) {
+    uint32_t token;
+    return sc_dumping(layer, &token) ? token + 1 : 0;
+}
+
+/* In dump mode only: everyone stops while core 0 prints. */
+#define DUMP(layer, core, call)                                                                 \
+    do {                                                                                        \
+        if (sc_now.trace & SC_TRACE_DUMP) {                                                     \
+            uint32_t t = dumped_token(layer);                                                   \
+            sc_barrier();                                                                       \
+            if (t-- && core == 0) call;                                                         \
+            sc_barrier();                                                                       \
+        }                                                                                       \
+    } while (0)
+
+static void embed(int core) {
+    const sc_matrix *m = &sc_embedding;
+    for (uint32_t t = 0; t < sc_now.tokens; t++) {
+        uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
+        const uint8_t *block = (m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + offset;
+#if SC_STAGE_BYTES > 0
+        if (m->level == SC_IN_FLASH) {
+            block = embed_stage;
+            if (core == 0) {
+                sc_flash_start(embed_stage, offset, m->block_bytes);
+                sc_flash_wait();
+            }
+            sc_barrier();
+        }
+#endif
+        sc_embed_row(m, block, id % SC_ROWS, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core, SC_CORES);
+#if SC_STAGE_BYTES > 0
+        if (m->level == SC_IN_FLASH) sc_barrier();
+#endif
+    }
+}
+
+/* x or y -> xv: the int8 input of matrix m, for tokens first .. sc_now.tokens - 1. */
+static void quantize(const sc_matrix *m, uint32_t k, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
+                     uint32_t first, int core) {
+    const sc_cut cut = sc_cut_of(m, k);
+    sc_scan scan;
+    sc_barrier();
+    for (uint32_t t = first; t < sc_now.tokens; t++) {
+        scan = (sc_scan){block_max[t], core_max[t], core_sum[t]};
+        sc_vec_scan(&cut, src + t * stride, gain ? y[t] : src + t * stride, gain, norm ? SC_NORM_SHIFT : 31, &scan,
+                    core, SC_CORES);
+    }
+    sc_barrier();
+    for (uint32_t t = first; t < sc_now.tokens; t++) {
+        scan = (sc_scan){block_max[t], core_max[t], core_sum[t]};
+        sc_vec_quantize(&cut, gain ? y[t] : src + t * stride, &scan, norm, SC_NORM_EPS, &xv[t], core, SC_CORES);
+    }
+#if SC_XSUMS
+    if (m->format & SC_FMT_ASYM) {
+        sc_barrier();
+        for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(&cut, &xv[t], core, SC_CORES);
+    }
+#endif
+}
+
+#if SC_RANK > 0
+/* a @ x of a side path, quantised into sv. */
+static void side_path(const sc_matrix *a, const sc_matrix *b, int core) {
+    const sc_output out = {SC_STORE, sy[0], SC_RANK, 0, 0};
+    for (uint32_t first = 0; first < a->blocks; first += a->tile_blocks) {
+        const uint8_t *tile = sc_stream_tile(core);
+        uint32_t n = a->blocks - first < a->tile_blocks ? a->blocks - first : a->tile_blocks;
+        sc_matrix_tile(a, tile, first, n, xv, 0, sc_now.tokens, &out, core, SC_CORES);
+    }
+    const sc_cut cut = sc_cut_of(b, a->rows);
+    sc_barrier();
+    for (uint32_t t = 0; t < sc_now.tokens; t++) {
+        sc_scan scan = {block_max[t], core_max[t], core_sum[t]};
+        sc_vec_scan(&cut, sy[t], sy[t], 0, 31, &scan, core, SC_CORES);
+    }
+    sc_barrier();
+    for (uint32_t t = 0; t < sc_now.tokens; t++) {
+        sc_scan scan = {block_max[t], core_max[t], core_sum[t]};
+        sc_vec_quantize(&cut, sy[t], &scan, 0, 0, &sv[t], core, SC_CORES);
+    }
+}
+#endif
+
+/* The matrix (and side path) of a slot, tile by tile as the stream delivers them. */
+static void linear(const sc_layer *layer, int slot, const sc_output *out, int core) {
+    const sc_matrix *m = &layer->m[slot];
+    const sc_qvec *side = 0;
+#if SC_RANK > 0
+    if (m->b) {
+        side_path(&layer->m[slot - 1], m->b, core);
+        side = sv;
+    }
+#endif
+    for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
+        const uint8_t *tile = sc_stream_tile(core);
+        uint32_t n = m->blocks - first < m->tile_blocks ? m->blocks - first : m->tile_blocks;
+        sc_matrix_tile(m, tile, first, n, xv, side, sc_now.tokens, out, core, SC_CORES);
+    }
+}
+
+static void prepare_heads(uint32_t layer, int core) {
+    sc_barrier();
+    const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
+    for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
+        uint32_t t = i / per_token;
+        sc_head_prepare(y[t], (int)(i - t * per_token), sc_now.position + t, rope[t], q8[t], q_scale[t],
+                        k_cache[layer], v_cache[layer], work[core]);
+    }
+}
+
+/* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
+enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
+
+static void head_pass(enum kv_pass pass, const sc_layer *layer, uint32_t item, const uint8_t *kv, uint32_t first,
+                      uint32_t positions, int core) {
+    uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, live = sc_now.position + t + 1;
+    if (live <= first) return;
+    uint32_t n = live - first < positions ? live - first : positions;
+    int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
+    if (pass == PASS_SCORES)
+        sc_head_scores(&state[core], &scratch[core], layer, q8[t] + head * SC_HDP, q_scale[t][head], kv_head, kv, first, n);
+    else if (pass == PASS_WEIGH)
+        sc_head_weigh(&state[core], &scratch[core], kv_head, kv, first, n);
+    else
+        sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
+}
+
+static void head_fix(uint32_t item, int core) {
+    sc_head_fix(&state[core], &scratch[core], sc_now.position + item / SC_HEADS + 1);
+}
+
+static void head_store(uint32_t item, int core) {
+    uint32_t t = item / SC_HEADS;
+    sc_head_finish(&state[core], y[t] + (item - t * SC_HEADS) * SC_HEAD_DIM);
+}
+
+#if SC_KV_IN_L1
+
+static void attention(uint32_t index, int core) {
+    const sc_layer *layer = &sc_layers[index];
+    const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
+    sc_barrier();
+    for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
+        sc_head_begin(&state[core]);
+        head_pass(PASS_SCORES, layer, item, k_cache[index], 0, all, core);
+        head_pass(PASS_WEIGH, layer, item, v_cache[index], 0, all, core);
+        head_fix(item, core);
+        head_pass(PASS_VALUES, layer, item, v_cache[index], 0, all, core);
+        head_store(item, core);
+    }
+}
+
+#else
+
+/* The n-th piece of a round: K pieces, V pieces for their scales, V pieces for their values. */
+static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src, uint32_t *bytes) {
+    uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
+    uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
+    if (n < pieces) {
+        *src = k_cache[index] + at * SC_K_BLOCK;
+        *bytes = left * SC_K_BLOCK;
+    } else {
+        *src = v_cache[index] + at * SC_V_BLOCK;
+        *bytes = left * SC_V_BLOCK;
+    }
+}
+
+static SC_L1 sc_dma kv_dma;
+
+static void kv_load(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks) {
+    const uint8_t *src;
+    uint32_t bytes;
+    kv_piece(index, n, pieces, blocks, &src, &bytes);
+    kv_dma = sc_dma_in(kv_tile[n & 1], src, bytes);
+}
+
+/* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
+static void attention(uint32_t index, int core) {
+    const sc_layer *layer = &sc_layers[index];
+    const uint32_t items = sc_now.tokens * SC_HEADS;
+    const uint32_t blocks = (sc_now.position + sc_now.tokens + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
+    for (uint32_t round = 0; round < items; round += SC_CORES) {
+        const uint32_t item = round + (uint32_t)core;
+        sc_barrier(); /* the cache is written, the tiles of the last round are read */
+        if (core == 0) kv_load(index, 0, pieces, blocks);
+        sc_head_begin(&state[core]);
+        for (uint32_t n = 0; n < 3 * pieces; n++) {
+            if (core == 0) sc_dma_wait(kv_dma);
+            sc_barrier();
+            if (core == 0 && n + 1 < 3 * pieces) kv_load(index, n + 1, pieces, blocks);
+            if (item >= items) continue;
+            uint32_t pass = n / pieces;
+            if (n == 2 * pieces) head_fix(item, core);
+            head_pass((enum kv_pass)pass, layer, item, kv_tile[n & 1], n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
+                      SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, core);
+        }
+        if (item < items) head_store(item, core);
+    }
+}
+
+#endif
+
+static void transformer_layer(uint32_t index, int core) {
+    const sc_layer *layer = &sc_layers[index];
+    const sc_output qkv = {SC_STORE, y[0], SC_Y_WORDS, 0, 0};
+    const sc_output residual = {SC_ADD, x[0], SC_HIDDEN, 0, 0};
+    const sc_output h = {SC_SILU, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+
+    quantize(&layer->m[SC_QKV], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
+    DUMP(index, core, sc_dump_qvec("attn_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_QKV].nseg));
+    linear(layer, SC_QKV, &qkv, core);
+    DUMP(index, core, sc_dump_words("qkv", y[t], SC_QKV_ROWS));
+    prepare_heads(index, core);
+    DUMP(index, core, sc_dump_bytes("q8", q8[t], SC_HEADS * SC_HDP));
+    attention(index, core);
+    DUMP(index, core, sc_dump_words("attn", y[t], SC_HEADS * SC_HEAD_DIM));
+    quantize(&layer->m[SC_O], SC_HEADS * SC_HEAD_DIM, y[0], SC_Y_WORDS, 0, 0, 0, core);
+    DUMP(index, core, sc_dump_qvec("o_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_O].nseg));
+    linear(layer, SC_O, &residual, core);
+    DUMP(index, core, sc_dump_words("mid", x[t], SC_HIDDEN));
+    quantize(&layer->m[SC_GU], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
+    DUMP(index, core, sc_dump_qvec("mlp_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_GU].nseg));
+    linear(layer, SC_GU, &h, core);
+    DUMP(index, core, sc_dump_words("h", y[t], SC_FFN));
+    quantize(&layer->m[SC_DOWN], SC_FFN, y[0], SC_Y_WORDS, 0, 0, 0, core);
+    DUMP(index, core, sc_dump_qvec("down_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_DOWN].nseg));
+    linear(layer, SC_DOWN, &residual, core);
+    DUMP(index, core, sc_dump_words("out", x[t], SC_HIDDEN));
+    if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) {
+        sc_barrier();
+        if (core == 0) sc_trace_layer(index, x[0], SC_HIDDEN);
+    }
+}
+
+static void head(int core) {
+    const sc_matrix *m = &sc_head;
+    const uint32_t last = sc_now.tokens - 1;
+    quantize(m, SC_HIDDEN, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, core);
+    for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
+        const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
+        const uint8_t *tile = sc_stream_tile(core);
+        uint32_t n = m->blocks - first < m->tile_blocks ? m->blocks - first : m->tile_blocks;
+        sc_matrix_tile(m, tile, first, n, &xv[last], 0, 1, &out, core, SC_CORES);
+    }
+}
+
+void sc_forward(void *unused, int core) {
+    (void)unused;
+    if (core == 0) {
+        for (uint32_t t = 0; t < SC_CHUNK; t++) {
+#if SC_XSUMS
+            int32_t *sum = xsum[t];
+#else
+            int32_t *sum = 0;
+#endif
+            xv[t] = (sc_qvec){xq[t], xc[t], sum, 0, 0};
+#if SC_RANK > 0
+            sv[t] = (sc_qvec){sq[t], scales[t], 0, 0, 0};
+#endif
+        }
+        sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);
+        sc_dma_wait(d);
+    }
+    embed(core);
+    if (core == 0) sc_stream_begin(sc_now.want_logits);
+    for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
+    if (sc_now.want_logits) head(core);
+}

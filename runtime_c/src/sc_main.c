@@ -1,0 +1,113 @@
+/* The generation loop: prefill, decode with the KV cache, end token, text out.
+ *
+ * Lines of a proof or timing run (plain text otherwise):
+ *   @T position token hex-bytes   the token chosen after the one at `position`
+ *   @C P|D time                   time of the prefill, of one decode step (sampling included)
+ *   @Z tokens                     the run is complete
+ *   @E message                    the input was refused */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+
+static int refuse(const char *message) {
+    sc_puts("@E ");
+    sc_puts(message);
+    sc_puts("\n"); /* a line end flushes */
+    return 3;
+}
+
+static void emit_text(uint32_t token, int first) {
+    uint32_t i = sc_piece_offset[token], end = sc_piece_offset[token + 1];
+    if (SC_STRIP_SPACE && first && i < end && sc_piece_bytes[i] == ' ') i++;
+    for (; i < end; i++) sc_putc((char)sc_piece_bytes[i]);
+    sc_flush();
+}
+
+static void emit_line(uint32_t position, uint32_t token) {
+    sc_puts("@T ");
+    sc_put_uint(position);
+    sc_puts(" ");
+    sc_put_uint(token);
+    sc_puts(" ");
+    for (uint32_t i = sc_piece_offset[token]; i < sc_piece_offset[token + 1]; i++)
+        sc_put_hex(sc_piece_bytes[i], 2);
+    sc_puts("\n");
+}
+
+static void emit_time(const char *what, uint32_t time) {
+    sc_puts("@C ");
+    sc_puts(what);
+    sc_puts(" ");
+    sc_put_uint(time);
+    sc_puts("\n");
+}
+
+static int is_end(uint32_t token) {
+    for (const int32_t *e = sc_end_tokens; *e >= 0; e++)
+        if ((uint32_t)*e == token) return 1;
+    return 0;
+}
+
+/* Feeds n tokens at `position`, chunk by chunk; logits of the last one. */
+static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
+    while (n) {
+        uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
+        for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
+        sc_now.position = position;
+        sc_now.tokens = chunk;
+        sc_now.want_logits = chunk == n;
+        sc_run_workers(sc_forward, 0);
+        ids += chunk, n -= chunk, position += chunk;
+    }
+}
+
+static uint32_t choose(const sc_sampling *how, uint32_t position) {
+    if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) sc_trace_logits();
+    return sc_sample(how, position);
+}
+
+int sc_main(void) {
+    const uint32_t *in = sc_input_words();
+    const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], *ids = in + SC_IN_TOKENS;
+    const sc_sampling how = {in[SC_IN_INV_TEMP], in[SC_IN_TOP_P], in[SC_IN_SEED]};
+    if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return refuse("input of another version");
+    if (prompt < 1 || prompt > SC_CONTEXT || most > SC_CONTEXT - prompt) return refuse("prompt and new tokens exceed the context");
+    if (how.top_p_q16 < 1 || how.top_p_q16 > 65536) return refuse("top_p outside 1..65536");
+    for (uint32_t i = 0; i < prompt; i++)
+        if (ids[i] >= SC_VOCAB) return refuse("prompt token outside the vocabulary");
+
+    sc_now.trace = in[SC_IN_TRACE];
+    sc_now.dump_position = in[SC_IN_DUMP_POS];
+    sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
+    if (sc_now.trace == SC_TRACE_TEXT)
+        for (uint32_t i = 0, shown = 0; i < prompt; i++) {
+            emit_text(ids[i], shown == 0);
+            shown += sc_piece_offset[ids[i] + 1] > sc_piece_offset[ids[i]];
+        }
+
+    uint32_t position = prompt, token, made = 0, start = sc_time();
+    sc_now.untimed = 0;
+    feed(ids, prompt, 0);
+    while (made < most) {
+        token = choose(&how, position - 1);
+        uint32_t time = sc_time() - start - sc_now.untimed;
+        if (sc_now.trace != SC_TRACE_TEXT) {
+            emit_time(made ? "D" : "P", time);
+            emit_line(position - 1, token);
+        }
+        made++;
+        if (is_end(token) && !in[SC_IN_IGNORE_EOS]) break;
+        if (sc_now.trace == SC_TRACE_TEXT) emit_text(token, 0);
+        if (made == most) break;
+        sc_now.untimed = 0;
+        start = sc_time();
+        feed(&token, 1, position++);
+    }
+    if (sc_now.trace != SC_TRACE_TEXT) {
+        sc_puts("@Z ");
+        sc_put_uint(made);
+    }
+    sc_puts("\n");
+    sc_flush();
+    return 0;
+}

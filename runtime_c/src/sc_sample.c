@@ -1,0 +1,111 @@
+/* The next token: greedy, or temperature and top-p.  Twin of sample() in the interpreter.
+ *
+ * Every core owns a contiguous slice of the vocabulary, so ties go to the lowest index. */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+
+static SC_L1 struct {
+    int32_t top[SC_CORES];
+    uint32_t index[SC_CORES];
+    uint64_t mass[SC_CORES];
+    int32_t max;
+    uint32_t factor, threshold;
+    int shift;
+} s;
+
+static void slice(int core, uint32_t *from, uint32_t *to) {
+    const uint32_t each = (SC_VOCAB + SC_CORES - 1) / SC_CORES;
+    *from = (uint32_t)core * each < SC_VOCAB ? (uint32_t)core * each : SC_VOCAB;
+    *to = *from + each < SC_VOCAB ? *from + each : SC_VOCAB;
+}
+
+static void find_top(void *unused, int core) {
+    uint32_t from, to, index;
+    (void)unused;
+    slice(core, &from, &to);
+    int32_t top = -SC_INT32_MAX;
+    index = from;
+    for (uint32_t i = from; i < to; i++) {
+        if (sc_logits[i] > top) top = sc_logits[i], index = i;
+    }
+    s.top[core] = top;
+    s.index[core] = index;
+}
+
+/* logits -> probabilities Q20, in place */
+static void exponentiate(void *unused, int core) {
+    uint32_t from, to;
+    uint64_t mass = 0;
+    (void)unused;
+    slice(core, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        int32_t below = sc_sat64((int64_t)s.max - sc_logits[i]);
+        uint32_t p = sc_exp2_q20((uint32_t)sc_requantize(below, s.factor, s.shift));
+        sc_logits[i] = (int32_t)p;
+        mass += p;
+    }
+    s.mass[core] = mass;
+}
+
+static void mass_above(void *unused, int core) {
+    uint32_t from, to;
+    uint64_t mass = 0;
+    (void)unused;
+    slice(core, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        if ((uint32_t)sc_logits[i] >= s.threshold) mass += (uint32_t)sc_logits[i];
+    }
+    s.mass[core] = mass;
+}
+
+static uint64_t total_mass(void) {
+    uint64_t total = 0;
+    for (int c = 0; c < SC_CORES; c++) total += s.mass[c];
+    return total;
+}
+
+/* Smallest set of the most probable tokens whose mass reaches top_p, ties included. */
+static void keep_nucleus(uint32_t top_p_q16) {
+    uint64_t need = (total_mass() * top_p_q16 + 65535) >> 16;
+    uint32_t found = 0;
+    for (int bit = 20; bit >= 0; bit--) {
+        s.threshold = found | 1u << bit;
+        sc_run_workers(mass_above, 0);
+        if (total_mass() >= need) found = s.threshold;
+    }
+    s.threshold = found;
+    sc_run_workers(mass_above, 0);
+}
+
+uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
+    sc_run_workers(find_top, 0);
+    int best = 0;
+    for (int c = 1; c < SC_CORES; c++)
+        if (s.top[c] > s.top[best]) best = c;
+    if (how->inv_temp_q16 == 0) return s.index[best];
+
+    s.max = s.top[best];
+    uint64_t factor = (uint64_t)how->inv_temp_q16 * 47274u; /* log2(e) in Q15 */
+    int shift = sc_bits64(factor) - 31;
+    s.factor = (uint32_t)(shift > 0 ? factor >> shift : factor << -shift);
+    s.shift = SC_LOGIT_SHIFT - 1 - shift;
+    s.threshold = 0;
+    sc_run_workers(exponentiate, 0);
+    if (how->top_p_q16 < 65536) keep_nucleus(how->top_p_q16);
+
+    uint64_t mass = total_mass();
+    uint32_t draw = sc_mix32(how->seed + position * 0x9E3779B9u);
+    /* (draw * mass) >> 32 without 128-bit arithmetic: mass is below 2^52 */
+    uint64_t target = (((uint64_t)draw * (uint32_t)mass) >> 32) + (uint64_t)draw * (uint32_t)(mass >> 32);
+    int core = 0;
+    while (core + 1 < SC_CORES && target >= s.mass[core]) target -= s.mass[core++];
+    uint32_t from, to;
+    slice(core, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        uint32_t p = (uint32_t)sc_logits[i] >= s.threshold ? (uint32_t)sc_logits[i] : 0;
+        if (target < p) return i;
+        target -= p;
+    }
+    return SC_VOCAB - 1;
+}
