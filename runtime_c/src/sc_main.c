@@ -16,9 +16,11 @@ static int refuse(const char *message) {
     return 3;
 }
 
-static void emit_text(uint32_t token, int first) {
+static void emit_text(uint32_t token) {
+    static int begun; /* the tokenizer's decoder drops one space that leads the whole text */
     uint32_t i = sc_piece_offset[token], end = sc_piece_offset[token + 1];
-    if (SC_STRIP_SPACE && first && i < end && sc_piece_bytes[i] == ' ') i++;
+    if (SC_STRIP_SPACE && !begun && i < end && sc_piece_bytes[i] == ' ') i++;
+    begun |= sc_piece_offset[token] < end;
     for (; i < end; i++) sc_putc((char)sc_piece_bytes[i]);
     sc_flush();
 }
@@ -80,10 +82,7 @@ int sc_main(void) {
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
     if (sc_now.trace == SC_TRACE_TEXT)
-        for (uint32_t i = 0, shown = 0; i < prompt; i++) {
-            emit_text(ids[i], shown == 0);
-            shown += sc_piece_offset[ids[i] + 1] > sc_piece_offset[ids[i]];
-        }
+        for (uint32_t i = 0; i < prompt; i++) emit_text(ids[i]);
 
     uint32_t position = prompt, token, made = 0, start = sc_time();
     sc_now.untimed = 0;
@@ -97,7 +96,7 @@ int sc_main(void) {
         }
         made++;
         if (is_end(token) && !in[SC_IN_IGNORE_EOS]) break;
-        if (sc_now.trace == SC_TRACE_TEXT) emit_text(token, 0);
+        if (sc_now.trace == SC_TRACE_TEXT) emit_text(token);
         if (made == most) break;
         sc_now.untimed = 0;
         start = sc_time();

@@ -172,7 +172,7 @@ def write_weights(
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = {name: tensors[name] for name in names[shard::shards]}
         write_safetensors(path / file, part, dtype)
-        weight_map.update({name: file for name in part})
+        weight_map.update(dict.fromkeys(part, file))
     size = sum(t.size * (4 if dtype == "float32" else 2) for t in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
@@ -318,7 +318,7 @@ def _byte_letters() -> list[str]:
     letters: list[str] = []
     extra = 0x100
     for byte in range(256):
-        if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte:
+        if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or byte >= 0xAE:
             letters.append(chr(byte))
         else:
             letters.append(chr(extra))

@@ -309,6 +309,7 @@ def test_generation_config_is_read_from_the_directory(tmp_path: Path) -> None:
         (b"[]", "a JSON list"),
         (b"\xff\xfe", "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not usable"),
     ],
 )
 def test_unreadable_config(tmp_path: Path, data: bytes, said: str) -> None:

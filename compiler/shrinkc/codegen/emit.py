@@ -236,4 +236,5 @@ def _copy_runtime(src: Path) -> None:
             if file.suffix in (".c", ".h"):
                 shutil.copyfile(file, src / "runtime" / file.name)
     shutil.copytree(runtime / "platform", src / "platform")
+    (src / "platform" / "blobs.S").rename(src / "blobs.S")
     shutil.copytree(resource("toolchain"), src / "toolchain")

@@ -38,6 +38,8 @@ def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[
         ) from exc
     except RecursionError as exc:
         raise error(f"{path} is not usable: JSON nested too deeply.") from exc
+    except ValueError as exc:  # an integer of thousands of digits
+        raise error(f"{path} is not usable: {exc}.") from exc
     if not isinstance(value, dict):
         raise error(f"{path} holds a JSON {type(value).__name__}; an object {{...}} is needed.")
     return value

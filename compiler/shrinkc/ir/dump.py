@@ -1,0 +1,45 @@
+"""The IR as stable text, one line per op: to read, to diff."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import QLinear
+
+
+def _matrix(w: QLinear) -> str:
+    digest = hashlib.sha256()
+    for t in (w.q, w.d, w.z, w.r):
+        digest.update(b"-" if t is None else np.ascontiguousarray(t).tobytes())
+    scales = f"group {w.group}" if w.group else "per row"
+    kind = "asymmetric" if w.z is not None else "symmetric"
+    text = (
+        f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} seg {w.seg} cmax {w.cmax} shift {w.shift} "
+        f"Q{w.frac} sha256 {digest.hexdigest()[:16]}"
+    )
+    return text + (f" + side path rank {w.low_rank.a.n}" if w.low_rank else "")
+
+
+def _value(v: object) -> str:
+    if isinstance(v, QLinear):
+        return _matrix(v)
+    if isinstance(v, np.ndarray):
+        return f"{v.dtype}{list(v.shape)} sha256 {hashlib.sha256(v.tobytes()).hexdigest()[:16]}"
+    return str(v)
+
+
+def dump(graph: Graph) -> str:
+    """All ops in order with types and every attribute that decides a number."""
+    lines = [
+        f"model {graph.name}: vocab {graph.vocab}, hidden {graph.hidden}, layers {graph.num_layers}, "
+        f"heads {graph.heads}/{graph.kv_heads} of {graph.head_dim}, ffn {graph.ffn}, "
+        f"context {graph.context}"
+    ]
+    for op in graph.ops:
+        attributes = ", ".join(f"{k} = {_value(v)}" for k, v in op.attributes().items())
+        inputs = ", ".join(op.inputs)
+        lines.append(f"%{op.out}: {graph.types[op.out]} = {op.mnemonic}({inputs}) {{{attributes}}}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,125 @@
+"""The integer IR as one file: safetensors with the graph as JSON in its metadata.
+
+The same graph gives the same bytes.  Files of another version are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from shrinkc.core.errors import BadArtifact
+from shrinkc.ir import ops as op_types
+from shrinkc.ir.graph import IR_VERSION, Graph
+from shrinkc.ir.linear import LowRank, QLinear
+from shrinkc.ir.ops import Op, Type
+from shrinkc.ir.rules import check
+
+FORMAT = "shrinkc-ir"
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.tensors: dict[str, np.ndarray] = {}
+        self.linears: dict[int, str] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def linear(self, w: QLinear) -> str:
+        if id(w) not in self.linears:
+            self.linears[id(w)] = w.name
+            record: dict[str, Any] = {}
+            for f in dataclasses.fields(w):
+                v = getattr(w, f.name)
+                if isinstance(v, np.ndarray):
+                    self.tensors[f"{w.name}/{f.name}"] = np.ascontiguousarray(v)
+                elif isinstance(v, LowRank):
+                    record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
+                else:
+                    record[f.name] = v
+            self.records[w.name] = record
+        return self.linears[id(w)]
+
+    def op(self, op: Op) -> dict[str, Any]:
+        record: dict[str, Any] = {"op": type(op).__name__}
+        for key, v in vars(op).items():
+            if isinstance(v, QLinear):
+                record[key] = {"linear": self.linear(v)}
+            elif isinstance(v, np.ndarray):
+                self.tensors[f"{op.out}/{key}"] = np.ascontiguousarray(v)
+                record[key] = {"tensor": f"{op.out}/{key}"}
+            else:
+                record[key] = v
+        return record
+
+
+def save(graph: Graph, path: Path) -> None:
+    """Write the graph."""
+    w = _Writer()
+    head: dict[str, Any] = {"version": IR_VERSION, "ops": [w.op(op) for op in graph.ops]}
+    head["types"] = {k: dataclasses.asdict(t) for k, t in graph.types.items()}
+    for f in dataclasses.fields(graph):
+        v = getattr(graph, f.name)
+        if isinstance(v, np.ndarray):
+            w.tensors[f"graph/{f.name}"] = np.ascontiguousarray(v)
+        elif f.name not in ("ops", "types"):
+            head[f.name] = v
+    head["linears"] = w.records
+    save_file(w.tensors, path, metadata={FORMAT: json.dumps(head, sort_keys=True)})
+
+
+def load(path: Path) -> Graph:
+    """Read and re-check a graph; BadArtifact when it is missing, damaged or of another version."""
+    try:
+        with safe_open(path, framework="np") as f:
+            text = (f.metadata() or {}).get(FORMAT)
+            if text is None:
+                raise BadArtifact(f"{path} is not a shrinkc IR file.", "compile the model again.")
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as e:
+        raise BadArtifact(f"{path} cannot be read: {e}.", "compile the model again.") from e
+    head = json.loads(text)
+    if head["version"] != IR_VERSION:
+        raise BadArtifact(
+            f"{path} is IR version {head['version']}, this shrinkc reads {IR_VERSION}.",
+            "compile the model again with this version.",
+        )
+    linears: dict[str, QLinear] = {}
+
+    def linear(name: str) -> QLinear:
+        if name not in linears:
+            record = dict(head["linears"][name])
+            side = record.pop("low_rank", None)
+            arrays = {
+                f.name: tensors.get(f"{name}/{f.name}")
+                for f in dataclasses.fields(QLinear)
+                if f.name in ("q", "d", "z", "r", "row_scale")
+            }
+            linears[name] = QLinear(**{**record, **arrays})
+            if side is not None:
+                linears[name].low_rank = LowRank(linear(side[0]), linear(side[1]))
+        return linears[name]
+
+    def value(v: Any) -> Any:
+        if isinstance(v, dict) and "linear" in v:
+            return linear(v["linear"])
+        if isinstance(v, dict) and "tensor" in v:
+            return tensors[v["tensor"]]
+        return tuple(v) if isinstance(v, list) else v
+
+    ops = [
+        getattr(op_types, r["op"])(**{k: value(v) for k, v in r.items() if k != "op"})
+        for r in head["ops"]
+    ]
+    fields = {
+        f.name: value(head[f.name]) for f in dataclasses.fields(Graph) if f.name in head
+    } | {"rope_cos": tensors["graph/rope_cos"], "rope_sin": tensors["graph/rope_sin"]}
+    fields |= {"ops": ops, "types": {k: Type(**t) for k, t in head["types"].items()}}
+    graph = Graph(**fields)
+    check(graph)
+    return graph

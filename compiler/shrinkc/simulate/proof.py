@@ -1,0 +1,258 @@
+"""Compares a run's integers with the interpreter's and says where they first differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shrinkc.core.errors import RunFailed
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter, Sampling, sample
+from shrinkc.ir.ops import Op, Sample
+from shrinkc.numerics.fixed import hash_words
+from shrinkc.numerics.vectors import QHeads, QVector
+
+INPUT_MAGIC = 0x31494353
+TRACE_TEXT, TRACE_PROOF, TRACE_DUMP, TRACE_TIME = 0, 1, 2, 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to do; ``words`` is its form on the wire (sc_input.h)."""
+
+    prompt: tuple[int, ...]
+    new_tokens: int
+    sampling: Sampling = Sampling()
+    ignore_eos: bool = False
+
+    def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
+        s = self.sampling
+        head = [
+            INPUT_MAGIC, len(self.prompt), self.new_tokens, s.seed & 0xFFFFFFFF, s.inv_temp_q16,
+            s.top_p_q16, trace, dump[0], dump[1], int(self.ignore_eos),
+        ]  # fmt: skip
+        padding = [0] * (context - len(self.prompt))
+        return head + [0] * (16 - len(head)) + list(self.prompt) + padding
+
+
+@dataclass
+class Record:
+    """The comparable content of a run, from a device or from the interpreter."""
+
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    hashes: dict[tuple[int, int], int] = field(default_factory=dict)
+    logits: dict[int, np.ndarray] = field(default_factory=dict)
+    prefill_time: int | None = None
+    decode_times: list[int] = field(default_factory=list)
+    dumps: dict[str, np.ndarray] = field(default_factory=dict)
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where a run departs from the interpreter."""
+
+    step: int
+    layer: int | None
+    op: str
+    index: int
+    got: int | str
+    expected: int | str
+
+
+@dataclass
+class Verdict:
+    """``compared`` values (a hash counts as the values it covers), ``mismatched`` among them."""
+
+    compared: int
+    mismatched: int
+    first_difference: Difference | None
+
+    @property
+    def ok(self) -> bool:
+        return self.compared > 0 and self.mismatched == 0
+
+
+def _signed(word: str) -> int:
+    v = int(word, 16)
+    return v - (1 << 32) if v >> 31 else v
+
+
+def parse(lines: list[str]) -> Record:
+    """Protocol lines to a Record; RunFailed when the device refused its input."""
+    r = Record()
+    logits: dict[int, list[int]] = {}
+    dumps: dict[str, list[int]] = {}
+    for line in lines:
+        f = line.split()
+        if not f or not f[0].startswith("@"):
+            continue
+        match f[0]:
+            case "@T":
+                r.tokens.append(int(f[2]))
+                r.pieces.append(bytes.fromhex(f[3]) if len(f) > 3 else b"")
+            case "@H":
+                r.hashes[int(f[1]), int(f[2])] = int(f[3], 16)
+            case "@L":
+                logits.setdefault(int(f[1]), []).extend(map(_signed, f[3:]))
+            case "@D":
+                dumps.setdefault(f[1], []).extend(map(_signed, f[3:]))
+            case "@C" if f[1] == "P":
+                r.prefill_time = int(f[2])
+            case "@C":
+                r.decode_times.append(int(f[2]))
+            case "@Z":
+                r.complete = True
+            case "@E":
+                raise RunFailed(f"the program refused its input: {' '.join(f[1:])}.")
+    r.logits = {k: np.array(v, np.int64) for k, v in logits.items()}
+    r.dumps = {k: np.array(v, np.int64) for k, v in dumps.items()}
+    return r
+
+
+def reference(graph: Graph, request: Request) -> Record:
+    """What the interpreter does with the same request."""
+    r = Record()
+    interp = Interpreter(graph)
+    outs = {f"layer{i}.out": i for i in range(graph.num_layers)}
+    how = next(op for op in graph.ops if isinstance(op, Sample))
+    start = 0
+
+    def observe(op: Op, value: object) -> None:
+        if op.out in outs:
+            for t, row in enumerate(np.asarray(value)):
+                r.hashes[start + t, outs[op.out]] = hash_words(row)
+
+    feed = list(request.prompt)
+    while len(r.tokens) < request.new_tokens:
+        start = interp.position
+        logits = interp.forward(feed, observe=observe)[-1]
+        position = interp.position - 1
+        r.logits[position] = logits
+        token = sample(how, logits, request.sampling, position)
+        r.tokens.append(token)
+        if token in graph.eos_ids and not request.ignore_eos:
+            break
+        feed = [token]
+    r.complete = True
+    return r
+
+
+def compare(got: Record, want: Record, graph: Graph) -> Verdict:
+    """Tokens, logits and every layer's hash; order of the report: step, layers, logits, token."""
+    compared = mismatched = 0
+    first: tuple[tuple[int, int], Difference] | None = None
+
+    def note(order: tuple[int, int], difference: Difference) -> None:
+        nonlocal first
+        if first is None or order < first[0]:
+            first = (order, difference)
+
+    for (step, layer), h in want.hashes.items():
+        compared += graph.hidden
+        other = got.hashes.get((step, layer))
+        if other != h:
+            mismatched += graph.hidden
+            shown = "missing" if other is None else f"{other:08x}"
+            note((step, layer), Difference(step, layer, "layer output hash", 0, shown, f"{h:08x}"))
+    for step, logits in want.logits.items():
+        compared += len(logits)
+        other_logits = got.logits.get(step, np.zeros(0, np.int64))
+        if len(other_logits) != len(logits):
+            mismatched += len(logits)
+            note(
+                (step, graph.num_layers),
+                Difference(step, None, "logits", 0, f"{len(other_logits)} values", f"{len(logits)} values"),
+            )
+            continue
+        bad = np.flatnonzero(other_logits != logits)
+        mismatched += len(bad)
+        if len(bad):
+            i = int(bad[0])
+            note(
+                (step, graph.num_layers),
+                Difference(step, None, "logits", i, int(other_logits[i]), int(logits[i])),
+            )
+    steps = sorted(want.logits)
+    for i, token in enumerate(want.tokens):
+        compared += 1
+        other_token = got.tokens[i] if i < len(got.tokens) else None
+        if other_token != token:
+            mismatched += 1
+            shown_token = "missing" if other_token is None else other_token
+            note((steps[i], graph.num_layers + 1), Difference(steps[i], None, "token", 0, shown_token, token))
+    extra = len(got.tokens) - len(want.tokens)
+    if extra > 0 or not got.complete:
+        mismatched += max(extra, 1)
+        what = f"{extra} more tokens" if extra > 0 else "no end of run"
+        note((1 << 30, 0), Difference(steps[-1] if steps else 0, None, "run", 0, what, "complete"))
+    return Verdict(compared, mismatched, first[1] if first else None)
+
+
+def op_values(graph: Graph, request: Request, want: Record, step: int, layer: int) -> dict[str, np.ndarray]:
+    """The interpreter's outputs of one layer at one step, under the device's dump names."""
+    ids = list(request.prompt) + want.tokens
+    interp = Interpreter(graph)
+    out: dict[str, np.ndarray] = {}
+
+    def observe(op: Op, value: object) -> None:
+        if op.layer != layer:
+            return
+        name = op.out.split(".", 1)[1]
+        if isinstance(value, QVector):
+            out[name] = value.q[-1]
+            out[name[:-1] + "c"] = value.c[-1]
+            out[name[:-1] + "s"] = np.array([value.mantissa[-1], value.exponent[-1]])
+        elif isinstance(value, QHeads):
+            out[name] = value.q[-1]
+        else:
+            out[name] = np.asarray(value)[-1].reshape(-1)
+
+    if step > 0:
+        interp.forward(ids[:step], logits=False)
+    interp.forward(ids[step : step + 1], logits=False, observe=observe)
+    return out
+
+
+def locate(
+    got: dict[str, np.ndarray], want: dict[str, np.ndarray], graph: Graph, step: int, layer: int
+) -> Difference | None:
+    """The first op and index of a dumped layer that differ, in order of execution."""
+    order = (
+        "attn_in.q", "attn_in.c", "attn_in.s", "qkv", "q8", "attn", "o_in.q", "o_in.c", "o_in.s", "mid",
+        "mlp_in.q", "mlp_in.c", "mlp_in.s", "h", "down_in.q", "down_in.c", "down_in.s", "out",
+    )  # fmt: skip
+    weights = {op.out: op for op in graph.body(layer)}
+    for name in order:
+        if name not in got or name not in want:
+            continue
+        g, w = got[name], want[name]
+        if name.endswith(".q"):
+            g = _unpadded(g, graph, weights[f"layer{layer}.{name}"].out, len(w))
+        if name == "q8":
+            g = g.reshape(graph.heads, -1)[:, : graph.head_dim].reshape(-1)
+            w = w.reshape(-1)
+        n = min(len(g), len(w))
+        bad = np.flatnonzero(g[:n] != w[:n])
+        if len(bad):
+            i = int(bad[0])
+            return Difference(step, layer, name, i, int(g[i]), int(w[i]))
+    return None
+
+
+def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:
+    """Device int8 vectors pad every segment to whole words; undo that."""
+    t = graph.types[value]
+    bits = next(
+        op.weight.bits  # type: ignore[attr-defined]
+        for op in graph.ops
+        if value in op.inputs and hasattr(op, "weight")
+    )
+    unit = 8 if bits == 4 else 4
+    padded = -(-t.seg // unit) * unit
+    pieces = [
+        q[g * padded : g * padded + min(t.seg, k - g * t.seg)] for g in range(-(-k // t.seg))
+    ]
+    return np.concatenate(pieces)
