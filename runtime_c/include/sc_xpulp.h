@@ -7,7 +7,6 @@
 #define SC_XPULP_H
 
 #include <stdint.h>
-#include <string.h>
 
 #if SC_XPULP
 
@@ -26,9 +25,14 @@
 #define sc_sdot4(d, a, b) SC_R3(0x57, 1, 0x5C, d, a, b)  /* signed x signed bytes */
 #define sc_sdotu4(d, a, b) SC_R3(0x57, 1, 0x54, d, a, b) /* a unsigned, b signed */
 #define sc_mac(d, a, b) SC_R3(0x33, 0, 0x21, d, a, b)
-#define sc_abs(a) SC_R2(0x33, 0, 0x02, a, 0)
 #define sc_max(a, b) SC_R2(0x33, 6, 0x02, a, b)
 #define sc_min(a, b) SC_R2(0x33, 4, 0x02, a, b)
+
+static inline int32_t sc_abs(int32_t a) {
+    int32_t d;
+    __asm__(".insn r 0x33, 0, 0x02, %0, %1, x0" : "=r"(d) : "r"(a));
+    return d;
+}
 
 /* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
 static inline int sc_bits(uint32_t v) {
@@ -46,15 +50,15 @@ static inline int sc_bits(uint32_t v) {
 
 static inline int32_t sc_sdot4(int32_t d, int32_t a, int32_t b) {
     int8_t x[4], y[4];
-    memcpy(x, &a, 4);
-    memcpy(y, &b, 4);
+    __builtin_memcpy(x, &a, 4);
+    __builtin_memcpy(y, &b, 4);
     return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
 }
 static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
     uint8_t x[4];
     int8_t y[4];
-    memcpy(x, &a, 4);
-    memcpy(y, &b, 4);
+    __builtin_memcpy(x, &a, 4);
+    __builtin_memcpy(y, &b, 4);
     return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
 }
 static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }

@@ -5,7 +5,7 @@
 
 static inline int32_t load32(const void *p) {
     int32_t v;
-    memcpy(&v, __builtin_assume_aligned(p, 4), 4);
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 4), 4);
     return v;
 }
 

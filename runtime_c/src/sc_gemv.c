@@ -9,7 +9,7 @@
 
 static inline int32_t load32(const void *p) {
     int32_t v;
-    memcpy(&v, __builtin_assume_aligned(p, 4), 4);
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 4), 4);
     return v;
 }
 
@@ -119,7 +119,7 @@ SC_HOT const uint8_t *sc_block_dot(const sc_matrix *m, const uint8_t *block, con
 
 static inline uint32_t row_scale(const uint8_t *block, int r) {
     uint16_t v;
-    memcpy(&v, __builtin_assume_aligned(block + 2 * r, 2), 2);
+    __builtin_memcpy(&v, __builtin_assume_aligned(block + 2 * r, 2), 2);
     return v;
 }
 

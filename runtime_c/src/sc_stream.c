@@ -24,7 +24,7 @@ static SC_L1 struct {
     uint32_t loads;          /* tiles copied or under way: the buffer is its parity */
     uint32_t fetches, staged; /* flash tiles asked for, and handed on: the stage is its parity */
     sc_dma dma;
-    uint32_t taken[SC_CORES]; /* per core, so that nobody reads a count another core moves on */
+    uint32_t taken[SC_PLANNED_CORES]; /* per core, so that nobody reads a count another core moves on */
 } st;
 
 /* The matrix a cursor stands on, absent slots skipped; NULL at the end of the pass. */
@@ -91,7 +91,7 @@ void sc_stream_begin(uint32_t want_logits) {
     st.load = st.fetch = start;
     st.want_logits = want_logits;
     st.loads = st.fetches = st.staged = 0;
-    for (int c = 0; c < SC_CORES; c++) st.taken[c] = 0;
+    for (int c = 0; c < SC_PLANNED_CORES; c++) st.taken[c] = 0;
 #if SC_STAGE_BYTES > 0
     fetch_ahead();
 #endif

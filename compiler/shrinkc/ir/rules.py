@@ -83,7 +83,7 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: zero points without group scales"
         if w.r.shape != (w.n,) or w.r.dtype != np.uint16:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
-        if w.group is not None and (w.k % w.group or w.group % w.seg):
+        if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
     return None
 

@@ -28,7 +28,7 @@ from shrinkc.ir.rules import check
 from shrinkc.numerics.fixed import QMAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.quantize.rope import rope_tables
-from shrinkc.quantize.weights import quantize_matrix
+from shrinkc.quantize.weights import check_groups, quantize_matrix
 
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 RESIDUAL_HEADROOM = 13  # residual may grow 2**13 times over the largest embedding entry
@@ -43,6 +43,7 @@ class QuantOptions:
     group: int | None = None
     asymmetric: bool = False
     head_bits: int = 8
+    short_last_group: bool = False
 
     def __post_init__(self) -> None:
         for label, bits in (("--bits", self.bits), ("--head-bits", self.head_bits)):
@@ -78,6 +79,15 @@ class _Lowering:
         self.model, self.options, self.config = model, options, model.config
         c = self.config
         cos, sin = rope_tables(c, context)
+        check_groups(
+            {
+                "qkv and gate_up": c.hidden_size,
+                "o": c.num_heads * c.head_dim,
+                "down": c.intermediate_size,
+            },
+            options.group,
+            options.short_last_group,
+        )
         self.graph = Graph(
             name=model.source,
             vocab=c.vocab_size,

@@ -22,14 +22,25 @@ R_MAX = 65535
 CLIP_CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75)
 
 
-def check_group(name: str, k: int, group: int | None) -> None:
-    """Refuse a group size that does not divide K."""
-    if group is not None and (group < 1 or k % group != 0):
-        near = [g for g in (16, 24, 32, 48, 64, 96, 128) if k % g == 0]
+def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) -> None:
+    """Refuse a group size that does not divide the inputs of a matrix, naming all of them.
+
+    ``inputs``: matrix name -> K.  ``short_last`` allows a shorter last group.
+    """
+    if group is None:
+        return
+    if group < 1:
+        raise QuantizeError(f"--group {group} is not usable.", "allowed: 1 and more.")
+    bad = {name: k for name, k in inputs.items() if k % group}
+    if bad and not short_last:
+        near = [g for g in (128, 96, 64, 48, 32, 24, 16, 12, 8, 4) if not any(k % g for k in inputs.values())]
         raise QuantizeError(
-            f"{name}: group size {group} does not divide the {k} inputs of the matrix.",
-            f"group sizes from the usual ones that divide {k}: "
-            f"{', '.join(map(str, near)) or 'none'}; or leave out --group for one scale per row.",
+            f"group size {group} does not divide the inputs of "
+            + ", ".join(f"{name} ({k})" for name, k in bad.items())
+            + ".",
+            f"group sizes that divide all: {', '.join(map(str, near)) or 'none of the usual ones'}; or "
+            "--short-last-group to let the last group of a row be shorter; or no --group for one "
+            "scale per row.",
         )
 
 
@@ -69,14 +80,17 @@ def quantize_matrix(
 
     ``kappa`` is the unit of the input's mantissa times cmax: the input is
     q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits.
-    Raises QuantizeError for groups that do not divide or accumulators that cannot be bounded.
+    Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
-    check_group(name, k, group)
     seg = segment_size(k, group)
     grouped = group is not None or asymmetric
     width = group if group is not None else k
-    w = weight.astype(np.float64).reshape(n, k // width, width)
+    groups = -(-k // width)
+    # zeros behind a shorter last group change neither its range nor its error
+    w = np.zeros((n, groups * width))
+    w[:, :k] = weight
+    w = w.reshape(n, groups, width)
     low, high = _levels(bits)
     if asymmetric:
         low, high = (-8, 7) if bits == 4 else (-128, 127)
@@ -124,14 +138,14 @@ def quantize_matrix(
         """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
         if group is None:
             return np.repeat(values, -(-k // seg), axis=1).astype(dtype)
-        return np.repeat(values, group // seg, axis=1).astype(dtype)
+        return np.repeat(values, group // seg, axis=1)[:, : -(-k // seg)].astype(dtype)
 
     return QLinear(
         name=name,
         bits=bits,
         group=group,
         seg=seg,
-        q=q.reshape(n, k).astype(np.int8),
+        q=np.ascontiguousarray(q.reshape(n, -1)[:, :k]).astype(np.int8),
         d=table(d, np.uint8) if grouped else None,
         z=table(zero, np.int8) if zero is not None else None,
         r=r.astype(np.uint16),
