@@ -44,10 +44,12 @@ uint32_t sc_sample(const sc_sampling *how, uint32_t position);
 /* ---- proof ---- */
 void sc_trace_layer(uint32_t layer, const int32_t *x, uint32_t stride); /* core 0 */
 void sc_trace_logits(void);
-int sc_dumping(uint32_t layer, uint32_t *token); /* is this layer's chunk to be printed, and which token */
-void sc_dump_words(const char *op, const int32_t *v, uint32_t n);
-void sc_dump_bytes(const char *op, const int8_t *v, uint32_t n);
-void sc_dump_qvec(const char *op, const sc_qvec *v, uint32_t words, uint32_t nseg);
+enum sc_dump_point {
+    SC_DUMP_ATTN_IN, SC_DUMP_QKV, SC_DUMP_Q8, SC_DUMP_ATTN, SC_DUMP_O_IN, SC_DUMP_MID,
+    SC_DUMP_MLP_IN, SC_DUMP_H, SC_DUMP_DOWN_IN, SC_DUMP_OUT
+};
+/* All cores: prints an op's output if this layer and position were asked for. */
+void sc_dump(enum sc_dump_point what, uint32_t layer, int core);
 
 /* ---- text output, buffered by lines ---- */
 void sc_putc(char c);
@@ -55,5 +57,7 @@ void sc_flush(void);
 void sc_puts(const char *text);
 void sc_put_hex(uint32_t v, int digits);
 void sc_put_uint(uint32_t v);
+/* lines of "tag first v v ..." in hex */
+void sc_put_words(const char *tag, const int32_t *v, uint32_t n);
 
 #endif

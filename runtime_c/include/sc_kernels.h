@@ -3,6 +3,7 @@
 #ifndef SC_KERNELS_H
 #define SC_KERNELS_H
 
+#include "model.h"
 #include "sc_model.h"
 #include "sc_num.h"
 
@@ -51,9 +52,6 @@ void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const sc_scan *scan, i
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 
 /* ---- matrices ---- */
-
-/* acc[8] of one row block against a quantised vector; returns the end of the block's weights. */
-const uint8_t *sc_block_dot(const sc_matrix *m, const uint8_t *block, const sc_qvec *x, int32_t acc[SC_ROWS]);
 
 enum sc_epilogue { SC_STORE, SC_ADD, SC_SILU };
 

@@ -83,49 +83,66 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
     const int extra = sc_bits(product) - 15;
     const int32_t c = (int32_t)(product >> extra);
     const int base = -(15 + SC_DOT_SHIFT + extra + scale_exponent(q_scale) + layer->score_exponent);
+    int32_t *out = w->score + first, *end = out + count;
     int32_t top = s->top;
-    const uint8_t *block = k;
-    for (uint32_t p = 0; p < count; block += SC_K_BLOCK) {
+#if SC_HDP <= 16
+    int32_t q[SC_HDP / 4]; /* a small head stays in registers */
+    for (int d = 0; d < SC_HDP / 4; d++) q[d] = load32(q8 + 4 * d);
+#define Q(d) q[(d) / 4]
+#else
+#define Q(d) load32(q8 + (d))
+#endif
+    for (const uint8_t *block = k; out < end; block += SC_K_BLOCK) {
         const uint32_t *scales = (const uint32_t *)(const void *)block + kv_head;
         const uint8_t *row = block + SC_KV_SCALES + kv_head * SC_HDP;
-        for (int i = 0; i < SC_KV_POSITIONS && p < count; i++, p++, row += SC_KV_HEADS * SC_HDP) {
-            int32_t dot = 0;
-            for (int d = 0; d < SC_HDP; d += 4) dot = sc_sdot4(dot, load32(q8 + d), load32(row + d));
-            uint32_t scale = scales[i * SC_KV_HEADS];
-            int32_t factor = sc_rshift(c * scale_mantissa(scale), 15);
-            int shift = base - scale_exponent(scale);
-            int32_t v = (SC_DOT_SHIFT > 0 ? sc_rshift(dot, SC_DOT_SHIFT > 0 ? SC_DOT_SHIFT : 1) : dot) * factor;
-            if (shift > 0)
-                v = sc_rshift(v, shift > 31 ? 31 : shift);
-            else
+        const int32_t *stop = end - out < SC_KV_POSITIONS ? end : out + SC_KV_POSITIONS;
+        for (; out < stop; row += SC_KV_HEADS * SC_HDP, scales += SC_KV_HEADS) {
+            int32_t v = 0;
+            for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, Q(d), load32(row + d));
+            const uint32_t scale = *scales;
+            const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
+            const int shift = sc_min(base - scale_exponent(scale), 30);
+#if SC_DOT_SHIFT > 0
+            v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
+#endif
+            v *= factor; /* at most 2^30 */
+            if (__builtin_expect(shift > 0, 1)) {
+                v = (v + (1 << (shift - 1))) >> shift;
+            } else {
                 v = sc_lshift_sat(v, shift < -31 ? 31 : -shift);
-            v = sc_min(sc_max(v, -SC_SCORE_MAX), SC_SCORE_MAX);
-            w->score[first + p] = v;
+                v = sc_min(sc_max(v, -SC_SCORE_MAX), SC_SCORE_MAX);
+            }
+            *out++ = v;
             top = sc_max(top, v);
         }
     }
     s->top = top;
 }
+#undef Q
 
 SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
                           uint32_t count) {
+    const int32_t top = s->top;
     uint32_t total = s->total;
     int32_t e_max = s->e_max;
-    for (uint32_t p = 0; p < count; v += SC_V_BLOCK) {
+    int32_t *score = w->score + first, *end = score + count;
+    int8_t *exponent = w->exponent + first;
+    for (; score < end; v += SC_V_BLOCK) {
         const uint32_t *scales = (const uint32_t *)(const void *)v + kv_head;
-        for (int i = 0; i < SC_KV_POSITIONS && p < count; i++, p++) {
-            uint32_t delta = (uint32_t)(s->top - w->score[first + p]), n = delta >> 16;
+        const int32_t *stop = end - score < SC_KV_POSITIONS ? end : score + SC_KV_POSITIONS;
+        for (; score < stop; scales += SC_KV_HEADS) {
+            const uint32_t delta = (uint32_t)(top - *score), n = delta >> 16;
             uint32_t weight = 0;
             int32_t e = -128;
             if (n <= 31) {
-                uint32_t mantissa = sc_exp2_mantissa(delta & 0xFFFF), scale = scales[i * SC_KV_HEADS];
+                const uint32_t mantissa = sc_exp2_mantissa(delta & 0xFFFF), scale = *scales;
                 total += (mantissa << 5) >> n;
                 weight = mantissa * (uint32_t)scale_mantissa(scale);
                 e = scale_exponent(scale) - (int32_t)n;
                 e_max = sc_max(e_max, e);
             }
-            w->score[first + p] = (int32_t)weight;
-            w->exponent[first + p] = (int8_t)e;
+            *score++ = (int32_t)weight;
+            *exponent++ = (int8_t)e;
         }
     }
     s->total = total;
@@ -134,15 +151,18 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
 
 SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     const int base = s->e_max + 30 - SC_WEIGHT_BITS;
-    uint32_t p = 0;
-    for (; p < count; p++) {
-        int shift = base - w->exponent[p];
-        int32_t a = shift > 31 ? 0 : sc_rshift(w->score[p], shift);
+    const int32_t *weight = w->score, *end = weight + count;
+    const int8_t *exponent = w->exponent;
+    uint8_t *high = w->high, *low = w->low;
+    while (weight < end) {
+        /* weights are at most 2^30: adding half cannot overflow, and from 2^31 on nothing is left */
+        const int shift = sc_min(base - *exponent++, 31);
+        int32_t a = (int32_t)(((uint32_t)*weight++ + (1u << (shift - 1))) >> shift);
         a = sc_min(a, (1 << SC_WEIGHT_BITS) - 1);
-        w->high[p] = (uint8_t)(a >> 7);
-        w->low[p] = (uint8_t)(a & 127);
+        *high++ = (uint8_t)(a >> 7);
+        *low++ = (uint8_t)(a & 127);
     }
-    for (; p % SC_KV_POSITIONS; p++) w->high[p] = w->low[p] = 0;
+    for (; count % SC_KV_POSITIONS; count++) *high++ = *low++ = 0;
 }
 
 SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v,

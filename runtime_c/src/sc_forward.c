@@ -1,7 +1,7 @@
 /* One forward pass over a chunk of tokens: every worker runs this, a barrier between phases. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
+#include "sc_buffers.h"
 
 SC_L1 sc_step sc_now;
 SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
@@ -9,27 +9,6 @@ SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 SC_L2 int32_t sc_logits[SC_VOCAB];
 #endif
 
-/* Per chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
- * output, h, final norm), xq and xc the int8 input of the matrix at hand. */
-#define x SC_BUFFER(int32_t(*)[SC_HIDDEN], SC_AT_X)
-#define y SC_BUFFER(int32_t(*)[SC_Y_WORDS], SC_AT_Y)
-#define xq SC_BUFFER(int8_t(*)[SC_XQ_WORDS * 4], SC_AT_XQ)
-#define xc SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XC)
-#define xsum SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XSUM)
-#define block_max SC_BUFFER(uint32_t(*)[SC_XBLOCKS], SC_AT_BLOCK_MAX)
-#define core_max SC_BUFFER(uint32_t(*)[SC_CORES], SC_AT_CORE_MAX)
-#define core_sum SC_BUFFER(uint64_t(*)[SC_CORES], SC_AT_CORE_SUM)
-#define sy SC_BUFFER(int32_t(*)[SC_RANK], SC_AT_SY)
-#define sq SC_BUFFER(int8_t(*)[SC_SQ_WORDS * 4], SC_AT_SQ)
-#define scales SC_BUFFER(int32_t(*)[SC_SSEGS], SC_AT_SC)
-#define rope SC_BUFFER(int16_t(*)[SC_HEAD_DIM], SC_AT_ROPE)
-#define q8 SC_BUFFER(int8_t(*)[SC_HEADS * SC_HDP], SC_AT_Q8)
-#define q_scale SC_BUFFER(uint32_t(*)[SC_HEADS], SC_AT_Q_SCALE)
-#define scratch SC_BUFFER(sc_head_scratch *, SC_AT_HEAD_SCRATCH)
-#define state SC_BUFFER(sc_head_state *, SC_AT_HEAD_STATE)
-#define work SC_BUFFER(int32_t(*)[SC_HEAD_DIM], SC_AT_HEAD_WORK)
-#define xv SC_BUFFER(sc_qvec *, SC_AT_XV)
-#define sv SC_BUFFER(sc_qvec *, SC_AT_SV)
 #if SC_KV_IN_L1
 #define k_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_K_BLOCK], SC_AT_K_CACHE)
 #define v_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_V_BLOCK], SC_AT_V_CACHE)
@@ -48,23 +27,13 @@ _Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc
 _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
-static uint32_t dumped_token(uint32_t layer) {
-    uint32_t token;
-    return sc_dumping(layer, &token) ? token + 1 : 0;
-}
+/* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
+#define SC_PHASE __attribute__((noinline))
 
-/* In dump mode only: everyone stops while core 0 prints. */
-#define DUMP(layer, core, call)                                                                 \
-    do {                                                                                        \
-        if (sc_now.trace & SC_TRACE_DUMP) {                                                     \
-            uint32_t t = dumped_token(layer);                                                   \
-            sc_barrier();                                                                       \
-            if (t-- && core == 0) call;                                                         \
-            sc_barrier();                                                                       \
-        }                                                                                       \
-    } while (0)
+#define DUMP(what) \
+    if (sc_now.trace & SC_TRACE_DUMP) sc_dump(what, index, core)
 
-static void embed(int core) {
+static SC_PHASE void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
@@ -87,7 +56,7 @@ static void embed(int core) {
 }
 
 /* x or y -> xv: the int8 input of matrix m, for tokens first .. sc_now.tokens - 1. */
-static void quantize(const sc_matrix *m, uint32_t k, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
+static SC_PHASE void quantize(const sc_matrix *m, uint32_t k, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
                      uint32_t first, int core) {
     const sc_cut cut = sc_cut_of(m, k);
     sc_scan scan;
@@ -112,7 +81,7 @@ static void quantize(const sc_matrix *m, uint32_t k, int32_t *src, uint32_t stri
 
 #if SC_RANK > 0
 /* a @ x of a side path, quantised into sv. */
-static void side_path(const sc_matrix *a, const sc_matrix *b, int core) {
+static SC_PHASE void side_path(const sc_matrix *a, const sc_matrix *b, int core) {
     const sc_output out = {SC_STORE, sy[0], SC_RANK, 0, 0};
     for (uint32_t first = 0; first < a->blocks; first += a->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
@@ -134,7 +103,7 @@ static void side_path(const sc_matrix *a, const sc_matrix *b, int core) {
 #endif
 
 /* The matrix (and side path) of a slot, tile by tile as the stream delivers them. */
-static void linear(const sc_layer *layer, int slot, const sc_output *out, int core) {
+static SC_PHASE void linear(const sc_layer *layer, int slot, const sc_output *out, int core) {
     const sc_matrix *m = &layer->m[slot];
     const sc_qvec *side = 0;
 #if SC_RANK > 0
@@ -150,7 +119,7 @@ static void linear(const sc_layer *layer, int slot, const sc_output *out, int co
     }
 }
 
-static void prepare_heads(uint32_t layer, int core) {
+static SC_PHASE void prepare_heads(uint32_t layer, int core) {
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
@@ -188,7 +157,7 @@ static void head_store(uint32_t item, int core) {
 
 #if SC_KV_IN_L1
 
-static void attention(uint32_t index, int core) {
+static SC_PHASE void attention(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
@@ -227,7 +196,7 @@ static void kv_load(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks
 }
 
 /* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
-static void attention(uint32_t index, int core) {
+static SC_PHASE void attention(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
@@ -253,39 +222,39 @@ static void attention(uint32_t index, int core) {
 
 #endif
 
-static void transformer_layer(uint32_t index, int core) {
+static SC_PHASE void transformer_layer(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const sc_output qkv = {SC_STORE, y[0], SC_Y_WORDS, 0, 0};
     const sc_output residual = {SC_ADD, x[0], SC_HIDDEN, 0, 0};
     const sc_output h = {SC_SILU, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
 
     quantize(&layer->m[SC_QKV], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
-    DUMP(index, core, sc_dump_qvec("attn_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_QKV].nseg));
+    DUMP(SC_DUMP_ATTN_IN);
     linear(layer, SC_QKV, &qkv, core);
-    DUMP(index, core, sc_dump_words("qkv", y[t], SC_QKV_ROWS));
+    DUMP(SC_DUMP_QKV);
     prepare_heads(index, core);
-    DUMP(index, core, sc_dump_bytes("q8", q8[t], SC_HEADS * SC_HDP));
+    DUMP(SC_DUMP_Q8);
     attention(index, core);
-    DUMP(index, core, sc_dump_words("attn", y[t], SC_HEADS * SC_HEAD_DIM));
+    DUMP(SC_DUMP_ATTN);
     quantize(&layer->m[SC_O], SC_HEADS * SC_HEAD_DIM, y[0], SC_Y_WORDS, 0, 0, 0, core);
-    DUMP(index, core, sc_dump_qvec("o_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_O].nseg));
+    DUMP(SC_DUMP_O_IN);
     linear(layer, SC_O, &residual, core);
-    DUMP(index, core, sc_dump_words("mid", x[t], SC_HIDDEN));
+    DUMP(SC_DUMP_MID);
     quantize(&layer->m[SC_GU], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
-    DUMP(index, core, sc_dump_qvec("mlp_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_GU].nseg));
+    DUMP(SC_DUMP_MLP_IN);
     linear(layer, SC_GU, &h, core);
-    DUMP(index, core, sc_dump_words("h", y[t], SC_FFN));
+    DUMP(SC_DUMP_H);
     quantize(&layer->m[SC_DOWN], SC_FFN, y[0], SC_Y_WORDS, 0, 0, 0, core);
-    DUMP(index, core, sc_dump_qvec("down_in.q", &xv[t], SC_XQ_WORDS, layer->m[SC_DOWN].nseg));
+    DUMP(SC_DUMP_DOWN_IN);
     linear(layer, SC_DOWN, &residual, core);
-    DUMP(index, core, sc_dump_words("out", x[t], SC_HIDDEN));
+    DUMP(SC_DUMP_OUT);
     if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) {
         sc_barrier();
         if (core == 0) sc_trace_layer(index, x[0], SC_HIDDEN);
     }
 }
 
-static void head(int core) {
+static SC_PHASE void head(int core) {
     const sc_matrix *m = &sc_head;
     const uint32_t last = sc_now.tokens - 1;
     quantize(m, SC_HIDDEN, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, core);

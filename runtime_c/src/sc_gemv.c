@@ -93,26 +93,37 @@ static inline const uint8_t *dot_w4(const uint8_t *w, const int8_t **xp, uint32_
 
 #endif
 
-SC_HOT const uint8_t *sc_block_dot(const sc_matrix *m, const uint8_t *block, const sc_qvec *x,
-                                   int32_t acc[SC_ROWS]) {
+/* Models with one storage format have it as a constant, so that no other path is compiled. */
+#ifdef SC_ONE_FORMAT
+#define FORMAT(m) ((void)(m), SC_ONE_FORMAT)
+#else
+#define FORMAT(m) ((m)->format)
+#endif
+#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < SC_ROWS; r++)
+
+/* acc[8] of one block against a vector, exact in int32; returns the end of the block's weights */
+static inline __attribute__((always_inline)) const uint8_t *block_dot(const sc_matrix *m, const int format,
+                                                                      const uint8_t *block, const sc_qvec *x,
+                                                                      int32_t acc[SC_ROWS]) {
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
-    const int format = m->format;
+    const int32_t *c = x->c, *sum = x->sum;
     uint32_t words = sc_seg_words(m->seg_elems, format);
-    for (int r = 0; r < SC_ROWS; r++) acc[r] = 0;
-    for (uint32_t g = 0; g < m->nseg; g++) {
+    EACH_ROW acc[r] = 0;
+    for (uint32_t left = m->nseg; left; left--, c++) {
         const uint8_t *d = w;
         const int8_t *z = (const int8_t *)w + SC_ROWS;
-        int32_t dot[SC_ROWS], c = x->c[g];
-        if (g + 1u == m->nseg) words = sc_seg_words(m->last_elems, format);
+        int32_t dot[SC_ROWS];
+        if (left == 1) words = sc_seg_words(m->last_elems, format);
         if (format & SC_FMT_GROUPED) w += SC_ROWS;
         if (format & SC_FMT_ASYM) w += SC_ROWS;
         w = (format & SC_FMT_W4) ? dot_w4(w, &xq, words >> 1, dot) : dot_w8(w, &xq, words, dot);
-        for (int r = 0; r < SC_ROWS; r++) {
+        EACH_ROW {
             int32_t v = (format & SC_FMT_W4) ? dot[r] >> 4 : dot[r]; /* exact: a multiple of 16 */
-            if (format & SC_FMT_ASYM) v -= z[r] * x->sum[g];
-            acc[r] = sc_mac(acc[r], v, (format & SC_FMT_GROUPED) ? c * d[r] : c);
+            if (format & SC_FMT_ASYM) v -= z[r] * *sum;
+            acc[r] = sc_mac(acc[r], v, (format & SC_FMT_GROUPED) ? *c * d[r] : *c);
         }
+        if (format & SC_FMT_ASYM) sum++;
     }
     return w;
 }
@@ -123,44 +134,63 @@ static inline uint32_t row_scale(const uint8_t *block, int r) {
     return v;
 }
 
-/* acc -> fixed point, in place */
-static inline void rescale(const sc_matrix *m, const uint8_t *block, const sc_qvec *x, int32_t y[SC_ROWS]) {
-    int shift = m->shift - x->exponent;
-    for (int r = 0; r < SC_ROWS; r++)
-        y[r] = sc_requantize(y[r], row_scale(block, r) * x->mantissa, shift);
+/* acc -> fixed point, in place: sc_requantize() with the shift's cases taken out of the rows */
+static inline __attribute__((always_inline)) void rescale(const sc_matrix *m, const uint8_t *block,
+                                                          const sc_qvec *x, int32_t y[SC_ROWS]) {
+    const int32_t shift = sc_min(m->shift - x->exponent, 30);
+    const int32_t mantissa = (int32_t)x->mantissa;
+    EACH_ROW y[r] = (int32_t)(((int64_t)y[r] * (int32_t)(row_scale(block, r) * (uint32_t)mantissa)) >> 32);
+    if (shift > 0) {
+        const int32_t half = 1 << (shift - 1);
+        EACH_ROW y[r] = (y[r] + half) >> shift;
+    } else if (shift < 0) {
+        for (int r = 0; r < SC_ROWS; r++) y[r] = sc_lshift_sat(y[r], shift < -31 ? 31 : -shift);
+    }
 }
 
+#if SC_RANK > 0
+static __attribute__((noinline)) void add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side,
+                                               int32_t y[SC_ROWS]) {
+    int32_t s[SC_ROWS];
+    block_dot(b, 0, block, side, s);
+    rescale(b, block, side, s);
+    for (int r = 0; r < SC_ROWS; r++) y[r] = sc_sat_add(y[r], s[r]);
+}
+#endif
+
+/* silu(gate) * up; |result| < 2^31 by the bound that fixed its fraction bits */
 static inline int32_t silu_mul(int32_t gate, int32_t up, const sc_output *o) {
     int32_t g16 = o->gate_shift > 0 ? sc_rshift(gate, o->gate_shift) : sc_lshift_sat(gate, -o->gate_shift);
-    int32_t s = (int32_t)sc_rshift64((int64_t)gate * sc_sigmoid_q16(g16), 16);
-    return sc_sat64(sc_rshift64((int64_t)s * up, o->silu_shift));
+    int32_t s = (int32_t)(((int64_t)gate * (int32_t)(sc_sigmoid_q16(g16) << 14)) >> 32);
+    int64_t p = (int64_t)s * up;
+    uint32_t low = (uint32_t)p;
+    int k = o->silu_shift; /* 1 .. 31 */
+    return (int32_t)(((uint32_t)(p >> 32) << (32 - k)) | low >> k) + (int32_t)((low >> (k - 1)) & 1);
 }
 
 SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                            const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                            int core, int cores) {
+    const int format = FORMAT(m);
     for (uint32_t b = (uint32_t)core; b < count; b += (uint32_t)cores) {
         const uint8_t *block = tile + b * m->block_bytes;
-        uint32_t row = (first + b) * SC_ROWS;
+        const uint32_t row = (first + b) * SC_ROWS, rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
         for (uint32_t t = 0; t < tokens; t++) {
             int32_t y[SC_ROWS];
-            const uint8_t *end = sc_block_dot(m, block, &x[t], y);
+            const uint8_t *end = block_dot(m, format, block, &x[t], y);
             rescale(m, block, &x[t], y);
-            if (m->b) {
-                int32_t s[SC_ROWS];
-                sc_block_dot(m->b, end, &side[t], s);
-                rescale(m->b, end, &side[t], s);
-                for (int r = 0; r < SC_ROWS; r++) y[r] = sc_sat_add(y[r], s[r]);
-            }
+#if SC_RANK > 0
+            if (m->b) add_side(m->b, end, &side[t], y);
+#else
+            (void)end, (void)side;
+#endif
             int32_t *dst = out->y + t * out->stride;
             if (out->kind == SC_SILU) {
                 dst += row / 2;
-                uint32_t n = m->rows - row < SC_ROWS ? (m->rows - row) / 2 : SC_ROWS / 2;
-                for (uint32_t r = 0; r < n; r++) dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], out);
+                for (uint32_t r = 0; r < rows / 2; r++) dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], out);
             } else {
                 dst += row;
-                uint32_t n = m->rows - row < SC_ROWS ? m->rows - row : SC_ROWS;
-                for (uint32_t r = 0; r < n; r++) dst[r] = out->kind == SC_ADD ? sc_sat_add(dst[r], y[r]) : y[r];
+                for (uint32_t r = 0; r < rows; r++) dst[r] = out->kind == SC_ADD ? sc_sat_add(dst[r], y[r]) : y[r];
             }
         }
     }
@@ -168,7 +198,7 @@ SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t fir
 
 void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
                   int shift, int32_t *x, int core, int cores) {
-    const int format = m->format, w4 = format & SC_FMT_W4;
+    const int format = FORMAT(m), w4 = format & SC_FMT_W4;
     const uint32_t head = (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? SC_ROWS : 0u);
     const uint32_t seg_bytes = head + sc_seg_words(m->seg_elems, format) * 4 * SC_ROWS / (w4 ? 2 : 1);
     const int32_t r = (int32_t)row_scale(block, (int)row);

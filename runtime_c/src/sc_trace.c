@@ -59,7 +59,7 @@ void sc_trace_layer(uint32_t layer, const int32_t *x, uint32_t stride) {
     sc_now.untimed += sc_time() - start;
 }
 
-static void words(const char *tag, const int32_t *v, uint32_t n) {
+void sc_put_words(const char *tag, const int32_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n;) {
         sc_puts(tag);
         sc_puts(" ");
@@ -82,53 +82,6 @@ void sc_trace_logits(void) {
     while (v /= 10);
     while (digits[i]) tag[at++] = digits[i++];
     tag[at] = 0;
-    words(tag, sc_logits, SC_VOCAB);
+    sc_put_words(tag, sc_logits, SC_VOCAB);
     sc_now.untimed += sc_time() - start;
-}
-
-int sc_dumping(uint32_t layer, uint32_t *token) {
-    uint32_t t = sc_now.dump_position - sc_now.position;
-    *token = t;
-    return layer == sc_now.dump_layer && sc_now.dump_position >= sc_now.position && t < sc_now.tokens;
-}
-
-static void dump_tag(const char *op, char *tag) {
-    const char *head = "@D ";
-    while (*head) *tag++ = *head++;
-    while (*op) *tag++ = *op++;
-    *tag = 0;
-}
-
-void sc_dump_words(const char *op, const int32_t *v, uint32_t n) {
-    char tag[32];
-    dump_tag(op, tag);
-    words(tag, v, n);
-}
-
-void sc_dump_bytes(const char *op, const int8_t *v, uint32_t n) {
-    char tag[32];
-    dump_tag(op, tag);
-    for (uint32_t i = 0; i < n; i++) {
-        if (i % 24 == 0) {
-            if (i) sc_puts("\n");
-            sc_puts(tag);
-            sc_puts(" ");
-            sc_put_uint(i);
-        }
-        sc_puts(" ");
-        sc_put_hex((uint32_t)(int32_t)v[i], 8);
-    }
-    sc_puts("\n");
-}
-
-void sc_dump_qvec(const char *op, const sc_qvec *v, uint32_t nwords, uint32_t nseg) {
-    const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
-    char tag[32];
-    int n = 0;
-    while (op[n]) tag[n] = op[n], n++;
-    tag[n - 1] = 'c', tag[n] = 0; /* "x.q" -> "x.c", "x.s" */
-    sc_dump_words(tag, v->c, nseg);
-    tag[n - 1] = 's';
-    sc_dump_words(tag, scale, 2);
-    sc_dump_bytes(op, v->q, nwords * 4);
 }

@@ -143,6 +143,7 @@ def emit(
     side_shapes = [m.side for m in readers if m.side]
     x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
+    formats = {_format(w) for _, w, _ in stored}
     values = {
         "command": command,
         "g": graph,
@@ -170,6 +171,7 @@ def emit(
         "rank": max(m.rank for m in readers),
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
+        "one_format": formats.pop() if len(formats) == 1 else None,
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "qvec": QVEC_BYTES,

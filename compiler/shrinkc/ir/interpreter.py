@@ -26,6 +26,7 @@ from shrinkc.ir.ops import (
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import (
     I64,
+    INT32_MAX,
     bit_length,
     exp2_mantissa,
     exp2_q20,
@@ -218,11 +219,18 @@ def _rescale(w: QLinear, acc: np.ndarray, x: vectors.QVector) -> np.ndarray:
 
 
 def silu_mul(op: SiluMul, y: np.ndarray) -> np.ndarray:
-    """silu(gate) * up of [T, 2 * width]: gate first, then up."""
+    """silu(gate) * up of [T, 2 * width]: gate first, then up.
+
+    The product needs no saturation: ``lower`` chose its fraction bits from a hard bound, and
+    the bound is checked here.
+    """
     width = y.shape[1] // 2
     gate, up = y[:, :width], y[:, width:]
     sigma = sigmoid_q16(saturate32(round_shift(gate, op.gate_shift)))
-    return saturate32(round_shift(round_shift(gate * sigma, 16) * up, op.shift))
+    out = round_shift(((gate * (sigma << 14)) >> 32) * up, op.shift)
+    if np.abs(out).max(initial=0) > INT32_MAX:
+        raise ArithmeticError(f"{op.out}: silu product beyond int32 although bounded")
+    return out
 
 
 def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.ndarray:
@@ -236,7 +244,7 @@ def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.
     base = -(15 + op.dot_shift + extra + q.exponent + op.scale_exponent)
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
     factor = round_shift(c[:, None] * k.mantissa[None, :], 15)
-    shift = np.clip(base[:, None] - k.exponent[None, :], -31, 31)
+    shift = np.clip(base[:, None] - k.exponent[None, :], -31, 30)
     score = round_shift(round_shift(dot, op.dot_shift) * factor, shift)
     score = np.clip(score, -SCORE_MAX, SCORE_MAX)
     top = np.where(mask, score, -SCORE_MAX).max(axis=1)
@@ -249,7 +257,7 @@ def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.
     drop = 30 - op.weight_bits
     weight = exp2_mantissa(delta & 0xFFFF) * v.mantissa[None, :]
     weight_shift = e_max[:, None] - e + drop
-    a = np.where(live & (weight_shift <= 31), round_shift(weight, np.minimum(weight_shift, 31)), 0)
+    a = np.where(live, round_shift(weight, np.minimum(weight_shift, 31)), 0)
     a = np.minimum(a, (1 << op.weight_bits) - 1)
     acc = np.rint(a.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
     z_shift = bit_length(z) - 16

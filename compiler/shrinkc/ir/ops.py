@@ -113,9 +113,10 @@ class Attention(Op):
 
 @dataclass
 class SiluMul(Op):
-    """i32 gate_up [2 * width] -> i32 [width]: round_shift(silu(gate) * up, shift).
+    """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
 
-    gate_shift brings the gate to Q16 for the sigmoid.
+    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses two bits to a high
+    word, its product with up is rounded by ``shift`` (1..31).
     """
 
     gate_shift: int

@@ -143,14 +143,16 @@ def rule_heads(graph: Graph, op: Op) -> str | None:
     if isinstance(op, Attention):
         if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
             return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
+        if graph.context > 4094:
+            return f"context {graph.context}: more than 4094 probabilities overflow their Q20 sum"
         if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
             return f"scale mantissa {op.scale_mantissa}"
     return None
 
 
 def rule_shifts(graph: Graph, op: Op) -> str | None:
-    if isinstance(op, SiluMul) and not 0 <= op.shift <= 62:
-        return f"shift {op.shift} outside 0..62"
+    if isinstance(op, SiluMul) and not (1 <= op.shift <= 31 and -31 <= op.gate_shift <= 31):
+        return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -31..31"
     if isinstance(op, Embed) and not 0 < op.factor < 1 << 31:
         return f"factor {op.factor} outside 1..2**31-1"
     return None

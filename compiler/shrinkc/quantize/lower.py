@@ -32,7 +32,6 @@ from shrinkc.quantize.weights import check_groups, quantize_matrix
 
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 RESIDUAL_HEADROOM = 13  # residual may grow 2**13 times over the largest embedding entry
-BOUND_SLACK = 1.05  # dynamic int8 may lengthen a normalised vector a little
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,11 @@ def frac_for(bound: float) -> int:
 
 
 def row_bound(*weights: np.ndarray) -> float:
-    """max ||row|| * sqrt(K) * slack: a hard bound of W x for ||x|| <= sqrt(K) (Cauchy-Schwarz)."""
+    """max ||row|| * sqrt(K): a hard bound of W x for ||x|| <= sqrt(K) (Cauchy-Schwarz)."""
     norms = [float(np.sqrt((w.astype(np.float64) ** 2).sum(axis=1).max(initial=0.0))) for w in weights]
-    return max(norms) * math.sqrt(weights[0].shape[1]) * BOUND_SLACK
+    k = weights[0].shape[1]
+    # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K)
+    return max(norms) * math.sqrt(k) * (1.01 + math.sqrt(k) / 250)
 
 
 def norm_kappa(k: int) -> float:
@@ -230,9 +231,10 @@ class _Lowering:
         y = self.linear(q, index, f"{name}.gate_up", w)
         # Cauchy-Schwarz bounds gate and up together; their product is far smaller in practice,
         # so the product's fixed point may use what the bound of each leaves.
-        h_frac = min(frac_for(self._bound(gate, gu_side) * self._bound(up, gu_side)), 2 * gu_frac)
+        h_frac = frac_for(self._bound(gate, gu_side) * self._bound(up, gu_side))
+        h_frac = min(h_frac, 2 * gu_frac - 2 - 1)
         y = self.emit(
-            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - h_frac),
+            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),
             Type("i32", ffn, frac=h_frac),
         )
         w = self.matrix(

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L /* pthread_barrier_t */
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,7 @@ struct transfer {
 };
 
 #define MAX_OUTSTANDING 4 /* per caller, as sc_platform.h allows */
+#define MAX_TOGETHER 16   /* the DMA's counters: a 17th start would wait for ever on the SoC */
 #define POISON 0xA5       /* what a destination holds between start and wait */
 
 static void begin(struct transfer *slot, void *to, const void *from, uint32_t bytes) {
@@ -138,8 +140,12 @@ static void finish(struct transfer *slot) {
 
 /* Per thread, like the per-core channels of the SoC: only the core that started may wait. */
 static _Thread_local struct transfer outstanding[MAX_OUTSTANDING];
+static atomic_uint together; /* of all threads */
 
 static sc_dma dma(void *to, const void *from, uint32_t bytes) {
+    if (atomic_fetch_add_explicit(&together, 1, memory_order_relaxed) >= MAX_TOGETHER) {
+        refuse("more than 16 transfers outstanding in all");
+    }
     for (sc_dma i = 0; i < MAX_OUTSTANDING; i++) {
         if (outstanding[i].from == NULL) {
             begin(&outstanding[i], to, from, bytes);
@@ -162,6 +168,7 @@ void sc_dma_wait(sc_dma handle) {
         refuse("wait for a handle that does not exist");
     }
     finish(&outstanding[handle]);
+    atomic_fetch_sub_explicit(&together, 1, memory_order_relaxed);
 }
 
 /* ---- flash ---- */

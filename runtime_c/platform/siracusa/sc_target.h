@@ -1,7 +1,8 @@
 /* Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
  *
  * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
- * DMA may be used by any worker and by the controller; the core that started a transfer waits.
+ * DMA may be used by any worker and by the controller; the core that started a transfer waits.  There
+ * are 16 counters in all: the cores together may not have more than 16 transfers outstanding.
  */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
@@ -13,8 +14,10 @@
 #define SC_XPULP 1
 #endif
 
-#define SC_L1 __attribute__((section(".sc_l1"), aligned(16)))
-#define SC_L2 __attribute__((section(".sc_l2"), aligned(16)))
+/* The names begin with .bss so that the compiler gives them no bytes in the object file and refuses
+ * an initialiser, which nothing would load. */
+#define SC_L1 __attribute__((section(".bss.sc_l1"), aligned(16)))
+#define SC_L2 __attribute__((section(".bss.sc_l2"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
 /* "hot" gathers these functions in the link (.text.hot), so that they do not evict each other from
  * the 4 KiB instruction cache. */
