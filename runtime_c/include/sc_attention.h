@@ -35,6 +35,7 @@ typedef struct {
     int8_t exponent[SC_KV_BLOCKS * SC_KV_POSITIONS];
     uint8_t high[SC_KV_BLOCKS * SC_KV_POSITIONS]; /* probability * value scale, upper 8 bits ... */
     uint8_t low[SC_KV_BLOCKS * SC_KV_POSITIONS];  /* ... and lower 7 */
+    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 7 * SC_KV_BLOCKS * SC_KV_POSITIONS]; /* into another bank */
 } sc_head_scratch;
 
 typedef struct {
@@ -42,6 +43,7 @@ typedef struct {
     int32_t e_max;    /* largest probability-times-scale exponent */
     uint32_t total;   /* sum of probabilities, Q20 */
     int32_t acc[2][SC_HDP];
+    uint8_t skew[SC_HEAD_STATE_BYTES - 12 - 8 * SC_HDP + 0]; /* into another bank; may be empty */
 } sc_head_state;
 
 /* One head of one token, in four steps so that the cache may arrive in pieces. */

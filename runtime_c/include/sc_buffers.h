@@ -12,8 +12,7 @@
 #define xc SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XC)
 #define xsum SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XSUM)
 #define block_max SC_BUFFER(uint32_t(*)[SC_XBLOCKS], SC_AT_BLOCK_MAX)
-#define core_max SC_BUFFER(uint32_t(*)[SC_CORES], SC_AT_CORE_MAX)
-#define core_sum SC_BUFFER(uint64_t(*)[SC_CORES], SC_AT_CORE_SUM)
+#define parts SC_BUFFER(sc_part(*)[SC_CORES], SC_AT_PARTS)
 #define sy SC_BUFFER(int32_t(*)[SC_RANK], SC_AT_SY)
 #define sq SC_BUFFER(int8_t(*)[SC_SQ_WORDS * 4], SC_AT_SQ)
 #define scales SC_BUFFER(int32_t(*)[SC_SSEGS], SC_AT_SC)
@@ -24,5 +23,9 @@
 #define state SC_BUFFER(sc_head_state *, SC_AT_HEAD_STATE)
 #define work SC_BUFFER(int32_t(*)[SC_HEAD_DIM], SC_AT_HEAD_WORK)
 #define xv SC_BUFFER(sc_qvec *, SC_AT_XV)
+#if SC_RANK > 0
 #define sv SC_BUFFER(sc_qvec *, SC_AT_SV)
+#else
+#define sv ((sc_qvec *)0)
+#endif
 #endif

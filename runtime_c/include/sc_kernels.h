@@ -9,20 +9,6 @@
 
 /* ---- quantised vectors (numerics/vectors.py) ---- */
 
-#define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
-
-/* How a vector of k inputs is cut. words: int32 words of its int8 form, padding included. */
-typedef struct {
-    uint32_t k, seg_elems, last_elems, nseg;
-    uint32_t seg_blocks; /* SC_BLOCKs per full segment */
-    uint32_t blocks;     /* in all */
-    uint32_t seg_words, words;
-    uint32_t cmax;
-    int format;
-} sc_cut;
-
-sc_cut sc_cut_of(const sc_matrix *m, uint32_t k);
-
 /* One token's quantised form. */
 typedef struct {
     int8_t *q;    /* words * 4 bytes, 4-byte aligned */
@@ -32,22 +18,25 @@ typedef struct {
     int32_t exponent;
 } sc_qvec;
 
-/* What the scan leaves for the quantiser. */
+/* A core's part of the scan. */
 typedef struct {
-    uint32_t *block_max; /* [blocks] */
-    uint32_t *core_max;  /* [cores] */
-    uint64_t *core_sum;  /* [cores] */
-} sc_scan;
+    uint32_t max;  /* of |y| */
+    uint32_t pad;
+    uint64_t sum;  /* of (x >> pre_shift)^2 */
+} sc_part;
 
-/* Scan: block and core maxima of |x| and the core's share of sum((x >> pre_shift)^2).
- * With gain (Q15) the maxima are those of y = x * gain >> 15, which is written to y; pass y = x
- * and gain = NULL otherwise. */
-void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int pre_shift,
-                 sc_scan *scan, int core, int cores);
-/* After a barrier: int8 values and segment scales; the last core also sets mantissa and exponent.
- * norm != 0: those of RMSNorm with epsilon eps, else those of the vector itself. */
-void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const sc_scan *scan, int norm, uint64_t eps,
-                     sc_qvec *out, int core, int cores);
+/* The last core that has work in everything: tasks of one core go to it. */
+#define SC_LAST_CORE(cores) ((cores) - 1)
+
+/* First half of quantisation, this core's blocks: block_max[blocks] and parts[core] of |x|; with
+ * norm != 0 the sum of squares too.  With gain (Q15) the maxima are those of
+ * y = x * gain >> 15, which is written to y (otherwise unused). */
+void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm, int pre_shift,
+                 uint32_t *block_max, sc_part *parts, int core, int cores);
+/* Second half, after a barrier: int8 values and segment scales; the last core also sets mantissa
+ * and exponent.  norm != 0: those of RMSNorm with epsilon eps, else those of the vector itself. */
+void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max, const sc_part *parts,
+                     int norm, uint64_t eps, sc_qvec *out, int core, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 

@@ -9,6 +9,17 @@
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
 enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4 };
 
+#define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
+
+/* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
+ * last_elems.  A segment occupies whole words (4 inputs; two words at a time for 4-bit weights). */
+typedef struct {
+    uint16_t k, nseg, seg_elems, last_elems;
+    uint16_t seg_blocks, blocks;          /* SC_BLOCKs of a full segment, and in all */
+    uint16_t seg_words, last_words, words;
+    uint16_t cmax;                        /* largest segment scale */
+} sc_cut;
+
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
  *   uint16 r[8]
  *   per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights
@@ -21,13 +32,10 @@ typedef struct sc_matrix {
     uint32_t rows;
     uint16_t blocks;       /* ceil(rows / 8); 0 = matrix absent */
     uint16_t tile_blocks;  /* blocks that travel together */
-    uint16_t nseg;
-    uint16_t seg_elems;    /* inputs per segment */
-    uint16_t last_elems;   /* inputs of the last segment */
+    sc_cut in;             /* the activations it reads */
     uint8_t level;         /* enum sc_level */
     uint8_t format;        /* enum sc_format */
     int16_t shift;         /* requantize shift before the token's exponent */
-    uint16_t cmax;         /* of the activations it reads */
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
@@ -41,11 +49,6 @@ typedef struct {
     int16_t gate_shift; /* gate to Q16 */
     int16_t silu_shift; /* product to the fixed point of h */
 } sc_layer;
-
-/* words (of 4 inputs) that a segment of n inputs occupies in a quantised vector */
-static inline uint32_t sc_seg_words(uint32_t n, int format) {
-    return (format & SC_FMT_W4) ? ((n + 7) >> 3) << 1 : (n + 3) >> 2;
-}
 
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;

@@ -17,10 +17,23 @@ static inline int32_t sc_sat64(int64_t v) {
     return v > SC_INT32_MAX ? SC_INT32_MAX : v < -(int64_t)SC_INT32_MAX ? -SC_INT32_MAX : (int32_t)v;
 }
 
+/* a + b, saturated */
 static inline int32_t sc_sat_add(int32_t a, int32_t b) {
-    int32_t s;
-    if (!__builtin_add_overflow(a, b, &s)) return s == INT32_MIN ? -SC_INT32_MAX : s;
-    return a < 0 ? -SC_INT32_MAX : SC_INT32_MAX;
+    int32_t s = (int32_t)((uint32_t)a + (uint32_t)b);
+    if (__builtin_expect(((a ^ s) & (b ^ s)) < 0, 0)) return a < 0 ? -SC_INT32_MAX : SC_INT32_MAX;
+    return sc_max(s, -SC_INT32_MAX);
+}
+
+/* High word of the signed product.  GCC spells it with four instructions when it can prove one
+ * factor positive, hence the assembly. */
+static inline int32_t sc_mulh(int32_t a, int32_t b) {
+#ifdef __riscv
+    int32_t d;
+    __asm__("mulh %0, %1, %2" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+#else
+    return (int32_t)(((int64_t)a * b) >> 32);
+#endif
 }
 
 /* v / 2^s rounded half up, 1 <= s <= 31; never overflows */
@@ -36,12 +49,19 @@ static inline int64_t sc_rshift64(int64_t v, int s) {
     return s > 0 ? (v >> s) + ((v >> (s - 1)) & 1) : v;
 }
 
-/* v * 2^s saturated, 0 <= s <= 31 */
-static inline int32_t sc_lshift_sat(int32_t v, int s) { return sc_sat64((int64_t)((uint64_t)(int64_t)v << s)); }
+/* v * gain / 2^15 rounded down and saturated */
+static __attribute__((noinline, unused)) int32_t sc_scale_q15(int32_t v, int16_t gain) {
+    return sc_sat64(((int64_t)v * gain) >> 15);
+}
+
+/* v * 2^s saturated, 0 <= s <= 31; rare, so kept out of the hot code */
+static __attribute__((noinline, cold, unused)) int32_t sc_lshift_sat(int32_t v, int s) {
+    return sc_sat64((int64_t)((uint64_t)(int64_t)v << s));
+}
 
 /* acc * factor * 2^-(32 + shift): floor of the high word, rounded by shift (clamped to -31..30) */
 static inline int32_t sc_requantize(int32_t acc, uint32_t factor, int shift) {
-    int32_t high = (int32_t)(((int64_t)acc * (int32_t)factor) >> 32);
+    int32_t high = sc_mulh(acc, (int32_t)factor);
     if (shift > 0) return sc_rshift(high, shift > 30 ? 30 : shift);
     if (shift == 0) return high;
     return sc_lshift_sat(high, shift < -31 ? 31 : -shift);

@@ -26,30 +26,30 @@ static void dump_bytes(const char *op, const int8_t *v, uint32_t n) {
 }
 
 /* op ends in ".q": its values; ".c" its segment scales; ".s" mantissa and exponent */
-static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader, uint32_t k) {
+static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader) {
     const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
     char name[16];
     int n = 0;
     while (op[n]) name[n] = op[n], n++;
     name[n] = 0;
     name[n - 1] = 'c';
-    dump_words(name, v->c, reader->nseg);
+    dump_words(name, v->c, reader->in.nseg);
     name[n - 1] = 's';
     dump_words(name, scale, 2);
-    dump_bytes(op, v->q, sc_cut_of(reader, k).words * 4);
+    dump_bytes(op, v->q, reader->in.words * 4u);
 }
 
 static void dump(enum sc_dump_point what, const sc_layer *l, uint32_t t) {
     switch (what) {
-    case SC_DUMP_ATTN_IN: dump_qvec("attn_in.q", &xv[t], &l->m[SC_QKV], SC_HIDDEN); break;
+    case SC_DUMP_ATTN_IN: dump_qvec("attn_in.q", &xv[t], &l->m[SC_QKV]); break;
     case SC_DUMP_QKV: dump_words("qkv", y[t], SC_QKV_ROWS); break;
     case SC_DUMP_Q8: dump_bytes("q8", q8[t], SC_HEADS * SC_HDP); break;
     case SC_DUMP_ATTN: dump_words("attn", y[t], SC_HEADS * SC_HEAD_DIM); break;
-    case SC_DUMP_O_IN: dump_qvec("o_in.q", &xv[t], &l->m[SC_O], SC_HEADS * SC_HEAD_DIM); break;
+    case SC_DUMP_O_IN: dump_qvec("o_in.q", &xv[t], &l->m[SC_O]); break;
     case SC_DUMP_MID: dump_words("mid", x[t], SC_HIDDEN); break;
-    case SC_DUMP_MLP_IN: dump_qvec("mlp_in.q", &xv[t], &l->m[SC_GU], SC_HIDDEN); break;
+    case SC_DUMP_MLP_IN: dump_qvec("mlp_in.q", &xv[t], &l->m[SC_GU]); break;
     case SC_DUMP_H: dump_words("h", y[t], SC_FFN); break;
-    case SC_DUMP_DOWN_IN: dump_qvec("down_in.q", &xv[t], &l->m[SC_DOWN], SC_FFN); break;
+    case SC_DUMP_DOWN_IN: dump_qvec("down_in.q", &xv[t], &l->m[SC_DOWN]); break;
     case SC_DUMP_OUT: dump_words("out", x[t], SC_HIDDEN); break;
     }
 }

@@ -55,67 +55,38 @@ static SC_PHASE void embed(int core) {
     }
 }
 
-/* x or y -> xv: the int8 input of matrix m, for tokens first .. sc_now.tokens - 1. */
-static SC_PHASE void quantize(const sc_matrix *m, uint32_t k, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
-                     uint32_t first, int core) {
-    const sc_cut cut = sc_cut_of(m, k);
-    sc_scan scan;
+/* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1. */
+static SC_PHASE void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
+                              uint32_t first, sc_qvec *out, int core) {
+    const sc_cut *cut = &m->in;
     sc_barrier();
-    for (uint32_t t = first; t < sc_now.tokens; t++) {
-        scan = (sc_scan){block_max[t], core_max[t], core_sum[t]};
-        sc_vec_scan(&cut, src + t * stride, gain ? y[t] : src + t * stride, gain, norm ? SC_NORM_SHIFT : 31, &scan,
-                    core, SC_CORES);
-    }
+    for (uint32_t t = first; t < sc_now.tokens; t++)
+        sc_vec_scan(cut, src + t * stride, y[t], gain, norm, SC_NORM_SHIFT, block_max[t], parts[t], core, SC_CORES);
     sc_barrier();
-    for (uint32_t t = first; t < sc_now.tokens; t++) {
-        scan = (sc_scan){block_max[t], core_max[t], core_sum[t]};
-        sc_vec_quantize(&cut, gain ? y[t] : src + t * stride, &scan, norm, SC_NORM_EPS, &xv[t], core, SC_CORES);
-    }
+    if (gain) src = y[0], stride = SC_Y_WORDS;
+    for (uint32_t t = first; t < sc_now.tokens; t++)
+        sc_vec_quantize(cut, src + t * stride, block_max[t], parts[t], norm, SC_NORM_EPS, &out[t], core, SC_CORES);
 #if SC_XSUMS
     if (m->format & SC_FMT_ASYM) {
         sc_barrier();
-        for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(&cut, &xv[t], core, SC_CORES);
+        for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
     }
 #endif
 }
 
+/* All rows of a matrix, tile by tile as the stream delivers them. */
+static SC_PHASE void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #if SC_RANK > 0
-/* a @ x of a side path, quantised into sv. */
-static SC_PHASE void side_path(const sc_matrix *a, const sc_matrix *b, int core) {
-    const sc_output out = {SC_STORE, sy[0], SC_RANK, 0, 0};
-    for (uint32_t first = 0; first < a->blocks; first += a->tile_blocks) {
-        const uint8_t *tile = sc_stream_tile(core);
-        uint32_t n = a->blocks - first < a->tile_blocks ? a->blocks - first : a->tile_blocks;
-        sc_matrix_tile(a, tile, first, n, xv, 0, sc_now.tokens, &out, core, SC_CORES);
-    }
-    const sc_cut cut = sc_cut_of(b, a->rows);
-    sc_barrier();
-    for (uint32_t t = 0; t < sc_now.tokens; t++) {
-        sc_scan scan = {block_max[t], core_max[t], core_sum[t]};
-        sc_vec_scan(&cut, sy[t], sy[t], 0, 31, &scan, core, SC_CORES);
-    }
-    sc_barrier();
-    for (uint32_t t = 0; t < sc_now.tokens; t++) {
-        sc_scan scan = {block_max[t], core_max[t], core_sum[t]};
-        sc_vec_quantize(&cut, sy[t], &scan, 0, 0, &sv[t], core, SC_CORES);
-    }
-}
-#endif
-
-/* The matrix (and side path) of a slot, tile by tile as the stream delivers them. */
-static SC_PHASE void linear(const sc_layer *layer, int slot, const sc_output *out, int core) {
-    const sc_matrix *m = &layer->m[slot];
-    const sc_qvec *side = 0;
-#if SC_RANK > 0
-    if (m->b) {
-        side_path(&layer->m[slot - 1], m->b, core);
-        side = sv;
+    if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
+        const sc_output side = {SC_STORE, sy[0], SC_RANK, 0, 0};
+        linear(m - 1, in, tokens, &side, core);
+        quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
     }
 #endif
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
-        uint32_t n = m->blocks - first < m->tile_blocks ? m->blocks - first : m->tile_blocks;
-        sc_matrix_tile(m, tile, first, n, xv, side, sc_now.tokens, out, core, SC_CORES);
+        uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
+        sc_matrix_tile(m, tile, first, n, in, sv, tokens, out, core, SC_CORES);
     }
 }
 
@@ -224,29 +195,31 @@ static SC_PHASE void attention(uint32_t index, int core) {
 
 static SC_PHASE void transformer_layer(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
-    const sc_output qkv = {SC_STORE, y[0], SC_Y_WORDS, 0, 0};
-    const sc_output residual = {SC_ADD, x[0], SC_HIDDEN, 0, 0};
-    const sc_output h = {SC_SILU, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+    const uint32_t tokens = sc_now.tokens;
+    sc_output out = {SC_STORE, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
 
-    quantize(&layer->m[SC_QKV], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
+    quantize(&layer->m[SC_QKV], x[0], SC_HIDDEN, 1, 0, 0, xv, core);
     DUMP(SC_DUMP_ATTN_IN);
-    linear(layer, SC_QKV, &qkv, core);
+    linear(&layer->m[SC_QKV], xv, tokens, &out, core);
     DUMP(SC_DUMP_QKV);
     prepare_heads(index, core);
     DUMP(SC_DUMP_Q8);
     attention(index, core);
     DUMP(SC_DUMP_ATTN);
-    quantize(&layer->m[SC_O], SC_HEADS * SC_HEAD_DIM, y[0], SC_Y_WORDS, 0, 0, 0, core);
+    out = (sc_output){SC_ADD, x[0], SC_HIDDEN, 0, 0};
+    quantize(&layer->m[SC_O], y[0], SC_Y_WORDS, 0, 0, 0, xv, core);
     DUMP(SC_DUMP_O_IN);
-    linear(layer, SC_O, &residual, core);
+    linear(&layer->m[SC_O], xv, tokens, &out, core);
     DUMP(SC_DUMP_MID);
-    quantize(&layer->m[SC_GU], SC_HIDDEN, x[0], SC_HIDDEN, 1, 0, 0, core);
+    out = (sc_output){SC_SILU, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+    quantize(&layer->m[SC_GU], x[0], SC_HIDDEN, 1, 0, 0, xv, core);
     DUMP(SC_DUMP_MLP_IN);
-    linear(layer, SC_GU, &h, core);
+    linear(&layer->m[SC_GU], xv, tokens, &out, core);
     DUMP(SC_DUMP_H);
-    quantize(&layer->m[SC_DOWN], SC_FFN, y[0], SC_Y_WORDS, 0, 0, 0, core);
+    out = (sc_output){SC_ADD, x[0], SC_HIDDEN, 0, 0};
+    quantize(&layer->m[SC_DOWN], y[0], SC_Y_WORDS, 0, 0, 0, xv, core);
     DUMP(SC_DUMP_DOWN_IN);
-    linear(layer, SC_DOWN, &residual, core);
+    linear(&layer->m[SC_DOWN], xv, tokens, &out, core);
     DUMP(SC_DUMP_OUT);
     if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) {
         sc_barrier();
@@ -255,15 +228,10 @@ static SC_PHASE void transformer_layer(uint32_t index, int core) {
 }
 
 static SC_PHASE void head(int core) {
-    const sc_matrix *m = &sc_head;
     const uint32_t last = sc_now.tokens - 1;
-    quantize(m, SC_HIDDEN, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, core);
-    for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
-        const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
-        const uint8_t *tile = sc_stream_tile(core);
-        uint32_t n = m->blocks - first < m->tile_blocks ? m->blocks - first : m->tile_blocks;
-        sc_matrix_tile(m, tile, first, n, &xv[last], 0, 1, &out, core, SC_CORES);
-    }
+    const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
+    quantize(&sc_head, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, xv, core);
+    linear(&sc_head, xv + last, 1, &out, core);
 }
 
 void sc_forward(void *unused, int core) {
@@ -284,7 +252,7 @@ void sc_forward(void *unused, int core) {
         sc_dma_wait(d);
     }
     embed(core);
-    if (core == 0) sc_stream_begin(sc_now.want_logits);
+    if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want_logits);
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
     if (sc_now.want_logits) head(core);
 }

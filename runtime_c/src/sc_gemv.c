@@ -108,13 +108,13 @@ static inline __attribute__((always_inline)) const uint8_t *block_dot(const sc_m
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
-    uint32_t words = sc_seg_words(m->seg_elems, format);
+    uint32_t words = m->in.seg_words;
     EACH_ROW acc[r] = 0;
-    for (uint32_t left = m->nseg; left; left--, c++) {
+    for (uint32_t left = m->in.nseg; left; left--, c++) {
         const uint8_t *d = w;
         const int8_t *z = (const int8_t *)w + SC_ROWS;
         int32_t dot[SC_ROWS];
-        if (left == 1) words = sc_seg_words(m->last_elems, format);
+        if (left == 1) words = m->in.last_words;
         if (format & SC_FMT_GROUPED) w += SC_ROWS;
         if (format & SC_FMT_ASYM) w += SC_ROWS;
         w = (format & SC_FMT_W4) ? dot_w4(w, &xq, words >> 1, dot) : dot_w8(w, &xq, words, dot);
@@ -139,7 +139,7 @@ static inline __attribute__((always_inline)) void rescale(const sc_matrix *m, co
                                                           const sc_qvec *x, int32_t y[SC_ROWS]) {
     const int32_t shift = sc_min(m->shift - x->exponent, 30);
     const int32_t mantissa = (int32_t)x->mantissa;
-    EACH_ROW y[r] = (int32_t)(((int64_t)y[r] * (int32_t)(row_scale(block, r) * (uint32_t)mantissa)) >> 32);
+    EACH_ROW y[r] = sc_mulh(y[r], (int32_t)row_scale(block, r) * mantissa);
     if (shift > 0) {
         const int32_t half = 1 << (shift - 1);
         EACH_ROW y[r] = (y[r] + half) >> shift;
@@ -161,11 +161,10 @@ static __attribute__((noinline)) void add_side(const sc_matrix *b, const uint8_t
 /* silu(gate) * up; |result| < 2^31 by the bound that fixed its fraction bits */
 static inline int32_t silu_mul(int32_t gate, int32_t up, const sc_output *o) {
     int32_t g16 = o->gate_shift > 0 ? sc_rshift(gate, o->gate_shift) : sc_lshift_sat(gate, -o->gate_shift);
-    int32_t s = (int32_t)(((int64_t)gate * (int32_t)(sc_sigmoid_q16(g16) << 14)) >> 32);
-    int64_t p = (int64_t)s * up;
-    uint32_t low = (uint32_t)p;
+    int32_t s = sc_mulh(gate, (int32_t)(sc_sigmoid_q16(g16) << 14));
+    uint32_t high = (uint32_t)sc_mulh(s, up), low = (uint32_t)s * (uint32_t)up;
     int k = o->silu_shift; /* 1 .. 31 */
-    return (int32_t)(((uint32_t)(p >> 32) << (32 - k)) | low >> k) + (int32_t)((low >> (k - 1)) & 1);
+    return (int32_t)((high << (32 - k) | low >> k) + (low >> (k - 1) & 1));
 }
 
 SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
@@ -200,10 +199,10 @@ void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32
                   int shift, int32_t *x, int core, int cores) {
     const int format = FORMAT(m), w4 = format & SC_FMT_W4;
     const uint32_t head = (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? SC_ROWS : 0u);
-    const uint32_t seg_bytes = head + sc_seg_words(m->seg_elems, format) * 4 * SC_ROWS / (w4 ? 2 : 1);
+    const uint32_t seg_bytes = head + m->in.seg_words * 4u * SC_ROWS / (w4 ? 2 : 1);
     const int32_t r = (int32_t)row_scale(block, (int)row);
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
-        uint32_t g = i / m->seg_elems, at = i - g * m->seg_elems;
+        uint32_t g = i / m->in.seg_elems, at = i - g * m->in.seg_elems;
         const uint8_t *seg = block + 2 * SC_ROWS + g * seg_bytes, *w = seg + head;
         int32_t v;
         if (w4) {

@@ -1,7 +1,7 @@
 /* Weight tiles from wherever they are stored into two L1 buffers.
  *
  * Tiles are consumed in one fixed order: slot by slot, layer by layer, then the head.  While the
- * cores work on one tile, core 0 has the next under way; from flash a third is on its way into an
+ * cores work on one tile, the last core has the next under way; from flash a third is on its way into an
  * L2 staging buffer, so the slow memory never waits for the fast one.
  */
 #include "sc_platform.h"
@@ -99,9 +99,9 @@ void sc_stream_begin(uint32_t want_logits) {
 }
 
 SC_HOT const uint8_t *sc_stream_tile(int core) {
-    if (core == 0) sc_dma_wait(st.dma);
+    if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(st.dma);
     sc_barrier(); /* the tile is there, and nobody reads the other buffer any more */
     uint32_t index = st.taken[core]++;
-    if (core == 0) load_ahead();
+    if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
     return buffers[index & 1];
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jinja2
 import numpy as np
-from shrinkc.build.layout import install, platform_files
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 24
 INPUT_WORDS = 16 + CONTEXT
+MAGIC = 0x31494353
+SEED = 3  # the word that tells selftest.c how to end
 SIZES = {"wmem": 300_001, "l2": 100_003, "flash": 262_144}
 
 
@@ -21,28 +23,49 @@ def pattern(kind: int, size: int) -> bytes:
     return (x >> np.uint32(24) ^ x >> np.uint32(13)).astype(np.uint8).tobytes()
 
 
-def make_directory(out: Path, *, flash: bool = True, cl_stack: int = 1040) -> Path:
-    """Writes the directory ``out``; without flash the flash blob is an empty file."""
-    sizes = SIZES if flash else {**SIZES, "flash": 0}
-    install(platform_files(ROOT / "runtime_c", ROOT / "toolchain"), out)
+def input_words(end: int = 0) -> list[int]:
+    """A full input; ``end`` makes the program fail on purpose, see fail_on_purpose()."""
+    words = [(i * 2654435761) % 2**32 for i in range(INPUT_WORDS)]
+    words[0], words[SEED] = MAGIC, end
+    return words
+
+
+def make_directory(
+    out: Path, *, sizes: dict[str, int] | None = None, source: str | None = None
+) -> Path:
+    """Writes the directory ``out``; ``source`` replaces selftest.c."""
+    sizes = SIZES if sizes is None else sizes
+    shutil.copytree(ROOT / "runtime_c" / "platform", out / "src" / "platform")
+    (out / "src/platform/blobs.S").rename(out / "src/blobs.S")
+    shutil.copytree(ROOT / "toolchain", out / "src" / "toolchain")
     (out / "src/runtime").mkdir()
     for header in ("sc_platform.h", "sc_input.h"):
-        text = (ROOT / "runtime_c/include" / header).read_text()
-        (out / "src/runtime" / header).write_text(text)
+        shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
     defines = "".join(f"#define SC_TEST_{k.upper()} {v}\n" for k, v in sizes.items())
-    (out / "src/model.c").write_text(defines + (ROOT / "tests/platform/selftest.c").read_text())
+    text = (ROOT / "tests/platform/selftest.c").read_text() if source is None else source
+    (out / "src/model.c").write_text(defines + text)
     (out / "blobs").mkdir()
     for kind, (name, size) in enumerate(sizes.items(), start=1):
         (out / "blobs" / f"{name}.bin").write_bytes(pattern(kind, size))
+    (out / "Makefile").write_text(makefile(sizes["flash"]))
+    return out
+
+
+def makefile(flash_size: int, cl_stack: int = 1040) -> str:
+    """The template as the code generator fills it in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
         undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    makefile = environment.get_template("Makefile.j2").render(
-        context=CONTEXT, input_words=INPUT_WORDS, cl_stack=cl_stack,
-        command="shrinkc compile selftest", target="siracusa",
-        has_flash=flash, flash_size=sizes["flash"],
-    )  # fmt: skip
-    (out / "Makefile").write_text(makefile)
-    return out
+    return environment.get_template("Makefile.j2").render(
+        context=CONTEXT,
+        input_words=INPUT_WORDS,
+        cl_stack=cl_stack,
+        command="shrinkc compile selftest",
+        target="siracusa",
+        has_flash=flash_size > 0,
+        flash_size=flash_size,
+    )

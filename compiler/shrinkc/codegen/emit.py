@@ -18,7 +18,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Sample, SiluMul
 from shrinkc.memory.plan import LEVELS, QVEC_BYTES, Plan, head_scratch_bytes, head_state_bytes, y_words
-from shrinkc.schedule.shapes import MatrixShape, ModelShape
+from shrinkc.schedule.shapes import X_BLOCK, MatrixShape, ModelShape
 from shrinkc.targets import Target
 
 T = TypeVar("T", bound=Op)
@@ -36,13 +36,10 @@ class CMatrix:
     rows: int
     blocks: int
     tile_blocks: int
-    nseg: int
-    seg_elems: int
-    last_elems: int
+    cut: tuple[int, ...]  # sc_cut
     level: str
     format: str
     shift: int
-    cmax: int
     b: str = "0"
 
 
@@ -67,13 +64,13 @@ def _c_matrix(w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0") -> CMatr
         rows=w.n,
         blocks=shape.blocks,
         tile_blocks=p.tile_blocks if p else 1,
-        nseg=w.nseg,
-        seg_elems=w.seg if w.nseg > 1 else w.k,
-        last_elems=w.k - (w.nseg - 1) * w.seg,
+        cut=(
+            w.k, w.nseg, w.seg, shape.last, -(-w.seg // X_BLOCK), shape.x_blocks,
+            shape.seg_words(w.seg), shape.seg_words(shape.last), shape.words, w.cmax,
+        ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
         format=_format(w),
         shift=w.shift,
-        cmax=w.cmax,
         b=b,
     )
 

@@ -106,14 +106,20 @@ class KvShape:
         )
 
 
+def _skewed(size: int) -> int:
+    """The least size that is 12 more than a multiple of 64: neighbours start in other L1 banks, so
+    that cores in step do not meet in one."""
+    return -(-(size - 12) // 64) * 64 + 12
+
+
 def head_scratch_bytes(context: int) -> int:
     """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
-    return -(-context // 4) * 4 * 7
+    return _skewed(-(-context // 4) * 4 * 7 + 12)
 
 
 def head_state_bytes(head_dim: int) -> int:
     """sizeof(sc_head_state)."""
-    return 12 + 8 * (-(-head_dim // 4) * 4)
+    return _skewed(16 + 8 * (-(-head_dim // 4) * 4))
 
 
 QVEC_BYTES = 48  # of a 64-bit host; 20 on the 32-bit targets
@@ -145,8 +151,7 @@ def l1_buffers(s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_
         b("xc", 4 * chunk * nseg, "attn_norm", "head"),
         b("xv", QVEC_BYTES * chunk),
         b("block_max", 4 * chunk * x_blocks, "attn_norm", "final_norm"),
-        b("core_max", 4 * chunk * t.cores, "attn_norm", "final_norm"),
-        b("core_sum", 8 * chunk * t.cores, "attn_norm", "final_norm"),
+        b("parts", 16 * chunk * t.cores, "attn_norm", "final_norm"),
         b("rope", 2 * chunk * s.head_dim, "embed", "down"),
         b("q8", chunk * s.heads * padded, "heads", "attention"),
         b("q_scale", 4 * chunk * s.heads, "heads", "attention"),
@@ -326,5 +331,5 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the layer table on the device: 8 matrices of 36 bytes and four scalars per layer."""
-    return s.num_layers * (8 * 36 + 8)
+    """sizeof the layer table on the device: 8 matrices of 48 bytes and four scalars per layer."""
+    return s.num_layers * (8 * 48 + 8)

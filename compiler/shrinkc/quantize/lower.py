@@ -68,6 +68,12 @@ def norm_kappa(k: int) -> float:
     return math.sqrt(k) / (QMAX * 2.0 ** (31 + square_pre_shift(k)))
 
 
+def norm_exponent_max(k: int) -> int:
+    """Largest exponent of a NormQuant result: max |x| / rms is at most sqrt(K), so that
+    mantissa * 2**exponent <= 2**(31 + pre_shift), and mantissas are at least 2**14."""
+    return 31 + square_pre_shift(k) - 14
+
+
 def norm_eps(config: LlamaConfig, frac: int) -> int:
     """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is."""
     k = config.hidden_size
@@ -119,46 +125,51 @@ class _Lowering:
         kappa: float,
         frac: int,
         adapters: list[tuple[slice, LowRankAdapter]] | None = None,
-        bits: int | None = None,
+        exponent_max: int | None = None,
     ) -> QLinear:
         o = self.options
-        bits = o.bits if bits is None else bits
-        side: LowRank | None = None
-        limit = 255
-        if adapters:
-            rank = sum(x.a.shape[0] for _, x in adapters)
-            a = np.concatenate([x.a for _, x in adapters])
-            b = np.zeros((weight.shape[0], rank), np.float32)
-            at = 0
-            for rows, x in adapters:
-                b[rows, at : at + x.a.shape[0]] = x.b
-                at += x.a.shape[0]
-            mid = frac_for(row_bound(a))
-            qa = quantize_matrix(
-                f"{name}.a", a, bits=8, group=None, asymmetric=False, kappa=kappa, frac=mid
-            )
-            qb = quantize_matrix(
-                f"{name}.b", b, bits=8, group=None, asymmetric=False,
-                kappa=2.0**-mid / QMAX, frac=frac,
+        bits = o.bits
+        common = {"kappa": kappa, "exponent_max": exponent_max}
+
+        def main(limit: int) -> QLinear:
+            return quantize_matrix(
+                name, weight, bits=bits, group=o.group, asymmetric=o.asymmetric, frac=frac,
+                cmax_limit=limit, **common,
             )  # fmt: skip
-            side, limit = LowRank(qa, qb), qa.cmax
-        w = quantize_matrix(
-            name, weight, bits=bits, group=o.group, asymmetric=o.asymmetric,
-            kappa=kappa, frac=frac, cmax_limit=limit,
-        )  # fmt: skip
-        if side is not None and side.a.cmax != w.cmax:
-            # both read the same activations: quantise the side again for the common cmax
-            side.a = quantize_matrix(
-                f"{name}.a", a, bits=8, group=None, asymmetric=False, kappa=kappa, frac=mid,
-                cmax_limit=w.cmax,
+
+        w = main(255)
+        if not adapters:
+            return w
+        rank = sum(x.a.shape[0] for _, x in adapters)
+        a = np.concatenate([x.a for _, x in adapters])
+        b = np.zeros((weight.shape[0], rank), np.float32)
+        at = 0
+        for rows, x in adapters:
+            b[rows, at : at + x.a.shape[0]] = x.b
+            at += x.a.shape[0]
+
+        def side_a(limit: int) -> QLinear:
+            return quantize_matrix(
+                f"{name}.a", a, bits=8, group=None, asymmetric=False,
+                frac=frac_for(row_bound(a)), cmax_limit=limit, **common,
             )  # fmt: skip
-        if side is not None and side.a.seg != w.seg:
+
+        # both read the same activations, so they share the smaller cmax
+        qa = side_a(w.cmax)
+        if qa.cmax < w.cmax:
+            w = main(qa.cmax)
+            qa = side_a(w.cmax)
+        if qa.seg != w.seg or (w.bits == 4 and w.seg % 8):
             raise QuantizeError(
                 f"{name}: a low-rank side path needs the activation groups of its matrix "
-                f"({w.seg}), it has {side.a.seg}.",
-                "use --group 64 or no --group with an adapter.",
+                f"({w.seg} inputs), its own has {qa.seg}.",
+                "use --group 64, or no --group, with an adapter.",
             )
-        w.low_rank = side
+        qb = quantize_matrix(
+            f"{name}.b", b, bits=8, group=None, asymmetric=False, kappa=2.0**-qa.frac / QMAX,
+            frac=w.frac,
+        )  # fmt: skip
+        w.low_rank = LowRank(qa, qb)
         return w
 
     def norm(self, x: str, layer: int, tag: str, weight: QLinear, gain: np.ndarray | None) -> str:
@@ -196,8 +207,11 @@ class _Lowering:
             f.attn_norm,
             q_proj=slice(0, nq), k_proj=slice(nq, nq + nkv), v_proj=slice(nq + nkv, nq + 2 * nkv),
         )  # fmt: skip
-        qkv_frac = frac_for(self._bound(qkv, qkv_side))
-        w = self.matrix(f"{name}.qkv", qkv, norm_kappa(k), qkv_frac, qkv_side)
+        w = self.matrix(
+            f"{name}.qkv", qkv, norm_kappa(k), frac_for(self._bound(qkv, qkv_side)), qkv_side,
+            norm_exponent_max(k),
+        )  # fmt: skip
+        qkv_frac = w.frac
         q = self.norm(x, index, f"{name}.attn_in", w, None)
         y = self.linear(q, index, f"{name}.qkv", w)
         heads = self.emit(
@@ -225,8 +239,11 @@ class _Lowering:
         ffn = c.intermediate_size
         gu_side = side(f.mlp_norm, gate_proj=slice(0, ffn), up_proj=slice(ffn, 2 * ffn))
         gate_up = np.concatenate([gate, up])
-        gu_frac = frac_for(self._bound(gate_up, gu_side))
-        w = self.matrix(f"{name}.gate_up", gate_up, norm_kappa(k), gu_frac, gu_side)
+        w = self.matrix(
+            f"{name}.gate_up", gate_up, norm_kappa(k), frac_for(self._bound(gate_up, gu_side)), gu_side,
+            norm_exponent_max(k),
+        )  # fmt: skip
+        gu_frac = w.frac
         q = self.norm(x, index, f"{name}.mlp_in", w, None)
         y = self.linear(q, index, f"{name}.gate_up", w)
         # Cauchy-Schwarz bounds gate and up together; their product is far smaller in practice,
@@ -267,7 +284,7 @@ class _Lowering:
             bound = row_bound(table)
         head = quantize_matrix(
             "head", table, bits=o.head_bits, group=o.group if o.head_bits == 4 else None,
-            asymmetric=False, kappa=kappa, frac=min(20, frac_for(bound)),
+            asymmetric=False, kappa=kappa, frac=min(20, frac_for(bound)), exponent_max=norm_exponent_max(k),
         )  # fmt: skip
         embed = head
         if m.head is not None:

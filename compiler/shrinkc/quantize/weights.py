@@ -75,11 +75,14 @@ def quantize_matrix(
     kappa: float,
     frac: int,
     cmax_limit: int = 255,
+    exponent_max: int | None = None,
 ) -> QLinear:
     """Quantise float [n, k].
 
     ``kappa`` is the unit of the input's mantissa times cmax: the input is
-    q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits.
+    q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
+    ``exponent_max``, the largest exponent an input can have, it is lowered until the final shift
+    is to the right for every input: more bits than the accumulator has would be made up.
     Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
@@ -119,6 +122,9 @@ def quantize_matrix(
         # the exponent that puts the largest row multiplier into 16 bits, then rows rounded up
         if cmax < 1:
             break
+        if exponent_max is not None:
+            room = math.log2(R_MAX * cmax / (row.max() * kappa))
+            frac = min(frac, math.floor(room) - 32 - exponent_max - 1)
         unit = kappa / cmax * 2.0**frac
         shift = math.floor(math.log2(R_MAX / (row.max() * unit))) - 32
         r = np.clip(np.ceil(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)

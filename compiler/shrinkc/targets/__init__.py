@@ -35,8 +35,9 @@ SIRACUSA = Target(
     # 4 MiB MRAM and 4 MiB SRAM in one address range; the engine reads one word past a tile
     wmem=8 * MIB - 32,
     flash=512 * MIB,
-    cl_stack=1024,
-    l1_system=9 * 1024 + 1024,
+    # 16 more than a multiple of 64, so that the cores' stacks start in different L1 banks
+    cl_stack=1040,
+    l1_system=9 * 1040 + 1024,
     l2_system=80 * KIB,
     runs_on=("host", "qemu", "gvsoc"),
 )

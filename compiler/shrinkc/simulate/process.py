@@ -1,0 +1,147 @@
+"""Runs one child process: streams its lines, ends it on time-out and on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+_CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Finished:
+    """``code`` is negative for a signal, as subprocess gives it, and None after a time-out."""
+
+    code: int | None
+    lines: list[str]
+    errors: list[str]
+    seconds: float
+
+
+@dataclass
+class _Lines:
+    """Cuts a byte stream at newlines only: a token's text may hold any other control character."""
+
+    on_line: Callable[[str], None] | None
+    lines: list[str] = field(default_factory=list)
+    rest: bytes = b""
+
+    def add(self, data: bytes) -> None:
+        *whole, self.rest = (self.rest + data).split(b"\n")
+        for line in whole:
+            self._emit(line)
+
+    def close(self) -> None:
+        if self.rest:
+            self._emit(self.rest)
+            self.rest = b""
+
+    def _emit(self, line: bytes) -> None:
+        text = line.decode(errors="backslashreplace")
+        self.lines.append(text)
+        if self.on_line is not None:
+            self.on_line(text)
+
+
+def run_streaming(
+    command: list[str],
+    *,
+    env: Mapping[str, str],
+    directory: Path,
+    stdin: IO[bytes] | int,
+    timeout_s: float,
+    on_line: Callable[[str], None] | None,
+    terminal: bool,
+) -> Finished:
+    """Runs ``command`` in a process group of its own until it ends or ``timeout_s`` is over.
+
+    ``terminal`` gives it a pseudo-terminal as stdout, for a program that holds lines back when it
+    writes to a pipe.  Whatever ends this function, no process of the group is left.
+    """
+    if terminal:
+        reader, writer = os.openpty()
+        _make_transparent(writer)
+    else:
+        reader, writer = os.pipe()
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=directory,
+            stdin=stdin,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    assert process.stderr is not None
+    out, errors = _Lines(on_line), _Lines(None)
+    ended = False
+    try:
+        with process.stderr:
+            streams = {reader: out, process.stderr.fileno(): errors}
+            _pump(streams, started + timeout_s)
+        process.wait(max(0.0, started + timeout_s - time.monotonic()))
+        ended = True
+    except (TimeoutError, subprocess.TimeoutExpired):
+        pass
+    finally:
+        os.close(reader)
+        if not ended:
+            _end_group(process)
+    out.close()
+    errors.close()
+    code = process.returncode if ended else None
+    return Finished(code, out.lines, errors.lines, time.monotonic() - started)
+
+
+def _make_transparent(terminal: int) -> None:
+    """No translation of newlines in what is written to the terminal."""
+    settings = termios.tcgetattr(terminal)
+    settings[1] &= ~termios.OPOST
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)
+
+
+def _pump(streams: Mapping[int, _Lines], deadline: float) -> None:
+    """Reads all streams to their ends; TimeoutError at the deadline."""
+    with selectors.DefaultSelector() as selector:
+        for stream in streams:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready and time.monotonic() >= deadline:
+                raise TimeoutError
+            for key, _ in ready:
+                data = _read(key.fd)
+                streams[key.fd].add(data)
+                if not data:
+                    selector.unregister(key.fd)
+
+
+def _read(stream: int) -> bytes:
+    try:
+        return os.read(stream, _CHUNK)
+    except OSError:  # a pseudo-terminal ends with EIO
+        return b""
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills the child and its children: gvsoc is a script that starts the simulator."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

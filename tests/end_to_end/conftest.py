@@ -1,0 +1,40 @@
+"""The models that the tests of this folder compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.shared_data import find_shared_data
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.importer import FloatModel, convert_llama2c, load_hf
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gvsoc: runs on the SoC simulator (tens of seconds)")
+
+
+@pytest.fixture(scope="session")
+def story_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
+    """stories260K where the shared data is there, else a tiny random model of odd sizes."""
+    folder = tmp_path_factory.mktemp("story_model") / "model"
+    data = find_shared_data()
+    if data is not None:
+        source = data / "stories260K"
+        convert_llama2c(source / "stories260K.bin", source / "tok512.bin", folder)
+    else:
+        write_tiny_llama(
+            folder, hidden=60, intermediate=130, layers=3, heads=6, kv_heads=3, head_dim=10, seed=5
+        )
+    return load_hf(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
+    """Two layers of odd sizes, GQA, a tied head."""
+    folder = tmp_path_factory.mktemp("tiny_model") / "model"
+    write_tiny_llama(
+        folder, hidden=37, intermediate=91, layers=2, heads=6, kv_heads=3, head_dim=6, seed=9
+    )
+    return load_hf(folder)

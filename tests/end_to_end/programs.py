@@ -1,0 +1,149 @@
+"""Compile, build, run and prove one model: what the tests of this folder share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkc.build import build_program, find_tool
+from shrinkc.codegen.emit import emit
+from shrinkc.importer import FloatModel
+from shrinkc.importer.model import LowRankAdapter
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Sampling
+from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.verify import verify
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
+from shrinkc.simulate import TARGET_OF, run_program
+from shrinkc.simulate.proof import (
+    TRACE_PROOF,
+    Record,
+    Request,
+    Verdict,
+    compare,
+    parse,
+    reference,
+)
+from shrinkc.targets import SIRACUSA, Target
+
+ENV = dict(os.environ)
+NEEDS = {
+    "host": ("cc",),
+    "qemu": ("riscv64-unknown-elf-gcc", "qemu-riscv32"),
+    "gvsoc": ("riscv64-unknown-elf-gcc", "gvsoc"),
+}
+GREEDY = Sampling()
+WARM = Sampling(inv_temp_q16=65536, top_p_q16=58982, seed=7)  # temperature 1, top-p 0.9
+
+
+def missing(on: str) -> str | None:
+    """Why programs for the machine ``on`` cannot be built or run here, or None."""
+    for name in ("make", *NEEDS[on]):
+        tool = find_tool(name, ENV)
+        if not tool.usable:
+            return f"{tool.name}: {tool.problem}; {tool.fix}"
+    return None
+
+
+def need(on: str) -> None:
+    """Skip the test, naming what is missing."""
+    reason = missing(on)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@dataclass
+class Program:
+    """A compiled directory with what the compiler knew when it wrote it."""
+
+    out: Path
+    graph: Graph
+    shape: ModelShape
+    plan: Plan
+
+    def build(self, on: str, **options: str) -> Program:
+        """Build for the machine ``on``; options are those of the generated Makefile."""
+        build_program(self.out, TARGET_OF[on], env=ENV, options=options)
+        return self
+
+    def run(self, on: str, request: Request, timeout_s: float = 60) -> list[str]:
+        """The lines of a proof run that ended by itself with exit code 0."""
+        words = request.words(self.graph.context, TRACE_PROOF)
+        done = run_program(self.out, on, words, env=ENV, timeout_s=timeout_s)
+        assert done.exit_code == 0, (done.lines[-5:], done.errors[-20:])
+        return done.lines
+
+    def prove(
+        self, on: str, request: Request, want: Record | None = None, timeout_s: float = 60
+    ) -> Verdict:
+        """Run and compare with the interpreter; every value equal and more than none compared."""
+        got = parse(self.run(on, request, timeout_s))
+        want = reference(self.graph, request) if want is None else want
+        verdict = compare(got, want, self.graph)
+        assert verdict.compared > 0
+        assert verdict.mismatched == 0, f"{on}: {verdict}"
+        assert verdict.ok
+        return verdict
+
+
+def compile_graph(
+    graph: Graph,
+    model: FloatModel,
+    out: Path,
+    target: Target = SIRACUSA,
+    l1_budget: int | None = None,
+) -> Program:
+    """Plan, verify and emit a lowered model into the new directory ``out``."""
+    shape = shapes_of_graph(graph, sum(map(len, model.tokenizer.decode_table())))
+    plan = make_plan(shape, target, l1_budget)
+    assert verify(plan, shape, target) > 0
+    out.mkdir(parents=True)
+    emit(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test")
+    return Program(out, graph, shape, plan)
+
+
+def compile_model(
+    model: FloatModel,
+    out: Path,
+    options: QuantOptions = QuantOptions(),  # noqa: B008 - frozen
+    context: int = 32,
+    target: Target = SIRACUSA,
+    l1_budget: int | None = None,
+) -> Program:
+    """Everything between a float model and a directory that make can build."""
+    return compile_graph(lower(model, options, context), model, out, target, l1_budget)
+
+
+def add_adapters(model: FloatModel, ranks: Mapping[str, int], seed: int = 0) -> None:
+    """Hang a random side path next to the named modules (``q_proj`` ...) of every layer."""
+    rng = np.random.default_rng(seed)
+    fields = {
+        "q_proj": "wq",
+        "k_proj": "wk",
+        "v_proj": "wv",
+        "o_proj": "wo",
+        "gate_proj": "w_gate",
+        "up_proj": "w_up",
+        "down_proj": "w_down",
+    }
+    for layer in model.layers:
+        for module, rank in ranks.items():
+            rows, k = getattr(layer, fields[module]).shape
+            layer.adapters[module] = LowRankAdapter(
+                (rng.standard_normal((rank, k)) / np.sqrt(k)).astype(np.float32),
+                (rng.standard_normal((rows, rank)) / np.sqrt(rank)).astype(np.float32),
+            )
+
+
+def random_request(
+    graph: Graph, rng: np.random.Generator, prompt: int, new: int, sampling: Sampling = GREEDY
+) -> Request:
+    """A prompt of random ids; generation goes on past an end token."""
+    ids = tuple(int(v) for v in rng.integers(0, graph.vocab, prompt))
+    return Request(ids, new, sampling, ignore_eos=True)
