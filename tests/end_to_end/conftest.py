@@ -28,13 +28,3 @@ def story_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
             folder, hidden=60, intermediate=130, layers=3, heads=6, kv_heads=3, head_dim=10, seed=5
         )
     return load_hf(folder)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
-    """Two layers of odd sizes, GQA, a tied head."""
-    folder = tmp_path_factory.mktemp("tiny_model") / "model"
-    write_tiny_llama(
-        folder, hidden=37, intermediate=91, layers=2, heads=6, kv_heads=3, head_dim=6, seed=9
-    )
-    return load_hf(folder)

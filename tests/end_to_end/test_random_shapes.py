@@ -132,13 +132,16 @@ def test_qemu_is_there_for_the_property_above() -> None:
     need("qemu")
 
 
-def test_most_random_shapes_are_not_refused() -> None:
+def test_most_random_shapes_are_not_refused(tmp_path: Path) -> None:
     """The property above would be empty if everything were refused."""
-    refused = 0
+    compiled = 0
     for seed in range(COUNT):
-        options = draw(seed).options
-        refused += options.bits not in (4, 8)
-    assert refused == 0
+        try:
+            build_case(draw(seed), tmp_path / str(seed))
+            compiled += 1
+        except ShrinkcError as refusal:
+            assert refusal.hint
+    assert compiled >= 0.8 * COUNT
 
 
 def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jinja2
 import numpy as np
@@ -65,7 +66,7 @@ def makefile(flash_size: int, cl_stack: int = 1040) -> str:
         input_words=INPUT_WORDS,
         cl_stack=cl_stack,
         command="shrinkc compile selftest",
-        target="siracusa",
+        target=SimpleNamespace(name="siracusa"),
         has_flash=flash_size > 0,
         flash_size=flash_size,
     )

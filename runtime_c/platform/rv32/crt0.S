@@ -1,4 +1,4 @@
-/* Entry of the freestanding RV32 program: the kernel gives the stack, the loader the zeroed .bss. */
+/* Entry of the freestanding RV32 program: the kernel gives the stack, the loader zeroed .bss. */
     .section .text.start, "ax"
     .globl _start
 _start:

@@ -3,8 +3,8 @@
  *   _start            fabric controller, entered by the loader; stack and constants in L2
  *   sc_cluster_start  cluster cores, entered through their boot-address registers
  *
- * Every stack is painted with SC_PAINT before use: sc_exit() looks at its lowest word, and the depth
- * that was used can be read off later.
+ * Every stack is painted with SC_PAINT before use: sc_exit() looks at its lowest word, and the
+ * depth that was used can be read off later.
  */
 #define SC_PAINT 0x57AC57AC
 

@@ -1,4 +1,4 @@
-/* Registers of the Siracusa SoC that the platform touches.  Offsets and bits were tried on GVSoC. */
+/* Registers of the Siracusa SoC that the platform touches; offsets and bits were tried on GVSoC. */
 #ifndef SC_REGS_H
 #define SC_REGS_H
 
@@ -50,7 +50,7 @@ static inline uint32_t hart_id(void) {
 }
 
 /* ---- DMA (mchan), the channel of the core that asks ---- */
-#define DMA_COMMAND 0x10204400u /* read: a free counter; write: command, L1 address, other address */
+#define DMA_COMMAND 0x10204400u /* read: a free counter; write: command, L1 and other address */
 #define DMA_STATUS 0x10204404u  /* read: busy counters; write 1 << n: give counter n back */
 #define DMA_TO_L1 (1u << 17)
 #define DMA_LINEAR (1u << 18)

@@ -1,8 +1,9 @@
 /* Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
  *
  * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
- * DMA may be used by any worker and by the controller; the core that started a transfer waits.  There
- * are 16 counters in all: the cores together may not have more than 16 transfers outstanding.
+ * DMA may be used by any worker and by the controller; the core that started a transfer waits.
+ * There are 16 counters in all: the cores together may have 16 transfers outstanding, a 17th start
+ * waits for one to end.
  */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H

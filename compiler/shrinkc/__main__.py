@@ -1,0 +1,5 @@
+"""``python -m shrinkc``."""
+
+from shrinkc.cli.main import main
+
+main()

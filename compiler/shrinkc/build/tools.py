@@ -1,0 +1,152 @@
+"""Finds the outside programs: compilers, make, emulator, simulator.
+
+Nothing here reads the process environment; callers pass the mapping to look in.  ``PATH`` finds
+everything but GVSoC, which is rarely installed there, see :func:`gvsoc_candidates`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkc.core.errors import ToolMissing
+
+PROBE_SECONDS = 20
+GVSOC_LINK = "https://github.com/gvsoc/gvsoc"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One outside program as found, or why it cannot be used.
+
+    ``path`` and ``version`` are None exactly when ``problem`` says what is wrong.
+    """
+
+    name: str
+    needed_for: str
+    fix: str
+    path: Path | None = None
+    version: str | None = None
+    problem: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the program was found and starts."""
+        return self.path is not None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    name: str
+    needed_for: str
+    debian_package: str
+
+    @property
+    def fix(self) -> str:
+        return f"apt-get install {self.debian_package}"
+
+
+_ON_PATH = (
+    _Wanted("cc", "native programs (make host)", "gcc"),
+    _Wanted("make", "every build", "make"),
+    _Wanted("riscv64-unknown-elf-gcc", "rv32 and siracusa programs", "gcc-riscv64-unknown-elf"),
+    _Wanted("qemu-riscv32", "running rv32 programs", "qemu-user"),
+)
+_GVSOC = Tool("gvsoc", "running siracusa programs", f"build it from {GVSOC_LINK} (target siracusa)")
+
+TOOL_NAMES = (*(w.name for w in _ON_PATH), _GVSOC.name)
+
+
+def find_tools(env: Mapping[str, str]) -> list[Tool]:
+    """All outside programs in the order of :data:`TOOL_NAMES`, usable or not."""
+    return [find_tool(name, env) for name in TOOL_NAMES]
+
+
+def find_tool(name: str, env: Mapping[str, str]) -> Tool:
+    """The program ``name`` (of :data:`TOOL_NAMES`), after starting it once."""
+    if name == _GVSOC.name:
+        return _find_gvsoc(env)
+    return _find_on_path(next(w for w in _ON_PATH if w.name == name), env)
+
+
+def require_tool(name: str, env: Mapping[str, str]) -> Path:
+    """The path of a usable program; ToolMissing says what is wrong and how to get it."""
+    tool = find_tool(name, env)
+    if tool.path is None:
+        raise ToolMissing(f"{tool.name}, for {tool.needed_for}: {tool.problem}.", f"{tool.fix}.")
+    return tool.path
+
+
+def _find_on_path(wanted: _Wanted, env: Mapping[str, str]) -> Tool:
+    found = shutil.which(wanted.name, path=env.get("PATH", ""))
+    if found is None:
+        return Tool(wanted.name, wanted.needed_for, wanted.fix, problem="not found on PATH")
+    code, output = _probe([found, "--version"], env)
+    if code != 0:
+        problem = f"{found} does not start ({_last_line(output)})"
+        return Tool(wanted.name, wanted.needed_for, wanted.fix, problem=problem)
+    version = output.strip().splitlines()[0] if output.strip() else "unknown"
+    return Tool(wanted.name, wanted.needed_for, wanted.fix, Path(found), version)
+
+
+def gvsoc_candidates(env: Mapping[str, str]) -> Iterator[Path]:
+    """Launchers to try, best first: what the user names, PATH, the usual places."""
+    for variable in ("GVSOC_HOME", "GVSOC_INSTALL_DIR"):
+        if env.get(variable):
+            yield Path(env[variable]) / "bin" / "gvsoc"
+            yield Path(env[variable]) / "install" / "bin" / "gvsoc"
+    on_path = shutil.which("gvsoc", path=env.get("PATH", ""))
+    if on_path is not None:
+        yield Path(on_path)
+    yield Path("/opt/gvsoc/bin/gvsoc")
+    yield Path("/app/install/gvsoc/bin/gvsoc")
+
+
+def gvsoc_environment(launcher: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """``env`` with the Python that has the launcher's dependencies first on PATH."""
+    own_python = launcher.parent.parent / "venv" / "bin"
+    if not own_python.is_dir():
+        return dict(env)
+    return {**env, "PATH": f"{own_python}:{env.get('PATH', '')}"}
+
+
+def _find_gvsoc(env: Mapping[str, str]) -> Tool:
+    """The first launcher that starts and knows the SoC; otherwise what the first one lacks."""
+    problem = None
+    for launcher in gvsoc_candidates(env):
+        if not launcher.is_file():
+            continue
+        command = [str(launcher), "--target=siracusa", "--help"]
+        code, output = _probe(command, gvsoc_environment(launcher, env))
+        if code == 0:
+            return Tool(_GVSOC.name, _GVSOC.needed_for, _GVSOC.fix, launcher, "target siracusa")
+        problem = problem or f"{launcher} does not start ({_last_line(output)})"
+    problem = problem or "not found in $GVSOC_HOME, $GVSOC_INSTALL_DIR, PATH or the usual places"
+    return Tool(_GVSOC.name, _GVSOC.needed_for, _GVSOC.fix, problem=problem)
+
+
+def _probe(command: list[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Exit status and combined output of a short command; -1 and the reason if it cannot run."""
+    try:
+        done = subprocess.run(
+            command,
+            env={**env, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        return -1, error.strerror or str(error)
+    except subprocess.TimeoutExpired:
+        return -1, f"no answer within {PROBE_SECONDS} s"
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "without a message"

@@ -1,0 +1,94 @@
+"""Everything that is printed: results on stdout, all the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from shrinkc.core.errors import ShrinkcError
+from shrinkc.core.progress import Stage, Update
+
+QUIET_SECONDS = 2.0  # work that takes less is not reported
+BAR_SECONDS = 0.2  # between two pictures of a bar
+LINE_SECONDS = 2.0  # between two lines where there is no terminal
+WIDTH = 100
+
+
+class Console:
+    """A Reporter on stderr: a bar on a terminal, a line every two seconds elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.terminal = self.stream.isatty()
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Update]:
+        """Reports until the context ends; a thread does it, so that silent work is seen too."""
+        state = Stage(title, time.monotonic())
+        ended = threading.Event()
+        reporter = threading.Thread(target=self._report, args=(state, ended), daemon=True)
+
+        def update(done: int, total: int) -> None:
+            state.done, state.total = done, total
+
+        reporter.start()
+        try:
+            yield update
+        finally:
+            ended.set()
+            reporter.join()
+
+    def _report(self, state: Stage, ended: threading.Event) -> None:
+        if ended.wait(QUIET_SECONDS):
+            return
+        while True:
+            now = time.monotonic()
+            if self.terminal:
+                room = shutil.get_terminal_size().columns - 1
+                self._write(f"\r\x1b[K{state.bar(now)[:room]}")
+            else:
+                self._write(f"{state.line(now)}\n")
+            if ended.wait(BAR_SECONDS if self.terminal else LINE_SECONDS):
+                break
+        if self.terminal:
+            self._write("\r\x1b[K")
+
+    def note(self, text: str) -> None:
+        """One line for the user."""
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # a closed pipe is no reason to stop the work
+            pass
+
+
+def error_text(error: ShrinkcError) -> str:
+    """One wrapped paragraph; lines that a message quotes from a tool stay as they are."""
+    first, *quoted = str(error).split("\n")
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    head = textwrap.fill(
+        f"shrinkc: {error.title}: {first}", width, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join([head, *quoted])
+
+
+def print_json(content: object) -> None:
+    """The one object of a ``--json`` run."""
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def write_text(text: str) -> None:
+    """A piece of the text that a program tells, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

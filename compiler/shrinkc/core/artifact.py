@@ -1,0 +1,126 @@
+"""The manifest of a compiled directory: what it is, how it was made, and every file's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from shrinkc.core.errors import BadArtifact
+
+MANIFEST = "manifest.json"
+FORMAT = "shrinkc-program"
+VERSION = 1
+
+IR = "ir.safetensors"
+IR_TEXT = "ir.txt"
+PLAN = "plan.json"
+MEMORY_MAP = "memory.svg"
+TOKENIZER = "tokenizer.json"
+
+_AGAIN = "compile the model again."
+
+Option = str | int | bool | None
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a run needs to know besides the files themselves.
+
+    ``bos_id``: the id that prompts start with, or None.  ``files``: path below the directory, with
+    slashes -> record; build results are not among them.
+    """
+
+    model: str
+    target: str
+    context: int
+    vocab_size: int
+    bos_id: int | None
+    command: str
+    shrinkc: str
+    options: dict[str, Option]
+    files: dict[str, FileRecord] = field(default_factory=dict)
+
+
+def is_artifact(directory: Path) -> bool:
+    """Whether shrinkc compiled this directory, in any version."""
+    try:
+        content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Writes the manifest with a record of every file that is in ``directory`` now."""
+    content = asdict(manifest)
+    content["files"] = {
+        name: asdict(file_record(directory / name)) for name in list_files(directory)
+    }
+    text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of ``directory``; BadArtifact when it is none, damaged or of another version."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise BadArtifact(
+            f"{directory} has no {MANIFEST}.", "give a directory made by 'shrinkc compile'."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise BadArtifact(f"{path} is not the manifest of a compiled program.", _AGAIN)
+        version = content.pop("version", None)
+        if version != VERSION:
+            raise BadArtifact(
+                f"{path} is of version {version}, this shrinkc reads version {VERSION}.", _AGAIN
+            )
+        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
+        return Manifest(files=files, **content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadArtifact(f"{path} is damaged: {error}.", _AGAIN) from error
+
+
+def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
+    """BadArtifact when one of ``names`` is missing or not what was compiled."""
+    wrong = [name for name in names if not _unchanged(directory, manifest, name)]
+    if wrong:
+        raise BadArtifact(
+            f"{directory}: {', '.join(wrong)} missing or not as compiled, so a run could not be "
+            "checked.",
+            _AGAIN,
+        )
+
+
+def changed_files(directory: Path, manifest: Manifest) -> list[str]:
+    """Files that are missing or not as compiled."""
+    return [name for name in manifest.files if not _unchanged(directory, manifest, name)]
+
+
+def list_files(directory: Path) -> list[str]:
+    """Every file below ``directory`` but the manifest, with slashes, in a fixed order."""
+    files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+    return sorted(name for name in files if name != MANIFEST)
+
+
+def file_record(path: Path) -> FileRecord:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(path.stat().st_size, digest)
+
+
+def _unchanged(directory: Path, manifest: Manifest, name: str) -> bool:
+    path = directory / name
+    return name in manifest.files and path.is_file() and file_record(path) == manifest.files[name]

@@ -1,0 +1,51 @@
+"""What long-running work reports, without knowing who shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+Update = Callable[[int, int], None]
+"""``update(done, total)``, in whatever unit the work counts."""
+
+
+class Reporter(Protocol):
+    """Shows stages of work to somebody."""
+
+    def stage(self, title: str) -> AbstractContextManager[Update]:
+        """Within the context the work called ``title`` is going on."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, title: str) -> AbstractContextManager[Update]:
+        """See :class:`Reporter`."""
+        return nullcontext(lambda done, total: None)
+
+
+@dataclass
+class Stage:
+    """How far one stage is; ``total`` 0 means that nobody knows."""
+
+    title: str
+    started: float
+    done: int = 0
+    total: int = 0
+
+    def line(self, now: float) -> str:
+        """One line of text, such as ``loading weights: 45 % (3 s)``."""
+        elapsed = f"{now - self.started:.0f} s"
+        if self.total <= 0:
+            return f"{self.title}: {elapsed}"
+        return f"{self.title}: {100 * self.done // self.total} % ({elapsed})"
+
+    def bar(self, now: float, width: int = 24) -> str:
+        """The same with a bar in front."""
+        if self.total <= 0:
+            return self.line(now)
+        filled = min(width, width * self.done // self.total)
+        return f"[{'#' * filled}{'.' * (width - filled)}] {self.line(now)}"

@@ -1,0 +1,127 @@
+r"""Measure how close the integer model stays to the float model on real text.
+
+    python fidelity.py MODEL --text FILE --protocol wikitext512 --bits 8
+    python fidelity.py MODEL --text FILE --protocol tinystories --bits 4 --group 32 \
+        --short-last-group --asymmetric
+
+MODEL is a Hugging Face directory.  The float model is plain numpy in float32; the integer model
+is the one that the generated program reproduces bit for bit.  Both see the same tokens.
+"""
+
+# ruff: noqa: T201 (a script; it reports on standard output)
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from shrinkc.core.errors import ShrinkcError
+from shrinkc.evaluate import (
+    PROTOCOLS,
+    LogitsOf,
+    Protocol,
+    Result,
+    agreement,
+    float_logits,
+    integer_logits,
+    measure,
+    read_text,
+)
+from shrinkc.importer import load_hf
+from shrinkc.quantize import QuantOptions, lower
+
+
+def run(label: str, protocol: Protocol, logits_of: LogitsOf, ids: list[list[int]]) -> Result:
+    """Measure one model, with a line of progress on standard error."""
+    start = time.monotonic()
+
+    def progress(done: int, total: int, loss: float) -> None:
+        seconds = time.monotonic() - start
+        end = "\n" if done == total else "\r"
+        text = f"{label}: {done}/{total} {protocol.unit}, loss {loss:.4f}, {seconds:.0f} s"
+        print(text, end=end, file=sys.stderr, flush=True)
+
+    return measure(protocol.name, logits_of, ids, progress)
+
+
+def table(rows: list[tuple[str, Result]]) -> str:
+    """The first row is what the others are compared with."""
+    first = rows[0][1]
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{'model':{width}}    loss  perplexity   ratio  same greedy token"]
+    for label, result in rows:
+        ratio = result.perplexity / first.perplexity
+        same = agreement(first, result)
+        lines.append(
+            f"{label:{width}}  {result.loss:.4f}  {result.perplexity:10.4f}  {ratio:.4f}  {same:7.2%}"
+        )
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Loss and perplexity of the float and the integer model on the same tokens."
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face directory")
+    parser.add_argument("--text", type=Path, required=True, help="text to predict")
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="wikitext512")
+    parser.add_argument(
+        "--windows", type=int, help="windows or stories; default: as many as the reference figures"
+    )
+    parser.add_argument("--bits", type=int, default=8, help="bits of a weight: 8 or 4")
+    parser.add_argument("--group", type=int, help="weights per scale; default: one scale per row")
+    parser.add_argument("--asymmetric", action="store_true", help="with zero points")
+    parser.add_argument("--head-bits", type=int, default=8, help="embedding and head: 8 or 4")
+    parser.add_argument(
+        "--short-last-group", action="store_true", help="the last group of a row may be shorter"
+    )
+    parser.add_argument("--skip-float", action="store_true", help="measure the integer model only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    options = QuantOptions(
+        bits=args.bits,
+        group=args.group,
+        asymmetric=args.asymmetric,
+        head_bits=args.head_bits,
+        short_last_group=args.short_last_group,
+    )
+    protocol = PROTOCOLS[args.protocol]
+    model = load_hf(args.model)
+    count = protocol.count if args.windows is None else args.windows
+    ids = protocol.cut(model.tokenizer, read_text(args.text), count)
+    rows: list[tuple[str, Result]] = []
+    if not args.skip_float:
+        rows.append(("float32", run("float32", protocol, float_logits(model), ids)))
+    label = f"integer, {options.bits} bit"
+    if options.group is not None:
+        label += f", groups of {options.group}"
+    if options.asymmetric:
+        label += ", asymmetric"
+    label += f", head {options.head_bits} bit"
+    graph = lower(model, options, protocol.longest)
+    rows.append((label, run("integer", protocol, integer_logits(graph), ids)))
+    last = rows[-1][1]
+    print(f"{protocol.name}: {last.sequences} {protocol.unit}, {last.tokens} predicted tokens")
+    print(table(rows))
+    if args.json is not None:
+        content = [{"model": name, **result.to_dict()} for name, result in rows]
+        if len(rows) > 1:
+            content[-1]["ratio"] = last.perplexity / rows[0][1].perplexity
+            content[-1]["same_greedy_token"] = agreement(rows[0][1], last)
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ShrinkcError as exc:
+        print(f"fidelity.py: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)

@@ -1,0 +1,205 @@
+"""Where bytes lie never changes a number: L1 budgets, KV cache in L2, weights in flash."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core.errors import DoesNotFit
+from shrinkc.importer import FloatModel, load_hf
+from shrinkc.ir.graph import Graph
+from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.verify import verify
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
+from shrinkc.simulate.proof import Record, Request, compare, parse, reference
+from shrinkc.targets import KIB, SIRACUSA
+
+from .programs import GREEDY, WARM, add_adapters, compile_graph, need
+
+CONTEXT = 96
+STEP = KIB
+
+
+@pytest.fixture(scope="module")
+def graph(story_model: FloatModel) -> Graph:
+    return lower(story_model, QuantOptions(), CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def shape(graph: Graph, story_model: FloatModel) -> ModelShape:
+    return shapes_of_graph(graph, sum(map(len, story_model.tokenizer.decode_table())))
+
+
+@pytest.fixture(scope="module")
+def request_(story_model: FloatModel) -> Request:
+    """Fills most of the context, so that the cache has many blocks."""
+    prompt = tuple(story_model.tokenizer.encode("Once upon a time there was a cat"))
+    return Request(prompt, 40, WARM, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def want(graph: Graph, request_: Request) -> Record:
+    return reference(graph, request_)
+
+
+def schedule_of(plan: Plan) -> tuple[object, ...]:
+    """What the C program does differently from plan to plan."""
+    return plan.chunk, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1
+
+
+@pytest.fixture(scope="module")
+def budgets(shape: ModelShape) -> list[int]:
+    """The largest and smallest budget of every distinct schedule from 256 KiB downwards."""
+    by_schedule: dict[tuple[object, ...], list[int]] = {}
+    budget = SIRACUSA.l1
+    while True:
+        try:
+            plan = make_plan(shape, SIRACUSA, budget)
+        except DoesNotFit:
+            break
+        assert verify(plan, shape, SIRACUSA) > 0
+        by_schedule.setdefault(schedule_of(plan), []).append(budget)
+        budget -= STEP
+    # the last byte: the smallest budget at all
+    low, high = budget, budget + STEP
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            make_plan(shape, SIRACUSA, middle)
+            high = middle
+        except DoesNotFit:
+            low = middle
+    chosen = {SIRACUSA.l1, high} | {b[-1] for b in by_schedule.values()}
+    return sorted(chosen, reverse=True)
+
+
+def test_every_l1_budget_gives_identical_integers(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    budgets: list[int],
+    request_: Request,
+    want: Record,
+) -> None:
+    need("host")
+    first: list[str] | None = None
+    schedules = set()
+    for i, budget in enumerate(budgets):
+        program = compile_graph(graph, story_model, tmp_path / str(i), l1_budget=budget)
+        schedules.add(schedule_of(program.plan))
+        program.build("host", **({"LAZY": "1"} if i % 2 else {"CORES": "8"}))
+        lines = program.run("host", request_)
+        verdict = compare(parse(lines), want, graph)
+        assert verdict.ok, f"L1 of {budget} bytes: {verdict}"
+        # chunks of another length hash layers in another order
+        first = sorted(lines) if first is None else first
+        assert sorted(lines) == first, f"L1 of {budget} bytes"
+    # KV cache in L1 and in L2, several chunk lengths, several sizes of its pieces
+    assert {s[1] for s in schedules} == {True, False}
+    assert len({s[0] for s in schedules}) > 1
+    assert len({s[2] for s in schedules}) > 1
+
+
+def test_first_refused_budget_is_one_byte_below_the_last_planned(
+    shape: ModelShape, budgets: list[int]
+) -> None:
+    with pytest.raises(DoesNotFit, match="L1: need"):
+        make_plan(shape, SIRACUSA, budgets[-1] - 1)
+
+
+def test_kv_cache_in_l2_in_several_pieces(
+    tmp_path: Path, graph: Graph, story_model: FloatModel, budgets: list[int], want: Record,
+    request_: Request
+) -> None:
+    """Address and undefined sanitizers, lazy transfers, 8 threads, the cache in many pieces."""
+    need("host")
+    program = compile_graph(graph, story_model, tmp_path / "out", l1_budget=budgets[-1])
+    assert not program.plan.kv_in_l1
+    assert program.plan.kv_tile_blocks * 4 < len(request_.prompt) + request_.new_tokens
+    program.build("host", SAN="1", LAZY="1", CORES="8")
+    program.prove("host", request_, want)
+    program.prove("host", replace(request_, sampling=GREEDY))
+
+
+@pytest.mark.parametrize(
+    ("wmem", "l2", "levels"),
+    [
+        pytest.param(0, None, {"flash"}, id="all-in-flash"),
+        pytest.param(0.3, 0.3, {"wmem", "l2", "flash"}, id="all-three-levels"),
+    ],
+)
+@pytest.mark.parametrize("budget", [None, "smallest"])
+def test_weights_streamed_from_flash(
+    tmp_path: Path,
+    graph: Graph,
+    shape: ModelShape,
+    story_model: FloatModel,
+    budgets: list[int],
+    request_: Request,
+    want: Record,
+    wmem: float,
+    l2: float | None,
+    levels: set[str],
+    budget: str | None,
+) -> None:
+    """Weight memory and L2 for a part of the weights only, large and smallest tiles."""
+    need("host")
+    weights = sum(m.bytes for m in shape.matrices)
+    l1 = budgets[-1] if budget else None
+    fixed = _l2_without_weights(shape, l1)
+    target = replace(
+        SIRACUSA, wmem=int(wmem * weights), l2=fixed + (0 if l2 is None else int(l2 * weights))
+    )
+    program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
+    assert {p.level for p in program.plan.placements} == levels
+    assert program.plan.placements[-1].level == "flash"
+    program.build("host", LAZY="1", SAN="1", CORES="8")
+    program.prove("host", request_, want)
+
+
+def _l2_without_weights(shape: ModelShape, l1: int | None) -> int:
+    """Bytes of L2 that a program takes whose weights are all in flash."""
+    roomy = replace(SIRACUSA, wmem=0, l2=SIRACUSA.l2_system)
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(shape, roomy, l1)
+    return int(refused.value.message.split("need ")[1].split()[0])
+
+
+def test_logits_in_l2(tmp_path: Path) -> None:
+    """A vocabulary so large that L1 cannot hold its logits."""
+    need("host")
+    write_tiny_llama(tmp_path / "model", hidden=12, vocab=1501, head_dim=4, layers=1)
+    model = load_hf(tmp_path / "model")
+    lowered = lower(model, QuantOptions(), 16)
+    shape = shapes_of_graph(lowered, sum(map(len, model.tokenizer.decode_table())))
+    full = make_plan(shape, SIRACUSA)
+    assert full.logits_in_l1
+    program = compile_graph(
+        lowered, model, tmp_path / "out", l1_budget=full.used["l1"] - 2 * full.tile_bytes - 4096
+    )
+    assert not program.plan.logits_in_l1
+    program.build("host", SAN="1", CORES="8")
+    request = Request((1, 1500), 12, WARM, ignore_eos=True)
+    program.prove("host", request)
+    program.prove("host", replace(request, sampling=GREEDY))
+
+
+def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
+    """Everything in flash, side paths, 4-bit asymmetric weights, embedding rows read from flash."""
+    need("host")
+    write_tiny_llama(
+        tmp_path / "model", hidden=40, intermediate=88, heads=4, kv_heads=2, head_dim=6, tied=False
+    )
+    model = load_hf(tmp_path / "model")
+    add_adapters(model, {"q_proj": 3, "v_proj": 2, "o_proj": 1, "gate_proj": 5, "down_proj": 9})
+    lowered = lower(model, QuantOptions(bits=4, asymmetric=True, head_bits=4), 20)
+    shape = shapes_of_graph(lowered, sum(map(len, model.tokenizer.decode_table())))
+    target = replace(SIRACUSA, wmem=0, l2=_l2_without_weights(shape, None))
+    program = compile_graph(lowered, model, tmp_path / "out", target)
+    assert {p.level for p in program.plan.placements} == {"flash"}
+    program.build("host", LAZY="1", SAN="1")
+    program.prove("host", Request((1, 40, 41, 42, 43, 44, 45, 46, 47, 48), 10, WARM, ignore_eos=True))

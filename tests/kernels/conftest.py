@@ -1,0 +1,42 @@
+"""One harness per configuration, built once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from end_to_end.programs import need
+from shrinkc.quantize import QuantOptions
+
+from .harness import ASYM, GROUPED, W4, Config, Harness
+
+# head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
+CONFIGS = {
+    "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), side_path=True),
+    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(0,)),
+    "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True),
+    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(W4,)),
+    "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
+    "hd128": Config(
+        2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(W4 | GROUPED,)
+    ),
+}
+ALL_FORMATS = tuple(
+    w4 | scales for w4 in (0, W4) for scales in (0, GROUPED, GROUPED | ASYM)
+)
+GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128")
+
+
+@pytest.fixture(scope="session")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Harness]:
+    """harness(name): the built harness of one of CONFIGS."""
+    need("host")
+    built: dict[str, Harness] = {}
+
+    def get(name: str) -> Harness:
+        if name not in built:
+            built[name] = Harness(CONFIGS[name], tmp_path_factory.mktemp(name))
+        return built[name]
+
+    return get

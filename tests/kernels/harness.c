@@ -1,0 +1,376 @@
+/* Runs kernels on data from stdin: see harness.py for the other end.
+ *
+ * Input: commands of 32-bit words {operation, words that follow, ...}.  Output: per command
+ * {words that follow, ...}.  Inputs lie in blocks of exactly their size, so that the address
+ * sanitizer sees a read beyond them; every output lies between canary words, which are checked.
+ * All cores of a kernel run in turn, forwards or backwards.
+ */
+#include "sc_platform.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sc_engine.h"
+
+#define CANARY 0xC5C5C5C5u
+#define CANARIES 8 /* words on each side */
+#define GARBAGE 0xA5
+
+static void __attribute__((noreturn)) fail(const char *what) {
+    fflush(stdout);
+    fprintf(stderr, "harness: %s\n", what);
+    exit(99);
+}
+
+/* ---- the rest of the engine that the kernels under test ask for ---- */
+
+uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
+#if !SC_LOGITS_IN_L1
+int32_t sc_logits[SC_VOCAB];
+#endif
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    for (int core = 0; core < SC_CORES; core++) fn(arg, core);
+}
+
+/* ---- input ---- */
+
+static uint32_t *words;
+static size_t at, total, end_of_command;
+
+static uint32_t word(void) {
+    if (at >= end_of_command) fail("command too short");
+    return words[at++];
+}
+
+/* n words in a block of exactly their size */
+static void *copy(size_t n) {
+    if (n > end_of_command - at) fail("command too short");
+    void *p = malloc(n ? n * 4 : 1);
+    memcpy(p, words + at, n * 4);
+    at += n;
+    return p;
+}
+
+/* ---- output ---- */
+
+static void put(const void *data, size_t n) { fwrite(data, 4, n, stdout); }
+static void put_count(size_t n) {
+    uint32_t count = (uint32_t)n;
+    put(&count, 1);
+}
+
+/* A block of n words between canaries, filled with garbage. */
+static void *guarded(size_t n) {
+    uint32_t *p = malloc((n + 2 * CANARIES) * 4);
+    for (int i = 0; i < CANARIES; i++) p[i] = CANARY;
+    memset(p + CANARIES, GARBAGE, n * 4);
+    for (int i = 0; i < CANARIES; i++) p[CANARIES + n + (size_t)i] = CANARY;
+    return p + CANARIES;
+}
+
+static void check(const void *block, size_t n, const char *what) {
+    const uint32_t *p = (const uint32_t *)block - CANARIES;
+    for (int i = 0; i < CANARIES; i++)
+        if (p[i] != CANARY || p[CANARIES + n + (size_t)i] != CANARY) fail(what);
+}
+
+static void release(void *block, size_t n, const char *what) {
+    check(block, n, what);
+    free((uint32_t *)block - CANARIES);
+}
+
+/* ---- numbers ---- */
+
+static uint64_t wide(uint32_t low, uint32_t high) { return (uint64_t)high << 32 | low; }
+
+static int32_t number(uint32_t fn, uint32_t a, uint32_t b, uint32_t c, int32_t *second) {
+    int j = 0;
+    uint32_t r;
+    switch (fn) {
+    case 0: return sc_sat64((int64_t)wide(a, b));
+    case 1: return sc_sat_add((int32_t)a, (int32_t)b);
+    case 2: return sc_rshift((int32_t)a, (int)b);
+    case 3: return sc_shift((int32_t)a, (int)b);
+    case 4: return sc_lshift_sat((int32_t)a, (int)b);
+    case 5: return sc_requantize((int32_t)a, b, (int)c);
+    case 6: return (int32_t)sc_exp2_mantissa(a);
+    case 7: return (int32_t)sc_exp2_q20(a);
+    case 8: return (int32_t)sc_sigmoid_q16((int32_t)a);
+    case 9: return (int32_t)sc_isqrt(a);
+    case 10: return sc_bits64(wide(a, b));
+    case 11: r = sc_rsqrt(wide(a, b), &j); *second = j; return (int32_t)r;
+    case 12: return (int32_t)sc_mix32(a);
+    case 13: return sc_bits(a);
+    case 14: return sc_sdot4((int32_t)a, (int32_t)b, (int32_t)c);
+    case 15: return sc_sdotu4((int32_t)a, (int32_t)b, (int32_t)c);
+    }
+    fail("no such number");
+}
+
+static void numbers(void) {
+    uint32_t fn = word(), n = word();
+    const uint32_t *a = copy(n), *b = copy(n), *c = copy(n);
+    put_count(2 * (size_t)n);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t out[2] = {0, 0};
+        out[0] = number(fn, a[i], b[i], c[i], &out[1]);
+        put(out, 2);
+    }
+    free((void *)a), free((void *)b), free((void *)c);
+}
+
+/* ---- vectors ---- */
+
+static sc_cut read_cut(void) {
+    sc_cut c;
+    c.k = (uint16_t)word(), c.nseg = (uint16_t)word(), c.seg_elems = (uint16_t)word();
+    c.last_elems = (uint16_t)word(), c.seg_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
+    c.seg_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
+    c.cmax = (uint16_t)word();
+    return c;
+}
+
+#define EACH_CORE(core) \
+    for (int i_ = 0, core = backwards ? cores - 1 : 0; i_ < cores; i_++, core += backwards ? -1 : 1)
+
+static void vector(void) {
+    const sc_cut cut = read_cut();
+    const int norm = (int)word(), pre_shift = (int)word();
+    const uint32_t low = word(), high = word();
+    const int has_gain = (int)word(), sums = (int)word(), cores = (int)word(), backwards = (int)word();
+    int32_t *input = copy(cut.k);
+    int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    int32_t *product = guarded(cut.k);
+    uint32_t *maxima = guarded(cut.blocks);
+    const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores;
+    sc_part *partial = guarded(part_words);
+    sc_qvec v = {guarded(cut.words), guarded(cut.nseg), sums ? guarded(cut.nseg) : NULL, 0, 0};
+
+    EACH_CORE(core)
+        sc_vec_scan(&cut, input, product, gain, norm, pre_shift, maxima, partial, core, cores);
+    EACH_CORE(core)
+        sc_vec_quantize(&cut, gain ? product : input, maxima, partial, norm, wide(low, high), &v, core, cores);
+    if (sums) EACH_CORE(core) sc_vec_sums(&cut, &v, core, cores);
+
+    const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
+    put_count(2u + cut.words + cut.nseg + (sums ? cut.nseg : 0u));
+    put(scale, 2), put(v.q, cut.words), put(v.c, cut.nseg);
+    if (sums) {
+        put(v.sum, cut.nseg);
+        release(v.sum, cut.nseg, "canary of sum");
+    }
+    release(v.q, cut.words, "canary of q");
+    release(v.c, cut.nseg, "canary of c");
+    release(product, cut.k, "canary of y");
+    release(maxima, cut.blocks, "canary of block_max");
+    release(partial, part_words, "canary of parts");
+    free(input), free(gain);
+}
+
+/* ---- matrices ---- */
+
+static void read_matrix(sc_matrix *m, sc_matrix *b) {
+    memset(m, 0, sizeof *m);
+    m->block_bytes = word();
+    m->rows = word();
+    m->blocks = (uint16_t)word();
+    m->tile_blocks = (uint16_t)word();
+    m->in = read_cut();
+    m->format = (uint8_t)word();
+    m->shift = (int16_t)word();
+    if (b && word()) {
+        read_matrix(b, NULL);
+        m->b = b;
+    }
+}
+
+static sc_qvec *read_vectors(const sc_cut *cut, uint32_t tokens, int sums) {
+    sc_qvec *v = malloc(tokens * sizeof *v);
+    for (uint32_t t = 0; t < tokens; t++) {
+        v[t].mantissa = word();
+        v[t].exponent = (int32_t)word();
+        v[t].q = copy(cut->words);
+        v[t].c = copy(cut->nseg);
+        v[t].sum = sums ? copy(cut->nseg) : NULL;
+    }
+    return v;
+}
+
+static void free_vectors(sc_qvec *v, uint32_t tokens) {
+    for (uint32_t t = 0; v && t < tokens; t++) free(v[t].q), free(v[t].c), free(v[t].sum);
+    free(v);
+}
+
+static void matrix(void) {
+    sc_matrix m, b;
+    read_matrix(&m, &b);
+    const uint32_t tokens = word();
+    sc_output out;
+    out.kind = (enum sc_epilogue)word();
+    out.stride = word();
+    out.gate_shift = (int)word();
+    out.silu_shift = (int)word();
+    const int cores = (int)word(), backwards = (int)word();
+    sc_qvec *x_ = read_vectors(&m.in, tokens, m.format & SC_FMT_ASYM);
+    sc_qvec *side = m.b ? read_vectors(&b.in, tokens, 0) : NULL;
+    const size_t n = (size_t)tokens * out.stride;
+    int32_t *start = copy(n);
+    out.y = guarded(n);
+    memcpy(out.y, start, n * 4);
+    for (uint32_t first = 0; first < m.blocks; first += m.tile_blocks) {
+        uint32_t count = (uint32_t)m.blocks - first < m.tile_blocks ? m.blocks - first : m.tile_blocks;
+        uint8_t *tile = copy((size_t)count * m.block_bytes / 4);
+        EACH_CORE(core) sc_matrix_tile(&m, tile, first, count, x_, side, tokens, &out, core, cores);
+        free(tile);
+    }
+    put_count(n);
+    put(out.y, n);
+    release(out.y, n, "canary of y");
+    free(start);
+    free_vectors(x_, tokens), free_vectors(side, tokens);
+}
+
+static void embed(void) {
+    sc_matrix m;
+    read_matrix(&m, NULL);
+    const uint32_t row = word(), factor = word();
+    const int shift = (int)word(), cores = (int)word(), backwards = (int)word();
+    uint8_t *block = copy(m.block_bytes / 4);
+    int32_t *out = guarded(m.in.k);
+    EACH_CORE(core) sc_embed_row(&m, block, row, m.in.k, factor, shift, out, core, cores);
+    put_count(m.in.k);
+    put(out, m.in.k);
+    release(out, m.in.k, "canary of x");
+    free(block);
+}
+
+/* ---- heads ---- */
+
+#define PIECE_LOOP(first, n)                                                                 \
+    for (uint32_t i_ = 0, first = 0, n; first < live && (n = piece(pieces, count, i_, live - first), 1); \
+         first += n, i_++)
+
+/* Positions of the i-th piece: whole blocks, the last size again and again, at most `left`. */
+static uint32_t piece(const uint32_t *pieces, uint32_t count, uint32_t i, uint32_t left) {
+    uint32_t n = pieces[i < count ? i : count - 1] * SC_KV_POSITIONS;
+    return n < left ? n : left;
+}
+
+/* The piece's blocks in a block of exactly their size. */
+static uint8_t *cut_out(const uint8_t *cache, uint32_t first, uint32_t n, uint32_t block) {
+    uint32_t blocks = (n + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    uint8_t *p = malloc(blocks * block);
+    memcpy(p, cache + first / SC_KV_POSITIONS * block, blocks * block);
+    return p;
+}
+
+/* Tokens 0 .. n - 1: prepared one after the other, then the attention of those from `from` on. */
+static void heads(void) {
+    const uint32_t n = word(), from = word();
+    sc_layer layer;
+    memset(&layer, 0, sizeof layer);
+    layer.score_mantissa = (uint16_t)word();
+    layer.score_exponent = (int16_t)word();
+    const uint32_t count = word();
+    const uint32_t *pieces = copy(count);
+    int32_t *qkv = copy((size_t)n * SC_QKV_ROWS);
+    int16_t *angles = copy((size_t)n * SC_HEAD_DIM / 2);
+    const size_t q_words = SC_HEADS * SC_HDP / 4, row = SC_HEADS * SC_HEAD_DIM;
+    const size_t k_words = SC_KV_BLOCKS * SC_K_BLOCK / 4, v_words = SC_KV_BLOCKS * SC_V_BLOCK / 4;
+    uint8_t *k = guarded(k_words), *v = guarded(v_words);
+    int8_t *q = guarded(n * q_words);
+    uint32_t *scale = guarded((size_t)n * SC_HEADS);
+    int32_t *space = guarded(SC_HEAD_DIM);
+    for (uint32_t t = 0; t < n; t++)
+        for (int head = 0; head < SC_HEADS + 2 * SC_KV_HEADS; head++) {
+            int16_t *own = malloc(SC_HEAD_DIM * 2);
+            memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
+            sc_head_prepare(qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4, scale + t * SC_HEADS, k, v,
+                            space);
+            free(own);
+        }
+    const size_t tokens = n - from;
+    int32_t *out = guarded(tokens * row);
+    const size_t s_words = sizeof(sc_head_state) / 4, w_words = sizeof(sc_head_scratch) / 4;
+    for (uint32_t t = from; t < n; t++)
+        for (uint32_t head = 0; head < SC_HEADS; head++) {
+            const uint32_t live = t + 1;
+            const int kv = (int)(head / (SC_HEADS / SC_KV_HEADS));
+            const int8_t *own = q + t * q_words * 4 + head * SC_HDP;
+            sc_head_state *s = guarded(s_words);
+            sc_head_scratch *w = guarded(w_words);
+            sc_head_begin(s);
+            PIECE_LOOP(first, m) {
+                uint8_t *p = cut_out(k, first, m, SC_K_BLOCK);
+                sc_head_scores(s, w, &layer, own, scale[t * SC_HEADS + head], kv, p, first, m);
+                free(p);
+            }
+            PIECE_LOOP(first, m) {
+                uint8_t *p = cut_out(v, first, m, SC_V_BLOCK);
+                sc_head_weigh(s, w, kv, p, first, m);
+                free(p);
+            }
+            sc_head_fix(s, w, live);
+            PIECE_LOOP(first, m) {
+                uint8_t *p = cut_out(v, first, m, SC_V_BLOCK);
+                sc_head_values(s, w, kv, p, first, m);
+                free(p);
+            }
+            sc_head_finish(s, out + (t - from) * row + head * SC_HEAD_DIM);
+            release(s, s_words, "canary of the head's state");
+            release(w, w_words, "canary of the head's scratch");
+        }
+    put_count(n * q_words + (size_t)n * SC_HEADS + k_words + v_words + tokens * row);
+    put(q, n * q_words), put(scale, (size_t)n * SC_HEADS), put(k, k_words), put(v, v_words);
+    put(out, tokens * row);
+    release(q, n * q_words, "canary of q8");
+    release(scale, (size_t)n * SC_HEADS, "canary of q_scale");
+    release(k, k_words, "canary of the k cache");
+    release(v, v_words, "canary of the v cache");
+    release(space, SC_HEAD_DIM, "canary of work");
+    release(out, tokens * row, "canary of the attention's output");
+    free((void *)pieces), free(qkv), free(angles);
+}
+
+static void sample(void) {
+    sc_sampling how;
+    how.inv_temp_q16 = word();
+    how.top_p_q16 = word();
+    how.seed = word();
+    uint32_t position = word();
+    int32_t *logits = copy(SC_VOCAB);
+    memcpy(sc_logits, logits, SC_VOCAB * 4);
+    uint32_t token = sc_sample(&how, position);
+    put_count(1);
+    put(&token, 1);
+    free(logits);
+}
+
+int main(void) {
+    size_t room = 1 << 16;
+    words = malloc(room * 4);
+    for (size_t n; (n = fread(words + total, 4, room - total, stdin)) > 0;) {
+        total += n;
+        if (total == room) words = realloc(words, (room *= 2) * 4);
+    }
+    while (at < total) {
+        if (total - at < 2 || words[at + 1] > total - at - 2) fail("input ends inside a command");
+        uint32_t operation = words[at];
+        end_of_command = at + 2 + words[at + 1];
+        at += 2;
+        switch (operation) {
+        case 1: numbers(); break;
+        case 2: vector(); break;
+        case 3: matrix(); break;
+        case 4: embed(); break;
+        case 5: heads(); break;
+        case 6: sample(); break;
+        default: fail("no such operation");
+        }
+        if (at != end_of_command) fail("command too long");
+    }
+    free(words);
+    return 0;
+}

@@ -1,0 +1,213 @@
+"""Builds harness.c for one model's macros and talks to it; compares with a readable report."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from end_to_end.programs import add_adapters, compile_model
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.codegen.pack import gate_up_order, pack_matrix
+from shrinkc.core.resources import resource
+from shrinkc.importer import load_hf
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import ROW_BLOCK, QLinear
+from shrinkc.numerics.vectors import QVector
+from shrinkc.quantize import QuantOptions
+
+KERNELS = ("sc_attention.c", "sc_gemv.c", "sc_vector.c", "sc_sample.c")
+NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE = 1, 2, 3, 4, 5, 6
+NUMBER_FUNCTIONS = (
+    "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
+    "sigmoid_q16", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4",
+)  # fmt: skip
+W4, GROUPED, ASYM = 1, 2, 4
+STORE, ADD, SILU = 0, 1, 2
+BLOCK = 8  # SC_BLOCK
+
+
+@dataclass(frozen=True)
+class Config:
+    """The compile-time macros of one build, through a tiny model that has them.
+
+    ``formats``: the storage formats its sc_matrix_tile was compiled for, None for all.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    vocab: int
+    cores: int
+    options: QuantOptions = field(default_factory=QuantOptions)
+    side_path: bool = False
+    formats: tuple[int, ...] | None = None
+
+
+class Harness:
+    """One compiled harness.  ``graph`` is the tiny model whose macros it has."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config = config
+        write_tiny_llama(
+            folder / "model",
+            hidden=32,
+            intermediate=32,
+            layers=1,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            vocab=config.vocab,
+        )
+        model = load_hf(folder / "model")
+        if config.side_path:
+            add_adapters(model, {"q_proj": 3})
+        program = compile_model(model, folder / "out", config.options, config.context)
+        self.graph: Graph = program.graph
+        header = (folder / "out" / "src" / "model.h").read_text()
+        one_format = "SC_ONE_FORMAT" in header
+        assert one_format == (config.formats is not None), "the config says which formats are built"
+        self.program = folder / "harness"
+        runtime = resource("runtime_c")
+        command = [
+            "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
+            "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+            f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32",
+            f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
+            f"-I{runtime / 'platform' / 'host'}",
+            str(Path(__file__).with_name("harness.c")), *(str(runtime / "src" / k) for k in KERNELS),
+            "-o", str(self.program),
+        ]  # fmt: skip
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stderr[-3000:]
+
+    def run(self, commands: list[tuple[int, np.ndarray]]) -> list[np.ndarray]:
+        """int32 results of {operation, payload int32} commands, all in one process."""
+        parts: list[np.ndarray] = []
+        for operation, payload in commands:
+            parts += [np.array([operation, len(payload)], np.int32), payload.astype(np.int32)]
+        done = subprocess.run(
+            [str(self.program)], input=np.concatenate(parts).tobytes(), capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
+        out = np.frombuffer(done.stdout, np.int32)
+        results: list[np.ndarray] = []
+        at = 0
+        while at < len(out):
+            results.append(out[at + 1 : at + 1 + out[at]])
+            at += 1 + int(out[at])
+        assert len(results) == len(commands)
+        return results
+
+
+def to_words(values: object) -> np.ndarray:
+    """Integers of any sign below 2**32 in magnitude as int32 words."""
+    return (np.asarray(values, np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> int:
+    """Equal integers, more than none; the report has position, got, expected and n of m."""
+    g, w = np.asarray(got, np.int64).reshape(-1), np.asarray(want, np.int64).reshape(-1)
+    assert len(g) == len(w), f"{what}: {len(g)} values, expected {len(w)}"
+    assert len(w) > 0, f"{what}: nothing to compare"
+    bad = np.flatnonzero(g != w)
+    if len(bad):
+        shown = "; ".join(f"[{i}] got {g[i]} expected {w[i]}" for i in bad[:8])
+        raise AssertionError(f"{what}: {len(bad)} of {len(w)} differ: {shown}")
+    return len(w)
+
+
+# --- forms on the device -----------------------------------------------------------------
+
+
+def seg_words(n: int, w4: bool) -> int:
+    """int32 words that a segment of n inputs occupies."""
+    return -(-n // 8) * 2 if w4 else -(-n // 4)
+
+
+def cut_words(k: int, seg: int, cmax: int, w4: bool) -> np.ndarray:
+    """sc_cut, derived from its description in sc_model.h."""
+    nseg = -(-k // seg)
+    last = k - (nseg - 1) * seg
+    full, end = seg_words(seg, w4), seg_words(last, w4)
+    blocks = (nseg - 1) * -(-seg // BLOCK) + -(-last // BLOCK)
+    return to_words(
+        [k, nseg, seg, last, -(-seg // BLOCK), blocks, full, end, (nseg - 1) * full + end, cmax]
+    )
+
+
+def padded_q(q: np.ndarray, seg: int, w4: bool) -> np.ndarray:
+    """One token's q [k] with every segment padded to whole words, as int32 words."""
+    parts = []
+    for at in range(0, len(q), seg):
+        part = q[at : at + seg]
+        out = np.zeros(4 * seg_words(len(part), w4), np.int8)
+        out[: len(part)] = part
+        parts.append(out)
+    return np.concatenate(parts).view(np.int32)
+
+
+def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
+    return np.array([q[at : at + seg].sum() for at in range(0, len(q), seg)])
+
+
+def format_of(w: QLinear) -> int:
+    return W4 * (w.bits == 4) + GROUPED * (w.d is not None) + ASYM * (w.z is not None)
+
+
+def vector_words(x: QVector, token: int, seg: int, w4: bool, sums: bool) -> np.ndarray:
+    parts = [
+        to_words([x.mantissa[token], x.exponent[token]]),
+        padded_q(x.q[token], seg, w4),
+        to_words(x.c[token]),
+    ]
+    return np.concatenate(parts + ([to_words(segment_sums(x.q[token], seg))] if sums else []))
+
+
+def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = False) -> np.ndarray:
+    """The sc_matrix of w; ``rows`` counts stored rows (gate_up is padded)."""
+    block_bytes = 0 if is_side else pack_matrix(w, np.arange(ROW_BLOCK) % w.n).shape[1]
+    parts = [
+        to_words([block_bytes, w.n, -(-rows // ROW_BLOCK), tile_blocks]),
+        cut_words(w.k, w.seg, w.cmax, w.bits == 4),
+        to_words([format_of(w), w.shift]),
+    ]
+    return np.concatenate(parts)
+
+
+def matrix_command(
+    w: QLinear,
+    x: QVector,
+    side: QVector | None,
+    start: np.ndarray,
+    *,
+    kind: int,
+    cores: int,
+    backwards: bool = False,
+    tile_blocks: int | None = None,
+    gate_shift: int = 0,
+    silu_shift: int = 0,
+) -> tuple[int, np.ndarray]:
+    """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``."""
+    order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
+    blocks = pack_matrix(w, order)
+    tile_blocks = len(blocks) if tile_blocks is None else tile_blocks
+    tokens, w4 = len(x.q), w.bits == 4
+    parts = [matrix_words(w, len(order), tile_blocks)]
+    if w.low_rank is None:
+        parts.append(to_words([0]))
+    else:
+        parts += [to_words([1]), matrix_words(w.low_rank.b, len(order), 1, is_side=True)]
+    parts.append(
+        to_words([tokens, kind, start.shape[1], gate_shift, silu_shift, cores, int(backwards)])
+    )
+    parts += [vector_words(x, t, w.seg, w4, w.z is not None) for t in range(tokens)]
+    if w.low_rank is not None:
+        assert side is not None
+        parts += [vector_words(side, t, w.low_rank.b.seg, False, False) for t in range(tokens)]
+    parts.append(to_words(start.reshape(-1)))
+    parts.append(blocks.reshape(-1).view(np.int32))
+    return MATRIX, np.concatenate(parts)
