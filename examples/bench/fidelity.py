@@ -33,16 +33,20 @@ from shrinkc.evaluate import (
 from shrinkc.importer import load_hf
 from shrinkc.quantize import QuantOptions, lower
 
+PROGRESS_SECONDS = 5
+
 
 def run(label: str, protocol: Protocol, logits_of: LogitsOf, ids: list[list[int]]) -> Result:
-    """Measure one model, with a line of progress on standard error."""
-    start = time.monotonic()
+    """Measure one model, with a line of progress on standard error every few seconds."""
+    start = shown = time.monotonic()
 
     def progress(done: int, total: int, loss: float) -> None:
-        seconds = time.monotonic() - start
-        end = "\n" if done == total else "\r"
-        text = f"{label}: {done}/{total} {protocol.unit}, loss {loss:.4f}, {seconds:.0f} s"
-        print(text, end=end, file=sys.stderr, flush=True)
+        nonlocal shown
+        now = time.monotonic()
+        if done == total or now - shown > PROGRESS_SECONDS:
+            shown = now
+            text = f"{label}: {done}/{total} {protocol.unit}, loss {loss:.4f}, {now - start:.0f} s"
+            print(text, file=sys.stderr, flush=True)
 
     return measure(protocol.name, logits_of, ids, progress)
 

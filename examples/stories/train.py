@@ -1,16 +1,17 @@
 r"""Train the small story model of this folder and write it as a Hugging Face directory.
 
-Steps: read the teacher (stories260K), sample stories from it, train a tokenizer on those and on real
-TinyStories text, train the model on whole stories, measure it, write the files. The model of this folder
-came from two runs on one core, the second a short one against loops in greedy text:
+Steps: read the teacher (stories260K), sample stories from it, train a tokenizer on those and on
+real TinyStories text, train the model on whole stories, measure it, write the files. The model of
+this folder came from two runs on one core, the second a short one against loops in greedy text:
 
     python train.py --data-dir DATA --out FIRST
     python train.py --data-dir DATA --out SECOND --continue-from FIRST --seed 4321 --samples 1500 \
         --steps 800 --lr 1e-3 --repeat-penalty 2
 
-Python 3.11.7, torch 2.13.0 (CPU), tokenizers 0.23.3, safetensors 0.8.0. DATA holds tinystories/ and
-stories260K/; README.md names the sources of their files. One thread is used and nothing but the printed
-seconds depends on the clock, so the same seed, versions and processor should give the same files.
+Python 3.11.7, torch 2.13.0 (CPU), tokenizers 0.23.3, safetensors 0.8.0. DATA holds tinystories/
+and stories260K/; README.md names the sources of their files. One thread is used and nothing but
+the printed seconds depends on the clock, so the same seed, versions and processor should give the
+same files.
 """
 
 # ruff: noqa: T201 (a script; it reports on standard output)
@@ -33,7 +34,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor, nn
 
 REAL_STORIES = "tinystories/tiny_stories_smallGPT.txt"
@@ -45,7 +55,7 @@ VOCAB_SIZE = 512
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = ["<unk>", "<s>", "</s>"]
 BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
-# Letters that are too rare for this limit fall back to their byte piece: that costs one id, as a piece would.
+# Letters too rare for this limit fall back to their byte piece: one id, as a piece would cost.
 ALPHABET_LIMIT = 56
 MAX_POSITIONS = 512
 PROMPT = "Once upon a time"
@@ -55,11 +65,21 @@ PROMPT = "Once upon a time"
 
 
 def repair_quotes(text: str) -> str:
-    """Turn typographic quotes, and the same read with the wrong code page, into plain ASCII ones."""
+    """Turn typographic quotes, also those read with the wrong code page, into ASCII ones."""
     for bad, good in (
-        ("â€œ", '"'), ("â€™", "'"), ("â€˜", "'"), ("â€“", "-"), ("â€”", "-"), ("â€¦", "..."), ("â€\x9d", '"'),
-        ("â€", '"'), ("“", '"'), ("”", '"'), ("’", "'"), ("‘", "'"),
-    ):  # fmt: skip
+        ("â€œ", '"'),
+        ("â€™", "'"),
+        ("â€˜", "'"),
+        ("â€“", "-"),
+        ("â€”", "-"),
+        ("â€¦", "..."),
+        ("â€\x9d", '"'),
+        ("â€", '"'),
+        ("“", '"'),
+        ("”", '"'),
+        ("’", "'"),
+        ("‘", "'"),
+    ):
         text = text.replace(bad, good)
     return text
 
@@ -99,11 +119,20 @@ def read_teacher(weights_path: Path, pieces_path: Path) -> Teacher:
     flat = torch.frombuffer(bytearray(blob[28:]), dtype=torch.float32)
     kv_dim = dim // heads * kv_heads
     shapes = {
-        "embed": (vocab, dim), "norm1": (layers, dim), "q": (layers, dim, dim), "k": (layers, kv_dim, dim),
-        "v": (layers, kv_dim, dim), "o": (layers, dim, dim), "norm2": (layers, dim),
-        "gate": (layers, hidden, dim), "down": (layers, dim, hidden), "up": (layers, hidden, dim),
-        "norm": (dim,), "cos": (context, dim // heads // 2), "sin": (context, dim // heads // 2),
-    }  # fmt: skip
+        "embed": (vocab, dim),
+        "norm1": (layers, dim),
+        "q": (layers, dim, dim),
+        "k": (layers, kv_dim, dim),
+        "v": (layers, kv_dim, dim),
+        "o": (layers, dim, dim),
+        "norm2": (layers, dim),
+        "gate": (layers, hidden, dim),
+        "down": (layers, dim, hidden),
+        "up": (layers, hidden, dim),
+        "norm": (dim,),
+        "cos": (context, dim // heads // 2),
+        "sin": (context, dim // heads // 2),
+    }
     weights, start = {}, 0
     for name, shape in shapes.items():
         count = math.prod(shape)
@@ -131,20 +160,24 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def rotate_adjacent(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """llama2.c turns neighbours (0, 1), (2, 3), ...; the model trained here turns halves, as HF does."""
+    """llama2.c turns neighbours (0, 1), (2, 3), ...; the model trained here turns halves."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
 
-def teacher_step(teacher: Teacher, ids: Tensor, caches: list[list[Tensor]], position: int) -> Tensor:
-    """Logits after one more token per row; a cache is [keys, values] of (rows * kv heads, time, width)."""
+def teacher_step(
+    teacher: Teacher, ids: Tensor, caches: list[list[Tensor]], position: int
+) -> Tensor:
+    """Logits after one more token per row; caches are (rows * kv heads, time, width)."""
     w, rows, groups = teacher.weights, len(ids), teacher.heads // teacher.kv_heads
     x = w["embed"][ids]
     width = x.shape[-1] // teacher.heads
     cos, sin = w["cos"][position], w["sin"][position]
     for layer, (keys, values) in enumerate(caches):
         h = rms_norm(x, w["norm1"][layer])
-        q = rotate_adjacent((h @ w["q"][layer].T).view(rows * teacher.kv_heads, groups, width), cos, sin)
+        q = rotate_adjacent(
+            (h @ w["q"][layer].T).view(rows * teacher.kv_heads, groups, width), cos, sin
+        )
         keys[:, position] = rotate_adjacent((h @ w["k"][layer].T).view(-1, width), cos, sin)
         values[:, position] = (h @ w["v"][layer].T).view(-1, width)
         scores = torch.bmm(q, keys[:, : position + 1].transpose(1, 2)) / math.sqrt(width)
@@ -156,8 +189,10 @@ def teacher_step(teacher: Teacher, ids: Tensor, caches: list[list[Tensor]], posi
 
 
 @torch.inference_mode()
-def sample_batch(teacher: Teacher, rows: int, limit: int, generator: torch.Generator) -> list[bytes]:
-    """Write `rows` stories together. The teacher begins a new story with BOS: there the old one ends."""
+def sample_batch(
+    teacher: Teacher, rows: int, limit: int, generator: torch.Generator
+) -> list[bytes]:
+    """Write `rows` stories together; a story ends where the teacher begins one with BOS."""
     # Cool rows give clean sentences, warm rows give variety.
     temperature = torch.empty(rows, 1).uniform_(0.6, 0.95, generator=generator)
     width = teacher.weights["embed"].shape[1] // teacher.heads
@@ -198,7 +233,12 @@ def sample_stories(teacher: Teacher, count: int, rows: int, seed: int) -> list[s
             text = repair_quotes(raw.decode("utf-8", "replace")).strip()
             text = re.sub(r"\n+", "\n\n", text)  # paragraphs as in the real stories
             # A story that the limit cut off has no end and is not in the batch at all.
-            if text.isascii() and len(text) >= 300 and text[-1] in '.!?"' and not repeats_itself(text):
+            if (
+                text.isascii()
+                and len(text) >= 300
+                and text[-1] in '.!?"'
+                and not repeats_itself(text)
+            ):
                 stories.append(text)
         print(f"sampled {len(stories)} stories, {time.time() - start:.0f} s", flush=True)
     return stories[:count]
@@ -211,41 +251,62 @@ def repeats_itself(story: str) -> bool:
 
 
 def drop_misspelt(samples: list[str], real: list[str]) -> list[str]:
-    """Leave out samples with a word that no real story has and that the teacher itself seldom writes."""
+    """Leave out samples with a word that no real story has and few samples have."""
     words = [set(re.findall(r"[A-Za-z]+", story)) for story in samples]
     known = {word for story in real for word in re.findall(r"[A-Za-z]+", story)}
     often = Counter(word for story in words for word in story)
-    return [story for story, used in zip(samples, words, strict=True)
-            if all(word in known or often[word] >= 3 for word in used)]  # fmt: skip
+    return [
+        story
+        for story, used in zip(samples, words, strict=True)
+        if all(word in known or often[word] >= 3 for word in used)
+    ]
 
 
 # ---------------------------------------------------------------- tokenizer
 
 
 def train_tokenizer(stories: list[str]) -> Tokenizer:
-    """Llama-2 style BPE: spaces become the lower one eighth block, unknown characters become byte pieces."""
+    """Llama-2 style BPE: spaces become U+2581, unknown characters become byte pieces."""
     trainee = Tokenizer(models.BPE())
     trainee.normalizer = llama_normalizer()
-    # Only for training: keeps pieces inside one word or one run of punctuation, so they mean something.
-    trainee.pre_tokenizer = pre_tokenizers.Split(Regex(r"▁?[A-Za-z]+|\n+|▁?[^A-Za-z▁\n]+|▁"), "isolated")
-    trainee.train_from_iterator(stories, trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, special_tokens=SPECIALS + BYTE_PIECES, limit_alphabet=ALPHABET_LIMIT,
-        show_progress=False,
-    ))  # fmt: skip
+    # Only for training: keeps pieces inside one word or one run of punctuation.
+    trainee.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"▁?[A-Za-z]+|\n+|▁?[^A-Za-z▁\n]+|▁"), "isolated"
+    )
+    trainee.train_from_iterator(
+        stories,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB_SIZE,
+            special_tokens=SPECIALS + BYTE_PIECES,
+            limit_alphabet=ALPHABET_LIMIT,
+            show_progress=False,
+        ),
+    )
     learned = json.loads(trainee.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
-    # Built anew, so that the byte pieces are plain pieces: the text "<0x41>" must not read as the letter A.
-    tokenizer = Tokenizer(models.BPE(
-        learned["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True,
-    ))  # fmt: skip
+    # Built anew, so that byte pieces are plain pieces: the text "<0x41>" must not read as A.
+    tokenizer = Tokenizer(
+        models.BPE(
+            learned["vocab"],
+            merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
     tokenizer.add_special_tokens(SPECIALS)
     tokenizer.normalizer = llama_normalizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", BOS)]
     )
-    tokenizer.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0),
-    ])  # fmt: skip
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     return tokenizer
 
 
@@ -324,7 +385,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """The LLaMA architecture; its parameter names with "model." in front are the Hugging Face names."""
+    """The LLaMA architecture; "model." before its parameter names gives the Hugging Face names."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -345,7 +406,9 @@ class Llama(nn.Module):
             # What is added to the residual stream starts smaller, the usual scaling with depth.
             narrow = name.endswith(("o_proj.weight", "down_proj.weight"))
             spread = 1 / math.sqrt(parameter.shape[1])
-            nn.init.normal_(parameter, std=spread / math.sqrt(2 * self.shape.layers) if narrow else spread)
+            nn.init.normal_(
+                parameter, std=spread / math.sqrt(2 * self.shape.layers) if narrow else spread
+            )
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -359,8 +422,10 @@ class Llama(nn.Module):
 # ---------------------------------------------------------------- training
 
 
-def story_batches(rows: list[list[int]], tokens: int, rng: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (inputs, targets). Every row is one whole story from its BOS on, as the model is used later."""
+def story_batches(
+    rows: list[list[int]], tokens: int, rng: random.Random
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (inputs, targets). Every row is one story from its BOS on, as in later use."""
     while True:
         # Stories of like length share a batch, so that little of it is padding.
         order = sorted(rows, key=lambda row: len(row) + rng.random() * 16)
@@ -386,10 +451,11 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def repeat_penalty(logits: Tensor, inputs: Tensor, targets: Tensor, width: int = 4) -> Tensor:
-    """Unlikelihood of copying: where the last `width` ids came before, the id that followed them then.
+    """Unlikelihood of copying: the id that followed when the last `width` ids came before.
 
-    Small models that always take the likeliest id fall into loops; text that goes on in another way after
-    the same words teaches them to leave the beaten path. Where the text does repeat itself nothing is added.
+    Small models that always take the likeliest id fall into loops; text that goes on in another
+    way after the same words teaches them to leave the beaten path. Where the text does repeat
+    itself nothing is added.
     """
     windows = inputs.unfold(1, width, 1)  # window w ends at position w + width - 1
     powers = VOCAB_SIZE ** torch.arange(width)
@@ -411,8 +477,9 @@ def train(
     plain = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-        betas=(0.9, 0.98), eps=1e-9,
-    )  # fmt: skip
+        betas=(0.9, 0.98),
+        eps=1e-9,
+    )
     batches = story_batches(rows, args.batch_tokens, random.Random(args.seed))
     start, seen, recent = time.time(), 0, []
     for step in range(args.steps):
@@ -432,11 +499,15 @@ def train(
         recent = [*recent[-199:], likelihood.item()]
         if (step + 1) % 200 == 0:
             mean, seconds = sum(recent) / len(recent), time.time() - start
-            print(f"step {step + 1}/{args.steps} loss {mean:.4f} tokens {seen} {seconds:.0f} s", flush=True)
+            line = f"step {step + 1}/{args.steps} loss {mean:.4f} tokens {seen} {seconds:.0f} s"
+            print(line, flush=True)
         if (step + 1) % 1000 == 0:
             write_directory(model, tokenizer, args.out)  # an interrupted run leaves a model behind
-    return {"train_loss_last_200_steps": sum(recent) / len(recent), "tokens_seen": seen,
-            "train_seconds": time.time() - start}  # fmt: skip
+    return {
+        "train_loss_last_200_steps": sum(recent) / len(recent),
+        "tokens_seen": seen,
+        "train_seconds": time.time() - start,
+    }
 
 
 # ---------------------------------------------------------------- evaluation
@@ -444,7 +515,7 @@ def train(
 
 @torch.inference_mode()
 def validation_loss(model: Llama, tokenizer: Tokenizer, pieces: list[str]) -> dict[str, float]:
-    """Mean loss over all predicted tokens; bits per byte of the text that those tokens stand for."""
+    """Mean loss over all predicted tokens; bits per byte of the text they stand for."""
     total, count, size = 0.0, 0, 0
     for piece in pieces:
         ids = tokenizer.encode(piece).ids[:400]
@@ -454,8 +525,12 @@ def validation_loss(model: Llama, tokenizer: Tokenizer, pieces: list[str]) -> di
         total += F.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
         count += len(ids) - 1
         size += len(piece_bytes(tokenizer, ids[1:]).removeprefix(b" "))
-    return {"val_loss": total / count, "val_tokens": count, "val_bytes": size,
-            "val_bits_per_byte": total / math.log(2) / size}  # fmt: skip
+    return {
+        "val_loss": total / count,
+        "val_tokens": count,
+        "val_bytes": size,
+        "val_bits_per_byte": total / math.log(2) / size,
+    }
 
 
 def piece_bytes(tokenizer: Tokenizer, ids: list[int]) -> bytes:
@@ -467,15 +542,18 @@ def piece_bytes(tokenizer: Tokenizer, ids: list[int]) -> bytes:
 
 
 def teacher_encode(teacher: Teacher, text: str) -> list[int]:
-    """llama2.c's encoder: begin with characters, then always join the neighbours of the best score."""
-    ranked = {piece: i for i, piece in enumerate(teacher.pieces) if i >= 259}  # before: specials and bytes
+    """llama2.c's encoder: begin with characters, then join the neighbours of best score."""
+    # Before 259 come the specials and the bytes.
+    ranked = {piece: i for i, piece in enumerate(teacher.pieces) if i >= 259}
     ids: list[int] = []
     for char in " " + text:
         raw = char.encode()
         ids += [ranked[raw]] if raw in ranked else [byte + 3 for byte in raw]
     while True:
         pairs = [teacher.pieces[a] + teacher.pieces[b] for a, b in itertools.pairwise(ids)]
-        joins = [(teacher.scores[ranked[pair]], -at) for at, pair in enumerate(pairs) if pair in ranked]
+        joins = [
+            (teacher.scores[ranked[pair]], -at) for at, pair in enumerate(pairs) if pair in ranked
+        ]
         if not joins:
             return [BOS, *ids]
         at = -max(joins)[1]
@@ -485,7 +563,9 @@ def teacher_encode(teacher: Teacher, text: str) -> list[int]:
 @torch.inference_mode()
 def teacher_validation(teacher: Teacher, pieces: list[str]) -> dict[str, float]:
     """The same measure for the teacher, whose tokenizer differs: only bits per byte compare."""
-    rows = [ids for ids in (teacher_encode(teacher, piece)[:400] for piece in pieces) if len(ids) >= 50]
+    rows = [
+        ids for ids in (teacher_encode(teacher, piece)[:400] for piece in pieces) if len(ids) >= 50
+    ]
     width = teacher.weights["embed"].shape[1] // teacher.heads
     shape = (len(rows) * teacher.kv_heads, 400, width)
     caches = [[torch.zeros(shape), torch.zeros(shape)] for _ in range(teacher.layers)]
@@ -493,15 +573,23 @@ def teacher_validation(teacher: Teacher, pieces: list[str]) -> dict[str, float]:
     total = 0.0
     for position in range(399):
         logits = teacher_step(teacher, padded[:, position].clamp(min=0), caches, position)
-        total += F.cross_entropy(logits, padded[:, position + 1], ignore_index=-100, reduction="sum").item()
+        total += F.cross_entropy(
+            logits, padded[:, position + 1], ignore_index=-100, reduction="sum"
+        ).item()
     count = sum(len(row) - 1 for row in rows)
     size = sum(len(b"".join(teacher.pieces[i] for i in row[1:])) - 1 for row in rows)
-    return {"teacher_val_loss": total / count, "teacher_val_tokens": count, "teacher_val_bytes": size,
-            "teacher_val_bits_per_byte": total / math.log(2) / size}  # fmt: skip
+    return {
+        "teacher_val_loss": total / count,
+        "teacher_val_tokens": count,
+        "teacher_val_bytes": size,
+        "teacher_val_bits_per_byte": total / math.log(2) / size,
+    }
 
 
 @torch.inference_mode()
-def greedy(model: Llama, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> tuple[str, int, bool]:
+def greedy(
+    model: Llama, tokenizer: Tokenizer, prompt: str, new_tokens: int
+) -> tuple[str, int, bool]:
     """Text, number of new ids, and whether the model ended the story itself."""
     ids = tokenizer.encode(prompt).ids
     begin = len(ids)
@@ -518,23 +606,50 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> 
 def write_directory(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shape = model.shape
-    weights = {f"model.{name}": p.detach().to(torch.float16) for name, p in model.named_parameters()}
+    weights = {
+        f"model.{name}": p.detach().to(torch.float16) for name, p in model.named_parameters()
+    }
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(out / "tokenizer.json"))
-    write_json(out / "config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB_SIZE,
-        "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "hidden_act": "silu",
-        "max_position_embeddings": MAX_POSITIONS, "rms_norm_eps": shape.eps, "rope_theta": shape.theta,
-        "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True,
-        "bos_token_id": BOS, "eos_token_id": EOS, "torch_dtype": "float16",
-    })  # fmt: skip
-    write_json(out / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False})
-    write_json(out / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "bos_token": "<s>",
-        "eos_token": "</s>", "model_max_length": MAX_POSITIONS, "clean_up_tokenization_spaces": False,
-    })  # fmt: skip
+    write_json(
+        out / "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": VOCAB_SIZE,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": MAX_POSITIONS,
+            "rms_norm_eps": shape.eps,
+            "rope_theta": shape.theta,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": True,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            "torch_dtype": "float16",
+        },
+    )
+    write_json(
+        out / "generation_config.json",
+        {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False},
+    )
+    write_json(
+        out / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "model_max_length": MAX_POSITIONS,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
 
 
 def write_json(path: Path, value: dict[str, object]) -> None:
@@ -543,17 +658,27 @@ def write_json(path: Path, value: dict[str, object]) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True, help="has tinystories/ and stories260K/")
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="has tinystories/ and stories260K/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--samples", type=int, default=12000, help="stories to sample from the teacher")
+    parser.add_argument(
+        "--samples", type=int, default=12000, help="stories to sample from the teacher"
+    )
     parser.add_argument("--sample-rows", type=int, default=512, help="stories sampled together")
-    parser.add_argument("--real-weight", type=int, default=2, help="copies of each real story in one epoch")
+    parser.add_argument(
+        "--real-weight", type=int, default=2, help="copies of each real story in one epoch"
+    )
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--continue-from", type=Path, help="start from this model and keep its tokenizer")
-    parser.add_argument("--repeat-penalty", type=float, default=0.0, help="weight of the penalty on copying")
+    parser.add_argument(
+        "--continue-from", type=Path, help="start from this model and keep its tokenizer"
+    )
+    parser.add_argument(
+        "--repeat-penalty", type=float, default=0.0, help="weight of the penalty on copying"
+    )
     return parser.parse_args()
 
 
@@ -570,22 +695,32 @@ def main() -> None:
     start = time.time()
     sampled = sample_stories(teacher, args.samples, args.sample_rows, args.seed)
     samples = drop_misspelt(sampled, real)
-    report |= {"real_stories": len(real), "sampled": len(sampled), "sampled_kept": len(samples),
-               "sample_seconds": time.time() - start}  # fmt: skip
+    report |= {
+        "real_stories": len(real),
+        "sampled": len(sampled),
+        "sampled_kept": len(samples),
+        "sample_seconds": time.time() - start,
+    }
 
     first = args.continue_from
     tokenizer = (
-        Tokenizer.from_file(str(first / "tokenizer.json")) if first else train_tokenizer(real + samples)
+        Tokenizer.from_file(str(first / "tokenizer.json"))
+        if first
+        else train_tokenizer(real + samples)
     )
-    rows = [[*row.ids, EOS][:MAX_POSITIONS] for row in
-            tokenizer.encode_batch(real * args.real_weight + samples)]  # fmt: skip
+    rows = [
+        [*row.ids, EOS][:MAX_POSITIONS]
+        for row in tokenizer.encode_batch(real * args.real_weight + samples)
+    ]
     report["tokens_per_epoch"] = sum(map(len, rows))
     print(report, flush=True)
 
     model = Llama(Shape())
     if first:
         stored = load_file(first / "model.safetensors")
-        model.load_state_dict({name.removeprefix("model."): part.float() for name, part in stored.items()})
+        model.load_state_dict(
+            {name.removeprefix("model."): part.float() for name, part in stored.items()}
+        )
     report["parameters"] = sum(p.numel() for p in model.parameters())
     report |= train(model, tokenizer, rows, args)
     for parameter in model.parameters():

@@ -27,8 +27,6 @@
 void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, const int16_t *rope, int8_t *q8,
                      uint32_t *q_scale, uint8_t *k, uint8_t *v, int32_t *work);
 
-#define SC_SCORE_MAX ((1 << 30) - 1) /* log2 units, Q16 */
-
 /* A core's scratch for one head over a whole context. */
 typedef struct {
     int32_t score[SC_KV_BLOCKS * SC_KV_POSITIONS];

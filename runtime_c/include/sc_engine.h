@@ -45,8 +45,10 @@ uint32_t sc_sample(const sc_sampling *how, uint32_t position);
 void sc_trace_layer(uint32_t layer, const int32_t *x, uint32_t stride); /* core 0 */
 void sc_trace_logits(void);
 enum sc_dump_point {
-    SC_DUMP_ATTN_IN, SC_DUMP_QKV, SC_DUMP_Q8, SC_DUMP_ATTN, SC_DUMP_O_IN, SC_DUMP_MID,
-    SC_DUMP_MLP_IN, SC_DUMP_H, SC_DUMP_DOWN_IN, SC_DUMP_OUT
+    /* input and output of each matrix, in the order of enum sc_slot ... */
+    SC_DUMP_QKV_IN, SC_DUMP_QKV, SC_DUMP_O_IN, SC_DUMP_O, SC_DUMP_GU_IN, SC_DUMP_H, SC_DUMP_DOWN_IN, SC_DUMP_OUT,
+    /* ... and of attention */
+    SC_DUMP_Q8, SC_DUMP_ATTN
 };
 /* All cores: prints an op's output if this layer and position were asked for. */
 void sc_dump(enum sc_dump_point what, uint32_t layer, int core);

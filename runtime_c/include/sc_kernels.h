@@ -46,9 +46,9 @@ enum sc_epilogue { SC_STORE, SC_ADD, SC_SILU };
 
 typedef struct {
     enum sc_epilogue kind;
-    int32_t *y;    /* [tokens][stride] */
+    int32_t *dst;  /* [tokens][stride] */
     uint32_t stride;
-    int gate_shift, silu_shift; /* SC_SILU: y is [ffn], blocks are 4 gate + 4 up rows */
+    int gate_shift, silu_shift; /* SC_SILU: dst is [ffn], blocks are 4 gate + 4 up rows */
 } sc_output;
 
 /* Row blocks first .. first + count - 1 (at `tile`) times every token; side[t] is NULL-free when

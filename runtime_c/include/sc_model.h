@@ -30,7 +30,7 @@ typedef struct sc_matrix {
     uint32_t offset;       /* in its memory, multiple of 4 */
     uint32_t block_bytes;  /* one block with everything, multiple of 4 */
     uint32_t rows;
-    uint16_t blocks;       /* ceil(rows / 8); 0 = matrix absent */
+    uint16_t blocks;       /* ceil(rows / 8) */
     uint16_t tile_blocks;  /* blocks that travel together */
     sc_cut in;             /* the activations it reads */
     uint8_t level;         /* enum sc_level */
@@ -39,20 +39,22 @@ typedef struct sc_matrix {
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
-/* Matrices of a layer in the order they are streamed; an `_A` is the first half of a side path. */
-enum sc_slot { SC_QKV_A, SC_QKV, SC_O_A, SC_O, SC_GU_A, SC_GU, SC_DOWN_A, SC_DOWN, SC_SLOTS };
+/* Matrices of a layer in the order they are streamed. */
+enum sc_slot { SC_QKV, SC_O, SC_GU, SC_DOWN, SC_SLOTS };
 
 typedef struct {
-    sc_matrix m[SC_SLOTS];
+    const sc_matrix *m[SC_SLOTS];
     uint16_t score_mantissa; /* softmax scale, see sc_attention.c */
     int16_t score_exponent;
     int16_t gate_shift; /* gate to Q16 */
     int16_t silu_shift; /* product to the fixed point of h */
 } sc_layer;
 
+/* All matrices in the order a pass reads them, the head last; the first half of a side path, a,
+ * comes just before its matrix. */
+extern const sc_matrix sc_matrices[];
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;
-extern const sc_matrix sc_head;
 extern const int16_t sc_final_gain[];
 extern const int16_t sc_rope[];          /* [context][head_dim / 2][cos, sin] Q15 */
 extern const uint32_t sc_piece_offset[]; /* [vocab + 1] into sc_piece_bytes */

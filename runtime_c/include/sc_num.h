@@ -77,17 +77,17 @@ static inline uint32_t sc_exp2_mantissa(uint32_t frac16) {
 
 /* 2^-(delta / 2^16) in Q20 (floor) */
 static inline uint32_t sc_exp2_q20(uint32_t delta) {
-    uint32_t n = delta >> 16;
-    return n > 31 ? 0 : (sc_exp2_mantissa(delta & 0xFFFF) << 5) >> n;
+    return (sc_exp2_mantissa(delta & 0xFFFF) << 5) >> sc_min((int32_t)(delta >> 16), 31);
 }
 
-/* sigmoid(x16 / 2^16) in Q16; absolute error below 8e-5 */
+extern const uint16_t sc_sigmoid_table[257];
+
+/* sigmoid(x16 / 2^16) in Q16, by linear interpolation; absolute error below 8e-5 */
 static inline uint32_t sc_sigmoid_q16(int32_t x16) {
-    uint32_t magnitude = (uint32_t)sc_min(sc_abs(x16), (1 << 20) - 1);
-    uint32_t delta = ((magnitude >> 1) * 5909u) >> 11;
-    uint32_t e16 = (sc_exp2_q20(delta) + 8) >> 4;
-    uint32_t inverse = 0x80000000u / (65536u + e16);
-    return x16 >= 0 ? inverse << 1 : (e16 * inverse) >> 15;
+    const uint32_t magnitude = (uint32_t)sc_min(sc_abs(x16), (1 << 20) - 1);
+    const uint16_t *t = sc_sigmoid_table + (magnitude >> 12);
+    const uint32_t v = t[0] - (((uint32_t)(t[0] - t[1]) * (magnitude & 4095) + 2048) >> 12);
+    return x16 < 0 ? v : 65536 - v;
 }
 
 /* floor(sqrt(v)) */

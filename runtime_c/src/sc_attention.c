@@ -12,7 +12,7 @@ static inline int32_t load32(const void *p) {
 static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
     return mantissa | (uint32_t)exponent << 16;
 }
-static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)(s & 0xFFFF); }
+static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); }
 static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
 /* y = mantissas of x with a common exponent, rotated by RoPE if rope; returns the exponent and
@@ -71,7 +71,7 @@ SC_HOT void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, con
 }
 
 void sc_head_begin(sc_head_state *s) {
-    s->top = -SC_SCORE_MAX;
+    s->top = -(1 << 30);
     s->e_max = -(1 << 20);
     s->total = 0;
     for (int i = 0; i < SC_HDP; i++) s->acc[0][i] = s->acc[1][i] = 0;
@@ -92,29 +92,25 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
 #else
 #define Q(d) load32(q8 + (d))
 #endif
-    for (const uint8_t *block = k; out < end; block += SC_K_BLOCK) {
-        const uint32_t *scales = (const uint32_t *)(const void *)block + kv_head;
-        const uint8_t *row = block + SC_KV_SCALES + kv_head * SC_HDP;
-        const int32_t *stop = end - out < SC_KV_POSITIONS ? end : out + SC_KV_POSITIONS;
-        for (; out < stop; row += SC_KV_HEADS * SC_HDP, scales += SC_KV_HEADS) {
+    k += kv_head * 4;
+    const int32_t to_row = SC_KV_SCALES + kv_head * (SC_HDP - 4);
+    for (; out < end; k += SC_K_BLOCK) {
+        const uint8_t *scales = k, *row = k + to_row;
+        const int32_t *stop = out + sc_min((int32_t)(end - out), SC_KV_POSITIONS);
+        do {
+            const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
+            const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
+            const int shift = sc_max(sc_min(base - scale_exponent(scale), 30), 1);
             int32_t v = 0;
             for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, Q(d), load32(row + d));
-            const uint32_t scale = *scales;
-            const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
-            const int shift = sc_min(base - scale_exponent(scale), 30);
+            row += SC_KV_HEADS * SC_HDP;
 #if SC_DOT_SHIFT > 0
             v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
 #endif
-            v *= factor; /* at most 2^30 */
-            if (__builtin_expect(shift > 0, 1)) {
-                v = (v + (1 << (shift - 1))) >> shift;
-            } else {
-                v = sc_lshift_sat(v, shift < -31 ? 31 : -shift);
-                v = sc_min(sc_max(v, -SC_SCORE_MAX), SC_SCORE_MAX);
-            }
-            *out++ = v;
+            v = (v * factor + (1 << (shift - 1))) >> shift; /* the product is at most 2^30 */
             top = sc_max(top, v);
-        }
+            *out++ = v;
+        } while (out < stop);
     }
     s->top = top;
 }
@@ -127,23 +123,19 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
     int32_t e_max = s->e_max;
     int32_t *score = w->score + first, *end = score + count;
     int8_t *exponent = w->exponent + first;
-    for (; score < end; v += SC_V_BLOCK) {
-        const uint32_t *scales = (const uint32_t *)(const void *)v + kv_head;
-        const int32_t *stop = end - score < SC_KV_POSITIONS ? end : score + SC_KV_POSITIONS;
-        for (; score < stop; scales += SC_KV_HEADS) {
-            const uint32_t delta = (uint32_t)(top - *score), n = delta >> 16;
-            uint32_t weight = 0;
-            int32_t e = -128;
-            if (n <= 31) {
-                const uint32_t mantissa = sc_exp2_mantissa(delta & 0xFFFF), scale = *scales;
-                total += (mantissa << 5) >> n;
-                weight = mantissa * (uint32_t)scale_mantissa(scale);
-                e = scale_exponent(scale) - (int32_t)n;
-                e_max = sc_max(e_max, e);
-            }
-            *score++ = (int32_t)weight;
+    for (v += kv_head * 4; score < end; v += SC_V_BLOCK) {
+        const uint8_t *scales = v;
+        const int32_t *stop = score + sc_min((int32_t)(end - score), SC_KV_POSITIONS);
+        do {
+            const uint32_t delta = (uint32_t)(top - *score);
+            const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
+            const int32_t n = sc_min((int32_t)(delta >> 16), 31), e = scale_exponent(scale) - n;
+            const uint32_t mantissa = sc_exp2_mantissa(sc_low16(delta));
+            total += (mantissa << 5) >> n;
+            e_max = sc_max(e_max, e);
+            *score++ = (int32_t)(mantissa * (uint32_t)scale_mantissa(scale));
             *exponent++ = (int8_t)e;
-        }
+        } while (score < stop);
     }
     s->total = total;
     s->e_max = e_max;
@@ -154,14 +146,14 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     const int32_t *weight = w->score, *end = weight + count;
     const int8_t *exponent = w->exponent;
     uint8_t *high = w->high, *low = w->low;
-    while (weight < end) {
-        /* weights are at most 2^30: adding half cannot overflow, and from 2^31 on nothing is left */
+    do {
+        /* weights are below 2^30: adding half cannot overflow */
         const int shift = sc_min(base - *exponent++, 31);
         int32_t a = (int32_t)(((uint32_t)*weight++ + (1u << (shift - 1))) >> shift);
         a = sc_min(a, (1 << SC_WEIGHT_BITS) - 1);
         *high++ = (uint8_t)(a >> 7);
         *low++ = (uint8_t)(a & 127);
-    }
+    } while (weight < end);
     for (; count % SC_KV_POSITIONS; count++) *high++ = *low++ = 0;
 }
 

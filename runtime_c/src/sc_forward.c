@@ -30,9 +30,6 @@ _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
 #define SC_PHASE __attribute__((noinline))
 
-#define DUMP(what) \
-    if (sc_now.trace & SC_TRACE_DUMP) sc_dump(what, index, core)
-
 static SC_PHASE void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
@@ -193,34 +190,35 @@ static SC_PHASE void attention(uint32_t index, int core) {
 
 #endif
 
-static SC_PHASE void transformer_layer(uint32_t index, int core) {
-    const sc_layer *layer = &sc_layers[index];
-    const uint32_t tokens = sc_now.tokens;
-    sc_output out = {SC_STORE, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+static inline void dump(enum sc_dump_point what, uint32_t index, int core) {
+    if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0)) sc_dump(what, index, core);
+}
 
-    quantize(&layer->m[SC_QKV], x[0], SC_HIDDEN, 1, 0, 0, xv, core);
-    DUMP(SC_DUMP_ATTN_IN);
-    linear(&layer->m[SC_QKV], xv, tokens, &out, core);
-    DUMP(SC_DUMP_QKV);
+/* One of a layer's four matrices with the int8 input before it: qkv and gate_up read the norm of
+ * the residual stream and write y, o and down read y and add to the residual stream. */
+static SC_PHASE void matrix_step(uint32_t index, enum sc_slot slot, int core) {
+    const sc_layer *layer = &sc_layers[index];
+    const sc_matrix *m = layer->m[slot];
+    const int norm = slot == SC_QKV || slot == SC_GU;
+    sc_output out = {SC_ADD, x[0], SC_HIDDEN, layer->gate_shift, layer->silu_shift};
+    quantize(m, norm ? x[0] : y[0], norm ? SC_HIDDEN : SC_Y_WORDS, norm, 0, 0, xv, core);
+    dump(SC_DUMP_QKV_IN + 2 * slot, index, core);
+    if (norm) {
+        out.kind = slot == SC_GU ? SC_SILU : SC_STORE;
+        out.dst = y[0];
+        out.stride = SC_Y_WORDS;
+    }
+    linear(m, xv, sc_now.tokens, &out, core);
+    dump(SC_DUMP_QKV + 2 * slot, index, core);
+}
+
+static SC_PHASE void transformer_layer(uint32_t index, int core) {
+    matrix_step(index, SC_QKV, core);
     prepare_heads(index, core);
-    DUMP(SC_DUMP_Q8);
+    dump(SC_DUMP_Q8, index, core);
     attention(index, core);
-    DUMP(SC_DUMP_ATTN);
-    out = (sc_output){SC_ADD, x[0], SC_HIDDEN, 0, 0};
-    quantize(&layer->m[SC_O], y[0], SC_Y_WORDS, 0, 0, 0, xv, core);
-    DUMP(SC_DUMP_O_IN);
-    linear(&layer->m[SC_O], xv, tokens, &out, core);
-    DUMP(SC_DUMP_MID);
-    out = (sc_output){SC_SILU, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
-    quantize(&layer->m[SC_GU], x[0], SC_HIDDEN, 1, 0, 0, xv, core);
-    DUMP(SC_DUMP_MLP_IN);
-    linear(&layer->m[SC_GU], xv, tokens, &out, core);
-    DUMP(SC_DUMP_H);
-    out = (sc_output){SC_ADD, x[0], SC_HIDDEN, 0, 0};
-    quantize(&layer->m[SC_DOWN], y[0], SC_Y_WORDS, 0, 0, 0, xv, core);
-    DUMP(SC_DUMP_DOWN_IN);
-    linear(&layer->m[SC_DOWN], xv, tokens, &out, core);
-    DUMP(SC_DUMP_OUT);
+    dump(SC_DUMP_ATTN, index, core);
+    for (enum sc_slot slot = SC_O; slot < SC_SLOTS; slot++) matrix_step(index, slot, core);
     if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) {
         sc_barrier();
         if (core == 0) sc_trace_layer(index, x[0], SC_HIDDEN);
@@ -228,10 +226,11 @@ static SC_PHASE void transformer_layer(uint32_t index, int core) {
 }
 
 static SC_PHASE void head(int core) {
+    const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t last = sc_now.tokens - 1;
     const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
-    quantize(&sc_head, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, xv, core);
-    linear(&sc_head, xv + last, 1, &out, core);
+    quantize(m, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, xv, core);
+    linear(m, xv + last, 1, &out, core);
 }
 
 void sc_forward(void *unused, int core) {

@@ -183,7 +183,7 @@ SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t fir
 #else
             (void)end, (void)side;
 #endif
-            int32_t *dst = out->y + t * out->stride;
+            int32_t *dst = out->dst + t * out->stride;
             if (out->kind == SC_SILU) {
                 dst += row / 2;
                 for (uint32_t r = 0; r < rows / 2; r++) dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], out);

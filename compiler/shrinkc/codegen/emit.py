@@ -24,9 +24,6 @@ from shrinkc.targets import Target
 T = TypeVar("T", bound=Op)
 V = TypeVar("V")
 
-SLOT_OF = {"qkv": "SC_QKV", "o": "SC_O", "gate_up": "SC_GU", "down": "SC_DOWN"}
-
-
 @dataclass(frozen=True)
 class CMatrix:
     """One row of the C tables."""
@@ -113,22 +110,25 @@ def emit(
     sides: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
 
+    matrices: list[tuple[str, CMatrix]] = []  # in stream order
     for i in range(graph.num_layers):
-        slots: list[tuple[str, CMatrix]] = []
+        slots: list[int] = []
         for op in _of_type(graph, Linear, i):
             w, slot = op.weight, op.weight.name.rsplit(".", 1)[-1]
             order = gate_up_order(w.n) if slot == "gate_up" else None
             b = "0"
             if w.low_rank is not None:
                 a, ident = w.low_rank.a, f"side_{i}_{slot}"
-                slots.append((f"{SLOT_OF[slot]}_A", _c_matrix(a, shapes[a.name], plan)))
+                matrices.append((a.name, _c_matrix(a, shapes[a.name], plan)))
                 stored.append((a.name, a, None))
                 sides.append((ident, _c_matrix(w.low_rank.b, shapes[w.name].side or shapes[w.name], plan)))
                 b = f"&{ident}"
-            slots.append((SLOT_OF[slot], _c_matrix(w, shapes[w.name], plan, b)))
+            slots.append(len(matrices))
+            matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
             stored.append((w.name, w, order))
         att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
         layers.append({"slots": slots, "attention": att, "silu": silu})
+    matrices.append(("head", _c_matrix(head, shapes["head"], plan)))
     stored.append(("head", head, None))
     if embed.table is not head:
         stored.append(("embedding", embed.table, None))
@@ -148,7 +148,7 @@ def emit(
         "target": target,
         "layers": layers,
         "sides": sides,
-        "head": _c_matrix(head, shapes["head"], plan),
+        "matrices": matrices,
         "embedding": _c_matrix(embed.table, embed_shape, plan),
         "embed": embed,
         "final_gain": None if final.gain is None else final.gain.tolist(),

@@ -38,7 +38,6 @@ from shrinkc.numerics.fixed import (
 )
 
 Observer = Callable[[Op, "np.ndarray | vectors.QVector | vectors.QHeads"], None]
-SCORE_MAX = (1 << 30) - 1
 LOG2E_Q15 = 47274  # round(log2(e) * 2**15)
 TOP_P_ONE = 1 << 16
 
@@ -236,6 +235,7 @@ def silu_mul(op: SiluMul, y: np.ndarray) -> np.ndarray:
 def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.ndarray:
     """One head: q over T tokens against S cached ones under mask [T, S] -> int64 [T, D].
 
+    Scores are log2 units in Q16 up to 2**13; larger ones would be compressed by the shift's limit.
     The result is 127/128 of the value in its own fixed point.
     """
     product = q.mantissa * op.scale_mantissa
@@ -244,21 +244,17 @@ def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.
     base = -(15 + op.dot_shift + extra + q.exponent + op.scale_exponent)
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
     factor = round_shift(c[:, None] * k.mantissa[None, :], 15)
-    shift = np.clip(base[:, None] - k.exponent[None, :], -31, 30)
+    shift = np.clip(base[:, None] - k.exponent[None, :], 1, 30)
     score = round_shift(round_shift(dot, op.dot_shift) * factor, shift)
-    score = np.clip(score, -SCORE_MAX, SCORE_MAX)
-    top = np.where(mask, score, -SCORE_MAX).max(axis=1)
-    delta = np.where(mask, top[:, None] - score, (1 << 32) - 1)
-    n = delta >> 16
-    live = n <= 31
-    z = exp2_q20(delta).sum(axis=1)
-    e = np.where(live, v.exponent[None, :] - n, -(1 << 20))
+    top = np.where(mask, score, -(1 << 30)).max(axis=1)
+    delta = np.where(mask, top[:, None] - score, 0)
+    z = np.where(mask, exp2_q20(delta), 0).sum(axis=1)
+    e = np.where(mask, v.exponent[None, :] - np.minimum(delta >> 16, 31), -(1 << 20))
     e_max = e.max(axis=1)
     drop = 30 - op.weight_bits
     weight = exp2_mantissa(delta & 0xFFFF) * v.mantissa[None, :]
-    weight_shift = e_max[:, None] - e + drop
-    a = np.where(live, round_shift(weight, np.minimum(weight_shift, 31)), 0)
-    a = np.minimum(a, (1 << op.weight_bits) - 1)
+    a = round_shift(weight, np.minimum(e_max[:, None] - e + drop, 31))
+    a = np.where(mask, np.minimum(a, (1 << op.weight_bits) - 1), 0)
     acc = np.rint(a.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
     z_shift = bit_length(z) - 16
     reciprocal = (np.int64(1) << 31) // (z >> z_shift)

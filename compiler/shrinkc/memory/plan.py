@@ -331,5 +331,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the layer table on the device: 8 matrices of 48 bytes and four scalars per layer."""
-    return s.num_layers * (8 * 48 + 8)
+    """sizeof the layer table on the device: 48 bytes per matrix (a side path has three), 24 per layer, and the
+    sigmoid table."""
+    sides = sum(1 for m in s.matrices if m.rank)
+    return 48 * (len(s.matrices) + 1 + sides) + 24 * s.num_layers + 528

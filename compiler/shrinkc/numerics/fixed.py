@@ -10,6 +10,8 @@ Conventions
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 I64 = np.int64
@@ -24,8 +26,6 @@ QSHIFT = 23  # fraction bits of the reciprocal that quantises to int8
 EXP2_C = (65531, 45287, 15078, 2557)
 EXP2_MAX_REL_ERROR = 1.4e-4
 SIGMOID_MAX_ABS_ERROR = 8e-5
-
-LOG2E_Q12 = 5909  # round(log2(e) * 2**12)
 
 
 def bit_length(v: np.ndarray | int) -> np.ndarray:
@@ -76,25 +76,25 @@ def exp2_mantissa(frac16: np.ndarray) -> np.ndarray:
 
 
 def exp2_q20(delta: np.ndarray) -> np.ndarray:
-    """2**-(delta / 2**16) in Q20 (floor), for 0 <= delta < 2**32; 0 from 2**-32 on."""
+    """2**-(delta / 2**16) in Q20 (floor), for 0 <= delta < 2**32."""
     delta = np.asarray(delta, I64)
-    n = delta >> 16
-    p = (exp2_mantissa(delta & 0xFFFF) << 5) >> np.minimum(n, 31)
-    return np.where(n > 31, 0, p)
+    return (exp2_mantissa(delta & 0xFFFF) << 5) >> np.minimum(delta >> 16, 31)
+
+
+# sigmoid(-i / 16) in Q16 for i = 0..256; runtime_c/src/sc_tables.c holds the same numbers
+SIGMOID_TABLE = np.array([round(65536 / (1 + math.exp(i / 16))) for i in range(257)], I64)
 
 
 def sigmoid_q16(x16: np.ndarray) -> np.ndarray:
     """sigmoid(x16 / 2**16) in Q16, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
 
-    sigmoid(|x|) = 1 / (1 + e) with e = 2**(-|x| log2 e); the other half is e / (1 + e), so that
-    small values keep their relative precision.
+    Linear interpolation with a step of 1/16; beyond 16 the value at 16 is used.
     """
     x16 = np.asarray(x16, I64)
-    magnitude = np.minimum(np.abs(x16), (1 << 20) - 1)  # sigmoid(-16) is 0 in Q16
-    delta = (magnitude >> 1) * LOG2E_Q12 >> 11
-    e16 = (exp2_q20(delta) + 8) >> 4
-    inverse = (np.int64(1) << 31) // (65536 + e16)  # Q15, [2**14, 2**15]
-    return np.where(x16 >= 0, inverse << 1, (e16 * inverse) >> 15)
+    magnitude = np.minimum(np.abs(x16), (1 << 20) - 1)
+    i, f = magnitude >> 12, magnitude & 4095
+    v = SIGMOID_TABLE[i] - (((SIGMOID_TABLE[i] - SIGMOID_TABLE[i + 1]) * f + 2048) >> 12)
+    return np.where(x16 < 0, v, 65536 - v)
 
 
 def isqrt32(v: np.ndarray) -> np.ndarray:
