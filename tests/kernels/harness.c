@@ -217,8 +217,8 @@ static void matrix(void) {
     sc_qvec *side = m.b ? read_vectors(&b.in, tokens, 0) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
-    out.y = guarded(n);
-    memcpy(out.y, start, n * 4);
+    out.dst = guarded(n);
+    memcpy(out.dst, start, n * 4);
     for (uint32_t first = 0; first < m.blocks; first += m.tile_blocks) {
         uint32_t count = (uint32_t)m.blocks - first < m.tile_blocks ? m.blocks - first : m.tile_blocks;
         uint8_t *tile = copy((size_t)count * m.block_bytes / 4);
@@ -226,8 +226,8 @@ static void matrix(void) {
         free(tile);
     }
     put_count(n);
-    put(out.y, n);
-    release(out.y, n, "canary of y");
+    put(out.dst, n);
+    release(out.dst, n, "canary of y");
     free(start);
     free_vectors(x_, tokens), free_vectors(side, tokens);
 }

@@ -1,0 +1,160 @@
+"""sc_head_prepare and sc_head_* against quantize_heads() and attend(), in pieces of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from shrinkc.ir.interpreter import QHead, attend
+from shrinkc.ir.ops import Attention
+from shrinkc.numerics.vectors import QHeads, quantize_heads
+
+from .conftest import CONFIGS
+from .harness import HEADS, Harness, assert_same, to_words
+
+Get = Callable[[str], Harness]
+POSITIONS = 4
+KINDS = ("random", "small", "zero", "spread", "equal")
+
+
+def attention_op(h: Harness, mantissa: int, exponent: int) -> Attention:
+    op = next(op for op in h.graph.ops if isinstance(op, Attention))
+    return Attention(
+        op.out, op.inputs, op.layer, op.heads, op.kv_heads, op.head_dim, mantissa, exponent,
+        op.dot_shift, op.weight_bits,
+    )  # fmt: skip
+
+
+def make_qkv(h: Harness, n: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+    c = h.config
+    rows = (c.heads + 2 * c.kv_heads, c.head_dim)
+    limit = (1 << 31) - 1
+    x = rng.integers(-limit, limit + 1, (n, *rows))
+    if kind == "small":
+        x = rng.integers(-3, 4, (n, *rows))
+    elif kind == "zero":
+        x[:] = 0
+    elif kind == "spread":  # magnitudes from 1 to 2**31 from head to head and token to token
+        x >>= rng.integers(0, 31, (n, rows[0], 1))
+    elif kind == "equal":
+        x[:] = x[:1]
+    return x
+
+
+def angles(h: Harness, n: int) -> tuple[np.ndarray, np.ndarray]:
+    return h.graph.rope_cos[:n].astype(np.int64), h.graph.rope_sin[:n].astype(np.int64)
+
+
+def command(
+    h: Harness, x: np.ndarray, op: Attention, pieces: Sequence[int], first: int
+) -> tuple[int, np.ndarray]:
+    n = len(x)
+    cos, sin = h.graph.rope_cos[:n], h.graph.rope_sin[:n]
+    rope = np.ascontiguousarray(np.stack([cos, sin], axis=2).astype(np.int16)).reshape(-1)
+    head = [n, first, op.scale_mantissa, op.scale_exponent, len(pieces), *pieces]
+    return HEADS, np.concatenate([to_words(head), to_words(x.reshape(-1)), rope.view(np.int32)])
+
+
+def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.ndarray]:
+    """The command's answer in the layouts that sc_attention.h describes."""
+    c = h.config
+    hdp, blocks = -(-c.head_dim // 4) * 4, -(-c.context // POSITIONS)
+    scales = POSITIONS * c.kv_heads
+    k_words = scales + c.kv_heads * hdp
+    v_words = scales + c.kv_heads * c.head_dim
+    sizes = [n * c.heads * hdp // 4, n * c.heads, blocks * k_words, blocks * v_words]
+    sizes.append((n - first) * c.heads * c.head_dim)
+    assert len(words) == sum(sizes)
+    q, q_scale, k, v, out = np.split(words, np.cumsum(sizes)[:-1])
+
+    def whole(block: np.ndarray) -> np.ndarray:  # [blocks, 4, kv] -> [n, kv]
+        return block[:, :scales].reshape(-1, c.kv_heads)[:n]
+
+    k, v = k.reshape(blocks, -1), v.reshape(blocks, -1)
+    kq = np.ascontiguousarray(k[:, scales:]).view(np.int8).reshape(-1, c.kv_heads, hdp)[:n]
+    vq = np.ascontiguousarray(v[:, scales:]).view(np.int8)
+    vq = vq.reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
+    return {
+        "q": q.view(np.int8).reshape(n, c.heads, hdp),
+        "q scale": q_scale.reshape(n, c.heads),
+        "k": kq,
+        "k scale": whole(k),
+        "v": vq.reshape(-1, c.kv_heads, c.head_dim)[:n],
+        "v scale": whole(v),
+        "out": out.reshape(n - first, c.heads, c.head_dim),
+    }
+
+
+def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, np.ndarray]:
+    c = h.config
+    cos, sin = angles(h, len(x))
+    q = quantize_heads(x[:, : c.heads], cos, sin)
+    k = quantize_heads(x[:, c.heads : c.heads + c.kv_heads], cos, sin)
+    v = quantize_heads(x[:, c.heads + c.kv_heads :])
+    n = len(x)
+    mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]
+    out = np.stack([
+        attend(
+            op,
+            QHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i]),
+            *(QHead(t.q[:, j], t.mantissa[:, j], t.exponent[:, j]) for t in (k, v)),
+            mask,
+        )
+        for i in range(c.heads)
+        for j in [i // (c.heads // c.kv_heads)]
+    ], axis=1)  # fmt: skip
+    pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))
+
+    def scale(t: QHeads) -> np.ndarray:
+        return to_words(t.mantissa | (t.exponent << 16))
+
+    return {
+        "q": np.pad(q.q, pad), "q scale": scale(q), "k": np.pad(k.q, pad), "k scale": scale(k),
+        "v": v.q, "v scale": scale(v), "out": out,
+    }  # fmt: skip
+
+
+def check(h: Harness, jobs: list[tuple[np.ndarray, Attention, Sequence[int], int, str]]) -> int:
+    results = h.run([command(h, x, op, pieces, first) for x, op, pieces, first, _ in jobs])
+    compared = 0
+    for words, (x, op, pieces, first, what) in zip(results, jobs, strict=True):
+        got, want = unpack(h, words, len(x), first), expected(h, x, op, first)
+        for name, values in want.items():
+            compared += assert_same(got[name], values, f"{name} of {what}, pieces {pieces}")
+    return compared
+
+
+@pytest.mark.parametrize("config", list(CONFIGS))
+def test_contexts_and_score_scales(harness: Get, config: str) -> None:
+    """Contexts 1..17 and the longest, every token's attention; scores from flat to one-hot."""
+    h, rng = harness(config), np.random.default_rng(20)
+    whole = next(op for op in h.graph.ops if isinstance(op, Attention))
+    blocks = -(-h.config.context // POSITIONS)
+    jobs = []
+    for n in range(1, 18):
+        for kind in KINDS if n in (1, 2, 5, 17) else (KINDS[n % len(KINDS)],):
+            mantissa = int(rng.choice([1 << 14, 1 << 15, whole.scale_mantissa]))
+            x = make_qkv(h, n, kind, rng)
+            # the exponent at which 31-bit heads give scores around 1, and far from it
+            exponent = int(rng.choice([-62, -50, -44, -40, -35, whole.scale_exponent]))
+            op = attention_op(h, mantissa, exponent)
+            jobs.append((x, op, [blocks], 0, f"{kind} {n} tokens scale 2**{exponent}"))
+    n = h.config.context
+    x = make_qkv(h, n, "random", rng) >> 8
+    jobs.append((x, attention_op(h, 1 << 14, -34), [blocks], n - 2, f"{n} tokens"))
+    assert check(h, jobs) > 1000
+
+
+@pytest.mark.parametrize("config", list(CONFIGS))
+def test_pieces_of_the_cache_change_nothing(harness: Get, config: str) -> None:
+    """Split at every block boundary, and into equal pieces of every size."""
+    h, rng = harness(config), np.random.default_rng(21)
+    n = h.config.context
+    blocks = -(-n // POSITIONS)
+    x = make_qkv(h, n, "spread", rng) >> 6
+    op = attention_op(h, 1 << 14, -36)
+    jobs = [(x, op, [b, blocks], n - 1, "one cut") for b in range(1, blocks)]
+    jobs += [(x, op, [size], n - 1, "equal pieces") for size in range(1, blocks + 1)]
+    assert check(h, jobs) > 1000

@@ -1,0 +1,223 @@
+"""sc_matrix_tile and sc_embed_row against the interpreter, all cores in turn, any tiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shrinkc.codegen.pack import pack_matrix
+from shrinkc.ir.interpreter import _rescale, embed, linear, silu_mul
+from shrinkc.ir.linear import LowRank, QLinear, largest_cmax, segment_size
+from shrinkc.ir.ops import Embed, SiluMul
+from shrinkc.numerics.fixed import INT32_MAX, saturate32
+from shrinkc.numerics.vectors import QVector, quantize_vector
+
+from .conftest import ALL_FORMATS, CONFIGS, GENERIC, ONE_FORMAT
+from .harness import (
+    ADD,
+    ASYM,
+    BLOCK,
+    EMBED,
+    GROUPED,
+    SILU,
+    STORE,
+    W4,
+    Harness,
+    assert_same,
+    matrix_command,
+    matrix_words,
+    to_words,
+)
+
+Get = Callable[[str], Harness]
+Command = tuple[int, np.ndarray]
+EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 171, 172, 173)
+
+
+def random_linear(
+    rng: np.random.Generator, n: int, k: int, fmt: int, seg: int, shift: int = 0, name: str = "w"
+) -> QLinear:
+    """A matrix of extreme integers that keeps the IR's accumulator bound."""
+    bits = 4 if fmt & W4 else 8
+    low, high = (-8, 7) if bits == 4 else (-128 if fmt & ASYM else -127, 127)
+    nseg = -(-k // seg)
+    q = rng.integers(low, high + 1, (n, k))
+    if rng.random() < 0.3:
+        q = rng.choice([low, high], (n, k))
+    d = z = None
+    if fmt & GROUPED:
+        d = rng.integers(1, 128, (n, nseg)).astype(np.uint8)
+    if fmt & ASYM:
+        z = rng.integers(low, high + 1, (n, nseg)).astype(np.int8)
+    w = QLinear(
+        name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
+        d=d, z=z, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
+        shift=shift, cmax=255, frac=0, row_scale=np.ones(n),
+    )  # fmt: skip
+    w.cmax = largest_cmax(w.unit_bound())
+    if w.cmax == 0:  # too wide for scales this large
+        w.d = np.ones_like(d)
+        w.cmax = largest_cmax(w.unit_bound())
+    assert w.cmax > 0
+    return w
+
+
+def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector:
+    """Vectors that may reach the accumulator bound: q at ±127 and c at cmax in some tokens."""
+    nseg = w.nseg
+    q = rng.integers(-127, 128, (tokens, w.k))
+    c = rng.integers(1, w.cmax + 1, (tokens, nseg))
+    if rng.random() < 0.3:
+        row = int(rng.integers(w.n))
+        q[0] = np.where(w.effective()[row] < 0, -127, 127)
+        c[0] = w.cmax
+    mantissa = rng.choice([1 << 14, 1 << 15, int(rng.integers(1 << 14, (1 << 15) + 1))], tokens)
+    return QVector(q, c, mantissa, rng.integers(-20, 21, tokens))
+
+
+def random_case(
+    rng: np.random.Generator, fmt: int, n: int, k: int, side: bool
+) -> tuple[QLinear, QVector, QVector | None]:
+    seg = int(rng.choice([segment_size(k, None), 4, 8, 3, 32, 60]))
+    seg = max(1, min(seg, k))
+    w = random_linear(rng, n, k, fmt, seg, int(rng.integers(-12, 24)))
+    x = random_input(rng, int(rng.integers(1, 4)), w)
+    if not side:
+        return w, x, None
+    rank = int(rng.integers(1, 12))
+    a = random_linear(rng, rank, k, 0, seg, int(rng.integers(0, 12)), "w.a")
+    b = random_linear(rng, n, rank, 0, rank, int(rng.integers(0, 24)), "w.b")
+    w.cmax = a.cmax = min(a.cmax, w.cmax)
+    x.c = np.minimum(x.c, w.cmax)
+    w.low_rank = LowRank(a, b)
+    mid = _rescale(a, a.accumulate(x.scaled(seg)), x)
+    return w, x, quantize_vector(mid, b.seg, b.cmax)
+
+
+def case_of(
+    rng: np.random.Generator, fmt: int, n: int, k: int, cores: int, side: bool, kind: int
+) -> tuple[Command, np.ndarray, str]:
+    """A command, the interpreter's answer, and what to call it."""
+    if kind == SILU:
+        n = 2 * n
+    w, x, t = random_case(rng, fmt, n, k, side)
+    tokens = len(x.q)
+    width = n // 2 if kind == SILU else n
+    stride = width + int(rng.integers(0, 4))
+    start = rng.integers(-INT32_MAX, INT32_MAX + 1, (tokens, stride))
+    y = linear(w, x)
+    gate_shift, silu_shift = int(rng.integers(-12, 20)), 31
+    want = start.copy()
+    if kind == STORE:
+        want[:, :width] = y
+    elif kind == ADD:
+        want[:, :width] = saturate32(start[:, :width] + y)
+    else:
+        while silu_shift > 1:  # the smallest shift that the fixed point allows, as lower() picks it
+            try:
+                silu_mul(SiluMul("h", ("y",), 0, gate_shift, silu_shift - 1), y)
+                silu_shift -= 1
+            except ArithmeticError:
+                break
+        want[:, :width] = silu_mul(SiluMul("h", ("y",), 0, gate_shift, silu_shift), y)
+    tile_blocks = int(rng.integers(1, -(-n // 8) + 1)) if kind != SILU else None
+    command = matrix_command(
+        w, x, t, start, kind=kind, cores=cores, backwards=bool(rng.integers(2)),
+        tile_blocks=tile_blocks, gate_shift=gate_shift, silu_shift=silu_shift,
+    )  # fmt: skip
+    what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} seg {w.seg} format {fmt} cores {cores}"
+    return command, want, f"{what} tokens {tokens} shift {w.shift} side path {side}"
+
+
+def run_cases(h: Harness, cases: list[tuple[Command, np.ndarray, str]]) -> int:
+    compared = 0
+    results = h.run([c for c, _, _ in cases])
+    for got, (_, want, what) in zip(results, cases, strict=True):
+        compared += assert_same(got.reshape(want.shape), want, what)
+    return compared
+
+
+def formats_of(name: str) -> tuple[int, ...]:
+    return CONFIGS[name].formats or ALL_FORMATS + (ASYM, ASYM | W4)
+
+
+@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+def test_rows_and_inputs_around_every_edge(harness: Get, config: str) -> None:
+    """Rows 1..17, K around word, block and segment sizes, cores 1, 3, 8, tokens 1..3."""
+    rng = np.random.default_rng(10)
+    side = CONFIGS[config].side_path
+    cases = []
+    for fmt in formats_of(config):
+        for kind in (STORE, ADD, SILU):
+            for n in range(1, 18):
+                k = int(rng.choice(EDGE_K))
+                cores = int(rng.choice([1, 3, 8]))
+                cases.append(case_of(rng, fmt, n, k, cores, side and bool(rng.integers(2)), kind))
+        for k in EDGE_K:
+            cases.append(case_of(rng, fmt, int(rng.integers(1, 18)), k, 3, False, STORE))
+    assert run_cases(harness(config), cases) > 1000
+
+
+@pytest.mark.parametrize("config", ["hd2", "hd64"])
+def test_blocks_divide_among_any_number_of_cores(harness: Get, config: str) -> None:
+    """1..2 * cores + 1 blocks of 8 rows, one row less and one more, for 1..9 cores."""
+    rng = np.random.default_rng(11)
+    cases = []
+    for cores in range(1, 10):
+        for blocks in range(1, 2 * cores + 2):
+            n = max(1, 8 * blocks + int(rng.integers(-1, 2)))
+            fmt = int(rng.choice(ALL_FORMATS))
+            cases.append(case_of(rng, fmt, n, int(rng.integers(1, 20)), cores, False, STORE))
+    assert run_cases(harness(config), cases) > 1000
+
+
+@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> None:
+    """x = ±127 along the sign of a row and c = cmax: the largest |acc| the IR allows."""
+    rng = np.random.default_rng(12)
+    cases = []
+    for fmt in formats_of(config):
+        for k in (64, 172):
+            w = random_linear(rng, 9, k, fmt, 32, shift=-1)
+            w.r[:] = 65535
+            row = int(np.abs(w.effective()).sum(axis=1).argmax())
+            sign = np.where(w.effective()[row] < 0, -127, 127)
+            q = np.stack([sign, -sign])
+            x = QVector(q, np.full((2, w.nseg), w.cmax), np.full(2, 1 << 15), np.zeros(2, int))
+            acc = w.accumulate(x.scaled(w.seg))
+            assert np.abs(acc).max() == w.unit_bound() * w.cmax <= INT32_MAX
+            start = np.zeros((2, 9), int)
+            command = matrix_command(w, x, None, start, kind=STORE, cores=2)
+            cases.append((command, linear(w, x), f"bound of format {fmt} k {k}"))
+    assert run_cases(harness(config), cases) > 0
+
+
+@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+def test_embedding_rows(harness: Get, config: str) -> None:
+    """Every row of a block, every format, cores 1..9."""
+    rng = np.random.default_rng(13)
+    commands, wanted = [], []
+    for fmt in formats_of(config):
+        for cores in range(1, 10):
+            k = int(rng.choice([*range(1, 2 * cores + 2), *EDGE_K]))
+            seg = max(1, min(k, int(rng.choice([3, 4, 8, 32, 60, 64]))))
+            w = random_linear(rng, 11, k, fmt, seg)
+            factor, shift = int(rng.integers(1, 1 << 31)), int(rng.integers(-8, 20))
+            op = Embed("x", ("token",), -1, w, factor, shift)
+            row = int(rng.integers(11))
+            block = pack_matrix(w)[row // 8]
+            parts = [
+                matrix_words(w, 11, 1),
+                to_words([row % 8, factor, shift, cores, int(rng.integers(2))]),
+                block.view(np.int32),
+            ]
+            commands.append((EMBED, np.concatenate(parts)))
+            wanted.append((embed(op, np.array([row]))[0], f"row {row} k {k} seg {seg} format {fmt}"))
+    for got, (want, what) in zip(harness(config).run(commands), wanted, strict=True):
+        assert_same(got, want, what)
+
+
+def test_blocks_are_those_of_the_planner() -> None:
+    assert BLOCK == 8
