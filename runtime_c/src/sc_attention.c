@@ -77,6 +77,23 @@ void sc_head_begin(sc_head_state *s) {
     for (int i = 0; i < SC_HDP; i++) s->acc[0][i] = s->acc[1][i] = 0;
 }
 
+/* The score loop's dot product in assembly, one step per word of the head. */
+#define DOT_FIRST ".insn i 0x0b, 2, %[t], 4(%[row])\n.insn r 0x57, 1, 0x4C, %[v], %[q0], %[t]\n"
+#define DOT_NEXT(i) ".insn i 0x0b, 2, %[t], 4(%[row])\n.insn r 0x57, 1, 0x5C, %[v], %[q" #i "], %[t]\n"
+#if SC_HDP == 4
+#define DOT_STEPS DOT_FIRST
+#define DOT_OPERANDS , [q0] "r"(q[0])
+#elif SC_HDP == 8
+#define DOT_STEPS DOT_FIRST DOT_NEXT(1)
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1])
+#elif SC_HDP == 12
+#define DOT_STEPS DOT_FIRST DOT_NEXT(1) DOT_NEXT(2)
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2])
+#elif SC_HDP == 16
+#define DOT_STEPS DOT_FIRST DOT_NEXT(1) DOT_NEXT(2) DOT_NEXT(3)
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])
+#endif
+
 SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer *layer, const int8_t *q8,
                            uint32_t q_scale, int kv_head, const uint8_t *k, uint32_t first, uint32_t count) {
     const uint32_t product = (uint32_t)scale_mantissa(q_scale) * layer->score_mantissa;
@@ -96,7 +113,41 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
     const int32_t to_row = SC_KV_SCALES + kv_head * (SC_HDP - 4);
     for (; out < end; k += SC_K_BLOCK) {
         const uint8_t *scales = k, *row = k + to_row;
-        const int32_t *stop = out + sc_min((int32_t)(end - out), SC_KV_POSITIONS);
+        const int32_t n = sc_min((int32_t)(end - out), SC_KV_POSITIONS);
+#if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
+        int32_t scale, v, t;
+        __asm__ volatile(
+            ".option push\n.option norvc\n"
+            ".insn i 0x7b, 4, x0, %[n], %[body]\n"
+            ".insn i 0x0b, 2, %[sc], %[ss](%[scales])\n"
+            DOT_STEPS
+            ".insn r 0x33, 5, 0x08, %[t], %[sc], x0\n" /* mantissa */
+            "mul %[t], %[t], %[c]\n"
+            "srai %[sc], %[sc], 16\n"
+            "sub %[sc], %[base], %[sc]\n"
+            ".insn r 0x33, 4, 0x02, %[sc], %[sc], %[l30]\n"
+            ".insn r 0x33, 6, 0x02, %[sc], %[sc], %[one]\n" /* shift */
+            "addi %[v], %[v], %[dr]\n"
+            "srai %[v], %[v], %[ds]\n"
+            "add %[t], %[t], %[half]\n"
+            "srai %[t], %[t], 15\n" /* factor */
+            "mul %[v], %[v], %[t]\n"
+            "addi %[t], %[sc], -1\n"
+            "sll %[t], %[one], %[t]\n"
+            "add %[v], %[v], %[t]\n"
+            "sra %[v], %[v], %[sc]\n"
+            ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+            ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
+            "addi %[row], %[row], %[rs]\n"
+            ".option pop"
+            : [scales] "+r"(scales), [row] "+r"(row), [out] "+r"(out), [top] "+r"(top), [sc] "=&r"(scale),
+              [v] "=&r"(v), [t] "=&r"(t)
+            : [n] "r"(n), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1), [half] "r"(1 << 14),
+              [ss] "i"(SC_KV_HEADS * 4), [dr] "i"(1 << (SC_DOT_SHIFT - 1)), [ds] "i"(SC_DOT_SHIFT),
+              [rs] "i"(SC_KV_HEADS * SC_HDP - SC_HDP), [body] "i"(2 * (19 + SC_HDP / 2)) DOT_OPERANDS
+            : "memory");
+#else
+        const int32_t *stop = out + n;
         do {
             const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
             const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
@@ -111,6 +162,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
             top = sc_max(top, v);
             *out++ = v;
         } while (out < stop);
+#endif
     }
     s->top = top;
 }
@@ -123,19 +175,62 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
     int32_t e_max = s->e_max;
     int32_t *score = w->score + first, *end = score + count;
     int8_t *exponent = w->exponent + first;
+    int32_t e;
     for (v += kv_head * 4; score < end; v += SC_V_BLOCK) {
         const uint8_t *scales = v;
-        const int32_t *stop = score + sc_min((int32_t)(end - score), SC_KV_POSITIONS);
+        const int32_t n = sc_min((int32_t)(end - score), SC_KV_POSITIONS);
+#if SC_XPULP
+        int32_t delta, scale, m, p;
+        __asm__ volatile(
+            ".option push\n.option norvc\n"
+            SC_LOOP("%[n]", 27)
+            "lw %[d], 0(%[score])\n"
+            ".insn i 0x0b, 2, %[sc], %[ss](%[scales])\n"
+            "sub %[d], %[top], %[d]\n"
+            ".insn r 0x33, 5, 0x08, %[p], %[d], x0\n" /* fraction */
+            "mul %[m], %[p], %[c3]\n"
+            "srli %[d], %[d], 16\n"
+            ".insn r 0x33, 4, 0x02, %[d], %[d], %[l31]\n" /* n */
+            "srli %[m], %[m], 16\n"
+            "sub %[m], %[c2], %[m]\n"
+            "mul %[m], %[m], %[p]\n"
+            "srai %[e], %[sc], 16\n"
+            "sub %[e], %[e], %[d]\n" /* exponent */
+            "srli %[m], %[m], 16\n"
+            "sub %[m], %[c1], %[m]\n"
+            "mul %[m], %[m], %[p]\n"
+            ".insn r 0x33, 5, 0x08, %[sc], %[sc], x0\n"
+            ".insn s 0x2b, 0, %[e], 1(%[ex])\n"
+            "srli %[m], %[m], 16\n"
+            "sub %[m], %[c0], %[m]\n"
+            "addi %[m], %[m], 1\n"
+            "srli %[m], %[m], 1\n" /* mantissa */
+            "mul %[sc], %[m], %[sc]\n"
+            ".insn r 0x33, 6, 0x02, %[emax], %[emax], %[e]\n"
+            "slli %[m], %[m], 5\n"
+            "srl %[m], %[m], %[d]\n"
+            "add %[total], %[total], %[m]\n"
+            ".insn s 0x2b, 2, %[sc], 4(%[score])\n"
+            ".option pop"
+            : [score] "+r"(score), [scales] "+r"(scales), [ex] "+r"(exponent), [total] "+r"(total),
+              [emax] "+r"(e_max), [d] "=&r"(delta), [sc] "=&r"(scale), [m] "=&r"(m), [p] "=&r"(p), [e] "=&r"(e)
+            : [n] "r"(n), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
+              [c3] "r"(2557), [ss] "i"(SC_KV_HEADS * 4)
+            : "memory");
+#else
+        const int32_t *stop = score + n;
         do {
             const uint32_t delta = (uint32_t)(top - *score);
             const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
-            const int32_t n = sc_min((int32_t)(delta >> 16), 31), e = scale_exponent(scale) - n;
+            const int32_t whole = sc_min((int32_t)(delta >> 16), 31);
             const uint32_t mantissa = sc_exp2_mantissa(sc_low16(delta));
-            total += (mantissa << 5) >> n;
+            e = scale_exponent(scale) - whole;
+            total += (mantissa << 5) >> whole;
             e_max = sc_max(e_max, e);
             *score++ = (int32_t)(mantissa * (uint32_t)scale_mantissa(scale));
             *exponent++ = (int8_t)e;
         } while (score < stop);
+#endif
     }
     s->total = total;
     s->e_max = e_max;
@@ -143,9 +238,34 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
 
 SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     const int base = s->e_max + 30 - SC_WEIGHT_BITS;
-    const int32_t *weight = w->score, *end = weight + count;
+    const int32_t *weight = w->score;
     const int8_t *exponent = w->exponent;
     uint8_t *high = w->high, *low = w->low;
+#if SC_XPULP
+    int32_t shift, a, t;
+    __asm__ volatile(
+        ".option push\n.option norvc\n"
+        SC_LOOP("%[n]", 13)
+        ".insn i 0x0b, 0, %[s], 1(%[ex])\n"
+        ".insn i 0x0b, 2, %[a], 4(%[w])\n"
+        "sub %[s], %[base], %[s]\n"
+        ".insn r 0x33, 4, 0x02, %[s], %[s], %[l31]\n"
+        "addi %[t], %[s], -1\n"
+        "sll %[t], %[one], %[t]\n"
+        "add %[a], %[a], %[t]\n"
+        "srl %[a], %[a], %[s]\n"
+        ".insn r 0x33, 4, 0x02, %[a], %[a], %[most]\n"
+        "srli %[t], %[a], 7\n"
+        "andi %[a], %[a], 127\n"
+        ".insn s 0x2b, 0, %[t], 1(%[high])\n"
+        ".insn s 0x2b, 0, %[a], 1(%[low])\n"
+        ".option pop"
+        : [ex] "+r"(exponent), [w] "+r"(weight), [high] "+r"(high), [low] "+r"(low), [s] "=&r"(shift), [a] "=&r"(a),
+          [t] "=&r"(t)
+        : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [one] "r"(1), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
+        : "memory");
+#else
+    const int32_t *end = weight + count;
     do {
         /* weights are below 2^30: adding half cannot overflow */
         const int shift = sc_min(base - *exponent++, 31);
@@ -154,6 +274,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
         *high++ = (uint8_t)(a >> 7);
         *low++ = (uint8_t)(a & 127);
     } while (weight < end);
+#endif
     for (; count % SC_KV_POSITIONS; count++) *high++ = *low++ = 0;
 }
 

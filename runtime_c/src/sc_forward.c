@@ -28,9 +28,9 @@ _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
-#define SC_PHASE __attribute__((noinline))
+#define SC_PHASE SC_HOT
 
-static SC_PHASE void embed(int core) {
+SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
@@ -53,7 +53,7 @@ static SC_PHASE void embed(int core) {
 }
 
 /* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1. */
-static SC_PHASE void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
+SC_PHASE static void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
                               uint32_t first, sc_qvec *out, int core) {
     const sc_cut *cut = &m->in;
     sc_barrier();
@@ -72,7 +72,7 @@ static SC_PHASE void quantize(const sc_matrix *m, int32_t *src, uint32_t stride,
 }
 
 /* All rows of a matrix, tile by tile as the stream delivers them. */
-static SC_PHASE void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
         const sc_output side = {SC_STORE, sy[0], SC_RANK, 0, 0};
@@ -87,7 +87,7 @@ static SC_PHASE void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
     }
 }
 
-static SC_PHASE void prepare_heads(uint32_t layer, int core) {
+SC_PHASE static void prepare_heads(uint32_t layer, int core) {
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
@@ -125,7 +125,7 @@ static void head_store(uint32_t item, int core) {
 
 #if SC_KV_IN_L1
 
-static SC_PHASE void attention(uint32_t index, int core) {
+SC_PHASE static void attention(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
@@ -164,7 +164,7 @@ static void kv_load(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks
 }
 
 /* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
-static SC_PHASE void attention(uint32_t index, int core) {
+SC_PHASE static void attention(uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
@@ -196,7 +196,7 @@ static inline void dump(enum sc_dump_point what, uint32_t index, int core) {
 
 /* One of a layer's four matrices with the int8 input before it: qkv and gate_up read the norm of
  * the residual stream and write y, o and down read y and add to the residual stream. */
-static SC_PHASE void matrix_step(uint32_t index, enum sc_slot slot, int core) {
+SC_PHASE static void matrix_step(uint32_t index, enum sc_slot slot, int core) {
     const sc_layer *layer = &sc_layers[index];
     const sc_matrix *m = layer->m[slot];
     const int norm = slot == SC_QKV || slot == SC_GU;
@@ -212,7 +212,7 @@ static SC_PHASE void matrix_step(uint32_t index, enum sc_slot slot, int core) {
     dump(SC_DUMP_QKV + 2 * slot, index, core);
 }
 
-static SC_PHASE void transformer_layer(uint32_t index, int core) {
+SC_PHASE static void transformer_layer(uint32_t index, int core) {
     matrix_step(index, SC_QKV, core);
     prepare_heads(index, core);
     dump(SC_DUMP_Q8, index, core);
@@ -225,7 +225,7 @@ static SC_PHASE void transformer_layer(uint32_t index, int core) {
     }
 }
 
-static SC_PHASE void head(int core) {
+SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t last = sc_now.tokens - 1;
     const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
@@ -233,7 +233,7 @@ static SC_PHASE void head(int core) {
     linear(m, xv + last, 1, &out, core);
 }
 
-void sc_forward(void *unused, int core) {
+SC_HOT void sc_forward(void *unused, int core) {
     (void)unused;
     if (core == 0) {
         for (uint32_t t = 0; t < SC_CHUNK; t++) {

@@ -99,7 +99,10 @@ static inline const uint8_t *dot_w4(const uint8_t *w, const int8_t **xp, uint32_
 #else
 #define FORMAT(m) ((m)->format)
 #endif
-#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < SC_ROWS; r++)
+/* A core's private instruction buffer holds 512 bytes: loops over rows stay rolled, so that a whole
+ * block's code fits. */
+#define EACH_ROW _Pragma("GCC unroll 1") for (int r = 0; r < SC_ROWS; r++)
+#define EACH_ROW_UNROLLED _Pragma("GCC unroll 8") for (int r = 0; r < SC_ROWS; r++)
 
 /* acc[8] of one block against a vector, exact in int32; returns the end of the block's weights */
 static inline __attribute__((always_inline)) const uint8_t *block_dot(const sc_matrix *m, const int format,
@@ -108,9 +111,9 @@ static inline __attribute__((always_inline)) const uint8_t *block_dot(const sc_m
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
-    uint32_t words = m->in.seg_words;
-    EACH_ROW acc[r] = 0;
-    for (uint32_t left = m->in.nseg; left; left--, c++) {
+    uint32_t words = m->in.seg_words, left = m->in.nseg;
+    EACH_ROW_UNROLLED acc[r] = 0;
+    do {
         const uint8_t *d = w;
         const int8_t *z = (const int8_t *)w + SC_ROWS;
         int32_t dot[SC_ROWS];
@@ -118,13 +121,14 @@ static inline __attribute__((always_inline)) const uint8_t *block_dot(const sc_m
         if (format & SC_FMT_GROUPED) w += SC_ROWS;
         if (format & SC_FMT_ASYM) w += SC_ROWS;
         w = (format & SC_FMT_W4) ? dot_w4(w, &xq, words >> 1, dot) : dot_w8(w, &xq, words, dot);
-        EACH_ROW {
+        EACH_ROW_UNROLLED {
             int32_t v = (format & SC_FMT_W4) ? dot[r] >> 4 : dot[r]; /* exact: a multiple of 16 */
             if (format & SC_FMT_ASYM) v -= z[r] * *sum;
             acc[r] = sc_mac(acc[r], v, (format & SC_FMT_GROUPED) ? *c * d[r] : *c);
         }
+        c++;
         if (format & SC_FMT_ASYM) sum++;
-    }
+    } while (--left);
     return w;
 }
 
@@ -134,17 +138,22 @@ static inline uint32_t row_scale(const uint8_t *block, int r) {
     return v;
 }
 
+/* sc_lshift_sat() for a block, where the result has more bits than the accumulator */
+static __attribute__((noinline, cold)) void lshift_rows(int32_t y[SC_ROWS], int shift) {
+    for (int r = 0; r < SC_ROWS; r++) y[r] = sc_lshift_sat(y[r], shift > 31 ? 31 : shift);
+}
+
 /* acc -> fixed point, in place: sc_requantize() with the shift's cases taken out of the rows */
 static inline __attribute__((always_inline)) void rescale(const sc_matrix *m, const uint8_t *block,
                                                           const sc_qvec *x, int32_t y[SC_ROWS]) {
     const int32_t shift = sc_min(m->shift - x->exponent, 30);
     const int32_t mantissa = (int32_t)x->mantissa;
-    EACH_ROW y[r] = sc_mulh(y[r], (int32_t)row_scale(block, r) * mantissa);
-    if (shift > 0) {
-        const int32_t half = 1 << (shift - 1);
-        EACH_ROW y[r] = (y[r] + half) >> shift;
-    } else if (shift < 0) {
-        for (int r = 0; r < SC_ROWS; r++) y[r] = sc_lshift_sat(y[r], shift < -31 ? 31 : -shift);
+    if (__builtin_expect(shift >= 0, 1)) {
+        const int32_t half = (1 << shift) >> 1;
+        EACH_ROW y[r] = (sc_mulh(y[r], (int32_t)row_scale(block, r) * mantissa) + half) >> shift;
+    } else {
+        EACH_ROW y[r] = sc_mulh(y[r], (int32_t)row_scale(block, r) * mantissa);
+        lshift_rows(y, -shift);
     }
 }
 
@@ -186,10 +195,14 @@ SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t fir
             int32_t *dst = out->dst + t * out->stride;
             if (out->kind == SC_SILU) {
                 dst += row / 2;
-                for (uint32_t r = 0; r < rows / 2; r++) dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], out);
+                _Pragma("GCC unroll 1") for (uint32_t r = 0; r < rows / 2; r++)
+                    dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], out);
+            } else if (out->kind == SC_ADD) {
+                dst += row;
+                _Pragma("GCC unroll 1") for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);
             } else {
                 dst += row;
-                for (uint32_t r = 0; r < rows; r++) dst[r] = out->kind == SC_ADD ? sc_sat_add(dst[r], y[r]) : y[r];
+                _Pragma("GCC unroll 1") for (uint32_t r = 0; r < rows; r++) dst[r] = y[r];
             }
         }
     }

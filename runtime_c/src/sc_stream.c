@@ -50,7 +50,7 @@ static void fetch_ahead(void) {
 #endif
 
 /* Starts copying the next tile into its L1 buffer. */
-static void load_ahead(void) {
+SC_HOT static void load_ahead(void) {
     cursor *c = &st.load;
     if (c->m >= st.end) return;
     const uint8_t *src = (c->m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + c->m->offset + c->block * c->m->block_bytes;

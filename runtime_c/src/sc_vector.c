@@ -43,7 +43,7 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
 }
 
 /* The token's mantissa and exponent under RMSNorm: numerics/vectors.py norm_quantize_vector. */
-static __attribute__((noinline)) void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores) {
+SC_HOT static void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores) {
     uint64_t total = eps;
     for (int c = 0; c < cores; c++) total += parts[c].sum;
     int j;
@@ -66,9 +66,12 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t 
         const uint32_t first = b - at / SC_BLOCK, end = last ? cut->blocks : first + cut->seg_blocks;
         int32_t seg_top = 0;
         for (uint32_t i = first; i < end; i++) seg_top = sc_max(seg_top, (int32_t)block_max[i]);
-        uint32_t c = ((uint32_t)sc_shift(seg_top, exponent) * cut->cmax + mantissa - 1) / mantissa;
-        c += c == 0;
-        const uint32_t limit = (mantissa * c + cut->cmax - 1) / cut->cmax;
+        uint32_t c = cut->cmax, limit = mantissa;
+        if (seg_top != top) { /* otherwise both divisions are known */
+            c = ((uint32_t)sc_shift(seg_top, exponent) * c + mantissa - 1) / mantissa;
+            c += c == 0;
+            limit = (mantissa * c + cut->cmax - 1) / cut->cmax;
+        }
         const int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
         if (at == 0) out->c[seg] = (int32_t)c;
 

@@ -18,7 +18,6 @@ from .conftest import ALL_FORMATS, CONFIGS, GENERIC, ONE_FORMAT
 from .harness import (
     ADD,
     ASYM,
-    BLOCK,
     EMBED,
     GROUPED,
     SILU,
@@ -140,7 +139,7 @@ def run_cases(h: Harness, cases: list[tuple[Command, np.ndarray, str]]) -> int:
 
 
 def formats_of(name: str) -> tuple[int, ...]:
-    return CONFIGS[name].formats or ALL_FORMATS + (ASYM, ASYM | W4)
+    return CONFIGS[name].formats or ALL_FORMATS
 
 
 @pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
@@ -218,6 +217,3 @@ def test_embedding_rows(harness: Get, config: str) -> None:
     for got, (want, what) in zip(harness(config).run(commands), wanted, strict=True):
         assert_same(got, want, what)
 
-
-def test_blocks_are_those_of_the_planner() -> None:
-    assert BLOCK == 8

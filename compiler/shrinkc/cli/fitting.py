@@ -51,9 +51,12 @@ def _enough(shape: ModelShape, target: Target, level: str, message: str) -> Targ
     """``target`` with the least of ``level`` at which another sentence, or none, comes."""
     prefix = message.split(":")[0]
 
+    def given(size: int) -> Target:
+        return replace(target, l1=size) if level == "l1" else replace(target, l2=size)
+
     def lacks(size: int) -> bool:
         try:
-            make_plan(shape, replace(target, **{level: size}))
+            make_plan(shape, given(size))
         except DoesNotFit as error:
             return error.message.startswith(prefix)
         return False
@@ -64,7 +67,7 @@ def _enough(shape: ModelShape, target: Target, level: str, message: str) -> Targ
     while high - low > 16:
         middle = (low + high) // 2
         low, high = (middle, high) if lacks(middle) else (low, middle)
-    return replace(target, **{level: high})
+    return given(high)
 
 
 def alternatives(

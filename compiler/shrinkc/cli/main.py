@@ -68,7 +68,9 @@ def _model_options(command: Any) -> Any:
 
 
 def _json_option(command: Any) -> Any:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
+        command
+    )
 
 
 @click.group(
@@ -117,24 +119,40 @@ def plan_command(as_json: bool, **options: Any) -> None:
 @cli.command("run")
 @click.argument("directory", type=PATH)
 @click.option(
-    "--on", "machine", type=click.Choice(["host", "qemu", "gvsoc"]), default="host",
-    show_default=True, help="Where the program runs.",
+    "--on",
+    "machine",
+    type=click.Choice(["host", "qemu", "gvsoc"]),
+    default="host",
+    show_default=True,
+    help="Where the program runs.",
 )
 @click.option("--prompt", help="The text to go on from. [default: none]")
 @click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
-@click.option("--tokens", type=int, help="Most new tokens. [default: 64, or what the context leaves]")
+@click.option(
+    "--tokens", type=int, help="Most new tokens. [default: 64, or what the context leaves]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampler.")
 @click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.",
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
 )
 @click.option(
-    "--top-p", type=float, default=1.0, show_default=True,
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
     help="Sample from the likeliest tokens that have this probability together.",
 )
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
 @click.option(
-    "--make", "make_options", multiple=True, metavar="NAME=VALUE",
+    "--make",
+    "make_options",
+    multiple=True,
+    metavar="NAME=VALUE",
     help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
 )
 @click.option("--timeout", type=float, help="Seconds. [default: 600; on gvsoc 7200]")
@@ -208,7 +226,9 @@ def _usage(error: click.ClickException) -> ShrinkcError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "shrinkc"
     text = error.format_message()
-    return UsageError(text if text.endswith((".", "?", ")")) else f"{text}.", f"see '{path} --help'.")
+    return UsageError(
+        text if text.endswith((".", "?", ")")) else f"{text}.", f"see '{path} --help'."
+    )
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -17,9 +17,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def new_directory(
-    out: Path, *, force: bool, replaceable: Callable[[Path], bool]
-) -> Iterator[Path]:
+def new_directory(out: Path, *, force: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a directory beside ``out`` to write into, which becomes ``out`` at the end.
 
     Whatever leaves the context by an exception, an interrupt included, leaves ``out`` as it was
@@ -57,7 +55,9 @@ def check_replaceable(out: Path, *, force: bool, replaceable: Callable[[Path], b
     if not out.exists():
         return
     if not out.is_dir():
-        raise OutputError(f"{out} exists and is not a directory.", "choose another output directory.")
+        raise OutputError(
+            f"{out} exists and is not a directory.", "choose another output directory."
+        )
     try:
         empty = next(out.iterdir(), None) is None
     except OSError as error:

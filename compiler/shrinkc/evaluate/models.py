@@ -30,7 +30,9 @@ def integer_logits(graph: Graph) -> LogitsOf:
 
     The int32 logits are scaled by their fraction bits, which is exact in float64.
     """
-    frac = next(graph.types[op.out].frac for op in graph.ops if graph.types[op.out].kind == "logits")
+    frac = next(
+        graph.types[op.out].frac for op in graph.ops if graph.types[op.out].kind == "logits"
+    )
 
     def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
         values = Interpreter(graph).forward(ids, all_logits=True)

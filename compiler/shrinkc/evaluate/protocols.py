@@ -97,7 +97,9 @@ def text_windows(
         raise UsageError(
             f"{count} windows of {length} tokens need {count * length} tokens, "
             f"the text has {len(ids)}.",
-            f"at most {len(ids) // length} windows." if len(ids) >= length else "use a longer text.",
+            f"at most {len(ids) // length} windows."
+            if len(ids) >= length
+            else "use a longer text.",
         )
     return [ids[at : at + length] for at in range(0, count * length, length)]
 
@@ -165,7 +167,9 @@ def measure(
     for done, sequence in enumerate(sequences):
         ids = np.asarray(sequence, np.int64)
         if len(ids) < 2:
-            raise UsageError(f"{protocol}: sequence {done} has {len(ids)} tokens, at least 2 needed.")
+            raise UsageError(
+                f"{protocol}: sequence {done} has {len(ids)} tokens, at least 2 needed."
+            )
         logits = logits_of(ids[:-1])
         total += float(token_losses(logits, ids[1:]).sum())
         if not math.isfinite(total):

@@ -32,8 +32,9 @@ SIRACUSA = Target(
     cores=8,
     l1=256 * KIB,
     l2=2 * MIB,
-    # 4 MiB MRAM and 4 MiB SRAM in one address range; the engine reads one word past a tile
-    wmem=8 * MIB - 32,
+    # 4 MiB MRAM and 4 MiB SRAM in one address range, less the hot code and a word that hardware
+    # reads past the last weight
+    wmem=8 * MIB - 16 * KIB - 32,
     flash=512 * MIB,
     # 16 more than a multiple of 64, so that the cores' stacks start in different L1 banks
     cl_stack=1040,

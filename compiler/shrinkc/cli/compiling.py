@@ -1,0 +1,108 @@
+"""``shrinkc compile``: from a model directory to a compiled one, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+import shrinkc
+from shrinkc.cli.planning import PlanRequest, Prepared, prepare
+from shrinkc.codegen.emit import emit
+from shrinkc.core import artifact
+from shrinkc.core.errors import PlanInvalid
+from shrinkc.core.output import check_replaceable, new_directory
+from shrinkc.core.progress import Reporter
+from shrinkc.importer import load_hf
+from shrinkc.ir.dump import dump
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.serialize import save
+from shrinkc.quantize import lower
+from shrinkc.report.memory_map import memory_map
+from shrinkc.schedule.shapes import shapes_of_graph
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What was made."""
+
+    prepared: Prepared
+    output: Path
+    files: int
+
+    def lines(self) -> list[str]:
+        """A summary for people."""
+        runs_on = self.prepared.target.runs_on[-1]
+        return [
+            *self.prepared.lines(),
+            f"  written     {self.output} ({self.files} files); next: shrinkc run {self.output} "
+            f"--on {runs_on} --prompt '...'",
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {**self.prepared.to_json(), "output": str(self.output), "files": self.files}
+
+
+def compile_model(
+    request: PlanRequest, output: Path, *, force: bool, reporter: Reporter
+) -> Compiled:
+    """Compiles into the new directory ``output``; any failure leaves nothing of it behind."""
+    check_replaceable(output, force=force, replaceable=artifact.is_artifact)
+    with reporter.stage("planning"):
+        prepared = prepare(request)
+    with reporter.stage("loading weights") as update:
+        model = load_hf(request.model, request.adapter, update)
+    with reporter.stage("quantising") as update:
+        graph = lower(model, request.quant, prepared.context, update)
+    piece_bytes = prepared.shape.piece_bytes
+    if shapes_of_graph(graph, piece_bytes) != prepared.shape:
+        raise PlanInvalid(
+            "the quantised model has other shapes than those that were planned.",
+            "this is a defect; please report it with the model's config.",
+        )
+    with new_directory(output, force=force, replaceable=artifact.is_artifact) as folder:
+        with reporter.stage("generating code and weights") as update:
+            emit(
+                graph, prepared.shape, prepared.plan, prepared.target, model.tokenizer, folder,
+                prepared.command, update,
+            )  # fmt: skip
+        with reporter.stage("writing the integer model"):
+            _write_records(folder, prepared, graph)
+        files = len(artifact.list_files(folder)) + 1
+    return Compiled(prepared, output, files)
+
+
+def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
+    """What a run is compared with, what people look at, and the manifest of it all."""
+    try:
+        save(graph, folder / artifact.IR)
+    except SafetensorError as error:
+        # the library hides the error number of what is nearly always a full disk
+        number = errno.ENOSPC if "os error 28" in str(error).lower() else errno.EIO
+        raise OSError(
+            number, "No space left on device" if number == errno.ENOSPC else str(error)
+        ) from error
+    (folder / artifact.IR_TEXT).write_text(dump(graph), encoding="utf-8")
+    plan = json.dumps(prepared.plan.to_json(), indent=1)
+    (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
+    picture = memory_map(prepared.plan, prepared.name)
+    (folder / artifact.MEMORY_MAP).write_text(picture, encoding="utf-8")
+    tokenizer = prepared.tokenizer
+    (folder / artifact.TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    artifact.write_manifest(
+        folder,
+        artifact.Manifest(
+            model=prepared.name,
+            target=prepared.target.name,
+            context=prepared.context,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            command=prepared.command,
+            shrinkc=shrinkc.__version__,
+            options=prepared.options,
+        ),
+    )

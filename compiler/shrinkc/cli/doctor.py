@@ -1,0 +1,55 @@
+"""``shrinkc doctor``: what is installed, what is missing, and the command that fixes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import click
+
+from shrinkc.build.tools import Tool, find_tools
+from shrinkc.cli.console import print_json
+from shrinkc.core.errors import ToolMissing
+
+MINIMUM = ("cc", "make")
+_APT = "apt-get install "
+
+
+def report(env: Mapping[str, str], *, as_json: bool) -> None:
+    """Prints the table; ToolMissing when not even host programs can be built."""
+    tools = find_tools(env)
+    missing = [t for t in tools if not t.usable]
+    lacking = [t for t in missing if t.name in MINIMUM]
+    if as_json:
+        records = [{**asdict(t), "path": str(t.path) if t.path else None} for t in tools]
+        print_json({"ok": not lacking, "tools": records})
+    else:
+        for line in table(tools):
+            click.echo(line)
+    if lacking:
+        raise ToolMissing(
+            f"{' and '.join(t.name for t in lacking)}: without them nothing can be built.",
+            f"{fix(lacking)}.",
+        )
+
+
+def table(tools: list[Tool]) -> list[str]:
+    """One line per tool, then one command for all Debian packages that are missing."""
+    name, use = (max(len(text) for text in column) for column in (
+        [t.name for t in tools], [t.needed_for for t in tools],
+    ))  # fmt: skip
+    out = []
+    for t in tools:
+        state = f"ok       {t.version}" if t.usable else f"MISSING  {t.problem}"
+        out.append(f"{t.name:<{name}}  {t.needed_for:<{use}}  {state}")
+    missing = [t for t in tools if not t.usable]
+    packages = [t for t in missing if t.fix.startswith(_APT)]
+    if packages:
+        out.append(f"to fix: {fix(packages)}")
+    out += [f"to fix {t.name}: {t.fix}" for t in missing if t not in packages]
+    return out
+
+
+def fix(tools: list[Tool]) -> str:
+    """One command that installs the Debian packages of ``tools``."""
+    return f"sudo {_APT}" + " ".join(t.fix.removeprefix(_APT) for t in tools)

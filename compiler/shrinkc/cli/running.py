@@ -1,0 +1,346 @@
+"""``shrinkc run``: build, run, tell the text as it comes, and compare with the interpreter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from shrinkc.build import build_program
+from shrinkc.build.make import OPTIONS
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.story import Story
+from shrinkc.core import artifact
+from shrinkc.core.errors import Mismatch, RunFailed, ShrinkcError, UsageError
+from shrinkc.importer import Tokenizer
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
+from shrinkc.ir.serialize import load
+from shrinkc.simulate import TARGET_OF, RunOutput, run_program
+from shrinkc.simulate.proof import (
+    TRACE_DUMP,
+    TRACE_PROOF,
+    TRACE_TIME,
+    Difference,
+    Record,
+    Request,
+    Verdict,
+    compare,
+    locate,
+    op_values,
+    parse,
+    reference,
+)
+
+Machine = Literal["host", "qemu", "gvsoc"]
+
+DEFAULT_TOKENS = 64
+TIMEOUT = {"host": 600.0, "qemu": 600.0, "gvsoc": 7200.0}
+TEMPERATURES = (0.02, 100.0)
+SEED_MAX = (1 << 32) - 1
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The command line of a run; ``prompt`` and ``prompt_ids`` exclude each other."""
+
+    machine: Machine
+    prompt: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    tokens: int | None = None
+    sampling: Sampling = Sampling()
+    ignore_eos: bool = False
+    verify: bool = True
+    make_options: tuple[tuple[str, str], ...] = ()
+    timeout: float | None = None
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        machine: str,
+        prompt: str | None,
+        prompt_ids: str | None,
+        tokens: int | None,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        ignore_eos: bool,
+        no_verify: bool,
+        make_options: tuple[str, ...],
+        timeout: float | None,
+    ) -> RunRequest:
+        """From the command line's values; UsageError when one is not possible."""
+        if prompt is not None and prompt_ids is not None:
+            raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"--timeout {timeout:g} is not possible.", "give seconds above 0.")
+        return cls(
+            machine=cast(Machine, machine),
+            prompt=prompt,
+            prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
+            tokens=tokens,
+            sampling=sampling_of(temperature, top_p, seed),
+            ignore_eos=ignore_eos,
+            verify=not no_verify,
+            make_options=tuple(_make_option(text) for text in make_options),
+            timeout=timeout,
+        )
+
+
+def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
+    """The device's fixed-point numbers; UsageError outside their ranges."""
+    low, high = TEMPERATURES
+    if not (temperature == 0 or low <= temperature <= high):
+        raise UsageError(
+            f"--temperature {temperature:g} is not possible.",
+            f"allowed: 0 (the likeliest token) or {low:g} to {high:g}.",
+        )
+    if not 0 < top_p <= 1:
+        raise UsageError(f"--top-p {top_p:g} is not possible.", "allowed: above 0, at most 1.")
+    if not 0 <= seed <= SEED_MAX:
+        raise UsageError(f"--seed {seed} is not possible.", f"allowed: 0 to {SEED_MAX}.")
+    return Sampling(
+        inv_temp_q16=round(65536 / temperature) if temperature else 0,
+        top_p_q16=max(1, round(TOP_P_ONE * top_p)),
+        seed=seed,
+    )
+
+
+def run(
+    directory: Path,
+    request: RunRequest,
+    *,
+    env: Mapping[str, str],
+    console: Console,
+    as_json: bool,
+) -> None:
+    """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
+    manifest = artifact.read_manifest(directory)
+    with console.stage("reading the program"):
+        needed = (artifact.TOKENIZER, artifact.IR) if request.verify else (artifact.TOKENIZER,)
+        artifact.check_files(directory, manifest, needed)
+        changed = artifact.changed_files(directory, manifest)
+        tokenizer = Tokenizer.from_file(
+            directory / artifact.TOKENIZER, manifest.vocab_size, manifest.bos_id
+        )
+    if changed:
+        console.note(f"note: changed since it was compiled: {', '.join(changed)}")
+    asked = device_request(request, manifest, tokenizer)
+    machine = request.machine
+    with console.stage(f"building for {TARGET_OF[machine]}"):
+        build_program(directory, TARGET_OF[machine], env=env, options=dict(request.make_options))
+
+    device = _Device(directory, machine, manifest.context, env, request.timeout or TIMEOUT[machine])
+    with ExitStack() as waiting:
+        update = waiting.enter_context(console.stage(f"running on {machine}"))
+        story = Story(
+            tokenizer, asked.prompt, asked.new_tokens, silent=as_json,
+            dim_prompt=sys.stdout.isatty(), update=update, on_first=waiting.close,
+        )  # fmt: skip
+        output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
+    story.end()
+    record = parse(output.lines)
+    _check_ending(output, record, machine)
+
+    verdict = None
+    if request.verify:
+        with console.stage("checking against the interpreter"):
+            graph = load(directory / artifact.IR)
+            want = reference(graph, asked)
+            verdict = compare(record, want, graph)
+        if verdict.first_difference is not None:
+            with console.stage("looking for the first difference"):
+                closer = _look_closer(device, asked, want, graph, verdict.first_difference)
+            verdict = replace(verdict, first_difference=closer)
+    text = tokenizer.decode([*asked.prompt, *record.tokens])
+    result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
+    for line in result.lines():
+        console.note(line)
+    if as_json:
+        print_json(result.to_json())
+    if verdict is not None and not verdict.ok:
+        raise _mismatch(machine, verdict)
+
+
+@dataclass(frozen=True)
+class _Device:
+    """A built program on its machine."""
+
+    directory: Path
+    machine: Machine
+    context: int
+    env: Mapping[str, str]
+    timeout: float
+
+    def run(
+        self,
+        asked: Request,
+        trace: int,
+        *,
+        dump: tuple[int, int] = (0, 0),
+        story: Story | None = None,
+    ) -> RunOutput:
+        return run_program(
+            self.directory,
+            self.machine,
+            asked.words(self.context, trace, dump),
+            env=self.env,
+            timeout_s=self.timeout,
+            on_line=None if story is None else story.on_line,
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.  ``seconds``: wall time, proof output and start-up included."""
+
+    manifest: artifact.Manifest
+    machine: Machine
+    asked: Request
+    text: str
+    seconds: float
+    record: Record
+    verdict: Verdict | None
+
+    @property
+    def cycles(self) -> dict[str, object] | None:
+        """Of the simulated SoC; the other machines have no clock that means anything."""
+        if self.machine != "gvsoc":
+            return None
+        return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
+
+    def lines(self) -> list[str]:
+        """A summary for people, the verdict last."""
+        new, prompt = len(self.record.tokens), len(self.asked.prompt)
+        out = [
+            f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s "
+            f"({new / max(self.seconds, 1e-9):.1f} tokens/s, start and proof output included)"
+        ]
+        decode = self.record.decode_times
+        if self.machine == "gvsoc" and self.record.prefill_time is not None:
+            line = f"cycles: prefill {self.record.prefill_time}"
+            line += f" ({self.record.prefill_time / prompt:.0f} per prompt token)"
+            if decode:
+                line += f", decode {sum(decode) / len(decode):.0f} per token on average"
+            out.append(line)
+        if self.verdict is None:
+            out.append("not verified: --no-verify was given")
+        else:
+            word = "verified" if self.verdict.ok else "NOT verified"
+            out.append(
+                f"{word}: {self.verdict.compared} values compared, "
+                f"{self.verdict.mismatched} mismatched"
+            )
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "target": self.machine,
+            "model": self.manifest.model,
+            "prompt_tokens": list(self.asked.prompt),
+            "new_tokens": self.record.tokens,
+            "text": self.text,
+            "cycles": self.cycles,
+            "seconds": round(self.seconds, 3),
+            "verdict": None if self.verdict is None else asdict(self.verdict),
+        }
+
+
+def device_request(
+    request: RunRequest, manifest: artifact.Manifest, tokenizer: Tokenizer
+) -> Request:
+    """What the device is asked; UsageError with the numbers where the context is too short."""
+    if request.prompt_ids is not None:
+        prompt = request.prompt_ids
+        beyond = [i for i in prompt if not 0 <= i < manifest.vocab_size]
+        if beyond:
+            raise UsageError(
+                f"--prompt-ids: {beyond[0]} is not a token of this model.",
+                f"allowed: 0 to {manifest.vocab_size - 1}.",
+            )
+    else:
+        prompt = tuple(tokenizer.encode(request.prompt or ""))
+    if not prompt:
+        raise UsageError(
+            "the prompt has no tokens, and the model has no token to begin with.",
+            "give a --prompt.",
+        )
+    room = manifest.context - len(prompt)
+    if room < 1:
+        raise UsageError(
+            f"the prompt takes {len(prompt)} tokens and the program was compiled for a context of "
+            f"{manifest.context}, which leaves no room for an answer.",
+            f"use a prompt of at most {manifest.context - 1} tokens, or compile with a longer "
+            "--context.",
+        )
+    tokens = min(DEFAULT_TOKENS, room) if request.tokens is None else request.tokens
+    if not 1 <= tokens <= room:
+        raise UsageError(
+            f"--tokens {tokens} is not possible: the context of {manifest.context} less a prompt "
+            f"of {len(prompt)} leaves {room}.",
+            f"allowed: 1 to {room}; or compile with a longer --context.",
+        )
+    return Request(prompt, tokens, request.sampling, request.ignore_eos)
+
+
+def _check_ending(output: RunOutput, record: Record, machine: Machine) -> None:
+    if output.exit_code == 0 and record.complete:
+        return
+    last = "\n".join([*output.errors[-4:], *output.lines[-4:]])
+    raise RunFailed(
+        f"the program on {machine} ended with {output.exit_code} after {len(record.tokens)} "
+        f"tokens; its last lines:\n{last}",
+        "'--make SAN=1 --on host' builds a program that says where it went wrong.",
+    )
+
+
+def _look_closer(
+    device: _Device, asked: Request, want: Record, graph: Graph, found: Difference
+) -> Difference:
+    """Runs again with every value of the layer whose hash differs, to name op and index."""
+    if found.layer is None:
+        return found
+    try:
+        again = device.run(asked, TRACE_PROOF | TRACE_DUMP, dump=(found.step, found.layer))
+        dumps = parse(again.lines).dumps
+    except ShrinkcError:
+        return found  # the first run's word stands
+    values = op_values(graph, asked, want, found.step, found.layer)
+    return locate(dumps, values, graph, found.step, found.layer) or found
+
+
+def _mismatch(machine: Machine, verdict: Verdict) -> Mismatch:
+    if verdict.first_difference is None:
+        return Mismatch(
+            "nothing was compared, which proves nothing.", "ask for at least one new token."
+        )
+    d = verdict.first_difference
+    layer = "" if d.layer is None else f", layer {d.layer}"
+    return Mismatch(
+        f"{verdict.mismatched} of {verdict.compared} values on {machine} differ from the "
+        f"interpreter's, first at step {d.step}{layer}, {d.op}[{d.index}]: got {d.got}, expected "
+        f"{d.expected}.",
+        "if nothing in the directory was changed, this is a defect; please report it with the "
+        "model and this command line.",
+    )
+
+
+def _make_option(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or name not in OPTIONS:
+        raise UsageError(f"--make {text} is not possible.", f"allowed: {'=, '.join(OPTIONS)}=.")
+    return name, value
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise UsageError(
+            f"--prompt-ids {text} is not a list of numbers.", "write for instance 1,403,407."
+        ) from None

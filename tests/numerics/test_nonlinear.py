@@ -1,0 +1,133 @@
+"""Softmax attention and SiLU against float64, with a stated largest error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from shrinkc.ir.interpreter import QHead, attend, silu_mul
+from shrinkc.ir.ops import Attention, SiluMul
+from shrinkc.numerics.fixed import INT32_MAX, SIGMOID_MAX_ABS_ERROR
+from shrinkc.numerics.vectors import quantize_heads
+
+FRAC = 20  # of q, k and v
+ATTENTION_MAX_ERROR = 1.5e-3  # of the largest |v| among the positions
+
+
+def attention_op(dim: int, context: int) -> Attention:
+    """As lower() makes it for q and k with FRAC fraction bits."""
+    kappa = 2.0**16 * math.log2(math.e) / (math.sqrt(dim) * 127**2 * 2.0 ** (2 * FRAC))
+    exponent = math.floor(math.log2(kappa)) - 14
+    return Attention(
+        "a", ("q",), 0, 1, 1, dim, round(kappa * 2.0**-exponent), exponent,
+        max(0, (dim * 127 * 127).bit_length() - 15),
+        min(15, 24 - max(9, (context - 1).bit_length())),
+    )  # fmt: skip
+
+
+def heads(x: np.ndarray) -> QHead:
+    h = quantize_heads(np.rint(x * 2.0**FRAC).astype(np.int64)[:, None])
+    return QHead(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
+
+
+def value(h: QHead) -> np.ndarray:
+    return h.q * (h.mantissa * 2.0**h.exponent)[:, None] / 127 * 2.0**-FRAC
+
+
+@pytest.mark.parametrize("dim", [2, 4, 8, 64, 128])
+@pytest.mark.parametrize("context", [1, 2, 17, 64, 500, 2048])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0])
+def test_attention_error_below_1_5e_3_of_the_largest_value(
+    dim: int, context: int, spread: float
+) -> None:
+    """softmax(q k / sqrt(dim)) v of the same int8 heads; flat, usual and peaked scores.
+
+    Contexts beyond 512 have fewer bits per probability: 2**(14 - bits) times the bound.
+    """
+    rng = np.random.default_rng(dim + context)
+    op = attention_op(dim, context)
+    tokens = 3
+    q = heads(rng.standard_normal((tokens, dim)) * (0.01 + spread))
+    k = heads(rng.standard_normal((context, dim)) * np.exp(rng.standard_normal((context, 1))))
+    v = heads(rng.standard_normal((context, dim)) * np.exp(rng.standard_normal((context, 1))))
+    mask = np.arange(context)[None, :] <= (context - tokens + np.arange(tokens))[:, None]
+    mask[:, 0] = True
+    got = attend(op, q, k, v, mask) * 128 / 127 * 2.0**-FRAC
+    scores = np.where(mask, value(q) @ value(k).T / math.sqrt(dim), -np.inf)
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    want = p / p.sum(axis=1, keepdims=True) @ value(v)
+    largest = np.abs(value(v)).max()
+    allowed = ATTENTION_MAX_ERROR * 2.0 ** max(0, 14 - op.weight_bits)
+    assert np.abs(got - want).max() <= allowed * largest
+
+
+def test_attention_to_one_position_is_its_value() -> None:
+    """127/128 of v within 2e-4 of it."""
+    rng = np.random.default_rng(3)
+    op = attention_op(8, 64)
+    q, k, v = (heads(rng.standard_normal((1, 8))) for _ in range(3))
+    got = attend(op, q, k, v, np.ones((1, 1), bool)) * 2.0**-FRAC
+    assert np.abs(got - value(v) * 127 / 128).max() <= 2e-4 * np.abs(value(v)).max()
+
+
+def test_masked_positions_do_not_count() -> None:
+    """Garbage behind the mask changes nothing."""
+    rng = np.random.default_rng(4)
+    op = attention_op(8, 64)
+    q, k, v = (heads(rng.standard_normal((n, 8))) for n in (2, 9, 9))
+    mask = np.arange(9)[None, :] <= np.array([[3], [4]])
+    want = attend(op, q, k, v, mask)
+    for t in (k, v):
+        t.q[5:], t.mantissa[5:], t.exponent[5:] = 127, 32767, 15
+    np.testing.assert_array_equal(attend(op, q, k, v, mask), want)
+
+
+def test_largest_scores_stay_in_range() -> None:
+    """Heads at the ends of int32: the result is still a mean of values."""
+    op = attention_op(4, 16)
+    x = np.full((4, 1, 4), INT32_MAX)
+    x[::2] *= -1
+    h = quantize_heads(x)
+    head = QHead(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
+    got = attend(op, head, head, head, np.ones((4, 4), bool))
+    assert np.abs(got).max() <= INT32_MAX
+    assert (np.sign(got[:, 0]) == np.sign(x[:, 0, 0])).all()
+
+
+# --- SiLU --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frac", [16, 20, 24, 27])
+@pytest.mark.parametrize("largest", [0.01, 1.0, 15.0])
+def test_silu_mul_error(frac: int, largest: float) -> None:
+    """|error| <= 8.5e-5 |gate up| + 2**(1 - frac) |up| + one unit of the result."""
+    if largest * 2.0**frac > INT32_MAX:
+        pytest.skip("beyond int32 at this fixed point")
+    rng = np.random.default_rng(frac)
+    y = np.rint(rng.uniform(-largest, largest, (4, 2000)) * 2.0**frac).astype(np.int64)
+    bound = largest * largest
+    h_frac = min(math.floor(30 - math.log2(bound)), 2 * frac - 3)
+    op = SiluMul("h", ("y",), 0, frac - 16, 2 * frac - 2 - h_frac)
+    got = silu_mul(op, y) * 2.0**-h_frac
+    gate, up = y[:, :1000] * 2.0**-frac, y[:, 1000:] * 2.0**-frac
+    want = gate / (1 + np.exp(-gate)) * up
+    # the gate in Q16 is off by half a unit, which moves a sigmoid by a quarter of one
+    slack = SIGMOID_MAX_ABS_ERROR + 2.0**-18
+    allowed = slack * np.abs(gate * up) + 2.0 ** (3 - frac) * np.abs(up) + 2.0**-h_frac
+    assert (np.abs(got - want) <= allowed).all()
+
+
+def test_silu_mul_refuses_to_overflow() -> None:
+    op = SiluMul("h", ("y",), 0, 0, 1)
+    with pytest.raises(ArithmeticError, match="beyond int32"):
+        silu_mul(op, np.array([[INT32_MAX, INT32_MAX]]))
+
+
+def test_silu_mul_saturates_the_gate_of_a_left_shift() -> None:
+    """A gate shift below 0 brings large gates to ±(2**31 - 1): sigmoid 0 and 1."""
+    op = SiluMul("h", ("y",), 0, -12, 20)
+    y = np.array([[1 << 28, -(1 << 28), 1 << 20, 1 << 20]])
+    got = silu_mul(op, y)[0]
+    assert got[0] == (1 << 26 << 20 >> 20) and abs(int(got[1])) <= 1 << 10
