@@ -62,7 +62,7 @@ def test_integer_model_alone(tiny_dir: Path, text: Path) -> None:
     [
         (["--windows", "99"], 2, "99 windows of 512 tokens need 50688 tokens"),
         (["--bits", "5"], 20, "--bits 5 is not supported"),
-        (["--group", "7"], 20, "group size 7 does not divide"),
+        (["--windows", "1", "--group", "7"], 20, "group size 7 does not divide"),
     ],
 )
 def test_refusals_have_their_exit_code(

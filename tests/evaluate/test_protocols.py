@@ -209,23 +209,23 @@ def test_integer_logits_are_the_interpreters_in_float_units(tiny: FloatModel) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "bound"),
+    ("options", "bound", "same"),
     [
-        (QuantOptions(), 0.005),
-        (QuantOptions(4, group=32), 0.05),
-        (QuantOptions(4, group=32, asymmetric=True, head_bits=4), 0.05),
+        (QuantOptions(), 0.005, 0.9),
+        (QuantOptions(4, group=32), 0.05, 0.5),
+        (QuantOptions(4, group=32, asymmetric=True, head_bits=4), 0.05, 0.5),
     ],
     ids=["8", "4", "4-asymmetric"],
 )
 def test_integer_loss_is_near_the_float_loss(
-    tiny: FloatModel, options: QuantOptions, bound: float
+    tiny: FloatModel, options: QuantOptions, bound: float, same: float
 ) -> None:
     ids = sequences(tiny.config.vocab_size, 4, 100)
     a = measure("tiny", float_logits(tiny), ids)
     b = measure("tiny", integer_logits(lower(tiny, options, 100)), ids)
     assert a.tokens == b.tokens == 396
     assert abs(a.loss - b.loss) < bound
-    assert agreement(a, b) > 0.7
+    assert agreement(a, b) > same
 
 
 # ---------------------------------------------------------------- a real model

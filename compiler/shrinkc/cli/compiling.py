@@ -86,7 +86,9 @@ def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
         raise OSError(
             number, "No space left on device" if number == errno.ENOSPC else str(error)
         ) from error
-    (folder / artifact.IR_TEXT).write_text(dump(graph), encoding="utf-8")
+    text = folder / artifact.IR_TEXT
+    text.write_text(dump(graph), encoding="utf-8")
+    (folder / artifact.IR).chmod(text.stat().st_mode)  # the library makes a private file
     plan = json.dumps(prepared.plan.to_json(), indent=1)
     (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
     picture = memory_map(prepared.plan, prepared.name)

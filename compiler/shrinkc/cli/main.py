@@ -16,6 +16,7 @@ import shrinkc
 from shrinkc.cli.console import Console, error_text, print_json
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, ShrinkcError, UsageError
+from shrinkc.core.output import output_error
 
 DEFECT = 70
 TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
@@ -83,7 +84,7 @@ def cli(debug: bool) -> None:
     """Compile a LLaMA to an integer-only C program, run it, and prove every integer of it."""
 
 
-@cli.command("compile")
+@cli.command("compile", short_help="Compile a model to a C program with its weights.")
 @_model_options
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
 @click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
@@ -101,7 +102,7 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
         print_json(result.to_json())
 
 
-@cli.command("plan")
+@cli.command("plan", short_help="Say whether a model fits, and where.")
 @_model_options
 @_json_option
 def plan_command(as_json: bool, **options: Any) -> None:
@@ -116,7 +117,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
             click.echo(line)
 
 
-@cli.command("run")
+@cli.command("run", short_help="Build, run and verify a compiled program.")
 @click.argument("directory", type=PATH)
 @click.option(
     "--on",
@@ -165,7 +166,7 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     running.run(directory, request, env=dict(os.environ), console=Console(), as_json=as_json)
 
 
-@cli.command("convert")
+@cli.command("convert", short_help="llama2.c checkpoint to Hugging Face directory.")
 @click.argument("checkpoint", type=PATH)
 @click.argument("tokenizer", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
@@ -179,7 +180,7 @@ def convert_command(checkpoint: Path, tokenizer: Path, output: Path) -> None:
     console.note(f"{output}: config.json, model.safetensors, tokenizer.json")
 
 
-@cli.command("doctor")
+@cli.command("doctor", short_help="List the outside programs and fixes.")
 @_json_option
 def doctor_command(as_json: bool) -> None:
     """List the outside programs: found, or missing and the command that fixes it."""
@@ -204,6 +205,9 @@ def run_cli(arguments: Sequence[str]) -> int:
         # whoever read our output has enough; without this the interpreter complains at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # a full disk or missing rights outside of an output directory: scratch files of a run
+        return _failed(output_error(Path(error.filename or Path.cwd()), error), debug)
     except Exception as error:
         if debug:
             traceback.print_exc()

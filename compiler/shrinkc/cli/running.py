@@ -216,10 +216,12 @@ class RunResult:
     def lines(self) -> list[str]:
         """A summary for people, the verdict last."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
-        out = [
-            f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s "
-            f"({new / max(self.seconds, 1e-9):.1f} tokens/s, start and proof output included)"
-        ]
+        line = f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s"
+        if self.machine == "gvsoc":
+            out = [f"{line} of simulation"]
+        else:
+            speed = new / max(self.seconds, 1e-9)
+            out = [f"{line} ({speed:.1f} tokens/s, start and proof output included)"]
         decode = self.record.decode_times
         if self.machine == "gvsoc" and self.record.prefill_time is not None:
             line = f"cycles: prefill {self.record.prefill_time}"

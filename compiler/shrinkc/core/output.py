@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from shrinkc.core.errors import OutputError
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -77,12 +79,16 @@ def check_replaceable(out: Path, *, force: bool, replaceable: Callable[[Path], b
 
 def output_error(out: Path, error: OSError) -> OutputError:
     """What the operating system said about writing ``out``, and what to do about it."""
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    number, reason = error.errno, error.strerror or str(error)
+    if isinstance(error, shutil.Error):  # of copytree: a list of texts, one per file
+        numbers = [int(n) for n in _ERRNO.findall(reason)]
+        number = numbers[0] if numbers else None
+        reason = os.strerror(number) if number is not None else reason
+    if number in _FULL:
         hint = f"free some space on the file system of {out.parent}, or choose another one."
-    elif error.errno in _DENIED:
+    elif number in _DENIED:
         hint = f"choose a directory that you may write to, or change the rights of {out.parent}."
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+    elif number in (errno.ENOTDIR, errno.EEXIST):
         hint = "a part of the path is a file; choose another output directory."
     else:
         hint = "check the path and the file system it is on."

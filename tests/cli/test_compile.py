@@ -1,0 +1,217 @@
+"""What ``shrinkc compile`` writes, and that it is the same every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core import artifact
+from shrinkc.ir.serialize import load
+
+from .conftest import Cli
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def test_the_directory_is_complete(compiled: Path) -> None:
+    names = set(content(compiled))
+    assert names >= {
+        "Makefile", "manifest.json", "plan.json", "memory.svg", "ir.safetensors", "ir.txt",
+        "tokenizer.json", "src/model.c", "src/model.h", "src/blobs.S", "blobs/wmem.bin",
+    }  # fmt: skip
+    manifest = artifact.read_manifest(compiled)
+    assert set(manifest.files) == names - {"manifest.json"}
+    assert artifact.changed_files(compiled, manifest) == []
+    assert (manifest.model, manifest.target, manifest.context) == ("tiny", "siracusa", 64)
+    assert load(compiled / "ir.safetensors").context == 64
+    assert json.loads((compiled / "plan.json").read_text())["target"] == "siracusa"
+
+
+def test_everybody_may_read_what_the_user_lets_them(compiled: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    assert {p.stat().st_mode & 0o777 for p in compiled.rglob("*") if p.is_file()} == {0o666 & ~mask}
+    assert compiled.stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_the_memory_map_is_a_picture(compiled: Path) -> None:
+    tree = ET.parse(compiled / "memory.svg")
+    titles = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}title")]
+    for region in ("layer0.qkv:", "tiles:", "k_cache:", "rope table:"):
+        assert any(t.startswith(region) for t in titles), region
+
+
+def test_generated_files_begin_with_the_command(compiled: Path) -> None:
+    command = artifact.read_manifest(compiled).command
+    assert command.startswith("shrinkc compile tiny --target siracusa --bits 8")
+    for name in ("src/model.c", "src/model.h", "Makefile"):
+        assert command in (compiled / name).read_text().splitlines()[0]
+
+
+def test_same_bytes_from_other_directories_and_hash_seeds(model: Path, tmp_path: Path) -> None:
+    results = []
+    for index, (seed, locale) in enumerate((("1", "C"), ("77", "C.UTF-8"))):
+        place = tmp_path / f"place{index}" / ("x" * (index + 1))
+        place.mkdir(parents=True)
+        shutil.copytree(model, place / "tiny")
+        command = [sys.executable, "-m", "shrinkc", "compile", "tiny", "-o", "out", "--bits", "4"]
+        env = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale, "TZ": f"UTC{index}"}
+        paths = [str(Path(p).resolve()) for p in sys.path if p]
+        env["PYTHONPATH"] = os.pathsep.join(paths)
+        subprocess.run(command, cwd=place, env=env, check=True, capture_output=True)
+        results.append(content(place / "out"))
+    assert results[0].keys() == results[1].keys()
+    assert [k for k in results[0] if results[0][k] != results[1][k]] == []
+    everything = b"".join(results[0].values())
+    assert str(tmp_path).encode() not in everything
+
+
+def test_the_summary_says_what_is_used(cli: Cli, model: Path, tmp_path: Path) -> None:
+    result = cli("compile", model, "-o", tmp_path / "out")
+    assert (result.code, result.out) == (0, "")
+    for part in ("context 64 (default)", "L1", "weights", "chunks of 8 tokens", "tiles of up to"):
+        assert part in result.err
+
+
+def test_json_is_one_object(cli: Cli, model: Path, tmp_path: Path) -> None:
+    result = cli("compile", model, "-o", tmp_path / "out", "--context", 32, "--json")
+    assert result.code == 0
+    assert result.json["options"]["context"] == 32
+    assert 0 < result.json["memory"]["l1"]["used"] <= result.json["memory"]["l1"]["available"]
+
+
+def test_plan_says_the_same_and_writes_nothing(cli: Cli, model: Path, tmp_path: Path) -> None:
+    compiled = cli("compile", model, "-o", tmp_path / "out", "--l1", "64KiB", "--json").json
+    planned = cli("plan", model, "--l1", "64KiB", "--json").json
+    assert planned == {k: v for k, v in compiled.items() if k not in ("output", "files")}
+    assert cli("plan", model, "--l1", "64KiB").out.startswith("tiny for siracusa")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path) -> None:
+    options = ["--bits", 4, "--group", 4, "--head-bits", 4, "--asymmetric", "--context", 24]
+    result = cli("compile", model, "-o", tmp_path / "o", *options, "--l1", "100k", "--json")
+    assert result.code == 0
+    assert result.json["options"] == {
+        "target": "siracusa", "bits": 4, "group": 4, "short_last_group": False, "asymmetric": True,
+        "head_bits": 4, "context": 24, "l1": 102400, "adapter": None,
+    }  # fmt: skip
+    text = (tmp_path / "o/ir.txt").read_text()
+    assert "int4" in text and "asymmetric" in text and "group 4" in text and "int8" not in text
+
+
+@pytest.mark.parametrize("target", ["host", "rv32"])
+def test_other_targets(cli: Cli, model: Path, tmp_path: Path, target: str) -> None:
+    assert cli("compile", model, "--target", target, "-o", tmp_path / "out").code == 0
+    assert artifact.read_manifest(tmp_path / "out").target == target
+
+
+# --- what is in the way ---------------------------------------------------------------------
+
+
+def test_an_empty_directory_is_filled(cli: Cli, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert cli("compile", model, "-o", tmp_path / "out").code == 0
+    assert (tmp_path / "out/manifest.json").is_file()
+
+
+def test_existing_output_needs_force(cli: Cli, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("compile", model, "-o", out).code == 0
+    (out / "build").mkdir()
+    before = content(out)
+    result = cli("compile", model, "-o", out, "--bits", 4)
+    assert result.code == 40
+    assert "--force" in result.err
+    assert content(out) == before
+    assert cli("compile", model, "-o", out, "--bits", 4, "--force").code == 0
+    assert not (out / "build").exists()
+    assert artifact.read_manifest(out).options["bits"] == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_foreign_directories_are_never_replaced(cli: Cli, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    result = cli("compile", model, "-o", out, "--force")
+    assert result.code == 40
+    assert "was not made by shrinkc" in result.words
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_in_the_way(cli: Cli, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    assert cli("compile", model, "-o", tmp_path / "out", "--force").code == 40
+    assert cli("compile", model, "-o", tmp_path / "out" / "below").code == 40
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_failed_replacement_keeps_the_old_one(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert cli("compile", model, "-o", out).code == 0
+    before = content(out)
+    rename = Path.rename
+
+    def refuse_second(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_second)
+    assert cli("compile", model, "-o", out, "--force").code == 40
+    assert content(out) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+# --- interrupts -----------------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_nothing(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shrinkc.cli.compiling.save", interrupt)
+    result = cli("compile", model, "-o", tmp_path / "new" / "out")
+    assert result.code == 130
+    assert "stopped" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_while_it_writes_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    write_tiny_llama(tmp_path / "model", hidden=320, intermediate=900, layers=24, heads=8)
+    place = tmp_path / "place"
+    place.mkdir()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-m", "shrinkc", "compile", str(tmp_path / "model"), "-o", "out"]
+    process = subprocess.Popen(command, cwd=place, env=env, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(place.glob(".out.*.partial")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert list(place.iterdir()) == []

@@ -1,0 +1,107 @@
+"""Progress, sizes, help and the page of exit codes."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from shrinkc.cli import console
+from shrinkc.cli.main import DEFECT, TERMINATED
+from shrinkc.cli.units import parse_size, show_size
+from shrinkc.core import errors
+from shrinkc.core.errors import ShrinkcError
+from shrinkc.core.progress import Silent, Stage
+
+from .conftest import Cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, quiet: float = 0.05) -> str:
+    monkeypatch.setattr(console, "QUIET_SECONDS", quiet)
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.05)
+    monkeypatch.setattr(console, "BAR_SECONDS", 0.05)
+    with console.Console(stream).stage("loading weights") as update:
+        update(1, 4)
+        time.sleep(0.3)
+    return stream.getvalue()
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(io.StringIO(), monkeypatch).splitlines()
+    assert len(lines) >= 2
+    assert all(re.fullmatch(r"loading weights: 25 % \(\d+ s\)", line) for line in lines)
+
+
+def test_a_bar_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(Terminal(), monkeypatch)
+    assert "[######..................] loading weights: 25 %" in text
+    assert text.endswith("\r\x1b[K") and "\n" not in text
+
+
+def test_quick_work_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(io.StringIO(), monkeypatch, quiet=2.0) == ""
+
+
+def test_work_of_unknown_length() -> None:
+    assert Stage("running", 10.0).line(13.2) == "running: 3 s"
+    assert Stage("running", 10.0).bar(13.2) == "running: 3 s"
+    with Silent().stage("x") as update:
+        update(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("131072", 131072),
+        ("128KiB", 131072),
+        ("128k", 131072),
+        ("0.5 MiB", 1 << 19),
+        ("1g", 1 << 30),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "-1", "1.0001k", "0", "1TB", "1e3"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="size|bytes"):
+        parse_size(text)
+
+
+def test_sizes_are_shown_in_their_unit() -> None:
+    assert [show_size(n) for n in (12, 1536, 3 << 19)] == ["12 B", "1.5 KiB", "1.5 MiB"]
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert cli("--version").out.startswith("shrinkc, version ")
+    text = cli("--help").out
+    for command in ("compile", "plan", "run", "convert", "doctor"):
+        assert command in text
+        assert "Usage: shrinkc " + command in cli(command, "--help").out
+
+
+def every_error() -> list[type[ShrinkcError]]:
+    found = (getattr(errors, name) for name in dir(errors))
+    return [e for e in found if isinstance(e, type) and issubclass(e, ShrinkcError)]
+
+
+def test_the_page_of_exit_codes_is_complete() -> None:
+    page = (ROOT / "docs/exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.MULTILINE)
+    listed = {int(code): title for code, title in rows}
+    assert len(listed) == len(rows), "a code is listed twice"
+    want = {e.exit_code: e.title for e in every_error()}
+    assert len(want) == len(every_error()), "two errors share a code"
+    want |= {0: "success", DEFECT: "defect", TERMINATED: "terminated"}
+    assert listed == want

@@ -1,0 +1,208 @@
+"""``shrinkc run``: verdicts, differences found and named, and clean output."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_llama import write_tiny_llama
+
+from .conftest import Cli
+
+Needs = Callable[..., None]
+
+
+@pytest.fixture
+def program(compiled: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(compiled, tmp_path / "program"))
+
+
+def test_host(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    result = cli("run", compiled, "--prompt", "a the", "--tokens", 8)
+    assert result.code == 0
+    assert result.out.startswith("a the")
+    assert "verified: " in result.err and " values compared, 0 mismatched" in result.err
+
+
+def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    result = cli("run", compiled, "--prompt-ids", "1,5,9", "--tokens", 6, "--ignore-eos", "--json")
+    assert result.code == 0
+    run = result.json
+    assert (run["target"], run["model"], run["prompt_tokens"]) == ("host", "tiny", [1, 5, 9])
+    assert len(run["new_tokens"]) == 6
+    assert run["cycles"] is None
+    # 8 positions x 2 layers x 20 values, 6 times 107 logits, 6 tokens
+    assert run["verdict"] == {
+        "compared": 8 * 2 * 20 + 6 * 107 + 6, "mismatched": 0, "first_difference": None,
+    }  # fmt: skip
+    assert isinstance(run["text"], str)
+
+
+@pytest.mark.qemu
+def test_qemu_says_the_same_as_host(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make", "riscv64-unknown-elf-gcc", "qemu-riscv32")
+    options = ["--prompt", "hello", "--tokens", 5, "--temperature", 0.9, "--top-p", 0.8]
+    options += ["--seed", 5, "--json"]
+    runs = [cli("run", compiled, "--on", on, *options) for on in ("host", "qemu")]
+    assert [r.code for r in runs] == [0, 0]
+    assert runs[0].json["new_tokens"] == runs[1].json["new_tokens"]
+    assert runs[1].json["verdict"]["mismatched"] == 0 < runs[1].json["verdict"]["compared"]
+
+
+@pytest.mark.gvsoc
+def test_gvsoc_counts_cycles(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    options = ["--prompt", "hello", "--tokens", 3, "--ignore-eos"]
+    result = cli("run", compiled, "--on", "gvsoc", *options, "--json")
+    assert result.code == 0
+    cycles = result.json["cycles"]
+    assert cycles["prefill"] > 0 and len(cycles["decode"]) == 2 and min(cycles["decode"]) > 0
+    assert "decode" in result.err and "per token" in result.err
+
+
+def test_a_wrong_weight_is_found_and_named(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    plan = json.loads((program / "plan.json").read_text())
+    at = next(p for p in plan["placements"] if p["name"] == "layer1.o")
+    blob = program / "blobs/wmem.bin"
+    data = bytearray(blob.read_bytes())
+    data[at["offset"] + 16 + 3] ^= 0x40  # behind the scales of the first 8 rows
+    blob.write_bytes(data)
+    result = cli("run", program, "--prompt", "hello", "--tokens", 4, "--json")
+    assert result.code == 60
+    verdict = result.json["verdict"]
+    first = verdict["first_difference"]
+    assert verdict["mismatched"] > 0
+    assert (first["step"], first["layer"], first["op"]) == (0, 1, "mid")
+    assert first["index"] < 8 and first["got"] != first["expected"]
+    assert "first at step 0, layer 1, mid[" in result.words
+    assert "changed since it was compiled: blobs/wmem.bin" in result.words
+
+
+def test_a_wrong_reference_is_no_reference(cli: Cli, program: Path) -> None:
+    file = program / "ir.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    result = cli("run", program, "--prompt", "x")
+    assert result.code == 61
+    assert "ir.safetensors" in result.words
+
+
+def test_nothing_compared_is_a_failure(
+    cli: Cli, compiled: Path, needs: Needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("cc", "make")
+    from shrinkc.simulate.proof import Record
+
+    monkeypatch.setattr("shrinkc.cli.running.reference", lambda *a: Record(complete=True))
+    monkeypatch.setattr("shrinkc.cli.running.parse", lambda *a: Record(complete=True))
+    result = cli("run", compiled, "--prompt", "x", "--tokens", 2)
+    assert result.code == 60
+    assert "nothing was compared" in result.words
+
+
+def test_no_verify_says_so(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    result = cli("run", compiled, "--prompt", "hello", "--tokens", 3, "--no-verify", "--json")
+    assert result.code == 0
+    assert result.json["verdict"] is None
+    assert "not verified" in result.err
+
+
+def test_the_streamed_text_is_the_text(cli: Cli, tmp_path: Path, needs: Needs) -> None:
+    """Byte tokens that make no UTF-8, pieces with spaces, and a prompt beyond ASCII."""
+    needs("cc", "make")
+    write_tiny_llama(tmp_path / "bytes", vocab=380, hidden=12, intermediate=20, layers=1)
+    assert cli("compile", tmp_path / "bytes", "-o", tmp_path / "out").code == 0
+    options = ["--prompt", "día 🙂", "--tokens", 20, "--temperature", 2, "--ignore-eos"]
+    for seed in range(3):
+        told = cli("run", tmp_path / "out", *options, "--seed", seed)
+        object_ = cli("run", tmp_path / "out", *options, "--seed", seed, "--json")
+        assert told.code == object_.code == 0
+        assert told.out == object_.json["text"] + "\n"
+        assert told.out.startswith("día 🙂")
+
+
+def test_make_options(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    result = cli(
+        "run", program, "--prompt", "x", "--tokens", 2, "--make", "SAN=1", "--make", "CORES=3"
+    )
+    assert result.code == 0
+    assert "-fsanitize=address" in (program / "build/host/flags").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--prompt", "a" * 64], "no room for an answer"),
+        (["--prompt", "abc", "--tokens", 100], "leaves 60"),
+        (["--prompt", "abc", "--tokens", 0], "allowed: 1 to 60"),
+        (["--prompt", "a", "--prompt-ids", "1"], "exclude each other"),
+        (["--prompt-ids", "1,two"], "not a list of numbers"),
+        (["--prompt-ids", "1,107"], "107 is not a token of this model"),
+        (["--temperature", "0.001"], "0.02 to 100"),
+        (["--temperature", "nan"], "0.02 to 100"),
+        (["--top-p", "0"], "above 0, at most 1"),
+        (["--seed", "-1"], "0 to 4294967295"),
+        (["--make", "CFLAGS=-O3"], "allowed: OPT="),
+        (["--timeout", "0"], "above 0"),
+        (["--on", "board"], "'host', 'qemu', 'gvsoc'"),
+    ],
+    ids=str,
+)
+def test_impossible_requests(cli: Cli, compiled: Path, options: list[str], said: str) -> None:
+    result = cli("run", compiled, *options)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.words and "Hint:" in result.words
+
+
+def test_directories_that_are_none(cli: Cli, program: Path, tmp_path: Path) -> None:
+    assert cli("run", tmp_path / "nowhere").code == 61
+    manifest = json.loads((program / "manifest.json").read_text())
+    (program / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    result = cli("run", program)
+    assert result.code == 61 and "version 99" in result.words
+    (program / "manifest.json").write_text("{")
+    assert cli("run", program).code == 61
+
+
+def test_missing_tools(
+    cli: Cli, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = cli("run", program, "--prompt", "x")
+    assert result.code == 50 and "apt-get install make" in result.words
+    doctor = cli("doctor")
+    assert doctor.code == 50
+    assert "MISSING" in doctor.out and "sudo apt-get install gcc make" in doctor.words
+
+
+def test_doctor(cli: Cli, needs: Needs) -> None:
+    needs("cc", "make")
+    result = cli("doctor", "--json")
+    assert result.code == 0 and result.json["ok"] is True
+    names = [t["name"] for t in result.json["tools"]]
+    assert names == ["cc", "make", "riscv64-unknown-elf-gcc", "qemu-riscv32", "gvsoc"]
+    assert cli("doctor").out.count("\n") >= 5
+
+
+def test_a_reader_that_stops_early(compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = f"'{sys.executable}' -m shrinkc run '{compiled}' --prompt hello --tokens 50 | true"
+    done = subprocess.run(
+        ["sh", "-c", command], env=env, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr

@@ -1,0 +1,308 @@
+"""Every rule fires: for each one an illegal graph and the words of its complaint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from shrinkc.core.errors import IllegalIR
+from shrinkc.ir import rules
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import LowRank, QLinear
+from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Quant, RopeCache, SiluMul
+from shrinkc.ir.rules import RULES, check
+
+Fresh = Callable[..., Graph]
+T = TypeVar("T", bound=Op)
+
+
+def first(g: Graph, kind: type[T]) -> T:
+    return next(op for op in g.ops if isinstance(op, kind))
+
+
+def weight(g: Graph) -> QLinear:
+    return first(g, Linear).weight
+
+
+def retype(g: Graph, name: str, **fields: object) -> None:
+    g.types[name] = replace(g.types[name], **fields)  # type: ignore[arg-type]
+
+
+def wrong_input_kind(g: Graph) -> None:
+    quant = first(g, Quant)
+    quant.inputs = (first(g, NormQuant).out,)
+
+
+def wrong_output_kind(g: Graph) -> None:
+    retype(g, first(g, SiluMul).out, kind="q8", seg=8, cmax=1)
+
+
+def bits(g: Graph) -> None:
+    weight(g).bits = 3
+
+
+def weights_outside(g: Graph) -> None:
+    weight(g).q[0, 0] = 8
+
+
+def weights_of_another_type(g: Graph) -> None:
+    weight(g).q = weight(g).q.astype(np.int16)
+
+
+def symmetric_minus_128(g: Graph) -> None:
+    first(g, Embed).table.q[3, 3] = -128
+
+
+def shape_of_d(g: Graph) -> None:
+    w = weight(g)
+    assert w.d is not None
+    w.d = w.d[:, :-1]
+
+
+def shape_of_z(g: Graph) -> None:
+    w = weight(g)
+    assert w.z is not None
+    w.z = w.z[:-1]
+
+
+def scale_of_zero(g: Graph) -> None:
+    w = weight(g)
+    assert w.d is not None
+    w.d[1, 1] = 0
+
+
+def zero_points_alone(g: Graph) -> None:
+    weight(g).d = None
+
+
+def type_of_r(g: Graph) -> None:
+    weight(g).r = weight(g).r.astype(np.int32)
+
+
+def segment_across_groups(g: Graph) -> None:
+    weight(g).group = 12
+
+
+def accumulator(g: Graph) -> None:
+    op = first(g, Linear)
+    w = op.weight
+    assert w.d is not None
+    w.q[:], w.z, w.d = 7, np.full_like(w.d, -8, dtype=np.int8), np.full_like(w.d, 255)
+    w.cmax = 1 << 16
+    retype(g, op.inputs[0], cmax=1 << 16)
+
+
+def input_segment(g: Graph) -> None:
+    retype(g, first(g, Linear).inputs[0], seg=4)
+
+
+def input_cmax(g: Graph) -> None:
+    retype(g, first(g, Linear).inputs[0], cmax=1)
+
+
+def output_frac(g: Graph) -> None:
+    op = first(g, Linear)
+    retype(g, op.out, frac=op.weight.frac + 1)
+
+
+def residual_frac(g: Graph) -> None:
+    op = next(o for o in g.ops if isinstance(o, Linear) and len(o.inputs) == 2)
+    retype(g, op.inputs[1], frac=op.weight.frac - 1)
+
+
+def pre_shift(g: Graph) -> None:
+    first(g, NormQuant).pre_shift += 1
+
+
+def eps(g: Graph) -> None:
+    first(g, NormQuant).eps = 0
+
+
+def large_eps(g: Graph) -> None:
+    first(g, NormQuant).eps = (1 << 61) + 1
+
+
+def gain(g: Graph) -> None:
+    first(g, NormQuant).gain = np.ones(3, np.int16)
+
+
+def qkv_width(g: Graph) -> None:
+    first(g, RopeCache).head_dim = 8
+
+
+def heads_over_kv(g: Graph) -> None:
+    first(g, Attention).kv_heads = 3
+
+
+def odd_head_dim(g: Graph) -> None:
+    first(g, Attention).head_dim = 5
+
+
+def probability_bits(g: Graph) -> None:
+    first(g, Attention).weight_bits = 24
+
+
+def context(g: Graph) -> None:
+    g.context = 4095
+    first(g, Attention).weight_bits = 12
+
+
+def score_scale(g: Graph) -> None:
+    first(g, Attention).scale_mantissa = (1 << 15) + 1
+
+
+def silu_shift(g: Graph) -> None:
+    first(g, SiluMul).shift = 0
+
+
+def gate_shift(g: Graph) -> None:
+    first(g, SiluMul).gate_shift = 32
+
+
+def embed_factor(g: Graph) -> None:
+    first(g, Embed).factor = 1 << 31
+
+
+ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
+    (wrong_input_kind, "rule_signature", "takes"),
+    (wrong_output_kind, "rule_signature", "gives i32, its output is q8"),
+    (bits, "rule_matrix", "3 bits"),
+    (weights_outside, "rule_matrix", "weights outside -8..7"),
+    (weights_of_another_type, "rule_matrix", "weights outside -8..7"),
+    (symmetric_minus_128, "rule_matrix", "symmetric 8-bit weights reach -128"),
+    (shape_of_d, "rule_matrix", "d is"),
+    (shape_of_z, "rule_matrix", "z is"),
+    (scale_of_zero, "rule_matrix", "a group scale of 0"),
+    (zero_points_alone, "rule_matrix", "zero points without group scales"),
+    (type_of_r, "rule_matrix", "row scales are int32"),
+    (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
+    (accumulator, "rule_accumulator", "more than 2147483647"),
+    (input_segment, "rule_linear_types", "does not match"),
+    (input_cmax, "rule_linear_types", "does not match"),
+    (output_frac, "rule_linear_types", "output"),
+    (residual_frac, "rule_linear_types", "residual"),
+    (pre_shift, "rule_norm", "pre_shift"),
+    (eps, "rule_norm", "eps 0 outside"),
+    (large_eps, "rule_norm", "eps 2305843009213693953 outside"),
+    (gain, "rule_norm", "gain is"),
+    (qkv_width, "rule_heads", "needs 64 values per token, gets 48"),
+    (heads_over_kv, "rule_heads", "4 heads over 3 KV heads"),
+    (odd_head_dim, "rule_heads", "odd head_dim 5"),
+    (probability_bits, "rule_heads", "24-bit probabilities overflow"),
+    (context, "rule_heads", "more than 4094"),
+    (score_scale, "rule_heads", "scale mantissa 32769"),
+    (silu_shift, "rule_shifts", "shifts 0 and"),
+    (gate_shift, "rule_shifts", "and 32 outside"),
+    (embed_factor, "rule_shifts", "factor 2147483648 outside"),
+]
+
+
+@pytest.mark.parametrize(("damage", "rule", "words"), ILLEGAL, ids=lambda v: getattr(v, "__name__", None))
+def test_illegal_graph_is_refused_by_name(
+    fresh: Fresh, damage: Callable[[Graph], None], rule: str, words: str
+) -> None:
+    g = fresh()
+    damage(g)
+    with pytest.raises(IllegalIR) as refused:
+        check(g)
+    message = str(refused.value)
+    assert f"({rule})" in message and words in message, message
+
+
+def side_of_other_activations(g: Graph) -> None:
+    side(g).a.cmax -= 1
+
+
+def side_rank(g: Graph) -> None:
+    b = side(g).b
+    b.q = b.q[:, :-1]
+
+
+def side_frac(g: Graph) -> None:
+    side(g).b.frac += 1
+
+
+def side_weights(g: Graph) -> None:
+    side(g).b.q[0, 0] = -128
+
+
+def side(g: Graph) -> LowRank:
+    found = weight(g).low_rank
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule"),
+    [
+        (side_of_other_activations, "rule_linear_types"),
+        (side_rank, "rule_linear_types"),
+        (side_frac, "rule_linear_types"),
+        (side_weights, "rule_matrix"),
+    ],
+)
+def test_illegal_side_path_is_refused(
+    fresh: Fresh, damage: Callable[[Graph], None], rule: str
+) -> None:
+    g = fresh(sides=True)
+    damage(g)
+    with pytest.raises(IllegalIR, match=rf"\({rule}\)"):
+        check(g)
+
+
+def use_before_definition(g: Graph) -> None:
+    g.ops[1], g.ops[2] = g.ops[2], g.ops[1]
+
+
+def double_definition(g: Graph) -> None:
+    g.ops.insert(2, g.ops[1])
+
+
+def missing_type(g: Graph) -> None:
+    g.types["spare"] = g.types.pop(g.ops[3].out)
+
+
+def unequal_layers(g: Graph) -> None:
+    retype(g, next(op for op in g.ops if op.layer == 1 and isinstance(op, SiluMul)).out, width=7)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (use_before_definition, "is not defined before it"),
+        (double_definition, "defined twice"),
+        (unequal_layers, "layer 1 differs from layer 0"),
+        (missing_type, "no type"),
+    ],
+)
+def test_structure(fresh: Fresh, damage: Callable[[Graph], None], words: str) -> None:
+    g = fresh()
+    damage(g)
+    with pytest.raises(IllegalIR, match=words):
+        check(g)
+
+
+def test_every_rule_has_an_illegal_graph() -> None:
+    named = {rule for _, rule, _ in ILLEGAL}
+    assert named == {r.__name__ for r in RULES}
+    assert {n for n in vars(rules) if n.startswith("rule_")} == named
+
+
+def test_legal_graphs_pass(fresh: Fresh) -> None:
+    check(fresh())
+    check(fresh(sides=True))
+
+
+def test_all_violations_are_named_at_once(fresh: Fresh) -> None:
+    g = fresh()
+    pre_shift(g)
+    silu_shift(g)
+    heads_over_kv(g)
+    with pytest.raises(IllegalIR, match="3 violation") as refused:
+        check(g)
+    for rule in ("rule_norm", "rule_shifts", "rule_heads"):
+        assert rule in str(refused.value)

@@ -1,0 +1,166 @@
+"""Who may import whom, and who may print, read the environment or exit: by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "compiler" / "shrinkc"
+
+# room -> rooms it may import, in reading order: a room sees only rooms above it
+ROOMS: dict[str, set[str]] = {
+    "core": set(),
+    "targets": {"core"},
+    "numerics": set(),
+    "importer": {"core"},
+    "ir": {"core", "numerics"},
+    "quantize": {"core", "importer", "ir", "numerics"},
+    "schedule": {"importer", "ir", "quantize"},
+    "memory": {"core", "schedule", "targets"},
+    "codegen": {"core", "importer", "ir", "memory", "schedule", "targets"},
+    "build": {"core"},
+    "simulate": {"build", "core", "ir", "numerics"},
+    "report": {"memory"},
+    "evaluate": {"core", "importer", "ir"},
+    "compress": {"core", "importer"},
+    "cli": {
+        "build", "codegen", "core", "evaluate", "importer", "ir", "memory", "quantize", "report",
+        "schedule", "simulate", "targets",
+    },
+}  # fmt: skip
+
+# The one file of its room that may: it holds the interpreter against what a program printed.
+ONLY_FILE = {("simulate", "ir"): "proof.py", ("simulate", "numerics"): "proof.py"}
+
+HEAVY = {
+    "accelerate", "datasets", "gptqmodel", "lm_eval", "optuna", "peft", "torch", "transformers",
+}  # fmt: skip
+HEAVY_ROOMS = {"compress", "evaluate"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    """The first folder below the package; "" for the package's own files."""
+    parts = file.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(file: Path) -> set[str]:
+    names = (n.split(".") for n in imports(ast.parse(file.read_text())) if n.startswith("shrinkc."))
+    return {n[1] for n in names if (PACKAGE / n[1]).is_dir()} - {room_of(file)}
+
+
+def test_the_table_is_in_reading_order() -> None:
+    above: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert allowed <= above, f"{room} looks down"
+        above.add(room)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_rooms(file: Path) -> None:
+    room = room_of(file)
+    if not room:
+        return
+    assert room in ROOMS, f"{room} is new: say in ROOMS what it may import"
+    seen = rooms_imported(file)
+    assert seen <= ROOMS[room], f"{room} may not import {sorted(seen - ROOMS[room])}"
+    for other in seen:
+        only = ONLY_FILE.get((room, other))
+        assert only in (None, file.name), f"only {only} of {room} may import {other}"
+
+
+def test_the_table_allows_nothing_that_nobody_needs() -> None:
+    for room, allowed in ROOMS.items():
+        files = [f for f in FILES if room_of(f) == room]
+        used = set().union(*(rooms_imported(f) for f in files)) if files else allowed
+        # cli is the top: what it will need next is no secret
+        assert room == "cli" or allowed <= used, f"{room} does not import {sorted(allowed - used)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_heavy_libraries(file: Path) -> None:
+    top = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))}
+    if room_of(file) not in HEAVY_ROOMS:
+        assert not top & HEAVY
+
+
+def forbidden(tree: ast.AST) -> Iterator[str]:
+    """Prints, environment, standard streams and exits in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in ("print", "input", "breakpoint", "SystemExit"):
+            yield f"{node.id} in line {node.lineno}"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            if name in {
+                "os.environ", "os.environb", "os.getenv", "os._exit", "sys.exit", "sys.argv",
+                "sys.stdin", "sys.stdout", "sys.stderr", "click.echo", "click.secho",
+            }:  # fmt: skip
+                yield f"{name} in line {node.lineno}"
+        elif isinstance(node, ast.ImportFrom) and node.module in ("os", "sys", "click"):
+            names = {alias.name for alias in node.names}
+            yield from names & {"environ", "getenv", "exit", "stdout", "stderr", "stdin", "echo"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_only_cli_prints_reads_the_environment_or_exits(file: Path) -> None:
+    if room_of(file) != "cli":
+        assert not list(forbidden(ast.parse(file.read_text())))
+
+
+def test_the_search_finds_what_it_looks_for() -> None:
+    source = "import os, sys\nprint(1)\nos.environ['A']\nsys.exit()\nfrom os import getenv\n"
+    assert len(list(forbidden(ast.parse(source)))) == 4
+    main = PACKAGE / "cli" / "main.py"
+    assert list(forbidden(ast.parse(main.read_text())))
+
+
+def test_one_file_finds_resources() -> None:
+    users = [
+        f.relative_to(PACKAGE).as_posix()
+        for f in FILES
+        if any(
+            (isinstance(n, ast.Name) and n.id == "__file__")
+            or (isinstance(n, ast.Attribute) and n.attr == "__file__")
+            for n in ast.walk(ast.parse(f.read_text()))
+        )
+        or any(n.startswith("importlib.resources") for n in imports(ast.parse(f.read_text())))
+    ]
+    assert users == ["core/resources.py"]
+
+
+def test_the_verifier_shares_no_code_with_the_planner() -> None:
+    tree = ast.parse((PACKAGE / "memory" / "verify.py").read_text())
+    taken = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "shrinkc.memory.plan"
+        for alias in node.names
+    }
+    assert taken == {"PHASES", "Plan"}, "names and data only"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from shrinkc.cli.main import run_cli; code = run_cli(['compile', '--help']);"
+        "heavy = {'numpy', 'tokenizers', 'safetensors', 'jinja2'} & set(sys.modules);"
+        "sys.exit(code or ' '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
