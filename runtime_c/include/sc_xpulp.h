@@ -8,6 +8,9 @@
 
 #include <stdint.h>
 
+/* The compiler must take this pointer for new from here on. */
+#define SC_OPAQUE(ptr) __asm__("" : "+r"(ptr))
+
 #if SC_XPULP
 
 #define SC_R2(op, f3, f7, a, b)                                                                 \
@@ -55,6 +58,20 @@ static inline int sc_bits(uint32_t v) {
     return v ? d + 1 : 0;
 }
 
+/* max(top, |words|) over n > 0 words from ptr on, `step` bytes apart */
+#define SC_MAX_WORDS(top, ptr, count, step)                                                     \
+    do {                                                                                        \
+        int32_t v_;                                                                             \
+        const void *p_ = (ptr);                                                                 \
+        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"        \
+                         ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                                  \
+                         ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                              \
+                         ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n.option pop"                 \
+                         : [t] "+r"(top), [p] "+r"(p_), [v] "=&r"(v_)                           \
+                         : [n] "r"(count), [s] "i"(step)                                        \
+                         : "memory");                                                           \
+    } while (0)
+
 /* Hardware loop over the next `count` (register) instructions-long body; see sc_gemv.c. */
 #define SC_LOOP(cnt, insns) ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n"
 #define SC_LW_POST(rd, ptr) ".insn i 0x0b, 2, " rd ", 4(" ptr ")\n"
@@ -62,6 +79,18 @@ static inline int sc_bits(uint32_t v) {
 
 #else
 
+#define SC_MAX_WORDS(top, ptr, count, step)                                                     \
+    do {                                                                                        \
+        const char *p_ = (const char *)(ptr);                                                   \
+        for (uint32_t n_ = (count); n_; n_--, p_ += (step)) {                                   \
+            int32_t v_;                                                                         \
+            __builtin_memcpy(&v_, p_, 4);                                                       \
+            top = sc_max(top, sc_abs(v_));                                                      \
+        }                                                                                       \
+    } while (0)
+
+static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
+static inline int32_t sc_max(int32_t a, int32_t b) { return a > b ? a : b; }
 static inline int32_t sc_sdot4(int32_t d, int32_t a, int32_t b) {
     int8_t x[4], y[4];
     __builtin_memcpy(x, &a, 4);
@@ -76,8 +105,6 @@ static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
     return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
 }
 static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }
-static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
-static inline int32_t sc_max(int32_t a, int32_t b) { return a > b ? a : b; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
 #define SC_LOAD_NEXT(ptr, bytes)                                                                \

@@ -131,6 +131,7 @@ static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_
         y##r = sc_mac(y##r, a##r, (format & SC_FMT_GROUPED) ? scale * d[r] : scale);
         ROWS(ACCUMULATE)
     } while (--left);
+    SC_OPAQUE(block); /* or GCC computes, and spills, eight addresses before the loop over tokens */
 #define RESCALE(r) y[r] = (sc_mulh(y##r, (int32_t)row_scale(block, r) * mantissa) + half) >> right;
     ROWS(RESCALE)
     if (__builtin_expect(shift < 0, 0)) lshift_rows(y, -shift);

@@ -16,30 +16,81 @@ static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, 
     return len < SC_BLOCK ? len : SC_BLOCK;
 }
 
+/* Adds the squares of v[i] >> shift to a 64-bit sum held in two halves: GCC would spill a uint64_t. */
+static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
+#if SC_XPULP
+    int32_t s, square;
+    __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+                     ".insn i 0x0b, 2, %[s], 4(%[v])\n"
+                     "sra %[s], %[s], %[shift]\n"
+                     "mul %[q], %[s], %[s]\n"
+                     "mulh %[s], %[s], %[s]\n"
+                     "add %[l], %[l], %[q]\n"
+                     "sltu %[q], %[l], %[q]\n"
+                     "add %[h], %[h], %[s]\n"
+                     "add %[h], %[h], %[q]\n.option pop"
+                     : [v] "+r"(v), [l] "+r"(*low), [h] "+r"(*high), [s] "=&r"(s), [q] "=&r"(square)
+                     : [n] "r"(n), [shift] "r"(shift)
+                     : "memory");
+#else
+    for (; n; n--) {
+        const int32_t s = *v++ >> shift;
+        const uint32_t square = (uint32_t)s * (uint32_t)s;
+        *low += square;
+        *high += (uint32_t)sc_mulh(s, s) + (*low < square);
+    }
+#endif
+}
+
 SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm,
                         int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores) {
     int32_t top = 0;
-    uint32_t low = 0, high = 0; /* the 64-bit sum by halves: GCC keeps these in registers */
+    uint32_t low = 0, high = 0;
     for (uint32_t b = (uint32_t)core; b < cut->blocks; b += (uint32_t)cores) {
         uint32_t seg, at, len = locate(cut, b, &seg, &at);
         const uint32_t base = seg * cut->seg_elems + at;
+        const int32_t *v = x + base;
         int32_t block_top = 0;
-        for (uint32_t i = base; i < base + len; i++) {
-            int32_t v = x[i];
-            if (norm) {
-                const int32_t s = v >> pre_shift;
-                const uint32_t square = (uint32_t)s * (uint32_t)s;
-                low += square;
-                high += (uint32_t)sc_mulh(s, s) + (low < square);
-            }
-            if (gain) y[i] = v = sc_scale_q15(v, gain[i]);
-            block_top = sc_max(block_top, sc_abs(v));
+        if (norm) add_squares(v, len, pre_shift, &low, &high);
+        if (gain) {
+            for (uint32_t i = 0; i < len; i++) y[base + i] = sc_scale_q15(v[i], gain[base + i]);
+            v = y + base;
         }
+        SC_MAX_WORDS(block_top, v, len, 4);
         block_max[b] = (uint32_t)block_top;
         top = sc_max(top, block_top);
     }
     parts[core].max = (uint32_t)top;
     parts[core].sum = (uint64_t)high << 32 | low;
+}
+
+/* n int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up */
+static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal, int8_t *dst) {
+    if (__builtin_expect(exponent > 0, 1)) {
+        const int shift = exponent - 1;
+#if SC_XPULP
+        int32_t v;
+        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
+                         "sra %[v], %[v], %[shift]\n"
+                         "addi %[v], %[v], 1\n"
+                         "srai %[v], %[v], 1\n"
+                         "mul %[v], %[v], %[r]\n"
+                         "add %[v], %[v], %[half]\n"
+                         "srai %[v], %[v], 23\n"
+                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n.option pop"
+                         : [src] "+r"(src), [dst] "+r"(dst), [v] "=&r"(v)
+                         : [n] "r"(n), [shift] "r"(shift), [r] "r"(reciprocal), [half] "r"(1 << (SC_QSHIFT - 1))
+                         : "memory");
+#else
+        for (; n; n--)
+            *dst++ = (int8_t)(((((*src++ >> shift) + 1) >> 1) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
+#endif
+        return dst;
+    }
+    for (; n; n--)
+        *dst++ = (int8_t)((sc_shift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
+    return dst;
 }
 
 /* The token's mantissa and exponent under RMSNorm: numerics/vectors.py norm_quantize_vector. */
@@ -56,7 +107,7 @@ SC_HOT static void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, 
 SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max, const sc_part *parts,
                             int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
     int32_t top = 0;
-    for (int c = 0; c < cores; c++) top = sc_max(top, (int32_t)parts[c].max);
+    SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
     const int exponent = top ? sc_bits((uint32_t)top) - 15 : 0;
     const uint32_t mantissa = top ? (uint32_t)sc_shift(top, exponent) : 1u << 14;
 
@@ -65,7 +116,7 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t 
         const int last = seg + 1 == cut->nseg;
         const uint32_t first = b - at / SC_BLOCK, end = last ? cut->blocks : first + cut->seg_blocks;
         int32_t seg_top = 0;
-        for (uint32_t i = first; i < end; i++) seg_top = sc_max(seg_top, (int32_t)block_max[i]);
+        SC_MAX_WORDS(seg_top, block_max + first, end - first, 4);
         uint32_t c = cut->cmax, limit = mantissa;
         if (seg_top != top) { /* otherwise both divisions are known */
             c = ((uint32_t)sc_shift(seg_top, exponent) * c + mantissa - 1) / mantissa;
@@ -75,10 +126,8 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t 
         const int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
         if (at == 0) out->c[seg] = (int32_t)c;
 
-        const int32_t *src = y + seg * cut->seg_elems + at, *stop = src + len;
-        int8_t *dst = out->q + seg * cut->seg_words * 4 + at;
-        while (src < stop)
-            *dst++ = (int8_t)((sc_shift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
+        int8_t *dst = quantize_run(y + seg * cut->seg_elems + at, len, exponent, reciprocal,
+                                   out->q + seg * cut->seg_words * 4 + at);
         if (b + 1 == end) { /* the segment's padding must not disturb the dot product */
             uint32_t pad = 4u * (last ? cut->last_words : cut->seg_words) - at - len;
             for (; pad; pad--) *dst++ = 0;

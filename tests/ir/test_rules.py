@@ -38,7 +38,7 @@ def wrong_input_kind(g: Graph) -> None:
 
 
 def wrong_output_kind(g: Graph) -> None:
-    retype(g, first(g, SiluMul).out, kind="q8", seg=8, cmax=1)
+    retype(g, first(g, Embed).out, kind="q8", seg=8, cmax=1)
 
 
 def bits(g: Graph) -> None:

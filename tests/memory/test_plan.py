@@ -1,0 +1,192 @@
+"""The planner over random shapes and budgets: sound plans, monotone refusals, honest numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from shrinkc.core.errors import DoesNotFit
+from shrinkc.memory.plan import PHASES, Plan, make_plan, tile_blocks
+from shrinkc.memory.verify import verify
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import KIB, MIB, SIRACUSA, TARGETS, Target
+
+from .shapes import make_shape, shapes
+
+EXAMPLES = settings(max_examples=120, deadline=None)
+
+
+def plan_or_none(s: ModelShape, t: Target, budget: int | None) -> Plan | None:
+    try:
+        return make_plan(s, t, budget)
+    except DoesNotFit:
+        return None
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    """Siracusa with memories of any size."""
+    return replace(
+        SIRACUSA,
+        wmem=draw(st.sampled_from([0, 1000, 100 * KIB, 8 * MIB - 32])),
+        l2=draw(st.sampled_from([200 * KIB, 2 * MIB])),
+        flash=draw(st.sampled_from([0, 1 * MIB, 512 * MIB])),
+        cores=draw(st.sampled_from([1, 3, 8])),
+    )
+
+
+@EXAMPLES
+@given(s=shapes(), t=targets(), budget=st.integers(11 * KIB, 256 * KIB))
+def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
+    plan = plan_or_none(s, t, budget)
+    assume(plan is not None)
+    assert plan is not None
+    assert verify(plan, s, t) == len(plan.l1) + len(plan.l2) + len(plan.placements)
+    assert plan.l1_budget == budget == plan.capacity["l1"]
+    for level, used in plan.used.items():
+        assert used <= plan.capacity[level], level
+    assert len(plan.placements) == len(s.matrices)
+    # weights fill the levels in order; a lower one only where a higher one had no room
+    order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]
+    for p, level in zip(plan.placements, order, strict=True):
+        if level > 0 and t.wmem >= p.bytes:
+            at = [q for q in plan.placements if q.level == "wmem"]
+            assert sum(q.bytes for q in at) + p.bytes > t.wmem - 16 * (len(at) + 1)
+    assert (plan.stage_bytes > 0) == (plan.used["flash"] > 0)
+
+
+@EXAMPLES
+@given(s=shapes(), budget=st.integers(11 * KIB, 256 * KIB))
+def test_same_input_same_plan(s: ModelShape, budget: int) -> None:
+    a, b = plan_or_none(s, SIRACUSA, budget), plan_or_none(s, SIRACUSA, budget)
+    assert (a is None) == (b is None)
+    if a is not None and b is not None:
+        assert a.to_json() == b.to_json()
+
+
+@settings(max_examples=25, deadline=None)
+@given(s=shapes())
+def test_refusal_is_monotone_in_the_l1_budget(s: ModelShape) -> None:
+    """Once a budget fits, every larger one does; below the smallest, none."""
+    budgets = list(range(11 * KIB, 257 * KIB, 5 * KIB))
+    fits = [plan_or_none(s, SIRACUSA, b) is not None for b in budgets]
+    assert fits == sorted(fits)
+
+
+@settings(max_examples=15, deadline=None)
+@given(s=shapes())
+def test_smallest_budget_to_the_byte(s: ModelShape) -> None:
+    """It plans soundly, and 1 to 64 bytes less do not."""
+    low, high = 0, 256 * KIB
+    assume(plan_or_none(s, SIRACUSA, high) is not None)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if plan_or_none(s, SIRACUSA, middle) is None:
+            low = middle
+        else:
+            high = middle
+    plan = make_plan(s, SIRACUSA, high)
+    assert verify(plan, s, SIRACUSA) > 0
+    for less in (1, 2, 3, 8, 16, 63, 64):
+        assert plan_or_none(s, SIRACUSA, high - less) is None
+
+
+@EXAMPLES
+@given(s=shapes(), t=targets(), budget=st.integers(0, 60 * KIB))
+def test_refusal_has_numbers_that_add_up(s: ModelShape, t: Target, budget: int) -> None:
+    """need - have = excess > 0; the three largest consumers are named in order of size."""
+    try:
+        make_plan(s, t, budget)
+    except DoesNotFit as refused:
+        text = str(refused)
+        found = re.match(
+            r"(L1|L2|Weights): need (-?\d+) bytes.*?, have (-?\d+)\b.*?, excess (-?\d+)\. Largest: (.*)\.$",
+            text,
+        )
+        assert found, text
+        need, have, excess = (int(found[i]) for i in (2, 3, 4))
+        assert need > 0 and excess == need - have and excess > 0, text
+        sizes = [int(part.rsplit(" ", 1)[1]) for part in found[5].split(", ")]
+        assert len(sizes) == 3 or len(s.matrices) < 3
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] <= need
+        if found[1] == "L1":
+            assert have == min(budget, t.l1) - 0 or have <= min(budget, t.l1)
+
+
+def test_l1_refusal_can_be_met() -> None:
+    """The budget that the message says is needed does fit."""
+    s = make_shape()
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(s, SIRACUSA, 14 * KIB)
+    found = re.search(r"need (\d+) bytes at least, have (\d+), excess (\d+)", str(refused.value))
+    assert found
+    excess = int(found[3])
+    assert plan_or_none(s, SIRACUSA, 14 * KIB + excess) is not None
+    assert plan_or_none(s, SIRACUSA, 14 * KIB + excess - 64) is None
+    # have is what the user gave
+    assert int(found[2]) == 14 * KIB
+
+
+def test_weights_refusal_can_be_met() -> None:
+    s = make_shape(tied=False)
+    t = replace(SIRACUSA, wmem=0, l2=300 * KIB, flash=0)
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(s, t)
+    found = re.search(r"Weights: need (\d+) bytes, have (\d+) .*excess (\d+)", str(refused.value))
+    assert found
+    weights = sum(-(-m.bytes // 16) * 16 for m in s.matrices)
+    assert int(found[1]) == weights
+    assert plan_or_none(s, replace(t, wmem=weights), None) is not None
+
+
+def test_l2_refusal() -> None:
+    s = make_shape(context=600, layers=30)
+    t = replace(SIRACUSA, l2=100 * KIB)
+    with pytest.raises(DoesNotFit, match="L2: need") as refused:
+        make_plan(s, t, 64 * KIB)
+    found = re.search(r"need (\d+) bytes, have (\d+), excess (\d+)", str(refused.value))
+    assert found and int(found[2]) == 100 * KIB
+    assert plan_or_none(s, replace(t, l2=int(found[1])), 64 * KIB) is not None
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_every_target_takes_a_small_model(name: str) -> None:
+    s = make_shape()
+    plan = make_plan(s, TARGETS[name])
+    assert verify(plan, s, TARGETS[name]) > 0
+    assert plan.kv_in_l1 and plan.logits_in_l1 and plan.chunk == 8
+
+
+def test_a_budget_beyond_the_target_is_the_targets() -> None:
+    s = make_shape()
+    assert make_plan(s, SIRACUSA, 1 << 30).to_json() == make_plan(s, SIRACUSA).to_json()
+
+
+@EXAMPLES
+@given(s=shapes(), tile=st.integers(1, 64 * KIB))
+def test_tiles_cover_every_block_once(s: ModelShape, tile: int) -> None:
+    """Whole blocks within the buffer, a multiple of 8 where there is more than one full tile."""
+    for m in s.matrices:
+        n = tile_blocks(m, tile)
+        assert 0 <= n <= m.blocks and n * m.block_bytes <= tile
+        assert (n > 0) == (m.block_bytes <= tile)
+        if n >= 8 and n < m.blocks:
+            assert n % 8 == 0
+
+
+def test_lifetimes_name_phases() -> None:
+    plan = make_plan(make_shape(), SIRACUSA)
+    for b in plan.l1:
+        assert 0 <= b.first <= b.last < len(PHASES)
+    shared = [
+        (a.name, b.name)
+        for a in plan.l1
+        for b in plan.l1
+        if a.name < b.name and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
+    ]
+    assert shared, "buffers of different phases share bytes"

@@ -1,0 +1,262 @@
+"""The lowered model against the float model: side paths, fidelity, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from end_to_end.programs import add_adapters
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core.errors import QuantizeError
+from shrinkc.importer import FloatModel, forward, load_hf
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter, _rescale, linear
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops import Embed, Linear
+from shrinkc.numerics.fixed import saturate32
+from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
+
+RANKS = {"q_proj": 2, "k_proj": 1, "v_proj": 3, "o_proj": 4, "gate_proj": 2, "up_proj": 3,
+         "down_proj": 5}  # fmt: skip
+
+
+def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> FloatModel:
+    sizes = {"hidden": 48, "intermediate": 96, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 12}
+    write_tiny_llama(folder, **{**sizes, **shape})
+    model = load_hf(folder)
+    add_adapters(model, ranks or {})
+    return model
+
+
+def merged(model: FloatModel) -> FloatModel:
+    """Side paths added to the weights, in float."""
+    fields = {"q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo", "gate_proj": "w_gate",
+              "up_proj": "w_up", "down_proj": "w_down"}  # fmt: skip
+    layers = []
+    for layer in model.layers:
+        added = {fields[m]: getattr(layer, fields[m]) + a.b @ a.a for m, a in layer.adapters.items()}
+        layers.append(replace(layer, adapters={}, **added))
+    return replace(model, layers=layers)
+
+
+def logits_of(graph: Graph, ids: list[int]) -> np.ndarray:
+    head = next(op.weight for op in graph.ops if isinstance(op, Linear) and op.layer < 0)
+    return np.asarray(Interpreter(graph).forward(ids, all_logits=True)) * 2.0**-head.frac
+
+
+def fidelity(model: FloatModel, options: QuantOptions) -> tuple[float, float]:
+    """(correlation, relative RMS error) of all logits of 24 random tokens."""
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
+    want = forward(merged(model), ids, np.float64)
+    got = logits_of(lower(model, options, 32), ids)
+    error = np.sqrt(np.square(got - want).mean() / np.square(want).mean())
+    return float(np.corrcoef(got.ravel(), want.ravel())[0, 1]), float(error)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tied": {},
+    "untied": {"tied": False},
+    "one-kv-head": {"kv_heads": 1, "head_dim": 64},
+    "odd": {"hidden": 37, "intermediate": 91, "heads": 3, "kv_heads": 1, "head_dim": 4},
+    "three-layers": {"layers": 3, "rope_theta": 500.0},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_8_bit_logits_are_close_to_float(tmp_path: Path, shape: str) -> None:
+    """Correlation at least 0.999, relative RMS error at most 0.04 (random weights)."""
+    correlation, error = fidelity(make(tmp_path, **SHAPES[shape]), QuantOptions())
+    assert correlation >= 0.999 and error <= 0.04
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_8_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
+    """Correlation at least 0.999, relative RMS error at most 0.04."""
+    options = QuantOptions(group=12, asymmetric=asymmetric)
+    correlation, error = fidelity(make(tmp_path), options)
+    assert correlation >= 0.999 and error <= 0.04
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_4_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
+    """Correlation at least 0.95, relative RMS error at most 0.3 (random weights: the worst case)."""
+    options = QuantOptions(bits=4, group=12, asymmetric=asymmetric)
+    correlation, error = fidelity(make(tmp_path), options)
+    assert correlation >= 0.95 and error <= 0.3
+
+
+def test_4_bit_against_float_with_the_same_weights(tmp_path: Path) -> None:
+    """The integers themselves cost little: dequantised 4-bit weights in float, error below 0.04."""
+    model = make(tmp_path, tied=False)
+    graph = lower(model, QuantOptions(bits=4, group=12), 32)
+    weights = {op.weight.name: op.weight.dequantized() for op in graph.ops if isinstance(op, Linear)}
+    table = next(op.table for op in graph.ops if isinstance(op, Embed))
+    nq, nkv = 48, 24
+    layers = []
+    for i, layer in enumerate(model.layers):
+        qkv, gu = weights[f"layer{i}.qkv"], weights[f"layer{i}.gate_up"]
+        one = np.ones(48, np.float32)  # the gains are in the matrices
+        layers.append(replace(
+            layer, attn_norm=one, mlp_norm=one, wq=qkv[:nq], wk=qkv[nq : nq + nkv],
+            wv=qkv[nq + nkv :], wo=weights[f"layer{i}.o"], w_gate=gu[:96], w_up=gu[96:],
+            w_down=weights[f"layer{i}.down"],
+        ))  # fmt: skip
+    same = replace(
+        model, layers=layers, embedding=table.dequantized(), head=weights["head"],
+        final_norm=np.ones(48, np.float32),
+    )  # fmt: skip
+    ids = np.random.default_rng(2).integers(0, 107, 24).tolist()
+    want, got = forward(same, ids, np.float64), logits_of(graph, ids)
+    assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.04
+
+
+def test_embedding_rows_in_fixed_point(tmp_path: Path) -> None:
+    """Every row within half a weight step + one unit of the residual's fixed point."""
+    for tied in (True, False):
+        model = make(tmp_path / str(tied), tied=tied)
+        graph = lower(model, QuantOptions(), 8)
+        seen: list[np.ndarray] = []
+        ids = list(range(8))
+        Interpreter(graph).forward(
+            ids, observe=lambda op, v: seen.append(np.asarray(v)) if isinstance(op, Embed) else None
+        )
+        frac = graph.types["embed"].frac
+        step = np.abs(model.embedding[ids]).max(axis=1) / 127
+        error = np.abs(seen[0] * 2.0**-frac - model.embedding[ids])
+        assert (error <= 0.51 * step[:, None] + 2.0**-frac).all()
+
+
+# --- side paths --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4)], ids=["8bit", "4bit"])
+def test_side_paths_equal_merged_weights_in_float(tmp_path: Path, options: QuantOptions) -> None:
+    """8 bit: error below 0.05; 4 bit: the same as without side paths, below 0.6."""
+    model = make(tmp_path, RANKS, tied=False)
+    correlation, error = fidelity(model, options)
+    plain, plain_error = fidelity(replace(model, layers=merged(model).layers), options)
+    if options.bits == 8:
+        assert correlation >= 0.998 and error <= 0.05
+    else:
+        assert error <= max(0.6, 1.5 * plain_error) and correlation >= 0.9 * plain
+
+
+def with_side(tmp_path: Path) -> list[QLinear]:
+    graph = lower(make(tmp_path, RANKS), QuantOptions(), 16)
+    found = [op.weight for op in graph.ops if isinstance(op, Linear) and op.weight.low_rank]
+    assert len(found) == 8
+    return found
+
+
+def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
+    """y = rescale(W x) + rescale(b quantise(rescale(a x))), each step in unlimited integers."""
+    rng = np.random.default_rng(4)
+    for w in with_side(tmp_path):
+        assert w.low_rank is not None
+        a, b = w.low_rank.a, w.low_rank.b
+        assert (a.seg, a.cmax, a.k) == (w.seg, w.cmax, w.k)
+        x = QVector(
+            rng.integers(-127, 128, (2, w.k)), rng.integers(1, w.cmax + 1, (2, w.nseg)),
+            rng.integers(1 << 14, 1 << 15, 2), rng.integers(-4, 5, 2),
+        )  # fmt: skip
+
+        def product(m: QLinear, v: QVector) -> np.ndarray:
+            rows = [[int(e) for e in row] for row in m.effective()]
+            inputs = [[int(e) for e in row] for row in v.scaled(m.seg)]
+            acc = [[sum(p * q for p, q in zip(r, i, strict=True)) for r in rows] for i in inputs]
+            return _rescale(m, np.array(acc), v)
+
+        mid = quantize_vector(product(a, x), b.seg, b.cmax)
+        want = saturate32(product(w, x) + product(b, mid))
+        np.testing.assert_array_equal(linear(w, x), want)
+
+
+def test_side_path_alone_against_float(tmp_path: Path) -> None:
+    """b (a x) within 2 % of its largest result."""
+    rng = np.random.default_rng(5)
+    for w in with_side(tmp_path):
+        side, w.low_rank = w.low_rank, None
+        assert side is not None
+        frac_x = 12
+        v = quantize_vector(np.rint(rng.standard_normal((6, w.k)) * 2.0**20).astype(int), w.seg, w.cmax)
+        v.exponent = v.exponent - v.exponent.max() - frac_x
+        plain = linear(w, v)
+        w.low_rank = side
+        got = linear(w, v) - plain
+        # in units of the fixed point: acc * r * mantissa * 2**(exponent - 32 - shift)
+        scale = (v.mantissa * 2.0**v.exponent)[:, None]
+        a, b = side.a, side.b
+        mid = v.scaled(a.seg) @ a.effective().T * a.r * scale * 2.0 ** (-32 - a.shift)
+        want = mid * 127 * b.cmax @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
+        if np.abs(want).max() > 1000:
+            assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2
+
+
+def test_a_side_path_next_to_a_4_bit_matrix_of_odd_segments_says_what_works(tmp_path: Path) -> None:
+    """Refused, and the hint is not what was done already (there was no --group)."""
+    model = make(tmp_path, {"q_proj": 2}, hidden=37)
+    try:
+        lower(model, QuantOptions(bits=4), 16)
+    except QuantizeError as refused:
+        text = str(refused)
+        assert "37 inputs), its own has 37" not in text
+        assert "no --group" not in text
+
+
+# --- refusals and shapes -----------------------------------------------------------------
+
+
+def test_groups_that_do_not_divide_name_every_matrix(tmp_path: Path) -> None:
+    model = make(tmp_path, hidden=40, intermediate=100, heads=2, kv_heads=1, head_dim=14)
+    with pytest.raises(QuantizeError) as refused:
+        lower(model, QuantOptions(bits=4, group=16), 16)
+    for part in ("qkv and gate_up (40)", "o (28)", "down (100)"):
+        assert part in str(refused.value)
+    lower(model, QuantOptions(bits=4, group=16, short_last_group=True), 16)
+    lower(model, QuantOptions(bits=4, group=4), 16)
+
+
+@pytest.mark.parametrize("options", [{"bits": 3}, {"bits": 16}, {"head_bits": 5}])
+def test_widths_that_do_not_exist(options: dict[str, int]) -> None:
+    with pytest.raises(QuantizeError, match="allowed: 8 or 4"):
+        QuantOptions(**options)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        QuantOptions(),
+        QuantOptions(bits=4, group=12, head_bits=4),
+        QuantOptions(bits=4, asymmetric=True),
+        QuantOptions(group=128, short_last_group=True),
+    ],
+)
+def test_shapes_from_the_config_are_those_of_the_graph(
+    tmp_path: Path, options: QuantOptions, tied: bool
+) -> None:
+    """A plan without weights is the plan with them."""
+    model = make(tmp_path, tied=tied)
+    a = shapes_of_graph(lower(model, options, 16), 500)
+    b = shapes_of_config(model.config, options, 16, 500, {})
+    assert a == b
+
+
+def test_shapes_with_side_paths(tmp_path: Path) -> None:
+    model = make(tmp_path, RANKS)
+    a = shapes_of_graph(lower(model, QuantOptions(), 16), 500)
+    ranks = {"qkv": 2 + 1 + 3, "o": 4, "gate_up": 2 + 3, "down": 5}
+    assert a == shapes_of_config(model.config, QuantOptions(), 16, 500, ranks)
+
+
+def test_progress_names_every_layer(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    lower(make(tmp_path, layers=3), QuantOptions(), 16, lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]

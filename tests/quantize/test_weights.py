@@ -1,0 +1,295 @@
+"""quantize_matrix: scales first, then weights rounded with exactly those scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkc.core.errors import QuantizeError
+from shrinkc.ir.interpreter import linear
+from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax, segment_size
+from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.quantize.weights import CLIP_CANDIDATES, D_MAX, check_groups, quantize_matrix
+
+KAPPA = 2.0**-20 / 127  # of a quantised vector with 20 fraction bits
+
+
+def quantised(w: np.ndarray, bits: int = 8, **options: object) -> QLinear:
+    settings_ = {"group": None, "asymmetric": False, "kappa": KAPPA, "frac": 16, **options}
+    return quantize_matrix("w", w, bits=bits, **settings_)  # type: ignore[arg-type]
+
+
+def random_weight(n: int, k: int, seed: int = 0, spread: float = 1.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows = np.exp(spread * rng.standard_normal((n, 1)))
+    return (rng.standard_normal((n, k)) * rows / np.sqrt(k)).astype(np.float32)
+
+
+def step_of(q: QLinear) -> np.ndarray:
+    """[n, k]: the distance between two neighbouring weights."""
+    return q.per_element(q.d, 1) * q.row_scale[:, None]
+
+
+# --- rounding ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 7, 33])
+@pytest.mark.parametrize("k", [1, 5, 64, 65, 172])
+def test_8_bit_rows_are_within_half_a_step(n: int, k: int) -> None:
+    """|dequantised - weight| <= step / 2 for every weight: nothing is clipped."""
+    w = random_weight(n, k)
+    q = quantised(w)
+    assert q.d is None and q.z is None
+    assert np.abs(q.q).max() <= 127
+    assert (np.abs(q.dequantized() - w) <= 0.5000001 * step_of(q)).all()
+    # the scale is no larger than the row and its 16-bit multiplier ask for
+    top = np.abs(w).max(axis=1)
+    grid = q.row_scale[0] / q.r[0]
+    assert (q.row_scale <= top / 127 + 1.001 * grid).all()
+
+
+@pytest.mark.parametrize("group", [1, 4, 8, 32, 60, 64, 100])
+def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
+    """Rounded up group scales never clip; they are at most one of 127 levels above the need."""
+    w = random_weight(9, 300 if group in (4, 60, 100, 1) else 192, seed=group)
+    q = quantised(w, group=group)
+    assert q.d is not None and 1 <= q.d.min() and q.d.max() <= D_MAX
+    assert (np.abs(q.dequantized() - w) <= 0.5000001 * step_of(q)).all()
+    top = np.abs(w).reshape(9, -1, group).max(axis=2)
+    need = np.repeat(top, group, axis=1) / 127
+    assert (step_of(q) <= need + 1.01 * q.row_scale[:, None] + 1e-12).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group", [None, 8, 32])
+def test_asymmetric_is_within_one_step(bits: int, group: int | None) -> None:
+    """The zero point is rounded too: |error| <= 1 step, and half a step on average at most."""
+    w = random_weight(12, 96, seed=3) + 0.05
+    q = quantised(w, bits, group=group, asymmetric=True)
+    assert q.z is not None and q.d is not None
+    low, high = (-8, 7) if bits == 4 else (-128, 127)
+    assert low <= q.z.min() and q.z.max() <= high
+    error = np.abs(q.dequantized() - w) / step_of(q)
+    assert error.max() <= 1.0000001
+    assert error.mean() <= 0.3
+
+
+def test_asymmetric_beats_symmetric_on_one_sided_weights() -> None:
+    w = np.abs(random_weight(8, 128, seed=4))
+    errors = [
+        np.square(quantised(w, 4, group=32, asymmetric=a).dequantized() - w).sum()
+        for a in (False, True)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("group", [None, 16])
+def test_4_bit_clips_only_where_that_lowers_the_error(group: int | None) -> None:
+    """Within the tried ranges; less squared error than without clipping."""
+    w = random_weight(16, 128, seed=5)
+    q = quantised(w, 4, group=group)
+    assert q.q.min() >= -8 and q.q.max() <= 7
+    assert step_of(q).min() > 0
+    width = group or 128
+    top = np.repeat(np.abs(w).reshape(16, -1, width).max(axis=2), width, axis=1)
+    step = top / 7
+    plain = np.square(np.clip(np.rint(w / step), -8, 7) * step - w).sum()
+    # the scales are on grids, which costs a little
+    assert np.square(q.dequantized() - w).sum() <= 1.02 * plain
+    # up to one grid level of the largest group of the row, no scale exceeds the full range
+    grid = q.row_scale[:, None] if group else 0.0
+    assert (step_of(q) <= step * CLIP_CANDIDATES[0] * 1.001 + grid).all()
+
+
+def test_zero_rows_and_zero_matrices() -> None:
+    w = random_weight(5, 40)
+    w[2] = 0
+    for bits in (8, 4):
+        for options in ({}, {"group": 8}, {"group": 8, "asymmetric": True}):
+            q = quantised(w, bits, **options)
+            assert (q.dequantized()[2] == 0).all()
+            assert (quantised(w * 0, bits, **options).dequantized() == 0).all()
+
+
+def test_result_is_stable() -> None:
+    w = random_weight(9, 60)
+    a, b = (quantised(w, 4, group=20, asymmetric=True) for _ in range(2))
+    for name in ("q", "d", "z", "r"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.shift, a.cmax, a.frac) == (b.shift, b.cmax, b.frac)
+
+
+# --- groups ------------------------------------------------------------------------------
+
+
+def test_groups_that_do_not_divide_are_named_all_at_once() -> None:
+    """One refusal with every matrix and its K, and group sizes that do divide."""
+    inputs = {"qkv and gate_up": 576, "o": 576, "down": 1536}
+    with pytest.raises(QuantizeError) as refused:
+        check_groups(inputs, 100, False)
+    text = str(refused.value)
+    for part in ("qkv and gate_up (576)", "o (576)", "down (1536)", "--short-last-group"):
+        assert part in text
+    offered = [int(v) for v in text.split("divide all: ")[1].split(";")[0].split(", ")]
+    assert offered
+    for group in offered:
+        check_groups(inputs, group, False)
+        assert not any(k % group for k in inputs.values())
+
+
+def test_only_the_matrices_at_fault_are_named() -> None:
+    with pytest.raises(QuantizeError) as refused:
+        check_groups({"qkv": 64, "down": 100}, 32, False)
+    assert "down (100)" in str(refused.value) and "qkv (" not in str(refused.value)
+
+
+def test_no_group_size_divides() -> None:
+    with pytest.raises(QuantizeError, match="none of the usual ones"):
+        check_groups({"qkv": 37}, 8, False)
+
+
+@pytest.mark.parametrize("group", [0, -1])
+def test_unusable_group(group: int) -> None:
+    with pytest.raises(QuantizeError, match="not usable"):
+        check_groups({"qkv": 64}, group, False)
+
+
+def test_short_last_group_is_allowed_when_asked() -> None:
+    check_groups({"qkv": 37}, 8, True)
+    check_groups({"qkv": 64}, None, False)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("k", "group"), [(37, 8), (65, 64), (100, 96), (5, 8), (130, 128), (7, 3)])
+def test_short_last_group(bits: int, k: int, group: int) -> None:
+    """The last group of K mod group inputs has a scale of its own; no weight is dropped."""
+    w = random_weight(6, k, seed=k)
+    start = (k - 1) // group * group
+    w[:, start:] *= 50  # a tail with another range than the rest
+    q = quantised(w, bits, group=group)
+    assert (q.n, q.k) == w.shape
+    assert q.d is not None and q.d.shape == (6, q.nseg) and q.nseg == -(-k // q.seg)
+    error = np.abs(q.dequantized() - w)
+    if bits == 8:
+        assert (error <= 0.5000001 * step_of(q)).all()
+    else:
+        tail = np.square(error[:, start:]).sum() / np.square(w[:, start:]).sum()
+        assert tail < 0.02
+    assert (np.count_nonzero(q.q, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("group", [None, *range(1, 300, 7), 128, 256, 97])
+def test_segments_nest_in_groups(group: int | None) -> None:
+    """A segment never crosses a weight group and has at most 96 inputs where that is possible."""
+    for k in (1, 63, 64, 200, 1024):
+        seg = segment_size(k, group)
+        if group is None:
+            assert seg == min(64, k)
+        else:
+            assert group % seg == 0
+            assert seg <= 96 or not any(group % s == 0 for s in range(16, 97))
+
+
+# --- accumulators ------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 9),
+    k=st.sampled_from([1, 17, 64, 172, 640]),
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([None, 8, 32, 64]),
+    asymmetric=st.booleans(),
+    constant=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_accumulator_stays_in_int32_for_the_worst_input(
+    n: int, k: int, bits: int, group: int | None, asymmetric: bool, constant: bool, seed: int
+) -> None:
+    """x = ±127 along every row's signs with c = cmax reaches the bound: |acc| <= 2**31 - 1."""
+    w = random_weight(n, k, seed)
+    if constant:
+        w = np.full_like(w, 0.5)
+    q = quantised(w, bits, group=group, asymmetric=asymmetric)
+    assert 1 <= q.cmax <= 255
+    # the multipliers belong to the cmax that was kept in the end
+    unit = KAPPA / q.cmax * 2.0 ** (q.frac + 32 + q.shift)
+    np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
+    effective = [[int(v) for v in row] for row in q.effective()]
+    reached = []
+    for row in effective:
+        worst = [127 if v >= 0 else -127 for v in row]
+        acc = sum(v * x * q.cmax for v, x in zip(row, worst, strict=True))  # Python integers
+        reached.append(acc)
+        x = np.array([worst], float) * q.cmax
+        assert q.accumulate(x)[0].tolist() == [
+            sum(v * y * q.cmax for v, y in zip(other, worst, strict=True)) for other in effective
+        ]
+    assert max(reached) == q.unit_bound() * q.cmax <= ACC_MAX
+    # cmax is as large as the bound allows
+    assert q.cmax == 255 or q.unit_bound() * (q.cmax + 1) > ACC_MAX * 0.9
+
+
+def test_largest_cmax() -> None:
+    for bound in (0, 1, ACC_MAX // 255, ACC_MAX // 255 + 1, ACC_MAX // 2, ACC_MAX, ACC_MAX + 1):
+        c = largest_cmax(bound)
+        assert 0 <= c <= 255 and c * bound <= ACC_MAX
+        assert c == 255 or (c + 1) * bound > ACC_MAX
+
+
+def test_too_wide_for_any_accumulator() -> None:
+    """8 bit in groups: 127 * 127 * 127 per input leaves no room for 1100 equal ones."""
+    with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
+        quantised(np.ones((1, 1100), np.float32), group=4)
+    assert "4-bit" in str(refused.value)
+    assert quantised(np.ones((1, 1100), np.float32), 4, group=4).cmax >= 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group", [None, 32])
+def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> None:
+    """linear() over the dequantised weight and input: within one unit + 2**-13 of the largest."""
+    rng = np.random.default_rng(8)
+    w = random_weight(40, 96, seed=9)
+    q = quantised(w, bits, group=group)
+    x = np.rint(rng.standard_normal((5, 96)) * 2.0**20).astype(np.int64)
+    v = quantize_vector(x, q.seg, q.cmax)
+    got = linear(q, v) * 2.0**-16
+    unit = (v.mantissa * 2.0**v.exponent)[:, None] * 2.0**-20 / (127 * q.cmax)
+    want = v.scaled(q.seg) * unit @ q.dequantized().T
+    assert np.abs(got - want).max() <= 2.0**-16 + 2.0**-13 * np.abs(want).max()
+
+
+def test_fraction_bits_give_way_to_the_accumulator() -> None:
+    """With exponent_max the final shift is to the right for every input."""
+    w = random_weight(8, 64)
+    free = quantised(w, frac=28)
+    held = quantised(w, frac=28, exponent_max=5)
+    assert held.frac < free.frac == 28
+    assert held.shift - 5 >= 1 > free.shift - 5
+    assert np.abs(held.dequantized() - w).max() <= step_of(held).max()
+
+
+def test_input_vectors_of_python_integers() -> None:
+    """linear() equals its definition in unlimited integers, zero points and scales included."""
+    rng = np.random.default_rng(10)
+    q = quantised(random_weight(5, 21, seed=2), 4, group=8, asymmetric=True)
+    assert q.d is not None and q.z is not None
+    x = QVector(
+        rng.integers(-127, 128, (2, 21)), rng.integers(1, q.cmax + 1, (2, 3)),
+        np.array([1 << 14, 32767]), np.array([-3, 2]),
+    )  # fmt: skip
+    got = linear(q, x)
+    for t in range(2):
+        for o in range(5):
+            acc = 0
+            for i in range(21):
+                g = i // 8
+                w = (int(q.q[o, i]) - int(q.z[o, g])) * int(q.d[o, g])
+                acc += w * int(x.q[t, i]) * int(x.c[t, g])
+            high = (acc * int(q.r[o]) * int(x.mantissa[t])) >> 32
+            s = max(-31, min(30, q.shift - int(x.exponent[t])))
+            want = (high + (1 << (s - 1)) >> s) if s > 0 else high << -s
+            assert int(got[t, o]) == max(-ACC_MAX, min(ACC_MAX, want))
