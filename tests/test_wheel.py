@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 

@@ -75,6 +75,10 @@ static inline int sc_bits(uint32_t v) {
 /* Hardware loop over the next `count` (register) instructions-long body; see sc_gemv.c. */
 #define SC_LOOP(cnt, insns) ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n"
 #define SC_LW_POST(rd, ptr) ".insn i 0x0b, 2, " rd ", 4(" ptr ")\n"
+/* rd = (rd + 2^(rs - 1)) >> rs, 1 <= rs <= 31: the rounding shift in one instruction (p.addRN) */
+#define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
+/* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
+#define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 
 #else

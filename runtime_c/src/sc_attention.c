@@ -127,24 +127,19 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
             "sub %[sc], %[base], %[sc]\n"
             ".insn r 0x33, 4, 0x02, %[sc], %[sc], %[l30]\n"
             ".insn r 0x33, 6, 0x02, %[sc], %[sc], %[one]\n" /* shift */
-            "addi %[v], %[v], %[dr]\n"
-            "srai %[v], %[v], %[ds]\n"
-            "add %[t], %[t], %[half]\n"
-            "srai %[t], %[t], 15\n" /* factor */
+            SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
+            SC_ROUND_IMM("%[t]", "%[t]", "15") /* factor */
             "mul %[v], %[v], %[t]\n"
-            "addi %[t], %[sc], -1\n"
-            "sll %[t], %[one], %[t]\n"
-            "add %[v], %[v], %[t]\n"
-            "sra %[v], %[v], %[sc]\n"
+            SC_ROUND("%[v]", "%[sc]")
             ".insn s 0x2b, 2, %[v], 4(%[out])\n"
             ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
             "addi %[row], %[row], %[rs]\n"
             ".option pop"
             : [scales] "+r"(scales), [row] "+r"(row), [out] "+r"(out), [top] "+r"(top), [sc] "=&r"(scale),
               [v] "=&r"(v), [t] "=&r"(t)
-            : [n] "r"(n), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1), [half] "r"(1 << 14),
-              [ss] "i"(SC_KV_HEADS * 4), [dr] "i"(1 << (SC_DOT_SHIFT - 1)), [ds] "i"(SC_DOT_SHIFT),
-              [rs] "i"(SC_KV_HEADS * SC_HDP - SC_HDP), [body] "i"(2 * (19 + SC_HDP / 2)) DOT_OPERANDS
+            : [n] "r"(n), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1),
+              [ss] "i"(SC_KV_HEADS * 4), [ds] "i"(SC_DOT_SHIFT),
+              [rs] "i"(SC_KV_HEADS * SC_HDP - SC_HDP), [body] "i"(2 * (14 + SC_HDP / 2)) DOT_OPERANDS
             : "memory");
 #else
         const int32_t *stop = out + n;
@@ -183,7 +178,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
         int32_t delta, scale, m, p;
         __asm__ volatile(
             ".option push\n.option norvc\n"
-            SC_LOOP("%[n]", 27)
+            SC_LOOP("%[n]", 26)
             "lw %[d], 0(%[score])\n"
             ".insn i 0x0b, 2, %[sc], %[ss](%[scales])\n"
             "sub %[d], %[top], %[d]\n"
@@ -203,8 +198,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
             ".insn s 0x2b, 0, %[e], 1(%[ex])\n"
             "srli %[m], %[m], 16\n"
             "sub %[m], %[c0], %[m]\n"
-            "addi %[m], %[m], 1\n"
-            "srli %[m], %[m], 1\n" /* mantissa */
+            SC_ROUND_IMM("%[m]", "%[m]", "1") /* mantissa */
             "mul %[sc], %[m], %[sc]\n"
             ".insn r 0x33, 6, 0x02, %[emax], %[emax], %[e]\n"
             "slli %[m], %[m], 5\n"
@@ -245,15 +239,12 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     int32_t shift, a, t;
     __asm__ volatile(
         ".option push\n.option norvc\n"
-        SC_LOOP("%[n]", 13)
+        SC_LOOP("%[n]", 10)
         ".insn i 0x0b, 0, %[s], 1(%[ex])\n"
         ".insn i 0x0b, 2, %[a], 4(%[w])\n"
         "sub %[s], %[base], %[s]\n"
         ".insn r 0x33, 4, 0x02, %[s], %[s], %[l31]\n"
-        "addi %[t], %[s], -1\n"
-        "sll %[t], %[one], %[t]\n"
-        "add %[a], %[a], %[t]\n"
-        "srl %[a], %[a], %[s]\n"
+        SC_ROUND("%[a]", "%[s]")
         ".insn r 0x33, 4, 0x02, %[a], %[a], %[most]\n"
         "srli %[t], %[a], 7\n"
         "andi %[a], %[a], 127\n"
@@ -262,7 +253,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
         ".option pop"
         : [ex] "+r"(exponent), [w] "+r"(weight), [high] "+r"(high), [low] "+r"(low), [s] "=&r"(shift), [a] "=&r"(a),
           [t] "=&r"(t)
-        : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [one] "r"(1), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
+        : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
         : "memory");
 #else
     const int32_t *end = weight + count;

@@ -66,25 +66,21 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
 
 /* n int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up */
 static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal, int8_t *dst) {
-    if (__builtin_expect(exponent > 0, 1)) {
-        const int shift = exponent - 1;
+    if (__builtin_expect(exponent > 0 && exponent < 16, 1)) { /* at 16 adding half could overflow */
 #if SC_XPULP
         int32_t v;
-        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*5\n"
                          ".insn i 0x0b, 2, %[v], 4(%[src])\n"
-                         "sra %[v], %[v], %[shift]\n"
-                         "addi %[v], %[v], 1\n"
-                         "srai %[v], %[v], 1\n"
+                         SC_ROUND("%[v]", "%[e]")
                          "mul %[v], %[v], %[r]\n"
-                         "add %[v], %[v], %[half]\n"
-                         "srai %[v], %[v], 23\n"
+                         SC_ROUND_IMM("%[v]", "%[v]", "23")
                          ".insn s 0x2b, 0, %[v], 1(%[dst])\n.option pop"
                          : [src] "+r"(src), [dst] "+r"(dst), [v] "=&r"(v)
-                         : [n] "r"(n), [shift] "r"(shift), [r] "r"(reciprocal), [half] "r"(1 << (SC_QSHIFT - 1))
+                         : [n] "r"(n), [e] "r"(exponent), [r] "r"(reciprocal)
                          : "memory");
 #else
         for (; n; n--)
-            *dst++ = (int8_t)(((((*src++ >> shift) + 1) >> 1) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
+            *dst++ = (int8_t)((sc_rshift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
 #endif
         return dst;
     }

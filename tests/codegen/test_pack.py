@@ -1,0 +1,173 @@
+"""pack_matrix read again by a reader written from the format comment in sc_model.h alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from shrinkc.codegen.pack import gate_up_order, pack_matrix
+from shrinkc.ir.linear import LowRank, QLinear
+from shrinkc.schedule.shapes import MatrixShape
+
+ROWS = 8
+EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 64, 65, 100, 172, 173)
+FORMATS = [(bits, grouped, asym) for bits in (8, 4) for grouped, asym in ((0, 0), (1, 0), (1, 1))]
+
+
+@dataclass
+class Read:
+    """What a block stream says: q [rows, k], d and z [rows, nseg], r [rows], and what was left."""
+
+    q: np.ndarray
+    d: np.ndarray
+    z: np.ndarray
+    r: np.ndarray
+    padding: list[int]
+    end: int
+
+
+def read(data: bytes, rows: int, k: int, seg: int, bits: int, grouped: int, asym: int, at: int) -> Read:
+    """One block of 8 rows, byte by byte, from ``at`` on.
+
+    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights.  8 bit:
+    per 4 inputs, 8 rows x 4 bytes.  4 bit: per 8 inputs, 8 rows x 4 bytes, byte j of a row
+    holding input j in its low nibble and input 4 + j in its high one, both signed.
+    """
+    nseg = (k + seg - 1) // seg
+    out = Read(np.zeros((ROWS, k), int), np.ones((ROWS, nseg), int), np.zeros((ROWS, nseg), int),
+               np.zeros(ROWS, int), [], 0)  # fmt: skip
+
+    def signed(v: int, width: int) -> int:
+        return v - (1 << width) if v >> (width - 1) else v
+
+    for row in range(ROWS):
+        out.r[row] = data[at] | data[at + 1] << 8
+        at += 2
+    for g in range(nseg):
+        if grouped:
+            for row in range(ROWS):
+                out.d[row, g] = data[at + row]
+            at += ROWS
+        if asym:
+            for row in range(ROWS):
+                out.z[row, g] = signed(data[at + row], 8)
+            at += ROWS
+        elements = min(seg, k - g * seg)
+        per_word = 8 if bits == 4 else 4
+        for first in range(0, elements, per_word):
+            for row in range(ROWS):
+                for j in range(4):
+                    byte = data[at]
+                    at += 1
+                    found = [(j, signed(byte, 8))]
+                    if bits == 4:
+                        found = [(j, signed(byte & 15, 4)), (4 + j, signed(byte >> 4, 4))]
+                    for i, value in found:
+                        if first + i < elements:
+                            out.q[row, g * seg + first + i] = value
+                        else:
+                            out.padding.append(value)
+    out.end = at
+    return out
+
+
+def make(rng: np.random.Generator, n: int, k: int, seg: int, bits: int, grouped: int, asym: int) -> QLinear:
+    nseg = -(-k // seg)
+    low, high = (-8, 8) if bits == 4 else (-128 if asym else -127, 128)
+    return QLinear(
+        name="w", bits=bits, group=seg if grouped else None, seg=seg,
+        q=rng.integers(low, high, (n, k)).astype(np.int8),
+        d=rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None,
+        z=rng.integers(-128, 128, (n, nseg)).astype(np.int8) if asym else None,
+        r=rng.integers(0, 65536, n).astype(np.uint16), shift=0, cmax=1, frac=0,
+        row_scale=np.ones(n),
+    )  # fmt: skip
+
+
+def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
+    """Every integer of w in its place, padding zero; returns how many were compared."""
+    grouped, asym = int(w.d is not None), int(w.z is not None)
+    compared = 0
+    assert packed.dtype == np.uint8 and len(packed) == -(-len(order) // ROWS)
+    for b, block in enumerate(packed):
+        data = block.tobytes()
+        main = read(data, ROWS, w.k, w.seg, w.bits, grouped, asym, 0)
+        assert set(main.padding) <= {0}
+        parts = [(w, main)]
+        if w.low_rank is not None:
+            side = w.low_rank.b
+            parts.append((side, read(data, ROWS, side.k, side.seg, 8, 0, 0, main.end)))
+        assert parts[-1][1].end == len(data)
+        for row in range(ROWS):
+            at = b * ROWS + row
+            source = int(order[at]) if at < len(order) else -1
+            for m, got in parts:
+                if source < 0:
+                    assert not got.q[row].any() and got.r[row] == 0
+                    continue
+                np.testing.assert_array_equal(got.q[row], m.q[source])
+                assert got.r[row] == m.r[source]
+                if m.d is not None:
+                    np.testing.assert_array_equal(got.d[row], m.d[source])
+                if m.z is not None:
+                    np.testing.assert_array_equal(got.z[row], m.z[source])
+                compared += m.k + 1
+    return compared
+
+
+@pytest.mark.parametrize(("bits", "grouped", "asym"), FORMATS)
+@pytest.mark.parametrize("side", [False, True])
+def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: bool) -> None:
+    """Rows 1..17, K around every word and segment edge, segments 1..96."""
+    rng = np.random.default_rng(bits + 2 * grouped + 4 * asym)
+    compared = 0
+    for n in range(1, 18):
+        for k in EDGE_K:
+            seg = min(k, int(rng.choice([1, 3, 4, 8, 32, 60, 64, 96])))
+            w = make(rng, n, k, seg, bits, grouped, asym)
+            if side:
+                rank = int(rng.integers(1, 70))
+                b = make(rng, n, rank, min(64, rank), 8, 0, 0)
+                w.low_rank = LowRank(make(rng, rank, k, seg, 8, 0, 0), b)
+            compared += check(w, np.arange(n), pack_matrix(w))
+            shape = MatrixShape("w", n, k, bits, seg, bool(grouped), bool(asym),
+                                w.low_rank.a.n if w.low_rank else 0)  # fmt: skip
+            assert pack_matrix(w).shape == (shape.blocks, shape.block_bytes)
+    assert compared > 10_000
+
+
+def test_example_of_the_comment() -> None:
+    """Inputs 0..7 of a row hold 1,2,3,4,5,6,7,-1: bytes 0x51 0x62 0x73 0xf4."""
+    w = make(np.random.default_rng(0), 1, 8, 8, 4, 0, 0)
+    w.q[0] = [1, 2, 3, 4, 5, 6, 7, -1]
+    assert pack_matrix(w)[0, 16:20].tolist() == [0x51, 0x62, 0x73, 0xF4]
+
+
+def test_packing_is_injective() -> None:
+    """Any single changed integer changes the bytes."""
+    rng = np.random.default_rng(1)
+    w = make(rng, 9, 21, 8, 4, 1, 1)
+    base = pack_matrix(w).tobytes()
+    for table in (w.q, w.d, w.z, w.r):
+        assert table is not None
+        for at in np.ndindex(table.shape):
+            keep = table[at]
+            table[at] = keep + 1 if keep < 7 else keep - 1
+            assert pack_matrix(w).tobytes() != base
+            table[at] = keep
+
+
+@pytest.mark.parametrize("ffn", [1, 2, 3, 4, 5, 7, 8, 9, 86, 172])
+def test_gate_up_order(ffn: int) -> None:
+    """4 gate rows, 4 up rows, again and again; every row once; padding -1 behind either half."""
+    order = gate_up_order(2 * ffn)
+    assert len(order) == 8 * -(-ffn // 4)
+    for i, row in enumerate(order.tolist()):
+        block, r = divmod(i, 8)
+        unit = block * 4 + r % 4
+        want = -1 if unit >= ffn else unit + (ffn if r >= 4 else 0)
+        assert row == want
+    w = make(np.random.default_rng(ffn), 2 * ffn, 5, 5, 8, 0, 0)
+    assert check(w, order, pack_matrix(w, order)) == 2 * ffn * 6
