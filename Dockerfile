@@ -33,8 +33,8 @@ FROM ghcr.io/pulp-platform/deeploy:latest AS deeploy
 
 FROM build AS with-gvsoc
 COPY --from=deeploy /app/install/gvsoc /app/install/gvsoc
-# what the launcher, a Python script, imports
-RUN pip install --no-cache-dir -r /app/install/gvsoc/requirements.txt || true
+# what its launcher, a Python script, imports for target siracusa
+RUN pip install --no-cache-dir prettytable pyelftools rich
 COPY examples /work/examples
 WORKDIR /work
 ENTRYPOINT ["shrinkc"]

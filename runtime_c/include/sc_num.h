@@ -45,8 +45,21 @@ static inline int32_t sc_shift(int32_t v, int s) {
     return s > 0 ? sc_rshift(v, s) : (int32_t)((uint32_t)v << -s);
 }
 
-static inline int64_t sc_rshift64(int64_t v, int s) {
-    return s > 0 ? (v >> s) + ((v >> (s - 1)) & 1) : v;
+/* y[i] = x[i] * 2^-s for n > 0 words; y may be x */
+static inline void sc_shift_words(const int32_t *x, int32_t *y, uint32_t n, int s) {
+#if SC_XPULP
+    if (s > 0 && s < 16) { /* beyond, adding half could overflow */
+        int32_t v;
+        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"
+                         ".insn i 0x0b, 2, %[v], 4(%[x])\n" SC_ROUND("%[v]", "%[s]")
+                         ".insn s 0x2b, 2, %[v], 4(%[y])\n.option pop"
+                         : [x] "+r"(x), [y] "+r"(y), [v] "=&r"(v)
+                         : [n] "r"(n), [s] "r"(s)
+                         : "memory");
+        return;
+    }
+#endif
+    for (; n; n--) *y++ = sc_shift(*x++, s);
 }
 
 /* v * gain / 2^15 rounded down and saturated */

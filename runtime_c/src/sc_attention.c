@@ -17,26 +17,26 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
 /* y = mantissas of x with a common exponent, rotated by RoPE if rope; returns the exponent and
  * sets *top to max |y|, which fits 15 bits (or is exactly 2^15). */
-static int head_mantissas(const int32_t *x, const int16_t *rope, int32_t *y, uint32_t *top) {
-    uint32_t m = 0;
-    for (int i = 0; i < SC_HEAD_DIM; i++) m = (uint32_t)sc_max((int32_t)m, sc_abs(x[i]));
-    int exponent = m ? sc_bits(m) - 15 : 0;
-    for (int i = 0; i < SC_HEAD_DIM; i++) y[i] = sc_shift(x[i], exponent);
+SC_HOT static int head_mantissas(const int32_t *x, const int16_t *rope, int32_t *y, uint32_t *top) {
+    int32_t m = 0;
+    SC_MAX_WORDS(m, x, SC_HEAD_DIM, 4);
+    int exponent = m ? sc_bits((uint32_t)m) - 15 : 0;
+    sc_shift_words(x, y, SC_HEAD_DIM, exponent);
     if (rope) {
-        for (int i = 0; i < SC_HEAD_DIM / 2; i++) {
-            int32_t a = y[i], b = y[i + SC_HEAD_DIM / 2], c = rope[2 * i], s = rope[2 * i + 1];
+        for (int i = 0; i < SC_HEAD_DIM / 2; i++, rope += 2) {
+            int32_t a = y[i], b = y[i + SC_HEAD_DIM / 2], c = rope[0], s = rope[1];
             y[i] = sc_rshift(a * c - b * s, 15);
             y[i + SC_HEAD_DIM / 2] = sc_rshift(b * c + a * s, 15);
         }
         m = 0;
-        for (int i = 0; i < SC_HEAD_DIM; i++) m = (uint32_t)sc_max((int32_t)m, sc_abs(y[i]));
-        int extra = m ? sc_bits(m) - 15 : 0;
-        for (int i = 0; i < SC_HEAD_DIM; i++) y[i] = sc_shift(y[i], extra);
+        SC_MAX_WORDS(m, y, SC_HEAD_DIM, 4);
+        int extra = m ? sc_bits((uint32_t)m) - 15 : 0;
+        if (extra) sc_shift_words(y, y, SC_HEAD_DIM, extra);
         exponent += extra;
     }
     m = 0;
-    for (int i = 0; i < SC_HEAD_DIM; i++) m = (uint32_t)sc_max((int32_t)m, sc_abs(y[i]));
-    *top = m ? m : 1u << 14;
+    SC_MAX_WORDS(m, y, SC_HEAD_DIM, 4);
+    *top = m ? (uint32_t)m : 1u << 14;
     return exponent;
 }
 

@@ -101,6 +101,29 @@ static __attribute__((noinline, cold)) void lshift_rows(int32_t y[SC_ROWS], int 
     for (int r = 0; r < SC_ROWS; r++) y[r] = sc_lshift_sat(y[r], shift > 31 ? 31 : shift);
 }
 
+/* y[r] = y[r] * r[r] * mantissa * 2^-(32 + right), rounded half up: a rolled loop, so that a block's
+ * code fits the 512 bytes of a core's private instruction buffer */
+static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r, int32_t mantissa, int32_t right,
+                                                               int32_t *y) {
+    const int32_t half = (1 << right) >> 1;
+#if SC_XPULP
+    int32_t scale, acc;
+    __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 5, x0, x14, 8\n" /* 7 instructions, 8 times */
+                     ".insn i 0x0b, 5, %[s], 2(%[r])\n"
+                     "lw %[a], 0(%[y])\n"
+                     "mul %[s], %[s], %[m]\n"
+                     "mulh %[a], %[a], %[s]\n"
+                     "add %[a], %[a], %[half]\n"
+                     "sra %[a], %[a], %[right]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[y])\n.option pop"
+                     : [r] "+r"(r), [y] "+r"(y), [s] "=&r"(scale), [a] "=&r"(acc)
+                     : [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
+                     : "memory");
+#else
+    for (int i = 0; i < SC_ROWS; i++) y[i] = (sc_mulh(y[i], (int32_t)row_scale(r, i) * mantissa) + half) >> right;
+#endif
+}
+
 /* One block times one vector, in the fixed point of the result: y[8].  Returns the end of the
  * block's weights.  sc_requantize() with the shift's cases taken out of the rows. */
 static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_matrix *m, const int format,
@@ -110,7 +133,7 @@ static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
     const int32_t shift = sc_min(m->shift - x->exponent, 30), mantissa = (int32_t)x->mantissa;
-    const int32_t half = shift >= 0 ? (1 << shift) >> 1 : 0, right = sc_max(shift, 0);
+    const int32_t right = sc_max(shift, 0);
     uint32_t words = m->in.seg_words, left = m->in.nseg;
     ROWS(DECLARE_ACC)
     do {
@@ -131,9 +154,9 @@ static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_
         y##r = sc_mac(y##r, a##r, (format & SC_FMT_GROUPED) ? scale * d[r] : scale);
         ROWS(ACCUMULATE)
     } while (--left);
-    SC_OPAQUE(block); /* or GCC computes, and spills, eight addresses before the loop over tokens */
-#define RESCALE(r) y[r] = (sc_mulh(y##r, (int32_t)row_scale(block, r) * mantissa) + half) >> right;
-    ROWS(RESCALE)
+#define KEEP(r) y[r] = y##r;
+    ROWS(KEEP)
+    rescale_rows(block, mantissa, right, y);
     if (__builtin_expect(shift < 0, 0)) lshift_rows(y, -shift);
     return w;
 }

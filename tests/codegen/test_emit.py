@@ -98,7 +98,10 @@ def test_blobs_hold_every_matrix_at_its_place(program: Program) -> None:
             if w.low_rank is not None:
                 matrices[w.low_rank.a.name] = (w.low_rank.a, None)
     compared = 0
-    blobs = {level: (program.out / "blobs" / f"{level}.bin").read_bytes() for level in ("wmem", "l2", "flash")}
+    blobs = {
+        level: (program.out / "blobs" / f"{level}.bin").read_bytes()
+        for level in ("wmem", "l2", "flash")
+    }
     used = dict.fromkeys(blobs, 0)
     for p in program.plan.placements:
         w, order = matrices.pop(p.name)

@@ -28,7 +28,9 @@ class Read:
     end: int
 
 
-def read(data: bytes, rows: int, k: int, seg: int, bits: int, grouped: int, asym: int, at: int) -> Read:
+def read(
+    data: bytes, rows: int, k: int, seg: int, bits: int, grouped: int, asym: int, at: int
+) -> Read:
     """One block of 8 rows, byte by byte, from ``at`` on.
 
     uint16 r[8]; per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights.  8 bit:
@@ -73,7 +75,9 @@ def read(data: bytes, rows: int, k: int, seg: int, bits: int, grouped: int, asym
     return out
 
 
-def make(rng: np.random.Generator, n: int, k: int, seg: int, bits: int, grouped: int, asym: int) -> QLinear:
+def make(
+    rng: np.random.Generator, n: int, k: int, seg: int, bits: int, grouped: int, asym: int
+) -> QLinear:
     nseg = -(-k // seg)
     low, high = (-8, 8) if bits == 4 else (-128 if asym else -127, 128)
     return QLinear(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from helpers.shared_data import find_shared_data
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import FloatModel, convert_llama2c, load_hf
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gvsoc: runs on the SoC simulator (tens of seconds)")
 
 
 @pytest.fixture(scope="session")

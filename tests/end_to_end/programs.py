@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from shrinkc.build import build_program, find_tool
 from shrinkc.codegen.emit import emit
+from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
 from shrinkc.ir.graph import Graph
@@ -100,7 +101,7 @@ def compile_graph(
     l1_budget: int | None = None,
 ) -> Program:
     """Plan, verify and emit a lowered model into the new directory ``out``."""
-    shape = shapes_of_graph(graph, sum(map(len, model.tokenizer.decode_table())))
+    shape = shape_of(graph, model)
     plan = make_plan(shape, target, l1_budget)
     assert verify(plan, shape, target) > 0
     out.mkdir(parents=True)
@@ -118,6 +119,31 @@ def compile_model(
 ) -> Program:
     """Everything between a float model and a directory that make can build."""
     return compile_graph(lower(model, options, context), model, out, target, l1_budget)
+
+
+def shape_of(graph: Graph, model: FloatModel) -> ModelShape:
+    """The storage shapes of a lowered model."""
+    return shapes_of_graph(graph, sum(map(len, model.tokenizer.decode_table())))
+
+
+def smallest_l1(shape: ModelShape, target: Target = SIRACUSA) -> int:
+    """The smallest L1 budget in bytes that plans."""
+    low, high = 0, target.l1
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            make_plan(shape, target, middle)
+            high = middle
+        except DoesNotFit:
+            low = middle
+    return high
+
+
+def l2_without_weights(shape: ModelShape, l1_budget: int | None = None) -> int:
+    """Bytes of L2 that a program takes whose weights are all in flash."""
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(shape, replace(SIRACUSA, wmem=0, l2=SIRACUSA.l2_system), l1_budget)
+    return int(refused.value.message.split("need ")[1].split()[0])
 
 
 def add_adapters(model: FloatModel, ranks: Mapping[str, int], seed: int = 0) -> None:

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.interpreter import Sampling
-from shrinkc.memory.plan import make_plan
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.shapes import shapes_of_graph
 from shrinkc.simulate.proof import Request, parse
-from shrinkc.targets import KIB, SIRACUSA
+from shrinkc.targets import SIRACUSA
 
 from .programs import (
     GREEDY,
     WARM,
     Program,
     add_adapters,
+    compile_graph,
     compile_model,
+    l2_without_weights,
     need,
     random_request,
+    shape_of,
+    smallest_l1,
 )
 
 STEPS = 64
@@ -38,9 +39,7 @@ RUNS = [
 
 
 @pytest.fixture(scope="module")
-def program(
-    story_model: FloatModel, tmp_path_factory: pytest.TempPathFactory
-) -> Program:
+def program(story_model: FloatModel, tmp_path_factory: pytest.TempPathFactory) -> Program:
     need("gvsoc")
     out = tmp_path_factory.mktemp("gvsoc") / "out"
     return compile_model(story_model, out, QuantOptions(), context=128).build("gvsoc")
@@ -66,16 +65,6 @@ def test_cycles_are_reported_for_every_step(program: Program, story_model: Float
     got = parse(program.run("gvsoc", request, timeout_s=300))
     assert got.prefill_time is not None and got.prefill_time > 0
     assert len(got.decode_times) == 2 and min(got.decode_times) > 0
-
-
-def _l2_without_weights(model: FloatModel, options: QuantOptions, context: int) -> int:
-    """Bytes of L2 that a program takes whose weights are all in flash."""
-    shape = shapes_of_graph(
-        lower(model, options, context), sum(map(len, model.tokenizer.decode_table()))
-    )
-    with pytest.raises(DoesNotFit) as refused:
-        make_plan(shape, replace(SIRACUSA, wmem=0, l2=SIRACUSA.l2_system), None)
-    return int(refused.value.message.split("need ")[1].split()[0])
 
 
 ODD: list[tuple[str, dict[str, Any], QuantOptions, dict[str, int], str]] = [
@@ -120,17 +109,15 @@ def test_odd_models(
     write_tiny_llama(tmp_path / "model", **shape)
     model = load_hf(tmp_path / "model")
     add_adapters(model, ranks)
-    context, target, l1 = 24, SIRACUSA, None
+    graph, target, l1 = lower(model, options, 24), SIRACUSA, None
+    sizes = shape_of(graph, model)
     if place == "flash":
-        l2 = _l2_without_weights(model, options, context)
-        target = replace(SIRACUSA, wmem=0, l2=l2)
+        target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(sizes))
     elif place == "small L1":
-        l1 = 24 * KIB
-    program = compile_model(model, tmp_path / "out", options, context, target, l1)
-    if place == "flash":
-        assert {p.level for p in program.plan.placements} == {"flash"}
-    if place == "small L1":
-        assert not program.plan.kv_in_l1
+        l1 = smallest_l1(sizes)
+    program = compile_graph(graph, model, tmp_path / "out", target, l1)
+    assert ({p.level for p in program.plan.placements} == {"flash"}) == (place == "flash")
+    assert program.plan.kv_in_l1 == (place != "small L1")
     program.build("gvsoc")
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
     program.prove("gvsoc", request, timeout_s=120)

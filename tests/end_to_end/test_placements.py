@@ -14,11 +14,20 @@ from shrinkc.ir.graph import Graph
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
+from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, compare, parse, reference
 from shrinkc.targets import KIB, SIRACUSA
 
-from .programs import GREEDY, WARM, add_adapters, compile_graph, need
+from .programs import (
+    GREEDY,
+    WARM,
+    add_adapters,
+    compile_graph,
+    l2_without_weights,
+    need,
+    shape_of,
+    smallest_l1,
+)
 
 CONTEXT = 96
 STEP = KIB
@@ -31,7 +40,7 @@ def graph(story_model: FloatModel) -> Graph:
 
 @pytest.fixture(scope="module")
 def shape(graph: Graph, story_model: FloatModel) -> ModelShape:
-    return shapes_of_graph(graph, sum(map(len, story_model.tokenizer.decode_table())))
+    return shape_of(graph, story_model)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +73,7 @@ def budgets(shape: ModelShape) -> list[int]:
         assert verify(plan, shape, SIRACUSA) > 0
         by_schedule.setdefault(schedule_of(plan), []).append(budget)
         budget -= STEP
-    # the last byte: the smallest budget at all
-    low, high = budget, budget + STEP
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            make_plan(shape, SIRACUSA, middle)
-            high = middle
-        except DoesNotFit:
-            low = middle
-    chosen = {SIRACUSA.l1, high} | {b[-1] for b in by_schedule.values()}
+    chosen = {SIRACUSA.l1, smallest_l1(shape)} | {b[-1] for b in by_schedule.values()}
     return sorted(chosen, reverse=True)
 
 
@@ -112,8 +112,12 @@ def test_first_refused_budget_is_one_byte_below_the_last_planned(
 
 
 def test_kv_cache_in_l2_in_several_pieces(
-    tmp_path: Path, graph: Graph, story_model: FloatModel, budgets: list[int], want: Record,
-    request_: Request
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    budgets: list[int],
+    want: Record,
+    request_: Request,
 ) -> None:
     """Address and undefined sanitizers, lazy transfers, 8 threads, the cache in many pieces."""
     need("host")
@@ -150,7 +154,7 @@ def test_weights_streamed_from_flash(
     need("host")
     weights = sum(m.bytes for m in shape.matrices)
     l1 = budgets[-1] if budget else None
-    fixed = _l2_without_weights(shape, l1)
+    fixed = l2_without_weights(shape, l1)
     target = replace(
         SIRACUSA, wmem=int(wmem * weights), l2=fixed + (0 if l2 is None else int(l2 * weights))
     )
@@ -161,21 +165,13 @@ def test_weights_streamed_from_flash(
     program.prove("host", request_, want)
 
 
-def _l2_without_weights(shape: ModelShape, l1: int | None) -> int:
-    """Bytes of L2 that a program takes whose weights are all in flash."""
-    roomy = replace(SIRACUSA, wmem=0, l2=SIRACUSA.l2_system)
-    with pytest.raises(DoesNotFit) as refused:
-        make_plan(shape, roomy, l1)
-    return int(refused.value.message.split("need ")[1].split()[0])
-
-
 def test_logits_in_l2(tmp_path: Path) -> None:
     """A vocabulary so large that L1 cannot hold its logits."""
     need("host")
     write_tiny_llama(tmp_path / "model", hidden=12, vocab=1501, head_dim=4, layers=1)
     model = load_hf(tmp_path / "model")
     lowered = lower(model, QuantOptions(), 16)
-    shape = shapes_of_graph(lowered, sum(map(len, model.tokenizer.decode_table())))
+    shape = shape_of(lowered, model)
     full = make_plan(shape, SIRACUSA)
     assert full.logits_in_l1
     program = compile_graph(
@@ -197,9 +193,11 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     model = load_hf(tmp_path / "model")
     add_adapters(model, {"q_proj": 3, "v_proj": 2, "o_proj": 1, "gate_proj": 5, "down_proj": 9})
     lowered = lower(model, QuantOptions(bits=4, asymmetric=True, head_bits=4), 20)
-    shape = shapes_of_graph(lowered, sum(map(len, model.tokenizer.decode_table())))
-    target = replace(SIRACUSA, wmem=0, l2=_l2_without_weights(shape, None))
+    shape = shape_of(lowered, model)
+    target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(shape))
     program = compile_graph(lowered, model, tmp_path / "out", target)
     assert {p.level for p in program.plan.placements} == {"flash"}
     program.build("host", LAZY="1", SAN="1")
-    program.prove("host", Request((1, 40, 41, 42, 43, 44, 45, 46, 47, 48), 10, WARM, ignore_eos=True))
+    program.prove(
+        "host", Request((1, 40, 41, 42, 43, 44, 45, 46, 47, 48), 10, WARM, ignore_eos=True)
+    )

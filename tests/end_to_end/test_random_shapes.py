@@ -147,7 +147,9 @@ def test_most_random_shapes_are_not_refused(tmp_path: Path) -> None:
 def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> None:
     """8 threads under the thread sanitizer: no race, and the interpreter's integers."""
     need("host")
-    write_tiny_llama(tmp_path / "model", hidden=33, intermediate=50, heads=3, kv_heads=1, head_dim=4)
+    write_tiny_llama(
+        tmp_path / "model", hidden=33, intermediate=50, heads=3, kv_heads=1, head_dim=4
+    )
     program = compile_model(
         load_hf(tmp_path / "model"),
         tmp_path / "out",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -39,7 +38,9 @@ def model_with_sides(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
 
 @pytest.fixture(scope="session")
 def _lowered(model: FloatModel) -> Graph:
-    return lower(model, QuantOptions(bits=4, group=8, asymmetric=True, short_last_group=True), CONTEXT)
+    return lower(
+        model, QuantOptions(bits=4, group=8, asymmetric=True, short_last_group=True), CONTEXT
+    )
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,9 @@ def test_dump_shows_every_change_of_a_number(fresh: Fresh, sides: bool) -> None:
     def rope(g: Graph) -> None:
         g.rope_cos[1, 0] ^= 1
 
-    silent = [f.__name__ for f in (weight, row_scale, epsilon, sampling, side, rope) if not changed(f)]
+    silent = [
+        f.__name__ for f in (weight, row_scale, epsilon, sampling, side, rope) if not changed(f)
+    ]
     assert silent == []
 
 
@@ -173,7 +175,9 @@ def test_truncated(ir: Path, keep: int) -> None:
 
 def test_another_version(ir: Path) -> None:
     rewrite(ir, lambda head, _: head.update(version=IR_VERSION + 1))
-    with pytest.raises(BadArtifact, match=f"version {IR_VERSION + 1}, this shrinkc reads {IR_VERSION}"):
+    with pytest.raises(
+        BadArtifact, match=f"version {IR_VERSION + 1}, this shrinkc reads {IR_VERSION}"
+    ):
         load(ir)
 
 
@@ -204,7 +208,9 @@ def test_no_json(tmp_path: Path) -> None:
         pytest.param(lambda h, t: h["types"].pop("layer0.qkv"), id="no-type"),
     ],
 )
-def test_incomplete(ir: Path, change: Callable[[dict[str, object], dict[str, np.ndarray]], None]) -> None:
+def test_incomplete(
+    ir: Path, change: Callable[[dict[str, object], dict[str, np.ndarray]], None]
+) -> None:
     """A well-formed file without something it needs: an error of ours, not a KeyError."""
     rewrite(ir, change)
     with pytest.raises((BadArtifact, IllegalIR)):

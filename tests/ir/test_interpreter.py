@@ -22,9 +22,13 @@ def tokens(g: Graph, n: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, g.vocab, n).tolist()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(cuts=st.sets(st.integers(1, CONTEXT - 1)), sides=st.booleans(), seed=st.integers(0, 99))
-def test_any_split_gives_the_same_logits(fresh: Fresh, cuts: set[int], sides: bool, seed: int) -> None:
+def test_any_split_gives_the_same_logits(
+    fresh: Fresh, cuts: set[int], sides: bool, seed: int
+) -> None:
     g = fresh(sides)
     ids = tokens(g, CONTEXT, seed)
     whole = Interpreter(g).forward(ids, all_logits=True)

@@ -201,7 +201,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "rule", "words"), ILLEGAL, ids=lambda v: getattr(v, "__name__", None))
+@pytest.mark.parametrize(
+    ("damage", "rule", "words"), ILLEGAL, ids=lambda v: getattr(v, "__name__", None)
+)
 def test_illegal_graph_is_refused_by_name(
     fresh: Fresh, damage: Callable[[Graph], None], rule: str, words: str
 ) -> None:

@@ -22,9 +22,7 @@ CONFIGS = {
         2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(W4 | GROUPED,)
     ),
 }
-ALL_FORMATS = tuple(
-    w4 | scales for w4 in (0, W4) for scales in (0, GROUPED, GROUPED | ASYM)
-)
+ALL_FORMATS = tuple(w4 | scales for w4 in (0, W4) for scales in (0, GROUPED, GROUPED | ASYM))
 GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128")
 
 

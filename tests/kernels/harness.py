@@ -92,7 +92,10 @@ class Harness:
         for operation, payload in commands:
             parts += [np.array([operation, len(payload)], np.int32), payload.astype(np.int32)]
         done = subprocess.run(
-            [str(self.program)], input=np.concatenate(parts).tobytes(), capture_output=True, check=False
+            [str(self.program)],
+            input=np.concatenate(parts).tobytes(),
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
         out = np.frombuffer(done.stdout, np.int32)

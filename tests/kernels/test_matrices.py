@@ -213,7 +213,8 @@ def test_embedding_rows(harness: Get, config: str) -> None:
                 block.view(np.int32),
             ]
             commands.append((EMBED, np.concatenate(parts)))
-            wanted.append((embed(op, np.array([row]))[0], f"row {row} k {k} seg {seg} format {fmt}"))
+            wanted.append(
+                (embed(op, np.array([row]))[0], f"row {row} k {k} seg {seg} format {fmt}")
+            )
     for got, (want, what) in zip(harness(config).run(commands), wanted, strict=True):
         assert_same(got, want, what)
-

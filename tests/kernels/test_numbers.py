@@ -13,11 +13,15 @@ from .harness import NUMBER_FUNCTIONS, NUMBERS, Harness, assert_same, to_words
 
 Get = Callable[[str], Harness]
 I32 = (1 << 31) - 1
-EDGES = np.array([0, 1, 2, 3, 127, 128, 32767, 32768, 65535, 65536, 1 << 30, I32 - 1, I32], np.int64)
+EDGES = np.array(
+    [0, 1, 2, 3, 127, 128, 32767, 32768, 65535, 65536, 1 << 30, I32 - 1, I32], np.int64
+)
 SIGNED = np.unique(np.concatenate([EDGES, -EDGES]))
 
 
-def call(h: Harness, name: str, a: object, b: object = 0, c: object = 0) -> tuple[np.ndarray, np.ndarray]:
+def call(
+    h: Harness, name: str, a: object, b: object = 0, c: object = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """First and second result of a function over broadcast arguments."""
     a, b, c = np.broadcast_arrays(*(np.asarray(v, np.int64).reshape(-1) for v in (a, b, c)))
     head = [NUMBER_FUNCTIONS.index(name), len(a)]
@@ -43,7 +47,9 @@ def h(harness: Get) -> Harness:
 
 
 def test_saturation(h: Harness) -> None:
-    v = np.concatenate([SIGNED, SIGNED * 3, SIGNED << 31, [-(1 << 31), 1 << 31, -(1 << 63), (1 << 63) - 1]])
+    v = np.concatenate(
+        [SIGNED, SIGNED * 3, SIGNED << 31, [-(1 << 31), 1 << 31, -(1 << 63), (1 << 63) - 1]]
+    )
     assert_same(call(h, "sat64", v, v >> 32)[0], fixed.saturate32(v), "sc_sat64")
     a, b = pairs(SIGNED, SIGNED)
     a, b = np.append(a, randoms()), np.append(b, randoms(seed=1))
@@ -82,18 +88,30 @@ def test_exp2(h: Harness) -> None:
     """All 2**16 mantissas; exponents beyond the last that counts."""
     x = np.arange(1 << 16)
     assert_same(call(h, "exp2_mantissa", x)[0], fixed.exp2_mantissa(x), "sc_exp2_mantissa")
-    delta = np.concatenate([x * 37, (x << 16) + 5, np.arange(28 << 16, 34 << 16, 7), [(1 << 32) - 1]])
+    delta = np.concatenate(
+        [x * 37, (x << 16) + 5, np.arange(28 << 16, 34 << 16, 7), [(1 << 32) - 1]]
+    )
     assert_same(call(h, "exp2_q20", delta)[0], fixed.exp2_q20(delta), "sc_exp2_q20")
 
 
 def test_sigmoid(h: Harness) -> None:
-    x = np.concatenate([np.arange(-(1 << 21), 1 << 21, 31), np.arange(-3000, 3000), SIGNED, randoms()])
+    x = np.concatenate(
+        [np.arange(-(1 << 21), 1 << 21, 31), np.arange(-3000, 3000), SIGNED, randoms()]
+    )
     assert_same(call(h, "sigmoid_q16", x)[0], fixed.sigmoid_q16(x), "sc_sigmoid_q16")
 
 
 def test_square_roots(h: Harness) -> None:
     root = np.append(np.arange(1, 65536, 13), [65535])
-    v = np.concatenate([root * root, root * root - 1, root * root + 2 * root, np.abs(randoms()), [0, (1 << 32) - 1]])
+    v = np.concatenate(
+        [
+            root * root,
+            root * root - 1,
+            root * root + 2 * root,
+            np.abs(randoms()),
+            [0, (1 << 32) - 1],
+        ]
+    )
     assert_same(call(h, "isqrt", v)[0], fixed.isqrt32(v), "sc_isqrt")
     rng = np.random.default_rng(4)
     bits = np.arange(63)
@@ -107,7 +125,9 @@ def test_square_roots(h: Harness) -> None:
 
 
 def test_bits_and_mix(h: Harness) -> None:
-    v = np.concatenate([[0], 1 << np.arange(32), (1 << np.arange(32)) - 1, (1 << np.arange(31)) + 1])
+    v = np.concatenate(
+        [[0], 1 << np.arange(32), (1 << np.arange(32)) - 1, (1 << np.arange(31)) + 1]
+    )
     assert_same(call(h, "bits", v)[0], fixed.bit_length(v), "sc_bits")
     v = np.append(v, np.random.default_rng(5).integers(0, 1 << 32, 5000))
     assert_same(call(h, "mix32", v)[0] & 0xFFFFFFFF, fixed.mix32(v), "sc_mix32")

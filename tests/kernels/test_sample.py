@@ -45,7 +45,9 @@ def test_tokens_are_the_interpreters(harness: Get, config: str) -> None:
         wanted.append((sample(op, logits, how, position), how))
     got = [int(words[0]) for words in h.run(commands)]
     bad = [(i, g, w) for i, (g, (w, _)) in enumerate(zip(got, wanted, strict=True)) if g != w]
-    assert not bad, f"{len(bad)} of {len(got)} differ: [index, got, expected] {bad[:5]} {wanted[bad[0][0]][1]}"
+    assert not bad, (
+        f"{len(bad)} of {len(got)} differ: [index, got, expected] {bad[:5]} {wanted[bad[0][0]][1]}"
+    )
     assert len(set(got)) > 1
 
 

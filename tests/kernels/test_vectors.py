@@ -69,12 +69,17 @@ def cases() -> Iterator[Case]:
 
     for cores in range(1, 10):
         # a SC_BLOCK of inputs is one unit of a core's work: sizes up to 2 * cores + 1 of both
-        for k in (*range(1, 2 * cores + 2), *(8 * n + d for n in range(1, 2 * cores + 2) for d in (-1, 0, 1))):
+        for k in (
+            *range(1, 2 * cores + 2),
+            *(8 * n + d for n in range(1, 2 * cores + 2) for d in (-1, 0, 1)),
+        ):
             yield some(cores, k, int(rng.choice(SEGMENTS)))
     for seg in SEGMENTS:
         for k in EDGE_K:
             for w4 in (False, True):
-                yield Case(k, min(seg, k), 255, w4, int(rng.choice([1, 3, 8])), bool(rng.integers(2)))
+                yield Case(
+                    k, min(seg, k), 255, w4, int(rng.choice([1, 3, 8])), bool(rng.integers(2))
+                )
 
 
 @pytest.mark.parametrize("config", ["hd4", "hd6"])

@@ -35,7 +35,9 @@ def make_shape(
 @st.composite
 def shapes(draw: st.DrawFn) -> ModelShape:
     kv_heads = draw(st.sampled_from([1, 1, 2, 3, 8]))
-    ranks = draw(st.sampled_from([{}, {}, {"qkv": 3}, {"o": 9, "down": 1}, {"gate_up": 70, "qkv": 8}]))
+    ranks = draw(
+        st.sampled_from([{}, {}, {"qkv": 3}, {"o": 9, "down": 1}, {"gate_up": 70, "qkv": 8}])
+    )
     return make_shape(
         hidden=draw(st.integers(1, 700)),
         ffn=draw(st.integers(1, 1600)),

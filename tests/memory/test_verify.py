@@ -108,7 +108,9 @@ def test_every_overlap_by_16_bytes() -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, a in enumerate(plan.l1):
             end = a.offset + a.bytes
-            if any(live_together(a, b) and end <= b.offset < end + 16 for b in plan.l1 if b is not a):
+            if any(
+                live_together(a, b) and end <= b.offset < end + 16 for b in plan.l1 if b is not a
+            ):
                 yield a.name, with_l1(plan, i, bytes=a.bytes + 16)
 
     assert_noticed(damage)
@@ -235,7 +237,10 @@ def test_every_wrong_size_of_a_matrix() -> None:
                 {"blocks": p.blocks - 1}, {"blocks": p.blocks + 1},
                 {"tile_blocks": 0}, {"tile_blocks": p.blocks + 1}, {"bytes": p.bytes - 4},
             ):  # fmt: skip
-                yield f"{p.name.rsplit('.')[-1]} {next(iter(fields))}", with_placement(plan, i, **fields)
+                yield (
+                    f"{p.name.rsplit('.')[-1]} {next(iter(fields))}",
+                    with_placement(plan, i, **fields),
+                )
 
     assert_noticed(damage)
 

@@ -48,7 +48,7 @@ def test_round_shift_is_half_up() -> None:
             if abs(v) < 1 << 63:
                 want = math.floor(Fraction(v, 1 << s) + Fraction(1, 2))
                 assert int(fixed.round_shift(v, s)) == want, (v, s)
-    for s in range(0, 31):
+    for s in range(31):
         assert int(fixed.round_shift(-5, -s)) == -5 << s
 
 
@@ -167,7 +167,9 @@ def test_exp2_q20_error() -> None:
 
 def test_sigmoid_absolute_error_below_8e_5() -> None:
     """Every input up to ±16 and the ends of int32; sigmoid(x) + sigmoid(-x) = 1 exactly."""
-    x = np.concatenate([np.arange(-(1 << 20) - 64, (1 << 20) + 65), [I32, -I32, 1 << 24, -(1 << 24)]])
+    x = np.concatenate(
+        [np.arange(-(1 << 20) - 64, (1 << 20) + 65), [I32, -I32, 1 << 24, -(1 << 24)]]
+    )
     got = fixed.sigmoid_q16(x)
     exact = 1 / (1 + np.exp(-np.clip(x / 65536, -700, 700)))
     assert np.abs(got / 65536 - exact).max() <= fixed.SIGMOID_MAX_ABS_ERROR == 8e-5
@@ -186,7 +188,9 @@ def test_rsqrt_relative_error_below_2_to_minus_14() -> None:
     """r * 2**(-31 - j) against 1/sqrt(total) over 1..2**63 - 1, r in 2**15..2**16."""
     rng = np.random.default_rng(7)
     values = [v for v in around_powers(63) if v]
-    values += np.unique(rng.integers(1, 1 << 62, 200_000) >> rng.integers(0, 62, 200_000))[1:].tolist()
+    values += np.unique(rng.integers(1, 1 << 62, 200_000) >> rng.integers(0, 62, 200_000))[
+        1:
+    ].tolist()
     values += list(range(1, 1 << 16))
     total = np.array(values, np.int64)
     r, j = fixed.rsqrt(total)

@@ -101,20 +101,24 @@ def test_tail_is_a_segment_of_its_own(k: int) -> None:
     x = np.random.default_rng(k).integers(-1000, 1000, (3, k))
     v = check(x, min(64, k), 255)
     start = (k - 1) // 64 * 64
-    np.testing.assert_array_equal(
-        segment_max(x, 64)[:, -1], np.abs(x[:, start:]).max(axis=1)
-    )
+    np.testing.assert_array_equal(segment_max(x, 64)[:, -1], np.abs(x[:, start:]).max(axis=1))
     assert v.c.shape[1] == (k + 63) // 64
 
 
 def test_tokens_do_not_influence_each_other() -> None:
-    x = np.random.default_rng(1).integers(-INT32_MAX, INT32_MAX, (5, 90)) >> np.arange(5)[:, None] * 6
+    x = (
+        np.random.default_rng(1).integers(-INT32_MAX, INT32_MAX, (5, 90))
+        >> np.arange(5)[:, None] * 6
+    )
     together = quantize_vector(x, 32, 255)
     for t in range(5):
         alone = quantize_vector(x[t : t + 1], 32, 255)
         np.testing.assert_array_equal(together.q[t], alone.q[0])
         np.testing.assert_array_equal(together.c[t], alone.c[0])
-        assert (together.mantissa[t], together.exponent[t]) == (alone.mantissa[0], alone.exponent[0])
+        assert (together.mantissa[t], together.exponent[t]) == (
+            alone.mantissa[0],
+            alone.exponent[0],
+        )
 
 
 # --- norm --------------------------------------------------------------------------------
