@@ -15,6 +15,7 @@ from end_to_end.programs import Program, add_adapters, compile_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.importer import FloatModel, load_hf
+from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
 
@@ -87,7 +88,7 @@ def test_no_paths_dates_or_addresses(program: Program) -> None:
 
 def test_blobs_hold_every_matrix_at_its_place(program: Program) -> None:
     """Independent of emit: matrices by name from the graph, offsets from the plan."""
-    matrices = {}
+    matrices: dict[str, tuple[QLinear, np.ndarray | None]] = {}
     for op in program.graph.ops:
         if isinstance(op, Embed):
             matrices["embedding"] = (op.table, None)

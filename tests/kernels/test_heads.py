@@ -95,16 +95,13 @@ def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, 
     v = quantize_heads(x[:, c.heads + c.kv_heads :])
     n = len(x)
     mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]
-    out = np.stack([
-        attend(
-            op,
-            QHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i]),
-            *(QHead(t.q[:, j], t.mantissa[:, j], t.exponent[:, j]) for t in (k, v)),
-            mask,
-        )
-        for i in range(c.heads)
-        for j in [i // (c.heads // c.kv_heads)]
-    ], axis=1)  # fmt: skip
+    outs = []
+    for i in range(c.heads):
+        own = QHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
+        j = i // (c.heads // c.kv_heads)
+        keys, values = (QHead(t.q[:, j], t.mantissa[:, j], t.exponent[:, j]) for t in (k, v))
+        outs.append(attend(op, own, keys, values, mask))
+    out = np.stack(outs, axis=1)
     pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))
 
     def scale(t: QHeads) -> np.ndarray:
@@ -116,7 +113,7 @@ def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, 
     }  # fmt: skip
 
 
-def check(h: Harness, jobs: list[tuple[np.ndarray, Attention, Sequence[int], int, str]]) -> int:
+def check(h: Harness, jobs: Sequence[tuple[np.ndarray, Attention, Sequence[int], int, str]]) -> int:
     results = h.run([command(h, x, op, pieces, first) for x, op, pieces, first, _ in jobs])
     compared = 0
     for words, (x, op, pieces, first, what) in zip(results, jobs, strict=True):

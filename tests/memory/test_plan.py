@@ -47,8 +47,8 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     assert plan is not None
     assert verify(plan, s, t) == len(plan.l1) + len(plan.l2) + len(plan.placements)
     assert plan.l1_budget == budget == plan.capacity["l1"]
-    for level, used in plan.used.items():
-        assert used <= plan.capacity[level], level
+    for memory, used in plan.used.items():
+        assert used <= plan.capacity[memory], memory
     assert len(plan.placements) == len(s.matrices)
     # weights fill the levels in order; a lower one only where a higher one had no room
     order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]

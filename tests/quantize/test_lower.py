@@ -235,7 +235,7 @@ def test_groups_that_do_not_divide_name_every_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"bits": 3}, {"bits": 16}, {"head_bits": 5}])
-def test_widths_that_do_not_exist(options: dict[str, int]) -> None:
+def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
     with pytest.raises(QuantizeError, match="allowed: 8 or 4"):
         QuantOptions(**options)
 

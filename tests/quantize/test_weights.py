@@ -212,7 +212,13 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
     w = random_weight(n, k, seed)
     if constant:
         w = np.full_like(w, 0.5)
-    q = quantised(w, bits, group=group, asymmetric=asymmetric)
+    try:
+        q = quantised(w, bits, group=group, asymmetric=asymmetric)
+    except QuantizeError:
+        # only where the widest weights of all would not fit
+        widest = (15 if bits == 4 else 255) * (D_MAX if group else 1)
+        assert k * widest * 127 > ACC_MAX
+        return
     assert 1 <= q.cmax <= 255
     # the multipliers belong to the cmax that was kept in the end
     unit = KAPPA / q.cmax * 2.0 ** (q.frac + 32 + q.shift)

@@ -1,0 +1,136 @@
+"""Cycle counts on GVSoC: decode at every position of a context, and prefill.
+
+    python examples/bench/cycles.py [--data DIR] [--work DIR] [--output docs/results/cycles.md]
+
+Models: ``examples/stories``; stories260K, converted from DIR/stories260K, where DIR is given; and
+"microLlama", the shape of the published peer benchmark (8 layers, width 64, 16 heads of 4, gated
+FFN of 256, random weights) with an embedding and a head of 512 tokens that the peer does not have.
+Every run is verified against the interpreter; one that differs ends the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFILL = 48
+
+
+def shrinkc(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "shrinkc", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"shrinkc {' '.join(words)}\n{done.stderr}")
+    return done.stdout
+
+
+def write_micro_llama(path: Path) -> Path:
+    """The peer's shape with seeded random weights; the tokenizer of examples/stories serves."""
+    rng = np.random.default_rng(1)
+    d, ffn, heads, layers, vocab = 64, 256, 16, 8, 512
+    path.mkdir(parents=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab,
+        "hidden_size": d, "intermediate_size": ffn, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((ROOT / "examples/stories" / name).read_bytes())
+
+    def weight(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    tensors = {"model.embed_tokens.weight": weight(vocab, d), "model.norm.weight": np.ones(d, np.float32)}
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        for name in ("q", "k", "v", "o"):
+            tensors[f"{at}self_attn.{name}_proj.weight"] = weight(d, d)
+        tensors[f"{at}mlp.gate_proj.weight"] = weight(ffn, d)
+        tensors[f"{at}mlp.up_proj.weight"] = weight(ffn, d)
+        tensors[f"{at}mlp.down_proj.weight"] = weight(d, ffn)
+        tensors[f"{at}input_layernorm.weight"] = np.ones(d, np.float32)
+        tensors[f"{at}post_attention_layernorm.weight"] = np.ones(d, np.float32)
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[str, float]:
+    """Cycles of one model at one context; every integer verified."""
+    shrinkc("compile", str(model), "--target", "siracusa", "-o", str(out), "--context", str(context), *options)
+    common = ["run", str(out), "--on", "gvsoc", "--ignore-eos", "--json"]
+    decode = json.loads(shrinkc(*common, "--prompt-ids", "1", "--tokens", str(context - 1)))
+    ids = ",".join(str(3 + 256 + i) for i in range(PREFILL - 1))
+    prefill = json.loads(shrinkc(*common, "--prompt-ids", f"1,{ids}", "--tokens", "1"))
+    compared = 0
+    for run in (decode, prefill):
+        assert run["verdict"]["mismatched"] == 0 and run["verdict"]["compared"] > 0, run["verdict"]
+        compared += run["verdict"]["compared"]
+    steps = decode["cycles"]["decode"]
+    return {
+        "first": steps[0],
+        "last": steps[-1],
+        "mean": sum(steps) / len(steps),
+        "prefill": prefill["cycles"]["prefill"] / PREFILL,
+        "compared": compared,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds stories260K/")
+    parser.add_argument("--work", type=Path, help="where to compile (default: a temporary folder)")
+    parser.add_argument("--output", type=Path, help="write the table there as well")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = args.work or Path(scratch)
+        models: list[tuple[str, Path]] = [("examples/stories", ROOT / "examples/stories")]
+        if args.data:
+            source, converted = args.data / "stories260K", work / "stories260K"
+            if not converted.exists():
+                shrinkc("convert", str(source / "stories260K.bin"), str(source / "tok512.bin"), "-o", str(converted))
+            models.append(("stories260K", converted))
+        micro = work / "microllama"
+        models.append(("microLlama shape, random", micro if micro.exists() else write_micro_llama(micro)))
+        lines = [
+            f"| model | weights | context | decode, position 1 | decode, position {64 - 2} | decode, mean | "
+            f"prefill of {PREFILL}, per token | values compared |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for name, path in models:
+            for label, options in (("8 bit", []), ("4 bit, groups of 32", ["--bits", "4", "--group", "32", "--short-last-group"])):
+                out = work / f"out-{path.name}-{label[0]}"
+                m = measure(path, out, 64, [*options, "--force"])
+                lines.append(
+                    f"| {name} | {label} | 64 | {m['first']:,.0f} | {m['last']:,.0f} | {m['mean']:,.0f} | "
+                    f"{m['prefill']:,.0f} | {m['compared']:,} |"
+                )
+                print(lines[-1], file=sys.stderr, flush=True)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.output:
+        head = (
+            "# Cycles on GVSoC\n\n"
+            f"`make bench`, {date.today().isoformat()}, shrinkc on {platform.machine()}, GVSoC target `siracusa` "
+            "(gvsoc edfcd83, core ac27d00, pulp 9968c4e), stock riscv64-unknown-elf-gcc, -O2. Cluster cycles per "
+            "token, head and greedy sampling included, tracing excluded; every integer of every run was compared "
+            "with the interpreter, 0 mismatches.\n\n"
+        )
+        args.output.write_text(head + text)
+
+
+if __name__ == "__main__":
+    main()
