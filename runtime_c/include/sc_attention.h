@@ -3,9 +3,9 @@
  *
  * The cache of a layer is two arrays of blocks of 4 positions, so that any run of whole blocks is
  * one contiguous transfer and four positions of one value channel are one SIMD word:
- *   K block: uint32 scale[4][kv_heads], int8 k[4][kv_heads][SC_HDP]
- *   V block: uint32 scale[4][kv_heads], int8 v[kv_heads][head_dim][4]
- * A scale word holds the mantissa in its low and the exponent in its high 16 bits.
+ *   K block: per position and KV head a record of uint32 k_scale, uint32 v_scale, int8 k[SC_HDP]
+ *   V block: int8 v[kv_heads][head_dim][4]
+ * so that scores and softmax walk records of one stride.  A scale word holds the mantissa in its low and the exponent in its high 16 bits.
  */
 #ifndef SC_ATTENTION_H
 #define SC_ATTENTION_H
@@ -15,9 +15,10 @@
 
 #define SC_HDP ((SC_HEAD_DIM + 3) / 4 * 4) /* head_dim padded to whole words */
 #define SC_KV_POSITIONS 4
-#define SC_KV_SCALES (SC_KV_POSITIONS * SC_KV_HEADS * 4)
-#define SC_K_BLOCK (SC_KV_SCALES + SC_KV_POSITIONS * SC_KV_HEADS * SC_HDP)
-#define SC_V_BLOCK (SC_KV_SCALES + SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
+#define SC_K_RECORD (8 + SC_HDP)
+#define SC_K_STRIDE (SC_KV_HEADS * SC_K_RECORD) /* from position to position */
+#define SC_K_BLOCK (SC_KV_POSITIONS * SC_K_STRIDE)
+#define SC_V_BLOCK (SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
@@ -49,10 +50,10 @@ void sc_head_begin(sc_head_state *s);
 /* scores of positions first .. first + count - 1, whose K blocks start at k */
 void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer *layer, const int8_t *q8,
                     uint32_t q_scale, int kv_head, const uint8_t *k, uint32_t first, uint32_t count);
-/* softmax statistics and the values' weights; v scales are read piecewise in the same way */
-void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
+/* softmax statistics and the values' weights, from the v scales in the same K blocks */
+void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
                    uint32_t count);
-/* Between the V passes: fixes the weights to a common exponent for positions 0 .. count - 1. */
+/* After all of them: fixes the weights to a common exponent for positions 0 .. count - 1. */
 void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count);
 void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
                     uint32_t count);

@@ -54,16 +54,13 @@ SC_HOT void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, con
         q_scale[head] = scale;
     } else {
         int kv = head - SC_HEADS - (is_v ? SC_KV_HEADS : 0);
-        uint8_t *block = is_v ? v + position / SC_KV_POSITIONS * SC_V_BLOCK : k + position / SC_KV_POSITIONS * SC_K_BLOCK;
-        uint32_t *scales = (uint32_t *)(void *)block;
-        scales[slot * SC_KV_HEADS + (uint32_t)kv] = scale;
-        block += SC_KV_SCALES;
+        uint8_t *record = k + position * SC_K_STRIDE + (uint32_t)kv * SC_K_RECORD;
+        ((uint32_t *)(void *)record)[is_v] = scale;
+        dst = (int8_t *)record + 8;
         if (is_v) {
-            dst = (int8_t *)block + kv * SC_HEAD_DIM * SC_KV_POSITIONS + slot;
+            dst = (int8_t *)v + position / SC_KV_POSITIONS * SC_V_BLOCK + kv * SC_HEAD_DIM * SC_KV_POSITIONS + slot;
             stride = SC_KV_POSITIONS;
             padding = 0;
-        } else {
-            dst = (int8_t *)block + (slot * SC_KV_HEADS + (uint32_t)kv) * SC_HDP;
         }
     }
     for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride) *dst = (int8_t)sc_rshift(work[i] * reciprocal, SC_QSHIFT);
@@ -100,8 +97,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
     const int extra = sc_bits(product) - 15;
     const int32_t c = (int32_t)(product >> extra);
     const int base = -(15 + SC_DOT_SHIFT + extra + scale_exponent(q_scale) + layer->score_exponent);
-    int32_t *out = w->score + first, *end = out + count;
-    int32_t top = s->top;
+    int32_t *out = w->score + first, top = s->top;
 #if SC_HDP <= 16
     int32_t q[SC_HDP / 4]; /* a small head stays in registers */
     for (int d = 0; d < SC_HDP / 4; d++) q[d] = load32(q8 + 4 * d);
@@ -109,17 +105,14 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
 #else
 #define Q(d) load32(q8 + (d))
 #endif
-    k += kv_head * 4;
-    const int32_t to_row = SC_KV_SCALES + kv_head * (SC_HDP - 4);
-    for (; out < end; k += SC_K_BLOCK) {
-        const uint8_t *scales = k, *row = k + to_row;
-        const int32_t n = sc_min((int32_t)(end - out), SC_KV_POSITIONS);
+    const uint8_t *row = k + kv_head * SC_K_RECORD;
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
+    {
         int32_t scale, v, t;
         __asm__ volatile(
             ".option push\n.option norvc\n"
             ".insn i 0x7b, 4, x0, %[n], %[body]\n"
-            ".insn i 0x0b, 2, %[sc], %[ss](%[scales])\n"
+            ".insn i 0x0b, 2, %[sc], 8(%[row])\n"
             DOT_STEPS
             ".insn r 0x33, 5, 0x08, %[t], %[sc], x0\n" /* mantissa */
             "mul %[t], %[t], %[c]\n"
@@ -133,54 +126,50 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
             SC_ROUND("%[v]", "%[sc]")
             ".insn s 0x2b, 2, %[v], 4(%[out])\n"
             ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
-            "addi %[row], %[row], %[rs]\n"
+            "add %[row], %[row], %[rs]\n"
             ".option pop"
-            : [scales] "+r"(scales), [row] "+r"(row), [out] "+r"(out), [top] "+r"(top), [sc] "=&r"(scale),
+            : [row] "+r"(row), [out] "+r"(out), [top] "+r"(top), [sc] "=&r"(scale),
               [v] "=&r"(v), [t] "=&r"(t)
-            : [n] "r"(n), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1),
-              [ss] "i"(SC_KV_HEADS * 4), [ds] "i"(SC_DOT_SHIFT),
-              [rs] "i"(SC_KV_HEADS * SC_HDP - SC_HDP), [body] "i"(2 * (14 + SC_HDP / 2)) DOT_OPERANDS
+            : [n] "r"(count), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1), [ds] "i"(SC_DOT_SHIFT),
+              [rs] "r"(SC_K_STRIDE - SC_K_RECORD), [body] "i"(2 * (14 + SC_HDP / 2)) DOT_OPERANDS
             : "memory");
-#else
-        const int32_t *stop = out + n;
-        do {
-            const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
-            const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
-            const int shift = sc_max(sc_min(base - scale_exponent(scale), 30), 1);
-            int32_t v = 0;
-            for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, Q(d), load32(row + d));
-            row += SC_KV_HEADS * SC_HDP;
-#if SC_DOT_SHIFT > 0
-            v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
-#endif
-            v = (v * factor + (1 << (shift - 1))) >> shift; /* the product is at most 2^30 */
-            top = sc_max(top, v);
-            *out++ = v;
-        } while (out < stop);
-#endif
     }
+#else
+    for (const int32_t *end = out + count; out < end; row += SC_K_STRIDE) {
+        const uint32_t scale = (uint32_t)load32(row);
+        const int32_t factor = (c * scale_mantissa(scale) + (1 << 14)) >> 15;
+        const int shift = sc_max(sc_min(base - scale_exponent(scale), 30), 1);
+        const uint8_t *data = row + 8;
+        int32_t v = 0;
+        for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, Q(d), load32(data + d));
+#if SC_DOT_SHIFT > 0
+        v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
+#endif
+        v = (v * factor + (1 << (shift - 1))) >> shift; /* the product is at most 2^30 */
+        top = sc_max(top, v);
+        *out++ = v;
+    }
+#endif
     s->top = top;
 }
 #undef Q
 
-SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
+SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
                           uint32_t count) {
     const int32_t top = s->top;
     uint32_t total = s->total;
     int32_t e_max = s->e_max;
-    int32_t *score = w->score + first, *end = score + count;
+    int32_t *score = w->score + first, e;
     int8_t *exponent = w->exponent + first;
-    int32_t e;
-    for (v += kv_head * 4; score < end; v += SC_V_BLOCK) {
-        const uint8_t *scales = v;
-        const int32_t n = sc_min((int32_t)(end - score), SC_KV_POSITIONS);
+    const uint8_t *scales = k + kv_head * SC_K_RECORD + 4;
 #if SC_XPULP
+    {
         int32_t delta, scale, m, p;
         __asm__ volatile(
             ".option push\n.option norvc\n"
             SC_LOOP("%[n]", 26)
             "lw %[d], 0(%[score])\n"
-            ".insn i 0x0b, 2, %[sc], %[ss](%[scales])\n"
+            ".insn r 0x0b, 7, 0x10, %[sc], %[scales], %[ss]\n"
             "sub %[d], %[top], %[d]\n"
             ".insn r 0x33, 5, 0x08, %[p], %[d], x0\n" /* fraction */
             "mul %[m], %[p], %[c3]\n"
@@ -208,24 +197,22 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
             ".option pop"
             : [score] "+r"(score), [scales] "+r"(scales), [ex] "+r"(exponent), [total] "+r"(total),
               [emax] "+r"(e_max), [d] "=&r"(delta), [sc] "=&r"(scale), [m] "=&r"(m), [p] "=&r"(p), [e] "=&r"(e)
-            : [n] "r"(n), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
-              [c3] "r"(2557), [ss] "i"(SC_KV_HEADS * 4)
+            : [n] "r"(count), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
+              [c3] "r"(2557), [ss] "r"(SC_K_STRIDE)
             : "memory");
-#else
-        const int32_t *stop = score + n;
-        do {
-            const uint32_t delta = (uint32_t)(top - *score);
-            const uint32_t scale = (uint32_t)SC_LOAD_NEXT(scales, SC_KV_HEADS * 4);
-            const int32_t whole = sc_min((int32_t)(delta >> 16), 31);
-            const uint32_t mantissa = sc_exp2_mantissa(sc_low16(delta));
-            e = scale_exponent(scale) - whole;
-            total += (mantissa << 5) >> whole;
-            e_max = sc_max(e_max, e);
-            *score++ = (int32_t)(mantissa * (uint32_t)scale_mantissa(scale));
-            *exponent++ = (int8_t)e;
-        } while (score < stop);
-#endif
     }
+#else
+    for (const int32_t *end = score + count; score < end; scales += SC_K_STRIDE) {
+        const uint32_t delta = (uint32_t)(top - *score), scale = (uint32_t)load32(scales);
+        const int32_t whole = sc_min((int32_t)(delta >> 16), 31);
+        const uint32_t mantissa = sc_exp2_mantissa(sc_low16(delta));
+        e = scale_exponent(scale) - whole;
+        total += (mantissa << 5) >> whole;
+        e_max = sc_max(e_max, e);
+        *score++ = (int32_t)(mantissa * (uint32_t)scale_mantissa(scale));
+        *exponent++ = (int8_t)e;
+    }
+#endif
     s->total = total;
     s->e_max = e_max;
 }
@@ -271,7 +258,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
 
 SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v,
                            uint32_t first, uint32_t count) {
-    const uint8_t *base = v + SC_KV_SCALES + kv_head * SC_HEAD_DIM * SC_KV_POSITIONS;
+    const uint8_t *base = v + kv_head * SC_HEAD_DIM * SC_KV_POSITIONS;
     for (int d = 0; d < SC_HEAD_DIM; d += 2) {
         int32_t h0 = s->acc[0][d], l0 = s->acc[1][d], h1 = s->acc[0][d + 1], l1 = s->acc[1][d + 1];
         const uint8_t *row = base + d * SC_KV_POSITIONS;

@@ -132,7 +132,7 @@ SC_PHASE static void attention(uint32_t index, int core) {
     for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
         sc_head_begin(&state[core]);
         head_pass(PASS_SCORES, layer, item, k_cache[index], 0, all, core);
-        head_pass(PASS_WEIGH, layer, item, v_cache[index], 0, all, core);
+        head_pass(PASS_WEIGH, layer, item, k_cache[index], 0, all, core);
         head_fix(item, core);
         head_pass(PASS_VALUES, layer, item, v_cache[index], 0, all, core);
         head_store(item, core);
@@ -141,11 +141,11 @@ SC_PHASE static void attention(uint32_t index, int core) {
 
 #else
 
-/* The n-th piece of a round: K pieces, V pieces for their scales, V pieces for their values. */
+/* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
 static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src, uint32_t *bytes) {
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
     uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
-    if (n < pieces) {
+    if (n < 2 * pieces) {
         *src = k_cache[index] + at * SC_K_BLOCK;
         *bytes = left * SC_K_BLOCK;
     } else {

@@ -100,10 +100,7 @@ class KvShape:
     @classmethod
     def of(cls, s: ModelShape) -> KvShape:
         padded = -(-s.head_dim // 4) * 4
-        scales = 16 * s.kv_heads
-        return cls(
-            scales + 4 * s.kv_heads * padded, scales + 4 * s.kv_heads * s.head_dim, -(-s.context // 4)
-        )
+        return cls(4 * s.kv_heads * (8 + padded), 4 * s.kv_heads * s.head_dim, -(-s.context // 4))
 
 
 def _skewed(size: int) -> int:

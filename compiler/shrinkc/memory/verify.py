@@ -83,8 +83,8 @@ def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
         "head_scratch": target.cores * shape.context * 7,
     }
     if plan.kv_in_l1:
-        needs["k_cache"] = shape.num_layers * shape.context * shape.kv_heads * (shape.head_dim + 4)
-        needs["v_cache"] = needs["k_cache"]
+        needs["k_cache"] = shape.num_layers * shape.context * shape.kv_heads * (shape.head_dim + 8)
+        needs["v_cache"] = shape.num_layers * shape.context * shape.kv_heads * shape.head_dim
     if plan.logits_in_l1:
         needs["logits"] = 4 * shape.vocab
     out += [
