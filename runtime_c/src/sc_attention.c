@@ -263,6 +263,22 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
         int32_t h0 = s->acc[0][d], l0 = s->acc[1][d], h1 = s->acc[0][d + 1], l1 = s->acc[1][d + 1];
         const uint8_t *row = base + d * SC_KV_POSITIONS;
         const uint8_t *high = w->high + first, *low = w->low + first;
+#if SC_XPULP
+        int32_t v0, v1, a, b;
+        __asm__ volatile(".option push\n.option norvc\n" SC_LOOP("%[n]", 9)
+                         SC_LW_POST("%[a]", "%[high]")
+                         "lw %[v0], 0(%[row])\n"
+                         "lw %[v1], 4(%[row])\n"
+                         SC_LW_POST("%[b]", "%[low]")
+                         SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[h1]", "%[a]", "%[v1]")
+                         "add %[row], %[row], %[rs]\n"
+                         SC_SDOTU("%[l0]", "%[b]", "%[v0]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
+                         ".option pop"
+                         : [row] "+r"(row), [high] "+r"(high), [low] "+r"(low), [h0] "+r"(h0), [h1] "+r"(h1),
+                           [l0] "+r"(l0), [l1] "+r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
+                         : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [rs] "r"(SC_V_BLOCK)
+                         : "memory");
+#else
         for (uint32_t p = 0; p < count; p += SC_KV_POSITIONS, row += SC_V_BLOCK) {
             int32_t v0 = load32(row), v1 = load32(row + 4), a = load32(high + p), b = load32(low + p);
             h0 = sc_sdotu4(h0, a, v0);
@@ -270,6 +286,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
             l0 = sc_sdotu4(l0, b, v0);
             l1 = sc_sdotu4(l1, b, v1);
         }
+#endif
         s->acc[0][d] = h0, s->acc[1][d] = l0, s->acc[0][d + 1] = h1, s->acc[1][d + 1] = l1;
     }
 }
