@@ -77,8 +77,9 @@ demo: packages $(VENV)/base
 	    $(BIN)/shrinkc run out/stories --on $$machine --prompt "$(PROMPT)" --tokens $(TOKENS) || exit 1; \
 	done
 
+# Without this make's own settings: tests run make as well, and read what it prints.
 test: lint
-	$(BIN)/python -m pytest
+	env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
 
 lint: packages $(VENV)/dev
 	$(BIN)/ruff check compiler tests

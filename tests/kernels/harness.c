@@ -308,7 +308,7 @@ static void heads(void) {
                 free(p);
             }
             PIECE_LOOP(first, m) {
-                uint8_t *p = cut_out(v, first, m, SC_V_BLOCK);
+                uint8_t *p = cut_out(k, first, m, SC_K_BLOCK);
                 sc_head_weigh(s, w, kv, p, first, m);
                 free(p);
             }

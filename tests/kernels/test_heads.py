@@ -61,28 +61,22 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
     """The command's answer in the layouts that sc_attention.h describes."""
     c = h.config
     hdp, blocks = -(-c.head_dim // 4) * 4, -(-c.context // POSITIONS)
-    scales = POSITIONS * c.kv_heads
-    k_words = scales + c.kv_heads * hdp
-    v_words = scales + c.kv_heads * c.head_dim
+    record = 2 + hdp // 4  # words: k scale, v scale, k
+    k_words = POSITIONS * c.kv_heads * record
+    v_words = c.kv_heads * c.head_dim
     sizes = [n * c.heads * hdp // 4, n * c.heads, blocks * k_words, blocks * v_words]
     sizes.append((n - first) * c.heads * c.head_dim)
     assert len(words) == sum(sizes)
     q, q_scale, k, v, out = np.split(words, np.cumsum(sizes)[:-1])
-
-    def whole(block: np.ndarray) -> np.ndarray:  # [blocks, 4, kv] -> [n, kv]
-        return block[:, :scales].reshape(-1, c.kv_heads)[:n]
-
-    k, v = k.reshape(blocks, -1), v.reshape(blocks, -1)
-    kq = np.ascontiguousarray(k[:, scales:]).view(np.int8).reshape(-1, c.kv_heads, hdp)[:n]
-    vq = np.ascontiguousarray(v[:, scales:]).view(np.int8)
-    vq = vq.reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
+    records = k.reshape(-1, c.kv_heads, record)[:n]
+    vq = v.view(np.int8).reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
     return {
         "q": q.view(np.int8).reshape(n, c.heads, hdp),
         "q scale": q_scale.reshape(n, c.heads),
-        "k": kq,
-        "k scale": whole(k),
+        "k": np.ascontiguousarray(records[:, :, 2:]).view(np.int8),
+        "k scale": records[:, :, 0],
         "v": vq.reshape(-1, c.kv_heads, c.head_dim)[:n],
-        "v scale": whole(v),
+        "v scale": records[:, :, 1],
         "out": out.reshape(n - first, c.heads, c.head_dim),
     }
 
