@@ -38,9 +38,9 @@ typedef struct {
 } sc_head_scratch;
 
 typedef struct {
-    int32_t top;      /* largest score */
-    int32_t e_max;    /* largest probability-times-scale exponent */
-    uint32_t total;   /* sum of probabilities, Q20 */
+    int32_t top;    /* largest score */
+    int32_t e_max;  /* largest probability-times-scale exponent */
+    uint32_t total; /* sum of probabilities, Q20 */
     int32_t acc[2][SC_HDP];
     uint8_t skew[SC_HEAD_STATE_BYTES - 12 - 8 * SC_HDP + 0]; /* into another bank; may be empty */
 } sc_head_state;

@@ -12,13 +12,13 @@ extern uint8_t sc_arena[SC_ARENA_BYTES];
 
 /* Where a run stands; set by the controller, read by the workers. */
 typedef struct {
-    uint32_t position;              /* of the chunk's first token */
-    uint32_t tokens;                /* in the chunk, 1 .. SC_CHUNK */
+    uint32_t position; /* of the chunk's first token */
+    uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
     uint32_t ids[SC_CHUNK];
-    uint32_t want_logits;           /* of the chunk's last token */
-    uint32_t trace;                 /* enum sc_trace flags */
+    uint32_t want_logits; /* of the chunk's last token */
+    uint32_t trace;       /* enum sc_trace flags */
     uint32_t dump_position, dump_layer;
-    uint32_t untimed;               /* time spent on proofs, to be taken off the step's */
+    uint32_t untimed; /* time spent on proofs, to be taken off the step's */
 } sc_step;
 
 extern sc_step sc_now;
@@ -46,9 +46,17 @@ void sc_trace_layer(uint32_t layer, const int32_t *x, uint32_t stride); /* core 
 void sc_trace_logits(void);
 enum sc_dump_point {
     /* input and output of each matrix, in the order of enum sc_slot ... */
-    SC_DUMP_QKV_IN, SC_DUMP_QKV, SC_DUMP_O_IN, SC_DUMP_O, SC_DUMP_GU_IN, SC_DUMP_H, SC_DUMP_DOWN_IN, SC_DUMP_OUT,
+    SC_DUMP_QKV_IN,
+    SC_DUMP_QKV,
+    SC_DUMP_O_IN,
+    SC_DUMP_O,
+    SC_DUMP_GU_IN,
+    SC_DUMP_H,
+    SC_DUMP_DOWN_IN,
+    SC_DUMP_OUT,
     /* ... and of attention */
-    SC_DUMP_Q8, SC_DUMP_ATTN
+    SC_DUMP_Q8,
+    SC_DUMP_ATTN
 };
 /* All cores: prints an op's output if this layer and position were asked for. */
 void sc_dump(enum sc_dump_point what, uint32_t layer, int core);

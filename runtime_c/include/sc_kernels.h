@@ -20,9 +20,9 @@ typedef struct {
 
 /* A core's part of the scan. */
 typedef struct {
-    uint32_t max;  /* of |y| */
+    uint32_t max; /* of |y| */
     uint32_t pad;
-    uint64_t sum;  /* of (x >> pre_shift)^2 */
+    uint64_t sum; /* of (x >> pre_shift)^2 */
 } sc_part;
 
 /* The last core that has work in everything: tasks of one core go to it. */
@@ -31,8 +31,8 @@ typedef struct {
 /* First half of quantisation, this core's blocks: block_max[blocks] and parts[core] of |x|; with
  * norm != 0 the sum of squares too.  With gain (Q15) the maxima are those of
  * y = x * gain >> 15, which is written to y (otherwise unused). */
-void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm, int pre_shift,
-                 uint32_t *block_max, sc_part *parts, int core, int cores);
+void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm,
+                 int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores);
 /* Second half, after a barrier: int8 values and segment scales; the last core also sets mantissa
  * and exponent.  norm != 0: those of RMSNorm with epsilon eps, else those of the vector itself. */
 void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max, const sc_part *parts,
@@ -46,16 +46,15 @@ enum sc_epilogue { SC_STORE, SC_ADD, SC_SILU };
 
 typedef struct {
     enum sc_epilogue kind;
-    int32_t *dst;  /* [tokens][stride] */
+    int32_t *dst; /* [tokens][stride] */
     uint32_t stride;
     int gate_shift, silu_shift; /* SC_SILU: dst is [ffn], blocks are 4 gate + 4 up rows */
 } sc_output;
 
 /* Row blocks first .. first + count - 1 (at `tile`) times every token; side[t] is NULL-free when
  * m->b is set. */
-void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                    const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
-                    int core, int cores);
+void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
+                    const sc_qvec *side, uint32_t tokens, const sc_output *out, int core, int cores);
 
 /* One embedding row into x[k], this core's share. block is the row's block. */
 void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,

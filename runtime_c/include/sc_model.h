@@ -15,9 +15,9 @@ enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4 };
  * last_elems.  A segment occupies whole words (4 inputs; two words at a time for 4-bit weights). */
 typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
-    uint16_t seg_blocks, blocks;          /* SC_BLOCKs of a full segment, and in all */
+    uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
     uint16_t seg_words, last_words, words;
-    uint16_t cmax;                        /* largest segment scale */
+    uint16_t cmax; /* largest segment scale */
 } sc_cut;
 
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
@@ -27,15 +27,15 @@ typedef struct {
  * of a row holding input j in its low nibble and input 4 + j in its high one, both signed.
  * A side path's b matrix (8 bit, not grouped) follows each block's weights in the same form. */
 typedef struct sc_matrix {
-    uint32_t offset;       /* in its memory, multiple of 4 */
-    uint32_t block_bytes;  /* one block with everything, multiple of 4 */
+    uint32_t offset;      /* in its memory, multiple of 4 */
+    uint32_t block_bytes; /* one block with everything, multiple of 4 */
     uint32_t rows;
-    uint16_t blocks;       /* ceil(rows / 8) */
-    uint16_t tile_blocks;  /* blocks that travel together */
-    sc_cut in;             /* the activations it reads */
-    uint8_t level;         /* enum sc_level */
-    uint8_t format;        /* enum sc_format */
-    int16_t shift;         /* requantize shift before the token's exponent */
+    uint16_t blocks;           /* ceil(rows / 8) */
+    uint16_t tile_blocks;      /* blocks that travel together */
+    sc_cut in;                 /* the activations it reads */
+    uint8_t level;             /* enum sc_level */
+    uint8_t format;            /* enum sc_format */
+    int16_t shift;             /* requantize shift before the token's exponent */
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
@@ -59,6 +59,6 @@ extern const int16_t sc_final_gain[];
 extern const int16_t sc_rope[];          /* [context][head_dim / 2][cos, sin] Q15 */
 extern const uint32_t sc_piece_offset[]; /* [vocab + 1] into sc_piece_bytes */
 extern const unsigned char sc_piece_bytes[];
-extern const int32_t sc_end_tokens[];    /* ends with -1 */
+extern const int32_t sc_end_tokens[]; /* ends with -1 */
 
 #endif

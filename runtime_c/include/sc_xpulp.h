@@ -9,9 +9,11 @@
 #include <stdint.h>
 
 /* The compiler must take this pointer for new from here on. */
+/* clang-format off */
 #define SC_OPAQUE(ptr) __asm__("" : "+r"(ptr))
 
 #if SC_XPULP
+/* clang-format off */
 
 #define SC_R2(op, f3, f7, a, b)                                                                 \
     ({                                                                                          \
@@ -34,6 +36,7 @@
 static inline int32_t sc_abs(int32_t a) {
     int32_t d;
     __asm__(".insn r 0x33, 0, 0x02, %0, %1, x0" : "=r"(d) : "r"(a));
+    /* clang-format on */
     return d;
 }
 
@@ -44,11 +47,11 @@ static inline uint32_t sc_low16(uint32_t a) {
 }
 
 /* The word at ptr (any const pointer variable), which moves on by a constant of bytes. */
-#define SC_LOAD_NEXT(ptr, bytes)                                                                \
-    ({                                                                                          \
-        int32_t d_;                                                                             \
-        __asm__ volatile(".insn i 0x0b, 2, %0, %2(%1)" : "=&r"(d_), "+r"(ptr) : "i"(bytes) : "memory"); \
-        d_;                                                                                     \
+#define SC_LOAD_NEXT(ptr, bytes)                                                                             \
+    ({                                                                                                       \
+        int32_t d_;                                                                                          \
+        __asm__ volatile(".insn i 0x0b, 2, %0, %2(%1)" : "=&r"(d_), "+r"(ptr) : "i"(bytes) : "memory");      \
+        d_;                                                                                                  \
     })
 
 /* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
@@ -59,17 +62,17 @@ static inline int sc_bits(uint32_t v) {
 }
 
 /* max(top, |words|) over n > 0 words from ptr on, `step` bytes apart */
-#define SC_MAX_WORDS(top, ptr, count, step)                                                     \
-    do {                                                                                        \
-        int32_t v_;                                                                             \
-        const void *p_ = (ptr);                                                                 \
-        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"        \
-                         ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                                  \
-                         ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                              \
-                         ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n.option pop"                 \
-                         : [t] "+r"(top), [p] "+r"(p_), [v] "=&r"(v_)                           \
-                         : [n] "r"(count), [s] "i"(step)                                        \
-                         : "memory");                                                           \
+#define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
+    do {                                                                                                     \
+        int32_t v_;                                                                                          \
+        const void *p_ = (ptr);                                                                              \
+        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"                     \
+                         ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                                               \
+                         ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                                           \
+                         ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n.option pop"                              \
+                         : [t] "+r"(top), [p] "+r"(p_), [v] "=&r"(v_)                                        \
+                         : [n] "r"(count), [s] "i"(step)                                                     \
+                         : "memory");                                                                        \
     } while (0)
 
 /* Hardware loop over the next `count` (register) instructions-long body; see sc_gemv.c. */
@@ -82,16 +85,17 @@ static inline int sc_bits(uint32_t v) {
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 
+/* clang-format on */
 #else
 
-#define SC_MAX_WORDS(top, ptr, count, step)                                                     \
-    do {                                                                                        \
-        const char *p_ = (const char *)(ptr);                                                   \
-        for (uint32_t n_ = (count); n_; n_--, p_ += (step)) {                                   \
-            int32_t v_;                                                                         \
-            __builtin_memcpy(&v_, p_, 4);                                                       \
-            top = sc_max(top, sc_abs(v_));                                                      \
-        }                                                                                       \
+#define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
+    do {                                                                                                     \
+        const char *p_ = (const char *)(ptr);                                                                \
+        for (uint32_t n_ = (count); n_; n_--, p_ += (step)) {                                                \
+            int32_t v_;                                                                                      \
+            __builtin_memcpy(&v_, p_, 4);                                                                    \
+            top = sc_max(top, sc_abs(v_));                                                                   \
+        }                                                                                                    \
     } while (0)
 
 static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
@@ -112,12 +116,12 @@ static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
 static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
-#define SC_LOAD_NEXT(ptr, bytes)                                                                \
-    ({                                                                                          \
-        int32_t d_;                                                                             \
-        __builtin_memcpy(&d_, ptr, 4);                                                          \
-        ptr += (bytes);                                                                         \
-        d_;                                                                                     \
+#define SC_LOAD_NEXT(ptr, bytes)                                                                             \
+    ({                                                                                                       \
+        int32_t d_;                                                                                          \
+        __builtin_memcpy(&d_, ptr, 4);                                                                       \
+        ptr += (bytes);                                                                                      \
+        d_;                                                                                                  \
     })
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
 

@@ -58,12 +58,14 @@ SC_HOT void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, con
         ((uint32_t *)(void *)record)[is_v] = scale;
         dst = (int8_t *)record + 8;
         if (is_v) {
-            dst = (int8_t *)v + position / SC_KV_POSITIONS * SC_V_BLOCK + kv * SC_HEAD_DIM * SC_KV_POSITIONS + slot;
+            dst = (int8_t *)v + position / SC_KV_POSITIONS * SC_V_BLOCK + kv * SC_HEAD_DIM * SC_KV_POSITIONS +
+                  slot;
             stride = SC_KV_POSITIONS;
             padding = 0;
         }
     }
-    for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride) *dst = (int8_t)sc_rshift(work[i] * reciprocal, SC_QSHIFT);
+    for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride)
+        *dst = (int8_t)sc_rshift(work[i] * reciprocal, SC_QSHIFT);
     for (; padding > 0; padding--) *dst++ = 0;
 }
 
@@ -75,6 +77,7 @@ void sc_head_begin(sc_head_state *s) {
 }
 
 /* The score loop's dot product in assembly, one step per word of the head. */
+/* clang-format off */
 #define DOT_FIRST ".insn i 0x0b, 2, %[t], 4(%[row])\n.insn r 0x57, 1, 0x4C, %[v], %[q0], %[t]\n"
 #define DOT_NEXT(i) ".insn i 0x0b, 2, %[t], 4(%[row])\n.insn r 0x57, 1, 0x5C, %[v], %[q" #i "], %[t]\n"
 #if SC_HDP == 4
@@ -90,6 +93,7 @@ void sc_head_begin(sc_head_state *s) {
 #define DOT_STEPS DOT_FIRST DOT_NEXT(1) DOT_NEXT(2) DOT_NEXT(3)
 #define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])
 #endif
+/* clang-format on */
 
 SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer *layer, const int8_t *q8,
                            uint32_t q_scale, int kv_head, const uint8_t *k, uint32_t first, uint32_t count) {
@@ -109,6 +113,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
     {
         int32_t scale, v, t;
+        /* clang-format off */
         __asm__ volatile(
             ".option push\n.option norvc\n"
             ".insn i 0x7b, 4, x0, %[n], %[body]\n"
@@ -133,6 +138,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
             : [n] "r"(count), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1), [ds] "i"(SC_DOT_SHIFT),
               [rs] "r"(SC_K_STRIDE - SC_K_RECORD), [body] "i"(2 * (14 + SC_HDP / 2)) DOT_OPERANDS
             : "memory");
+        /* clang-format on */
     }
 #else
     for (const int32_t *end = out + count; out < end; row += SC_K_STRIDE) {
@@ -165,6 +171,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
 #if SC_XPULP
     {
         int32_t delta, scale, m, p;
+        /* clang-format off */
         __asm__ volatile(
             ".option push\n.option norvc\n"
             SC_LOOP("%[n]", 26)
@@ -200,6 +207,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
             : [n] "r"(count), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
               [c3] "r"(2557), [ss] "r"(SC_K_STRIDE)
             : "memory");
+        /* clang-format on */
     }
 #else
     for (const int32_t *end = score + count; score < end; scales += SC_K_STRIDE) {
@@ -224,6 +232,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     uint8_t *high = w->high, *low = w->low;
 #if SC_XPULP
     int32_t shift, a, t;
+    /* clang-format off */
     __asm__ volatile(
         ".option push\n.option norvc\n"
         SC_LOOP("%[n]", 10)
@@ -242,6 +251,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
           [t] "=&r"(t)
         : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
         : "memory");
+/* clang-format on */
 #else
     const int32_t *end = weight + count;
     do {
@@ -265,6 +275,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
         const uint8_t *high = w->high + first, *low = w->low + first;
 #if SC_XPULP
         int32_t v0, v1, a, b;
+        /* clang-format off */
         __asm__ volatile(".option push\n.option norvc\n" SC_LOOP("%[n]", 9)
                          SC_LW_POST("%[a]", "%[high]")
                          "lw %[v0], 0(%[row])\n"
@@ -278,6 +289,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
                            [l0] "+r"(l0), [l1] "+r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
                          : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [rs] "r"(SC_V_BLOCK)
                          : "memory");
+/* clang-format on */
 #else
         for (uint32_t p = 0; p < count; p += SC_KV_POSITIONS, row += SC_V_BLOCK) {
             int32_t v0 = load32(row), v1 = load32(row + 4), a = load32(high + p), b = load32(low + p);

@@ -41,16 +41,36 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader)
 
 static void dump(enum sc_dump_point what, const sc_layer *l, uint32_t t) {
     switch (what) {
-    case SC_DUMP_QKV_IN: dump_qvec("attn_in.q", &xv[t], l->m[SC_QKV]); break;
-    case SC_DUMP_QKV: dump_words("qkv", y[t], SC_QKV_ROWS); break;
-    case SC_DUMP_Q8: dump_bytes("q8", q8[t], SC_HEADS * SC_HDP); break;
-    case SC_DUMP_ATTN: dump_words("attn", y[t], SC_HEADS * SC_HEAD_DIM); break;
-    case SC_DUMP_O_IN: dump_qvec("o_in.q", &xv[t], l->m[SC_O]); break;
-    case SC_DUMP_O: dump_words("mid", x[t], SC_HIDDEN); break;
-    case SC_DUMP_GU_IN: dump_qvec("mlp_in.q", &xv[t], l->m[SC_GU]); break;
-    case SC_DUMP_H: dump_words("h", y[t], SC_FFN); break;
-    case SC_DUMP_DOWN_IN: dump_qvec("down_in.q", &xv[t], l->m[SC_DOWN]); break;
-    case SC_DUMP_OUT: dump_words("out", x[t], SC_HIDDEN); break;
+    case SC_DUMP_QKV_IN:
+        dump_qvec("attn_in.q", &xv[t], l->m[SC_QKV]);
+        break;
+    case SC_DUMP_QKV:
+        dump_words("qkv", y[t], SC_QKV_ROWS);
+        break;
+    case SC_DUMP_Q8:
+        dump_bytes("q8", q8[t], SC_HEADS * SC_HDP);
+        break;
+    case SC_DUMP_ATTN:
+        dump_words("attn", y[t], SC_HEADS * SC_HEAD_DIM);
+        break;
+    case SC_DUMP_O_IN:
+        dump_qvec("o_in.q", &xv[t], l->m[SC_O]);
+        break;
+    case SC_DUMP_O:
+        dump_words("mid", x[t], SC_HIDDEN);
+        break;
+    case SC_DUMP_GU_IN:
+        dump_qvec("mlp_in.q", &xv[t], l->m[SC_GU]);
+        break;
+    case SC_DUMP_H:
+        dump_words("h", y[t], SC_FFN);
+        break;
+    case SC_DUMP_DOWN_IN:
+        dump_qvec("down_in.q", &xv[t], l->m[SC_DOWN]);
+        break;
+    case SC_DUMP_OUT:
+        dump_words("out", x[t], SC_HIDDEN);
+        break;
     }
 }
 

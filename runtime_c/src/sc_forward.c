@@ -45,7 +45,8 @@ SC_PHASE static void embed(int core) {
             sc_barrier();
         }
 #endif
-        sc_embed_row(m, block, id % SC_ROWS, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core, SC_CORES);
+        sc_embed_row(m, block, id % SC_ROWS, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
+                     SC_CORES);
 #if SC_STAGE_BYTES > 0
         if (m->level == SC_IN_FLASH) sc_barrier();
 #endif
@@ -53,16 +54,18 @@ SC_PHASE static void embed(int core) {
 }
 
 /* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1. */
-SC_PHASE static void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm, const int16_t *gain,
-                              uint32_t first, sc_qvec *out, int core) {
+SC_PHASE static void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm,
+                              const int16_t *gain, uint32_t first, sc_qvec *out, int core) {
     const sc_cut *cut = &m->in;
     sc_barrier();
     for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_scan(cut, src + t * stride, y[t], gain, norm, SC_NORM_SHIFT, block_max[t], parts[t], core, SC_CORES);
+        sc_vec_scan(cut, src + t * stride, y[t], gain, norm, SC_NORM_SHIFT, block_max[t], parts[t], core,
+                    SC_CORES);
     sc_barrier();
     if (gain) src = y[0], stride = SC_Y_WORDS;
     for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_quantize(cut, src + t * stride, block_max[t], parts[t], norm, SC_NORM_EPS, &out[t], core, SC_CORES);
+        sc_vec_quantize(cut, src + t * stride, block_max[t], parts[t], norm, SC_NORM_EPS, &out[t], core,
+                        SC_CORES);
 #if SC_XSUMS
     if (m->format & SC_FMT_ASYM) {
         sc_barrier();
@@ -72,7 +75,8 @@ SC_PHASE static void quantize(const sc_matrix *m, int32_t *src, uint32_t stride,
 }
 
 /* All rows of a matrix, tile by tile as the stream delivers them. */
-SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out,
+                            int core) {
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
         const sc_output side = {SC_STORE, sy[0], SC_RANK, 0, 0};
@@ -100,14 +104,15 @@ SC_PHASE static void prepare_heads(uint32_t layer, int core) {
 /* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
 
-static void head_pass(enum kv_pass pass, const sc_layer *layer, uint32_t item, const uint8_t *kv, uint32_t first,
-                      uint32_t positions, int core) {
+static void head_pass(enum kv_pass pass, const sc_layer *layer, uint32_t item, const uint8_t *kv,
+                      uint32_t first, uint32_t positions, int core) {
     uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, live = sc_now.position + t + 1;
     if (live <= first) return;
     uint32_t n = live - first < positions ? live - first : positions;
     int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
     if (pass == PASS_SCORES)
-        sc_head_scores(&state[core], &scratch[core], layer, q8[t] + head * SC_HDP, q_scale[t][head], kv_head, kv, first, n);
+        sc_head_scores(&state[core], &scratch[core], layer, q8[t] + head * SC_HDP, q_scale[t][head], kv_head,
+                       kv, first, n);
     else if (pass == PASS_WEIGH)
         sc_head_weigh(&state[core], &scratch[core], kv_head, kv, first, n);
     else
@@ -142,7 +147,8 @@ SC_PHASE static void attention(uint32_t index, int core) {
 #else
 
 /* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
-static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src, uint32_t *bytes) {
+static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src,
+                     uint32_t *bytes) {
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
     uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
     if (n < 2 * pieces) {
@@ -181,8 +187,9 @@ SC_PHASE static void attention(uint32_t index, int core) {
             if (item >= items) continue;
             uint32_t pass = n / pieces;
             if (n == 2 * pieces) head_fix(item, core);
-            head_pass((enum kv_pass)pass, layer, item, kv_tile[n & 1], n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
-                      SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, core);
+            head_pass((enum kv_pass)pass, layer, item, kv_tile[n & 1],
+                      n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
+                      core);
         }
         if (item < items) head_store(item, core);
     }

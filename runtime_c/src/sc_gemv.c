@@ -20,6 +20,7 @@ static inline int32_t load32(const void *p) {
 
 #if SC_XPULP
 
+/* clang-format off */
 #define DOT_OUT(r) [a##r] "+r"(a##r),
 #define W8_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_LW_POST("%[t1]", "%[w]")
 #define W8_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_LW_POST("%[t0]", "%[w]")
@@ -62,12 +63,13 @@ static inline int32_t load32(const void *p) {
                          : "memory");                                                           \
     }
 
+/* clang-format on */
 #else
 
 #define W8_ROW(r) a##r = sc_sdot4(a##r, load32(xq), load32(w + 4 * r));
-#define DOT_W8(words)                                                                           \
-    for (uint32_t n_ = (words); n_; n_--, xq += 4, w += 4 * SC_ROWS) {                          \
-        ROWS(W8_ROW)                                                                            \
+#define DOT_W8(words)                                                                                        \
+    for (uint32_t n_ = (words); n_; n_--, xq += 4, w += 4 * SC_ROWS) {                                       \
+        ROWS(W8_ROW)                                                                                         \
     }
 
 static inline int32_t w4_row(int32_t acc, const int8_t *x, const uint8_t *w) {
@@ -76,9 +78,9 @@ static inline int32_t w4_row(int32_t acc, const int8_t *x, const uint8_t *w) {
     return sc_sdot4(acc, load32(x + 4), (int32_t)(v & 0xF0F0F0F0u));
 }
 #define W4_ROW(r) a##r = w4_row(a##r, xq, w + 4 * r);
-#define DOT_W4(words)                                                                           \
-    for (uint32_t n_ = (words) >> 1; n_; n_--, xq += 8, w += 4 * SC_ROWS) {                     \
-        ROWS(W4_ROW)                                                                            \
+#define DOT_W4(words)                                                                                        \
+    for (uint32_t n_ = (words) >> 1; n_; n_--, xq += 8, w += 4 * SC_ROWS) {                                  \
+        ROWS(W4_ROW)                                                                                         \
     }
 
 #endif
@@ -103,11 +105,12 @@ static __attribute__((noinline, cold)) void lshift_rows(int32_t y[SC_ROWS], int 
 
 /* y[r] = y[r] * r[r] * mantissa * 2^-(32 + right), rounded half up: a rolled loop, so that a block's
  * code fits the 512 bytes of a core's private instruction buffer */
-static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r, int32_t mantissa, int32_t right,
-                                                               int32_t *y) {
+static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r, int32_t mantissa,
+                                                               int32_t right, int32_t *y) {
     const int32_t half = (1 << right) >> 1;
 #if SC_XPULP
     int32_t scale, acc;
+    /* clang-format off */
     __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 5, x0, x14, 8\n" /* 7 instructions, 8 times */
                      ".insn i 0x0b, 5, %[s], 2(%[r])\n"
                      "lw %[a], 0(%[y])\n"
@@ -119,16 +122,17 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
                      : [r] "+r"(r), [y] "+r"(y), [s] "=&r"(scale), [a] "=&r"(acc)
                      : [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
                      : "memory");
+/* clang-format on */
 #else
-    for (int i = 0; i < SC_ROWS; i++) y[i] = (sc_mulh(y[i], (int32_t)row_scale(r, i) * mantissa) + half) >> right;
+    for (int i = 0; i < SC_ROWS; i++)
+        y[i] = (sc_mulh(y[i], (int32_t)row_scale(r, i) * mantissa) + half) >> right;
 #endif
 }
 
 /* One block times one vector, in the fixed point of the result: y[8].  Returns the end of the
  * block's weights.  sc_requantize() with the shift's cases taken out of the rows. */
-static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_matrix *m, const int format,
-                                                                       const uint8_t *block, const sc_qvec *x,
-                                                                       int32_t *y) {
+static inline __attribute__((always_inline)) const uint8_t *
+block_rows(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x, int32_t *y) {
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
@@ -148,10 +152,10 @@ static inline __attribute__((always_inline)) const uint8_t *block_rows(const sc_
         else
             DOT_W8(words)
         const int32_t scale = *c++, offset = (format & SC_FMT_ASYM) ? *sum++ : 0;
-#define ACCUMULATE(r)                                                                           \
-        if (format & SC_FMT_W4) a##r >>= 4; /* exact: a multiple of 16 */                       \
-        if (format & SC_FMT_ASYM) a##r -= z[r] * offset;                                        \
-        y##r = sc_mac(y##r, a##r, (format & SC_FMT_GROUPED) ? scale * d[r] : scale);
+#define ACCUMULATE(r)                                                                                        \
+    if (format & SC_FMT_W4) a##r >>= 4; /* exact: a multiple of 16 */                                        \
+    if (format & SC_FMT_ASYM) a##r -= z[r] * offset;                                                         \
+    y##r = sc_mac(y##r, a##r, (format & SC_FMT_GROUPED) ? scale * d[r] : scale);
         ROWS(ACCUMULATE)
     } while (--left);
 #define KEEP(r) y[r] = y##r;
@@ -185,11 +189,13 @@ static inline int32_t silu_mul(int32_t gate, int32_t up, int32_t gate_shift, int
 }
 
 /* What happens to a block's rows other than being stored whole. */
-SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows, const int32_t *y) {
+SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows,
+                               const int32_t *y) {
     if (out->kind == SC_SILU) {
         const int32_t gate_shift = out->gate_shift, shift = out->silu_shift;
         dst += row / 2;
-        for (uint32_t r = 0; r < rows / 2; r++) dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], gate_shift, shift);
+        for (uint32_t r = 0; r < rows / 2; r++)
+            dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], gate_shift, shift);
     } else if (out->kind == SC_ADD) {
         dst += row;
         for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);
@@ -205,7 +211,8 @@ SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t fir
     const int format = FORMAT(m);
     for (uint32_t b = (uint32_t)core; b < count; b += (uint32_t)cores) {
         const uint8_t *block = tile + b * m->block_bytes;
-        const uint32_t row = (first + b) * SC_ROWS, rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
+        const uint32_t row = (first + b) * SC_ROWS,
+                       rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
         int32_t *dst = out->dst;
         for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
             int32_t buffer[SC_ROWS];

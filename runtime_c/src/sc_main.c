@@ -73,7 +73,8 @@ int sc_main(void) {
     const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], *ids = in + SC_IN_TOKENS;
     const sc_sampling how = {in[SC_IN_INV_TEMP], in[SC_IN_TOP_P], in[SC_IN_SEED]};
     if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return refuse("input of another version");
-    if (prompt < 1 || prompt > SC_CONTEXT || most > SC_CONTEXT - prompt) return refuse("prompt and new tokens exceed the context");
+    if (prompt < 1 || prompt > SC_CONTEXT || most > SC_CONTEXT - prompt)
+        return refuse("prompt and new tokens exceed the context");
     if (how.top_p_q16 < 1 || how.top_p_q16 > 65536) return refuse("top_p outside 1..65536");
     for (uint32_t i = 0; i < prompt; i++)
         if (ids[i] >= SC_VOCAB) return refuse("prompt token outside the vocabulary");

@@ -20,9 +20,9 @@ typedef struct {
 } cursor;
 
 static SC_L1 struct {
-    cursor load, fetch;   /* to copy into L1; to read from flash */
-    const sc_matrix *end; /* of this pass: with or without the head */
-    uint32_t loads;       /* tiles copied or under way: the buffer is its parity */
+    cursor load, fetch;       /* to copy into L1; to read from flash */
+    const sc_matrix *end;     /* of this pass: with or without the head */
+    uint32_t loads;           /* tiles copied or under way: the buffer is its parity */
     uint32_t fetches, staged; /* flash tiles asked for, and handed on: the stage is its parity */
     sc_dma dma;
     uint32_t taken[SC_PLANNED_CORES]; /* per core, so that nobody reads a count another core moves on */
@@ -53,7 +53,8 @@ static void fetch_ahead(void) {
 SC_HOT static void load_ahead(void) {
     cursor *c = &st.load;
     if (c->m >= st.end) return;
-    const uint8_t *src = (c->m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + c->m->offset + c->block * c->m->block_bytes;
+    const uint8_t *src =
+        (c->m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + c->m->offset + c->block * c->m->block_bytes;
 #if SC_STAGE_BYTES > 0
     if (c->m->level == SC_IN_FLASH) {
         sc_flash_wait();

@@ -20,6 +20,7 @@ static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, 
 static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
 #if SC_XPULP
     int32_t s, square;
+    /* clang-format off */
     __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
                      ".insn i 0x0b, 2, %[s], 4(%[v])\n"
                      "sra %[s], %[s], %[shift]\n"
@@ -32,6 +33,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
                      : [v] "+r"(v), [l] "+r"(*low), [h] "+r"(*high), [s] "=&r"(s), [q] "=&r"(square)
                      : [n] "r"(n), [shift] "r"(shift)
                      : "memory");
+/* clang-format on */
 #else
     for (; n; n--) {
         const int32_t s = *v++ >> shift;
@@ -65,10 +67,12 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
 }
 
 /* n int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up */
-static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal, int8_t *dst) {
+static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal,
+                                   int8_t *dst) {
     if (__builtin_expect(exponent > 0 && exponent < 16, 1)) { /* at 16 adding half could overflow */
 #if SC_XPULP
         int32_t v;
+        /* clang-format off */
         __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*5\n"
                          ".insn i 0x0b, 2, %[v], 4(%[src])\n"
                          SC_ROUND("%[v]", "%[e]")
@@ -78,9 +82,11 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
                          : [src] "+r"(src), [dst] "+r"(dst), [v] "=&r"(v)
                          : [n] "r"(n), [e] "r"(exponent), [r] "r"(reciprocal)
                          : "memory");
+/* clang-format on */
 #else
         for (; n; n--)
-            *dst++ = (int8_t)((sc_rshift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
+            *dst++ =
+                (int8_t)((sc_rshift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
 #endif
         return dst;
     }
@@ -100,8 +106,8 @@ SC_HOT static void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, 
     out->exponent += extra - j;
 }
 
-SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max, const sc_part *parts,
-                            int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
+SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max,
+                            const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
     int32_t top = 0;
     SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
     const int exponent = top ? sc_bits((uint32_t)top) - 15 : 0;
@@ -114,7 +120,7 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t 
         int32_t seg_top = 0;
         SC_MAX_WORDS(seg_top, block_max + first, end - first, 4);
         uint32_t c = cut->cmax, limit = mantissa;
-        if (seg_top != top) { /* otherwise both divisions are known */
+        if (seg_top != top || top == 0) { /* otherwise both divisions are known */
             c = ((uint32_t)sc_shift(seg_top, exponent) * c + mantissa - 1) / mantissa;
             c += c == 0;
             limit = (mantissa * c + cut->cmax - 1) / cut->cmax;

@@ -18,12 +18,15 @@ CONFIGS = {
     "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True),
     "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(W4,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
+    # probabilities of 12 bits, which the largest rounds up to the next power of two
+    "long": Config(4, 2, 4, 4094, 50, 8, formats=(0,)),
     "hd128": Config(
         2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(W4 | GROUPED,)
     ),
 }
 ALL_FORMATS = tuple(w4 | scales for w4 in (0, W4) for scales in (0, GROUPED, GROUPED | ASYM))
 GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128")
+SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 
 @pytest.fixture(scope="session")

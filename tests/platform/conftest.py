@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from program import make_directory
+
 from shrinkc.build import build_program, find_tool
 
 ENV = dict(os.environ)

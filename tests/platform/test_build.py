@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ENV, Built, need
 from program import make_directory
+
+from conftest import ENV, Built, need
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.core.errors import BadArtifact, BuildFailed, ToolMissing, UsageError
 

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ENV, Built, need
 from program import INPUT_WORDS, input_words, make_directory, pattern
+
+from conftest import ENV, Built, need
 from shrinkc.build import build_program
 from shrinkc.core.errors import RunFailed
 from shrinkc.simulate import TARGET_OF, RunOutput, run_program
+from shrinkc.targets import SIRACUSA
 
 VARIANTS = [
     pytest.param("host", {}, id="host"),
@@ -154,7 +156,7 @@ int sc_main(void) {
 
 def test_full_weight_memory_loads(tmp_path: Path) -> None:
     need("siracusa")
-    size = 8 * 1024 * 1024 - 32
+    size = SIRACUSA.wmem  # hot code and a word for the hardware are taken off
     source = f"""
 #include "sc_platform.h"
 int sc_main(void) {{

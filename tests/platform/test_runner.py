@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENV, Built
 from program import INPUT_WORDS, input_words
+
+from conftest import ENV, Built
 from shrinkc.build import PROGRAM
 from shrinkc.core.errors import BadArtifact, UsageError
 from shrinkc.simulate import run_program

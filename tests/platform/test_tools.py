@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from shrinkc.build import tools
 from shrinkc.build.tools import TOOL_NAMES, find_tool, find_tools, gvsoc_candidates, require_tool
 from shrinkc.core.errors import ToolMissing

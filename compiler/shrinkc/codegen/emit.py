@@ -17,12 +17,20 @@ from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Sample, SiluMul
-from shrinkc.memory.plan import LEVELS, QVEC_BYTES, Plan, head_scratch_bytes, head_state_bytes, y_words
+from shrinkc.memory.plan import (
+    LEVELS,
+    QVEC_BYTES,
+    Plan,
+    head_scratch_bytes,
+    head_state_bytes,
+    y_words,
+)
 from shrinkc.schedule.shapes import X_BLOCK, MatrixShape, ModelShape
 from shrinkc.targets import Target
 
 T = TypeVar("T", bound=Op)
 V = TypeVar("V")
+
 
 @dataclass(frozen=True)
 class CMatrix:
@@ -62,8 +70,16 @@ def _c_matrix(w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0") -> CMatr
         blocks=shape.blocks,
         tile_blocks=p.tile_blocks if p else 1,
         cut=(
-            w.k, w.nseg, w.seg, shape.last, -(-w.seg // X_BLOCK), shape.x_blocks,
-            shape.seg_words(w.seg), shape.seg_words(shape.last), shape.words, w.cmax,
+            w.k,
+            w.nseg,
+            w.seg,
+            shape.last,
+            -(-w.seg // X_BLOCK),
+            shape.x_blocks,
+            shape.seg_words(w.seg),
+            shape.seg_words(shape.last),
+            shape.words,
+            w.cmax,
         ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
         format=_format(w),
@@ -121,7 +137,9 @@ def emit(
                 a, ident = w.low_rank.a, f"side_{i}_{slot}"
                 matrices.append((a.name, _c_matrix(a, shapes[a.name], plan)))
                 stored.append((a.name, a, None))
-                sides.append((ident, _c_matrix(w.low_rank.b, shapes[w.name].side or shapes[w.name], plan)))
+                sides.append(
+                    (ident, _c_matrix(w.low_rank.b, shapes[w.name].side or shapes[w.name], plan))
+                )
                 b = f"&{ident}"
             slots.append(len(matrices))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
@@ -156,7 +174,9 @@ def emit(
         "norm_shift": _same([n.pre_shift for n in norms]),
         "attention": layers[0]["attention"],
         "sample": sample,
-        "rope": np.stack([graph.rope_cos, graph.rope_sin], axis=2).reshape(graph.context, -1).tolist(),
+        "rope": np.stack([graph.rope_cos, graph.rope_sin], axis=2)
+        .reshape(graph.context, -1)
+        .tolist(),
         "offsets": offsets,
         "piece_values": list(pieces),
         "strip_space": int(tokenizer.strip_leading_space),
@@ -188,7 +208,11 @@ def emit(
     )
     env.filters["rows"] = _rows_of_numbers
     (out / "src").mkdir(parents=True)
-    for template, file in (("model.h.j2", "src/model.h"), ("model.c.j2", "src/model.c"), ("Makefile.j2", "Makefile")):
+    for template, file in (
+        ("model.h.j2", "src/model.h"),
+        ("model.c.j2", "src/model.c"),
+        ("Makefile.j2", "Makefile"),
+    ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     _copy_runtime(out / "src")
 
@@ -218,7 +242,9 @@ def _write_blobs(
                 w, order = by_name[p.name]
                 packed = pack_matrix(w, order)
                 if packed.shape != (p.blocks, p.block_bytes):
-                    raise AssertionError(f"{p.name}: packed {packed.shape}, planned {(p.blocks, p.block_bytes)}")
+                    raise AssertionError(
+                        f"{p.name}: packed {packed.shape}, planned {(p.blocks, p.block_bytes)}"
+                    )
                 f.write(bytes(p.offset - f.tell()))
                 f.write(packed.tobytes())
                 done += 1

@@ -2,7 +2,7 @@
 
 An error is one paragraph: what is wrong (with the offending value), what is
 allowed, and a hint that says what to do next.  ``docs/exit-codes.md`` lists the
-codes; ``tests/test_cli.py`` keeps that page and this file in step.
+codes; ``tests/cli/test_console.py`` keeps that page and this file in step.
 """
 
 from __future__ import annotations

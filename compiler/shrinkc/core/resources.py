@@ -14,4 +14,6 @@ def resource(name: str) -> Path:
     for root in (_PACKAGE / "_data", _PACKAGE.parent.parent):
         if (root / name).is_dir():
             return root / name
-    raise ShrinkcError(f"the installation of shrinkc lacks its folder '{name}'.", "reinstall shrinkc.")
+    raise ShrinkcError(
+        f"the installation of shrinkc lacks its folder '{name}'.", "reinstall shrinkc."
+    )

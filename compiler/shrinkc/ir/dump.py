@@ -20,7 +20,9 @@ def _matrix(w: QLinear) -> str:
         f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} seg {w.seg} cmax {w.cmax} shift {w.shift} "
         f"Q{w.frac} sha256 {digest.hexdigest()[:16]}"
     )
-    return text + (f" + side path rank {w.low_rank.a.n}" if w.low_rank else "")
+    if w.low_rank:
+        text += f" + side path a {_matrix(w.low_rank.a)} b {_matrix(w.low_rank.b)}"
+    return text
 
 
 def _value(v: object) -> str:
@@ -36,7 +38,8 @@ def dump(graph: Graph) -> str:
     lines = [
         f"model {graph.name}: vocab {graph.vocab}, hidden {graph.hidden}, layers {graph.num_layers}, "
         f"heads {graph.heads}/{graph.kv_heads} of {graph.head_dim}, ffn {graph.ffn}, "
-        f"context {graph.context}"
+        f"context {graph.context}, bos {graph.bos_id}, end {list(graph.eos_ids)}, "
+        f"rope cos {_value(graph.rope_cos)}, sin {_value(graph.rope_sin)}"
     ]
     for op in graph.ops:
         attributes = ", ".join(f"{k} = {_value(v)}" for k, v in op.attributes().items())

@@ -72,7 +72,14 @@ class Interpreter:
             _Cache(
                 *(
                     np.zeros(s, I64)
-                    for s in ((*shape, graph.head_dim), shape, shape, (*shape, graph.head_dim), shape, shape)
+                    for s in (
+                        (*shape, graph.head_dim),
+                        shape,
+                        shape,
+                        (*shape, graph.head_dim),
+                        shape,
+                        shape,
+                    )
                 )
             )
             for _ in range(graph.num_layers)

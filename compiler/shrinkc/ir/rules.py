@@ -174,12 +174,16 @@ def check_structure(graph: Graph) -> list[str]:
     faults: list[str] = []
     seen = {"token"}
     for op in graph.ops:
-        faults += [f"{op.out}: input {i} is not defined before it" for i in op.inputs if i not in seen]
+        faults += [
+            f"{op.out}: input {i} is not defined before it" for i in op.inputs if i not in seen
+        ]
         if op.out in seen:
             faults.append(f"{op.out}: defined twice")
         if op.out not in graph.types:
             faults.append(f"{op.out}: no type")
         seen.add(op.out)
+    if faults:
+        return faults
     shapes = [
         [(op.mnemonic, graph.types[op.out].kind, graph.types[op.out].width) for op in graph.body(i)]
         for i in range(graph.num_layers)
@@ -197,6 +201,7 @@ def check(graph: Graph) -> None:
                 fault = rule(graph, op)
                 if fault is not None:
                     faults.append(f"{op.mnemonic} {op.out}: {fault} ({rule.__name__})")
+                    break  # later rules may rely on this one
     if faults:
         raise IllegalIR(
             f"{len(faults)} violation(s): " + "; ".join(faults[:20]),

@@ -74,7 +74,8 @@ def save(graph: Graph, path: Path) -> None:
 
 
 def load(path: Path) -> Graph:
-    """Read and re-check a graph; BadArtifact when it is missing, damaged or of another version."""
+    """Read and re-check a graph; BadArtifact when it is missing, damaged or of another
+    version, IllegalIR when a rule does not hold."""
     try:
         with safe_open(path, framework="np") as f:
             text = (f.metadata() or {}).get(FORMAT)
@@ -83,7 +84,16 @@ def load(path: Path) -> Graph:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as e:
         raise BadArtifact(f"{path} cannot be read: {e}.", "compile the model again.") from e
-    head = json.loads(text)
+    try:
+        return _rebuild(path, json.loads(text), tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise BadArtifact(
+            f"{path} is damaged ({type(e).__name__}: {e}).", "compile the model again."
+        ) from e
+
+
+def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -> Graph:
+    """The graph of a parsed file; whatever is missing in it raises."""
     if head["version"] != IR_VERSION:
         raise BadArtifact(
             f"{path} is IR version {head['version']}, this shrinkc reads {IR_VERSION}.",
@@ -95,11 +105,8 @@ def load(path: Path) -> Graph:
         if name not in linears:
             record = dict(head["linears"][name])
             side = record.pop("low_rank", None)
-            arrays = {
-                f.name: tensors.get(f"{name}/{f.name}")
-                for f in dataclasses.fields(QLinear)
-                if f.name in ("q", "d", "z", "r", "row_scale")
-            }
+            arrays = {f: tensors[f"{name}/{f}"] for f in ("q", "r", "row_scale")}
+            arrays |= {f: tensors.get(f"{name}/{f}") for f in ("d", "z")}  # type: ignore[misc]
             linears[name] = QLinear(**{**record, **arrays})
             if side is not None:
                 linears[name].low_rank = LowRank(linear(side[0]), linear(side[1]))
@@ -116,9 +123,10 @@ def load(path: Path) -> Graph:
         getattr(op_types, r["op"])(**{k: value(v) for k, v in r.items() if k != "op"})
         for r in head["ops"]
     ]
-    fields = {
-        f.name: value(head[f.name]) for f in dataclasses.fields(Graph) if f.name in head
-    } | {"rope_cos": tensors["graph/rope_cos"], "rope_sin": tensors["graph/rope_sin"]}
+    fields = {f.name: value(head[f.name]) for f in dataclasses.fields(Graph) if f.name in head} | {
+        "rope_cos": tensors["graph/rope_cos"],
+        "rope_sin": tensors["graph/rope_sin"],
+    }
     fields |= {"ops": ops, "types": {k: Type(**t) for k, t in head["types"].items()}}
     graph = Graph(**fields)
     check(graph)

@@ -122,7 +122,9 @@ def head_state_bytes(head_dim: int) -> int:
 QVEC_BYTES = 48  # of a 64-bit host; 20 on the 32-bit targets
 
 
-def l1_buffers(s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> list[Buffer]:
+def l1_buffers(
+    s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool
+) -> list[Buffer]:
     """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
     p = {name: i for i, name in enumerate(PHASES)}
     inputs = [m for m in s.matrices if not m.name.endswith("embedding")]
@@ -207,7 +209,7 @@ def _arena(buffers: list[Buffer]) -> int:
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
     """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike."""
-    most = min(m.blocks, tile_bytes // m.block_bytes)
+    most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
     if most >= m.blocks or most < TILE_ROUND:
         return most
     count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
@@ -215,33 +217,44 @@ def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
     return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND
 
 
-def _choose_l1(s: ModelShape, t: Target, budget: int) -> tuple[int, int, bool, int, bool]:
+def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, int, bool]:
     """(chunk, tile bytes, kv in L1, kv tile blocks, logits in L1) for the best use of L1.
 
     Preferences in order: KV cache and logits in L1, then long prefill chunks, then large tiles.
     Raises DoesNotFit when not even the smallest of everything fits.
     """
+    overhead = t.l1_system + layer_table_bytes(s)
+    budget = total - overhead
     kv = KvShape.of(s)
     block = max(m.block_bytes for m in s.matrices)
     want = min(TILE_CAP, max(m.bytes for m in s.matrices))
     want = max(align(want), align(block))
     kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // max(kv.k_block, kv.v_block)))
 
-    def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> int:
+    def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool, least: int) -> int:
+        """Largest tile of at least ``least`` bytes that fits beside the rest, or 0."""
+
+        def fits(tile: int) -> bool:
+            return _arena(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)) <= budget
+
+        if not fits(least):
+            return 0
         free = budget - _arena(l1_buffers(s, t, chunk, 0, kv_l1, kv_tile, logits_l1))
-        return min(want, max(0, free) // 2 // ALIGN * ALIGN)
+        tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
+        while not fits(tile):  # a larger tile may push others further than its own size
+            tile = max(least, tile - 16 * ALIGN)
+        return tile
 
     comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
     for enough in (comfortable, align(block)):
         for kv_l1, logits_l1 in ((True, True), (False, True), (False, False)):
             for chunk in CHUNKS if kv_l1 or enough == comfortable else CHUNKS[::-1]:
                 for kv_tile in (kv_tiles, 1):
-                    tile = tile_for(chunk, kv_l1, kv_tile, logits_l1)
+                    tile = tile_for(chunk, kv_l1, kv_tile, logits_l1, enough)
                     if tile >= enough:
                         return chunk, tile, kv_l1, kv_tile, logits_l1
     least = place(l1_buffers(s, t, 1, align(block), False, 1, False))
-    need = max(b.offset + b.bytes for b in least) + t.l1_system
-    have = budget + t.l1_system
+    need, have = max(b.offset + b.bytes for b in least) + overhead, total
     top = sorted(least, key=lambda b: -b.bytes)[:3]
     raise DoesNotFit(
         f"L1: need {need} bytes at least, have {have}, excess {need - have}. Largest: "
@@ -256,8 +269,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     Raises DoesNotFit with need, have and excess of the level and its largest consumers.
     """
     total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    budget = total_l1 - t.l1_system - layer_table_bytes(s)
-    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, budget)
+    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
     kv = KvShape.of(s)
     l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
 
@@ -287,7 +299,9 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             if level == "none":
                 break
             out.append(
-                Placement(m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile))
+                Placement(
+                    m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile)
+                )
             )
             at[level] += align(m.bytes)
         at["l2"] += reserved

@@ -134,9 +134,7 @@ def quantize_heads(
         half = x.shape[2] // 2
         a, b = y[:, :, :half], y[:, :, half:]
         c, s = cos[:, None, :], sin[:, None, :]
-        y = np.concatenate(
-            [round_shift(a * c - b * s, 15), round_shift(b * c + a * s, 15)], axis=2
-        )
+        y = np.concatenate([round_shift(a * c - b * s, 15), round_shift(b * c + a * s, 15)], axis=2)
         top = np.abs(y).max(axis=2)
         extra = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
         y = round_shift(y, extra[:, :, None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def frac_for(bound: float) -> int:
 
 def row_bound(*weights: np.ndarray) -> float:
     """max ||row|| * sqrt(K): a hard bound of W x for ||x|| <= sqrt(K) (Cauchy-Schwarz)."""
-    norms = [float(np.sqrt((w.astype(np.float64) ** 2).sum(axis=1).max(initial=0.0))) for w in weights]
+    norms = [
+        float(np.sqrt((w.astype(np.float64) ** 2).sum(axis=1).max(initial=0.0))) for w in weights
+    ]
     k = weights[0].shape[1]
     # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K)
     return max(norms) * math.sqrt(k) * (1.01 + math.sqrt(k) / 250)
@@ -129,7 +132,7 @@ class _Lowering:
     ) -> QLinear:
         o = self.options
         bits = o.bits
-        common = {"kappa": kappa, "exponent_max": exponent_max}
+        common: dict[str, Any] = {"kappa": kappa, "exponent_max": exponent_max}
 
         def main(limit: int) -> QLinear:
             return quantize_matrix(
@@ -159,11 +162,12 @@ class _Lowering:
         if qa.cmax < w.cmax:
             w = main(qa.cmax)
             qa = side_a(w.cmax)
-        if qa.seg != w.seg or (w.bits == 4 and w.seg % 8):
+        if qa.seg != w.seg or (w.bits == 4 and w.seg % 8 and w.nseg > 1):
             raise QuantizeError(
-                f"{name}: a low-rank side path needs the activation groups of its matrix "
-                f"({w.seg} inputs), its own has {qa.seg}.",
-                "use --group 64, or no --group, with an adapter.",
+                f"{name}: its low-rank side path reads the same activations, in groups of {qa.seg} "
+                f"inputs; the matrix has {w.bits}-bit weights in groups of {w.seg}.",
+                "with an adapter use groups of 64 or none, and 8 bit where the inputs are no multiple "
+                "of 8.",
             )
         qb = quantize_matrix(
             f"{name}.b", b, bits=8, group=None, asymmetric=False, kappa=2.0**-qa.frac / QMAX,
@@ -176,7 +180,12 @@ class _Lowering:
         k = self.config.hidden_size
         return self.emit(
             NormQuant(
-                f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac), square_pre_shift(k), gain
+                f"{tag}.q",
+                (x,),
+                layer,
+                norm_eps(self.config, self.res_frac),
+                square_pre_shift(k),
+                gain,
             ),
             Type("q8", k, seg=weight.seg, cmax=weight.cmax),
         )
@@ -199,7 +208,8 @@ class _Lowering:
         def side(gain: np.ndarray | None, **rows: slice) -> list[tuple[slice, LowRankAdapter]]:
             picked = [(s, ad[m]) for m, s in rows.items() if m in ad]
             return [
-                (s, a if gain is None else LowRankAdapter(a.a * gain[None, :], a.b)) for s, a in picked
+                (s, a if gain is None else LowRankAdapter(a.a * gain[None, :], a.b))
+                for s, a in picked
             ]
 
         qkv = np.concatenate([f.wq, f.wk, f.wv]) * f.attn_norm[None, :]
@@ -255,7 +265,11 @@ class _Lowering:
             Type("i32", ffn, frac=h_frac),
         )
         w = self.matrix(
-            f"{name}.down", f.w_down, 2.0**-h_frac / QMAX, self.res_frac, side(None, down_proj=slice(0, k))
+            f"{name}.down",
+            f.w_down,
+            2.0**-h_frac / QMAX,
+            self.res_frac,
+            side(None, down_proj=slice(0, k)),
         )
         return self.linear(self.quant(y, index, f"{name}.down_in", w), index, f"{name}.out", w, x)
 
@@ -263,7 +277,9 @@ class _Lowering:
     def _bound(weight: np.ndarray, side: list[tuple[slice, LowRankAdapter]]) -> float:
         total = row_bound(weight)
         for _, x in side:
-            total += row_bound(x.a) * float(np.sqrt((x.b.astype(np.float64) ** 2).sum(axis=1).max()))
+            total += row_bound(x.a) * float(
+                np.sqrt((x.b.astype(np.float64) ** 2).sum(axis=1).max())
+            )
         return total
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
@@ -276,7 +292,9 @@ class _Lowering:
             # it multiplies the activations, in Q15 of its largest entry.
             table = m.embedding
             top = float(np.abs(m.final_norm).max())
-            gain = np.rint(m.final_norm.astype(np.float64) / max(top, 1e-12) * 32767).astype(np.int16)
+            gain = np.rint(m.final_norm.astype(np.float64) / max(top, 1e-12) * 32767).astype(
+                np.int16
+            )
             kappa *= max(top, 1e-12) * 32768 / 32767
             bound = row_bound(table * m.final_norm[None, :])
         else:
@@ -303,7 +321,9 @@ class _Lowering:
             if progress is not None:
                 progress(i + 1, c.num_layers)
         q = self.norm(x, -1, "final", head, gain)
-        y = self.emit(Linear("logits", (q,), -1, head), Type("logits", c.vocab_size, frac=head.frac))
+        y = self.emit(
+            Linear("logits", (q,), -1, head), Type("logits", c.vocab_size, frac=head.frac)
+        )
         self.emit(Sample("next", (y,), -1, head.frac - 16), Type("token", 1))
         check(self.graph)
         return self.graph

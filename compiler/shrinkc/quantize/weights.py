@@ -33,7 +33,11 @@ def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) ->
         raise QuantizeError(f"--group {group} is not usable.", "allowed: 1 and more.")
     bad = {name: k for name, k in inputs.items() if k % group}
     if bad and not short_last:
-        near = [g for g in (128, 96, 64, 48, 32, 24, 16, 12, 8, 4) if not any(k % g for k in inputs.values())]
+        near = [
+            g
+            for g in (128, 96, 64, 48, 32, 24, 16, 12, 8, 4)
+            if not any(k % g for k in inputs.values())
+        ]
         raise QuantizeError(
             f"group size {group} does not divide the inputs of "
             + ", ".join(f"{name} ({k})" for name, k in bad.items())
@@ -58,7 +62,9 @@ def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
     scale = top / high
     for factor in CLIP_CANDIDATES:
         trial = np.maximum(top * factor / high, 1e-30)
-        error = ((np.clip(np.rint(w / trial[..., None]), low, high) * trial[..., None] - w) ** 2).sum(-1)
+        error = (
+            (np.clip(np.rint(w / trial[..., None]), low, high) * trial[..., None] - w) ** 2
+        ).sum(-1)
         better = error < best
         best = np.where(better, error, best)
         scale = np.where(better, trial, scale)

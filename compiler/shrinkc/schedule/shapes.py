@@ -139,7 +139,11 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
 
 
 def shapes_of_config(
-    config: LlamaConfig, options: QuantOptions, context: int, piece_bytes: int, ranks: dict[str, int]
+    config: LlamaConfig,
+    options: QuantOptions,
+    context: int,
+    piece_bytes: int,
+    ranks: dict[str, int],
 ) -> ModelShape:
     """The shapes a model will have, before any weight is touched.
 

@@ -164,7 +164,9 @@ def compare(got: Record, want: Record, graph: Graph) -> Verdict:
             mismatched += len(logits)
             note(
                 (step, graph.num_layers),
-                Difference(step, None, "logits", 0, f"{len(other_logits)} values", f"{len(logits)} values"),
+                Difference(
+                    step, None, "logits", 0, f"{len(other_logits)} values", f"{len(logits)} values"
+                ),
             )
             continue
         bad = np.flatnonzero(other_logits != logits)
@@ -182,7 +184,10 @@ def compare(got: Record, want: Record, graph: Graph) -> Verdict:
         if other_token != token:
             mismatched += 1
             shown_token = "missing" if other_token is None else other_token
-            note((steps[i], graph.num_layers + 1), Difference(steps[i], None, "token", 0, shown_token, token))
+            note(
+                (steps[i], graph.num_layers + 1),
+                Difference(steps[i], None, "token", 0, shown_token, token),
+            )
     extra = len(got.tokens) - len(want.tokens)
     if extra > 0 or not got.complete:
         mismatched += max(extra, 1)
@@ -191,7 +196,9 @@ def compare(got: Record, want: Record, graph: Graph) -> Verdict:
     return Verdict(compared, mismatched, first[1] if first else None)
 
 
-def op_values(graph: Graph, request: Request, want: Record, step: int, layer: int) -> dict[str, np.ndarray]:
+def op_values(
+    graph: Graph, request: Request, want: Record, step: int, layer: int
+) -> dict[str, np.ndarray]:
     """The interpreter's outputs of one layer at one step, under the device's dump names."""
     ids = list(request.prompt) + want.tokens
     interp = Interpreter(graph)
@@ -245,14 +252,8 @@ def locate(
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:
     """Device int8 vectors pad every segment to whole words; undo that."""
     t = graph.types[value]
-    bits = next(
-        op.weight.bits  # type: ignore[attr-defined]
-        for op in graph.ops
-        if value in op.inputs and hasattr(op, "weight")
-    )
+    bits = next(op.weight.bits for op in graph.ops if value in op.inputs and hasattr(op, "weight"))
     unit = 8 if bits == 4 else 4
     padded = -(-t.seg // unit) * unit
-    pieces = [
-        q[g * padded : g * padded + min(t.seg, k - g * t.seg)] for g in range(-(-k // t.seg))
-    ]
+    pieces = [q[g * padded : g * padded + min(t.seg, k - g * t.seg)] for g in range(-(-k // t.seg))]
     return np.concatenate(pieces)

@@ -9,9 +9,7 @@
 /* Words of any type may be read and written here, hence may_alias. */
 typedef uint32_t __attribute__((may_alias)) word;
 
-static int words_fit(uintptr_t a, uintptr_t b) {
-    return ((a | b) & 3) == 0;
-}
+static int words_fit(uintptr_t a, uintptr_t b) { return ((a | b) & 3) == 0; }
 
 void *memcpy(void *to, const void *from, size_t bytes) {
     uint8_t *d = to;

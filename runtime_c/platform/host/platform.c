@@ -43,9 +43,7 @@ static void read_input(void) {
     }
 }
 
-const uint32_t *sc_input_words(void) {
-    return input;
-}
+const uint32_t *sc_input_words(void) { return input; }
 
 /* ---- workers ---- */
 
@@ -86,21 +84,15 @@ void sc_run_workers(sc_worker_fn fn, void *arg) {
     pthread_barrier_wait(&finish_line);
 }
 
-void sc_barrier(void) {
-    pthread_barrier_wait(&team_line);
-}
+void sc_barrier(void) { pthread_barrier_wait(&team_line); }
 
 #else
 
-static void start_workers(void) {
-}
+static void start_workers(void) {}
 
-void sc_run_workers(sc_worker_fn fn, void *arg) {
-    fn(arg, 0);
-}
+void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
-void sc_barrier(void) {
-}
+void sc_barrier(void) {}
 
 #endif
 
@@ -155,13 +147,9 @@ static sc_dma dma(void *to, const void *from, uint32_t bytes) {
     refuse("more than 4 transfers outstanding");
 }
 
-sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
-    return dma(l1, ext, bytes);
-}
+sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) { return dma(l1, ext, bytes); }
 
-sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
-    return dma(ext, l1, bytes);
-}
+sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) { return dma(ext, l1, bytes); }
 
 void sc_dma_wait(sc_dma handle) {
     if (handle >= MAX_OUTSTANDING) {
@@ -189,9 +177,7 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     begin(&flash, l2, sc_blob_flash + flash_offset, bytes);
 }
 
-void sc_flash_wait(void) {
-    finish(&flash);
-}
+void sc_flash_wait(void) { finish(&flash); }
 
 /* ---- console, time, start ---- */
 
@@ -202,9 +188,7 @@ void sc_write(const char *text, uint32_t bytes) {
     }
 }
 
-uint32_t sc_time(void) {
-    return 0;
-}
+uint32_t sc_time(void) { return 0; }
 
 void sc_exit(int code) {
     if (fflush(stdout) != 0) {

@@ -103,18 +103,13 @@ static void read_input(void) {
     }
 }
 
-const uint32_t *sc_input_words(void) {
-    return input;
-}
+const uint32_t *sc_input_words(void) { return input; }
 
 /* ---- the one worker ---- */
 
-void sc_run_workers(sc_worker_fn fn, void *arg) {
-    fn(arg, 0);
-}
+void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
-void sc_barrier(void) {
-}
+void sc_barrier(void) {}
 
 /* ---- transfers: done when they are started ---- */
 
@@ -128,9 +123,7 @@ sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
     return 0;
 }
 
-void sc_dma_wait(sc_dma handle) {
-    (void)handle;
-}
+void sc_dma_wait(sc_dma handle) { (void)handle; }
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     uint32_t size = (uint32_t)(sc_blob_flash_end - sc_blob_flash);
@@ -140,15 +133,12 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     memcpy(l2, sc_blob_flash + flash_offset, bytes);
 }
 
-void sc_flash_wait(void) {
-}
+void sc_flash_wait(void) {}
 
 /* ---- time and start ---- */
 
 /* User-mode qemu answers rdinstret with the host's clock: a different number every run, so no. */
-uint32_t sc_time(void) {
-    return 0;
-}
+uint32_t sc_time(void) { return 0; }
 
 void __attribute__((noreturn, used)) sc_rv32_start(void) {
     read_input();

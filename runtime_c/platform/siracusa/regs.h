@@ -54,7 +54,7 @@ static inline uint32_t hart_id(void) {
 #define DMA_STATUS 0x10204404u  /* read: busy counters; write 1 << n: give counter n back */
 #define DMA_TO_L1 (1u << 17)
 #define DMA_LINEAR (1u << 18)
-#define DMA_EVENT (1u << 20) /* wake the core when its counter drops to 0 */
+#define DMA_EVENT (1u << 20)   /* wake the core when its counter drops to 0 */
 #define DMA_MAX_BYTES 0x10000u /* the length field ends at 131071; a power of two keeps alignment */
 
 /* ---- SoC ---- */

@@ -29,9 +29,7 @@
 
 typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
 
-static inline void sc_barrier(void) {
-    (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER));
-}
+static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER)); }
 
 /* Transfers longer than one command takes share one counter. */
 static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
@@ -71,8 +69,6 @@ static inline void sc_dma_wait(sc_dma counter) {
     __asm__ volatile("" ::: "memory");
 }
 
-static inline uint32_t sc_time(void) {
-    return REG(TIMER_COUNT);
-}
+static inline uint32_t sc_time(void) { return REG(TIMER_COUNT); }
 
 #endif
