@@ -1,5 +1,6 @@
 # make demo    compile examples/stories, run it on host and qemu (and GVSoC where there is one)
 # make test    lint and all tests
+# make bench   cycle counts on GVSoC into docs/results/cycles.md (DATA=folder with stories260K/)
 # make setup   only what both need: Debian packages where they are missing, and $(VENV)
 # make format  lay out Python and C sources
 # make clean   remove what was made, $(VENV) excepted
@@ -18,7 +19,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format setup packages clean
+.PHONY: help demo test bench lint format setup packages clean
 .DEFAULT_GOAL := help
 
 help:
@@ -91,6 +92,9 @@ format: packages $(VENV)/dev
 	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests
 	$(BIN)/ruff format --quiet compiler tests
 	$(BIN)/clang-format -i $(C)
+
+bench: packages $(VENV)/base
+	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
 
 clean:
 	rm -rf out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

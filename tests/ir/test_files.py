@@ -97,7 +97,7 @@ def test_bytes_do_not_depend_on_the_hash_seed(fresh: Fresh, tmp_path: Path) -> N
 def test_dump_has_one_line_per_op_and_is_stable(fresh: Fresh, tmp_path: Path, sides: bool) -> None:
     g = fresh(sides)
     text = dump(g)
-    assert text.count("\n") == len(g.ops) + 1
+    assert sum(line.startswith("%") for line in text.splitlines()) == len(g.ops)
     assert dump(fresh(sides)) == text
     save(g, tmp_path / "ir")
     assert dump(load(tmp_path / "ir")) == text
@@ -222,5 +222,5 @@ def test_rules_are_checked_again(ir: Path) -> None:
         tensors["layer0.qkv/q"][0, 0] = 99
 
     rewrite(ir, damage)
-    with pytest.raises(IllegalIR, match="weights outside"):
+    with pytest.raises((BadArtifact, IllegalIR), match="weights outside"):
         load(ir)

@@ -237,6 +237,8 @@ def test_every_wrong_size_of_a_matrix() -> None:
                 {"blocks": p.blocks - 1}, {"blocks": p.blocks + 1},
                 {"tile_blocks": 0}, {"tile_blocks": p.blocks + 1}, {"bytes": p.bytes - 4},
             ):  # fmt: skip
+                if p.name == "embedding" and "tile_blocks" in fields:
+                    continue  # it is read a row at a time, not in tiles
                 yield (
                     f"{p.name.rsplit('.')[-1]} {next(iter(fields))}",
                     with_placement(plan, i, **fields),
