@@ -83,14 +83,14 @@ test: lint
 	env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
 
 lint: packages $(VENV)/dev
-	$(BIN)/ruff check compiler tests
-	$(BIN)/ruff format --check --quiet compiler tests
+	$(BIN)/ruff check compiler tests examples
+	$(BIN)/ruff format --check --quiet compiler tests examples
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(C)
 
 format: packages $(VENV)/dev
-	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests
-	$(BIN)/ruff format --quiet compiler tests
+	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests examples
+	$(BIN)/ruff format --quiet compiler tests examples
 	$(BIN)/clang-format -i $(C)
 
 bench: packages $(VENV)/base

@@ -24,6 +24,10 @@ from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFILL = 48
+WIDTHS: dict[str, list[str]] = {
+    "8 bit": [],
+    "4 bit, groups of 32": ["--bits", "4", "--group", "32", "--short-last-group"],
+}
 
 
 def shrinkc(*words: str) -> str:
@@ -54,7 +58,10 @@ def write_micro_llama(path: Path) -> Path:
     def weight(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
 
-    tensors = {"model.embed_tokens.weight": weight(vocab, d), "model.norm.weight": np.ones(d, np.float32)}
+    tensors = {
+        "model.embed_tokens.weight": weight(vocab, d),
+        "model.norm.weight": np.ones(d, np.float32),
+    }
     for i in range(layers):
         at = f"model.layers.{i}."
         for name in ("q", "k", "v", "o"):
@@ -70,7 +77,17 @@ def write_micro_llama(path: Path) -> Path:
 
 def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[str, float]:
     """Cycles of one model at one context; every integer verified."""
-    shrinkc("compile", str(model), "--target", "siracusa", "-o", str(out), "--context", str(context), *options)
+    shrinkc(
+        "compile",
+        str(model),
+        "--target",
+        "siracusa",
+        "-o",
+        str(out),
+        "--context",
+        str(context),
+        *options,
+    )
     common = ["run", str(out), "--on", "gvsoc", "--ignore-eos", "--json"]
     decode = json.loads(shrinkc(*common, "--prompt-ids", "1", "--tokens", str(context - 1)))
     ids = ",".join(str(3 + 256 + i) for i in range(PREFILL - 1))
@@ -90,7 +107,9 @@ def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder that holds stories260K/")
     parser.add_argument("--work", type=Path, help="where to compile (default: a temporary folder)")
     parser.add_argument("--output", type=Path, help="write the table there as well")
@@ -101,17 +120,25 @@ def main() -> None:
         if args.data:
             source, converted = args.data / "stories260K", work / "stories260K"
             if not converted.exists():
-                shrinkc("convert", str(source / "stories260K.bin"), str(source / "tok512.bin"), "-o", str(converted))
+                shrinkc(
+                    "convert",
+                    str(source / "stories260K.bin"),
+                    str(source / "tok512.bin"),
+                    "-o",
+                    str(converted),
+                )
             models.append(("stories260K", converted))
         micro = work / "microllama"
-        models.append(("microLlama shape, random", micro if micro.exists() else write_micro_llama(micro)))
+        models.append(
+            ("microLlama shape, random", micro if micro.exists() else write_micro_llama(micro))
+        )
         lines = [
             f"| model | weights | context | decode, position 1 | decode, position {64 - 2} | decode, mean | "
             f"prefill of {PREFILL}, per token | values compared |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name, path in models:
-            for label, options in (("8 bit", []), ("4 bit, groups of 32", ["--bits", "4", "--group", "32", "--short-last-group"])):
+            for label, options in WIDTHS.items():
                 out = work / f"out-{path.name}-{label[0]}"
                 m = measure(path, out, 64, [*options, "--force"])
                 lines.append(

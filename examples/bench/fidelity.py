@@ -8,8 +8,6 @@ MODEL is a Hugging Face directory.  The float model is plain numpy in float32; t
 is the one that the generated program reproduces bit for bit.  Both see the same tokens.
 """
 
-# ruff: noqa: T201 (a script; it reports on standard output)
-
 from __future__ import annotations
 
 import argparse

@@ -14,8 +14,6 @@ the printed seconds depends on the clock, so the same seed, versions and process
 same files.
 """
 
-# ruff: noqa: T201 (a script; it reports on standard output)
-
 from __future__ import annotations
 
 import argparse
