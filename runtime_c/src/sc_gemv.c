@@ -16,7 +16,6 @@ static inline int32_t load32(const void *p) {
 /* The 8 rows of a block live in 8 variables: arrays would go through memory. */
 #define ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define DECLARE_DOT(r) int32_t a##r = 0;
-#define DECLARE_ACC(r) int32_t y##r = 0;
 
 #if SC_XPULP
 
@@ -129,22 +128,18 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 #endif
 }
 
-/* One block times one vector, in the fixed point of the result: y[8].  Returns the end of the
- * block's weights.  sc_requantize() with the shift's cases taken out of the rows. */
+/* acc[8] of one block times one vector, exact in int32.  Returns the end of the block's weights. */
 static inline __attribute__((always_inline)) const uint8_t *
-block_rows(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x, int32_t *y) {
+block_dot(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x, int32_t *acc) {
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
-    const int32_t shift = sc_min(m->shift - x->exponent, 30), mantissa = (int32_t)x->mantissa;
-    const int32_t right = sc_max(shift, 0);
-    uint32_t words = m->in.seg_words, left = m->in.nseg;
-    ROWS(DECLARE_ACC)
-    do {
+    const uint32_t nseg = m->in.nseg;
+    for (uint32_t g = 1; g <= nseg; g++) {
         const uint8_t *d = w;
         const int8_t *z = (const int8_t *)w + SC_ROWS;
+        const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
         ROWS(DECLARE_DOT)
-        if (left == 1) words = m->in.last_words;
         if (format & SC_FMT_GROUPED) w += SC_ROWS;
         if (format & SC_FMT_ASYM) w += SC_ROWS;
         if (format & SC_FMT_W4)
@@ -152,24 +147,39 @@ block_rows(const sc_matrix *m, const int format, const uint8_t *block, const sc_
         else
             DOT_W8(words)
         const int32_t scale = *c++, offset = (format & SC_FMT_ASYM) ? *sum++ : 0;
-#define ACCUMULATE(r)                                                                                        \
+#define PREPARE(r)                                                                                           \
     if (format & SC_FMT_W4) a##r >>= 4; /* exact: a multiple of 16 */                                        \
-    if (format & SC_FMT_ASYM) a##r -= z[r] * offset;                                                         \
-    y##r = sc_mac(y##r, a##r, (format & SC_FMT_GROUPED) ? scale * d[r] : scale);
-        ROWS(ACCUMULATE)
-    } while (--left);
-#define KEEP(r) y[r] = y##r;
-    ROWS(KEEP)
-    rescale_rows(block, mantissa, right, y);
-    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, -shift);
+    if (format & SC_FMT_ASYM) a##r -= z[r] * offset;
+#define SCALE(r) ((format & SC_FMT_GROUPED) ? scale * d[r] : scale)
+#define FIRST(r) acc[r] = a##r * SCALE(r);
+#define FURTHER(r) acc[r] = sc_mac(acc[r], a##r, SCALE(r));
+        ROWS(PREPARE)
+        if (g == 1) {
+            ROWS(FIRST)
+        } else {
+            ROWS(FURTHER)
+        }
+    }
     return w;
+}
+
+/* acc -> the result's fixed point, in place: sc_requantize() with the shift's cases taken out */
+static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
+                                                          int32_t shift, int32_t *y) {
+    rescale_rows(block, mantissa, sc_max(shift, 0), y);
+    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, -shift);
+}
+
+static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
+    return sc_min(m->shift - x->exponent, 30);
 }
 
 #if SC_RANK > 0
 static __attribute__((noinline)) void add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side,
                                                int32_t y[SC_ROWS]) {
     int32_t s[SC_ROWS];
-    block_rows(b, 0, block, side, s);
+    block_dot(b, 0, block, side, s);
+    rescale(block, (int32_t)side->mantissa, right_shift(b, side), s);
     for (int r = 0; r < SC_ROWS; r++) y[r] = sc_sat_add(y[r], s[r]);
 }
 #endif
@@ -205,25 +215,31 @@ SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row,
     }
 }
 
+/* Tokens outside, blocks inside: what a block needs beyond its weights stays in registers, and the
+ * loop over blocks fits the private instruction buffer. */
 SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                            const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                            int core, int cores) {
     const int format = FORMAT(m);
-    for (uint32_t b = (uint32_t)core; b < count; b += (uint32_t)cores) {
-        const uint8_t *block = tile + b * m->block_bytes;
-        const uint32_t row = (first + b) * SC_ROWS,
-                       rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
-        int32_t *dst = out->dst;
-        for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
+    int32_t *dst = out->dst;
+    for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
+        const sc_qvec *v = &x[t];
+        const int32_t shift = right_shift(m, v), mantissa = (int32_t)v->mantissa;
+        const uint8_t *block = tile + (uint32_t)core * m->block_bytes;
+        for (uint32_t b = (uint32_t)core; b < count; b += (uint32_t)cores) {
+            const uint32_t row = (first + b) * SC_ROWS;
+            const int32_t left = (int32_t)(m->rows - row);
             int32_t buffer[SC_ROWS];
-            int32_t *y = out->kind == SC_STORE && rows == SC_ROWS ? dst + row : buffer;
-            const uint8_t *end = block_rows(m, format, block, &x[t], y);
+            int32_t *y = out->kind == SC_STORE && left >= SC_ROWS ? dst + row : buffer;
+            const uint8_t *end = block_dot(m, format, block, v, y);
+            rescale(block, mantissa, shift, y);
 #if SC_RANK > 0
             if (m->b) add_side(m->b, end, &side[t], y);
 #else
             (void)end, (void)side;
 #endif
-            if (y == buffer) finish_rows(out, dst, row, rows, y);
+            if (y == buffer) finish_rows(out, dst, row, (uint32_t)sc_min(left, SC_ROWS), y);
+            block += (uint32_t)cores * m->block_bytes;
         }
     }
 }

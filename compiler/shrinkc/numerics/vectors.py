@@ -7,9 +7,9 @@ shorter).  Its int8 form is
 
 with one c in 1..cmax per segment and one mantissa and exponent per token; ``kappa`` is a
 compile-time constant that the consuming matrix absorbs.  The segment scale is rounded *up* to
-a multiple of the token's finest step and the values are then rounded with exactly that scale,
-so the scale itself carries no error and an inner product needs one small multiplication per
-segment, in int32.
+a multiple of the token's finest step and the values are then rounded with that scale (to within
+one unit of a 15-bit mantissa), so the scale adds next to no error of its own, and an inner product
+needs one small multiplication per segment, in int32.
 """
 
 from __future__ import annotations

@@ -140,6 +140,8 @@ def quantize_matrix(
         if allowed >= cmax:
             break
         cmax = allowed
+    else:
+        raise AssertionError(f"{name}: cmax did not settle")
     if cmax < 1:
         raise QuantizeError(
             f"{name}: {k} inputs at {bits} bit do not fit an int32 accumulator of {ACC_MAX}.",
