@@ -9,7 +9,7 @@
 
 VENV   ?= .venv
 PROMPT ?= Once upon a time
-TOKENS ?= 120
+TOKENS ?= 200
 
 BIN  := $(VENV)/bin
 C    := $(sort $(wildcard runtime_c/*/*.[ch] runtime_c/*/*/*.[ch]))
