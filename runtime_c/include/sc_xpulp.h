@@ -66,11 +66,11 @@ static inline int sc_bits(uint32_t v) {
     do {                                                                                                     \
         int32_t v_;                                                                                          \
         const void *p_ = (ptr);                                                                              \
-        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"                     \
+        __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"          \
                          ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                                               \
                          ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                                           \
                          ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n.option pop"                              \
-                         : [t] "+r"(top), [p] "+r"(p_), [v] "=&r"(v_)                                        \
+                         : [t] "+&r"(top), [p] "+&r"(p_), [v] "=&r"(v_)                                      \
                          : [n] "r"(count), [s] "i"(step)                                                     \
                          : "memory");                                                                        \
     } while (0)

@@ -115,7 +115,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
         int32_t scale, v, t;
         /* clang-format off */
         __asm__ volatile(
-            ".option push\n.option norvc\n"
+            ".balign 4\n.option push\n.option norvc\n"
             ".insn i 0x7b, 4, x0, %[n], %[body]\n"
             ".insn i 0x0b, 2, %[sc], 8(%[row])\n"
             DOT_STEPS
@@ -133,7 +133,7 @@ SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const sc_layer 
             ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
             "add %[row], %[row], %[rs]\n"
             ".option pop"
-            : [row] "+r"(row), [out] "+r"(out), [top] "+r"(top), [sc] "=&r"(scale),
+            : [row] "+&r"(row), [out] "+&r"(out), [top] "+&r"(top), [sc] "=&r"(scale),
               [v] "=&r"(v), [t] "=&r"(t)
             : [n] "r"(count), [c] "r"(c), [base] "r"(base), [l30] "r"(30), [one] "r"(1), [ds] "i"(SC_DOT_SHIFT),
               [rs] "r"(SC_K_STRIDE - SC_K_RECORD), [body] "i"(2 * (14 + SC_HDP / 2)) DOT_OPERANDS
@@ -173,7 +173,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
         int32_t delta, scale, m, p;
         /* clang-format off */
         __asm__ volatile(
-            ".option push\n.option norvc\n"
+            ".balign 4\n.option push\n.option norvc\n"
             SC_LOOP("%[n]", 26)
             "lw %[d], 0(%[score])\n"
             ".insn r 0x0b, 7, 0x10, %[sc], %[scales], %[ss]\n"
@@ -202,8 +202,8 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
             "add %[total], %[total], %[m]\n"
             ".insn s 0x2b, 2, %[sc], 4(%[score])\n"
             ".option pop"
-            : [score] "+r"(score), [scales] "+r"(scales), [ex] "+r"(exponent), [total] "+r"(total),
-              [emax] "+r"(e_max), [d] "=&r"(delta), [sc] "=&r"(scale), [m] "=&r"(m), [p] "=&r"(p), [e] "=&r"(e)
+            : [score] "+&r"(score), [scales] "+&r"(scales), [ex] "+&r"(exponent), [total] "+&r"(total),
+              [emax] "+&r"(e_max), [d] "=&r"(delta), [sc] "=&r"(scale), [m] "=&r"(m), [p] "=&r"(p), [e] "=&r"(e)
             : [n] "r"(count), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
               [c3] "r"(2557), [ss] "r"(SC_K_STRIDE)
             : "memory");
@@ -234,7 +234,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     int32_t shift, a, t;
     /* clang-format off */
     __asm__ volatile(
-        ".option push\n.option norvc\n"
+        ".balign 4\n.option push\n.option norvc\n"
         SC_LOOP("%[n]", 10)
         ".insn i 0x0b, 0, %[s], 1(%[ex])\n"
         ".insn i 0x0b, 2, %[a], 4(%[w])\n"
@@ -247,7 +247,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
         ".insn s 0x2b, 0, %[t], 1(%[high])\n"
         ".insn s 0x2b, 0, %[a], 1(%[low])\n"
         ".option pop"
-        : [ex] "+r"(exponent), [w] "+r"(weight), [high] "+r"(high), [low] "+r"(low), [s] "=&r"(shift), [a] "=&r"(a),
+        : [ex] "+&r"(exponent), [w] "+&r"(weight), [high] "+&r"(high), [low] "+&r"(low), [s] "=&r"(shift), [a] "=&r"(a),
           [t] "=&r"(t)
         : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
         : "memory");
@@ -276,7 +276,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
 #if SC_XPULP
         int32_t v0, v1, a, b;
         /* clang-format off */
-        __asm__ volatile(".option push\n.option norvc\n" SC_LOOP("%[n]", 9)
+        __asm__ volatile(".balign 4\n.option push\n.option norvc\n" SC_LOOP("%[n]", 9)
                          SC_LW_POST("%[a]", "%[high]")
                          "lw %[v0], 0(%[row])\n"
                          "lw %[v1], 4(%[row])\n"
@@ -285,8 +285,8 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
                          "add %[row], %[row], %[rs]\n"
                          SC_SDOTU("%[l0]", "%[b]", "%[v0]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
                          ".option pop"
-                         : [row] "+r"(row), [high] "+r"(high), [low] "+r"(low), [h0] "+r"(h0), [h1] "+r"(h1),
-                           [l0] "+r"(l0), [l1] "+r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
+                         : [row] "+&r"(row), [high] "+&r"(high), [low] "+&r"(low), [h0] "+&r"(h0), [h1] "+&r"(h1),
+                           [l0] "+&r"(l0), [l1] "+&r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
                          : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [rs] "r"(SC_V_BLOCK)
                          : "memory");
 /* clang-format on */

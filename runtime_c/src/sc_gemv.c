@@ -20,7 +20,7 @@ static inline int32_t load32(const void *p) {
 #if SC_XPULP
 
 /* clang-format off */
-#define DOT_OUT(r) [a##r] "+r"(a##r),
+#define DOT_OUT(r) [a##r] "+&r"(a##r),
 #define W8_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_LW_POST("%[t1]", "%[w]")
 #define W8_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_LW_POST("%[t0]", "%[w]")
 
@@ -28,13 +28,13 @@ static inline int32_t load32(const void *p) {
 #define DOT_W8(words)                                                                           \
     {                                                                                           \
         int32_t x0, t0, t1;                                                                     \
-        __asm__ volatile(".option push\n.option norvc\n" SC_LOOP("%[n]", 17)                    \
+        __asm__ volatile(".balign 4\n.option push\n.option norvc\n" SC_LOOP("%[n]", 17)                    \
                          SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[t0]", "%[w]")                \
                          SC_LW_POST("%[t1]", "%[w]")                                            \
                          W8_EVEN(0) W8_ODD(1) W8_EVEN(2) W8_ODD(3) W8_EVEN(4) W8_ODD(5)         \
                          SC_SDOT("%[a6]", "%[x0]", "%[t0]") SC_SDOT("%[a7]", "%[x0]", "%[t1]")  \
                          ".option pop"                                                          \
-                         : ROWS(DOT_OUT) [w] "+r"(w), [x] "+r"(xq), [x0] "=&r"(x0),             \
+                         : ROWS(DOT_OUT) [w] "+&r"(w), [x] "+&r"(xq), [x0] "=&r"(x0),             \
                            [t0] "=&r"(t0), [t1] "=&r"(t1)                                       \
                          : [n] "r"(words)                                                       \
                          : "memory");                                                           \
@@ -50,13 +50,13 @@ static inline int32_t load32(const void *p) {
 #define DOT_W4(words)                                                                           \
     {                                                                                           \
         int32_t x0, x1, t0, t1, lo;                                                             \
-        __asm__ volatile(".option push\n.option norvc\n" SC_LOOP("%[n]", 50)                    \
+        __asm__ volatile(".balign 4\n.option push\n.option norvc\n" SC_LOOP("%[n]", 50)                    \
                          SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[x0]", "%[x]")                \
                          SC_LW_POST("%[x1]", "%[x]")                                            \
                          W4_EVEN(0) W4_ODD(1) W4_EVEN(2) W4_ODD(3) W4_EVEN(4) W4_ODD(5)         \
                          W4_EVEN(6) W4_ROW("%[a7]", "%[t1]")                                    \
                          ".option pop"                                                          \
-                         : ROWS(DOT_OUT) [w] "+r"(w), [x] "+r"(xq), [x0] "=&r"(x0),             \
+                         : ROWS(DOT_OUT) [w] "+&r"(w), [x] "+&r"(xq), [x0] "=&r"(x0),             \
                            [x1] "=&r"(x1), [t0] "=&r"(t0), [t1] "=&r"(t1), [lo] "=&r"(lo)       \
                          : [n] "r"((words) >> 1), [m] "r"(0xF0F0F0F0u)                          \
                          : "memory");                                                           \
@@ -110,7 +110,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 #if SC_XPULP
     int32_t scale, acc;
     /* clang-format off */
-    __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 5, x0, x14, 8\n" /* 7 instructions, 8 times */
+    __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 5, x0, x14, 8\n" /* 7 instructions, 8 times */
                      ".insn i 0x0b, 5, %[s], 2(%[r])\n"
                      "lw %[a], 0(%[y])\n"
                      "mul %[s], %[s], %[m]\n"
@@ -118,7 +118,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
                      "add %[a], %[a], %[half]\n"
                      "sra %[a], %[a], %[right]\n"
                      ".insn s 0x2b, 2, %[a], 4(%[y])\n.option pop"
-                     : [r] "+r"(r), [y] "+r"(y), [s] "=&r"(scale), [a] "=&r"(acc)
+                     : [r] "+&r"(r), [y] "+&r"(y), [s] "=&r"(scale), [a] "=&r"(acc)
                      : [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
                      : "memory");
 /* clang-format on */

@@ -21,7 +21,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
 #if SC_XPULP
     int32_t s, square;
     /* clang-format off */
-    __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+    __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
                      ".insn i 0x0b, 2, %[s], 4(%[v])\n"
                      "sra %[s], %[s], %[shift]\n"
                      "mul %[q], %[s], %[s]\n"
@@ -30,7 +30,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
                      "sltu %[q], %[l], %[q]\n"
                      "add %[h], %[h], %[s]\n"
                      "add %[h], %[h], %[q]\n.option pop"
-                     : [v] "+r"(v), [l] "+r"(*low), [h] "+r"(*high), [s] "=&r"(s), [q] "=&r"(square)
+                     : [v] "+&r"(v), [l] "+&r"(*low), [h] "+&r"(*high), [s] "=&r"(s), [q] "=&r"(square)
                      : [n] "r"(n), [shift] "r"(shift)
                      : "memory");
 /* clang-format on */
@@ -73,13 +73,13 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
 #if SC_XPULP
         int32_t v;
         /* clang-format off */
-        __asm__ volatile(".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*5\n"
+        __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*5\n"
                          ".insn i 0x0b, 2, %[v], 4(%[src])\n"
                          SC_ROUND("%[v]", "%[e]")
                          "mul %[v], %[v], %[r]\n"
                          SC_ROUND_IMM("%[v]", "%[v]", "23")
                          ".insn s 0x2b, 0, %[v], 1(%[dst])\n.option pop"
-                         : [src] "+r"(src), [dst] "+r"(dst), [v] "=&r"(v)
+                         : [src] "+&r"(src), [dst] "+&r"(dst), [v] "=&r"(v)
                          : [n] "r"(n), [e] "r"(exponent), [r] "r"(reciprocal)
                          : "memory");
 /* clang-format on */

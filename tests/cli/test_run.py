@@ -41,9 +41,9 @@ def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> Non
     assert (run["target"], run["model"], run["prompt_tokens"]) == ("host", "tiny", [1, 5, 9])
     assert len(run["new_tokens"]) == 6
     assert run["cycles"] is None
-    # 8 positions x 2 layers x 20 values, 6 times 107 logits, 6 tokens
+    # 8 positions x 2 layers x 20 values, 6 times 107 logits, 6 tokens and their text
     assert run["verdict"] == {
-        "compared": 8 * 2 * 20 + 6 * 107 + 6, "mismatched": 0, "first_difference": None,
+        "compared": 8 * 2 * 20 + 6 * 107 + 6 + 6, "mismatched": 0, "first_difference": None,
     }  # fmt: skip
     assert isinstance(run["text"], str)
 

@@ -271,3 +271,39 @@ def test_progress_names_every_layer(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     lower(make(tmp_path, layers=3), QuantOptions(), 16, lambda *step: seen.append(step))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Path) -> None:
+    """Rows whose quantised norm is nearly twice their own, met by an input along them."""
+    k = 1024
+    row = np.full(k, 0.51, np.float32)
+    row[:2] = 7.5, -7.5
+    row *= 0.769 * 0.02
+    path = tmp_path / "long-rows"
+    weights = np.tile(row, (8, 1))
+    write_tiny_llama(
+        path, hidden=k, intermediate=8, layers=1, heads=2, head_dim=4, vocab=107,
+        overrides={
+            "model.layers.0.mlp.gate_proj.weight": weights,
+            "model.layers.0.mlp.up_proj.weight": weights,
+            "model.layers.0.post_attention_layernorm.weight": np.ones(k, np.float32),
+            "model.embed_tokens.weight": np.tile(row, (107, 1)),
+        },
+    )  # fmt: skip
+    g = lower(load_hf(path), QuantOptions(bits=4, asymmetric=True), 8)
+    assert Interpreter(g).forward([1, 2, 3], all_logits=True).shape == (3, 107)
+
+
+@pytest.mark.parametrize("name", ["mlp.gate_proj", "mlp.up_proj", "both", "norm"])
+def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> None:
+    """Pruned layers are models too."""
+    zero = np.zeros((24, 16), np.float32)
+    at = "model.layers.1."
+    overrides: dict[str, np.ndarray] = {
+        "both": {f"{at}mlp.gate_proj.weight": zero, f"{at}mlp.up_proj.weight": zero},
+        "norm": {f"{at}post_attention_layernorm.weight": np.zeros(16, np.float32)},
+    }.get(name, {f"{at}{name}.weight": zero})
+    path = tmp_path / "zero"
+    write_tiny_llama(path, overrides=overrides)
+    g = lower(load_hf(path), QuantOptions(), 16)
+    assert Interpreter(g).forward([1, 2, 3]).shape == (1, 107)

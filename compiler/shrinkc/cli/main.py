@@ -201,6 +201,11 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(_usage(error), debug)
     except (click.Abort, KeyboardInterrupt):
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code >= 128:  # from _terminate
+            print("shrinkc: terminated; nothing was left half-written.", file=sys.stderr)
+            return stop.code
+        raise
     except BrokenPipeError:
         # whoever read our output has enough; without this the interpreter complains at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -151,12 +151,12 @@ def run(
         with console.stage("checking against the interpreter"):
             graph = load(directory / artifact.IR)
             want = reference(graph, asked)
-            verdict = compare(record, want, graph)
+            verdict = compare(record, want, graph, tokenizer.decode_table())
         if verdict.first_difference is not None:
             with console.stage("looking for the first difference"):
                 closer = _look_closer(device, asked, want, graph, verdict.first_difference)
             verdict = replace(verdict, first_difference=closer)
-    text = tokenizer.decode([*asked.prompt, *record.tokens])
+    text = _device_text(tokenizer, asked.prompt, record)
     result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
     for line in result.lines():
         console.note(line)
@@ -288,6 +288,15 @@ def device_request(
             f"allowed: 1 to {room}; or compile with a longer --context.",
         )
     return Request(prompt, tokens, request.sampling, request.ignore_eos)
+
+
+def _device_text(tokenizer: Tokenizer, prompt: tuple[int, ...], record: Record) -> str:
+    """The prompt and what the device's own decode table made of the new tokens."""
+    table = tokenizer.decode_table()
+    data = b"".join([*(table[t] for t in prompt), *record.pieces])
+    if tokenizer.strip_leading_space and data.startswith(b" "):
+        data = data[1:]
+    return data.decode("utf-8", errors="replace")
 
 
 def _check_ending(output: RunOutput, record: Record, machine: Machine) -> None:

@@ -31,6 +31,8 @@ from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.quantize.rope import rope_tables
 from shrinkc.quantize.weights import check_groups, quantize_matrix
 
+ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
+GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 # The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
 # 2**12.7 (examples/bench/fidelity.py), which leaves it two bits.
@@ -91,6 +93,12 @@ class _Lowering:
         self.model, self.options, self.config = model, options, model.config
         c = self.config
         cos, sin = rope_tables(c, context)
+        if c.vocab_size > ROWS_MAX or max(c.hidden_size, c.intermediate_size) > INPUTS_MAX:
+            raise QuantizeError(
+                f"vocabulary {c.vocab_size}, hidden {c.hidden_size} and intermediate "
+                f"{c.intermediate_size} exceed the tables of the generated program.",
+                f"allowed: {ROWS_MAX} rows and {INPUTS_MAX} inputs per matrix.",
+            )
         check_groups(
             {
                 "qkv and gate_up": c.hidden_size,
@@ -251,16 +259,17 @@ class _Lowering:
         ffn = c.intermediate_size
         gu_side = side(f.mlp_norm, gate_proj=slice(0, ffn), up_proj=slice(ffn, 2 * ffn))
         gate_up = np.concatenate([gate, up])
+        gu_frac = min(frac_for(self._bound(gate_up, gu_side)), GATE_FRAC_MAX)
         w = self.matrix(
-            f"{name}.gate_up", gate_up, norm_kappa(k), frac_for(self._bound(gate_up, gu_side)), gu_side,
-            norm_exponent_max(k),
-        )  # fmt: skip
+            f"{name}.gate_up", gate_up, norm_kappa(k), gu_frac, gu_side, norm_exponent_max(k)
+        )
         gu_frac = w.frac
         q = self.norm(x, index, f"{name}.mlp_in", w, None)
         y = self.linear(q, index, f"{name}.gate_up", w)
-        # Cauchy-Schwarz bounds gate and up together; their product is far smaller in practice,
-        # so the product's fixed point may use what the bound of each leaves.
-        h_frac = frac_for(self._bound(gate, gu_side) * self._bound(up, gu_side))
+        # Cauchy-Schwarz bounds gate and up, from the rows as they were quantised: rounding may
+        # lengthen a row, and the product of both has no saturation on the device.
+        rows = w.dequantized()
+        h_frac = frac_for(self._bound(rows[:ffn], gu_side) * self._bound(rows[ffn:], gu_side))
         h_frac = min(h_frac, 2 * gu_frac - 2 - 1)
         y = self.emit(
             SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),

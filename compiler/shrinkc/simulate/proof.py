@@ -140,8 +140,10 @@ def reference(graph: Graph, request: Request) -> Record:
     return r
 
 
-def compare(got: Record, want: Record, graph: Graph) -> Verdict:
-    """Tokens, logits and every layer's hash; order of the report: step, layers, logits, token."""
+def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None = None) -> Verdict:
+    """Tokens, logits and every layer's hash; with ``pieces``, the tokenizer's decode table, also
+    the bytes that the device's own table gave.  Order of the report: step, layers, logits, token,
+    text."""
     compared = mismatched = 0
     first: tuple[tuple[int, int], Difference] | None = None
 
@@ -188,6 +190,15 @@ def compare(got: Record, want: Record, graph: Graph) -> Verdict:
                 (steps[i], graph.num_layers + 1),
                 Difference(steps[i], None, "token", 0, shown_token, token),
             )
+        if pieces is not None:
+            compared += 1
+            shown = got.pieces[i].hex() if i < len(got.pieces) else "missing"
+            if shown != pieces[token].hex():
+                mismatched += 1
+                note(
+                    (steps[i], graph.num_layers + 2),
+                    Difference(steps[i], None, "text", 0, shown, pieces[token].hex()),
+                )
     extra = len(got.tokens) - len(want.tokens)
     if extra > 0 or not got.complete:
         mismatched += max(extra, 1)
