@@ -35,13 +35,13 @@ FROM build AS with-gvsoc
 COPY --from=deeploy /app/install/gvsoc /app/install/gvsoc
 # what its launcher, a Python script, imports for target siracusa
 RUN pip install --no-cache-dir prettytable pyelftools rich
-COPY examples /work/examples
-WORKDIR /work
+COPY examples /shrinkc/examples
+WORKDIR /shrinkc
 ENTRYPOINT ["shrinkc"]
 
 # The default: nothing of the test tools, but only built when the tests passed.
 FROM build
 COPY --from=tested /src/pyproject.toml /opt/shrinkc/tested
-COPY examples /work/examples
-WORKDIR /work
+COPY examples /shrinkc/examples
+WORKDIR /shrinkc
 ENTRYPOINT ["shrinkc"]

@@ -121,10 +121,14 @@ def _move_into_place(partial: Path, out: Path, aside: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
-    out.rename(aside)
     try:
+        # inside the try: an interrupt between the two renames must bring the old one back too
+        out.rename(aside)
         partial.rename(out)
     except BaseException:
-        aside.rename(out)
+        if aside.exists() and not out.exists():
+            aside.rename(out)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
