@@ -38,7 +38,6 @@ static inline int32_t sc_mulh(int32_t a, int32_t b) {
 
 /* v / 2^s rounded half up, 1 <= s <= 31; never overflows */
 static inline int32_t sc_rshift(int32_t v, int s) { return (v >> s) + ((v >> (s - 1)) & 1); }
-static inline uint32_t sc_rshift_u(uint32_t v, int s) { return (v >> s) + ((v >> (s - 1)) & 1); }
 
 /* v * 2^-s for any sign of s, |s| <= 31: left shifts must not overflow (callers normalise) */
 static inline int32_t sc_shift(int32_t v, int s) {

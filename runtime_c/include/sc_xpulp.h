@@ -8,10 +8,6 @@
 
 #include <stdint.h>
 
-/* The compiler must take this pointer for new from here on. */
-/* clang-format off */
-#define SC_OPAQUE(ptr) __asm__("" : "+r"(ptr))
-
 #if SC_XPULP
 /* clang-format off */
 
@@ -45,14 +41,6 @@ static inline uint32_t sc_low16(uint32_t a) {
     __asm__(".insn r 0x33, 5, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
     return d;
 }
-
-/* The word at ptr (any const pointer variable), which moves on by a constant of bytes. */
-#define SC_LOAD_NEXT(ptr, bytes)                                                                             \
-    ({                                                                                                       \
-        int32_t d_;                                                                                          \
-        __asm__ volatile(".insn i 0x0b, 2, %0, %2(%1)" : "=&r"(d_), "+r"(ptr) : "i"(bytes) : "memory");      \
-        d_;                                                                                                  \
-    })
 
 /* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
 static inline int sc_bits(uint32_t v) {
@@ -116,13 +104,6 @@ static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
 static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
-#define SC_LOAD_NEXT(ptr, bytes)                                                                             \
-    ({                                                                                                       \
-        int32_t d_;                                                                                          \
-        __builtin_memcpy(&d_, ptr, 4);                                                                       \
-        ptr += (bytes);                                                                                      \
-        d_;                                                                                                  \
-    })
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
 
 #endif
