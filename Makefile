@@ -61,7 +61,7 @@ $(VENV)/base: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,compress]'
 	@touch $@ $(VENV)/base
 
 setup: packages $(VENV)/dev

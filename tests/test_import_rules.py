@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "build": {"core"},
     "simulate": {"build", "core", "ir", "numerics"},
     "report": {"memory"},
+    "checkpoints": {"core", "importer"},
     "evaluate": {"core", "importer", "ir"},
     "compress": {"core", "importer"},
     "cli": {
@@ -38,9 +39,10 @@ ROOMS: dict[str, set[str]] = {
 ONLY_FILE = {("simulate", "ir"): "proof.py", ("simulate", "numerics"): "proof.py"}
 
 HEAVY = {
-    "accelerate", "datasets", "gptqmodel", "lm_eval", "optuna", "peft", "torch", "transformers",
+    "accelerate", "datasets", "gguf", "gptqmodel", "lm_eval", "matplotlib", "optuna", "peft", "torch",
+    "transformers",
 }  # fmt: skip
-HEAVY_ROOMS = {"compress", "evaluate"}
+HEAVY_ROOMS = {"checkpoints", "compress", "evaluate"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -47,7 +47,7 @@ def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
     order = np.arange(w.n) if order is None else order
     q = _rows(w.q, order)
     blocks = len(q) // ROW_BLOCK
-    parts = [_rows(w.r, order).astype("<u2").view(np.uint8).reshape(blocks, -1)]
+    parts: list[np.ndarray] = [_rows(w.r, order).astype("<u2").view(np.uint8).reshape(blocks, -1)]
     d = None if w.d is None else _rows(w.d, order)
     z = None if w.z is None else _rows(w.z, order)
     for g in range(w.nseg):

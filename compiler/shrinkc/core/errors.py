@@ -72,6 +72,20 @@ class BadTokenizer(ShrinkcError):
     title = "bad tokenizer"
 
 
+class BadRecipe(ShrinkcError):
+    """A compression recipe has an unknown key, a value outside its range, or is not TOML."""
+
+    exit_code = 16
+    title = "bad recipe"
+
+
+class BadData(ShrinkcError):
+    """Calibration, training or evaluation data is too short, duplicated, or not in its format."""
+
+    exit_code = 17
+    title = "bad data"
+
+
 class QuantizeError(ShrinkcError):
     """The requested widths or groups are not possible for this model."""
 
@@ -84,6 +98,13 @@ class IllegalIR(ShrinkcError):
 
     exit_code = 21
     title = "illegal IR"
+
+
+class BudgetUnreachable(ShrinkcError):
+    """No choice of layers, widths and bit-widths meets the budget; says the smallest that exists."""
+
+    exit_code = 22
+    title = "budget out of reach"
 
 
 class DoesNotFit(ShrinkcError):
@@ -128,6 +149,20 @@ class RunFailed(ShrinkcError):
     title = "run failed"
 
 
+class ExtraMissing(ShrinkcError):
+    """Compression needs libraries that the base installation leaves out."""
+
+    exit_code = 53
+    title = "libraries missing"
+
+
+class StageFailed(ShrinkcError):
+    """A compression stage ended with an error of a library; its log is named."""
+
+    exit_code = 54
+    title = "stage failed"
+
+
 class Mismatch(ShrinkcError):
     """The target's integers differ from the interpreter's, or nothing was compared."""
 
@@ -140,6 +175,20 @@ class BadArtifact(ShrinkcError):
 
     exit_code = 61
     title = "bad artifact"
+
+
+class BadStep(ShrinkcError):
+    """A step directory of a compression run is incomplete, damaged or of another version."""
+
+    exit_code = 62
+    title = "bad step"
+
+
+class RunChanged(ShrinkcError):
+    """A compression run cannot go on: its inputs differ from those it was started with."""
+
+    exit_code = 63
+    title = "run changed"
 
 
 class Interrupted(ShrinkcError):

@@ -67,13 +67,13 @@ def _attention(
     sin: NDArray[np.floating],
 ) -> NDArray[np.floating]:
     length, heads, kv_heads, dim = len(h), config.num_heads, config.num_kv_heads, config.head_dim
-    q = _linear(layer, "q_proj", layer.wq, h).reshape(length, heads, dim)
-    k = _linear(layer, "k_proj", layer.wk, h).reshape(length, kv_heads, dim)
+    q: NDArray[np.floating] = _linear(layer, "q_proj", layer.wq, h).reshape(length, heads, dim)
+    k: NDArray[np.floating] = _linear(layer, "k_proj", layer.wk, h).reshape(length, kv_heads, dim)
     v = _linear(layer, "v_proj", layer.wv, h).reshape(length, kv_heads, dim)
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     # query head j reads key/value head j // (heads / kv_heads)
     k, v = (np.repeat(part, heads // kv_heads, axis=1) for part in (k, v))
-    scores = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) / np.asarray(dim, h.dtype) ** 0.5
+    scores: NDArray[np.floating] = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) / np.asarray(dim, h.dtype) ** 0.5
     future = np.triu(np.ones((length, length), dtype=bool), k=1)
     scores[:, future] = -np.inf
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))

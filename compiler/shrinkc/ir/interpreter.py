@@ -105,7 +105,7 @@ class Interpreter:
         if len(ids) and not (0 <= ids.min() and ids.max() < g.vocab):
             raise ValueError(f"token ids must be in 0..{g.vocab - 1}")
         values: dict[str, object] = {"token": ids}
-        result = np.zeros((0, g.vocab), I64)
+        result: np.ndarray = np.zeros((0, g.vocab), I64)
         for op in g.ops:
             if isinstance(op, Sample):
                 continue
@@ -113,8 +113,7 @@ class Interpreter:
                 if not logits:
                     break
                 if isinstance(op, NormQuant) and not all_logits:
-                    last = np.asarray(values[op.inputs[0]])[-1:]
-                    values[op.inputs[0]] = last
+                    values[op.inputs[0]] = np.asarray(values[op.inputs[0]])[-1:]
             args = [values[i] for i in op.inputs]
             out = self._run(op, args)
             values[op.out] = out

@@ -136,7 +136,7 @@ def hash_words(values: np.ndarray) -> int:
     The multiplier is odd, so a difference in any single word always changes the hash.
     """
     words = np.asarray(values, I64).reshape(-1) & 0xFFFFFFFF
-    power = np.ones(len(words), np.uint64)
+    power: np.ndarray = np.ones(len(words), np.uint64)
     if len(words) > 1:
         power[1:] = np.uint64(HASH_MULTIPLIER)
         # uint64 products of 32-bit factors are exact modulo 2**64, hence modulo 2**32
