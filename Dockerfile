@@ -25,7 +25,7 @@ COPY toolchain toolchain
 RUN pip install --no-cache-dir .
 
 FROM build AS tested
-RUN pip install --no-cache-dir '.[dev]'
+RUN pip install --no-cache-dir '.[dev,compress]'
 COPY . .
 RUN python -m pytest -m "not gvsoc"
 

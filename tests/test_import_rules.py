@@ -27,11 +27,11 @@ ROOMS: dict[str, set[str]] = {
     "simulate": {"build", "core", "ir", "numerics"},
     "report": {"memory"},
     "checkpoints": {"core", "importer"},
-    "evaluate": {"core", "importer", "ir"},
-    "compress": {"core", "importer"},
+    "evaluate": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
+    "compress": {"checkpoints", "core", "evaluate", "importer", "targets"},
     "cli": {
-        "build", "codegen", "core", "evaluate", "importer", "ir", "memory", "quantize", "report",
-        "schedule", "simulate", "targets",
+        "build", "checkpoints", "codegen", "compress", "core", "evaluate", "importer", "ir",
+        "memory", "quantize", "report", "schedule", "simulate", "targets",
     },
 }  # fmt: skip
 

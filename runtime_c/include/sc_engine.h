@@ -15,7 +15,7 @@ typedef struct {
     uint32_t position; /* of the chunk's first token */
     uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
     uint32_t ids[SC_CHUNK];
-    uint32_t want_logits; /* of the chunk's last token */
+    uint32_t want_logits; /* of the chunk's last token; of all with SC_TRACE_LOGITS */
     uint32_t trace;       /* enum sc_trace flags */
     uint32_t dump_position, dump_layer;
     uint32_t untimed; /* time spent on proofs, to be taken off the step's */
@@ -26,6 +26,10 @@ extern sc_step sc_now;
 #define sc_logits SC_BUFFER(int32_t *, SC_AT_LOGITS)
 #else
 extern int32_t sc_logits[SC_VOCAB];
+#endif
+
+#if SC_ALL_LOGITS
+extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
 void sc_forward(void *unused, int core); /* for sc_run_workers */

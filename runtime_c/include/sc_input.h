@@ -22,7 +22,10 @@ enum sc_trace {
     SC_TRACE_TEXT = 0,  /* print the text and nothing else */
     SC_TRACE_PROOF = 1, /* protocol lines: tokens, logits, a hash of every layer's output */
     SC_TRACE_DUMP = 2,  /* and every op of one layer at one position */
-    SC_TRACE_TIME = 4   /* protocol lines for tokens and time only: nothing else is measured or hashed */
+    SC_TRACE_TIME = 4,  /* protocol lines for tokens and time only: nothing else is measured or hashed */
+    /* only where a target has SC_ALL_LOGITS: the int32 logits of every prompt position, raw, and nothing
+     * else; no new tokens.  Further blocks of input, all of full length, may follow for further runs. */
+    SC_TRACE_LOGITS = 8
 };
 
 #endif

@@ -28,15 +28,17 @@ typedef struct {
 /* The last core that has work in everything: tasks of one core go to it. */
 #define SC_LAST_CORE(cores) ((cores) - 1)
 
-/* First half of quantisation, this core's blocks: block_max[blocks] and parts[core] of |x|; with
- * norm != 0 the sum of squares too.  With gain (Q15) the maxima are those of
- * y = x * gain >> 15, which is written to y (otherwise unused). */
-void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm,
+/* First half of quantisation, this core's blocks: block_max[blocks] and parts[core] of |x|.  Place j
+ * is made from input perm[j], or j without perm.  With gain (Q15, in the order of places) it is
+ * RMSNorm: the sum of squares too, and the maxima are those of y = x * gain >> 15, which is written
+ * to y (otherwise unused). */
+void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, const uint16_t *perm,
                  int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores);
 /* Second half, after a barrier: int8 values and segment scales; the last core also sets mantissa
- * and exponent.  norm != 0: those of RMSNorm with epsilon eps, else those of the vector itself. */
-void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max, const sc_part *parts,
-                     int norm, uint64_t eps, sc_qvec *out, int core, int cores);
+ * and exponent.  norm != 0: y is what the scan wrote, and they are those of RMSNorm with epsilon eps;
+ * else y is the scan's x, with the same perm, and they are those of the vector itself. */
+void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const uint32_t *block_max,
+                     const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "model.h"
+
 #define SC_ROWS 8 /* rows of a block */
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
@@ -12,7 +14,8 @@ enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4 };
 #define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
- * last_elems.  A segment occupies whole words (4 inputs; two words at a time for 4-bit weights). */
+ * last_elems.  A segment occupies whole words (4 inputs; two words at a time for 4-bit weights and
+ * for the first half of a side path next to them). */
 typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
     uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
@@ -22,7 +25,8 @@ typedef struct {
 
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
  *   uint16 r[8]
- *   per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights
+ *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights
+ * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop).
  * 8-bit weights: per 4 inputs, 8 rows x 4 bytes.  4-bit: per 8 inputs, 8 rows x 4 bytes, byte j
  * of a row holding input j in its low nibble and input 4 + j in its high one, both signed.
  * A side path's b matrix (8 bit, not grouped) follows each block's weights in the same form. */
@@ -35,6 +39,7 @@ typedef struct sc_matrix {
     sc_cut in;                 /* the activations it reads */
     uint8_t level;             /* enum sc_level */
     uint8_t format;            /* enum sc_format */
+    uint8_t drop;              /* grouped: bits a segment's sum loses, 4 included for 4-bit weights */
     int16_t shift;             /* requantize shift before the token's exponent */
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
@@ -48,6 +53,9 @@ typedef struct {
     int16_t score_exponent;
     int16_t gate_shift; /* gate to Q16 */
     int16_t silu_shift; /* product to the fixed point of h */
+#if SC_PERMS
+    const uint16_t *perm[SC_SLOTS]; /* place j of a matrix's input is made from input perm[j]; or NULL */
+#endif
 } sc_layer;
 
 /* All matrices in the order a pass reads them, the head last; the first half of a side path, a,
@@ -55,7 +63,10 @@ typedef struct {
 extern const sc_matrix sc_matrices[];
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;
-extern const int16_t sc_final_gain[];
+extern const int16_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN]; /* Q15: attn, mlp of each layer, final */
+#if SC_PERMS
+extern const uint16_t *const sc_head_perm;
+#endif
 extern const int16_t sc_rope[];          /* [context][head_dim / 2][cos, sin] Q15 */
 extern const uint32_t sc_piece_offset[]; /* [vocab + 1] into sc_piece_bytes */
 extern const unsigned char sc_piece_bytes[];

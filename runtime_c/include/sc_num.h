@@ -63,10 +63,8 @@ static inline void sc_shift_words(const int32_t *x, int32_t *y, uint32_t n, int 
     for (; n; n--) *y++ = sc_shift(*x++, s);
 }
 
-/* v * gain / 2^15 rounded down and saturated */
-static __attribute__((noinline, unused)) int32_t sc_scale_q15(int32_t v, int16_t gain) {
-    return sc_sat64(((int64_t)v * gain) >> 15);
-}
+/* v * gain / 2^15 rounded down, |gain| <= 32767 */
+static inline int32_t sc_scale_q15(int32_t v, int16_t gain) { return (int32_t)(((int64_t)v * gain) >> 15); }
 
 /* v * 2^s saturated, 0 <= s <= 31; rare, so kept out of the hot code */
 static __attribute__((noinline, cold, unused)) int32_t sc_lshift_sat(int32_t v, int s) {

@@ -5,6 +5,9 @@
  * inside sc_run_workers().
  *
  *   SC_CORES      number of workers (compile-time; 8 on Siracusa, 1 elsewhere unless overridden)
+ *   SC_ALL_LOGITS 1 where memory is of no concern: the program can give the logits of whole texts
+ *   SC_SIMD       1 where the compiler's vector types are real instructions
+ *   SC_CLONES     attribute of the function that the vectors are for
  *   SC_XPULP      1 where the Xpulp instructions may be used
  *   SC_L1 SC_L2   section attributes for zero-initialised buffers in that memory
  *   SC_L1_DATA    section attribute for initialised data in L1
@@ -17,6 +20,16 @@
 #include <stdint.h>
 
 #include "sc_target.h" /* of the platform directory on the include path */
+
+#ifndef SC_ALL_LOGITS
+#define SC_ALL_LOGITS 0
+#endif
+#ifndef SC_SIMD
+#define SC_SIMD 0
+#endif
+#ifndef SC_CLONES
+#define SC_CLONES
+#endif
 
 /* ---- program ---- */
 int sc_main(void); /* the engine's entry; returns the exit code */

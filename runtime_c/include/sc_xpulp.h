@@ -26,6 +26,8 @@
 #define sc_sdot4(d, a, b) SC_R3(0x57, 1, 0x5C, d, a, b)  /* signed x signed bytes */
 #define sc_sdotu4(d, a, b) SC_R3(0x57, 1, 0x54, d, a, b) /* a unsigned, b signed */
 #define sc_mac(d, a, b) SC_R3(0x33, 0, 0x21, d, a, b)
+/* (v + 2^(s - 1)) >> s, 1 <= s <= 31 */
+#define sc_round(v, s) SC_R3(0x5b, 6, 0x20, v, 0, s)
 #define sc_max(a, b) SC_R2(0x33, 6, 0x02, a, b)
 #define sc_min(a, b) SC_R2(0x33, 4, 0x02, a, b)
 
@@ -101,7 +103,11 @@ static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
     __builtin_memcpy(y, &b, 4);
     return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
 }
-static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) { return d + a * b; }
+/* modulo 2^32: a sum that fits in the end may not fit on the way */
+static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
+    return (int32_t)((uint32_t)d + (uint32_t)a * (uint32_t)b);
+}
+static inline int32_t sc_round(int32_t v, int32_t s) { return (v + (1 << (s - 1))) >> s; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }

@@ -8,6 +8,9 @@ SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #if !SC_LOGITS_IN_L1
 SC_L2 int32_t sc_logits[SC_VOCAB];
 #endif
+#if SC_ALL_LOGITS
+int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
+#endif
 
 #if SC_KV_IN_L1
 #define k_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_K_BLOCK], SC_AT_K_CACHE)
@@ -29,6 +32,13 @@ _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
 #define SC_PHASE SC_HOT
+
+/* A permutation of inputs, in models that have any. */
+#if SC_PERMS
+#define SC_PERM(p) (p)
+#else
+#define SC_PERM(p) ((const uint16_t *)0)
+#endif
 
 SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
@@ -53,19 +63,20 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1. */
-SC_PHASE static void quantize(const sc_matrix *m, int32_t *src, uint32_t stride, int norm,
-                              const int16_t *gain, uint32_t first, sc_qvec *out, int core) {
+/* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1; with gain through
+ * RMSNorm. */
+SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int16_t *gain,
+                              const uint16_t *perm, uint32_t first, sc_qvec *out, int core) {
     const sc_cut *cut = &m->in;
     sc_barrier();
     for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_scan(cut, src + t * stride, y[t], gain, norm, SC_NORM_SHIFT, block_max[t], parts[t], core,
+        sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
                     SC_CORES);
     sc_barrier();
     if (gain) src = y[0], stride = SC_Y_WORDS;
     for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_quantize(cut, src + t * stride, block_max[t], parts[t], norm, SC_NORM_EPS, &out[t], core,
-                        SC_CORES);
+        sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t], gain != 0, SC_NORM_EPS, &out[t],
+                        core, SC_CORES);
 #if SC_XSUMS
     if (m->format & SC_FMT_ASYM) {
         sc_barrier();
@@ -208,7 +219,9 @@ SC_PHASE static void matrix_step(uint32_t index, enum sc_slot slot, int core) {
     const sc_matrix *m = layer->m[slot];
     const int norm = slot == SC_QKV || slot == SC_GU;
     sc_output out = {SC_ADD, x[0], SC_HIDDEN, layer->gate_shift, layer->silu_shift};
-    quantize(m, norm ? x[0] : y[0], norm ? SC_HIDDEN : SC_Y_WORDS, norm, 0, 0, xv, core);
+    const int16_t *gain = norm ? sc_gains[2 * index + (slot == SC_GU)] : 0;
+    quantize(m, norm ? x[0] : y[0], norm ? SC_HIDDEN : SC_Y_WORDS, gain, SC_PERM(layer->perm[slot]), 0, xv,
+             core);
     dump(SC_DUMP_QKV_IN + 2 * slot, index, core);
     if (norm) {
         out.kind = slot == SC_GU ? SC_SILU : SC_STORE;
@@ -234,10 +247,13 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
 
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
-    const uint32_t last = sc_now.tokens - 1;
-    const sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
-    quantize(m, x[0], SC_HIDDEN, 1, SC_FINAL_GAIN ? sc_final_gain : 0, last, xv, core);
-    linear(m, xv + last, 1, &out, core);
+    uint32_t first = sc_now.tokens - 1;
+    sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
+#if SC_ALL_LOGITS
+    if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
+#endif
+    quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xv, core);
+    linear(m, xv + first, sc_now.tokens - first, &out, core);
 }
 
 SC_HOT void sc_forward(void *unused, int core) {

@@ -63,6 +63,49 @@ static inline int32_t load32(const void *p) {
     }
 
 /* clang-format on */
+#elif SC_SIMD
+
+/* The same sums in the compiler's vectors, for hosts: a product is at most 128 * 127, so that two fit
+ * 16 bits; every row has two sums of two products each per word. */
+typedef int8_t v_bytes __attribute__((vector_size(4 * SC_ROWS)));
+typedef int32_t v_words __attribute__((vector_size(4 * SC_ROWS)));
+typedef int16_t v_halves __attribute__((vector_size(8 * SC_ROWS)));
+typedef int32_t v_sums __attribute__((vector_size(8 * SC_ROWS)));
+
+/* *sums += rows of *w times the four bytes of x; pointers, because vectors are no portable arguments */
+static inline __attribute__((always_inline)) void dot_rows(v_sums *sums, const v_words *w, int32_t x) {
+    const v_words spread = *w * 0 + x;
+    const v_halves p =
+        __builtin_convertvector((v_bytes)*w, v_halves) * __builtin_convertvector((v_bytes)spread, v_halves);
+    const v_sums pairs = (v_sums)p;
+    *sums += (pairs << 16 >> 16) + (pairs >> 16);
+}
+
+#define DOT_OUT(r) a##r += sums[2 * r] + sums[2 * r + 1];
+#define DOT_W8(words)                                                                                        \
+    {                                                                                                        \
+        v_sums sums = {0};                                                                                   \
+        v_words rows;                                                                                        \
+        for (uint32_t n_ = (words); n_; n_--, xq += 4, w += 4 * SC_ROWS) {                                   \
+            __builtin_memcpy(&rows, w, sizeof rows);                                                         \
+            dot_rows(&sums, &rows, load32(xq));                                                              \
+        }                                                                                                    \
+        ROWS(DOT_OUT)                                                                                        \
+    }
+#define DOT_W4(words)                                                                                        \
+    {                                                                                                        \
+        v_sums sums = {0};                                                                                   \
+        v_words both, rows;                                                                                  \
+        for (uint32_t n_ = (words) >> 1; n_; n_--, xq += 8, w += 4 * SC_ROWS) {                              \
+            __builtin_memcpy(&both, w, sizeof both);                                                         \
+            rows = (both << 4) & (int32_t)0xF0F0F0F0;                                                        \
+            dot_rows(&sums, &rows, load32(xq));                                                              \
+            rows = both & (int32_t)0xF0F0F0F0;                                                               \
+            dot_rows(&sums, &rows, load32(xq + 4));                                                          \
+        }                                                                                                    \
+        ROWS(DOT_OUT)                                                                                        \
+    }
+
 #else
 
 #define W8_ROW(r) a##r = sc_sdot4(a##r, load32(xq), load32(w + 4 * r));
@@ -94,6 +137,12 @@ static inline int32_t w4_row(int32_t acc, const int8_t *x, const uint8_t *w) {
 static inline uint32_t row_scale(const uint8_t *block, int r) {
     uint16_t v;
     __builtin_memcpy(&v, __builtin_assume_aligned(block + 2 * r, 2), 2);
+    return v;
+}
+
+static inline int32_t offset16(const uint8_t *b, int r) {
+    int16_t v;
+    __builtin_memcpy(&v, __builtin_assume_aligned(b + 2 * r, 2), 2);
     return v;
 }
 
@@ -135,24 +184,30 @@ block_dot(const sc_matrix *m, const int format, const uint8_t *block, const sc_q
     const int8_t *xq = x->q;
     const int32_t *c = x->c, *sum = x->sum;
     const uint32_t nseg = m->in.nseg;
+    const int32_t drop = m->drop;
     for (uint32_t g = 1; g <= nseg; g++) {
-        const uint8_t *d = w;
-        const int8_t *z = (const int8_t *)w + SC_ROWS;
+        const uint8_t *d = w, *b = w + SC_ROWS;
         const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
         ROWS(DECLARE_DOT)
         if (format & SC_FMT_GROUPED) w += SC_ROWS;
-        if (format & SC_FMT_ASYM) w += SC_ROWS;
+        if (format & SC_FMT_ASYM) w += 2 * SC_ROWS;
         if (format & SC_FMT_W4)
             DOT_W4(words)
         else
             DOT_W8(words)
-        const int32_t scale = *c++, offset = (format & SC_FMT_ASYM) ? *sum++ : 0;
+        const int32_t scale = *c++;
+        /* with 4-bit weights everything is 16-fold until it is rounded */
+        const int32_t less = (format & SC_FMT_ASYM) ? -*sum++ * (format & SC_FMT_W4 ? 16 : 1) : 0;
 #define PREPARE(r)                                                                                           \
-    if (format & SC_FMT_W4) a##r >>= 4; /* exact: a multiple of 16 */                                        \
-    if (format & SC_FMT_ASYM) a##r -= z[r] * offset;
-#define SCALE(r) ((format & SC_FMT_GROUPED) ? scale * d[r] : scale)
-#define FIRST(r) acc[r] = a##r * SCALE(r);
-#define FURTHER(r) acc[r] = sc_mac(acc[r], a##r, SCALE(r));
+    if (format & SC_FMT_GROUPED) {                                                                           \
+        a##r = (int32_t)((uint32_t)a##r * d[r]);                                                             \
+        if (format & SC_FMT_ASYM) a##r = sc_mac(a##r, offset16(b, r), less);                                 \
+        a##r = sc_round(a##r, drop);                                                                         \
+    } else if (format & SC_FMT_W4) {                                                                         \
+        a##r >>= 4; /* exact: a multiple of 16 */                                                            \
+    }
+#define FIRST(r) acc[r] = a##r * scale;
+#define FURTHER(r) acc[r] = sc_mac(acc[r], a##r, scale);
         ROWS(PREPARE)
         if (g == 1) {
             ROWS(FIRST)
@@ -217,9 +272,9 @@ SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row,
 
 /* Tokens outside, blocks inside: what a block needs beyond its weights stays in registers, and the
  * loop over blocks fits the private instruction buffer. */
-SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                           const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
-                           int core, int cores) {
+SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                                     const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
+                                     const sc_output *out, int core, int cores) {
     const int format = FORMAT(m);
     int32_t *dst = out->dst;
     for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
@@ -247,7 +302,8 @@ SC_HOT void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t fir
 void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
                   int shift, int32_t *x, int core, int cores) {
     const int format = FORMAT(m), w4 = format & SC_FMT_W4;
-    const uint32_t head = (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? SC_ROWS : 0u);
+    const uint32_t head =
+        (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
     const uint32_t seg_bytes = head + m->in.seg_words * 4u * SC_ROWS / (w4 ? 2 : 1);
     const int32_t r = (int32_t)row_scale(block, (int)row);
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
@@ -260,8 +316,8 @@ void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32
         } else {
             v = (int8_t)w[(at >> 2) * 4 * SC_ROWS + row * 4 + (at & 3)];
         }
-        if (format & SC_FMT_ASYM) v -= (int8_t)seg[SC_ROWS + row];
         if (format & SC_FMT_GROUPED) v *= seg[row];
+        if (format & SC_FMT_ASYM) v -= offset16(seg + SC_ROWS, (int)row);
         x[i] = sc_requantize(v * r, factor, shift);
     }
 }

@@ -57,8 +57,11 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
         sc_now.position = position;
         sc_now.tokens = chunk;
-        sc_now.want_logits = chunk == n;
+        sc_now.want_logits = chunk == n || (sc_now.trace & SC_TRACE_LOGITS);
         sc_run_workers(sc_forward, 0);
+#if SC_ALL_LOGITS
+        if (sc_now.trace & SC_TRACE_LOGITS) sc_write((const char *)sc_all_logits, chunk * SC_VOCAB * 4u);
+#endif
         ids += chunk, n -= chunk, position += chunk;
     }
 }
@@ -80,6 +83,8 @@ int sc_main(void) {
         if (ids[i] >= SC_VOCAB) return refuse("prompt token outside the vocabulary");
 
     sc_now.trace = in[SC_IN_TRACE];
+    if ((sc_now.trace & SC_TRACE_LOGITS) && (!SC_ALL_LOGITS || sc_now.trace != SC_TRACE_LOGITS || most > 0))
+        return refuse("raw logits are for prompts alone, on a host");
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
     if (sc_now.trace == SC_TRACE_TEXT)
@@ -88,6 +93,7 @@ int sc_main(void) {
     uint32_t position = prompt, token, made = 0, start = sc_time();
     sc_now.untimed = 0;
     feed(ids, prompt, 0);
+    if (sc_now.trace & SC_TRACE_LOGITS) return 0;
     while (made < most) {
         token = choose(&how, position - 1);
         uint32_t time = sc_time() - start - sc_now.untimed;

@@ -44,18 +44,51 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
 #endif
 }
 
-SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, int norm,
-                        int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores) {
+/* y[i] = x[i] * gain[i] / 2^15 rounded down */
+static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n, int32_t *y) {
+#if SC_XPULP
+    int32_t high, low, g;
+    /* clang-format off */
+    __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
+                     ".insn i 0x0b, 2, %[l], 4(%[x])\n"
+                     "mulh %[h], %[l], %[g]\n"
+                     "mul %[l], %[l], %[g]\n"
+                     "slli %[h], %[h], 17\n"
+                     "srli %[l], %[l], 15\n"
+                     "or %[l], %[l], %[h]\n"
+                     ".insn s 0x2b, 2, %[l], 4(%[y])\n.option pop"
+                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
+                       [g] "=&r"(g)
+                     : [n] "r"(n)
+                     : "memory");
+/* clang-format on */
+#else
+    for (; n; n--) *y++ = sc_scale_q15(*x++, *gain++);
+#endif
+}
+
+static inline void gather(const int32_t *x, const uint16_t *perm, uint32_t n, int32_t *y) {
+    for (; n; n--) *y++ = x[*perm++];
+}
+
+SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
+                        const uint16_t *perm, int pre_shift, uint32_t *block_max, sc_part *parts, int core,
+                        int cores) {
     int32_t top = 0;
     uint32_t low = 0, high = 0;
     for (uint32_t b = (uint32_t)core; b < cut->blocks; b += (uint32_t)cores) {
         uint32_t seg, at, len = locate(cut, b, &seg, &at);
         const uint32_t base = seg * cut->seg_elems + at;
         const int32_t *v = x + base;
-        int32_t block_top = 0;
-        if (norm) add_squares(v, len, pre_shift, &low, &high);
+        int32_t block_top = 0, gathered[SC_BLOCK];
+        if (gain) add_squares(v, len, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        if (perm) {
+            gather(x, perm + base, len, gathered);
+            v = gathered;
+        }
         if (gain) {
-            for (uint32_t i = 0; i < len; i++) y[base + i] = sc_scale_q15(v[i], gain[base + i]);
+            apply_gain(v, gain + base, len, y + base);
             v = y + base;
         }
         SC_MAX_WORDS(block_top, v, len, 4);
@@ -106,8 +139,9 @@ SC_HOT static void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, 
     out->exponent += extra - j;
 }
 
-SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t *block_max,
-                            const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
+SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm,
+                            const uint32_t *block_max, const sc_part *parts, int norm, uint64_t eps,
+                            sc_qvec *out, int core, int cores) {
     int32_t top = 0;
     SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
     const int exponent = top ? sc_bits((uint32_t)top) - 15 : 0;
@@ -128,8 +162,13 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint32_t 
         const int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
         if (at == 0) out->c[seg] = (int32_t)c;
 
-        int8_t *dst = quantize_run(y + seg * cut->seg_elems + at, len, exponent, reciprocal,
-                                   out->q + seg * cut->seg_words * 4 + at);
+        const int32_t *v = y + seg * cut->seg_elems + at;
+        int32_t gathered[SC_BLOCK];
+        if (perm && !norm) {
+            gather(y, perm + seg * cut->seg_elems + at, len, gathered);
+            v = gathered;
+        }
+        int8_t *dst = quantize_run(v, len, exponent, reciprocal, out->q + seg * cut->seg_words * 4 + at);
         if (b + 1 == end) { /* the segment's padding must not disturb the dot product */
             uint32_t pad = 4u * (last ? cut->last_words : cut->seg_words) - at - len;
             for (; pad; pad--) *dst++ = 0;

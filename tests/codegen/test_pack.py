@@ -18,22 +18,30 @@ FORMATS = [(bits, grouped, asym) for bits in (8, 4) for grouped, asym in ((0, 0)
 
 @dataclass
 class Read:
-    """What a block stream says: q [rows, k], d and z [rows, nseg], r [rows], and what was left."""
+    """What a block stream says: q [rows, k], d and b [rows, nseg], r [rows], and what was left."""
 
     q: np.ndarray
     d: np.ndarray
-    z: np.ndarray
+    b: np.ndarray
     r: np.ndarray
     padding: list[int]
     end: int
 
 
 def read(
-    data: bytes, rows: int, k: int, seg: int, bits: int, grouped: int, asym: int, at: int
+    data: bytes,
+    rows: int,
+    k: int,
+    seg: int,
+    bits: int,
+    grouped: int,
+    asym: int,
+    at: int,
+    pad: int = 0,
 ) -> Read:
     """One block of 8 rows, byte by byte, from ``at`` on.
 
-    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int8 z[8] if asymmetric] weights.  8 bit:
+    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights.  8 bit:
     per 4 inputs, 8 rows x 4 bytes.  4 bit: per 8 inputs, 8 rows x 4 bytes, byte j of a row
     holding input j in its low nibble and input 4 + j in its high one, both signed.
     """
@@ -54,11 +62,12 @@ def read(
             at += ROWS
         if asym:
             for row in range(ROWS):
-                out.z[row, g] = signed(data[at + row], 8)
-            at += ROWS
+                out.b[row, g] = signed(data[at + 2 * row] | data[at + 2 * row + 1] << 8, 16)
+            at += 2 * ROWS
         elements = min(seg, k - g * seg)
         per_word = 8 if bits == 4 else 4
-        for first in range(0, elements, per_word):
+        pad = pad or per_word
+        for first in range(0, -(-elements // pad) * pad, per_word):
             for row in range(ROWS):
                 for j in range(4):
                     byte = data[at]
@@ -76,7 +85,14 @@ def read(
 
 
 def make(
-    rng: np.random.Generator, n: int, k: int, seg: int, bits: int, grouped: int, asym: int
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    seg: int,
+    bits: int,
+    grouped: int,
+    asym: int,
+    pad: int = 0,
 ) -> QLinear:
     nseg = -(-k // seg)
     low, high = (-8, 8) if bits == 4 else (-128 if asym else -127, 128)
@@ -84,20 +100,21 @@ def make(
         name="w", bits=bits, group=seg if grouped else None, seg=seg,
         q=rng.integers(low, high, (n, k)).astype(np.int8),
         d=rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None,
-        z=rng.integers(-128, 128, (n, nseg)).astype(np.int8) if asym else None,
-        r=rng.integers(0, 65536, n).astype(np.uint16), shift=0, cmax=1, frac=0,
+        b=rng.integers(-32768, 32768, (n, nseg)).astype(np.int16) if asym else None,
+        r=rng.integers(0, 65536, n).astype(np.uint16), drop=0, shift=0, cmax=1, frac=0,
+        pad=pad or (8 if bits == 4 else 4),
         row_scale=np.ones(n),
     )  # fmt: skip
 
 
 def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
     """Every integer of w in its place, padding zero; returns how many were compared."""
-    grouped, asym = int(w.d is not None), int(w.z is not None)
+    grouped, asym = int(w.d is not None), int(w.b is not None)
     compared = 0
     assert packed.dtype == np.uint8 and len(packed) == -(-len(order) // ROWS)
     for b, block in enumerate(packed):
         data = block.tobytes()
-        main = read(data, ROWS, w.k, w.seg, w.bits, grouped, asym, 0)
+        main = read(data, ROWS, w.k, w.seg, w.bits, grouped, asym, 0, w.pad)
         assert set(main.padding) <= {0}
         parts = [(w, main)]
         if w.low_rank is not None:
@@ -115,8 +132,8 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
                 assert got.r[row] == m.r[source]
                 if m.d is not None:
                     np.testing.assert_array_equal(got.d[row], m.d[source])
-                if m.z is not None:
-                    np.testing.assert_array_equal(got.z[row], m.z[source])
+                if m.b is not None:
+                    np.testing.assert_array_equal(got.b[row], m.b[source])
                 compared += m.k + 1
     return compared
 
@@ -142,6 +159,16 @@ def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: 
     assert compared > 10_000
 
 
+def test_a_side_path_next_to_4_bit_weights_is_padded_to_their_words() -> None:
+    """8-bit weights whose segments are stored as multiples of 8 inputs."""
+    rng = np.random.default_rng(3)
+    for k, seg in ((37, 37), (37, 12), (100, 60), (8, 8), (5, 3)):
+        a = make(rng, 9, k, seg, 8, 0, 0, pad=8)
+        assert check(a, np.arange(9), pack_matrix(a)) == 9 * (k + 1)
+        shape = MatrixShape("w.a", 9, k, 8, seg, False, False, 0, 8)
+        assert pack_matrix(a).shape == (shape.blocks, shape.block_bytes)
+
+
 def test_example_of_the_comment() -> None:
     """Inputs 0..7 of a row hold 1,2,3,4,5,6,7,-1: bytes 0x51 0x62 0x73 0xf4."""
     w = make(np.random.default_rng(0), 1, 8, 8, 4, 0, 0)
@@ -154,7 +181,7 @@ def test_packing_is_injective() -> None:
     rng = np.random.default_rng(1)
     w = make(rng, 9, 21, 8, 4, 1, 1)
     base = pack_matrix(w).tobytes()
-    for table in (w.q, w.d, w.z, w.r):
+    for table in (w.q, w.d, w.b, w.r):
         assert table is not None
         for at in np.ndindex(table.shape):
             keep = table[at]

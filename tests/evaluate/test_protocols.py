@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from helpers.shared_data import find_shared_data
-from shrinkc.core.errors import ModelNotFound, UsageError
+from shrinkc.core.errors import BadData, UsageError
 from shrinkc.evaluate import (
     PROTOCOLS,
     Result,
@@ -44,16 +44,16 @@ def test_windows_take_all_of_a_text_that_just_fits(tiny: FloatModel) -> None:
     text = "abcdefghij" * 20
     count = len(tiny.tokenizer.encode(text, add_bos=False))
     assert len(text_windows(tiny.tokenizer, text, 1, count)) == 1
-    with pytest.raises(UsageError, match=f"the text has {count}") as caught:
+    with pytest.raises(BadData, match=f"the text has {count}") as caught:
         text_windows(tiny.tokenizer, text, 1, count + 1)
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 17
 
 
 def test_a_short_text_is_refused_with_what_would_work(tiny: FloatModel) -> None:
     text = "abcdefghij" * 20
     with pytest.raises(UsageError) as caught:
         text_windows(tiny.tokenizer, text, 9, 50)
-    assert caught.value.hint == "at most 4 windows."
+    assert caught.value.hint == "allowed: 1 to 4 windows, or all."
     assert len(text_windows(tiny.tokenizer, text, 4, 50)) == 4
 
 
@@ -99,11 +99,11 @@ def test_read_text_normalises_line_ends(tmp_path: Path) -> None:
 
 
 def test_read_text_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="nowhere cannot be read"):
+    with pytest.raises(BadData, match="nowhere cannot be read"):
         read_text(tmp_path / "nowhere")
     file = tmp_path / "latin"
     file.write_bytes(b"abc\xe9 ")
-    with pytest.raises(UsageError, match="is not UTF-8 text: .* at byte 3"):
+    with pytest.raises(BadData, match="is not UTF-8 text: .* at byte 3"):
         read_text(file)
 
 

@@ -85,9 +85,10 @@ def write_tiny_llama(
     fields.update(config or {})
     (path / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
 
-    tensors = _random_tensors(
-        np.random.default_rng(seed), hidden, intermediate, layers, heads, kv_heads, dim, vocab, tied
-    )
+    tensors = tiny_tensors(
+        hidden=hidden, intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads,
+        head_dim=dim, vocab=vocab, tied=tied, seed=seed,
+    )  # fmt: skip
     stored: dict[str, NDArray[Any]] = {name: round_to(dtype, t) for name, t in tensors.items()}
     for name, replacement in (overrides or {}).items():
         stored.pop(name, None)
@@ -101,17 +102,22 @@ def write_tiny_llama(
     return stored
 
 
-def _random_tensors(
-    rng: np.random.Generator,
+def tiny_tensors(
+    *,
     hidden: int,
     intermediate: int,
     layers: int,
     heads: int,
     kv_heads: int,
-    dim: int,
     vocab: int,
     tied: bool,
+    head_dim: int | None = None,
+    seed: int = 0,
 ) -> dict[str, NDArray[np.float32]]:
+    """Return the random tensors of a model by name."""
+    rng = np.random.default_rng(seed)
+    dim = hidden // heads if head_dim is None else head_dim
+
     def matrix(rows: int, columns: int) -> NDArray[np.float32]:
         return (rng.standard_normal((rows, columns)) / math.sqrt(columns)).astype(np.float32)
 
@@ -190,10 +196,13 @@ _DTYPE_NAMES = {
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, NDArray[Any]], dtype: str = "float32"
+    path: Path,
+    tensors: Mapping[str, NDArray[Any]],
+    dtype: str = "float32",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one file by hand, since numpy has no bfloat16 for the library to take."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     parts: list[bytes] = []
     position = 0
     for name, values in tensors.items():

@@ -118,7 +118,8 @@ def test_missing_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("m.bin", "llama2.c"), ("m.gguf", "GGUF"), ("m.safetensors", "directory")]
+    ("name", "hint"),
+    [("m.bin", "llama2.c"), ("m.gguf", ".gguf file"), ("m.safetensors", "directory")],
 )
 def test_file_instead_of_directory(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).write_bytes(b"x")

@@ -73,6 +73,20 @@ def test_explicit_setting_not_to_add_bos(tmp_path: Path) -> None:
     assert again.bos_id == 1
 
 
+def test_a_template_of_the_text_alone_means_no_bos(tmp_path: Path) -> None:
+    spec = bytelevel_json()
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {},
+    }
+    tokenizer, library = make(tmp_path, spec, BL_ALL)
+    assert tokenizer.encode("the") == library.encode("the").ids
+    asked, _ = make(tmp_path, spec, BL_ALL, add_bos_token=True)
+    assert asked.encode("the") == [1, *library.encode("the").ids]
+
+
 def test_trailing_eos_of_the_post_processor_is_dropped(tmp_path: Path) -> None:
     spec = sentencepiece_json()
     spec["post_processor"]["single"].append({"SpecialToken": {"id": "</s>", "type_id": 0}})

@@ -106,7 +106,7 @@ def test_dump_has_one_line_per_op_and_is_stable(fresh: Fresh, tmp_path: Path, si
 
 @pytest.mark.parametrize("sides", [False, True])
 def test_dump_shows_every_change_of_a_number(fresh: Fresh, sides: bool) -> None:
-    """One changed weight, scale, zero point, table entry or attribute changes the text."""
+    """One changed weight, scale, offset, table entry or attribute changes the text."""
     text = dump(fresh(sides))
 
     def changed(damage: Callable[[Graph], None]) -> bool:
@@ -129,7 +129,7 @@ def test_dump_shows_every_change_of_a_number(fresh: Fresh, sides: bool) -> None:
     def side(g: Graph) -> None:
         w = g.ops[2].weight  # type: ignore[attr-defined]
         if w.low_rank is None:
-            w.z[0, 0] ^= 1
+            w.b[0, 0] ^= 1
         else:
             w.low_rank.a.q[0, 0] ^= 1
 

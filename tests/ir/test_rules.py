@@ -53,20 +53,22 @@ def weights_of_another_type(g: Graph) -> None:
     weight(g).q = weight(g).q.astype(np.int16)
 
 
-def symmetric_minus_128(g: Graph) -> None:
-    first(g, Embed).table.q[3, 3] = -128
-
-
 def shape_of_d(g: Graph) -> None:
     w = weight(g)
     assert w.d is not None
     w.d = w.d[:, :-1]
 
 
-def shape_of_z(g: Graph) -> None:
+def shape_of_b(g: Graph) -> None:
     w = weight(g)
-    assert w.z is not None
-    w.z = w.z[:-1]
+    assert w.b is not None
+    w.b = w.b[:-1]
+
+
+def type_of_b(g: Graph) -> None:
+    w = weight(g)
+    assert w.b is not None
+    w.b = w.b.astype(np.int32)
 
 
 def scale_of_zero(g: Graph) -> None:
@@ -75,7 +77,7 @@ def scale_of_zero(g: Graph) -> None:
     w.d[1, 1] = 0
 
 
-def zero_points_alone(g: Graph) -> None:
+def offsets_alone(g: Graph) -> None:
     weight(g).d = None
 
 
@@ -87,11 +89,39 @@ def segment_across_groups(g: Graph) -> None:
     weight(g).group = 12
 
 
+def padding(g: Graph) -> None:
+    weight(g).pad = 4
+
+
+def dropped_too_much(g: Graph) -> None:
+    weight(g).drop = 25
+
+
+def kept_too_much(g: Graph) -> None:
+    """An 8-bit matrix of groups that drops nothing."""
+    w = weight(g)
+    w.bits, w.drop = 8, 0
+
+
+def weight_beyond_int16(g: Graph) -> None:
+    w = weight(g)
+    assert w.b is not None and w.d is not None
+    w.q[0, 0], w.d[0, 0], w.b[0, 0] = -8, 255, 32767
+
+
+def segment_sum(g: Graph) -> None:
+    """Eight inputs a segment are too few: one segment of all 40."""
+    w = weight(g)
+    assert w.b is not None and w.d is not None
+    w.group = w.seg = 40
+    w.q[:], w.d, w.b = 0, w.d[:, :1].copy(), np.full((w.n, 1), 32767, np.int16)
+
+
 def accumulator(g: Graph) -> None:
     op = first(g, Linear)
     w = op.weight
     assert w.d is not None
-    w.q[:], w.z, w.d = 7, np.full_like(w.d, -8, dtype=np.int8), np.full_like(w.d, 255)
+    w.q[:], w.d[:] = 7, 255
     w.cmax = 1 << 16
     retype(g, op.inputs[0], cmax=1 << 16)
 
@@ -128,6 +158,20 @@ def large_eps(g: Graph) -> None:
 
 def gain(g: Graph) -> None:
     first(g, NormQuant).gain = np.ones(3, np.int16)
+
+
+def gain_of_minus_one(g: Graph) -> None:
+    first(g, NormQuant).gain[2] = -32768
+
+
+def repeated_input(g: Graph) -> None:
+    op = first(g, Quant)
+    k = g.types[op.inputs[0]].width
+    op.perm = np.zeros(k, np.uint16)
+
+
+def short_permutation(g: Graph) -> None:
+    first(g, NormQuant).perm = np.arange(39, dtype=np.uint16)
 
 
 def qkv_width(g: Graph) -> None:
@@ -173,13 +217,18 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (bits, "rule_matrix", "3 bits"),
     (weights_outside, "rule_matrix", "weights outside -8..7"),
     (weights_of_another_type, "rule_matrix", "weights outside -8..7"),
-    (symmetric_minus_128, "rule_matrix", "symmetric 8-bit weights reach -128"),
     (shape_of_d, "rule_matrix", "d is"),
-    (shape_of_z, "rule_matrix", "z is"),
+    (shape_of_b, "rule_matrix", "b is"),
+    (type_of_b, "rule_matrix", "b is int32"),
     (scale_of_zero, "rule_matrix", "a group scale of 0"),
-    (zero_points_alone, "rule_matrix", "zero points without group scales"),
+    (offsets_alone, "rule_matrix", "offsets without group scales"),
     (type_of_r, "rule_matrix", "row scales are int32"),
     (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
+    (padding, "rule_matrix", "4-bit segments padded to 4"),
+    (dropped_too_much, "rule_drop", "25 bits dropped, allowed 0..24"),
+    (kept_too_much, "rule_drop", "0 bits dropped, allowed 1..24"),
+    (weight_beyond_int16, "rule_accumulator", "a weight of more than 32767 units"),
+    (segment_sum, "rule_accumulator", "a segment's sum up to"),
     (accumulator, "rule_accumulator", "more than 2147483647"),
     (input_segment, "rule_linear_types", "does not match"),
     (input_cmax, "rule_linear_types", "does not match"),
@@ -189,6 +238,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (eps, "rule_norm", "eps 0 outside"),
     (large_eps, "rule_norm", "eps 2305843009213693953 outside"),
     (gain, "rule_norm", "gain is"),
+    (gain_of_minus_one, "rule_norm", "a gain of -32768"),
+    (repeated_input, "rule_permutation", "no permutation of"),
+    (short_permutation, "rule_permutation", "no permutation of 40 inputs"),
     (qkv_width, "rule_heads", "needs 64 values per token, gets 48"),
     (heads_over_kv, "rule_heads", "4 heads over 3 KV heads"),
     (odd_head_dim, "rule_heads", "odd head_dim 5"),
@@ -229,7 +281,11 @@ def side_frac(g: Graph) -> None:
 
 
 def side_weights(g: Graph) -> None:
-    side(g).b.q[0, 0] = -128
+    side(g).b.q = side(g).b.q.astype(np.int16)
+
+
+def side_padding(g: Graph) -> None:
+    side(g).a.pad = 8
 
 
 def side(g: Graph) -> LowRank:
@@ -245,6 +301,7 @@ def side(g: Graph) -> LowRank:
         (side_rank, "rule_linear_types"),
         (side_frac, "rule_linear_types"),
         (side_weights, "rule_matrix"),
+        (side_padding, "rule_linear_types"),
     ],
 )
 def test_illegal_side_path_is_refused(

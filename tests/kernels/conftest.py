@@ -14,8 +14,8 @@ from .harness import ASYM, GROUPED, W4, Config, Harness
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
     "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), side_path=True),
-    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(0,)),
-    "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True),
+    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(0,), simd=False),
+    "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False),
     "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(W4,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two

@@ -137,11 +137,13 @@ static sc_cut read_cut(void) {
 
 static void vector(void) {
     const sc_cut cut = read_cut();
-    const int norm = (int)word(), pre_shift = (int)word();
+    const int pre_shift = (int)word();
     const uint32_t low = word(), high = word();
-    const int has_gain = (int)word(), sums = (int)word(), cores = (int)word(), backwards = (int)word();
+    const int has_gain = (int)word(), has_perm = (int)word(), sums = (int)word(), cores = (int)word();
+    const int backwards = (int)word();
     int32_t *input = copy(cut.k);
     int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
     int32_t *product = guarded(cut.k);
     uint32_t *maxima = guarded(cut.blocks);
     const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores;
@@ -149,9 +151,10 @@ static void vector(void) {
     sc_qvec v = {guarded(cut.words), guarded(cut.nseg), sums ? guarded(cut.nseg) : NULL, 0, 0};
 
     EACH_CORE(core)
-        sc_vec_scan(&cut, input, product, gain, norm, pre_shift, maxima, partial, core, cores);
+        sc_vec_scan(&cut, input, product, gain, perm, pre_shift, maxima, partial, core, cores);
     EACH_CORE(core)
-        sc_vec_quantize(&cut, gain ? product : input, maxima, partial, norm, wide(low, high), &v, core, cores);
+        sc_vec_quantize(&cut, gain ? product : input, perm, maxima, partial, has_gain, wide(low, high), &v, core,
+                        cores);
     if (sums) EACH_CORE(core) sc_vec_sums(&cut, &v, core, cores);
 
     const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
@@ -166,7 +169,7 @@ static void vector(void) {
     release(product, cut.k, "canary of y");
     release(maxima, cut.blocks, "canary of block_max");
     release(partial, part_words, "canary of parts");
-    free(input), free(gain);
+    free(input), free(gain), free(perm);
 }
 
 /* ---- matrices ---- */
@@ -179,6 +182,7 @@ static void read_matrix(sc_matrix *m, sc_matrix *b) {
     m->tile_blocks = (uint16_t)word();
     m->in = read_cut();
     m->format = (uint8_t)word();
+    m->drop = (uint8_t)word();
     m->shift = (int16_t)word();
     if (b && word()) {
         read_matrix(b, NULL);

@@ -34,7 +34,8 @@ BLOCK = 8  # SC_BLOCK
 class Config:
     """The compile-time macros of one build, through a tiny model that has them.
 
-    ``formats``: the storage formats its sc_matrix_tile was compiled for, None for all.
+    ``formats``: the storage formats its sc_matrix_tile was compiled for, None for all.  ``simd``:
+    dot products in the host's vectors, or word by word as on the 32-bit targets.
     """
 
     heads: int
@@ -46,6 +47,7 @@ class Config:
     options: QuantOptions = field(default_factory=QuantOptions)
     side_path: bool = False
     formats: tuple[int, ...] | None = None
+    simd: bool = True
 
 
 class Harness:
@@ -77,7 +79,7 @@ class Harness:
         command = [
             "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
             "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-            f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32",
+            f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
             f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
             f"-I{runtime / 'platform' / 'host'}",
             str(Path(__file__).with_name("harness.c")), *map(str, kernels),
@@ -128,28 +130,28 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> int:
 # --- forms on the device -----------------------------------------------------------------
 
 
-def seg_words(n: int, w4: bool) -> int:
+def seg_words(n: int, pad: int) -> int:
     """int32 words that a segment of n inputs occupies."""
-    return -(-n // 8) * 2 if w4 else -(-n // 4)
+    return -(-n // 8) * 2 if pad == 8 else -(-n // 4)
 
 
-def cut_words(k: int, seg: int, cmax: int, w4: bool) -> np.ndarray:
+def cut_words(k: int, seg: int, cmax: int, pad: int) -> np.ndarray:
     """sc_cut, derived from its description in sc_model.h."""
     nseg = -(-k // seg)
     last = k - (nseg - 1) * seg
-    full, end = seg_words(seg, w4), seg_words(last, w4)
+    full, end = seg_words(seg, pad), seg_words(last, pad)
     blocks = (nseg - 1) * -(-seg // BLOCK) + -(-last // BLOCK)
     return to_words(
         [k, nseg, seg, last, -(-seg // BLOCK), blocks, full, end, (nseg - 1) * full + end, cmax]
     )
 
 
-def padded_q(q: np.ndarray, seg: int, w4: bool) -> np.ndarray:
+def padded_q(q: np.ndarray, seg: int, pad: int) -> np.ndarray:
     """One token's q [k] with every segment padded to whole words, as int32 words."""
     parts = []
     for at in range(0, len(q), seg):
         part = q[at : at + seg]
-        out = np.zeros(4 * seg_words(len(part), w4), np.int8)
+        out = np.zeros(4 * seg_words(len(part), pad), np.int8)
         out[: len(part)] = part
         parts.append(out)
     return np.concatenate(parts).view(np.int32)
@@ -160,13 +162,13 @@ def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
 
 
 def format_of(w: QLinear) -> int:
-    return W4 * (w.bits == 4) + GROUPED * (w.d is not None) + ASYM * (w.z is not None)
+    return W4 * (w.bits == 4) + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
 
 
-def vector_words(x: QVector, token: int, seg: int, w4: bool, sums: bool) -> np.ndarray:
+def vector_words(x: QVector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:
     parts = [
         to_words([x.mantissa[token], x.exponent[token]]),
-        padded_q(x.q[token], seg, w4),
+        padded_q(x.q[token], seg, pad),
         to_words(x.c[token]),
     ]
     return np.concatenate(parts + ([to_words(segment_sums(x.q[token], seg))] if sums else []))
@@ -177,8 +179,8 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
     block_bytes = 0 if is_side else pack_matrix(w, np.arange(ROW_BLOCK) % w.n).shape[1]
     parts = [
         to_words([block_bytes, w.n, -(-rows // ROW_BLOCK), tile_blocks]),
-        cut_words(w.k, w.seg, w.cmax, w.bits == 4),
-        to_words([format_of(w), w.shift]),
+        cut_words(w.k, w.seg, w.cmax, w.pad),
+        to_words([format_of(w), w.drop + (4 if w.bits == 4 else 0), w.shift]),
     ]
     return np.concatenate(parts)
 
@@ -200,7 +202,7 @@ def matrix_command(
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     blocks = pack_matrix(w, order)
     tile_blocks = len(blocks) if tile_blocks is None else tile_blocks
-    tokens, w4 = len(x.q), w.bits == 4
+    tokens = len(x.q)
     parts = [matrix_words(w, len(order), tile_blocks)]
     if w.low_rank is None:
         parts.append(to_words([0]))
@@ -209,10 +211,10 @@ def matrix_command(
     parts.append(
         to_words([tokens, kind, start.shape[1], gate_shift, silu_shift, cores, int(backwards)])
     )
-    parts += [vector_words(x, t, w.seg, w4, w.z is not None) for t in range(tokens)]
+    parts += [vector_words(x, t, w.seg, w.pad, w.b is not None) for t in range(tokens)]
     if w.low_rank is not None:
         assert side is not None
-        parts += [vector_words(side, t, w.low_rank.b.seg, False, False) for t in range(tokens)]
+        parts += [vector_words(side, t, w.low_rank.b.seg, 4, False) for t in range(tokens)]
     parts.append(to_words(start.reshape(-1)))
     parts.append(blocks.reshape(-1).view(np.int32))
     return MATRIX, np.concatenate(parts)

@@ -9,7 +9,15 @@ import pytest
 
 from shrinkc.codegen.pack import pack_matrix
 from shrinkc.ir.interpreter import _rescale, embed, linear, silu_mul
-from shrinkc.ir.linear import LowRank, QLinear, largest_cmax, segment_size
+from shrinkc.ir.linear import (
+    ACC_MAX,
+    SEGMENT_SUM_MAX,
+    WEIGHT_MAX,
+    LowRank,
+    QLinear,
+    largest_cmax,
+    segment_size,
+)
 from shrinkc.ir.ops import Embed, SiluMul
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
 from shrinkc.numerics.vectors import QVector, quantize_vector
@@ -36,30 +44,47 @@ EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 171, 17
 
 
 def random_linear(
-    rng: np.random.Generator, n: int, k: int, fmt: int, seg: int, shift: int = 0, name: str = "w"
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    fmt: int,
+    seg: int,
+    shift: int = 0,
+    name: str = "w",
+    pad: int | None = None,
 ) -> QLinear:
-    """A matrix of extreme integers that keeps the IR's accumulator bound."""
+    """A matrix of extreme integers that keeps the IR's bounds."""
     bits = 4 if fmt & W4 else 8
-    low, high = (-8, 7) if bits == 4 else (-128 if fmt & ASYM else -127, 127)
+    low, high = (-8, 7) if bits == 4 else (-128, 127)
     nseg = -(-k // seg)
     q = rng.integers(low, high + 1, (n, k))
     if rng.random() < 0.3:
         q = rng.choice([low, high], (n, k))
-    d = z = None
+    d = b = None
     if fmt & GROUPED:
-        d = rng.integers(1, 128, (n, nseg)).astype(np.uint8)
+        d = rng.integers(1, int(rng.choice([2, 16, 128, 256])), (n, nseg)).astype(np.uint8)
     if fmt & ASYM:
-        z = rng.integers(low, high + 1, (n, nseg)).astype(np.int8)
+        assert d is not None
+        # |q d - b| within int16, at either end of the range that leaves
+        room = 32767 - np.maximum(-low, high) * d.astype(int)
+        b = np.clip(rng.integers(-32767, 32768, (n, nseg)), -room, room).astype(np.int16)
+        if rng.random() < 0.3:
+            b = (rng.choice([-1, 1], (n, nseg)) * room).astype(np.int16)
     w = QLinear(
         name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
-        d=d, z=z, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
-        shift=shift, cmax=255, frac=0, row_scale=np.ones(n),
+        d=d, b=b, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
+        drop=0, shift=shift, cmax=255, frac=0, pad=pad or (8 if bits == 4 else 4),
+        row_scale=np.ones(n),
     )  # fmt: skip
+    while w.segment_bounds().max() * (16 if bits == 4 else 1) > SEGMENT_SUM_MAX:
+        assert w.b is not None
+        w.b //= 2
+    if d is not None:
+        w.drop = int(rng.integers(bits == 8, 8))
+        while w.unit_bound() > ACC_MAX:
+            w.drop += 1
     w.cmax = largest_cmax(w.unit_bound())
-    if w.cmax == 0:  # too wide for scales this large
-        w.d = np.ones_like(d)
-        w.cmax = largest_cmax(w.unit_bound())
-    assert w.cmax > 0
+    assert w.cmax > 0 and np.abs(w.effective()).max() <= WEIGHT_MAX
     return w
 
 
@@ -86,12 +111,12 @@ def random_case(
     if not side:
         return w, x, None
     rank = int(rng.integers(1, 12))
-    a = random_linear(rng, rank, k, 0, seg, int(rng.integers(0, 12)), "w.a")
+    a = random_linear(rng, rank, k, 0, seg, int(rng.integers(0, 12)), "w.a", w.pad)
     b = random_linear(rng, n, rank, 0, rank, int(rng.integers(0, 24)), "w.b")
     w.cmax = a.cmax = min(a.cmax, w.cmax)
     x.c = np.minimum(x.c, w.cmax)
     w.low_rank = LowRank(a, b)
-    mid = _rescale(a, a.accumulate(x.scaled(seg)), x)
+    mid = _rescale(a, a.accumulate(x), x)
     return w, x, quantize_vector(mid, b.seg, b.cmax)
 
 
@@ -181,12 +206,13 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
         for k in (64, 172):
             w = random_linear(rng, 9, k, fmt, 32, shift=-1)
             w.r[:] = 65535
-            row = int(np.abs(w.effective()).sum(axis=1).argmax())
+            row = int(w.segment_bounds().sum(axis=1).argmax())
             sign = np.where(w.effective()[row] < 0, -127, 127)
             q = np.stack([sign, -sign])
             x = QVector(q, np.full((2, w.nseg), w.cmax), np.full(2, 1 << 15), np.zeros(2, int))
-            acc = w.accumulate(x.scaled(w.seg))
-            assert np.abs(acc).max() == w.unit_bound() * w.cmax <= INT32_MAX
+            acc = np.abs(w.accumulate(x)).max()
+            assert acc <= w.unit_bound() * w.cmax <= INT32_MAX
+            assert acc >= (w.unit_bound() - w.nseg) * w.cmax
             start = np.zeros((2, 9), int)
             command = matrix_command(w, x, None, start, kind=STORE, cores=2)
             cases.append((command, linear(w, x), f"bound of format {fmt} k {k}"))

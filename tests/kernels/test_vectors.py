@@ -30,10 +30,10 @@ class Case:
     k: int
     seg: int
     cmax: int
-    w4: bool
+    pad: int
     cores: int
     norm: bool = False
-    gain: bool = False
+    perm: bool = False
     backwards: bool = False
     kind: str = "random"
 
@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
             k,
             min(seg, k),
             int(rng.choice([1, 2, 100, 255])),
-            bool(rng.integers(2)),
+            int(rng.choice([4, 8])),
             cores,
             bool(rng.integers(2)),
             bool(rng.integers(4) == 0),
@@ -76,10 +76,17 @@ def cases() -> Iterator[Case]:
             yield some(cores, k, int(rng.choice(SEGMENTS)))
     for seg in SEGMENTS:
         for k in EDGE_K:
-            for w4 in (False, True):
+            for pad in (4, 8):
                 yield Case(
-                    k, min(seg, k), 255, w4, int(rng.choice([1, 3, 8])), bool(rng.integers(2))
+                    k, min(seg, k), 255, pad, int(rng.choice([1, 3, 8])), bool(rng.integers(2))
                 )
+
+
+def half_words(values: np.ndarray) -> np.ndarray:
+    """16-bit integers, two to a word."""
+    padded = np.zeros(-(-len(values) // 2) * 2, np.int64)
+    padded[: len(values)] = values
+    return (padded & 0xFFFF).astype(np.uint16).view(np.int32)
 
 
 @pytest.mark.parametrize("config", ["hd4", "hd6"])
@@ -89,28 +96,27 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> No
     for case in cases():
         x = values(case, rng)
         pre_shift = square_pre_shift(case.k)
-        eps = int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61))
-        gain = rng.integers(-32768, 32768, case.k) if case.gain else None
+        eps = max(1, int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61)))
+        gain = rng.integers(-32767, 32768, case.k)
+        perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
         if case.norm:
-            v = norm_quantize_vector(x[None], case.seg, case.cmax, pre_shift, max(1, eps), gain)
+            v = norm_quantize_vector(x[None, perm], case.seg, case.cmax, pre_shift, eps, gain)
         else:
-            y = x if gain is None else np.clip((x * gain) >> 15, -(2**31) + 1, 2**31 - 1)
-            v = quantize_vector(y[None], case.seg, case.cmax)
-        eps = max(1, eps)
+            v = quantize_vector(x[None, perm], case.seg, case.cmax)
         parts = [
-            cut_words(case.k, case.seg, case.cmax, case.w4),
-            to_words([int(case.norm), pre_shift if case.norm else 31, eps, eps >> 32]),
-            to_words([int(case.gain), 1, case.cores, int(case.backwards)]),
+            cut_words(case.k, case.seg, case.cmax, case.pad),
+            to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
+            to_words([int(case.norm), int(case.perm), 1, case.cores, int(case.backwards)]),
             to_words(x),
         ]
-        if gain is not None:
-            padded = np.zeros(-(-case.k // 2) * 2, np.int16)
-            padded[: case.k] = gain
-            parts.append(padded.view(np.int32))
+        if case.norm:
+            parts.append(half_words(gain))
+        if case.perm:
+            parts.append(half_words(perm))
         commands.append((VECTOR, np.concatenate(parts)))
         wanted.append(
             (case, np.concatenate([
-                to_words([v.mantissa[0], v.exponent[0]]), padded_q(v.q[0], case.seg, case.w4),
+                to_words([v.mantissa[0], v.exponent[0]]), padded_q(v.q[0], case.seg, case.pad),
                 to_words(v.c[0]), to_words(segment_sums(v.q[0], case.seg)),
             ]))
         )  # fmt: skip

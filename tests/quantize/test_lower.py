@@ -113,16 +113,12 @@ def test_4_bit_against_float_with_the_same_weights(tmp_path: Path) -> None:
     layers = []
     for i, layer in enumerate(model.layers):
         qkv, gu = weights[f"layer{i}.qkv"], weights[f"layer{i}.gate_up"]
-        one = np.ones(48, np.float32)  # the gains are in the matrices
         layers.append(replace(
-            layer, attn_norm=one, mlp_norm=one, wq=qkv[:nq], wk=qkv[nq : nq + nkv],
+            layer, wq=qkv[:nq], wk=qkv[nq : nq + nkv],
             wv=qkv[nq + nkv :], wo=weights[f"layer{i}.o"], w_gate=gu[:96], w_up=gu[96:],
             w_down=weights[f"layer{i}.down"],
         ))  # fmt: skip
-    same = replace(
-        model, layers=layers, embedding=table.dequantized(), head=weights["head"],
-        final_norm=np.ones(48, np.float32),
-    )  # fmt: skip
+    same = replace(model, layers=layers, embedding=table.dequantized(), head=weights["head"])
     ids = np.random.default_rng(2).integers(0, 107, 24).tolist()
     want, got = forward(same, ids, np.float64), logits_of(graph, ids)
     assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.04
@@ -179,6 +175,7 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
         def product(m: QLinear, v: QVector) -> np.ndarray:
             rows = [[int(e) for e in row] for row in m.effective()]
             inputs = [[int(e) for e in row] for row in v.scaled(m.seg)]
+            assert m.drop == 0
             acc = [[sum(p * q for p, q in zip(r, i, strict=True)) for r in rows] for i in inputs]
             return _rescale(m, np.array(acc), v)
 
@@ -210,15 +207,25 @@ def test_side_path_alone_against_float(tmp_path: Path) -> None:
             assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2
 
 
-def test_a_side_path_next_to_a_4_bit_matrix_of_odd_segments_says_what_works(tmp_path: Path) -> None:
-    """Refused, and the hint is not what was done already (there was no --group)."""
-    model = make(tmp_path, {"q_proj": 2}, hidden=37)
-    try:
-        lower(model, QuantOptions(bits=4), 16)
-    except QuantizeError as refused:
-        text = str(refused)
-        assert "37 inputs), its own has 37" not in text
-        assert "no --group" not in text
+@pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
+@pytest.mark.parametrize("hidden", [37, 64, 128])
+def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden: int) -> None:
+    """4-bit weights in any groups: a reads the segments of its matrix, and still adds b (a x)."""
+    model = make(tmp_path, RANKS, hidden=hidden, intermediate=128)
+    options = QuantOptions(bits=4, group=group, asymmetric=True, short_last_group=True)
+    graph = lower(model, options, 16)
+    found = [op.weight for op in graph.ops if isinstance(op, Linear) and op.weight.low_rank]
+    assert len(found) == 8
+    for w in found:
+        assert w.low_rank is not None
+        a = w.low_rank.a
+        assert (a.seg, a.pad, a.cmax, a.bits, a.d) == (w.seg, 8, w.cmax, 8, None)
+    shapes = shapes_of_graph(graph, 500)
+    ranks = {"qkv": 2 + 1 + 3, "o": 4, "gate_up": 2 + 3, "down": 5}
+    assert shapes == shapes_of_config(model.config, options, 16, 500, ranks)
+    with_side = fidelity(model, options)[1]
+    without = fidelity(replace(model, layers=merged(model).layers), options)[1]
+    assert with_side <= max(0.6, 1.5 * without)
 
 
 # --- refusals and shapes -----------------------------------------------------------------

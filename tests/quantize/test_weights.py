@@ -11,14 +11,20 @@ from shrinkc.core.errors import QuantizeError
 from shrinkc.ir.interpreter import linear
 from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax, segment_size
 from shrinkc.numerics.vectors import QVector, quantize_vector
-from shrinkc.quantize.weights import CLIP_CANDIDATES, D_MAX, check_groups, quantize_matrix
+from shrinkc.quantize.weights import (
+    CLIP_CANDIDATES,
+    D_MAX,
+    Output,
+    check_groups,
+    quantize_matrix,
+)
 
 KAPPA = 2.0**-20 / 127  # of a quantised vector with 20 fraction bits
 
 
 def quantised(w: np.ndarray, bits: int = 8, **options: object) -> QLinear:
-    settings_ = {"group": None, "asymmetric": False, "kappa": KAPPA, "frac": 16, **options}
-    return quantize_matrix("w", w, bits=bits, **settings_)  # type: ignore[arg-type]
+    out = Output(KAPPA, options.pop("frac", 16), options.pop("exponent_max", None))  # type: ignore[arg-type]
+    return quantize_matrix("w", w, out, bits=bits, **options)  # type: ignore[arg-type]
 
 
 def random_weight(n: int, k: int, seed: int = 0, spread: float = 1.0) -> np.ndarray:
@@ -29,7 +35,14 @@ def random_weight(n: int, k: int, seed: int = 0, spread: float = 1.0) -> np.ndar
 
 def step_of(q: QLinear) -> np.ndarray:
     """[n, k]: the distance between two neighbouring weights."""
-    return q.per_element(q.d, 1) * q.row_scale[:, None]
+    return spread(q, q.d, 1) * q.row_scale[:, None]
+
+
+def spread(q: QLinear, table: np.ndarray | None, default: int) -> np.ndarray:
+    """A [n, nseg] table over [n, k]."""
+    if table is None:
+        return np.full((q.n, q.k), default)
+    return np.repeat(table.astype(int), q.seg, axis=1)[:, : q.k]
 
 
 # --- rounding ----------------------------------------------------------------------------
@@ -41,7 +54,7 @@ def test_8_bit_rows_are_within_half_a_step(n: int, k: int) -> None:
     """|dequantised - weight| <= step / 2 for every weight: nothing is clipped."""
     w = random_weight(n, k)
     q = quantised(w)
-    assert q.d is None and q.z is None
+    assert q.d is None and q.b is None
     assert np.abs(q.q).max() <= 127
     assert (np.abs(q.dequantized() - w) <= 0.5000001 * step_of(q)).all()
     # the scale is no larger than the row and its 16-bit multiplier ask for
@@ -52,7 +65,7 @@ def test_8_bit_rows_are_within_half_a_step(n: int, k: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 4, 8, 32, 60, 64, 100])
 def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
-    """Rounded up group scales never clip; they are at most one of 127 levels above the need."""
+    """Rounded up group scales never clip; they are at most one of 255 levels above the need."""
     w = random_weight(9, 300 if group in (4, 60, 100, 1) else 192, seed=group)
     q = quantised(w, group=group)
     assert q.d is not None and 1 <= q.d.min() and q.d.max() <= D_MAX
@@ -64,16 +77,15 @@ def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("group", [None, 8, 32])
-def test_asymmetric_is_within_one_step(bits: int, group: int | None) -> None:
-    """The zero point is rounded too: |error| <= 1 step, and half a step on average at most."""
-    w = random_weight(12, 96, seed=3) + 0.05
+@pytest.mark.parametrize("mean", [0.05, -3.0, 100.0])
+def test_asymmetric_is_within_half_a_step(bits: int, group: int | None, mean: float) -> None:
+    """Offsets are as fine as group scales: |error| <= half a step and half a unit of the row."""
+    w = random_weight(12, 96, seed=3) + np.float32(mean)
     q = quantised(w, bits, group=group, asymmetric=True)
-    assert q.z is not None and q.d is not None
-    low, high = (-8, 7) if bits == 4 else (-128, 127)
-    assert low <= q.z.min() and q.z.max() <= high
-    error = np.abs(q.dequantized() - w) / step_of(q)
-    assert error.max() <= 1.0000001
-    assert error.mean() <= 0.3
+    assert q.b is not None and q.b.dtype == np.int16 and q.d is not None
+    error = np.abs(q.dequantized() - w)
+    assert (error <= 0.5000001 * step_of(q) + 0.5000001 * q.row_scale[:, None] + 1e-6).all()
+    assert np.abs(q.effective()).max() <= 32767
 
 
 def test_asymmetric_beats_symmetric_on_one_sided_weights() -> None:
@@ -116,9 +128,9 @@ def test_zero_rows_and_zero_matrices() -> None:
 def test_result_is_stable() -> None:
     w = random_weight(9, 60)
     a, b = (quantised(w, 4, group=20, asymmetric=True) for _ in range(2))
-    for name in ("q", "d", "z", "r"):
+    for name in ("q", "d", "b", "r"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert (a.shift, a.cmax, a.frac) == (b.shift, b.cmax, b.frac)
+    assert (a.shift, a.cmax, a.frac, a.drop) == (b.shift, b.cmax, b.frac, b.drop)
 
 
 # --- groups ------------------------------------------------------------------------------
@@ -220,22 +232,29 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
         assert k * widest * 127 > ACC_MAX
         return
     assert 1 <= q.cmax <= 255
-    # the multipliers belong to the cmax that was kept in the end
-    unit = KAPPA / q.cmax * 2.0 ** (q.frac + 32 + q.shift)
+    # the multipliers belong to the cmax and drop that were kept in the end
+    unit = KAPPA / q.cmax * 2.0 ** (q.frac + q.drop + 32 + q.shift)
     np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
     effective = [[int(v) for v in row] for row in q.effective()]
-    reached = []
+    half = (1 << q.drop) >> 1
     for row in effective:
         worst = [127 if v >= 0 else -127 for v in row]
-        acc = sum(v * x * q.cmax for v, x in zip(row, worst, strict=True))  # Python integers
-        reached.append(acc)
-        x = np.array([worst], float) * q.cmax
-        assert q.accumulate(x)[0].tolist() == [
-            sum(v * y * q.cmax for v, y in zip(other, worst, strict=True)) for other in effective
-        ]
-    assert max(reached) == q.unit_bound() * q.cmax <= ACC_MAX
-    # cmax is as large as the bound allows
-    assert q.cmax == 255 or q.unit_bound() * (q.cmax + 1) > ACC_MAX * 0.9
+        c = np.full((1, q.nseg), q.cmax)
+        x = QVector(np.array([worst]), c, np.array([1 << 14]), np.array([0]))
+        want = []
+        for other in effective:  # Python integers
+            sums = [
+                sum(v * y for v, y in zip(other[i : i + q.seg], worst[i : i + q.seg], strict=True))
+                for i in range(0, k, q.seg)
+            ]
+            assert max(map(abs, sums)) * (16 if bits == 4 and q.d is not None else 1) <= 1 << 30
+            want.append(sum(((s + half) >> q.drop) * q.cmax for s in sums))
+        assert q.accumulate(x)[0].tolist() == want
+        assert max(map(abs, want)) <= q.unit_bound() * q.cmax <= ACC_MAX
+    # cmax is as large as the bound allows: where bits can be dropped, the largest of all
+    assert q.cmax == 255 or (q.d is None and q.unit_bound() * (q.cmax + 1) > ACC_MAX * 0.9)
+    # and no more is dropped than that needs
+    assert q.drop <= (1 if bits == 8 else 0) or q.unit_bound() * 255 > ACC_MAX * 0.4
 
 
 def test_largest_cmax() -> None:
@@ -246,11 +265,13 @@ def test_largest_cmax() -> None:
 
 
 def test_too_wide_for_any_accumulator() -> None:
-    """8 bit in groups: 127 * 127 * 127 per input leaves no room for 1100 equal ones."""
+    """8 bit, 127 * 127 per input: 133,153 equal ones are too many; in groups bits are dropped."""
+    ones = np.ones((1, 133_200), np.float32)
     with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
-        quantised(np.ones((1, 1100), np.float32), group=4)
+        quantised(ones)
     assert "4-bit" in str(refused.value)
-    assert quantised(np.ones((1, 1100), np.float32), 4, group=4).cmax >= 1
+    assert quantised(ones, 4).cmax >= 1
+    assert quantised(ones, group=8).cmax == 255
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -279,10 +300,11 @@ def test_fraction_bits_give_way_to_the_accumulator() -> None:
 
 
 def test_input_vectors_of_python_integers() -> None:
-    """linear() equals its definition in unlimited integers, zero points and scales included."""
+    """linear() equals its definition in unlimited integers, offsets and scales included."""
     rng = np.random.default_rng(10)
     q = quantised(random_weight(5, 21, seed=2), 4, group=8, asymmetric=True)
-    assert q.d is not None and q.z is not None
+    assert q.d is not None and q.b is not None
+    q.drop = 3
     x = QVector(
         rng.integers(-127, 128, (2, 21)), rng.integers(1, q.cmax + 1, (2, 3)),
         np.array([1 << 14, 32767]), np.array([-3, 2]),
@@ -291,10 +313,12 @@ def test_input_vectors_of_python_integers() -> None:
     for t in range(2):
         for o in range(5):
             acc = 0
-            for i in range(21):
-                g = i // 8
-                w = (int(q.q[o, i]) - int(q.z[o, g])) * int(q.d[o, g])
-                acc += w * int(x.q[t, i]) * int(x.c[t, g])
+            for g in range(3):
+                total = 0
+                for i in range(8 * g, min(8 * g + 8, 21)):
+                    w = int(q.q[o, i]) * int(q.d[o, g]) - int(q.b[o, g])
+                    total += w * int(x.q[t, i])
+                acc += ((total + 4) >> 3) * int(x.c[t, g])
             high = (acc * int(q.r[o]) * int(x.mantissa[t])) >> 32
             s = max(-31, min(30, q.shift - int(x.exponent[t])))
             want = (high + (1 << (s - 1)) >> s) if s > 0 else high << -s

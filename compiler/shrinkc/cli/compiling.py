@@ -16,7 +16,7 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_replaceable, new_directory
 from shrinkc.core.progress import Reporter
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import save
@@ -55,11 +55,13 @@ def compile_model(
     with reporter.stage("planning"):
         prepared = prepare(request)
     with reporter.stage("loading weights") as update:
-        model = load_hf(request.model, request.adapter, update)
+        model = load_model(request.model, request.adapter, update)
     with reporter.stage("quantising") as update:
         graph = lower(model, request.quant, prepared.context, update)
-    piece_bytes = prepared.shape.piece_bytes
-    if shapes_of_graph(graph, piece_bytes) != prepared.shape:
+    shape = shapes_of_graph(graph, prepared.shape.piece_bytes)
+    if prepared.formats is not None or shape.shared != prepared.shape.shared:
+        prepared = prepared.for_shape(shape)
+    if shape != prepared.shape:
         raise PlanInvalid(
             "the quantised model has other shapes than those that were planned.",
             "this is a defect; please report it with the model's config.",

@@ -35,8 +35,8 @@ class Console:
         ended = threading.Event()
         reporter = threading.Thread(target=self._report, args=(state, ended), daemon=True)
 
-        def update(done: int, total: int) -> None:
-            state.done, state.total = done, total
+        def update(done: int, total: int, note: str = "", /) -> None:
+            state.done, state.total, state.note = done, total, note
 
         reporter.start()
         try:

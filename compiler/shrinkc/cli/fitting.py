@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from shrinkc.core.errors import DoesNotFit
@@ -71,16 +71,22 @@ def _enough(shape: ModelShape, target: Target, level: str, message: str) -> Targ
 
 
 def alternatives(
-    shape_for: ShapeFor, quant: QuantOptions, context: int, target: Target, l1: int | None
+    shape_for: ShapeFor,
+    quant: QuantOptions,
+    context: int,
+    target: Target,
+    l1: int | None,
+    fixed: Collection[str] = (),
 ) -> list[str]:
     """Changes of the command line that make it fit, each one planned before it is offered.
 
+    ``fixed`` are options that a quantised checkpoint leaves nothing to decide for.
     Single changes first; where none is enough, narrower weights and a shorter context together.
     """
     narrower: list[tuple[str, QuantOptions]] = []
-    if quant.bits == 8:
+    if quant.bits == 8 and "--bits" not in fixed:
         narrower.append(("--bits 4", replace(quant, bits=4)))
-    if quant.head_bits == 8:
+    if quant.head_bits == 8 and "--head-bits" not in fixed:
         narrower.append(("--head-bits 4", replace(quant, head_bits=4)))
     if len(narrower) == 2:
         narrower.append(("--bits 4 --head-bits 4", replace(quant, bits=4, head_bits=4)))

@@ -43,8 +43,8 @@ def _model_options(command: Any) -> Any:
             show_default=True, help="What the program is for.",
         ),
         click.option(
-            "--bits", type=click.Choice(["8", "4"]), default="8", show_default=True,
-            help="Bits per weight of the layers.",
+            "--bits", type=click.Choice(["8", "4"]),
+            help="Bits per weight of the layers. [default: 8, or the checkpoint's]",
         ),
         click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
         click.option(
@@ -53,8 +53,8 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
         click.option(
-            "--head-bits", type=click.Choice(["8", "4"]), default="8", show_default=True,
-            help="Bits per weight of embedding and head.",
+            "--head-bits", type=click.Choice(["8", "4"]),
+            help="Bits per weight of embedding and head. [default: 8, or the checkpoint's]",
         ),
         click.option(
             "--context", type=int,
@@ -164,6 +164,187 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 
     request = running.RunRequest.from_options(**options)
     running.run(directory, request, env=dict(os.environ), console=Console(), as_json=as_json)
+
+
+@cli.command("compress", short_help="Make a model smaller by a recipe.")
+@click.argument("model")
+@click.option("-o", "--output", type=PATH, required=True, help="The run's directory.")
+@click.option(
+    "--recipe",
+    required=True,
+    metavar="FILE|NAME",
+    help="A TOML file, or a shipped recipe: reference, small, siracusa.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change the recipe, e.g. lora.rank=16. May be repeated.",
+)
+@click.option("--force", is_flag=True, help="Start over, whatever is in the run's directory.")
+@click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
+@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@_json_option
+def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> None:
+    """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
+
+    Every stage of the recipe leaves a directory that loads.  The same command continues a run
+    that was interrupted.
+    """
+    from shrinkc.cli import compressing
+
+    compressing.run(model, recipe=recipe, as_json=as_json, **options)
+
+
+@cli.command("eval", short_help="Measure a float, quantised or compiled model.")
+@click.argument("model")
+@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["wikitext512", "wikitext2048"]),
+    default="wikitext512",
+    show_default=True,
+    help="How the text is cut.",
+)
+@click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
+@click.option("--trivia", metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
+@click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
+@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
+@click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
+@click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of a float model's weights and sums. [default: float32]",
+)
+@click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
+@click.option("--threads", type=int, help="Of torch; results differ in the last digits.")
+@click.option("--device", help="Of torch. [default: cpu]")
+@click.option(
+    "--engine",
+    type=click.Choice(["host", "interpreter"]),
+    help="What runs a compiled directory. [default: host]",
+)
+@click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
+@_json_option
+def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
+    from shrinkc.cli import evaluating
+
+    request = evaluating.EvalRequest.from_options(**options)
+    evaluating.run(request, output=output, env=dict(os.environ), console=Console(), as_json=as_json)
+
+
+@cli.command("explore", short_help="Search recipes: quality against bytes.")
+@click.argument("model")
+@click.option(
+    "--recipe",
+    required=True,
+    metavar="FILE|NAME",
+    help="What is searched around; its table [explore] has the ranges.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change the recipe of all trials, e.g. evaluate.windows=8. May be repeated.",
+)
+@click.option("--space", type=PATH, help="A TOML file with the ranges, instead of [explore].")
+@click.option("--trials", type=int, required=True, help="How many more.")
+@click.option("--timeout", type=float, help="Seconds after which no trial begins.")
+@click.option(
+    "--storage", metavar="URL", help="Of an Optuna study. [default: sqlite, OUTPUT/study.db]"
+)
+@click.option("--study", default="shrinkc", show_default=True, help="The study's name.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+@click.option(
+    "--reference",
+    type=PATH,
+    multiple=True,
+    metavar="JSON",
+    help="Configurations to mark: a run.json, or a list. May be repeated.",
+)
+@click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
+@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@click.option("-o", "--output", type=PATH, required=True, help="The search's directory.")
+@_json_option
+def explore_command(as_json: bool, **options: Any) -> None:
+    """Search for recipes that make MODEL small and keep it good.
+
+    The same command goes on with the study; several processes may work on one.
+    """
+    from shrinkc.cli import exploring
+
+    exploring.run(exploring.ExploreRequest(**options), console=Console(), as_json=as_json)
+
+
+@cli.command("sensitivity", short_help="Say what each part of a model is worth.")
+@click.argument("model")
+@click.option(
+    "--text", multiple=True, required=True, metavar="FILE", help="Text to measure on. Repeatable."
+)
+@click.option(
+    "--samples", type=int, default=2, show_default=True, help="Windows of text to measure."
+)
+@click.option("--length", type=int, default=256, show_default=True, help="Tokens of a window.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of the computation; float32 takes about 1.5 times as long.",
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
+@click.option(
+    "-o", "--output", type=PATH, help="Make a directory with JSON and picture, resumable."
+)
+@_json_option
+def sensitivity_command(as_json: bool, **options: Any) -> None:
+    """Measure what it costs to remove, narrow or quantise each layer and matrix of MODEL."""
+    from shrinkc.cli import sensitivity
+
+    request = sensitivity.SensitivityRequest(**options)
+    sensitivity.run(request, console=Console(), as_json=as_json)
+
+
+@cli.command("franken", short_help="Run a model with layers skipped or repeated.")
+@click.argument("model")
+@click.option(
+    "--layers",
+    multiple=True,
+    required=True,
+    metavar="LAYERS",
+    help="E.g. 0-11,14-29 or 0-7,8x3,9-29 (layer 8 three times); repeatable: side by side.",
+)
+@click.option("--name", multiple=True, help="Of a configuration, in the order of --layers.")
+@click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
+@click.option("--tokens", type=int, default=48, show_default=True, help="New tokens of a text.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampled text.")
+@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option("--windows", type=int, help="Windows of 512 tokens of it. [default: all]")
+@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
+@click.option(
+    "--attention-maps",
+    type=PATH,
+    metavar="DIR",
+    help="Make a directory with pictures of the attention maps and their Fourier transforms.",
+)
+@click.option(
+    "--save", type=PATH, metavar="DIR", help="Make a checkpoint of the (only) configuration."
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
+@click.option("-o", "--output", type=PATH, help="Make a directory with the table and its JSON.")
+@click.option("--force", is_flag=True, help="Replace directories that this command made.")
+@_json_option
+def franken_command(as_json: bool, **options: Any) -> None:
+    """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time, attention maps."""
+    from shrinkc.cli import franken
+
+    franken.run(franken.FrankenRequest.from_options(**options), console=Console(), as_json=as_json)
 
 
 @cli.command("convert", short_help="llama2.c checkpoint to Hugging Face directory.")

@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkc.cli.fitting import alternatives, shortfalls
 from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
-from shrinkc.core.errors import DoesNotFit, ModelNotFound, UsageError
-from shrinkc.importer import LlamaConfig, Tokenizer, load_config, load_hf
+from shrinkc.core.errors import DoesNotFit, ModelNotFound, QuantizeError, UsageError
+from shrinkc.importer import Formats, LlamaConfig, Tokenizer, formats, load_config
+from shrinkc.importer.gguf_file import GgufFile
+from shrinkc.importer.gguf_tokenizer import load_tokenizer
+from shrinkc.importer.gptq import find_adapter
+from shrinkc.importer.repeats import repeated_layers
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
-from shrinkc.quantize import QuantOptions
+from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
 from shrinkc.quantize.weights import check_groups
 from shrinkc.report.memory_map import LEVEL_NAMES
 from shrinkc.schedule.shapes import ModelShape, shapes_of_config
@@ -36,7 +41,7 @@ _LORA_A = re.compile(r"\.layers\.(\d+)\.(.+)\.lora_A\.weight$")
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to compile, for what, and how."""
+    """What to compile, for what, and how.  ``given`` are the options of ``quant`` on the command line."""
 
     model: Path
     target: str
@@ -44,6 +49,7 @@ class PlanRequest:
     context: int | None = None
     l1: int | None = None
     adapter: Path | None = None
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def from_options(
@@ -51,21 +57,26 @@ class PlanRequest:
         *,
         model: Path,
         target: str,
-        bits: str,
+        bits: str | None,
         group: int | None,
         short_last_group: bool,
         asymmetric: bool,
-        head_bits: str,
+        head_bits: str | None,
         context: int | None,
         l1: int | None,
         adapter: Path | None,
     ) -> PlanRequest:
         """From the command line's values."""
         quant = QuantOptions(
-            bits=int(bits), group=group, asymmetric=asymmetric, head_bits=int(head_bits),
+            bits=int(bits or 8), group=group, asymmetric=asymmetric, head_bits=int(head_bits or 8),
             short_last_group=short_last_group,
         )  # fmt: skip
-        return cls(model, target, quant, context, l1, adapter)
+        given = {
+            "--bits": bits, "--group": group, "--short-last-group": short_last_group,
+            "--asymmetric": asymmetric, "--head-bits": head_bits,
+        }  # fmt: skip
+        names = frozenset(name for name, value in given.items() if value not in (None, False))
+        return cls(model, target, quant, context, l1, adapter, names)
 
 
 @dataclass(frozen=True)
@@ -80,19 +91,21 @@ class Prepared:
     target: Target
     shape: ModelShape
     plan: Plan
+    formats: Formats | None
 
     @property
     def options(self) -> dict[str, Option]:
         """Every option that decides the program, without paths."""
         q = self.request.quant
         adapter = self.request.adapter
+        fixed = fixed_options(self.config, self.formats, q)
         return {
             "target": self.target.name,
-            "bits": q.bits,
+            "bits": None if "--bits" in fixed else q.bits,
             "group": q.group,
             "short_last_group": q.short_last_group,
             "asymmetric": q.asymmetric,
-            "head_bits": q.head_bits,
+            "head_bits": None if "--head-bits" in fixed else q.head_bits,
             "context": self.context,
             "l1": self.plan.l1_budget,
             "adapter": None if adapter is None else adapter.resolve().name,
@@ -113,21 +126,55 @@ class Prepared:
     @property
     def weight_bytes(self) -> int:
         """Stored bytes of all matrices, scales and padding included."""
-        return sum(p.bytes for p in self.plan.placements)
+        again = dict(self.shape.shared)
+        return sum(p.bytes for p in self.plan.placements if p.name not in again)
+
+    def _widths(self) -> str:
+        q = self.request.quant
+        known = self.formats or {}
+        fixed = fixed_options(self.config, self.formats, q)
+        said = []
+        if "--bits" not in fixed:
+            group = f" in groups of {q.group}" if q.group else ""
+            said.append(f"{q.bits} bit{' asymmetric' if q.asymmetric else ''}{group}")
+        counts = Counter(
+            (bits, group if group < inputs_of(self.config, name) else 0, asymmetric)
+            for name, (bits, group, asymmetric) in known.items()
+        )
+        for (bits, size, asymmetric), count in sorted(counts.items()):
+            stored = " stored in 4" if bits < 4 else ""
+            kind = " asymmetric" if asymmetric else ""
+            groups = f" in groups of {size}" if size else ""
+            said.append(f"{bits} bit{stored}{kind}{groups} ({count} of the checkpoint's matrices)")
+        if "--head-bits" not in fixed:
+            tables = {EMBEDDING: "embedding", HEAD: "head"}
+            if self.config.tie_embeddings:
+                tables = {EMBEDDING: "embedding and head"}
+            floats = [label for name, label in tables.items() if name not in known]
+            said.append(f"{' and '.join(floats)} at {q.head_bits} bit")
+        if self.shape.shared:
+            said.append(f"{len(self.shape.shared)} matrices that repeat others not stored again")
+        return ", ".join(said)
+
+    def for_shape(self, shape: ModelShape) -> Prepared:
+        """With a plan for ``shape``: what the headers of a quantised checkpoint leave open (column
+        orders, zero points that all lie in the middle) is known once it is read."""
+        if shape == self.shape:
+            return self
+        plan = make_plan(shape, self.target, self.request.l1)
+        verify(plan, shape, self.target)
+        return replace(self, shape=shape, plan=plan)
 
     def lines(self) -> list[str]:
         """A summary for people."""
-        c, p, q = self.config, self.plan, self.request.quant
-        group = f" in groups of {q.group}" if q.group else ""
-        kind = " asymmetric" if q.asymmetric else ""
+        c, p = self.config, self.plan
         implied = " (default)" if self.request.context is None else ""
         tiles = sum(-(-x.blocks // x.tile_blocks) for x in p.placements if x.name != "embedding")
         yes = {True: "L1", False: "L2"}
         out = [
             f"{self.name} for {self.target.name}: {c.num_layers} layers, hidden {c.hidden_size}, "
             f"vocabulary {c.vocab_size}, context {self.context}{implied}",
-            f"  weights     {show_size(self.weight_bytes)} at {q.bits} bit{kind}{group}, embedding "
-            f"and head at {q.head_bits} bit",
+            f"  weights     {show_size(self.weight_bytes)} at {self._widths()}",
         ]
         for level, label in LEVEL_NAMES.items():
             used, have = p.used[level], p.capacity[level]
@@ -163,44 +210,62 @@ class Prepared:
         }
 
 
+def fixed_options(
+    config: LlamaConfig, formats: Formats | None, quant: QuantOptions
+) -> frozenset[str]:
+    """The options that a quantised checkpoint leaves nothing to decide for."""
+    known = formats or {}
+    fixed: set[str] = set()
+    tables = {EMBEDDING} if config.tie_embeddings else {EMBEDDING, HEAD}
+    if tables <= known.keys():
+        fixed.add("--head-bits")
+    if not float_inputs(config, known):
+        fixed |= {"--bits", "--asymmetric"}
+        if quant.head_bits == 8 or "--head-bits" in fixed:  # a 4-bit head has groups too
+            fixed |= {"--group", "--short-last-group"}
+    return frozenset(fixed)
+
+
 def prepare(request: PlanRequest) -> Prepared:
-    """Reads config, tokenizer and the adapter's header, and plans.
+    """Reads config, tokenizer and the headers of weights and adapter, and plans.
 
     Raises what the importer raises, UsageError, QuantizeError, or DoesNotFit with changes that
     were checked to fit.
     """
     target = target_named(request.target)
-    if not request.model.is_dir():
-        load_hf(request.model)  # raises, and knows how to say it
+    known = formats(request.model)
     config = load_config(request.model)
-    tokenizer = Tokenizer.from_dir(request.model, config.vocab_size, config.bos_id)
+    tokenizer = _tokenizer(request.model, config)
     context = _context(request, config)
     quant = request.quant
-    check_groups(
-        {
-            "qkv and gate_up": config.hidden_size,
-            "o": config.num_heads * config.head_dim,
-            "down": config.intermediate_size,
-        },
-        quant.group,
-        quant.short_last_group,
-    )
+    fixed = fixed_options(config, known, quant)
+    if refused := sorted(request.given & fixed):
+        raise QuantizeError(
+            f"{request.model.name} is quantised already: {', '.join(refused)} cannot change its "
+            "integers.",
+            f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
+        )
+    check_groups(float_inputs(config, known or ()), quant.group, quant.short_last_group)
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
             f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",
             "leave --l1 out to use all of it.",
         )
     piece_bytes = sum(map(len, tokenizer.decode_table()))
-    ranks = adapter_ranks(request.adapter, config.num_layers)
+    adapter = request.adapter
+    if adapter is None and known is not None and request.model.is_dir():
+        adapter = find_adapter(request.model)  # one that comes with the checkpoint is loaded too
+    ranks = adapter_ranks(adapter, config.num_layers)
+    repeats = repeated_layers(request.model)
 
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
-        return _shape(config, quant, context, piece_bytes, ranks)
+        return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
 
     shape = shape_for(quant, context)
     try:
         plan = make_plan(shape, target, request.l1)
     except DoesNotFit:
-        found = alternatives(shape_for, quant, context, target, request.l1)
+        found = alternatives(shape_for, quant, context, target, request.l1, fixed)
         hint = (
             f"these were checked to fit: {'; '.join(found)}."
             if found
@@ -213,7 +278,13 @@ def prepare(request: PlanRequest) -> Prepared:
         ) from None
     verify(plan, shape, target)
     name = request.model.resolve().name
-    return Prepared(request, name, config, tokenizer, context, target, shape, plan)
+    return Prepared(request, name, config, tokenizer, context, target, shape, plan, known)
+
+
+def _tokenizer(model: Path, config: LlamaConfig) -> Tokenizer:
+    if model.is_file():
+        return load_tokenizer(GgufFile(model), config.vocab_size)
+    return Tokenizer.from_dir(model, config.vocab_size, config.bos_id)
 
 
 def _context(request: PlanRequest, config: LlamaConfig) -> int:
@@ -253,21 +324,3 @@ def adapter_ranks(adapter: Path | None, num_layers: int) -> list[dict[str, int]]
             layer, slot = ranks[int(match[1])], _SLOT_OF[match[2]]
             layer[slot] = layer.get(slot, 0) + entry.shape[0]
     return ranks
-
-
-def _shape(
-    config: LlamaConfig,
-    quant: QuantOptions,
-    context: int,
-    piece_bytes: int,
-    ranks: list[dict[str, int]],
-) -> ModelShape:
-    """shapes_of_config knows one set of ranks for all layers; an adapter may leave layers out."""
-    distinct: dict[tuple[tuple[str, int], ...], ModelShape] = {}
-    layers = []
-    for index, rank in enumerate(ranks):
-        key = tuple(sorted(rank.items()))
-        if key not in distinct:
-            distinct[key] = shapes_of_config(config, quant, context, piece_bytes, rank)
-        layers.append(distinct[key].layers[index])
-    return replace(next(iter(distinct.values())), layers=tuple(layers))

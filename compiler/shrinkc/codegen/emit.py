@@ -16,11 +16,12 @@ from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Sample, SiluMul
+from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Quant, Sample, SiluMul
 from shrinkc.memory.plan import (
     LEVELS,
     QVEC_BYTES,
     Plan,
+    gains_in_l1,
     head_scratch_bytes,
     head_state_bytes,
     y_words,
@@ -44,6 +45,7 @@ class CMatrix:
     cut: tuple[int, ...]  # sc_cut
     level: str
     format: str
+    drop: int
     shift: int
     b: str = "0"
 
@@ -54,7 +56,7 @@ def _format(w: QLinear) -> str:
         for name, on in (
             ("SC_FMT_W4", w.bits == 4),
             ("SC_FMT_GROUPED", w.d is not None),
-            ("SC_FMT_ASYM", w.z is not None),
+            ("SC_FMT_ASYM", w.b is not None),
         )
         if on
     ]
@@ -83,6 +85,7 @@ def _c_matrix(w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0") -> CMatr
         ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
         format=_format(w),
+        drop=w.drop + (4 if w.bits == 4 else 0),
         shift=w.shift,
         b=b,
     )
@@ -119,13 +122,12 @@ def emit(
     """
     shapes = {m.name: m for m in shape.matrices}
     embed = _of_type(graph, Embed)[0]
-    final = next(op for op in _of_type(graph, NormQuant, -1))
     head = _of_type(graph, Linear, -1)[0].weight
     sample = _of_type(graph, Sample)[0]
     layers: list[dict[str, object]] = []
     sides: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
-
+    perms: list[tuple[str, list[int]]] = []
     matrices: list[tuple[str, CMatrix]] = []  # in stream order
     for i in range(graph.num_layers):
         slots: list[int] = []
@@ -144,14 +146,24 @@ def emit(
             slots.append(len(matrices))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
             stored.append((w.name, w, order))
+        inputs = [op for op in graph.body(i) if isinstance(op, (NormQuant, Quant))]
+        perms += [
+            (f"perm_{i}_{n}", op.perm.tolist())
+            for n, op in enumerate(inputs)
+            if op.perm is not None
+        ]
         att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
-        layers.append({"slots": slots, "attention": att, "silu": silu})
+        gathers = [f"perm_{i}_{n}" if op.perm is not None else "0" for n, op in enumerate(inputs)]
+        layers.append({"slots": slots, "gathers": gathers, "attention": att, "silu": silu})
+    final = _of_type(graph, NormQuant, -1)[0]
+    if final.perm is not None:
+        perms.append(("perm_head", final.perm.tolist()))
     matrices.append(("head", _c_matrix(head, shapes["head"], plan)))
     stored.append(("head", head, None))
     if embed.table is not head:
         stored.append(("embedding", embed.table, None))
 
-    _write_blobs(stored, shapes, plan, out / "blobs", progress)
+    _write_blobs(stored, dict(shape.shared), plan, out / "blobs", progress)
     offsets, pieces = _text_tables(tokenizer)
     norms = _of_type(graph, NormQuant)
     readers = [m for m in shape.matrices if m.name != "embedding"]
@@ -169,7 +181,9 @@ def emit(
         "matrices": matrices,
         "embedding": _c_matrix(embed.table, embed_shape, plan),
         "embed": embed,
-        "final_gain": None if final.gain is None else final.gain.tolist(),
+        "gains": [n.gain.tolist() for n in norms],
+        "gains_in_l1": gains_in_l1(shape),
+        "perms": perms,
         "norm_eps": _same([n.eps for n in norms]),
         "norm_shift": _same([n.pre_shift for n in norms]),
         "attention": layers[0]["attention"],
@@ -186,6 +200,7 @@ def emit(
         "xblocks": x_blocks,
         "xsums": int(any(m.asymmetric for m in readers)),
         "rank": max(m.rank for m in readers),
+        "head_perm": "perm_head" if final.perm is not None else "0",
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
         "one_format": formats.pop() if len(formats) == 1 else None,
@@ -227,12 +242,12 @@ def _rows_of_numbers(values: list[int], per_line: int = 20) -> str:
 
 def _write_blobs(
     stored: list[tuple[str, QLinear, np.ndarray | None]],
-    shapes: dict[str, MatrixShape],
+    owners: dict[str, str],
     plan: Plan,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """One file per memory level, matrices at their planned offsets."""
+    """One file per memory level, matrices at their planned offsets, equal ones once (``owners``)."""
     folder.mkdir(parents=True)
     by_name = {name: (w, order) for name, w, order in stored}
     done = 0
@@ -245,8 +260,13 @@ def _write_blobs(
                     raise AssertionError(
                         f"{p.name}: packed {packed.shape}, planned {(p.blocks, p.block_bytes)}"
                     )
-                f.write(bytes(p.offset - f.tell()))
-                f.write(packed.tobytes())
+                if p.name in owners:
+                    owner, its_order = by_name[owners[p.name]]
+                    if not np.array_equal(packed, pack_matrix(owner, its_order)):
+                        raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
+                else:
+                    f.write(bytes(p.offset - f.tell()))
+                    f.write(packed.tobytes())
                 done += 1
                 if progress is not None:
                     progress(done, len(plan.placements))

@@ -29,11 +29,10 @@ def _rows(table: np.ndarray, order: np.ndarray) -> np.ndarray:
     return out
 
 
-def _segment(q: np.ndarray, bits: int) -> np.ndarray:
-    """One segment int8 [rows, n] -> uint8 [blocks, bytes], inputs padded to whole words."""
+def _segment(q: np.ndarray, bits: int, pad: int) -> np.ndarray:
+    """One segment int8 [rows, n] -> uint8 [blocks, bytes], inputs padded to a multiple of pad."""
     rows, n = q.shape
-    unit = 8 if bits == 4 else 4
-    padded = np.zeros((rows, -(-n // unit) * unit), np.int8)
+    padded = np.zeros((rows, -(-n // pad) * pad), np.int8)
     padded[:, :n] = q
     if bits == 4:
         halves = padded.reshape(rows, -1, 2, 4).astype(np.uint8)
@@ -49,13 +48,13 @@ def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
     blocks = len(q) // ROW_BLOCK
     parts: list[np.ndarray] = [_rows(w.r, order).astype("<u2").view(np.uint8).reshape(blocks, -1)]
     d = None if w.d is None else _rows(w.d, order)
-    z = None if w.z is None else _rows(w.z, order)
+    b = None if w.b is None else _rows(w.b, order).astype("<i2")
     for g in range(w.nseg):
         if d is not None:
             parts.append(d[:, g].reshape(blocks, ROW_BLOCK).view(np.uint8))
-        if z is not None:
-            parts.append(np.ascontiguousarray(z[:, g]).reshape(blocks, ROW_BLOCK).view(np.uint8))
-        parts.append(_segment(q[:, g * w.seg : (g + 1) * w.seg], w.bits))
+        if b is not None:
+            parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view(np.uint8))
+        parts.append(_segment(q[:, g * w.seg : (g + 1) * w.seg], w.bits, w.pad))
     if w.low_rank is not None:
         parts.append(pack_matrix(w.low_rank.b, order))
     return np.concatenate(parts, axis=1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-Update = Callable[[int, int], None]
-"""``update(done, total)``, in whatever unit the work counts."""
+
+class Update(Protocol):
+    """``update(done, total)``, in whatever unit the work counts; ``note`` says how well it goes."""
+
+    def __call__(self, done: int, total: int, note: str = "", /) -> None:
+        """Reports."""
+        ...
 
 
 class Reporter(Protocol):
@@ -24,7 +28,7 @@ class Silent:
 
     def stage(self, title: str) -> AbstractContextManager[Update]:
         """See :class:`Reporter`."""
-        return nullcontext(lambda done, total: None)
+        return nullcontext(lambda done, total, note="": None)
 
 
 @dataclass
@@ -35,10 +39,11 @@ class Stage:
     started: float
     done: int = 0
     total: int = 0
+    note: str = ""
 
     def line(self, now: float) -> str:
         """One line of text, such as ``loading weights: 45 % (3 s)``."""
-        elapsed = f"{now - self.started:.0f} s"
+        elapsed = f"{now - self.started:.0f} s" + (f", {self.note}" if self.note else "")
         if self.total <= 0:
             return f"{self.title}: {elapsed}"
         return f"{self.title}: {100 * self.done // self.total} % ({elapsed})"

@@ -1,4 +1,4 @@
-"""Finds templates, C runtime and toolchain files: in a wheel, or in a source checkout."""
+"""Finds templates, recipes, C runtime and toolchain files: in a wheel, or in a source checkout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resource(name: str) -> Path:
-    """Folder ``templates``, ``runtime_c`` or ``toolchain``, wherever shrinkc is installed."""
-    for root in (_PACKAGE / "_data", _PACKAGE.parent.parent):
+    """Folder ``templates``, ``runtime_c``, ``toolchain`` or ``recipes``, wherever shrinkc is installed."""
+    for root in (_PACKAGE / "_data", _PACKAGE.parent.parent, _PACKAGE / "compress"):
         if (root / name).is_dir():
             return root / name
     raise ShrinkcError(

@@ -1,6 +1,8 @@
-"""How well a model predicts real text, and how close the integer model stays to the float one."""
+"""How well a model predicts and answers: float in torch, integer as compiled, and both compared."""
 
+from shrinkc.evaluate.compiled_scorer import CompiledScorer
 from shrinkc.evaluate.models import LogitsOf, float_logits, integer_logits
+from shrinkc.evaluate.plan import EvalPlan, evaluate
 from shrinkc.evaluate.protocols import (
     PROTOCOLS,
     Protocol,
@@ -12,16 +14,25 @@ from shrinkc.evaluate.protocols import (
     text_windows,
     token_losses,
 )
+from shrinkc.evaluate.scorer import Choices, Scorer
+from shrinkc.evaluate.torch_scorer import TorchScorer, perplexity_of
 
 __all__ = [
     "PROTOCOLS",
+    "Choices",
+    "CompiledScorer",
+    "EvalPlan",
     "LogitsOf",
     "Protocol",
     "Result",
+    "Scorer",
+    "TorchScorer",
     "agreement",
+    "evaluate",
     "float_logits",
     "integer_logits",
     "measure",
+    "perplexity_of",
     "read_text",
     "story_pieces",
     "text_windows",

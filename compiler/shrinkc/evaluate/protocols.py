@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.core.errors import ModelNotFound, UsageError
+from shrinkc.core.errors import UsageError
+from shrinkc.evaluate.items import decoded, read_bytes
 from shrinkc.evaluate.models import LogitsOf
+from shrinkc.evaluate.perplexity import cut_windows
 from shrinkc.importer.tokenizer import Tokenizer
 
 # done, total, mean loss so far
@@ -74,13 +76,8 @@ class Result:
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file as text: CRLF and CR become LF.  Raises ModelNotFound, UsageError."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ModelNotFound(f"{path} cannot be read: {exc.strerror}.") from exc
-    except UnicodeDecodeError as exc:
-        raise UsageError(f"{path} is not UTF-8 text: {exc.reason} at byte {exc.start}.") from exc
+    """Return a UTF-8 file as text: CRLF and CR become LF.  Raises BadData."""
+    return decoded(read_bytes(Path(path)), path)
 
 
 def text_windows(
@@ -88,20 +85,11 @@ def text_windows(
 ) -> list[list[int]]:
     """The first ``count`` non-overlapping windows of ``length`` ids of one long text.
 
-    The text is tokenised from its start without special tokens.  Raises UsageError if it is too
-    short: fewer windows would be another measurement.
+    The text is tokenised from its start without special tokens.  Raises UsageError or BadData
+    if it is too short: fewer windows would be another measurement.
     """
     _check_count(count)
-    ids = tokenizer.encode(text, add_bos=False)
-    if len(ids) < count * length:
-        raise UsageError(
-            f"{count} windows of {length} tokens need {count * length} tokens, "
-            f"the text has {len(ids)}.",
-            f"at most {len(ids) // length} windows."
-            if len(ids) >= length
-            else "use a longer text.",
-        )
-    return [ids[at : at + length] for at in range(0, count * length, length)]
+    return cut_windows(tokenizer.encode(text, add_bos=False), length, count)
 
 
 def story_pieces(tokenizer: Tokenizer, text: str, count: int) -> list[list[int]]:
@@ -136,15 +124,18 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def token_losses(
-    logits: NDArray[np.floating], targets: Sequence[int] | NDArray[np.int64]
+    logits: NDArray, targets: Sequence[int] | NDArray[np.int64], frac: int = 0
 ) -> NDArray[np.float64]:
-    """Cross-entropy [T], in nats, of ``targets`` [T] under ``logits`` [T, vocab], in float64."""
+    """Cross-entropy [T], in nats, of ``targets`` [T] under ``logits`` [T, vocab], in float64.
+
+    The logits are divided by 2**frac first, which is exact.
+    """
     wanted = np.asarray(targets, np.int64)
     if len(logits) != len(wanted):
         raise ValueError(f"{len(logits)} rows of logits for {len(wanted)} tokens")
     losses = np.empty(len(wanted))
     for at in range(0, len(wanted), _ROWS):
-        part = np.asarray(logits[at : at + _ROWS], np.float64)
+        part = np.ldexp(np.asarray(logits[at : at + _ROWS], np.float64), -frac)
         top = part.max(axis=1)
         log_sum = top + np.log(np.exp(part - top[:, None]).sum(axis=1))
         losses[at : at + _ROWS] = log_sum - part[np.arange(len(part)), wanted[at : at + _ROWS]]

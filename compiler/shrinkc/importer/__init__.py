@@ -1,15 +1,20 @@
 """From files that users have to a FloatModel: checkpoints, adapters, tokenizers."""
 
-from shrinkc.importer.config import load_config, parse_config
+from shrinkc.importer.config import parse_config
 from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
 from shrinkc.importer.llama2c import convert_llama2c
+from shrinkc.importer.loading import Formats, formats, load_config, load_model
+from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import (
     FloatLayer,
     FloatModel,
     Llama3RopeScaling,
     LlamaConfig,
     LowRankAdapter,
+    QuantizedWeight,
+    Weight,
+    dense,
 )
 from shrinkc.importer.rope import inverse_frequencies
 from shrinkc.importer.tokenizer import Tokenizer
@@ -17,16 +22,23 @@ from shrinkc.importer.tokenizer import Tokenizer
 __all__ = [
     "FloatLayer",
     "FloatModel",
+    "Formats",
     "Llama3RopeScaling",
     "LlamaConfig",
     "LowRankAdapter",
+    "QuantizedWeight",
     "Tokenizer",
+    "Weight",
     "convert_llama2c",
+    "dense",
+    "formats",
     "forward",
     "greedy",
     "inverse_frequencies",
+    "load_adapter",
     "load_config",
     "load_hf",
+    "load_model",
     "parse_config",
     "token_losses",
 ]

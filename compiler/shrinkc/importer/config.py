@@ -48,6 +48,15 @@ def load_config(directory: Path) -> LlamaConfig:
 
     Raises ModelNotFound (no config.json), BadConfig or UnsupportedModel.
     """
+    raw, generation = read_config(directory)
+    return parse_config(raw, generation, source=str(directory / "config.json"))
+
+
+def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the contents of ``config.json`` and of ``generation_config.json`` ({} if absent).
+
+    Raises ModelNotFound (no config.json) or BadConfig.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise ModelNotFound(
@@ -58,7 +67,7 @@ def load_config(directory: Path) -> LlamaConfig:
     raw = read_json_object(path, BadConfig)
     generation_path = directory / "generation_config.json"
     generation = read_json_object(generation_path, BadConfig) if generation_path.is_file() else {}
-    return parse_config(raw, generation, source=str(path))
+    return raw, generation
 
 
 def parse_config(

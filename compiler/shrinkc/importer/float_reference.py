@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from shrinkc.importer.model import FloatLayer, FloatModel, LlamaConfig
+from shrinkc.importer.model import (
+    FloatLayer,
+    FloatModel,
+    LlamaConfig,
+    QuantizedWeight,
+    Weight,
+    dense,
+)
 from shrinkc.importer.rope import inverse_frequencies
+
+# a text is many forward passes: quantised matrices stay dense as long as their model lives
+_dense: weakref.WeakKeyDictionary[QuantizedWeight, NDArray[np.float32]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def forward(
@@ -19,7 +33,7 @@ def forward(
     """
     config = model.config
     ids = np.asarray(tokens, dtype=np.int64)
-    x = model.embedding[ids].astype(dtype)  # [T, hidden]
+    x = _matrix(model.embedding)[ids].astype(dtype)  # [T, hidden]
     angle = np.arange(len(ids))[:, None] * inverse_frequencies(config)  # [T, head_dim / 2]
     cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
     for layer in model.layers:
@@ -29,7 +43,9 @@ def forward(
         up = _linear(layer, "up_proj", layer.w_up, h)
         x = x + _linear(layer, "down_proj", layer.w_down, _silu(gate) * up)
     head = model.embedding if model.head is None else model.head
-    logits: NDArray[np.floating] = _norm(x, model.final_norm, config) @ head.T.astype(dtype)
+    logits: NDArray[np.floating] = _norm(x, model.final_norm, config) @ _matrix(head).T.astype(
+        dtype
+    )
     return logits
 
 
@@ -73,7 +89,9 @@ def _attention(
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     # query head j reads key/value head j // (heads / kv_heads)
     k, v = (np.repeat(part, heads // kv_heads, axis=1) for part in (k, v))
-    scores: NDArray[np.floating] = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) / np.asarray(dim, h.dtype) ** 0.5
+    scores: NDArray[np.floating] = (
+        q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) / np.asarray(dim, h.dtype) ** 0.5
+    )
     future = np.triu(np.ones((length, length), dtype=bool), k=1)
     scores[:, future] = -np.inf
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -82,10 +100,18 @@ def _attention(
     return _linear(layer, "o_proj", layer.wo, mixed)
 
 
+def _matrix(weight: Weight) -> NDArray[np.float32]:
+    if not isinstance(weight, QuantizedWeight):
+        return weight
+    if weight not in _dense:
+        _dense[weight] = dense(weight)
+    return _dense[weight]
+
+
 def _linear(
-    layer: FloatLayer, name: str, weight: NDArray[np.float32], x: NDArray[np.floating]
+    layer: FloatLayer, name: str, weight: Weight, x: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    y = x @ weight.T.astype(x.dtype)
+    y = x @ _matrix(weight).T.astype(x.dtype)
     side = layer.adapters.get(name)
     if side is not None:
         y = y + (x @ side.a.T.astype(x.dtype)) @ side.b.T.astype(x.dtype)

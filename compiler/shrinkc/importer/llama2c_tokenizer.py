@@ -8,7 +8,6 @@ every way of splitting a piece in two pieces becomes a merge, ranked by the piec
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import defaultdict
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.tokenizer_json import SPACE, added_token, sentencepiece_document, to_json
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 _FIRST_BYTE = 3
 _FIRST_PIECE = _FIRST_BYTE + 256
-_SPACE = "▁"
 # llama2.c's export wraps the names of BOS and EOS in line feeds, to print them nicely
 _CONTROLS = {UNK_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
 
@@ -86,7 +85,7 @@ def _named(path: Path, raw: list[tuple[float, bytes]]) -> list[ScoredPiece]:
             raise BadTokenizer(f"{path}: token {index}, {content!r}, is not UTF-8.") from exc
         if score != score:
             raise BadTokenizer(f"{path}: token {index}, {text!r}, has the score NaN.")
-        text = _CONTROLS.get(index, text.replace(" ", _SPACE))
+        text = _CONTROLS.get(index, text.replace(" ", SPACE))
         if _FIRST_BYTE <= index < _FIRST_PIECE:
             expected = f"<0x{index - _FIRST_BYTE:02X}>"
             if text != expected:
@@ -104,15 +103,20 @@ def _named(path: Path, raw: list[tuple[float, bytes]]) -> list[ScoredPiece]:
 
 
 def merges(pieces: list[ScoredPiece]) -> list[tuple[str, str]]:
-    """Return the merges in order of rank, best first.
+    """Return the merges of a ``tokenizer.bin`` in order of rank; see :func:`ranked_merges`."""
+    return ranked_merges(pieces[_FIRST_PIECE:])
 
-    Raises BadTokenizer if two pieces that can be merged have the same score: then llama2.c
-    decides by position in the text, which a ranked list cannot say.
+
+def ranked_merges(pieces: list[ScoredPiece]) -> list[tuple[str, str]]:
+    """Return the merges of ``pieces`` with each other in order of rank, best first.
+
+    Raises BadTokenizer if two pieces that can be merged have the same score: then llama2.c, like
+    SentencePiece, decides by position in the text, which a ranked list cannot say.
     """
-    known = {piece.text for piece in pieces[_FIRST_PIECE:]}
+    known = {piece.text for piece in pieces}
     by_score: dict[float, str] = {}
     ranked: list[tuple[float, int, tuple[str, str]]] = []
-    for piece in pieces[_FIRST_PIECE:]:
+    for piece in pieces:
         text = piece.text
         splits = [(text[:i], text[i:]) for i in range(1, len(text))]
         splits = [split for split in splits if split[0] in known and split[1] in known]
@@ -132,54 +136,15 @@ def merges(pieces: list[ScoredPiece]) -> list[tuple[str, str]]:
 
 def tokenizer_json(pieces: list[ScoredPiece]) -> str:
     """Return a ``tokenizer.json``: a space in front of the text, byte fallback, BOS first."""
-    document: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": index,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for index, name in _CONTROLS.items()
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": _SPACE},
-                {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": _post_processor(),
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": _CONTROLS[UNK_ID],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {piece.text: index for index, piece in enumerate(pieces)},
-            "merges": [list(pair) for pair in merges(pieces)],
-        },
-    }
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    document = sentencepiece_document(
+        {piece.text: index for index, piece in enumerate(pieces)},
+        merges(pieces),
+        added=[added_token(index, name, special=True) for index, name in _CONTROLS.items()],
+        unknown=_CONTROLS[UNK_ID],
+        prefix_space=True,
+    )
+    document["post_processor"] = _post_processor()
+    return to_json(document)
 
 
 def tokenizer_settings(seq_len: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Read a PEFT LoRA adapter and hang its matrices next to the weights of a FloatModel."""
+"""Read a LoRA adapter of PEFT, or an EoRA of GPTQModel, and hang its matrices next to the weights of a FloatModel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shrinkc.core.errors import (
     BadConfig,
@@ -20,7 +19,7 @@ from shrinkc.core.errors import (
     UnsupportedModel,
 )
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import FloatLayer, FloatModel, LowRankAdapter
+from shrinkc.importer.model import FloatLayer, FloatModel, LowRankAdapter, QuantizedWeight, Weight
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 from shrinkc.importer.weight_checks import listing, non_finite
 
@@ -79,15 +78,16 @@ class _AdapterConfig:
 
 
 def load_adapter(directory: Path, model: FloatModel) -> None:
-    """Fill ``FloatLayer.adapters`` of ``model`` from the PEFT directory ``directory``.
+    """Fill ``FloatLayer.adapters`` of ``model`` from the PEFT or EoRA directory ``directory``.
 
     ``a`` becomes float32 [rank, in], ``b`` float32 [out, rank] times ``lora_alpha / r`` (or
-    ``lora_alpha / sqrt(r)`` with rsLoRA).  Raises ModelNotFound, BadConfig, UnsupportedModel,
+    ``lora_alpha / sqrt(r)`` with rsLoRA); GPTQModel applies no such factor and writes
+    ``lora_alpha = r``.  Raises ModelNotFound, BadConfig, UnsupportedModel,
     BadWeights or ShapeMismatch, and leaves the model as it was.
     """
     config = _load_config(directory)
     file = SafetensorsFile(_find(directory, _WEIGHTS))
-    targets = _targeted(config, len(model.layers))
+    targets = _quantized_or_stored(_targeted(config, len(model.layers)), model, file)
     if not targets:
         raise ShapeMismatch(f"{directory}: target_modules match no projection of the model.")
 
@@ -179,6 +179,25 @@ def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
     return found
 
 
+def _quantized_or_stored(
+    targets: list[tuple[int, str]], model: FloatModel, file: SafetensorsFile
+) -> list[tuple[int, str]]:
+    """``targets`` without those that EoRA passes over: what GPTQ has left as floats."""
+    weights = {
+        (layer, module): _base_weight(model.layers[layer], module)
+        for layer in range(len(model.layers))
+        for module in _MODULES
+    }
+    if not any(isinstance(weight, QuantizedWeight) for weight in weights.values()):
+        return targets
+    return [
+        (layer, module)
+        for layer, module in targets
+        if isinstance(weights[layer, module], QuantizedWeight)
+        or any(_key(layer, module, side) in file.entries for side in "AB")
+    ]
+
+
 def _matches(targets: str | list[str], path: str) -> bool:
     if targets == "all-linear":
         return True
@@ -215,8 +234,8 @@ def _key(layer: int, module: str, side: str) -> str:
     return f"base_model.model.model.layers.{layer}.{_MODULES[module][0]}.lora_{side}.weight"
 
 
-def _base_weight(layer: FloatLayer, module: str) -> NDArray[np.float32]:
-    weight: NDArray[np.float32] = getattr(layer, _MODULES[module][1])
+def _base_weight(layer: FloatLayer, module: str) -> Weight:
+    weight: Weight = getattr(layer, _MODULES[module][1])
     return weight
 
 

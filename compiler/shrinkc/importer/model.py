@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shrinkc.importer.tokenizer import Tokenizer
+
+WIDTHS = (2, 3, 4, 8)
+"""Bits per weight that a QuantizedWeight may have."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,70 @@ class Llama3RopeScaling:
     original_max_position: int
 
 
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """The integers of a quantised checkpoint's matrix [n, k], as the file has them.
+
+    ``weight[o, k] = scale[o, g] * q[o, k] + offset[o, g]``, g the group of k.
+
+    ``q`` is uint8 [n, k] in 0 … 2**bits - 1 with its columns in STORED order, in which every
+    group is contiguous: stored column j belongs to group ``j // group`` and to the model's
+    input ``order[j]``; ``order`` is None where the two are the same.  ``scale`` is float32
+    [n, ceil(k / group)] and > 0, ``offset`` float32 of the same shape.  ``group`` is the
+    number of inputs per scale, k itself for one scale per row; the last group may be short.
+    """
+
+    bits: int
+    group: int
+    q: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    order: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if the parts do not belong together."""
+        n, k = self.q.shape
+        if self.bits not in WIDTHS or not 1 <= self.group <= k or self.q.dtype != np.uint8:
+            raise ValueError(f"{self.bits} bit, group {self.group} of {k}, {self.q.dtype}")
+        shape = (n, -(-k // self.group))
+        if self.scale.shape != shape or self.offset.shape != shape:
+            raise ValueError(f"scale {self.scale.shape}, offset {self.offset.shape}, not {shape}")
+        if self.order is not None and self.order.shape != (k,):
+            raise ValueError(f"order {self.order.shape}, not {(k,)}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(outputs, inputs)``."""
+        n, k = self.q.shape
+        return n, k
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """Return a new float32 [n, k] in the model's order of inputs.
+
+        Exact where scale and offset are 16-bit floats with ``offset / scale`` an integer below
+        256; else rounded as float32 arithmetic does.
+        """
+        stored = self.q.astype(np.float32)
+        for g in range(self.scale.shape[1]):
+            part = stored[:, g * self.group : (g + 1) * self.group]
+            part *= self.scale[:, g, None]
+            part += self.offset[:, g, None]
+        if self.order is None:
+            return stored
+        dense = np.empty_like(stored)
+        dense[:, self.order] = stored
+        return dense
+
+
+Weight = np.ndarray | QuantizedWeight
+"""A matrix [n, k]: float32, or the integers of a quantised checkpoint."""
+
+
+def dense(weight: Weight) -> NDArray[np.float32]:
+    """Return ``weight`` as float32 [n, k]: the array itself, or a new one."""
+    return weight.dequantized() if isinstance(weight, QuantizedWeight) else weight
+
+
 @dataclass
 class LowRankAdapter:
     """A side path ``y += b @ (a @ x)`` next to a weight [out, in].
@@ -56,17 +124,17 @@ class LowRankAdapter:
 
 @dataclass
 class FloatLayer:
-    """One transformer block; every matrix is float32 [out, in], every norm gain float32 [in]."""
+    """One transformer block; every matrix is a Weight [out, in], every norm gain float32 [in]."""
 
     attn_norm: np.ndarray
-    wq: np.ndarray
-    wk: np.ndarray
-    wv: np.ndarray
-    wo: np.ndarray
+    wq: Weight
+    wk: Weight
+    wv: Weight
+    wo: Weight
     mlp_norm: np.ndarray
-    w_gate: np.ndarray
-    w_up: np.ndarray
-    w_down: np.ndarray
+    w_gate: Weight
+    w_up: Weight
+    w_down: Weight
     # module name ("q_proj" … "down_proj") -> side path
     adapters: dict[str, LowRankAdapter] = field(default_factory=dict)
 
@@ -76,9 +144,9 @@ class FloatModel:
     """A whole model.  ``head`` is None when the embedding is tied."""
 
     config: LlamaConfig
-    embedding: np.ndarray  # float32 [vocab, hidden]
+    embedding: Weight  # [vocab, hidden]
     layers: list[FloatLayer]
     final_norm: np.ndarray  # float32 [hidden]
-    head: np.ndarray | None  # float32 [vocab, hidden]
+    head: Weight | None  # [vocab, hidden]
     tokenizer: Tokenizer
     source: str = ""

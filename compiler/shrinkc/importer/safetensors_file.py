@@ -1,4 +1,4 @@
-"""Read tensors of a safetensors file as float32, without torch.
+"""Read tensors of a safetensors file with numpy alone.
 
 The ``safetensors`` package cannot hand bfloat16 to numpy, so the header is read here:
 8 bytes little-endian header length, that many bytes of JSON
@@ -41,6 +41,7 @@ _BYTES_PER_VALUE = {
     "F64": 8,
 }
 FLOAT_DTYPES = ("F32", "F16", "BF16")
+_INTEGERS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,15 @@ class TensorEntry:
 class SafetensorsFile:
     """One validated, memory-mapped file; ``entries`` maps tensor names to their places.
 
+    ``metadata`` is what the file says about itself.
+
     Raises BadWeights if the file is truncated or its header is not consistent with itself
     or with the file's size; every fault found in the header is listed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metadata: dict[str, str] = {}
         try:
             size = path.stat().st_size
             with path.open("rb") as handle:
@@ -110,6 +114,24 @@ class SafetensorsFile:
             )
         return values.reshape(entry.shape)
 
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Return the stored bytes of tensor ``name`` as a read-only view."""
+        entry = self.entries[name]
+        return self._bytes[entry.begin : entry.end]
+
+    def read_integers(self, name: str) -> NDArray[np.integer]:
+        """Return tensor ``name``, of an integer type up to 32 bits, as a read-only view.
+
+        Raises BadWeights for another dtype.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in _INTEGERS:
+            raise BadWeights(
+                f"{self.path}: {name} has dtype {entry.dtype}; an integer type is needed."
+            )
+        raw = self._bytes[entry.begin : entry.end]
+        return np.frombuffer(raw, dtype=_INTEGERS[entry.dtype]).reshape(entry.shape)
+
     def _need(self, need: int, have: int, what: str) -> None:
         if have < need:
             raise BadWeights(
@@ -124,7 +146,9 @@ class SafetensorsFile:
             raise BadWeights(f"{self.path}: the header is not valid JSON ({exc}).") from exc
         if not isinstance(table, dict):
             raise BadWeights(f"{self.path}: the header is not a JSON object.")
-        table.pop("__metadata__", None)
+        metadata = table.pop("__metadata__", None)
+        if isinstance(metadata, dict):
+            self.metadata = {str(key): str(value) for key, value in metadata.items()}
 
         entries: dict[str, TensorEntry] = {}
         faults: list[str] = []

@@ -68,8 +68,9 @@ class Tokenizer:
     def from_dir(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
         """Read ``tokenizer.json`` of a model directory.
 
-        ``bos_id`` is the model's; an explicit ``"add_bos_token": false`` in
-        ``tokenizer_config.json`` means that prompts start without it.  Raises BadTokenizer.
+        ``bos_id`` is the model's.  Prompts start without it when ``tokenizer_config.json`` says
+        ``"add_bos_token": false``, or says nothing and the file has a template of its own that
+        adds no token (SmolLM2's, for instance).  Raises BadTokenizer.
         """
         file = Path(path) / _FILE
         if not file.is_file():
@@ -81,11 +82,13 @@ class Tokenizer:
                 )
             raise BadTokenizer(f"{file} does not exist.", hint=hint)
         settings = Path(path) / _SETTINGS
-        if settings.is_file() and (
-            read_json_object(settings, BadTokenizer).get("add_bos_token") is False
-        ):
-            bos_id = None
-        return cls.from_file(file, vocab_size, bos_id)
+        wanted = None
+        if settings.is_file():
+            wanted = read_json_object(settings, BadTokenizer).get("add_bos_token")
+        if wanted is None:
+            spec = read_json_object(file, BadTokenizer)
+            wanted = not _has_empty_template(spec.get("post_processor"))
+        return cls.from_file(file, vocab_size, bos_id if wanted else None)
 
     @classmethod
     def from_file(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
@@ -144,6 +147,15 @@ class Tokenizer:
                 f"{self.vocab_size}, the first is {index} ({piece!r}).",
                 hint="tokenizer.json and config.json have to come from the same model.",
             )
+
+
+def _has_empty_template(processor: Any) -> bool:
+    """Whether a post-processor is a template of the text alone: nothing before it, nothing after."""
+    return (
+        isinstance(processor, dict)
+        and processor.get("type") == "TemplateProcessing"
+        and all("Sequence" in part for part in processor.get("single") or [{}])
+    )
 
 
 def _check_model(spec: dict[str, Any], origin: Path) -> None:

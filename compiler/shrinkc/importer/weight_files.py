@@ -37,12 +37,24 @@ class WeightFiles:
     def __iter__(self) -> Iterator[str]:
         return iter(self._owner)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor."""
+        return {name: self.entry(name).shape for name in self._owner}
+
     def entry(self, name: str) -> TensorEntry:
         return self._owner[name].entries[name]
 
     def read(self, name: str) -> NDArray[np.float32]:
         """Return tensor ``name`` as float32."""
         return self._owner[name].read(name)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Return the stored bytes of tensor ``name`` as a read-only view."""
+        return self._owner[name].raw(name)
+
+    def read_integers(self, name: str) -> NDArray[np.integer]:
+        """Return tensor ``name``, of an integer type, as a read-only view."""
+        return self._owner[name].read_integers(name)
 
 
 def open_weights(directory: Path) -> WeightFiles:
@@ -105,5 +117,5 @@ def _other_format_hint(directory: Path) -> str:
             "AutoModelForCausalLM.from_pretrained(dir).save_pretrained(out)."
         )
     if any(directory.glob("*.gguf")):
-        return "GGUF files are not imported; use the safetensors version of the model."
+        return "to read a GGUF file, give the file itself."
     return "download the model's safetensors files."

@@ -12,13 +12,13 @@ from shrinkc.ir.linear import QLinear
 
 def _matrix(w: QLinear) -> str:
     digest = hashlib.sha256()
-    for t in (w.q, w.d, w.z, w.r):
+    for t in (w.q, w.d, w.b, w.r):
         digest.update(b"-" if t is None else np.ascontiguousarray(t).tobytes())
     scales = f"group {w.group}" if w.group else "per row"
-    kind = "asymmetric" if w.z is not None else "symmetric"
+    kind = "asymmetric" if w.b is not None else "symmetric"
     text = (
-        f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} seg {w.seg} cmax {w.cmax} shift {w.shift} "
-        f"Q{w.frac} sha256 {digest.hexdigest()[:16]}"
+        f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} seg {w.seg} cmax {w.cmax} "
+        f"drop {w.drop} shift {w.shift} Q{w.frac} sha256 {digest.hexdigest()[:16]}"
     )
     if w.low_rank:
         text += f" + side path a {_matrix(w.low_rank.a)} b {_matrix(w.low_rank.b)}"

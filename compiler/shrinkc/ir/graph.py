@@ -8,7 +8,7 @@ import numpy as np
 
 from shrinkc.ir.ops import Op, Type
 
-IR_VERSION = 1
+IR_VERSION = 2
 
 
 @dataclass

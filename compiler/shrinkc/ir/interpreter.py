@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import QLinear
+from shrinkc.ir.linear import QLinear, effective
 from shrinkc.ir.ops import (
     Attention,
     Embed,
@@ -132,12 +132,14 @@ class Interpreter:
             case NormQuant():
                 t = g.types[op.out]
                 return vectors.norm_quantize_vector(
-                    np.asarray(args[0]), t.seg, t.cmax, op.pre_shift, op.eps,
-                    None if op.gain is None else op.gain.astype(I64),
+                    _permuted(np.asarray(args[0]), op.perm), t.seg, t.cmax, op.pre_shift, op.eps,
+                    op.gain.astype(I64),
                 )  # fmt: skip
             case Quant():
                 t = g.types[op.out]
-                return vectors.quantize_vector(np.asarray(args[0]), t.seg, t.cmax)
+                return vectors.quantize_vector(
+                    _permuted(np.asarray(args[0]), op.perm), t.seg, t.cmax
+                )
             case Linear():
                 assert isinstance(args[0], vectors.QVector)
                 y = linear(op.weight, args[0])
@@ -192,29 +194,26 @@ class QHead:
     exponent: np.ndarray
 
 
+def _permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
+    return x if perm is None else x[:, perm]
+
+
 def embed(op: Embed, ids: np.ndarray) -> np.ndarray:
     """Rows ``ids`` of the table in the residual's fixed point, int64 [T, hidden]."""
     w = op.table
-    rows = w.q[ids].astype(I64)
-
-    def spread(table: np.ndarray) -> np.ndarray:
-        return np.repeat(table[ids].astype(I64), w.seg, axis=1)[:, : w.k]
-
-    if w.z is not None:
-        rows = rows - spread(w.z)
-    if w.d is not None:
-        rows = rows * spread(w.d)
+    d = None if w.d is None else w.d[ids]
+    b = None if w.b is None else w.b[ids]
+    rows = effective(w.q[ids], d, b, w.seg)
     return requantize(rows * w.r[ids].astype(I64)[:, None], op.factor, op.shift)
 
 
 def linear(w: QLinear, x: vectors.QVector) -> np.ndarray:
     """The integer matrix product with its side path, int64 [T, n] in int32 range."""
-    scaled = x.scaled(w.seg)
-    y = _rescale(w, w.accumulate(scaled), x)
+    y = _rescale(w, w.accumulate(x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b
-        t = vectors.quantize_vector(_rescale(a, a.accumulate(scaled), x), b.seg, b.cmax)
-        y = saturate32(y + _rescale(b, b.accumulate(t.scaled(b.seg)), t))
+        t = vectors.quantize_vector(_rescale(a, a.accumulate(x), x), b.seg, b.cmax)
+        y = saturate32(y + _rescale(b, b.accumulate(t), t))
     return y
 
 

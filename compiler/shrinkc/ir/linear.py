@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from shrinkc.numerics.fixed import I64, QMAX
+from shrinkc.numerics.vectors import QVector
 
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
+SEGMENT_SUM_MAX = 1 << 30  # 16-fold for 4-bit weights: their kernel meets high nibbles in place
+WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
+_CACHED = 1 << 18
 
 
 def segment_size(k: int, group: int | None) -> int:
@@ -33,13 +38,16 @@ def segment_size(k: int, group: int | None) -> int:
 class QLinear:
     """An integer matrix [n, k] and its scales.
 
-    weight[o, k] = (q[o, k] - z[o, g]) * d[o, g] * row_scale[o], g = k // seg, and the result in
+    weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // seg, and the result in
     fixed point with ``frac`` bits is ``requantize(acc, r[o] * mantissa, shift - exponent)`` where
-    ``acc = sum_g c[g] * d[o, g] * sum_k (q - z) * x`` is an exact int32.
+    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
+    int32: ``drop`` bits of a segment's sum make room for it.
 
-    q int8 [n, k] (4 bit: -8..7, 8 bit: -127..127, asymmetric 8 bit: -128..127);
-    d uint8 [n, nseg] or None (all one); z int8 [n, nseg] or None (all zero);
-    r uint16 [n].  ``row_scale`` float64 [n] is kept for reports and tests only.
+    q int8 [n, k] (4 bit: -8..7); d uint8 [n, nseg] or None (all one, drop 0);
+    b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n].
+    ``pad``: inputs to a multiple of which a segment is stored, 8 for 4-bit weights and for the first
+    half of a side path next to them, else 4.
+    ``row_scale`` float64 [n] is kept for reports and tests only.
     """
 
     name: str
@@ -48,11 +56,13 @@ class QLinear:
     seg: int
     q: np.ndarray
     d: np.ndarray | None
-    z: np.ndarray | None
+    b: np.ndarray | None
     r: np.ndarray
+    drop: int
     shift: int
     cmax: int
     frac: int
+    pad: int
     row_scale: np.ndarray
     low_rank: LowRank | None = None
 
@@ -68,44 +78,86 @@ class QLinear:
     def nseg(self) -> int:
         return -(-self.k // self.seg)
 
-    def per_element(self, table: np.ndarray | None, default: int) -> np.ndarray:
-        """A [n, nseg] table spread over [n, k]."""
-        if table is None:
-            return np.full((self.n, self.k), default, I64)
-        return np.repeat(table.astype(I64), self.seg, axis=1)[:, : self.k]
-
     def effective(self) -> np.ndarray:
-        """(q - z) * d as int64 [n, k]: the matrix that meets q * c of the activations."""
-        w = self.q.astype(I64)
-        if self.z is not None:
-            w = w - self.per_element(self.z, 0)
-        if self.d is not None:
-            w = w * self.per_element(self.d, 1)
-        return w
+        """q * d - b as int64 [n, k]: the matrix that meets q of the activations."""
+        return effective(self.q, self.d, self.b, self.seg)
 
     def dequantized(self) -> np.ndarray:
         """float64 [n, k] in the units of the float model."""
         out: np.ndarray = self.effective() * self.row_scale[:, None]
         return out
 
+    def segment_bounds(self) -> np.ndarray:
+        """int64 [n, nseg]: the largest |sum| that a segment can give before ``drop``."""
+        return segment_bounds(self.effective(), self.seg)
+
     def unit_bound(self) -> int:
         """Largest |acc| that c = 1 everywhere could give."""
-        return int(np.abs(self.effective()).sum(axis=1).max(initial=0)) * QMAX
+        return unit_bound(self.segment_bounds(), self.drop)
 
-    def accumulate(self, x_scaled: np.ndarray) -> np.ndarray:
-        """Exact acc int64 [T, n] of activations q * c (float64 [T, k]) through float64 BLAS.
+    def accumulate(self, x: QVector) -> np.ndarray:
+        """Exact acc int64 [T, n] of activations, through BLAS.
 
-        Exact because every partial sum is an integer below 2**31.
+        Exact in floating point because every partial sum is an integer: below 2**31 in float64, and
+        of one segment below 2**24 in float32.
         """
-        return np.rint(x_scaled @ self.float_t()).astype(I64)
+        if self.d is None:
+            return np.rint(x.scaled(self.seg) @ self._transposed(np.float64)).astype(I64)
+        exact = np.float32 if self.seg * 128 * QMAX < 1 << 24 else np.float64
+        table = self._transposed(exact)
+        q = x.q.astype(exact)
+        tokens = len(q)
+        starts = np.arange(0, self.k, self.seg)
+        sums = np.add.reduceat(x.q, starts, axis=1).astype(np.int32)
+        c = x.c.astype(np.int32)
+        d = self.d.astype(np.int32)
+        half = (1 << self.drop) >> 1
+        out = np.zeros((tokens, self.n), np.int32)
+        width = max(64, _CACHED // max(tokens, 1))  # rows at a time, for the processor's caches
+        for first in range(0, self.n, width):
+            rows = slice(first, first + width)
+            acc = out[:, rows]
+            for g, at in enumerate(starts):
+                part = slice(at, at + self.seg)
+                t = (q[:, part] @ table[part, rows]).astype(np.int32)
+                t *= d[rows, g]
+                if self.b is not None:
+                    t -= np.multiply.outer(sums[:, g], self.b[rows, g].astype(np.int32))
+                t += half
+                t >>= self.drop
+                t *= c[:, g, None]
+                acc += t
+        return out.astype(I64)
 
-    def float_t(self) -> np.ndarray:
-        """effective().T as float64, made once."""
-        cached: np.ndarray | None = getattr(self, "_float_t", None)
+    def _transposed(self, dtype: DTypeLike) -> np.ndarray:
+        """q.T [k, n] in ``dtype``, made once."""
+        cached: np.ndarray | None = getattr(self, "_cached", None)
         if cached is None:
-            cached = np.ascontiguousarray(self.effective().T.astype(np.float64))
-            self._float_t = cached
+            cached = np.ascontiguousarray(self.q.T.astype(dtype))
+            self._cached = cached
         return cached
+
+
+def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int) -> np.ndarray:
+    """q * d - b as int64 [n, k] from q [n, k] and tables [n, nseg], or None for ones and zeros."""
+    k = q.shape[1]
+    w: np.ndarray = q.astype(I64)
+    if d is not None:
+        w *= np.repeat(d.astype(I64), seg, axis=1)[:, :k]
+    if b is not None:
+        w -= np.repeat(b.astype(I64), seg, axis=1)[:, :k]
+    return w
+
+
+def segment_bounds(weights: np.ndarray, seg: int) -> np.ndarray:
+    """127 * sum |w| per segment: weights [n, k] -> int64 [n, nseg]."""
+    starts = np.arange(0, weights.shape[1], seg)
+    return np.add.reduceat(np.abs(weights), starts, axis=1).astype(I64) * QMAX
+
+
+def unit_bound(bounds: np.ndarray, drop: int) -> int:
+    """Largest |acc| with c = 1 everywhere, of segments up to ``bounds`` [n, nseg]."""
+    return int(((bounds + ((1 << drop) >> 1)) >> drop).sum(axis=1).max(initial=0))
 
 
 @dataclass

@@ -54,7 +54,7 @@ class Op:
 class Embed(Op):
     """token -> i32: row ``token`` of ``table`` in the residual's fixed point.
 
-    value = requantize((q - z) * d * r[row], factor, shift): the row scale r is the one the
+    value = requantize((q * d - b) * r[row], factor, shift): the row scale r is the one the
     head uses when the table is shared with it.
     """
 
@@ -65,16 +65,23 @@ class Embed(Op):
 
 @dataclass
 class NormQuant(Op):
-    """i32 -> q8: RMSNorm and dynamic int8.  ``gain`` int16 [width] Q15 or None (folded)."""
+    """i32 -> q8: RMSNorm and dynamic int8 of ``x[perm] * gain``.
+
+    ``gain`` int16 [width] in Q15, in the order of the result.  ``perm`` uint16 [width], or None:
+    place j of the result is made from input perm[j].
+    """
 
     eps: int
     pre_shift: int
-    gain: np.ndarray | None
+    gain: np.ndarray
+    perm: np.ndarray | None = None
 
 
 @dataclass
 class Quant(Op):
-    """i32 -> q8: dynamic int8."""
+    """i32 -> q8: dynamic int8 of ``x[perm]``; ``perm`` as in NormQuant."""
+
+    perm: np.ndarray | None = None
 
 
 @dataclass

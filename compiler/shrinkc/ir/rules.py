@@ -12,7 +12,14 @@ import numpy as np
 
 from shrinkc.core.errors import IllegalIR
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import ACC_MAX, QLinear
+from shrinkc.ir.linear import (
+    ACC_MAX,
+    SEGMENT_SUM_MAX,
+    WEIGHT_MAX,
+    QLinear,
+    segment_bounds,
+    unit_bound,
+)
 from shrinkc.ir.ops import (
     Attention,
     Embed,
@@ -72,27 +79,45 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: {w.bits} bits"
         if w.q.dtype != np.int8 or int(w.q.min()) < low or int(w.q.max()) > high:
             return f"{w.name}: weights outside {low}..{high}"
-        if w.z is None and w.bits == 8 and int(w.q.min()) < -127:
-            return f"{w.name}: symmetric 8-bit weights reach -128"
-        for label, t in (("d", w.d), ("z", w.z)):
-            if t is not None and t.shape != (w.n, w.nseg):
-                return f"{w.name}: {label} is {t.shape}, not {(w.n, w.nseg)}"
+        for label, t, dtype in (("d", w.d, np.uint8), ("b", w.b, np.int16)):
+            if t is not None and (t.shape != (w.n, w.nseg) or t.dtype != dtype):
+                return f"{w.name}: {label} is {t.dtype}{t.shape}, not {(w.n, w.nseg)}"
         if w.d is not None and int(w.d.min()) < 1:
             return f"{w.name}: a group scale of 0"
-        if w.z is not None and w.d is None:
-            return f"{w.name}: zero points without group scales"
+        if w.b is not None and w.d is None:
+            return f"{w.name}: offsets without group scales"
         if w.r.shape != (w.n,) or w.r.dtype != np.uint16:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
+        if w.pad not in ((8,) if w.bits == 4 else (4, 8)):
+            return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
+    return None
+
+
+def rule_drop(graph: Graph, op: Op) -> str | None:
+    """Segments that are not grouped keep all bits; the 8-bit kernel for groups rounds by at
+    least one, the 4-bit one has its four anyway."""
+    for w in matrices(op):
+        low, high = (0, 0) if w.d is None else (1 if w.bits == 8 else 0, 24)
+        if not low <= w.drop <= high:
+            return f"{w.name}: {w.drop} bits dropped, allowed {low}..{high}"
     return None
 
 
 def rule_accumulator(graph: Graph, op: Op) -> str | None:
-    """Every accumulator fits int32 whatever the activations are."""
+    """Every sum fits int32 whatever the activations are, and every weight int16."""
     for w in matrices(op):
-        if isinstance(op, Linear) and w.unit_bound() * w.cmax > ACC_MAX:
-            return f"{w.name}: accumulator up to {w.unit_bound() * w.cmax}, more than {ACC_MAX}"
+        weights = w.effective()
+        if int(np.abs(weights).max(initial=0)) > WEIGHT_MAX:
+            return f"{w.name}: a weight of more than {WEIGHT_MAX} units"
+        bounds = segment_bounds(weights, w.seg)
+        top = int(bounds.max(initial=0)) * (16 if w.bits == 4 else 1)
+        if w.d is not None and top > SEGMENT_SUM_MAX:
+            return f"{w.name}: a segment's sum up to {top}, more than {SEGMENT_SUM_MAX}"
+        acc = unit_bound(bounds, w.drop) * w.cmax
+        if isinstance(op, Linear) and acc > ACC_MAX:
+            return f"{w.name}: accumulator up to {acc}, more than {ACC_MAX}"
     return None
 
 
@@ -109,7 +134,7 @@ def rule_linear_types(graph: Graph, op: Op) -> str | None:
         return f"residual {types[1]} does not match Q{w.frac}"
     if w.low_rank:
         a, b = w.low_rank.a, w.low_rank.b
-        if (a.k, a.seg, a.cmax) != (w.k, w.seg, w.cmax):
+        if (a.k, a.seg, a.cmax, a.pad) != (w.k, w.seg, w.cmax, w.pad):
             return f"{a.name} does not share the activations of {w.name}"
         if a.n != b.k or b.n != w.n or b.frac != w.frac:
             return f"side path {a.n}->{b.n} does not fit {w.name}"
@@ -124,8 +149,19 @@ def rule_norm(graph: Graph, op: Op) -> str | None:
         return f"pre_shift {op.pre_shift} for width {k}"
     if not 1 <= op.eps <= 1 << 61:
         return f"eps {op.eps} outside 1..2**61"
-    if op.gain is not None and (op.gain.shape != (k,) or op.gain.dtype != np.int16):
+    if op.gain.shape != (k,) or op.gain.dtype != np.int16:
         return f"gain is {op.gain.dtype}{op.gain.shape}"
+    if int(op.gain.min()) < -32767:
+        return "a gain of -32768"
+    return None
+
+
+def rule_permutation(graph: Graph, op: Op) -> str | None:
+    if not isinstance(op, (NormQuant, Quant)) or op.perm is None:
+        return None
+    k = input_types(graph, op)[0].width
+    if op.perm.dtype != np.uint16 or not np.array_equal(np.sort(op.perm), np.arange(k)):
+        return f"perm is no permutation of {k} inputs in uint16"
     return None
 
 
@@ -161,9 +197,11 @@ def rule_shifts(graph: Graph, op: Op) -> str | None:
 RULES: tuple[Rule, ...] = (
     rule_signature,
     rule_matrix,
+    rule_drop,
     rule_accumulator,
     rule_linear_types,
     rule_norm,
+    rule_permutation,
     rule_heads,
     rule_shifts,
 )

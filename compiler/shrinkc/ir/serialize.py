@@ -106,7 +106,7 @@ def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -
             record = dict(head["linears"][name])
             side = record.pop("low_rank", None)
             arrays = {f: tensors[f"{name}/{f}"] for f in ("q", "r", "row_scale")}
-            arrays |= {f: tensors.get(f"{name}/{f}") for f in ("d", "z")}  # type: ignore[misc]
+            arrays |= {f: tensors.get(f"{name}/{f}") for f in ("d", "b")}  # type: ignore[misc]
             linears[name] = QLinear(**{**record, **arrays})
             if side is not None:
                 linears[name].low_rank = LowRank(linear(side[0]), linear(side[1]))

@@ -8,13 +8,13 @@ that fit the two L1 tile buffers.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.schedule.shapes import MatrixShape, ModelShape
 from shrinkc.targets import KIB, Target
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 PHASES = (
     "embed", "attn_norm", "qkv", "heads", "attention", "o_quant", "o", "mlp_norm", "gate_up",
@@ -27,6 +27,7 @@ TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
 TILE_ROUND = 8  # row blocks: one per core
 KV_TILE_CAP = 16 * KIB
 ALIGN = 16
+GAINS_L1_MAX = 4 * KIB
 LEVELS = ("wmem", "l2", "flash")
 
 
@@ -48,7 +49,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one matrix is stored and how it is cut."""
+    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared)."""
 
     name: str
     level: str
@@ -145,7 +146,7 @@ def l1_buffers(
     out = [
         b("tiles", 2 * tile, "embed", "head"),
         b("x", 4 * chunk * s.hidden, "embed", "final_norm"),
-        b("y", 4 * chunk * y_words(s), "qkv", "final_norm"),
+        b("y", 4 * chunk * y_words(s), "attn_norm", "final_norm"),
         b("xq", 4 * chunk * words, "attn_norm", "head"),
         b("xc", 4 * chunk * nseg, "attn_norm", "head"),
         b("xv", QVEC_BYTES * chunk),
@@ -279,7 +280,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         ("rope table", 2 * s.context * s.head_dim),
         ("pieces", 4 * (s.vocab + 1) + s.piece_bytes),
         ("input", 4 * (16 + s.context)),
-        ("final norm", 2 * s.hidden),
+        ("gains", gain_bytes(s)),
+        ("permutations", 2 * s.perms),
     ]
     if not kv_l1:
         fixed += [
@@ -293,21 +295,23 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
         room = {"wmem": t.wmem, "l2": t.l2 - reserved, "flash": t.flash}
         at = dict.fromkeys(LEVELS, 0)
-        out: list[Placement] = []
+        out: dict[str, Placement] = {}
+        owners = dict(s.shared)
         for m in s.matrices:
+            if m.name in owners:
+                out[m.name] = replace(out[owners[m.name]], name=m.name)
+                continue
             level = next((v for v in LEVELS if at[v] + m.bytes <= room[v]), "none")
             if level == "none":
                 break
-            out.append(
-                Placement(
-                    m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile)
-                )
+            out[m.name] = Placement(
+                m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile)
             )
             at[level] += align(m.bytes)
         at["l2"] += reserved
-        return out, at
+        return list(out.values()), at
 
-    weights = sum(align(m.bytes) for m in s.matrices)
+    weights = sum(align(m.bytes) for m in s.stored)
     stage = embed = 0
     placements, used = place_weights(0, 0)
     if used["flash"] > 0 or len(placements) < len(s.matrices):
@@ -341,8 +345,20 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     return plan
 
 
+def gain_bytes(s: ModelShape) -> int:
+    """All norms' gains."""
+    return 2 * s.hidden * (2 * s.num_layers + 1)
+
+
+def gains_in_l1(s: ModelShape) -> bool:
+    """Few gains lie in L1, from where small models read them 1 % of a token sooner."""
+    return gain_bytes(s) <= GAINS_L1_MAX
+
+
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the layer table on the device: 48 bytes per matrix (a side path has three), 24 per layer, and the
-    sigmoid table."""
+    """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (40 with
+    permutations), the sigmoid's, and gains where they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
-    return 48 * (len(s.matrices) + 1 + sides) + 24 * s.num_layers + 528
+    layer = 40 if s.perms else 24
+    gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
+    return 48 * (len(s.matrices) + 1 + sides) + layer * s.num_layers + 528 + gains

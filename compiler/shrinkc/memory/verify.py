@@ -7,6 +7,7 @@ how large each buffer has to be and in which phases it is used.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.memory.plan import PHASES, Plan
@@ -27,9 +28,11 @@ def _segments(k: int, seg: int) -> list[int]:
     return [min(seg, k - at) for at in range(0, k, seg)]
 
 
-def _words(k: int, seg: int, bits: int) -> int:
+def _words(k: int, seg: int, bits: int, pad: int = 0) -> int:
     """int32 words of a quantised vector of k inputs, padding included."""
-    return sum((n + 7) // 8 * 2 if bits == 4 else (n + 3) // 4 for n in _segments(k, seg))
+    return sum(
+        (n + 7) // 8 * 2 if bits == 4 or pad == 8 else (n + 3) // 4 for n in _segments(k, seg)
+    )
 
 
 def _x_blocks(k: int, seg: int) -> int:
@@ -52,8 +55,12 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
     out: dict[str, Need] = {
         "tiles": (2 * plan.tile_bytes, "embed", "head"),
         "x": (4 * chunk * s.hidden, "embed", "final_norm"),
-        "y": (4 * chunk * width, "qkv", "final_norm"),
-        "xq": (4 * chunk * max(_words(m.k, m.seg, m.bits) for m in readers), "attn_norm", "head"),
+        "y": (4 * chunk * width, "attn_norm", "final_norm"),
+        "xq": (
+            4 * chunk * max(_words(m.k, m.seg, m.bits, m.pad) for m in readers),
+            "attn_norm",
+            "head",
+        ),
         "xc": (4 * chunk * nseg, "attn_norm", "head"),
         "xv": (32 * chunk, "attn_norm", "head"),
         "block_max": (4 * chunk * x_blocks, "attn_norm", "final_norm"),
@@ -84,9 +91,12 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
 
 
 def _table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, and the sigmoid's."""
+    """Matrix and layer tables in L1, the sigmoid's, and gains of up to 4 KiB."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
-    return (len(s.matrices) + 1 + sides) * 48 + s.num_layers * 24 + 528
+    gains = 2 * s.hidden * (2 * s.num_layers + 1)
+    gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
+    matrices = (len(s.matrices) + 1 + sides) * 48
+    return matrices + s.num_layers * (40 if s.perms else 24) + 528 + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -131,7 +141,8 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         "rope table": 2 * s.context * s.head_dim,
         "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
         "input": 4 * (16 + s.context),
-        "final norm": 2 * s.hidden,
+        "gains": 2 * s.hidden * (2 * s.num_layers + 1),
+        "permutations": 2 * s.perms,
     }
     if not plan.kv_in_l1:
         needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 8)
@@ -155,6 +166,15 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     by_name = {p.name: p for p in plan.placements}
     if len(by_name) != len(plan.placements):
         yield "a matrix is placed twice"
+    owners = dict(s.shared)
+    shapes = {m.name: m for m in s.matrices}
+    for name, owner in s.shared:
+        if owner not in shapes or owner in owners or name not in shapes:
+            yield f"{name}: shares the bytes of {owner}, which has none"
+        elif replace(shapes[name], name=owner) != shapes[owner]:
+            yield f"{name}: shares the bytes of {owner}, which is of another shape"
+        elif name in by_name and replace(by_name[name], name=owner) != by_name.get(owner):
+            yield f"{name}: not placed where {owner} is, whose bytes it shares"
     spans: dict[str, list[tuple[int, int, str]]] = {}
     table = "embedding" if s.embedding else "head"
     for m in s.matrices:
@@ -162,8 +182,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p is None:
             yield f"{m.name}: not placed"
             continue
-        size = 16 + _words(m.k, m.seg, m.bits) * 32 // (8 // m.bits)
-        size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + int(m.asymmetric))
+        size = 16 + _words(m.k, m.seg, m.bits, m.pad) * 32 // (8 // m.bits)
+        size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + 2 * int(m.asymmetric))
         if m.rank:
             size += 16 + _words(m.rank, 64, 8) * 32
         if p.block_bytes != size or p.bytes != p.blocks * size:
@@ -183,6 +203,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p.level not in rooms:
             yield f"{m.name}: unknown level {p.level}"
             continue
+        if m.name in owners:
+            continue  # its bytes are its owner's, and count once
         spans.setdefault(p.level, []).append((p.offset, p.offset + p.blocks * size, m.name))
     for name in by_name:
         yield f"{name}: placed but not in the model"

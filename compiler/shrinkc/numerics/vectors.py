@@ -26,7 +26,6 @@ from shrinkc.numerics.fixed import (
     bit_length,
     round_shift,
     rsqrt,
-    saturate32,
 )
 
 
@@ -87,20 +86,18 @@ def square_pre_shift(k: int) -> int:
 
 
 def norm_quantize_vector(
-    x: np.ndarray, seg: int, cmax: int, pre_shift: int, eps: int, gain: np.ndarray | None
+    x: np.ndarray, seg: int, cmax: int, pre_shift: int, eps: int, gain: np.ndarray
 ) -> QVector:
     """RMSNorm followed by quantisation of x int32 [T, K].
 
     The int8 values do not depend on the norm, only the mantissa and exponent do.  ``eps`` is
-    the norm's epsilon in the units of ``sum_of_squares``; ``gain`` int [K] in Q15 is applied
-    before quantisation, or None where the next matrix has absorbed it.
+    the norm's epsilon in the units of ``sum_of_squares``; ``gain`` int [K] in Q15, |gain| <= 32767,
+    is applied before quantisation.
     kappa of the result is ``sqrt(K) / (127 * cmax * 2**(31 + pre_shift))``.
     """
     x = np.asarray(x, I64)
     total = sum_of_squares(x, pre_shift) + eps
-    if gain is not None:
-        x = saturate32((x * gain) >> 15)
-    v = quantize_vector(x, seg, cmax)
+    v = quantize_vector((x * gain) >> 15, seg, cmax)
     r, j = rsqrt(total)
     product = v.mantissa * r
     extra = bit_length(product) - MANTISSA_BITS

@@ -1,5 +1,23 @@
-"""Float model to integer IR."""
+"""Float or quantised model to integer IR."""
 
-from shrinkc.quantize.lower import QuantOptions, lower
+from shrinkc.quantize.lower import (
+    EMBEDDING,
+    HEAD,
+    QuantOptions,
+    float_inputs,
+    inputs_of,
+    lower,
+    matrix_formats,
+)
+from shrinkc.quantize.weights import MatrixFormat
 
-__all__ = ["QuantOptions", "lower"]
+__all__ = [
+    "EMBEDDING",
+    "HEAD",
+    "MatrixFormat",
+    "QuantOptions",
+    "float_inputs",
+    "inputs_of",
+    "lower",
+    "matrix_formats",
+]

@@ -1,18 +1,26 @@
-"""Lower a float LLaMA to the integer IR: fold gains, fuse, choose fixed points, quantise."""
+"""Lower a LLaMA, float or quantised, to the integer IR: fuse, choose fixed points, quantise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shrinkc.core.errors import QuantizeError
-from shrinkc.importer.model import FloatLayer, FloatModel, LlamaConfig, LowRankAdapter
+from shrinkc.importer import Formats
+from shrinkc.importer.model import (
+    FloatLayer,
+    FloatModel,
+    LlamaConfig,
+    LowRankAdapter,
+    QuantizedWeight,
+    Weight,
+    dense,
+)
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import LowRank, QLinear
+from shrinkc.ir.linear import CMAX, LowRank, QLinear
 from shrinkc.ir.ops import (
     Attention,
     Embed,
@@ -29,7 +37,14 @@ from shrinkc.ir.rules import check
 from shrinkc.numerics.fixed import QMAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.quantize.rope import rope_tables
-from shrinkc.quantize.weights import check_groups, quantize_matrix
+from shrinkc.quantize.weights import (
+    MatrixFormat,
+    Output,
+    check_groups,
+    convert_matrix,
+    fuse,
+    quantize_matrix,
+)
 
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
@@ -60,14 +75,33 @@ def frac_for(bound: float) -> int:
     return math.floor(INT_BITS - math.log2(max(bound, 1e-12)))
 
 
-def row_bound(*weights: np.ndarray) -> float:
-    """max ||row|| * sqrt(K): a hard bound of W x for ||x|| <= sqrt(K) (Cauchy-Schwarz)."""
-    norms = [
-        float(np.sqrt((w.astype(np.float64) ** 2).sum(axis=1).max(initial=0.0))) for w in weights
-    ]
-    k = weights[0].shape[1]
-    # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K)
-    return max(norms) * math.sqrt(k) * (1.01 + math.sqrt(k) / 250)
+def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
+    """A hard bound of W (gain * x) for ||x|| <= sqrt(K): max ||row * gain|| * sqrt(K) by
+    Cauchy-Schwarz, and what the rounding of gain * x may add."""
+    w = weight.astype(np.float64)
+    k = w.shape[1]
+    top = 1.0 if gain is None else float(np.abs(gain).max(initial=0.0))
+    rows = _largest_norm(w if gain is None else w * gain[None, :])
+    # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K) * top
+    return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * _largest_norm(w))
+
+
+def _largest_norm(w: np.ndarray) -> float:
+    return float(np.sqrt((w**2).sum(axis=1).max(initial=0.0)))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A norm's gain in Q15 of its largest entry; ``unit`` is what 2**-15 stands for, times 2**15."""
+
+    q15: np.ndarray
+    unit: float
+
+    @classmethod
+    def of(cls, gain: np.ndarray) -> Gain:
+        top = max(float(np.abs(gain).max()), 1e-12)
+        q15 = np.rint(gain.astype(np.float64) / top * 32767).astype(np.int16)
+        return cls(q15, top * 32768 / 32767)
 
 
 def norm_kappa(k: int) -> float:
@@ -88,6 +122,82 @@ def norm_eps(config: LlamaConfig, frac: int) -> int:
     return min(max(1, round(value)), 1 << 61)
 
 
+# module name -> field of FloatLayer
+_FIELDS = {
+    "q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo",
+    "gate_proj": "w_gate", "up_proj": "w_up", "down_proj": "w_down",
+}  # fmt: skip
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+# matrices of a layer and the modules that are fused in each
+MODULES = {
+    "qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The modules of one matrix [n, k] as they come: floats, or a checkpoint's integers whose
+    column j is input ``order[j]``; side path a [rank, k] and b [n, rank], or None."""
+
+    name: str
+    weight: Weight
+    side: LowRankAdapter | None
+
+    @property
+    def order(self) -> np.ndarray | None:
+        return self.weight.order if isinstance(self.weight, QuantizedWeight) else None
+
+    def bound(self, rows: slice = slice(None), gain: np.ndarray | None = None) -> float:
+        """Largest |result| for inputs gain * x, ||x|| <= sqrt(K); ``rows`` of it."""
+        return row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
+
+    def side_bound(self, gain: np.ndarray | None) -> float:
+        if self.side is None:
+            return 0.0
+        return row_bound(self.side.a, gain) * _largest_norm(self.side.b.astype(np.float64))
+
+    def with_rows(self, order: np.ndarray) -> _Source:
+        """Rows in another order."""
+        w = self.weight
+        if isinstance(w, QuantizedWeight):
+            w = replace(w, q=w.q[order], scale=w.scale[order], offset=w.offset[order])
+        else:
+            w = w[order]
+        side = None if self.side is None else LowRankAdapter(self.side.a, self.side.b[order])
+        return _Source(self.name, w, side)
+
+
+def _source(layer: FloatLayer, index: int, slot: str) -> _Source:
+    """Fuses what reads the same input.  Raises QuantizeError for what cannot be one matrix."""
+    parts: dict[str, Weight] = {m: getattr(layer, _FIELDS[m]) for m in MODULES[slot]}
+    quantised = {m: w for m, w in parts.items() if isinstance(w, QuantizedWeight)}
+    weight: Weight
+    if not quantised:
+        weight = np.concatenate([dense(w) for w in parts.values()])
+    elif len(quantised) < len(parts):
+        raise _mixed(index, quantised, [m for m in parts if m not in quantised])
+    else:
+        weight = fuse({f"layer {index} {m}": w for m, w in quantised.items()})
+    return _Source(f"layer{index}.{slot}", weight, _fused_side(layer, parts))
+
+
+def _fused_side(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
+    """One side path for all: a on top of each other, b as blocks of a diagonal."""
+    found = [(m, layer.adapters[m]) for m in parts if m in layer.adapters]
+    if not found:
+        return None
+    rank = sum(x.a.shape[0] for _, x in found)
+    starts = dict(zip(parts, np.cumsum([0, *(w.shape[0] for w in parts.values())]), strict=False))
+    b = np.zeros((sum(w.shape[0] for w in parts.values()), rank), np.float32)
+    at = 0
+    for module, x in found:
+        rows = slice(starts[module], starts[module] + x.b.shape[0])
+        b[rows, at : at + x.a.shape[0]] = x.b
+        at += x.a.shape[0]
+    return LowRankAdapter(np.concatenate([x.a for _, x in found]), b)
+
+
 class _Lowering:
     def __init__(self, model: FloatModel, options: QuantOptions, context: int) -> None:
         self.model, self.options, self.config = model, options, model.config
@@ -100,11 +210,7 @@ class _Lowering:
                 f"allowed: {ROWS_MAX} rows and {INPUTS_MAX} inputs per matrix.",
             )
         check_groups(
-            {
-                "qkv and gate_up": c.hidden_size,
-                "o": c.num_heads * c.head_dim,
-                "down": c.intermediate_size,
-            },
+            float_inputs(c, _quantised_modules(model)),
             options.group,
             options.short_last_group,
         )
@@ -123,7 +229,8 @@ class _Lowering:
             rope_cos=cos,
             rope_sin=sin,
         )
-        largest = float(np.abs(model.embedding).max())
+        self.table = dense(model.embedding)
+        largest = float(np.abs(self.table).max())
         self.res_frac = frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
 
     def emit(self, op: Op, type_: Type) -> str:
@@ -131,78 +238,54 @@ class _Lowering:
         self.graph.types[op.out] = type_
         return op.out
 
-    def matrix(
-        self,
-        name: str,
-        weight: np.ndarray,
-        kappa: float,
-        frac: int,
-        adapters: list[tuple[slice, LowRankAdapter]] | None = None,
-        exponent_max: int | None = None,
-    ) -> QLinear:
-        o = self.options
-        bits = o.bits
-        common: dict[str, Any] = {"kappa": kappa, "exponent_max": exponent_max}
+    def matrix(self, source: _Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
+        """The integers of a matrix and its side path, for inputs gain * x."""
+        o, weight = self.options, source.weight
 
         def main(limit: int) -> QLinear:
+            if isinstance(weight, QuantizedWeight):
+                return convert_matrix(source.name, weight, out, cmax_limit=limit)
             return quantize_matrix(
-                name, weight, bits=bits, group=o.group, asymmetric=o.asymmetric, frac=frac,
-                cmax_limit=limit, **common,
+                source.name, weight, out, bits=o.bits, group=o.group, asymmetric=o.asymmetric,
+                cmax_limit=limit,
             )  # fmt: skip
 
-        w = main(255)
-        if not adapters:
+        w = main(CMAX)
+        if source.side is None:
             return w
-        rank = sum(x.a.shape[0] for _, x in adapters)
-        a = np.concatenate([x.a for _, x in adapters])
-        b = np.zeros((weight.shape[0], rank), np.float32)
-        at = 0
-        for rows, x in adapters:
-            b[rows, at : at + x.a.shape[0]] = x.b
-            at += x.a.shape[0]
+        a, b = source.side.a, source.side.b
+        a_out = replace(out, frac=frac_for(row_bound(a, gain)))
+        if source.order is not None:
+            a = a[:, source.order]
 
         def side_a(limit: int) -> QLinear:
             return quantize_matrix(
-                f"{name}.a", a, bits=8, group=None, asymmetric=False,
-                frac=frac_for(row_bound(a)), cmax_limit=limit, **common,
-            )  # fmt: skip
+                f"{source.name}.a", a, a_out, bits=8, cmax_limit=limit, activations=(w.seg, w.pad)
+            )
 
         # both read the same activations, so they share the smaller cmax
         qa = side_a(w.cmax)
         if qa.cmax < w.cmax:
             w = main(qa.cmax)
             qa = side_a(w.cmax)
-        if qa.seg != w.seg or (w.bits == 4 and w.seg % 8 and w.nseg > 1):
-            raise QuantizeError(
-                f"{name}: its low-rank side path reads the same activations, in groups of {qa.seg} "
-                f"inputs; the matrix has {w.bits}-bit weights in groups of {w.seg}.",
-                "with an adapter use groups of 64 or none, and 8 bit where the inputs are no multiple "
-                "of 8.",
-            )
-        qb = quantize_matrix(
-            f"{name}.b", b, bits=8, group=None, asymmetric=False, kappa=2.0**-qa.frac / QMAX,
-            frac=w.frac,
-        )  # fmt: skip
-        w.low_rank = LowRank(qa, qb)
+        b_out = Output(2.0**-qa.frac / QMAX, w.frac)
+        w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=8))
         return w
 
-    def norm(self, x: str, layer: int, tag: str, weight: QLinear, gain: np.ndarray | None) -> str:
+    def norm(
+        self, x: str, layer: int, tag: str, w: QLinear, gain: Gain, order: np.ndarray | None
+    ) -> str:
         k = self.config.hidden_size
-        return self.emit(
-            NormQuant(
-                f"{tag}.q",
-                (x,),
-                layer,
-                norm_eps(self.config, self.res_frac),
-                square_pre_shift(k),
-                gain,
-            ),
-            Type("q8", k, seg=weight.seg, cmax=weight.cmax),
-        )
+        op = NormQuant(
+            f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac), square_pre_shift(k),
+            gain.q15 if order is None else gain.q15[order], _perm(order),
+        )  # fmt: skip
+        return self.emit(op, Type("q8", k, seg=w.seg, cmax=w.cmax))
 
-    def quant(self, x: str, layer: int, tag: str, weight: QLinear) -> str:
+    def quant(self, x: str, layer: int, tag: str, w: QLinear, order: np.ndarray | None) -> str:
         return self.emit(
-            Quant(f"{tag}.q", (x,), layer), Type("q8", weight.k, seg=weight.seg, cmax=weight.cmax)
+            Quant(f"{tag}.q", (x,), layer, _perm(order)),
+            Type("q8", w.k, seg=w.seg, cmax=w.cmax),
         )
 
     def linear(self, x: str, layer: int, tag: str, w: QLinear, residual: str | None = None) -> str:
@@ -212,27 +295,20 @@ class _Lowering:
     def layer(self, index: int, f: FloatLayer, x: str) -> str:
         c, name = self.config, f"layer{index}"
         hd, h, kv, k = c.head_dim, c.num_heads, c.num_kv_heads, c.hidden_size
-        nq, nkv = h * hd, kv * hd
-        ad = f.adapters
+        nq = h * hd
 
-        def side(gain: np.ndarray | None, **rows: slice) -> list[tuple[slice, LowRankAdapter]]:
-            picked = [(s, ad[m]) for m, s in rows.items() if m in ad]
-            return [
-                (s, a if gain is None else LowRankAdapter(a.a * gain[None, :], a.b))
-                for s, a in picked
-            ]
-
-        qkv = np.concatenate([f.wq, f.wk, f.wv]) * f.attn_norm[None, :]
-        qkv_side = side(
-            f.attn_norm,
-            q_proj=slice(0, nq), k_proj=slice(nq, nq + nkv), v_proj=slice(nq + nkv, nq + 2 * nkv),
-        )  # fmt: skip
+        source, gain = _source(f, index, "qkv"), Gain.of(f.attn_norm)
         w = self.matrix(
-            f"{name}.qkv", qkv, norm_kappa(k), frac_for(self._bound(qkv, qkv_side)), qkv_side,
-            norm_exponent_max(k),
-        )  # fmt: skip
+            source,
+            Output(
+                norm_kappa(k) * gain.unit,
+                frac_for(source.bound(gain=f.attn_norm)),
+                norm_exponent_max(k),
+            ),
+            f.attn_norm,
+        )
         qkv_frac = w.frac
-        q = self.norm(x, index, f"{name}.attn_in", w, None)
+        q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w)
         heads = self.emit(
             RopeCache(f"{name}.q8", (y,), index, h, kv, hd), Type("heads8", nq, frac=qkv_frac)
@@ -249,78 +325,69 @@ class _Lowering:
             ),
             Type("i32", nq, frac=qkv_frac),
         )  # fmt: skip
-        w = self.matrix(
-            f"{name}.o", f.wo, 2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac,
-            side(None, o_proj=slice(0, k)),
-        )  # fmt: skip
-        x = self.linear(self.quant(y, index, f"{name}.o_in", w), index, f"{name}.mid", w, x)
+        source = _source(f, index, "o")
+        w = self.matrix(source, Output(2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac))
+        q = self.quant(y, index, f"{name}.o_in", w, source.order)
+        x = self.linear(q, index, f"{name}.mid", w, x)
 
-        gate, up = f.w_gate * f.mlp_norm[None, :], f.w_up * f.mlp_norm[None, :]
         ffn = c.intermediate_size
-        gu_side = side(f.mlp_norm, gate_proj=slice(0, ffn), up_proj=slice(ffn, 2 * ffn))
-        gate_up = np.concatenate([gate, up])
-        gu_frac = min(frac_for(self._bound(gate_up, gu_side)), GATE_FRAC_MAX)
-        w = self.matrix(
-            f"{name}.gate_up", gate_up, norm_kappa(k), gu_frac, gu_side, norm_exponent_max(k)
+        down, source, gain = (
+            _source(f, index, "down"),
+            _source(f, index, "gate_up"),
+            Gain.of(f.mlp_norm),
         )
+        if down.order is not None:
+            # the order of down's inputs is that of gate's and up's rows, which are free
+            source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
+        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)), GATE_FRAC_MAX)
+        out = Output(norm_kappa(k) * gain.unit, gu_frac, norm_exponent_max(k))
+        w = self.matrix(source, out, f.mlp_norm)
         gu_frac = w.frac
-        q = self.norm(x, index, f"{name}.mlp_in", w, None)
+        q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
         # Cauchy-Schwarz bounds gate and up, from the rows as they were quantised: rounding may
         # lengthen a row, and the product of both has no saturation on the device.
         rows = w.dequantized()
-        h_frac = frac_for(self._bound(rows[:ffn], gu_side) * self._bound(rows[ffn:], gu_side))
-        h_frac = min(h_frac, 2 * gu_frac - 2 - 1)
+        stored = f.mlp_norm if source.order is None else f.mlp_norm[source.order]
+        extra = source.side_bound(f.mlp_norm)
+        bounds = [row_bound(part, stored) + extra for part in (rows[:ffn], rows[ffn:])]
+        h_frac = min(frac_for(bounds[0] * bounds[1]), 2 * gu_frac - 2 - 1)
         y = self.emit(
             SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),
             Type("i32", ffn, frac=h_frac),
         )
-        w = self.matrix(
-            f"{name}.down",
-            f.w_down,
-            2.0**-h_frac / QMAX,
-            self.res_frac,
-            side(None, down_proj=slice(0, k)),
-        )
-        return self.linear(self.quant(y, index, f"{name}.down_in", w), index, f"{name}.out", w, x)
+        w = self.matrix(down, Output(2.0**-h_frac / QMAX, self.res_frac))
+        q = self.quant(y, index, f"{name}.down_in", w, None)
+        return self.linear(q, index, f"{name}.out", w, x)
 
-    @staticmethod
-    def _bound(weight: np.ndarray, side: list[tuple[slice, LowRankAdapter]]) -> float:
-        total = row_bound(weight)
-        for _, x in side:
-            total += row_bound(x.a) * float(
-                np.sqrt((x.b.astype(np.float64) ** 2).sum(axis=1).max())
-            )
-        return total
+    def table_matrix(self, name: str, weight: Weight, out: Output) -> QLinear:
+        """Embedding or head."""
+        o = self.options
+        if isinstance(weight, QuantizedWeight):
+            return convert_matrix(name, weight, out)
+        return quantize_matrix(
+            name, weight, out, bits=o.head_bits, group=o.group if o.head_bits == 4 else None
+        )
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
-        c, m, o = self.config, self.model, self.options
+        c, m = self.config, self.model
         k = c.hidden_size
-        gain: np.ndarray | None = None
-        kappa = norm_kappa(k)
-        if m.head is None:
-            # The table serves as embedding and head, so the norm's gain cannot be folded into it:
-            # it multiplies the activations, in Q15 of its largest entry.
-            table = m.embedding
-            top = float(np.abs(m.final_norm).max())
-            gain = np.rint(m.final_norm.astype(np.float64) / max(top, 1e-12) * 32767).astype(
-                np.int16
+        gain = Gain.of(m.final_norm)
+        weight = m.embedding if m.head is None else m.head
+        order = weight.order if isinstance(weight, QuantizedWeight) else None
+        if isinstance(m.embedding, QuantizedWeight) and m.embedding.order is not None:
+            raise QuantizeError(
+                "the embedding's columns are stored in another order than the model's (act-order).",
+                "quantise the embedding without act-order.",
             )
-            kappa *= max(top, 1e-12) * 32768 / 32767
-            bound = row_bound(table * m.final_norm[None, :])
-        else:
-            table = m.head * m.final_norm[None, :]
-            bound = row_bound(table)
-        head = quantize_matrix(
-            "head", table, bits=o.head_bits, group=o.group if o.head_bits == 4 else None,
-            asymmetric=False, kappa=kappa, frac=min(20, frac_for(bound)), exponent_max=norm_exponent_max(k),
+        bound = row_bound(self.table if m.head is None else dense(m.head), m.final_norm)
+        head = self.table_matrix(
+            "head", weight,
+            Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k)),
         )  # fmt: skip
         embed = head
         if m.head is not None:
-            embed = quantize_matrix(
-                "embedding", m.embedding, bits=o.head_bits, group=o.group if o.head_bits == 4 else None,
-                asymmetric=False, kappa=1.0, frac=self.res_frac,
-            )  # fmt: skip
+            embed = self.table_matrix("embedding", m.embedding, Output(1.0, self.res_frac))
         unit = float(embed.row_scale[0]) / float(embed.r[0]) * 2.0**self.res_frac
         shift = math.floor(math.log2((2.0**31 - 1) / unit)) - 32
         x = self.emit(
@@ -331,13 +398,107 @@ class _Lowering:
             x = self.layer(i, f, x)
             if progress is not None:
                 progress(i + 1, c.num_layers)
-        q = self.norm(x, -1, "final", head, gain)
+        q = self.norm(x, -1, "final", head, gain, order)
         y = self.emit(
             Linear("logits", (q,), -1, head), Type("logits", c.vocab_size, frac=head.frac)
         )
         self.emit(Sample("next", (y,), -1, head.frac - 16), Type("token", 1))
         check(self.graph)
         return self.graph
+
+
+def _perm(order: np.ndarray | None) -> np.ndarray | None:
+    return None if order is None else order.astype(np.uint16)
+
+
+def matrix_formats(
+    c: LlamaConfig, options: QuantOptions, formats: Formats | None
+) -> tuple[list[dict[str, MatrixFormat]], MatrixFormat, MatrixFormat]:
+    """(per layer slot -> format, of the head, of the embedding) before any weight is read.
+
+    ``formats`` are a checkpoint's (importer.formats); ``options`` are for what is float.  Raises
+    QuantizeError as ``lower`` would.
+    """
+    known = formats or {}
+    inputs = _inputs(c)
+    own = MatrixFormat(options.bits, options.group, options.asymmetric)
+    layers: list[dict[str, MatrixFormat]] = []
+    for i in range(c.num_layers):
+        slots = {}
+        for slot, modules in MODULES.items():
+            names = {m: module_name(i, m) for m in modules}
+            parts = [known[name] for name in names.values() if name in known]
+            if parts and len(parts) < len(modules):
+                raise _mixed(
+                    i, [m for m in modules if names[m] in known],
+                    [m for m in modules if names[m] not in known],
+                )  # fmt: skip
+            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else own
+        layers.append(slots)
+
+    def table(name: str) -> MatrixFormat:
+        if name in known:
+            return MatrixFormat.fused([known[name]], c.hidden_size)
+        group = options.group if options.head_bits == 4 else None
+        return MatrixFormat(options.head_bits, group, False)
+
+    embedding = table(EMBEDDING)
+    return layers, embedding if c.tie_embeddings else table(HEAD), embedding
+
+
+def module_name(layer: int, module: str) -> str:
+    """A module's name in a checkpoint."""
+    return f"model.layers.{layer}.{'self_attn' if module[0] in 'qkvo' else 'mlp'}.{module}"
+
+
+def inputs_of(c: LlamaConfig, name: str) -> int:
+    """Inputs k of a module by its name in a checkpoint."""
+    module = name.rsplit(".", 1)[-1]
+    slot = next((s for s, modules in MODULES.items() if module in modules), None)
+    return c.hidden_size if slot is None else _inputs(c)[slot]
+
+
+def _inputs(c: LlamaConfig) -> dict[str, int]:
+    return {
+        "qkv": c.hidden_size, "o": c.num_heads * c.head_dim, "gate_up": c.hidden_size,
+        "down": c.intermediate_size,
+    }  # fmt: skip
+
+
+def _quantised_modules(model: FloatModel) -> set[str]:
+    return {
+        module_name(i, m)
+        for i, layer in enumerate(model.layers)
+        for m, field in _FIELDS.items()
+        if isinstance(getattr(layer, field), QuantizedWeight)
+    }
+
+
+def _mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
+    return QuantizeError(
+        f"layer {index}: {', '.join(quantised)} are quantised and {', '.join(floats)} float, but "
+        "they are one matrix on the device.",
+        "quantise all of them, or none.",
+    )
+
+
+def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
+    """What --group has to divide: name -> inputs of the layers' float matrices.
+
+    ``quantised`` are the names (module_name) of the modules that are integers already.
+    """
+    found = {
+        slot: k
+        for slot, k in _inputs(c).items()
+        if any(
+            module_name(i, m) not in quantised for i in range(c.num_layers) for m in MODULES[slot]
+        )
+    }
+    if "qkv" in found and "gate_up" in found:
+        return {"qkv and gate_up": found.pop("qkv")} | {
+            s: found[s] for s in found if s != "gate_up"
+        }
+    return found
 
 
 def lower(

@@ -1,22 +1,38 @@
-"""Round-to-nearest quantisation of one matrix: scales are fixed first, then weights rounded.
+"""One matrix as integers: round-to-nearest quantisation, and matrices that are integers already.
 
 Row scales live on the grid that the device multiplies with (uint16 against the layer's largest),
-group scales on a grid of 1..127 against their row.  Both are rounded up before the weights are
-rounded with exactly those scales, so no scale carries an error of its own.
+group scales on a grid of 1..255 against their row.  Weights are rounded with exactly the scales on
+those grids, so no scale carries an error of its own; where the integers are given, scales and
+offsets are rounded to the grids' nearest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shrinkc.core.errors import QuantizeError
-from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax, segment_size
+from shrinkc.importer.model import QuantizedWeight
+from shrinkc.ir.linear import (
+    ACC_MAX,
+    CMAX,
+    SEGMENT_SUM_MAX,
+    WEIGHT_MAX,
+    QLinear,
+    effective,
+    largest_cmax,
+    segment_bounds,
+    segment_size,
+    unit_bound,
+)
 from shrinkc.numerics.fixed import QMAX
 
-D_MAX = 127
+D_MAX = 255
 R_MAX = 65535
+B_MAX = 32767
 # Shrinking a 4-bit group's range trades clipping for resolution; tried per group, least
 # squared error kept.
 CLIP_CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75)
@@ -71,28 +87,76 @@ def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
     return scale
 
 
-def quantize_matrix(
-    name: str,
-    weight: np.ndarray,
-    *,
-    bits: int,
-    group: int | None,
-    asymmetric: bool,
-    kappa: float,
-    frac: int,
-    cmax_limit: int = 255,
-    exponent_max: int | None = None,
-) -> QLinear:
-    """Quantise float [n, k].
+@dataclass(frozen=True)
+class Output:
+    """What surrounds a matrix.
 
     ``kappa`` is the unit of the input's mantissa times cmax: the input is
     q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
     ``exponent_max``, the largest exponent an input can have, it is lowered until the final shift
     is to the right for every input: more bits than the accumulator has would be made up.
-    Raises QuantizeError when no accumulator bound is possible.
+    """
+
+    kappa: float
+    frac: int
+    exponent_max: int | None = None
+
+
+@dataclass(frozen=True)
+class _Integers:
+    """q int8 [n, k], d and b [n, groups] (float arrays of whole numbers) or None."""
+
+    q: np.ndarray
+    d: np.ndarray | None
+    b: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a matrix of k inputs is stored: ``group`` weights per scale or None, segments of ``seg``."""
+
+    name: str
+    k: int
+    bits: int
+    group: int | None
+    seg: int
+    pad: int
+
+    @classmethod
+    def of(
+        cls, name: str, k: int, bits: int, group: int | None, activations: tuple[int, int] | None
+    ) -> _Cut:
+        """``activations``: segment and padding where another matrix has chosen them already."""
+        seg, pad = activations or (segment_size(k, group), 8 if bits == 4 else 4)
+        return cls(name, k, bits, group, seg, pad)
+
+    def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
+        """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
+        if values is None:
+            return None
+        nseg = -(-self.k // self.seg)
+        times = nseg if self.group is None else self.group // self.seg
+        return np.repeat(values, times, axis=1)[:, :nseg].astype(dtype)
+
+
+def quantize_matrix(
+    name: str,
+    weight: np.ndarray,
+    out: Output,
+    *,
+    bits: int,
+    group: int | None = None,
+    asymmetric: bool = False,
+    cmax_limit: int = CMAX,
+    activations: tuple[int, int] | None = None,
+) -> QLinear:
+    """Quantise float [n, k] to 8 or 4 bit.
+
+    ``activations`` (segment, padding) and ``cmax_limit`` are those of another matrix that reads the
+    same input.  Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
-    seg = segment_size(k, group)
+    cut = _Cut.of(name, k, bits, group, activations)
     grouped = group is not None or asymmetric
     width = group if group is not None else k
     groups = -(-k // width)
@@ -101,70 +165,226 @@ def quantize_matrix(
     w[:, :k] = weight
     w = w.reshape(n, groups, width)
     low, high = _levels(bits)
+    centre: np.ndarray = np.zeros((n, groups))
     if asymmetric:
         low, high = (-8, 7) if bits == 4 else (-128, 127)
-        spread = np.maximum(w.max(axis=-1), 0) - np.minimum(w.min(axis=-1), 0)
-        raw = spread / (high - low)
+        top, bottom = np.maximum(w.max(axis=-1), 0), np.minimum(w.min(axis=-1), 0)
+        raw, centre = (top - bottom) / (high - low), (top + bottom) / 2
     else:
         raw = _symmetric_scale(w, bits)
+    empty = raw == 0  # groups of zeros
     raw = np.maximum(raw, 1e-30)
-    d_levels = D_MAX if group is not None else 1
 
-    def quantised(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        d = np.clip(np.ceil(raw / row[:, None] - 1e-9), 1, d_levels)
-        step = (d * row[:, None])[..., None]
-        if not asymmetric:
-            return np.clip(np.rint(w / step), low, high), d, None
-        zero = np.clip(np.rint(low - np.minimum(w.min(axis=-1), 0) / step[..., 0]), low, high)
-        return np.clip(np.rint(w / step) + zero[..., None], low, high), d, zero
+    def integers(row: np.ndarray) -> _Integers:
+        unit = row[:, None]
+        d = np.clip(np.ceil(raw / unit - 1e-9), 1, D_MAX if grouped else 1)
+        b = np.rint((low + high) / 2 * d - centre / unit) if asymmetric else np.zeros_like(d)
+        b[empty] = 0
+        steps = w / unit[..., None] + b[..., None]
+        steps /= d[..., None]
+        q = np.clip(np.rint(steps, out=steps), low, high, out=steps)
+        flat = np.ascontiguousarray(q.reshape(n, -1)[:, :k]).astype(np.int8)
+        return _Integers(flat, d if grouped else None, b if asymmetric else None)
 
-    def bound(q: np.ndarray, d: np.ndarray, zero: np.ndarray | None) -> int:
-        magnitude = np.abs(q if zero is None else q - zero[..., None]).sum(axis=-1) * d
-        return int(magnitude.sum(axis=-1).max()) * QMAX
+    # the integer range of an effective weight limits how fine an 8-bit matrix's grid can be
+    levels = min(D_MAX, WEIGHT_MAX // (high - low if asymmetric else high)) if grouped else 1
+    return _settled(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, cmax_limit)
 
-    row = raw.max(axis=-1) / d_levels
-    cmax = min(cmax_limit, largest_cmax(bound(*quantised(row))))
-    for _ in range(4):
-        # the exponent that puts the largest row multiplier into 16 bits, then rows rounded up
-        if cmax < 1:
-            break
-        if exponent_max is not None:
-            room = math.log2(R_MAX * cmax / (row.max() * kappa))
-            frac = min(frac, math.floor(room) - 32 - exponent_max - 1)
-        unit = kappa / cmax * 2.0**frac
-        shift = math.floor(math.log2(R_MAX / (row.max() * unit))) - 32
-        r = np.clip(np.ceil(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)
-        row_scale = r / (unit * 2.0 ** (32 + shift))
-        q, d, zero = quantised(row_scale)
-        allowed = largest_cmax(bound(q, d, zero))
-        if allowed >= cmax:
-            break
-        cmax = allowed
-    else:
-        raise AssertionError(f"{name}: cmax did not settle")
-    if cmax < 1:
-        raise QuantizeError(
-            f"{name}: {k} inputs at {bits} bit do not fit an int32 accumulator of {ACC_MAX}.",
-            "use 4-bit weights or a narrower matrix.",
+
+def convert_matrix(
+    name: str, weight: QuantizedWeight, out: Output, *, cmax_limit: int = CMAX
+) -> QLinear:
+    """The same integers q, shifted by a constant to 4 or 8 signed bits; columns in stored order.
+
+    Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
+    hold (with the integers of its row) is off by no more than half a unit: a zero stays one.
+    """
+    weight = _widened(weight, 8 if weight.bits == 8 else 4)
+    k = weight.q.shape[1]
+    middle = 1 << (weight.bits - 1)
+    form = MatrixFormat.of(weight)
+    cut = _Cut.of(name, k, form.bits, form.group, None)
+    q = (weight.q.astype(np.int16) - middle).astype(np.int8)
+    scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
+    least, most = weight.q.min(axis=1, keepdims=True), weight.q.max(axis=1, keepdims=True)
+    nearest = np.clip(-offset / scale, least, most)
+    rest = scale * nearest + offset
+
+    def integers(row: np.ndarray) -> _Integers:
+        if not form.grouped:
+            return _Integers(q, None, None)
+        unit = row[:, None]
+        d = np.clip(np.rint(scale / unit), 1, D_MAX)
+        b = np.rint(d * (nearest - middle) - rest / unit) if form.asymmetric else None
+        return _Integers(q, d, b)
+
+    row = scale.max(axis=1) / (D_MAX if form.grouped else 1)
+    return _settled(cut, row, integers, np.rint, out, cmax_limit)
+
+
+@dataclass(frozen=True)
+class MatrixFormat:
+    """How a matrix is stored: 4 or 8 bit, inputs per scale (None: all of a row), with offsets."""
+
+    bits: int
+    group: int | None
+    asymmetric: bool
+
+    @property
+    def grouped(self) -> bool:
+        """Whether segments have scales of their own."""
+        return self.group is not None or self.asymmetric
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight) -> MatrixFormat:
+        """That of a checkpoint's integers; symmetric if the middle of their range is always zero."""
+        off = weight.offset.astype(np.float64) / weight.scale + (1 << (weight.bits - 1))
+        asymmetric = bool(np.abs(off).max(initial=0.0) > 1e-3)
+        return cls.fused([(weight.bits, weight.group, asymmetric)], weight.q.shape[1])
+
+    @classmethod
+    def fused(cls, parts: Sequence[tuple[int, int, bool]], k: int) -> MatrixFormat:
+        """Of matrices of k inputs on top of each other, each (bits, inputs per scale, asymmetric).
+
+        2 and 3 bit are stored in 4; the widest part decides, and the gcd of the groups.
+        """
+        groups = [group for _, group, _ in parts if group < k]
+        return cls(
+            bits=8 if any(bits == 8 for bits, _, _ in parts) else 4,
+            group=math.gcd(*groups) if groups else None,
+            asymmetric=any(asymmetric for _, _, asymmetric in parts),
         )
 
-    def table(values: np.ndarray, dtype: type) -> np.ndarray:
-        """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
-        if group is None:
-            return np.repeat(values, -(-k // seg), axis=1).astype(dtype)
-        return np.repeat(values, group // seg, axis=1)[:, : -(-k // seg)].astype(dtype)
 
-    return QLinear(
-        name=name,
-        bits=bits,
+def fuse(parts: dict[str, QuantizedWeight]) -> QuantizedWeight:
+    """Matrices of one input on top of each other.  Raises QuantizeError for unlike column orders."""
+    first, *others = parts.values()
+    for other in others:
+        if not np.array_equal(_order(first), _order(other)):
+            raise QuantizeError(
+                f"{' and '.join(parts)} read the same input, but their columns are stored in "
+                "different orders (act-order).",
+                "quantise them without act-order (desc_act=false).",
+            )
+    k = first.q.shape[1]
+    form = MatrixFormat.fused([(p.bits, p.group, False) for p in parts.values()], k)
+    group = form.group or k
+    at = np.arange(0, k, group)
+    wide = [_widened(p, form.bits) for p in parts.values()]
+    return QuantizedWeight(
+        bits=form.bits,
         group=group,
-        seg=seg,
-        q=np.ascontiguousarray(q.reshape(n, -1)[:, :k]).astype(np.int8),
-        d=table(d, np.uint8) if grouped else None,
-        z=table(zero, np.int8) if zero is not None else None,
+        q=np.concatenate([p.q for p in wide]),
+        scale=np.concatenate([p.scale[:, at // p.group] for p in wide]),
+        offset=np.concatenate([p.offset[:, at // p.group] for p in wide]),
+        order=first.order,
+    )
+
+
+def _order(weight: QuantizedWeight) -> np.ndarray:
+    return np.arange(weight.q.shape[1]) if weight.order is None else weight.order
+
+
+def _widened(weight: QuantizedWeight, bits: int) -> QuantizedWeight:
+    """The same weights in the middle of a larger range."""
+    if bits == weight.bits:
+        return weight
+    by = (1 << (bits - 1)) - (1 << (weight.bits - 1))
+    offset = weight.offset - weight.scale.astype(np.float64) * by
+    return replace(weight, bits=bits, q=weight.q + np.uint8(by), offset=offset)
+
+
+def _settled(
+    cut: _Cut,
+    row: np.ndarray,
+    integers: Callable[[np.ndarray], _Integers],
+    rounding: Callable[[np.ndarray], np.ndarray],
+    out: Output,
+    cmax_limit: int,
+) -> QLinear:
+    """The matrix on the device's grids.
+
+    ``row`` float64 [n] is the least unit that each row's scales need; it grows until every integer
+    has its range.  ``integers`` gives those of any unit.
+    """
+    for _ in range(20):
+        found = integers(row)
+        over = _excess(cut, found)
+        if over.max(initial=0.0) <= 1:
+            break
+        row = row * np.where(over > 1, over * 1.01, 1)
+    else:
+        raise QuantizeError(
+            f"{cut.name}: its offsets are too large against its scales for 16-bit integers.",
+            "quantise it symmetrically, or in smaller groups.",
+        )
+    grouped = found.d is not None
+    drop = 1 if grouped and cut.bits == 8 else 0
+    cmax, frac = cmax_limit, out.frac
+    bounds = _bounds(cut, found)
+    for _ in range(6):
+        if grouped:
+            # room for the largest cmax: what is dropped is far below a segment's own error
+            while unit_bound(bounds, drop) * cmax > ACC_MAX:
+                drop += 1
+        else:
+            cmax = min(cmax, largest_cmax(unit_bound(bounds, 0)))
+        if cmax < 1:
+            raise QuantizeError(
+                f"{cut.name}: {cut.k} inputs at {cut.bits} bit do not fit an int32 accumulator of "
+                f"{ACC_MAX}.",
+                "use 4-bit weights or a narrower matrix.",
+            )
+        # the exponent that puts the largest row multiplier into 16 bits
+        if out.exponent_max is not None:
+            room = math.log2(R_MAX * cmax / (row.max() * out.kappa * 2.0**drop))
+            frac = min(frac, math.floor(room) - 32 - out.exponent_max - 1)
+        unit = out.kappa / cmax * 2.0 ** (frac + drop)
+        shift = math.floor(math.log2(R_MAX / (row.max() * unit))) - 32
+        r = np.clip(rounding(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)
+        row_scale = r / (unit * 2.0 ** (32 + shift))
+        found = integers(row_scale)
+        bounds = _bounds(cut, found)
+        if _excess(cut, found).max(initial=0.0) > 1:
+            row = row * 1.01  # a row's unit was rounded down to the grid
+        elif unit_bound(bounds, drop) * cmax <= ACC_MAX:
+            break
+    else:
+        raise AssertionError(f"{cut.name}: scales did not settle")
+    return QLinear(
+        name=cut.name,
+        bits=cut.bits,
+        group=cut.group,
+        seg=cut.seg,
+        q=found.q,
+        d=cut.spread(found.d, np.uint8),
+        b=cut.spread(found.b, np.int16),
         r=r.astype(np.uint16),
+        drop=drop,
         shift=int(shift),
         cmax=int(cmax),
         frac=frac,
+        pad=cut.pad,
         row_scale=row_scale,
     )
+
+
+def _weights(cut: _Cut, found: _Integers) -> np.ndarray:
+    return effective(found.q, cut.spread(found.d, np.int64), cut.spread(found.b, np.int64), cut.seg)
+
+
+def _bounds(cut: _Cut, found: _Integers) -> np.ndarray:
+    return segment_bounds(_weights(cut, found), cut.seg)
+
+
+def _excess(cut: _Cut, found: _Integers) -> np.ndarray:
+    """Per row [n], how many times too large its integers are; none is where it is at most 1."""
+    if found.d is None:
+        return np.zeros(len(found.q))
+    offsets = np.zeros(1) if found.b is None else np.abs(found.b).max(axis=1) / B_MAX
+    if offsets.max() > 1:
+        return offsets
+    weights = _weights(cut, found)
+    sums = segment_bounds(weights, cut.seg).max(axis=1) * (16 if cut.bits == 4 else 1)
+    largest = np.abs(weights).max(axis=1) / WEIGHT_MAX
+    return np.maximum(largest, sums / SEGMENT_SUM_MAX)

@@ -78,7 +78,9 @@ def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
 
 
 def _regions(plan: Plan, level: str) -> list[_Region]:
-    weights = [_Region(p.name, p.offset, p.bytes) for p in plan.placements if p.level == level]
+    # equal matrices have one place: it is drawn once, with the name of the first
+    places = {p.offset: p for p in reversed(plan.placements) if p.level == level}
+    weights = [_Region(p.name, p.offset, p.bytes) for p in reversed(places.values())]
     if level == "l1":
         fixed = plan.used["l1"] - plan.arena_bytes
         return [_Region("stacks, tables", 0, fixed), _Region("arena", fixed, plan.arena_bytes)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from shrinkc.importer.model import LlamaConfig
+import numpy as np
+
+from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import ROW_BLOCK, QLinear, segment_size
-from shrinkc.ir.ops import Embed, Linear
-from shrinkc.quantize.lower import QuantOptions
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
+from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
 
 SLOTS = ("qkv", "o", "gate_up", "down")  # per layer, in the order they are streamed
 X_BLOCK = 8  # inputs one core quantises at a time: SC_BLOCK in sc_kernels.h
@@ -26,6 +30,7 @@ class MatrixShape:
     grouped: bool
     asymmetric: bool
     rank: int = 0
+    pad: int = 0  # 0: as the bits ask for; QLinear.pad
 
     @property
     def nseg(self) -> int:
@@ -37,7 +42,8 @@ class MatrixShape:
 
     def seg_words(self, elements: int) -> int:
         """int32 words (4 inputs) of a segment of that many inputs, padding included."""
-        return -(-elements // 8) * 2 if self.bits == 4 else -(-elements // 4)
+        pad = self.pad or (8 if self.bits == 4 else 4)
+        return -(-elements // pad) * pad // 4
 
     @property
     def words(self) -> int:
@@ -45,8 +51,8 @@ class MatrixShape:
 
     @property
     def header(self) -> int:
-        """Bytes of d and z per segment of a block."""
-        return ROW_BLOCK * (int(self.grouped) + int(self.asymmetric))
+        """Bytes of d and b per segment of a block."""
+        return ROW_BLOCK * (int(self.grouped) + 2 * int(self.asymmetric))
 
     @property
     def x_blocks(self) -> int:
@@ -93,12 +99,21 @@ class ModelShape:
     layers: tuple[tuple[MatrixShape, ...], ...]
     head: MatrixShape
     embedding: MatrixShape | None  # None: tied, the head's storage serves
+    perms: int = 0  # entries of all permutations of inputs (act-order)
+    # (matrix, the earlier one whose bytes are the same and are stored for both), by name
+    shared: tuple[tuple[str, str], ...] = ()
 
     @property
     def matrices(self) -> list[MatrixShape]:
-        """Every stored matrix, in stream order, the embedding last: it is read a row at a time."""
+        """Every matrix, in stream order, the embedding last: it is read a row at a time."""
         out = [m for layer in self.layers for m in layer] + [self.head]
         return out + ([self.embedding] if self.embedding else [])
+
+    @property
+    def stored(self) -> list[MatrixShape]:
+        """Every matrix that has bytes of its own."""
+        again = dict(self.shared)
+        return [m for m in self.matrices if m.name not in again]
 
 
 def padded_rows(slot: str, rows: int) -> int:
@@ -108,9 +123,10 @@ def padded_rows(slot: str, rows: int) -> int:
 
 def _shape(w: QLinear, name: str) -> MatrixShape:
     slot = name.rsplit(".", 1)[-1]
+    own = 8 if w.bits == 4 else 4
     return MatrixShape(
-        name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.z is not None,
-        w.low_rank.a.n if w.low_rank else 0,
+        name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.b is not None,
+        w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
     )  # fmt: skip
 
 
@@ -120,6 +136,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
     head: MatrixShape | None = None
     embedding: MatrixShape | None = None
     tables = [op.table for op in graph.ops if isinstance(op, Embed)]
+    weights: list[QLinear] = []
     for op in graph.ops:
         if not isinstance(op, Linear):
             continue
@@ -128,14 +145,41 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
             if tables[0] is not op.weight:
                 embedding = _shape(tables[0], "embedding")
             continue
+        weights += [op.weight.low_rank.a, op.weight] if op.weight.low_rank else [op.weight]
         if op.weight.low_rank:
             layers[op.layer].append(_shape(op.weight.low_rank.a, op.weight.low_rank.a.name))
         layers[op.layer].append(_shape(op.weight, op.weight.name))
     assert head is not None
+    perms = sum(
+        len(op.perm)
+        for op in graph.ops
+        if isinstance(op, (NormQuant, Quant)) and op.perm is not None
+    )
     return ModelShape(
         graph.vocab, graph.hidden, graph.ffn, graph.heads, graph.kv_heads, graph.head_dim,
         graph.num_layers, graph.context, piece_bytes, tuple(map(tuple, layers)), head, embedding,
+        perms, _equal(weights),
     )  # fmt: skip
+
+
+def _equal(weights: Sequence[QLinear]) -> tuple[tuple[str, str], ...]:
+    """Every matrix whose stored bytes are those of an earlier one, with the first such."""
+    first: dict[tuple[object, ...], str] = {}
+    out = []
+    for w in weights:
+        owner = first.setdefault(_content(w), w.name)
+        if owner != w.name:
+            out.append((w.name, owner))
+    return tuple(out)
+
+
+def _content(w: QLinear) -> tuple[object, ...]:
+    """Equal for matrices, side paths included, that are packed to the same bytes."""
+    digest = hashlib.sha256()
+    for part in [w, w.low_rank.b] if w.low_rank else [w]:
+        for array in (part.q, part.d, part.b, part.r):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return replace(_shape(w, w.name), name=w.name.rsplit(".", 1)[-1]), digest.digest()
 
 
 def shapes_of_config(
@@ -143,53 +187,54 @@ def shapes_of_config(
     options: QuantOptions,
     context: int,
     piece_bytes: int,
-    ranks: dict[str, int],
+    ranks: Sequence[dict[str, int]] | dict[str, int],
+    formats: Formats | None = None,
+    repeats: Sequence[int] = (),
 ) -> ModelShape:
     """The shapes a model will have, before any weight is touched.
 
-    ``ranks``: slot -> rank of its side path, equal in all layers.
+    ``ranks``: slot -> rank of its side path, per layer or for all.  ``formats``: how a quantised
+    checkpoint stores its modules; ``options`` are for what is float.  ``repeats``: per layer the
+    first one with the same weights, empty if all differ.
     """
-    c, o = config, options
-    grouped = o.group is not None or o.asymmetric
-    qkv = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+    c = config
+    slots, head_format, embedding_format = matrix_formats(c, options, formats)
     sizes = {
-        "qkv": (qkv, c.hidden_size),
+        "qkv": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, c.hidden_size),
         "o": (c.hidden_size, c.num_heads * c.head_dim),
         "gate_up": (2 * c.intermediate_size, c.hidden_size),
         "down": (c.hidden_size, c.intermediate_size),
     }
 
+    def matrix(name: str, rows: int, k: int, f: MatrixFormat, rank: int = 0) -> MatrixShape:
+        seg = segment_size(k, f.group)
+        return MatrixShape(name, rows, k, f.bits, seg, f.grouped, f.asymmetric, rank)
+
     def layer(i: int) -> tuple[MatrixShape, ...]:
         out: list[MatrixShape] = []
         for slot, (rows, k) in sizes.items():
-            name, rank = f"layer{i}.{slot}", ranks.get(slot, 0)
+            name = f"layer{i}.{slot}"
+            rank = (ranks if isinstance(ranks, dict) else ranks[i]).get(slot, 0)
+            main = matrix(name, padded_rows(slot, rows), k, slots[i][slot], rank)
             if rank:
-                out.append(
-                    MatrixShape(f"{name}.a", rank, k, 8, segment_size(k, None), False, False)
-                )
-            out.append(
-                MatrixShape(
-                    name, padded_rows(slot, rows), k, o.bits, segment_size(k, o.group), grouped,
-                    o.asymmetric, rank,
-                )
-            )  # fmt: skip
+                pad = 8 if main.bits == 4 else 0
+                out.append(MatrixShape(f"{name}.a", rank, k, 8, main.seg, False, False, 0, pad))
+            out.append(main)
         return tuple(out)
 
-    group = o.group if o.head_bits == 4 else None
-    head = MatrixShape(
-        "head", c.vocab_size, c.hidden_size, o.head_bits, segment_size(c.hidden_size, group),
-        group is not None, False,
-    )  # fmt: skip
+    layers = tuple(layer(i) for i in range(c.num_layers))
+    shared = [
+        (again.name, first.name)
+        for i, owner in enumerate(repeats)
+        # a side path is no part of the layer's weights: whether it repeats too is not known yet
+        if owner != i and not any(m.rank for m in (*layers[i], *layers[owner]))
+        for again, first in zip(layers[i], layers[owner], strict=True)
+    ]
+    head = matrix("head", c.vocab_size, c.hidden_size, head_format)
     embedding = None
     if not c.tie_embeddings:
-        embedding = MatrixShape("embedding", *vars_of(head))
+        embedding = matrix("embedding", c.vocab_size, c.hidden_size, embedding_format)
     return ModelShape(
         c.vocab_size, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim,
-        c.num_layers, context, piece_bytes, tuple(layer(i) for i in range(c.num_layers)), head,
-        embedding,
+        c.num_layers, context, piece_bytes, layers, head, embedding, shared=tuple(shared),
     )  # fmt: skip
-
-
-def vars_of(m: MatrixShape) -> tuple[int, int, int, int, bool, bool]:
-    """The sizes of a shape without its name."""
-    return m.rows, m.k, m.bits, m.seg, m.grouped, m.asymmetric

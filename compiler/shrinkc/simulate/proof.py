@@ -9,11 +9,11 @@ import numpy as np
 from shrinkc.core.errors import RunFailed
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter, Sampling, sample
-from shrinkc.ir.ops import Op, Sample
+from shrinkc.ir.ops import Linear, Op, Sample
 from shrinkc.numerics.fixed import hash_words
 from shrinkc.numerics.vectors import QHeads, QVector
+from shrinkc.simulate.runner import INPUT_MAGIC, TOKENS_AT
 
-INPUT_MAGIC = 0x31494353
 TRACE_TEXT, TRACE_PROOF, TRACE_DUMP, TRACE_TIME = 0, 1, 2, 4
 
 
@@ -33,7 +33,7 @@ class Request:
             s.top_p_q16, trace, dump[0], dump[1], int(self.ignore_eos),
         ]  # fmt: skip
         padding = [0] * (context - len(self.prompt))
-        return head + [0] * (16 - len(head)) + list(self.prompt) + padding
+        return head + [0] * (TOKENS_AT - len(head)) + list(self.prompt) + padding
 
 
 @dataclass
@@ -263,8 +263,7 @@ def locate(
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:
     """Device int8 vectors pad every segment to whole words; undo that."""
     t = graph.types[value]
-    bits = next(op.weight.bits for op in graph.ops if value in op.inputs and hasattr(op, "weight"))
-    unit = 8 if bits == 4 else 4
-    padded = -(-t.seg // unit) * unit
+    pad = next(op.weight.pad for op in graph.ops if isinstance(op, Linear) and value in op.inputs)
+    padded = -(-t.seg // pad) * pad
     pieces = [q[g * padded : g * padded + min(t.seg, k - g * t.seg)] for g in range(-(-k // t.seg))]
     return np.concatenate(pieces)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,14 @@ import numpy.typing as npt
 
 from shrinkc.build.layout import FLASH_IMAGE, INPUT_SECTION, PROGRAM
 from shrinkc.build.tools import gvsoc_environment, require_tool
+from shrinkc.core.artifact import read_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
+
+INPUT_MAGIC = 0x31494353
+TRACE_LOGITS = 8
+TOKENS_AT = 16  # these three: sc_input.h
 
 Words = Sequence[int] | npt.NDArray[np.integer]
 
@@ -63,10 +68,7 @@ def run_program(
     """
     if on not in TARGET_OF:
         raise UsageError(f"no machine called '{on}'.", f"allowed: {', '.join(TARGET_OF)}.")
-    program = (out / PROGRAM[TARGET_OF[on]]).resolve()
-    if not program.is_file():
-        hint = f"run 'make {TARGET_OF[on]}' in {out}."
-        raise BadArtifact(f"{out} has no {PROGRAM[TARGET_OF[on]]}.", hint)
+    program = _program(out, on)
     content = np.asarray(words).astype("<u4").tobytes()
     with tempfile.TemporaryDirectory(prefix="shrinkc-") as scratch:
         if on == "gvsoc":
@@ -76,6 +78,63 @@ def run_program(
             command = [*emulator, str(program)]
             done = _with_stdin(command, content, Path(scratch), env, timeout_s, on_line)
     return _judged(done, on, timeout_s)
+
+
+def host_logits(
+    out: Path, sequences: Sequence[Words], env: Mapping[str, str]
+) -> Iterator[npt.NDArray[np.int32]]:
+    """The logits of every position of every sequence, by the built host program of ``out``.
+
+    ``sequences`` hold 1 … context ids each, every one fed from position 0 with an empty cache.
+    Yields an int32 [T, vocab] per sequence, in order, as soon as it is there; divided by 2**frac of
+    the graph's logits they are those of the model.  They are the interpreter's, bit for bit.
+    Raises BadArtifact when there is no program, UsageError for a length that is not possible and
+    RunFailed when the program ends before it has given all.
+    """
+    manifest = read_manifest(out)
+    program = _program(out, "host")
+    lengths = [len(ids) for ids in sequences]
+    if bad := [n for n in lengths if not 1 <= n <= manifest.context]:
+        raise UsageError(
+            f"a sequence of {bad[0]} tokens is not possible.",
+            f"allowed: 1 to {manifest.context}, the compiled context.",
+        )
+    with tempfile.TemporaryDirectory(prefix="shrinkc-") as scratch:
+        words = Path(scratch) / "input.bin"
+        with words.open("wb") as file:
+            for ids in sequences:
+                block = np.zeros(TOKENS_AT + manifest.context, "<u4")
+                block[[0, 1, 5, 6]] = INPUT_MAGIC, len(ids), 1 << 16, TRACE_LOGITS
+                block[TOKENS_AT : TOKENS_AT + len(ids)] = ids
+                file.write(block.tobytes())
+        with (
+            words.open("rb") as stdin,
+            (Path(scratch) / "errors").open("w+b") as errors,
+            subprocess.Popen(
+                [str(program)], stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=env
+            ) as process,
+        ):
+            assert process.stdout is not None
+            try:
+                for length in lengths:
+                    content = process.stdout.read(4 * length * manifest.vocab_size)
+                    if len(content) < 4 * length * manifest.vocab_size:
+                        errors.seek(0)
+                        said = (content[-200:] + errors.read()).decode(errors="backslashreplace")
+                        raise RunFailed(
+                            f"the program on host ended before it gave all logits: {said.strip()}"
+                        )
+                    yield np.frombuffer(content, "<i4").reshape(length, manifest.vocab_size)
+            finally:
+                process.kill()
+
+
+def _program(out: Path, on: str) -> Path:
+    program = (out / PROGRAM[TARGET_OF[on]]).resolve()
+    if not program.is_file():
+        hint = f"run 'make {TARGET_OF[on]}' in {out}."
+        raise BadArtifact(f"{out} has no {PROGRAM[TARGET_OF[on]]}.", hint)
+    return program
 
 
 def _with_stdin(

@@ -9,6 +9,8 @@
 
 #include "sc_platform.h"
 
+#include "sc_input.h"
+
 #define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
 
 extern const uint8_t sc_blob_flash[];
@@ -26,21 +28,18 @@ static void __attribute__((noreturn)) refuse(const char *why) {
 
 static uint32_t input[SC_INPUT_WORDS];
 
-/* Words that are not given stay 0; the engine checks what the words mean. */
-static void read_input(void) {
+/* Words that are not given stay 0; the engine checks what the words mean.  Returns 0 at the end of
+ * stdin. */
+static int read_input(void) {
+    memset(input, 0, sizeof input);
     size_t bytes = fread(input, 1, sizeof input, stdin);
     if (ferror(stdin)) {
         refuse("cannot read the input words from stdin");
     }
-    if (bytes == 0) {
-        refuse("no input words on stdin");
-    }
     if (bytes % sizeof input[0] != 0) {
         refuse("the input on stdin is not a whole number of 32-bit words");
     }
-    if (bytes == sizeof input && fgetc(stdin) != EOF) {
-        refuse("more input words on stdin than the program was built for");
-    }
+    return bytes > 0;
 }
 
 const uint32_t *sc_input_words(void) { return input; }
@@ -198,7 +197,16 @@ void sc_exit(int code) {
 }
 
 int main(void) {
-    read_input();
+    if (!read_input()) {
+        refuse("no input words on stdin");
+    }
+    if (input[SC_IN_TRACE] != SC_TRACE_LOGITS && fgetc(stdin) != EOF) {
+        refuse("more input words on stdin than the program was built for");
+    }
     start_workers();
-    sc_exit(sc_main());
+    int code;
+    do {
+        code = sc_main();
+    } while (code == 0 && input[SC_IN_TRACE] == SC_TRACE_LOGITS && read_input());
+    sc_exit(code);
 }

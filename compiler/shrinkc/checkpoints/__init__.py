@@ -1,0 +1,25 @@
+"""Torch models from directories, and back into directories that anybody can load."""
+
+from shrinkc.checkpoints.libraries import need, use_threads, versions
+from shrinkc.checkpoints.loading import (
+    Loaded,
+    load,
+    load_tokenizer,
+    resolve,
+    stored_dtype,
+    torch_dtype,
+)
+from shrinkc.checkpoints.saving import save
+
+__all__ = [
+    "Loaded",
+    "load",
+    "load_tokenizer",
+    "need",
+    "resolve",
+    "save",
+    "stored_dtype",
+    "torch_dtype",
+    "use_threads",
+    "versions",
+]

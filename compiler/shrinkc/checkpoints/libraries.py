@@ -1,0 +1,60 @@
+"""The libraries of the extra ``compress``: are they there, which versions, how many threads."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import suppress
+from importlib import metadata
+from importlib.util import find_spec
+
+from shrinkc.core.errors import ExtraMissing
+
+# What decides the numbers of a stage: recorded in step.json, part of a run's fingerprint.
+RECORDED = ("torch", "transformers", "peft", "gptqmodel", "safetensors", "tokenizers", "numpy")
+# say at import that optional CUDA libraries are missing
+_CHATTY = ("torchao", "torch.utils._pytree")
+
+
+def need(*modules: str) -> None:
+    """ExtraMissing that names every one of ``modules`` that is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ExtraMissing(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
+            "pip install 'shrinkc[compress]' brings everything that compression needs.",
+        )
+
+
+def versions() -> dict[str, str]:
+    """Library -> version of those of ``RECORDED`` that are installed."""
+    found = {}
+    for name in RECORDED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def use_threads(n: int) -> None:
+    """Computes with ``n`` threads from now on.
+
+    Sums differ in their last bits between thread counts, so a run pins and records the number.
+    """
+    need("torch")
+    import torch
+
+    torch.set_num_threads(n)
+    with suppress(RuntimeError):  # allowed once per process, before any parallel work
+        torch.set_num_interop_threads(1)
+
+
+def quiet() -> None:
+    """No progress bars and advice of the libraries: shrinkc reports progress itself."""
+    need("torch", "transformers")
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"(transformers|peft)\.")

@@ -1,0 +1,305 @@
+"""Load a model for work with torch: a Hugging Face directory, a GGUF file, a GPTQModel directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shrinkc.checkpoints.libraries import need, quiet
+from shrinkc.core.errors import (
+    BadConfig,
+    BadTokenizer,
+    BadWeights,
+    ModelNotFound,
+    ShapeMismatch,
+    UnsupportedModel,
+)
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+ATTENTION = "sdpa"  # masks causally by itself when a layer is called without a mask
+DTYPES = ("float32", "bfloat16", "float16")
+ADAPTER = "adapter_config.json"
+ADAPTER_FOLDER = "eora"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+
+
+@dataclass
+class Loaded:
+    """A float model in evaluation mode with its tokenizer.
+
+    ``kind``: "hf", "gguf" or "gptq" (dequantised: the float weights are exactly those that the
+    checkpoint's integers and scales, and its low-rank adapter, stand for).
+    """
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    path: Path
+    kind: str
+
+
+def torch_dtype(name: str) -> Any:
+    """The torch dtype called ``name``, one of DTYPES."""
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r}; {', '.join(DTYPES)} are supported")
+    return getattr(torch, name)
+
+
+def resolve(source: str) -> Path:
+    """The local directory or .gguf file that ``source`` means.
+
+    A path that exists is taken as it is (a folder whose only model is one .gguf file means that
+    file); anything else that can be the name of a model on the Hugging Face hub is fetched
+    from there, or from its cache.  ModelNotFound when there is no such thing.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        return files[0] if len(files) == 1 and not (path / "config.json").exists() else path
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return path
+        raise ModelNotFound(
+            f"{source} is a file, not a model directory.",
+            "give a Hugging Face directory, a .gguf file, or the id of a model on the hub.",
+        )
+    if not _HUB_ID.fullmatch(source) or path.suffix == ".gguf":
+        raise ModelNotFound(f"{source} does not exist.", "check the path of the model.")
+    return _from_hub(source)
+
+
+def _from_hub(name: str) -> Path:
+    need("huggingface_hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # whatever the network or the hub says
+        first = str(error).strip().split("\n")[0]
+        raise ModelNotFound(
+            f"{name} is no local directory, and the Hugging Face hub does not give it: {first}",
+            "check the spelling, log in with 'hf auth login' for a gated model, or fetch "
+            "the model elsewhere and give its directory.",
+        ) from error
+
+
+def kind_of(path: Path) -> str:
+    """ "gguf", "gptq" or "hf", for a model of the LLaMA family.
+
+    Raises ModelNotFound, BadConfig; UnsupportedModel for another architecture or another way
+    of quantisation.
+    """
+    if path.suffix == ".gguf":
+        return "gguf"
+    config = _read_config(path)
+    if config.get("model_type") != "llama":
+        raise UnsupportedModel(
+            f"{path}: model_type = {config.get('model_type')!r}; 'llama' is supported.",
+            "shrinkc works on plain LLaMA models (LlamaForCausalLM).",
+        )
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return "hf"
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if method != "gptq":
+        raise UnsupportedModel(
+            f"{path}: quantization_config.quant_method = {method!r}; 'gptq' is supported.",
+            "use the float version of the model.",
+        )
+    return "gptq"
+
+
+def load(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Loaded:
+    """Loads ``source`` (see :func:`resolve`) with weights in ``dtype`` (see DTYPES).
+
+    Raises ExtraMissing, ModelNotFound, BadConfig, UnsupportedModel, BadWeights, ShapeMismatch,
+    BadTokenizer.
+    """
+    quiet()
+    path = source if isinstance(source, Path) and source.exists() else resolve(str(source))
+    kind = kind_of(path)
+    if kind == "gptq":
+        model = _load_gptq(path, dtype)
+    elif kind == "gguf":
+        model = _load_gguf(path, dtype)
+    else:
+        model = _load_hf(path, dtype)
+    model.requires_grad_(False)
+    return Loaded(model.to(device).eval(), load_tokenizer(path), path, kind)
+
+
+def _load_hf(path: Path, dtype: str) -> LlamaForCausalLM:
+    from safetensors import SafetensorError
+    from transformers import LlamaForCausalLM
+
+    if not list(path.glob("*.safetensors")) and not list(path.glob("*.bin")):
+        raise ModelNotFound(f"{path} has no weights (*.safetensors).", "copy the model again.")
+    try:
+        model, info = LlamaForCausalLM.from_pretrained(
+            path,
+            dtype=torch_dtype(dtype),
+            attn_implementation=ATTENTION,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except (SafetensorError, OSError, EOFError) as error:
+        raise BadWeights(f"{path}: {_first_line(error)}", "copy the model again.") from error
+    except (RuntimeError, ValueError) as error:
+        raise ShapeMismatch(f"{path}: {_first_line(error)}") from error
+    wrong = [
+        f"{problem.split('_')[0]} {', '.join(sorted(map(str, info[problem]))[:5])}"
+        for problem in ("missing_keys", "mismatched_keys", "unexpected_keys")
+        if info.get(problem)
+    ]
+    if wrong:
+        raise ShapeMismatch(
+            f"{path}: {'; '.join(wrong)}.",
+            "config.json and the weight files have to come from the same model.",
+        )
+    return model
+
+
+def _load_gguf(path: Path, dtype: str) -> LlamaForCausalLM:
+    need("gguf")
+    from transformers import AutoConfig, GgufConfig, LlamaForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{path}: {_first_line(error)}", "GGUF files of LLaMA models are supported."
+        ) from error
+    if config.model_type != "llama":
+        raise UnsupportedModel(
+            f"{path}: architecture {config.model_type!r}; 'llama' is supported.",
+            "shrinkc works on plain LLaMA models (LlamaForCausalLM).",
+        )
+    try:
+        with redirect_stderr(StringIO()):  # a bar of its own that cannot be switched off
+            return LlamaForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=torch_dtype(dtype),
+                attn_implementation=ATTENTION,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+    except Exception as error:
+        raise BadWeights(f"{path}: {_first_line(error)}", "copy the file again.") from error
+
+
+def _load_gptq(path: Path, dtype: str) -> LlamaForCausalLM:
+    """The integers of a GPTQ directory as an ordinary float model: fast on a CPU, exact weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from shrinkc.importer import load_model
+    from shrinkc.importer.model import dense
+
+    float_model = load_model(path, adapter=adapter_of(path))
+    fields = {k: v for k, v in _read_config(path).items() if k != "quantization_config"}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation=ATTENTION))
+    state = {
+        "model.embed_tokens.weight": dense(float_model.embedding),
+        "model.norm.weight": float_model.final_norm,
+    }
+    head = float_model.head
+    state["lm_head.weight"] = state["model.embed_tokens.weight"] if head is None else dense(head)
+    for index, layer in enumerate(float_model.layers):
+        prefix = f"model.layers.{index}."
+        state[prefix + "input_layernorm.weight"] = layer.attn_norm
+        state[prefix + "post_attention_layernorm.weight"] = layer.mlp_norm
+        for place, weight in (
+            ("self_attn.q_proj", layer.wq),
+            ("self_attn.k_proj", layer.wk),
+            ("self_attn.v_proj", layer.wv),
+            ("self_attn.o_proj", layer.wo),
+            ("mlp.gate_proj", layer.w_gate),
+            ("mlp.up_proj", layer.w_up),
+            ("mlp.down_proj", layer.w_down),
+        ):
+            value = dense(weight)
+            side = layer.adapters.get(place.split(".")[1])
+            state[f"{prefix}{place}.weight"] = value if side is None else value + side.b @ side.a
+    tensors = {name: torch.tensor(value, dtype=torch_dtype(dtype)) for name, value in state.items()}
+    model.to_empty(device="cpu")
+    model.to(torch_dtype(dtype))
+    # the rotary tables are no weights: made again, since those on "meta" hold nothing
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    model.load_state_dict(tensors, strict=True)
+    model.tie_weights()
+    return model
+
+
+def stored_dtype(path: Path) -> str:
+    """The dtype (see DTYPES) that most weights of a directory are stored in; float32 for a GGUF file."""
+    from safetensors import safe_open
+
+    if path.suffix == ".gguf":
+        return "float32"
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    found: Counter[str] = Counter()
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - it is no dict
+                part = tensors.get_slice(key)
+                found[part.get_dtype()] += math.prod(part.get_shape())
+    return names.get(found.most_common(1)[0][0], "float32") if found else "float32"
+
+
+def adapter_of(path: Path) -> Path | None:
+    """The folder of the low-rank adapter that comes with a quantised directory, if there is one."""
+    for folder in (path / ADAPTER_FOLDER, path):
+        if (folder / ADAPTER).is_file():
+            return folder
+    return None
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or GGUF file.  Raises ExtraMissing, BadTokenizer."""
+    quiet()
+    from transformers import AutoTokenizer
+
+    try:
+        if path.suffix == ".gguf":
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        raise BadTokenizer(
+            f"{path}: the tokenizer cannot be loaded: {_first_line(error)}",
+            "tokenizer.json (or tokenizer.model) has to lie beside the weights.",
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelNotFound(
+            f"{file} does not exist.",
+            "give the directory of a Hugging Face checkpoint (config.json, model.safetensors, "
+            "tokenizer.json).",
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"{file} is not readable JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise BadConfig(f"{file} holds no JSON object.")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

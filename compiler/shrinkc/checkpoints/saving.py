@@ -1,0 +1,57 @@
+"""Save a model as a plain Hugging Face directory, and prove at once that it loads again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shrinkc.checkpoints.libraries import quiet
+from shrinkc.checkpoints.loading import load
+from shrinkc.core.errors import StageFailed
+from shrinkc.core.output import new_directory
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+_SAMPLE = "Once upon a time, in 1984, there was a little girl.\n"
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes ``directory`` (new or empty) whole: config, safetensors in the model's own dtype, tokenizer.
+
+    Then loads it again with ``from_pretrained``; StageFailed unless every tensor and a text's
+    ids are the same.
+    """
+    quiet()
+    with new_directory(directory, force=False, replaceable=lambda path: False) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        readable = (folder / "config.json").stat().st_mode
+        for file in folder.iterdir():
+            file.chmod(readable)  # safetensors makes private files
+        check_saved(model, tokenizer, folder)
+
+
+def check_saved(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """StageFailed unless ``folder`` loads as exactly this model and tokenizer."""
+    import torch
+
+    again = load(folder, dtype=str(model.dtype).removeprefix("torch."))
+    wanted, found = model.state_dict(), again.model.state_dict()
+    wrong = sorted(set(wanted) ^ set(found))
+    wrong += [
+        name
+        for name in wanted
+        if name in found and not torch.equal(wanted[name].cpu(), found[name])
+    ]
+    if wrong:
+        raise StageFailed(
+            f"{folder} does not load as it was saved: {len(wrong)} tensors differ, the first is "
+            f"{wrong[0]}.",
+            "this is a defect; please report it with the versions of torch and transformers.",
+        )
+    if tokenizer(_SAMPLE)["input_ids"] != again.tokenizer(_SAMPLE)["input_ids"]:
+        raise StageFailed(
+            f"{folder}: the tokenizer does not load as it was saved.",
+            "this is a defect; please report it with the version of transformers.",
+        )

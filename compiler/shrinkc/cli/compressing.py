@@ -1,0 +1,64 @@
+"""``shrinkc compress``: from a model and a recipe to a directory with a step per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.units import show_size
+from shrinkc.compress.recipe import load_recipe
+from shrinkc.compress.run import RunResult, compress
+from shrinkc.core.errors import Interrupted
+
+
+def run(
+    model: str,
+    output: Path,
+    recipe: str,
+    assignments: Sequence[str],
+    *,
+    force: bool,
+    dry_run: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Runs or continues; the table goes to stderr, the JSON object to stdout."""
+    console = Console()
+    parsed = load_recipe(recipe, assignments)
+    try:
+        result = compress(
+            model, output, parsed,
+            reporter=console, force=force, dry_run=dry_run, device=device,
+        )  # fmt: skip
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"stopped; {output} holds the steps that are complete.",
+            "the same command goes on from there.",
+        ) from stop
+    for line in _lines(result, dry_run):
+        console.note(line)
+    if as_json:
+        print_json(
+            {
+                "output": str(result.out),
+                "final": str(result.final),
+                "estimate": result.estimate,
+                "notes": result.notes,
+                "steps": [asdict(row) for row in result.rows],
+            }
+        )
+
+
+def _lines(result: RunResult, dry_run: bool) -> list[str]:
+    lines = [f"note: {note}" for note in result.notes]
+    if dry_run:
+        return [*lines, f"{result.estimate}; nothing was written (--dry-run)"]
+    for row in result.rows:
+        perplexity = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
+        lines.append(
+            f"{row.name:<16} {row.layers} layers, FFN {row.intermediate}: "
+            f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{perplexity}"
+        )
+    return [*lines, f"{result.out / 'table.md'}; the model is {result.final}"]

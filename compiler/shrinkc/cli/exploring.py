@@ -1,0 +1,121 @@
+"""``shrinkc explore``: a search over recipes, with its study, its trials and its front."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.compress.explore import Result, explore, open_study, results_of
+from shrinkc.compress.front import read_references, short, write_front
+from shrinkc.compress.steps import read_json, write_json
+from shrinkc.compress.trials import plan_trials
+from shrinkc.core.errors import Interrupted, UsageError
+from shrinkc.core.output import check_replaceable, output_error
+
+MARK = "explore.json"
+FORMAT = "shrinkc-explore"
+TRIALS_MAX = 100_000
+
+
+@dataclass(frozen=True)
+class ExploreRequest:
+    """The command line of a search."""
+
+    model: str
+    recipe: str
+    assignments: tuple[str, ...]
+    space: Path | None
+    trials: int
+    timeout: float | None
+    storage: str | None
+    study: str
+    seed: int
+    reference: tuple[Path, ...]
+    keep_all: bool
+    device: str
+    output: Path
+
+    def check(self) -> None:
+        """UsageError when a value is not possible."""
+        if not 1 <= self.trials <= TRIALS_MAX:
+            raise UsageError(
+                f"--trials {self.trials} is not possible.", f"allowed: 1 to {TRIALS_MAX}."
+            )
+        if self.timeout is not None and self.timeout <= 0:
+            raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"--seed {self.seed} is not possible.", "allowed: 0 to 4294967295.")
+
+
+def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
+    """Runs more trials of the study; the front is written after each of them."""
+    request.check()
+    out = request.output
+    check_replaceable(out, force=True, replaceable=_made_here)
+    references = [ref for file in request.reference for ref in read_references(file)]
+    trials = plan_trials(
+        request.model, request.recipe, request.space, request.assignments, out / "trials",
+        device=request.device, reporter=console,
+    )  # fmt: skip
+    conditions = trials.conditions()
+    try:
+        (out / "trials").mkdir(parents=True, exist_ok=True)
+        write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
+    except OSError as error:
+        raise output_error(out, error) from error
+    storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
+    study = open_study(storage, request.study, conditions)
+    begin = time.monotonic()
+    table: list[str] = []
+
+    def expired() -> bool:
+        return request.timeout is not None and time.monotonic() - begin >= request.timeout
+
+    def write() -> None:
+        results = results_of(study, trials.space)
+        table[:] = write_front(out, results, references, about)
+        if not request.keep_all:
+            trials.thin_out(results)
+
+    def finished(result: Result) -> None:
+        console.note(_line(result))
+        write()
+
+    about = {"study": request.study, "conditions": dict(conditions)}
+    try:
+        done = explore(
+            study, trials.space, trials.run, trials=request.trials, seed=request.seed,
+            expired=expired, finished=finished,
+        )  # fmt: skip
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"stopped; {out} holds the trials that are complete.",
+            "the same command goes on with the one that was interrupted.",
+        ) from stop
+    write()
+    if len(done) < request.trials and not expired():
+        console.note("every combination that the space has was tried")
+    if as_json:
+        print_json(read_json(out / "front.json"))
+    else:
+        write_text("\n".join(table) + "\n")
+
+
+def _line(result: Result) -> str:
+    values = ", ".join(f"{key} = {value}" for key, value in result.values.items())
+    if result.outcome is None:
+        return f"trial {result.number} ({values}): {result.state}: {short(result.reason or '')}"
+    size = result.outcome.packed_bytes / (1 << 20)
+    return (
+        f"trial {result.number} ({values}): {size:.2f} MiB, "
+        f"perplexity {result.outcome.perplexity:.2f}"
+    )
+
+
+def _made_here(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / MARK).get("format") == FORMAT)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,105 @@
+"""``shrinkc sensitivity``: what removing, narrowing and quantising each part of a model costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkc.checkpoints import load, resolve, use_threads
+from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.compress.sensitivity import draw, measure, split_text, table
+from shrinkc.compress.texts import read_texts
+from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel, UsageError
+
+RESULT, PICTURE, STATE = "sensitivity.json", "sensitivity.svg", "probes.jsonl"
+
+
+@dataclass(frozen=True)
+class SensitivityRequest:
+    """What to measure, on what.  ``output``: a directory that an interrupted run goes on in."""
+
+    model: str
+    text: tuple[str, ...]
+    samples: int
+    length: int
+    dtype: str
+    threads: int
+    output: Path | None
+
+    def __post_init__(self) -> None:
+        """UsageError when a value is not possible."""
+        for option, value, least in (
+            ("--samples", self.samples, 1), ("--length", self.length, 8),
+            ("--threads", self.threads, 1),
+        ):  # fmt: skip
+            if value < least:
+                raise UsageError(
+                    f"{option} {value} is not possible.", f"allowed: {least} and more."
+                )
+
+
+def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None:
+    """Measures, shows the table or the JSON, and leaves both results in the output directory."""
+    use_threads(request.threads)
+    if request.output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            _run(request, Path(folder), console, as_json)
+        return
+    _check(request.output)
+    request.output.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(request, request.output, console, as_json)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"stopped; {request.output} holds the measurements that are complete.",
+            "the same command goes on from there.",
+        ) from stop
+
+
+def _check(output: Path) -> None:
+    """OutputError for a directory with something else in it."""
+    if output.exists() and not output.is_dir():
+        raise OutputError(
+            f"{output} exists and is not a directory.", "choose another output directory."
+        )
+    if output.is_dir() and any(output.iterdir()) and not (output / STATE).is_file():
+        raise OutputError(
+            f"{output} is not empty and holds no sensitivities.", "choose another output directory."
+        )
+
+
+def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: bool) -> None:
+    started = time.monotonic()
+    with console.stage("loading"):
+        loaded = load(resolve(request.model), dtype=request.dtype)
+    if loaded.kind == "gptq":
+        raise UnsupportedModel(
+            f"{request.model} is quantised already.", "give the float model that it was made from."
+        )
+    texts = read_texts(request.text, "--text")
+    windows, fit = split_text(texts, loaded.tokenizer, request.samples, request.length)
+    found = measure(loaded.model, windows, fit, folder / STATE, console)
+    result = {"model": loaded.path.resolve().name, "text": _names(request), **found.to_json()}
+    _write(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    draw(found, folder / PICTURE)
+    if as_json:
+        print_json(result)
+    else:
+        write_text("\n".join(table(found)) + "\n")
+    console.note(f"{time.monotonic() - started:.0f} s")
+    if request.output is not None:
+        console.note(f"{request.output}: {RESULT}, {PICTURE}")
+
+
+def _names(request: SensitivityRequest) -> list[str]:
+    return [Path(text).name for text in request.text]
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,46 @@
+"""A LLaMA block by block: what stages need that look inside a forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy, little enough for its memory
+
+
+def batches(windows: Any) -> list[Any]:
+    """``windows`` [samples, length] in parts of about BATCH_TOKENS tokens, in their order."""
+    return list(windows.split(max(1, BATCH_TOKENS // windows.shape[1])))
+
+
+def embed(model: Any, ids: Any) -> Any:
+    """The residual stream [batch, t, hidden] before the first block, of ``ids`` [batch, t]."""
+    return model.model.embed_tokens(ids)
+
+
+def rope(model: Any, length: int) -> Any:
+    """cos and sin of positions 0 … length − 1, as a block takes them."""
+    import torch
+
+    table = model.model.embed_tokens.weight
+    positions = torch.arange(length, device=table.device)[None]
+    return model.model.rotary_emb(table[:1, None], positions)
+
+
+def block(layer: Any, hidden: Any, tables: Any) -> Any:
+    """The residual stream after a block; without a mask, SDPA attention is causal."""
+    out = layer(hidden, attention_mask=None, position_embeddings=tables)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def loss_sum(model: Any, hidden: Any, ids: Any) -> Any:
+    """The sum, in nats, of the losses of all tokens of ``ids`` [batch, t] after the first.
+
+    ``hidden`` is the residual stream after the last block.  Logits are float32.
+    """
+    from torch.nn import functional
+
+    total = 0
+    for row, wanted in zip(model.model.norm(hidden), ids, strict=True):
+        logits = model.lm_head(row[:-1]).float()
+        total = total + functional.cross_entropy(logits, wanted[1:], reduction="sum")
+    return total

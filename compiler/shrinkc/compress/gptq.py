@@ -1,0 +1,124 @@
+"""GPTQ of one matrix (Frantar et al. 2022), in torch: for what GPTQModel does not quantise.
+
+Rows are quantised independently, in asymmetric groups along the inputs: ``w ≈ scale·q + offset``
+with 16-bit floats.  An error δ of a row costs ``δᵀ H δ``, H the second moment of the inputs: columns
+are quantised one after the other, and what one loses is made up for by those that follow
+(equations 2 and 3 of the paper, with the Cholesky factor of H⁻¹).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shrinkc.importer.model import QuantizedWeight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Ranges tried for a group, as shares of the whole one.
+SHRINK = {8: (1.0, 0.95), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)}
+_ROWS = 8192  # at a time: bounds the memory beside the matrix
+
+
+def damped(moment: Tensor, share: float) -> Tensor:
+    """``moment`` scaled to a mean diagonal of 1, plus ``share`` times the identity."""
+    import torch
+
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
+    return moment / mean + share * torch.eye(moment.shape[0], dtype=moment.dtype)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """What an error costs: the diagonal of H [k], and the upper Cholesky factor of H⁻¹ [k, k]."""
+
+    importance: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, hessian: Tensor) -> Weighting:
+        """``hessian`` [k, k] has to be positive definite: see :func:`damped`."""
+        import torch
+
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
+        factor = torch.linalg.cholesky(inverse, upper=True)
+        return cls(hessian.diagonal().float(), factor.float())
+
+
+def quantize_matrix(
+    weight: Tensor, weighting: Weighting, *, bits: int, group: int
+) -> QuantizedWeight:
+    """``weight`` [n, k] float32 in groups of ``group`` inputs, which divides k.
+
+    Scales and offsets are values of 16-bit floats.
+    """
+    import torch
+
+    parts = [
+        _quantize_rows(rows.clone(), weighting.factor, weighting.importance, bits, group)
+        for rows in weight.split(_ROWS)
+    ]
+    q, scale, offset = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return QuantizedWeight(bits, group, q, scale, offset)
+
+
+def _quantize_rows(
+    w: Tensor, factor: Tensor, importance: Tensor, bits: int, group: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, scale and offset of ``w`` [n, k], which is used up: it holds what is still to be stored."""
+    import torch
+
+    n, k = w.shape
+    q = torch.empty(n, k, dtype=torch.uint8)
+    scale, offset = torch.empty(n, k // group), torch.empty(n, k // group)
+    for g, begin in enumerate(range(0, k, group)):
+        end = begin + group
+        s, o = fit_groups(w[:, begin:end], importance[begin:end], bits)
+        scale[:, g], offset[:, g] = s, o
+        lost = torch.empty(n, group)
+        for j in range(begin, end):
+            q[:, j] = ((w[:, j] - o) / s).round_().clamp_(0, 2**bits - 1)
+            lost[:, j - begin] = (w[:, j] - (q[:, j] * s + o)) / factor[j, j]
+            w[:, j + 1 : end] -= lost[:, j - begin, None] * factor[j, j + 1 : end]
+        w[:, end:] -= lost @ factor[begin:end, end:]
+    return q, scale, offset
+
+
+def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale (> 0) and offset per row of ``w`` [n, group] with the least weighted squared error.
+
+    Tries ranges shrunk around the middle; for each the best scale and offset of its integers
+    (weighted regression).  Both results are [n] float32 that float16 holds exactly.
+    """
+    import torch
+
+    top = 2**bits - 1
+    low, high = w.amin(1), w.amax(1)
+    middle, half = (high + low) / 2, (high - low) / 2
+    best = torch.full_like(low, torch.inf)
+    scale, offset = torch.ones_like(low), low.clone()
+    share = importance / importance.sum()
+    mean_w = w @ share
+    for shrink in SHRINK.get(bits, SHRINK[4]):
+        s = 2 * shrink * half / top
+        o = middle - shrink * half
+        for regress in (False, True):
+            if regress:
+                q = _integers(w, s, o, top)
+                mean_q = q @ share
+                variance = ((q - mean_q[:, None]) ** 2) @ share
+                slope = ((q - mean_q[:, None]) * (w - mean_w[:, None])) @ share
+                s = torch.where(variance > 0, slope / variance.clamp_min(1e-12), s)
+                o = mean_w - s * mean_q
+            # a constant row needs some scale; the least normal float16 keeps q small
+            s, o = s.half().float().clamp_min(2.0**-14), o.half().float()
+            error = ((_integers(w, s, o, top) * s[:, None] + o[:, None] - w) ** 2) @ share
+            better = error < best
+            best = torch.where(better, error, best)
+            scale, offset = torch.where(better, s, scale), torch.where(better, o, offset)
+    return scale, offset
+
+
+def _integers(w: Tensor, s: Tensor, o: Tensor, top: int) -> Tensor:
+    return ((w - o[:, None]) / s.clamp_min(1e-12)[:, None]).round_().clamp_(0, top)

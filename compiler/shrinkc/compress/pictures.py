@@ -1,0 +1,58 @@
+"""Pictures whose bytes depend on nothing but what they show: one font, no dates, fixed names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shrinkc.checkpoints import need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito: told apart by colour-blind eyes too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX"
+
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 9,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "shrinkc",
+    "text.usetex": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within the context a figure (of matplotlib.figure.Figure, no window needed) looks like every
+    other picture of shrinkc, whatever the user's own matplotlibrc says.  Raises ExtraMissing."""
+    need("matplotlib")
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def save_picture(figure: Figure, file: Path) -> None:
+    """Writes ``file`` (.svg or .png), whole or not at all; call it inside :func:`style`."""
+    kind = file.suffix.removeprefix(".")
+    nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        figure.savefig(partial, format=kind, metadata=nothing)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

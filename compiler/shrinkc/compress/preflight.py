@@ -1,0 +1,233 @@
+"""Everything that can be known before the work: problems, all at once, and what it will take."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.facts import ModelFacts
+from shrinkc.compress.fingerprint import needs_calibration
+from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage
+from shrinkc.compress.stages import stage_module
+from shrinkc.core.errors import (
+    BadData,
+    BadRecipe,
+    OutputError,
+    QuantizeError,
+    ShrinkcError,
+    UnsupportedModel,
+)
+
+# Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
+# (resident set of `shrinkc compress`, see docs/compress.md).
+LIBRARY_BYTES = 600 << 20
+PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "eora": 16}
+TIMED_TOKENS = 512
+TIMED_PASSES = 4
+GIB = 1 << 30
+
+
+@dataclass
+class Estimate:
+    """``seconds`` and ``memory`` are estimates, ``disk`` what the steps will take at most."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"estimate: {show_time(self.seconds)}, {self.memory / GIB:.1f} GiB of memory, "
+            f"{self.disk / GIB:.1f} GiB on disk"
+        )
+
+
+@dataclass
+class Preflight:
+    """``facts``: the model after every stage, as far as it can be predicted."""
+
+    estimate: Estimate
+    facts: list[ModelFacts]
+    notes: list[str] = field(default_factory=list)
+
+
+def preflight(
+    recipe: Recipe,
+    facts: ModelFacts,
+    calibration: Calibration,
+    loaded: Any,
+    out: Path,
+    *,
+    done: int = 0,
+) -> Preflight:
+    """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
+
+    ``loaded``: the model itself, for one timed forward pass, and its tokenizer.  Raises with all
+    problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
+    QuantizeError, BadData or OutputError.
+    """
+    problems: list[tuple[type[ShrinkcError], str]] = []
+    notes: list[str] = []
+    chain = [facts]
+    for stage in recipe.stages:
+        module, now = stage_module(stage.kind), chain[-1]
+        if now.quantized and stage.kind in ("depth", "width", "lora"):
+            problems.append((
+                UnsupportedModel,
+                f"[{stage.name}] works on float models, but the model is already quantised",
+            ))  # fmt: skip
+            chain.append(now)
+            continue
+        kind = QuantizeError if stage.kind in ("gptq", "eora") else BadRecipe
+        found = module.preflight(stage.settings, now)
+        problems += [(kind, f"[{stage.name}] {text}") for text in found]
+        chain.append(_after(stage, now, bool(found)))
+    problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
+    if recipe.evaluate is not None:
+        problems += _evaluation_problems(recipe.evaluate)
+    estimate = _estimate(recipe, chain, calibration, loaded, done) if not problems else None
+    if estimate is not None:
+        problems += _resource_problems(estimate, out, notes)
+    if problems:
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        text = "; ".join(text.rstrip(".") for _, text in problems)
+        raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
+    assert estimate is not None
+    return Preflight(estimate, chain[1:], notes)
+
+
+def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
+    """What comes out of a stage; of one that cannot work, as much as the next ones ask about."""
+    module = stage_module(stage.kind)
+    if not failed and hasattr(module, "predict"):
+        return module.predict(stage.settings, facts)
+    return replace(facts, quantized=True) if stage.kind == "gptq" else facts
+
+
+def _data_problems(
+    recipe: Recipe, calibration: Calibration, tokenizer: Any, notes: list[str]
+) -> list[tuple[type[ShrinkcError], str]]:
+    problems: list[tuple[type[ShrinkcError], str]] = []
+
+    def check(work: Any) -> None:
+        try:
+            notes.extend(n for n in work() or [] if n not in notes)
+        except BadData as error:
+            text = f"{error.message} {error.hint or ''}".strip()
+            if (BadData, text) not in problems:
+                problems.append((BadData, text))
+
+    if recipe.budget is not None or any(needs_calibration(stage) for stage in recipe.stages):
+        check(lambda: calibration.check(tokenizer))
+        notes += calibration.notes
+    for stage in recipe.stages:
+        module = stage_module(stage.kind)
+        if hasattr(module, "check_data"):
+            check(lambda m=module, s=stage.settings: m.check_data(s, calibration, tokenizer))
+    return problems
+
+
+def _evaluation_problems(settings: EvaluateSettings) -> list[tuple[type[ShrinkcError], str]]:
+    files = {key: getattr(settings, key) for key in ("text", "trivia", "hellaswag")}
+    missing = [
+        (BadData, f"evaluate.{key}: there is no file {value}")
+        for key, value in files.items()
+        if value is not None and not Path(value).is_file()
+    ]
+    if not any(files.values()) and not settings.samples:
+        return [
+            (BadRecipe, "[evaluate] names nothing to measure: text, trivia, hellaswag, samples")
+        ]
+    return list(missing)
+
+
+def _estimate(
+    recipe: Recipe, chain: list[ModelFacts], calibration: Calibration, loaded: Any, done: int
+) -> Estimate:
+    """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
+    rate = tokens_per_second(loaded.model)
+    seconds, disk, memory = 0.0, 0, 0
+    for number, stage in enumerate(recipe.stages):
+        before, after = chain[number], chain[number + 1]
+        if number < done:
+            continue
+        module = stage_module(stage.kind)
+        tokens = 6.0 * calibration.samples * calibration.length
+        if hasattr(module, "work"):
+            tokens = module.work(stage.settings, before, calibration)
+        tokens += evaluation_tokens(recipe.evaluate)
+        seconds += tokens / rate * before.parameters / chain[0].parameters
+        disk += after.bytes_on_disk
+        memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
+    return Estimate(seconds, memory, disk)
+
+
+def evaluation_tokens(settings: EvaluateSettings | None) -> float:
+    """Tokens of the perplexity's windows; about four characters are one token."""
+    if settings is None or settings.text is None:
+        return 0.0
+    window = 2048 if settings.protocol == "wikitext2048" else 512
+    whole = Path(settings.text).stat().st_size / 4
+    return whole if settings.windows is None else min(whole, settings.windows * window)
+
+
+def tokens_per_second(model: Any) -> float:
+    """From the fastest of a few forward passes: other work on the machine only adds."""
+    import torch
+
+    length = min(TIMED_TOKENS, model.config.max_position_embeddings)
+    ids = torch.arange(length)[None] % model.config.vocab_size
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(TIMED_PASSES):
+            started = time.perf_counter()
+            model(ids.to(model.device))
+            best = min(best, time.perf_counter() - started)
+    return length / best
+
+
+def _resource_problems(
+    estimate: Estimate, out: Path, notes: list[str]
+) -> list[tuple[type[ShrinkcError], str]]:
+    folder = out
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if estimate.disk > free:
+        return [
+            (
+                OutputError,
+                f"{out} needs about {estimate.disk / GIB:.1f} GiB, {free / GIB:.1f} GiB are free",
+            )
+        ]
+    memory = available_memory()
+    if memory is not None and estimate.memory > memory:
+        notes.append(
+            f"about {estimate.memory / GIB:.1f} GiB of memory are needed (an estimate), "
+            f"{memory / GIB:.1f} GiB are free"
+        )
+    return []
+
+
+def available_memory() -> int | None:
+    """Bytes that new work can have, where the system says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kib is None else int(kib) * 1024
+
+
+def show_time(seconds: float) -> str:
+    """About how long: ``20 s``, ``12 min``, ``1.5 h``."""
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,75 @@
+"""The evaluation data as the Hugging Face hub has it, for those without local files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.checkpoints import need
+from shrinkc.core.errors import BadData
+
+PREFIX = "hub"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A dataset's id, default configuration and split; ``write`` makes a row a piece of a file."""
+
+    dataset: str
+    config: str | None
+    split: str
+    ending: str
+    write: Callable[[Mapping[str, Any]], str]
+
+
+def _text_row(row: Mapping[str, Any]) -> str:
+    return row["text"] or " \n"  # a blank line of the raw file is an empty row
+
+
+def _json_row(row: Mapping[str, Any]) -> str:
+    return json.dumps(dict(row), ensure_ascii=False) + "\n"
+
+
+SOURCES = {
+    "text": _Source("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "raw", _text_row),
+    "trivia": _Source("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "jsonl", _json_row),
+    "hellaswag": _Source("Rowan/hellaswag", None, "validation", "jsonl", _json_row),
+}
+
+
+def data_file(value: str, kind: str, folder: Path) -> Path:
+    """The local file that ``value`` means, for one ``kind`` of SOURCES.
+
+    "hub" or "hub:CONFIG" fetches the dataset (or takes it from the cache of the ``datasets``
+    library) and writes it to a file in ``folder``; anything else is a path.  Raises BadData,
+    ExtraMissing.
+    """
+    prefix, _, config = value.partition(":")
+    if prefix != PREFIX or Path(value).exists():
+        return Path(value)
+    source = SOURCES[kind]
+    chosen = config or source.config
+    name = "-".join(filter(None, (source.dataset.replace("/", "-"), chosen, source.split)))
+    path = folder / f"{name}.{source.ending}"
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(map(source.write, _rows(source, chosen)))
+    return path
+
+
+def _rows(source: _Source, config: str | None) -> Iterable[Mapping[str, Any]]:
+    need("datasets")
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(source.dataset, config, split=source.split)
+    except Exception as error:  # whatever the network or the hub says
+        first = str(error).strip().split("\n")[0]
+        raise BadData(
+            f"{source.dataset} ({config or 'default'}, {source.split}) cannot be fetched from the "
+            f"hub: {first}",
+            "give a local file instead.",
+        ) from error

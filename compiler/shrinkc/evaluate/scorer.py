@@ -1,0 +1,92 @@
+"""What a measurement asks of a causal language model, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.progress import Update
+
+CONDITIONS = ("kind", "dtype", "device", "threads", "engine")
+"""Keys of ``describe()`` that can change a number: they are stored with every result."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Token ids of one question: ``endings`` are alternatives that go on after ``context``."""
+
+    context: list[int]
+    endings: list[list[int]]
+
+
+class Scorer(Protocol):
+    """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
+
+    ``vocab``: number of token ids; ``max_length``: positions the model has.  ``update(done,
+    total)`` is called in whatever unit the work counts.
+    """
+
+    name: str
+    vocab: int
+    max_length: int
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of ``text``; ``special``: with what the tokenizer itself puts around a text."""
+        ...
+
+    def encode_chat(self, message: str) -> list[int]:
+        """Ids of one user's message in the chat template, up to where the answer begins.
+
+        Raises UsageError when the model has no template.
+        """
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+        ...
+
+    def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
+        """Cross-entropy in nats, float64 [len - 1], of each sequence's tokens after the first."""
+        ...
+
+    def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
+        """Summed cross-entropy in nats of each ending, given its context."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        update: Update,
+        *,
+        first_line: bool = False,
+    ) -> list[list[int]]:
+        """At most ``max_new`` greedy tokens per prompt, up to the end token (not included).
+
+        ``first_line``: what comes after the first line that is not blank need not be generated.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What was asked and how it computes: CONDITIONS where they apply, versions, sizes."""
+        ...
+
+
+def whole_sequences(
+    scorer: Scorer, questions: Sequence[Choices], update: Update
+) -> list[list[float]]:
+    """``choice_losses`` by way of ``losses``: every ending with a copy of its context."""
+    sequences = [[*q.context, *ending] for q in questions for ending in q.endings]
+    losses = iter(scorer.losses(sequences, update))
+    return [
+        [float(np.sum(next(losses)[len(q.context) - 1 :])) for _ in q.endings] for q in questions
+    ]
+
+
+def first_line_ended(text: str) -> bool:
+    """Whether a line that is not blank has come to its end."""
+    return "\n" in text.lstrip()

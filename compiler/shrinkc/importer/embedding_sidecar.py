@@ -1,0 +1,154 @@
+"""A quantised embedding beside a GPTQ checkpoint, whose own format is for Linear modules.
+
+``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (4 bit: two per byte, the
+first input in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
+``weight = scale * q + offset``.  Its metadata give format, version, bits and group, and say
+whether the offsets are those of a symmetric quantisation, ``-2**(bits - 1) * scale``.
+``model.safetensors`` holds the same table as floats, for readers that do not know this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.errors import BadWeights, ShapeMismatch
+from shrinkc.importer.model import QuantizedWeight
+from shrinkc.importer.packed_words import unpack
+from shrinkc.importer.safetensors_file import SafetensorsFile
+
+SIDECAR = "embedding.safetensors"
+HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
+_FORMAT, _VERSION = "shrinkc-embedding", "1"
+_WIDTHS = (4, 8)
+# the largest relative error of rounding to a type (half a unit in the last place)
+_ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
+_SMALLEST_HALF = 2.0**-24
+
+
+def write_embedding(path: Path, weight: QuantizedWeight) -> None:
+    """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
+
+    Raises ValueError unless it has 4 or 8 bits, whole bytes per row, inputs in order, and
+    scales and offsets that float16 can hold exactly; OSError from the file system.
+    """
+    hidden = weight.shape[1]
+    with np.errstate(over="ignore"):  # infinity differs from the value, which is refused
+        scale, offset = weight.scale.astype("<f2"), weight.offset.astype("<f2")
+    if weight.bits not in _WIDTHS or hidden * weight.bits % 8 or weight.order is not None:
+        raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
+    if (scale != weight.scale).any() or (offset != weight.offset).any():
+        raise ValueError("scale and offset have to be float16 values")
+    q = weight.q
+    if weight.bits == 4:
+        q = q[:, 0::2] | (q[:, 1::2] << 4)
+    symmetric = bool((weight.offset == -float(1 << (weight.bits - 1)) * weight.scale).all())
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "bits": str(weight.bits),
+        "group": str(weight.group),
+        "symmetric": "true" if symmetric else "false",
+    }
+    # by hand, since the library writes metadata in an order that differs from run to run
+    header: dict[str, object] = {"__metadata__": metadata}
+    position = 0
+    for name, dtype, array in (("offset", "F16", offset), ("q", "U8", q), ("scale", "F16", scale)):
+        span = [position, position + array.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": span}
+        position = span[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("wb") as handle:
+            handle.write(len(text).to_bytes(8, "little") + text)
+            for array in (offset, q, scale):
+                handle.write(np.ascontiguousarray(array).tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_embedding(path: Path) -> QuantizedWeight:
+    """Read a file of :func:`write_embedding`.
+
+    Raises BadWeights if the file is damaged, of another version, or its parts do not fit.
+    """
+    file, bits, group = _open(path)
+    hidden = file.entries["q"].shape[1] * 8 // bits
+    q = unpack(file.read_integers("q"), bits, hidden)
+    scale, offset = file.read("scale"), file.read("offset")
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
+        raise BadWeights(
+            f"{path}: scales have to be positive and finite, offsets finite.",
+            hint="write the file again.",
+        )
+    return QuantizedWeight(bits, group, q, scale, offset)
+
+
+def embedding_format(path: Path) -> tuple[int, int, bool]:
+    """Return (bits, inputs per scale, asymmetric) from the header; raises BadWeights."""
+    file, bits, group = _open(path)
+    return bits, group, file.metadata.get("symmetric") != "true"
+
+
+def check_agreement(
+    path: Path, table: QuantizedWeight, floats: NDArray[np.float32], dtype: str
+) -> None:
+    """Raise ShapeMismatch unless ``floats``, stored as ``dtype``, are ``table`` rounded."""
+    if table.shape != floats.shape:
+        raise ShapeMismatch(
+            f"{path} holds {list(table.shape)}, the table of the model is {list(floats.shape)}."
+        )
+    exact = table.dequantized()
+    allowed = np.abs(exact) * np.float32(_ROUNDING[dtype]) + np.float32(_SMALLEST_HALF)
+    differing = int((np.abs(exact - floats) > allowed).sum())
+    if differing:
+        raise ShapeMismatch(
+            f"{path} and the float table of the model differ in {differing} of {exact.size} values, "
+            f"by up to {float(np.abs(exact - floats).max()):.3g}.",
+            hint="they have to come from the same quantisation; remove the file if the float "
+            "table is the right one.",
+        )
+
+
+def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
+    """The file, its bits and its group, after a look at everything in the header."""
+    file = SafetensorsFile(path)
+    stated = file.metadata
+    if stated.get("format") != _FORMAT or stated.get("version") != _VERSION:
+        raise BadWeights(
+            f"{path}: format {stated.get('format')!r}, version {stated.get('version')!r}; "
+            f"{_FORMAT!r}, version {_VERSION!r} is supported."
+        )
+    faults = []
+    bits, group = stated.get("bits", ""), stated.get("group", "")
+    if bits not in map(str, _WIDTHS):
+        faults.append(f"bits = {bits!r}; 4 or 8 is allowed")
+    if not group.isascii() or not group.isdigit() or int(group) == 0:
+        faults.append(f"group = {group!r}; a positive number is needed")
+    for name, dtype in (("q", "U8"), ("scale", "F16"), ("offset", "F16")):
+        entry = file.entries.get(name)
+        if entry is None or entry.dtype != dtype or len(entry.shape) != 2:
+            faults.append(f"{name} has to be {dtype} with two dimensions")
+    faults += [f"unexpected {n}" for n in file.entries if n not in ("q", "scale", "offset")]
+    if not faults:
+        vocab, width = file.entries["q"].shape
+        hidden = width * 8 // int(bits)
+        shape = (vocab, -(-hidden // int(group)))
+        if int(group) > hidden:
+            faults.append(f"group = {group} with {hidden} inputs")
+        faults += [
+            f"{name} is {list(file.entries[name].shape)}, not {list(shape)}"
+            for name in ("scale", "offset")
+            if file.entries[name].shape != shape
+        ]
+    if faults:
+        raise BadWeights(f"{path}: {'; '.join(faults)}.", hint="write the file again.")
+    return file, int(bits), int(group)

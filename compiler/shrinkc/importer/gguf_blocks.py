@@ -1,0 +1,82 @@
+"""The block formats of GGUF tensors: scales of 16 bits, 32 integers each.
+
+``Q8_0``: scale d, 32 int8.  ``Q4_0``: d, 16 bytes, byte j with value j in its low and value 16 + j
+in its high nibble, weight ``d (q - 8)``.  ``Q4_1``: d and minimum m, the same bytes, weight
+``d q + m``  (``ggml-quants.c``).  A QuantizedWeight has the same weights exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.importer.gguf_file import GgufFile
+from shrinkc.importer.model import QuantizedWeight, Weight
+from shrinkc.importer.weight_checks import non_finite
+
+GROUP = 32
+INTEGER_FORMATS = {"Q8_0": (8, GROUP, False), "Q4_0": (4, GROUP, True), "Q4_1": (4, GROUP, True)}
+"""Type -> (bits, inputs per scale, asymmetric).
+
+Q4_0 writes negative scales where the extreme of a block is positive; with scales above 0, the
+zero points of those blocks are 7 instead of 8.
+"""
+
+
+def read_tensor(file: GgufFile, name: str, faults: list[str]) -> Weight:
+    """Return ``name`` as float32 of its shape, or as QuantizedWeight if it holds integers.
+
+    What is wrong with its values is added to ``faults``; the result is then not to be used.
+    """
+    tensor = file.tensors[name]
+    blocks = file.block_bytes(name)
+    if tensor.kind in INTEGER_FORMATS:
+        return _quantized(name, tensor.kind, blocks, faults)
+    if tensor.kind == "BF16":
+        # bfloat16 is the upper half of a float32
+        values = (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = blocks.view("<f4" if tensor.kind == "F32" else "<f2").astype(np.float32)
+    values = values.reshape(tensor.shape)
+    fault = non_finite(name, values)
+    if fault:
+        faults.append(fault)
+    return values
+
+
+def _quantized(
+    name: str, kind: str, blocks: NDArray[np.uint8], faults: list[str]
+) -> QuantizedWeight:
+    bits = INTEGER_FORMATS[kind][0]
+    scale = _half(blocks, 0)
+    minimum = _half(blocks, 2) if kind == "Q4_1" else None
+    for what, values in (("scales", scale), ("minima", minimum)):
+        fault = None if values is None else non_finite(f"{name}: {what}", values)
+        if fault:
+            faults.append(fault)
+    if kind == "Q8_0":
+        q = blocks[:, :, 2:] + np.uint8(128)  # int8 -> uint8, modulo 256
+    else:
+        packed = blocks[:, :, 2 if minimum is None else 4 :]
+        q = np.concatenate([packed & 15, packed >> 4], axis=2)
+    negative, empty = scale < 0, scale == 0
+    if kind == "Q4_0":
+        q[negative] = 15 - q[negative]
+        zero = np.where(negative, np.float32(7), np.float32(8))
+        scale = np.abs(scale)
+    else:
+        zero = np.full_like(scale, 128)
+        if negative.any():
+            faults.append(f"{name} holds {int(negative.sum())} negative scales of type {kind}")
+            scale = np.abs(scale)
+    # all weights of such a block are equal: 0, or the minimum
+    scale[empty] = 1
+    q[empty] = 0 if minimum is not None else (1 << (bits - 1))
+    offset = -(scale * zero) if minimum is None else minimum
+    q = q.reshape(len(q), -1)
+    return QuantizedWeight(bits, GROUP, q, scale, offset)
+
+
+def _half(blocks: NDArray[np.uint8], at: int) -> NDArray[np.float32]:
+    raw = np.ascontiguousarray(blocks[:, :, at : at + 2])
+    return raw.view("<f2")[:, :, 0].astype(np.float32)

@@ -1,0 +1,176 @@
+"""The tokenizer of a GGUF file, as the ``tokenizer.json`` that encodes the same ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.gguf_file import GgufFile
+from shrinkc.importer.llama2c_tokenizer import ScoredPiece, ranked_merges
+from shrinkc.importer.tokenizer import Tokenizer
+from shrinkc.importer.tokenizer_json import (
+    added_token,
+    bytelevel_document,
+    sentencepiece_document,
+    to_json,
+)
+
+_PREFIX = "tokenizer.ggml."
+# token types (``llama.h``, llama_token_type)
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+# The regular expressions that llama.cpp cuts a text with (``llama-vocab.cpp``, llm_tokenizer_bpe)
+# in the form that the models' own tokenizer.json files have.
+_GPT2 = _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+_LLAMA3 = _split(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DIGITS = {"type": "Digits", "individual_digits": True}
+# pre type -> (pre-tokenizers, whether words of the vocabulary are taken whole and BOS is usual)
+_PRE_TYPES: dict[str, tuple[list[dict[str, Any]], bool]] = {
+    **dict.fromkeys(("gpt-2",), ([_GPT2], False)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), ([_DIGITS, _GPT2], False)),
+    **dict.fromkeys(("llama-bpe", "llama-v3", "llama3", "falcon3"), ([_LLAMA3], True)),
+}
+
+
+def special_ids(file: GgufFile) -> tuple[int | None, list[int]]:
+    """Return the id of BOS and those that end a text; a SentencePiece model has 1 and 2."""
+    spm = file.metadata.get(_PREFIX + "model") == "llama"
+    bos = file.metadata.get(_PREFIX + "bos_token_id", 1 if spm else None)
+    eos = [
+        file.metadata.get(_PREFIX + "eos_token_id", 2 if spm else None),
+        file.metadata.get(_PREFIX + "eot_token_id"),  # the end of a turn
+    ]
+    return bos, [index for index in eos if index is not None]
+
+
+def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
+    """Build the tokenizer of ``file``; raises BadTokenizer."""
+    model = file.metadata.get(_PREFIX + "model")
+    tokens, types = _tokens(file, vocab_size)
+    added = [
+        # the text of a user-defined token is text, that of the others is not
+        added_token(index, text, special=kind != _USER_DEFINED)
+        for index, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    ]
+    if model == "gpt2":
+        document, usual_bos = _byte_level(file, tokens, added)
+    elif model == "llama":
+        document, usual_bos = _sentencepiece(file, tokens, types, added), True
+    else:
+        raise BadTokenizer(
+            f"{file.path}: {_PREFIX}model = {model!r}; 'gpt2' (byte-level BPE) and 'llama' "
+            "(SentencePiece) are supported.",
+            hint="use the safetensors version of the model.",
+        )
+    bos, _ = special_ids(file)
+    if not _flag(file, "add_bos_token", usual_bos):
+        bos = None
+    elif bos is None:
+        raise BadTokenizer(f"{file.path}: prompts begin with BOS, but no BOS token is named.")
+    return Tokenizer(to_json(document), file.path, vocab_size, bos)
+
+
+def _tokens(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int]]:
+    tokens = _strings(file, "tokens")
+    types = file.metadata.get(_PREFIX + "token_type", [_NORMAL] * len(tokens))
+    if len(tokens) > vocab_size:
+        raise BadTokenizer(
+            f"{file.path} has {len(tokens)} tokens, the model's vocabulary is {vocab_size}."
+        )
+    if not isinstance(types, list) or len(types) != len(tokens) or not set(types) <= {*_TYPES}:
+        raise BadTokenizer(
+            f"{file.path}: {_PREFIX}token_type has to hold {len(tokens)} types from 1 to 6."
+        )
+    if len(set(tokens)) != len(tokens):
+        seen: set[str] = set()
+        first = next(text for text in tokens if text in seen or seen.add(text))  # type: ignore[func-returns-value]
+        raise BadTokenizer(f"{file.path}: the token {first!r} occurs more than once.")
+    return tokens, types
+
+
+def _byte_level(
+    file: GgufFile, tokens: list[str], added: list[dict[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    pre = file.metadata.get(_PREFIX + "pre")
+    if not isinstance(pre, str) or pre not in _PRE_TYPES:
+        raise BadTokenizer(
+            f"{file.path}: {_PREFIX}pre = {pre!r}: how the text is cut into words is not known; "
+            f"{', '.join(_PRE_TYPES)} are supported.",
+            hint="use the safetensors version of the model, or convert it again with a current "
+            "llama.cpp if the key is missing.",
+        )
+    splits, whole_words = _PRE_TYPES[pre]
+    merges = [tuple(merge.split(" ")) for merge in _strings(file, "merges")]
+    wrong = next((merge for merge in merges if len(merge) != 2), None)
+    if wrong is not None:
+        raise BadTokenizer(f"{file.path}: the merge {' '.join(wrong)!r} is not of two tokens.")
+    document = bytelevel_document(
+        {text: index for index, text in enumerate(tokens)},
+        [(merge[0], merge[1]) for merge in merges],
+        added=added,
+        splits=splits,
+        ignore_merges=whole_words,
+    )
+    return document, whole_words
+
+
+def _sentencepiece(
+    file: GgufFile, tokens: list[str], types: list[int], added: list[dict[str, Any]]
+) -> dict[str, Any]:
+    scores = file.metadata.get(_PREFIX + "scores")
+    if (
+        not isinstance(scores, list)
+        or len(scores) != len(tokens)
+        or not all(isinstance(score, float) for score in scores)
+    ):
+        raise BadTokenizer(f"{file.path}: {_PREFIX}scores has to hold {len(tokens)} floats.")
+    pieces = [
+        ScoredPiece(text, score)
+        for text, score, kind in zip(tokens, scores, types, strict=True)
+        if kind == _NORMAL
+    ]
+    if any(piece.score != piece.score for piece in pieces):
+        raise BadTokenizer(f"{file.path}: {_PREFIX}scores holds NaN.")
+    try:
+        merges = ranked_merges(pieces)
+    except BadTokenizer as exc:
+        raise BadTokenizer(f"{file.path}: {exc.message}", exc.hint) from exc
+    return sentencepiece_document(
+        {text: index for index, text in enumerate(tokens)},
+        merges,
+        added=added,
+        unknown=tokens[types.index(_UNKNOWN)] if _UNKNOWN in types else None,
+        prefix_space=_flag(file, "add_space_prefix", True),
+    )
+
+
+def _strings(file: GgufFile, name: str) -> list[str]:
+    values = file.metadata.get(_PREFIX + name)
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+        raise BadTokenizer(
+            f"{file.path}: {_PREFIX}{name} is missing, empty, or not a list of strings.",
+            hint="the file may hold weights alone; use one with its vocabulary.",
+        )
+    return values
+
+
+def _flag(file: GgufFile, name: str, default: bool) -> bool:
+    value = file.metadata.get(_PREFIX + name, default)
+    if not isinstance(value, bool):
+        raise BadTokenizer(f"{file.path}: {_PREFIX}{name} = {value!r}; true or false is needed.")
+    return value

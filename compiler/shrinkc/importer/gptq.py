@@ -1,0 +1,339 @@
+"""Import a checkpoint that GPTQModel (or AutoGPTQ) wrote, with its integers as they are.
+
+A quantised Linear [out, in] is stored as (GPTQModel, ``qlinear/__init__.py``, ``pack_original``
+and ``dequantize_weight``)
+
+* ``qweight`` int32 [in · bits / 32, out]: a column is a stream of values, lowest bits first;
+  3-bit values go on across the words, 32 of them in 3
+* ``qzeros`` int32 [groups, out · bits / 32], packed in the same way along ``out``; format
+  "gptq" stores ``zero - 1``, subtracted from whole words, "gptq_v2" stores ``zero``
+* ``scales`` [groups, out], of a float type
+* ``g_idx`` int32 [in]: the group of every input, out of order after act-order
+
+and ``weight[o, k] = scales[g, o] * (q - zeros[g, o])`` with ``g = g_idx[k]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.errors import BadConfig, ShapeMismatch, UnsupportedModel
+from shrinkc.importer.assembly import (
+    EMBEDDING,
+    HEAD,
+    assemble,
+    check_names_and_shapes,
+    matrix_shapes,
+    norm_names,
+)
+from shrinkc.importer.config import parse_config, read_config
+from shrinkc.importer.embedding_sidecar import (
+    HEAD_SIDECAR,
+    SIDECAR,
+    check_agreement,
+    embedding_format,
+    read_embedding,
+)
+from shrinkc.importer.gptq_config import GptqConfig, ModuleFormat, load_gptq_config
+from shrinkc.importer.hf import (
+    Progress,
+    check_directory,
+    check_float,
+    meter,
+    read_floats,
+    refuse_faults,
+)
+from shrinkc.importer.lora import load_adapter
+from shrinkc.importer.model import FloatModel, LlamaConfig, QuantizedWeight, Weight, dense
+from shrinkc.importer.packed_words import unpack, words_for
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES
+from shrinkc.importer.tokenizer import Tokenizer
+from shrinkc.importer.weight_checks import listing, non_finite
+from shrinkc.importer.weight_files import WeightFiles, open_weights
+
+ADAPTER_FOLDER = "eora"
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+_INTEGER_PARTS = ("qweight", "qzeros", "g_idx")
+# a one in every field of a word
+_ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
+
+
+def load_gptq(
+    path: Path, adapter: Path | None = None, progress: Progress | None = None
+) -> FloatModel:
+    """Read the GPTQModel directory ``path``: quantised matrices become QuantizedWeights.
+
+    ``adapter`` is the directory of a low-rank adapter; without it, the one that comes with the
+    checkpoint is taken (see :func:`find_adapter`).  Errors as of :func:`load_hf`.
+    """
+    checkpoint = _Checkpoint.open(Path(path))
+    config = checkpoint.config
+    tokenizer = Tokenizer.from_dir(checkpoint.path, config.vocab_size, config.bos_id)
+    advance = meter(progress, sum(checkpoint.nbytes(name) for name in checkpoint.names()))
+    faults: list[str] = []
+    norms = read_floats(checkpoint.weights, norm_names(config), advance, faults)
+    matrices: dict[str, Weight] = {}
+    matrices.update(read_floats(checkpoint.weights, checkpoint.floats, advance, faults))
+    matrices.update(checkpoint.read_quantized(advance, faults))
+    refuse_faults(checkpoint.path, faults)
+    for name, sidecar in checkpoint.sidecars.items():
+        table, floats = read_embedding(sidecar), matrices[name]
+        dtype = checkpoint.weights.entry(f"{name}.weight").dtype
+        check_agreement(sidecar, table, dense(floats), dtype)
+        matrices[name] = table
+    model = assemble(checkpoint.path, config, norms, matrices, tokenizer)
+    adapter = find_adapter(checkpoint.path) if adapter is None else Path(adapter)
+    if adapter is not None:
+        load_adapter(adapter, model)
+    return model
+
+
+def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
+    """Return the quantised matrices, by names like "model.layers.0.mlp.up_proj".
+
+    A sidecar's embedding is "model.embed_tokens", its head "lm_head".  Checks names, shapes and types of the whole
+    checkpoint, but needs no tokenizer.  Errors as of :func:`load_gptq`.
+    """
+    checkpoint = _Checkpoint.open(Path(directory))
+    faults: list[str] = []
+    found = checkpoint.read_quantized(meter(None, 0), faults)
+    refuse_faults(checkpoint.path, faults)
+    for name, sidecar in checkpoint.sidecars.items():
+        found[name] = read_embedding(sidecar)
+    return found
+
+
+def gptq_formats(directory: Path) -> dict[str, tuple[int, int, bool]]:
+    """Return module -> (bits, inputs per scale, asymmetric), from configuration and headers."""
+    checkpoint = _Checkpoint.open(Path(directory))
+    formats = {
+        name: (fmt.bits, fmt.group(checkpoint.shapes[name][1]), not fmt.sym)
+        for name, fmt in checkpoint.quantized.items()
+    }
+    for name, sidecar in checkpoint.sidecars.items():
+        formats[name] = embedding_format(sidecar)
+    return formats
+
+
+def load_gptq_llama_config(directory: Path) -> LlamaConfig:
+    """Read the LlamaConfig of a quantised checkpoint; errors as of ``config.load_config``.
+
+    Raises UnsupportedModel also for what is not GPTQ.
+    """
+    load_gptq_config(directory)
+    raw, generation = read_config(directory)
+    raw.pop("quantization_config", None)
+    return parse_config(raw, generation, source=str(directory / "config.json"))
+
+
+def find_adapter(directory: Path) -> Path | None:
+    """Return the directory of the adapter that belongs to a quantised checkpoint, or None.
+
+    It lies in the folder ``eora`` or beside the weights; BadConfig if there are both.
+    """
+    places = [directory / ADAPTER_FOLDER, directory]
+    found = [place for place in places if (place / "adapter_config.json").is_file()]
+    if len(found) > 1:
+        raise BadConfig(
+            f"{directory} holds two adapters: one beside the weights, one in {ADAPTER_FOLDER}/.",
+            hint="say which one with --adapter.",
+        )
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """An opened directory whose names, shapes and types are as its configuration says."""
+
+    path: Path
+    config: LlamaConfig
+    zero_shift: int
+    weights: WeightFiles
+    shapes: dict[str, tuple[int, int]]  # of all matrices
+    quantized: dict[str, ModuleFormat]
+    floats: list[str]  # the other matrices
+    sidecars: dict[str, Path]  # of embedding and head
+
+    @classmethod
+    def open(cls, path: Path) -> _Checkpoint:
+        check_directory(path)
+        config = load_gptq_llama_config(path)
+        gptq = load_gptq_config(path)
+        weights = open_weights(path)
+        shapes = matrix_shapes(config)
+        quantized = _quantized(path, gptq, weights, shapes)
+        floats = [name for name in shapes if name not in quantized]
+        wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": shapes[n] for n in floats}
+        wanted.update({f"{name}.weight": (config.hidden_size,) for name in norm_names(config)})
+        float_names = list(wanted)
+        for name, fmt in quantized.items():
+            wanted.update(_stored_shapes(name, fmt, shapes[name]))
+            if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for what has no bias
+                wanted[f"{name}.bias"] = shapes[name][:1]
+        check_names_and_shapes(path, weights.shapes(), wanted)
+        check_float(path, weights, float_names)
+        _check_dtypes(path, weights, quantized)
+        sidecars = {
+            name: path / file
+            for name, file in ((EMBEDDING, SIDECAR), (HEAD, HEAD_SIDECAR))
+            if name in floats and (path / file).is_file()
+        }
+        return cls(path, config, gptq.zero_shift, weights, shapes, quantized, floats, sidecars)
+
+    def names(self) -> list[str]:
+        """Return all modules that hold tensors."""
+        return [*norm_names(self.config), *self.shapes]
+
+    def nbytes(self, module: str) -> int:
+        """Return the stored bytes of ``module``."""
+        parts = _PARTS if module in self.quantized else ("weight",)
+        return sum(self.weights.entry(f"{module}.{part}").nbytes for part in parts)
+
+    def read_quantized(
+        self, advance: Callable[[int], None], faults: list[str]
+    ) -> dict[str, QuantizedWeight]:
+        """Return the quantised matrices; what is wrong with their values goes to ``faults``."""
+        found = {}
+        biases = []
+        for name, fmt in self.quantized.items():
+            if f"{name}.bias" in self.weights and self.weights.read(f"{name}.bias").any():
+                biases.append(f"{name}.bias")
+            weight = _read_module(
+                self.weights, name, fmt, self.shapes[name], self.zero_shift, faults
+            )
+            if weight is not None:
+                found[name] = weight
+            advance(self.nbytes(name))
+        if biases:
+            raise UnsupportedModel(
+                f"{self.path}: {listing(biases)}: biases that are not zero are not supported.",
+                hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
+            )
+        return found
+
+
+def _quantized(
+    path: Path, gptq: GptqConfig, weights: WeightFiles, shapes: dict[str, tuple[int, int]]
+) -> dict[str, ModuleFormat]:
+    """The modules that are stored as integers, with the format that the configuration gives."""
+    found: dict[str, ModuleFormat] = {}
+    excluded = []
+    for name in shapes:
+        if f"{name}.qweight" not in weights:
+            continue
+        fmt = gptq.format_of(name)
+        if fmt is None:
+            excluded.append(name)
+        elif name != EMBEDDING:  # grouped along the vocabulary, if at all: reported as unexpected
+            found[name] = fmt
+    if excluded:
+        raise ShapeMismatch(
+            f"{path}: excluded from quantisation by a rule of `dynamic`, but stored as integers: "
+            f"{listing(excluded)}.",
+            hint="configuration and weight files have to come from the same quantisation.",
+        )
+    return found
+
+
+def _stored_shapes(
+    name: str, fmt: ModuleFormat, shape: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    outputs, inputs = shape
+    groups = -(-inputs // fmt.group(inputs))
+    return {
+        f"{name}.qweight": (words_for(inputs, fmt.bits), outputs),
+        f"{name}.qzeros": (groups, words_for(outputs, fmt.bits)),
+        f"{name}.scales": (groups, outputs),
+        f"{name}.g_idx": (inputs,),
+    }
+
+
+def _check_dtypes(path: Path, weights: WeightFiles, modules: dict[str, ModuleFormat]) -> None:
+    faults = []
+    for module in modules:
+        for part in _PARTS:
+            name, allowed = f"{module}.{part}", ("I32",) if part in _INTEGER_PARTS else FLOAT_DTYPES
+            dtype = weights.entry(name).dtype
+            if dtype not in allowed:
+                faults.append(f"{name} is {dtype}, not {' or '.join(allowed)}")
+    refuse_faults(path, faults)
+
+
+def _read_module(
+    weights: WeightFiles,
+    name: str,
+    fmt: ModuleFormat,
+    shape: tuple[int, int],
+    zero_shift: int,
+    faults: list[str],
+) -> QuantizedWeight | None:
+    outputs, inputs = shape
+    bits, group = fmt.bits, fmt.group(inputs)
+    before = len(faults)
+    scale = np.ascontiguousarray(weights.read(f"{name}.scales").T)
+    zero = _zeros(weights.read_integers(f"{name}.qzeros"), bits, outputs, zero_shift).T
+    order = _order(f"{name}.g_idx", weights.read_integers(f"{name}.g_idx"), group, faults)
+    fault = non_finite(f"{name}.scales", scale)
+    if fault:
+        faults.append(fault)
+    elif (scale < 0).any():
+        faults.append(f"{name}.scales holds {int((scale < 0).sum())} negative values")
+    middle = 1 << (bits - 1)
+    if fmt.sym and (zero != middle).any():
+        faults.append(
+            f"{name}.qzeros holds {int((zero != middle).sum())} zero points other than {middle}, "
+            "but sym is true"
+        )
+    if len(faults) > before:
+        return None
+    q = unpack(weights.read_integers(f"{name}.qweight").T, bits, inputs)
+    if order is not None:
+        q = q[:, order]
+    _replace_zero_scales(q, scale, zero, group)
+    return QuantizedWeight(bits, group, q, scale, -(scale * zero.astype(np.float32)), order)
+
+
+def _zeros(words: NDArray[np.integer], bits: int, outputs: int, shift: int) -> NDArray[np.uint8]:
+    """Zero points [groups, outputs]; ``shift`` 1 undoes the subtraction of format gptq.
+
+    It was done on whole words, so that a field that borrowed from the next one gets back what
+    it took; only where fields straddle words, each was wrapped by itself.
+    """
+    if shift and bits in _ONES:
+        words = words.view(np.uint32) + np.uint32(_ONES[bits])
+        shift = 0
+    zeros = unpack(words, bits, outputs)
+    return (zeros + np.uint8(shift)) & np.uint8((1 << bits) - 1)
+
+
+def _order(
+    name: str, group_of: NDArray[np.integer], group: int, faults: list[str]
+) -> NDArray[np.int64] | None:
+    """The inputs sorted by group; None if they are in that order, or after noting a fault."""
+    inputs = len(group_of)
+    # where the inputs of a group end up next to each other, column j is in group j // group
+    expected = np.arange(inputs) // group
+    order = np.argsort(group_of, kind="stable")
+    differing = group_of[order] != expected
+    if differing.any():
+        first = int(expected[np.argmax(differing)])
+        faults.append(
+            f"{name} gives {int((group_of == first).sum())} inputs to group {first}, "
+            f"{int((expected == first).sum())} are needed"
+        )
+        return None
+    return None if np.array_equal(group_of, expected) else order
+
+
+def _replace_zero_scales(
+    q: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.uint8], group: int
+) -> None:
+    """A scale of 0 (too small for fp16) makes weights of 0: so does q = zero, at any scale."""
+    for row, g in np.argwhere(scale == 0):
+        q[row, g * group : (g + 1) * group] = zero[row, g]
+        scale[row, g] = 1

@@ -1,0 +1,34 @@
+"""Unsigned integers of 2, 3, 4 or 8 bits, packed without gaps from the lowest bit on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# whose bits are spread at a time, one per byte: never those of a whole table
+_ROWS = 1024
+
+
+def words_for(count: int, bits: int) -> int:
+    """Return how many 32-bit words hold ``count`` values; 3-bit values come in blocks of 32."""
+    return -(-count // 32) * 3 if bits == 3 else -(-count * bits // 32)
+
+
+def unpack(words: NDArray[np.integer], bits: int, count: int) -> NDArray[np.uint8]:
+    """Return uint8 [rows, count] from little-endian ``words`` [rows, …] of any integer type.
+
+    A value may straddle two words, as 3-bit values do.
+    """
+    raw = np.ascontiguousarray(words).view(np.uint8)
+    if 8 % bits == 0:
+        per_byte = 8 // bits
+        values = np.empty((len(raw), raw.shape[1] * per_byte), dtype=np.uint8)
+        for place in range(per_byte):
+            values[:, place::per_byte] = (raw >> (place * bits)) & ((1 << bits) - 1)
+        return values[:, :count]
+    out = np.empty((len(raw), count), dtype=np.uint8)
+    for start in range(0, len(raw), _ROWS):
+        stream = np.unpackbits(raw[start : start + _ROWS], axis=1, bitorder="little")
+        fields = stream[:, : count * bits].reshape(-1, count, bits)
+        out[start : start + _ROWS] = np.packbits(fields, axis=2, bitorder="little")[:, :, 0]
+    return out

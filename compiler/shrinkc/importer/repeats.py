@@ -1,0 +1,57 @@
+"""Layers that a checkpoint stores more than once: those of a model that repeats some."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from shrinkc.core.errors import ShrinkcError
+from shrinkc.importer.safetensors_file import TensorEntry
+from shrinkc.importer.weight_files import WeightFiles, open_weights
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LOOK = 256  # bytes of every tensor that tell different layers apart, mostly
+
+
+def repeated_layers(path: Path) -> tuple[int, ...]:
+    """Per layer of a directory the first layer whose tensors are the same bytes, often itself.
+
+    Empty where none repeats, and for what is no directory of safetensors files: that is somebody
+    else's to say.  Reads little more than headers, unless layers do repeat.
+    """
+    try:
+        weights = open_weights(path)
+    except (ShrinkcError, OSError):
+        return ()
+    layers: dict[int, dict[str, str]] = {}
+    for name in weights:
+        if match := _LAYER.fullmatch(name):
+            layers.setdefault(int(match[1]), {})[match[2]] = name
+    out: list[int] = []
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for index in sorted(layers):
+        firsts = alike.setdefault(_glance(weights, layers[index]), [])
+        same = next((i for i in firsts if _equal(weights, layers[i], layers[index])), None)
+        if same is None:
+            firsts.append(index)
+        out.append(index if same is None else same)
+    whole = sorted(layers) == list(range(len(layers)))
+    return tuple(out) if whole and out != sorted(layers) else ()
+
+
+def _glance(weights: WeightFiles, tensors: dict[str, str]) -> tuple[object, ...]:
+    """Different only for layers that are."""
+
+    def look(name: str) -> tuple[str, tuple[int, ...], bytes]:
+        entry: TensorEntry = weights.entry(name)
+        return entry.dtype, entry.shape, weights.raw(name)[:_LOOK].tobytes()
+
+    return tuple((suffix, *look(tensors[suffix])) for suffix in sorted(tensors))
+
+
+def _equal(weights: WeightFiles, one: dict[str, str], other: dict[str, str]) -> bool:
+    return all(
+        np.array_equal(weights.raw(one[suffix]), weights.raw(other[suffix])) for suffix in one
+    )

@@ -1,0 +1,110 @@
+"""A real tiny model, text for it, and ways to interrupt."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.stages.context import StepContext
+from shrinkc.core.progress import Silent, Update
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+_STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+
+
+@pytest.fixture(scope="session")
+def stories() -> Path:
+    """5 layers, hidden 96, FFN 256, 6 heads, 2 KV heads, trained on simple stories."""
+    return _STORIES
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 20,000 tokens of what the model knows."""
+    file = tmp_path_factory.mktemp("text") / "stories.txt"
+    file.write_text(story_text(0, 150), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Different stories, for evaluation."""
+    file = tmp_path_factory.mktemp("text") / "others.txt"
+    file.write_text(story_text(1, 60), encoding="utf-8")
+    return file
+
+
+def story_text(seed: int, count: int) -> str:
+    """``count`` stories, no two of them the same."""
+    rng = random.Random(seed)
+    names = ["Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Sue", "Tim", "Sara", "Jack"]
+    things = ["ball", "cat", "dog", "tree", "cake", "boat", "hat", "bird", "car", "flower", "box"]
+    looks = ["big", "red", "small", "shiny", "blue", "old", "funny", "pretty", "soft", "green"]
+    places = ["park", "house", "garden", "forest", "school", "kitchen", "beach", "zoo"]
+
+    def story() -> str:
+        name, friend = rng.sample(names, 2)
+        thing, other = rng.sample(things, 2)
+        look, place = rng.choice(looks), rng.choice(places)
+        sentences = [
+            f"Once upon a time, there was a little child named {name}.",
+            f"{name} had a {look} {thing} and loved to play with it in the {place}.",
+            f"One day, {name} saw a {rng.choice(looks)} {other} near the {thing}.",
+            f'"Can I play too?" said {friend}. "Yes," said {name} with a smile.',
+            f"They played with the {other} all day and they were very happy.",
+            f"Then {friend} went home and {name} put the {thing} in a {rng.choice(looks)} box.",
+        ]
+        return " ".join(sentences)
+
+    return "\n\n".join(story() for _ in range(count)) + "\n"
+
+
+@pytest.fixture
+def step(tmp_path: Path, stories: Path, story_file: Path) -> Callable[..., StepContext]:
+    """step(source=…, reporter=…): a context that writes to tmp_path/out."""
+
+    def make(source: Path = stories, **changes: Any) -> StepContext:
+        for name in ("scratch", "logs"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        values: dict[str, Any] = {
+            "source": source,
+            "out": tmp_path / "out",
+            "calibration": Calibration((str(story_file),), 8, 64),
+            "seed": 0,
+            "threads": 1,
+            "dtype": "float32",
+            "device": "cpu",
+            "reporter": Silent(),
+            "log_dir": tmp_path / "logs",
+            "scratch": tmp_path / "scratch",
+            "teacher": source,
+            "unquantized": source,
+        }
+        return StepContext(**(values | changes))
+
+    return make
+
+
+class InterruptAt:
+    """A Reporter like a user who presses Ctrl-C at the ``count``-th sign of progress in ``title``."""
+
+    def __init__(self, title: str, count: int) -> None:
+        self.title, self.count, self.seen = title, count, 0
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Update]:
+        def update(done: int, total: int, note: str = "", /) -> None:
+            if self.title in title:
+                self.seen += 1
+                if self.seen == self.count:
+                    raise KeyboardInterrupt
+
+        yield update

@@ -1,0 +1,114 @@
+"""What the tests of quantisation share: text, a context for a stage, models quantised once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.stages import StepContext, StepReport, stage_module
+from shrinkc.core.progress import Update
+
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+
+_NAMES = ("Tom", "Lily", "Ben", "Mia", "Sam", "Anna", "Max", "Sue")
+_THINGS = ("ball", "dog", "tree", "boat", "cake", "bird", "hat", "kite", "book", "car")
+_PLACES = ("park", "garden", "house", "forest", "school")
+_MOODS = ("happy", "sad", "very tired", "so proud", "a little scared", "full of joy")
+
+
+def write_text(folder: Path) -> str:
+    """A file of about 5,000 tokens of examples/stories, no two paragraphs of which are the same."""
+    paragraphs = []
+    for number in range(80):
+        name, thing = _NAMES[number % 8], _THINGS[number * 7 % 10]
+        place, mood = _PLACES[number * 3 % 5], _MOODS[(number + number // 6) % 6]
+        friend = _NAMES[(number * 5 + 1 + number // 8) % 8]
+        paragraphs.append(
+            f"Once upon a time, there was a child named {name}. {name} went to the {place} with "
+            f'{friend}. They saw a big {thing} and {name} was {mood}. "Look, {friend}!" said '
+            f"{name}. {friend} took the {thing} home, and mom told them story number {number}."
+        )
+    file = folder / "text.txt"
+    file.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return str(file)
+
+
+class Recorder:
+    """A Reporter that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Update]:
+        """See :class:`shrinkc.core.progress.Reporter`."""
+        yield lambda done, total: self.heard.append((title, done, total))
+
+
+def context(folder: Path, source: Path, **changes: Any) -> StepContext:
+    """A context whose output and logs lie in ``folder``, which is made."""
+    for name in ("out", "scratch", "logs"):
+        (folder / name).mkdir(parents=True)
+    fields: dict[str, Any] = {
+        "source": source,
+        "out": folder / "out",
+        "calibration": Calibration((write_text(folder),), 16, 64),
+        "seed": 0,
+        "threads": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "reporter": Recorder(),
+        "log_dir": folder / "logs",
+        "scratch": folder / "scratch",
+        "unquantized": source,
+    }
+    return StepContext(**(fields | changes))
+
+
+def run_stage(
+    folder: Path, kind: str, source: Path, settings: dict[str, Any], **changes: Any
+) -> tuple[StepContext, StepReport]:
+    """Runs a stage into ``folder``/out."""
+    module = stage_module(kind)
+    step = context(folder, source, **changes)
+    return step, module.run(module.Settings(**settings), step)
+
+
+COARSE = {"bits": 2, "group": 32, "sym": False}
+MIXED = {
+    "bits": 4,
+    "group": 32,
+    "sym": False,
+    "modules": {
+        "down_proj": {"bits": 8, "group": 64},
+        r"layers\.(0|3)\.self_attn\.v_proj": {"bits": 3, "desc_act": True},
+        "k_proj": {"group": -1, "sym": True},
+    },
+    "embeddings": {"bits": 4, "group": 32},
+}
+
+
+def quantised(factory: pytest.TempPathFactory, name: str, settings: dict[str, Any]) -> Path:
+    """examples/stories after a stage gptq: made once per session and name."""
+    folder = factory.getbasetemp() / f"quantised-{name}"
+    if not folder.exists():
+        run_stage(folder, "gptq", STORIES, settings)
+    return folder / "out"
+
+
+def loss(directory: Path, text: str, *, first: int = 0) -> float:
+    """Mean loss of 8 windows of 64 tokens, in nats."""
+    import torch
+
+    from shrinkc.checkpoints import load
+
+    loaded = load(directory)
+    ids = loaded.tokenizer(Path(text).read_text(), add_special_tokens=False)["input_ids"]
+    windows = torch.tensor(ids[first : first + 512]).view(8, 64)
+    with torch.no_grad():
+        return float(loaded.model(windows, labels=windows).loss)

@@ -1,0 +1,309 @@
+"""A budget: the knapsack against exhaustive search, and the stages that come of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from tests.compress.quantising import COARSE, STORIES, Recorder, quantised, write_text
+
+from shrinkc.compress import budget as budgets
+from shrinkc.compress.budget import Option, Space, allowed_bytes, best, decide, knapsack, stages_of
+from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.facts import facts_of
+from shrinkc.compress.recipe import parse_recipe, parse_toml
+from shrinkc.compress.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
+from shrinkc.compress.stages import gptq, stage_module
+from shrinkc.core.errors import BadRecipe, BudgetUnreachable
+from shrinkc.importer import LlamaConfig, load_config
+
+
+def exhaustive(items: Sequence[Sequence[Option]], budget: int) -> float | None:
+    """The least loss of all combinations within the budget."""
+    fitting = [
+        sum(loss for _, _, loss in picked)
+        for picked in product(*items)
+        if sum(size for _, size, _ in picked) <= budget
+    ]
+    return min(fitting, default=None)
+
+
+def frontier(items: Sequence[Sequence[Option]], budget: int) -> float | None:
+    """The same for many items: by all pairs (bytes, loss) that no other pair beats."""
+    pairs = {0: 0.0}
+    for item in items:
+        grown: dict[int, float] = {}
+        for size, loss in pairs.items():
+            for _, more, cost in item:
+                if size + more <= budget:
+                    new = loss + cost
+                    grown[size + more] = min(new, grown.get(size + more, math.inf))
+        pairs, lowest = {}, math.inf
+        for size in sorted(grown):
+            if grown[size] < lowest:
+                lowest = pairs[size] = grown[size]
+    return min(pairs.values(), default=None)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_knapsack_is_the_best_of_all_combinations(seed: int) -> None:
+    rng = random.Random(seed)
+    unit = rng.choice([1, 7, 48])
+    items: list[list[Option]] = [
+        [(bits, unit * bits * rng.randint(1, 9), rng.random() / bits) for bits in (2, 3, 4, 8)]
+        for _ in range(rng.randint(1, 6))
+    ]
+    low = sum(min(s for _, s, _ in item) for item in items)
+    high = sum(max(s for _, s, _ in item) for item in items)
+    allowed = rng.randint(low - unit, high + unit)
+    picked = knapsack(items, allowed)
+    wanted = exhaustive(items, allowed)
+    assert frontier(items, allowed) == (None if wanted is None else pytest.approx(wanted))
+    if picked is None:
+        assert wanted is None
+        return
+    assert sum(item[i][1] for item, i in zip(items, picked, strict=True)) <= allowed
+    found = sum(item[i][2] for item, i in zip(items, picked, strict=True))
+    assert found == pytest.approx(wanted)
+
+
+def test_rounding_of_large_budgets_costs_little() -> None:
+    rng = random.Random(1)
+    items: list[list[Option]] = [
+        [(b, b * rng.randint(10**5, 10**6) + rng.randint(0, 99), rng.random() / b) for b in WIDTHS]
+        for _ in range(8)
+    ]
+    allowed = sum(item[2][1] for item in items)  # most of them at 3 bit
+    picked = knapsack(items, allowed)
+    wanted = exhaustive(items, allowed)
+    assert picked is not None
+    assert wanted is not None
+    found = sum(item[i][2] for item, i in zip(items, picked, strict=True))
+    assert found <= wanted * 1.001
+
+
+def some_costs(layers: int, seed: int, *, kv_heads: int) -> Costs:
+    rng = random.Random(seed)
+
+    def growing(scale: float) -> dict[int, float]:
+        return {
+            8: scale * 0.01 * rng.random(),
+            4: scale,
+            3: scale * 4,
+            2: scale * (9 + rng.random()),
+        }
+
+    found = []
+    for _ in range(layers):
+        modules = {m: growing(0.01 * rng.random()) for m in MODULES}
+        found.append(
+            LayerSensitivity(
+                removed=rng.random(),
+                ffn={share: share * rng.random() for share in NARROW},
+                kv_group=0.3 * rng.random() if kv_heads > 1 else None,
+                bits={bits: sum(m[bits] for m in modules.values()) for bits in WIDTHS},
+                modules=modules,
+            )
+        )
+    return Costs(found, growing(0.005))
+
+
+SMALL = replace(
+    load_config(STORIES), num_layers=4, hidden_size=64, intermediate_size=256, num_heads=4,
+    num_kv_heads=2, head_dim=16, vocab_size=128,
+)  # fmt: skip
+
+
+def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
+    """Every set of layers of the least important ones, every width: by :func:`frontier`."""
+    c, found = space.config, []
+    order = sorted(range(1, c.num_layers - 1), key=lambda i: costs.layers[i].removed)
+    for gone, ffn, kv in product(range(3), space.ffns(), (0, 1)):
+        config = space.narrowed(ffn, kv)
+        kept = [i for i in range(c.num_layers) if i not in order[:gone]]
+        fixed = sum(costs.layers[i].removed for i in order[:gone])
+        for i in kept:
+            fixed += budgets.narrow_loss(costs.layers[i], 1 - ffn / c.intermediate_size)
+            fixed += kv * (costs.layers[i].kv_group or 0.0)
+        shapes = gptq.module_shapes(replace(config, num_layers=1))
+        items: list[list[Option]] = []
+        for i in kept:
+            for name, (n, k) in shapes.items():
+                module = name.removeprefix("model.layers.0.")
+                group = space.group(config)
+                assert group is not None
+                items.append([
+                    (b, gptq.matrix_bytes(n, k, bits=b, group=group, sym=False, desc_act=False),
+                     costs.layers[i].modules[module][b])
+                    for b in (2, 3, 4, 8)
+                    if n * b % 32 == 0  # GPTQModel packs zero points into whole words
+                ])  # fmt: skip
+        items.append([
+            (b, gptq.table_bytes(c.vocab_size, c.hidden_size, b, 64), costs.embedding[b])
+            for b in (4, 8)
+        ])  # fmt: skip
+        norms = 2 * c.hidden_size * (2 * len(kept) + 1)
+        loss = frontier(items, allowed - norms)
+        if loss is not None:
+            found.append(fixed + loss)
+    return min(found, default=None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_choice_is_the_best_of_all(seed: int) -> None:
+    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    costs = some_costs(4, seed, kv_heads=2)
+    for share in (0.02, 0.15, 0.4, 0.9):
+        least = space.least()
+        allowed = round(least + share * 4 * least)
+        choice = best(space, costs, allowed, lambda *_: None)
+        assert choice.bytes <= allowed
+        assert choice.loss == pytest.approx(best_of_all(space, costs, allowed), rel=1e-9)
+
+
+def test_the_least_is_reached_and_no_less() -> None:
+    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    costs = some_costs(4, 0, kv_heads=2)
+    assert best(space, costs, space.least(), lambda *_: None).bytes == space.least()
+    with pytest.raises(BudgetUnreachable, match=str(space.least())):
+        best(space, costs, space.least() - 1, lambda *_: None)
+
+
+def test_more_bytes_never_cost_more() -> None:
+    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    costs = some_costs(4, 3, kv_heads=2)
+    losses = [
+        best(space, costs, space.least() + step * 20_000, lambda *_: None).loss for step in range(9)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[-1]
+
+
+def test_noise_is_no_gain() -> None:
+    """A width that was measured to be better than more bits is not chosen for that."""
+    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    costs = some_costs(4, 0, kv_heads=2)
+    costs.layers[1].modules["mlp.up_proj"].update({8: 0.02, 4: -0.5, 3: -0.5, 2: 5.0})
+    choice = best(space, costs, 10**9, lambda *_: None)
+    assert set(choice.bits.values()) <= {4, 3, 8}
+    assert choice.loss >= 0.02
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_stages_make_the_bytes_and_widths_that_were_chosen(rank: int) -> None:
+    config = load_config(STORIES)
+    facts = facts_of(STORIES)
+    tables: dict[str, dict[str, object]] = {"budget": {"target_bytes": 1}}
+    if rank:
+        tables |= {"eora": {"rank": rank}}
+    recipe = parse_recipe(tables)
+    settings = budgets.gptq_settings(recipe)
+    space = Space(config, settings, rank)
+    costs = some_costs(5, 7, kv_heads=2)
+    for share in (0.0, 0.3, 1.5):
+        choice = best(space, costs, round(space.least() * (1 + share)), lambda *_: None)
+        stages = stages_of(recipe, choice, config, settings)
+        now = facts
+        for stage in stages:
+            module = stage_module(stage.kind)
+            assert module.preflight(stage.settings, now) == []
+            now = module.predict(stage.settings, now)
+        assert now.packed_bytes == choice.bytes
+        kept = [i for i in range(5) if i not in choice.removed]
+        chosen = next(s.settings for s in stages if s.kind == "gptq")
+        for new, old in enumerate(kept):
+            for name in MODULES:
+                wanted = choice.bits[old, name]
+                assert chosen.of(f"model.layers.{new}.{name}")["bits"] == wanted
+
+
+def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
+    recipe = parse_recipe(
+        {
+            "budget": {"target_bytes": "64MiB"},
+            "gptq": {"group": 32, "damp": 0.1},
+            "eora": {"rank": 4},
+            "lora": {"text": "some.txt"},
+        }
+    )
+    config = load_config(STORIES)
+    settings = budgets.gptq_settings(recipe)
+    space = Space(config, settings, 4)
+    choice = best(space, some_costs(5, 1, kv_heads=2), space.least(), lambda *_: None)
+    stages = stages_of(recipe, choice, config, settings)
+    assert [s.kind for s in stages] == ["depth", "width", "lora", "gptq", "eora"]
+    assert stages[3].settings.damp == 0.1
+    written = recipe.with_stages(stages).to_toml()
+    again = parse_toml(written, name="recipe")
+    assert [s.settings for s in again.stages] == [s.settings for s in stages]
+
+
+def test_what_is_allowed() -> None:
+    config = load_config(STORIES)
+    assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}}), config) == 2 << 20
+    chip = allowed_bytes(parse_recipe({"budget": {"fit": "siracusa"}}), config)
+    assert 8 << 20 < chip < 10 << 20
+    larger = replace(config, num_layers=20)
+    assert allowed_bytes(parse_recipe({"budget": {"fit": "siracusa"}}), larger) < chip
+
+
+def calibration(folder: Path) -> Calibration:
+    return Calibration((write_text(folder),), 8, 64)
+
+
+def test_decide_measures_and_reports(tmp_path: Path) -> None:
+    recipe = parse_recipe({"budget": {"target_bytes": "300KiB"}})
+    facts = facts_of(STORIES)
+    decision = decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
+    report = json.loads(json.dumps(decision.report))
+    assert report["packed_bytes"] <= 300 << 10
+    assert report["packed_bytes"] > 0.95 * (300 << 10)
+    assert report["baseline_loss"] < report["predicted_loss"] < report["baseline_loss"] + 1
+    assert sum(report["matrices_at_bits"].values()) == 7 * (5 - len(report["removed_layers"]))
+    assert decision.recipe.budget is None
+    assert f"{report['packed_bytes']} with layers" in decision.note()
+    # the same again from what was measured
+    state = (tmp_path / "sensitivity.jsonl").read_bytes()
+    again = decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
+    assert again == decision
+    assert (tmp_path / "sensitivity.jsonl").read_bytes() == state
+
+
+def test_out_of_reach_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    recipe = parse_recipe({"budget": {"target_bytes": "10KiB"}})
+    facts = facts_of(STORIES)
+    least = Space(facts.config, budgets.gptq_settings(recipe), 0).least()
+    with pytest.raises(BudgetUnreachable) as refusal:
+        decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
+    assert str(least) in refusal.value.message
+    assert refusal.value.exit_code == 22
+    assert not (tmp_path / "sensitivity.jsonl").exists()
+
+
+def test_stages_that_a_budget_makes_itself(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    facts = facts_of(STORIES)
+    recipe = parse_recipe({"budget": {"target_bytes": "1MiB"}, "depth": {"remove": 1}})
+    with pytest.raises(BadRecipe, match="the recipe has depth as well"):
+        decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
+    small = quantised(tmp_path_factory, "coarse", COARSE)
+    recipe = parse_recipe({"budget": {"target_bytes": "1MiB"}})
+    with pytest.raises(BadRecipe, match="quantised already"):
+        decide(recipe, small, facts_of(small), calibration(tmp_path), Recorder(), tmp_path)
+
+
+def test_groups_that_divide_are_found() -> None:
+    config: LlamaConfig = replace(SMALL, hidden_size=96, num_heads=6)
+    space = Space(config, gptq.Settings(group=128, sym=False), 0)
+    assert space.group(config) == 32
+    assert space.group(replace(config, intermediate_size=176)) == 16
+    assert space.group(replace(config, intermediate_size=100)) is None
+    per_channel = Space(config, gptq.Settings(group=-1, sym=False), 0)
+    assert per_channel.group(replace(config, intermediate_size=100)) == -1

@@ -1,0 +1,354 @@
+"""The search: spaces, proposals, failures, going on, several processes, the front."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+
+import optuna
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkc.compress.explore import (
+    InfeasibleError,
+    Outcome,
+    Result,
+    explore,
+    front_of,
+    open_study,
+    propose,
+    results_of,
+)
+from shrinkc.compress.front import Reference, read_references, write_front
+from shrinkc.compress.space import Space, parse_space
+from shrinkc.core.errors import BadData, BadRecipe, RunChanged, StageFailed, UsageError
+
+RECIPE = tomllib.loads(
+    "[run]\nseed = 1\n[depth]\nremove = 2\n[gptq]\nbits = 4\n[gptq.modules]\n[eora]\nrank = 8\n"
+)
+EXPLORE = """
+depth.use = [true, false]
+depth.remove = { from = 0, to = 6, step = 2 }
+gptq.bits = [3, 4, 8]
+gptq.modules.down_proj.bits = [4, 8]
+eora.rank = { from = 1, to = 64, log = true }
+"""
+
+
+@pytest.fixture
+def space() -> Space:
+    return parse_space(tomllib.loads(EXPLORE), RECIPE)
+
+
+@pytest.fixture
+def study() -> Any:
+    """A study in memory: a database waits for the disk at every step."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(directions=["minimize", "minimize"])
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def made_up(number: int, values: dict[str, Any]) -> Outcome:
+    """Bytes and perplexity that depend on the values alone, quick to compute."""
+    gone = values.get("depth.remove", 0)
+    size = (30 - gone) * values["gptq.bits"] * 1000 + values["eora.rank"] * 100
+    loss = 3 + 0.3 * gone + 0.02 * (8 - values["gptq.bits"]) ** 2 - 0.001 * values["eora.rank"]
+    return Outcome(size, math.exp(loss), {"number": number})
+
+
+# --- spaces ---
+
+
+def test_values_find_their_places(space: Space) -> None:
+    values = {"depth.use": True, "depth.remove": 4, "gptq.bits": 3, "eora.rank": 5}
+    tables = space.apply(RECIPE, {**values, "gptq.modules.down_proj.bits": 8})
+    assert tables == {
+        "run": {"seed": 1},
+        "depth": {"remove": 4},
+        "gptq": {"bits": 3, "modules": {"down_proj": {"bits": 8}}},
+        "eora": {"rank": 5},
+    }
+    assert "depth" not in space.apply(RECIPE, {"depth.use": False})
+    assert RECIPE["depth"] == {"remove": 2} and RECIPE["gptq"]["modules"] == {}
+
+
+def test_every_suggestion_is_allowed(space: Space, study: Any) -> None:
+    off = 0
+    for _ in range(40):
+        values = space.suggest(study.ask())
+        if not values["depth.use"]:
+            assert "depth.remove" not in values
+            off += 1
+        else:
+            assert values["depth.remove"] in (0, 2, 4, 6)
+        assert values["gptq.bits"] in (3, 4, 8)
+        assert 1 <= values["eora.rank"] <= 64
+    assert 0 < off < 40
+
+
+def test_choices_may_be_lists_and_tables(study: Any) -> None:
+    table = tomllib.loads(
+        'lora.targets = [["q", "v"], ["all"]]\ngptq.embeddings = [{bits = 4}, {}]'
+    )
+    space = parse_space(table, {"lora": {}, "gptq": {}})
+    seen = [space.suggest(study.ask()) for _ in range(12)]
+    assert {json.dumps(v["lora.targets"]) for v in seen} == {'["q", "v"]', '["all"]'}
+    assert {json.dumps(v["gptq.embeddings"]) for v in seen} == {'{"bits": 4}', "{}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("gptq = 4", "no key of a stage"),
+        ("gptq.bits = 4", "neither a choice nor a range"),
+        ("gptq.bits = []", "list of different values"),
+        ("gptq.bits = [4, 4]", "list of different values"),
+        ("lora.rank = [4, 8]", "no table \\[lora\\]"),
+        ("run.seed = [1, 2]", "the same for all trials"),
+        ("depth.use = [1, 2]", "\\[true, false\\] is allowed"),
+        ("depth.remove = { from = 3 }", "a range is"),
+        ("depth.remove = { from = 3, to = 3 }", "from 3 to 3"),
+        ("depth.remove = { from = 'a', to = 3 }", "a number is allowed"),
+        ("depth.remove = { from = 0, to = 7, step = 2 }", "do not arrive"),
+        ("depth.remove = { from = 0, to = 7, log = true }", "larger than 0"),
+    ],
+)
+def test_a_space_that_makes_no_sense(text: str, words: str) -> None:
+    with pytest.raises(BadRecipe, match=words):
+        parse_space(tomllib.loads(text), RECIPE)
+
+
+# --- the search ---
+
+
+def test_a_search_in_parts_is_the_search_in_one_go(space: Space, study: Any, storage: str) -> None:
+    def results(study: Any) -> list[dict[str, Any]]:
+        return [r.to_json() for r in results_of(study, space)]
+
+    explore(study, space, made_up, trials=12, seed=3)
+    for part in (4, 6, 2):  # each opens the study anew, as another process would
+        _search(space, storage, part, seed=3)
+    once = results(study)
+    assert results(open_study(storage, "s", {})) == once
+    assert len(once) == 12
+    assert len({json.dumps(r["values"]) for r in once}) == 12, "nothing is tried twice"
+
+
+def test_another_seed_is_another_search(space: Space) -> None:
+    found = []
+    for seed in (1, 2):
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        found.append([r.values for r in explore(study, space, made_up, trials=3, seed=seed)])
+    assert found[0] != found[1]
+
+
+def _search(space: Space, storage: str, trials: int, seed: int = 0) -> list[Result]:
+    return explore(open_study(storage, "s", {}), space, made_up, trials=trials, seed=seed)
+
+
+def test_the_sampler_learns(space: Space, study: Any) -> None:
+    """Half of the space fails; what is proposed later avoids it more than chance would."""
+
+    def run(number: int, values: dict[str, Any]) -> Outcome:
+        if values["gptq.bits"] != 8:
+            raise ValueError("only 8 bit works")
+        return made_up(number, values)
+
+    done = explore(study, space, run, trials=45, seed=0)
+    late = [r.state for r in done[25:]]
+    assert late.count("complete") > 2 * 20 / 3
+
+
+def test_failures_are_recorded_and_stop_nothing(space: Space, study: Any) -> None:
+    def run(number: int, values: dict[str, Any]) -> Outcome:
+        if number == 1:
+            raise BadData("the text is short.", "use another.")
+        if number == 2:
+            raise ZeroDivisionError("a library's\nown error")
+        if number == 3:
+            raise InfeasibleError("groups do not divide")
+        if number == 4:
+            return Outcome(5, math.inf)
+        return made_up(number, values)
+
+    heard: list[Result] = []
+    done = explore(study, space, run, trials=7, seed=0, finished=heard.append)
+    assert heard == done
+    # the infeasible one does not count
+    assert [r.state for r in done] == [
+        "complete",
+        *["failed"] * 2,
+        "infeasible",
+        "failed",
+        *["complete"] * 3,
+    ]
+    assert done[1].reason == "bad data: the text is short."
+    assert done[2].reason == "ZeroDivisionError: a library's (test_explore.py, run)"
+    assert done[3].reason == "groups do not divide"
+    assert [r.to_json() for r in results_of(study, space)] == [r.to_json() for r in done]
+
+
+def test_all_failed_is_an_error(space: Space, study: Any) -> None:
+    def run(number: int, values: dict[str, Any]) -> Outcome:
+        raise ValueError("nothing works")
+
+    with pytest.raises(StageFailed, match=r"all 3 trials failed.*nothing works"):
+        explore(study, space, run, trials=3, seed=0)
+
+
+def test_an_interrupted_trial_is_the_next_one(space: Space, storage: str) -> None:
+    stopped: list[dict[str, Any]] = []
+
+    def interrupted(number: int, values: dict[str, Any]) -> Outcome:
+        if number == 1:
+            stopped.append(values)
+            raise KeyboardInterrupt
+        return made_up(number, values)
+
+    with pytest.raises(KeyboardInterrupt):
+        explore(open_study(storage, "s", {}), space, interrupted, trials=4, seed=0)
+    study = open_study(storage, "s", {})
+    done = explore(study, space, made_up, trials=2, seed=0)
+    assert done[0].values == stopped[0]
+    states = [(r.state, r.reason) for r in results_of(study, space)]
+    assert states[1] == ("failed", "interrupted")
+    assert [s for s, _ in states] == ["complete", "failed", "complete", "complete"]
+
+
+def test_time_is_up(space: Space, study: Any) -> None:
+    left = iter([False, False, True])
+    assert len(explore(study, space, made_up, trials=9, seed=0, expired=lambda: next(left))) == 2
+
+
+def test_a_small_space_comes_to_its_end(study: Any) -> None:
+    table = tomllib.loads("gptq.bits = [3, 4, 8]\neora.rank = [8, 16]")
+    space = parse_space(table, RECIPE)
+    done = explore(study, space, made_up, trials=50, seed=0)
+    assert len(done) == 6
+    assert propose(study, space, 1) is None
+
+
+def test_another_setting_is_another_study(storage: str) -> None:
+    conditions = {"content of model.safetensors": "a", "run.seed": 1, "tuple": (1, 2)}
+    open_study(storage, "s", conditions)
+    open_study(storage, "s", conditions)
+    changed = {**conditions, "content of model.safetensors": "b"}
+    with pytest.raises(RunChanged, match="model.safetensors has other content") as caught:
+        open_study(storage, "s", changed)
+    assert "seed" not in caught.value.message
+    open_study(storage, "t", changed)
+
+
+@pytest.mark.parametrize("url", ["nothing://x", "sqlite:////no/such/folder/study.db", "plain"])
+def test_a_storage_that_is_none(url: str) -> None:
+    with pytest.raises(UsageError, match="cannot be used"):
+        open_study(url, "s", {})
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(UsageError) as caught:
+        open_study("nothing://me:secret@host/database", "s", {})
+    assert "secret" not in str(caught.value) and "me:***@host" in caught.value.message
+
+
+def _worker(storage: str) -> None:
+    _search(parse_space(tomllib.loads(EXPLORE), RECIPE), storage, 6)
+
+
+def test_processes_share_a_study(space: Space, storage: str) -> None:
+    study = open_study(storage, "s", {})
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_worker, args=(storage,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    results = results_of(study, space)
+    assert [r.number for r in results] == list(range(12))
+    assert all(r.state == "complete" for r in results)
+
+
+# --- the front ---
+
+
+def outcomes(points: list[tuple[int, int]]) -> list[Result]:
+    return [
+        Result(i, {"gptq.bits": 4}, "complete", Outcome(size, float(perplexity)))
+        for i, (size, perplexity) in enumerate(points)
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    front = {
+        (r.outcome.packed_bytes, int(r.outcome.perplexity))
+        for r in front_of(outcomes(points))
+        if r.outcome
+    }
+
+    def beaten(p: tuple[int, int]) -> bool:
+        return any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
+
+    assert front == {p for p in points if not beaten(p)}
+
+
+def test_files_of_the_front(tmp_path: Path) -> None:
+    results = [
+        *outcomes([(3 << 20, 20), (2 << 20, 30), (4 << 20, 25)]),
+        Result(3, {"gptq.bits": 3}, "failed", reason="out of memory"),
+        Result(4, {"gptq.bits": 3}, "infeasible", reason="does not divide"),
+        Result(5, {"gptq.bits": 2}, "infeasible", reason="does not divide"),
+        Result(6, {"gptq.bits": 2}, "infeasible", reason="too many words " * 20),
+    ]
+    references = [Reference("reference", 5 << 20, 18.0)]
+    lines = write_front(tmp_path, results, references, {"study": "s"})
+    assert (tmp_path / "front.md").read_text() == "\n".join(lines) + "\n"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        "| trial 1",
+        "| trial 0",
+        "| reference",
+    ]
+    assert lines[8:10] == ["3 infeasible:", ""]
+    assert lines[10] == "* trials 4, 5: does not divide"
+    assert lines[11].startswith("* trial 6: too many words") and len(lines[11]) < 180
+    assert lines[-1] == "* trial 3: out of memory"
+    content = json.loads((tmp_path / "front.json").read_text())
+    assert [r["trial"] for r in content["front"]] == [1, 0]
+    assert content["counts"] == {"complete": 3, "infeasible": 3, "failed": 1}
+    assert content["study"] == "s" and content["references"][0]["perplexity"] == 18
+    picture = (tmp_path / "front.svg").read_bytes()
+    write_front(tmp_path, results, references, {"study": "s"})
+    assert (tmp_path / "front.svg").read_bytes() == picture
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["front.json", "front.md", "front.svg"]
+
+
+def test_a_front_of_nothing(tmp_path: Path) -> None:
+    lines = write_front(tmp_path, [], [], {})
+    assert "0 trials complete" in "\n".join(lines)
+    assert (tmp_path / "front.svg").stat().st_size > 1000
+
+
+def test_references(tmp_path: Path) -> None:
+    file = tmp_path / "reference.json"
+    rows = [{"name": "a", "packed_bytes": 5, "perplexity": 2}]
+    file.write_text(json.dumps(rows))
+    assert read_references(file) == [Reference("a", 5, 2.0)]
+    for text in ("[", '[{"name": "a"}]', "3"):
+        file.write_text(text)
+        with pytest.raises(BadData):
+            read_references(file)

@@ -1,0 +1,156 @@
+"""``shrinkc explore`` on a small model: trials are runs, share steps, and go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("optuna")
+
+from shrinkc.cli.main import run_cli
+from shrinkc.core.errors import BadRecipe, OutputError, RunChanged, UsageError
+
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+RECIPE = """
+[calibration]
+text = "text.txt"
+samples = 2
+length = 32
+[evaluate]
+text = "text.txt"
+windows = 1
+[depth]
+method = "magnitude"
+remove = 2
+protect_first = 1
+protect_last = 1
+[width]
+ffn_keep = 128
+[explore]
+width.ffn_keep = [64, 128, 192, 999]
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    names = ["Lily", "Tom", "Ben", "Mia", "a dog", "a cat", "the sun", "her mom"]
+    story = [f"Once upon a time {a} saw {b}. {a} and {b} were happy." for a in names for b in names]
+    (tmp_path / "text.txt").write_text("\n".join(story) + "\n")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+@pytest.fixture
+def explore(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """explore("--trials", "1"): exit code, stdout, stderr in one line."""
+
+    def run(*options: str) -> tuple[int, str, str]:
+        out = str(tmp_path / "out")
+        command = ["explore", str(STORIES), "--recipe", str(recipe), "-o", out, *options]
+        code = run_cli(command)
+        streams = capsys.readouterr()
+        return code, streams.out, " ".join(streams.err.split())
+
+    return run
+
+
+def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, shown, _ = explore("--trials", "2")
+    assert code == 0
+    assert shown == (out / "front.md").read_text()
+    first = trials(out)
+    complete = [t for t in first if t["state"] == "complete"]
+    assert len(complete) == 2
+
+    (tmp_path / "reference.json").write_text(
+        json.dumps([{"name": "mine", "packed_bytes": 1 << 20, "perplexity": 9.0}])
+    )
+    options = ["--trials", "5", "--reference", str(tmp_path / "reference.json"), "--json"]
+    code, shown, notes = explore(*options)
+    assert code == 0
+    result = json.loads(shown)
+    assert "every combination" in notes
+    assert result["trials"][: len(first)] == first
+    assert result["references"][0]["name"] == "mine"
+    # all four values were tried, and what the model does not have was refused before any work
+    tried = {t["values"]["width.ffn_keep"]: t for t in result["trials"]}
+    assert sorted(tried) == [64, 128, 192, 999]
+    assert tried[999]["state"] == "infeasible" and "999" in tried[999]["reason"]
+    assert not (out / "trials" / f"{tried[999]['trial']:04d}").exists()
+    assert tried[64]["packed_bytes"] < tried[128]["packed_bytes"] < tried[192]["packed_bytes"]
+    assert tried[128]["figures"]["layers"] == 3
+
+    folders = {keep: out / "trials" / f"{t['trial']:04d}" for keep, t in tried.items()}
+    # the first stage was done once: its files are one
+    files = [folders[k] / "01-depth" / "model.safetensors" for k in (64, 128, 192)]
+    assert len({f.stat().st_ino for f in files}) == 1
+    # only the front keeps its models
+    front = {t["trial"] for t in result["front"]}
+    for keep in (64, 128, 192):
+        kept = (folders[keep] / "02-width" / "model.safetensors").is_file()
+        assert kept == (tried[keep]["trial"] in front)
+
+    # other text, other trials: that is another study
+    text = tmp_path / "text.txt"
+    text.write_text(text.read_text() + "The end.\n")
+    code, _, said = explore("--trials", "1")
+    assert code == RunChanged.exit_code
+    assert "text.txt has other content" in said
+
+
+def trials(out: Path) -> list[dict[str, Any]]:
+    content = json.loads((out / "front.json").read_text())
+    found: list[dict[str, Any]] = content["trials"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        (["--trials", "0"], UsageError, "--trials 0"),
+        (["--trials", "1", "--timeout", "0"], UsageError, "--timeout 0"),
+        (["--trials", "1", "--storage", "nothing://x"], UsageError, "nothing://x cannot be used"),
+        (["--trials", "1", "--set", "width.nothing=1"], BadRecipe, "there is no such key"),
+    ],
+)
+def test_refusals(
+    options: list[str], error: type[UsageError | BadRecipe], words: str, explore: Run
+) -> None:
+    code, _, said = explore(*options)
+    assert code == error.exit_code
+    assert words in said
+
+
+def test_a_recipe_has_to_measure_perplexity(explore: Run, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("[evaluate]", "[evaluate]\nsamples = 'a'").replace(
+        'text = "text.txt"\nwindows', "windows"
+    ))  # fmt: skip
+    code, _, said = explore("--trials", "1")
+    assert code == BadRecipe.exit_code and "measures no perplexity" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranges_from_a_file_of_their_own(explore: Run, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.split("[explore]")[0])
+    code, _, said = explore("--trials", "1")
+    assert code == BadRecipe.exit_code and "no table [explore]" in said
+    space = tmp_path / "space.toml"
+    space.write_text("lora.rank = [4]")
+    code, _, said = explore("--trials", "1", "--space", str(space))
+    assert code == BadRecipe.exit_code and "no table [lora]" in said
+
+
+def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    code, _, _ = explore("--trials", "1")
+    assert code == OutputError.exit_code
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]

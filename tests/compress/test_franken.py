@@ -1,0 +1,279 @@
+"""Franken models: the notation, logits against a model built by hand, the cache, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.build import find_tool
+from shrinkc.checkpoints import Loaded, load
+from shrinkc.cli.main import run_cli
+from shrinkc.compress.franken import (
+    NOTE,
+    UNCHANGED,
+    Configuration,
+    Story,
+    assemble,
+    compare,
+    generate,
+    parse_layers,
+    prompt_ids,
+    save_checkpoint,
+    show_layers,
+    table,
+)
+from shrinkc.core.errors import BadData, OutputError, UsageError
+from shrinkc.core.progress import Silent
+from shrinkc.evaluate.plan import EvalPlan
+from shrinkc.importer import load_hf
+from shrinkc.importer.float_reference import forward
+
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+ORDER = (0, 1, 1, 3, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def stories() -> Loaded:
+    return load(STORIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("0-4", [0, 1, 2, 3, 4]),
+        ("0-1,4", [0, 1, 4]),
+        ("3x3", [3, 3, 3]),
+        ("0-1, 1x2 ,2", [0, 1, 1, 1, 2]),
+        ("4,3,0-0", [4, 3, 0]),
+    ],
+)
+def test_notation(text: str, layers: list[int]) -> None:
+    assert parse_layers(text, 5) == tuple(layers)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "''"), ("0-1,,2", "''"), ("0-1,a", "'a'"), ("0-1,5", "'5'"), ("0-7", "'0-7'"),
+        ("3-1", "'3-1'"), ("2x0", "'2x0'"), ("2x1001", "'2x1001'"), ("1-3x2", "'1-3x2'"),
+        ("-1", "'-1'"), ("0x600,1x600", "'1x600'"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_part(text: str, part: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_layers(text, 5)
+    assert part in caught.value.message
+    assert caught.value.hint
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12).map(tuple))
+def test_what_is_shown_is_read_again(layers: tuple[int, ...]) -> None:
+    assert parse_layers(show_layers(layers), 7) == layers
+
+
+def test_shown_short() -> None:
+    assert show_layers((0, 1, 2, 2, 2, 3, 4, 6)) == "0-1,2x3,3-4,6"
+
+
+def test_all_layers_in_order_are_the_model(stories: Loaded) -> None:
+    ids = torch.arange(40)[None] + 5
+    same = assemble(stories.model, range(5))
+    assert torch.equal(same(ids).logits, stories.model(ids).logits)
+
+
+def test_logits_are_those_of_a_model_built_by_hand(stories: Loaded) -> None:
+    """By hand twice: with numpy, whose layers are in another list, and with copied tensors."""
+    ids = np.arange(30) * 7 % 512
+    found = assemble(stories.model, ORDER)(torch.tensor(ids)[None]).logits[0].numpy()
+
+    model = load_hf(STORIES)
+    model.layers[:] = [model.layers[i] for i in ORDER]
+    expected = forward(model, ids, np.float64)
+    assert np.abs(found - expected).max() < 1e-4
+
+    config = type(stories.model.config)(
+        **{**stories.model.config.to_dict(), "num_hidden_layers": 6}
+    )
+    copied = type(stories.model)(config).eval()
+    with torch.no_grad():
+        copied.model.embed_tokens.weight.copy_(stories.model.model.embed_tokens.weight)
+        copied.model.norm.weight.copy_(stories.model.model.norm.weight)
+        for mine, layer in zip(copied.model.layers, ORDER, strict=True):
+            mine.load_state_dict(stories.model.model.layers[layer].state_dict())
+        assert np.array_equal(copied(torch.tensor(ids)[None]).logits[0].numpy(), found)
+
+
+def test_an_untied_model_with_scaled_positions(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    write_tiny_llama(tmp_path / "tiny", tied=False, layers=3, rope_scaling=scaling)
+    tiny = load(tmp_path / "tiny")
+    ids = np.arange(20) + 5
+    found = assemble(tiny.model, (2, 0, 0))(torch.tensor(ids)[None]).logits[0].numpy()
+    model = load_hf(tmp_path / "tiny")
+    model.layers[:] = [model.layers[i] for i in (2, 0, 0)]
+    assert np.abs(found - forward(model, ids, np.float64)).max() < 1e-4
+    save_checkpoint(tiny, Configuration("mine", (2, 0, 0)), tmp_path / "saved")
+    again = load(tmp_path / "saved").model(torch.tensor(ids)[None]).logits[0].numpy()
+    assert np.array_equal(again, found)
+
+
+def test_no_tensor_is_copied(stories: Loaded) -> None:
+    model = assemble(stories.model, ORDER)
+    mine = {p.data_ptr() for p in model.parameters()}
+    assert mine <= {p.data_ptr() for p in stories.model.parameters()}
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_every_occurrence_has_its_own_cache(stories: Loaded) -> None:
+    model = assemble(stories.model, ORDER)
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(6))
+    ids = prompt_ids(stories, "Once upon a time there was")
+    with_cache = generate(model, ids, 24, exact=True)
+    assert with_cache == generate(model, ids, 24, exact=True, cache=False)
+    assert len(with_cache) == 24
+    with torch.no_grad():  # and step by step the logits are those of the whole text
+        whole = model(torch.tensor([ids])).logits[0]
+        cache = None
+        for t, token in enumerate(ids):
+            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            assert torch.allclose(out.logits[0, 0], whole[t], atol=1e-4)
+
+
+def test_sampling_depends_on_its_seed_alone(stories: Loaded) -> None:
+    ids = prompt_ids(stories, "Once upon a time")
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = generate(stories.model, ids, 20, sample=Story(seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    assert generate(stories.model, ids, 20, sample=Story(seed=1)) == first
+    assert generate(stories.model, ids, 20, sample=Story(seed=2)) != first
+
+
+def test_a_saved_configuration_is_an_ordinary_checkpoint(stories: Loaded, tmp_path: Path) -> None:
+    configuration = Configuration("mine", ORDER)
+    out = tmp_path / "saved"
+    save_checkpoint(stories, configuration, out)
+    again = load(out)
+    ids = torch.arange(20)[None] + 3
+    expected = assemble(stories.model, ORDER)(ids).logits
+    assert torch.equal(again.model(ids).logits, expected)
+    assert json.loads((out / NOTE).read_text())["layer_list"] == list(ORDER)
+    # stored as narrow as the original: float16
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+    assert load_hf(out).config.num_layers == 6
+    # the model it was made from still shares nothing with it
+    assert torch.equal(assemble(stories.model, ORDER)(ids).logits, expected)
+    with pytest.raises(OutputError):
+        save_checkpoint(stories, configuration, out)
+
+
+def test_side_by_side(stories: Loaded, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a little girl. She liked to play.\n" * 60)
+    plan = EvalPlan(text=text, windows=1)
+    asked = [Configuration("same", tuple(range(5))), Configuration("short", (0, 4))]
+    rows = compare(stories, asked, Story(tokens=12), plan, Silent())
+    assert [r.configuration.name for r in rows] == [UNCHANGED, "same", "short"]
+    base, same, short = (r.to_json() for r in rows)
+    for key in ("greedy", "sampled", "evaluation", "parameters"):
+        assert without_seconds(base[key]) == without_seconds(same[key])
+    figures = [row["evaluation"]["perplexity"]["perplexity"] for row in (base, short)]
+    assert 1 < figures[0] < figures[1]
+    assert short["layers"] == "0,4" and short["parameters"] < base["parameters"]
+    assert base["time_ratio"] == 1 and short["time_ratio"] < 1
+    lines = table(rows)
+    assert any("short" in line and f"{figures[1]:.2f}" in line for line in lines)
+
+
+def without_seconds(value: object) -> object:
+    """The value without what time it took, at any depth."""
+    if not isinstance(value, dict):
+        return value
+    return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+
+
+def test_a_prompt_has_to_fit(stories: Loaded) -> None:
+    with pytest.raises(BadData, match="512 positions"):
+        prompt_ids(stories, "a time " * 300, 300)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, maps, saved = tmp_path / "out", tmp_path / "maps", tmp_path / "saved"
+    command = ["franken", str(STORIES), "--layers", "0-1,1,4", "--name", "mine", "--tokens", "6"]
+    outputs = ["-o", str(out), "--attention-maps", str(maps), "--save", str(saved)]
+    assert run_cli([*command, *outputs, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "comparison.json").read_text()) == result
+    assert [c["name"] for c in result["configurations"]] == [UNCHANGED, "mine"]
+    assert result["configurations"][1]["layer_list"] == [0, 1, 1, 4]
+    assert result["threads"] == 1 and result["versions"]["torch"]
+    assert len(list(maps.glob("*.png"))) == 4
+    assert load_hf(saved).config.num_layers == 4
+    assert run_cli([*command, "-o", str(out)]) == OutputError.exit_code
+    assert "--force" in capsys.readouterr().err
+    assert run_cli([*command, "-o", str(out), "--force"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == (out / "comparison.md").read_text() and "| mine | 0,1x2,4 |" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--layers", "0-9"], "no layer 9"),
+        (["--layers", "0-1", "--name", "a", "--name", "b"], "2 --name for 1 --layers"),
+        (["--layers", "0-1", "--layers", "2", "--save", "x"], "--save stores one"),
+        (["--layers", "0-1", "-o", "x", "--attention-maps", "x/y"], "x/y lies in x"),
+        (["--layers", "0-1", "-o", "x", "--save", "x"], "x lies in x"),
+        (["--layers", "0,1", "--layers", "1", "--name", "0,1", "--name", "0_1"], "file name"),
+        (["--layers", "0", "--name", UNCHANGED], "file name"),
+        (["--layers", "0-1", "--tokens", "0"], "--tokens 0"),
+    ],
+)
+def test_refusals(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(["franken", str(STORIES), *options]) == UsageError.exit_code
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_repeated_layer_is_stored_once_in_the_blob(
+    tmp_path: Path, stories: Loaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = [find_tool(name, dict(os.environ)) for name in ("cc", "make")]
+    if not all(tool.usable for tool in tools):
+        pytest.skip("no C compiler")
+    sizes = {}
+    for name, layers in (("repeated", (0, 1, 1, 2)), ("separate", (0, 1, 2, 3))):
+        save_checkpoint(stories, Configuration(name, layers), tmp_path / name)
+        out = tmp_path / f"{name}-compiled"
+        command = ["compile", str(tmp_path / name), "-o", str(out), "--target", "host"]
+        assert run_cli([*command, "--bits", "4", "--group", "32", "--context", "64", "--json"]) == 0
+        sizes[name] = sum(file.stat().st_size for file in (out / "blobs").iterdir())
+        result = json.loads(capsys.readouterr().out)
+        # the plan without any weight already says what the blobs take
+        assert abs(result["weight_bytes"] - sizes[name]) < 16 * 20
+    layer = 96 * (160 + 96 + 512 + 256) // 2
+    assert sizes["separate"] - sizes["repeated"] > layer
+    assert run_cli(["run", str(tmp_path / "repeated-compiled"), "--tokens", "12", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert verdict["mismatched"] == 0 < verdict["compared"]

@@ -1,0 +1,181 @@
+"""The stage gptq: settings, preflight, and GPTQModel in a child process on a small real model."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.compress.quantising import COARSE, MIXED, STORIES, Recorder, loss, quantised, run_stage
+from tests.compress.quantising import write_text as write_text_file
+
+from shrinkc.checkpoints import load
+from shrinkc.compress.facts import facts_of
+from shrinkc.compress.stages import gptq, gptq_worker
+from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.gptq_config import load_gptq_config
+
+Settings = gptq.Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"bits": 5}, "bits = 5"),
+        ({"bits": True}, "bits = True"),
+        ({"group": 48}, "group = 48"),
+        ({"damp": 0.0}, "damp = 0.0"),
+        ({"sym": 1}, "sym = 1"),
+        ({"desc_act": True, "act_group_aware": True}, "act_group_aware"),
+        ({"group": -1, "act_group_aware": True}, "act_group_aware"),
+        ({"modules": {"up_proj": {"bit": 8}}}, "bit not known"),
+        ({"modules": {"up_proj": {"bits": 6}}}, 'modules."up_proj".bits = 6'),
+        ({"modules": {"up_proj": 8}}, 'modules."up_proj" = 8'),
+        ({"modules": {"(": {"bits": 8}}}, "no regular expression"),
+        ({"embeddings": {"bits": 3}}, "embeddings.bits = 3"),
+        ({"embeddings": {"group": 12}}, "embeddings.group = 12"),
+        ({"embeddings": {"width": 4}}, "width not known"),
+        ({"embeddings": 4}, "embeddings = 4"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe) as refusal:
+        Settings(**settings)
+    assert said in refusal.value.message
+
+
+def test_every_fault_is_named_at_once() -> None:
+    with pytest.raises(BadRecipe) as refusal:
+        Settings(bits=7, group=3, damp=2.0)
+    assert all(word in refusal.value.message for word in ("bits = 7", "group = 3", "damp = 2.0"))
+
+
+def test_the_first_override_that_matches_the_end_of_a_name_wins() -> None:
+    settings = Settings(modules={"layers.1.mlp.up_proj": {"bits": 8}, "up_proj": {"bits": 2}})
+    assert settings.of("model.layers.1.mlp.up_proj")["bits"] == 8
+    assert settings.of("model.layers.11.mlp.up_proj")["bits"] == 2
+    assert settings.of("model.layers.1.mlp.gate_proj")["bits"] == 4
+    assert settings.of("model.layers.1.mlp.up_proj")["group"] == 128
+
+
+def test_preflight_names_groups_that_divide() -> None:
+    facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
+    problems = gptq.preflight(Settings(group=64, embeddings={"bits": 4, "group": 64}), facts)
+    assert [p for p in problems if "group = 64 does not divide the 96 inputs" in p]
+    assert all("-1, 16, 32" in p for p in problems if "inputs of self_attn.q_proj" in p)
+    assert not [p for p in problems if "down_proj" in p]
+    assert [p for p in problems if p.startswith("embeddings.group = 64 does not divide the 96")]
+    assert gptq.preflight(Settings(group=32), facts) == []
+
+
+def test_preflight_of_a_pruned_model() -> None:
+    facts = facts_of(STORIES)
+    narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
+    problems = gptq.preflight(Settings(group=32), narrow)
+    assert len(problems) == 1
+    assert "200 inputs of mlp.down_proj" in problems[0]
+    assert "every layer" in problems[0]
+    odd = replace(facts, config=replace(facts.config, intermediate_size=208))
+    problems = gptq.preflight(Settings(group=16, bits=3), odd)
+    assert any("208 outputs of mlp.gate_proj at 3 bit" in p for p in problems)
+
+
+def test_preflight_of_overrides_and_of_quantised_models() -> None:
+    facts = facts_of(STORIES)
+    settings = Settings(group=32, modules={"layers.7.mlp.up_proj": {"bits": 8}})
+    (problem,) = gptq.preflight(settings, facts)
+    assert "matches no matrix" in problem
+    (problem,) = gptq.preflight(Settings(group=32), replace(facts, quantized=True))
+    assert "quantised already" in problem
+
+
+def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    out = quantised(tmp_path_factory, "mixed", MIXED)
+    settings = Settings(**MIXED)
+    weights, config = read_gptq(out), load_gptq_config(out)
+    shapes = gptq.module_shapes(facts_of(STORIES).config)
+    assert set(weights) == {*shapes, "model.embed_tokens"}
+    for name, shape in shapes.items():
+        wanted, weight, stated = settings.of(name), weights[name], config.format_of(name)
+        assert weight.shape == shape
+        assert weight.bits == wanted["bits"]
+        assert weight.group == (shape[1] if wanted["group"] == -1 else wanted["group"])
+        assert (weight.order is not None) == wanted["desc_act"]
+        # what the checkpoint's own rules say of it
+        assert stated is not None
+        assert (stated.bits, stated.group_size, stated.sym) == (
+            wanted["bits"], wanted["group"], wanted["sym"],
+        )  # fmt: skip
+    # symmetric where that was asked for
+    key = weights["model.layers.1.self_attn.k_proj"]
+    assert np.array_equal(key.offset, -8 * key.scale)
+    text = write_text_file(tmp_path)
+    before, after = loss(STORIES, text), loss(out, text)
+    assert abs(after - before) < 0.1 * before
+
+
+def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name, settings in (("mixed", MIXED), ("coarse", COARSE)):
+        found = facts_of(quantised(tmp_path_factory, name, settings))
+        predicted = gptq.predict(Settings(**settings), facts_of(STORIES))
+        assert found.packed_bytes == predicted.packed_bytes
+        assert found.bits == predicted.bits
+        assert predicted.quantized
+
+
+def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = quantised(tmp_path_factory, "mixed", MIXED)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert filecmp.cmp(out / name, STORIES / name, shallow=False)
+    config = json.loads((out / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    assert config.pop("dtype") == "float16"
+    original = json.loads((STORIES / "config.json").read_text())
+    original.pop("torch_dtype")
+    assert config == original
+    assert quantization == json.loads((out / "quantize_config.json").read_text())
+    log = out.parent / "logs" / "gptq.log"
+    assert "Quantizing" in log.read_text(errors="replace")
+
+
+def test_same_bytes_again_and_progress(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    first = quantised(tmp_path_factory, "coarse", COARSE)
+    step, report = run_stage(tmp_path / "again", "gptq", STORIES, COARSE)
+    names = sorted(p.name for p in first.iterdir())
+    assert names == sorted(p.name for p in step.out.iterdir())
+    assert filecmp.cmpfiles(first, step.out, names, shallow=False) == (names, [], [])
+    assert report.parameters["calibration"] == {"samples": 16, "length": 64}
+    assert isinstance(step.reporter, Recorder)
+    assert step.reporter.heard[-1] == ("gptq", 5, 5)
+
+
+def test_an_error_names_the_log(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(STORIES, broken)
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.truncate(500_000)
+    with pytest.raises(StageFailed) as failure:
+        run_stage(tmp_path / "failing", "gptq", broken, COARSE)
+    log = tmp_path / "failing" / "logs" / "gptq.log"
+    assert f"the last lines of {log}:" in failure.value.message
+    assert failure.value.message.splitlines()[-1].strip() in log.read_text(errors="replace")
+
+
+def test_the_check_finds_a_weight_that_differs(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = quantised(tmp_path_factory, "mixed", MIXED)
+    model = load(out).model
+    monkeypatch.setattr(gptq_worker, "load_quantized", lambda directory: model)
+    gptq_worker.check(out)
+    model.model.layers[2].mlp.up_proj.weight.data[3, 5] += 0.01
+    with pytest.raises(StageFailed, match=r"1 of 36 .*layers\.2\.mlp\.up_proj"):
+        gptq_worker.check(out)

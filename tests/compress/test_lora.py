@@ -1,0 +1,210 @@
+"""Stage lora: its loss and attention against plain torch, the merge, and going on after an interrupt."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shrinkc.checkpoints import load
+from shrinkc.compress.attention import use_products
+from shrinkc.compress.facts import facts_of
+from shrinkc.compress.soft_loss import loss_and_gradient
+from shrinkc.compress.stages import lora
+from shrinkc.compress.stages.context import StepContext
+from shrinkc.core.errors import BadData, StageFailed
+from shrinkc.importer import load_hf
+
+from .conftest import InterruptAt
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+Step = Callable[..., StepContext]
+FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 5e-3}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_the_loss_and_its_gradient(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shrinkc.compress.soft_loss.ROWS", 3)
+    torch.manual_seed(0)
+    hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 5, dtype=torch.float64)
+    known = torch.randn(8, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
+    targets = torch.randint(11, (8,))
+    student = torch.log_softmax(hidden @ head.T, 1)
+    teacher = torch.log_softmax(known[0] @ known[1].T, 1)
+    wanted = (1 - weight) * torch.nn.functional.nll_loss(student, targets, reduction="sum")
+    wanted = wanted + weight * (teacher.exp() * (teacher - student)).sum()
+    wanted.backward()
+    side = known if weight else None
+    loss, gradient = loss_and_gradient(hidden.detach(), head, targets, side, weight)
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)  # its logits are float32
+    torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_by_products_is_attention(stories: Path) -> None:
+    plain, products = load(stories).model, load(stories).model
+    use_products(products)
+    ids = torch.randint(3, 500, (2, 40), generator=torch.Generator().manual_seed(1))
+    for model in (plain, products):
+        model.requires_grad_(True)
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    for (name, a), (_, b) in zip(
+        plain.named_parameters(), products.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_learning_rate() -> None:
+    settings = lora.Settings(learning_rate=1.0, warmup=0.1)
+    rates = [settings.rate(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 45 / 90)))
+    assert rates[-1] < 1e-3 and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_every_epoch_shuffles_whole_windows() -> None:
+    windows = lora._Windows(list(range(1000)), 16, 3)
+    assert windows.per_epoch == 61
+    samples = [windows.sample(i).tolist() for i in range(2 * 61)]
+    first, second = ({s[0] for s in part} for part in (samples[:61], samples[61:]))
+    for starts, part in ((first, samples[:61]), (second, samples[61:])):
+        assert len(starts) == 61 and len({s % 16 for s in starts}) == 1
+        assert [s[0] for s in part] != sorted(starts)
+    assert first != second
+    assert windows.sample(5).tolist() == samples[5]  # whatever was asked for in between
+    with pytest.raises(BadData, match="20 tokens are too few"):
+        lora._Windows(list(range(20)), 16, 0)
+
+
+@pytest.fixture(scope="module")
+def pruned(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has something to recover from."""
+    from shrinkc.checkpoints import save
+    from shrinkc.compress.stages.depth import keep_layers
+
+    loaded = load(stories)
+    keep_layers(loaded.model, [0, 1, 3, 4])
+    out = tmp_path_factory.mktemp("pruned") / "m"
+    save(loaded.model, loaded.tokenizer, out)
+    return out
+
+
+def test_it_recovers_and_is_merged(pruned: Path, step: Step, tmp_path: Path) -> None:
+    context = step(pruned)
+    settings = lora.Settings(samples=80, targets=("q_proj", "down_proj"), dtype="float32", **FAST)
+    report = lora.run(settings, context).parameters
+    assert report["steps"] == 20 and report["tokens"] == 20 * 4 * 64
+    assert report["trainable"] == 4 * 8 * ((96 + 96) + (256 + 96))
+    curve = [loss for _, loss in report["loss_curve"]]
+    assert np.mean(curve[-5:]) < np.mean(curve[:5]) - 0.3
+    before, after = load_hf(pruned), load_hf(tmp_path / "out")
+    for a, b in zip(before.layers, after.layers, strict=True):
+        for name, values in vars(a).items():
+            if isinstance(values, np.ndarray):
+                changed = not np.array_equal(values, getattr(b, name))
+                assert changed == (name in ("wq", "w_down"))
+    windows = context.calibration.windows(load(pruned).tokenizer)
+    with torch.no_grad():
+        losses = [
+            float(load(path).model(windows, labels=windows).loss)
+            for path in (pruned, tmp_path / "out")
+        ]
+    assert losses[1] < losses[0] - 0.3
+
+
+def test_the_merged_model_computes_what_the_adapters_did(pruned: Path, step: Step) -> None:
+    settings = lora.Settings(samples=8, dtype="float32", train_norms=True, **FAST)
+    context = step(pruned)
+    training = lora._Training(settings, context)
+    windows = lora._Windows(list(range(3, 500)) * 3, 64, 0)
+    training.train(windows, 2)
+    training.model.eval()
+    merged = lora._merge(settings, context, training.trained_tensors()).float()
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        a, b = training.model(ids).logits, merged(ids).logits
+    # the stored dtype is float16
+    torch.testing.assert_close(a, b, rtol=0, atol=2e-2)
+    norms = [n for n in training.parameters if n.endswith("norm.weight")]
+    assert len(norms) == 2 * 4 + 1
+    base = dict(load(pruned).model.named_parameters())
+    assert any(not torch.equal(training.parameters[n].data, base[n[17:]].data) for n in norms)
+
+
+def test_a_teacher_changes_what_is_learned(
+    pruned: Path, stories: Path, step: Step, tmp_path: Path
+) -> None:
+    settings = lora.Settings(samples=80, distill=1.0, dropout=0.0, dtype="float32", **FAST)
+    context = step(pruned, teacher=stories)
+    report = lora.run(settings, context).parameters
+    curve = [loss for _, loss in report["loss_curve"]]
+    # the divergence to the teacher, not the text's loss: it goes towards 0
+    assert curve[-1] < 0.7 * curve[0]
+    windows = context.calibration.windows(load(stories).tokenizer)
+
+    def divergence(path: Path) -> float:
+        with torch.no_grad():
+            a = load(stories).model(windows).logits.log_softmax(-1)
+            b = load(path).model(windows).logits.log_softmax(-1)
+        return float((a.exp() * (a - b)).sum(-1).mean())
+
+    assert divergence(tmp_path / "out") < 0.7 * divergence(pruned)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"dtype": "bfloat16", "dropout": 0.2},
+        {"dtype": "float32", "distill": 0.5, "train_norms": True},
+    ],
+)
+def test_resumed_training_is_the_same_byte_for_byte(
+    extra: dict[str, Any], pruned: Path, stories: Path, step: Step, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(lora, "SAVE_SECONDS", 0.0)
+    settings = lora.Settings(samples=32, **FAST, **extra)
+    with pytest.raises(KeyboardInterrupt):
+        lora.run(settings, step(pruned, teacher=stories, reporter=InterruptAt("lora", 5)))
+    saved = torch.load(tmp_path / "scratch" / "training.pt", weights_only=True)
+    assert len(saved["losses"]) == 4
+    resumed = lora.run(settings, step(pruned, teacher=stories)).parameters
+    (tmp_path / "fresh").mkdir()
+    context = step(pruned, teacher=stories, out=tmp_path / "again", scratch=tmp_path / "fresh")
+    whole = lora.run(settings, context).parameters
+    assert resumed == whole
+    for file in (tmp_path / "out").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops(pruned: Path, step: Step, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(pruned, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.inf
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    settings = lora.Settings(samples=8, dtype="float32", **FAST)
+    with pytest.raises(StageFailed, match="loss of step 0 is not finite.*lower lora.learning_rate"):
+        lora.run(settings, step(broken))
+    assert not (tmp_path / "out").exists()
+
+
+def test_preflight_and_data(stories: Path, step: Step, tmp_path: Path) -> None:
+    facts = facts_of(stories)
+    assert "context is 512" in lora.preflight(lora.Settings(length=1024), facts)[0]
+    assert "narrowest matrix has 32" in lora.preflight(lora.Settings(rank=64), facts)[0]
+    assert lora.preflight(lora.Settings(), facts) == []
+    short = tmp_path / "short.txt"
+    short.write_text("Once upon a time.")
+    tokenizer = load(stories).tokenizer
+    with pytest.raises(BadData, match="are too few for training on windows of 512"):
+        lora.check_data(lora.Settings(text=(str(short),)), step().calibration, tokenizer)
+    assert lora.inputs(lora.Settings(text=(str(short),))).keys() == {"short.txt"}

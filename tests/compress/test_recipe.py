@@ -1,0 +1,149 @@
+"""Recipes: what is read, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from shrinkc.compress.recipe import load_recipe, parse_recipe, parse_toml, shipped
+from shrinkc.core.errors import BadRecipe
+
+DEPTH = {"depth": {"remove": 2}}
+
+
+def refusal(text: str, *assignments: str) -> str:
+    with pytest.raises(BadRecipe) as caught:
+        parse_recipe(tomllib.loads(text), assignments)
+    assert caught.value.exit_code == 16
+    return str(caught.value)
+
+
+def test_stages_come_in_the_order_of_the_file() -> None:
+    text = "[lora]\nrank = 4\n[depth]\nremove = 1\n[lora-2]\nrank = 8\n[run]\nseed = 7\n"
+    recipe = parse_recipe(tomllib.loads(text))
+    assert [(s.name, s.kind) for s in recipe.stages] == [
+        ("lora", "lora"),
+        ("depth", "depth"),
+        ("lora-2", "lora"),
+    ]
+    assert recipe.stages[2].settings.rank == 8 and recipe.run.seed == 7
+
+
+@pytest.mark.parametrize("name", ["reference", "small", "siracusa"])
+def test_shipped_recipes_are_whole(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.stages
+    assert set(shipped()) == {"reference", "small", "siracusa"}
+
+
+def test_the_reference_recipe_has_the_settings_of_the_work() -> None:
+    depth, lora, gptq, eora = (stage.settings for stage in load_recipe("reference").stages)
+    assert (depth.method, depth.remove, depth.protect_first, depth.protect_last) == (
+        "perplexity", 2, 4, 2,
+    )  # fmt: skip
+    assert (lora.rank, lora.dropout, lora.samples, lora.batch) == (8, 0.1, 8192, 8)
+    assert lora.modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert (gptq.bits, gptq.group, gptq.sym, eora.rank) == (4, 128, True, 32)
+
+
+@pytest.mark.parametrize("name", ["reference", "small", "siracusa"])
+def test_the_effective_recipe_reads_back_as_itself(name: str) -> None:
+    recipe = load_recipe(name)
+    assert parse_toml(recipe.to_toml(), name=name) == recipe
+
+
+def test_texts_with_quotes_and_backslashes_survive(tmp_path: Path) -> None:
+    text = 'a "quoted" \\ path\twith é'
+    recipe = parse_recipe({**DEPTH, "evaluate": {"samples": [text]}})
+    assert parse_toml(recipe.to_toml()).evaluate == recipe.evaluate
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[depth]\nremov = 1\n", "[depth] remov = 1: there is no such key (did you mean 'remove'?)"),
+        ("[deph]\nremove = 1\n", "[deph] is no table of a recipe (did you mean 'depth'?)"),
+        ("[depth]\nremove = 'x'\n", "[depth] remove = 'x'; a whole number is allowed"),
+        ("[depth]\nremove = true\n", "[depth] remove = True; a whole number is allowed"),
+        ("[depth]\nremove = 0\n", "[depth] remove = 0; 1 and more is allowed"),
+        ("[depth]\nremove = 1\nkeep = 2\n", "exactly one of remove, keep, layers is needed; remove and"),
+        ("[depth]\n", "exactly one of remove, keep, layers is needed; none of them is given"),
+        ("[depth]\nlayers = [1, 1]\n", "each layer once"),
+        ("[depth]\nremove = 1\nmethod = 'best'\n", "method = 'best'; perplexity, taylor, magnitude"),
+        ("[lora]\nrank = 8\ntargets = ['q']\n", "targets = 'q'; q_proj, k_proj"),
+        ("[lora]\ndropout = 1.5\n", "[lora] dropout = 1.5; 0 to 0.9 is allowed"),
+        ("[lora]\nbatch = 8\nmicro_batch = 3\n", "a divisor of batch = 8"),
+        ("[lora]\nsamples = 1\nepochs = 1.0\n", "one of samples and epochs"),
+        ("[width]\n", "one of ffn, ffn_keep and kv_groups is needed"),
+        ("[width]\nffn = 0.5\nffn_keep = 3\n", "one of ffn and ffn_keep"),
+        ("[width]\nmethod = 'n:m'\nn = 4\nm = 4\n", "[width] n = 4; 1 to 3 is allowed"),
+        ("[width]\nmethod = 'n:m'\n", "needs n and m"),
+        ("[width]\nffn = 0.5\nn = 1\n", "n and m belong to method = 'n:m'"),
+        ("[depth]\nremove = 1\n[run]\nthreads = 0\n", "[run] threads = 0; 1 to 1024 is allowed"),
+        ("[depth]\nremove = 1\n[budget]\nfit = 'siracusa'\ntarget_bytes = 1\n", "exactly one of"),
+        ("[budget]\ntarget_bytes = '64 MB'\n", "'64 MB' is no size"),
+        ("seed = 1\n[depth]\nremove = 1\n", "seed = 1 lies outside of any table"),
+        ("[run]\nseed = 1\n", "the recipe has no stage"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(text: str, words: str) -> None:
+    assert words in refusal(text)
+
+
+def test_numbers_that_are_whole_may_be_given_for_fractions() -> None:
+    assert parse_recipe({"lora": {"alpha": 16}}).stages[0].settings.alpha == 16.0
+
+
+def test_set() -> None:
+    recipe = parse_recipe(
+        {"depth": {"remove": 1}},
+        ["depth.remove=3", "depth.method=taylor", "run.seed=5", "evaluate.samples=['a']"],
+    )
+    assert recipe.stages[0].settings.remove == 3
+    assert recipe.stages[0].settings.method == "taylor"
+    assert recipe.run.seed == 5
+    assert recipe.evaluate is not None and recipe.evaluate.samples == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("depth.remov=1", "did you mean 'remove'?"),
+        ("dept.remove=1", "the recipe has no table [dept] (did you mean 'depth'?)"),
+        ("lora.rank=4", "the recipe has no table [lora]"),
+        ("depth.remove", "is no assignment"),
+        ("remove=1", "is no assignment"),
+        ("depth.remove=two", "remove = 'two'; a whole number"),
+    ],
+)
+def test_set_refuses_as_the_file_does(assignment: str, words: str) -> None:
+    assert words in refusal("[depth]\nremove = 1\n", assignment)
+
+
+def test_a_budget_in_bytes() -> None:
+    recipe = parse_recipe({"budget": {"target_bytes": "1.5MiB"}})
+    assert recipe.budget is not None and recipe.budget.bytes == 3 << 19
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "recipes" / "mine.toml"
+    file.write_text("[depth]\nremove = 1\n[calibration]\ntext = ['a.txt', 'hub:x/y']\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_recipe(str(file)).calibration.text == (
+        str(tmp_path / "recipes" / "a.txt"),
+        "hub:x/y",
+    )
+    changed = load_recipe(str(file), ["calibration.text=b.txt"])
+    assert changed.calibration.text == (str(tmp_path / "here" / "b.txt"),)
+
+
+def test_no_such_recipe_and_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="no recipe 'refrence'.*reference, siracusa, small"):
+        load_recipe("refrence")
+    (tmp_path / "x.toml").write_text("[depth\n")
+    with pytest.raises(BadRecipe, match="not a readable TOML file"):
+        load_recipe(str(tmp_path / "x.toml"))

@@ -1,0 +1,433 @@
+"""A whole run: what it leaves, that it goes on where it stopped, and how it refuses to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.tiny_gguf import tiny_gguf
+from helpers.tiny_gptq import tiny_gptq
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.cli.main import run_cli
+from shrinkc.compress.recipe import Recipe, parse_recipe
+from shrinkc.compress.run import RunResult, compress
+from shrinkc.core.errors import (
+    BadData,
+    BadRecipe,
+    BadStep,
+    OutputError,
+    RunChanged,
+    ShrinkcError,
+    UnsupportedModel,
+)
+from shrinkc.core.progress import Silent
+
+from .conftest import InterruptAt, story_text
+
+pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+
+STEPS = ["00-source", "01-depth", "02-width", "03-lora"]
+
+
+def tables(text: Path, other: Path | None = None) -> dict[str, Any]:
+    """A recipe whose every stage has some work, but little."""
+    found: dict[str, Any] = {
+        "calibration": {"text": [str(text)], "samples": 32, "length": 64},
+        "depth": {"remove": 1, "protect_first": 1, "protect_last": 1},
+        "width": {"ffn": 0.25, "multiple": 32},
+        "lora": {"samples": 24, "batch": 4, "length": 64, "rank": 4, "learning_rate": 2e-3},
+    }
+    if other is not None:
+        found["evaluate"] = {"text": str(other), "windows": 1}
+    return found
+
+
+@pytest.fixture(scope="module")
+def recipe(story_file: Path, other_file: Path) -> Recipe:
+    return parse_recipe(tables(story_file, other_file))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    stories: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, RunResult]:
+    """A run that nothing disturbed; tests that change it take a copy."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, compress(str(stories), out, recipe, reporter=Silent())
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """Every file of a run by name; of JSON what does not depend on the time it took."""
+    found: dict[str, Any] = {}
+    for file in sorted(out.rglob("*")):
+        name = file.relative_to(out).as_posix()
+        if not file.is_file() or name == "table.md":
+            continue
+        if file.suffix == ".json":
+            found[name] = without_seconds(json.loads(file.read_text()))
+        else:
+            found[name] = file.read_bytes()
+    return found
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+    return [without_seconds(v) for v in value] if isinstance(value, list) else value
+
+
+def copy_of(whole: tuple[Path, RunResult], tmp_path: Path) -> Path:
+    return shutil.copytree(whole[0], tmp_path / "run")
+
+
+def test_every_step_is_a_model_with_its_record(whole: tuple[Path, RunResult]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out, result = whole
+    assert [row.name for row in result.rows] == STEPS
+    assert result.final == out / "03-lora"
+    for name in STEPS[1:]:
+        model = AutoModelForCausalLM.from_pretrained(out / name)
+        assert AutoTokenizer.from_pretrained(out / name)("Once")["input_ids"]
+        record = json.loads((out / name / "step.json").read_text())
+        assert record["figures"]["parameters"] == sum(p.numel() for p in model.parameters())
+        assert (record["seed"], record["threads"], record["stage"]) == (0, 1, name[3:])
+        assert record["versions"]["torch"] == torch.__version__
+        assert set(record["files"]) == {p.name for p in (out / name).iterdir()} - {"step.json"}
+        assert record["metrics"]["perplexity"]["protocol"] == "wikitext512"
+        size = sum(p.stat().st_size for p in (out / name).iterdir() if p.name != "step.json")
+        assert record["figures"]["bytes_on_disk"] == size
+        assert record["figures"]["packed_bytes"] == 2 * record["figures"]["parameters"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*STEPS, "logs", "recipe.toml", "run.json", "run.svg", "table.md"]
+    )
+    table = (out / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:6]] == STEPS
+    assert json.loads((out / "run.json").read_text())["steps"][3]["perplexity"] > 1
+    assert result.rows[0].share == 1.0 and result.rows[2].share < 0.75
+
+
+def test_the_same_again_is_the_same(
+    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    compress(str(stories), tmp_path / "run", recipe, reporter=Silent())
+    assert contents(tmp_path / "run") == contents(whole[0])
+
+
+def test_a_run_that_is_over_does_nothing(
+    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    out = copy_of(whole, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*/*") if p.is_file()}
+    result = compress(str(stories), out, recipe, reporter=InterruptAt("", 1))
+    assert result.rows == whole[1].rows
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*/*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("title", "count"),
+    [("depth: perplexity", 2), ("width", 3), ("lora", 4), ("perplexity, wikitext512", 3)],
+)
+def test_an_interrupted_run_ends_as_if_nothing_had_been(
+    title: str, count: int, stories: Path, recipe: Recipe, whole: tuple[Path, RunResult],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("shrinkc.compress.stages.lora.SAVE_SECONDS", 0.0)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(stories), out, recipe, reporter=InterruptAt(title, count))
+    assert not list(out.glob("*.partial")) and not list(out.glob(".*.partial"))
+    compress(str(stories), out, recipe, reporter=Silent())
+    assert contents(out) == contents(whole[0])
+
+
+def test_a_real_signal_during_training(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    """SIGINT to a child: 130, no half-written step; then it ends as an undisturbed run does."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        f'[calibration]\ntext = ["{story_file}"]\nsamples = 16\nlength = 64\n'
+        "[depth]\nremove = 1\nprotect_first = 1\nprotect_last = 1\n"
+        "[lora]\nsamples = 160\nbatch = 4\nlength = 64\n"
+    )
+    command = [sys.executable, "-m", "shrinkc", "compress", str(stories), "--recipe", str(file)]
+    child = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "run")],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        # a background job of a shell inherits a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    scratch = tmp_path / "run" / ".scratch" / "02-lora"
+    deadline = time.monotonic() + 120
+    while not scratch.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=120)
+    assert child.returncode == 130, error
+    words = " ".join(error.split())
+    assert "holds the steps that are complete" in words and "the same command goes on" in words
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"00-source", "01-depth", "run.json"} <= names
+    assert "02-lora" not in names and not any(n.endswith(".partial") for n in names)
+    assert run_cli(["--debug", *command[3:], "-o", str(tmp_path / "run")]) == 0
+    assert run_cli([*command[3:], "-o", str(tmp_path / "fresh")]) == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, _: t["lora"].update(rank=8), "step 03-lora was made from something else: lora.rank: 4 → 8"),
+        (lambda t, _: t["depth"].update(remove=2), "01-depth was made from something else: depth.remove: 1 → 2"),
+        (lambda t, _: t["calibration"].update(samples=16), "calibration.samples: 32 → 16"),
+        (lambda t, _: t.update(run={"threads": 2}), "run.threads: 1 → 2"),
+        (lambda t, _: t.update(run={"seed": 3}), "run.seed: 0 → 3"),
+        (lambda t, d: t["calibration"].update(text=[str(d / "new.txt")]), "new.txt is new"),
+        (lambda t, _: t.pop("width"), "02-width, 03-lora is no step of this recipe"),
+    ],
+)  # fmt: skip
+def test_a_changed_run_stops_and_names_what_changed(
+    change: Change, words: str, stories: Path, story_file: Path, whole: tuple[Path, RunResult],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out = copy_of(whole, tmp_path)
+    before = contents(out)
+    (tmp_path / "new.txt").write_text(story_text(9, 150))
+    changed = tables(story_file)
+    change(changed, tmp_path)
+    with pytest.raises(RunChanged) as caught:
+        compress(str(stories), out, parse_recipe(changed), reporter=Silent())
+    assert words in str(caught.value) and caught.value.exit_code == 63
+    assert contents(out) == before
+    torch.set_num_threads(1)
+
+
+def test_a_changed_text_and_a_changed_model(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    text = Path(shutil.copy(story_file, tmp_path / "t.txt"))
+    model = shutil.copytree(stories, tmp_path / "model")
+    short = {k: v for k, v in tables(text).items() if k in ("calibration", "depth")}
+    run = lambda: compress(str(model), tmp_path / "o", parse_recipe(short), reporter=Silent())  # noqa: E731
+    run()
+    text.write_text(story_text(5, 150))
+    with pytest.raises(RunChanged, match=r"calibration text 1: t.txt has other content\."):
+        run()
+    shutil.copy(story_file, text)
+    run()
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(RunChanged, match=r"00-source .*: model.safetensors has other content\."):
+        run()
+
+
+def test_state_of_an_interrupted_stage_is_not_taken_for_another(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    recipe = tables(story_file)
+    with pytest.raises(KeyboardInterrupt):
+        compress(
+            str(stories), tmp_path / "o", parse_recipe(recipe), reporter=InterruptAt("width", 2)
+        )
+    recipe["width"]["ffn"] = 0.5
+    with pytest.raises(RunChanged, match="02-width was interrupted.*width.ffn: 0.25 → 0.5"):
+        compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=Silent())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: (d / "model.safetensors").write_bytes(b"x"), "model.safetensors is not as it was written"),
+        (lambda d: (d / "config.json").unlink(), "config.json is missing"),
+        (lambda d: (d / "step.json").write_text("{"), "step.json is damaged"),
+        (lambda d: (d / "step.json").unlink(), "step.json is missing"),
+        (lambda d: (d / "step.json").write_text("[]"), "is not the record of a compression step"),
+        (lambda d: shutil.rmtree(d), "02-width is missing, though 03-lora is there"),
+    ],
+)  # fmt: skip
+def test_a_damaged_step_is_named(
+    damage: Callable[[Path], object], words: str, stories: Path, recipe: Recipe,
+    whole: tuple[Path, RunResult], tmp_path: Path,
+) -> None:  # fmt: skip
+    out = copy_of(whole, tmp_path)
+    damage(out / "02-width")
+    with pytest.raises(BadStep) as caught:
+        compress(str(stories), out, recipe, reporter=Silent())
+    assert words in str(caught.value) and caught.value.exit_code == 62
+
+
+def test_another_version_of_a_record(
+    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    file = copy_of(whole, tmp_path) / "01-depth" / "step.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 9}))
+    with pytest.raises(BadStep, match="is of version 9, this shrinkc reads version 1"):
+        compress(str(stories), tmp_path / "run", recipe, reporter=Silent())
+
+
+def test_another_evaluation_measures_again_and_keeps_the_models(
+    stories: Path, story_file: Path, other_file: Path, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    out = copy_of(whole, tmp_path)
+    weights = {n: (out / n / "model.safetensors").stat().st_mtime_ns for n in STEPS[1:]}
+    changed = tables(story_file, other_file)
+    changed["evaluate"]["windows"] = 2
+    result = compress(str(stories), out, parse_recipe(changed), reporter=Silent())
+    assert {n: (out / n / "model.safetensors").stat().st_mtime_ns for n in STEPS[1:]} == weights
+    assert result.rows[1].perplexity != whole[1].rows[1].perplexity
+    record = json.loads((out / "03-lora" / "step.json").read_text())
+    assert record["metrics"]["perplexity"]["windows"] == 2
+
+
+def test_force_starts_over_and_only_on_a_run(
+    stories: Path, story_file: Path, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    out = copy_of(whole, tmp_path)
+    short = parse_recipe({"depth": {"layers": [2]}})
+    compress(str(stories), out, short, reporter=Silent(), force=True)
+    assert sorted(p.name for p in out.iterdir() if p.name[:1].isdigit()) == [
+        "00-source",
+        "01-depth",
+    ]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match="not made by shrinkc"):
+        compress(str(stories), tmp_path / "mine", short, reporter=Silent(), force=True)
+
+
+def test_all_problems_at_once_and_nothing_is_left(stories: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Once upon a time.")
+    recipe = parse_recipe(
+        {
+            "calibration": {"text": [str(short)], "samples": 4, "length": 64},
+            "depth": {"remove": 3, "protect_first": 0, "protect_last": 0},
+            "depth-2": {"remove": 2, "protect_first": 0, "protect_last": 0},
+            "width": {"kv_groups": 2},
+            "lora": {"length": 4096},
+        }
+    )
+    with pytest.raises(BadRecipe) as caught:
+        compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
+    text = str(caught.value)
+    # depth-2 sees the two layers that depth leaves
+    for words in (
+        "5 problems", "[depth-2] 2 of 2 layers", "[width] kv_groups = 2", "[lora] length = 4096",
+        "4 samples of 64 tokens need 256 tokens", "too few for training",
+    ):  # fmt: skip
+        assert words in text
+    assert not (tmp_path / "o").exists()
+
+
+def refused(model: Path, recipe: dict[str, Any], out: Path) -> ShrinkcError:
+    with pytest.raises(ShrinkcError) as caught:
+        compress(str(model), out, parse_recipe(recipe), reporter=Silent())
+    assert not out.exists()
+    return caught.value
+
+
+def test_a_quantised_model_and_another_architecture(tmp_path: Path, story_file: Path) -> None:
+    tiny_gptq(tmp_path / "q", bits=4, group=32)
+    error = refused(tmp_path / "q", {"depth": {"layers": [0]}}, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel)
+    assert "[depth] works on float models, but the model is already quantised" in str(error)
+    write_tiny_llama(tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "gemma"}))
+    error = refused(tmp_path / "m", {"depth": {"layers": [0]}}, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel) and "gemma" in str(error)
+
+
+def test_one_sample_and_no_text(stories: Path, story_file: Path, tmp_path: Path) -> None:
+    few = tables(story_file)
+    few["calibration"]["samples"] = 1
+    error = refused(stories, few, tmp_path / "o")
+    assert isinstance(error, BadData) and "calibration.samples = 1" in str(error)
+    error = refused(stories, {"depth": tables(story_file)["depth"]}, tmp_path / "o")
+    assert isinstance(error, BadData) and "calibration.text is not given" in str(error)
+    none = {**tables(story_file), "evaluate": {"text": str(tmp_path / "none.txt")}}
+    error = refused(stories, none, tmp_path / "o")
+    assert isinstance(error, BadData) and "evaluate.text: there is no file" in str(error)
+
+
+def test_groups_that_will_not_divide_are_found_before_the_work(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    recipe = tables(story_file)
+    recipe["width"] = {"ffn_keep": 200}
+    recipe["gptq"] = {"bits": 4, "group": 32}
+    error = refused(stories, recipe, tmp_path / "o")
+    assert error.exit_code == 20
+    assert "[gptq]" in str(error) and "200" in str(error) and "down_proj" in str(error)
+
+
+def test_dry_run_estimates_and_writes_nothing(
+    stories: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    result = compress(str(stories), tmp_path / "o", recipe, reporter=Silent(), dry_run=True)
+    assert result.estimate.startswith("estimate: about") and "GiB of memory" in result.estimate
+    assert not (tmp_path / "o").exists()
+
+
+def test_two_at_once(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "o").mkdir()
+    with (tmp_path / "o" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (tmp_path / "o" / "run.json").write_text('{"format": "shrinkc-run"}')
+        with pytest.raises(OutputError, match="another shrinkc is working on"):
+            compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
+
+
+def test_a_gguf_file_becomes_a_directory_first(tmp_path: Path) -> None:
+    (tmp_path / "g").mkdir()
+    tiny_gguf(tmp_path / "g" / "model.gguf", layers=3)
+    recipe = parse_recipe({"depth": {"layers": [1]}})
+    out = tmp_path / "o"
+    dry = compress(str(tmp_path / "g"), out, recipe, reporter=Silent(), dry_run=True)
+    assert dry.estimate and not out.exists()
+    result = compress(str(tmp_path / "g"), out, recipe, reporter=Silent())
+    assert (out / "00-source" / "model" / "config.json").is_file()
+    assert [row.layers for row in result.rows] == [3, 2]
+    again = compress(str(tmp_path / "g"), out, recipe, reporter=InterruptAt("depth", 1))
+    assert again.rows == result.rows
+
+
+def test_the_command(stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("[depth]\nlayers = [1]\n")
+    command = ["compress", str(stories), "-o", str(tmp_path / "o"), "--recipe", str(file)]
+    assert run_cli([*command, "--set", "depth.layers=[2]", "--json"]) == 0
+    streams = capsys.readouterr()
+    content = json.loads(streams.out)
+    assert [row["layers"] for row in content["steps"]] == [5, 4]
+    assert content["final"] == str(tmp_path / "o" / "01-depth")
+    record = json.loads((tmp_path / "o" / "01-depth" / "step.json").read_text())
+    assert record["parameters"]["removed"] == [2]
+    for arguments, code in (
+        ([*command, "--set", "depth.layer=2"], 16),
+        (command, 63),
+        (["compress", str(tmp_path / "none"), *command[2:]], 10),
+    ):
+        assert run_cli(arguments) == code
+        streams = capsys.readouterr()
+        assert streams.out == "" and streams.err.startswith("shrinkc: ")
+    (tmp_path / "o" / "01-depth" / "config.json").write_text("{}")
+    assert run_cli([*command, "--set", "depth.layers=[2]"]) == 62

@@ -1,0 +1,120 @@
+"""``shrinkc eval``: the table, the report, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkc.cli.main import run_cli
+
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    text, trivia, tasks = (tmp_path / n for n in ("text.txt", "trivia.jsonl", "tasks.txt"))
+    text.write_text("Once upon a time, there was a little girl named Lily.\n" * 90)
+    rows = [{"question": f"Who is {name}?", "golden_answers": [name]} for name in ("Tom", "Mia")]
+    trivia.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks.write_text("Play: Tom has a ball. He\n2\ngrew.\nbit the sky.\nplays with it.\nof.\n")
+    return {"text": text, "trivia": trivia, "hellaswag": tasks}
+
+
+class Ran:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.words = code, out, " ".join(err.split())
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def shrinkc(capfd: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = run_cli(["eval", *map(str, arguments)])
+        return Ran(code, *capfd.readouterr())
+
+    return run
+
+
+def test_table_and_report(shrinkc: Any, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    options = [f"--{name}={path}" for name, path in files.items()]
+    ran = shrinkc(
+        STORIES, *options, "--windows", 2, "--threads", 1, "--sample", "Once upon a time", "-o", out
+    )
+    assert ran.code == 0, ran.words
+    report = json.loads(out.read_text())
+    assert set(report) == {"model", "perplexity", "trivia", "hellaswag", "samples"}
+    assert report["model"]["threads"] == 1
+    assert report["perplexity"]["windows"] == 2
+    lines = ran.out.splitlines()
+    assert lines[0] == "stories (hf, float32, 1 thread)"
+    assert lines[1].split() == ["measure", "value", "+-", "of"]
+    assert f"{report['perplexity']['perplexity']:.3f}" in lines[2]
+    assert "2 windows, 1022 tokens" in lines[2]
+    assert "trivia.jsonl has no contexts" in ran.out
+    assert "HellaSwag acc_norm" in ran.out
+    assert "> Once upon a time\n, there was a little girl named Lily." in ran.out
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_json_alone_on_stdout(shrinkc: Any, files: dict[str, Path]) -> None:
+    options = ("--windows", 1, "--json", "--dtype", "bfloat16", "--batch", 2)
+    ran = shrinkc(STORIES, "--text", files["text"], *options)
+    assert ran.code == 0, ran.words
+    assert ran.json["perplexity"]["dtype"] == "bfloat16"
+    assert ran.json["model"]["batch"] == 2
+
+
+def test_the_batch_does_not_matter(shrinkc: Any, files: dict[str, Path]) -> None:
+    options = [f"--{name}={path}" for name, path in files.items()]
+    a, b = (shrinkc(STORIES, *options, "--batch", n, "--json").json for n in (1, 8))
+    assert a["perplexity"]["loss"] == pytest.approx(b["perplexity"]["loss"], rel=1e-6)
+    for part in ("trivia", "hellaswag"):
+        for report in (a, b):
+            del report[part]["seconds"]
+        assert a[part] == b[part]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([STORIES], 2, "nothing to measure was asked for. Hint: give at least one of --text FILE"),
+        ([STORIES, "--sample", "a", "--windows", "0"], 2, "--windows 0 is not possible"),
+        ([STORIES, "--sample", "a", "--windows", "some"], 2, "allowed: 1 and more, or all"),
+        ([STORIES, "--sample", "a", "--threads", "0"], 2, "--threads 0 is not possible"),
+        ([STORIES, "--sample", "a", "--engine", "host"], 2, "is not a compiled directory"),
+        ([STORIES, "--sample", "a", "--chat"], 2, "no chat template"),
+        ([STORIES, "--text", "{text}", "--chat"], 2, "--chat is about samples"),
+        ([STORIES, "--text", "{text}", "--windows", "99"], 2, "windows of 512 tokens need"),
+        ([STORIES, "--text", "{text}", "--protocol", "wikitext2048"], 2, "needs 2048 positions"),
+        ([STORIES, "--text", "nowhere.txt"], 17, "nowhere.txt cannot be read"),
+        ([STORIES, "--trivia", "{text}"], 17, "line 1: no JSON"),
+        ([STORIES, "--hellaswag", "{trivia}"], 17, "line 1: KeyError"),
+        (["../nowhere", "--sample", "a"], 10, "does not exist"),
+        ([STORIES, "--sample", "a", "-o", "no/where.json"], 40, "does not exist"),
+    ],
+)  # fmt: skip
+def test_refusals(
+    shrinkc: Any, files: dict[str, Path], arguments: list[object], code: int, says: str
+) -> None:  # fmt: skip
+    ran = shrinkc(*(str(a).format(**files) for a in arguments))
+    assert (ran.code, ran.out) == (code, "")
+    assert says in ran.words
+
+
+def test_a_failed_run_writes_no_report(
+    shrinkc: Any, files: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "report.json"
+    out.write_text("before")
+    assert shrinkc(STORIES, "--text", files["text"], "--windows", 99, "-o", out).code == 2
+    assert out.read_text() == "before"
+    assert shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out).code == 0
+    assert json.loads(out.read_text())["perplexity"]["windows"] == 1

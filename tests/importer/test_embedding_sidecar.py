@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.tiny_llama import write_safetensors
+from shrinkc.core.errors import BadWeights, ShapeMismatch
+from shrinkc.importer import QuantizedWeight
+from shrinkc.importer.embedding_sidecar import (
+    check_agreement,
+    embedding_format,
+    read_embedding,
+    write_embedding,
+)
+
+
+def table(
+    bits: int = 4, group: int = 8, hidden: int = 24, symmetric: bool = False
+) -> QuantizedWeight:
+    rng = np.random.default_rng(bits)
+    groups = -(-hidden // group)
+    scale = rng.uniform(0.01, 1, (10, groups)).astype(np.float16).astype(np.float32)
+    offset = rng.uniform(-1, 0, (10, groups)).astype(np.float16).astype(np.float32)
+    if symmetric:
+        offset = -float(1 << (bits - 1)) * scale
+    q = rng.integers(0, 1 << bits, (10, hidden)).astype(np.uint8)
+    return QuantizedWeight(bits, group, q, scale, offset)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, 8), (8, 24), (8, 16)])
+def test_round_trip(tmp_path: Path, bits: int, group: int, symmetric: bool) -> None:
+    written = table(bits, group, symmetric=symmetric)
+    write_embedding(tmp_path / "e.safetensors", written)
+    read = read_embedding(tmp_path / "e.safetensors")
+    assert (read.bits, read.group, read.order) == (bits, group, None)
+    for name in ("q", "scale", "offset"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    assert embedding_format(tmp_path / "e.safetensors") == (bits, group, not symmetric)
+    assert [file.name for file in tmp_path.iterdir()] == ["e.safetensors"]
+    again = tmp_path / "again.safetensors"
+    write_embedding(again, written)
+    assert again.read_bytes() == (tmp_path / "e.safetensors").read_bytes()
+
+
+def test_other_libraries_can_read_it(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    written = table()
+    write_embedding(tmp_path / "e.safetensors", written)
+    with safe_open(tmp_path / "e.safetensors", "np") as file:
+        q = file.get_tensor("q")
+        np.testing.assert_array_equal(q & 15, written.q[:, 0::2])
+        np.testing.assert_array_equal(q >> 4, written.q[:, 1::2])
+        assert file.get_tensor("scale").dtype == np.float16
+        assert file.metadata()["group"] == "8"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"order": np.arange(24)},
+        {"scale": np.full((10, 3), 1 / 3, dtype=np.float32)},
+        {"offset": np.full((10, 3), 1e6, dtype=np.float32)},
+        {"bits": 3},
+    ],
+)
+def test_what_the_file_cannot_hold(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError):
+        write_embedding(tmp_path / "e.safetensors", dataclasses.replace(table(), **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "said"),
+    [
+        ({"version": "2"}, {}, "version '2'"),
+        ({"format": "pt"}, {}, "format 'pt'"),
+        ({"bits": "3"}, {}, "bits = '3'"),
+        ({"group": "x"}, {}, "group = 'x'"),
+        ({"group": "0"}, {}, "group = '0'"),
+        ({"group": "25"}, {}, "group = 25 with 24 inputs"),
+        ({}, {"q": np.zeros((10, 12), dtype=np.int8)}, "q has to be U8"),
+        ({}, {"scale": np.ones((10, 2), dtype=np.float16)}, "scale is [10, 2], not [10, 3]"),
+        ({}, {"offset": np.ones((10, 3), dtype=np.float32)}, "offset has to be F16"),
+        ({}, {"other": np.ones(1, dtype=np.float32)}, "unexpected other"),
+        ({}, {"scale": np.zeros((10, 3), dtype=np.float16)}, "positive and finite"),
+        ({}, {"offset": np.full((10, 3), np.nan, dtype=np.float16)}, "finite"),
+    ],
+)
+def test_refused(
+    tmp_path: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray], said: str
+) -> None:
+    base = {"format": "shrinkc-embedding", "version": "1", "bits": "4", "group": "8"}
+    parts = {
+        "q": np.zeros((10, 12), dtype=np.uint8),
+        "scale": np.ones((10, 3), dtype=np.float16),
+        "offset": np.ones((10, 3), dtype=np.float16),
+    }
+    file = tmp_path / "e.safetensors"
+    write_safetensors(file, {**parts, **tensors}, metadata={**base, **metadata})
+    with pytest.raises(BadWeights) as caught:
+        read_embedding(file)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("F16", 11), ("F32", 24), ("BF16", 8)])
+def test_agreement_up_to_rounding(dtype: str, digits: int) -> None:
+    weight = table()
+    exact = weight.dequantized()
+    mantissa, exponent = np.frexp(exact)
+    rounded = np.ldexp(np.round(mantissa * 2**digits) / 2**digits, exponent).astype(np.float32)
+    check_agreement(Path("e"), weight, rounded, dtype)
+    rounded[3, 4] *= 1.02
+    with pytest.raises(ShapeMismatch, match="differ in 1 of 240 values"):
+        check_agreement(Path("e"), weight, rounded, dtype)
+    with pytest.raises(ShapeMismatch, match=r"holds \[10, 24\]"):
+        check_agreement(Path("e"), weight, rounded[:5], dtype)

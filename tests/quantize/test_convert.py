@@ -1,0 +1,330 @@
+"""Quantised checkpoints: the integers of the file are the integers of the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from end_to_end.programs import add_adapters
+from helpers.quantised import FIELDS, Format, formats_of, quantise, quantised_model
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core.errors import QuantizeError
+from shrinkc.importer import FloatModel, QuantizedWeight, forward, load_hf
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.quantize.weights import D_MAX, MatrixFormat, Output, convert_matrix, fuse
+from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
+
+OUT = Output(2.0**-20 / 127, 16)
+FORMATS = [
+    Format(bits, group, zero)
+    for bits in (2, 3, 4, 8)
+    for group in (16, 32, 128, None)
+    for zero in ("middle", "integer", "float")
+]
+
+
+def random_weight(n: int, k: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows = np.exp(0.7 * rng.standard_normal((n, 1)))
+    return (rng.standard_normal((n, k)) * rows / np.sqrt(k)).astype(np.float32)
+
+
+def tables(w: QLinear, values: np.ndarray) -> np.ndarray:
+    """[n, nseg] over [n, k]."""
+    return np.repeat(values.astype(np.int64), w.seg, axis=1)[:, : w.k]
+
+
+def dequantized(w: QuantizedWeight) -> np.ndarray:
+    """float64 [n, k] in stored order."""
+    spread = np.repeat(np.arange(w.scale.shape[1]), w.group)[: w.q.shape[1]]
+    return w.q * w.scale.astype(np.float64)[:, spread] + w.offset.astype(np.float64)[:, spread]
+
+
+# --- one matrix --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("f", FORMATS, ids=str)
+@pytest.mark.parametrize("k", [64, 256, 300])
+def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
+    """q is the file's less a constant; scales and offsets are within half a unit of the row."""
+    w = quantise(random_weight(13, k, k), f, np.random.default_rng(k))
+    m = convert_matrix("w", w, OUT)
+    assert m.bits == (8 if f.bits == 8 else 4)
+    shift = 1 << (m.bits - 1)
+    widened = shift - (1 << (f.bits - 1))
+    np.testing.assert_array_equal(m.q.astype(int) + shift, w.q.astype(int) + widened)
+    assert (m.b is None) == (f.zero == "middle")
+    group = w.group if w.group < k else None
+    assert m.group == group and (group is None or group % m.seg == 0)
+    want, unit = dequantized(w), m.row_scale[:, None]
+    if m.d is None:
+        # only the grid of the rows: half a unit of the multiplier of the largest
+        np.testing.assert_allclose(m.dequantized(), want, rtol=0.5 / m.r.min() + 1e-6)
+        return
+    spread = np.repeat(np.arange(w.scale.shape[1]), w.group)[:k]
+    scale = w.scale.astype(np.float64)[:, spread]
+    assert (np.abs(tables(m, m.d) * unit - scale) <= 0.5000001 * unit).all()
+    # d is as fine as the row's largest scale allows
+    assert m.d.max(axis=1).min() >= D_MAX // 2 - 1
+    # the scale's half unit for every step from zero, and the offset's
+    steps = np.abs(want) / scale + 1
+    assert (np.abs(m.dequantized() - want) <= 0.51 * unit * (steps + 1)).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_zero_points_stay_exact(bits: int) -> None:
+    """b = d * zero wherever the checkpoint has integer zero points: a stored zero is a zero."""
+    w = quantise(random_weight(20, 96, 3), Format(bits, 32, "integer"), np.random.default_rng(1))
+    m = convert_matrix("w", w, OUT)
+    assert m.b is not None and m.d is not None
+    zero = np.rint(-w.offset / w.scale).astype(int) - (1 << (bits - 1))
+    per = m.nseg // zero.shape[1]
+    np.testing.assert_array_equal(m.b, m.d.astype(int) * np.repeat(zero, per, axis=1))
+    zeros = dequantized(w) == 0
+    assert zeros.any()
+    assert (m.dequantized()[zeros] == 0).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("far", [3.0, 300.0, 30000.0])
+def test_offsets_far_from_zero(bits: int, far: float) -> None:
+    """Groups whose values lie many steps away from zero: within a unit of the row, in int16."""
+    rng = np.random.default_rng(4)
+    n, groups = 6, 4
+    w = QuantizedWeight(
+        bits, 16, rng.integers(0, 1 << bits, (n, 64)).astype(np.uint8),
+        rng.uniform(0.5, 1, (n, groups)).astype(np.float32),
+        (far * rng.choice([-1, 1], (n, groups))).astype(np.float32),
+    )  # fmt: skip
+    m = convert_matrix("w", w, OUT)
+    assert np.abs(m.effective()).max() <= 32767
+    error = np.abs(m.dequantized() - dequantized(w))
+    assert (error <= (0.51 * (1 << bits) + 0.51) * m.row_scale[:, None]).all()
+
+
+def test_hopeless_offsets_are_refused() -> None:
+    """Nothing but an int16 holds them, and it would lose every weight."""
+    w = QuantizedWeight(
+        4, 16, np.ones((1, 16), np.uint8), np.full((1, 1), 1e-30, np.float32),
+        np.full((1, 1), 1e30, np.float32),
+    )  # fmt: skip
+    try:
+        m = convert_matrix("w", w, OUT)
+    except QuantizeError as refused:
+        assert "offsets are too large" in str(refused)
+    else:
+        np.testing.assert_allclose(m.dequantized(), 1e30, rtol=1e-3)
+
+
+def test_one_sided_scales_of_every_size() -> None:
+    """Group scales 1000 times apart in one row: the least is at least one unit."""
+    w = quantise(random_weight(4, 128, 7), Format(4, 16), np.random.default_rng(2))
+    scale = w.scale * np.logspace(0, -3, 8, dtype=np.float32)[None, :]
+    w = replace(w, scale=scale, offset=-8 * scale)
+    m = convert_matrix("w", w, OUT)
+    assert m.d is not None and m.d.min() == 1
+    assert (np.abs(m.dequantized() - dequantized(w)) <= 8.01 * m.row_scale[:, None]).all()
+
+
+# --- fusing ------------------------------------------------------------------------------
+
+
+def test_parts_of_different_widths_and_groups() -> None:
+    """The widest bits, the gcd of the groups; every weight as in its own matrix."""
+    rng = np.random.default_rng(5)
+    parts = {
+        "q": quantise(random_weight(5, 192, 1), Format(4, 64, "integer"), rng),
+        "k": quantise(random_weight(3, 192, 2), Format(8, 48), rng),
+        "v": quantise(random_weight(4, 192, 3), Format(2, None), rng),
+    }
+    w = fuse(parts)
+    assert (w.bits, w.group) == (8, 16)
+    want = np.concatenate([dequantized(p) for p in parts.values()])
+    np.testing.assert_allclose(dequantized(w), want, rtol=1e-6, atol=1e-7)
+    declared = [(4, 64, True), (8, 48, False), (2, 192, False)]
+    assert MatrixFormat.of(w) == MatrixFormat.fused(declared, 192) == MatrixFormat(8, 16, True)
+    m = convert_matrix("w", w, OUT)
+    np.testing.assert_array_equal(m.q[:5].astype(int) + 8, parts["q"].q)
+    np.testing.assert_array_equal(m.q[5:8].astype(int) + 128, parts["k"].q)
+    np.testing.assert_array_equal(m.q[8:].astype(int) + 2, parts["v"].q)
+
+
+def test_different_orders_are_refused_by_name() -> None:
+    rng = np.random.default_rng(6)
+    w = random_weight(4, 32)
+    a = quantise(w, Format(4, 8), rng, rng.permutation(32))
+    b = quantise(w, Format(4, 8), rng)
+    with pytest.raises(QuantizeError, match="layer 0 q_proj and layer 0 k_proj") as refused:
+        fuse({"layer 0 q_proj": a, "layer 0 k_proj": b})
+    assert "act-order" in str(refused.value)
+    fuse({"a": a, "b": a})
+
+
+# --- whole models ------------------------------------------------------------------------
+
+SIZES: dict[str, Any] = {
+    "hidden": 64, "intermediate": 96, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16,
+}  # fmt: skip
+
+
+def base(folder: Path, **shape: Any) -> FloatModel:
+    write_tiny_llama(folder, **{**SIZES, **shape})
+    return load_hf(folder)
+
+
+def overrides(layer: int, module: str) -> Format | None:
+    """Everything at once: widths and groups per module and layer, float parts, act-order."""
+    if layer < 0:
+        return Format(8, 32) if module == "embedding" else None
+    if module in ("q_proj", "k_proj", "v_proj"):
+        bits = {"q_proj": 4, "k_proj": 8, "v_proj": 3}[module]
+        return Format(bits, 32 if module == "k_proj" else 16, "integer", act_order=True)
+    if module == "o_proj":
+        return Format(4, 32, "float", act_order=layer == 1)
+    if module == "down_proj":
+        return Format(2 if layer else 4, 16, "integer", act_order=True)
+    return None if layer == 0 else Format(4, None, "middle", act_order=True)
+
+
+MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gptq-4-128": (lambda i, m: Format(4, 128) if i >= 0 else None, {"hidden": 128, "intermediate": 256}),
+    "gptq-asymmetric-act-order": (
+        lambda i, m: Format(4, 32, "integer", act_order=True) if i >= 0 else None,
+        {"tied": False},
+    ),
+    "gptq-8-per-row": (lambda i, m: Format(8, None) if i >= 0 else None, {}),
+    "q4_1": (lambda i, m: Format(4, 32, "float") if i >= 0 else Format(8, 32), {}),
+    "q8_0": (lambda i, m: Format(8, 32), {"tied": False}),
+    "2-bit": (lambda i, m: Format(2, 16, "integer") if i >= 0 else Format(4, 16, "float"), {}),
+    "overrides": (overrides, {}),
+    "head-act-order": (
+        lambda i, m: Format(4, 16, act_order=m != "embedding") if m != "embedding" else None,
+        {"tied": False},
+    ),
+}  # fmt: skip
+
+
+def lowered(folder: Path, name: str, **shape: Any) -> tuple[FloatModel, Graph]:
+    format_of, sizes = MODELS[name]
+    model = quantised_model(base(folder, **{**sizes, **shape}), format_of)
+    return model, lower(model, QuantOptions(), 32)
+
+
+def logits_of(graph: Graph, ids: list[int]) -> np.ndarray:
+    head = next(op.weight for op in graph.ops if isinstance(op, Linear) and op.layer < 0)
+    return np.asarray(Interpreter(graph).forward(ids, all_logits=True)) * 2.0**-head.frac
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_integer_model_is_close_to_float_with_the_same_weights(tmp_path: Path, name: str) -> None:
+    """Relative RMS error of all logits below 0.04: what 8-bit activations cost (random weights)."""
+    model, graph = lowered(tmp_path, name)
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
+    want, got = forward(model, ids, np.float64), logits_of(graph, ids)
+    assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.04
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_matrix_of_the_graph_holds_the_files_integers(tmp_path: Path, name: str) -> None:
+    model, graph = lowered(tmp_path, name)
+    found = {op.weight.name: op.weight for op in graph.ops if isinstance(op, Linear)}
+    table = next(op.table for op in graph.ops if isinstance(op, Embed))
+    compared = 0
+
+    def same(m: QLinear, rows: slice, w: object, order: np.ndarray | None = None) -> None:
+        nonlocal compared
+        if isinstance(w, QuantizedWeight):
+            q = w.q if order is None else w.q[order]
+            np.testing.assert_array_equal(m.q[rows].astype(int) + (1 << (w.bits - 1)), q)
+            compared += q.size
+
+    c = model.config
+    nq, nkv, ffn = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.intermediate_size
+    for i, layer in enumerate(model.layers):
+        qkv, gu = found[f"layer{i}.qkv"], found[f"layer{i}.gate_up"]
+        same(qkv, slice(0, nq), layer.wq)
+        same(qkv, slice(nq, nq + nkv), layer.wk)
+        same(qkv, slice(nq + nkv, None), layer.wv)
+        same(found[f"layer{i}.o"], slice(None), layer.wo)
+        same(found[f"layer{i}.down"], slice(None), layer.w_down)
+        order = layer.w_down.order if isinstance(layer.w_down, QuantizedWeight) else None
+        same(gu, slice(0, ffn), layer.w_gate, order)
+        same(gu, slice(ffn, None), layer.w_up, order)
+    same(table, slice(None), model.embedding)
+    if model.head is not None:
+        same(found["head"], slice(None), model.head)
+    assert compared > 10_000
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("sides", [False, True])
+def test_shapes_from_the_headers_are_those_of_the_graph(
+    tmp_path: Path, name: str, sides: bool
+) -> None:
+    """Column orders apart, which headers do not tell."""
+    format_of, sizes = MODELS[name]
+    model = quantised_model(base(tmp_path, **sizes), format_of)
+    ranks = {}
+    if sides:
+        add_adapters(model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 4})
+        ranks = {"qkv": 2, "o": 3, "gate_up": 1, "down": 4}
+    a = shapes_of_graph(lower(model, QuantOptions(), 16), 500)
+    b = shapes_of_config(model.config, QuantOptions(), 16, 500, ranks, formats_of(model))
+    assert replace(a, perms=0) == b
+
+
+@pytest.mark.parametrize("name", ["gptq-asymmetric-act-order", "overrides", "gptq-4-128"])
+def test_side_paths_next_to_a_checkpoints_integers(tmp_path: Path, name: str) -> None:
+    """As EoRA has them, also where columns are in another order: relative RMS error of all logits
+    below 0.1 (these random ones are as large as the weights; a's columns in a wrong order: 0.5)."""
+    format_of, sizes = MODELS[name]
+    model = quantised_model(base(tmp_path, **sizes), format_of)
+    add_adapters(model, dict.fromkeys(FIELDS, 5))
+    graph = lower(model, QuantOptions(), 32)
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
+    want, got = forward(model, ids, np.float64), logits_of(graph, ids)
+    assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.1
+
+
+def test_permutations_are_where_they_cannot_be_folded(tmp_path: Path) -> None:
+    """qkv, o and gate_up gather their input; down's order is that of gate's and up's rows."""
+    _, graph = lowered(tmp_path, "gptq-asymmetric-act-order")
+    for layer in range(graph.num_layers):
+        inputs = [op for op in graph.body(layer) if isinstance(op, (NormQuant, Quant))]
+        assert [op.perm is not None for op in inputs] == [True, True, True, False]
+
+
+def test_a_float_part_of_a_fused_matrix_is_refused_by_name(tmp_path: Path) -> None:
+    model = quantised_model(base(tmp_path), lambda i, m: Format() if m == "k_proj" else None)
+    for refused in (
+        lambda: lower(model, QuantOptions(), 16),
+        lambda: shapes_of_config(model.config, QuantOptions(), 16, 9, {}, formats_of(model)),
+    ):
+        with pytest.raises(QuantizeError, match=r"layer 0: k_proj .* q_proj, v_proj float"):
+            refused()
+
+
+def test_an_embedding_in_another_order_is_refused(tmp_path: Path) -> None:
+    model = quantised_model(
+        base(tmp_path, tied=False), lambda i, m: Format(4, 16, act_order=True) if i < 0 else None
+    )
+    with pytest.raises(QuantizeError, match="embedding's columns"):
+        lower(model, QuantOptions(), 16)
+
+
+def test_groups_of_the_options_are_for_float_matrices_only(tmp_path: Path) -> None:
+    """--group 7 divides nothing here; it is refused for what is float alone."""
+    model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
+    lower(model, QuantOptions(group=7), 16)
+    some = quantised_model(base(tmp_path / "b"), lambda i, m: Format() if m == "o_proj" else None)
+    with pytest.raises(QuantizeError) as refused:
+        lower(some, QuantOptions(group=7), 16)
+    assert "down (96)" in str(refused.value) and "o (64)" not in str(refused.value)
