@@ -47,7 +47,7 @@ class Recorder:
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
         """See :class:`shrinkc.core.progress.Reporter`."""
-        yield lambda done, total: self.heard.append((title, done, total))
+        yield lambda done, total, detail="": self.heard.append((title, done, total))
 
 
 def context(folder: Path, source: Path, **changes: Any) -> StepContext:

@@ -143,7 +143,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(
     title: str, count: int, stories: Path, recipe: Recipe, whole: tuple[Path, RunResult],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("shrinkc.compress.stages.lora.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("shrinkc.compress.training.SAVE_SECONDS", 0.0)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         compress(str(stories), out, recipe, reporter=InterruptAt(title, count))

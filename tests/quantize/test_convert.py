@@ -134,6 +134,47 @@ def test_one_sided_scales_of_every_size() -> None:
     assert (np.abs(m.dequantized() - dequantized(w)) <= 8.01 * m.row_scale[:, None]).all()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero", ["middle", "integer", "float"])
+@pytest.mark.parametrize("group", [32, None])
+def test_groups_of_one_value_decide_nothing(bits: int, zero: str, group: int | None) -> None:
+    """The scale of weights that are all equal says nothing (importers put 1 where the file has 0): the
+    others of the row and of the matrix keep their precision, and the equal ones their value."""
+    w = quantise(random_weight(12, 128, 8), Format(bits, group, zero), np.random.default_rng(3))
+    q, scale, offset = w.q.copy(), w.scale.copy(), w.offset.copy()
+    where = [(0, g) for g in range(scale.shape[1])] + [(5, 0)]  # a whole row, and a group
+    for row, g in where:
+        q[row, g * w.group : (g + 1) * w.group] = middle = 1 << (bits - 1)
+        scale[row, g], offset[row, g] = 1000.0, -1000.0 * middle
+        if zero == "float":
+            offset[row, g] += np.float32(0.05)  # Q4_1: all weights are the minimum
+    changed = replace(w, q=q, scale=scale, offset=offset)
+    m, before = convert_matrix("w", changed, OUT), convert_matrix("w", w, OUT)
+    want = dequantized(changed)
+    touched = np.zeros(want.shape, bool)
+    for row, g in where:
+        touched[row, g * w.group : (g + 1) * w.group] = True
+    error, usual = np.abs(m.dequantized() - want), np.abs(before.dequantized() - dequantized(w))
+    assert error[~touched].max() <= 1.5 * usual.max() + 1e-9
+    assert (
+        error[touched] <= 0.51 * np.broadcast_to(m.row_scale[:, None], want.shape)[touched]
+    ).all()
+    if zero != "float":
+        assert (m.dequantized()[touched] == 0).all()
+
+
+@pytest.mark.parametrize("smaller", [20_000, 30_000, 40_000])
+def test_rows_far_smaller_than_the_largest(smaller: int) -> None:
+    """Where a row's multiplier is 1 or 2, its group scales still fit their range."""
+    w = quantise(random_weight(6, 64, 9), Format(4, 32), np.random.default_rng(4))
+    scale = w.scale.copy()
+    scale[0] = scale[1:].max() / smaller
+    w = replace(w, scale=scale, offset=-8 * scale)
+    m, want = convert_matrix("w", w, OUT), dequantized(w)
+    assert 1 <= m.r[0] <= 3
+    np.testing.assert_allclose(m.dequantized()[0], want[0], rtol=0.01)
+
+
 # --- fusing ------------------------------------------------------------------------------
 
 

@@ -408,11 +408,11 @@ def stages_of(
     if narrow:
         stages.append(Stage("width", "width", width.Settings(**narrow)))
     chosen = _gptq_of(choice, config, settings)
-    given = [s for s in recipe.stages if s.kind != "eora"]
+    given = [s for s in recipe.stages if s.kind not in ("scales", "eora")]
     name = next((s.name for s in given if s.kind == "gptq"), "gptq")
     stages += [s for s in given if s.kind != "gptq"]
     stages.append(Stage(name, "gptq", chosen))
-    return stages + [s for s in recipe.stages if s.kind == "eora"]
+    return stages + [s for s in recipe.stages if s.kind in ("scales", "eora")]
 
 
 def _gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:

@@ -12,7 +12,7 @@ from shrinkc.compress.calibration import Calibration
 from shrinkc.compress.facts import ModelFacts
 from shrinkc.compress.fingerprint import needs_calibration
 from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage
-from shrinkc.compress.stages import stage_module
+from shrinkc.compress.stages import ON_INTEGERS, stage_module
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,
@@ -25,7 +25,7 @@ from shrinkc.core.errors import (
 # Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
-PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "eora": 16}
+PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16}
 TIMED_TOKENS = 512
 TIMED_PASSES = 4
 GIB = 1 << 30
@@ -83,7 +83,7 @@ def preflight(
             ))  # fmt: skip
             chain.append(now)
             continue
-        kind = QuantizeError if stage.kind in ("gptq", "eora") else BadRecipe
+        kind = QuantizeError if stage.kind in ON_INTEGERS else BadRecipe
         found = module.preflight(stage.settings, now)
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))

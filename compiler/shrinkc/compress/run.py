@@ -24,7 +24,7 @@ from shrinkc.compress.fingerprint import (
 )
 from shrinkc.compress.preflight import Preflight, preflight
 from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage, parse_toml
-from shrinkc.compress.stages import StepContext, StepReport, stage_module
+from shrinkc.compress.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compress.steps import (
     StepRecord,
     list_files,
@@ -272,7 +272,8 @@ class _Run:
 
     def _fingerprint(self, stage: Stage, before: StepRecord) -> Fingerprint:
         made_from = before.fingerprint if before.stage == "source" else before.outcome()
-        return made_from | run_fingerprint(self.recipe) | stage_fingerprint(stage, self.calibration)
+        made_from = made_from | run_fingerprint(self.recipe) | {"device": self.device}
+        return made_from | stage_fingerprint(stage, self.calibration)
 
     def _step(self, number: int) -> None:
         stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
@@ -313,7 +314,7 @@ class _Run:
         import torch
 
         torch.manual_seed(self.recipe.run.seed)
-        floats = [r for r in self.records if r.stage != "gptq" and r.stage != "eora"]
+        floats = [r for r in self.records if r.stage not in ON_INTEGERS]
         context = StepContext(
             source=self._model_of(before),
             out=folder,

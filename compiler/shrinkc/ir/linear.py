@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ ACC_MAX = (1 << 31) - 1
 SEGMENT_SUM_MAX = 1 << 30  # 16-fold for 4-bit weights: their kernel meets high nibbles in place
 WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
 _CACHED = 1 << 18
+_CHUNK = 1 << 20  # weights
 
 
 def segment_size(k: int, group: int | None) -> int:
@@ -89,7 +91,7 @@ class QLinear:
 
     def segment_bounds(self) -> np.ndarray:
         """int64 [n, nseg]: the largest |sum| that a segment can give before ``drop``."""
-        return segment_bounds(self.effective(), self.seg)
+        return magnitudes(self.q, self.d, self.b, self.seg)[1]
 
     def unit_bound(self) -> int:
         """Largest |acc| that c = 1 everywhere could give."""
@@ -149,10 +151,26 @@ def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: in
     return w
 
 
-def segment_bounds(weights: np.ndarray, seg: int) -> np.ndarray:
-    """127 * sum |w| per segment: weights [n, k] -> int64 [n, nseg]."""
-    starts = np.arange(0, weights.shape[1], seg)
-    return np.add.reduceat(np.abs(weights), starts, axis=1).astype(I64) * QMAX
+def magnitudes(
+    q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the effective weights: the largest magnitude of each row, int64 [n], and 127 * sum |w| per
+    segment, int64 [n, nseg].  Some rows at a time, because int64 is eight times the matrix."""
+    n, k = q.shape
+    starts = np.arange(0, k, seg)
+    largest, sums = np.empty(n, I64), np.empty((n, len(starts)), I64)
+    for rows in row_slices(n, k):
+        w = effective(q[rows], None if d is None else d[rows], None if b is None else b[rows], seg)
+        np.abs(w, out=w)
+        largest[rows] = w.max(axis=1)
+        sums[rows] = np.add.reduceat(w, starts, axis=1) * QMAX
+    return largest, sums
+
+
+def row_slices(n: int, k: int) -> Iterator[slice]:
+    """All rows of a matrix [n, k], so many at a time that copies in 64 bit stay small."""
+    step = max(1, _CHUNK // max(k, 1))
+    return (slice(at, at + step) for at in range(0, n, step))
 
 
 def unit_bound(bounds: np.ndarray, drop: int) -> int:

@@ -17,7 +17,7 @@ from shrinkc.ir.linear import (
     SEGMENT_SUM_MAX,
     WEIGHT_MAX,
     QLinear,
-    segment_bounds,
+    magnitudes,
     unit_bound,
 )
 from shrinkc.ir.ops import (
@@ -108,10 +108,9 @@ def rule_drop(graph: Graph, op: Op) -> str | None:
 def rule_accumulator(graph: Graph, op: Op) -> str | None:
     """Every sum fits int32 whatever the activations are, and every weight int16."""
     for w in matrices(op):
-        weights = w.effective()
-        if int(np.abs(weights).max(initial=0)) > WEIGHT_MAX:
+        largest, bounds = magnitudes(w.q, w.d, w.b, w.seg)
+        if int(largest.max(initial=0)) > WEIGHT_MAX:
             return f"{w.name}: a weight of more than {WEIGHT_MAX} units"
-        bounds = segment_bounds(weights, w.seg)
         top = int(bounds.max(initial=0)) * (16 if w.bits == 4 else 1)
         if w.d is not None and top > SEGMENT_SUM_MAX:
             return f"{w.name}: a segment's sum up to {top}, more than {SEGMENT_SUM_MAX}"

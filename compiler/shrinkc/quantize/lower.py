@@ -20,7 +20,7 @@ from shrinkc.importer.model import (
     dense,
 )
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import CMAX, LowRank, QLinear
+from shrinkc.ir.linear import CMAX, LowRank, QLinear, row_slices
 from shrinkc.ir.ops import (
     Attention,
     Embed,
@@ -78,16 +78,23 @@ def frac_for(bound: float) -> int:
 def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     """A hard bound of W (gain * x) for ||x|| <= sqrt(K): max ||row * gain|| * sqrt(K) by
     Cauchy-Schwarz, and what the rounding of gain * x may add."""
-    w = weight.astype(np.float64)
-    k = w.shape[1]
+    k = weight.shape[1]
     top = 1.0 if gain is None else float(np.abs(gain).max(initial=0.0))
-    rows = _largest_norm(w if gain is None else w * gain[None, :])
+    plain = _largest_norm(weight)
+    rows = plain if gain is None else _largest_norm(weight, gain)
     # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K) * top
-    return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * _largest_norm(w))
+    return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * plain)
 
 
-def _largest_norm(w: np.ndarray) -> float:
-    return float(np.sqrt((w**2).sum(axis=1).max(initial=0.0)))
+def _largest_norm(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
+    """max ||row * gain||."""
+    out = 0.0
+    for rows in row_slices(*weight.shape):
+        w = weight[rows].astype(np.float64)
+        if gain is not None:
+            w *= gain
+        out = max(out, float(np.sqrt((w**2).sum(axis=1).max(initial=0.0))))
+    return out
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ class _Source:
     def side_bound(self, gain: np.ndarray | None) -> float:
         if self.side is None:
             return 0.0
-        return row_bound(self.side.a, gain) * _largest_norm(self.side.b.astype(np.float64))
+        return row_bound(self.side.a, gain) * _largest_norm(self.side.b)
 
     def with_rows(self, order: np.ndarray) -> _Source:
         """Rows in another order."""

@@ -22,9 +22,9 @@ from shrinkc.ir.linear import (
     SEGMENT_SUM_MAX,
     WEIGHT_MAX,
     QLinear,
-    effective,
     largest_cmax,
-    segment_bounds,
+    magnitudes,
+    row_slices,
     segment_size,
     unit_bound,
 )
@@ -171,7 +171,7 @@ def quantize_matrix(
         top, bottom = np.maximum(w.max(axis=-1), 0), np.minimum(w.min(axis=-1), 0)
         raw, centre = (top - bottom) / (high - low), (top + bottom) / 2
     else:
-        raw = _symmetric_scale(w, bits)
+        raw = np.concatenate([_symmetric_scale(w[rows], bits) for rows in row_slices(n, k)])
     empty = raw == 0  # groups of zeros
     raw = np.maximum(raw, 1e-30)
 
@@ -180,11 +180,14 @@ def quantize_matrix(
         d = np.clip(np.ceil(raw / unit - 1e-9), 1, D_MAX if grouped else 1)
         b = np.rint((low + high) / 2 * d - centre / unit) if asymmetric else np.zeros_like(d)
         b[empty] = 0
-        steps = w / unit[..., None] + b[..., None]
-        steps /= d[..., None]
-        q = np.clip(np.rint(steps, out=steps), low, high, out=steps)
-        flat = np.ascontiguousarray(q.reshape(n, -1)[:, :k]).astype(np.int8)
-        return _Integers(flat, d if grouped else None, b if asymmetric else None)
+        q = np.empty((n, k), np.int8)
+        for rows in row_slices(n, k):
+            steps = w[rows] / unit[rows, :, None]
+            steps += b[rows, :, None]
+            steps /= d[rows, :, None]
+            np.clip(np.rint(steps, out=steps), low, high, out=steps)
+            q[rows] = steps.reshape(len(steps), -1)[:, :k]
+        return _Integers(q, d if grouped else None, b if asymmetric else None)
 
     # the integer range of an effective weight limits how fine an 8-bit matrix's grid can be
     levels = min(D_MAX, WEIGHT_MAX // (high - low if asymmetric else high)) if grouped else 1
@@ -198,6 +201,8 @@ def convert_matrix(
 
     Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
     hold (with the integers of its row) is off by no more than half a unit: a zero stays one.
+    A group of one value needs no scale, and what the file says there (importers put 1 where it is
+    0) decides nothing.
     """
     weight = _widened(weight, 8 if weight.bits == 8 else 4)
     k = weight.q.shape[1]
@@ -207,19 +212,26 @@ def convert_matrix(
     q = (weight.q.astype(np.int16) - middle).astype(np.int8)
     scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
     least, most = weight.q.min(axis=1, keepdims=True), weight.q.max(axis=1, keepdims=True)
-    nearest = np.clip(-offset / scale, least, most)
+    starts = np.arange(0, k, weight.group)
+    first = np.minimum.reduceat(weight.q, starts, axis=1)
+    flat = first == np.maximum.reduceat(weight.q, starts, axis=1)
+    flat &= form.asymmetric or first == middle  # without offsets, only the middle needs no scale
+    nearest = np.where(flat, first, np.clip(-offset / scale, least, most))
     rest = scale * nearest + offset
 
     def integers(row: np.ndarray) -> _Integers:
         if not form.grouped:
             return _Integers(q, None, None)
         unit = row[:, None]
-        d = np.clip(np.rint(scale / unit), 1, D_MAX)
+        d = np.where(flat, 1, np.clip(np.rint(scale / unit), 1, D_MAX))
         b = np.rint(d * (nearest - middle) - rest / unit) if form.asymmetric else None
         return _Integers(q, d, b)
 
-    row = scale.max(axis=1) / (D_MAX if form.grouped else 1)
-    return _settled(cut, row, integers, np.rint, out, cmax_limit)
+    row = np.where(flat, 0, scale).max(axis=1) / (D_MAX if form.grouped else 1)
+    only_flat = np.maximum(np.abs(rest).max(axis=1) / B_MAX, 1e-30)
+    row = np.where(row > 0, row, only_flat)
+    # a unit that is rounded down would take d past its range
+    return _settled(cut, row, integers, np.ceil if form.grouped else np.rint, out, cmax_limit)
 
 
 @dataclass(frozen=True)
@@ -309,7 +321,7 @@ def _settled(
     """
     for _ in range(20):
         found = integers(row)
-        over = _excess(cut, found)
+        over, bounds = _measured(cut, found)
         if over.max(initial=0.0) <= 1:
             break
         row = row * np.where(over > 1, over * 1.01, 1)
@@ -321,7 +333,6 @@ def _settled(
     grouped = found.d is not None
     drop = 1 if grouped and cut.bits == 8 else 0
     cmax, frac = cmax_limit, out.frac
-    bounds = _bounds(cut, found)
     for _ in range(6):
         if grouped:
             # room for the largest cmax: what is dropped is far below a segment's own error
@@ -344,8 +355,8 @@ def _settled(
         r = np.clip(rounding(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)
         row_scale = r / (unit * 2.0 ** (32 + shift))
         found = integers(row_scale)
-        bounds = _bounds(cut, found)
-        if _excess(cut, found).max(initial=0.0) > 1:
+        over, bounds = _measured(cut, found)
+        if over.max(initial=0.0) > 1:
             row = row * 1.01  # a row's unit was rounded down to the grid
         elif unit_bound(bounds, drop) * cmax <= ACC_MAX:
             break
@@ -369,22 +380,18 @@ def _settled(
     )
 
 
-def _weights(cut: _Cut, found: _Integers) -> np.ndarray:
-    return effective(found.q, cut.spread(found.d, np.int64), cut.spread(found.b, np.int64), cut.seg)
-
-
-def _bounds(cut: _Cut, found: _Integers) -> np.ndarray:
-    return segment_bounds(_weights(cut, found), cut.seg)
-
-
-def _excess(cut: _Cut, found: _Integers) -> np.ndarray:
-    """Per row [n], how many times too large its integers are; none is where it is at most 1."""
+def _measured(cut: _Cut, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
+    """Per row [n], how many times too large its integers are (none is where it is at most 1), and
+    the bounds [n, nseg] of its segments' sums."""
+    # an offset far beyond its range must not wrap; how far it is does not matter here
+    b = None if found.b is None else np.clip(found.b, -(1 << 31), 1 << 31)
+    largest, bounds = magnitudes(
+        found.q, cut.spread(found.d, np.int64), cut.spread(b, np.int64), cut.seg
+    )
     if found.d is None:
-        return np.zeros(len(found.q))
-    offsets = np.zeros(1) if found.b is None else np.abs(found.b).max(axis=1) / B_MAX
-    if offsets.max() > 1:
-        return offsets
-    weights = _weights(cut, found)
-    sums = segment_bounds(weights, cut.seg).max(axis=1) * (16 if cut.bits == 4 else 1)
-    largest = np.abs(weights).max(axis=1) / WEIGHT_MAX
-    return np.maximum(largest, sums / SEGMENT_SUM_MAX)
+        return np.zeros(len(found.q)), bounds
+    sums = bounds.max(axis=1) * (16 if cut.bits == 4 else 1)
+    over = np.maximum(largest / WEIGHT_MAX, sums / SEGMENT_SUM_MAX)
+    if found.b is not None:
+        over = np.maximum(over, np.abs(found.b).max(axis=1) / B_MAX)
+    return over, bounds

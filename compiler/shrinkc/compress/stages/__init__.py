@@ -25,9 +25,10 @@ from shrinkc.compress.stages.context import StepContext, StepReport
 if TYPE_CHECKING:
     from shrinkc.compress.facts import ModelFacts
 
-__all__ = ["KINDS", "StageModule", "StepContext", "StepReport", "stage_module"]
+__all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
 
-KINDS = ("depth", "width", "lora", "gptq", "eora")
+KINDS = ("depth", "width", "lora", "gptq", "scales", "eora")
+ON_INTEGERS = ("gptq", "scales", "eora")  # stages that give a quantised model
 
 
 class StageModule(Protocol):

@@ -1,4 +1,4 @@
-"""The child process of ``gptq`` and ``eora``: the only place that runs GPTQModel.
+"""The child process of ``gptq``, ``scales`` and ``eora``: the only place that runs GPTQModel.
 
 It reads one request (:func:`shrinkc.compress.child.receive`) and writes into the directory that
 the request names; what it prints is the stage's log.
@@ -143,6 +143,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def check_request(request: dict[str, Any]) -> None:
+    """Only :func:`check`, of the directory ``out``."""
+    check(Path(request["out"]))
+
+
 def check(directory: Path) -> None:
     """StageFailed unless ``from_pretrained`` loads ``directory`` with the weights that shrinkc reads.
 
@@ -256,7 +261,8 @@ def main() -> None:
     random.seed(request["seed"])
     np.random.seed(request["seed"])
     torch.manual_seed(request["seed"])
-    {"gptq": quantize, "eora": compensate}[request["task"]](request)
+    tasks = {"gptq": quantize, "eora": compensate, "check": check_request}
+    tasks[request["task"]](request)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The stage scales: what it trains, and that no integer changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.compress.quantising import (
+    COARSE,
+    STORIES,
+    context,
+    loss,
+    quantised,
+    run_stage,
+    write_text,
+)
+
+from shrinkc.checkpoints import load
+from shrinkc.compress.facts import facts_of
+from shrinkc.compress.stages import scales
+from shrinkc.core.errors import BadRecipe, UnsupportedModel
+from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.model import QuantizedWeight
+
+from .conftest import InterruptAt
+
+torch = pytest.importorskip("torch")
+
+FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 1e-2, "dtype": "float32"}
+
+
+def weight(bits: int, group: int, inputs: int, ordered: bool) -> QuantizedWeight:
+    rng = np.random.default_rng(bits)
+    groups = -(-inputs // group)
+    scale = rng.uniform(0.01, 0.1, (6, groups)).astype(np.float16).astype(np.float32)
+    zero = rng.integers(1, 2**bits, (6, groups)).astype(np.float32)
+    order = rng.permutation(inputs).astype(np.int32) if ordered else None
+    q = rng.integers(0, 2**bits, (6, inputs)).astype(np.uint8)
+    return QuantizedWeight(bits, group, q, scale, -scale * zero, order)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("bits", "group", "inputs"), [(4, 32, 96), (2, 16, 40), (8, 40, 40)])
+def test_the_trained_layer_is_the_dequantised_one(
+    bits: int, group: int, inputs: int, ordered: bool
+) -> None:
+    given = weight(bits, group, inputs, ordered)
+    layer = scales._scaled(given, scales.Settings(dtype="float32"), "cpu")
+    x = torch.randn(3, inputs, generator=torch.Generator().manual_seed(0))
+    wanted = x @ torch.from_numpy(given.dequantized()).T
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-5, atol=1e-5)
+    layer.change.data.fill_(0.5)
+    torch.testing.assert_close(layer(x), 1.5 * wanted, rtol=1e-5, atol=1e-5)
+    layer(x).sum().backward()
+    assert layer.change.grad is not None and bool((layer.change.grad != 0).any())
+
+
+def test_it_recovers_without_touching_integers(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    settings = {"samples": 120, **FAST}
+    step, report = run_stage(tmp_path / "a", "scales", source, settings, unquantized=STORIES)
+    text = write_text(tmp_path)
+    assert report.parameters["steps"] == 30
+    before, after = read_gptq(source), read_gptq(step.out)
+    assert before.keys() == after.keys()
+    for name, old in before.items():
+        new = after[name]
+        np.testing.assert_array_equal(new.q, old.q)
+        np.testing.assert_allclose(new.offset / new.scale, old.offset / old.scale, atol=1e-3)
+        assert (new.scale > 0).all()
+        if name.startswith("model.layers"):
+            assert not np.array_equal(new.scale, old.scale)
+    assert facts_of(step.out).packed_bytes == facts_of(source).packed_bytes
+    assert loss(step.out, text) < loss(source, text) - 0.05
+    # what was trained is what was written
+    curve = [value for _, value in report.parameters["loss_curve"]]
+    assert np.mean(curve[-5:]) < np.mean(curve[:5])
+
+
+def test_resumed_training_is_the_same_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shrinkc.compress.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(scales, "_check", lambda step, before: None)  # it starts a process
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    settings = scales.Settings(samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST)
+    whole = context(tmp_path / "whole", source, unquantized=STORIES)
+    scales.run(settings, whole)
+    parts = context(tmp_path / "parts", source, unquantized=STORIES)
+    parts.reporter = InterruptAt("scales", 3)
+    with pytest.raises(KeyboardInterrupt):
+        scales.run(settings, parts)
+    assert not any(parts.out.iterdir())
+    parts.reporter = whole.reporter
+    scales.run(settings, parts)
+    for file in whole.out.iterdir():
+        assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
+
+
+def test_refusals(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="learning_rate = 0.9"):
+        scales.Settings(learning_rate=0.9)
+    (problem,) = scales.preflight(scales.Settings(), facts_of(STORIES))
+    assert "needs a quantised model" in problem
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    assert "context is 512" in scales.preflight(scales.Settings(length=1024), facts_of(source))[0]
+    step = context(tmp_path / "a", source, unquantized=STORIES)
+    with_adapter = tmp_path / "with-adapter"
+    (with_adapter / "eora").mkdir(parents=True)
+    (with_adapter / "eora" / "adapter_config.json").write_text("{}")
+    step.source = with_adapter
+    with pytest.raises(UnsupportedModel, match="put the stage eora after scales"):
+        scales.run(scales.Settings(), step)
+
+
+def test_the_source_stays_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are hard links: the rewritten one must not be."""
+    monkeypatch.setattr(scales, "_check", lambda step, before: None)
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    before = (source / scales.WEIGHTS).read_bytes()
+    step = context(tmp_path / "a", source, unquantized=STORIES)
+    scales.run(scales.Settings(samples=8, text=(write_text(tmp_path),), **FAST), step)
+    assert (source / scales.WEIGHTS).read_bytes() == before
+    assert (step.out / scales.WEIGHTS).read_bytes() != before
+    assert load(step.out).kind == "gptq"
