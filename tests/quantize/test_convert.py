@@ -110,18 +110,17 @@ def test_offsets_far_from_zero(bits: int, far: float) -> None:
     assert (error <= (0.51 * (1 << bits) + 0.51) * m.row_scale[:, None]).all()
 
 
-def test_hopeless_offsets_are_refused() -> None:
-    """Nothing but an int16 holds them, and it would lose every weight."""
-    w = QuantizedWeight(
-        4, 16, np.ones((1, 16), np.uint8), np.full((1, 1), 1e-30, np.float32),
-        np.full((1, 1), 1e30, np.float32),
-    )  # fmt: skip
-    try:
-        m = convert_matrix("w", w, OUT)
-    except QuantizeError as refused:
-        assert "offsets are too large" in str(refused)
-    else:
-        np.testing.assert_allclose(m.dequantized(), 1e30, rtol=1e-3)
+def test_hopeless_offsets_keep_their_value() -> None:
+    """Nothing but an int16 holds them, and its steps are far above the scale: what is left is right to
+    a thousandth, alone or beside a group whose integers matter."""
+    q = np.arange(32, dtype=np.uint8)[None, :] % 16
+    for scale in ([1e-30, 1e-30], [1e-30, 1e28]):
+        w = QuantizedWeight(
+            4, 16, q, np.array([scale], np.float32), np.full((1, 2), 1e30, np.float32)
+        )
+        np.testing.assert_allclose(
+            convert_matrix("w", w, OUT).dequantized(), dequantized(w), rtol=1e-3
+        )
 
 
 def test_one_sided_scales_of_every_size() -> None:
@@ -369,3 +368,12 @@ def test_groups_of_the_options_are_for_float_matrices_only(tmp_path: Path) -> No
     with pytest.raises(QuantizeError) as refused:
         lower(some, QuantOptions(group=7), 16)
     assert "down (96)" in str(refused.value) and "o (64)" not in str(refused.value)
+
+
+def test_groups_of_a_four_bit_head_have_to_divide_its_inputs(tmp_path: Path) -> None:
+    """Also where the layers are integers already, so that nothing else says so."""
+    model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
+    with pytest.raises(QuantizeError, match=r"embedding and head \(64\)"):
+        lower(model, QuantOptions(group=48, head_bits=4), 16)
+    lower(model, QuantOptions(group=48, head_bits=4, short_last_group=True), 16)
+    lower(model, QuantOptions(group=32, head_bits=4), 16)

@@ -90,7 +90,10 @@ def cli(debug: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
 @_json_option
 def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
-    """Compile the Hugging Face directory MODEL to a C program with its weights."""
+    """Compile MODEL to a C program with its weights.
+
+    MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.
+    """
     from shrinkc.cli import compiling, planning
 
     console = Console()

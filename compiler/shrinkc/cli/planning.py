@@ -22,7 +22,14 @@ from shrinkc.importer.repeats import repeated_layers
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
-from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
+from shrinkc.quantize import (
+    EMBEDDING,
+    HEAD,
+    QuantOptions,
+    float_inputs,
+    grouped_inputs,
+    inputs_of,
+)
 from shrinkc.quantize.weights import check_groups
 from shrinkc.report.memory_map import LEVEL_NAMES
 from shrinkc.schedule.shapes import ModelShape, shapes_of_config
@@ -245,7 +252,8 @@ def prepare(request: PlanRequest) -> Prepared:
             "integers.",
             f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
         )
-    check_groups(float_inputs(config, known or ()), quant.group, quant.short_last_group)
+    inputs = grouped_inputs(config, known or (), quant)
+    check_groups(inputs, quant.group, quant.short_last_group)
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
             f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",

@@ -55,11 +55,16 @@ def run_child(
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=log.parent,  # GPTQModel makes a folder `logs` where it is
         )
     assert process.stdin is not None
     try:
         with contextlib.suppress(BrokenPipeError):  # it is gone already: its code tells
-            process.stdin.write(json.dumps(dict(request)).encode() + b"\n")
+            absolute = {
+                key: os.path.abspath(value) if key in _PATHS else value
+                for key, value in request.items()
+            }
+            process.stdin.write(json.dumps(absolute).encode() + b"\n")
             process.stdin.flush()
         with log.open("rb") as output:
             _follow(process, output, update)
@@ -73,6 +78,7 @@ def run_child(
         )
 
 
+_PATHS = ("source", "float", "out", "scratch", "calibration")  # of a request
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

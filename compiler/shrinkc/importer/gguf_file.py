@@ -143,7 +143,9 @@ class GgufFile:
             raise UnsupportedModel(
                 f"{self.path}: {len(unsupported)} of {len(infos)} tensors are of types that are not "
                 f"supported ({', '.join(BLOCKS)} are): {listing(unsupported)}.",
-                hint="requantise the model with llama.cpp's llama-quantize to Q4_1 or Q8_0.",
+                # Q4_1 alone leaves embedding and head in Q6_K
+                hint="requantise the model with llama.cpp: llama-quantize --token-embedding-type q8_0 "
+                "--output-tensor-type q8_0 IN OUT Q4_1, or to Q8_0.",
             )
         alignment = self.metadata.get(_ALIGNMENT_KEY, 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):

@@ -217,7 +217,7 @@ class _Lowering:
                 f"allowed: {ROWS_MAX} rows and {INPUTS_MAX} inputs per matrix.",
             )
         check_groups(
-            float_inputs(c, _quantised_modules(model)),
+            grouped_inputs(c, _quantised_modules(model), options),
             options.group,
             options.short_last_group,
         )
@@ -473,12 +473,10 @@ def _inputs(c: LlamaConfig) -> dict[str, int]:
 
 
 def _quantised_modules(model: FloatModel) -> set[str]:
-    return {
-        module_name(i, m)
-        for i, layer in enumerate(model.layers)
-        for m, field in _FIELDS.items()
-        if isinstance(getattr(layer, field), QuantizedWeight)
-    }
+    weights: dict[str, Weight | None] = {EMBEDDING: model.embedding, HEAD: model.head}
+    for i, layer in enumerate(model.layers):
+        weights |= {module_name(i, m): getattr(layer, field) for m, field in _FIELDS.items()}
+    return {name for name, w in weights.items() if isinstance(w, QuantizedWeight)}
 
 
 def _mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
@@ -490,7 +488,7 @@ def _mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> Quant
 
 
 def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
-    """What --group has to divide: name -> inputs of the layers' float matrices.
+    """Name -> inputs of the layers' float matrices.
 
     ``quantised`` are the names (module_name) of the modules that are integers already.
     """
@@ -505,6 +503,18 @@ def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
         return {"qkv and gate_up": found.pop("qkv")} | {
             s: found[s] for s in found if s != "gate_up"
         }
+    return found
+
+
+def grouped_inputs(
+    c: LlamaConfig, quantised: Collection[str], options: QuantOptions
+) -> dict[str, int]:
+    """What --group has to divide: float_inputs, and the inputs of a 4-bit embedding or head."""
+    found = float_inputs(c, quantised)
+    tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
+    floats = options.head_bits == 4 and not tables <= set(quantised)
+    if floats and c.hidden_size not in found.values():
+        found["embedding and head"] = c.hidden_size
     return found
 
 

@@ -326,10 +326,7 @@ def _settled(
             break
         row = row * np.where(over > 1, over * 1.01, 1)
     else:
-        raise QuantizeError(
-            f"{cut.name}: its offsets are too large against its scales for 16-bit integers.",
-            "quantise it symmetrically, or in smaller groups.",
-        )
+        raise AssertionError(f"{cut.name}: integers did not settle")
     grouped = found.d is not None
     drop = 1 if grouped and cut.bits == 8 else 0
     cmax, frac = cmax_limit, out.frac

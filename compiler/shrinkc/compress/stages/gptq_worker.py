@@ -242,12 +242,13 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
     ids = torch.arange(CHECKED_TOKENS)[None] % ours.config.vocab_size
     with torch.no_grad():
         wanted, found = theirs.model(ids).logits.float(), ours(ids).logits
-    # float16 against float32
-    error = float((found - wanted).norm() / wanted.norm())
-    if not error < CHECKED_ERROR:
+        plain = load(source).model(ids).logits
+    # float16 against float32: a few percent in a deep model, but far less than the adapter does
+    error, effect = (float((found - other).norm() / wanted.norm()) for other in (wanted, plain))
+    if not error < max(CHECKED_ERROR, effect / 4):
         raise StageFailed(
             f"{adapter}: logits of shrinkc's model differ from GPTQModel's by {error:.1%}, more "
-            f"than {CHECKED_ERROR:.1%}.",
+            f"than {CHECKED_ERROR:.1%} and a quarter of the adapter's effect, {effect:.1%}.",
             "this is a defect; please report it with the version of gptqmodel.",
         )
 
