@@ -44,6 +44,8 @@ def described(step: dict[str, Any]) -> str:
             table = s["embeddings"].get("bits", 16)
             kind = "" if s["sym"] else " asymmetric"
             return f"{s['bits']} bit{kind} g{s['group']}, embedding {table}"
+        case "scales":
+            return "scales trained"
         case "eora":
             return f"EoRA r{s['rank']}"
     raise ValueError(step["stage"])
