@@ -1,16 +1,18 @@
-"""The table and the picture of docs/results/compression.md from finished compression runs.
+"""Compress a model the reference work's way and ours, into docs/results/compression.md and .svg.
 
-    python examples/bench/compression.py RUN... [--ours RUN]... -o docs/results
+    python examples/bench/compression.py MODEL --data DATA --runs RUNS [--only NAME]... -o docs/results
 
-Every RUN is an output of ``shrinkc compress``; all have to come from one model and to be evaluated in
-one way.  Each step becomes a row; ``--ours`` marks runs that are not the reference work's.  The text
-of compression.md around its table is kept.
+DATA holds wikitext2/, triviaqa/ and hellaswag/.  Every configuration below becomes a run of ``shrinkc
+compress`` in RUNS/NAME; runs that are over are only checked, interrupted ones go on.  Each step of a
+run becomes a row of the table.  The text of compression.md around its table is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,106 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from shrinkc.compress.pictures import COLOURS, MARKERS, save_picture, style
+
+COMMON = """\
+[run]
+seed = 0
+threads = 1
+
+[calibration]
+text = ["{data}/wikitext2/wiki.valid.tokens"]
+samples = {samples}
+length = 512
+
+[evaluate]
+text = "{data}/wikitext2/wiki.test.raw"
+windows = 64
+trivia = "{data}/triviaqa/triviaqa_1000.jsonl"
+trivia_items = 100
+hellaswag = "{data}/hellaswag/hellaswag_val_full.txt.bz2"
+hellaswag_items = 100
+dtype = "bfloat16"
+
+"""
+# The reference work's stages.  Its groups of 128 do not divide the 576 inputs of SmolLM2, and its
+# 8,192 samples of LoRA take days on a CPU.
+DEPTH = """\
+[depth]
+method = "perplexity"
+remove = {}
+protect_first = 4
+protect_last = 2
+
+"""
+ZEROS = """\
+[width]
+method = "n:m"
+n = {}
+m = {}
+
+"""
+LORA = """\
+[lora]
+rank = 8
+alpha = 16.0
+dropout = 0.1
+targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+samples = 128
+batch = 8
+learning_rate = 5e-4
+
+"""
+GPTQ = """\
+[gptq]
+bits = 4
+group = 64
+sym = true
+
+"""
+EORA = """\
+[eora]
+rank = 32
+
+"""
+# Depth is scaled from the reference work's 16 layers to 30: -2, -4, -6, -8.
+REFERENCE = {
+    "depth4": DEPTH.format(4) + LORA + GPTQ + EORA,
+    "depth8": DEPTH.format(8) + LORA + GPTQ,
+    "depth11": DEPTH.format(11),
+    "depth15": DEPTH.format(15) + LORA + GPTQ,
+    "zeros-1-8": ZEROS.format(1, 8) + LORA + GPTQ + EORA,
+    "zeros-2-4": ZEROS.format(2, 4),
+    "zeros-1-2": ZEROS.format(1, 2),
+}
+# What the shipped recipe ``small`` makes of this model.
+SMALL = """\
+[width]
+method = "structured"
+ffn_keep = 1280
+
+[lora]
+rank = 32
+alpha = 32.0
+dropout = 0.0
+targets = ["all"]
+epochs = 1
+batch = 4
+learning_rate = 8e-4
+train_norms = true
+
+[gptq]
+bits = 4
+group = 64
+sym = false
+embeddings = { bits = 4, group = 64 }
+
+[scales]
+samples = 256
+batch = 4
+learning_rate = 2e-3
+"""
+OURS = {"small": SMALL}
+CONFIGURATIONS = REFERENCE | OURS
 
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 HEAD = (
@@ -62,9 +164,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
         step = json.loads(record.read_text())
         if step["stage"] != "source":
             name.append(described(step))
-        rows.append(
-            row | {"label": " + ".join(name) or "baseline", "evaluation": step["evaluation"]}
-        )
+        rows.append(row | {"label": " + ".join(name) or "baseline"})
     return rows
 
 
@@ -118,20 +218,38 @@ def draw(rows: list[dict[str, Any]], baseline: dict[str, Any], file: Path) -> No
         save_picture(figure, file)
 
 
+def compress(model: str, data: Path, runs: Path, name: str) -> None:
+    """One configuration, in RUNS/NAME; what is there already is checked and continued."""
+    common = COMMON.format(data=data.resolve(), samples=32 if name in OURS else 16)
+    recipe = runs / f"{name}.toml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(common + CONFIGURATIONS[name], encoding="utf-8")
+    print(f"---- {name} ----", flush=True)
+    # the program of this environment, whose libraries decide the figures
+    program = Path(sys.executable).with_name("shrinkc")
+    subprocess.run(
+        [program, "compress", model, "-o", runs / name, "--recipe", recipe],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--ours", action="append", type=Path, default=[])
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument(
+        "--only", action="append", choices=list(CONFIGURATIONS), help="run no others"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    names = [n for n in CONFIGURATIONS if not arguments.only or n in arguments.only]
     rows: list[dict[str, Any]] = []
-    for run in [*arguments.runs, *arguments.ours]:
-        for row in rows_of(run):
-            row |= {"run": str(run), "ours": run in arguments.ours}
-            if rows and row["evaluation"] != rows[0]["evaluation"]:
-                sys.exit(
-                    f"{run}: {row['label']} was evaluated in another way than {rows[0]['label']}"
-                )
+    for name in names:
+        compress(arguments.model, arguments.data, arguments.runs, name)
+        for row in rows_of(arguments.runs / name):
+            row |= {"run": name, "ours": name in OURS}
             if row["label"] not in {r["label"] for r in rows}:  # runs share their first steps
                 rows.append(row)
     arguments.output.mkdir(parents=True, exist_ok=True)
