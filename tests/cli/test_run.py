@@ -33,6 +33,34 @@ def test_host(cli: Cli, compiled: Path, needs: Needs) -> None:
     assert "verified: " in result.err and " values compared, 0 mismatched" in result.err
 
 
+def test_chat(cli: Cli, model: Path, tmp_path: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    talking = Path(shutil.copytree(model, tmp_path / "talking"))
+    (talking / "chat_template.jinja").write_text(
+        "{{ bos_token }}Q: {{ messages[0].content }}\n{% if add_generation_prompt %}A:{% endif %}"
+    )
+    (talking / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    out = tmp_path / "program"
+    assert cli("compile", talking, "-o", out, "--target", "host").code == 0
+    asked = ["--tokens", 5, "--ignore-eos", "--json"]
+    chat = cli("run", out, "--chat", "--prompt", "the cat?", *asked)
+    same = cli("run", out, "--prompt", "Q: the cat?\nA:", *asked)  # BOS is put in front of it
+    assert chat.code == same.code == 0
+    assert chat.json["prompt_tokens"] == same.json["prompt_tokens"]
+    assert chat.json["new_tokens"] == same.json["new_tokens"]
+    told = cli("run", out, "--chat", "--prompt", "the cat?", "--tokens", 5, "--ignore-eos")
+    assert told.out.strip() == same.json["text"].split("A:", 1)[1].strip()  # the answer alone
+    (out / "chat_template.json").write_text("{}")
+    assert "chat_template.json missing or not as compiled" in cli("run", out).words
+
+
+def test_chat_refused(cli: Cli, compiled: Path) -> None:
+    result = cli("run", compiled, "--chat", "--prompt", "Hi")
+    assert (result.code, "no chat template" in result.words) == (2, True)
+    result = cli("run", compiled, "--chat")
+    assert (result.code, "--chat is about a message" in result.words) == (2, True)
+
+
 def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> None:
     needs("cc", "make")
     result = cli("run", compiled, "--prompt-ids", "1,5,9", "--tokens", 6, "--ignore-eos", "--json")

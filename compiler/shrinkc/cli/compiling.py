@@ -97,6 +97,8 @@ def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
     (folder / artifact.MEMORY_MAP).write_text(picture, encoding="utf-8")
     tokenizer = prepared.tokenizer
     (folder / artifact.TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    if tokenizer.chat is not None:
+        (folder / artifact.CHAT_TEMPLATE).write_text(tokenizer.chat.to_json(), encoding="utf-8")
     artifact.write_manifest(
         folder,
         artifact.Manifest(

@@ -131,6 +131,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
     help="Where the program runs.",
 )
 @click.option("--prompt", help="The text to go on from. [default: none]")
+@click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
 @click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
 @click.option(
     "--tokens", type=int, help="Most new tokens. [default: 64, or what the context leaves]"

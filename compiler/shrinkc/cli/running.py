@@ -45,10 +45,14 @@ SEED_MAX = (1 << 32) - 1
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The command line of a run; ``prompt`` and ``prompt_ids`` exclude each other."""
+    """The command line of a run; ``prompt`` and ``prompt_ids`` exclude each other.
+
+    ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.
+    """
 
     machine: Machine
     prompt: str | None = None
+    chat: bool = False
     prompt_ids: tuple[int, ...] | None = None
     tokens: int | None = None
     sampling: Sampling = Sampling()
@@ -63,6 +67,7 @@ class RunRequest:
         *,
         machine: str,
         prompt: str | None,
+        chat: bool,
         prompt_ids: str | None,
         tokens: int | None,
         seed: int,
@@ -76,11 +81,14 @@ class RunRequest:
         """From the command line's values; UsageError when one is not possible."""
         if prompt is not None and prompt_ids is not None:
             raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
+        if chat and prompt is None:
+            raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
         if timeout is not None and not timeout > 0:
             raise UsageError(f"--timeout {timeout:g} is not possible.", "give seconds above 0.")
         return cls(
             machine=cast(Machine, machine),
             prompt=prompt,
+            chat=chat,
             prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
             tokens=tokens,
             sampling=sampling_of(temperature, top_p, seed),
@@ -121,12 +129,10 @@ def run(
     """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
     manifest = artifact.read_manifest(directory)
     with console.stage("reading the program"):
-        needed = (artifact.TOKENIZER, artifact.IR) if request.verify else (artifact.TOKENIZER,)
-        artifact.check_files(directory, manifest, needed)
+        if request.verify:
+            artifact.check_files(directory, manifest, (artifact.IR,))
+        tokenizer = Tokenizer.of_program(directory, manifest)
         changed = artifact.changed_files(directory, manifest)
-        tokenizer = Tokenizer.from_file(
-            directory / artifact.TOKENIZER, manifest.vocab_size, manifest.bos_id
-        )
     if changed:
         console.note(f"note: changed since it was compiled: {', '.join(changed)}")
     asked = device_request(request, manifest, tokenizer)
@@ -137,8 +143,10 @@ def run(
     device = _Device(directory, machine, manifest.context, env, request.timeout or TIMEOUT[machine])
     with ExitStack() as waiting:
         update = waiting.enter_context(console.stage(f"running on {machine}"))
+        # the template's own text is not what was said
+        told = () if request.chat else asked.prompt
         story = Story(
-            tokenizer, asked.prompt, asked.new_tokens, silent=as_json,
+            tokenizer, told, asked.new_tokens, silent=as_json,
             dim_prompt=sys.stdout.isatty(), update=update, on_first=waiting.close,
         )  # fmt: skip
         output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
@@ -265,6 +273,8 @@ def device_request(
                 f"--prompt-ids: {beyond[0]} is not a token of this model.",
                 f"allowed: 0 to {manifest.vocab_size - 1}.",
             )
+    elif request.chat:
+        prompt = tuple(tokenizer.encode_chat(request.prompt or ""))
     else:
         prompt = tuple(tokenizer.encode(request.prompt or ""))
     if not prompt:

@@ -18,6 +18,7 @@ IR_TEXT = "ir.txt"
 PLAN = "plan.json"
 MEMORY_MAP = "memory.svg"
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.json"  # only of models that have one
 
 _AGAIN = "compile the model again."
 

@@ -42,11 +42,10 @@ class CompiledScorer:
         self._env = env
         self._on = on
         self._manifest = artifact.read_manifest(directory)
-        artifact.check_files(directory, self._manifest, (artifact.TOKENIZER, artifact.IR))
-        file = directory / artifact.TOKENIZER
-        self._decoder = Tokenizer.from_file(file, self._manifest.vocab_size, self._manifest.bos_id)
+        artifact.check_files(directory, self._manifest, (artifact.IR,))
+        self._tokenizer = Tokenizer.of_program(directory, self._manifest)
         # as the float model's tokenizer encodes, so that both are asked the same
-        self._encoder = tokenizers.Tokenizer.from_str(self._decoder.to_json())
+        self._encoder = tokenizers.Tokenizer.from_str(self._tokenizer.to_json())
         self._encoder.no_truncation()
         self._encoder.no_padding()
         self._graph = load(directory / artifact.IR)
@@ -67,11 +66,11 @@ class CompiledScorer:
 
     def encode_chat(self, message: str) -> list[int]:
         """See Scorer."""
-        raise UsageError(f"{self.name} has no chat template.", "leave out --chat.")
+        return self._tokenizer.encode_chat(message)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Scorer; by the table that the device prints with."""
-        return self._decoder.decode(ids)
+        return self._tokenizer.decode(ids)
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """See Scorer; memory for one sequence's logits as int32 at a time."""

@@ -1,5 +1,6 @@
 """From files that users have to a FloatModel: checkpoints, adapters, tokenizers."""
 
+from shrinkc.importer.chat_template import ChatTemplate
 from shrinkc.importer.config import parse_config
 from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
@@ -20,6 +21,7 @@ from shrinkc.importer.rope import inverse_frequencies
 from shrinkc.importer.tokenizer import Tokenizer
 
 __all__ = [
+    "ChatTemplate",
     "FloatLayer",
     "FloatModel",
     "Formats",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.chat_template import ChatTemplate
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.llama2c_tokenizer import ScoredPiece, ranked_merges
 from shrinkc.importer.tokenizer import Tokenizer
@@ -82,7 +83,19 @@ def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
         bos = None
     elif bos is None:
         raise BadTokenizer(f"{file.path}: prompts begin with BOS, but no BOS token is named.")
-    return Tokenizer(to_json(document), file.path, vocab_size, bos)
+    return Tokenizer(to_json(document), file.path, vocab_size, bos, _chat_template(file, tokens))
+
+
+def _chat_template(file: GgufFile, tokens: list[str]) -> ChatTemplate | None:
+    source = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        return None
+    bos, eos = special_ids(file)
+    ids = {"bos_token": bos, "eos_token": eos[0] if eos else None}
+    return ChatTemplate(
+        source,
+        {k: tokens[v] for k, v in ids.items() if isinstance(v, int) and 0 <= v < len(tokens)},
+    )
 
 
 def _tokens(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int]]:

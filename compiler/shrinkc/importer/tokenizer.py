@@ -8,7 +8,9 @@ from typing import Any
 
 import tokenizers
 
-from shrinkc.core.errors import BadTokenizer
+from shrinkc.core import artifact
+from shrinkc.core.errors import BadTokenizer, UsageError
+from shrinkc.importer.chat_template import ChatTemplate
 from shrinkc.importer.decode_table import build_decoder, join_pieces
 from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
 
@@ -23,9 +25,17 @@ class Tokenizer:
     ``bos_id`` is the id that a prompt starts with, or None if nothing is prepended.
     ``vocab_size`` is the model's, and may exceed the number of pieces.
     ``strip_leading_space``: one leading space of a whole text is dropped on decoding.
+    ``chat``: the model's chat template, if it has one.
     """
 
-    def __init__(self, source: str, origin: Path, vocab_size: int, bos_id: int | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        origin: Path,
+        vocab_size: int,
+        bos_id: int | None,
+        chat: ChatTemplate | None = None,
+    ) -> None:
         """``source`` is the text of a ``tokenizer.json``, ``origin`` its name in messages.
 
         Raises BadTokenizer if it is not usable or has ids beyond ``vocab_size``.
@@ -45,6 +55,7 @@ class Tokenizer:
         self._source = source
         self.vocab_size = vocab_size
         self.bos_id = bos_id
+        self.chat = chat
         self._check_size(origin)
         try:
             decoder = build_decoder(spec.get("decoder"))
@@ -66,7 +77,7 @@ class Tokenizer:
 
     @classmethod
     def from_dir(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
-        """Read ``tokenizer.json`` of a model directory.
+        """Read ``tokenizer.json`` of a model directory, and its chat template.
 
         ``bos_id`` is the model's.  Prompts start without it when ``tokenizer_config.json`` says
         ``"add_bos_token": false``, or says nothing and the file has a template of its own that
@@ -88,12 +99,32 @@ class Tokenizer:
         if wanted is None:
             spec = read_json_object(file, BadTokenizer)
             wanted = not _has_empty_template(spec.get("post_processor"))
-        return cls.from_file(file, vocab_size, bos_id if wanted else None)
+        chat = ChatTemplate.from_dir(Path(path))
+        return cls.from_file(file, vocab_size, bos_id if wanted else None, chat)
 
     @classmethod
-    def from_file(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
+    def from_file(
+        cls,
+        path: Path,
+        vocab_size: int,
+        bos_id: int | None = None,
+        chat: ChatTemplate | None = None,
+    ) -> Tokenizer:
         """Read one ``tokenizer.json``; raises BadTokenizer."""
-        return cls(read_text(Path(path), BadTokenizer), Path(path), vocab_size, bos_id)
+        return cls(read_text(Path(path), BadTokenizer), Path(path), vocab_size, bos_id, chat)
+
+    @classmethod
+    def of_program(cls, directory: Path, manifest: artifact.Manifest) -> Tokenizer:
+        """That of a compiled directory.  BadArtifact when its files are not as compiled."""
+        chat = artifact.CHAT_TEMPLATE in manifest.files
+        names = (artifact.TOKENIZER, artifact.CHAT_TEMPLATE) if chat else (artifact.TOKENIZER,)
+        artifact.check_files(directory, manifest, names)
+        return cls.from_file(
+            directory / artifact.TOKENIZER,
+            manifest.vocab_size,
+            manifest.bos_id,
+            ChatTemplate.from_json(directory / artifact.CHAT_TEMPLATE) if chat else None,
+        )
 
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         """Return the ids of the prompt ``text``, each less than ``vocab_size``.
@@ -116,6 +147,16 @@ class Tokenizer:
         if self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
+
+    def encode_chat(self, message: str) -> list[int]:
+        """Return the ids of a user's message in the chat template, up to where the answer begins.
+
+        UsageError without a template, BadTokenizer with one that cannot be used.
+        """
+        if self.chat is None:
+            raise UsageError("the model has no chat template.", "leave out --chat.")
+        # the template names every special token itself, BOS too
+        return self.encode(self.chat.render(message), add_bos=False)
 
     def decode_table(self) -> list[bytes]:
         """Return ``vocab_size`` entries: the bytes token i adds to the text.

@@ -1,0 +1,104 @@
+"""The chat template of a model: how a user's message becomes the text that the model goes on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.sandbox
+
+from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
+
+_FILE = "chat_template.jinja"
+_SETTINGS = "tokenizer_config.json"
+_SPECIAL = "special_tokens_map.json"
+_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja template and the special tokens that it may name (``bos_token`` -> its text)."""
+
+    source: str
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dir(cls, path: Path) -> ChatTemplate | None:
+        """The template of a Hugging Face directory, or None; BadTokenizer when a file is damaged."""
+        settings = _object(path / _SETTINGS)
+        file = path / _FILE
+        source = read_text(file, BadTokenizer) if file.is_file() else settings.get("chat_template")
+        if isinstance(source, list):  # several with names
+            named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
+            source = named.get("default")
+        if not isinstance(source, str):
+            return None
+        tokens = {}
+        for origin in (_object(path / _SPECIAL), settings):
+            for name in _TOKENS:
+                value = origin.get(name)
+                text = value.get("content") if isinstance(value, dict) else value
+                if isinstance(text, str):
+                    tokens[name] = text
+        return cls(source, tokens)
+
+    @classmethod
+    def from_json(cls, path: Path) -> ChatTemplate:
+        """What :meth:`to_json` wrote; BadTokenizer when it is something else."""
+        content = parse_json_object(read_text(path, BadTokenizer), path, BadTokenizer)
+        source, tokens = content.get("template"), content.get("tokens")
+        if not isinstance(source, str) or not isinstance(tokens, dict):
+            raise BadTokenizer(f"{path} holds no chat template.", "compile the model again.")
+        return cls(source, tokens)
+
+    def to_json(self) -> str:
+        """As a file of a compiled directory."""
+        content = {"template": self.source, "tokens": self.tokens}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def render(self, message: str) -> str:
+        """One user's message up to where the answer begins, as transformers renders it.
+
+        BadTokenizer when the template needs something that it does not get.  Templates come with
+        models, so they run in Jinja's sandbox.
+        """
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        try:
+            return environment.from_string(self.source).render(
+                messages=[{"role": "user", "content": message}],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self.tokens,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise BadTokenizer(
+                f"the model's chat template cannot be used: {type(error).__name__}: {error}.",
+                "put the message in the model's form yourself, and give it with --prompt.",
+            ) from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json_object(path, BadTokenizer) if path.is_file() else {}
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    # Jinja's own writes HTML escapes
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
