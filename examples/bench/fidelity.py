@@ -4,8 +4,10 @@ r"""Measure how close the integer model stays to the float model on real text.
     python fidelity.py MODEL --text FILE --protocol tinystories --bits 4 --group 32 \
         --short-last-group --asymmetric
 
-MODEL is a Hugging Face directory.  The float model is plain numpy in float32; the integer model
-is the one that the generated program reproduces bit for bit.  Both see the same tokens.
+MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.  Matrices that are
+quantised already keep their integers, and the float model has the same weights dequantised.  The
+float model is plain numpy in float32; the integer model is the one that the generated program
+reproduces bit for bit.  Both see the same tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from shrinkc.evaluate import (
     measure,
     read_text,
 )
-from shrinkc.importer import load_hf
+from shrinkc.importer import formats, load_model
 from shrinkc.quantize import QuantOptions, lower
 
 PROGRESS_SECONDS = 5
@@ -67,7 +69,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Loss and perplexity of the float and the integer model on the same tokens."
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face directory")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="directory or GGUF file")
     parser.add_argument("--text", type=Path, required=True, help="text to predict")
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="wikitext512")
     parser.add_argument(
@@ -95,18 +97,19 @@ def main(arguments: list[str] | None = None) -> int:
         short_last_group=args.short_last_group,
     )
     protocol = PROTOCOLS[args.protocol]
-    model = load_hf(args.model)
+    model, stored = load_model(args.model), formats(args.model)
     count = protocol.count if args.windows is None else args.windows
     ids = protocol.cut(model.tokenizer, read_text(args.text), count)
     rows: list[tuple[str, Result]] = []
     if not args.skip_float:
         rows.append(("float32", run("float32", protocol, float_logits(model), ids)))
-    label = f"integer, {options.bits} bit"
+    label = "integer, as stored" if stored else f"integer, {options.bits} bit"
     if options.group is not None:
         label += f", groups of {options.group}"
     if options.asymmetric:
         label += ", asymmetric"
-    label += f", head {options.head_bits} bit"
+    if not stored or ("lm_head" not in stored and "model.embed_tokens" not in stored):
+        label += f", head {options.head_bits} bit"
     graph = lower(model, options, protocol.longest)
     rows.append((label, run("integer", protocol, integer_logits(graph), ids)))
     last = rows[-1][1]

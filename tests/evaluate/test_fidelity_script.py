@@ -48,6 +48,18 @@ def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path) -> None:
     assert "integer: 2/2 windows" in run.stderr
 
 
+def test_a_quantised_model_is_compared_with_its_own_weights(text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from helpers.tiny_gguf import tiny_gguf
+
+    model, out = tmp_path / "m.gguf", tmp_path / "out.json"
+    tiny_gguf(model)  # 4 bit, and coarse: only the same weights give nearly the same loss
+    run = fidelity(model, "--text", text, "--windows", "1", "--json", out)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1].startswith("integer, as stored  ")
+    assert json.loads(out.read_text(encoding="utf-8"))[1]["ratio"] == pytest.approx(1, abs=0.01)
+
+
 def test_integer_model_alone(tiny_dir: Path, text: Path) -> None:
     run = fidelity(tiny_dir, "--text", text, "--windows", "1", "--skip-float", "--bits", "4",
                    "--group", "8", "--asymmetric", "--head-bits", "4")  # fmt: skip
