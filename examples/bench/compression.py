@@ -65,7 +65,7 @@ alpha = 16.0
 dropout = 0.1
 targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
 samples = 128
-batch = 8
+batch = 4
 learning_rate = 5e-4
 
 """
