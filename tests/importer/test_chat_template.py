@@ -124,6 +124,10 @@ def test_kept_in_a_file(tmp_path: Path) -> None:
         ("{{ nothing.at.all }}", "UndefinedError"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),  # a model is no reason to run code
         ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+        ("{{ strftime_now.x.y }}", "UndefinedError"),
+        ("{{ messages.append(1) }}", "SecurityError"),  # nor to change what it was given
+        ("{{ '%(a)s' % {} }}", "KeyError"),
     ],
 )
 def test_templates_that_cannot_be_used(template: str, why: str) -> None:

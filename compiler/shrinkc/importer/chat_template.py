@@ -80,7 +80,7 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **self.tokens,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # a template is a model's own program, and may raise anything
             raise BadTokenizer(
                 f"the model's chat template cannot be used: {type(error).__name__}: {error}.",
                 "put the message in the model's form yourself, and give it with --prompt.",
