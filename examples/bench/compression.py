@@ -69,6 +69,8 @@ batch = 4
 learning_rate = 5e-4
 
 """
+# as much text as ours, so that what is left is the methods' difference
+LORA_LONG = LORA.replace("samples = 128", "epochs = 1")
 GPTQ = """\
 [gptq]
 bits = 4
@@ -88,6 +90,7 @@ REFERENCE = {
     "depth11": DEPTH.format(11),
     "depth15": DEPTH.format(15) + LORA + GPTQ,
     "zeros-1-8": ZEROS.format(1, 8) + LORA + GPTQ + EORA,
+    "zeros-1-8-long": ZEROS.format(1, 8) + LORA_LONG + GPTQ + EORA,
     "zeros-2-4": ZEROS.format(2, 4),
     "zeros-1-2": ZEROS.format(1, 2),
 }
@@ -141,7 +144,9 @@ def described(step: dict[str, Any]) -> str:
                 return f"{s['n']}:{s['m']} zeros"
             return f"FFN {step['figures']['intermediate']}"
         case "lora":
-            return f"LoRA r{s['rank']}" + (" all" if "all" in s["targets"] else "")
+            targets = " all" if "all" in s["targets"] else ""
+            text = f"{s['samples']} windows" if s["samples"] else "whole text"
+            return f"LoRA r{s['rank']}{targets} ({text})"
         case "gptq":
             table = s["embeddings"].get("bits", 16)
             kind = "" if s["sym"] else " asymmetric"
