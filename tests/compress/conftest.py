@@ -99,6 +99,9 @@ class InterruptAt:
     def __init__(self, title: str, count: int) -> None:
         self.title, self.count, self.seen = title, count, 0
 
+    def note(self, text: str) -> None:
+        """Not a sign of progress."""
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
         def update(done: int, total: int, note: str = "", /) -> None:

@@ -43,6 +43,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, int, int]] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """See :class:`shrinkc.core.progress.Reporter`."""
+        self.notes.append(text)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:

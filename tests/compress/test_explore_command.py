@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
 from shrinkc.cli.main import run_cli
-from shrinkc.core.errors import BadRecipe, OutputError, RunChanged, UsageError
+from shrinkc.core.errors import BadRecipe, OutputError, RunChanged, StageFailed, UsageError
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 RECIPE = """
@@ -127,6 +127,22 @@ def test_refusals(
     code, _, said = explore(*options)
     assert code == error.exit_code
     assert words in said
+
+
+def test_a_range_of_an_unknown_key(explore: Run, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("width.ffn_keep = [", "width.ffn_kept = ["))
+    code, _, said = explore("--trials", "1")
+    assert code == BadRecipe.exit_code
+    assert "[explore] width.ffn_kept: [width] has no key 'ffn_kept'" in said
+    assert "ffn_keep" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_trial_is_possible(explore: Run, recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("[64, 128, 192, 999]", "[998, 999]"))
+    code, _, said = explore("--trials", "1")
+    assert code == StageFailed.exit_code
+    assert "none of 2 trials is possible; the first: [width]" in said
 
 
 def test_a_recipe_has_to_measure_perplexity(explore: Run, recipe: Path, tmp_path: Path) -> None:

@@ -233,6 +233,22 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown == (out / "comparison.md").read_text() and "| mine | 0,1x2,4 |" in shown
 
 
+def test_command_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, tasks = tmp_path / "text.txt", tmp_path / "tasks.txt"
+    text.write_text("Once upon a time there was a dog. The dog was happy and ran home. " * 80)
+    task = ["Play: Lily", "1", "runs to the sun.", "is happy.", "eats the dog.", "was a tree."]
+    tasks.write_text("\n".join(task * 3) + "\n")
+    command = ["franken", str(STORIES), "--layers", "0-2,4", "--tokens", "4", "--json"]
+    assert run_cli([*command, "--text", str(text), "--windows", "1"]) == 0
+    rows = json.loads(capsys.readouterr().out)["configurations"]
+    found = [row["evaluation"]["perplexity"] for row in rows]
+    assert [f["windows"] for f in found] == [1, 1] and found[0]["loss"] != found[1]["loss"]
+    assert run_cli([*command, "--hellaswag", str(tasks), "--hellaswag-items", "2"]) == 0
+    rows = json.loads(capsys.readouterr().out)["configurations"]
+    assert [row["evaluation"]["hellaswag"]["items"] for row in rows] == [2, 2]
+    assert run_cli([*command, "--text", str(tmp_path / "nothing")]) == BadData.exit_code
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -28,11 +28,25 @@ LINES = """
     {{ message | tojson }} {{ message['content'] | trim }} in {{ date }}{{ eos_token }}
 {% endfor %}
 """
+MARKED = """\
+{% for message in messages %}
+    {% if message['role'] == 'assistant' %}
+        {% generation %}
+        {{ message['content'] }}
+        {% endgeneration %}
+    {% endif %}
+    {% generation %}
+    {% set role = message['role'] %}
+    {{ role }}: {{ message | tojson(separators=(',', ':'), sort_keys=true) }}
+    {% endgeneration %}
+    {{ role }} {{ message['content'] | trim }} {{ message['content'] | tojson(ensure_ascii=true) }}
+{% endfor %}
+"""
 MESSAGES = ["", "Hi", "  <b>a & 'b'</b> \"c\"\n ", "ünïcode 漢字 🙂 {{ messages }} {% raw %}"]
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-@pytest.mark.parametrize("template", [CHATML, LINES])
+@pytest.mark.parametrize("template", [CHATML, LINES, MARKED])
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_text_is_that_of_transformers(template: str, message: str) -> None:
     library = pytest.importorskip("transformers.utils.chat_template_utils")

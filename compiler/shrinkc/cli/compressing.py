@@ -52,9 +52,9 @@ def run(
 
 
 def _lines(result: RunResult, dry_run: bool) -> list[str]:
-    lines = [f"note: {note}" for note in result.notes]
+    lines = []
     if dry_run:
-        return [*lines, f"{result.estimate}; nothing was written (--dry-run)"]
+        return ["nothing was written (--dry-run)"]
     for row in result.rows:
         perplexity = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
         lines.append(

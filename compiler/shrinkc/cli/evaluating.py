@@ -56,8 +56,8 @@ class EvalRequest:
     ) -> EvalRequest:
         """From the command line's values; UsageError when one is not possible."""
         plan = EvalPlan(
-            text=_path(text), protocol=cast(Any, protocol), windows=_windows(windows),
-            trivia=_path(trivia), trivia_items=trivia_items, hellaswag=_path(hellaswag),
+            text=data_path(text), protocol=cast(Any, protocol), windows=_windows(windows),
+            trivia=data_path(trivia), trivia_items=trivia_items, hellaswag=data_path(hellaswag),
             hellaswag_items=hellaswag_items, samples=sample, chat=chat,
         )  # fmt: skip
         if plan.empty:
@@ -85,7 +85,7 @@ def run(
     if output is not None:
         _check_writable(output)
     with TemporaryDirectory(prefix="shrinkc-") as folder:
-        plan = _with_files(request.plan, Path(folder), console)
+        plan = with_files(request.plan, Path(folder), console)
         report = evaluate(_scorer(request, env, console), plan, console)
     if output is not None:
         _write(output, report)
@@ -96,7 +96,7 @@ def run(
             click.echo(line)
 
 
-def _with_files(plan: EvalPlan, folder: Path, console: Console) -> EvalPlan:
+def with_files(plan: EvalPlan, folder: Path, console: Console) -> EvalPlan:
     """The plan with what is on the hub fetched to files in ``folder``."""
     with console.stage("fetching data"):
         files = {
@@ -107,7 +107,8 @@ def _with_files(plan: EvalPlan, folder: Path, console: Console) -> EvalPlan:
     return replace(plan, **files)  # type: ignore[arg-type]
 
 
-def _path(value: str | None) -> Path | None:
+def data_path(value: str | None) -> Path | None:
+    """A file's name, or ``hub``, as a plan has it until :func:`with_files`."""
     return None if value is None else Path(value)
 
 

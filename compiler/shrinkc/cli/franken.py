@@ -7,9 +7,11 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shrinkc.checkpoints import load, resolve, use_threads, versions
 from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.cli.evaluating import data_path, with_files
 from shrinkc.compress import attention_maps, franken
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_replaceable, new_directory
@@ -44,9 +46,9 @@ class FrankenRequest:
         prompt: str,
         tokens: int,
         seed: int,
-        text: Path | None,
+        text: str | None,
         windows: int | None,
-        hellaswag: Path | None,
+        hellaswag: str | None,
         hellaswag_items: int | None,
         attention_maps: Path | None,
         save: Path | None,
@@ -74,8 +76,9 @@ class FrankenRequest:
                 "run the command once more with the one to be saved.",
             )
         plan = EvalPlan(
-            text=text, windows=windows, hellaswag=hellaswag, hellaswag_items=hellaswag_items
-        )
+            text=data_path(text), windows=windows, hellaswag=data_path(hellaswag),
+            hellaswag_items=hellaswag_items,
+        )  # fmt: skip
         story = franken.Story(prompt, tokens, seed)
         return cls(model, layers, name, story, plan, threads, attention_maps, save, output, force)
 
@@ -91,9 +94,11 @@ def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
     path = resolve(request.model)
     configurations = _configurations(request, load_config(path).num_layers)
     use_threads(request.threads)
-    with console.stage("loading"):
-        loaded = load(path)
-    rows = franken.compare(loaded, configurations, request.story, request.plan, console)
+    with TemporaryDirectory(prefix="shrinkc-") as fetched:
+        plan = with_files(request.plan, Path(fetched), console)
+        with console.stage("loading"):
+            loaded = load(path)
+        rows = franken.compare(loaded, configurations, request.story, plan, console)
     result = {
         "model": loaded.path.resolve().name,
         "kind": loaded.kind,

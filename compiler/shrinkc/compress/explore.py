@@ -171,7 +171,7 @@ def explore(
 
     ``finished`` hears of every one.  A trial that fails is recorded with its reason and does not
     stop the others.  One that is interrupted fails, and its values wait for whoever goes on.
-    StageFailed if every one of them failed.
+    StageFailed if every one of them failed, or none was feasible in the whole study.
     """
     done: list[Result] = []
     counted = 0
@@ -188,6 +188,12 @@ def explore(
         raise StageFailed(
             f"all {counted} trials failed; the first: {failed[0].reason}",
             "'shrinkc compress' with the same recipe shows more.",
+        )
+    complete = any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False))
+    if done and not counted and not complete:
+        raise StageFailed(
+            f"none of {len(done)} trials is possible; the first: {done[0].reason}",
+            "change the recipe or its ranges.",
         )
     return done
 

@@ -90,12 +90,13 @@ def compress(
     source = resolve(model)
     # a run that is there is continued, so only something else is in the way
     check_replaceable(out, force=True, replaceable=is_run)
-    if force and not dry_run and out.exists():
-        shutil.rmtree(out)
     run = _Run(source, out, recipe, reporter, device)
     if dry_run:
         return run.plan()
     with _locked(out):
+        if force and is_run(out):
+            run.plan()  # refusals come while the earlier run is still there
+            _clear(out)
         return run.go()
 
 
@@ -117,6 +118,17 @@ def _locked(out: Path) -> Iterator[None]:
             (out / ".lock").unlink(missing_ok=True)
             if made and not is_run(out):  # refused before anything was made
                 shutil.rmtree(out, ignore_errors=True)
+
+
+def _clear(out: Path) -> None:
+    """Removes what is in a run; it stays one, so that the next attempt may go on."""
+    for path in out.iterdir():
+        if path.name in (".lock", RUN):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 class _Run:
@@ -165,6 +177,7 @@ class _Run:
             self._write_summary()
         if self.recipe.budget is not None:
             self.recipe = self._chosen(source, facts)
+            self.estimate = ""  # of the stages that were chosen, not of what was given
         self._check_what_is_there()
         if len(self.records) <= len(self.recipe.stages) and not self.estimate:
             self._preflight(facts, source)
@@ -182,10 +195,20 @@ class _Run:
         with self.reporter.stage("preflight"):
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
             done = max(0, len(self.records) - 1)
-            found = preflight(self.recipe, facts, self.calibration, loaded, self.out, done=done)
-        self.notes += [note for note in found.notes if note not in self.notes]
+            found = preflight(
+                _quantised(self.recipe, facts), facts, self.calibration, loaded, self.out, done=done
+            )
+        for note in found.notes:
+            self._note(note)
         self.estimate = found.estimate.line()
+        self.reporter.note(self.estimate)
         return found
+
+    def _note(self, text: str) -> None:
+        """Said at once, since a run takes long, and kept for its result."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.reporter.note(f"note: {text}")
 
     # ---- the model that is given ----
 
@@ -304,7 +327,8 @@ class _Run:
             write_step(folder, record)
         # read back: JSON has no tuples, and a resumed run has to see the same
         self.records.append(read_step(self.out / name))
-        self.notes += [f"{name}: {note}" for note in report.notes]
+        for note in report.notes:
+            self._note(f"{name}: {note}")
         shutil.rmtree(scratch, ignore_errors=True)
         self._write_summary()
 
@@ -393,25 +417,48 @@ class _Run:
 
         made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
         assert self.recipe.budget is not None
-        made_from |= {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
         for stage in self.recipe.stages:
             made_from |= stage_fingerprint(stage, self.calibration)
         for key, value in self.calibration.fingerprint().items():
             made_from[f"calibration.{key}"] = value
+        # what is measured does not depend on what it is measured for
+        measured_from = dict(made_from)
+        made_from |= {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
         file = self.out / CHOSEN
         if file.exists():
             kept = read_json(file)
             changed = differences(kept["made_from"], made_from)
             if changed:
-                raise self._changed("; ".join(changed), "budget")
+                raise RunChanged(
+                    f"{file} was made for something else: {'; '.join(changed)}.",
+                    "change that back to go on, choose another output directory, or start over "
+                    "with --force.",
+                )
             return parse_toml(kept["recipe"], name=self.recipe.name)
-        scratch = self._scratch("budget", made_from)
+        scratch = self._scratch("budget", measured_from)
         decision = decide(self.recipe, source, facts, self.calibration, self.reporter, scratch)
         written = decision.recipe.to_toml()
         write_json(file, {"made_from": made_from, "recipe": written, "report": decision.report})
-        self.notes.append(decision.note())
+        self._note(decision.note())
         # as a resumed run will see it
         return parse_toml(written, name=self.recipe.name)
+
+
+def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
+    """With the stage gptq that a budget will put before stages that work on integers."""
+    if recipe.budget is None or any(s.kind == "gptq" for s in recipe.stages):
+        return recipe
+    first = next((i for i, s in enumerate(recipe.stages) if s.kind in ("scales", "eora")), None)
+    if first is None:
+        return recipe
+    from shrinkc.compress.budget import Space, gptq_settings
+
+    settings = gptq_settings(recipe)
+    group = Space(facts.config, settings, 0).group(
+        facts.config
+    )  # the budget takes one that divides
+    own = Stage("gptq", "gptq", replace(settings, group=-1 if group is None else group))
+    return replace(recipe, stages=(*recipe.stages[:first], own, *recipe.stages[first:]))
 
 
 def _evaluate(

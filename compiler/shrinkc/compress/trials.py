@@ -8,7 +8,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from shrinkc.compress.fingerprint import (
 from shrinkc.compress.recipe import Recipe, parse_recipe, shipped
 from shrinkc.compress.run import RUN, SOURCE, compress
 from shrinkc.compress.space import TABLE, Space, Values, parse_space
-from shrinkc.compress.stages import stage_module
+from shrinkc.compress.stages import KINDS, stage_module
 from shrinkc.compress.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.progress import Reporter
@@ -208,7 +208,22 @@ def plan_trials(
     if not isinstance(ranges, Mapping):
         raise BadRecipe(f"{TABLE} = {ranges!r}; a table is allowed.")
     found = parse_space(ranges, tables)
+    _check_keys(found)
     return Trials(resolve(model), tables, found, tuple(assignments), base, folder, device, reporter)
+
+
+def _check_keys(space: Space) -> None:
+    """BadRecipe for a key that no stage of that kind has; as a trial it would only be infeasible."""
+    for d in space.dimensions:
+        kind = next((k for k in KINDS if d.stage == k or d.stage.startswith(f"{k}-")), None)
+        if kind is None or d.switch:
+            continue  # the recipe's own parsing says what is wrong with the table
+        known = [f.name for f in fields(stage_module(kind).Settings)]
+        if d.path[1] not in known:
+            raise BadRecipe(
+                f"[{TABLE}] {d.name}: [{d.stage}] has no key {d.path[1]!r}.",
+                f"allowed: {', '.join(known)}.",
+            )
 
 
 def _steps(trial: Path) -> list[Path]:

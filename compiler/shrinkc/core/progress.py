@@ -22,6 +22,10 @@ class Reporter(Protocol):
         """Within the context the work called ``title`` is going on."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something to know at once."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -29,6 +33,9 @@ class Silent:
     def stage(self, title: str) -> AbstractContextManager[Update]:
         """See :class:`Reporter`."""
         return nullcontext(lambda done, total, note="": None)
+
+    def note(self, text: str) -> None:
+        """See :class:`Reporter`."""
 
 
 @dataclass

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from shrinkc.core.errors import BadTokenizer
@@ -68,7 +71,9 @@ class ChatTemplate:
         models, so they run in Jinja's sandbox.
         """
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
         environment.filters["tojson"] = _tojson
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
@@ -91,9 +96,29 @@ def _object(path: Path) -> dict[str, Any]:
     return read_json_object(path, BadTokenizer) if path.is_file() else {}
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    # Jinja's own writes HTML escapes
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Generation(jinja2.ext.Extension):
+    """``{% generation %}`` marks answers for training; here only what is in it counts."""
+
+    tags = {"generation"}  # noqa: RUF012  # declared so by Jinja
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """The body in a scope of its own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own writes HTML escapes; the arguments are those that transformers gives templates
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> NoReturn:
