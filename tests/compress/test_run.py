@@ -26,6 +26,8 @@ from shrinkc.core.errors import (
     BadData,
     BadRecipe,
     BadStep,
+    Interrupted,
+    ModelNotFound,
     OutputError,
     QuantizeError,
     RunChanged,
@@ -505,3 +507,25 @@ def test_another_budget_goes_on_from_what_was_measured(
     (out / "budget.json").write_text(json.dumps(made))
     with pytest.raises(RunChanged, match=r"budget.json was made for something else: .*210KiB"):
         compress(str(stories), out, parse_recipe(tables), reporter=Silent())
+
+
+def test_a_run_is_no_model(
+    whole: tuple[Path, RunResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["eval", str(whole[0]), "--sample", "Once"]) == ModelNotFound.exit_code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is a run of 'shrinkc compress'" in said and f"such as {whole[0] / STEPS[-1]}." in said
+
+
+def test_stopped_before_anything_was_written(
+    stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def stop(*arguments: Any, **options: Any) -> RunResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shrinkc.cli.compressing.compress", stop)
+    (tmp_path / "r.toml").write_text("[depth]\nlayers = [2]\n")
+    command = ["compress", str(stories), "--recipe", str(tmp_path / "r.toml")]
+    assert run_cli([*command, "-o", str(tmp_path / "o")]) == Interrupted.exit_code
+    assert "nothing was written" in capsys.readouterr().err

@@ -66,6 +66,12 @@ def resolve(source: str) -> Path:
     """
     path = Path(source)
     if path.is_dir():
+        steps = sorted(path.glob("[0-9][0-9]-*/step.json"))
+        if steps and not (path / "config.json").exists():
+            raise ModelNotFound(
+                f"{source} is a run of 'shrinkc compress', not a model.",
+                f"give one of its steps, such as {steps[-1].parent}.",
+            )
         files = sorted(path.glob("*.gguf"))
         return files[0] if len(files) == 1 and not (path / "config.json").exists() else path
     if path.is_file():

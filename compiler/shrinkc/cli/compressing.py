@@ -9,7 +9,7 @@ from pathlib import Path
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
 from shrinkc.compress.recipe import load_recipe
-from shrinkc.compress.run import RunResult, compress
+from shrinkc.compress.run import RunResult, compress, is_run
 from shrinkc.core.errors import Interrupted
 
 
@@ -33,6 +33,8 @@ def run(
             reporter=console, force=force, dry_run=dry_run, device=device,
         )  # fmt: skip
     except KeyboardInterrupt as stop:
+        if not is_run(output):
+            raise Interrupted("stopped before the first step; nothing was written.") from stop
         raise Interrupted(
             f"stopped; {output} holds the steps that are complete.",
             "the same command goes on from there.",

@@ -115,7 +115,8 @@ def text_perplexity(
         raise UsageError(
             f"{protocol.name} needs {protocol.window} positions, {scorer.name} has "
             f"{scorer.max_length}.",
-            f"for a compiled directory: 'shrinkc compile ... --context {protocol.window}'.",
+            "a compiled directory has as many as it was compiled for: 'shrinkc compile ... "
+            f"--context {protocol.window}'; wikitext512 needs the fewest.",
         )
     prepared, how = protocol.prepare(text)
     ids = scorer.encode(prepared, special=protocol.special)
