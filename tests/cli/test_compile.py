@@ -206,7 +206,11 @@ def test_a_signal_while_it_writes_leaves_nothing(
     place.mkdir()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-m", "shrinkc", "compile", str(tmp_path / "model"), "-o", "out"]
-    process = subprocess.Popen(command, cwd=place, env=env, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=place, env=env, stderr=subprocess.PIPE,
+        # a background job of a shell inherits a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(place.glob(".out.*.partial")):
         assert process.poll() is None and time.monotonic() < deadline
