@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from shrinkc.compress.pictures import COLOURS, MARKERS, save_picture, style
 
@@ -124,6 +125,7 @@ learning_rate = 2e-3
 OURS = {"small": SMALL}
 CONFIGURATIONS = REFERENCE | OURS
 
+OWN = "#000000"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 HEAD = (
     "| configuration | packed MB | of bf16 | perplexity | TriviaQA closed | HellaSwag acc / norm |\n"
@@ -192,14 +194,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def draw(rows: list[dict[str, Any]], baseline: dict[str, Any], file: Path) -> None:
     """Perplexity against packed bytes; a line follows the steps of a run."""
     with style():
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(8, 6.5), layout="constrained")
         axes = figure.add_subplot()
         for index, run in enumerate(dict.fromkeys(r["run"] for r in rows)):
             own = [r for r in rows if r["run"] == run]
             ours = own[0]["ours"]
+            palette = [c for c in COLOURS if c != OWN]
+            colour = OWN if ours else palette[index % len(palette)]
             axes.plot(
                 [r["packed_bytes"] / 1e6 for r in own], [r["perplexity"] for r in own],
-                marker=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[index % len(MARKERS)], color=colour,
                 linewidth=2.2 if ours else 1, linestyle="-" if ours else "--",
                 label=("ours: " if ours else "reference: ") + own[-1]["label"],
             )  # fmt: skip
@@ -207,19 +211,22 @@ def draw(rows: list[dict[str, Any]], baseline: dict[str, Any], file: Path) -> No
         axes.axvline(baseline["packed_bytes"] / 4e6, color="#555555", linewidth=0.8)
         axes.annotate(
             "a quarter of bf16", (baseline["packed_bytes"] / 4e6, 1), xycoords=("data", "axes fraction"),
-            xytext=(4, -10), textcoords="offset points", fontsize=8,
+            xytext=(4, -12), textcoords="offset points", fontsize=8,
         )  # fmt: skip
         axes.annotate(
-            "perplexity of the baseline", (1, baseline["perplexity"]),
-            xycoords=("axes fraction", "data"), xytext=(-4, -10), textcoords="offset points",
-            ha="right", fontsize=8,
+            "perplexity of the baseline", (0, baseline["perplexity"]),
+            xycoords=("axes fraction", "data"), xytext=(4, 4), textcoords="offset points",
+            fontsize=8,
         )  # fmt: skip
         axes.set_yscale("log")
-        axes.set_ylim(baseline["perplexity"] * 0.6, 400)
+        axes.set_ylim(baseline["perplexity"] * 0.6, 4000)
+        axes.yaxis.set_major_locator(FixedLocator([20, 50, 100, 200, 500, 1000, 2000]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_xlim(left=0)
         axes.set_xlabel("stored weights, MB (embedding included)")
         axes.set_ylabel("WikiText-2 perplexity (512 protocol)")
-        axes.legend(fontsize=7, loc="upper right")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
         save_picture(figure, file)
 
 
