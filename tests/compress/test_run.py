@@ -360,6 +360,11 @@ def test_a_quantised_model_and_another_architecture(tmp_path: Path, story_file: 
     error = refused(tmp_path / "q", {"depth": {"layers": [0]}}, tmp_path / "o")
     assert isinstance(error, UnsupportedModel)
     assert "[depth] works on float models, but the model is already quantised" in str(error)
+    text = {"text": [str(story_file)], "samples": 16, "length": 32}
+    recipe: dict[str, Any] = {"calibration": text, "eora": {"rank": 2}}
+    error = refused(tmp_path / "q", recipe, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel)
+    assert "[eora] needs the float model, but the one given is already quantised" in str(error)
     write_tiny_llama(tmp_path / "m")
     config = tmp_path / "m" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "gemma"}))

@@ -83,6 +83,11 @@ def preflight(
             ))  # fmt: skip
             chain.append(now)
             continue
+        if stage.kind == "eora" and facts.quantized:
+            problems.append((
+                UnsupportedModel,
+                f"[{stage.name}] needs the float model, but the one given is already quantised",
+            ))  # fmt: skip
         kind = QuantizeError if stage.kind in ON_INTEGERS else BadRecipe
         found = module.preflight(stage.settings, now)
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
