@@ -22,10 +22,11 @@ VARIANTS = [
     pytest.param("host", {"CORES": "8", "SAN": "thread"}, id="host-8-tsan"),
     pytest.param("qemu", {}, id="qemu"),
     pytest.param("qemu", {"OPT": "-Os"}, id="qemu-Os"),
-    pytest.param("gvsoc", {}, id="gvsoc"),
-    pytest.param("gvsoc", {"OPT": "-Os", "STACKS": "1"}, id="gvsoc-Os"),
+    pytest.param("gvsoc", {}, id="gvsoc", marks=pytest.mark.gvsoc),
+    pytest.param("gvsoc", {"OPT": "-Os", "STACKS": "1"}, id="gvsoc-Os", marks=pytest.mark.gvsoc),
 ]
-MACHINES = ("host", "qemu", "gvsoc")
+GVSOC = pytest.param("gvsoc", marks=pytest.mark.gvsoc)
+MACHINES = ("host", "qemu", GVSOC)
 CHECKS = 16
 END_CODE, END_TRAP, END_STACK, END_HANG, END_EARLY_USE = 42, 1001, 1002, 1003, 1004
 
@@ -59,7 +60,7 @@ def test_selftest_passes(built: Built, on: str, options: dict[str, str]) -> None
     assert "failed checks: 0" in output.lines
 
 
-@pytest.mark.parametrize("on", ["qemu", "gvsoc"])
+@pytest.mark.parametrize("on", ["qemu", GVSOC])
 def test_lines_are_those_of_the_host(built: Built, on: str) -> None:
     host = common_lines(plain_run(built("host"), "host"))
     assert len(host) > INPUT_WORDS + CHECKS

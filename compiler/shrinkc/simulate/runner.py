@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -187,9 +187,10 @@ def _on_gvsoc(
         directory=scratch,
         stdin=subprocess.DEVNULL,
         timeout_s=timeout_s,
-        on_line=on_line,
+        on_line=on_line and (lambda line: None if _is_echo(line) else on_line(line)),
         terminal=True,
     )
+    done = replace(done, lines=[line for line in done.lines if not _is_echo(line)])
     if done.code is None or done.code <= 0:
         return done
     own_codes = [m for line in done.errors if (m := _EXIT_LINE.search(line))]
@@ -200,6 +201,11 @@ def _on_gvsoc(
         )
     errors = [line for line in done.errors if not _EXIT_LINE.search(line)]
     return Finished(int(own_codes[-1][1]), done.lines, errors, done.seconds)
+
+
+def _is_echo(line: str) -> bool:
+    """Whether it is the command line that the launcher prints before it starts the simulator."""
+    return line.startswith("gapy --platform=gvsoc ")
 
 
 def _flash_options(out: Path, scratch: Path) -> list[str]:
