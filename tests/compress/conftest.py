@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.recipe import Recipe, parse_recipe
 from shrinkc.compress.stages.context import StepContext
 from shrinkc.core.progress import Silent, Update
 
@@ -111,3 +112,21 @@ class InterruptAt:
                     raise KeyboardInterrupt
 
         yield update
+
+
+def tables(text: Path, other: Path | None = None) -> dict[str, Any]:
+    """A recipe whose every stage has some work, but little."""
+    found: dict[str, Any] = {
+        "calibration": {"text": [str(text)], "samples": 32, "length": 64},
+        "depth": {"remove": 1, "protect_first": 1, "protect_last": 1},
+        "width": {"ffn": 0.25, "multiple": 32},
+        "lora": {"samples": 24, "batch": 4, "length": 64, "rank": 4, "learning_rate": 2e-3},
+    }
+    if other is not None:
+        found["evaluate"] = {"text": str(other), "windows": 1}
+    return found
+
+
+@pytest.fixture(scope="module")
+def recipe(story_file: Path, other_file: Path) -> Recipe:
+    return parse_recipe(tables(story_file, other_file))

@@ -54,9 +54,9 @@ def run(
 
 
 def _lines(result: RunResult, dry_run: bool) -> list[str]:
-    lines = []
     if dry_run:
         return ["nothing was written (--dry-run)"]
+    lines = []
     for row in result.rows:
         perplexity = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
         lines.append(

@@ -1,0 +1,123 @@
+"""What is refused or estimated before a run's work, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.tiny_gptq import tiny_gptq
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.compress.recipe import Recipe, parse_recipe
+from shrinkc.compress.run import compress
+from shrinkc.core.errors import (
+    BadData,
+    BadRecipe,
+    ShrinkcError,
+    UnsupportedModel,
+)
+from shrinkc.core.progress import Silent
+
+from .conftest import tables
+from .quantising import Recorder
+
+pytest.importorskip("peft")
+pytest.importorskip("torch")
+
+
+def test_all_problems_at_once_and_nothing_is_left(stories: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Once upon a time.")
+    recipe = parse_recipe(
+        {
+            "calibration": {"text": [str(short)], "samples": 4, "length": 64},
+            "depth": {"remove": 3, "protect_first": 0, "protect_last": 0},
+            "depth-2": {"remove": 2, "protect_first": 0, "protect_last": 0},
+            "width": {"kv_groups": 2},
+            "lora": {"length": 4096},
+        }
+    )
+    with pytest.raises(BadRecipe) as caught:
+        compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
+    text = str(caught.value)
+    # depth-2 sees the two layers that depth leaves
+    for words in (
+        "5 problems", "[depth-2] 2 of 2 layers", "[width] kv_groups = 2", "[lora] length = 4096",
+        "4 samples of 64 tokens need 256 tokens", "too few for training",
+    ):  # fmt: skip
+        assert words in text
+    assert not (tmp_path / "o").exists()
+
+
+def refused(model: Path, recipe: dict[str, Any], out: Path) -> ShrinkcError:
+    with pytest.raises(ShrinkcError) as caught:
+        compress(str(model), out, parse_recipe(recipe), reporter=Silent())
+    assert not out.exists()
+    return caught.value
+
+
+def test_a_quantised_model_and_another_architecture(tmp_path: Path, story_file: Path) -> None:
+    tiny_gptq(tmp_path / "q", bits=4, group=32)
+    error = refused(tmp_path / "q", {"depth": {"layers": [0]}}, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel)
+    assert "[depth] works on float models, but the model is already quantised" in str(error)
+    text = {"text": [str(story_file)], "samples": 16, "length": 32}
+    recipe: dict[str, Any] = {"calibration": text, "eora": {"rank": 2}}
+    error = refused(tmp_path / "q", recipe, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel)
+    assert "[eora] needs the float model, but the one given is already quantised" in str(error)
+    write_tiny_llama(tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "gemma"}))
+    error = refused(tmp_path / "m", {"depth": {"layers": [0]}}, tmp_path / "o")
+    assert isinstance(error, UnsupportedModel) and "gemma" in str(error)
+
+
+def test_one_sample_and_no_text(stories: Path, story_file: Path, tmp_path: Path) -> None:
+    few = tables(story_file)
+    few["calibration"]["samples"] = 1
+    error = refused(stories, few, tmp_path / "o")
+    assert isinstance(error, BadData) and "calibration.samples = 1" in str(error)
+    error = refused(stories, {"depth": tables(story_file)["depth"]}, tmp_path / "o")
+    assert isinstance(error, BadData) and "calibration.text is not given" in str(error)
+    none = {**tables(story_file), "evaluate": {"text": str(tmp_path / "none.txt")}}
+    error = refused(stories, none, tmp_path / "o")
+    assert isinstance(error, BadData) and "evaluate.text: there is no file" in str(error)
+
+
+def test_groups_that_will_not_divide_are_found_before_the_work(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    recipe = tables(story_file)
+    recipe["width"] = {"ffn_keep": 200}
+    recipe["gptq"] = {"bits": 4, "group": 32}
+    error = refused(stories, recipe, tmp_path / "o")
+    assert error.exit_code == 20
+    assert "[gptq]" in str(error) and "200" in str(error) and "down_proj" in str(error)
+
+
+def test_dry_run_estimates_and_writes_nothing(
+    stories: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    result = compress(str(stories), tmp_path / "o", recipe, reporter=Silent(), dry_run=True)
+    assert result.estimate.startswith("estimate: about") and "GiB of memory" in result.estimate
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("stage", ["scales", "eora"])
+def test_a_budget_puts_gptq_before_stages_on_integers(
+    stage: str, stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    tables = {
+        "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
+        "budget": {"target_bytes": "200KiB"},
+        stage: {"rank": 2} if stage == "eora" else {"samples": 32, "batch": 4, "length": 32},
+    }
+    hints = Recorder()
+    result = compress(
+        str(stories), tmp_path / "o", parse_recipe(tables), reporter=hints, dry_run=True
+    )
+    assert result.estimate.startswith("estimate: about") and result.estimate in hints.notes
+    assert not (tmp_path / "o").exists()
