@@ -107,7 +107,7 @@ lock: packages-dev $(VENV)/dev
 # ---- the commands of the README ----
 
 demo: packages $(VENV)/base
-	@PATH=$(CURDIR)/$(BIN):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS)
+	@PATH=$(abspath $(BIN)):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS)
 
 # Without this make's own settings: tests run make as well, and read what it prints.
 pytest = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
