@@ -86,16 +86,16 @@ pip = env PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) PIP_DISABLE_PIP_VE
 
 # The stamps say what is installed, so that other requirements install again.
 $(VENV)/base: pyproject.toml $(LOCK) | $(BIN)/python
-	$(pip) --editable .
+	@$(pip) --editable .
 	@touch $@
 
 $(VENV)/test: pyproject.toml $(LOCK) | $(BIN)/python
-	$(pip) --editable '.[test]'
+	@$(pip) --editable '.[test]'
 	@touch $@ $(VENV)/base
 
 $(VENV)/dev: pyproject.toml $(LOCK) | $(BIN)/python packages-dev
 	@echo "installing torch and the other libraries of compression: gigabytes, so several minutes"
-	$(pip) --editable '.[dev]'
+	@$(pip) --editable '.[dev]'
 	@touch $@ $(VENV)/base $(VENV)/test
 
 setup: packages-dev $(VENV)/dev
