@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.quantised import INPUT
 from helpers.tiny_llama import round_to, write_safetensors, write_tiny_llama, write_weights
 
 MODULES = {
@@ -52,7 +53,7 @@ def tiny_gptq(
     bits: int = 4,
     group: int = 32,
     sym: bool = True,
-    desc_act: bool = False,
+    desc_act: bool | str = False,
     layout: str = "gptq",
     lm_head: bool = False,
     skip: tuple[str, ...] = (),
@@ -68,7 +69,8 @@ def tiny_gptq(
 ) -> dict[str, NDArray[np.float32]]:
     """Write a checkpoint (config.json, quantize_config.json, weights, tokenizer) to ``directory``.
 
-    ``group`` -1: one scale per output.  ``layout`` is "gptq" or "gptq_v2".  ``skip`` names modules
+    ``group`` -1: one scale per output.  ``desc_act`` "shared": what reads one input has one order
+    of columns, as in real checkpoints.  ``layout`` is "gptq" or "gptq_v2".  ``skip`` names modules
     ("model.layers.0.mlp.up_proj") that stay float, ``module_bits`` those with other widths; both
     become rules of ``dynamic``.  ``embedding_bits`` (4 or 8) adds the sidecar
     ``embedding.safetensors``, ``eora_rank`` the adapter ``eora/``.  ``dtype`` is that of scales
@@ -95,7 +97,11 @@ def tiny_gptq(
     for name, values in exact.items():
         short = name.rpartition(".")[2]
         if (short in MODULES or (short == "lm_head" and lm_head)) and name not in skip:
-            packed = quantize(values, widths.get(name, bits), group, sym, desc_act, dtype, rng)
+            shared = f"{name.rpartition('layers.')[2].partition('.')[0]}{INPUT.get(short)}"
+            orders = np.random.default_rng(list(shared.encode())) if desc_act == "shared" else rng
+            packed = quantize(
+                values, widths.get(name, bits), group, sym, bool(desc_act), dtype, orders
+            )
             stored.update(packed_tensors(name, packed, layout))
             exact[name] = packed.dense()
         else:
@@ -117,7 +123,7 @@ def tiny_gptq(
     fields: dict[str, Any] = {
         "bits": bits,
         "group_size": group,
-        "desc_act": desc_act,
+        "desc_act": bool(desc_act),
         "sym": sym,
         "lm_head": lm_head,
         "method": "gptq",

@@ -1,0 +1,70 @@
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784 */
+#ifndef MODEL_H
+#define MODEL_H
+
+#define SC_VOCAB 2600
+#define SC_HIDDEN 60
+#define SC_FFN 130
+#define SC_MATRICES 13
+#define SC_LAYERS 3
+#define SC_HEADS 6
+#define SC_KV_HEADS 3
+#define SC_HEAD_DIM 10
+#define SC_CONTEXT 40
+
+/* numbers */
+#define SC_NORM_EPS 2517ull
+#define SC_NORM_SHIFT 3
+#define SC_EMBED_FACTOR 2139095040u
+#define SC_EMBED_SHIFT 11
+#define SC_DOT_SHIFT 3
+#define SC_WEIGHT_BITS 15
+#define SC_LOGIT_SHIFT 3
+#define SC_PERMS 0
+#define SC_STRIP_SPACE 0
+
+/* schedule */
+#define SC_CHUNK 1
+#define SC_TILE_BYTES 784
+#define SC_KV_IN_L1 0
+#define SC_KV_TILE_BLOCKS 1
+#define SC_KV_TILE_BYTES 240
+#define SC_LOGITS_IN_L1 0
+#define SC_STAGE_BYTES 0
+#define SC_EMBED_STAGE 0
+#define SC_PLANNED_CORES 8
+
+/* widths of the shared buffers */
+#define SC_Y_WORDS 132
+#define SC_XQ_WORDS 34
+#define SC_XSEGS 9
+#define SC_XBLOCKS 17
+#define SC_XSUMS 1
+#define SC_RANK 0
+#define SC_SQ_WORDS 0
+#define SC_SSEGS 0
+#define SC_HEAD_SCRATCH_BYTES 332
+#define SC_HEAD_STATE_BYTES 140
+#define SC_QVEC_BYTES 48
+
+
+/* L1 arena */
+#define SC_ARENA_BYTES 7232
+#define SC_AT_HEAD_SCRATCH 0 /* 2656 bytes */
+#define SC_AT_HEAD_WORK 0 /* 320 bytes */
+#define SC_AT_TILES 2656 /* 1568 bytes */
+#define SC_AT_HEAD_STATE 4224 /* 1120 bytes */
+#define SC_AT_Y 5344 /* 528 bytes */
+#define SC_AT_KV_TILE 5872 /* 480 bytes */
+#define SC_AT_X 6352 /* 240 bytes */
+#define SC_AT_XQ 6592 /* 144 bytes */
+#define SC_AT_PARTS 6736 /* 128 bytes */
+#define SC_AT_BLOCK_MAX 6864 /* 80 bytes */
+#define SC_AT_Q8 6944 /* 80 bytes */
+#define SC_AT_XC 7024 /* 48 bytes */
+#define SC_AT_XSUM 7072 /* 48 bytes */
+#define SC_AT_XV 7120 /* 48 bytes */
+#define SC_AT_Q_SCALE 7168 /* 32 bytes */
+#define SC_AT_ROPE 7200 /* 32 bytes */
+
+#endif

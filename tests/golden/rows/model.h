@@ -1,0 +1,72 @@
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 */
+#ifndef MODEL_H
+#define MODEL_H
+
+#define SC_VOCAB 107
+#define SC_HIDDEN 16
+#define SC_FFN 24
+#define SC_MATRICES 9
+#define SC_LAYERS 2
+#define SC_HEADS 2
+#define SC_KV_HEADS 1
+#define SC_HEAD_DIM 8
+#define SC_CONTEXT 24
+
+/* numbers */
+#define SC_NORM_EPS 2684ull
+#define SC_NORM_SHIFT 2
+#define SC_EMBED_FACTOR 1828032000u
+#define SC_EMBED_SHIFT 6
+#define SC_DOT_SHIFT 2
+#define SC_WEIGHT_BITS 15
+#define SC_LOGIT_SHIFT -1
+#define SC_PERMS 0
+#define SC_STRIP_SPACE 1
+
+/* schedule */
+#define SC_CHUNK 8
+#define SC_TILE_BYTES 2016
+#define SC_KV_IN_L1 1
+#define SC_KV_TILE_BLOCKS 6
+#define SC_KV_TILE_BYTES 0
+#define SC_LOGITS_IN_L1 1
+#define SC_STAGE_BYTES 0
+#define SC_EMBED_STAGE 0
+#define SC_PLANNED_CORES 8
+
+/* widths of the shared buffers */
+#define SC_Y_WORDS 32
+#define SC_XQ_WORDS 6
+#define SC_XSEGS 1
+#define SC_XBLOCKS 3
+#define SC_XSUMS 0
+#define SC_RANK 0
+#define SC_SQ_WORDS 0
+#define SC_SSEGS 0
+#define SC_HEAD_SCRATCH_BYTES 204
+#define SC_HEAD_STATE_BYTES 140
+#define SC_QVEC_BYTES 48
+
+#define SC_ONE_FORMAT (0)
+
+/* L1 arena */
+#define SC_ARENA_BYTES 11520
+#define SC_AT_TILES 0 /* 4032 bytes */
+#define SC_AT_HEAD_SCRATCH 4032 /* 1632 bytes */
+#define SC_AT_HEAD_WORK 4032 /* 256 bytes */
+#define SC_AT_LOGITS 4032 /* 432 bytes */
+#define SC_AT_HEAD_STATE 5664 /* 1120 bytes */
+#define SC_AT_PARTS 6784 /* 1024 bytes */
+#define SC_AT_Y 7808 /* 1024 bytes */
+#define SC_AT_K_CACHE 8832 /* 768 bytes */
+#define SC_AT_X 9600 /* 512 bytes */
+#define SC_AT_V_CACHE 10112 /* 384 bytes */
+#define SC_AT_XV 10496 /* 384 bytes */
+#define SC_AT_XQ 10880 /* 192 bytes */
+#define SC_AT_Q8 11072 /* 128 bytes */
+#define SC_AT_ROPE 11200 /* 128 bytes */
+#define SC_AT_BLOCK_MAX 11328 /* 96 bytes */
+#define SC_AT_Q_SCALE 11424 /* 64 bytes */
+#define SC_AT_XC 11488 /* 32 bytes */
+
+#endif

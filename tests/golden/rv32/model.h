@@ -1,0 +1,72 @@
+/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 */
+#ifndef MODEL_H
+#define MODEL_H
+
+#define SC_VOCAB 107
+#define SC_HIDDEN 24
+#define SC_FFN 24
+#define SC_MATRICES 9
+#define SC_LAYERS 2
+#define SC_HEADS 3
+#define SC_KV_HEADS 1
+#define SC_HEAD_DIM 14
+#define SC_CONTEXT 12
+
+/* numbers */
+#define SC_NORM_EPS 1007ull
+#define SC_NORM_SHIFT 3
+#define SC_EMBED_FACTOR 1430905465u
+#define SC_EMBED_SHIFT 6
+#define SC_DOT_SHIFT 3
+#define SC_WEIGHT_BITS 15
+#define SC_LOGIT_SHIFT -1
+#define SC_PERMS 0
+#define SC_STRIP_SPACE 1
+
+/* schedule */
+#define SC_CHUNK 8
+#define SC_TILE_BYTES 2912
+#define SC_KV_IN_L1 1
+#define SC_KV_TILE_BLOCKS 3
+#define SC_KV_TILE_BYTES 0
+#define SC_LOGITS_IN_L1 1
+#define SC_STAGE_BYTES 0
+#define SC_EMBED_STAGE 0
+#define SC_PLANNED_CORES 8
+
+/* widths of the shared buffers */
+#define SC_Y_WORDS 70
+#define SC_XQ_WORDS 11
+#define SC_XSEGS 1
+#define SC_XBLOCKS 6
+#define SC_XSUMS 0
+#define SC_RANK 0
+#define SC_SQ_WORDS 0
+#define SC_SSEGS 0
+#define SC_HEAD_SCRATCH_BYTES 140
+#define SC_HEAD_STATE_BYTES 204
+#define SC_QVEC_BYTES 48
+
+#define SC_ONE_FORMAT (0)
+
+/* L1 arena */
+#define SC_ARENA_BYTES 15184
+#define SC_AT_TILES 0 /* 5824 bytes */
+#define SC_AT_LOGITS 5824 /* 432 bytes */
+#define SC_AT_Y 5824 /* 2240 bytes */
+#define SC_AT_HEAD_STATE 8064 /* 1632 bytes */
+#define SC_AT_HEAD_WORK 8064 /* 448 bytes */
+#define SC_AT_HEAD_SCRATCH 9696 /* 1120 bytes */
+#define SC_AT_PARTS 10816 /* 1024 bytes */
+#define SC_AT_X 11840 /* 768 bytes */
+#define SC_AT_K_CACHE 12608 /* 576 bytes */
+#define SC_AT_Q8 13184 /* 384 bytes */
+#define SC_AT_XV 13568 /* 384 bytes */
+#define SC_AT_XQ 13952 /* 352 bytes */
+#define SC_AT_V_CACHE 14304 /* 336 bytes */
+#define SC_AT_ROPE 14640 /* 224 bytes */
+#define SC_AT_BLOCK_MAX 14864 /* 192 bytes */
+#define SC_AT_Q_SCALE 15056 /* 96 bytes */
+#define SC_AT_XC 15152 /* 32 bytes */
+
+#endif
