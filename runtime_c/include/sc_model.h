@@ -9,13 +9,14 @@
 #define SC_ROWS 8 /* rows of a block */
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
-enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4 };
+/* 8 bit where none of W4, W3, W2 is set */
+enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4, SC_FMT_W3 = 8, SC_FMT_W2 = 16 };
 
 #define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
- * last_elems.  A segment occupies whole words (4 inputs; two words at a time for 4-bit weights and
- * for the first half of a side path next to them). */
+ * last_elems.  A segment occupies whole words (4 inputs; two, four or eight words at a time for
+ * weights of 4, 2 or 3 bits and for the first half of a side path next to them). */
 typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
     uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
@@ -27,8 +28,8 @@ typedef struct {
  *   uint16 r[8]
  *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights
  * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop).
- * 8-bit weights: per 4 inputs, 8 rows x 4 bytes.  4-bit: per 8 inputs, 8 rows x 4 bytes, byte j
- * of a row holding input j in its low nibble and input 4 + j in its high one, both signed.
+ * Weights: words of 8 rows after each other; how many inputs are in a word, and where, is said in the
+ * sc_dot_w*.h of each width.
  * A side path's b matrix (8 bit, not grouped) follows each block's weights in the same form. */
 typedef struct sc_matrix {
     uint32_t offset;      /* in its memory, multiple of 4 */
@@ -39,7 +40,7 @@ typedef struct sc_matrix {
     sc_cut in;                 /* the activations it reads */
     uint8_t level;             /* enum sc_level */
     uint8_t format;            /* enum sc_format */
-    uint8_t drop;              /* grouped: bits a segment's sum loses, 4 included for 4-bit weights */
+    uint8_t drop;              /* grouped: bits a segment's sum loses, those by which it is folded included */
     int16_t shift;             /* requantize shift before the token's exponent */
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;

@@ -50,9 +50,9 @@ static inline void sc_shift_words(const int32_t *x, int32_t *y, uint32_t n, int 
     if (s > 0 && s < 16) { /* beyond, adding half could overflow */
         int32_t v;
         /* clang-format off */
-        __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)
                          ".insn i 0x0b, 2, %[v], 4(%[x])\n" SC_ROUND("%[v]", "%[s]")
-                         ".insn s 0x2b, 2, %[v], 4(%[y])\n.option pop"
+                         ".insn s 0x2b, 2, %[v], 4(%[y])\n" SC_LOOP_END(3)
                          : [x] "+&r"(x), [y] "+&r"(y), [v] "=&r"(v)
                          : [n] "r"(n), [s] "r"(s)
                          : "memory");

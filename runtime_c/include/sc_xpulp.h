@@ -56,18 +56,29 @@ static inline int sc_bits(uint32_t v) {
     do {                                                                                                     \
         int32_t v_;                                                                                          \
         const void *p_ = (ptr);                                                                              \
-        __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*3\n"          \
-                         ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                                               \
-                         ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                                           \
-                         ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n.option pop"                              \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3) ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                      \
+                                                  ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                  \
+                                                  ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n" SC_LOOP_END(3) \
                          : [t] "+&r"(top), [p] "+&r"(p_), [v] "=&r"(v_)                                      \
                          : [n] "r"(count), [s] "i"(step)                                                     \
                          : "memory");                                                                        \
     } while (0)
 
-/* Hardware loop over the next `count` (register) instructions-long body; see sc_gemv.c. */
-#define SC_LOOP(cnt, insns) ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n"
-#define SC_LW_POST(rd, ptr) ".insn i 0x0b, 2, " rd ", 4(" ptr ")\n"
+/* Hardware loop, `cnt` (a register) times over the `insns` instructions up to SC_LOOP_END, which has the
+ * assembler check that number: the encoding holds the place of the last one. */
+#define SC_LOOP_BEGIN(cnt, insns)                                                                            \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n771:\n"
+/* The same a constant number of times; `twice` is the register whose number is twice that of the
+ * instructions, so at most 15 of them. */
+#define SC_LOOP_CONST_BEGIN(times, twice)                                                                    \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    ".insn i 0x7b, 5, x0, " #twice ", " #times "\n771:\n"
+#define SC_LOOP_END(insns)                                                                                   \
+    "772:\n.if (772b - 771b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
+    ".option pop"
+#define SC_LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " #step "(" ptr ")\n"
+#define SC_LW_POST(rd, ptr) SC_LW_STEP(rd, ptr, 4)
 /* rd = (rd + 2^(rs - 1)) >> rs, 1 <= rs <= 31: the rounding shift in one instruction (p.addRN) */
 #define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */

@@ -173,8 +173,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
         int32_t delta, scale, m, p;
         /* clang-format off */
         __asm__ volatile(
-            ".balign 4\n.option push\n.option norvc\n"
-            SC_LOOP("%[n]", 26)
+            SC_LOOP_BEGIN("%[n]", 26)
             "lw %[d], 0(%[score])\n"
             ".insn r 0x0b, 7, 0x10, %[sc], %[scales], %[ss]\n"
             "sub %[d], %[top], %[d]\n"
@@ -201,7 +200,7 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
             "srl %[m], %[m], %[d]\n"
             "add %[total], %[total], %[m]\n"
             ".insn s 0x2b, 2, %[sc], 4(%[score])\n"
-            ".option pop"
+            SC_LOOP_END(26)
             : [score] "+&r"(score), [scales] "+&r"(scales), [ex] "+&r"(exponent), [total] "+&r"(total),
               [emax] "+&r"(e_max), [d] "=&r"(delta), [sc] "=&r"(scale), [m] "=&r"(m), [p] "=&r"(p), [e] "=&r"(e)
             : [n] "r"(count), [top] "r"(top), [l31] "r"(31), [c0] "r"(65531), [c1] "r"(45287), [c2] "r"(15078),
@@ -234,8 +233,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
     int32_t shift, a, t;
     /* clang-format off */
     __asm__ volatile(
-        ".balign 4\n.option push\n.option norvc\n"
-        SC_LOOP("%[n]", 10)
+        SC_LOOP_BEGIN("%[n]", 10)
         ".insn i 0x0b, 0, %[s], 1(%[ex])\n"
         ".insn i 0x0b, 2, %[a], 4(%[w])\n"
         "sub %[s], %[base], %[s]\n"
@@ -246,7 +244,7 @@ SC_HOT void sc_head_fix(sc_head_state *s, sc_head_scratch *w, uint32_t count) {
         "andi %[a], %[a], 127\n"
         ".insn s 0x2b, 0, %[t], 1(%[high])\n"
         ".insn s 0x2b, 0, %[a], 1(%[low])\n"
-        ".option pop"
+        SC_LOOP_END(10)
         : [ex] "+&r"(exponent), [w] "+&r"(weight), [high] "+&r"(high), [low] "+&r"(low), [s] "=&r"(shift), [a] "=&r"(a),
           [t] "=&r"(t)
         : [n] "r"(count), [base] "r"(base), [l31] "r"(31), [most] "r"((1 << SC_WEIGHT_BITS) - 1)
@@ -276,7 +274,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
 #if SC_XPULP
         int32_t v0, v1, a, b;
         /* clang-format off */
-        __asm__ volatile(".balign 4\n.option push\n.option norvc\n" SC_LOOP("%[n]", 9)
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
                          SC_LW_POST("%[a]", "%[high]")
                          "lw %[v0], 0(%[row])\n"
                          "lw %[v1], 4(%[row])\n"
@@ -284,7 +282,7 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
                          SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[h1]", "%[a]", "%[v1]")
                          "add %[row], %[row], %[rs]\n"
                          SC_SDOTU("%[l0]", "%[b]", "%[v0]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
-                         ".option pop"
+                         SC_LOOP_END(9)
                          : [row] "+&r"(row), [high] "+&r"(high), [low] "+&r"(low), [h0] "+&r"(h0), [h1] "+&r"(h1),
                            [l0] "+&r"(l0), [l1] "+&r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
                          : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [rs] "r"(SC_V_BLOCK)

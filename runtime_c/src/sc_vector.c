@@ -21,7 +21,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
 #if SC_XPULP
     int32_t s, square;
     /* clang-format off */
-    __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
                      ".insn i 0x0b, 2, %[s], 4(%[v])\n"
                      "sra %[s], %[s], %[shift]\n"
                      "mul %[q], %[s], %[s]\n"
@@ -29,7 +29,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
                      "add %[l], %[l], %[q]\n"
                      "sltu %[q], %[l], %[q]\n"
                      "add %[h], %[h], %[s]\n"
-                     "add %[h], %[h], %[q]\n.option pop"
+                     "add %[h], %[h], %[q]\n" SC_LOOP_END(8)
                      : [v] "+&r"(v), [l] "+&r"(*low), [h] "+&r"(*high), [s] "=&r"(s), [q] "=&r"(square)
                      : [n] "r"(n), [shift] "r"(shift)
                      : "memory");
@@ -49,7 +49,7 @@ static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n,
 #if SC_XPULP
     int32_t high, low, g;
     /* clang-format off */
-    __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*8\n"
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
                      ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
                      ".insn i 0x0b, 2, %[l], 4(%[x])\n"
                      "mulh %[h], %[l], %[g]\n"
@@ -57,7 +57,7 @@ static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n,
                      "slli %[h], %[h], 17\n"
                      "srli %[l], %[l], 15\n"
                      "or %[l], %[l], %[h]\n"
-                     ".insn s 0x2b, 2, %[l], 4(%[y])\n.option pop"
+                     ".insn s 0x2b, 2, %[l], 4(%[y])\n" SC_LOOP_END(8)
                      : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
                        [g] "=&r"(g)
                      : [n] "r"(n)
@@ -106,12 +106,12 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
 #if SC_XPULP
         int32_t v;
         /* clang-format off */
-        __asm__ volatile(".balign 4\n.option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*5\n"
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 5)
                          ".insn i 0x0b, 2, %[v], 4(%[src])\n"
                          SC_ROUND("%[v]", "%[e]")
                          "mul %[v], %[v], %[r]\n"
                          SC_ROUND_IMM("%[v]", "%[v]", "23")
-                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n.option pop"
+                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n" SC_LOOP_END(5)
                          : [src] "+&r"(src), [dst] "+&r"(dst), [v] "=&r"(v)
                          : [n] "r"(n), [e] "r"(exponent), [r] "r"(reciprocal)
                          : "memory");

@@ -9,7 +9,7 @@ import pytest
 
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.ir.linear import LowRank, QLinear
-from shrinkc.schedule.shapes import MatrixShape
+from shrinkc.storage import MatrixShape
 
 ROWS = 8
 EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 64, 65, 100, 172, 173)

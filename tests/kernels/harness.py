@@ -14,9 +14,10 @@ from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.core.resources import resource
 from shrinkc.importer import load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import ROW_BLOCK, QLinear
+from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.vectors import QVector
 from shrinkc.quantize import QuantOptions
+from shrinkc.storage import ROW_BLOCK
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_trace.c", "sc_dump.c")

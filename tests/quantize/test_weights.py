@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shrinkc.core.errors import QuantizeError
 from shrinkc.ir.interpreter import linear
-from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax, segment_size
+from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.quantize.weights import (
     CLIP_CANDIDATES,
@@ -18,6 +18,7 @@ from shrinkc.quantize.weights import (
     check_groups,
     quantize_matrix,
 )
+from shrinkc.storage import segment_size
 
 KAPPA = 2.0**-20 / 127  # of a quantised vector with 20 fraction bits
 

@@ -26,8 +26,13 @@ from shrinkc.memory.plan import (
     head_state_bytes,
     y_words,
 )
-from shrinkc.schedule.shapes import X_BLOCK, MatrixShape, ModelShape
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import FORMATS, X_BLOCK, MatrixShape
 from shrinkc.targets import Target
+
+# Formats whose kernels are compiled only where the model has them: code that is never run would
+# still crowd the instruction cache.
+RARE = {f.c_flag for f in FORMATS.values() if f.bits not in (8, 4)}
 
 T = TypeVar("T", bound=Op)
 V = TypeVar("V")
@@ -54,7 +59,7 @@ def _format(w: QLinear) -> str:
     flags = [
         name
         for name, on in (
-            ("SC_FMT_W4", w.bits == 4),
+            (w.format.c_flag, bool(w.format.c_flag)),
             ("SC_FMT_GROUPED", w.d is not None),
             ("SC_FMT_ASYM", w.b is not None),
         )
@@ -85,7 +90,7 @@ def _c_matrix(w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0") -> CMatr
         ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
         format=_format(w),
-        drop=w.drop + (4 if w.bits == 4 else 0),
+        drop=w.drop + w.format.fold,
         shift=w.shift,
         b=b,
     )
@@ -203,7 +208,8 @@ def emit(
         "head_perm": "perm_head" if final.perm is not None else "0",
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
-        "one_format": formats.pop() if len(formats) == 1 else None,
+        "one_format": next(iter(formats)) if len(formats) == 1 else None,
+        "rare": sorted({w.format.c_flag for _, w, _ in stored} & RARE),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "qvec": QVEC_BYTES,

@@ -1,13 +1,12 @@
-"""Weights as the kernels walk them: blocks of 8 rows.  The format is documented in sc_model.h.
-
-4-bit example: inputs 0..7 of a row hold 1,2,3,4,5,6,7,-1 -> bytes 0x51 0x62 0x73 0xf4.
-"""
+"""Weights as the kernels walk them: blocks of 8 rows.  sc_model.h documents the blocks, a file of
+``storage`` each format's words."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from shrinkc.ir.linear import ROW_BLOCK, QLinear
+from shrinkc.ir.linear import QLinear
+from shrinkc.storage import ROW_BLOCK
 
 
 def gate_up_order(n: int) -> np.ndarray:
@@ -29,18 +28,6 @@ def _rows(table: np.ndarray, order: np.ndarray) -> np.ndarray:
     return out
 
 
-def _segment(q: np.ndarray, bits: int, pad: int) -> np.ndarray:
-    """One segment int8 [rows, n] -> uint8 [blocks, bytes], inputs padded to a multiple of pad."""
-    rows, n = q.shape
-    padded = np.zeros((rows, -(-n // pad) * pad), np.int8)
-    padded[:, :n] = q
-    if bits == 4:
-        halves = padded.reshape(rows, -1, 2, 4).astype(np.uint8)
-        padded = ((halves[:, :, 0] & 15) | (halves[:, :, 1] << 4)).reshape(rows, -1).view(np.int8)
-    words = padded.view(np.uint8).reshape(rows // ROW_BLOCK, ROW_BLOCK, -1, 4)
-    return np.ascontiguousarray(words.transpose(0, 2, 1, 3)).reshape(rows // ROW_BLOCK, -1)
-
-
 def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
     """uint8 [blocks, block_bytes] of a matrix (and the b of its side path)."""
     order = np.arange(w.n) if order is None else order
@@ -54,7 +41,7 @@ def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
             parts.append(d[:, g].reshape(blocks, ROW_BLOCK).view(np.uint8))
         if b is not None:
             parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view(np.uint8))
-        parts.append(_segment(q[:, g * w.seg : (g + 1) * w.seg], w.bits, w.pad))
+        parts.append(w.format.pack(q[:, g * w.seg : (g + 1) * w.seg], w.pad))
     if w.low_rank is not None:
         parts.append(pack_matrix(w.low_rank.b, order))
     return np.concatenate(parts, axis=1)

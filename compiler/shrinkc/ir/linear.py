@@ -10,30 +10,14 @@ from numpy.typing import DTypeLike
 
 from shrinkc.numerics.fixed import I64, QMAX
 from shrinkc.numerics.vectors import QVector
+from shrinkc.storage import StorageFormat, format_of
 
-ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
-SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
-SEGMENT_MAX = 96
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
-SEGMENT_SUM_MAX = 1 << 30  # 16-fold for 4-bit weights: their kernel meets high nibbles in place
+SEGMENT_SUM_MAX = 1 << 30  # of the folded sum that the kernel meets (StorageFormat.fold)
 WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
 _CACHED = 1 << 18
 _CHUNK = 1 << 20  # weights
-
-
-def segment_size(k: int, group: int | None) -> int:
-    """Elements per activation segment for a matrix [*, k] with weight groups of ``group``.
-
-    A segment never crosses a weight group.  Per-channel weights use 64 (measured on SmolLM2:
-    +0.5 % perplexity, against +3.9 % with one scale per token).
-    """
-    if group is None:
-        return min(SEGMENT, k)
-    if group <= SEGMENT_MAX:
-        return group
-    divisors = [s for s in range(SEGMENT_MAX, 15, -1) if group % s == 0]
-    return divisors[0] if divisors else group
 
 
 @dataclass
@@ -45,10 +29,10 @@ class QLinear:
     ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
     int32: ``drop`` bits of a segment's sum make room for it.
 
-    q int8 [n, k] (4 bit: -8..7); d uint8 [n, nseg] or None (all one, drop 0);
+    q int8 [n, k] in the range of its storage format; d uint8 [n, nseg] or None (all one, drop 0);
     b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n].
-    ``pad``: inputs to a multiple of which a segment is stored, 8 for 4-bit weights and for the first
-    half of a side path next to them, else 4.
+    ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
+    first half of a side path those of the matrix beside it where they are more.
     ``row_scale`` float64 [n] is kept for reports and tests only.
     """
 
@@ -67,6 +51,10 @@ class QLinear:
     pad: int
     row_scale: np.ndarray
     low_rank: LowRank | None = None
+
+    @property
+    def format(self) -> StorageFormat:
+        return format_of(self.bits)
 
     @property
     def n(self) -> int:

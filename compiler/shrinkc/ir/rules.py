@@ -33,8 +33,11 @@ from shrinkc.ir.ops import (
     Type,
 )
 from shrinkc.numerics.vectors import square_pre_shift
+from shrinkc.storage import FORMATS
 
 Rule = Callable[[Graph, Op], str | None]
+
+PADS = {f.inputs for f in FORMATS.values()}
 
 # op -> (kinds of its inputs, kind of its output)
 SIGNATURES: dict[type[Op], tuple[tuple[tuple[str, ...], ...], str]] = {
@@ -74,9 +77,9 @@ def rule_signature(graph: Graph, op: Op) -> str | None:
 
 def rule_matrix(graph: Graph, op: Op) -> str | None:
     for w in matrices(op):
-        low, high = (-8, 7) if w.bits == 4 else (-128, 127)
-        if w.bits not in (4, 8):
+        if w.bits not in FORMATS:
             return f"{w.name}: {w.bits} bits"
+        low, high = w.format.low, w.format.high
         if w.q.dtype != np.int8 or int(w.q.min()) < low or int(w.q.max()) > high:
             return f"{w.name}: weights outside {low}..{high}"
         for label, t, dtype in (("d", w.d, np.uint8), ("b", w.b, np.int16)):
@@ -90,16 +93,16 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
-        if w.pad not in ((8,) if w.bits == 4 else (4, 8)):
+        if w.pad not in PADS or w.pad % w.format.inputs:
             return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
     return None
 
 
 def rule_drop(graph: Graph, op: Op) -> str | None:
-    """Segments that are not grouped keep all bits; the 8-bit kernel for groups rounds by at
-    least one, the 4-bit one has its four anyway."""
+    """Segments that are not grouped keep all bits; the kernel for groups rounds by at least one,
+    which a format that folds has anyway."""
     for w in matrices(op):
-        low, high = (0, 0) if w.d is None else (1 if w.bits == 8 else 0, 24)
+        low, high = (0, 0) if w.d is None else (0 if w.format.fold else 1, 24)
         if not low <= w.drop <= high:
             return f"{w.name}: {w.drop} bits dropped, allowed {low}..{high}"
     return None
@@ -111,7 +114,7 @@ def rule_accumulator(graph: Graph, op: Op) -> str | None:
         largest, bounds = magnitudes(w.q, w.d, w.b, w.seg)
         if int(largest.max(initial=0)) > WEIGHT_MAX:
             return f"{w.name}: a weight of more than {WEIGHT_MAX} units"
-        top = int(bounds.max(initial=0)) * (16 if w.bits == 4 else 1)
+        top = int(bounds.max(initial=0)) << w.format.fold
         if w.d is not None and top > SEGMENT_SUM_MAX:
             return f"{w.name}: a segment's sum up to {top}, more than {SEGMENT_SUM_MAX}"
         acc = unit_bound(bounds, w.drop) * w.cmax

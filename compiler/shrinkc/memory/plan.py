@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.schedule.shapes import MatrixShape, ModelShape
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import MatrixShape
 from shrinkc.targets import KIB, Target
 
 PLAN_VERSION = 2

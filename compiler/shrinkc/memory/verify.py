@@ -30,9 +30,8 @@ def _segments(k: int, seg: int) -> list[int]:
 
 def _words(k: int, seg: int, bits: int, pad: int = 0) -> int:
     """int32 words of a quantised vector of k inputs, padding included."""
-    return sum(
-        (n + 7) // 8 * 2 if bits == 4 or pad == 8 else (n + 3) // 4 for n in _segments(k, seg)
-    )
+    unit = pad or {8: 4, 4: 8, 3: 32, 2: 16}[bits]
+    return sum((n + unit - 1) // unit * unit // 4 for n in _segments(k, seg))
 
 
 def _x_blocks(k: int, seg: int) -> int:
@@ -182,7 +181,7 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p is None:
             yield f"{m.name}: not placed"
             continue
-        size = 16 + _words(m.k, m.seg, m.bits, m.pad) * 32 // (8 // m.bits)
+        size = 16 + _words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits
         size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + 2 * int(m.asymmetric))
         if m.rank:
             size += 16 + _words(m.rank, 64, 8) * 32

@@ -45,6 +45,7 @@ from shrinkc.quantize.weights import (
     fuse,
     quantize_matrix,
 )
+from shrinkc.storage import WIDTHS
 
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
@@ -56,7 +57,7 @@ RESIDUAL_HEADROOM = 15
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Widths of the weights.  ``group`` None = one scale per row; head and embedding 8 or 4 bit."""
+    """Widths of the weights.  ``group`` None = one scale per row, and always of an 8-bit head."""
 
     bits: int = 8
     group: int | None = None
@@ -66,8 +67,9 @@ class QuantOptions:
 
     def __post_init__(self) -> None:
         for label, bits in (("--bits", self.bits), ("--head-bits", self.head_bits)):
-            if bits not in (8, 4):
-                raise QuantizeError(f"{label} {bits} is not supported.", "allowed: 8 or 4.")
+            if bits not in WIDTHS:
+                allowed = ", ".join(map(str, WIDTHS))
+                raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
 
 
 def frac_for(bound: float) -> int:
@@ -373,7 +375,7 @@ class _Lowering:
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out)
         return quantize_matrix(
-            name, weight, out, bits=o.head_bits, group=o.group if o.head_bits == 4 else None
+            name, weight, out, bits=o.head_bits, group=o.group if o.head_bits < 8 else None
         )
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
@@ -446,7 +448,7 @@ def matrix_formats(
     def table(name: str) -> MatrixFormat:
         if name in known:
             return MatrixFormat.fused([known[name]], c.hidden_size)
-        group = options.group if options.head_bits == 4 else None
+        group = options.group if options.head_bits < 8 else None
         return MatrixFormat(options.head_bits, group, False)
 
     embedding = table(EMBEDDING)
@@ -512,7 +514,7 @@ def grouped_inputs(
     """What --group has to divide: float_inputs, and the inputs of a 4-bit embedding or head."""
     found = float_inputs(c, quantised)
     tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
-    floats = options.head_bits == 4 and not tables <= set(quantised)
+    floats = options.head_bits < 8 and not tables <= set(quantised)
     if floats and c.hidden_size not in found.values():
         found["embedding and head"] = c.hidden_size
     return found

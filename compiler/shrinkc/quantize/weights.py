@@ -25,17 +25,20 @@ from shrinkc.ir.linear import (
     largest_cmax,
     magnitudes,
     row_slices,
-    segment_size,
     unit_bound,
 )
-from shrinkc.numerics.fixed import QMAX
+from shrinkc.storage import format_of, segment_size
 
 D_MAX = 255
 R_MAX = 65535
 B_MAX = 32767
-# Shrinking a 4-bit group's range trades clipping for resolution; tried per group, least
-# squared error kept.
-CLIP_CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75)
+# Shrinking a narrow group's range trades clipping for resolution, the more the fewer levels there
+# are; tried per group, least squared error kept.
+CLIP_CANDIDATES = {
+    4: (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75),
+    3: (1.0, 0.95, 0.90, 0.85, 0.80, 0.75, 0.70, 0.65, 0.60),
+    2: (1.0, 0.90, 0.80, 0.70, 0.60, 0.55, 0.50, 0.45, 0.40, 0.35, 0.30),
+}
 
 
 def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) -> None:
@@ -64,19 +67,15 @@ def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) ->
         )
 
 
-def _levels(bits: int) -> tuple[int, int]:
-    return (-8, 7) if bits == 4 else (-QMAX, QMAX)
-
-
 def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
     """Least-squares scale over CLIP_CANDIDATES for groups w [..., G]; 8 bit: the maximum."""
-    low, high = _levels(bits)
+    low, high = format_of(bits).symmetric
     top = np.abs(w).max(axis=-1)
     if bits == 8:
         return top / high
     best = np.full(top.shape, np.inf)
     scale = top / high
-    for factor in CLIP_CANDIDATES:
+    for factor in CLIP_CANDIDATES[bits]:
         trial = np.maximum(top * factor / high, 1e-30)
         error = (
             (np.clip(np.rint(w / trial[..., None]), low, high) * trial[..., None] - w) ** 2
@@ -127,7 +126,7 @@ class _Cut:
         cls, name: str, k: int, bits: int, group: int | None, activations: tuple[int, int] | None
     ) -> _Cut:
         """``activations``: segment and padding where another matrix has chosen them already."""
-        seg, pad = activations or (segment_size(k, group), 8 if bits == 4 else 4)
+        seg, pad = activations or (segment_size(k, group), format_of(bits).inputs)
         return cls(name, k, bits, group, seg, pad)
 
     def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
@@ -150,7 +149,7 @@ def quantize_matrix(
     cmax_limit: int = CMAX,
     activations: tuple[int, int] | None = None,
 ) -> QLinear:
-    """Quantise float [n, k] to 8 or 4 bit.
+    """Quantise float [n, k] to integers of ``bits`` bits.
 
     ``activations`` (segment, padding) and ``cmax_limit`` are those of another matrix that reads the
     same input.  Raises QuantizeError when no accumulator bound is possible.
@@ -164,10 +163,10 @@ def quantize_matrix(
     w = np.zeros((n, groups * width))
     w[:, :k] = weight
     w = w.reshape(n, groups, width)
-    low, high = _levels(bits)
+    low, high = format_of(bits).symmetric
     centre: np.ndarray = np.zeros((n, groups))
     if asymmetric:
-        low, high = (-8, 7) if bits == 4 else (-128, 127)
+        low, high = format_of(bits).low, format_of(bits).high
         top, bottom = np.maximum(w.max(axis=-1), 0), np.minimum(w.min(axis=-1), 0)
         raw, centre = (top - bottom) / (high - low), (top + bottom) / 2
     else:
@@ -197,14 +196,13 @@ def quantize_matrix(
 def convert_matrix(
     name: str, weight: QuantizedWeight, out: Output, *, cmax_limit: int = CMAX
 ) -> QLinear:
-    """The same integers q, shifted by a constant to 4 or 8 signed bits; columns in stored order.
+    """The same integers q, shifted by a constant to signed ones; columns in stored order.
 
     Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
     hold (with the integers of its row) is off by no more than half a unit: a zero stays one.
     A group of one value needs no scale, and what the file says there (importers put 1 where it is
     0) decides nothing.
     """
-    weight = _widened(weight, 8 if weight.bits == 8 else 4)
     k = weight.q.shape[1]
     middle = 1 << (weight.bits - 1)
     form = MatrixFormat.of(weight)
@@ -236,7 +234,7 @@ def convert_matrix(
 
 @dataclass(frozen=True)
 class MatrixFormat:
-    """How a matrix is stored: 4 or 8 bit, inputs per scale (None: all of a row), with offsets."""
+    """How a matrix is stored: its bits, inputs per scale (None: all of a row), with offsets."""
 
     bits: int
     group: int | None
@@ -258,11 +256,11 @@ class MatrixFormat:
     def fused(cls, parts: Sequence[tuple[int, int, bool]], k: int) -> MatrixFormat:
         """Of matrices of k inputs on top of each other, each (bits, inputs per scale, asymmetric).
 
-        2 and 3 bit are stored in 4; the widest part decides, and the gcd of the groups.
+        The widest part decides, and the gcd of the groups.
         """
         groups = [group for _, group, _ in parts if group < k]
         return cls(
-            bits=8 if any(bits == 8 for bits, _, _ in parts) else 4,
+            bits=max(bits for bits, _, _ in parts),
             group=math.gcd(*groups) if groups else None,
             asymmetric=any(asymmetric for _, _, asymmetric in parts),
         )
@@ -328,7 +326,8 @@ def _settled(
     else:
         raise AssertionError(f"{cut.name}: integers did not settle")
     grouped = found.d is not None
-    drop = 1 if grouped and cut.bits == 8 else 0
+    fold = format_of(cut.bits).fold
+    drop = 1 if grouped and not fold else 0
     cmax, frac = cmax_limit, out.frac
     for _ in range(6):
         if grouped:
@@ -341,7 +340,7 @@ def _settled(
             raise QuantizeError(
                 f"{cut.name}: {cut.k} inputs at {cut.bits} bit do not fit an int32 accumulator of "
                 f"{ACC_MAX}.",
-                "use 4-bit weights or a narrower matrix.",
+                "use fewer bits per weight or a narrower matrix.",
             )
         # the exponent that puts the largest row multiplier into 16 bits
         if out.exponent_max is not None:
@@ -387,7 +386,7 @@ def _measured(cut: _Cut, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
     )
     if found.d is None:
         return np.zeros(len(found.q)), bounds
-    sums = bounds.max(axis=1) * (16 if cut.bits == 4 else 1)
+    sums = bounds.max(axis=1) << format_of(cut.bits).fold
     over = np.maximum(largest / WEIGHT_MAX, sums / SEGMENT_SUM_MAX)
     if found.b is not None:
         over = np.maximum(over, np.abs(found.b).max(axis=1) / B_MAX)

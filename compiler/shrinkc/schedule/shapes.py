@@ -10,76 +10,12 @@ import numpy as np
 
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import ROW_BLOCK, QLinear, segment_size
+from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
+from shrinkc.storage import MatrixShape, format_of, segment_size
 
 SLOTS = ("qkv", "o", "gate_up", "down")  # per layer, in the order they are streamed
-X_BLOCK = 8  # inputs one core quantises at a time: SC_BLOCK in sc_kernels.h
-
-
-@dataclass(frozen=True)
-class MatrixShape:
-    """One stored matrix.  ``rank`` > 0: the b matrix of a side path [rows, rank] rides along."""
-
-    name: str
-    rows: int
-    k: int
-    bits: int
-    seg: int
-    grouped: bool
-    asymmetric: bool
-    rank: int = 0
-    pad: int = 0  # 0: as the bits ask for; QLinear.pad
-
-    @property
-    def nseg(self) -> int:
-        return -(-self.k // self.seg)
-
-    @property
-    def last(self) -> int:
-        return self.k - (self.nseg - 1) * self.seg
-
-    def seg_words(self, elements: int) -> int:
-        """int32 words (4 inputs) of a segment of that many inputs, padding included."""
-        pad = self.pad or (8 if self.bits == 4 else 4)
-        return -(-elements // pad) * pad // 4
-
-    @property
-    def words(self) -> int:
-        return (self.nseg - 1) * self.seg_words(self.seg) + self.seg_words(self.last)
-
-    @property
-    def header(self) -> int:
-        """Bytes of d and b per segment of a block."""
-        return ROW_BLOCK * (int(self.grouped) + 2 * int(self.asymmetric))
-
-    @property
-    def x_blocks(self) -> int:
-        """Units of quantisation work of the input vector."""
-        return (self.nseg - 1) * -(-self.seg // X_BLOCK) + -(-self.last // X_BLOCK)
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.rows // ROW_BLOCK)
-
-    @property
-    def side(self) -> MatrixShape | None:
-        if self.rank == 0:
-            return None
-        return MatrixShape(
-            f"{self.name}.b", self.rows, self.rank, 8, segment_size(self.rank, None), False, False
-        )
-
-    @property
-    def block_bytes(self) -> int:
-        weights = self.words * 4 * ROW_BLOCK // (2 if self.bits == 4 else 1)
-        own = 2 * ROW_BLOCK + self.nseg * self.header + weights
-        return own + (self.side.block_bytes if self.side else 0)
-
-    @property
-    def bytes(self) -> int:
-        return self.blocks * self.block_bytes
 
 
 @dataclass(frozen=True)
@@ -123,7 +59,7 @@ def padded_rows(slot: str, rows: int) -> int:
 
 def _shape(w: QLinear, name: str) -> MatrixShape:
     slot = name.rsplit(".", 1)[-1]
-    own = 8 if w.bits == 4 else 4
+    own = format_of(w.bits).inputs
     return MatrixShape(
         name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.b is not None,
         w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
@@ -217,7 +153,7 @@ def shapes_of_config(
             rank = (ranks if isinstance(ranks, dict) else ranks[i]).get(slot, 0)
             main = matrix(name, padded_rows(slot, rows), k, slots[i][slot], rank)
             if rank:
-                pad = 8 if main.bits == 4 else 0
+                pad = main.format.inputs if main.format.inputs > format_of(8).inputs else 0
                 out.append(MatrixShape(f"{name}.a", rank, k, 8, main.seg, False, False, 0, pad))
             out.append(main)
         return tuple(out)

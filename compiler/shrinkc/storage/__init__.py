@@ -1,0 +1,27 @@
+"""Storage formats, and the bytes of a matrix in them: for planning, packing and budgets alike.
+
+A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
+"""
+
+from shrinkc.storage.format import ROW_BLOCK, StorageFormat
+from shrinkc.storage.formats import FORMATS, WIDTHS, format_of
+from shrinkc.storage.matrix import (
+    SEGMENT,
+    SEGMENT_MAX,
+    X_BLOCK,
+    MatrixShape,
+    segment_size,
+)
+
+__all__ = [
+    "FORMATS",
+    "ROW_BLOCK",
+    "SEGMENT",
+    "SEGMENT_MAX",
+    "WIDTHS",
+    "X_BLOCK",
+    "MatrixShape",
+    "StorageFormat",
+    "format_of",
+    "segment_size",
+]

@@ -1,0 +1,77 @@
+"""What a storage format is: how the integers of a matrix lie in memory, for kernels to walk.
+
+A matrix is stored in blocks of ROW_BLOCK rows, a block in segments along its inputs, a segment in
+units of ``inputs`` inputs.  A unit holds, row after row, the same word of every row, then their next
+word: a kernel reads one word per row at a time.  Its C twin is ``sc_dot_w<bits>.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
+WORD = 4  # bytes, and int8 inputs of one SIMD instruction
+
+
+@dataclass(frozen=True)
+class StorageFormat:
+    """Signed integers of ``bits`` bits, ``inputs`` of a row stored together.
+
+    ``fold``: the kernel meets the weights at the top of their bytes, so that its sums are 2**fold
+    times what they mean until they are rounded; a segment's must stay below 2**30 all the same.
+    ``symmetric``: range for weights that are rounded without an offset.
+    ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
+    """
+
+    bits: int
+    inputs: int
+    fold: int
+    symmetric: tuple[int, int]
+    pack_units: Callable[[np.ndarray], np.ndarray]
+
+    def __post_init__(self) -> None:
+        assert self.inputs % WORD == 0
+        assert self.inputs * self.bits % (8 * WORD) == 0
+        assert self.low <= self.symmetric[0] and self.symmetric[1] <= self.high
+        assert (-self.low << self.fold) <= 128  # a folded weight is an int8
+
+    @property
+    def low(self) -> int:
+        """Least integer that can be stored."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """Largest integer that can be stored."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def c_flag(self) -> str:
+        """Its flag in ``sc_matrix.format``; 8 bit is what no flag means."""
+        return "" if self.bits == 8 else f"SC_FMT_W{self.bits}"
+
+    def weight_bytes(self, words: int) -> int:
+        """Bytes of a block's weights for activations of ``words`` words, padding included."""
+        return words * WORD * ROW_BLOCK * self.bits // 8
+
+    def pack(self, q: np.ndarray, pad: int) -> np.ndarray:
+        """A segment int8 [rows, n] as uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
+        rows, n = q.shape
+        padded = np.zeros((rows, -(-n // pad) * pad), np.int8)
+        padded[:, :n] = q
+        units = self.pack_units(padded.reshape(rows, -1, self.inputs))
+        words = units.reshape(rows // ROW_BLOCK, ROW_BLOCK, -1, WORD)
+        return np.ascontiguousarray(words.transpose(0, 2, 1, 3)).reshape(rows // ROW_BLOCK, -1)
+
+
+def lanes(units: np.ndarray, bits: int) -> np.ndarray:
+    """int8 [rows, units, inputs] -> uint8 [rows, units, inputs / 4, 4]: ``[..., s, j]`` are the low
+    ``bits`` bits of input 4 * s + j, which goes into byte j, beside the input that byte j of
+    activation word s holds."""
+    rows, count, inputs = units.shape
+    split = units.reshape(rows, count, inputs // WORD, WORD).view(np.uint8)
+    out: np.ndarray = split & np.uint8((1 << bits) - 1)
+    return out

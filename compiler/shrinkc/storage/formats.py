@@ -1,0 +1,17 @@
+"""The formats there are."""
+
+from __future__ import annotations
+
+from shrinkc.storage.format import StorageFormat
+from shrinkc.storage.w2 import W2
+from shrinkc.storage.w3 import W3
+from shrinkc.storage.w4 import W4
+from shrinkc.storage.w8 import W8
+
+FORMATS = {f.bits: f for f in (W8, W4, W3, W2)}
+WIDTHS = tuple(FORMATS)  # bits per weight, widest first
+
+
+def format_of(bits: int) -> StorageFormat:
+    """The format of weights of ``bits`` bits; KeyError for a width that no format has."""
+    return FORMATS[bits]

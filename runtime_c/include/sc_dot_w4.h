@@ -1,0 +1,62 @@
+/* 4 bit: a word of a row is 8 inputs, in two nibbles of each byte.  The sums are 16-fold.  Included by
+ * sc_dot.h. */
+
+#if SC_XPULP
+
+/* clang-format off */
+#define SC_W4_ROW(acc, cur)                                                                     \
+    "slli %[lo], " cur ", 4\nand " cur ", " cur ", %[m]\nand %[lo], %[lo], %[m]\n"              \
+    SC_SDOT(acc, "%[x1]", cur) SC_SDOT(acc, "%[x0]", "%[lo]")
+#define SC_W4_EVEN(r) SC_LW_POST("%[t1]", "%[w]") SC_W4_ROW("%[a" #r "]", "%[t0]")
+#define SC_W4_ODD(r) SC_LW_POST("%[t0]", "%[w]") SC_W4_ROW("%[a" #r "]", "%[t1]")
+
+/* 50 instructions per 64 products */
+SC_INLINE void sc_dot_w4(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
+    int32_t x0, x1, t0, t1, lo;
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 50)
+                     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[x]")
+                     SC_W4_EVEN(0) SC_W4_ODD(1) SC_W4_EVEN(2) SC_W4_ODD(3) SC_W4_EVEN(4) SC_W4_ODD(5)
+                     SC_W4_EVEN(6) SC_W4_ROW("%[a7]", "%[t1]")
+                     SC_LOOP_END(50)
+                     : SC_EACH_ROW(SC_DOT_OUT) [w] "+&r"(*w), [x] "+&r"(*x), [x0] "=&r"(x0),
+                       [x1] "=&r"(x1), [t0] "=&r"(t0), [t1] "=&r"(t1), [lo] "=&r"(lo)
+                     : [n] "r"(words >> 1), [m] "r"(0xF0F0F0F0u)
+                     : "memory");
+}
+/* clang-format on */
+
+#elif SC_SIMD
+
+SC_INLINE void sc_dot_w4(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
+    sc_v_sums sums = {0};
+    sc_v_words both, rows;
+    for (; words; words -= 2, *x += 8, *w += 4 * SC_ROWS) {
+        sc_v_load(&both, *w);
+        rows = (both << 4) & (int32_t)0xF0F0F0F0;
+        sc_v_dot(&sums, &rows, sc_load32(*x));
+        rows = both & (int32_t)0xF0F0F0F0;
+        sc_v_dot(&sums, &rows, sc_load32(*x + 4));
+    }
+    SC_EACH_ROW(SC_V_ROW)
+}
+
+#else
+
+SC_INLINE int32_t sc_w4_row(int32_t acc, const int8_t *x, const uint8_t *w) {
+    const uint32_t v = (uint32_t)sc_load32(w);
+    acc = sc_sdot4(acc, sc_load32(x), (int32_t)((v << 4) & 0xF0F0F0F0u));
+    return sc_sdot4(acc, sc_load32(x + 4), (int32_t)(v & 0xF0F0F0F0u));
+}
+#define SC_W4_ROW(r) a->s##r = sc_w4_row(a->s##r, *x, *w + 4 * r);
+SC_INLINE void sc_dot_w4(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
+    for (; words; words -= 2, *x += 8, *w += 4 * SC_ROWS) {
+        SC_EACH_ROW(SC_W4_ROW)
+    }
+}
+
+#endif
+
+SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
+    const uint8_t byte = w[(at >> 3) * 4 * SC_ROWS + row * 4 + (at & 3)];
+    return (int8_t)(at & 4 ? byte & 0xF0 : byte << 4) >> 4;
+}
