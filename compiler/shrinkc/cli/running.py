@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
-from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.console import Console, print_json, takes_escapes
 from shrinkc.cli.story import Story
 from shrinkc.core import artifact
 from shrinkc.core.errors import Mismatch, RunFailed, ShrinkcError, UsageError
@@ -84,7 +84,10 @@ class RunRequest:
         if chat and prompt is None:
             raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
         if timeout is not None and not timeout > 0:
-            raise UsageError(f"--timeout {timeout:g} is not possible.", "give seconds above 0.")
+            raise UsageError(
+                f"--timeout {timeout:g} is not possible.",
+                "give seconds above 0, or inf for as long as it takes.",
+            )
         return cls(
             machine=cast(Machine, machine),
             prompt=prompt,
@@ -147,7 +150,7 @@ def run(
         told = () if request.chat else asked.prompt
         story = Story(
             tokenizer, told, asked.new_tokens, silent=as_json,
-            dim_prompt=sys.stdout.isatty(), update=update, on_first=waiting.close,
+            dim_prompt=takes_escapes(sys.stdout), update=update, on_first=waiting.close,
         )  # fmt: skip
         output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
     story.end()
@@ -359,9 +362,11 @@ def _make_option(text: str) -> tuple[str, str]:
 
 
 def _ids(text: str) -> tuple[int, ...]:
+    hint = "write for instance 1,403,407."
     try:
-        return tuple(int(word) for word in text.replace(",", " ").split())
+        ids = tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
-        raise UsageError(
-            f"--prompt-ids {text} is not a list of numbers.", "write for instance 1,403,407."
-        ) from None
+        raise UsageError(f"--prompt-ids {text} is not a list of numbers.", hint) from None
+    if not ids:
+        raise UsageError(f"--prompt-ids '{text}' has no ids.", hint)
+    return ids

@@ -179,7 +179,7 @@ def read_tables(source: str) -> tuple[dict[str, Any], Path]:
         path, base = shipped()[source], Path.cwd()
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), base
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
 
 
