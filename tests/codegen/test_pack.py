@@ -13,7 +13,20 @@ from shrinkc.storage import MatrixShape
 
 ROWS = 8
 EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 64, 65, 100, 172, 173)
-FORMATS = [(bits, grouped, asym) for bits in (8, 4) for grouped, asym in ((0, 0), (1, 0), (1, 1))]
+FORMATS = [
+    (bits, grouped, asym) for bits in (8, 4, 3, 2) for grouped, asym in ((0, 0), (1, 0), (1, 1))
+]
+
+
+UNITS = {8: (4, 1), 4: (8, 1), 3: (32, 3), 2: (16, 1)}  # inputs and words of a row
+
+
+def lane_values(lane: list[int], bits: int) -> list[int]:
+    """What the bytes of one lane hold, as the head of each file of ``storage`` says."""
+    if bits == 3:
+        out = [v for byte in lane for v in (byte >> 5, byte >> 2 & 7)]
+        return [*out, (lane[0] & 3) << 1 | (lane[2] >> 1 & 1), (lane[1] & 3) << 1 | (lane[2] & 1)]
+    return [lane[0] >> at & ((1 << bits) - 1) for at in range(0, 8, bits)]
 
 
 @dataclass
@@ -41,9 +54,8 @@ def read(
 ) -> Read:
     """One block of 8 rows, byte by byte, from ``at`` on.
 
-    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights.  8 bit:
-    per 4 inputs, 8 rows x 4 bytes.  4 bit: per 8 inputs, 8 rows x 4 bytes, byte j of a row
-    holding input j in its low nibble and input 4 + j in its high one, both signed.
+    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights, of which
+    every row has a word in turn.  All integers are signed.
     """
     nseg = (k + seg - 1) // seg
     out = Read(np.zeros((ROWS, k), int), np.ones((ROWS, nseg), int), np.zeros((ROWS, nseg), int),
@@ -65,21 +77,19 @@ def read(
                 out.b[row, g] = signed(data[at + 2 * row] | data[at + 2 * row + 1] << 8, 16)
             at += 2 * ROWS
         elements = min(seg, k - g * seg)
-        per_word = 8 if bits == 4 else 4
-        pad = pad or per_word
-        for first in range(0, -(-elements // pad) * pad, per_word):
+        per_unit, words = UNITS[bits]
+        pad = pad or per_unit
+        for first in range(0, -(-elements // pad) * pad, per_unit):
             for row in range(ROWS):
                 for j in range(4):
-                    byte = data[at]
-                    at += 1
-                    found = [(j, signed(byte, 8))]
-                    if bits == 4:
-                        found = [(j, signed(byte & 15, 4)), (4 + j, signed(byte >> 4, 4))]
-                    for i, value in found:
-                        if first + i < elements:
-                            out.q[row, g * seg + first + i] = value
+                    lane = [data[at + (word * ROWS + row) * 4 + j] for word in range(words)]
+                    for step, value in enumerate(lane_values(lane, bits)):
+                        i = first + 4 * step + j
+                        if i < elements:
+                            out.q[row, g * seg + i] = signed(value, bits)
                         else:
                             out.padding.append(value)
+            at += words * ROWS * 4
     out.end = at
     return out
 
@@ -95,14 +105,14 @@ def make(
     pad: int = 0,
 ) -> QLinear:
     nseg = -(-k // seg)
-    low, high = (-8, 8) if bits == 4 else (-128 if asym else -127, 128)
+    low, high = {8: (-128 if asym else -127, 128), 4: (-8, 8), 3: (-4, 4), 2: (-2, 2)}[bits]
     return QLinear(
         name="w", bits=bits, group=seg if grouped else None, seg=seg,
         q=rng.integers(low, high, (n, k)).astype(np.int8),
         d=rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None,
         b=rng.integers(-32768, 32768, (n, nseg)).astype(np.int16) if asym else None,
         r=rng.integers(0, 65536, n).astype(np.uint16), drop=0, shift=0, cmax=1, frac=0,
-        pad=pad or (8 if bits == 4 else 4),
+        pad=pad or UNITS[bits][0],
         row_scale=np.ones(n),
     )  # fmt: skip
 
@@ -176,16 +186,29 @@ def test_example_of_the_comment() -> None:
     assert pack_matrix(w)[0, 16:20].tolist() == [0x51, 0x62, 0x73, 0xF4]
 
 
-def test_packing_is_injective() -> None:
+def test_examples_of_the_narrow_formats() -> None:
+    w = make(np.random.default_rng(0), 1, 16, 16, 2, 0, 0)
+    w.q[0] = [1, -1, 0, -2] * 4
+    assert pack_matrix(w)[0, 16:20].tolist() == [0x55, 0xFF, 0x00, 0xAA]
+    w = make(np.random.default_rng(0), 1, 32, 32, 3, 0, 0)
+    w.q[0] = 0
+    # byte 0 of a row's three words, which lie 8 rows apart: inputs 0, 4, ... 28
+    w.q[0, ::4] = [1, 2, 3, -1, -2, -3, -4, 3]
+    lane = pack_matrix(w)[0, [16, 48, 80]].tolist()
+    assert lane == [0b001_010_10, 0b011_111_01, 0b110_101_01]
+
+
+@pytest.mark.parametrize(("bits", "least"), [(8, -128), (4, -8), (3, -4), (2, -2)])
+def test_packing_is_injective(bits: int, least: int) -> None:
     """Any single changed integer changes the bytes."""
     rng = np.random.default_rng(1)
-    w = make(rng, 9, 21, 8, 4, 1, 1)
+    w = make(rng, 9, 21, 8, bits, 1, 1)
     base = pack_matrix(w).tobytes()
     for table in (w.q, w.d, w.b, w.r):
         assert table is not None
         for at in np.ndindex(table.shape):
             keep = table[at]
-            table[at] = keep + 1 if keep < 7 else keep - 1
+            table[at] = keep - 1 if keep > least else keep + 1
             assert pack_matrix(w).tobytes() != base
             table[at] = keep
 

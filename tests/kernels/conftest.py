@@ -9,7 +9,7 @@ import pytest
 from end_to_end.programs import need
 from shrinkc.quantize import QuantOptions
 
-from .harness import ASYM, GROUPED, W4, Config, Harness
+from .harness import ASYM, GROUPED, W2, W3, W4, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
@@ -23,9 +23,23 @@ CONFIGS = {
     "hd128": Config(
         2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(W4 | GROUPED,)
     ),
+    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(W3,)),
+    "hd16": Config(
+        2,
+        2,
+        16,
+        40,
+        77,
+        4,
+        QuantOptions(bits=2, group=16, head_bits=2),
+        formats=(W2 | GROUPED,),
+        simd=False,
+    ),
 }
-ALL_FORMATS = tuple(w4 | scales for w4 in (0, W4) for scales in (0, GROUPED, GROUPED | ASYM))
-GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128")
+ALL_FORMATS = tuple(
+    width | scales for width in (0, W4, W3, W2) for scales in (0, GROUPED, GROUPED | ASYM)
+)
+GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128", "hd12", "hd16")
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 

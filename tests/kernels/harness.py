@@ -26,7 +26,8 @@ NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q16", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4",
 )  # fmt: skip
-W4, GROUPED, ASYM = 1, 2, 4
+W4, GROUPED, ASYM, W3, W2 = 1, 2, 4, 8, 16
+WIDTH_FLAGS = {8: 0, 4: W4, 3: W3, 2: W2}
 STORE, ADD, SILU = 0, 1, 2
 BLOCK = 8  # SC_BLOCK
 
@@ -81,6 +82,8 @@ class Harness:
             "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
             "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
+            # compiled only where a model has them; here, wherever all formats are
+            *(["-DSC_HAS_W2=1", "-DSC_HAS_W3=1"] if config.formats is None else []),
             f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
             f"-I{runtime / 'platform' / 'host'}",
             str(Path(__file__).with_name("harness.c")), *map(str, kernels),
@@ -133,7 +136,7 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> int:
 
 def seg_words(n: int, pad: int) -> int:
     """int32 words that a segment of n inputs occupies."""
-    return -(-n // 8) * 2 if pad == 8 else -(-n // 4)
+    return -(-n // pad) * pad // 4
 
 
 def cut_words(k: int, seg: int, cmax: int, pad: int) -> np.ndarray:
@@ -163,7 +166,7 @@ def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
 
 
 def format_of(w: QLinear) -> int:
-    return W4 * (w.bits == 4) + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
+    return WIDTH_FLAGS[w.bits] + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
 
 
 def vector_words(x: QVector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:
@@ -181,7 +184,7 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
     parts = [
         to_words([block_bytes, w.n, -(-rows // ROW_BLOCK), tile_blocks]),
         cut_words(w.k, w.seg, w.cmax, w.pad),
-        to_words([format_of(w), w.drop + (4 if w.bits == 4 else 0), w.shift]),
+        to_words([format_of(w), w.drop + w.format.fold, w.shift]),
     ]
     return np.concatenate(parts)
 

@@ -16,11 +16,11 @@ from shrinkc.ir.linear import (
     LowRank,
     QLinear,
     largest_cmax,
-    segment_size,
 )
 from shrinkc.ir.ops import Embed, SiluMul
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
 from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.storage import format_of, segment_size
 
 from .conftest import ALL_FORMATS, CONFIGS, GENERIC, ONE_FORMAT
 from .harness import (
@@ -30,7 +30,10 @@ from .harness import (
     GROUPED,
     SILU,
     STORE,
+    W2,
+    W3,
     W4,
+    WIDTH_FLAGS,
     Harness,
     assert_same,
     matrix_command,
@@ -54,8 +57,8 @@ def random_linear(
     pad: int | None = None,
 ) -> QLinear:
     """A matrix of extreme integers that keeps the IR's bounds."""
-    bits = 4 if fmt & W4 else 8
-    low, high = (-8, 7) if bits == 4 else (-128, 127)
+    bits = next(bits for bits, flag in WIDTH_FLAGS.items() if flag == fmt & (W2 | W3 | W4))
+    low, high = format_of(bits).low, format_of(bits).high
     nseg = -(-k // seg)
     q = rng.integers(low, high + 1, (n, k))
     if rng.random() < 0.3:
@@ -73,14 +76,14 @@ def random_linear(
     w = QLinear(
         name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
         d=d, b=b, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
-        drop=0, shift=shift, cmax=255, frac=0, pad=pad or (8 if bits == 4 else 4),
+        drop=0, shift=shift, cmax=255, frac=0, pad=pad or format_of(bits).inputs,
         row_scale=np.ones(n),
     )  # fmt: skip
-    while w.segment_bounds().max() * (16 if bits == 4 else 1) > SEGMENT_SUM_MAX:
+    while w.segment_bounds().max() << w.format.fold > SEGMENT_SUM_MAX:
         assert w.b is not None
         w.b //= 2
     if d is not None:
-        w.drop = int(rng.integers(bits == 8, 8))
+        w.drop = int(rng.integers(not w.format.fold, 8))
         while w.unit_bound() > ACC_MAX:
             w.drop += 1
     w.cmax = largest_cmax(w.unit_bound())
