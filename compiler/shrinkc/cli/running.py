@@ -14,7 +14,7 @@ from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import Console, print_json, takes_escapes
 from shrinkc.cli.story import Story
 from shrinkc.core import artifact
-from shrinkc.core.errors import Mismatch, RunFailed, ShrinkcError, UsageError
+from shrinkc.core.errors import BadArtifact, Mismatch, RunFailed, ShrinkcError, UsageError
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
@@ -34,6 +34,7 @@ from shrinkc.simulate.proof import (
     parse,
     reference,
 )
+from shrinkc.targets import TARGETS
 
 Machine = Literal["host", "qemu", "gvsoc"]
 
@@ -131,6 +132,7 @@ def run(
 ) -> None:
     """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
     manifest = artifact.read_manifest(directory)
+    _check_machine(directory, manifest, request.machine)
     with console.stage("reading the program"):
         if request.verify:
             artifact.check_files(directory, manifest, (artifact.IR,))
@@ -169,7 +171,7 @@ def run(
             verdict = replace(verdict, first_difference=closer)
     text = _device_text(tokenizer, asked.prompt, record)
     result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
-    for line in result.lines():
+    for line in [*_reports(output), *result.lines()]:
         console.note(line)
     if as_json:
         print_json(result.to_json())
@@ -262,6 +264,28 @@ class RunResult:
             "seconds": round(self.seconds, 3),
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
+
+
+def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machine) -> None:
+    """UsageError where the program was compiled for another machine."""
+    target = TARGETS.get(manifest.target)
+    if target is None:
+        raise BadArtifact(
+            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not "
+            f"one of {', '.join(TARGETS)}.",
+            "compile the model again.",
+        )
+    if machine not in target.runs_on:
+        raise UsageError(
+            f"{directory} was compiled for {target.name} and does not run on {machine}.",
+            f"allowed: --on {' or '.join(target.runs_on)}; or compile the model with "
+            f"--target {TARGET_OF[machine]}.",
+        )
+
+
+def _reports(output: RunOutput) -> list[str]:
+    """What the platform said of itself, such as the stacks' depths of a build with STACKS=1."""
+    return [line for line in output.lines if line.startswith("platform: ")]
 
 
 def device_request(
