@@ -66,7 +66,7 @@ def _model_options(command: Any) -> Any:
             show_default=True, help="What the program is for.",
         ),
         click.option(
-            "--bits", type=click.Choice(["8", "4"]),
+            "--bits", type=click.Choice(["8", "4", "3", "2"]),
             help="Bits per weight of the layers. [default: 8, or the checkpoint's]",
         ),
         click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
@@ -76,7 +76,7 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
         click.option(
-            "--head-bits", type=click.Choice(["8", "4"]),
+            "--head-bits", type=click.Choice(["8", "4", "3", "2"]),
             help="Bits per weight of embedding and head. [default: 8, or the checkpoint's]",
         ),
         click.option(

@@ -150,10 +150,9 @@ class Prepared:
             for name, (bits, group, asymmetric) in known.items()
         )
         for (bits, size, asymmetric), count in sorted(counts.items()):
-            stored = " stored in 4" if bits < 4 else ""
             kind = " asymmetric" if asymmetric else ""
             groups = f" in groups of {size}" if size else ""
-            said.append(f"{bits} bit{stored}{kind}{groups} ({count} of the checkpoint's matrices)")
+            said.append(f"{bits} bit{kind}{groups} ({count} of the checkpoint's matrices)")
         if "--head-bits" not in fixed:
             tables = {EMBEDDING: "embedding", HEAD: "head"}
             if self.config.tie_embeddings:
