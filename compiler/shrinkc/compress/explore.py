@@ -23,7 +23,7 @@ import numpy as np
 from shrinkc.checkpoints import need
 from shrinkc.compress.fingerprint import Fingerprint, differences
 from shrinkc.compress.space import Space, Values
-from shrinkc.core.errors import RunChanged, ShrinkcError, StageFailed, UsageError
+from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed, UsageError
 
 STARTUP = 10  # trials before the sampler learns from them
 GUIDED = 40  # proposals of the sampler that may be known already, then random ones
@@ -170,7 +170,8 @@ def explore(
     end; infeasible ones do not count, up to ten times as many.
 
     ``finished`` hears of every one.  A trial that fails is recorded with its reason and does not
-    stop the others.  One that is interrupted fails, and its values wait for whoever goes on.
+    stop the others.  One that is interrupted, or cannot be written (OutputError), fails, and its
+    values wait for whoever goes on.
     StageFailed if every one of them failed, or none was feasible in the whole study.
     """
     done: list[Result] = []
@@ -213,9 +214,10 @@ def _run_one(study: Any, space: Space, params: dict[str, Any], run_trial: RunTri
             raise StageFailed(f"the perplexity is {outcome.perplexity}.")
     except InfeasibleError as problem:
         return _told(study, trial, values, "infeasible", str(problem))
-    except Exception as error:
-        return _told(study, trial, values, "failed", _reason(error))
-    except BaseException:  # Ctrl-C and the like
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, OutputError):
+            return _told(study, trial, values, "failed", _reason(error))
+        # Ctrl-C and the like, and a full disk, which says nothing of these values
         study.tell(trial, state=_state("FAIL"))
         study.enqueue_trial(trial.params)
         raise
