@@ -29,6 +29,7 @@ from shrinkc.core.errors import (
     QuantizeError,
     RunChanged,
 )
+from shrinkc.core.output import new_file
 from shrinkc.core.progress import Silent
 
 from .conftest import InterruptAt, story_text, tables
@@ -408,6 +409,21 @@ def test_the_place_is_tried_before_the_work(
         with pytest.raises(OutputError, match=said):
             compress(str(stories), out, recipe, reporter=reporter)
     assert [p.name for p in disk.iterdir()] == ["much"]
+
+
+def test_torch_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
+    """It hides what the file said behind an error of its own."""
+    file = small_disk(64) / "state.pt"
+    file.write_bytes(b"earlier")
+    with (
+        pytest.raises(OutputError, match=r"state\.pt cannot be written: No space left"),
+        new_file(file) as state,
+    ):
+        torch.save({"a": torch.zeros(100_000)}, state)
+    assert file.read_bytes() == b"earlier" and len(list(file.parent.iterdir())) == 1
+    with new_file(file) as state:
+        torch.save({"a": torch.arange(100)}, state)
+    assert torch.equal(torch.load(file, weights_only=True)["a"], torch.arange(100))
 
 
 def test_a_gguf_file_becomes_a_directory_first(tmp_path: Path) -> None:

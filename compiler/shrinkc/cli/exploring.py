@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.compress.explore import Result, explore, open_study, results_of
+from shrinkc.compress.explore import Result, explore, open_study, results_of, storage_errors
 from shrinkc.compress.front import read_references, short, write_front
 from shrinkc.compress.steps import read_json, write_json
 from shrinkc.compress.trials import plan_trials
@@ -82,10 +82,11 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
 
     about = {"study": request.study, "conditions": dict(conditions)}
     try:
-        done = explore(
-            study, trials.space, trials.run, trials=request.trials, seed=request.seed,
-            expired=expired, finished=finished,
-        )  # fmt: skip
+        with storage_errors(storage):
+            done = explore(
+                study, trials.space, trials.run, trials=request.trials, seed=request.seed,
+                expired=expired, finished=finished,
+            )  # fmt: skip
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"stopped; {out} holds the trials that are complete.",
