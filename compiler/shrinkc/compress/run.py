@@ -165,7 +165,7 @@ def _locked(out: Path) -> Iterator[None]:
         finally:
             # while the lock is held: whoever comes next finds all of it or nothing
             if made and not is_run(out):  # refused before anything was made
-                shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(out.resolve(), ignore_errors=True)
                 remove_folders(made)
             else:
                 (out / LOCK).unlink(missing_ok=True)
