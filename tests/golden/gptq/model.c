@@ -1,4 +1,5 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 */
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
 #include "model.h"

@@ -1,4 +1,5 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784 */
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
 

@@ -1,4 +1,5 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 */
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
 #include "model.h"

@@ -1,4 +1,5 @@
-/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 */
+/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
 #include "model.h"
