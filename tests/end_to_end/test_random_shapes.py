@@ -84,7 +84,7 @@ def draw(seed: int) -> Case:
         if group == 64:  # side paths read the activation groups of their matrix
             model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
     options = QuantOptions(
-        bits=pick(8, 4),
+        bits=pick(8, 4, 3, 2),
         group=group,
         asymmetric=pick(False, True),
         head_bits=pick(8, 8, 4),

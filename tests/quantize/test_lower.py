@@ -241,9 +241,9 @@ def test_groups_that_do_not_divide_name_every_matrix(tmp_path: Path) -> None:
     lower(model, QuantOptions(bits=4, group=4), 16)
 
 
-@pytest.mark.parametrize("options", [{"bits": 3}, {"bits": 16}, {"head_bits": 5}])
+@pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 16}, {"head_bits": 5}])
 def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
-    with pytest.raises(QuantizeError, match="allowed: 8 or 4"):
+    with pytest.raises(QuantizeError, match="allowed: 8, 4, 3, 2"):
         QuantOptions(**options)
 
 

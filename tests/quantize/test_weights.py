@@ -76,7 +76,7 @@ def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
     assert (step_of(q) <= need + 1.01 * q.row_scale[:, None] + 1e-12).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("group", [None, 8, 32])
 @pytest.mark.parametrize("mean", [0.05, -3.0, 100.0])
 def test_asymmetric_is_within_half_a_step(bits: int, group: int | None, mean: float) -> None:
@@ -98,28 +98,30 @@ def test_asymmetric_beats_symmetric_on_one_sided_weights() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("bits", [4, 3, 2])
 @pytest.mark.parametrize("group", [None, 16])
-def test_4_bit_clips_only_where_that_lowers_the_error(group: int | None) -> None:
+def test_narrow_weights_clip_only_where_that_lowers_the_error(bits: int, group: int | None) -> None:
     """Within the tried ranges; less squared error than without clipping."""
     w = random_weight(16, 128, seed=5)
-    q = quantised(w, 4, group=group)
-    assert q.q.min() >= -8 and q.q.max() <= 7
+    q = quantised(w, bits, group=group)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    assert q.q.min() >= low and q.q.max() <= high
     assert step_of(q).min() > 0
     width = group or 128
     top = np.repeat(np.abs(w).reshape(16, -1, width).max(axis=2), width, axis=1)
-    step = top / 7
-    plain = np.square(np.clip(np.rint(w / step), -8, 7) * step - w).sum()
+    step = top / high
+    plain = np.square(np.clip(np.rint(w / step), low, high) * step - w).sum()
     # the scales are on grids, which costs a little
     assert np.square(q.dequantized() - w).sum() <= 1.02 * plain
     # up to one grid level of the largest group of the row, no scale exceeds the full range
     grid = q.row_scale[:, None] if group else 0.0
-    assert (step_of(q) <= step * CLIP_CANDIDATES[0] * 1.001 + grid).all()
+    assert (step_of(q) <= step * CLIP_CANDIDATES[bits][0] * 1.001 + grid).all()
 
 
 def test_zero_rows_and_zero_matrices() -> None:
     w = random_weight(5, 40)
     w[2] = 0
-    for bits in (8, 4):
+    for bits in (8, 4, 3, 2):
         for options in ({}, {"group": 8}, {"group": 8, "asymmetric": True}):
             q = quantised(w, bits, **options)
             assert (q.dequantized()[2] == 0).all()
@@ -174,7 +176,7 @@ def test_short_last_group_is_allowed_when_asked() -> None:
     check_groups({"qkv": 64}, None, False)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize(("k", "group"), [(37, 8), (65, 64), (100, 96), (5, 8), (130, 128), (7, 3)])
 def test_short_last_group(bits: int, k: int, group: int) -> None:
     """The last group of K mod group inputs has a scale of its own; no weight is dropped."""
@@ -270,12 +272,12 @@ def test_too_wide_for_any_accumulator() -> None:
     ones = np.ones((1, 133_200), np.float32)
     with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
         quantised(ones)
-    assert "4-bit" in str(refused.value)
+    assert "fewer bits" in str(refused.value)
     assert quantised(ones, 4).cmax >= 1
     assert quantised(ones, group=8).cmax == 255
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("group", [None, 32])
 def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> None:
     """linear() over the dequantised weight and input: within one unit + 2**-13 of the largest."""
