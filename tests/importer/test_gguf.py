@@ -391,6 +391,18 @@ def test_types_that_are_not_supported_are_all_named(tmp_path: Path) -> None:
     assert "--token-embedding-type q8_0" in text and "Q4_1, or to Q8_0" in text
 
 
+def test_many_types_that_are_not_supported_are_counted(tmp_path: Path) -> None:
+    tensors = [tensor(f"blk.{i}.ffn_up.weight", [256], 12, 0) for i in range(210)]
+    tensors += [tensor("token_embd.weight", [256], 14, 0), tensor("b", [4], 0, 0)]
+    with pytest.raises(UnsupportedModel) as caught:
+        opened(tmp_path / "m.gguf", container(tensors))
+    assert caught.value.message.endswith(
+        "211 of 212 tensors are of types that are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 "
+        "are): 210 tensors are Q4_K, e.g. blk.0.ffn_up.weight; blk.1.ffn_up.weight; "
+        "blk.2.ffn_up.weight; token_embd.weight is Q6_K."
+    )
+
+
 def test_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         load_model(tmp_path / "m.gguf")

@@ -211,7 +211,7 @@ class _Checkpoint:
             advance(self.nbytes(name))
         if biases:
             raise UnsupportedModel(
-                f"{self.path}: {listing(biases)}: biases that are not zero are not supported.",
+                f"{self.path}: {listing(biases, 'tensors')}: biases that are not zero are not supported.",
                 hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
             )
         return found
@@ -234,7 +234,7 @@ def _quantized(
     if excluded:
         raise ShapeMismatch(
             f"{path}: excluded from quantisation by a rule of `dynamic`, but stored as integers: "
-            f"{listing(excluded)}.",
+            f"{listing(excluded, 'modules')}.",
             hint="configuration and weight files have to come from the same quantisation.",
         )
     return found

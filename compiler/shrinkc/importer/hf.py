@@ -87,7 +87,7 @@ def check_float(path: Path, weights: WeightFiles, names: Iterable[str]) -> None:
     ]
     if faults:
         raise BadWeights(
-            f"{path}: {listing(faults)}; {', '.join(FLOAT_DTYPES)} are supported.",
+            f"{path}: {listing(faults, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported.",
             hint="use the float version of the model, or quantise it with GPTQ.",
         )
 

@@ -207,17 +207,21 @@ def _matches(targets: str | list[str], path: str) -> bool:
 
 
 def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    faults = []
-    for name, shape in shapes.items():
-        if name not in file.entries:
-            faults.append(f"missing {name} {list(shape)}")
-        elif file.entries[name].shape != shape:
-            have = list(file.entries[name].shape)
-            faults.append(f"{name} is {have}, expected {list(shape)}")
-    faults += [f"unexpected {name}" for name in file.entries if name not in shapes]
-    if faults:
+    have = {name: entry.shape for name, entry in file.entries.items()}
+    missing = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in have]
+    wrong = [
+        f"{name} is {list(have[name])}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if have.get(name, shape) != shape
+    ]
+    faults = [
+        listing(missing, "tensors are missing", "missing {}"),
+        listing(wrong, "tensors are of other shapes"),
+        listing([n for n in have if n not in shapes], "tensors are unexpected", "unexpected {}"),
+    ]
+    if any(faults):
         raise ShapeMismatch(
-            f"{directory}: {listing(faults)}.",
+            f"{directory}: {'; '.join(filter(None, faults))}.",
             hint="the adapter has to be trained on this base model, with only q, k, v, o, gate, "
             "up and down projections as targets.",
         )
@@ -227,7 +231,9 @@ def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[in
         if file.entries[name].dtype not in FLOAT_DTYPES
     ]
     if wrong:
-        raise BadWeights(f"{file.path}: {listing(wrong)}; {', '.join(FLOAT_DTYPES)} are supported.")
+        raise BadWeights(
+            f"{file.path}: {listing(wrong, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported."
+        )
 
 
 def _key(layer: int, module: str, side: str) -> str:
