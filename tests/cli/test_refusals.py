@@ -62,6 +62,14 @@ def config_contradicts_itself(model: Path) -> None:
     write_tiny_llama(model, config={"num_key_value_heads": 3})
 
 
+def absurd_epsilon(model: Path) -> None:
+    write_tiny_llama(model, eps=1e308)
+
+
+def absurd_vocabulary(model: Path) -> None:
+    write_tiny_llama(model, config={"vocab_size": 1 << 30})
+
+
 def other_architecture(model: Path) -> None:
     write_tiny_llama(model, config={"hidden_act": "gelu", "sliding_window": 4096})
 
@@ -85,6 +93,8 @@ def gone(model: Path) -> None:
         (no_weights, 10, "model.safetensors"),
         (config_disagrees, 14, "missing model.layers.2"),
         (config_contradicts_itself, 12, "not a multiple of num_key_value_heads = 3"),
+        (absurd_epsilon, 12, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),
+        (absurd_vocabulary, 20, "vocab_size = 1073741824; at most 524280 is allowed"),
         (other_architecture, 11, "2 problems"),
         (gone, 10, "does not exist"),
     ],

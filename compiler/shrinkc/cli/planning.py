@@ -26,6 +26,7 @@ from shrinkc.quantize import (
     EMBEDDING,
     HEAD,
     QuantOptions,
+    check_sizes,
     float_inputs,
     grouped_inputs,
     inputs_of,
@@ -242,6 +243,7 @@ def prepare(request: PlanRequest) -> Prepared:
     target = target_named(request.target)
     known = formats(request.model)
     config = load_config(request.model)
+    check_sizes(config)
     tokenizer = _tokenizer(request.model, config)
     context = _context(request, config)
     quant = request.quant

@@ -75,6 +75,11 @@ def frac_for(bound: float) -> int:
     return math.floor(INT_BITS - math.log2(max(bound, 1e-12)))
 
 
+def residual_frac(largest: float) -> int:
+    """Fraction bits of the residual stream, from the embedding's largest magnitude; at most 34."""
+    return frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
+
+
 def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     """A hard bound of W (gain * x) for ||x|| <= sqrt(K): max ||row * gain|| * sqrt(K) by
     Cauchy-Schwarz, and what the rounding of gain * x may add."""
@@ -123,10 +128,13 @@ def norm_exponent_max(k: int) -> int:
 
 
 def norm_eps(config: LlamaConfig, frac: int) -> int:
-    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is."""
+    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is.
+
+    At most 2**61: the largest that importer/config.py allows is 2**-7, and the residual stream has
+    at most 34 fraction bits."""
     k = config.hidden_size
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
-    return min(max(1, round(value)), 1 << 61)
+    return max(1, round(value))
 
 
 # module name -> field of FloatLayer
@@ -209,13 +217,8 @@ class _Lowering:
     def __init__(self, model: FloatModel, options: QuantOptions, context: int) -> None:
         self.model, self.options, self.config = model, options, model.config
         c = self.config
+        check_sizes(c)
         cos, sin = rope_tables(c, context)
-        if c.vocab_size > ROWS_MAX or max(c.hidden_size, c.intermediate_size) > INPUTS_MAX:
-            raise QuantizeError(
-                f"vocabulary {c.vocab_size}, hidden {c.hidden_size} and intermediate "
-                f"{c.intermediate_size} exceed the tables of the generated program.",
-                f"allowed: {ROWS_MAX} rows and {INPUTS_MAX} inputs per matrix.",
-            )
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
             options.group,
@@ -237,8 +240,7 @@ class _Lowering:
             rope_sin=sin,
         )
         self.table = dense(model.embedding)
-        largest = float(np.abs(self.table).max())
-        self.res_frac = frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
+        self.res_frac = residual_frac(float(np.abs(self.table).max()))
 
     def emit(self, op: Op, type_: Type) -> str:
         self.graph.ops.append(op)
@@ -516,6 +518,27 @@ def grouped_inputs(
     if floats and c.hidden_size not in found.values():
         found["embedding and head"] = c.hidden_size
     return found
+
+
+def check_sizes(c: LlamaConfig) -> None:
+    """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
+    sizes = {
+        "vocab_size": (c.vocab_size, ROWS_MAX),
+        "the rows of q, k and v": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, ROWS_MAX),
+        "hidden_size": (c.hidden_size, INPUTS_MAX),
+        "num_attention_heads * head_dim": (c.num_heads * c.head_dim, INPUTS_MAX),
+        "intermediate_size": (c.intermediate_size, INPUTS_MAX),
+    }
+    beyond = [
+        f"{what} = {size}; at most {most} is allowed"
+        for what, (size, most) in sizes.items()
+        if size > most
+    ]
+    if beyond:
+        raise QuantizeError(
+            f"the tables of the generated program do not hold this model: {'; '.join(beyond)}.",
+            "check config.json; a smaller model of the family may fit.",
+        )
 
 
 def lower(
