@@ -30,6 +30,11 @@ def nan(model: Path) -> None:
     write_tiny_llama(model, overrides={"model.layers.1.self_attn.q_proj.weight": bad})
 
 
+def absurd_weights(model: Path) -> None:
+    bad = np.full((24, 16), 1e30, np.float32)
+    write_tiny_llama(model, overrides={"model.layers.1.mlp.gate_proj.weight": bad})
+
+
 def wrong_shape(model: Path) -> None:
     write_tiny_llama(model, overrides={"model.norm.weight": np.ones(17, np.float32)})
 
@@ -85,6 +90,11 @@ def gone(model: Path) -> None:
     [
         (truncate, 13, "model.safetensors"),
         (nan, 13, "model.layers.1.self_attn.q_proj.weight holds 1 NaN"),
+        (
+            absurd_weights,
+            13,
+            "model.layers.1.mlp.gate_proj.weight holds values up to 1e+30, at most",
+        ),
         (wrong_shape, 14, "model.norm.weight is [17], the config says [16]"),
         (missing_tensor, 14, "missing model.layers.0.mlp.up_proj.weight"),
         (no_tokenizer, 15, "tokenizer.json does not exist"),

@@ -246,7 +246,7 @@ def test_sizes(name: str, value: Any) -> None:
         ({"head_dim": 0}, "head_dim = 0"),
         ({"hidden_size": 20}, "hidden_size / num_attention_heads = 20 / 4 = 5"),
         ({"hidden_size": 18}, "hidden_size = 18 is not a multiple of num_attention_heads = 4"),
-        ({"num_hidden_layers": 4097}, "num_hidden_layers = 4097; 1 to 4096 is allowed"),
+        ({"num_hidden_layers": 1025}, "num_hidden_layers = 1025; 1 to 1024 is allowed"),
         ({"rms_norm_eps": 0}, "rms_norm_eps = 0; 1.17549435e-38 to 0.0078125 is allowed"),
         ({"rms_norm_eps": 1e308}, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),
         ({"rms_norm_eps": -1e-5}, "rms_norm_eps = -1e-05; "),

@@ -14,7 +14,7 @@ from shrinkc.importer.model import Llama3RopeScaling, LlamaConfig
 
 # A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
 _MAX_SIZE = 1 << 30
-_MAX_LAYERS = 1 << 12  # tables are made per layer
+_MAX_LAYERS = 1 << 10  # tables are made per layer
 
 # Ranges outside of which a number is a corrupt file.  From the smallest normal number of 32-bit
 # arithmetic on; up to what the integer norm holds however small the embedding is

@@ -59,6 +59,8 @@ from shrinkc.importer.weight_files import WeightFiles, open_weights
 ADAPTER_FOLDER = "eora"
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _INTEGER_PARTS = ("qweight", "qzeros", "g_idx")
+# times the largest integer it is still a 32-bit float
+_SCALE_MAX = 1e36
 # a one in every field of a word
 _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
@@ -283,6 +285,10 @@ def _read_module(
         faults.append(fault)
     elif (scale < 0).any():
         faults.append(f"{name}.scales holds {int((scale < 0).sum())} negative values")
+    elif (largest := float(scale.max())) > _SCALE_MAX:
+        faults.append(
+            f"{name}.scales holds values up to {largest:.3g}; at most {_SCALE_MAX:.3g} is allowed"
+        )
     middle = 1 << (bits - 1)
     if fmt.sym and (zero != middle).any():
         faults.append(

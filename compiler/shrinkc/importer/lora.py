@@ -26,6 +26,9 @@ from shrinkc.importer.weight_checks import listing, non_finite
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 
+# beyond these the file is corrupt
+_RANK_MAX, _ALPHA_MAX = 65535, 1e9
+
 # module -> (path within the layer, field of FloatLayer)
 _MODULES = {
     "q_proj": ("self_attn.q_proj", "wq"),
@@ -100,12 +103,18 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
 
     tensors = {name: file.read(name) for name in shapes}
     faults = [fault for name, values in tensors.items() if (fault := non_finite(name, values))]
+    if not faults:
+        for layer, module in targets:
+            name = _key(layer, module, "B")
+            with np.errstate(over="ignore"):  # said below
+                tensors[name] *= np.float32(config.scaling)
+            if fault := non_finite(f"{name} times {config.scaling:g} (alpha / r)", tensors[name]):
+                faults.append(fault)
     if faults:
         raise BadWeights(f"{file.path}: {listing(faults)}.", hint="the adapter is damaged.")
     for layer, module in targets:
-        b = tensors[_key(layer, module, "B")] * np.float32(config.scaling)
         model.layers[layer].adapters[module] = LowRankAdapter(
-            a=tensors[_key(layer, module, "A")], b=b
+            a=tensors[_key(layer, module, "A")], b=tensors[_key(layer, module, "B")]
         )
 
 
@@ -134,10 +143,14 @@ def _load_config(directory: Path) -> _AdapterConfig:
 
     bad = []
     rank, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        bad.append(f"r = {rank!r}; a positive integer is needed")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        bad.append(f"lora_alpha = {alpha!r}; a finite number is needed")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _RANK_MAX:
+        bad.append(f"r = {rank!r}; an integer from 1 to {_RANK_MAX} is needed")
+    if (
+        not isinstance(alpha, (int, float))
+        or isinstance(alpha, bool)
+        or not abs(alpha) <= _ALPHA_MAX
+    ):
+        bad.append(f"lora_alpha = {alpha!r}; a number of at most {_ALPHA_MAX:g} is needed")
     rslora = raw.get("use_rslora") or False
     if not isinstance(rslora, bool):
         bad.append(f"use_rslora = {rslora!r}; true or false is needed")
