@@ -83,6 +83,7 @@ def test_all_levels_that_lack_are_named(cli: Cli, tmp_path: Path) -> None:
             "max_position_embeddings": 4096,
         },
     )  # fmt: skip
+    (tmp_path / "big/model.safetensors").unlink()
     result = cli("plan", tmp_path / "big", "--context", 4000)
     assert result.code == 30
     assert "L1: need" in result.words and "L2: need" in result.words

@@ -71,8 +71,8 @@ def absurd_epsilon(model: Path) -> None:
     write_tiny_llama(model, eps=1e308)
 
 
-def absurd_vocabulary(model: Path) -> None:
-    write_tiny_llama(model, config={"vocab_size": 1 << 30})
+def too_wide(model: Path) -> None:
+    write_tiny_llama(model, intermediate=65536, layers=1, dtype="float16")
 
 
 def other_architecture(model: Path) -> None:
@@ -104,7 +104,7 @@ def gone(model: Path) -> None:
         (config_disagrees, 14, "missing model.layers.2"),
         (config_contradicts_itself, 12, "not a multiple of num_key_value_heads = 3"),
         (absurd_epsilon, 12, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),
-        (absurd_vocabulary, 20, "vocab_size = 1073741824; at most 524280 is allowed"),
+        (too_wide, 20, "intermediate_size = 65536; at most 65535 is allowed"),
         (other_architecture, 11, "2 problems"),
         (gone, 10, "does not exist"),
     ],
@@ -121,6 +121,13 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
     assert result.err.count("\n\n") == 0, "one paragraph"
     assert "Traceback" not in result.err
     assert list(place.iterdir()) == []
+    planned = cli("plan", model)
+    if change in (nan, absurd_weights):  # values, which only reading shows
+        assert planned.code == 0
+    elif change is no_weights:
+        assert planned.code == 0 and "holds no weights" in planned.out
+    else:
+        assert (planned.code, planned.err) == (code, result.err)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,7 @@ def test_sizes(name: str, value: Any) -> None:
         ({"head_dim": 0}, "head_dim = 0"),
         ({"hidden_size": 20}, "hidden_size / num_attention_heads = 20 / 4 = 5"),
         ({"hidden_size": 18}, "hidden_size = 18 is not a multiple of num_attention_heads = 4"),
+        ({"vocab_size": 1 << 30}, "vocab_size = 1073741824; 1 to 16777216 is allowed"),
         ({"num_hidden_layers": 1025}, "num_hidden_layers = 1025; 1 to 1024 is allowed"),
         ({"rms_norm_eps": 0}, "rms_norm_eps = 0; 1.17549435e-38 to 0.0078125 is allowed"),
         ({"rms_norm_eps": 1e308}, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),

@@ -30,7 +30,7 @@ def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
     table = (config.vocab_size, config.hidden_size)
     shapes = {EMBEDDING: table}
     for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
+        for name, shape in layer_shapes(config).items():
             shapes[f"model.layers.{layer}.{name}"] = shape
     if not config.tie_embeddings:
         shapes[HEAD] = table
@@ -47,7 +47,8 @@ def norm_names(config: LlamaConfig) -> list[str]:
     return [*names, FINAL_NORM]
 
 
-def _layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+def layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Return name within a layer, such as "mlp.up_proj" -> (outputs, inputs)."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q_rows = config.num_heads * config.head_dim
     kv_rows = config.num_kv_heads * config.head_dim

@@ -15,6 +15,7 @@ from shrinkc.importer.model import Llama3RopeScaling, LlamaConfig
 # A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
 _MAX_SIZE = 1 << 30
 _MAX_LAYERS = 1 << 10  # tables are made per layer
+_MAX_VOCAB = 1 << 24  # and per token
 
 # Ranges outside of which a number is a corrupt file.  From the smallest normal number of 32-bit
 # arithmetic on; up to what the integer norm holds however small the embedding is
@@ -93,7 +94,7 @@ def parse_config(
     _check_architecture(raw, problems)
     _check_other_fields(raw, problems)
 
-    vocab = _size(raw, "vocab_size", problems)
+    vocab = _size(raw, "vocab_size", problems, _MAX_VOCAB)
     hidden = _size(raw, "hidden_size", problems)
     intermediate = _size(raw, "intermediate_size", problems)
     layers = _size(raw, "num_hidden_layers", problems, _MAX_LAYERS)

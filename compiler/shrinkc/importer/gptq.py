@@ -118,8 +118,20 @@ def gptq_formats(directory: Path) -> dict[str, tuple[int, int, bool]]:
         for name, fmt in checkpoint.quantized.items()
     }
     for name, sidecar in checkpoint.sidecars.items():
-        formats[name] = embedding_format(sidecar)
+        formats[name] = embedding_format(sidecar, checkpoint.shapes[name])
     return formats
+
+
+def gptq_formats_by_rules(
+    gptq: GptqConfig, config: LlamaConfig
+) -> dict[str, tuple[int, int, bool]]:
+    """Return what :func:`gptq_formats` would, without weights: all matrices of the layers that no
+    rule excludes."""
+    return {
+        name: (fmt.bits, fmt.group(shape[1]), not fmt.sym)
+        for name, shape in matrix_shapes(config).items()
+        if name not in (EMBEDDING, HEAD) and (fmt := gptq.format_of(name)) is not None
+    }
 
 
 def load_gptq_llama_config(directory: Path) -> LlamaConfig:

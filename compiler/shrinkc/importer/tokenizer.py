@@ -19,6 +19,11 @@ _SETTINGS = "tokenizer_config.json"
 _MODELS = ("BPE", "Unigram")
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether there is a file for :meth:`Tokenizer.from_dir` to read."""
+    return (directory / _FILE).is_file()
+
+
 class Tokenizer:
     """Text to ids as Hugging Face does it, ids to text as the device does it.
 

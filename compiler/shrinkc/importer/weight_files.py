@@ -60,6 +60,11 @@ class WeightFiles:
         return self._owner[name].read_integers(name)
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether there is something for :func:`open_weights` to open."""
+    return (directory / _SINGLE).is_file() or (directory / _INDEX).is_file()
+
+
 def open_weights(directory: Path) -> WeightFiles:
     """Open ``model.safetensors`` or the shards of ``model.safetensors.index.json``.
 

@@ -3,6 +3,7 @@
 from shrinkc.quantize.lower import (
     EMBEDDING,
     HEAD,
+    MODULES,
     QuantOptions,
     check_sizes,
     float_inputs,
@@ -16,6 +17,7 @@ from shrinkc.quantize.weights import MatrixFormat
 __all__ = [
     "EMBEDDING",
     "HEAD",
+    "MODULES",
     "MatrixFormat",
     "QuantOptions",
     "check_sizes",
