@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shrinkc.cli.fitting import alternatives, shortfalls
+from shrinkc.cli.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
 from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
@@ -267,15 +267,27 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
         return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
 
+    def fits(quant: QuantOptions, context: int, l1: int) -> bool:
+        try:
+            check_groups(
+                grouped_inputs(config, known or (), quant), quant.group, quant.short_last_group
+            )
+            make_plan(shape_for(quant, context), target, l1)
+        except (DoesNotFit, QuantizeError):
+            return False
+        return True
+
     shape = shape_for(quant, context)
     try:
         plan = make_plan(shape, target, request.l1)
     except DoesNotFit:
-        found = alternatives(shape_for, quant, context, target, request.l1, fixed)
+        l1 = target.l1 if request.l1 is None else request.l1
+        found = alternatives(fits, quant, context, l1, target.l1, fixed)
         hint = (
             f"these were checked to fit: {'; '.join(found)}."
             if found
-            else "no shorter context, narrower weights or larger L1 makes it fit this target."
+            else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
+            "all of them together."
         )
         raise DoesNotFit(
             f"{outline.name} at context {context} on {target.name}: "
@@ -300,7 +312,7 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
     most = min(config.max_position, CONTEXT_MAX)
     if request.context is None:
         return min(most, DEFAULT_CONTEXT)
-    if not 2 <= request.context <= most:
+    if not CONTEXT_LEAST <= request.context <= most:
         limit = (
             "the model was made for"
             if most == config.max_position
@@ -308,7 +320,7 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
         )
         raise UsageError(
             f"--context {request.context} is not possible; {most} positions are what {limit}.",
-            f"allowed: 2 to {most}.",
+            f"allowed: {CONTEXT_LEAST} to {most}.",
         )
     return request.context
 
