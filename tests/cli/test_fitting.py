@@ -191,3 +191,36 @@ def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_pa
     for change in offered(result):
         assert "--head-bits" not in change
         assert cli("plan", tmp_path / "q", *without(options, change), *change).code == 0
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ffn", "options", "groups"),
+    [
+        (100, 260, "--bits 4 --group 32", []),
+        (96, 264, "--bits 4 --group 32", [24, 12, 8]),
+        (96, 264, "--bits 4 --group 32 --asymmetric", [24, 12, 8]),
+        (96, 264, "--bits 4 --head-bits 4 --group 5", [24, 12, 8]),
+        (96, 264, "--group 5", [24, 12, 8]),
+    ],
+)
+def test_groups_that_are_offered_take_fewer_bytes_than_8_bit(
+    cli: Cli, tmp_path: Path, hidden: int, ffn: int, options: str, groups: list[int]
+) -> None:
+    fields = {**TINY, "hidden_size": hidden, "intermediate_size": ffn, "head_dim": 24}
+    model, given = sizes(tmp_path, fields), options.split()
+    eight = cli("plan", model, "--json").json["weight_bytes"]
+    refused = cli("plan", model, *given)
+    assert refused.code == 20
+    match = re.search(r"that divide all[^:]*: ([^;]*);", refused.words)
+    assert match is not None
+    assert match[1] == (", ".join(map(str, groups)) or "none of the usual ones")
+    shorter = ["--short-last-group"] if "--short-last-group" in refused.words else []
+    at = given.index("--group")
+    for group in groups:
+        planned = cli("plan", model, *given[:at], *given[at + 2 :], "--group", group, "--json").json
+        assert planned["weight_bytes"] < eight or "--bits" not in given
+    if shorter and "--bits" in given:
+        assert cli("plan", model, *given, *shorter, "--json").json["weight_bytes"] < eight

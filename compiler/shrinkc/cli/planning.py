@@ -250,8 +250,6 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
             "integers.",
             f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
         )
-    inputs = grouped_inputs(config, known or (), quant)
-    check_groups(inputs, quant.group, quant.short_last_group)
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
             f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",
@@ -267,16 +265,26 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
         return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
 
+    def check(quant: QuantOptions) -> None:
+        wide = replace(quant, bits=8, head_bits=8, group=None, asymmetric=False)
+
+        def saves(group: int) -> bool:
+            narrow = shape_for(replace(quant, group=group), context)
+            return stored_bytes(narrow) < stored_bytes(shape_for(wide, context))
+
+        four = quant.bits == 4 or quant.head_bits == 4
+        inputs = grouped_inputs(config, known or (), quant)
+        check_groups(inputs, quant.group, quant.short_last_group, saves if four else None)
+
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         try:
-            check_groups(
-                grouped_inputs(config, known or (), quant), quant.group, quant.short_last_group
-            )
+            check(quant)
             make_plan(shape_for(quant, context), target, l1)
         except (DoesNotFit, QuantizeError):
             return False
         return True
 
+    check(quant)
     shape = shape_for(quant, context)
     try:
         plan = make_plan(shape, target, request.l1)
@@ -296,6 +304,11 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
         ) from None
     verify(plan, shape, target)
     return Prepared(request, outline.name, config, context, target, shape, plan, known, notes)
+
+
+def stored_bytes(shape: ModelShape) -> int:
+    """Bytes of all matrices, scales and padding included."""
+    return sum(m.bytes for m in shape.stored)
 
 
 def _pieces(outline: Outline) -> tuple[int, tuple[str, ...]]:
