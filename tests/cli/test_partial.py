@@ -112,6 +112,13 @@ def test_gptq_without_weights(cli: Cli, tmp_path: Path) -> None:
     assert cli("plan", tmp_path / "q/config.json").code == 12
 
 
+def test_a_name_that_no_file_has(cli: Cli, tmp_path: Path) -> None:
+    """The file system itself refuses it: a model that cannot be read, not an output."""
+    for command in (("plan",), ("compile", "-o", tmp_path / "out")):
+        refused = cli(*command, tmp_path / ("x" * 300))
+        assert refused.code == 10 and "cannot be read: File name too long" in refused.words
+
+
 # --- headers --------------------------------------------------------------------------------
 
 

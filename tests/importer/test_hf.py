@@ -163,6 +163,14 @@ def test_index_may_not_leave_the_directory(tmp_path: Path) -> None:
         load_hf(tmp_path / "m")
 
 
+def test_names_that_no_file_has(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m", shards=2)
+    index = tmp_path / "m" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {EMBEDDING: "x" * 300}}))
+    with pytest.raises(BadWeights, match="not plain file names"):
+        load_hf(tmp_path / "m")
+
+
 def test_index_that_does_not_match(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, shards=2)
     path = tmp_path / "model.safetensors.index.json"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shrinkc.core.errors import BadConfig
+from shrinkc.core.errors import BadConfig, ModelNotFound
 from shrinkc.importer import config as hf_config
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_model import gguf_formats, load_gguf, load_gguf_config
@@ -36,9 +38,10 @@ def load_model(
     the place of one that comes with a GPTQModel directory.  ``progress`` is called with bytes
     done and in total.  Errors as of :func:`load_hf`.
     """
-    return {"hf": load_hf, "gptq": load_gptq, "gguf": load_gguf}[_kind(Path(path))](
-        Path(path), adapter, progress
-    )
+    with _reading(Path(path)):
+        return {"hf": load_hf, "gptq": load_gptq, "gguf": load_gguf}[_kind(Path(path))](
+            Path(path), adapter, progress
+        )
 
 
 def load_config(path: Path) -> LlamaConfig:
@@ -87,7 +90,23 @@ def read_outline(path: Path, *, whole: bool) -> Outline:
     Unless it has to be ``whole``, a ``config.json`` alone will do, or a directory without weights;
     the tokenizer may then be missing too.  Errors as of :func:`load_hf`.
     """
-    path = Path(path)
+    with _reading(Path(path)):
+        return _outline(Path(path), whole)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever the file system refuses meanwhile is a model that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelNotFound(
+            f"{error.filename or path} cannot be read: {error.strerror}.",
+            hint="check the path of the model and its rights.",
+        ) from error
+
+
+def _outline(path: Path, whole: bool) -> Outline:
     if not whole and path.is_file() and path.suffix == ".json":
         return _bare(path)
     kind = _kind(path)

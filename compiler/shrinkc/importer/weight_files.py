@@ -14,6 +14,7 @@ from shrinkc.importer.safetensors_file import SafetensorsFile, TensorEntry
 from shrinkc.importer.weight_checks import listing
 
 _SINGLE = "model.safetensors"
+_MAX_NAME = 255  # bytes, of file systems
 _INDEX = "model.safetensors.index.json"
 
 
@@ -87,7 +88,11 @@ def _open_shards(directory: Path) -> WeightFiles:
         raise BadWeights(f"{index_path}: weight_map is missing, empty or not an object.")
     shards = sorted({str(shard) for shard in weight_map.values()})
     # a shard is a plain file name: an index from elsewhere must not open other files
-    strange = [shard for shard in shards if Path(shard).name != shard]
+    strange = [
+        shard
+        for shard in shards
+        if Path(shard).name != shard or len(shard.encode("utf-8", "replace")) > _MAX_NAME
+    ]
     if strange:
         raise BadWeights(
             f"{index_path}: not plain file names: {listing([*map(repr, strange)], 'names')}."
