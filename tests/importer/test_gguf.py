@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,8 @@ def test_values(tmp_path: Path) -> None:
     [
         ("Q8_0", 0, np.nan, "scales holds 1 NaN"),
         ("Q4_0", 0, np.inf, "scales holds 1 NaN or infinite"),
+        ("Q8_0", 0, np.inf, "scales holds 1 NaN or infinite"),
+        ("Q4_0", 0, -np.inf, "scales holds 1 NaN or infinite"),
         ("Q4_1", 2, np.nan, "minima holds 1 NaN"),
         ("Q4_1", 0, -1.0, "1 negative scales of type Q4_1"),
         ("Q8_0", 0, -1.0, "1 negative scales of type Q8_0"),
@@ -259,7 +262,9 @@ def test_scales(tmp_path: Path, kind: str, at: int, value: float, said: str) -> 
     data = bytearray(file.read_bytes())
     data[begin + at : begin + at + 2] = np.float16(value).tobytes()
     file.write_bytes(data)
-    text = refusal(BadWeights, file)
+    with warnings.catch_warnings():  # nothing but the refusal is said
+        warnings.simplefilter("error")
+        text = refusal(BadWeights, file)
     assert gguf_name(UP) in text
     assert said in text
 
