@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +25,14 @@ from shrinkc.core.progress import Silent, Stage
 from .conftest import Cli
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tests are run in."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 class Terminal(io.StringIO):
@@ -46,6 +60,48 @@ def test_a_bar_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> 
     text = shown(Terminal(), monkeypatch)
     assert "[######..................] loading weights: 25 %" in text
     assert text.endswith("\r\x1b[K") and "\n" not in text
+
+
+def test_no_escape_where_the_user_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = shown(Terminal(), monkeypatch)
+    assert "loading weights: 25 %" in text and "\x1b" not in text and "\n" not in text
+    assert text.endswith(" \r"), "what was shown is written over"
+    assert not console.takes_escapes(Terminal())
+    monkeypatch.setenv("NO_COLOR", "")
+    assert console.takes_escapes(Terminal()), "set but empty says nothing"
+
+
+def test_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown(Terminal(), monkeypatch)
+    assert len(text.splitlines()) >= 2
+    assert re.fullmatch(r"(loading weights: 25 % \(\d+ s\)\n)+", text)
+    assert not console.takes_escapes(Terminal())
+
+
+def test_escapes_are_for_terminals_only() -> None:
+    assert not console.takes_escapes(io.StringIO())
+
+
+@pytest.mark.parametrize("columns", [200, 60, 40, 30, 20, 12])
+def test_a_bar_says_how_far_it_is_in_any_width(columns: int) -> None:
+    stage = Stage("generating code and weights", 0.0, 3, 4, "loss 2.31")
+    bar = stage.bar(13.2, columns)
+    assert len(bar) <= columns and ": 75 %" in bar
+    assert bar.startswith("[####") == (columns == 200)
+    assert ("loss 2.31" in bar) == (columns >= 60) and ("13 s" in bar) == (columns >= 40)
+    # the title is shortened, and says so
+    assert ("generating code and weights" in bar) == ("…" not in bar) == (columns >= 40)
+    waiting = Stage("checking against the interpreter", 0.0).bar(13.2, columns)
+    assert len(waiting) <= columns and waiting.endswith(": 13 s")
+
+
+def test_a_bar_at_30_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    text = shown(Terminal(), monkeypatch)
+    assert "loading weights: 25 % (0 s)" in text
+    assert all(len(part) < 30 for part in text.split("\r\x1b[K"))
 
 
 def test_quick_work_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +147,32 @@ def test_version_and_help(cli: Cli) -> None:
         assert "Usage: shrinkc " + command in cli(command, "--help").out
 
 
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    """On stderr and as a usage error: a script that lost its command did nothing."""
+    for arguments in ((), ("--debug",)):
+        result = cli(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == cli("--help").out and result.err.startswith("Usage: shrinkc [OPTIONS]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nonsense"], r"No such option:? '?--nonsense'?\. Hint: see 'shrinkc --help'\."),
+        (["nonsense"], r"No such command 'nonsense'\. Hint: see 'shrinkc --help'\."),
+        (["compile"], r"Missing argument 'MODEL'\. Hint: see 'shrinkc compile --help'\."),
+        (
+            ["compile", "m"],
+            r"Missing option '-o' / '--output'\. Hint: see 'shrinkc compile --help'\.",
+        ),
+    ],
+)
+def test_one_message_says_what_is_wrong(cli: Cli, arguments: list[str], message: str) -> None:
+    result = cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(f"shrinkc: usage: {message}", result.words)
+
+
 def every_error() -> list[type[ShrinkcError]]:
     found = (getattr(errors, name) for name in dir(errors))
     return [e for e in found if isinstance(e, type) and issubclass(e, ShrinkcError)]
@@ -105,3 +187,61 @@ def test_the_page_of_exit_codes_is_complete() -> None:
     assert len(want) == len(every_error()), "two errors share a code"
     want |= {0: "success", DEFECT: "defect", TERMINATED: "terminated"}
     assert listed == want
+
+
+# ---- standard output that cannot be written ----
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+    """shell("plan MODEL > {full}"): exit code and stderr of a real process.  ``full`` is a device of
+    this test's own."""
+    full = tmp_path / "full"
+    try:
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except OSError as error:
+        pytest.skip(f"making a device file is not allowed here: {error.strerror}")
+
+    def run(line: str) -> tuple[int, str]:
+        command = f'"{sys.executable}" -m shrinkc {line.format(full=full)}'
+        ran = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+        return ran.returncode, " ".join(ran.stderr.split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["plan {model} > {full}", "plan {model} --json > {full}", "--help > {full}", "doctor > {full}"],
+)
+def test_a_full_standard_output_is_called_so(
+    shell: Callable[[str], tuple[int, str]], model: Path, line: str
+) -> None:
+    code, said = shell(line.replace("{model}", str(model)))
+    assert code == 40
+    assert said == (
+        "shrinkc: cannot write: standard output cannot be written: No space left on device. Hint: "
+        "the results go there; redirect it to another place."
+    )
+
+
+def test_closed_streams(shell: Callable[[str], tuple[int, str]], model: Path) -> None:
+    code, said = shell(f"plan {model} >&-")
+    assert code == 40 and "standard output cannot be written: it is closed" in said
+    assert shell(f"plan {model} 2>&-") == (0, "")
+    assert shell("plan nowhere 2>&-") == (10, "")
+    assert shell("plan nowhere 2> {full}") == (10, "")
+    assert shell(f"plan {model} | head -1") == (0, "")
+
+
+def test_a_file_of_which_the_system_gives_no_name(
+    cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shrinkc.cli.planning.prepare", full)
+    result = cli("plan", model)
+    assert result.code == 40
+    assert "a file cannot be written: No space left on device." in result.words
+    assert str(Path.cwd()) not in result.words and "scratch files go to" in result.words

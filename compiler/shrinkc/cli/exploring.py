@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.compress.explore import Result, explore, open_study, results_of
+from shrinkc.compress.explore import Result, explore, open_study, results_of, storage_errors
 from shrinkc.compress.front import read_references, short, write_front
 from shrinkc.compress.steps import read_json, write_json
 from shrinkc.compress.trials import plan_trials
 from shrinkc.core.errors import Interrupted, UsageError
-from shrinkc.core.output import check_replaceable, output_error
+from shrinkc.core.output import check_folder, make_folder
 
 MARK = "explore.json"
 FORMAT = "shrinkc-explore"
@@ -43,7 +43,7 @@ class ExploreRequest:
             raise UsageError(
                 f"--trials {self.trials} is not possible.", f"allowed: 1 to {TRIALS_MAX}."
             )
-        if self.timeout is not None and self.timeout <= 0:
+        if self.timeout is not None and not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
         if not 0 <= self.seed < 1 << 32:
             raise UsageError(f"--seed {self.seed} is not possible.", "allowed: 0 to 4294967295.")
@@ -53,18 +53,15 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     """Runs more trials of the study; the front is written after each of them."""
     request.check()
     out = request.output
-    check_replaceable(out, force=True, replaceable=_made_here)
+    check_folder(out, _made_here)
     references = [ref for file in request.reference for ref in read_references(file)]
     trials = plan_trials(
         request.model, request.recipe, request.space, request.assignments, out / "trials",
         device=request.device, reporter=console,
     )  # fmt: skip
     conditions = trials.conditions()
-    try:
-        (out / "trials").mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
-    except OSError as error:
-        raise output_error(out, error) from error
+    make_folder(out / "trials")
+    write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
     storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
     study = open_study(storage, request.study, conditions)
     begin = time.monotonic()
@@ -85,10 +82,11 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
 
     about = {"study": request.study, "conditions": dict(conditions)}
     try:
-        done = explore(
-            study, trials.space, trials.run, trials=request.trials, seed=request.seed,
-            expired=expired, finished=finished,
-        )  # fmt: skip
+        with storage_errors(storage):
+            done = explore(
+                study, trials.space, trials.run, trials=request.trials, seed=request.seed,
+                expired=expired, finished=finished,
+            )  # fmt: skip
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"stopped; {out} holds the trials that are complete.",

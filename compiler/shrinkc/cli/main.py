@@ -5,23 +5,48 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 import shrinkc
-from shrinkc.cli.console import Console, error_text, print_json
+from shrinkc.cli.console import Console, StandardOutput, error_text, print_json
 from shrinkc.cli.units import parse_size
-from shrinkc.core.errors import Interrupted, ShrinkcError, UsageError
+from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
+from shrinkc.core.shell import is_text, printable
 
 DEFECT = 70
 TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)  # of any bytes
+FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
+FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
+
+
+class _Command(click.Command):
+    """A command whose texts are UTF-8: other bytes that the shell passed on are refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            if param.type not in (click.STRING, FOLDER):
+                continue
+            given = ctx.params.get(param.name or "")
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not is_text(str(value)):
+                    message = f"'{printable(str(value))}' is not UTF-8 text."
+                    raise click.BadParameter(message, ctx, param)
+        return rest
+
+
+class _Group(click.Group):
+    command_class = _Command
 
 
 class _Size(click.ParamType):
@@ -75,13 +100,20 @@ def _json_option(command: Any) -> Any:
 
 
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    no_args_is_help=True,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(shrinkc.__version__, prog_name="shrinkc")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Compile a LLaMA to an integer-only C program, run it, and prove every integer of it."""
+    if context.invoked_subcommand is None:
+        # a script that lost its command must not pass for one that did something
+        click.echo(context.get_help(), err=True)
+        context.exit(UsageError.exit_code)
 
 
 @cli.command("compile", short_help="Compile a model to a C program with its weights.")
@@ -172,9 +204,10 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 
 @cli.command("compress", short_help="Make a model smaller by a recipe.")
 @click.argument("model")
-@click.option("-o", "--output", type=PATH, required=True, help="The run's directory.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The run's directory.")
 @click.option(
     "--recipe",
+    type=FILE,
     required=True,
     metavar="FILE|NAME",
     help="A TOML file, or a shipped recipe: reference, small, siracusa.",
@@ -186,7 +219,7 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     metavar="TABLE.KEY=VALUE",
     help="Change the recipe, e.g. lora.rank=16. May be repeated.",
 )
-@click.option("--force", is_flag=True, help="Start over, whatever is in the run's directory.")
+@click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
 @click.option("--device", default="cpu", show_default=True, help="Of torch.")
 @_json_option
@@ -202,8 +235,8 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 
 
 @cli.command("eval", short_help="Measure a float, quantised or compiled model.")
-@click.argument("model")
-@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.argument("model", type=FILE)
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option(
     "--protocol",
     type=click.Choice(["wikitext512", "wikitext2048"]),
@@ -212,9 +245,11 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     help="How the text is cut.",
 )
 @click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
-@click.option("--trivia", metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
+@click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
 @click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
-@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
 @click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
 @click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
 @click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
@@ -245,6 +280,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
 @click.argument("model")
 @click.option(
     "--recipe",
+    type=FILE,
     required=True,
     metavar="FILE|NAME",
     help="What is searched around; its table [explore] has the ranges.",
@@ -273,7 +309,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
 )
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
 @click.option("--device", default="cpu", show_default=True, help="Of torch.")
-@click.option("-o", "--output", type=PATH, required=True, help="The search's directory.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
 @_json_option
 def explore_command(as_json: bool, **options: Any) -> None:
     """Search for recipes that make MODEL small and keep it good.
@@ -288,7 +324,12 @@ def explore_command(as_json: bool, **options: Any) -> None:
 @cli.command("sensitivity", short_help="Say what each part of a model is worth.")
 @click.argument("model")
 @click.option(
-    "--text", multiple=True, required=True, metavar="FILE", help="Text to measure on. Repeatable."
+    "--text",
+    type=FILE,
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Text to measure on. Repeatable.",
 )
 @click.option(
     "--samples", type=int, default=2, show_default=True, help="Windows of text to measure."
@@ -303,7 +344,7 @@ def explore_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
 @click.option(
-    "-o", "--output", type=PATH, help="Make a directory with JSON and picture, resumable."
+    "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
 )
 @_json_option
 def sensitivity_command(as_json: bool, **options: Any) -> None:
@@ -327,22 +368,24 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
 @click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
 @click.option("--tokens", type=int, default=48, show_default=True, help="New tokens of a text.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampled text.")
-@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option("--windows", type=int, help="Windows of 512 tokens of it. [default: all]")
-@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
 @click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
 @click.option(
     "--attention-maps",
-    type=PATH,
+    type=FOLDER,
     metavar="DIR",
     help="Make a directory with pictures of the attention maps and their Fourier transforms.",
 )
 @click.option(
-    "--save", type=PATH, metavar="DIR", help="Make a checkpoint of the (only) configuration."
+    "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
-@click.option("-o", "--output", type=PATH, help="Make a directory with the table and its JSON.")
-@click.option("--force", is_flag=True, help="Replace directories that this command made.")
+@click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
+@click.option("--force", is_flag=True, help="Replace what -o and --attention-maps made before.")
 @_json_option
 def franken_command(as_json: bool, **options: Any) -> None:
     """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time, attention maps."""
@@ -378,7 +421,8 @@ def run_cli(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; every error is one paragraph on stderr."""
     debug = "--debug" in arguments
     try:
-        result = cli.main(list(arguments), prog_name="shrinkc", standalone_mode=False)
+        with redirect_stdout(StandardOutput(sys.stdout)):
+            result = cli.main(list(arguments), prog_name="shrinkc", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ShrinkcError as error:
         return _failed(error, debug)
@@ -388,7 +432,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
         if isinstance(stop.code, int) and stop.code >= 128:  # from _terminate
-            print("shrinkc: terminated; nothing was left half-written.", file=sys.stderr)
+            _say("shrinkc: terminated; nothing was left half-written.")
             return stop.code
         raise
     except BrokenPipeError:
@@ -396,15 +440,20 @@ def run_cli(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # a full disk or missing rights outside of an output directory: scratch files of a run
-        return _failed(output_error(Path(error.filename or Path.cwd()), error), debug)
+        # a full disk or missing rights outside of an output: scratch files of a run
+        if error.filename is not None:
+            return _failed(output_error(Path(str(error.filename)), error), debug)
+        refusal = OutputError(
+            f"a file cannot be written: {error.strerror or error}.",
+            f"the system does not say which one; scratch files go to {tempfile.gettempdir()}.",
+        )
+        return _failed(refusal, debug)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(
+        _say(
             f"shrinkc: {type(error).__name__}: {error} - this is a defect of shrinkc; "
-            "'shrinkc --debug ...' shows where, please report it.",
-            file=sys.stderr,
+            "'shrinkc --debug ...' shows where, please report it."
         )
         return DEFECT
 
@@ -412,8 +461,13 @@ def run_cli(arguments: Sequence[str]) -> int:
 def _failed(error: ShrinkcError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(error_text(error), file=sys.stderr)
+    _say(error_text(error))
     return error.exit_code
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody can be told, and the exit code still says what it was
+        print(text, file=sys.stderr, flush=True)
 
 
 def _usage(error: click.ClickException) -> ShrinkcError:
@@ -435,7 +489,10 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _terminate)
+    if sys.stderr is None:  # the caller closed it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # a story may hold what the locale cannot show
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if stream is not None:
+            # a story may hold what the locale cannot show
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.exit(run_cli(sys.argv[1:]))

@@ -13,6 +13,7 @@ from shrinkc.cli.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
 from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
+from shrinkc.core.shell import name_of, quoted
 from shrinkc.importer import Formats, LlamaConfig, Outline, adapter_ranks, read_outline
 from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.repeats import repeated_layers
@@ -111,7 +112,7 @@ class Prepared:
             "head_bits": None if "--head-bits" in fixed else q.head_bits,
             "context": self.context,
             "l1": self.plan.l1_budget,
-            "adapter": None if adapter is None else adapter.resolve().name,
+            "adapter": None if adapter is None else name_of(adapter),
         }
 
     @property
@@ -124,7 +125,7 @@ class Prepared:
                 words.append(option)
             elif value is not None and value is not False:
                 words += [option, str(value)]
-        return " ".join(words)
+        return quoted(*words)
 
     @property
     def weight_bytes(self) -> int:

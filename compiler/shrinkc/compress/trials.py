@@ -161,9 +161,8 @@ class Trials:
             steps = _steps(self.folder / f"{result.number:04d}")
             if len(steps) < 2 or not _whole(steps[-1]):
                 continue
-            for path in steps[-1].iterdir():
-                if path.name != STEP:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for name in read_json(steps[-1] / STEP)["files"]:
+                (steps[-1] / name).unlink(missing_ok=True)
 
 
 def read_tables(source: str) -> tuple[dict[str, Any], Path]:
@@ -179,7 +178,7 @@ def read_tables(source: str) -> tuple[dict[str, Any], Path]:
         path, base = shipped()[source], Path.cwd()
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), base
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.core.errors import BadConfig, ModelNotFound
+from shrinkc.core.shell import name_of
 from shrinkc.importer import config as hf_config
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_model import gguf_formats, load_gguf, load_gguf_config
@@ -111,7 +112,7 @@ def _outline(path: Path, whole: bool) -> Outline:
         return _bare(path)
     kind = _kind(path)
     config = load_config(path)
-    name = path.resolve().name
+    name = name_of(path)
     if kind == "gguf":
         return Outline(
             name, config, formats(path), load_tokenizer(GgufFile(path), config.vocab_size)
@@ -142,7 +143,7 @@ def _bare(path: Path) -> Outline:
         gptq = parse_gptq_config(section, f"{path}: quantization_config")
         found = gptq_formats_by_rules(gptq, config)
         notes.append(_NO_INTEGERS)
-    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    name = name_of(path.parent if path.name == "config.json" else path.with_suffix(""))
     return Outline(name, config, found, None, (*notes, _NO_TOKENIZER.format(path)))
 
 
