@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +85,142 @@ def test_all_levels_that_lack_are_named(cli: Cli, tmp_path: Path) -> None:
             "max_position_embeddings": 4096,
         },
     )  # fmt: skip
+    (tmp_path / "big/model.safetensors").unlink()
     result = cli("plan", tmp_path / "big", "--context", 4000)
     assert result.code == 30
     assert "L1: need" in result.words and "L2: need" in result.words
     assert "Weights: need" in result.words
+
+
+# --- combinations ---------------------------------------------------------------------------
+
+SMOL = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+}  # fmt: skip
+LARGE = {
+    "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 20,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+TINY = {
+    "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 600, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def sizes(folder: Path, fields: dict[str, Any]) -> Path:
+    """A configuration alone, which is enough to plan."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({"model_type": "llama", **fields}))
+    return file
+
+
+def without(options: list[str], change: list[str]) -> list[str]:
+    """The command line's options that ``change`` leaves."""
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [word for name, value in pairs if name not in change for word in (name, value)]
+
+
+ALL = "--context --bits --head-bits --l1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "changes"),
+    [
+        (SMOL, "", ["--context"]),
+        (SMOL, "--l1 48KiB", ["--context --bits", "--context --l1"]),
+        (SMOL, "--l1 48KiB --bits 4 --head-bits 4 --group 32", ["--context --l1"]),
+        (LARGE, "--context 2", ["--bits --head-bits"]),
+        (LARGE, "--context 4000", ["--context --bits --head-bits"]),
+        (LARGE, "--context 64 --l1 64KiB", ["--bits --head-bits --l1"]),
+        (LARGE, "--context 4000 --l1 64KiB", [ALL]),
+        (TINY, "--l1 32KiB", ["--context", "--bits", "--l1"]),
+        (TINY, "--l1 13000 --context 3", ["--l1"]),
+        (TINY, "--l1 1KiB --context 4000", ["--l1"]),
+    ],
+)
+def test_every_hint_can_be_followed(
+    cli: Cli, tmp_path: Path, fields: dict[str, Any], options: str, changes: list[str]
+) -> None:
+    """As it is written, beside the other options."""
+    model, given = sizes(tmp_path, fields), options.split()
+    found = offered(cli("plan", model, *given))
+    assert [" ".join(change[::2]) for change in found] == changes
+    for change in found:
+        assert cli("plan", model, *without(given, change), *change).code == 0, change
+
+
+def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
+    model = sizes(tmp_path, SMOL)
+    found = offered(cli("plan", model, "--l1", "48KiB"))
+    assert ["--context", "80", "--l1", "64KiB"] in found
+    assert cli("plan", model, "--l1", "48KiB", "--context", 2).code == 30
+    assert cli("plan", model, "--l1", "60KiB", "--context", 80).code == 30
+    assert cli("plan", model, "--l1", "64KiB", "--context", 88).code == 30
+
+
+def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:
+    model = sizes(tmp_path, {**LARGE, "vocab_size": 500_000})
+    result = cli("plan", model, "--l1", "48KiB", "--context", 1000)
+    assert result.code == 30
+    assert "no shorter context, narrower weights or larger L1 makes it fit" in result.words
+    extreme = ["--context", 2, "--bits", 4, "--head-bits", 4]
+    assert cli("plan", model, *extreme).code == 30
+
+
+@pytest.mark.parametrize("l1", [9000, 14000, 20000, 24 * 1024, 64 * 1024])
+@pytest.mark.parametrize("context", [2, 9, 256, 4000])
+def test_nothing_is_said_only_where_the_extreme_does_not_fit(
+    cli: Cli, tmp_path: Path, l1: int, context: int
+) -> None:
+    model = sizes(tmp_path, TINY)
+    result = cli("plan", model, "--l1", l1, "--context", context)
+    assert result.code == 0 or offered(result)
+
+
+def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_path: Path) -> None:
+    """4 bit for a float table takes groups that its inputs may not have."""
+    from helpers.tiny_gptq import tiny_gptq
+
+    down = "model.layers.0.mlp.down_proj"
+    tiny_gptq(tmp_path / "q", group=32, skip=(down, down.replace("0", "1")), max_position=4096)
+    options = ["--group", "48", "--l1", "12KiB", "--context", "500"]
+    result = cli("plan", tmp_path / "q", *options)
+    for change in offered(result):
+        assert "--head-bits" not in change
+        assert cli("plan", tmp_path / "q", *without(options, change), *change).code == 0
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ffn", "options", "groups"),
+    [
+        (100, 260, "--bits 4 --group 32", []),
+        (96, 264, "--bits 4 --group 32", [24, 12, 8]),
+        (96, 264, "--bits 4 --group 32 --asymmetric", [24, 12, 8]),
+        (96, 264, "--bits 4 --head-bits 4 --group 5", [24, 12, 8]),
+        (96, 264, "--group 5", [24, 12, 8]),
+    ],
+)
+def test_groups_that_are_offered_take_fewer_bytes_than_8_bit(
+    cli: Cli, tmp_path: Path, hidden: int, ffn: int, options: str, groups: list[int]
+) -> None:
+    fields = {**TINY, "hidden_size": hidden, "intermediate_size": ffn, "head_dim": 24}
+    model, given = sizes(tmp_path, fields), options.split()
+    eight = cli("plan", model, "--json").json["weight_bytes"]
+    refused = cli("plan", model, *given)
+    assert refused.code == 20
+    match = re.search(r"that divide all[^:]*: ([^;]*);", refused.words)
+    assert match is not None
+    assert match[1] == (", ".join(map(str, groups)) or "none of the usual ones")
+    shorter = ["--short-last-group"] if "--short-last-group" in refused.words else []
+    at = given.index("--group")
+    for group in groups:
+        planned = cli("plan", model, *given[:at], *given[at + 2 :], "--group", group, "--json").json
+        assert planned["weight_bytes"] < eight or "--bits" not in given
+    if shorter and "--bits" in given:
+        assert cli("plan", model, *given, *shorter, "--json").json["weight_bytes"] < eight

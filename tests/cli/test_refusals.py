@@ -29,6 +29,11 @@ def nan(model: Path) -> None:
     write_tiny_llama(model, overrides={"model.layers.1.self_attn.q_proj.weight": bad})
 
 
+def absurd_weights(model: Path) -> None:
+    bad = np.full((24, 16), 1e30, np.float32)
+    write_tiny_llama(model, overrides={"model.layers.1.mlp.gate_proj.weight": bad})
+
+
 def wrong_shape(model: Path) -> None:
     write_tiny_llama(model, overrides={"model.norm.weight": np.ones(17, np.float32)})
 
@@ -61,6 +66,14 @@ def config_contradicts_itself(model: Path) -> None:
     write_tiny_llama(model, config={"num_key_value_heads": 3})
 
 
+def absurd_epsilon(model: Path) -> None:
+    write_tiny_llama(model, eps=1e308)
+
+
+def too_wide(model: Path) -> None:
+    write_tiny_llama(model, intermediate=65536, layers=1, dtype="float16")
+
+
 def other_architecture(model: Path) -> None:
     write_tiny_llama(model, config={"hidden_act": "gelu", "sliding_window": 4096})
 
@@ -76,6 +89,11 @@ def gone(model: Path) -> None:
     [
         (truncate, 13, "model.safetensors"),
         (nan, 13, "model.layers.1.self_attn.q_proj.weight holds 1 NaN"),
+        (
+            absurd_weights,
+            13,
+            "model.layers.1.mlp.gate_proj.weight holds values up to 1e+30, at most",
+        ),
         (wrong_shape, 14, "model.norm.weight is [17], the config says [16]"),
         (missing_tensor, 14, "missing model.layers.0.mlp.up_proj.weight"),
         (no_tokenizer, 15, "tokenizer.json does not exist"),
@@ -84,6 +102,8 @@ def gone(model: Path) -> None:
         (no_weights, 10, "model.safetensors"),
         (config_disagrees, 14, "missing model.layers.2"),
         (config_contradicts_itself, 12, "not a multiple of num_key_value_heads = 3"),
+        (absurd_epsilon, 12, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),
+        (too_wide, 20, "intermediate_size = 65536; at most 65535 is allowed"),
         (other_architecture, 11, "2 problems"),
         (gone, 10, "does not exist"),
     ],
@@ -100,6 +120,13 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
     assert result.err.count("\n\n") == 0, "one paragraph"
     assert "Traceback" not in result.err
     assert list(place.iterdir()) == []
+    planned = cli("plan", model)
+    if change in (nan, absurd_weights):  # values, which only reading shows
+        assert planned.code == 0
+    elif change is no_weights:
+        assert planned.code == 0 and "holds no weights" in planned.out
+    else:
+        assert (planned.code, planned.err) == (code, result.err)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,25 @@ def test_sizes(name: str, value: Any) -> None:
         ({"head_dim": 0}, "head_dim = 0"),
         ({"hidden_size": 20}, "hidden_size / num_attention_heads = 20 / 4 = 5"),
         ({"hidden_size": 18}, "hidden_size = 18 is not a multiple of num_attention_heads = 4"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps = 0"),
+        ({"vocab_size": 1 << 30}, "vocab_size = 1073741824; 1 to 16777216 is allowed"),
+        ({"num_hidden_layers": 1025}, "num_hidden_layers = 1025; 1 to 1024 is allowed"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps = 0; 1.17549435e-38 to 0.0078125 is allowed"),
+        ({"rms_norm_eps": 1e308}, "rms_norm_eps = 1e+308; 1.17549435e-38 to 0.0078125 is allowed"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps = -1e-05; "),
+        ({"rms_norm_eps": 5e-324}, "rms_norm_eps = 5e-324; "),
+        ({"rms_norm_eps": 0.0079}, "rms_norm_eps = 0.0079; "),
+        ({"rms_norm_eps": "NaN"}, "rms_norm_eps = 'NaN'; a number is needed"),
+        ({"rope_theta": 1e30}, "rope_theta = 1e+30; 1 to 1e+12 is allowed"),
+        ({"rope_theta": 5e-324}, "rope_theta = 5e-324; 1 to 1e+12 is allowed"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_parameters.rope_theta = 0; 1 to"),
+        ({"rope_scaling": {**LLAMA3, "factor": 1e308}}, "factor = 1e+308; 1 to 1000000 is"),
+        ({"rope_scaling": {**LLAMA3, "factor": 5e-324}}, "rope_scaling.factor = 5e-324; 1 to"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 0}}, "low_freq_factor = 0; 0.001 to"),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1e30}}, "high_freq_factor = 1e+30; "),
+        (
+            {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 1e300}},
+            "original_max_position_embeddings = 1e+300; 1 to",
+        ),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps = '1e-5'"),
         ({"rope_theta": -1.0}, "rope_theta = -1.0"),
@@ -262,6 +280,12 @@ def test_sizes(name: str, value: Any) -> None:
 )
 def test_contradictions(fields: dict[str, Any], said: str) -> None:
     assert said in refusal(BadConfig, **fields)
+
+
+def test_values_without_end_are_shortened() -> None:
+    for name in ("hidden_size", "rms_norm_eps", "rope_theta", "bos_token_id"):
+        text = refusal(BadConfig, **{name: 10**400})
+        assert f"{name} = 1000" in text and len(text) < 300
 
 
 def test_head_dim_need_not_divide_hidden() -> None:

@@ -39,7 +39,10 @@ def test_round_trip(tmp_path: Path, bits: int, group: int, symmetric: bool) -> N
     assert (read.bits, read.group, read.order) == (bits, group, None)
     for name in ("q", "scale", "offset"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
-    assert embedding_format(tmp_path / "e.safetensors") == (bits, group, not symmetric)
+    shown = embedding_format(tmp_path / "e.safetensors", written.shape)
+    assert shown == (bits, group, not symmetric)
+    with pytest.raises(ShapeMismatch, match="the table of the model is"):
+        embedding_format(tmp_path / "e.safetensors", (written.shape[0] + 1, written.shape[1]))
     assert [file.name for file in tmp_path.iterdir()] == ["e.safetensors"]
     again = tmp_path / "again.safetensors"
     write_embedding(again, written)

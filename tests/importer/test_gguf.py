@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,8 @@ def test_values(tmp_path: Path) -> None:
     [
         ("Q8_0", 0, np.nan, "scales holds 1 NaN"),
         ("Q4_0", 0, np.inf, "scales holds 1 NaN or infinite"),
+        ("Q8_0", 0, np.inf, "scales holds 1 NaN or infinite"),
+        ("Q4_0", 0, -np.inf, "scales holds 1 NaN or infinite"),
         ("Q4_1", 2, np.nan, "minima holds 1 NaN"),
         ("Q4_1", 0, -1.0, "1 negative scales of type Q4_1"),
         ("Q8_0", 0, -1.0, "1 negative scales of type Q8_0"),
@@ -259,7 +262,9 @@ def test_scales(tmp_path: Path, kind: str, at: int, value: float, said: str) -> 
     data = bytearray(file.read_bytes())
     data[begin + at : begin + at + 2] = np.float16(value).tobytes()
     file.write_bytes(data)
-    text = refusal(BadWeights, file)
+    with warnings.catch_warnings():  # nothing but the refusal is said
+        warnings.simplefilter("error")
+        text = refusal(BadWeights, file)
     assert gguf_name(UP) in text
     assert said in text
 
@@ -389,6 +394,18 @@ def test_types_that_are_not_supported_are_all_named(tmp_path: Path) -> None:
     assert "a is Q4_K; c is of type 99" in text
     # Q4_1 alone would leave the embedding in Q6_K
     assert "--token-embedding-type q8_0" in text and "Q4_1, or to Q8_0" in text
+
+
+def test_many_types_that_are_not_supported_are_counted(tmp_path: Path) -> None:
+    tensors = [tensor(f"blk.{i}.ffn_up.weight", [256], 12, 0) for i in range(210)]
+    tensors += [tensor("token_embd.weight", [256], 14, 0), tensor("b", [4], 0, 0)]
+    with pytest.raises(UnsupportedModel) as caught:
+        opened(tmp_path / "m.gguf", container(tensors))
+    assert caught.value.message.endswith(
+        "211 of 212 tensors are of types that are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 "
+        "are): 210 tensors are Q4_K, e.g. blk.0.ffn_up.weight; blk.1.ffn_up.weight; "
+        "blk.2.ffn_up.weight; token_embd.weight is Q6_K."
+    )
 
 
 def test_not_there(tmp_path: Path) -> None:

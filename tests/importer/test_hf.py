@@ -163,6 +163,14 @@ def test_index_may_not_leave_the_directory(tmp_path: Path) -> None:
         load_hf(tmp_path / "m")
 
 
+def test_names_that_no_file_has(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m", shards=2)
+    index = tmp_path / "m" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {EMBEDDING: "x" * 300}}))
+    with pytest.raises(BadWeights, match="not plain file names"):
+        load_hf(tmp_path / "m")
+
+
 def test_index_that_does_not_match(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, shards=2)
     path = tmp_path / "model.safetensors.index.json"
@@ -244,9 +252,16 @@ def test_missing_head_hints_at_tying(tmp_path: Path) -> None:
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, layers=6)
-    write_weights(tmp_path, {"model.norm.weight": np.ones(16, np.float32)})
-    with pytest.raises(ShapeMismatch, match="and 15 more"):
+    odd = {f"model.layers.0.odd{i}": np.ones(1, np.float32) for i in range(20)}
+    write_weights(tmp_path, {"model.norm.weight": np.ones(17, np.float32), **odd})
+    with pytest.raises(ShapeMismatch) as caught:
         load_hf(tmp_path)
+    text = caught.value.message
+    assert "55 tensors are missing, e.g. model.embed_tokens.weight [107, 16]; " in text
+    assert (
+        "model.norm.weight is [17], the config says [16]; 20 tensors are unexpected, e.g. " in text
+    )
+    assert len(text) < 700
 
 
 def test_saved_rope_buffers_are_ignored(tmp_path: Path) -> None:

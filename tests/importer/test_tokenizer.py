@@ -342,3 +342,42 @@ def test_unreadable_files(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(BadTokenizer, match=said):
         Tokenizer.from_dir(tmp_path, 10)
+
+
+def test_what_makes_the_library_panic(tmp_path: Path) -> None:
+    """A panic of Rust is no Exception, and one of a post-processor comes with the first text."""
+    prefix = sentencepiece_json()
+    prefix["model"]["continuing_subword_prefix"] = "x" * 10
+    template = sentencepiece_json()
+    template["post_processor"]["special_tokens"] = {}
+    for spec in (prefix, template):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+        with pytest.raises(BadTokenizer, match="is not accepted by tokenizers"):
+            Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+
+
+@pytest.mark.parametrize("single", [3, None, [3], ["Sequence"], {"Sequence": {}}])
+def test_a_template_of_another_type(tmp_path: Path, single: Any) -> None:
+    spec = sentencepiece_json()
+    spec["post_processor"]["single"] = single
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(BadTokenizer):
+        Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+
+
+def test_half_of_a_character(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(sentencepiece_json()))
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"chat_template": "\U0001f999"}))
+    assert Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB).chat is not None
+    settings.write_text(json.dumps({"chat_template": "\ud83e"}))
+    with pytest.raises(BadTokenizer, match="half of a character"):
+        Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+
+
+def test_named_templates_of_other_types(tmp_path: Path) -> None:
+    templates = [{"name": [1], "template": "a"}, {"name": "default", "template": "b"}, 3]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(sentencepiece_json()))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    chat = Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB).chat
+    assert chat is not None and chat.source == "b"

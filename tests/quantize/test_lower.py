@@ -17,10 +17,10 @@ from shrinkc.importer import FloatModel, forward, load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter, _rescale, embed, linear
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear
+from shrinkc.ir.ops import Embed, Linear, NormQuant
 from shrinkc.numerics.fixed import saturate32
 from shrinkc.numerics.vectors import QVector, quantize_vector
-from shrinkc.quantize import QuantOptions, lower
+from shrinkc.quantize import QuantOptions, check_sizes, lower
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
 
 RANKS = {"q_proj": 2, "k_proj": 1, "v_proj": 3, "o_proj": 4, "gate_proj": 2, "up_proj": 3,
@@ -299,6 +299,34 @@ def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Pat
     )  # fmt: skip
     g = lower(load_hf(path), QuantOptions(bits=4, asymmetric=True), 8)
     assert Interpreter(g).forward([1, 2, 3], all_logits=True).shape == (3, 107)
+
+
+@pytest.mark.parametrize("eps", [2.0**-126, 1e-5, 2.0**-7])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 5e5])
+@pytest.mark.parametrize("hidden", [2, 16])
+def test_every_epsilon_that_is_allowed_is_held(
+    tmp_path: Path, eps: float, size: float, hidden: int
+) -> None:
+    table = np.full((107, hidden), size, np.float32)
+    overrides = {"model.embed_tokens.weight": table}
+    write_tiny_llama(tmp_path, hidden=hidden, heads=1, head_dim=4, eps=eps, overrides=overrides)
+    g = lower(load_hf(tmp_path), QuantOptions(), 8)
+    norms = [op for op in g.ops if isinstance(op, NormQuant)]
+    scale = 2.0 ** (2 * g.types["embed"].frac - 2 * norms[0].pre_shift)
+    assert [n.eps for n in norms] == [max(1, round(eps * hidden * scale))] * len(norms)
+
+
+def test_all_sizes_beyond_the_tables_are_named(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    config = load_hf(tmp_path).config
+    check_sizes(replace(config, vocab_size=524280, intermediate_size=65535))
+    with pytest.raises(QuantizeError) as refused:
+        check_sizes(replace(config, vocab_size=524281, intermediate_size=65536, num_heads=65535))
+    text = str(refused.value)
+    assert "vocab_size = 524281; at most 524280 is allowed" in text
+    assert "intermediate_size = 65536; at most 65535 is allowed" in text
+    assert "num_attention_heads * head_dim = 524280; at most 65535 is allowed" in text
+    assert "q, k and v = 524296" in text and "hidden_size" not in text
 
 
 @pytest.mark.parametrize("name", ["mlp.gate_proj", "mlp.up_proj", "both", "norm"])

@@ -165,6 +165,20 @@ def test_no_group_size_divides() -> None:
         check_groups({"qkv": 37}, 8, False)
 
 
+def test_no_group_is_offered_that_saves_nothing() -> None:
+    inputs = {"qkv": 48, "down": 96}
+    with pytest.raises(QuantizeError) as refused:
+        check_groups(inputs, 32, False, lambda group: group > 12)
+    assert "fewer bytes than 8 bit: 48, 24, 16; or --short-last-group" in str(refused.value)
+    with pytest.raises(QuantizeError) as refused:
+        check_groups(inputs, 5, False, lambda group: False)
+    text = str(refused.value)
+    assert "fewer bytes than 8 bit: none of the usual ones; or no --group" in text
+    assert "or 8 bit" in text and "--short-last-group" not in text
+    with pytest.raises(QuantizeError, match="divide all: none of the usual ones"):
+        check_groups({"qkv": 100, "down": 260}, 32, False)
+
+
 @pytest.mark.parametrize("group", [0, -1])
 def test_unusable_group(group: int) -> None:
     with pytest.raises(QuantizeError, match="not usable"):

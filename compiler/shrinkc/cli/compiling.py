@@ -14,7 +14,7 @@ from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import quoted
-from shrinkc.importer import load_model
+from shrinkc.importer import Tokenizer, load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import save
@@ -50,7 +50,7 @@ def compile_model(
     """Compiles into the new directory ``output``; any failure leaves nothing of it behind."""
     check_directory(output, force=force, foreign=artifact.foreign_files)
     with reporter.stage("planning"):
-        prepared = prepare(request)
+        prepared = prepare(request, whole=True)
     with reporter.stage("loading weights") as update:
         model = load_model(request.model, request.adapter, update)
     with reporter.stage("quantising") as update:
@@ -70,12 +70,12 @@ def compile_model(
                 prepared.command, update,
             )  # fmt: skip
         with reporter.stage("writing the integer model"):
-            _write_records(folder, prepared, graph)
+            _write_records(folder, prepared, graph, model.tokenizer)
         files = len(artifact.list_files(folder)) + 1
     return Compiled(prepared, output, files)
 
 
-def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
+def _write_records(folder: Path, prepared: Prepared, graph: Graph, tokenizer: Tokenizer) -> None:
     """What a run is compared with, what people look at, and the manifest of it all."""
     save(graph, folder / artifact.IR)
     text = folder / artifact.IR_TEXT
@@ -85,7 +85,6 @@ def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
     (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
     picture = memory_map(prepared.plan, prepared.name)
     (folder / artifact.MEMORY_MAP).write_text(picture, encoding="utf-8")
-    tokenizer = prepared.tokenizer
     (folder / artifact.TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     if tokenizer.chat is not None:
         (folder / artifact.CHAT_TEMPLATE).write_text(tokenizer.chat.to_json(), encoding="utf-8")

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.memory.plan import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import WIDTHS
 from shrinkc.targets import Target
 
-ShapeFor = Callable[[QuantOptions, int], ModelShape]
+Fits = Callable[[QuantOptions, int, int], bool]
 
+CONTEXT_LEAST = 2
+LEAST_BITS = min(WIDTHS)
 CONTEXT_STEP = 8
 L1_STEP = 4096
+MOST_OFFERED = 4
 _CEILING = 1 << 40  # more memory than any level is ever given
-
-
-def fits(shape: ModelShape, target: Target, l1: int | None) -> bool:
-    """Whether there is a plan."""
-    try:
-        make_plan(shape, target, l1)
-    except DoesNotFit:
-        return False
-    return True
 
 
 def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> list[str]:
@@ -71,67 +67,83 @@ def _enough(shape: ModelShape, target: Target, level: str, message: str) -> Targ
 
 
 def alternatives(
-    shape_for: ShapeFor,
+    fits: Fits,
     quant: QuantOptions,
     context: int,
-    target: Target,
-    l1: int | None,
+    l1: int,
+    l1_most: int,
     fixed: Collection[str] = (),
 ) -> list[str]:
     """Changes of the command line that make it fit, each one planned before it is offered.
 
-    ``fixed`` are options that a quantised checkpoint leaves nothing to decide for.
-    Single changes first; where none is enough, narrower weights and a shorter context together.
+    ``fits(quant, context, l1)`` says whether there is a plan, with bytes of L1.  Single changes
+    first; where none is enough, pairs, then three and four together.  Empty only if all of them
+    to their ends (the shortest context, the fewest bits, ``l1_most``) are not enough.  ``fixed`` are
+    options that a quantised checkpoint leaves nothing to decide for.
     """
-    narrower: list[tuple[str, QuantOptions]] = []
-    if quant.bits == 8 and "--bits" not in fixed:
-        narrower.append(("--bits 4", replace(quant, bits=4)))
-    if quant.head_bits == 8 and "--head-bits" not in fixed:
-        narrower.append(("--head-bits 4", replace(quant, head_bits=4)))
-    if len(narrower) == 2:
-        narrower.append(("--bits 4 --head-bits 4", replace(quant, bits=4, head_bits=4)))
-
-    found: list[str] = []
-    shorter = _longest_context(shape_for, quant, context, target, l1)
-    if shorter:
-        found.append(f"--context {shorter}")
-    for text, changed in narrower:
-        # both together are of interest only where neither is enough
-        enough = any(text.startswith(f) or text.endswith(f) for f in found)
-        if not enough and fits(shape_for(changed, context), target, l1):
-            found.append(text)
-    larger = _smallest_l1(shape_for(quant, context), target, l1)
-    if larger:
-        found.append(f"--l1 {larger // 1024}KiB")
-    if found:
-        return found
-    for text, changed in narrower:
-        shorter = _longest_context(shape_for, changed, context, target, l1)
-        if shorter:
-            found.append(f"{text} --context {shorter}")
-    return found
+    possible = {
+        "--context": context > CONTEXT_LEAST,
+        "--bits": quant.bits > LEAST_BITS and "--bits" not in fixed,
+        "--head-bits": quant.head_bits > LEAST_BITS and "--head-bits" not in fixed,
+        "--l1": l1 < l1_most,
+    }
+    names = [name for name, open_ in possible.items() if open_]
+    for count in range(1, len(names) + 1):
+        changes = (
+            _changed(fits, some, quant, context, l1, l1_most)
+            for some in itertools.combinations(names, count)
+        )
+        found = list(itertools.islice(filter(None, changes), MOST_OFFERED))
+        if found:
+            return found
+    return []
 
 
-def _longest_context(
-    shape_for: ShapeFor, quant: QuantOptions, context: int, target: Target, l1: int | None
-) -> int | None:
-    """The longest shorter context, in steps of 8, that fits."""
-    low, high = 0, (context - 1) // CONTEXT_STEP
+def _changed(
+    fits: Fits, names: Collection[str], quant: QuantOptions, context: int, l1: int, l1_most: int
+) -> str | None:
+    """What to write to change all ``names``, each no more than needed, bits the least of all because
+    they cost quality; None: not enough."""
+    widths = [w for w in WIDTHS if w < quant.bits] if "--bits" in names else [quant.bits]
+    tables = [w for w in WIDTHS if w < quant.head_bits]
+    tables = tables if "--head-bits" in names else [quant.head_bits]
+    size = l1_most if "--l1" in names else l1
+    least = CONTEXT_LEAST if "--context" in names else context
+
+    def with_bits(bits: int, head_bits: int) -> QuantOptions:
+        return replace(quant, bits=bits, head_bits=head_bits)
+
+    if not fits(with_bits(widths[-1], tables[-1]), least, size):
+        return None
+    # narrowest first: what fits comes first then
+    bits = _last(widths[::-1], lambda w: fits(with_bits(w, tables[-1]), least, size))
+    head_bits = _last(tables[::-1], lambda w: fits(with_bits(bits, w), least, size))
+    narrow = with_bits(bits, head_bits)
+    if "--context" in names:
+        steps = range(CONTEXT_STEP, context, CONTEXT_STEP)
+        shorter = [*range(CONTEXT_LEAST, min(CONTEXT_STEP, context)), *steps]
+        context = _last(shorter, lambda at: fits(narrow, at, size))
+    if "--l1" in names:
+        larger = range(-(-l1_most // L1_STEP) * L1_STEP, l1, -L1_STEP)
+        size = _last(larger, lambda at: fits(narrow, context, min(at, l1_most)))
+    values = {
+        "--context": context,
+        "--bits": bits,
+        "--head-bits": head_bits,
+        "--l1": _written(size, l1_most),
+    }
+    return " ".join(f"{name} {values[name]}" for name in names)
+
+
+def _last(values: Sequence[int], good: Callable[[int], bool]) -> int:
+    """The last of ``values`` that is good; the first is, and what is good comes first."""
+    low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if fits(shape_for(quant, middle * CONTEXT_STEP), target, l1):
-            low = middle
-        else:
-            high = middle - 1
-    return low * CONTEXT_STEP or None
+        low, high = (middle, high) if good(values[middle]) else (low, middle - 1)
+    return values[low]
 
 
-def _smallest_l1(shape: ModelShape, target: Target, l1: int | None) -> int | None:
-    """The smallest larger L1, in steps of 4 KiB, that fits; None where all of it was allowed."""
-    if l1 is None or l1 >= target.l1 or not fits(shape, target, target.l1):
-        return None
-    low, high = l1 // L1_STEP, target.l1 // L1_STEP
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(shape, target, middle * L1_STEP) else (middle, high)
-    return high * L1_STEP
+def _written(size: int, most: int) -> str:
+    size = min(size, most)
+    return f"{size // 1024}KiB" if size % 1024 == 0 else str(size)

@@ -5,28 +5,26 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shrinkc.cli.fitting import alternatives, shortfalls
+from shrinkc.cli.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
-from shrinkc.core.errors import DoesNotFit, ModelNotFound, QuantizeError, UsageError
+from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
 from shrinkc.core.shell import name_of, quoted
-from shrinkc.importer import Formats, LlamaConfig, Tokenizer, formats, load_config
-from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.gguf_tokenizer import load_tokenizer
+from shrinkc.importer import Formats, LlamaConfig, Outline, adapter_ranks, read_outline
 from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.repeats import repeated_layers
-from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import (
     EMBEDDING,
     HEAD,
+    MODULES,
     QuantOptions,
+    check_sizes,
     float_inputs,
     grouped_inputs,
     inputs_of,
@@ -39,12 +37,10 @@ from shrinkc.targets import Target, target_named
 DEFAULT_CONTEXT = 256
 CONTEXT_MAX = 4094  # more probabilities overflow the attention's sum (ir/rules.py)
 
-_SLOT_OF = {
-    "self_attn.q_proj": "qkv", "self_attn.k_proj": "qkv", "self_attn.v_proj": "qkv",
-    "self_attn.o_proj": "o", "mlp.gate_proj": "gate_up", "mlp.up_proj": "gate_up",
-    "mlp.down_proj": "down",
-}  # fmt: skip
-_LORA_A = re.compile(r"\.layers\.(\d+)\.(.+)\.lora_A\.weight$")
+# Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
+BYTES_PER_PIECE = 8
+
+_SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modules}
 
 
 @dataclass(frozen=True)
@@ -94,12 +90,12 @@ class Prepared:
     request: PlanRequest
     name: str
     config: LlamaConfig
-    tokenizer: Tokenizer
     context: int
     target: Target
     shape: ModelShape
     plan: Plan
     formats: Formats | None
+    notes: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Option]:
@@ -195,7 +191,7 @@ class Prepared:
             f"{show_size(p.tile_bytes)} per pass, KV cache in {yes[p.kv_in_l1]}, logits in "
             f"{yes[p.logits_in_l1]}"
         )
-        return out
+        return out + [f"  note        {note}" for note in self.notes]
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
@@ -214,6 +210,7 @@ class Prepared:
             "tile_bytes": p.tile_bytes,
             "kv_in_l1": p.kv_in_l1,
             "logits_in_l1": p.logits_in_l1,
+            "notes": list(self.notes),
         }
 
 
@@ -233,73 +230,102 @@ def fixed_options(
     return frozenset(fixed)
 
 
-def prepare(request: PlanRequest) -> Prepared:
+def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
     """Reads config, tokenizer and the headers of weights and adapter, and plans.
 
+    Unless the model has to be ``whole``, its sizes alone will do; notes then say what is assumed.
     Raises what the importer raises, UsageError, QuantizeError, or DoesNotFit with changes that
     were checked to fit.
     """
     target = target_named(request.target)
-    known = formats(request.model)
-    config = load_config(request.model)
-    tokenizer = _tokenizer(request.model, config)
+    outline = read_outline(request.model, whole=whole)
+    known, config = outline.formats, outline.config
+    check_sizes(config)
     context = _context(request, config)
     quant = request.quant
     fixed = fixed_options(config, known, quant)
     if refused := sorted(request.given & fixed):
         raise QuantizeError(
-            f"{request.model.name} is quantised already: {', '.join(refused)} cannot change its "
+            f"{outline.name} is quantised already: {', '.join(refused)} cannot change its "
             "integers.",
             f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
         )
-    inputs = grouped_inputs(config, known or (), quant)
-    check_groups(inputs, quant.group, quant.short_last_group)
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
             f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",
             "leave --l1 out to use all of it.",
         )
-    piece_bytes = sum(map(len, tokenizer.decode_table()))
+    piece_bytes, notes = _pieces(outline)
     adapter = request.adapter
     if adapter is None and known is not None and request.model.is_dir():
         adapter = find_adapter(request.model)  # one that comes with the checkpoint is loaded too
-    ranks = adapter_ranks(adapter, config.num_layers)
+    ranks = _ranks(adapter, config, known or {})
     repeats = repeated_layers(request.model)
 
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
         return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
 
+    def check(quant: QuantOptions) -> None:
+        wide = replace(quant, bits=8, head_bits=8, group=None, asymmetric=False)
+
+        def saves(group: int) -> bool:
+            narrow = shape_for(replace(quant, group=group), context)
+            return stored_bytes(narrow) < stored_bytes(shape_for(wide, context))
+
+        grouped = min(quant.bits, quant.head_bits) < 8
+        inputs = grouped_inputs(config, known or (), quant)
+        check_groups(inputs, quant.group, quant.short_last_group, saves if grouped else None)
+
+    def fits(quant: QuantOptions, context: int, l1: int) -> bool:
+        try:
+            check(quant)
+            make_plan(shape_for(quant, context), target, l1)
+        except (DoesNotFit, QuantizeError):
+            return False
+        return True
+
+    check(quant)
     shape = shape_for(quant, context)
     try:
         plan = make_plan(shape, target, request.l1)
     except DoesNotFit:
-        found = alternatives(shape_for, quant, context, target, request.l1, fixed)
+        l1 = target.l1 if request.l1 is None else request.l1
+        found = alternatives(fits, quant, context, l1, target.l1, fixed)
         hint = (
             f"these were checked to fit: {'; '.join(found)}."
             if found
-            else "no shorter context, narrower weights or larger L1 makes it fit this target."
+            else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
+            "all of them together."
         )
         raise DoesNotFit(
-            f"{request.model.resolve().name} at context {context} on {target.name}: "
-            + " ".join(shortfalls(shape, target, request.l1)),
+            f"{outline.name} at context {context} on {target.name}: "
+            + " ".join([*shortfalls(shape, target, request.l1), *(f"Note: {n}." for n in notes)]),
             hint,
         ) from None
     verify(plan, shape, target)
-    name = name_of(request.model)
-    return Prepared(request, name, config, tokenizer, context, target, shape, plan, known)
+    return Prepared(request, outline.name, config, context, target, shape, plan, known, notes)
 
 
-def _tokenizer(model: Path, config: LlamaConfig) -> Tokenizer:
-    if model.is_file():
-        return load_tokenizer(GgufFile(model), config.vocab_size)
-    return Tokenizer.from_dir(model, config.vocab_size, config.bos_id)
+def stored_bytes(shape: ModelShape) -> int:
+    """Bytes of all matrices, scales and padding included."""
+    return sum(m.bytes for m in shape.stored)
+
+
+def _pieces(outline: Outline) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the decode table, and the notes."""
+    if outline.tokenizer is not None:
+        return sum(map(len, outline.tokenizer.decode_table())), outline.notes
+    size = BYTES_PER_PIECE * outline.config.vocab_size
+    *notes, last = outline.notes
+    assumed = f"its decode table is taken as {BYTES_PER_PIECE} bytes per token ({show_size(size)})"
+    return size, (*notes, f"{last}; {assumed}")
 
 
 def _context(request: PlanRequest, config: LlamaConfig) -> int:
     most = min(config.max_position, CONTEXT_MAX)
     if request.context is None:
         return min(most, DEFAULT_CONTEXT)
-    if not 2 <= request.context <= most:
+    if not CONTEXT_LEAST <= request.context <= most:
         limit = (
             "the model was made for"
             if most == config.max_position
@@ -307,28 +333,19 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
         )
         raise UsageError(
             f"--context {request.context} is not possible; {most} positions are what {limit}.",
-            f"allowed: 2 to {most}.",
+            f"allowed: {CONTEXT_LEAST} to {most}.",
         )
     return request.context
 
 
-def adapter_ranks(adapter: Path | None, num_layers: int) -> list[dict[str, int]]:
+def _ranks(adapter: Path | None, config: LlamaConfig, known: Formats) -> list[dict[str, int]]:
     """Per layer: slot -> rank of its side path, from the header of the adapter's file alone.
 
     Adapters of q, k and v (and of gate and up) share one side path, so their ranks add up.
     """
-    ranks: list[dict[str, int]] = [{} for _ in range(num_layers)]
-    if adapter is None:
-        return ranks
-    path = adapter / "adapter_model.safetensors"
-    if not path.is_file():
-        raise ModelNotFound(
-            f"{path} does not exist.", "give the directory that PEFT's save_pretrained wrote."
-        )
-    for name, entry in SafetensorsFile(path).entries.items():
-        match = _LORA_A.search(name)
-        # what does not match is refused by name when the adapter is loaded
-        if match and int(match[1]) < num_layers and match[2] in _SLOT_OF and entry.shape:
-            layer, slot = ranks[int(match[1])], _SLOT_OF[match[2]]
-            layer[slot] = layer.get(slot, 0) + entry.shape[0]
+    ranks: list[dict[str, int]] = [{} for _ in range(config.num_layers)]
+    if adapter is not None:
+        for (index, module), rank in adapter_ranks(adapter, config, known).items():
+            layer, slot = ranks[index], _SLOT_OF[module]
+            layer[slot] = layer.get(slot, 0) + rank
     return ranks

@@ -52,7 +52,7 @@ class BadConfig(ShrinkcError):
 
 
 class BadWeights(ShrinkcError):
-    """A weight file is truncated, of a wrong type, or holds NaN or infinity."""
+    """A weight file is truncated, of a wrong type, or holds values that no model has."""
 
     exit_code = 13
     title = "bad weights"

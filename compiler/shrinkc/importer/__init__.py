@@ -5,8 +5,15 @@ from shrinkc.importer.config import parse_config
 from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
 from shrinkc.importer.llama2c import convert_llama2c
-from shrinkc.importer.loading import Formats, formats, load_config, load_model
-from shrinkc.importer.lora import load_adapter
+from shrinkc.importer.loading import (
+    Formats,
+    Outline,
+    formats,
+    load_config,
+    load_model,
+    read_outline,
+)
+from shrinkc.importer.lora import adapter_ranks, load_adapter
 from shrinkc.importer.model import (
     FloatLayer,
     FloatModel,
@@ -28,9 +35,11 @@ __all__ = [
     "Llama3RopeScaling",
     "LlamaConfig",
     "LowRankAdapter",
+    "Outline",
     "QuantizedWeight",
     "Tokenizer",
     "Weight",
+    "adapter_ranks",
     "convert_llama2c",
     "dense",
     "formats",
@@ -42,5 +51,6 @@ __all__ = [
     "load_hf",
     "load_model",
     "parse_config",
+    "read_outline",
     "token_losses",
 ]

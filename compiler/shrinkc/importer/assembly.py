@@ -31,7 +31,7 @@ def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
     table = (config.vocab_size, config.hidden_size)
     shapes = {EMBEDDING: table}
     for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
+        for name, shape in layer_shapes(config).items():
             shapes[f"model.layers.{layer}.{name}"] = shape
     if not config.tie_embeddings:
         shapes[HEAD] = table
@@ -48,7 +48,8 @@ def norm_names(config: LlamaConfig) -> list[str]:
     return [*names, FINAL_NORM]
 
 
-def _layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+def layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Return name within a layer, such as "mlp.up_proj" -> (outputs, inputs)."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q_rows = config.num_heads * config.head_dim
     kv_rows = config.num_kv_heads * config.head_dim
@@ -67,24 +68,26 @@ def check_names_and_shapes(
     path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raise ShapeMismatch with every tensor whose shape in the file is not as ``wanted``."""
-    faults: list[str] = []
-    for name, shape in wanted.items():
-        if name not in found:
-            faults.append(f"missing {name} {list(shape)}")
-        elif found[name] != shape:
-            faults.append(f"{name} is {list(found[name])}, the config says {list(shape)}")
-    faults += [
-        f"unexpected {name} {list(found[name])}"
-        for name in found
-        if name not in wanted and not name.endswith(_IGNORED_SUFFIX)
+    missing = [name for name in wanted if name not in found]
+    wrong = [name for name, shape in wanted.items() if found.get(name, shape) != shape]
+    unexpected = [n for n in found if n not in wanted and not n.endswith(_IGNORED_SUFFIX)]
+    faults = [
+        listing([f"{n} {list(wanted[n])}" for n in missing], "tensors are missing", "missing {}"),
+        listing(
+            [f"{n} is {list(found[n])}, the config says {list(wanted[n])}" for n in wrong],
+            "tensors are of other shapes",
+        ),
+        listing(
+            [f"{n} {list(found[n])}" for n in unexpected], "tensors are unexpected", "unexpected {}"
+        ),
     ]
-    if faults:
+    if any(faults):
         hint = "config.json and the weight files have to come from the same model."
-        if any("lora_" in fault for fault in faults):
+        if any("lora_" in name for name in unexpected):
             hint = "this looks like a LoRA adapter; give it beside its base model."
-        elif len(faults) == 1 and faults[0].startswith(f"missing {HEAD}.weight "):
+        elif (missing, wrong, unexpected) == ([f"{HEAD}.weight"], [], []):
             hint = "if the model has no own head, set tie_word_embeddings to true in config.json."
-        raise ShapeMismatch(f"{path}: {listing(faults)}.", hint=hint)
+        raise ShapeMismatch(f"{path}: {'; '.join(filter(None, faults))}.", hint=hint)
 
 
 def assemble(

@@ -37,8 +37,8 @@ class ChatTemplate:
         file = path / _FILE
         source = read_text(file, BadTokenizer) if file.is_file() else settings.get("chat_template")
         if isinstance(source, list):  # several with names
-            named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
-            source = named.get("default")
+            named = [t for t in source if isinstance(t, dict) and t.get("name") == "default"]
+            source = named[-1].get("template") if named else None
         if not isinstance(source, str):
             return None
         tokens = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,17 @@ from shrinkc.importer.model import Llama3RopeScaling, LlamaConfig
 
 # A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
 _MAX_SIZE = 1 << 30
+_MAX_LAYERS = 1 << 10  # tables are made per layer
+_MAX_VOCAB = 1 << 24  # and per token
+
+# Ranges outside of which a number is a corrupt file.  From the smallest normal number of 32-bit
+# arithmetic on; up to what the integer norm holds however small the embedding is
+# (quantize/lower.py: norm_eps).
+_EPS_RANGE = (2.0**-126, 2.0**-7)
+# At the upper end the slowest pairs of a head no longer turn within any context.
+_THETA_RANGE = (1.0, 1e12)
+FACTOR_RANGE = (1.0, 1e6)  # how much slower the scaled frequencies are
+_BAND_RANGE = (1e-3, 1e6)  # the scaling's limits, in turns of a pair within the original context
 
 # LlamaConfig's own defaults in transformers, for files that leave a field out.
 _DEFAULT_EPS = 1e-6
@@ -84,10 +94,10 @@ def parse_config(
     _check_architecture(raw, problems)
     _check_other_fields(raw, problems)
 
-    vocab = _size(raw, "vocab_size", problems)
+    vocab = _size(raw, "vocab_size", problems, _MAX_VOCAB)
     hidden = _size(raw, "hidden_size", problems)
     intermediate = _size(raw, "intermediate_size", problems)
-    layers = _size(raw, "num_hidden_layers", problems)
+    layers = _size(raw, "num_hidden_layers", problems, _MAX_LAYERS)
     max_position = _size(raw, "max_position_embeddings", problems)
     heads = _size(raw, "num_attention_heads", problems)
     kv_heads = heads
@@ -99,7 +109,7 @@ def parse_config(
         )
     head_dim = _head_dim(raw, hidden, heads, problems)
     theta, scaling = _rope(raw, problems)
-    eps = _positive(raw, "rms_norm_eps", _DEFAULT_EPS, problems)
+    eps = _number(raw, "rms_norm_eps", _DEFAULT_EPS, _EPS_RANGE, problems)
     bos, eos = _token_ids(raw, generation or {}, vocab, problems)
     tied = raw.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
@@ -156,15 +166,15 @@ def _check_other_fields(raw: Mapping[str, Any], problems: _Problems) -> None:
             )
 
 
-def _size(raw: Mapping[str, Any], name: str, problems: _Problems) -> int:
-    """A positive integer, or 0 after noting the problem."""
+def _size(raw: Mapping[str, Any], name: str, problems: _Problems, most: int = _MAX_SIZE) -> int:
+    """An integer from 1 to ``most``, or 0 after noting the problem."""
     value = raw.get(name)
     if value is None:
         problems.bad.append(f"{name} is missing; a positive integer is needed")
     elif not _is_int(value):
         problems.bad.append(f"{name} = {_show(value)}; a positive integer is needed")
-    elif not 0 < value <= _MAX_SIZE:
-        problems.bad.append(f"{name} = {value}; 1 to {_MAX_SIZE} is allowed")
+    elif not 0 < value <= most:
+        problems.bad.append(f"{name} = {_show(value)}; 1 to {most} is allowed")
     else:
         return int(value)
     return 0
@@ -198,7 +208,7 @@ def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3Rop
     """
     thetas: dict[str, float] = {}
     if raw.get("rope_theta") is not None:
-        thetas["rope_theta"] = _positive(raw, "rope_theta", _DEFAULT_THETA, problems)
+        thetas["rope_theta"] = _number(raw, "rope_theta", None, _THETA_RANGE, problems)
     scalings: dict[str, Llama3RopeScaling | None] = {}
     for name in ("rope_scaling", "rope_parameters"):
         section = raw.get(name)
@@ -208,8 +218,8 @@ def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3Rop
             problems.bad.append(f"{name} = {_show(section)}; an object or null is needed")
             continue
         if section.get("rope_theta") is not None:
-            thetas[f"{name}.rope_theta"] = _positive(
-                section, "rope_theta", _DEFAULT_THETA, problems, prefix=f"{name}."
+            thetas[f"{name}.rope_theta"] = _number(
+                section, "rope_theta", None, _THETA_RANGE, problems, prefix=f"{name}."
             )
         scalings[name] = _rope_section(name, section, problems)
     for what, values in (("RoPE bases", thetas), ("RoPE scalings", scalings)):
@@ -246,10 +256,13 @@ def _rope_section(
 
     prefix = f"{name}."
     before = len(problems.bad)
-    factor = _positive(section, "factor", None, problems, prefix)
-    low = _positive(section, "low_freq_factor", None, problems, prefix)
-    high = _positive(section, "high_freq_factor", None, problems, prefix)
-    original = _positive(section, "original_max_position_embeddings", None, problems, prefix)
+    factor = _number(section, "factor", None, FACTOR_RANGE, problems, prefix)
+    low = _number(section, "low_freq_factor", None, _BAND_RANGE, problems, prefix)
+    high = _number(section, "high_freq_factor", None, _BAND_RANGE, problems, prefix)
+    positions = (1.0, float(_MAX_SIZE))
+    original = _number(
+        section, "original_max_position_embeddings", None, positions, problems, prefix
+    )
     if len(problems.bad) == before and low >= high:
         # the formula divides by high - low
         problems.bad.append(
@@ -284,34 +297,31 @@ def _check_id(name: str, value: Any, vocab: int, problems: _Problems) -> None:
         problems.bad.append(f"{name} = {_show(value)}; a token id is needed")
     elif value < 0 or (vocab and value >= vocab):
         limit = vocab - 1 if vocab else "vocab_size - 1"
-        problems.bad.append(f"{name} = {value}; 0 to {limit} is allowed")
+        problems.bad.append(f"{name} = {_show(value)}; 0 to {limit} is allowed")
 
 
-def _positive(
+def _number(
     raw: Mapping[str, Any],
     name: str,
     default: float | None,
+    allowed: tuple[float, float],
     problems: _Problems,
     prefix: str = "",
 ) -> float:
-    """A finite number above zero, or 1.0 after noting the problem."""
+    """A number within ``allowed``, or its lower end after noting the problem."""
+    low, high = allowed
     value = raw.get(name)
+    if value is None and default is not None:
+        return default
     if value is None:
-        if default is not None:
-            return default
-        problems.bad.append(f"{prefix}{name} is missing; a positive number is needed")
-        return 1.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        problems.bad.append(f"{prefix}{name} = {_show(value)}; a positive number is needed")
-        return 1.0
-    try:
-        number = float(value)
-    except OverflowError:  # JSON integers have no limit
-        number = math.inf
-    if not (math.isfinite(number) and number > 0):
-        problems.bad.append(f"{prefix}{name} = {_show(value)}; a positive finite number is needed")
-        return 1.0
-    return number
+        problems.bad.append(f"{prefix}{name} is missing; a number is needed")
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        problems.bad.append(f"{prefix}{name} = {_show(value)}; a number is needed")
+    elif not low <= value <= high:  # nor is NaN
+        problems.bad.append(f"{prefix}{name} = {_show(value)}; {low:.9g} to {high:.9g} is allowed")
+    else:
+        return float(value)
+    return low
 
 
 def _is_int(value: Any) -> bool:

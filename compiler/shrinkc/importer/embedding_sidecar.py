@@ -86,9 +86,14 @@ def read_embedding(path: Path) -> QuantizedWeight:
     return QuantizedWeight(bits, group, q, scale, offset)
 
 
-def embedding_format(path: Path) -> tuple[int, int, bool]:
-    """Return (bits, inputs per scale, asymmetric) from the header; raises BadWeights."""
+def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, bool]:
+    """Return (bits, inputs per scale, asymmetric) from the header.
+
+    Raises BadWeights, or ShapeMismatch unless the table is ``shape`` (vocab, hidden).
+    """
     file, bits, group = _open(path)
+    vocab, width = file.entries["q"].shape
+    _check_shape(path, (vocab, width * 8 // bits), shape)
     return bits, group, file.metadata.get("symmetric") != "true"
 
 
@@ -96,10 +101,7 @@ def check_agreement(
     path: Path, table: QuantizedWeight, floats: NDArray[np.float32], dtype: str
 ) -> None:
     """Raise ShapeMismatch unless ``floats``, stored as ``dtype``, are ``table`` rounded."""
-    if table.shape != floats.shape:
-        raise ShapeMismatch(
-            f"{path} holds {list(table.shape)}, the table of the model is {list(floats.shape)}."
-        )
+    _check_shape(path, table.shape, floats.shape)
     exact = table.dequantized()
     allowed = np.abs(exact) * np.float32(_ROUNDING[dtype]) + np.float32(_SMALLEST_HALF)
     differing = int((np.abs(exact - floats) > allowed).sum())
@@ -109,6 +111,14 @@ def check_agreement(
             f"by up to {float(np.abs(exact - floats).max()):.3g}.",
             hint="they have to come from the same quantisation; remove the file if the float "
             "table is the right one.",
+        )
+
+
+def _check_shape(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise ShapeMismatch(
+            f"{path} holds {list(found)}, the table of the model is {list(wanted)}.",
+            hint="they have to come from the same quantisation.",
         )
 
 

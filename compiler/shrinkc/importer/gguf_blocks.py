@@ -72,7 +72,8 @@ def _quantized(
     # all weights of such a block are equal: 0, or the minimum
     scale[empty] = 1
     q[empty] = 0 if minimum is not None else (1 << (bits - 1))
-    offset = -(scale * zero) if minimum is None else minimum
+    with np.errstate(invalid="ignore"):  # of scales that are among the faults
+        offset = -(scale * zero) if minimum is None else minimum
     q = q.reshape(len(q), -1)
     return QuantizedWeight(bits, GROUP, q, scale, offset)
 

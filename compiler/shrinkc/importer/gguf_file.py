@@ -133,16 +133,20 @@ class GgufFile:
         names = [name for name, *_ in infos]
         if len(set(names)) != len(names):
             repeated = sorted({name for name in names if names.count(name) > 1})
-            self._refuse(f"tensors occur more than once: {listing(repeated)}")
-        unsupported = [
-            f"{name} is {_TYPE_NAMES.get(kind, f'of type {kind}')}"
-            for name, _, kind, _ in infos
-            if _TYPE_NAMES.get(kind) not in BLOCKS
-        ]
+            self._refuse(f"tensors occur more than once: {listing(repeated, 'names')}")
+        unsupported: dict[str, list[str]] = {}
+        for name, _, kind, _ in infos:
+            label = _TYPE_NAMES.get(kind, f"of type {kind}")
+            if label not in BLOCKS:
+                unsupported.setdefault(label, []).append(name)
         if unsupported:
+            kinds = [
+                listing(found, f"tensors are {label}", f"{{}} is {label}")
+                for label, found in unsupported.items()
+            ]
             raise UnsupportedModel(
-                f"{self.path}: {len(unsupported)} of {len(infos)} tensors are of types that are not "
-                f"supported ({', '.join(BLOCKS)} are): {listing(unsupported)}.",
+                f"{self.path}: {sum(map(len, unsupported.values()))} of {len(infos)} tensors are of "
+                f"types that are not supported ({', '.join(BLOCKS)} are): {'; '.join(kinds)}.",
                 # Q4_1 alone leaves embedding and head in Q6_K
                 hint="requantise the model with llama.cpp: llama-quantize --token-embedding-type q8_0 "
                 "--output-tensor-type q8_0 IN OUT Q4_1, or to Q8_0.",

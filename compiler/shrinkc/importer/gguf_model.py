@@ -20,7 +20,7 @@ from shrinkc.importer.assembly import (
     matrix_shapes,
     norm_names,
 )
-from shrinkc.importer.config import parse_config
+from shrinkc.importer.config import FACTOR_RANGE, parse_config
 from shrinkc.importer.gguf_blocks import INTEGER_FORMATS, read_tensor
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_tokenizer import load_tokenizer, special_ids
@@ -188,6 +188,12 @@ def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
     factors = dense(read_tensor(file, _ROPE_FACTORS, faults)).reshape(-1)
     if len(factors) != config.head_dim // 2:
         faults.append(f"{_ROPE_FACTORS} holds {len(factors)} factors, not {config.head_dim // 2}")
+    low, high = FACTOR_RANGE
+    if not faults and not ((factors >= low) & (factors <= high)).all():
+        faults.append(
+            f"{_ROPE_FACTORS} holds factors from {factors.min():g} to {factors.max():g}; "
+            f"{low:g} to {high:g} is allowed"
+        )
     if faults:
         raise BadWeights(f"{file.path}: {listing(faults)}.")
     scaling = Llama3RopeScaling(float(factors.max()), _LOW, _HIGH, _ORIGINAL)

@@ -59,6 +59,8 @@ from shrinkc.importer.weight_files import WeightFiles, open_weights
 ADAPTER_FOLDER = "eora"
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _INTEGER_PARTS = ("qweight", "qzeros", "g_idx")
+# times the largest integer it is still a 32-bit float
+_SCALE_MAX = 1e36
 # a one in every field of a word
 _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
@@ -116,8 +118,20 @@ def gptq_formats(directory: Path) -> dict[str, tuple[int, int, bool]]:
         for name, fmt in checkpoint.quantized.items()
     }
     for name, sidecar in checkpoint.sidecars.items():
-        formats[name] = embedding_format(sidecar)
+        formats[name] = embedding_format(sidecar, checkpoint.shapes[name])
     return formats
+
+
+def gptq_formats_by_rules(
+    gptq: GptqConfig, config: LlamaConfig
+) -> dict[str, tuple[int, int, bool]]:
+    """Return what :func:`gptq_formats` would, without weights: all matrices of the layers that no
+    rule excludes."""
+    return {
+        name: (fmt.bits, fmt.group(shape[1]), not fmt.sym)
+        for name, shape in matrix_shapes(config).items()
+        if name not in (EMBEDDING, HEAD) and (fmt := gptq.format_of(name)) is not None
+    }
 
 
 def load_gptq_llama_config(directory: Path) -> LlamaConfig:
@@ -211,7 +225,7 @@ class _Checkpoint:
             advance(self.nbytes(name))
         if biases:
             raise UnsupportedModel(
-                f"{self.path}: {listing(biases)}: biases that are not zero are not supported.",
+                f"{self.path}: {listing(biases, 'tensors')}: biases that are not zero are not supported.",
                 hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
             )
         return found
@@ -234,7 +248,7 @@ def _quantized(
     if excluded:
         raise ShapeMismatch(
             f"{path}: excluded from quantisation by a rule of `dynamic`, but stored as integers: "
-            f"{listing(excluded)}.",
+            f"{listing(excluded, 'modules')}.",
             hint="configuration and weight files have to come from the same quantisation.",
         )
     return found
@@ -283,6 +297,10 @@ def _read_module(
         faults.append(fault)
     elif (scale < 0).any():
         faults.append(f"{name}.scales holds {int((scale < 0).sum())} negative values")
+    elif (largest := float(scale.max())) > _SCALE_MAX:
+        faults.append(
+            f"{name}.scales holds values up to {largest:.3g}; at most {_SCALE_MAX:.3g} is allowed"
+        )
     middle = 1 << (bits - 1)
     if fmt.sym and (zero != middle).any():
         faults.append(

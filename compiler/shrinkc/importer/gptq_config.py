@@ -91,11 +91,9 @@ def load_gptq_config(directory: Path) -> GptqConfig:
 
     Raises UnsupportedModel (another method or format; all reasons are given) or BadConfig.
     """
-    found: list[tuple[Path, dict[str, Any]]] = []
+    found: list[tuple[Path, Any]] = []
     section = read_config(directory)[0].get("quantization_config")
     if section is not None:
-        if not isinstance(section, dict):
-            raise BadConfig(f"{directory / 'config.json'}: quantization_config is not an object.")
         found.append((directory / "config.json: quantization_config", section))
     separate = directory / QUANTIZE_CONFIG
     if separate.is_file():
@@ -115,8 +113,10 @@ class _Problems:
     bad: list[str] = field(default_factory=list)
 
 
-def parse_gptq_config(raw: Mapping[str, Any], source: str) -> GptqConfig:
+def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
     """Turn the fields ``raw`` into a GptqConfig; raises UnsupportedModel or BadConfig."""
+    if not isinstance(raw, dict):
+        raise BadConfig(f"{source} is not an object.")
     problems = _Problems()
     for name, value in raw.items():
         if name in _ALLOWED:

@@ -19,7 +19,7 @@ from shrinkc.importer.assembly import (
 )
 from shrinkc.importer.config import load_config
 from shrinkc.importer.lora import load_adapter
-from shrinkc.importer.model import FloatModel
+from shrinkc.importer.model import FloatModel, LlamaConfig
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
@@ -41,18 +41,11 @@ def load_hf(
     check_directory(path)
     config = load_config(path)
     tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
-    weights = open_weights(path)
-    matrices = matrix_shapes(config)
-    if config.tie_embeddings and f"{HEAD}.weight" in weights:
-        # some tools save the tied head as well; assemble checks that it says the same
-        matrices[HEAD] = matrices[EMBEDDING]
+    weights, matrices = open_hf(path, config)
     norms = norm_names(config)
-    wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": s for n, s in matrices.items()}
-    wanted.update({f"{name}.weight": (config.hidden_size,) for name in norms})
-    check_names_and_shapes(path, weights.shapes(), wanted)
-    check_float(path, weights, wanted)
 
     faults: list[str] = []
+    wanted = [f"{name}.weight" for name in (*matrices, *norms)]
     advance = meter(progress, sum(weights.entry(name).nbytes for name in wanted))
 
     def read(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
@@ -66,6 +59,24 @@ def load_hf(
     return model
 
 
+def open_hf(path: Path, config: LlamaConfig) -> tuple[WeightFiles, list[str]]:
+    """Open the weights of the directory ``path`` and return them with the names of all matrices.
+
+    Names, shapes and types are checked against ``config``; no values are read.  Raises
+    ModelNotFound, BadWeights or ShapeMismatch.
+    """
+    weights = open_weights(path)
+    matrices = matrix_shapes(config)
+    if config.tie_embeddings and f"{HEAD}.weight" in weights:
+        # some tools save the tied head as well; assemble checks that it says the same
+        matrices[HEAD] = matrices[EMBEDDING]
+    wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": s for n, s in matrices.items()}
+    wanted.update({f"{name}.weight": (config.hidden_size,) for name in norm_names(config)})
+    check_names_and_shapes(path, weights.shapes(), wanted)
+    check_float(path, weights, wanted)
+    return weights, list(matrices)
+
+
 def check_directory(path: Path) -> None:
     """Raise ModelNotFound, with what to do, unless ``path`` is a directory."""
     if path.is_dir():
@@ -73,7 +84,9 @@ def check_directory(path: Path) -> None:
     if not path.exists():
         raise ModelNotFound(f"{path} does not exist.", hint="check the path of the model.")
     hint = "give a Hugging Face or GPTQModel directory, or a .gguf file."
-    if path.suffix == ".bin":
+    if path.suffix == ".json":
+        hint = "give the directory with its weights; 'shrinkc plan' takes a config.json alone."
+    elif path.suffix == ".bin":
         hint = "a llama2.c checkpoint has to be converted to a Hugging Face directory first."
     raise ModelNotFound(f"{path} is a file, not a model directory.", hint=hint)
 
@@ -87,7 +100,7 @@ def check_float(path: Path, weights: WeightFiles, names: Iterable[str]) -> None:
     ]
     if faults:
         raise BadWeights(
-            f"{path}: {listing(faults)}; {', '.join(FLOAT_DTYPES)} are supported.",
+            f"{path}: {listing(faults, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported.",
             hint="use the float version of the model, or quantise it with GPTQ.",
         )
 

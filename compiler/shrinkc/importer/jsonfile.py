@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from shrinkc.core.errors import ShrinkcError
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
@@ -40,6 +43,11 @@ def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[
         raise error(f"{path} is not usable: JSON nested too deeply.") from exc
     except ValueError as exc:  # an integer of thousands of digits
         raise error(f"{path} is not usable: {exc}.") from exc
+    if _SURROGATE.search(text):  # pairs of them are characters, one alone is none
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise error(f"{path} is not usable: a string holds half of a character.") from exc
     if not isinstance(value, dict):
         raise error(f"{path} holds a JSON {type(value).__name__}; an object {{...}} is needed.")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
+from shrinkc.importer.assembly import layer_shapes
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import FloatLayer, FloatModel, LowRankAdapter, QuantizedWeight, Weight
+from shrinkc.importer.model import FloatModel, LlamaConfig, LowRankAdapter, QuantizedWeight
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 from shrinkc.importer.weight_checks import listing, non_finite
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+
+# beyond these the file is corrupt
+_RANK_MAX, _ALPHA_MAX = 65535, 1e9
 
 # module -> (path within the layer, field of FloatLayer)
 _MODULES = {
@@ -85,28 +89,61 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
     ``lora_alpha = r``.  Raises ModelNotFound, BadConfig, UnsupportedModel,
     BadWeights or ShapeMismatch, and leaves the model as it was.
     """
-    config = _load_config(directory)
-    file = SafetensorsFile(_find(directory, _WEIGHTS))
-    targets = _quantized_or_stored(_targeted(config, len(model.layers)), model, file)
-    if not targets:
-        raise ShapeMismatch(f"{directory}: target_modules match no projection of the model.")
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer, module in targets:
-        out_size, in_size = _base_weight(model.layers[layer], module).shape
-        shapes[_key(layer, module, "A")] = (config.rank, in_size)
-        shapes[_key(layer, module, "B")] = (out_size, config.rank)
-    _check(directory, file, shapes)
-
-    tensors = {name: file.read(name) for name in shapes}
+    quantized = {
+        _base_name(index, module)
+        for index, layer in enumerate(model.layers)
+        for module, (_, field) in _MODULES.items()
+        if isinstance(getattr(layer, field), QuantizedWeight)
+    }
+    config, file, targets = _open(directory, model.config, quantized)
+    tensors = {
+        name: file.read(name) for pair in targets for name in (_key(*pair, "A"), _key(*pair, "B"))
+    }
     faults = [fault for name, values in tensors.items() if (fault := non_finite(name, values))]
+    if not faults:
+        for layer, module in targets:
+            name = _key(layer, module, "B")
+            with np.errstate(over="ignore"):  # said below
+                tensors[name] *= np.float32(config.scaling)
+            if fault := non_finite(f"{name} times {config.scaling:g} (alpha / r)", tensors[name]):
+                faults.append(fault)
     if faults:
         raise BadWeights(f"{file.path}: {listing(faults)}.", hint="the adapter is damaged.")
     for layer, module in targets:
-        b = tensors[_key(layer, module, "B")] * np.float32(config.scaling)
         model.layers[layer].adapters[module] = LowRankAdapter(
-            a=tensors[_key(layer, module, "A")], b=b
+            a=tensors[_key(layer, module, "A")], b=tensors[_key(layer, module, "B")]
         )
+
+
+def adapter_ranks(
+    directory: Path, config: LlamaConfig, quantized: Collection[str]
+) -> dict[tuple[int, str], int]:
+    """Return (layer, module such as "q_proj") -> rank of every side path, without reading weights.
+
+    ``quantized`` are the names ("model.layers.0.mlp.up_proj") of the base model's matrices that
+    are integers.  Errors as of :func:`load_adapter`, but for what is wrong with values.
+    """
+    adapter, _, targets = _open(directory, config, quantized)
+    return dict.fromkeys(targets, adapter.rank)
+
+
+def _open(
+    directory: Path, base: LlamaConfig, quantized: Collection[str]
+) -> tuple[_AdapterConfig, SafetensorsFile, list[tuple[int, str]]]:
+    """Configuration, weights and the (layer, module) pairs, which are those of the base model."""
+    config = _load_config(directory)
+    file = SafetensorsFile(_find(directory, _WEIGHTS))
+    targets = _quantized_or_stored(_targeted(config, base.num_layers), quantized, file)
+    if not targets:
+        raise ShapeMismatch(f"{directory}: target_modules match no projection of the model.")
+    sizes = layer_shapes(base)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, module in targets:
+        out_size, in_size = sizes[_MODULES[module][0]]
+        shapes[_key(layer, module, "A")] = (config.rank, in_size)
+        shapes[_key(layer, module, "B")] = (out_size, config.rank)
+    _check(directory, file, shapes)
+    return config, file, targets
 
 
 def _load_config(directory: Path) -> _AdapterConfig:
@@ -134,10 +171,14 @@ def _load_config(directory: Path) -> _AdapterConfig:
 
     bad = []
     rank, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        bad.append(f"r = {rank!r}; a positive integer is needed")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        bad.append(f"lora_alpha = {alpha!r}; a finite number is needed")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _RANK_MAX:
+        bad.append(f"r = {rank!r}; an integer from 1 to {_RANK_MAX} is needed")
+    if (
+        not isinstance(alpha, (int, float))
+        or isinstance(alpha, bool)
+        or not abs(alpha) <= _ALPHA_MAX
+    ):
+        bad.append(f"lora_alpha = {alpha!r}; a number of at most {_ALPHA_MAX:g} is needed")
     rslora = raw.get("use_rslora") or False
     if not isinstance(rslora, bool):
         bad.append(f"use_rslora = {rslora!r}; true or false is needed")
@@ -172,28 +213,23 @@ def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
     for layer in range(num_layers):
         if config.layers is not None and layer not in config.layers:
             continue
-        for module, (place, _) in _MODULES.items():
-            path = f"model.layers.{layer}.{place}"
+        for module in _MODULES:
+            path = _base_name(layer, module)
             if _matches(config.targets, path) and not _matches(config.excluded, path):
                 found.append((layer, module))
     return found
 
 
 def _quantized_or_stored(
-    targets: list[tuple[int, str]], model: FloatModel, file: SafetensorsFile
+    targets: list[tuple[int, str]], quantized: Collection[str], file: SafetensorsFile
 ) -> list[tuple[int, str]]:
     """``targets`` without those that EoRA passes over: what GPTQ has left as floats."""
-    weights = {
-        (layer, module): _base_weight(model.layers[layer], module)
-        for layer in range(len(model.layers))
-        for module in _MODULES
-    }
-    if not any(isinstance(weight, QuantizedWeight) for weight in weights.values()):
+    if not any(".layers." in name for name in quantized):
         return targets
     return [
         (layer, module)
         for layer, module in targets
-        if isinstance(weights[layer, module], QuantizedWeight)
+        if _base_name(layer, module) in quantized
         or any(_key(layer, module, side) in file.entries for side in "AB")
     ]
 
@@ -207,17 +243,21 @@ def _matches(targets: str | list[str], path: str) -> bool:
 
 
 def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    faults = []
-    for name, shape in shapes.items():
-        if name not in file.entries:
-            faults.append(f"missing {name} {list(shape)}")
-        elif file.entries[name].shape != shape:
-            have = list(file.entries[name].shape)
-            faults.append(f"{name} is {have}, expected {list(shape)}")
-    faults += [f"unexpected {name}" for name in file.entries if name not in shapes]
-    if faults:
+    have = {name: entry.shape for name, entry in file.entries.items()}
+    missing = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in have]
+    wrong = [
+        f"{name} is {list(have[name])}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if have.get(name, shape) != shape
+    ]
+    faults = [
+        listing(missing, "tensors are missing", "missing {}"),
+        listing(wrong, "tensors are of other shapes"),
+        listing([n for n in have if n not in shapes], "tensors are unexpected", "unexpected {}"),
+    ]
+    if any(faults):
         raise ShapeMismatch(
-            f"{directory}: {listing(faults)}.",
+            f"{directory}: {'; '.join(filter(None, faults))}.",
             hint="the adapter has to be trained on this base model, with only q, k, v, o, gate, "
             "up and down projections as targets.",
         )
@@ -227,16 +267,17 @@ def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[in
         if file.entries[name].dtype not in FLOAT_DTYPES
     ]
     if wrong:
-        raise BadWeights(f"{file.path}: {listing(wrong)}; {', '.join(FLOAT_DTYPES)} are supported.")
+        raise BadWeights(
+            f"{file.path}: {listing(wrong, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported."
+        )
 
 
 def _key(layer: int, module: str, side: str) -> str:
-    return f"base_model.model.model.layers.{layer}.{_MODULES[module][0]}.lora_{side}.weight"
+    return f"base_model.model.{_base_name(layer, module)}.lora_{side}.weight"
 
 
-def _base_weight(layer: FloatLayer, module: str) -> Weight:
-    weight: Weight = getattr(layer, _MODULES[module][1])
-    return weight
+def _base_name(layer: int, module: str) -> str:
+    return f"model.layers.{layer}.{_MODULES[module][0]}"
 
 
 def _find(directory: Path, name: str) -> Path:

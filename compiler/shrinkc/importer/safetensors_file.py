@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights
+from shrinkc.importer.weight_checks import listing
 
 _LENGTH_BYTES = 8
 # the limit of the reference implementation; a longer header is a corrupt length field
@@ -158,7 +159,9 @@ class SafetensorsFile:
             except ValueError as exc:
                 faults.append(f"{name}: {exc}")
         if faults:
-            raise BadWeights(f"{self.path}: the header is not consistent: {'; '.join(faults)}.")
+            raise BadWeights(
+                f"{self.path}: the header is not consistent: {listing(faults, 'entries')}."
+            )
 
         end = max((entry.end for entry in entries.values()), default=data_start)
         self._need(end, size, "the tensor data")

@@ -21,6 +21,11 @@ _SETTINGS = "tokenizer_config.json"
 _MODELS = ("BPE", "Unigram")
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether there is a file for :meth:`Tokenizer.from_dir` to read."""
+    return (directory / _FILE).is_file()
+
+
 class Tokenizer:
     """Text to ids as Hugging Face does it, ids to text as the device does it.
 
@@ -46,7 +51,10 @@ class Tokenizer:
         _check_model(spec, origin)
         try:
             self._engine: Any = tokenizers.Tokenizer.from_str(source)
-        except Exception as exc:  # the library raises plain Exception
+            self._engine.encode("")  # a post-processor of missing tokens is noticed only here
+        except BaseException as exc:  # plain Exception, or a panic of Rust, which is none
+            if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+                raise
             raise BadTokenizer(
                 f"{origin} is not accepted by tokenizers {tokenizers.__version__}: {exc}.",
                 hint="save it again with the current transformers.",
@@ -203,10 +211,11 @@ class Tokenizer:
 
 def _has_empty_template(processor: Any) -> bool:
     """Whether a post-processor is a template of the text alone: nothing before it, nothing after."""
-    return (
-        isinstance(processor, dict)
-        and processor.get("type") == "TemplateProcessing"
-        and all("Sequence" in part for part in processor.get("single") or [{}])
+    if not isinstance(processor, dict) or processor.get("type") != "TemplateProcessing":
+        return False
+    parts = processor.get("single")
+    return isinstance(parts, list) and all(
+        isinstance(part, dict) and "Sequence" in part for part in parts or [{}]
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # a message stays readable when every tensor of a large model is wrong
-_MAX_LISTED = 40
+_MAX_LISTED = 16
+_EXAMPLES = 3
 
 
 def non_finite(name: str, values: NDArray[np.float32]) -> str | None:
@@ -24,7 +25,11 @@ def non_finite(name: str, values: NDArray[np.float32]) -> str | None:
     )
 
 
-def listing(faults: Sequence[str]) -> str:
-    """Join ``faults`` into one text, cut after the first forty."""
-    shown = "; ".join(faults[:_MAX_LISTED])
-    return shown if len(faults) <= _MAX_LISTED else f"{shown}; and {len(faults) - _MAX_LISTED} more"
+def listing(items: Sequence[str], many: str = "faults", one: str = "{}") -> str:
+    """Join up to sixteen ``items``, each put into ``one``; of more, their number and the first three.
+
+    ``many`` says what they are: "210 tensors are Q4_K, e.g. a; b; c".
+    """
+    if len(items) <= _MAX_LISTED:
+        return "; ".join(one.format(item) for item in items)
+    return f"{len(items)} {many}, e.g. {'; '.join(items[:_EXAMPLES])}"

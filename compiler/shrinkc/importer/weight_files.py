@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import BadWeights, ModelNotFound
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.safetensors_file import SafetensorsFile, TensorEntry
+from shrinkc.importer.weight_checks import listing
 
 _SINGLE = "model.safetensors"
+_MAX_NAME = 255  # bytes, of file systems
 _INDEX = "model.safetensors.index.json"
 
 
@@ -29,7 +31,9 @@ class WeightFiles:
                     repeated.append(f"{name} ({self._owner[name].path.name}, {file.path.name})")
                 self._owner[name] = file
         if repeated:
-            raise BadWeights(f"tensors stored in more than one shard: {'; '.join(repeated)}.")
+            raise BadWeights(
+                f"tensors stored in more than one shard: {listing(repeated, 'names')}."
+            )
 
     def __contains__(self, name: object) -> bool:
         return name in self._owner
@@ -57,6 +61,11 @@ class WeightFiles:
         return self._owner[name].read_integers(name)
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether there is something for :func:`open_weights` to open."""
+    return (directory / _SINGLE).is_file() or (directory / _INDEX).is_file()
+
+
 def open_weights(directory: Path) -> WeightFiles:
     """Open ``model.safetensors`` or the shards of ``model.safetensors.index.json``.
 
@@ -79,14 +88,20 @@ def _open_shards(directory: Path) -> WeightFiles:
         raise BadWeights(f"{index_path}: weight_map is missing, empty or not an object.")
     shards = sorted({str(shard) for shard in weight_map.values()})
     # a shard is a plain file name: an index from elsewhere must not open other files
-    strange = [shard for shard in shards if Path(shard).name != shard]
+    strange = [
+        shard
+        for shard in shards
+        if Path(shard).name != shard or len(shard.encode("utf-8", "replace")) > _MAX_NAME
+    ]
     if strange:
-        raise BadWeights(f"{index_path}: not plain file names: {', '.join(map(repr, strange))}.")
+        raise BadWeights(
+            f"{index_path}: not plain file names: {listing([*map(repr, strange)], 'names')}."
+        )
     missing = [shard for shard in shards if not (directory / shard).is_file()]
     if missing:
         raise ModelNotFound(
             f"{directory} lacks {len(missing)} of {len(shards)} weight files named by {_INDEX}: "
-            f"{', '.join(missing)}.",
+            f"{listing(missing, 'files')}.",
             hint="download the missing files.",
         )
     files = {shard: SafetensorsFile(directory / shard) for shard in shards}
@@ -101,10 +116,13 @@ def _open_shards(directory: Path) -> WeightFiles:
         for name in file.entries
         if weight_map.get(name) != shard
     ]
-    faults = [f"not there: {item}" for item in absent] + [f"not listed: {it}" for it in unlisted]
-    if faults:
+    faults = [
+        listing(absent, "tensors are not there", "not there: {}"),
+        listing(unlisted, "tensors are not listed", "not listed: {}"),
+    ]
+    if any(faults):
         raise BadWeights(
-            f"{index_path} does not match its shards: {'; '.join(faults)}.",
+            f"{index_path} does not match its shards: {'; '.join(filter(None, faults))}.",
             hint="the shards may come from different downloads.",
         )
     return WeightFiles(list(files.values()))

@@ -3,7 +3,9 @@
 from shrinkc.quantize.lower import (
     EMBEDDING,
     HEAD,
+    MODULES,
     QuantOptions,
+    check_sizes,
     float_inputs,
     grouped_inputs,
     inputs_of,
@@ -15,8 +17,10 @@ from shrinkc.quantize.weights import MatrixFormat
 __all__ = [
     "EMBEDDING",
     "HEAD",
+    "MODULES",
     "MatrixFormat",
     "QuantOptions",
+    "check_sizes",
     "float_inputs",
     "grouped_inputs",
     "inputs_of",

@@ -36,6 +36,7 @@ from shrinkc.ir.ops import (
 from shrinkc.ir.rules import check
 from shrinkc.numerics.fixed import QMAX
 from shrinkc.numerics.vectors import square_pre_shift
+from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.rope import rope_tables
 from shrinkc.quantize.weights import (
     MatrixFormat,
@@ -75,6 +76,11 @@ class QuantOptions:
 def frac_for(bound: float) -> int:
     """Fraction bits that let ``bound`` use at most INT_BITS of an int32."""
     return math.floor(INT_BITS - math.log2(max(bound, 1e-12)))
+
+
+def residual_frac(largest: float) -> int:
+    """Fraction bits of the residual stream, from the embedding's largest magnitude; at most 34."""
+    return frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
 
 
 def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
@@ -125,10 +131,13 @@ def norm_exponent_max(k: int) -> int:
 
 
 def norm_eps(config: LlamaConfig, frac: int) -> int:
-    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is."""
+    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is.
+
+    At most 2**61: the largest that importer/config.py allows is 2**-7, and the residual stream has
+    at most 34 fraction bits."""
     k = config.hidden_size
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
-    return min(max(1, round(value)), 1 << 61)
+    return max(1, round(value))
 
 
 # module name -> field of FloatLayer
@@ -165,6 +174,11 @@ class _Source:
         if self.side is None:
             return 0.0
         return row_bound(self.side.a, gain) * _largest_norm(self.side.b)
+
+    def plain_frac(self) -> int:
+        """Fraction bits that results would need for inputs of the size that a norm gives: what no
+        norm bounds, the residual stream takes no more of."""
+        return frac_for(self.weight.shape[1] * largest(self.weight) + self.side_bound(None))
 
     def with_rows(self, order: np.ndarray) -> _Source:
         """Rows in another order."""
@@ -211,13 +225,8 @@ class _Lowering:
     def __init__(self, model: FloatModel, options: QuantOptions, context: int) -> None:
         self.model, self.options, self.config = model, options, model.config
         c = self.config
+        check_sizes(c)
         cos, sin = rope_tables(c, context)
-        if c.vocab_size > ROWS_MAX or max(c.hidden_size, c.intermediate_size) > INPUTS_MAX:
-            raise QuantizeError(
-                f"vocabulary {c.vocab_size}, hidden {c.hidden_size} and intermediate "
-                f"{c.intermediate_size} exceed the tables of the generated program.",
-                f"allowed: {ROWS_MAX} rows and {INPUTS_MAX} inputs per matrix.",
-            )
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
             options.group,
@@ -238,9 +247,10 @@ class _Lowering:
             rope_cos=cos,
             rope_sin=sin,
         )
+        self.limits = WeightLimits()
         self.table = dense(model.embedding)
-        largest = float(np.abs(self.table).max())
-        self.res_frac = frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
+        self.res_frac = residual_frac(largest(self.table))
+        self.limits.check(self.res_frac, {_tensor(EMBEDDING, model.embedding): model.embedding})
 
     def emit(self, op: Op, type_: Type) -> str:
         self.graph.ops.append(op)
@@ -281,6 +291,30 @@ class _Lowering:
         w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=8))
         return w
 
+    def check(
+        self,
+        index: int,
+        slot: str,
+        layer: FloatLayer,
+        source: _Source,
+        frac: int,
+        norm: tuple[str, np.ndarray] | None = None,
+    ) -> None:
+        """Notes what makes the results of a matrix with ``frac`` fraction bits too large; ``norm``
+        is the name of the norm before it and its gain."""
+        names = {m: module_name(index, m) for m in MODULES[slot]}
+        gain = None if norm is None else norm[1]
+        before = None if norm is None else {f"model.layers.{index}.{norm[0]}.weight": norm[1]}
+        if source.side is not None:
+            found = {n: layer.adapters[m] for m, n in names.items() if m in layer.adapters}
+            a = {f"{n}.lora_A.weight": x.a for n, x in found.items()}
+            b = {f"{n}.lora_B.weight (times alpha / r)": x.b for n, x in found.items()}
+            fits = self.limits.check(frac_for(row_bound(source.side.a, gain)), a, before)
+            if not fits or not self.limits.check(frac_for(source.side_bound(gain)), b, a):
+                frac = frac_for(row_bound(dense(source.weight), gain))
+        weights: dict[str, Weight] = {m: getattr(layer, _FIELDS[m]) for m in names}
+        self.limits.check(frac, {_tensor(names[m], w): w for m, w in weights.items()}, before)
+
     def norm(
         self, x: str, layer: int, tag: str, w: QLinear, gain: Gain, order: np.ndarray | None
     ) -> str:
@@ -317,6 +351,7 @@ class _Lowering:
             f.attn_norm,
         )
         qkv_frac = w.frac
+        self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w)
         heads = self.emit(
@@ -335,6 +370,7 @@ class _Lowering:
             Type("i32", nq, frac=qkv_frac),
         )  # fmt: skip
         source = _source(f, index, "o")
+        self.check(index, "o", f, source, source.plain_frac())
         w = self.matrix(source, Output(2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
         x = self.linear(q, index, f"{name}.mid", w, x)
@@ -352,6 +388,7 @@ class _Lowering:
         out = Output(norm_kappa(k) * gain.unit, gu_frac, norm_exponent_max(k))
         w = self.matrix(source, out, f.mlp_norm)
         gu_frac = w.frac
+        self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
         # Cauchy-Schwarz bounds gate and up, from the rows as they were quantised: rounding may
@@ -365,6 +402,7 @@ class _Lowering:
             SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),
             Type("i32", ffn, frac=h_frac),
         )
+        self.check(index, "down", f, down, down.plain_frac())
         w = self.matrix(down, Output(2.0**-h_frac / QMAX, self.res_frac))
         q = self.quant(y, index, f"{name}.down_in", w, None)
         return self.linear(q, index, f"{name}.out", w, x)
@@ -394,6 +432,10 @@ class _Lowering:
             "head", weight,
             Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k)),
         )  # fmt: skip
+        self.limits.check(
+            head.frac, {_tensor(EMBEDDING if m.head is None else HEAD, weight): weight},
+            {"model.norm.weight": m.final_norm},
+        )  # fmt: skip
         embed = head
         if m.head is not None:
             embed = self.table_matrix("embedding", m.embedding, Output(1.0, self.res_frac))
@@ -412,8 +454,14 @@ class _Lowering:
             Linear("logits", (q,), -1, head), Type("logits", c.vocab_size, frac=head.frac)
         )
         self.emit(Sample("next", (y,), -1, head.frac - 16), Type("token", 1))
+        self.limits.refuse(self.graph.name)
         check(self.graph)
         return self.graph
+
+
+def _tensor(module: str, weight: Weight) -> str:
+    """What to call a module's matrix: integers of a checkpoint are several tensors."""
+    return module if isinstance(weight, QuantizedWeight) else f"{module}.weight"
 
 
 def _perm(order: np.ndarray | None) -> np.ndarray | None:
@@ -520,6 +568,27 @@ def grouped_inputs(
     return found
 
 
+def check_sizes(c: LlamaConfig) -> None:
+    """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
+    sizes = {
+        "vocab_size": (c.vocab_size, ROWS_MAX),
+        "the rows of q, k and v": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, ROWS_MAX),
+        "hidden_size": (c.hidden_size, INPUTS_MAX),
+        "num_attention_heads * head_dim": (c.num_heads * c.head_dim, INPUTS_MAX),
+        "intermediate_size": (c.intermediate_size, INPUTS_MAX),
+    }
+    beyond = [
+        f"{what} = {size}; at most {most} is allowed"
+        for what, (size, most) in sizes.items()
+        if size > most
+    ]
+    if beyond:
+        raise QuantizeError(
+            f"the tables of the generated program do not hold this model: {'; '.join(beyond)}.",
+            "check config.json; a smaller model of the family may fit.",
+        )
+
+
 def lower(
     model: FloatModel,
     options: QuantOptions,
@@ -528,6 +597,7 @@ def lower(
 ) -> Graph:
     """Quantise ``model`` for a context of ``context`` tokens; the result passes every IR rule.
 
-    Raises QuantizeError for widths or groups that are not possible.
+    Raises QuantizeError for widths or groups that are not possible, and BadWeights with every
+    tensor whose values are too large.
     """
     return _Lowering(model, options, context).run(progress)

@@ -32,6 +32,8 @@ from shrinkc.storage import format_of, segment_size
 D_MAX = 255
 R_MAX = 65535
 B_MAX = 32767
+# Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
+USUAL_GROUPS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
 # Shrinking a narrow group's range trades clipping for resolution, the more the fewer levels there
 # are; tried per group, least squared error kept.
 CLIP_CANDIDATES = {
@@ -41,10 +43,17 @@ CLIP_CANDIDATES = {
 }
 
 
-def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) -> None:
+def check_groups(
+    inputs: dict[str, int],
+    group: int | None,
+    short_last: bool,
+    saves: Callable[[int], bool] | None = None,
+) -> None:
     """Refuse a group size that does not divide the inputs of a matrix, naming all of them.
 
-    ``inputs``: matrix name -> K.  ``short_last`` allows a shorter last group.
+    ``inputs``: matrix name -> K.  ``short_last`` allows a shorter last group.  ``saves`` says of a
+    group size whether weights in such groups take fewer bytes than 8 bit; no other is offered.
+    Raises QuantizeError.
     """
     if group is None:
         return
@@ -54,16 +63,24 @@ def check_groups(inputs: dict[str, int], group: int | None, short_last: bool) ->
     if bad and not short_last:
         near = [
             g
-            for g in (128, 96, 64, 48, 32, 24, 16, 12, 8, 4)
-            if not any(k % g for k in inputs.values())
+            for g in USUAL_GROUPS
+            if not any(k % g for k in inputs.values()) and (saves is None or saves(g))
         ]
+        less = "" if saves is None else " and take fewer bytes than 8 bit"
+        ways = [
+            f"group sizes that divide all{less}: "
+            + (", ".join(map(str, near)) or "none of the usual ones")
+        ]
+        if saves is None or saves(group):
+            ways.append("--short-last-group to let the last group of a row be shorter")
+        ways.append("no --group for one scale per row")
+        if saves is not None:
+            ways.append("8 bit")
         raise QuantizeError(
             f"group size {group} does not divide the inputs of "
             + ", ".join(f"{name} ({k})" for name, k in bad.items())
             + ".",
-            f"group sizes that divide all: {', '.join(map(str, near)) or 'none of the usual ones'}; or "
-            "--short-last-group to let the last group of a row be shorter; or no --group for one "
-            "scale per row.",
+            f"{'; or '.join(ways)}.",
         )
 
 
