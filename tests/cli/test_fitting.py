@@ -104,6 +104,7 @@ LARGE = {
     "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
     "max_position_embeddings": 4096,
 }  # fmt: skip
+VAST = {**LARGE, "vocab_size": 250_000}
 TINY = {
     "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 600, "max_position_embeddings": 4096,
@@ -131,11 +132,13 @@ ALL = "--context --bits --head-bits --l1"
     [
         (SMOL, "", ["--context"]),
         (SMOL, "--l1 48KiB", ["--context --bits", "--context --l1"]),
-        (SMOL, "--l1 48KiB --bits 4 --head-bits 4 --group 32", ["--context --l1"]),
-        (LARGE, "--context 2", ["--bits --head-bits"]),
-        (LARGE, "--context 4000", ["--context --bits --head-bits"]),
-        (LARGE, "--context 64 --l1 64KiB", ["--bits --head-bits --l1"]),
-        (LARGE, "--context 4000 --l1 64KiB", [ALL]),
+        (SMOL, "--l1 48KiB --bits 4 --head-bits 4 --group 32", ["--context --bits", "--context --l1"]),
+        (LARGE, "--context 2", ["--bits"]),
+        (LARGE, "--context 4000", ["--context --bits"]),
+        (LARGE, "--context 64 --l1 64KiB", ["--bits --l1"]),
+        (LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"]),
+        (VAST, "--context 2", ["--bits --head-bits"]),
+        (VAST, "--context 4000 --l1 64KiB", [ALL]),
         (TINY, "--l1 32KiB", ["--context", "--bits", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
         (TINY, "--l1 1KiB --context 4000", ["--l1"]),
@@ -162,11 +165,11 @@ def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:
-    model = sizes(tmp_path, {**LARGE, "vocab_size": 500_000})
+    model = sizes(tmp_path, {**LARGE, "vocab_size": 2_000_000})
     result = cli("plan", model, "--l1", "48KiB", "--context", 1000)
     assert result.code == 30
     assert "no shorter context, narrower weights or larger L1 makes it fit" in result.words
-    extreme = ["--context", 2, "--bits", 4, "--head-bits", 4]
+    extreme = ["--context", 2, "--bits", 2, "--head-bits", 2]
     assert cli("plan", model, *extreme).code == 30
 
 
