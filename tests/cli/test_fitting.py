@@ -104,7 +104,10 @@ LARGE = {
     "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
     "max_position_embeddings": 4096,
 }  # fmt: skip
-VAST = {**LARGE, "vocab_size": 250_000}
+VAST = {
+    **LARGE, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 8,
+    "vocab_size": 80_000,
+}  # fmt: skip
 TINY = {
     "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 600, "max_position_embeddings": 4096,
@@ -165,7 +168,7 @@ def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:
-    model = sizes(tmp_path, {**LARGE, "vocab_size": 2_000_000})
+    model = sizes(tmp_path, {**LARGE, "vocab_size": 500_000})
     result = cli("plan", model, "--l1", "48KiB", "--context", 1000)
     assert result.code == 30
     assert "no shorter context, narrower weights or larger L1 makes it fit" in result.words
