@@ -15,6 +15,7 @@ from tests.compress.quantising import COARSE, MIXED, STORIES, Recorder, loss, qu
 from tests.compress.quantising import write_text as write_text_file
 
 from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
 from shrinkc.compress.facts import facts_of
 from shrinkc.compress.stages import gptq, gptq_worker
 from shrinkc.core.errors import BadRecipe, StageFailed
@@ -142,6 +143,19 @@ def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactor
     assert quantization == json.loads((out / "quantize_config.json").read_text())
     log = out.parent / "logs" / "gptq.log"
     assert "Quantizing" in log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("group", [-1, 16])
+def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
+    group: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    # the stage itself loads its result with from_pretrained alone, and runs it
+    out = quantised(tmp_path_factory, f"group{group}", {"bits": 4, "group": group})
+    for name, weight in read_gptq(out).items():
+        assert (weight.bits, weight.group) == (4, weight.shape[1] if group == -1 else group), name
+    program = tmp_path / "program"
+    assert run_cli(["compile", str(out), "-o", str(program)]) == 0
+    assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
 
 
 def test_same_bytes_again_and_progress(
