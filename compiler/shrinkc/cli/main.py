@@ -34,6 +34,18 @@ class _Size(click.ParamType):
             self.fail(f"{error}.", param, ctx)
 
 
+class _Device(click.ParamType):
+    """Checked here, before any command begins its work."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from shrinkc.checkpoints import check_device
+
+        check_device(str(value))
+        return str(value)
+
+
 def _model_options(command: Any) -> Any:
     """What decides a program: the same for ``plan`` and ``compile``."""
     options = (
@@ -188,7 +200,7 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option("--force", is_flag=True, help="Start over, whatever is in the run's directory.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
-@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
 @_json_option
 def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> None:
     """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
@@ -225,7 +237,7 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 )
 @click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
 @click.option("--threads", type=int, help="Of torch; results differ in the last digits.")
-@click.option("--device", help="Of torch. [default: cpu]")
+@click.option("--device", type=_Device(), help="Of torch. [default: cpu]")
 @click.option(
     "--engine",
     type=click.Choice(["host", "interpreter"]),
@@ -272,7 +284,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     help="Configurations to mark: a run.json, or a list. May be repeated.",
 )
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
-@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=PATH, required=True, help="The search's directory.")
 @_json_option
 def explore_command(as_json: bool, **options: Any) -> None:
