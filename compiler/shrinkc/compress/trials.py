@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -23,7 +22,7 @@ from shrinkc.compress.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compress.recipe import Recipe, parse_recipe, shipped
+from shrinkc.compress.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compress.run import RUN, SOURCE, compress
 from shrinkc.compress.space import TABLE, Space, Values, parse_space
 from shrinkc.compress.stages import KINDS, stage_module
@@ -166,23 +165,6 @@ class Trials:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_tables(source: str) -> tuple[dict[str, Any], Path]:
-    """The tables of the recipe ``source`` (a file, or the name of a shipped one), ``[explore]``
-    included, and what its paths are relative to.  Raises BadRecipe."""
-    path, base = Path(source), Path(source).resolve().parent
-    if not path.is_file():
-        if source not in shipped():
-            raise BadRecipe(
-                f"there is no recipe {source!r}.",
-                f"give a TOML file, or one of the shipped recipes: {', '.join(shipped())}.",
-            )
-        path, base = shipped()[source], Path.cwd()
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), base
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
-
-
 def plan_trials(
     model: str,
     recipe: str,
@@ -195,10 +177,10 @@ def plan_trials(
 ) -> Trials:
     """Trials around ``recipe`` in the space of its table ``[explore]``, or of that in the TOML file
     ``space``.  Raises BadRecipe, ModelNotFound."""
-    tables, base = read_tables(recipe)
+    tables, base, _ = read_tables(recipe)
     ranges = tables.pop(TABLE, None)
     if space is not None:
-        content, _ = read_tables(str(space))
+        content, *_ = read_tables(str(space))
         ranges = content.get(TABLE, content)
     if ranges is None:
         raise BadRecipe(
