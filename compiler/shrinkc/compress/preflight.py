@@ -106,6 +106,21 @@ def preflight(
     return Preflight(estimate, chain[1:], notes)
 
 
+def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
+    """The recipe with one value where its stages were given several to choose from by the sizes of
+    the model ``facts`` as it comes to them, and a sentence for each that is not the first choice."""
+    stages, notes = [], []
+    for given in recipe.stages:
+        module, stage = stage_module(given.kind), given
+        if hasattr(module, "settle"):
+            settings, found = module.settle(given.settings, facts)
+            stage = replace(given, settings=settings)
+            notes += [f"[{stage.name}] {text}" for text in found]
+        stages.append(stage)
+        facts = _after(stage, facts, bool(module.preflight(stage.settings, facts)))
+    return replace(recipe, stages=tuple(stages)), notes
+
+
 def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
     """What comes out of a stage; of one that cannot work, as much as the next ones ask about."""
     module = stage_module(stage.kind)

@@ -22,7 +22,7 @@ from shrinkc.compress.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compress.preflight import Preflight, preflight
+from shrinkc.compress.preflight import Preflight, preflight, settle
 from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage, parse_toml
 from shrinkc.compress.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compress.steps import (
@@ -149,6 +149,7 @@ class _Run:
         """Preflight alone.  Nothing is written."""
         gguf = self.source.is_file()
         facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
+        self._settle(facts)
         self._preflight(facts, self.source)
         return RunResult(self.out, [], self.source, self.estimate, self.notes)
 
@@ -161,15 +162,18 @@ class _Run:
             self.records.append(self._found(directory, expected))
             source = self._model_of(self.records[0])
             facts = facts_of(source)
+            self._settle(facts)
         elif self.source.is_file():
             with new_directory(directory, force=False, replaceable=lambda _: False) as folder:
                 self._unpack(folder / "model")
                 facts = facts_of(folder / "model")
+                self._settle(facts)
                 self._preflight(facts, folder / "model")
                 self.records.append(self._first_record(folder, expected, facts))
             source = directory / "model"
         else:
             source, facts = self.source, facts_of(self.source)
+            self._settle(facts)
             self._preflight(facts, source)
             with new_directory(directory, force=False, replaceable=lambda _: False) as folder:
                 self.records.append(self._first_record(folder, expected, facts))
@@ -190,6 +194,13 @@ class _Run:
         shutil.rmtree(self.out / ".scratch", ignore_errors=True)
         final = self._model_of(self.records[-1])
         return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
+
+    def _settle(self, facts: ModelFacts) -> None:
+        """The recipe is from here on what was chosen of it; a budget chooses by itself."""
+        if self.recipe.budget is None:
+            self.recipe, notes = settle(self.recipe, facts)
+            for note in notes:
+                self._note(note)
 
     def _preflight(self, facts: ModelFacts, source: Path) -> Preflight:
         with self.reporter.stage("preflight"):

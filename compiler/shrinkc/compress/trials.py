@@ -22,6 +22,7 @@ from shrinkc.compress.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
+from shrinkc.compress.preflight import settle
 from shrinkc.compress.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compress.run import RUN, SOURCE, compress
 from shrinkc.compress.space import TABLE, Space, Values, parse_space
@@ -87,11 +88,12 @@ class Trials:
             recipe = self.recipe(values)
         except BadRecipe as error:
             raise InfeasibleError(error.message) from error
-        problems = self._problems(recipe)
+        settled, _ = settle(recipe, self._sizes())
+        problems = self._problems(settled)
         if problems:
             raise InfeasibleError("; ".join(text.rstrip(".") for text in problems))
         out = self.folder / f"{number:04d}"
-        self._take_over(recipe, out)
+        self._take_over(settled, out)
 
         def attempt(*, force: bool) -> Any:
             return compress(
@@ -112,15 +114,18 @@ class Trials:
         figures = {key: value for key, value in asdict(last).items() if value is not None}
         return Outcome(last.packed_bytes, last.perplexity, figures)
 
-    def _problems(self, recipe: Recipe) -> list[str]:
-        """What the stages say before any work, from the model's sizes alone."""
+    def _sizes(self) -> ModelFacts:
         if self._facts is None:
             with self.reporter.stage("reading the model"):
                 source = self.model
                 self._facts = (
                     facts_of(source) if source.is_dir() else float_facts(load_config(source))
                 )
-        facts, found = self._facts, []
+        return self._facts
+
+    def _problems(self, recipe: Recipe) -> list[str]:
+        """What the stages say before any work, from the model's sizes alone."""
+        facts, found = self._sizes(), list[str]()
         for stage in recipe.stages:
             module = stage_module(stage.kind)
             found += [f"[{stage.name}] {text}" for text in module.preflight(stage.settings, facts)]
