@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
 from shrinkc.cli.main import run_cli
-from shrinkc.core.errors import BadRecipe, OutputError, RunChanged, StageFailed, UsageError
+from shrinkc.core.errors import BadData, BadRecipe, OutputError, RunChanged, StageFailed, UsageError
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 RECIPE = """
@@ -70,16 +70,22 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     complete = [t for t in first if t["state"] == "complete"]
     assert len(complete) == 2
 
-    (tmp_path / "reference.json").write_text(
-        json.dumps([{"name": "mine", "packed_bytes": 1 << 20, "perplexity": 9.0}])
-    )
-    options = ["--trials", "5", "--reference", str(tmp_path / "reference.json"), "--json"]
+    # a run that was measured as the trials are, and a list that says so
+    run = out / "trials" / "0000" / "run.json"
+    measured = complete[0]["figures"]["measured"]
+    assert measured["windows"] == 1 and measured["dtype"] == "float32"
+    mine = {"name": "mine", "packed_bytes": 1 << 20, "perplexity": 9.0, "measured": measured}
+    (tmp_path / "reference.json").write_text(json.dumps([mine]))
+    options = ["--trials", "5", "--json", "--reference", str(tmp_path / "reference.json")]
+    options += ["--reference", str(run)]
     code, shown, notes = explore(*options)
     assert code == 0
     result = json.loads(shown)
     assert "every combination" in notes
     assert result["trials"][: len(first)] == first
-    assert result["references"][0]["name"] == "mine"
+    assert [r["name"] for r in result["references"]] == [
+        "mine", "00-source", "01-depth", "02-width",
+    ]  # fmt: skip
     # all four values were tried, and what the model does not have was refused before any work
     tried = {t["values"]["width.ffn_keep"]: t for t in result["trials"]}
     assert sorted(tried) == [64, 128, 192, 999]
@@ -104,6 +110,20 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     code, _, said = explore("--trials", "1")
     assert code == RunChanged.exit_code
     assert "text.txt has other content" in said
+
+
+def test_figures_of_another_protocol_are_no_references(
+    explore: Run, recipe: Path, tmp_path: Path
+) -> None:
+    own = RECIPE.split("[explore]")[0].replace("windows = 1", "windows = 2\ndtype = 'bfloat16'")
+    (tmp_path / "other.toml").write_text(own)
+    run = tmp_path / "run"
+    given = ["--recipe", str(tmp_path / "other.toml"), "-o", str(run)]
+    assert run_cli(["compress", str(STORIES), *given]) == 0
+    code, _, said = explore("--trials", "1", "--reference", str(run / "run.json"))
+    assert code == BadData.exit_code
+    assert "00-source, 01-depth, 02-width: windows is 2, that of the trials 1, dtype is" in said
+    assert not (tmp_path / "out").exists()
 
 
 def trials(out: Path) -> list[dict[str, Any]]:

@@ -54,12 +54,13 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     request.check()
     out = request.output
     check_replaceable(out, force=True, replaceable=_made_here)
-    references = [ref for file in request.reference for ref in read_references(file)]
     trials = plan_trials(
         request.model, request.recipe, request.space, request.assignments, out / "trials",
         device=request.device, reporter=console,
     )  # fmt: skip
     conditions = trials.conditions()
+    measured = trials.measured() if request.reference else {}
+    references = [ref for file in request.reference for ref in read_references(file, measured)]
     try:
         (out / "trials").mkdir(parents=True, exist_ok=True)
         write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})

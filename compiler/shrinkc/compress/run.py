@@ -39,6 +39,7 @@ from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadStep, OutputError, RunChanged
 from shrinkc.core.output import check_replaceable, new_directory
 from shrinkc.core.progress import Reporter
+from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
 from shrinkc.importer import load_config
 
 RUN = "run.json"
@@ -475,12 +476,17 @@ def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
 def _evaluate(
     directory: Path, settings: EvaluateSettings, device: str, reporter: Reporter
 ) -> dict[str, Any]:
-    from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
+    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
+    return dict(evaluate(scorer, evaluation_plan(settings), reporter))
+
+
+def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
+    """What ``[evaluate]`` asks for."""
 
     def path(value: str | None) -> Path | None:
         return None if value is None else Path(value)
 
-    plan = EvalPlan(
+    return EvalPlan(
         text=path(settings.text),
         protocol=settings.protocol,  # type: ignore[arg-type]  # checked by EvaluateSettings
         windows=settings.windows,
@@ -490,5 +496,3 @@ def _evaluate(
         hellaswag_items=settings.hellaswag_items,
         samples=settings.samples,
     )
-    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
-    return dict(evaluate(scorer, plan, reporter))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from shrinkc.checkpoints import resolve
+from shrinkc.checkpoints import load_tokenizer, resolve
 from shrinkc.compress.calibration import Calibration
 from shrinkc.compress.explore import InfeasibleError, Outcome, Result, front_of
 from shrinkc.compress.facts import ModelFacts, facts_of, float_facts
@@ -24,12 +24,13 @@ from shrinkc.compress.fingerprint import (
 )
 from shrinkc.compress.preflight import settle
 from shrinkc.compress.recipe import Recipe, parse_recipe, read_tables
-from shrinkc.compress.run import RUN, SOURCE, compress
+from shrinkc.compress.run import RUN, SOURCE, compress, evaluation_plan
 from shrinkc.compress.space import TABLE, Space, Values, parse_space
 from shrinkc.compress.stages import KINDS, stage_module
 from shrinkc.compress.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.progress import Reporter
+from shrinkc.evaluate import text_measured
 from shrinkc.importer import load_config
 
 
@@ -81,6 +82,20 @@ class Trials:
             own = stage_fingerprint(stage, calibration)
             found |= {label: value for label, value in own.items() if label not in searched}
         return found | {"stages": [s.name for s in recipe.stages], TABLE: self.space.describe()}
+
+    def measured(self) -> dict[str, Any]:
+        """How the perplexity of every trial is measured: ``Row.measured`` of its steps.
+
+        Raises BadData, BadTokenizer, UsageError.
+        """
+        settings = self.recipe({}).evaluate
+        assert settings is not None  # conditions() sees to it
+        tokenizer = load_tokenizer(self.model)
+
+        def encode(text: str, *, special: bool) -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=special))
+
+        return text_measured(evaluation_plan(settings), encode, settings.dtype)
 
     def run(self, number: int, values: Values) -> Outcome:
         """Runs one trial.  InfeasibleError before any work; else what ``compress`` raises."""
