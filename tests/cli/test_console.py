@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shrinkc.cli import console
-from shrinkc.cli.main import DEFECT, TERMINATED
+from shrinkc.cli.main import DEFECT
+from shrinkc.cli.stopping import TERMINATED
 from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
 from shrinkc.core.errors import ShrinkcError

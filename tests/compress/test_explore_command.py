@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,3 +193,44 @@ def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:
     code, _, _ = explore("--trials", "1")
     assert code == OutputError.exit_code
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+# A signal that comes while the callback of a weak reference runs: Python drops what its handler
+# raises.  In the child this happens at the beginning of every trial, and in the midst of it.
+LOST = """
+import os, signal, sys, weakref
+from shrinkc.cli import main
+from shrinkc.compress.trials import Trials
+
+class Victim:
+    pass
+
+def interrupted(work):
+    def run(*arguments, **others):
+        victim = Victim()
+        reference = weakref.ref(victim, lambda _: os.kill(os.getpid(), signal.{signal}))
+        del victim
+        return work(*arguments, **others)
+    return run
+
+Trials.run = interrupted(Trials.run)
+sys.argv[0] = "shrinkc"
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_python_drops_ends_the_search(
+    name: str, code: int, recipe: Path, tmp_path: Path
+) -> None:
+    command = ["explore", str(STORIES), "--recipe", str(recipe), "-o", str(tmp_path / "out")]
+    ended = subprocess.run(
+        [sys.executable, "-c", LOST.format(signal=name), *command, "--trials", "3"],
+        capture_output=True, text=True,
+        # a background job of a shell inherits a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert "Exception ignored in" in ended.stderr
+    assert ended.returncode == code, ended.stderr
+    # not one trial came to its end
+    assert not list((tmp_path / "out" / "trials").glob("*/02-width/step.json"))

@@ -122,7 +122,7 @@ class Stopping(Recorder):
 
         def update(done: int, total: int) -> None:
             self.heard.append((title, done, total))
-            if len(self.heard) == 2:
+            if len({heard[1] for heard in self.heard}) == 3:  # none, one layer, two
                 raise KeyboardInterrupt
 
         class Wrapped:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.cli.stopping import check
 from shrinkc.compress.explore import Result, explore, open_study, results_of
 from shrinkc.compress.front import read_references, short, write_front
 from shrinkc.compress.steps import read_json, write_json
@@ -71,7 +72,8 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     begin = time.monotonic()
     table: list[str] = []
 
-    def expired() -> bool:
+    def expired() -> bool:  # asked before every trial
+        check()
         return request.timeout is not None and time.monotonic() - begin >= request.timeout
 
     def write() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,13 +12,13 @@ from typing import Any
 import click
 
 import shrinkc
+from shrinkc.cli import stopping
 from shrinkc.cli.console import Console, error_text, print_json
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 
 DEFECT = 70
-TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
 PATH = click.Path(path_type=Path)
 
@@ -399,7 +398,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code >= 128:  # from _terminate
+        if isinstance(stop.code, int) and stop.code >= 128:  # from a signal
             print("shrinkc: terminated; nothing was left half-written.", file=sys.stderr)
             return stop.code
         raise
@@ -437,16 +436,9 @@ def _usage(error: click.ClickException) -> ShrinkcError:
     )
 
 
-def _terminate(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end like Ctrl-C, so that nothing is left half-written."""
-    raise SystemExit(TERMINATED if number == signal.SIGTERM else 128 + number)
-
-
 def main() -> None:
     """The ``shrinkc`` command."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _terminate)
+    stopping.install()
     for stream in (sys.stdout, sys.stderr):
         # a story may hold what the locale cannot show
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -251,6 +251,7 @@ class _Run:
             moments, fitted = self._watched(layer, fitted)
             for name, change in _changes(layer, moments, self.group):
                 self._probe(f"{i} {name}", hidden, i, change)
+                update(done, total)
             self._probe(f"{i} removed", hidden, i + 1)
             hidden = [block(layer, h, self.tables) for h in hidden]
             done += count - i + 10
