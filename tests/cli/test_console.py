@@ -16,6 +16,7 @@ from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.progress import Silent, Stage
+from shrinkc.core.words import show_size, show_time
 
 from .conftest import Cli
 
@@ -58,6 +59,44 @@ def test_work_of_unknown_length() -> None:
     assert Stage("running", 10.0).bar(13.2) == "running: 3 s"
     with Silent().stage("x") as update:
         update(1, 2)
+
+
+def test_the_time_that_is_left() -> None:
+    stage = Stage("training", 100.0)
+    stage.update(0, 40, "", 110.0)  # ten seconds of loading before
+    assert stage.line(111.0) == "training: 0 % (11 s)"
+    stage.update(10, 40, "loss 2.1", 130.0)
+    assert stage.line(130.0) == "training: 25 % (30 s, about 60 s left, loss 2.1)"
+    # what hangs takes longer
+    assert stage.line(150.0) == "training: 25 % (50 s, about 2 min left, loss 2.1)"
+    stage.update(40, 40, "", 200.0)
+    assert stage.line(200.0) == "training: 100 % (100 s)"
+    # the next count within the same stage is other work
+    stage.update(0, 8, "", 200.0)
+    stage.update(2, 8, "", 202.0)
+    assert "25 % (102 s, about 6 s left)" in stage.line(202.0)
+
+
+def test_the_time_that_is_left_of_a_run_that_goes_on() -> None:
+    stage = Stage("training", 0.0)
+    stage.update(900, 1000, "", 5.0)  # where it was interrupted
+    assert stage.left(6.0) is None
+    stage.update(910, 1000, "", 15.0)
+    assert stage.left(15.0) == 90.0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(5, "5 B"), (37 << 10, "37.0 KiB"), (3 << 29, "1.5 GiB")]
+)
+def test_sizes_for_people(size: int, text: str) -> None:
+    assert show_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (61.6, "62 s"), (150, "2 min"), (7200, "2.0 h")]
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert show_time(seconds) == text
 
 
 @pytest.mark.parametrize(

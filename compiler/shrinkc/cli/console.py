@@ -42,7 +42,7 @@ class Console:
 
         def update(done: int, total: int, note: str = "", /) -> None:
             check()
-            state.done, state.total, state.note = done, total, note
+            state.update(done, total, note, time.monotonic())
 
         reporter.start()
         try:

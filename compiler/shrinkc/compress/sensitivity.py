@@ -248,14 +248,19 @@ class _Run:
         total = sum(count - i + 10 for i in range(count)) + count
         done = 0
         for i, layer in enumerate(self.layers):
+            new = f"{i} removed" not in self.state.found  # the last probe of a layer
+            if new:
+                update(done, total)
             moments, fitted = self._watched(layer, fitted)
             for name, change in _changes(layer, moments, self.group):
                 self._probe(f"{i} {name}", hidden, i, change)
-                update(done, total)
+                if new:
+                    update(done, total)
             self._probe(f"{i} removed", hidden, i + 1)
             hidden = [block(layer, h, self.tables) for h in hidden]
             done += count - i + 10
-            update(done, total)
+            if new:
+                update(done, total)
         self._probe("baseline", hidden, count)
         self._tables(fitted)
         update(total, total)

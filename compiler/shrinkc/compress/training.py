@@ -217,6 +217,7 @@ class Training:
         self._restore(state)
         saved = time.monotonic()
         with self.step.reporter.stage(self.kind) as update:
+            update(len(self.losses), steps)
             for number in range(len(self.losses), steps):
                 self.losses.append(self._one_step(windows, number, steps))
                 update(number + 1, steps, f"loss {self._recent():.3f}")
