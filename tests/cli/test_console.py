@@ -16,7 +16,7 @@ from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.progress import Silent, Stage
-from shrinkc.core.words import show_size, show_time
+from shrinkc.core.words import show_time
 
 from .conftest import Cli
 
@@ -83,13 +83,6 @@ def test_the_time_that_is_left_of_a_run_that_goes_on() -> None:
     assert stage.left(6.0) is None
     stage.update(910, 1000, "", 15.0)
     assert stage.left(15.0) == 90.0
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(5, "5 B"), (37 << 10, "37.0 KiB"), (3 << 29, "1.5 GiB")]
-)
-def test_sizes_for_people(size: int, text: str) -> None:
-    assert show_size(size) == text
 
 
 @pytest.mark.parametrize(

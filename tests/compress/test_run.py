@@ -401,7 +401,7 @@ def test_another_budget_goes_on_from_what_was_measured(
     }
     out = tmp_path / "o"
     with pytest.raises(KeyboardInterrupt):
-        compress(str(stories), out, parse_recipe(tables), reporter=InterruptAt("sensitivity", 2))
+        compress(str(stories), out, parse_recipe(tables), reporter=InterruptAt("sensitivity", 20))
     scratch = out / ".scratch" / "budget" / "sensitivity.jsonl"
     measured = scratch.read_text()
     assert measured

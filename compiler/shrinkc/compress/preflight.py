@@ -21,29 +21,36 @@ from shrinkc.core.errors import (
     ShrinkcError,
     UnsupportedModel,
 )
+from shrinkc.core.words import show_size, show_time
 
 # Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16}
 TIMED_TOKENS = 512
-TIMED_PASSES = 4
-GIB = 1 << 30
+TIMED_SECONDS = 2.0  # long enough to see what else the machine does
+TIMED_PASSES = 4  # at least
+# Seconds of a child process besides its work: libraries, packing, and loading the result to check it.
+CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "eora": 14.0}
 
 
 @dataclass
 class Estimate:
-    """``seconds`` and ``memory`` are estimates, ``disk`` what the steps will take at most."""
+    """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
+    an estimate too, ``disk`` what the steps will take at most."""
 
-    seconds: float
+    seconds: tuple[float, float]
     memory: int
     disk: int
 
     def line(self) -> str:
         """For people."""
+        idle, busy = map(show_time, self.seconds)
+        time = f"about {idle}"
+        if busy != idle:
+            time += f" on this machine alone, {busy} as busy as it is now"
         return (
-            f"estimate: {show_time(self.seconds)}, {self.memory / GIB:.1f} GiB of memory, "
-            f"{self.disk / GIB:.1f} GiB on disk"
+            f"estimate: {time}; {show_size(self.memory)} of memory, {show_size(self.disk)} on disk"
         )
 
 
@@ -170,7 +177,7 @@ def _estimate(
     recipe: Recipe, chain: list[ModelFacts], calibration: Calibration, loaded: Any, done: int
 ) -> Estimate:
     """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
-    rate = tokens_per_second(loaded.model)
+    fastest, mean = seconds_per_token(loaded.model)
     seconds, disk, memory = 0.0, 0, 0
     for number, stage in enumerate(recipe.stages):
         before, after = chain[number], chain[number + 1]
@@ -180,35 +187,40 @@ def _estimate(
         tokens = 6.0 * calibration.samples * calibration.length
         if hasattr(module, "work"):
             tokens = module.work(stage.settings, before, calibration)
-        tokens += evaluation_tokens(recipe.evaluate)
-        seconds += tokens / rate * before.parameters / chain[0].parameters
+        tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
+        seconds += tokens * fastest * before.parameters / chain[0].parameters
+        seconds += CHILD_SECONDS.get(stage.kind, 0.0)
         disk += after.bytes_on_disk
         memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
-    return Estimate(seconds, memory, disk)
+    return Estimate((seconds, seconds * mean / fastest), memory, disk)
 
 
-def evaluation_tokens(settings: EvaluateSettings | None) -> float:
-    """Tokens of the perplexity's windows; about four characters are one token."""
+def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:
+    """Tokens of the perplexity's windows."""
     if settings is None or settings.text is None:
         return 0.0
     window = 2048 if settings.protocol == "wikitext2048" else 512
-    whole = Path(settings.text).stat().st_size / 4
+    whole = Path(settings.text).stat().st_size / characters_per_token
     return whole if settings.windows is None else min(whole, settings.windows * window)
 
 
-def tokens_per_second(model: Any) -> float:
-    """From the fastest of a few forward passes: other work on the machine only adds."""
+def seconds_per_token(model: Any) -> tuple[float, float]:
+    """Of forward passes that are made now: of the fastest, and the mean of all.
+
+    Other work on the machine only adds, so the fastest is that of the machine alone; the mean has
+    in it what else it does."""
     import torch
 
     length = min(TIMED_TOKENS, model.config.max_position_embeddings)
     ids = torch.arange(length)[None] % model.config.vocab_size
-    best = float("inf")
+    taken: list[float] = []
     with torch.no_grad():
-        for _ in range(TIMED_PASSES):
+        model(ids.to(model.device))  # the first one prepares what the others find ready
+        while len(taken) < TIMED_PASSES or sum(taken) < TIMED_SECONDS:
             started = time.perf_counter()
             model(ids.to(model.device))
-            best = min(best, time.perf_counter() - started)
-    return length / best
+            taken.append(time.perf_counter() - started)
+    return min(taken) / length, sum(taken) / len(taken) / length
 
 
 def _resource_problems(
@@ -222,14 +234,14 @@ def _resource_problems(
         return [
             (
                 OutputError,
-                f"{out} needs about {estimate.disk / GIB:.1f} GiB, {free / GIB:.1f} GiB are free",
+                f"{out} needs about {show_size(estimate.disk)}, {show_size(free)} are free",
             )
         ]
     memory = available_memory()
     if memory is not None and estimate.memory > memory:
         notes.append(
-            f"about {estimate.memory / GIB:.1f} GiB of memory are needed (an estimate), "
-            f"{memory / GIB:.1f} GiB are free"
+            f"about {show_size(estimate.memory)} of memory are needed (an estimate), "
+            f"{show_size(memory)} are free"
         )
     return []
 
@@ -242,12 +254,3 @@ def available_memory() -> int | None:
         return None
     kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
     return None if kib is None else int(kib) * 1024
-
-
-def show_time(seconds: float) -> str:
-    """About how long: ``20 s``, ``12 min``, ``1.5 h``."""
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds / 3600:.1f} h"
