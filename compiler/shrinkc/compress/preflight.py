@@ -30,14 +30,18 @@ PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 1
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
 TIMED_PASSES = 4  # at least
-# Seconds of a child process besides its work: libraries, packing, and loading the result to check it.
+# Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
+# that takes about so many times what loading it takes.
+STEP_LOADS = 5.0
+# Seconds of a child process besides its work: its libraries.
 CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "eora": 14.0}
 
 
 @dataclass
 class Estimate:
     """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
-    an estimate too, ``disk`` what the steps will take at most."""
+    an estimate too, ``disk`` what the steps will take at most.
+    """
 
     seconds: tuple[float, float]
     memory: int
@@ -71,10 +75,12 @@ def preflight(
     out: Path,
     *,
     done: int = 0,
+    loading: float = 0.0,
 ) -> Preflight:
     """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
 
-    ``loaded``: the model itself, for one timed forward pass, and its tokenizer.  Raises with all
+    ``loaded``: the model itself, for timed forward passes, and its tokenizer; ``loading``: seconds
+    that it took to load it.  Raises with all
     problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
     QuantizeError, BadData or OutputError.
     """
@@ -102,7 +108,9 @@ def preflight(
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
-    estimate = _estimate(recipe, chain, calibration, loaded, done) if not problems else None
+    estimate = None
+    if not problems:
+        estimate = _estimate(recipe, chain, calibration, loaded, done, loading)
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -174,10 +182,16 @@ def _evaluation_problems(settings: EvaluateSettings) -> list[tuple[type[ShrinkcE
 
 
 def _estimate(
-    recipe: Recipe, chain: list[ModelFacts], calibration: Calibration, loaded: Any, done: int
+    recipe: Recipe,
+    chain: list[ModelFacts],
+    calibration: Calibration,
+    loaded: Any,
+    done: int,
+    loading: float,
 ) -> Estimate:
     """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
-    fastest, mean = seconds_per_token(loaded.model)
+    alone, now = seconds_per_token(loaded.model)
+    step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
     for number, stage in enumerate(recipe.stages):
         before, after = chain[number], chain[number + 1]
@@ -188,11 +202,11 @@ def _estimate(
         if hasattr(module, "work"):
             tokens = module.work(stage.settings, before, calibration)
         tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
-        seconds += tokens * fastest * before.parameters / chain[0].parameters
+        seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
         seconds += CHILD_SECONDS.get(stage.kind, 0.0)
         disk += after.bytes_on_disk
         memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
-    return Estimate((seconds, seconds * mean / fastest), memory, disk)
+    return Estimate((seconds, seconds * now / alone), memory, disk)
 
 
 def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:
@@ -205,22 +219,29 @@ def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: f
 
 
 def seconds_per_token(model: Any) -> tuple[float, float]:
-    """Of forward passes that are made now: of the fastest, and the mean of all.
+    """Of forward passes that are made now: on the machine alone, and as busy as it is.
 
-    Other work on the machine only adds, so the fastest is that of the machine alone; the mean has
-    in it what else it does."""
+    The first is the time that this thread had a processor for, in the fastest pass; where another
+    device computes, the fastest pass.  The second is the mean of all passes, with waiting.
+    """
     import torch
 
     length = min(TIMED_TOKENS, model.config.max_position_embeddings)
-    ids = torch.arange(length)[None] % model.config.vocab_size
-    taken: list[float] = []
+    ids = (torch.arange(length)[None] % model.config.vocab_size).to(model.device)
+    here = str(model.device) == "cpu"
+    working: list[float] = []
+    whole: list[float] = []
     with torch.no_grad():
-        model(ids.to(model.device))  # the first one prepares what the others find ready
-        while len(taken) < TIMED_PASSES or sum(taken) < TIMED_SECONDS:
-            started = time.perf_counter()
-            model(ids.to(model.device))
-            taken.append(time.perf_counter() - started)
-    return min(taken) / length, sum(taken) / len(taken) / length
+        model(ids)  # the first one prepares what the others find ready
+        while len(whole) < TIMED_PASSES or sum(whole) < TIMED_SECONDS:
+            started, began = time.perf_counter(), time.thread_time()
+            model(ids)
+            if not here:
+                torch.accelerator.synchronize()
+            worked = time.thread_time() - began
+            whole.append(time.perf_counter() - started)
+            working.append(worked if here else whole[-1])
+    return min(working) / length, sum(whole) / len(whole) / length
 
 
 def _resource_problems(

@@ -205,10 +205,20 @@ class _Run:
 
     def _preflight(self, facts: ModelFacts, source: Path) -> Preflight:
         with self.reporter.stage("preflight"):
+            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not a part of loading
+
+            started = time.monotonic()
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
+            loading = time.monotonic() - started
             done = max(0, len(self.records) - 1)
             found = preflight(
-                _quantised(self.recipe, facts), facts, self.calibration, loaded, self.out, done=done
+                _quantised(self.recipe, facts),
+                facts,
+                self.calibration,
+                loaded,
+                self.out,
+                done=done,
+                loading=loading,
             )
         for note in found.notes:
             self._note(note)
