@@ -1,25 +1,37 @@
-# make demo    compile examples/stories, run it on host and qemu (and GVSoC where there is one)
-# make test    lint and all tests
-# make bench   cycle counts on GVSoC into docs/results/cycles.md (DATA=folder with stories260K/)
-# make setup   only what both need: Debian packages where they are missing, and $(VENV)
-# make format  lay out Python and C sources
-# make clean   remove what was made, $(VENV) excepted
+# make demo         compile examples/stories, run it on host and qemu (and GVSoC where there is one)
+# make test         lint and all tests; downloads about 3 GB of libraries (README.md)
+# make test-base    the tests of the base install alone: no torch, 100 MB
+# make bench        cycle counts on GVSoC into docs/results/cycles.md (DATA=folder with stories260K/)
+# make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
+# make lint         the checks of the gate that run nothing
+# make format       lay out Python and C sources
+# make lock         newest versions of all libraries into .ci/requirements.lock
+# make dist         wheel and sdist into dist/
+# make dist-test    install each in an environment of its own, compile examples/stories and run it
+# make docker       image shrinkc:VERSION, after its golden tests (DOCKER=podman, BASE=, DIGEST=)
+# make docker-test  all tests in the image, compression and its libraries included
+# make clean        remove what was made, $(VENV) excepted
 #
 # From a new clone on Debian 13 nothing else has to be done first.
 
 VENV   ?= .venv
 PROMPT ?= Once upon a time
 TOKENS ?= 200
+DOCKER ?= docker
+BASE   ?= debian:13-slim
+DIGEST ?=
 
 BIN  := $(VENV)/bin
 C    := $(sort $(wildcard runtime_c/*/*.[ch] runtime_c/*/*/*.[ch]))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+LOCK := $(CURDIR)/.ci/requirements.lock
 
 # The matrices here are small: more threads only get into each other's way.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test bench lint format setup packages clean
+.PHONY: help demo test test-base bench setup packages packages-dev clean
+.PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
 help:
@@ -32,14 +44,9 @@ find_python = python=; for p in python3 python3.14 python3.13 python3.12 python3
     do $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
     && { python=$$p; break; }; done
 
-packages:
-	@missing=; \
-	want() { sh -c "$$1" > /dev/null 2>&1 || missing="$$missing $$2"; }; \
-	want 'gcc -x c -include stdio.h -E /dev/null' 'gcc libc6-dev'; \
-	want 'riscv64-unknown-elf-gcc --version' gcc-riscv64-unknown-elf; \
-	want 'qemu-riscv32 --version' qemu-user; \
-	$(find_python); test -n "$$python" || missing="$$missing python3 python3-venv"; \
-	test -n "$$missing" || exit 0; \
+# What is missing of "test command, Debian packages" pairs, and its installation.
+want    = want() { sh -c "$$1" > /dev/null 2>&1 || missing="$$missing $$2"; }; missing=
+install = test -n "$$missing" || exit 0; \
 	if ! command -v apt-get > /dev/null; then \
 	    echo "make: these Debian packages, or what your system calls them, are missing:$$missing" >&2; \
 	    exit 1; \
@@ -52,49 +59,105 @@ packages:
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $$missing < /dev/null
 
+packages:
+	@$(want); \
+	want 'gcc -x c -include stdio.h -E /dev/null' 'gcc libc6-dev'; \
+	want 'riscv64-unknown-elf-gcc --version' gcc-riscv64-unknown-elf; \
+	want 'qemu-riscv32 --version' qemu-user; \
+	$(find_python); test -n "$$python" || missing="$$missing python3 python3-venv"; \
+	$(install)
+
+# gptqmodel and a library below it come as source with C in it, for which pip needs Python's headers.
+packages-dev: packages
+	@$(want); \
+	$(find_python); \
+	want "echo '#include <Python.h>' | gcc -fsyntax-only -xc - -I\
+	$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')" python3-dev; \
+	want 'g++ --version' g++; \
+	$(install)
+
 $(BIN)/python: | packages
 	@$(find_python); echo "making $(VENV) with $$python"; $$python -m venv $(VENV)
 
-# The stamps say what is installed, so that a changed pyproject.toml installs again.
-$(VENV)/base: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+# pip takes every version from the lock, also those that it builds packages with (by the one name
+# before pip 25.3, by the other since).  On a terminal it shows how far it is.
+pip = env PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) PIP_DISABLE_PIP_VERSION_CHECK=1 \
+      $(BIN)/python -m pip install $$(test -t 1 || echo --quiet)
+
+# The stamps say what is installed, so that other requirements install again.
+$(VENV)/base: pyproject.toml $(LOCK) | $(BIN)/python
+	@$(pip) --editable .
 	@touch $@
 
-$(VENV)/dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,compress]'
+$(VENV)/test: pyproject.toml $(LOCK) | $(BIN)/python
+	@$(pip) --editable '.[test]'
 	@touch $@ $(VENV)/base
 
-setup: packages $(VENV)/dev
+$(VENV)/dev: pyproject.toml $(LOCK) | $(BIN)/python packages-dev
+	@echo "installing torch and the other libraries of compression: gigabytes, so several minutes"
+	@$(pip) --editable '.[dev]'
+	@touch $@ $(VENV)/base $(VENV)/test
 
-# ---- the two commands of the README ----
+setup: packages-dev $(VENV)/dev
+
+lock: packages-dev $(VENV)/dev
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	    --all-extras --no-annotate --custom-compile-command 'make lock' pyproject.toml -o $(LOCK)
+
+# ---- the commands of the README ----
 
 demo: packages $(VENV)/base
-	$(BIN)/shrinkc compile examples/stories --target siracusa -o out/stories --force
-	@for machine in host qemu gvsoc; do \
-	    if test $$machine = gvsoc && ! $(BIN)/shrinkc doctor | grep -q '^gvsoc .* ok '; then \
-	        echo; $(BIN)/shrinkc doctor | grep '^to fix gvsoc'; continue; \
-	    fi; \
-	    echo; echo "---- $$machine ----"; \
-	    $(BIN)/shrinkc run out/stories --on $$machine --prompt "$(PROMPT)" --tokens $(TOKENS) || exit 1; \
-	done
+	@PATH=$(abspath $(BIN)):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS)
 
 # Without this make's own settings: tests run make as well, and read what it prints.
-test: lint
-	env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
+pytest = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
 
-lint: packages $(VENV)/dev
+test: lint
+	$(pytest)
+
+# Tests of compression and of GGUF files ask for libraries that are not there, and say so.
+test-base: packages $(VENV)/test
+	$(pytest)
+
+bench: packages $(VENV)/base
+	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
+
+# ---- checks, each of which is a hook of .pre-commit-config.yaml as well ----
+
+lint: lint-python lint-types lint-c
+
+lint-python: packages-dev $(VENV)/dev
 	$(BIN)/ruff check compiler tests examples
 	$(BIN)/ruff format --check --quiet compiler tests examples
+
+lint-types: packages-dev $(VENV)/dev
 	$(BIN)/mypy
+
+lint-c: packages-dev $(VENV)/dev
 	$(BIN)/clang-format --dry-run -Werror $(C)
 
-format: packages $(VENV)/dev
+format: packages-dev $(VENV)/dev
 	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests examples
 	$(BIN)/ruff format --quiet compiler tests examples
 	$(BIN)/clang-format -i $(C)
 
-bench: packages $(VENV)/base
-	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
+# ---- releases ----
+
+dist: packages $(VENV)/test
+	rm -rf dist
+	$(BIN)/hatchling build -d dist
+
+dist-test: dist
+	.ci/try-packages dist/*.whl dist/*.tar.gz
+
+version = $$(sed -n 's/^__version__ = "\(.*\)"/\1/p' compiler/shrinkc/__init__.py)
+docker_build = $(DOCKER) build --build-arg BASE=$(BASE)$(addprefix @,$(DIGEST))
+
+docker:
+	$(docker_build) -t shrinkc:$(version) -t shrinkc .
+
+docker-test:
+	$(docker_build) --target tested-compress -t shrinkc-tested .
 
 clean:
 	rm -rf out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The wheel, installed where no checkout is in reach: packaged data folders exist only there."""
+"""Wheel and sdist, installed where no checkout is in reach: packaged data folders exist only there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -19,24 +20,27 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ("templates", "runtime_c", "toolchain")
 
 
+def build(kind: str, source: Path, out: Path) -> Path:
+    """The file that ``source`` becomes as a ``kind`` ("wheel" or "sdist"), with the backend at hand."""
+    script = f"import sys, hatchling.build as b; print(b.build_{kind}(sys.argv[1]))"
+    command = [sys.executable, "-c", script, str(out)]
+    done = subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    return out / done.stdout.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        str(ROOT),
-        "--no-deps",
-        "--wheel-dir",
-        str(out),
-    ]
-    subprocess.run(
-        [*command, "--no-build-isolation", "--quiet", "--disable-pip-version-check"], check=True
-    )
-    (file,) = out.glob("shrinkc-*.whl")
-    return file
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module", params=["from the checkout", "from the sdist"])
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, out = ROOT, tmp_path_factory.mktemp("wheel")
+    if request.param == "from the sdist":
+        with tarfile.open(request.getfixturevalue("sdist")) as archive:
+            archive.extractall(out, filter="data")
+        (source,) = out.glob("shrinkc-*")
+    return build("wheel", source, out)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,22 @@ def test_the_wheel_carries_every_data_file(wheel: Path) -> None:
     modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
     assert modules <= names
     assert not [n for n in names if "__pycache__" in n or "/tests/" in n]
+    assert "shrinkc/py.typed" in names
+
+
+def test_the_licence_travels_along(wheel: Path, sdist: Path) -> None:
+    text = (ROOT / "LICENSE").read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = (
+            n.removesuffix("/METADATA") for n in archive.namelist() if n.endswith("/METADATA")
+        )
+        assert archive.read(f"{info}/licenses/LICENSE") == text
+        assert b"License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").splitlines()
+    with tarfile.open(sdist) as archive:
+        (name,) = (n for n in archive.getnames() if n.endswith("/LICENSE"))
+        file = archive.extractfile(name)
+        assert file is not None
+        assert file.read() == text
 
 
 def test_it_compiles_and_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-/* Heads, KV cache and attention.  Shapes are the model's macros: SC_HEADS, SC_KV_HEADS,
+/* SPDX-License-Identifier: Apache-2.0
+ * Heads, KV cache and attention.  Shapes are the model's macros: SC_HEADS, SC_KV_HEADS,
  * SC_HEAD_DIM (even), SC_CONTEXT, SC_WEIGHT_BITS.
  *
  * The cache of a layer is two arrays of blocks of 4 positions, so that any run of whole blocks is

@@ -1,4 +1,5 @@
-/* The L1 arena's buffers by name, for the forward pass and its dumps only. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The L1 arena's buffers by name, for the forward pass and its dumps only. */
 #ifndef SC_BUFFERS_H
 #define SC_BUFFERS_H
 

@@ -1,4 +1,5 @@
-/* The engine: one forward pass over a chunk of tokens, sampling, and the generation loop. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The engine: one forward pass over a chunk of tokens, sampling, and the generation loop. */
 #ifndef SC_ENGINE_H
 #define SC_ENGINE_H
 

@@ -1,4 +1,6 @@
-/* The input of a run: 32-bit little-endian words, written by shrinkc, the same on every target. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The input of a run: 32-bit little-endian words, the same on every target.  shrinkc writes them, or the
+ * native program with --words. */
 #ifndef SC_INPUT_H
 #define SC_INPUT_H
 

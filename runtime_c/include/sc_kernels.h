@@ -1,4 +1,5 @@
-/* Kernels: no state, no barrier inside.  Every kernel takes (core, cores) and does that core's
+/* SPDX-License-Identifier: Apache-2.0
+ * Kernels: no state, no barrier inside.  Every kernel takes (core, cores) and does that core's
  * share for any number of cores and any shape; tests run them for all cores in turn. */
 #ifndef SC_KERNELS_H
 #define SC_KERNELS_H

@@ -1,4 +1,5 @@
-/* The generated model's tables: what the engine walks. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The generated model's tables: what the engine walks. */
 #ifndef SC_MODEL_H
 #define SC_MODEL_H
 

@@ -1,4 +1,5 @@
-/* THE integer semantics in C: the twin of compiler/shrinkc/numerics/fixed.py, bit for bit.
+/* SPDX-License-Identifier: Apache-2.0
+ * THE integer semantics in C: the twin of compiler/shrinkc/numerics/fixed.py, bit for bit.
  *
  * One rounding rule: half up, floor(v / 2^s + 1/2).  int32 results saturate at +-(2^31 - 1).
  */

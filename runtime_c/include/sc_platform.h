@@ -1,4 +1,5 @@
-/* What the engine asks of a target.
+/* SPDX-License-Identifier: Apache-2.0
+ * What the engine asks of a target.
  *
  * Three implementations live in platform/host, platform/rv32 and platform/siracusa; nothing above
  * this header knows which one it runs on.  One controller calls sc_main(); worker cores exist only

@@ -1,4 +1,5 @@
-/* The few Xpulp instructions the kernels use, each with its portable twin.
+/* SPDX-License-Identifier: Apache-2.0
+ * The few Xpulp instructions the kernels use, each with its portable twin.
  *
  * A stock assembler does not know them, so they are written as .insn; the encodings are those of
  * the RI5CY core.  With SC_XPULP 0 the same kernels compile to plain C on any machine.

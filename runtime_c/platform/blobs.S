@@ -1,4 +1,5 @@
-/* The weight blobs as the linker sees them.  Every blob is followed by a few zero bytes: an empty
+/* SPDX-License-Identifier: Apache-2.0
+ * The weight blobs as the linker sees them.  Every blob is followed by a few zero bytes: an empty
  * file still gives a section that links and loads, and in weight memory N-EUREKA reads one 32-byte
  * word beyond the last weight.
  *

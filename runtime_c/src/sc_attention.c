@@ -1,4 +1,5 @@
-/* RoPE, int8 heads, cache append and attention: twin of quantize_heads() and attend(). */
+/* SPDX-License-Identifier: Apache-2.0
+ * RoPE, int8 heads, cache append and attention: twin of quantize_heads() and attend(). */
 #include "sc_platform.h"
 
 #include "sc_attention.h"

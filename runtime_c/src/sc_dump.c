@@ -1,4 +1,5 @@
-/* Prints the outputs of one layer's ops at one position: the host finds the first differing index. */
+/* SPDX-License-Identifier: Apache-2.0
+ * Prints the outputs of one layer's ops at one position: the host finds the first differing index. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"

@@ -1,4 +1,5 @@
-/* One forward pass over a chunk of tokens: every worker runs this, a barrier between phases. */
+/* SPDX-License-Identifier: Apache-2.0
+ * One forward pass over a chunk of tokens: every worker runs this, a barrier between phases. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"

@@ -1,4 +1,5 @@
-/* Integer matrix times quantised vectors, one block of 8 rows at a time.
+/* SPDX-License-Identifier: Apache-2.0
+ * Integer matrix times quantised vectors, one block of 8 rows at a time.
  *
  * The inner loops are what the whole program's speed hangs on: per 4 inputs one activation word
  * and 8 weight words feed 8 dot products, so the bound is one load per dot product.

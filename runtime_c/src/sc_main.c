@@ -1,4 +1,5 @@
-/* The generation loop: prefill, decode with the KV cache, end token, text out.
+/* SPDX-License-Identifier: Apache-2.0
+ * The generation loop: prefill, decode with the KV cache, end token, text out.
  *
  * Lines of a proof or timing run (plain text otherwise):
  *   @T position token hex-bytes   the token chosen after the one at `position`

@@ -1,4 +1,5 @@
-/* The next token: greedy, or temperature and top-p.  Twin of sample() in the interpreter.
+/* SPDX-License-Identifier: Apache-2.0
+ * The next token: greedy, or temperature and top-p.  Twin of sample() in the interpreter.
  *
  * Every core owns a contiguous slice of the vocabulary, so ties go to the lowest index. */
 #include "sc_platform.h"

@@ -1,4 +1,5 @@
-/* Weight tiles from wherever they are stored into two L1 buffers.
+/* SPDX-License-Identifier: Apache-2.0
+ * Weight tiles from wherever they are stored into two L1 buffers.
  *
  * Tiles are consumed in one fixed order: in the order of sc_matrices.  While the
  * cores work on one tile, the last core has the next under way; from flash a third is on its way into an

@@ -1,4 +1,5 @@
-/* sigmoid(-i / 16) in Q16, i = 0 .. 256: numerics/fixed.py SIGMOID_TABLE, held equal by a test. */
+/* SPDX-License-Identifier: Apache-2.0
+ * sigmoid(-i / 16) in Q16, i = 0 .. 256: numerics/fixed.py SIGMOID_TABLE, held equal by a test. */
 #include "sc_platform.h"
 
 #include "sc_num.h"

@@ -1,4 +1,5 @@
-/* Proof: what the host needs to compare every integer that matters, as text lines.
+/* SPDX-License-Identifier: Apache-2.0
+ * Proof: what the host needs to compare every integer that matters, as text lines.
  *
  *   @H position layer hash      hash of the layer's output, the residual stream
  *   @L position first v v ...   logits from `first` on, 8 hex digits each

@@ -1,4 +1,5 @@
-/* Dynamic int8 vectors: twin of compiler/shrinkc/numerics/vectors.py. */
+/* SPDX-License-Identifier: Apache-2.0
+ * Dynamic int8 vectors: twin of compiler/shrinkc/numerics/vectors.py. */
 #include "sc_platform.h"
 
 #include "sc_kernels.h"

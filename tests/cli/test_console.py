@@ -23,6 +23,14 @@ from .conftest import Cli
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tests are run in."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -48,6 +56,48 @@ def test_a_bar_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> 
     text = shown(Terminal(), monkeypatch)
     assert "[######..................] loading weights: 25 %" in text
     assert text.endswith("\r\x1b[K") and "\n" not in text
+
+
+def test_no_escape_where_the_user_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = shown(Terminal(), monkeypatch)
+    assert "loading weights: 25 %" in text and "\x1b" not in text and "\n" not in text
+    assert text.endswith(" \r"), "what was shown is written over"
+    assert not console.takes_escapes(Terminal())
+    monkeypatch.setenv("NO_COLOR", "")
+    assert console.takes_escapes(Terminal()), "set but empty says nothing"
+
+
+def test_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown(Terminal(), monkeypatch)
+    assert len(text.splitlines()) >= 2
+    assert re.fullmatch(r"(loading weights: 25 % \(\d+ s\)\n)+", text)
+    assert not console.takes_escapes(Terminal())
+
+
+def test_escapes_are_for_terminals_only() -> None:
+    assert not console.takes_escapes(io.StringIO())
+
+
+@pytest.mark.parametrize("columns", [200, 60, 40, 30, 20, 12])
+def test_a_bar_says_how_far_it_is_in_any_width(columns: int) -> None:
+    stage = Stage("generating code and weights", 0.0, 3, 4, "loss 2.31")
+    bar = stage.bar(13.2, columns)
+    assert len(bar) <= columns and ": 75 %" in bar
+    assert bar.startswith("[####") == (columns == 200)
+    assert ("loss 2.31" in bar) == (columns >= 60) and ("13 s" in bar) == (columns >= 40)
+    # the title is shortened, and says so
+    assert ("generating code and weights" in bar) == ("…" not in bar) == (columns >= 40)
+    waiting = Stage("checking against the interpreter", 0.0).bar(13.2, columns)
+    assert len(waiting) <= columns and waiting.endswith(": 13 s")
+
+
+def test_a_bar_at_30_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    text = shown(Terminal(), monkeypatch)
+    assert "loading weights: 25 % (0 s)" in text
+    assert all(len(part) < 30 for part in text.split("\r\x1b[K"))
 
 
 def test_quick_work_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +172,32 @@ def test_version_and_help(cli: Cli) -> None:
     for command in ("compile", "plan", "run", "convert", "doctor"):
         assert command in text
         assert "Usage: shrinkc " + command in cli(command, "--help").out
+
+
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    """On stderr and as a usage error: a script that lost its command did nothing."""
+    for arguments in ((), ("--debug",)):
+        result = cli(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == cli("--help").out and result.err.startswith("Usage: shrinkc [OPTIONS]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nonsense"], r"No such option:? '?--nonsense'?\. Hint: see 'shrinkc --help'\."),
+        (["nonsense"], r"No such command 'nonsense'\. Hint: see 'shrinkc --help'\."),
+        (["compile"], r"Missing argument 'MODEL'\. Hint: see 'shrinkc compile --help'\."),
+        (
+            ["compile", "m"],
+            r"Missing option '-o' / '--output'\. Hint: see 'shrinkc compile --help'\.",
+        ),
+    ],
+)
+def test_one_message_says_what_is_wrong(cli: Cli, arguments: list[str], message: str) -> None:
+    result = cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(f"shrinkc: usage: {message}", result.words)
 
 
 def every_error() -> list[type[ShrinkcError]]:

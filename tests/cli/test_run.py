@@ -171,6 +171,38 @@ def test_make_options(cli: Cli, program: Path, needs: Needs) -> None:
     assert "-fsanitize=address" in (program / "build/host/flags").read_text()
 
 
+@pytest.mark.gvsoc
+def test_stacks_are_reported(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 2]
+    assert "stack bytes" not in cli("run", program, *options).err
+    result = cli("run", program, *options, "--make", "STACKS=1", "--json")
+    assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
+    for core in range(9):
+        assert f"platform: stack bytes used by core {core}: 0x" in result.words
+
+
+@pytest.mark.parametrize("target", ["host", "rv32"])
+def test_a_machine_the_program_was_not_compiled_for(
+    cli: Cli, model: Path, tmp_path: Path, target: str
+) -> None:
+    out = tmp_path / "out"
+    assert cli("compile", model, "-o", out, "--target", target).code == 0
+    others = {"host": ("qemu", "gvsoc"), "rv32": ("gvsoc",)}[target]
+    for machine in others:
+        result = cli("run", out, "--on", machine)
+        assert (result.code, result.out) == (2, "")
+        assert f"was compiled for {target} and does not run on {machine}" in result.words
+    assert not (out / "build").exists()
+
+
+def test_a_target_that_is_none(cli: Cli, program: Path) -> None:
+    manifest = json.loads((program / "manifest.json").read_text())
+    (program / "manifest.json").write_text(json.dumps({**manifest, "target": "board"}))
+    result = cli("run", program)
+    assert result.code == 61 and "names the target 'board'" in result.words
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -151,5 +151,13 @@ def test_macros(program: Program) -> None:
 def test_sources_come_along(program: Program) -> None:
     """The directory builds on its own: runtime, platforms and linker scripts are in it."""
     for name in ("runtime/sc_main.c", "runtime/sc_num.h", "platform/host/platform.c", "blobs.S",
-                 "toolchain/siracusa/link.ld", "toolchain/rv32/link.ld"):  # fmt: skip
+                 "platform/host/tokenizer.S", "toolchain/siracusa/link.ld", "toolchain/rv32/link.ld"):  # fmt: skip
         assert (program.out / "src" / name).is_file(), name
+
+
+def test_every_source_names_the_licence(program: Program) -> None:
+    files = [p for p in program.out.rglob("*") if p.suffix in (".c", ".h", ".S", ".ld")]
+    assert len(files) > 30
+    for file in [*files, program.out / "Makefile"]:
+        head = file.read_text().splitlines()[:2]
+        assert any("SPDX-License-Identifier: Apache-2.0" in line for line in head), file

@@ -257,6 +257,7 @@ def calibration(folder: Path) -> Calibration:
     return Calibration((write_text(folder),), 8, 64)
 
 
+@pytest.mark.libraries("torch", "transformers")
 def test_decide_measures_and_reports(tmp_path: Path) -> None:
     recipe = parse_recipe({"budget": {"target_bytes": "300KiB"}})
     facts = facts_of(STORIES)
@@ -286,6 +287,7 @@ def test_out_of_reach_is_said_before_anything_is_measured(tmp_path: Path) -> Non
     assert not (tmp_path / "sensitivity.jsonl").exists()
 
 
+@pytest.mark.libraries("torch", "transformers")
 def test_stages_that_a_budget_makes_itself(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -124,6 +124,7 @@ def test_preflight_of_overrides_and_of_quantised_models() -> None:
     assert "quantised already" in problem
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     out = quantised(tmp_path_factory, "mixed", MIXED)
     settings = Settings(**MIXED)
@@ -149,6 +150,7 @@ def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) 
     assert abs(after - before) < 0.1 * before
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, settings in (("mixed", MIXED), ("coarse", COARSE)):
         found = facts_of(quantised(tmp_path_factory, name, settings))
@@ -158,6 +160,7 @@ def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactor
         assert predicted.quantized
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     out = quantised(tmp_path_factory, "mixed", MIXED)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -173,6 +176,7 @@ def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactor
     assert "Quantizing" in log.read_text(errors="replace")
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 @pytest.mark.parametrize("group", [-1, 16])
 def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
     group: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
@@ -186,6 +190,7 @@ def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
     assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_same_bytes_again_and_progress(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_same_bytes_again_and_progress(
     assert step.reporter.heard[-1] == ("gptq", 5, 5)
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_an_error_names_the_log(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(STORIES, broken)
@@ -211,6 +217,7 @@ def test_an_error_names_the_log(tmp_path: Path) -> None:
     assert failure.value.message.splitlines()[-1].strip() in log.read_text(errors="replace")
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_the_check_finds_a_weight_that_differs(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

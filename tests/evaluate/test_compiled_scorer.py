@@ -93,6 +93,7 @@ def test_text_is_greedy(scorer: CompiledScorer, directory: Path) -> None:
         assert got == ids[len(prompt) :]
 
 
+@pytest.mark.libraries("torch", "transformers")
 def test_float_and_compiled_are_asked_the_same(directory: Path, float_model: Path) -> None:
     compiled = CompiledScorer(directory, ENV, on="interpreter")
     floating = TorchScorer(load(float_model))
@@ -103,6 +104,7 @@ def test_float_and_compiled_are_asked_the_same(directory: Path, float_model: Pat
     assert compiled.decode(ids) == floating.decode(ids) == "the cat and the hen"
 
 
+@pytest.mark.libraries("torch", "transformers")
 def test_the_integer_model_is_close_to_the_float_one(directory: Path, float_model: Path) -> None:
     sequences = some_ids(40, 40)
     integer = CompiledScorer(directory, ENV, on="interpreter").losses(sequences, ignore)

@@ -13,6 +13,9 @@ from shrinkc.cli.main import run_cli
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 
+pytestmark = pytest.mark.libraries("torch", "transformers")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     text, trivia, tasks = (tmp_path / n for n in ("text.txt", "trivia.jsonl", "tasks.txt"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,16 +196,3 @@ def test_description(stories: Loaded) -> None:
     assert (about["kind"], about["dtype"], about["device"]) == ("hf", "float32", "cpu")
     assert about["parameters"] == 541728
     assert about["threads"] == torch.get_num_threads()
-
-
-def test_the_documented_snippet_runs_as_it_stands(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = Path(__file__).resolve().parents[2]
-    text = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(root)
-    names: dict[str, Any] = {}
-    exec(compile(snippet, "evaluation.md", "exec"), names)
-    quick = float(capsys.readouterr().out.splitlines()[-1])
-    assert quick == pytest.approx(names["report"]["perplexity"]["perplexity"], rel=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("gguf", reason="gguf is not installed (pip install 'shrinkc[compress]')")
+pytest.importorskip("gguf", reason="gguf is not installed (pip install '.[compress]')")
 
 from helpers.tiny_gguf import gguf_name, tiny_gguf
 from helpers.tiny_gptq import write_eora

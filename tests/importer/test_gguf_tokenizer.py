@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gguf", reason="gguf is not installed (pip install 'shrinkc[compress]')")
+pytest.importorskip("gguf", reason="gguf is not installed (pip install '.[compress]')")
 
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_llama import PRINTABLE, bytelevel_json, sentencepiece_json

@@ -23,7 +23,7 @@ PROGRAM = Path(__file__).with_name("quantize_with_gptqmodel.py")
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("gptqmodel") is None:
-        pytest.skip("gptqmodel is not installed (pip install 'shrinkc[compress]')")
+        pytest.skip("gptqmodel is not installed (pip install '.[compress]')")
     folder = tmp_path_factory.mktemp("gptqmodel")
     source = folder / "float"
     write_tiny_llama(source, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=128, tied=False)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import jinja2
 import numpy as np
 
+from shrinkc.codegen.tokenizer_blob import tokenizer_blob
+from shrinkc.importer.encode_table import EncodeTable, Step
+from shrinkc.targets import SIRACUSA, Target
+
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 24
+BOS, FIRST_BYTE = 1, 2
+VOCAB = FIRST_BYTE + 256
+BYTE_TOKENS = EncodeTable(
+    (BOS,), BOS, steps=(Step("BYTES"),), units={b: FIRST_BYTE + b for b in range(256)}
+)  # a prompt is BOS and its bytes
 INPUT_WORDS = 16 + CONTEXT
 MAGIC = 0x31494353
 SEED = 3  # the word that tells selftest.c how to end
@@ -32,7 +40,11 @@ def input_words(end: int = 0) -> list[int]:
 
 
 def make_directory(
-    out: Path, *, sizes: dict[str, int] | None = None, source: str | None = None
+    out: Path,
+    *,
+    sizes: dict[str, int] | None = None,
+    source: str | None = None,
+    target: Target = SIRACUSA,
 ) -> Path:
     """Writes the directory ``out``; ``source`` replaces selftest.c."""
     sizes = SIZES if sizes is None else sizes
@@ -48,11 +60,12 @@ def make_directory(
     (out / "blobs").mkdir()
     for kind, (name, size) in enumerate(sizes.items(), start=1):
         (out / "blobs" / f"{name}.bin").write_bytes(pattern(kind, size))
-    (out / "Makefile").write_text(makefile(sizes["flash"]))
+    (out / "blobs/tokenizer.bin").write_bytes(tokenizer_blob(BYTE_TOKENS, VOCAB))
+    (out / "Makefile").write_text(makefile(target))
     return out
 
 
-def makefile(flash_size: int, cl_stack: int = 1040) -> str:
+def makefile(target: Target) -> str:
     """The template as the code generator fills it in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -64,9 +77,7 @@ def makefile(flash_size: int, cl_stack: int = 1040) -> str:
     return environment.get_template("Makefile.j2").render(
         context=CONTEXT,
         input_words=INPUT_WORDS,
-        cl_stack=cl_stack,
+        cl_stack=target.cl_stack,
         command="shrinkc compile selftest",
-        target=SimpleNamespace(name="siracusa"),
-        has_flash=flash_size > 0,
-        flash_size=flash_size,
+        target=target,
     )

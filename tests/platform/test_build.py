@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from program import make_directory
+from program import BOS, FIRST_BYTE, INPUT_WORDS, MAGIC, input_words, make_directory
 
 from conftest import ENV, Built, need
 from shrinkc.build import PROGRAM, build_program
-from shrinkc.core.errors import BadArtifact, BuildFailed, ToolMissing, UsageError
+from shrinkc.build.make import OPTIONS
+from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
+from shrinkc.simulate import TARGET_OF, run_program
+from shrinkc.targets import HOST, RV32, SIRACUSA, Target
+
+END_CODE = 42  # selftest.c ends with it when the input's seed is that
 
 
 @pytest.mark.parametrize("target", sorted(PROGRAM))
@@ -27,12 +35,13 @@ def test_second_build_compiles_nothing_and_options_recompile(tmp_path: Path) -> 
     out = make_directory(tmp_path / "out")
     seen: list[str] = []
     build_program(out, "host", env=ENV, progress=seen.append)
-    assert sorted(seen) == ["src/blobs.S", "src/model.c", "src/platform/host/platform.c"]
+    own = ["platform.c", "sc_arguments.c", "sc_encode.c", "tokenizer.S"]
+    assert sorted(seen) == ["src/blobs.S", "src/model.c", *(f"src/platform/host/{x}" for x in own)]
     seen.clear()
     build_program(out, "host", env=ENV, progress=seen.append)
     assert seen == []
     build_program(out, "host", env=ENV, options={"CORES": "2"}, progress=seen.append)
-    assert len(seen) == 3
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("changed", ["src/runtime/sc_platform.h", "blobs/l2.bin"])
@@ -124,7 +133,9 @@ def test_missing_compiler_names_the_package(tmp_path: Path) -> None:
         build_program(out, "rv32", env={"PATH": str(only_make)})
 
 
-def run_make(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_make(
+    out: Path, *arguments: str, env: Mapping[str, str] = ENV
+) -> subprocess.CompletedProcess[str]:
     """make with a stand-in for shrinkc that prints its arguments, one a line."""
     stand_in = out / "shrinkc"
     stand_in.write_text(
@@ -135,7 +146,7 @@ def run_make(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", "SHRINKC=./shrinkc", *arguments],
         cwd=out,
-        env={"ABSENT": "-", "BROKEN": "-", **ENV},
+        env={"ABSENT": "-", "BROKEN": "-", **env},
         capture_output=True,
         text=True,
         check=False,
@@ -143,14 +154,101 @@ def run_make(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_run_passes_the_prompt_on_unharmed(tmp_path: Path) -> None:
+@pytest.fixture
+def few_tools(tmp_path: Path) -> dict[str, str]:
+    """An environment where nothing is found but what building and running take: no Python."""
+    names = ["make", "sh", "cc", "as", "ld", "mkdir", "mv", "rm", "cp", "cmp", "mktemp", "wc"]
+    names += ["riscv64-unknown-elf-gcc", "riscv64-unknown-elf-objcopy", "qemu-riscv32"]
+    (tmp_path / "few").mkdir()
+    for name in names:
+        found = shutil.which(name)
+        if found is not None:
+            (tmp_path / "few" / name).symlink_to(found)
+    return {"PATH": str(tmp_path / "few")}
+
+
+PROMPT = """"it's" $HOME $(X) """
+
+
+@pytest.mark.parametrize("on", ["host", "qemu"])
+def test_run_needs_no_python(tmp_path: Path, few_tools: dict[str, str], on: str) -> None:
+    need(TARGET_OF[on])
+    out = make_directory(tmp_path / "out")
+    asked = [f"PROMPT={PROMPT}", "TOKENS=3", "SEED=42", "TEMPERATURE=0.7", "TOP_P=0.9"]
+    done = run_make(out, f"run-{on}", *asked, env=few_tools)
+    words = [MAGIC, 1 + len(PROMPT), 3, END_CODE, round(65536 / 0.7), round(65536 * 0.9)]
+    words += [0] * 10 + [BOS, *(FIRST_BYTE + b for b in PROMPT.encode())]
+    words += [0] * (INPUT_WORDS - len(words))
+    given = [x for x in done.stdout.splitlines() if x.startswith("input")]
+    assert given == [f"input {i} = {word}" for i, word in enumerate(words)]
+    assert f"Error {END_CODE}" in done.stderr  # the program's own end, which SEED asked for
+
+
+@pytest.mark.gvsoc
+def test_run_on_gvsoc(tmp_path: Path) -> None:
+    """The launcher is a Python program; shrinkc is what is not needed."""
+    need("siracusa")
+    out = make_directory(tmp_path / "out")
+    done = run_make(out, "run-gvsoc", "IDS=5,6", "TOKENS=2", "STACKS=1")
+    assert done.returncode == 0, done.stderr
+    assert "input 16 = 5" in done.stdout and "input 17 = 6" in done.stdout
+    assert "failed checks: 0" in done.stdout
+    assert "platform: stack bytes used by core 8" in done.stdout
+
+
+def test_run_is_built_with_the_options(tmp_path: Path) -> None:
     need("host")
     out = make_directory(tmp_path / "out")
-    prompt = """He said: "it's 5 & 6" """
-    done = run_make(out, "run-host", f"PROMPT={prompt}", "TOKENS=9", "SEED=4")
-    assert done.returncode == 0
-    expected = ["run", ".", "--prompt", prompt, "--tokens", "9", "--seed", "4", "--on", "host"]
-    assert done.stdout.splitlines()[-len(expected) :] == [f"<{x}>" for x in expected]
+    compiler = out / "own-cc"
+    compiler.write_text('#!/bin/sh\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    options = ["SAN=1", "CORES=3", "LAZY=1", "CC=./own-cc"]
+    assert run_make(out, "run-host", "IDS=5", *options).returncode == 0
+    assert b"__asan_init" in (out / PROGRAM["host"]).read_bytes()
+    flags = (out / "build/host/flags").read_text()
+    assert flags.startswith("./own-cc ") and "-DSC_CORES=3" in flags and "-DSC_LAZY_DMA" in flags
+
+
+def test_check_passes_on_what_is_asked_and_how_it_is_built(tmp_path: Path) -> None:
+    out = make_directory(tmp_path / "out")
+    changed = {
+        "OPT": "-O1 -g", "SAN": "1", "CORES": "8", "LAZY": "1", "STACKS": "1", "CC": "gcc -m64",
+        "CROSS": "other-",
+    }  # fmt: skip
+    assert set(changed) == set(OPTIONS)
+    asked = [f"PROMPT={PROMPT}", "TOKENS=9", "SEED=4", "TEMPERATURE=0.5", "TOP_P=0.9"]
+    done = run_make(out, "check", *asked, *(f"{k}={v}" for k, v in changed.items()))
+    expected = ["run", ".", "--tokens", "9", "--temperature", "0.5", "--top-p", "0.9"]
+    expected += ["--seed", "4", "--prompt", PROMPT]
+    for name in OPTIONS:
+        expected += ["--make", f"{name}={changed[name]}"]
+    runs = "".join(f"<{x}>\n" for x in [*expected, "--on"])
+    assert done.stdout == "".join(f"{runs}<{on}>\n" for on in TARGET_OF)
+    done = run_make(out, "check", "IDS=1,2")
+    assert "<--prompt-ids>\n<1,2>\n" in done.stdout and "<--prompt>" not in done.stdout
+
+
+def test_check_without_shrinkc_says_so(tmp_path: Path, few_tools: dict[str, str]) -> None:
+    done = run_make(make_directory(tmp_path / "out"), "SHRINKC=shrinkc", "check", env=few_tools)
+    assert done.returncode == 2
+    assert "proving needs shrinkc" in done.stderr and "SHRINKC=" in done.stderr
+
+
+@pytest.mark.parametrize("target", [SIRACUSA, RV32, HOST], ids=lambda t: t.name)
+def test_machines_are_the_targets(tmp_path: Path, target: Target) -> None:
+    """check runs on those of the target; the others are refused by name, and not linked for."""
+    out = make_directory(tmp_path / "out", target=target)
+    lines = run_make(out, "check").stdout.splitlines()
+    runs = [lines[i + 1] for i, line in enumerate(lines) if line == "<--on>"]
+    assert set(runs) == {f"<{on}>" for on in target.runs_on}
+    for on, program in TARGET_OF.items():
+        if on not in target.runs_on:
+            for goal in (program, f"run-{on}"):
+                done = run_make(out, goal)
+                assert done.returncode == 2
+                assert f"compiled for {target.name} and does not run on {on}" in done.stderr
+                assert f"--target {program}" in done.stderr
+    assert not (out / "build").exists()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +269,57 @@ def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, bro
     done = run_make(make_directory(tmp_path / "out"), "check")
     assert done.returncode == code
     assert said in done.stdout + done.stderr
+
+
+def test_builds_at_once(tmp_path: Path) -> None:
+    """Of make called by hand, and of ours, from nothing and with a program that is there."""
+    need("host")
+    for attempt in range(3):
+        out = make_directory(tmp_path / f"out{attempt}")
+        makes = [subprocess.Popen(["make", "-j2", "host"], cwd=out, env=ENV) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            ours = [pool.submit(build_program, out, "host", env=ENV) for _ in range(3)]
+            programs = [job.result() for job in ours]
+        assert [make.wait() for make in makes] == [0, 0, 0]
+        assert run_program(out, "host", input_words(), env=ENV, timeout_s=60).exit_code == 0
+        assert set(programs) == {out / PROGRAM["host"]}
+        assert {p.suffix for p in (out / "build/host").iterdir()} <= {"", ".o", ".d"}
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    need("host")
+    out = make_directory(tmp_path / "out")
+    program = build_program(out, "host", env=ENV)
+    folders = [out, *(p for p in out.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        if os.access(out, os.W_OK):
+            pytest.skip("this user may write everywhere (root)")
+        assert build_program(out, "host", env=ENV) == program
+        with pytest.raises(OutputError, match="cannot be built there"):
+            build_program(out, "host", env=ENV, options={"CORES": "2"})
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_a_full_disk_is_not_the_compilers_fault(tmp_path: Path) -> None:
+    out = make_directory(tmp_path / "out")
+    (out / "Makefile").write_text("host:\n\t@echo 'as: x.o: No space left on device'; exit 1\n")
+    with pytest.raises(OutputError, match="No space left"):
+        build_program(out, "host", env=ENV)
+
+
+def test_a_compiler_that_is_named_and_not_there(tmp_path: Path) -> None:
+    need("rv32")
+    out = make_directory(tmp_path / "out")
+    for target, options, name in (
+        ("host", {"CC": "no-such-cc -m64"}, "no-such-cc"),
+        ("rv32", {"CROSS": "no-such-"}, "no-such-gcc"),
+    ):
+        with pytest.raises(ToolMissing, match=f"{name}, the compiler that"):
+            build_program(out, target, env=ENV, options=options)
 
 
 def test_default_goal_is_the_compiled_target(tmp_path: Path) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from shrinkc.build.layout import PROGRAM
 from shrinkc.build.tools import require_tool
-from shrinkc.core.errors import BadArtifact, BuildFailed, UsageError
+from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
 
-OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS")
+OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
 
 _COMPILER = {"host": "cc", "rv32": "riscv64-unknown-elf-gcc", "siracusa": "riscv64-unknown-elf-gcc"}
 _COMPILE_LINE = re.compile(r" -c (\S+) -o \S+$")
+_CANNOT_WRITE = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
 _SHOWN_LINES = 20
 
 
@@ -32,20 +36,29 @@ def build_program(
 
     ``options`` sets Makefile variables (:data:`OPTIONS`); variables of that name in ``env`` are
     ignored, so that the result depends on the arguments alone.  ``progress`` is called with the
-    name of each file that is compiled.  Raises ToolMissing, BadArtifact or BuildFailed.
+    name of each file that is compiled.  A program that is there and current is left alone, also
+    where nothing can be written; builds of one directory wait for each other.  Raises ToolMissing,
+    BadArtifact, OutputError or BuildFailed.
     """
     if target not in PROGRAM:
         raise UsageError(f"no program for target '{target}'.", f"allowed: {', '.join(PROGRAM)}.")
     if not (out / "Makefile").is_file():
         raise BadArtifact(f"{out} has no Makefile.", "give a directory made by shrinkc compile.")
+    options = options or {}
     make = require_tool("make", env)
-    require_tool(_COMPILER[target], env)
-    settings = [f"{name}={value}" for name, value in (options or {}).items()]
+    _require_compiler(target, options, env)
+    settings = [f"{name}={value}" for name, value in options.items()]
     jobs = f"-j{os.cpu_count() or 1}"
     command = [str(make), "--no-print-directory", jobs, "--output-sync=target", target, *settings]
-    code, lines = _run(command, out, _clean(env), progress)
+    with _alone(out):
+        code, lines = _run(command, out, _clean(env), progress)
     if code != 0:
         shown = "\n".join(lines[-_SHOWN_LINES:])
+        if not _writable(out / PROGRAM[target]) or any(map(_CANNOT_WRITE.search, lines)):
+            raise OutputError(
+                f"{out} has no current {PROGRAM[target]}, and it cannot be built there:\n{shown}",
+                "copy the directory to where there is room and permission to write.",
+            )
         again = " ".join(["make", target, *settings])
         raise BuildFailed(
             f"make {target} in {out} ended with {code}; its last lines:\n{shown}",
@@ -57,9 +70,45 @@ def build_program(
     return program
 
 
+def _require_compiler(target: str, options: Mapping[str, str], env: Mapping[str, str]) -> None:
+    """ToolMissing unless the compiler, or the one that the options name, can be started."""
+    variable = "CC" if target == "host" else "CROSS"
+    usual = _COMPILER[target]
+    value = options.get(variable, "").strip()
+    name = f"{value}gcc" if value and variable == "CROSS" else value.partition(" ")[0]
+    if name in ("", usual):
+        require_tool(usual, env)
+    elif "/" not in name and shutil.which(name, path=env.get("PATH", "")) is None:
+        raise ToolMissing(
+            f"{name}, the compiler that {variable}={value} names, is not on PATH.",
+            f"install it, or leave out {variable}= for {usual}.",
+        )
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One build at a time; the lock is the directory itself, so that nothing has to be written."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        # some network file systems lock no directories: make itself does whole files no harm
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _writable(program: Path) -> bool:
+    """Whether files can be made beside ``program``, in folders that may have to be made first."""
+    folder = program.parent
+    while not folder.exists():
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
 def _clean(env: Mapping[str, str]) -> dict[str, str]:
     """Without the settings of a make that called us, and with messages in one language."""
-    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CC", "CROSS", *OPTIONS)
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *OPTIONS)
     return {**{k: v for k, v in env.items() if k not in outer}, "LC_ALL": "C"}
 
 

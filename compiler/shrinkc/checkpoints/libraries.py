@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from shrinkc.core.errors import ExtraMissing, UsageError
 
+THREADS_MAX = 1024
 # What decides the numbers of a stage: recorded in step.json, part of a run's fingerprint.
 RECORDED = ("torch", "transformers", "peft", "gptqmodel", "safetensors", "tokenizers", "numpy")
 # say at import that optional CUDA libraries are missing
@@ -22,7 +23,7 @@ def need(*modules: str) -> None:
     if missing:
         raise ExtraMissing(
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
-            "pip install 'shrinkc[compress]' brings everything that compression needs.",
+            "pip install '.[compress]' in shrinkc's source folder brings all that compression needs.",
         )
 
 
@@ -66,7 +67,10 @@ def use_threads(n: int) -> None:
     """Computes with ``n`` threads from now on.
 
     Sums differ in their last bits between thread counts, so a run pins and records the number.
+    UsageError unless it is 1 to THREADS_MAX.
     """
+    if not 1 <= n <= THREADS_MAX:
+        raise UsageError(f"--threads {n} is not possible.", f"allowed: 1 to {THREADS_MAX}.")
     need("torch")
     import torch
 

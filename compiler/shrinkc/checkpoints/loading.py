@@ -20,7 +20,9 @@ from shrinkc.core.errors import (
     ModelNotFound,
     ShapeMismatch,
     UnsupportedModel,
+    UsageError,
 )
+from shrinkc.core.shell import is_text
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -62,9 +64,15 @@ def resolve(source: str) -> Path:
 
     A path that exists is taken as it is (a folder whose only model is one .gguf file means that
     file); anything else that can be the name of a model on the Hugging Face hub is fetched
-    from there, or from its cache.  ModelNotFound when there is no such thing.
+    from there, or from its cache.  ModelNotFound when there is no such thing; UsageError for a
+    name that is not UTF-8, which safetensors and transformers do not take.
     """
     path = Path(source)
+    if path.exists() and not is_text(source):
+        raise UsageError(
+            f"{source}: the libraries that read models take names in UTF-8 only.",
+            "rename it, or give a symbolic link to it.",
+        )
     if path.is_dir():
         steps = sorted(path.glob("[0-9][0-9]-*/step.json"))
         if steps and not (path / "config.json").exists():

@@ -16,6 +16,7 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_replaceable, new_directory
 from shrinkc.core.progress import Reporter
+from shrinkc.core.shell import quoted
 from shrinkc.importer import load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
@@ -35,11 +36,10 @@ class Compiled:
 
     def lines(self) -> list[str]:
         """A summary for people."""
-        runs_on = self.prepared.target.runs_on[-1]
+        run = quoted("shrinkc", "run", self.output, "--on", self.prepared.target.runs_on[-1])
         return [
             *self.prepared.lines(),
-            f"  written     {self.output} ({self.files} files); next: shrinkc run {self.output} "
-            f"--on {runs_on} --prompt '...'",
+            f"  written     {self.output} ({self.files} files); next: {run} --prompt '...'",
         ]
 
     def to_json(self) -> dict[str, object]:

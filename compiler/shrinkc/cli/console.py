@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import TextIO
 from shrinkc.cli.stopping import check
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.progress import Stage, Update
+from shrinkc.core.shell import printable
 
 QUIET_SECONDS = 2.0  # work that takes less is not reported
 BAR_SECONDS = 0.2  # between two pictures of a bar
@@ -22,12 +24,23 @@ LINE_SECONDS = 2.0  # between two lines where there is no terminal
 WIDTH = 100
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether what was written to ``stream`` can be written over: a terminal that is not dumb."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal and the user has nothing against escape sequences on it."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
 class Console:
     """A Reporter on stderr: a bar on a terminal, a line every two seconds elsewhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
-        self.terminal = self.stream.isatty()
+        self.terminal = is_terminal(self.stream)
+        self._escapes = takes_escapes(self.stream)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
@@ -58,17 +71,20 @@ class Console:
             now = time.monotonic()
             if self.terminal:
                 room = shutil.get_terminal_size().columns - 1
-                self._write(f"\r\x1b[K{state.bar(now)[:room]}")
+                self._write(self._erase(room) + state.bar(now, room))
             else:
                 self._write(f"{state.line(now)}\n")
             if ended.wait(BAR_SECONDS if self.terminal else LINE_SECONDS):
                 break
         if self.terminal:
-            self._write("\r\x1b[K")
+            self._write(self._erase(shutil.get_terminal_size().columns - 1))
+
+    def _erase(self, room: int) -> str:
+        return "\r\x1b[K" if self._escapes else "\r" + " " * room + "\r"
 
     def note(self, text: str) -> None:
         """One line for the user."""
-        self._write(text + "\n")
+        self._write(printable(text) + "\n")
 
     def _write(self, text: str) -> None:
         try:
@@ -80,7 +96,7 @@ class Console:
 
 def error_text(error: ShrinkcError) -> str:
     """One wrapped paragraph; lines that a message quotes from a tool stay as they are."""
-    first, *quoted = str(error).split("\n")
+    first, *quoted = printable(str(error)).split("\n")
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     head = textwrap.fill(
         f"shrinkc: {error.title}: {first}", width, break_long_words=False, break_on_hyphens=False
@@ -90,7 +106,9 @@ def error_text(error: ShrinkcError) -> str:
 
 def print_json(content: object) -> None:
     """The one object of a ``--json`` run."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # bytes of a path that are not UTF-8 come as escapes of JSON, from which they can be had again
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     sys.stdout.flush()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -67,7 +68,10 @@ class EvalRequest:
             )
         if chat and not sample:
             raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
-        for name, value in (("--batch", batch), ("--threads", threads)):
+        for name, value in (
+            ("--batch", batch), ("--threads", threads), ("--trivia-items", trivia_items),
+            ("--hellaswag-items", hellaswag_items),
+        ):  # fmt: skip
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
         return cls(model, plan, dtype, device, batch, threads, cast(Engine | None, engine))
@@ -212,7 +216,7 @@ def _percent(share: float, error: float | None) -> tuple[str, str]:
 def _windows(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) is None:
         raise UsageError(f"--windows {text} is not possible.", "allowed: 1 and more, or all.")
     return int(text)
 

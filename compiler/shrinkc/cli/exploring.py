@@ -44,7 +44,7 @@ class ExploreRequest:
             raise UsageError(
                 f"--trials {self.trials} is not possible.", f"allowed: 1 to {TRIALS_MAX}."
             )
-        if self.timeout is not None and self.timeout <= 0:
+        if self.timeout is not None and not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
         if not 0 <= self.seed < 1 << 32:
             raise UsageError(f"--seed {self.seed} is not possible.", "allowed: 0 to 4294967295.")

@@ -15,6 +15,7 @@ from shrinkc.cli.evaluating import data_path, with_files
 from shrinkc.compress import attention_maps, franken
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_replaceable, new_directory
+from shrinkc.core.shell import name_of
 from shrinkc.evaluate.plan import EvalPlan
 from shrinkc.importer import load_config
 
@@ -100,7 +101,7 @@ def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
             loaded = load(path)
         rows = franken.compare(loaded, configurations, request.story, plan, console)
     result = {
-        "model": loaded.path.resolve().name,
+        "model": name_of(loaded.path),
         "kind": loaded.kind,
         "threads": request.threads,
         "versions": versions(),

@@ -17,10 +17,33 @@ from shrinkc.cli.console import Console, error_text, print_json
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
+from shrinkc.core.shell import is_text, printable
 
 DEFECT = 70
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)  # of any bytes
+FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
+FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
+
+
+class _Command(click.Command):
+    """A command whose texts are UTF-8: other bytes that the shell passed on are refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            if param.type not in (click.STRING, FOLDER):
+                continue
+            given = ctx.params.get(param.name or "")
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not is_text(str(value)):
+                    message = f"'{printable(str(value))}' is not UTF-8 text."
+                    raise click.BadParameter(message, ctx, param)
+        return rest
+
+
+class _Group(click.Group):
+    command_class = _Command
 
 
 class _Size(click.ParamType):
@@ -86,13 +109,20 @@ def _json_option(command: Any) -> Any:
 
 
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    no_args_is_help=True,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(shrinkc.__version__, prog_name="shrinkc")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Compile a LLaMA to an integer-only C program, run it, and prove every integer of it."""
+    if context.invoked_subcommand is None:
+        # a script that lost its command must not pass for one that did something
+        click.echo(context.get_help(), err=True)
+        context.exit(UsageError.exit_code)
 
 
 @cli.command("compile", short_help="Compile a model to a C program with its weights.")
@@ -183,9 +213,10 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 
 @cli.command("compress", short_help="Make a model smaller by a recipe.")
 @click.argument("model")
-@click.option("-o", "--output", type=PATH, required=True, help="The run's directory.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The run's directory.")
 @click.option(
     "--recipe",
+    type=FILE,
     required=True,
     metavar="FILE|NAME",
     help="A TOML file, or a shipped recipe: reference, small, siracusa.",
@@ -213,8 +244,8 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 
 
 @cli.command("eval", short_help="Measure a float, quantised or compiled model.")
-@click.argument("model")
-@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.argument("model", type=FILE)
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option(
     "--protocol",
     type=click.Choice(["wikitext512", "wikitext2048"]),
@@ -223,9 +254,11 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     help="How the text is cut.",
 )
 @click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
-@click.option("--trivia", metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
+@click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
 @click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
-@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
 @click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
 @click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
 @click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
@@ -256,6 +289,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
 @click.argument("model")
 @click.option(
     "--recipe",
+    type=FILE,
     required=True,
     metavar="FILE|NAME",
     help="What is searched around; its table [explore] has the ranges.",
@@ -284,7 +318,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
 )
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
 @click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
-@click.option("-o", "--output", type=PATH, required=True, help="The search's directory.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
 @_json_option
 def explore_command(as_json: bool, **options: Any) -> None:
     """Search for recipes that make MODEL small and keep it good.
@@ -299,7 +333,12 @@ def explore_command(as_json: bool, **options: Any) -> None:
 @cli.command("sensitivity", short_help="Say what each part of a model is worth.")
 @click.argument("model")
 @click.option(
-    "--text", multiple=True, required=True, metavar="FILE", help="Text to measure on. Repeatable."
+    "--text",
+    type=FILE,
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Text to measure on. Repeatable.",
 )
 @click.option(
     "--samples", type=int, default=2, show_default=True, help="Windows of text to measure."
@@ -314,7 +353,7 @@ def explore_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
 @click.option(
-    "-o", "--output", type=PATH, help="Make a directory with JSON and picture, resumable."
+    "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
 )
 @_json_option
 def sensitivity_command(as_json: bool, **options: Any) -> None:
@@ -338,21 +377,23 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
 @click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
 @click.option("--tokens", type=int, default=48, show_default=True, help="New tokens of a text.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampled text.")
-@click.option("--text", metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option("--windows", type=int, help="Windows of 512 tokens of it. [default: all]")
-@click.option("--hellaswag", metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines.")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
 @click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
 @click.option(
     "--attention-maps",
-    type=PATH,
+    type=FOLDER,
     metavar="DIR",
     help="Make a directory with pictures of the attention maps and their Fourier transforms.",
 )
 @click.option(
-    "--save", type=PATH, metavar="DIR", help="Make a checkpoint of the (only) configuration."
+    "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
-@click.option("-o", "--output", type=PATH, help="Make a directory with the table and its JSON.")
+@click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
 @click.option("--force", is_flag=True, help="Replace directories that this command made.")
 @_json_option
 def franken_command(as_json: bool, **options: Any) -> None:

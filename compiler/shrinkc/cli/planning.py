@@ -14,6 +14,7 @@ from shrinkc.cli.fitting import alternatives, shortfalls
 from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
 from shrinkc.core.errors import DoesNotFit, ModelNotFound, QuantizeError, UsageError
+from shrinkc.core.shell import name_of, quoted
 from shrinkc.importer import Formats, LlamaConfig, Tokenizer, formats, load_config
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_tokenizer import load_tokenizer
@@ -115,7 +116,7 @@ class Prepared:
             "head_bits": None if "--head-bits" in fixed else q.head_bits,
             "context": self.context,
             "l1": self.plan.l1_budget,
-            "adapter": None if adapter is None else adapter.resolve().name,
+            "adapter": None if adapter is None else name_of(adapter),
         }
 
     @property
@@ -128,7 +129,7 @@ class Prepared:
                 words.append(option)
             elif value is not None and value is not False:
                 words += [option, str(value)]
-        return " ".join(words)
+        return quoted(*words)
 
     @property
     def weight_bytes(self) -> int:
@@ -285,7 +286,7 @@ def prepare(request: PlanRequest) -> Prepared:
             hint,
         ) from None
     verify(plan, shape, target)
-    name = request.model.resolve().name
+    name = name_of(request.model)
     return Prepared(request, name, config, tokenizer, context, target, shape, plan, known)
 
 

@@ -11,10 +11,10 @@ from typing import Literal, cast
 
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
-from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.console import Console, print_json, takes_escapes
 from shrinkc.cli.story import Story
 from shrinkc.core import artifact
-from shrinkc.core.errors import Mismatch, RunFailed, ShrinkcError, UsageError
+from shrinkc.core.errors import BadArtifact, Mismatch, RunFailed, ShrinkcError, UsageError
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
@@ -34,6 +34,7 @@ from shrinkc.simulate.proof import (
     parse,
     reference,
 )
+from shrinkc.targets import TARGETS
 
 Machine = Literal["host", "qemu", "gvsoc"]
 
@@ -84,7 +85,10 @@ class RunRequest:
         if chat and prompt is None:
             raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
         if timeout is not None and not timeout > 0:
-            raise UsageError(f"--timeout {timeout:g} is not possible.", "give seconds above 0.")
+            raise UsageError(
+                f"--timeout {timeout:g} is not possible.",
+                "give seconds above 0, or inf for as long as it takes.",
+            )
         return cls(
             machine=cast(Machine, machine),
             prompt=prompt,
@@ -128,6 +132,7 @@ def run(
 ) -> None:
     """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
     manifest = artifact.read_manifest(directory)
+    _check_machine(directory, manifest, request.machine)
     with console.stage("reading the program"):
         if request.verify:
             artifact.check_files(directory, manifest, (artifact.IR,))
@@ -147,7 +152,7 @@ def run(
         told = () if request.chat else asked.prompt
         story = Story(
             tokenizer, told, asked.new_tokens, silent=as_json,
-            dim_prompt=sys.stdout.isatty(), update=update, on_first=waiting.close,
+            dim_prompt=takes_escapes(sys.stdout), update=update, on_first=waiting.close,
         )  # fmt: skip
         output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
     story.end()
@@ -166,7 +171,7 @@ def run(
             verdict = replace(verdict, first_difference=closer)
     text = _device_text(tokenizer, asked.prompt, record)
     result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
-    for line in result.lines():
+    for line in [*_reports(output), *result.lines()]:
         console.note(line)
     if as_json:
         print_json(result.to_json())
@@ -259,6 +264,28 @@ class RunResult:
             "seconds": round(self.seconds, 3),
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
+
+
+def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machine) -> None:
+    """UsageError where the program was compiled for another machine."""
+    target = TARGETS.get(manifest.target)
+    if target is None:
+        raise BadArtifact(
+            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not "
+            f"one of {', '.join(TARGETS)}.",
+            "compile the model again.",
+        )
+    if machine not in target.runs_on:
+        raise UsageError(
+            f"{directory} was compiled for {target.name} and does not run on {machine}.",
+            f"allowed: --on {' or '.join(target.runs_on)}; or compile the model with "
+            f"--target {TARGET_OF[machine]}.",
+        )
+
+
+def _reports(output: RunOutput) -> list[str]:
+    """What the platform said of itself, such as the stacks' depths of a build with STACKS=1."""
+    return [line for line in output.lines if line.startswith("platform: ")]
 
 
 def device_request(
@@ -359,9 +386,11 @@ def _make_option(text: str) -> tuple[str, str]:
 
 
 def _ids(text: str) -> tuple[int, ...]:
+    hint = "write for instance 1,403,407."
     try:
-        return tuple(int(word) for word in text.replace(",", " ").split())
+        ids = tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
-        raise UsageError(
-            f"--prompt-ids {text} is not a list of numbers.", "write for instance 1,403,407."
-        ) from None
+        raise UsageError(f"--prompt-ids {text} is not a list of numbers.", hint) from None
+    if not ids:
+        raise UsageError(f"--prompt-ids '{text}' has no ids.", hint)
+    return ids

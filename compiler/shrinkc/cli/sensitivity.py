@@ -14,6 +14,7 @@ from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.compress.sensitivity import draw, measure, split_text, table
 from shrinkc.compress.texts import read_texts
 from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel, UsageError
+from shrinkc.core.shell import name_of, printable
 
 RESULT, PICTURE, STATE = "sensitivity.json", "sensitivity.svg", "probes.jsonl"
 
@@ -83,7 +84,7 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
     texts = read_texts(request.text, "--text")
     windows, fit = split_text(texts, loaded.tokenizer, request.samples, request.length)
     found = measure(loaded.model, windows, fit, folder / STATE, console)
-    result = {"model": loaded.path.resolve().name, "text": _names(request), **found.to_json()}
+    result = {"model": name_of(loaded.path), "text": _names(request), **found.to_json()}
     _write(folder / RESULT, json.dumps(result, indent=1) + "\n")
     draw(found, folder / PICTURE)
     if as_json:
@@ -96,7 +97,7 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
 
 
 def _names(request: SensitivityRequest) -> list[str]:
-    return [Path(text).name for text in request.text]
+    return [printable(Path(text).name) for text in request.text]
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
+from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
@@ -164,6 +165,8 @@ def emit(
         stored.append(("embedding", embed.table, None))
 
     _write_blobs(stored, dict(shape.shared), plan, out / "blobs", progress)
+    tables = tokenizer_blob(tokenizer.encode_table(), tokenizer.vocab_size)
+    (out / "blobs" / "tokenizer.bin").write_bytes(tables)
     offsets, pieces = _text_tables(tokenizer)
     norms = _of_type(graph, NormQuant)
     readers = [m for m in shape.matrices if m.name != "embedding"]
@@ -211,8 +214,6 @@ def emit(
         "input_words": 16 + graph.context,
         "context": graph.context,
         "cl_stack": target.cl_stack,
-        "has_flash": plan.used["flash"] > 0,
-        "flash_size": plan.used["flash"],
     }
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resource("templates"))),

@@ -19,6 +19,7 @@ from shrinkc.checkpoints import Loaded, save
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.output import new_directory
 from shrinkc.core.progress import Reporter
+from shrinkc.core.shell import name_of
 from shrinkc.evaluate.plan import EvalPlan, evaluate
 from shrinkc.evaluate.torch_scorer import TorchScorer
 
@@ -28,7 +29,7 @@ TIMED_ROUNDS = 5
 NOTE = "franken.json"
 UNCHANGED = "unchanged"
 
-_PART = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|x(?P<times>\d+))?")
+_PART = re.compile(r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9})|x(?P<times>\d{1,9}))?")
 _SYNTAX = "write layers as 0-11,14-29 (ranges), 15x3 (layer 15 three times), 4 (one layer)."
 
 
@@ -144,7 +145,7 @@ def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Pat
     note = {
         "format": "shrinkc-franken",
         "version": 1,
-        "model": loaded.path.resolve().name,
+        "model": name_of(loaded.path),
         "layers": show_layers(configuration.layers),
         "layer_list": list(configuration.layers),
     }

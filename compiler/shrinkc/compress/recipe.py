@@ -17,6 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from shrinkc.checkpoints.libraries import THREADS_MAX
 from shrinkc.compress.checks import between, exactly_one, one_of
 from shrinkc.compress.stages import KINDS, stage_module
 from shrinkc.core.errors import BadRecipe
@@ -24,7 +25,7 @@ from shrinkc.core.resources import resource
 
 HUB = "hub:"
 _STAGE_NAME = re.compile(rf"({'|'.join(KINDS)})(-[a-z0-9]+)?")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KiB|MiB|GiB)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # keys that hold paths, wherever they are
 PATH_KEYS = ("text", "trivia", "hellaswag")
@@ -40,7 +41,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**31 - 1)
-        between("threads", self.threads, 1, 1024)
+        between("threads", self.threads, 1, THREADS_MAX)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
 
 
@@ -183,7 +184,7 @@ def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), base, path.stem
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
 
 
@@ -275,6 +276,8 @@ def _convert(where: str, hint: Any, value: Any) -> Any:
         if not isinstance(value, dict):
             raise BadRecipe(f"{where} = {value!r}; a table is allowed.")
         return {k: _convert(f"{where}.{k}", arguments[1], v) for k, v in value.items()}
+    if isinstance(value, (int, float)) and not abs(value) < 1 << 63:
+        raise BadRecipe(f"{where} = {value}; numbers of a recipe are finite and less than 2^63.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool):
@@ -309,12 +312,14 @@ def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
     value: Any
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text.strip()  # a bare word: a path, a method's name
     target = tables.setdefault(table, {})
     *parents, last = key.split(".")
     for parent in parents:
         target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise BadRecipe(f"--set {assignment}: {parent} is a value, not a table.")
     target[last] = value
     tables[table] = _with_paths(tables[table], Path.cwd())
 

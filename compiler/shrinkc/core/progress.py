@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,17 +76,38 @@ class Stage:
 
     def line(self, now: float) -> str:
         """One line of text, such as ``loading weights: 45 % (3 s, about 4 s left)``."""
+        return self._line(self.title, self._details(now))
+
+    def bar(self, now: float, room: int = 100, width: int = 24) -> str:
+        """The same with a bar in front, in at most ``room`` characters.
+
+        What does not fit goes: first the bar, then the details from the last to the first, then the
+        end of the title.  How far it is stays.
+        """
+        details = self._details(now)
+        line = self._line(self.title, details)
+        if self.total > 0:
+            filled = min(width, width * self.done // self.total)
+            whole = f"[{'#' * filled}{'.' * (width - filled)}] {line}"
+            if len(whole) <= room:
+                return whole
+        while len(line) > room and details[self.total <= 0 :]:
+            details.pop()
+            line = self._line(self.title, details)
+        if len(line) > room:
+            rest = line[len(self.title) :]
+            line = self.title[: max(0, room - len(rest) - 1)] + "…" + rest
+        return line[max(0, len(line) - room) :]
+
+    def _line(self, title: str, details: Sequence[str]) -> str:
+        said = ", ".join(details)
+        if self.total <= 0:
+            return f"{title}: {said}"
+        percent = f"{100 * self.done // self.total} %"
+        return f"{title}: {percent} ({said})" if said else f"{title}: {percent}"
+
+    def _details(self, now: float) -> list[str]:
+        """What is said beside the share that is done; the last is dropped first."""
         left = self.left(now)
         about = [] if left is None else [f"about {show_time(left)} left"]
-        details = [f"{now - self.started:.0f} s", *about, *([self.note] if self.note else [])]
-        elapsed = ", ".join(details)
-        if self.total <= 0:
-            return f"{self.title}: {elapsed}"
-        return f"{self.title}: {100 * self.done // self.total} % ({elapsed})"
-
-    def bar(self, now: float, width: int = 24) -> str:
-        """The same with a bar in front."""
-        if self.total <= 0:
-            return self.line(now)
-        filled = min(width, width * self.done // self.total)
-        return f"[{'#' * filled}{'.' * (width - filled)}] {self.line(now)}"
+        return [f"{now - self.started:.0f} s", *about, *([self.note] if self.note else [])]

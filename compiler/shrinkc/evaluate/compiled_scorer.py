@@ -14,6 +14,7 @@ from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import RunFailed, UsageError
 from shrinkc.core.progress import Update
+from shrinkc.core.shell import name_of, quoted
 from shrinkc.evaluate.protocols import token_losses
 from shrinkc.evaluate.scorer import Choices, whole_sequences
 from shrinkc.importer import Tokenizer
@@ -56,7 +57,7 @@ class CompiledScorer:
         )
         if on == "host":
             build_program(directory, "host", env=env)
-        self.name = directory.resolve().name
+        self.name = name_of(directory)
         self.vocab = self._manifest.vocab_size
         self.max_length = self._manifest.context
 
@@ -139,7 +140,8 @@ class CompiledScorer:
         if output.exit_code != 0 or not record.complete:
             raise RunFailed(
                 f"the program ended with {output.exit_code} after {len(record.tokens)} tokens.",
-                f"'shrinkc run {self._directory} --make SAN=1' says where it went wrong.",
+                "this says where it went wrong:\n"
+                + quoted("shrinkc", "run", self._directory, "--make", "SAN=1"),
             )
         return record.tokens
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shrinkc.core.errors import BadData, UsageError
+from shrinkc.core.shell import printable
 
 Item = TypeVar("Item")
 
@@ -37,7 +38,7 @@ def file_facts(path: Path) -> dict[str, object]:
     """What identifies a file of data, without its place on this machine."""
     content = read_bytes(path)
     return {
-        "file": path.name,
+        "file": printable(path.name),
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkc.core.errors import ShapeMismatch
+from shrinkc.core.shell import name_of
 from shrinkc.importer.model import (
     FloatLayer,
     FloatModel,
@@ -131,5 +132,5 @@ def assemble(
         head=head,
         tokenizer=tokenizer,
         # the name only: it ends up in generated files, which hold no absolute paths
-        source=path.resolve().name,
+        source=name_of(path),
     )

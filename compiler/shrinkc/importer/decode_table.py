@@ -127,7 +127,7 @@ def _byte_fallback(piece: str) -> bytes:
 
 def _byte_level(piece: str) -> bytes:
     try:
-        return bytes(_UNICODE_TO_BYTE[char] for char in piece)
+        return bytes(UNICODE_TO_BYTE[char] for char in piece)
     except KeyError:
         # as the tokenizers library does: a token outside the alphabet stands for itself
         return _utf8(piece)
@@ -142,7 +142,7 @@ def _unicode_to_byte() -> dict[str, int]:
     return table
 
 
-_UNICODE_TO_BYTE = _unicode_to_byte()
+UNICODE_TO_BYTE = _unicode_to_byte()
 
 
 def join_pieces(pieces: Sequence[bytes], strip_leading_space: bool) -> str:

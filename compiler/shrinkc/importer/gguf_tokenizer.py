@@ -10,6 +10,8 @@ from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.llama2c_tokenizer import ScoredPiece, ranked_merges
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.tokenizer_json import (
+    GPT2_WORDS,
+    LLAMA3_WORDS,
     added_token,
     bytelevel_document,
     sentencepiece_document,
@@ -31,13 +33,7 @@ def _split(pattern: str) -> dict[str, Any]:
     }
 
 
-# The regular expressions that llama.cpp cuts a text with (``llama-vocab.cpp``, llm_tokenizer_bpe)
-# in the form that the models' own tokenizer.json files have.
-_GPT2 = _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-_LLAMA3 = _split(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_GPT2, _LLAMA3 = _split(GPT2_WORDS), _split(LLAMA3_WORDS)
 _DIGITS = {"type": "Digits", "individual_digits": True}
 # pre type -> (pre-tokenizers, whether words of the vocabulary are taken whole and BOS is usual)
 _PRE_TYPES: dict[str, tuple[list[dict[str, Any]], bool]] = {

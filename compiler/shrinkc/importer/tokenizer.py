@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import BadTokenizer, UsageError
 from shrinkc.importer.chat_template import ChatTemplate
 from shrinkc.importer.decode_table import build_decoder, join_pieces
+from shrinkc.importer.encode_table import EncodeTable, build_encode_table
 from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
 
 _FILE = "tokenizer.json"
@@ -157,6 +159,15 @@ class Tokenizer:
             raise UsageError("the model has no chat template.", "leave out --chat.")
         # the template names every special token itself, BOS too
         return self.encode(self.chat.render(message), add_bos=False)
+
+    def encode_table(self) -> EncodeTable:
+        """Return what a program without the library needs to give the ids of :meth:`encode`."""
+        return build_encode_table(
+            json.loads(self._source),
+            self._engine.token_to_id,
+            empty=self.encode(""),
+            first=self.bos_id,
+        )
 
     def decode_table(self) -> list[bytes]:
         """Return ``vocab_size`` entries: the bytes token i adds to the text.

@@ -9,6 +9,14 @@ from typing import Any
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
+# The regular expressions that models' own tokenizer.json files cut a text into words with; those of
+# llama.cpp (``llama-vocab.cpp``, llm_tokenizer_bpe) mean the same.
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 
 def to_json(document: Mapping[str, Any]) -> str:
     """Return the text of the file."""

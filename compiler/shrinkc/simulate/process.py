@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 _CHUNK = 65536
+_POLL_SECONDS = 3600.0  # the operating system takes no wait of any length
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def run_streaming(
     on_line: Callable[[str], None] | None,
     terminal: bool,
 ) -> Finished:
-    """Runs ``command`` in a process group of its own until it ends or ``timeout_s`` is over.
+    """Runs ``command`` in a process group of its own until it ends or ``timeout_s`` is over (inf: never).
 
     ``terminal`` gives it a pseudo-terminal as stdout, for a program that holds lines back when it
     writes to a pipe.  Whatever ends this function, no process of the group is left.
@@ -123,7 +124,7 @@ def _pump(streams: Mapping[int, _Lines], deadline: float) -> None:
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map():
             left = deadline - time.monotonic()
-            ready = selector.select(left) if left > 0 else []
+            ready = selector.select(min(left, _POLL_SECONDS)) if left > 0 else []
             if not ready and time.monotonic() >= deadline:
                 raise TimeoutError
             for key, _ in ready:

@@ -18,6 +18,7 @@ from shrinkc.build.layout import FLASH_IMAGE, INPUT_SECTION, PROGRAM
 from shrinkc.build.tools import gvsoc_environment, require_tool
 from shrinkc.core.artifact import read_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
+from shrinkc.core.shell import quoted
 from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
 
@@ -132,7 +133,7 @@ def host_logits(
 def _program(out: Path, on: str) -> Path:
     program = (out / PROGRAM[TARGET_OF[on]]).resolve()
     if not program.is_file():
-        hint = f"run 'make {TARGET_OF[on]}' in {out}."
+        hint = f"build it:\n{quoted('make', '-C', out, TARGET_OF[on])}"
         raise BadArtifact(f"{out} has no {PROGRAM[TARGET_OF[on]]}.", hint)
     return program
 

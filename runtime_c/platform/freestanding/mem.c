@@ -1,4 +1,5 @@
-/* memcpy and its kin for the targets without a C library.
+/* SPDX-License-Identifier: Apache-2.0
+ * memcpy and its kin for the targets without a C library.
  *
  * Needs -fno-tree-loop-distribute-patterns: without it GCC turns these loops into calls of the very
  * functions they implement. */

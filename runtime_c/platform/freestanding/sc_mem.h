@@ -1,4 +1,5 @@
-/* The four functions that GCC may call on its own even in a freestanding program. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The four functions that GCC may call on its own even in a freestanding program. */
 #ifndef SC_MEM_H
 #define SC_MEM_H
 

@@ -1,4 +1,5 @@
-/* The platform of a native run; see sc_target.h for its compile-time options. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The platform of a native run; see sc_target.h for its compile-time options. */
 #define _POSIX_C_SOURCE 200809L /* pthread_barrier_t */
 
 #include <pthread.h>
@@ -6,9 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "sc_platform.h"
 
+#include "sc_arguments.h"
 #include "sc_input.h"
 
 #define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
@@ -196,7 +199,8 @@ void sc_exit(int code) {
     exit(code);
 }
 
-int main(void) {
+/* What shrinkc asks for: blocks of words on stdin. */
+static int answer_words(void) {
     if (!read_input()) {
         refuse("no input words on stdin");
     }
@@ -208,5 +212,19 @@ int main(void) {
     do {
         code = sc_main();
     } while (code == 0 && input[SC_IN_TRACE] == SC_TRACE_LOGITS && read_input());
-    sc_exit(code);
+    return code;
+}
+
+/* What people ask for: a prompt on the command line. */
+static int answer_arguments(int argc, char **argv) {
+    if (sc_arguments(argc, argv, input) == SC_WORDS) {
+        fwrite(input, 1, sizeof input, stdout);
+        return 0;
+    }
+    start_workers();
+    return sc_main();
+}
+
+int main(int argc, char **argv) {
+    sc_exit(argc > 1 || isatty(STDIN_FILENO) ? answer_arguments(argc, argv) : answer_words());
 }

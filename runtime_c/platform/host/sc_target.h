@@ -1,4 +1,5 @@
-/* Host: the program runs natively, one worker or, with -DSC_CORES=N, N threads.
+/* SPDX-License-Identifier: Apache-2.0
+ * Host: the program runs natively, one worker or, with -DSC_CORES=N, N threads.
  *
  *   -DSC_CORES=N      N workers as threads, with a real barrier (for thread and address sanitizers)
  *   -DSC_LAZY_DMA     a transfer moves nothing until it is waited for, so that a program that uses

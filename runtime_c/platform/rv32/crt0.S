@@ -1,4 +1,5 @@
-/* Entry of the freestanding RV32 program: the kernel gives the stack, the loader zeroed .bss. */
+/* SPDX-License-Identifier: Apache-2.0
+ * Entry of the freestanding RV32 program: the kernel gives the stack, the loader zeroed .bss. */
     .section .text.start, "ax"
     .globl _start
 _start:

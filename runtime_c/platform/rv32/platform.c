@@ -1,4 +1,5 @@
-/* The platform of a run under qemu-riscv32: Linux system calls and nothing else. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The platform of a run under qemu-riscv32: Linux system calls and nothing else. */
 #include "sc_mem.h"
 #include "sc_platform.h"
 

@@ -1,4 +1,5 @@
-/* RV32IMC under a Linux user-mode emulator (qemu-riscv32): one worker, no C library. */
+/* SPDX-License-Identifier: Apache-2.0
+ * RV32IMC under a Linux user-mode emulator (qemu-riscv32): one worker, no C library. */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 

@@ -1,4 +1,5 @@
-/* Start-up of both kinds of core, and the trap handler.
+/* SPDX-License-Identifier: Apache-2.0
+ * Start-up of both kinds of core, and the trap handler.
  *
  *   _start            fabric controller, entered by the loader; stack and constants in L2
  *   sc_cluster_start  cluster cores, entered through their boot-address registers

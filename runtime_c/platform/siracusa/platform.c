@@ -1,4 +1,5 @@
-/* The platform of Siracusa: start-up in C, workers, flash, console, end of the run. */
+/* SPDX-License-Identifier: Apache-2.0
+ * The platform of Siracusa: start-up in C, workers, flash, console, end of the run. */
 #include "sc_platform.h"
 
 #define EXIT_STACK 0x7E /* a stack overflowed */

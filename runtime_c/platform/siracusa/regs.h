@@ -1,4 +1,5 @@
-/* Registers of the Siracusa SoC that the platform touches; offsets and bits were tried on GVSoC. */
+/* SPDX-License-Identifier: Apache-2.0
+ * Registers of the Siracusa SoC that the platform touches; offsets and bits were tried on GVSoC. */
 #ifndef SC_REGS_H
 #define SC_REGS_H
 

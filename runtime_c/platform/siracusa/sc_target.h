@@ -1,4 +1,5 @@
-/* Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
+/* SPDX-License-Identifier: Apache-2.0
+ * Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
  *
  * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
  * DMA may be used by any worker and by the controller; the core that started a transfer waits.

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Prompt and options to the words of sc_input.h, with the ranges and the rounding of `shrinkc run`. */
+#define _POSIX_C_SOURCE 200809L /* isatty */
+
+#include "sc_arguments.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sc_encode.h"
+#include "sc_input.h"
+
+#define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
+#define DEFAULT_TOKENS 64
+#define EXIT_USAGE 2
+
+extern const uint32_t sc_tokenizer_tables[];
+
+static const sc_tokenizer *tokenizer(void) { return (const sc_tokenizer *)sc_tokenizer_tables; }
+
+static const char help[] = /* the numbers are those of the model */
+    "usage: model [OPTIONS] [PROMPT]\n"
+    "\n"
+    "Prints PROMPT and how the model goes on.  Integer arithmetic, one program, no other files.\n"
+    "\n"
+    "  --tokens N         most new tokens [64, or what the context of %d leaves]\n"
+    "  --temperature T    0 takes the likeliest token; 0.02 to 100 [0]\n"
+    "  --top-p P          sample among the likeliest tokens that have this probability together [1]\n"
+    "  --seed S           of the sampler, with a temperature [0]\n"
+    "  --ids 1,2,3        the prompt as token ids, each below %u\n"
+    "  --ignore-eos       go on after an end token\n"
+    "  --words            write the input of the programs for other machines to stdout, run nothing\n"
+    "  --help             this\n"
+    "\n"
+    "Without arguments, and with stdin from elsewhere than a terminal, the input is what --words writes.\n";
+
+static void __attribute__((noreturn, format(printf, 1, 2))) impossible(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("model: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputs("\n", stderr);
+    va_end(arguments);
+    exit(EXIT_USAGE);
+}
+
+/* ---- numbers ---- */
+
+static double number(const char *option, const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end != 0) {
+        impossible("%s %s is not a number", option, text);
+    }
+    return value;
+}
+
+static uint32_t whole(const char *option, const char *text, uint32_t least, uint32_t most) {
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (strspn(text, "0123456789") == 0 || *end != 0 || errno != 0 || value < least || value > most) {
+        impossible("%s %s is not possible; allowed: %u to %u", option, text, (unsigned)least, (unsigned)most);
+    }
+    return (uint32_t)value;
+}
+
+/* To the nearest integer, halves to the even one, as Python rounds; of a value from 0 to 2^31. */
+static uint32_t rounded(double value) {
+    uint32_t below = (uint32_t)value;
+    double rest = value - below;
+    return below + (rest > 0.5 || (rest == 0.5 && below % 2 == 1));
+}
+
+static uint32_t inverse_temperature(const char *text) {
+    double t = number("--temperature", text);
+    if (!(t == 0 || (t >= 0.02 && t <= 100))) {
+        impossible("--temperature %s is not possible; allowed: 0 (the likeliest token) or 0.02 to 100", text);
+    }
+    return t == 0 ? 0 : rounded(65536 / t);
+}
+
+static uint32_t top_p(const char *text) {
+    double p = number("--top-p", text);
+    if (!(p > 0 && p <= 1)) {
+        impossible("--top-p %s is not possible; allowed: above 0, at most 1", text);
+    }
+    uint32_t q16 = rounded(65536 * p);
+    return q16 > 0 ? q16 : 1;
+}
+
+/* ---- prompts ---- */
+
+static void no_room(size_t prompt) {
+    if (prompt >= CONTEXT) {
+        impossible(
+            "the prompt takes %zu tokens and the program was compiled for a context of %d, which leaves "
+            "no room for an answer; use a prompt of at most %d tokens",
+            prompt, CONTEXT, CONTEXT - 1);
+    }
+}
+
+static size_t put_ids(const char *list, uint32_t *tokens) {
+    size_t count = 0;
+    for (const char *at = list + strspn(list, ", "); *at != 0; at += strspn(at, ", ")) {
+        size_t digits = strspn(at, "0123456789");
+        char id[16] = {0};
+        if (digits == 0 || digits >= sizeof id || strcspn(at, ", ") != digits) {
+            impossible("--ids %s is not a list of numbers; write for instance 1,403,407", list);
+        }
+        memcpy(id, at, digits);
+        no_room(count + 1);
+        tokens[count++] = whole("--ids", id, 0, tokenizer()->vocab - 1);
+        at += digits;
+    }
+    return count;
+}
+
+static size_t put_text(const char *text, uint32_t *tokens) {
+    const sc_tokenizer *t = tokenizer();
+    size_t bytes = strlen(text), count;
+    if (bytes > 0 && t->refusal.count > 0) {
+        impossible("this program takes --ids only: the tokenizer's %.*s", (int)t->refusal.count,
+                   (const char *)t + t->refusal.at);
+    }
+    if (!sc_is_utf8(text, bytes)) {
+        impossible("the prompt is not UTF-8");
+    }
+    uint32_t *ids = sc_encode(t, text, bytes, &count);
+    if (ids == NULL) {
+        impossible("not enough memory for the prompt");
+    }
+    no_room(count);
+    memcpy(tokens, ids, count * sizeof *ids);
+    free(ids);
+    return count;
+}
+
+/* ---- the command line ---- */
+
+typedef struct {
+    const char *tokens, *temperature, *top_p, *seed, *ids, *prompt;
+    int ignore_eos, words;
+} request;
+
+/* The value of an option, behind it or behind "=". */
+static const char *value_of(const char *option, const char *argument, char ***rest) {
+    size_t n = strlen(option);
+    if (strncmp(argument, option, n) != 0 || (argument[n] != 0 && argument[n] != '=')) {
+        return NULL;
+    }
+    if (argument[n] == '=') {
+        return argument + n + 1;
+    }
+    if (**rest == NULL) {
+        impossible("%s needs a value", option);
+    }
+    return *(*rest)++;
+}
+
+static request parse(char **rest) {
+    request r = {0};
+    struct {
+        const char *option;
+        const char **to;
+    } valued[] = {{"--tokens", &r.tokens},
+                  {"--temperature", &r.temperature},
+                  {"--top-p", &r.top_p},
+                  {"--seed", &r.seed},
+                  {"--ids", &r.ids}};
+    int options = 1;
+    while (*rest != NULL) {
+        const char *argument = *rest++, *value = NULL;
+        for (size_t i = 0; options && value == NULL && i < sizeof valued / sizeof valued[0]; i++) {
+            value = value_of(valued[i].option, argument, &rest);
+            if (value != NULL) {
+                *valued[i].to = value;
+            }
+        }
+        if (value != NULL) {
+            continue;
+        }
+        if (options && strcmp(argument, "--help") == 0) {
+            printf(help, CONTEXT, (unsigned)tokenizer()->vocab);
+            exit(fflush(stdout) != 0);
+        } else if (options && strcmp(argument, "--ignore-eos") == 0) {
+            r.ignore_eos = 1;
+        } else if (options && strcmp(argument, "--words") == 0) {
+            r.words = 1;
+        } else if (options && strcmp(argument, "--") == 0) {
+            options = 0;
+        } else if (options && argument[0] == '-' && argument[1] != 0) {
+            impossible("%s is not an option; --help lists them", argument);
+        } else if (r.prompt != NULL) {
+            impossible("more than one prompt: %s; put quotes around it", argument);
+        } else {
+            r.prompt = argument;
+        }
+    }
+    if (r.prompt != NULL && r.ids != NULL) {
+        impossible("a prompt and --ids exclude each other; give one of them");
+    }
+    return r;
+}
+
+enum sc_order sc_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]) {
+    if (argc <= 1) {
+        fprintf(stderr, help, CONTEXT, (unsigned)tokenizer()->vocab);
+        exit(EXIT_USAGE);
+    }
+    request r = parse(argv + 1);
+    uint32_t *tokens = words + SC_IN_TOKENS;
+    memset(words, 0, SC_INPUT_WORDS * sizeof words[0]);
+    size_t prompt = r.ids != NULL ? put_ids(r.ids, tokens) : put_text(r.prompt ? r.prompt : "", tokens);
+    if (prompt == 0) {
+        impossible("the prompt has no tokens, and the model has no token to begin with; give a prompt");
+    }
+    uint32_t room = CONTEXT - (uint32_t)prompt;
+    words[SC_IN_MAGIC] = SC_INPUT_MAGIC;
+    words[SC_IN_PROMPT] = (uint32_t)prompt;
+    words[SC_IN_NEW] = r.tokens != NULL        ? whole("--tokens", r.tokens, 1, room)
+                       : room < DEFAULT_TOKENS ? room
+                                               : DEFAULT_TOKENS;
+    words[SC_IN_SEED] = r.seed != NULL ? whole("--seed", r.seed, 0, UINT32_MAX) : 0;
+    words[SC_IN_INV_TEMP] = r.temperature != NULL ? inverse_temperature(r.temperature) : 0;
+    words[SC_IN_TOP_P] = r.top_p != NULL ? top_p(r.top_p) : 65536;
+    words[SC_IN_TRACE] = SC_TRACE_TEXT;
+    words[SC_IN_IGNORE_EOS] = (uint32_t)r.ignore_eos;
+    if (r.words && isatty(STDOUT_FILENO)) {
+        impossible("--words is nothing for a terminal; write it to a file");
+    }
+    return r.words ? SC_WORDS : SC_RUN;
+}
