@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,64 @@ def test_foreign_directories_are_never_replaced(cli: Cli, model: Path, tmp_path:
     assert result.code == 40
     assert "was not made by shrinkc" in result.words
     assert (out / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda out: (out / "notes.md").write_text("years of work"), "notes.md"),
+        (lambda out: (out / "src" / "mine").mkdir() or (out / "src/mine/a.c").touch(), "src/mine/a.c"),
+        (lambda out: (out / "src" / "link").symlink_to(out.parent), "src/link"),
+        (lambda out: (out / "Makefile").write_text("all:\n"), "Makefile"),
+        (lambda out: (out / "manifest.json").write_text('{"format": "shrinkc-program"}'), "Makefile"),
+    ],
+    ids=["added", "deep", "link", "edited", "manifest"],
+)  # fmt: skip
+def test_force_keeps_what_the_user_added_or_edited(
+    cli: Cli, model: Path, compiled: Path, tmp_path: Path, change: Callable[[Path], object],
+    named: str,
+) -> None:  # fmt: skip
+    out = shutil.copytree(compiled, tmp_path / "out")
+    change(out)
+    before = content(out)
+    result = cli("compile", model, "-o", out, "--force")
+    assert result.code == 40
+    assert "holds files that shrinkc did not make" in result.words and named in result.words
+    assert "move them away" in result.words
+    assert content(out) == before
+
+
+def test_force_replaces_build_results_and_a_damaged_directory(
+    cli: Cli, model: Path, compiled: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(compiled, tmp_path / "out")
+    (out / "build" / "host").mkdir(parents=True)
+    (out / "build" / "host" / "model").write_text("a program")
+    (out / "ir.txt").unlink()
+    assert cli("compile", model, "-o", out, "--force").code == 0
+    assert not (out / "build").exists() and (out / "ir.txt").is_file()
+
+
+def test_the_place_is_tried_before_the_work(
+    cli: Cli, model: Path, tmp_path: Path, small_disk: Callable[[int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    disk = small_disk(4)
+    (disk / "much").write_bytes(bytes(4096))
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("shrinkc.cli.compiling.prepare", lambda _: pytest.fail("worked"))
+    for out, said in (
+        (disk / "out", "No space left"),
+        (disk, "mount point"),
+        (tmp_path / "file" / "out", "a part of the path is a file"),
+        (tmp_path / ("n" * 300), "choose a shorter name"),
+        (Path("/proc/shrinkc"), "/proc/shrinkc cannot be written"),
+    ):
+        if out == disk:
+            (disk / "much").unlink()
+        result = cli("compile", model, "-o", out)
+        assert (result.code, result.out) == (40, "") and said in result.words
+    assert list(disk.iterdir()) == []
 
 
 def test_a_file_in_the_way(cli: Cli, model: Path, tmp_path: Path) -> None:

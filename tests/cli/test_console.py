@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -214,3 +220,61 @@ def test_the_page_of_exit_codes_is_complete() -> None:
     assert len(want) == len(every_error()), "two errors share a code"
     want |= {0: "success", DEFECT: "defect", TERMINATED: "terminated"}
     assert listed == want
+
+
+# ---- standard output that cannot be written ----
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+    """shell("plan MODEL > {full}"): exit code and stderr of a real process.  ``full`` is a device of
+    this test's own."""
+    full = tmp_path / "full"
+    try:
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except OSError as error:
+        pytest.skip(f"making a device file is not allowed here: {error.strerror}")
+
+    def run(line: str) -> tuple[int, str]:
+        command = f'"{sys.executable}" -m shrinkc {line.format(full=full)}'
+        ran = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+        return ran.returncode, " ".join(ran.stderr.split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["plan {model} > {full}", "plan {model} --json > {full}", "--help > {full}", "doctor > {full}"],
+)
+def test_a_full_standard_output_is_called_so(
+    shell: Callable[[str], tuple[int, str]], model: Path, line: str
+) -> None:
+    code, said = shell(line.replace("{model}", str(model)))
+    assert code == 40
+    assert said == (
+        "shrinkc: cannot write: standard output cannot be written: No space left on device. Hint: "
+        "the results go there; redirect it to another place."
+    )
+
+
+def test_closed_streams(shell: Callable[[str], tuple[int, str]], model: Path) -> None:
+    code, said = shell(f"plan {model} >&-")
+    assert code == 40 and "standard output cannot be written: it is closed" in said
+    assert shell(f"plan {model} 2>&-") == (0, "")
+    assert shell("plan nowhere 2>&-") == (10, "")
+    assert shell("plan nowhere 2> {full}") == (10, "")
+    assert shell(f"plan {model} | head -1") == (0, "")
+
+
+def test_a_file_of_which_the_system_gives_no_name(
+    cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shrinkc.cli.planning.prepare", full)
+    result = cli("plan", model)
+    assert result.code == 40
+    assert "a file cannot be written: No space left on device." in result.words
+    assert str(Path.cwd()) not in result.words and "scratch files go to" in result.words

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,27 +178,6 @@ def test_writing_fails_half_way(
     assert os.strerror(number) in result.words and said in result.words
     assert str(tmp_path / "deep" / "out") in result.words
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """small_disk(kib): a file system of that size, where this user may mount one."""
-    mounted: list[Path] = []
-
-    def mount(kib: int) -> Path:
-        place = tmp_path / f"disk{kib}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("mounting a small file system is not allowed here")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk(cli: Cli, model: Path, small_disk: Callable[[int], Path]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shrinkc.compress.child import last_lines, run_child
-from shrinkc.core.errors import StageFailed
+from shrinkc.core.errors import OutputError, StageFailed
 
 WORKER = """
 import os, sys, time
@@ -26,6 +26,8 @@ for layer in range(3):
     time.sleep(request["pause"])
 Path(request["file"]).write_text(str(os.getpid()))
 time.sleep(request["sleep"])
+if request["full"]:
+    raise OSError(28, "No space left on device")
 if request["fail"]:
     raise ValueError("no luck")
 """
@@ -40,7 +42,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def request(tmp_path: Path, **changes: object) -> dict[str, object]:
-    fields: dict[str, object] = {"pause": 0.0, "sleep": 0.0, "fail": False}
+    fields: dict[str, object] = {"pause": 0.0, "sleep": 0.0, "fail": False, "full": False}
     return fields | {"file": str(tmp_path / "pid")} | changes
 
 
@@ -81,6 +83,15 @@ def test_a_failure_tells_the_last_lines_without_bars(worker: str, tmp_path: Path
     assert str(log) in lines[0]
     assert lines[-1] == "  ValueError: no luck"
     assert "Quantizing" not in failure.value.message
+
+
+def test_a_full_disk_is_no_failure_of_the_library(worker: str, tmp_path: Path) -> None:
+    out = tmp_path / "01-gptq"
+    with pytest.raises(OutputError, match=f"{out} cannot be written: No space left.*free some"):
+        run_child(
+            worker, request(tmp_path, full=True, out=str(out)), log=tmp_path / "log", threads=1,
+            update=lambda *_: None,
+        )  # fmt: skip
 
 
 def test_last_lines_are_what_a_terminal_would_show(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,18 @@ from shrinkc.compress.explore import (
     open_study,
     propose,
     results_of,
+    storage_errors,
 )
 from shrinkc.compress.front import Reference, read_references, write_front
 from shrinkc.compress.space import Space, parse_space
-from shrinkc.core.errors import BadData, BadRecipe, RunChanged, StageFailed, UsageError
+from shrinkc.core.errors import (
+    BadData,
+    BadRecipe,
+    OutputError,
+    RunChanged,
+    StageFailed,
+    UsageError,
+)
 
 RECIPE = tomllib.loads(
     "[run]\nseed = 1\n[depth]\nremove = 2\n[gptq]\nbits = 4\n[gptq.modules]\n[eora]\nrank = 8\n"
@@ -227,6 +236,45 @@ def test_an_interrupted_trial_is_the_next_one(space: Space, storage: str) -> Non
     states = [(r.state, r.reason) for r in results_of(study, space)]
     assert states[1] == ("failed", "interrupted")
     assert [s for s, _ in states] == ["complete", "failed", "complete", "complete"]
+
+
+def test_a_trial_that_cannot_be_written_is_the_next_one(space: Space, storage: str) -> None:
+    """A full disk says nothing of a trial's values, and the next trials would meet it too."""
+    study, tried = open_study(storage, "s", {}), []
+
+    def full(number: int, values: dict[str, Any]) -> Outcome:
+        tried.append(values)
+        raise OutputError("out cannot be written: No space left on device.")
+
+    with pytest.raises(OutputError):
+        explore(study, space, full, trials=3, seed=4)
+    again = open_study(storage, "s", {})
+    done = explore(again, space, made_up, trials=1, seed=4)
+    assert [done[0].values] == tried
+
+
+def test_a_study_on_a_full_disk(space: Space, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(256)
+    storage = f"sqlite:///{disk / 'study.db'}"
+    study = open_study(storage, "s", {})
+
+    def fill(number: int, values: dict[str, Any]) -> Outcome:
+        with (disk / "much").open("ab") as file:
+            file.truncate(0)
+            for _ in range(64):
+                try:
+                    file.write(bytes(4096))
+                    file.flush()
+                except OSError:
+                    break
+        return made_up(number, values)
+
+    said = "study.db cannot be written: database or disk is full.*the same command"
+    with pytest.raises(OutputError, match=said), storage_errors(storage):
+        explore(study, space, fill, trials=40, seed=0)
+    with pytest.raises(OutputError, match=said):
+        for i in range(40):
+            open_study(storage, f"s{i}", {"content": "x" * 4096})
 
 
 def test_time_is_up(space: Space, study: Any) -> None:

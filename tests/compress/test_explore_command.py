@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
 from shrinkc.cli.main import run_cli
+from shrinkc.compress.explore import Outcome, Result
+from shrinkc.compress.trials import Trials
 from shrinkc.core.errors import BadData, BadRecipe, OutputError, RunChanged, StageFailed, UsageError
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
@@ -185,6 +189,35 @@ def test_ranges_from_a_file_of_their_own(explore: Run, recipe: Path, tmp_path: P
     space.write_text("lora.rank = [4]")
     code, _, said = explore("--trials", "1", "--space", str(space))
     assert code == BadRecipe.exit_code and "no table [lora]" in said
+
+
+def test_thinning_out_removes_a_models_files_alone(tmp_path: Path) -> None:
+    results = [
+        Result(number, {}, "complete", Outcome(size, 9.0)) for number, size in ((0, 1), (1, 2))
+    ]
+    for number in (0, 1):
+        for step in ("00-source", "01-depth"):
+            folder = tmp_path / f"{number:04d}" / step
+            folder.mkdir(parents=True)
+            (folder / "step.json").write_text('{"files": {"model.safetensors": {}}}')
+            (folder / "model.safetensors").write_text("weights")
+            (folder / "notes.md").write_text("the user's")
+    Trials.thin_out(SimpleNamespace(folder=tmp_path), results)  # type: ignore[arg-type]
+    left = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()}
+    assert len(left) == 2 * 2 * 3 - 1 and "0001/01-depth/model.safetensors" not in left
+
+
+def test_a_full_disk(explore: Run, tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(64)
+    (tmp_path / "out").symlink_to(disk / "out")
+    code, shown, said = explore("--trials", "1")
+    assert (code, shown) == (OutputError.exit_code, "")
+    assert "study.db cannot be written: database or disk is full" in said
+    with suppress(OSError), (disk / "more").open("wb", buffering=0) as more:
+        while more.write(bytes(4096)):
+            pass
+    code, _, said = explore("--trials", "1")
+    assert code == OutputError.exit_code and "out cannot be written: No space left" in said
 
 
 def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:

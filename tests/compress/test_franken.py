@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 from shrinkc.checkpoints import Loaded, load
+from shrinkc.cli import franken as command_line
 from shrinkc.cli.main import run_cli
 from shrinkc.compress.franken import (
     NOTE,
@@ -247,6 +250,62 @@ def test_command_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads(capsys.readouterr().out)["configurations"]
     assert [row["evaluation"]["hellaswag"]["items"] for row in rows] == [2, 2]
     assert run_cli([*command, "--text", str(tmp_path / "nothing")]) == BadData.exit_code
+
+
+@pytest.mark.parametrize("option", ["-o", "--attention-maps", "--save"])
+def test_outputs_are_tried_before_the_work_and_what_was_measured_is_printed(
+    option: str, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    disk = small_disk(8)
+    (disk / "much").write_bytes(bytes(8192))
+    command = ["franken", str(STORIES), "--layers", "0-1,4", "--tokens", "4"]
+    compared = command_line.franken.compare
+    monkeypatch.setattr(command_line.franken, "compare", lambda *_: pytest.fail("measured"))
+    assert run_cli([*command, option, str(disk / "out")]) == OutputError.exit_code
+    streams = capsys.readouterr()
+    assert streams.out == "" and "out cannot be written: No space left" in " ".join(
+        streams.err.split()
+    )
+
+    def fill(*arguments: Any) -> Any:
+        rows = compared(*arguments)
+        (disk / "much").write_bytes(bytes(8192))
+        return rows
+
+    (disk / "much").unlink()
+    monkeypatch.setattr(command_line.franken, "compare", fill)
+    assert run_cli([*command, option, str(disk / "out")]) == OutputError.exit_code
+    streams = capsys.readouterr()
+    assert f"| {UNCHANGED} | 0-4 |" in streams.out and "partial" not in streams.err
+    assert "No space left" in " ".join(streams.err.split())
+    assert [p.name for p in disk.iterdir()] == ["much"]
+
+
+def test_force_keeps_what_this_command_did_not_make(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, maps, saved = tmp_path / "out", tmp_path / "maps", tmp_path / "saved"
+    command = ["franken", str(STORIES), "--layers", "0-1,4", "--tokens", "4", "--force"]
+    outputs = ["-o", str(out), "--attention-maps", str(maps)]
+    assert run_cli([*command, *outputs, "--save", str(saved)]) == 0
+    assert run_cli([*command, *outputs]) == 0
+    for folder in (out, maps):
+        (folder / "notes").mkdir()
+        (folder / "notes" / "letter.txt").write_text("dear")
+        assert run_cli([*command, *outputs]) == OutputError.exit_code
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{folder} holds files" in said and "notes/letter.txt. Hint" in said
+        (folder / "notes" / "letter.txt").unlink()
+    assert run_cli([*command, "--save", str(saved)]) == OutputError.exit_code
+    assert "saved is not empty" in " ".join(capsys.readouterr().err.split())
+    # a file of that name alone does not make a directory ours
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "comparison.json").write_text('{"mine": 1}')
+    (tmp_path / "mine" / "attention.json").write_text("[]")
+    for option in ("-o", "--attention-maps"):
+        assert run_cli([*command, option, str(tmp_path / "mine")]) == OutputError.exit_code
+        assert "not made by shrinkc" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -28,6 +29,7 @@ from shrinkc.core.errors import (
     QuantizeError,
     RunChanged,
 )
+from shrinkc.core.output import new_file
 from shrinkc.core.progress import Silent
 
 from .conftest import InterruptAt, story_text, tables
@@ -330,6 +332,120 @@ def test_two_at_once(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
         (tmp_path / "o" / "run.json").write_text('{"format": "shrinkc-run"}')
         with pytest.raises(OutputError, match="another shrinkc is working on"):
             compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
+
+
+def test_two_at_once_in_the_first_second(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The other one has its lock, and at most a part of its first step."""
+    out = tmp_path / "o"
+    (out / ".00-source.1234.partial").mkdir(parents=True)
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for force in (False, True):
+            with pytest.raises(OutputError, match="another shrinkc is working on"):
+                compress(str(stories), out, recipe, reporter=Silent(), force=force)
+    assert sorted(p.name for p in out.iterdir()) == [".00-source.1234.partial", ".lock"]
+    # the other one was killed: what it left is no obstacle
+    short = parse_recipe({"depth": {"layers": [2]}})
+    compress(str(stories), out, short, reporter=Silent())
+    assert not list(out.glob(".*"))
+
+
+def test_a_real_second_process(stories: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[depth]\nlayers = [1]\n")
+    command = [
+        sys.executable, "-m", "shrinkc", "compress", str(stories), "-o", str(tmp_path / "o"),
+        "--recipe", str(tmp_path / "r.toml"),
+    ]  # fmt: skip
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [" ".join(process.communicate()[1].split()) for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes, said
+    for code, words in zip(codes, said, strict=True):
+        # on a busy machine one may be over before the other looks
+        assert code == 0 or (code == 40 and "another shrinkc is working on" in words), words
+    assert not (tmp_path / "o" / ".lock").exists()
+
+
+def test_a_lock_that_its_owner_has_just_removed_is_none(
+    stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o"
+    lock, tries = fcntl.flock, []
+
+    def late(file: Any, how: int) -> None:
+        tries.append(file)
+        if len(tries) == 1:
+            shutil.rmtree(out)  # the other one ends between our opening and our locking
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    compress(str(stories), out, parse_recipe({"depth": {"layers": [2]}}), reporter=Silent())
+    assert len(tries) == 2
+
+
+def test_a_file_system_without_locks_is_not_called_busy(
+    stories: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(OutputError, match="No locks available"):
+        compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
+
+
+def test_force_keeps_what_no_attempt_made(
+    stories: Path, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    out = copy_of(whole, tmp_path)
+    short = parse_recipe({"depth": {"layers": [2]}})
+    others = ["02-width/notes.md", "04-mine/a.txt", "letter.txt", "notes/b.txt"]
+    for name in others:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("dear")
+    (out / "01-depth" / "config.json").write_text("{}")  # damaged: what --force is for
+    with pytest.raises(OutputError, match=f"did not make.*: {', '.join(others)}") as caught:
+        compress(str(stories), out, short, reporter=Silent(), force=True)
+    assert "move them away" in str(caught.value)
+    assert all((out / name).is_file() for name in [*others, "03-lora/step.json", "run.json"])
+    for name in others:
+        (out / name).unlink()
+    (out / "02-width" / "step.json").write_text("{")
+    compress(str(stories), out, short, reporter=Silent(), force=True)
+    assert not (out / "02-width").exists()
+
+
+def test_the_place_is_tried_before_the_work(
+    stories: Path, recipe: Recipe, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(4)
+    (disk / "much").write_bytes(bytes(4096))
+    (tmp_path / "file").write_text("mine")
+    for out, said in (
+        (disk / "deep" / "run", "No space left"),
+        (tmp_path / "file" / "run", "a part of the path is a file"),
+        (tmp_path / ("n" * 300), "choose a shorter name"),
+        (Path("/proc/shrinkc"), "/proc/shrinkc cannot be written"),
+    ):
+        reporter = InterruptAt("reading the model", 1)
+        with pytest.raises(OutputError, match=said):
+            compress(str(stories), out, recipe, reporter=reporter)
+    assert [p.name for p in disk.iterdir()] == ["much"]
+
+
+def test_torch_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
+    """It hides what the file said behind an error of its own."""
+    file = small_disk(64) / "state.pt"
+    file.write_bytes(b"earlier")
+    with (
+        pytest.raises(OutputError, match=r"state\.pt cannot be written: No space left"),
+        new_file(file) as state,
+    ):
+        torch.save({"a": torch.zeros(100_000)}, state)
+    assert file.read_bytes() == b"earlier" and len(list(file.parent.iterdir())) == 1
+    with new_file(file) as state:
+        torch.save({"a": torch.arange(100)}, state)
+    assert torch.equal(torch.load(file, weights_only=True)["a"], torch.arange(100))
 
 
 def test_a_gguf_file_becomes_a_directory_first(tmp_path: Path) -> None:

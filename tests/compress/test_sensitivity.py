@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,41 @@ def test_refusals(
 def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = write_text(tmp_path)
     assert run_cli(["sensitivity", str(tmp_path / "none"), "--text", text]) == 10
+    assert run_cli(
+        ["sensitivity", str(tmp_path / "none"), "--text", text, "-o", str(tmp_path / "o")]
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_full_disk(
+    tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the work, in the middle of it, and at its end: each names the place, nothing is lost."""
+    text, model, disk = write_text(tmp_path), tmp_path / "m", small_disk(24)
+    write_tiny_llama(model, layers=2)
+    out, much = disk / "deep" / "out", disk / "much"
+    command = [
+        "sensitivity", str(model), "--text", text, "--length", "16", "--samples", "2",
+        "-o", str(out),
+    ]  # fmt: skip
+
+    def refused() -> tuple[str, str]:
+        assert run_cli(command) == 40
+        streams = capsys.readouterr()
+        return streams.out, " ".join(streams.err.split())
+
+    much.write_bytes(bytes(24576))
+    shown, said = refused()
+    assert f"{out} cannot be written: No space left" in said and shown == ""
+    assert [p.name for p in disk.iterdir()] == ["much"]
+    much.write_bytes(bytes(8192))
+    shown, said = refused()  # the probes fit, the picture does not
+    assert f"{out / 'sensitivity.svg'} cannot be written: No space left" in said
+    assert shown.startswith("baseline ")
+    assert {p.name for p in out.iterdir()} == {"probes.jsonl", "sensitivity.json"}
+    for file in out.iterdir():
+        file.unlink()
+    much.write_bytes(bytes(20480))
+    shown, said = refused()  # one block, and the probes are more
+    assert f"{out / 'probes.jsonl'} cannot be written: No space left" in said and shown == ""
+    assert [p.name for p in out.iterdir()] == ["probes.jsonl"]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shrinkc.cli import evaluating
 from shrinkc.cli.main import run_cli
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
@@ -121,3 +126,74 @@ def test_a_failed_run_writes_no_report(
     assert out.read_text() == "before"
     assert shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out).code == 0
     assert json.loads(out.read_text())["perplexity"]["windows"] == 1
+
+
+# ---- where the report goes ----
+
+
+def test_the_report_on_standard_output(
+    shrinkc: Any, files: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "stdout"  # a link of this test's own, as /dev/stdout is one
+    out.symlink_to("/proc/self/fd/1")
+    ran = shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out)
+    assert ran.code == 0, ran.words
+    report, end = json.JSONDecoder().raw_decode(ran.out)
+    assert report["perplexity"]["windows"] == 1
+    assert ran.out[end:].strip().startswith("stories (hf")
+    assert out.is_symlink() and os.readlink(out) == "/proc/self/fd/1"
+
+
+def test_the_report_through_pipe_and_link(
+    shrinkc: Any, files: dict[str, Path], tmp_path: Path
+) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    target.write_text("before")
+    link.symlink_to(target)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    for out in (pipe, link):
+        assert shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out).code == 0
+    reader.join(20)
+    for report in (read[0].decode(), target.read_text()):
+        assert json.loads(report)["perplexity"]["windows"] == 1
+    assert stat.S_ISFIFO(pipe.lstat().st_mode) and link.is_symlink()
+
+
+def test_a_full_disk_is_refused_before_the_work(
+    shrinkc: Any, files: dict[str, Path], small_disk: Callable[[int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    disk = small_disk(4)
+    (disk / "much").write_bytes(bytes(4096))
+    monkeypatch.setattr(evaluating, "evaluate", lambda *_: pytest.fail("measured"))
+    ran = shrinkc(STORIES, "--text", files["text"], "-o", disk / "report.json")
+    assert (ran.code, ran.out) == (40, "")
+    assert "report.json cannot be written: No space left on device" in ran.words
+    assert [p.name for p in disk.iterdir()] == ["much"]
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_what_was_measured_is_printed_when_the_disk_is_full_by_then(
+    shrinkc: Any, files: dict[str, Path], small_disk: Callable[[int], Path],
+    monkeypatch: pytest.MonkeyPatch, option: list[str],
+) -> None:  # fmt: skip
+    disk = small_disk(4)
+    measure = evaluating.evaluate
+
+    def fill(*arguments: Any) -> Any:
+        report = measure(*arguments)
+        (disk / "much").write_bytes(bytes(4096))
+        return report
+
+    monkeypatch.setattr(evaluating, "evaluate", fill)
+    out = disk / "report.json"
+    ran = shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out, *option)
+    assert ran.code == 40 and "report.json cannot be written: No space left" in ran.words
+    if option:
+        assert ran.json["perplexity"]["windows"] == 1
+    else:
+        assert "wikitext512 perplexity" in ran.out
+    assert [p.name for p in disk.iterdir()] == ["much"]

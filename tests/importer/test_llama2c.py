@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,23 @@ def test_failure_while_writing_leaves_nothing(
     with pytest.raises(OutputError, match="No space left"):
         convert_llama2c(*paths)
     assert listing(tmp_path) == ["model.bin", "tok.bin"]
+
+
+def test_a_full_disk(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    """Full before anything is written, in the tokenizer, in the weights, in the last file."""
+    checkpoint, tokenizer, _ = write_inputs(tmp_path)
+    full = 0
+    for kib in range(4, 200, 4):
+        disk = small_disk(kib)
+        try:
+            convert_llama2c(checkpoint, tokenizer, disk / "out")
+            break
+        except OutputError as error:
+            full += 1
+            assert "No space left on device" in str(error) and "free some space" in str(error)
+            assert "partial" not in str(error)
+            assert list(disk.iterdir()) == []
+    assert 4 < full < 40
 
 
 # --- damaged checkpoints -----------------------------------------------------------------

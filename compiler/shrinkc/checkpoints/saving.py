@@ -23,7 +23,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory:
     ids are the same.
     """
     quiet()
-    with new_directory(directory, force=False, replaceable=lambda path: False) as folder:
+    with new_directory(directory) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         readable = (folder / "config.json").stat().st_mode

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 import shrinkc
 from shrinkc.cli.planning import PlanRequest, Prepared, prepare
 from shrinkc.codegen.emit import emit
 from shrinkc.core import artifact
 from shrinkc.core.errors import PlanInvalid
-from shrinkc.core.output import check_replaceable, new_directory
+from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import quoted
 from shrinkc.importer import load_model
@@ -51,7 +48,7 @@ def compile_model(
     request: PlanRequest, output: Path, *, force: bool, reporter: Reporter
 ) -> Compiled:
     """Compiles into the new directory ``output``; any failure leaves nothing of it behind."""
-    check_replaceable(output, force=force, replaceable=artifact.is_artifact)
+    check_directory(output, force=force, foreign=artifact.foreign_files)
     with reporter.stage("planning"):
         prepared = prepare(request)
     with reporter.stage("loading weights") as update:
@@ -66,7 +63,7 @@ def compile_model(
             "the quantised model has other shapes than those that were planned.",
             "this is a defect; please report it with the model's config.",
         )
-    with new_directory(output, force=force, replaceable=artifact.is_artifact) as folder:
+    with new_directory(output, force=force, foreign=artifact.foreign_files) as folder:
         with reporter.stage("generating code and weights") as update:
             emit(
                 graph, prepared.shape, prepared.plan, prepared.target, model.tokenizer, folder,
@@ -80,14 +77,7 @@ def compile_model(
 
 def _write_records(folder: Path, prepared: Prepared, graph: Graph) -> None:
     """What a run is compared with, what people look at, and the manifest of it all."""
-    try:
-        save(graph, folder / artifact.IR)
-    except SafetensorError as error:
-        # the library hides the error number of what is nearly always a full disk
-        number = errno.ENOSPC if "os error 28" in str(error).lower() else errno.EIO
-        raise OSError(
-            number, "No space left on device" if number == errno.ENOSPC else str(error)
-        ) from error
+    save(graph, folder / artifact.IR)
     text = folder / artifact.IR_TEXT
     text.write_text(dump(graph), encoding="utf-8")
     (folder / artifact.IR).chmod(text.stat().st_mode)  # the library makes a private file

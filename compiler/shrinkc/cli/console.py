@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,10 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from shrinkc.cli.stopping import check
-from shrinkc.core.errors import ShrinkcError
+from shrinkc.core.errors import OutputError, ShrinkcError
 from shrinkc.core.progress import Stage, Update
 from shrinkc.core.shell import printable
 
@@ -102,6 +103,45 @@ def error_text(error: ShrinkcError) -> str:
         f"shrinkc: {error.title}: {first}", width, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join([head, *quoted])
+
+
+class StandardOutput:
+    """``sys.stdout`` whose errors say so: the system's own name no file.
+
+    A pipe that nobody reads any more stays a BrokenPipeError.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None where the caller closed it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """OutputError when that is not possible."""
+        with _as_output_error():
+            if self._stream is None:
+                raise OSError(errno.EBADF, "it is closed")
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """OutputError when that is not possible."""
+        if self._stream is not None:
+            with _as_output_error():
+                self._stream.flush()
+
+
+@contextmanager
+def _as_output_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"standard output cannot be written: {error.strerror}.",
+            "the results go there; redirect it to another place.",
+        ) from error
 
 
 def print_json(content: object) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +14,8 @@ import click
 
 from shrinkc.cli.console import Console, print_json
 from shrinkc.core import artifact
-from shrinkc.core.errors import OutputError, UsageError
-from shrinkc.core.output import output_error
+from shrinkc.core.errors import UsageError
+from shrinkc.core.output import check_file, write_file
 from shrinkc.evaluate import CompiledScorer, EvalPlan, Scorer, TorchScorer, evaluate
 from shrinkc.evaluate.compiled_scorer import Engine
 from shrinkc.evaluate.hub import SOURCES, data_file
@@ -85,19 +83,22 @@ def run(
     console: Console,
     as_json: bool,
 ) -> None:
-    """Measures, prints a table (or with ``as_json`` the report), writes ``output`` whole."""
+    """Measures, writes ``output`` whole, and prints a table (or with ``as_json`` the report), also
+    when ``output`` cannot be written after all."""
     if output is not None:
-        _check_writable(output)
+        check_file(output)
     with TemporaryDirectory(prefix="shrinkc-") as folder:
         plan = with_files(request.plan, Path(folder), console)
         report = evaluate(_scorer(request, env, console), plan, console)
-    if output is not None:
-        _write(output, report)
-    if as_json:
-        print_json(report)
-    else:
-        for line in lines(report):
-            click.echo(line)
+    try:
+        if output is not None:
+            write_file(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    finally:
+        if as_json:
+            print_json(report)
+        else:
+            for line in lines(report):
+                click.echo(line)
 
 
 def with_files(plan: EvalPlan, folder: Path, console: Console) -> EvalPlan:
@@ -219,27 +220,3 @@ def _windows(text: str) -> int | None:
     if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) is None:
         raise UsageError(f"--windows {text} is not possible.", "allowed: 1 and more, or all.")
     return int(text)
-
-
-def _check_writable(output: Path) -> None:
-    """OutputError before hours of work and not after them."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory.", "give the name of a file.")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(
-            f"{output.absolute().parent} does not exist.", "make it, or choose another place."
-        )
-
-
-def _write(output: Path, report: Mapping[str, Any]) -> None:
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        partial.write_text(
-            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        os.replace(partial, output)
-    except OSError as error:
-        raise output_error(output, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.cli.stopping import check
-from shrinkc.compress.explore import Result, explore, open_study, results_of
+from shrinkc.cli.units import show_size
+from shrinkc.compress.explore import Result, explore, open_study, results_of, storage_errors
 from shrinkc.compress.front import read_references, short, write_front
 from shrinkc.compress.steps import read_json, write_json
 from shrinkc.compress.trials import plan_trials
 from shrinkc.core.errors import Interrupted, UsageError
-from shrinkc.core.output import check_replaceable, output_error
+from shrinkc.core.output import check_folder, make_folder
 
 MARK = "explore.json"
 FORMAT = "shrinkc-explore"
@@ -54,7 +55,7 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     """Runs more trials of the study; the front is written after each of them."""
     request.check()
     out = request.output
-    check_replaceable(out, force=True, replaceable=_made_here)
+    check_folder(out, _made_here)
     trials = plan_trials(
         request.model, request.recipe, request.space, request.assignments, out / "trials",
         device=request.device, reporter=console,
@@ -62,11 +63,8 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     conditions = trials.conditions()
     measured = trials.measured() if request.reference else {}
     references = [ref for file in request.reference for ref in read_references(file, measured)]
-    try:
-        (out / "trials").mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
-    except OSError as error:
-        raise output_error(out, error) from error
+    make_folder(out / "trials")
+    write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
     storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
     study = open_study(storage, request.study, conditions)
     begin = time.monotonic()
@@ -88,10 +86,11 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
 
     about = {"study": request.study, "conditions": dict(conditions)}
     try:
-        done = explore(
-            study, trials.space, trials.run, trials=request.trials, seed=request.seed,
-            expired=expired, finished=finished,
-        )  # fmt: skip
+        with storage_errors(storage):
+            done = explore(
+                study, trials.space, trials.run, trials=request.trials, seed=request.seed,
+                expired=expired, finished=finished,
+            )  # fmt: skip
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"stopped; {out} holds the trials that are complete.",
@@ -110,9 +109,8 @@ def _line(result: Result) -> str:
     values = ", ".join(f"{key} = {value}" for key, value in result.values.items())
     if result.outcome is None:
         return f"trial {result.number} ({values}): {result.state}: {short(result.reason or '')}"
-    size = result.outcome.packed_bytes / (1 << 20)
     return (
-        f"trial {result.number} ({values}): {size:.2f} MiB, "
+        f"trial {result.number} ({values}): {show_size(result.outcome.packed_bytes)}, "
         f"perplexity {result.outcome.perplexity:.2f}"
     )
 

@@ -13,13 +13,14 @@ from shrinkc.checkpoints import load, resolve, use_threads, versions
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.cli.evaluating import data_path, with_files
 from shrinkc.compress import attention_maps, franken
+from shrinkc.core.artifact import all_files
 from shrinkc.core.errors import UsageError
-from shrinkc.core.output import check_replaceable, new_directory
+from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.shell import name_of
 from shrinkc.evaluate.plan import EvalPlan
 from shrinkc.importer import load_config
 
-RESULT = "comparison.json"
+RESULT, TABLE = "comparison.json", "comparison.md"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class FrankenRequest:
 
 
 def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
-    """Runs the configurations and shows, writes and saves what was asked for."""
+    """Runs the configurations and writes, saves and shows what was asked for; shows it also when it
+    cannot be written after all."""
     _check_outputs(request)
     path = resolve(request.model)
     configurations = _configurations(request, load_config(path).num_layers)
@@ -109,40 +111,44 @@ def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
         "configurations": [row.to_json() for row in rows],
     }
     table = franken.table(rows)
-    with ExitStack() as outputs:  # all appear, or none
-        if request.output is not None:
-            folder = outputs.enter_context(
-                new_directory(request.output, force=request.force, replaceable=_made_here)
-            )
-            (folder / RESULT).write_text(
-                json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            (folder / "comparison.md").write_text("\n".join(table) + "\n", encoding="utf-8")
-        if request.maps is not None:
-            folder = outputs.enter_context(
-                new_directory(request.maps, force=request.force, replaceable=_maps_here)
-            )
-            shown = [rows[0].configuration, *configurations]
-            with console.stage("attention maps"):
-                attention_maps.draw_maps(loaded, shown, request.story.prompt, folder)
-        if request.save is not None:
-            with console.stage("saving"):
-                franken.save_checkpoint(loaded, configurations[0], request.save)
-    if as_json:
-        print_json(result)
-    else:
-        write_text("\n".join(table) + "\n")
+    try:
+        with ExitStack() as outputs:  # all appear, or none
+            if request.output is not None:
+                folder = outputs.enter_context(
+                    new_directory(request.output, force=request.force, foreign=_beside_result)
+                )
+                (folder / RESULT).write_text(
+                    json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
+                (folder / TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
+            if request.maps is not None:
+                folder = outputs.enter_context(
+                    new_directory(
+                        request.maps, force=request.force, foreign=attention_maps.beside_maps
+                    )
+                )
+                shown = [rows[0].configuration, *configurations]
+                with console.stage("attention maps"):
+                    attention_maps.draw_maps(loaded, shown, request.story.prompt, folder)
+            if request.save is not None:
+                with console.stage("saving"):
+                    franken.save_checkpoint(loaded, configurations[0], request.save)
+    finally:
+        if as_json:
+            print_json(result)
+        else:
+            write_text("\n".join(table) + "\n")
 
 
 def _check_outputs(request: FrankenRequest) -> None:
     """What is in the way of the outputs is refused before the model is read."""
     _check_apart(request.outputs)
     if request.output is not None:
-        check_replaceable(request.output, force=request.force, replaceable=_made_here)
+        check_directory(request.output, force=request.force, foreign=_beside_result)
     if request.maps is not None:
-        check_replaceable(request.maps, force=request.force, replaceable=_maps_here)
+        check_directory(request.maps, force=request.force, foreign=attention_maps.beside_maps)
     if request.save is not None:
-        check_replaceable(request.save, force=False, replaceable=lambda path: False)
+        check_directory(request.save)
 
 
 def _check_apart(folders: list[Path]) -> None:
@@ -174,9 +180,12 @@ def _configurations(request: FrankenRequest, num_layers: int) -> list[franken.Co
     return out
 
 
-def _made_here(folder: Path) -> bool:
-    return (folder / RESULT).is_file()
-
-
-def _maps_here(folder: Path) -> bool:
-    return (folder / "attention.json").is_file()
+def _beside_result(folder: Path) -> list[str] | None:
+    """Files in an output directory that this command does not make; None if it made none of it."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or not {"configurations", "story"} <= content.keys():
+        return None
+    return [name for name in all_files(folder) if name not in (RESULT, TABLE)]

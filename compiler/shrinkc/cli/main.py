@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import click
 
 import shrinkc
 from shrinkc.cli import stopping
-from shrinkc.cli.console import Console, error_text, print_json
+from shrinkc.cli.console import Console, StandardOutput, error_text, print_json
 from shrinkc.cli.units import parse_size
-from shrinkc.core.errors import Interrupted, ShrinkcError, UsageError
+from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 from shrinkc.core.shell import is_text, printable
 
@@ -228,7 +230,7 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     metavar="TABLE.KEY=VALUE",
     help="Change the recipe, e.g. lora.rank=16. May be repeated.",
 )
-@click.option("--force", is_flag=True, help="Start over, whatever is in the run's directory.")
+@click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
 @click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
 @_json_option
@@ -394,7 +396,7 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
-@click.option("--force", is_flag=True, help="Replace directories that this command made.")
+@click.option("--force", is_flag=True, help="Replace what -o and --attention-maps made before.")
 @_json_option
 def franken_command(as_json: bool, **options: Any) -> None:
     """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time, attention maps."""
@@ -430,7 +432,8 @@ def run_cli(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; every error is one paragraph on stderr."""
     debug = "--debug" in arguments
     try:
-        result = cli.main(list(arguments), prog_name="shrinkc", standalone_mode=False)
+        with redirect_stdout(StandardOutput(sys.stdout)):
+            result = cli.main(list(arguments), prog_name="shrinkc", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ShrinkcError as error:
         return _failed(error, debug)
@@ -440,7 +443,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
         if isinstance(stop.code, int) and stop.code >= 128:  # from a signal
-            print("shrinkc: terminated; nothing was left half-written.", file=sys.stderr)
+            _say("shrinkc: terminated; nothing was left half-written.")
             return stop.code
         raise
     except BrokenPipeError:
@@ -448,15 +451,20 @@ def run_cli(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # a full disk or missing rights outside of an output directory: scratch files of a run
-        return _failed(output_error(Path(error.filename or Path.cwd()), error), debug)
+        # a full disk or missing rights outside of an output: scratch files of a run
+        if error.filename is not None:
+            return _failed(output_error(Path(str(error.filename)), error), debug)
+        refusal = OutputError(
+            f"a file cannot be written: {error.strerror or error}.",
+            f"the system does not say which one; scratch files go to {tempfile.gettempdir()}.",
+        )
+        return _failed(refusal, debug)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(
+        _say(
             f"shrinkc: {type(error).__name__}: {error} - this is a defect of shrinkc; "
-            "'shrinkc --debug ...' shows where, please report it.",
-            file=sys.stderr,
+            "'shrinkc --debug ...' shows where, please report it."
         )
         return DEFECT
 
@@ -464,8 +472,13 @@ def run_cli(arguments: Sequence[str]) -> int:
 def _failed(error: ShrinkcError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(error_text(error), file=sys.stderr)
+    _say(error_text(error))
     return error.exit_code
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody can be told, and the exit code still says what it was
+        print(text, file=sys.stderr, flush=True)
 
 
 def _usage(error: click.ClickException) -> ShrinkcError:
@@ -480,7 +493,10 @@ def _usage(error: click.ClickException) -> ShrinkcError:
 def main() -> None:
     """The ``shrinkc`` command."""
     stopping.install()
+    if sys.stderr is None:  # the caller closed it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # a story may hold what the locale cannot show
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if stream is not None:
+            # a story may hold what the locale cannot show
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.exit(run_cli(sys.argv[1:]))

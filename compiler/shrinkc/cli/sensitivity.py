@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.compress.sensitivity import draw, measure, split_text, table
 from shrinkc.compress.texts import read_texts
 from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel, UsageError
+from shrinkc.core.output import make_folder, remove_folders, try_folder, write_file
 from shrinkc.core.shell import name_of, printable
 
 RESULT, PICTURE, STATE = "sensitivity.json", "sensitivity.svg", "probes.jsonl"
@@ -51,7 +51,7 @@ def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None
             _run(request, Path(folder), console, as_json)
         return
     _check(request.output)
-    request.output.mkdir(parents=True, exist_ok=True)
+    made = make_folder(request.output)
     try:
         _run(request, request.output, console, as_json)
     except KeyboardInterrupt as stop:
@@ -59,10 +59,12 @@ def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None
             f"stopped; {request.output} holds the measurements that are complete.",
             "the same command goes on from there.",
         ) from stop
+    finally:
+        remove_folders(made)  # as far as they are empty: refused before anything was measured
 
 
 def _check(output: Path) -> None:
-    """OutputError for a directory with something else in it."""
+    """OutputError for a directory with something else in it, or in which nothing can be written."""
     if output.exists() and not output.is_dir():
         raise OutputError(
             f"{output} exists and is not a directory.", "choose another output directory."
@@ -71,6 +73,7 @@ def _check(output: Path) -> None:
         raise OutputError(
             f"{output} is not empty and holds no sensitivities.", "choose another output directory."
         )
+    try_folder(output)
 
 
 def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: bool) -> None:
@@ -85,12 +88,15 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
     windows, fit = split_text(texts, loaded.tokenizer, request.samples, request.length)
     found = measure(loaded.model, windows, fit, folder / STATE, console)
     result = {"model": name_of(loaded.path), "text": _names(request), **found.to_json()}
-    _write(folder / RESULT, json.dumps(result, indent=1) + "\n")
-    draw(found, folder / PICTURE)
-    if as_json:
-        print_json(result)
-    else:
-        write_text("\n".join(table(found)) + "\n")
+    try:
+        if request.output is not None:
+            write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
+            draw(found, folder / PICTURE)
+    finally:  # a measurement that cannot be written is shown all the same
+        if as_json:
+            print_json(result)
+        else:
+            write_text("\n".join(table(found)) + "\n")
     console.note(f"{time.monotonic() - started:.0f} s")
     if request.output is not None:
         console.note(f"{request.output}: {RESULT}, {PICTURE}")
@@ -98,9 +104,3 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
 
 def _names(request: SensitivityRequest) -> list[str]:
     return [printable(Path(text).name) for text in request.text]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from shrinkc.checkpoints import Loaded
 from shrinkc.compress.franken import Configuration, assemble, generate, prompt_ids
 from shrinkc.compress.pictures import save_picture, style
+from shrinkc.core.artifact import all_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RESULT = "attention.json"
 TOKENS = 32  # of the text that the heads read
 LOW = 0.25  # of the largest frequency: what counts as low
 
@@ -114,7 +116,7 @@ def draw_maps(
             ("fourier", np.log1p(spectrum(maps))),
         ):
             title = f"{c.name}\n{_TITLES[kind]}"
-            _draw(pictures, labels, title, folder / f"{slug(c.name)}.{kind}.png")
+            _draw(pictures, labels, title, folder / _picture(c.name, kind))
         out["configurations"].append(
             {
                 "name": c.name,
@@ -128,8 +130,23 @@ def draw_maps(
                 ],
             }
         )
-    (folder / "attention.json").write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
+    (folder / RESULT).write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def beside_maps(folder: Path) -> list[str] | None:
+    """Files in ``folder`` that :func:`draw_maps` does not make; None if it made none of it."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        names = [c["name"] for c in content["configurations"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    made = {RESULT, *(_picture(str(name), kind) for name in names for kind in _TITLES)}
+    return [name for name in all_files(folder) if name not in made]
+
+
+def _picture(name: str, kind: str) -> str:
+    return f"{slug(name)}.{kind}.png"
 
 
 _TITLES = {"attention": "attention (square root)", "fourier": "Fourier magnitude (log)"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shrinkc.core.errors import StageFailed
+from shrinkc.core.output import output_error
 from shrinkc.core.progress import Update
 
 POLL_SECONDS = 0.3
@@ -31,8 +33,9 @@ def run_child(
 
     Its output goes to ``log``; ``update`` hears of the layers that the output counts.  The
     child computes with ``threads`` threads.  StageFailed with the log's last lines when it ends
-    with an error.  Whatever ends this function, no process of the child's group is left; and
-    should this process be killed, the child sees its input end (:func:`receive`).
+    with an error, OutputError when that is a full disk.  Whatever ends this function, no process
+    of the child's group is left; and should this process be killed, the child sees its input end
+    (:func:`receive`).
     """
     # `env` adds to what this process inherited
     command = [
@@ -71,9 +74,13 @@ def run_child(
     finally:
         _end(process)
     if process.returncode:
+        lines = last_lines(log)
+        full = os.strerror(errno.ENOSPC)
+        if any(full in line for line in lines):  # no fault of the library
+            raise output_error(Path(request.get("out", log)), OSError(errno.ENOSPC, full))
         raise StageFailed(
             f"{module.rsplit('.', 1)[-1]} ended with {_meaning(process.returncode)}; the last "
-            f"lines of {log}:\n" + "\n".join(f"  {line}" for line in last_lines(log)),
+            f"lines of {log}:\n" + "\n".join(f"  {line}" for line in lines),
             None,
         )
 

@@ -13,7 +13,8 @@ import math
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ import numpy as np
 from shrinkc.checkpoints import need
 from shrinkc.compress.fingerprint import Fingerprint, differences
 from shrinkc.compress.space import Space, Values
-from shrinkc.core.errors import RunChanged, ShrinkcError, StageFailed, UsageError
+from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed, UsageError
 
 STARTUP = 10  # trials before the sampler learns from them
 GUIDED = 40  # proposals of the sampler that may be known already, then random ones
 TRIES = 200
 CONDITIONS = "shrinkc"  # the study's attribute that says what its trials have in common
 
+# what SQLite calls a full disk, missing rights, a failing disk; Optuna wraps them twice
+_SQLITE = ("database or disk is full", "attempt to write a readonly database", "disk I/O error")
 _PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 
 
@@ -77,7 +80,7 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
 
     ``conditions`` are what all its trials have in common.  Raises RunChanged, naming
     what differs, when the study was made under others; UsageError for a storage that cannot be
-    opened.
+    opened; OutputError for a file that cannot be written.
     """
     need("optuna")
     import optuna
@@ -93,6 +96,9 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
             study.set_user_attr(CONDITIONS, dict(conditions))
             known = study.user_attrs[CONDITIONS]
     except Exception as error:  # SQLAlchemy's, the driver's, Optuna's own
+        refusal = _unwritable(storage, error)
+        if refusal is not None:
+            raise refusal from error
         raise UsageError(
             f"the study's storage {_PASSWORD.sub('***', storage)} cannot be used: "
             f"{_PASSWORD.sub('***', _first_line(error))}",
@@ -106,6 +112,30 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
             "trials could not be compared; give another --study name, or the same conditions.",
         )
     return study
+
+
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """OutputError in place of what the libraries say of a study's file that cannot be written."""
+    try:
+        yield
+    except Exception as error:
+        refusal = None if isinstance(error, ShrinkcError) else _unwritable(storage, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _unwritable(storage: str, error: BaseException | None) -> OutputError | None:
+    while error is not None:
+        said = next((text for text in _SQLITE if text in str(error)), None)
+        if said is not None:
+            return OutputError(
+                f"{storage.removeprefix('sqlite:///')} cannot be written: {said}.",
+                "free some space or change its rights; the same command then goes on.",
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
@@ -170,7 +200,8 @@ def explore(
     end; infeasible ones do not count, up to ten times as many.
 
     ``finished`` hears of every one.  A trial that fails is recorded with its reason and does not
-    stop the others.  One that is interrupted fails, and its values wait for whoever goes on.
+    stop the others.  One that is interrupted, or cannot be written (OutputError), fails, and its
+    values wait for whoever goes on.
     StageFailed if every one of them failed, or none was feasible in the whole study.
     """
     done: list[Result] = []
@@ -213,9 +244,10 @@ def _run_one(study: Any, space: Space, params: dict[str, Any], run_trial: RunTri
             raise StageFailed(f"the perplexity is {outcome.perplexity}.")
     except InfeasibleError as problem:
         return _told(study, trial, values, "infeasible", str(problem))
-    except Exception as error:
-        return _told(study, trial, values, "failed", _reason(error))
-    except BaseException:  # Ctrl-C and the like
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, OutputError):
+            return _told(study, trial, values, "failed", _reason(error))
+        # Ctrl-C and the like, and a full disk, which says nothing of these values
         study.tell(trial, state=_state("FAIL"))
         study.enqueue_trial(trial.params)
         raise

@@ -149,7 +149,7 @@ def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Pat
         "layers": show_layers(configuration.layers),
         "layer_list": list(configuration.layers),
     }
-    with new_directory(directory, force=False, replaceable=lambda path: False) as folder:
+    with new_directory(directory) as folder:
         save(model, loaded.tokenizer, folder)
         (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from shrinkc.compress.explore import Outcome, Result, front_of
 from shrinkc.compress.pictures import COLOURS, MARKERS, save_picture, style
 from shrinkc.core.errors import BadData
+from shrinkc.core.output import write_file
 
 MIB = 1 << 20
 REASON = 160  # characters of a reason in a table
@@ -101,8 +100,8 @@ def write_front(
         "trials": [r.to_json() for r in results],
     }
     lines = front_table(results, references)
-    _write(folder / "front.json", json.dumps(content, indent=2, ensure_ascii=False))
-    _write(folder / "front.md", "\n".join(lines))
+    write_file(folder / "front.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_file(folder / "front.md", "\n".join(lines) + "\n")
     draw_front(results, references, folder / "front.svg")
     return lines
 
@@ -224,14 +223,3 @@ def _show(value: Any) -> str:
 def _rows_of_run(run: dict[str, Any]) -> list[dict[str, Any]]:
     """The steps of a compress run that were measured."""
     return [row for row in run["steps"] if row["perplexity"] is not None]
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also when several processes write it."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        with suppress(OSError):
-            partial.unlink()

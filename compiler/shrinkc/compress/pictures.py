@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shrinkc.checkpoints import need
+from shrinkc.core.output import new_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,5 @@ def save_picture(figure: Figure, file: Path) -> None:
     """Writes ``file`` (.svg or .png), whole or not at all; call it inside :func:`style`."""
     kind = file.suffix.removeprefix(".")
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format=kind, metadata=nothing)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(file) as picture:
+        figure.savefig(picture, format=kind, metadata=nothing)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions
 from shrinkc.compress.calibration import Calibration
@@ -26,23 +27,34 @@ from shrinkc.compress.preflight import Preflight, preflight, settle
 from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage, parse_toml
 from shrinkc.compress.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compress.steps import (
+    STEP,
     StepRecord,
     list_files,
     read_json,
     read_step,
     write_json,
     write_step,
-    write_text,
 )
 from shrinkc.compress.summary import Row, markdown, picture, rows_of
-from shrinkc.core.artifact import file_record
+from shrinkc.core.artifact import all_files, file_record
 from shrinkc.core.errors import BadStep, OutputError, RunChanged
-from shrinkc.core.output import check_replaceable, new_directory
+from shrinkc.core.output import (
+    check_folder,
+    make_folder,
+    new_directory,
+    output_error,
+    refuse_to_delete,
+    remove_folders,
+    write_file,
+)
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
 from shrinkc.importer import load_config
 
 RUN = "run.json"
+RECIPE, TABLE, PICTURE = "recipe.toml", "table.md", "run.svg"
+LOCK = ".lock"
+LOGS, SCRATCH = "logs", ".scratch"
 FORMAT = "shrinkc-run"
 VERSION = 1
 SOURCE = "00-source"
@@ -69,6 +81,48 @@ def is_run(directory: Path) -> bool:
         return False
 
 
+def _begun(directory: Path) -> bool:
+    """Whether this is a run, or what an attempt left or has so far that came to none yet."""
+    if is_run(directory) or (directory / SOURCE / STEP).is_file():
+        return True
+    return all(path.name == LOCK or _is_partial(path.name) for path in directory.iterdir())
+
+
+def foreign_files(out: Path) -> list[str]:
+    """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
+    record is damaged is taken for made here."""
+    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    steps: dict[str, set[str] | None] = {}
+    found = []
+    for name in all_files(out):
+        top, _, rest = name.partition("/")
+        if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
+            continue
+        if rest and _is_step(top) and (out / top / STEP).is_file():
+            if top not in steps:
+                steps[top] = _recorded(out / top)
+            known = steps[top]
+            if known is None or rest in known:
+                continue
+        found.append(name)
+    return found
+
+
+def _recorded(step: Path) -> set[str] | None:
+    try:
+        return {STEP, *read_json(step / STEP)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_step(name: str) -> bool:
+    return name[:2].isdigit() and name[2:3] == "-"
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
 def compress(
     model: str,
     out: Path,
@@ -90,12 +144,13 @@ def compress(
     use_threads(recipe.run.threads)
     source = resolve(model)
     # a run that is there is continued, so only something else is in the way
-    check_replaceable(out, force=True, replaceable=is_run)
+    check_folder(out, _begun)
     run = _Run(source, out, recipe, reporter, device)
     if dry_run:
         return run.plan()
     with _locked(out):
         if force and is_run(out):
+            refuse_to_delete(out, foreign_files(out))
             run.plan()  # refusals come while the earlier run is still there
             _clear(out)
         return run.go()
@@ -104,27 +159,49 @@ def compress(
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """OutputError while another process works on ``out``."""
-    made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
-            ) from error
+    made = make_folder(out)
+    with _lock(out):
         try:
             yield
         finally:
-            (out / ".lock").unlink(missing_ok=True)
+            # while the lock is held: whoever comes next finds all of it or nothing
             if made and not is_run(out):  # refused before anything was made
-                shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(out.resolve(), ignore_errors=True)
+                remove_folders(made)
+            else:
+                (out / LOCK).unlink(missing_ok=True)
+
+
+def _lock(out: Path) -> TextIO:
+    """The locked file; whoever closes it gives up the lock."""
+    while True:
+        try:
+            make_folder(out)
+            file = (out / LOCK).open("w")
+        except FileNotFoundError:
+            continue  # the one that had it removes all of it just now
+        except OSError as error:
+            raise output_error(out, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(
+                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
+            ) from error
+        except OSError as error:
+            file.close()
+            raise output_error(out / LOCK, error) from error
+        file.close()  # the one that had it has removed it: this is no file that others would find
 
 
 def _clear(out: Path) -> None:
     """Removes what is in a run; it stays one, so that the next attempt may go on."""
     for path in out.iterdir():
-        if path.name in (".lock", RUN):
+        if path.name in (LOCK, RUN):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -157,7 +234,10 @@ class _Run:
     def go(self) -> RunResult:
         """All of it."""
         for leftover in self.out.glob(".*.partial"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
         directory, expected = self.out / SOURCE, self._source_fingerprint()
         if directory.exists():
             self.records.append(self._found(directory, expected))
@@ -165,7 +245,7 @@ class _Run:
             facts = facts_of(source)
             self._settle(facts)
         elif self.source.is_file():
-            with new_directory(directory, force=False, replaceable=lambda _: False) as folder:
+            with new_directory(directory) as folder:
                 self._unpack(folder / "model")
                 facts = facts_of(folder / "model")
                 self._settle(facts)
@@ -176,7 +256,7 @@ class _Run:
             source, facts = self.source, facts_of(self.source)
             self._settle(facts)
             self._preflight(facts, source)
-            with new_directory(directory, force=False, replaceable=lambda _: False) as folder:
+            with new_directory(directory) as folder:
                 self.records.append(self._first_record(folder, expected, facts))
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
@@ -192,7 +272,7 @@ class _Run:
             if number >= len(self.records):
                 self._step(number)
             self._measure(number)
-        shutil.rmtree(self.out / ".scratch", ignore_errors=True)
+        shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
         final = self._model_of(self.records[-1])
         return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
@@ -276,7 +356,7 @@ class _Run:
         wanted = [SOURCE, *(self._name(i + 1) for i in range(len(self.recipe.stages)))]
         present = sorted(
             p.name for p in self.out.iterdir()
-            if p.is_dir() and p.name[:2].isdigit() and p.name[2:3] == "-"
+            if p.is_dir() and _is_step(p.name)
         )  # fmt: skip
         others = [name for name in present if name not in wanted]
         if others:
@@ -324,10 +404,10 @@ class _Run:
         stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
         expected = self._fingerprint(stage, before)
         scratch = self._scratch(name, expected)
-        logs = self.out / "logs" / name
+        logs = self.out / LOGS / name
         logs.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        with new_directory(self.out / name, force=False, replaceable=lambda _: False) as folder:
+        with new_directory(self.out / name) as folder:
             report = self._run_stage(stage, before, folder, scratch, logs)
             with self.reporter.stage(f"{name}: counting"):
                 facts = facts_of(folder)
@@ -380,7 +460,7 @@ class _Run:
 
     def _scratch(self, name: str, expected: Fingerprint) -> Path:
         """The folder for a stage's state, from this very stage or empty."""
-        folder = self.out / ".scratch" / name
+        folder = self.out / SCRATCH / name
         if not self._check_state(name, expected):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -389,7 +469,7 @@ class _Run:
 
     def _check_state(self, name: str, expected: Fingerprint) -> bool:
         """Whether an interrupted attempt left state; RunChanged when that is from something else."""
-        folder = self.out / ".scratch" / name
+        folder = self.out / SCRATCH / name
         if not (folder / MADE_FROM).exists():
             return False
         changed = differences(read_json(folder / MADE_FROM), expected)
@@ -419,8 +499,8 @@ class _Run:
         """run.json, table.md, run.svg and recipe.toml."""
         rows = rows_of(self.records)
         recipe = self.recipe.to_toml()
-        write_text(self.out / "recipe.toml", recipe)
-        write_text(self.out / "table.md", markdown(rows))
+        write_file(self.out / RECIPE, recipe)
+        write_file(self.out / TABLE, markdown(rows))
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -429,7 +509,7 @@ class _Run:
             "steps": [asdict(row) for row in rows],
         }
         write_json(self.out / RUN, content)
-        picture(rows, self.out / "run.svg")
+        picture(rows, self.out / PICTURE)
 
     # ---- a budget ----
 

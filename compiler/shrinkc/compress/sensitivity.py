@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from shrinkc.compress.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compress.stages.width import channel_scores, group_scores, refit
 from shrinkc.compress.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
+from shrinkc.core.output import output_error, write_file
 from shrinkc.core.progress import Reporter, Update
 
 if TYPE_CHECKING:
@@ -165,15 +165,16 @@ class _State:
                 )
             done = {p["probe"]: (p["loss"], p["kl"]) for p in map(json.loads, whole[1:])}
         lines = [json.dumps(fingerprint), *(_line(probe, *v) for probe, v in done.items())]
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(partial, file)
+        write_file(file, "".join(f"{line}\n" for line in lines))
         return cls(file, done)
 
     def add(self, probe: str, loss: float, kl: float) -> None:
         self.found[probe] = (loss, kl)
-        with self.file.open("a", encoding="utf-8") as handle:
-            handle.write(_line(probe, loss, kl) + "\n")
+        try:
+            with self.file.open("a", encoding="utf-8") as handle:
+                handle.write(_line(probe, loss, kl) + "\n")
+        except OSError as error:
+            raise output_error(self.file, error) from error
 
 
 def _changes_of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from shrinkc.compress.fingerprint import Fingerprint
 from shrinkc.core.artifact import FileRecord, file_record
 from shrinkc.core.errors import BadStep
+from shrinkc.core.output import write_file
 
 STEP = "step.json"
 FORMAT = "shrinkc-step"
@@ -77,7 +77,11 @@ def read_step(directory: Path) -> StepRecord:
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         record = StepRecord(files=files, **content)
     except FileNotFoundError as error:
-        raise BadStep(f"{path} is missing.", hint) from error
+        # without a record nothing tells whose the files are, and --force would not delete them
+        raise BadStep(
+            f"{path} is missing.",
+            f"delete {directory} and the steps after it to make them again.",
+        ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadStep(f"{path} is damaged: {error}.", hint) from error
     faults = []
@@ -102,11 +106,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a file, whole."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_file(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

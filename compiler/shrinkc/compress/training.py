@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from shrinkc.compress.soft_loss import loss_and_gradient
 from shrinkc.compress.stages.context import StepContext
 from shrinkc.compress.texts import check_duplicates, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
+from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
 SAVE_SECONDS = 60.0  # between two saved states: what an interrupt loses at most
@@ -278,15 +278,14 @@ class Training:
     def _save(self, file: Path) -> None:
         import torch
 
-        partial = file.with_name(file.name + ".partial")
         content = {
             "losses": self.losses,
             "trained": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
-        torch.save(content, partial)
-        os.replace(partial, file)
+        with new_file(file) as state:
+            torch.save(content, state)
 
     def _restore(self, file: Path) -> None:
         import torch

@@ -180,9 +180,8 @@ class Trials:
             steps = _steps(self.folder / f"{result.number:04d}")
             if len(steps) < 2 or not _whole(steps[-1]):
                 continue
-            for path in steps[-1].iterdir():
-                if path.name != STEP:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for name in read_json(steps[-1] / STEP)["files"]:
+                (steps[-1] / name).unlink(missing_ok=True)
 
 
 def plan_trials(

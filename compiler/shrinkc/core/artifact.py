@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PLAN = "plan.json"
 MEMORY_MAP = "memory.svg"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.json"  # only of models that have one
+BUILD = "build"  # what make leaves
 
 _AGAIN = "compile the model again."
 
@@ -109,6 +111,36 @@ def changed_files(directory: Path, manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if not _unchanged(directory, manifest, name)]
 
 
+def foreign_files(directory: Path) -> list[str] | None:
+    """Files below ``directory`` that shrinkc did not write, or that were changed since, build
+    results aside; None when shrinkc did not compile it.  Also of directories of other versions."""
+    if not is_artifact(directory):
+        return None
+    content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        known = {name: FileRecord(**record) for name, record in content["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        known = {}  # nothing tells what is whose
+    return [
+        name
+        for name in all_files(directory)
+        if name != MANIFEST
+        and not name.startswith(f"{BUILD}/")
+        and not (name in known and _is(directory / name, known[name]))
+    ]
+
+
+def all_files(directory: Path) -> list[str]:
+    """Everything below ``directory`` that is no directory, links of any kind included, with slashes,
+    in a fixed order."""
+    found = []
+    for folder, folders, files in os.walk(directory):
+        here = Path(folder)
+        links = [name for name in folders if (here / name).is_symlink()]
+        found += [(here / name).relative_to(directory).as_posix() for name in [*files, *links]]
+    return sorted(found)
+
+
 def list_files(directory: Path) -> list[str]:
     """Every file below ``directory`` but the manifest, with slashes, in a fixed order."""
     files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
@@ -123,5 +155,8 @@ def file_record(path: Path) -> FileRecord:
 
 
 def _unchanged(directory: Path, manifest: Manifest, name: str) -> bool:
-    path = directory / name
-    return name in manifest.files and path.is_file() and file_record(path) == manifest.files[name]
+    return name in manifest.files and _is(directory / name, manifest.files[name])
+
+
+def _is(path: Path, record: FileRecord) -> bool:
+    return path.is_file() and file_record(path) == record

@@ -10,14 +10,13 @@ whether the offsets are those of a symmetric quantisation, ``-2**(bits - 1) * sc
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ShapeMismatch
+from shrinkc.core.output import new_file
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
@@ -35,7 +34,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
 
     Raises ValueError unless it has 4 or 8 bits, whole bytes per row, inputs in order, and
-    scales and offsets that float16 can hold exactly; OSError from the file system.
+    scales and offsets that float16 can hold exactly; OutputError.
     """
     hidden = weight.shape[1]
     with np.errstate(over="ignore"):  # infinity differs from the value, which is refused
@@ -64,15 +63,10 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
         position = span[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(len(text).to_bytes(8, "little") + text)
-            for array in (offset, q, scale):
-                handle.write(np.ascontiguousarray(array).tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in (offset, q, scale):
+            file.write(np.ascontiguousarray(array).tobytes())
 
 
 def read_embedding(path: Path) -> QuantizedWeight:

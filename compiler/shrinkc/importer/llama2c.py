@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from shrinkc.core.errors import OutputError
+from shrinkc.core.output import check_directory, new_directory
 from shrinkc.importer.llama2c_checkpoint import Llama2cHeader, read_checkpoint
 from shrinkc.importer.llama2c_tokenizer import (
     BOS_ID,
@@ -31,29 +29,15 @@ _ROPE_THETA = 10000.0
 def convert_llama2c(checkpoint: Path, tokenizer: Path, out: Path) -> None:
     """Write the directory ``out`` from a llama2.c ``.bin`` (float32) and its ``tokenizer.bin``.
 
-    ``out`` must not exist.  It appears complete or not at all: the files are written to a
-    temporary directory beside it, which is renamed at the end.  Raises ModelNotFound,
+    ``out`` must not exist.  It appears complete or not at all.  Raises ModelNotFound,
     BadWeights, BadTokenizer or OutputError.
     """
     checkpoint, tokenizer, out = Path(checkpoint), Path(tokenizer), Path(out)
     _check_output(out)  # before the reading, which may take a while
     header, tensors = read_checkpoint(checkpoint)
     tokenizer_text = tokenizer_json(read_pieces(tokenizer, header.vocab_size))
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as exc:
-        raise OutputError(f"{out.parent} cannot be written: {exc.strerror}.") from exc
-    try:
-        _write(partial, header, tensors, tokenizer_text)
-        _check_output(out)
-        partial.rename(out)
-    except OSError as exc:
-        raise OutputError(
-            f"{out} cannot be written: {exc.strerror}.", hint="check the free space and the rights."
-        ) from exc
-    finally:
-        # after the rename there is nothing left to remove
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_directory(out) as folder:
+        _write(folder, header, tensors, tokenizer_text)
 
 
 def _check_output(out: Path) -> None:
@@ -64,6 +48,7 @@ def _check_output(out: Path) -> None:
         )
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is not a directory.", hint="create it first.")
+    check_directory(out)
 
 
 def _write(
@@ -72,10 +57,6 @@ def _write(
     tensors: dict[str, NDArray[np.float32]],
     tokenizer_text: str,
 ) -> None:
-    # mkdtemp makes a private directory; the result gets the user's usual rights
-    mask = os.umask(0)
-    os.umask(mask)
-    directory.chmod(0o777 & ~mask)
     (directory / "tokenizer.json").write_text(tokenizer_text, encoding="utf-8")
     _write_json(directory / "tokenizer_config.json", tokenizer_settings(header.seq_len))
     _write_json(directory / "config.json", _config(header))
@@ -85,7 +66,8 @@ def _write(
     weights = directory / "model.safetensors"
     # transformers refuses a file without this entry
     save_file(tensors, weights, metadata={"format": "pt"})
-    weights.chmod(0o666 & ~mask)
+    # the library makes a private file
+    weights.chmod((directory / "config.json").stat().st_mode)
 
 
 def _config(header: Llama2cHeader) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from shrinkc.compress.checks import between, exactly_one, one_of
 from shrinkc.compress.facts import ModelFacts, predicted
 from shrinkc.compress.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
+from shrinkc.core.output import write_file
 from shrinkc.core.progress import Update
 
 METHODS = ("perplexity", "taylor", "magnitude", "cosine")
@@ -308,6 +308,4 @@ def _read_state(file: Path) -> list[dict[str, float]]:
 
 
 def _write_state(file: Path, sums: list[dict[str, float]]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(sums), encoding="utf-8")
-    os.replace(partial, file)
+    write_file(file, json.dumps(sums))

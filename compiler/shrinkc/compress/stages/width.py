@@ -6,7 +6,6 @@ tokens.  Layers are treated in order, each with what the already treated ones be
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from shrinkc.compress.checks import between, one_of
 from shrinkc.compress.facts import ModelFacts, predicted
 from shrinkc.compress.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
+from shrinkc.core.output import new_file
 
 STRUCTURED, PATTERN = "structured", "n:m"
 RIDGE = 0.01  # share of the Gram matrix's mean diagonal that is added to it
@@ -369,9 +369,8 @@ def _zero(
 def _save_state(layer: Any, facts: dict[str, Any], file: Path) -> None:
     import torch
 
-    partial = file.with_name(file.name + ".partial")
-    torch.save({"weights": layer.state_dict(), "facts": facts}, partial)
-    os.replace(partial, file)
+    with new_file(file) as state:
+        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
 
 
 def _restore(layer: Any, file: Path) -> dict[str, Any]:
