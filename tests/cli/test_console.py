@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from shrinkc.cli import console
+from shrinkc.cli import console, stopping
 from shrinkc.cli.main import DEFECT
 from shrinkc.cli.stopping import TERMINATED
 from shrinkc.cli.units import parse_size, show_size
@@ -278,3 +279,30 @@ def test_a_file_of_which_the_system_gives_no_name(
     assert result.code == 40
     assert "a file cannot be written: No space left on device." in result.words
     assert str(Path.cwd()) not in result.words and "scratch files go to" in result.words
+
+
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stopping.install()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_that_was_lost_ends_the_work_at_its_next_sign_of_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reporter = console.Console(io.StringIO())
+    with pytest.raises(SystemExit) as stop, reporter.stage("training") as update:
+        update(1, 4)
+        monkeypatch.setattr(stopping, "_came", [signal.SIGTERM])
+        update(2, 4)
+    assert stop.value.code == TERMINATED
+    monkeypatch.setattr(stopping, "_came", [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt), reporter.stage("training"):
+        raise AssertionError("it does not begin")
