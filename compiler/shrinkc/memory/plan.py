@@ -121,7 +121,11 @@ def head_state_bytes(head_dim: int) -> int:
     return _skewed(16 + 8 * (-(-head_dim // 4) * 4))
 
 
-QVEC_BYTES = 48  # of a 64-bit host; 20 on the 32-bit targets
+# sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1;
+# _Static_asserts hold all of them
+QVEC_BYTES = 32
+MATRIX_BYTES = 48
+SIGMOID_BYTES = 528
 
 
 def l1_buffers(
@@ -357,9 +361,14 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (40 with
-    permutations), the sigmoid's, and gains where they are few."""
+    """sizeof the tables in L1: matrices (a side path has three), layers, the sigmoid's, and gains where
+    they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
-    layer = 40 if s.perms else 24
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
-    return 48 * (len(s.matrices) + 1 + sides) + layer * s.num_layers + 528 + gains
+    tables = MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
+    return tables + SIGMOID_BYTES + gains
+
+
+def layer_bytes(s: ModelShape) -> int:
+    """sizeof(sc_layer) on the 32-bit targets."""
+    return 40 if s.perms else 24
