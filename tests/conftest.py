@@ -16,6 +16,9 @@ from helpers import small_disk as small_disks
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+# With it, and users do not have it, nothing waits in a buffer when a process ends.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # The same examples at every run: a gate that fails by chance says nothing about a change.  Shapes
 # that do not fit are filtered out by the tests, at times many of them.
 hypothesis.settings.register_profile(
