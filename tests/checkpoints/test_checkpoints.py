@@ -14,6 +14,7 @@ from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import (
+    check_device,
     libraries,
     load,
     load_tokenizer,
@@ -25,6 +26,7 @@ from shrinkc.checkpoints import (
     use_threads,
     versions,
 )
+from shrinkc.cli.main import run_cli
 from shrinkc.core.errors import (
     BadConfig,
     BadTokenizer,
@@ -35,6 +37,7 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     StageFailed,
     UnsupportedModel,
+    UsageError,
 )
 
 torch = pytest.importorskip("torch")
@@ -205,6 +208,42 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         need("torch", "nosuchlib")
     assert {"torch", "transformers", "numpy"} <= versions().keys() <= set(libraries.RECORDED)
+
+
+def test_the_version_of_torch_names_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package on PyPI is called 2.15.0 whose module says 2.15.0+cu132: what computes counts."""
+    monkeypatch.setattr(libraries.metadata, "version", lambda name: "2.15.0")
+    monkeypatch.setattr(torch, "__version__", "2.15.0+cu132")
+    assert versions()["torch"] == "2.15.0+cu132"
+    assert versions()["numpy"] == "2.15.0"
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu", "mps", "foo", "meta", "cpu:0", "cuda:7"])
+def test_a_device_that_is_not_there(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    check_device("cpu")
+    for command in (
+        ["eval", "MODEL", "--text", "FILE"],
+        ["compress", "MODEL", "--recipe", "small", "-o", str(tmp_path / "out")],
+        ["explore", "MODEL", "--recipe", "small", "--trials", "1", "-o", str(tmp_path / "out")],
+    ):
+        assert run_cli([*command, "--device", device]) == UsageError.exit_code
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"--device {device}: torch {torch.__version__} has no such device" in said
+        assert "allowed: cpu." in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:1"):
+        check_device(name)
+    with pytest.raises(UsageError, match="allowed: cpu, cuda, cuda:0, cuda:1"):
+        check_device("cuda:2")
 
 
 def test_threads_are_pinned() -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from shrinkc.cli import console
-from shrinkc.cli.main import DEFECT, TERMINATED
+from shrinkc.cli import console, stopping
+from shrinkc.cli.main import DEFECT
+from shrinkc.cli.stopping import TERMINATED
 from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.progress import Silent, Stage
+from shrinkc.core.words import show_time
 
 from .conftest import Cli
 
@@ -112,6 +115,37 @@ def test_work_of_unknown_length() -> None:
     assert Stage("running", 10.0).bar(13.2) == "running: 3 s"
     with Silent().stage("x") as update:
         update(1, 2)
+
+
+def test_the_time_that_is_left() -> None:
+    stage = Stage("training", 100.0)
+    stage.update(0, 40, "", 110.0)  # ten seconds of loading before
+    assert stage.line(111.0) == "training: 0 % (11 s)"
+    stage.update(10, 40, "loss 2.1", 130.0)
+    assert stage.line(130.0) == "training: 25 % (30 s, about 60 s left, loss 2.1)"
+    # what hangs takes longer
+    assert stage.line(150.0) == "training: 25 % (50 s, about 2 min left, loss 2.1)"
+    stage.update(40, 40, "", 200.0)
+    assert stage.line(200.0) == "training: 100 % (100 s)"
+    # the next count within the same stage is other work
+    stage.update(0, 8, "", 200.0)
+    stage.update(2, 8, "", 202.0)
+    assert "25 % (102 s, about 6 s left)" in stage.line(202.0)
+
+
+def test_the_time_that_is_left_of_a_run_that_goes_on() -> None:
+    stage = Stage("training", 0.0)
+    stage.update(900, 1000, "", 5.0)  # where it was interrupted
+    assert stage.left(6.0) is None
+    stage.update(910, 1000, "", 15.0)
+    assert stage.left(15.0) == 90.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (61.6, "62 s"), (150, "2 min"), (7200, "2.0 h")]
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert show_time(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -256,3 +290,30 @@ def test_a_file_of_which_the_system_gives_no_name(
     assert result.code == 40
     assert "a file cannot be written: No space left on device." in result.words
     assert str(Path.cwd()) not in result.words and "scratch files go to" in result.words
+
+
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stopping.install()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_that_was_lost_ends_the_work_at_its_next_sign_of_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reporter = console.Console(io.StringIO())
+    with pytest.raises(SystemExit) as stop, reporter.stage("training") as update:
+        update(1, 4)
+        monkeypatch.setattr(stopping, "_came", [signal.SIGTERM])
+        update(2, 4)
+    assert stop.value.code == TERMINATED
+    monkeypatch.setattr(stopping, "_came", [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt), reporter.stage("training"):
+        raise AssertionError("it does not begin")

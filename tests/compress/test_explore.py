@@ -391,12 +391,60 @@ def test_a_front_of_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "front.svg").stat().st_size > 1000
 
 
+MEASURED = {
+    "protocol": "wikitext512", "text_tokens": 9000, "windows": 16, "sha256": "ab", "dtype": "float32",
+}  # fmt: skip
+
+
 def test_references(tmp_path: Path) -> None:
     file = tmp_path / "reference.json"
-    rows = [{"name": "a", "packed_bytes": 5, "perplexity": 2}]
-    file.write_text(json.dumps(rows))
-    assert read_references(file) == [Reference("a", 5, 2.0)]
-    for text in ("[", '[{"name": "a"}]', "3"):
+    row = {"name": "a", "packed_bytes": 5, "perplexity": 2, "measured": MEASURED}
+    file.write_text(json.dumps([row]))
+    assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
+    file.write_text(json.dumps({"steps": [{**row, "perplexity": None}, row]}))
+    assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
+    # a list that somebody writes may leave out what only a tokenizer tells
+    short = {key: value for key, value in MEASURED.items() if key != "text_tokens"}
+    file.write_text(json.dumps([{**row, "measured": short}]))
+    assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
+    for text in ("[", '[{"name": "a"}]', "3", "[]", '{"steps": []}', "[3]"):
         file.write_text(text)
         with pytest.raises(BadData):
-            read_references(file)
+            read_references(file, MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"windows": 64}, "a: windows is 64, that of the trials 16."),
+        ({"sha256": "cd"}, "a: sha256 is cd, that of the trials ab."),
+        ({"text_tokens": 1}, "a: text_tokens is 1, that of the trials 9000."),
+        (
+            {"dtype": "bfloat16", "protocol": "wikitext2048"},
+            "a: protocol is wikitext2048, that of the trials wikitext512, dtype is bfloat16, that of "
+            "the trials float32.",
+        ),
+    ],
+)
+def test_references_that_were_measured_otherwise(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "reference.json"
+    row = {"name": "a", "packed_bytes": 5, "perplexity": 2}
+    file.write_text(json.dumps([{**row, "measured": MEASURED | changes}]))
+    with pytest.raises(BadData) as refusal:
+        read_references(file, MEASURED)
+    assert refusal.value.message == f"{file} cannot be shown beside the trials: {words}"
+    # what it has to be, ready to be compared or copied
+    assert refusal.value.hint is not None and json.dumps(MEASURED) in refusal.value.hint
+
+
+def test_references_that_do_not_say_how_they_were_measured(tmp_path: Path) -> None:
+    file = tmp_path / "reference.json"
+    row = {"name": "a", "packed_bytes": 5, "perplexity": 2}
+    file.write_text(json.dumps([row, {**row, "name": "b"}]))
+    with pytest.raises(BadData, match="a, b: how it was measured is not said"):
+        read_references(file, MEASURED)
+    file.write_text(json.dumps([{**row, "measured": {"windows": 16, "dtype": "float32"}}]))
+    with pytest.raises(BadData, match="'measured' does not say protocol, sha256"):
+        read_references(file, MEASURED)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +20,7 @@ pytest.importorskip("optuna")
 from shrinkc.cli.main import run_cli
 from shrinkc.compress.explore import Outcome, Result
 from shrinkc.compress.trials import Trials
-from shrinkc.core.errors import BadRecipe, OutputError, RunChanged, StageFailed, UsageError
+from shrinkc.core.errors import BadData, BadRecipe, OutputError, RunChanged, StageFailed, UsageError
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 RECIPE = """
@@ -74,16 +77,22 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     complete = [t for t in first if t["state"] == "complete"]
     assert len(complete) == 2
 
-    (tmp_path / "reference.json").write_text(
-        json.dumps([{"name": "mine", "packed_bytes": 1 << 20, "perplexity": 9.0}])
-    )
-    options = ["--trials", "5", "--reference", str(tmp_path / "reference.json"), "--json"]
+    # a run that was measured as the trials are, and a list that says so
+    run = out / "trials" / "0000" / "run.json"
+    measured = complete[0]["figures"]["measured"]
+    assert measured["windows"] == 1 and measured["dtype"] == "float32"
+    mine = {"name": "mine", "packed_bytes": 1 << 20, "perplexity": 9.0, "measured": measured}
+    (tmp_path / "reference.json").write_text(json.dumps([mine]))
+    options = ["--trials", "5", "--json", "--reference", str(tmp_path / "reference.json")]
+    options += ["--reference", str(run)]
     code, shown, notes = explore(*options)
     assert code == 0
     result = json.loads(shown)
     assert "every combination" in notes
     assert result["trials"][: len(first)] == first
-    assert result["references"][0]["name"] == "mine"
+    assert [r["name"] for r in result["references"]] == [
+        "mine", "00-source", "01-depth", "02-width",
+    ]  # fmt: skip
     # all four values were tried, and what the model does not have was refused before any work
     tried = {t["values"]["width.ffn_keep"]: t for t in result["trials"]}
     assert sorted(tried) == [64, 128, 192, 999]
@@ -108,6 +117,20 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     code, _, said = explore("--trials", "1")
     assert code == RunChanged.exit_code
     assert "text.txt has other content" in said
+
+
+def test_figures_of_another_protocol_are_no_references(
+    explore: Run, recipe: Path, tmp_path: Path
+) -> None:
+    own = RECIPE.split("[explore]")[0].replace("windows = 1", "windows = 2\ndtype = 'bfloat16'")
+    (tmp_path / "other.toml").write_text(own)
+    run = tmp_path / "run"
+    given = ["--recipe", str(tmp_path / "other.toml"), "-o", str(run)]
+    assert run_cli(["compress", str(STORIES), *given]) == 0
+    code, _, said = explore("--trials", "1", "--reference", str(run / "run.json"))
+    assert code == BadData.exit_code
+    assert "00-source, 01-depth, 02-width: windows is 2, that of the trials 1, dtype is" in said
+    assert not (tmp_path / "out").exists()
 
 
 def trials(out: Path) -> list[dict[str, Any]]:
@@ -203,3 +226,44 @@ def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:
     code, _, _ = explore("--trials", "1")
     assert code == OutputError.exit_code
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+# A signal that comes while the callback of a weak reference runs: Python drops what its handler
+# raises.  In the child this happens at the beginning of every trial, and in the midst of it.
+LOST = """
+import os, signal, sys, weakref
+from shrinkc.cli import main
+from shrinkc.compress.trials import Trials
+
+class Victim:
+    pass
+
+def interrupted(work):
+    def run(*arguments, **others):
+        victim = Victim()
+        reference = weakref.ref(victim, lambda _: os.kill(os.getpid(), signal.{signal}))
+        del victim
+        return work(*arguments, **others)
+    return run
+
+Trials.run = interrupted(Trials.run)
+sys.argv[0] = "shrinkc"
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_python_drops_ends_the_search(
+    name: str, code: int, recipe: Path, tmp_path: Path
+) -> None:
+    command = ["explore", str(STORIES), "--recipe", str(recipe), "-o", str(tmp_path / "out")]
+    ended = subprocess.run(
+        [sys.executable, "-c", LOST.format(signal=name), *command, "--trials", "3"],
+        capture_output=True, text=True,
+        # a background job of a shell inherits a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert "Exception ignored" in ended.stderr
+    assert ended.returncode == code, ended.stderr
+    # not one trial came to its end
+    assert not list((tmp_path / "out" / "trials").glob("*/02-width/step.json"))

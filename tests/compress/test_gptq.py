@@ -15,6 +15,7 @@ from tests.compress.quantising import COARSE, MIXED, STORIES, Recorder, loss, qu
 from tests.compress.quantising import write_text as write_text_file
 
 from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
 from shrinkc.compress.facts import facts_of
 from shrinkc.compress.stages import gptq, gptq_worker
 from shrinkc.core.errors import BadRecipe, StageFailed
@@ -42,6 +43,10 @@ Settings = gptq.Settings
         ({"embeddings": {"group": 12}}, "embeddings.group = 12"),
         ({"embeddings": {"width": 4}}, "width not known"),
         ({"embeddings": 4}, "embeddings = 4"),
+        ({"group": (64, 48)}, "group = 48"),
+        ({"group": ()}, "group = []"),
+        ({"group": (64, -1), "act_group_aware": True}, "act_group_aware"),
+        ({"embeddings": {"bits": 4, "group": [64, 12]}}, "embeddings.group = 12"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
@@ -72,6 +77,30 @@ def test_preflight_names_groups_that_divide() -> None:
     assert not [p for p in problems if "down_proj" in p]
     assert [p for p in problems if p.startswith("embeddings.group = 64 does not divide the 96")]
     assert gptq.preflight(Settings(group=32), facts) == []
+
+
+def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
+    facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
+    given = Settings(group=(64, 32, 16), embeddings={"bits": 4, "group": [64, 48, 16]})
+    settled, notes = gptq.settle(given, facts)
+    assert settled == replace(given, group=32, embeddings={"bits": 4, "group": 48})
+    assert sorted(notes) == [
+        "embeddings.group = 48, of 64, 48, 16 the first that divides 96 inputs",
+        "group = 32, of 64, 32, 16 the first that divides 96 and 256 inputs",
+    ]
+    assert gptq.preflight(given, facts) == []
+    assert gptq.predict(given, facts) == gptq.predict(settled, facts)
+    # the first choice needs no word, a module with a group of its own none either
+    for same in (Settings(group=32), Settings(group=(32, 16)), Settings(group=(-1, 16))):
+        settled, notes = gptq.settle(same, facts)
+        assert settled.group in (32, -1) and notes == []
+    own = {name: {"group": 32} for name in ("self_attn.*", "gate_proj", "up_proj")}
+    settled, notes = gptq.settle(Settings(group=(64, 32), modules=own), facts)
+    assert settled.group == 64 and notes == []
+    # none of them divides: what is wrong with the last
+    narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
+    (problem,) = gptq.preflight(Settings(group=(64, 32)), narrow)
+    assert "group = 32 does not divide the 200 inputs of mlp.down_proj" in problem
 
 
 def test_preflight_of_a_pruned_model() -> None:
@@ -145,6 +174,20 @@ def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactor
     assert quantization == json.loads((out / "quantize_config.json").read_text())
     log = out.parent / "logs" / "gptq.log"
     assert "Quantizing" in log.read_text(errors="replace")
+
+
+@pytest.mark.libraries("gptqmodel", "torch")
+@pytest.mark.parametrize("group", [-1, 16])
+def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
+    group: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    # the stage itself loads its result with from_pretrained alone, and runs it
+    out = quantised(tmp_path_factory, f"group{group}", {"bits": 4, "group": group})
+    for name, weight in read_gptq(out).items():
+        assert (weight.bits, weight.group) == (4, weight.shape[1] if group == -1 else group), name
+    program = tmp_path / "program"
+    assert run_cli(["compile", str(out), "-o", str(program)]) == 0
+    assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
 
 
 @pytest.mark.libraries("gptqmodel", "torch")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.checkpoints import load_tokenizer
+from shrinkc.compress.calibration import Calibration
+from shrinkc.compress.preflight import Estimate, seconds_per_token
 from shrinkc.compress.recipe import Recipe, parse_recipe
 from shrinkc.compress.run import compress
 from shrinkc.core.errors import (
@@ -102,8 +107,48 @@ def test_dry_run_estimates_and_writes_nothing(
     stories: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     result = compress(str(stories), tmp_path / "o", recipe, reporter=Silent(), dry_run=True)
-    assert result.estimate.startswith("estimate: about") and "GiB of memory" in result.estimate
+    assert result.estimate.startswith("estimate: about")
+    # a small model in small units: 0.0 GiB says nothing
+    assert re.search(r"; \d+\.\d MiB of memory, \d\.\d MiB on disk$", result.estimate)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ((12.0, 12.3), "about 12 s; "),
+        ((40.0, 250.0), "about 40 s on this machine alone, 4 min as busy as it is now; "),
+    ],
+)
+def test_an_estimate_says_what_it_assumes(seconds: tuple[float, float], words: str) -> None:
+    line = Estimate(seconds, 3 << 29, 5000).line()
+    assert line == f"estimate: {words}1.5 GiB of memory, 4.9 KiB on disk"
+
+
+def test_the_speed_is_measured_alone_and_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone: while this thread had the processor.  As it is: with the time that others had it."""
+    clock, passes = 0.0, iter([9.0, 0.2, 0.8, 0.2, 0.8])  # the first is not counted
+
+    class Model:
+        config = SimpleNamespace(max_position_embeddings=100, vocab_size=50)
+        device = "cpu"
+
+        def __call__(self, ids: Any) -> None:
+            nonlocal clock
+            assert ids.shape == (1, 100)
+            clock += next(passes)
+
+    monkeypatch.setattr("shrinkc.compress.preflight.TIMED_SECONDS", 1.0)
+    monkeypatch.setattr("shrinkc.compress.preflight.time.perf_counter", lambda: clock)
+    monkeypatch.setattr("shrinkc.compress.preflight.time.thread_time", lambda: clock / 2)
+    alone, now = seconds_per_token(Model())
+    assert alone == pytest.approx(0.001) and now == pytest.approx(0.005)
+
+
+def test_characters_of_a_token_are_counted(stories: Path, story_file: Path) -> None:
+    calibration = Calibration((str(story_file),), 16, 32)
+    calibration.check(load_tokenizer(stories))
+    assert 1.5 < calibration.characters_per_token < 3.5  # a vocabulary of 512, not four as usual
 
 
 @pytest.mark.parametrize("stage", ["scales", "eora"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,43 @@ def test_the_reference_recipe_has_the_settings_of_the_work() -> None:
 def test_the_effective_recipe_reads_back_as_itself(name: str) -> None:
     recipe = load_recipe(name)
     assert parse_toml(recipe.to_toml(), name=name) == recipe
+
+
+@pytest.fixture
+def piped() -> Iterator[Callable[[str], str]]:
+    """piped(text): the name of a pipe that holds it, as a shell writes ``<(command)``."""
+    ends: list[int] = []
+
+    def make(text: str) -> str:
+        read, write = os.pipe()
+        ends.append(read)
+        os.write(write, text.encode())
+        os.close(write)
+        return f"/dev/fd/{read}"
+
+    yield make
+    for end in ends:
+        os.close(end)
+
+
+def test_a_recipe_through_a_pipe(
+    piped: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(piped("[depth]\nremove = 2\n[evaluate]\ntext = 'a.txt'\n"))
+    assert recipe.stages[0].settings.remove == 2
+    # there is no folder that its paths could be relative to but the working directory
+    assert recipe.evaluate is not None and recipe.evaluate.text == str(tmp_path / "a.txt")
+    with pytest.raises(BadRecipe, match="not a readable TOML"):
+        load_recipe(piped("depth ="))
+    with pytest.raises(BadRecipe, match="there is no recipe"):
+        load_recipe(str(tmp_path))
+
+
+def test_a_text_through_a_pipe_is_refused(piped: Callable[[str], str]) -> None:
+    pipe = piped("Once upon a time.")
+    with pytest.raises(BadRecipe, match=f"{pipe} is a pipe, which can be read only once"):
+        load_recipe("small", [f"calibration.text={pipe}"])
 
 
 def test_texts_with_quotes_and_backslashes_survive(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.recipe import Recipe, parse_recipe
+from shrinkc.compress.recipe import Recipe, load_recipe, parse_recipe
 from shrinkc.compress.run import RunResult, compress
 from shrinkc.core.errors import (
     BadStep,
@@ -98,6 +98,28 @@ def test_every_step_is_a_model_with_its_record(whole: tuple[Path, RunResult]) ->
     assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:6]] == STEPS
     assert json.loads((out / "run.json").read_text())["steps"][3]["perplexity"] > 1
     assert result.rows[0].share == 1.0 and result.rows[2].share < 0.75
+
+
+def test_the_shipped_recipe_small_works_on_the_example(
+    stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    quick = [
+        f"calibration.text={story_file}", "calibration.samples=16", "calibration.length=64",
+        "lora.epochs=0.05", "lora.length=64", "scales.samples=8", "scales.length=64",
+    ]  # fmt: skip
+    given = [word for text in quick for word in ("--set", text)]
+    assert run_cli(["compress", str(stories), "--recipe", "small", *given, "-o", str(out)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    # groups of 64 do not divide 96 inputs: what was taken is said before the work, and written
+    assert "note: [gptq] group = 32, of 64, 32, 16 the first that divides 96 and 192" in said
+    recipe = load_recipe(str(out / "recipe.toml"))
+    settings = next(stage.settings for stage in recipe.stages if stage.kind == "gptq")
+    assert settings.group == 32 and settings.embeddings == {"bits": 4, "group": 32}
+    assert json.loads((out / "03-gptq" / "step.json").read_text())["settings"]["group"] == 32
+    program = str(tmp_path / "program")
+    assert run_cli(["compile", str(out / "04-scales"), "-o", program]) == 0
+    assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
 
 
 def test_the_same_again_is_the_same(
@@ -495,7 +517,7 @@ def test_another_budget_goes_on_from_what_was_measured(
     }
     out = tmp_path / "o"
     with pytest.raises(KeyboardInterrupt):
-        compress(str(stories), out, parse_recipe(tables), reporter=InterruptAt("sensitivity", 2))
+        compress(str(stories), out, parse_recipe(tables), reporter=InterruptAt("sensitivity", 20))
     scratch = out / ".scratch" / "budget" / "sensitivity.jsonl"
     measured = scratch.read_text()
     assert measured

@@ -123,7 +123,7 @@ class Stopping(Recorder):
 
         def update(done: int, total: int) -> None:
             self.heard.append((title, done, total))
-            if len(self.heard) == 2:
+            if len({heard[1] for heard in self.heard}) == 3:  # none, one layer, two
                 raise KeyboardInterrupt
 
         class Wrapped:
@@ -190,6 +190,34 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     # once more: nothing is measured again
     assert run_cli([*base, "-o", str(tmp_path / "a"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
+
+
+def test_other_options_are_named_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, model, out = write_text(tmp_path), tmp_path / "m", str(tmp_path / "out")
+    write_tiny_llama(model, layers=1)
+    given = {"--samples": "2", "--length": "16", "--dtype": "float32"}
+
+    def refusal(**changes: str) -> str:
+        options = given | {f"--{name}": value for name, value in changes.items()}
+        flat = [word for pair in options.items() for word in pair]
+        code = run_cli(["sensitivity", str(model), "--text", text, "-o", out, *flat])
+        said = " ".join(capsys.readouterr().err.split())
+        assert code == (RunChanged.exit_code if changes else 0)
+        return said
+
+    refusal()
+    for changes, words in (
+        ({"samples": "3"}, "samples: 2 → 3"),
+        ({"length": "24"}, "length: 16 → 24"),
+        ({"dtype": "bfloat16"}, "dtype: float32 → bfloat16"),
+        ({"samples": "3", "dtype": "bfloat16"}, "samples: 2 → 3; dtype: float32 → bfloat16"),
+    ):
+        # the text and the model are the same, only seen otherwise
+        assert f"was begun with something else: {words}. Hint:" in refusal(**changes)
+    Path(text).write_text(Path(text).read_text()[::-1])
+    assert "something else: another text. Hint:" in refusal(samples="2")
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,8 @@ import click
 
 from shrinkc.build import find_tool
 from shrinkc.cli.main import cli
-from shrinkc.compress.recipe import parse_recipe
+from shrinkc.compress.recipe import parse_recipe, read_tables
 from shrinkc.compress.space import TABLE, parse_space
-from shrinkc.compress.trials import read_tables
 from shrinkc.core.errors import BadRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,7 +289,7 @@ class Place:
         path = self.folder / block.argument
         path.write_text("\n".join(block.lines) + "\n", encoding="utf-8")
         try:
-            tables, base = read_tables(str(path))
+            tables, base, _ = read_tables(str(path))
             if TABLE in tables:
                 parse_space(tables.pop(TABLE), tables)
             parse_recipe(tables, base=base)

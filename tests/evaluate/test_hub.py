@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,13 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(BadData, match=r"Rowan/hellaswag .* cannot be fetched .*: no route Hint"):
         data_file("hub", "hellaswag", tmp_path)
+
+
+def test_data_through_a_pipe_can_be_read_again(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"Some text.\n")
+    os.close(write)
+    file = data_file(f"/dev/fd/{read}", "text", tmp_path)
+    os.close(read)
+    assert file.parent == tmp_path
+    assert file.read_text() == file.read_text() == "Some text.\n"

@@ -77,7 +77,7 @@ def test_losses_are_cross_entropies_in_the_order_asked(
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, plain_losses(stories.model, ids), atol=2e-5)
     assert seen[-1] == (7, 7)
-    assert len(seen) == math.ceil(7 / batch)
+    assert seen[0] == (0, 7) and len(seen) == 1 + math.ceil(7 / batch)
 
 
 def test_logits_in_slices(

@@ -28,12 +28,39 @@ def need(*modules: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Library -> version of those of ``RECORDED`` that are installed."""
+    """Library -> version of those of ``RECORDED`` that are installed.
+
+    Of torch the module's own: it names the build as well (``+cpu``, ``+cu132``), on which numbers
+    depend, while the version of the package on PyPI leaves that out.
+    """
     found = {}
     for name in RECORDED:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
+    if "torch" in found:
+        import torch
+
+        found["torch"] = str(torch.__version__)
     return found
+
+
+def check_device(name: str) -> None:
+    """UsageError unless torch can compute on the device ``name`` here and now."""
+    if name == "cpu":
+        return
+    need("torch")
+    import torch
+
+    there = ["cpu"]
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None:
+        count = torch.accelerator.device_count()
+        there += [found.type, *(f"{found.type}:{i}" for i in range(count))]
+    if name not in there:
+        raise UsageError(
+            f"--device {name}: torch {torch.__version__} has no such device on this machine.",
+            f"allowed: {', '.join(there)}.",
+        )
 
 
 def use_threads(n: int) -> None:

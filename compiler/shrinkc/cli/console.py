@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from shrinkc.cli.stopping import check
 from shrinkc.core.errors import OutputError, ShrinkcError
 from shrinkc.core.progress import Stage, Update
 from shrinkc.core.shell import printable
@@ -44,13 +45,18 @@ class Console:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
-        """Reports until the context ends; a thread does it, so that silent work is seen too."""
+        """Reports until the context ends; a thread does it, so that silent work is seen too.
+
+        A signal that came and was lost ends the work at its next sign of progress.
+        """
+        check()
         state = Stage(title, time.monotonic())
         ended = threading.Event()
         reporter = threading.Thread(target=self._report, args=(state, ended), daemon=True)
 
         def update(done: int, total: int, note: str = "", /) -> None:
-            state.done, state.total, state.note = done, total, note
+            check()
+            state.update(done, total, note, time.monotonic())
 
         reporter.start()
         try:

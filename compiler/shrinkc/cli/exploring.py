@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.cli.stopping import check
+from shrinkc.cli.units import show_size
 from shrinkc.compress.explore import Result, explore, open_study, results_of, storage_errors
 from shrinkc.compress.front import read_references, short, write_front
 from shrinkc.compress.steps import read_json, write_json
@@ -54,12 +56,13 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     request.check()
     out = request.output
     check_folder(out, _made_here)
-    references = [ref for file in request.reference for ref in read_references(file)]
     trials = plan_trials(
         request.model, request.recipe, request.space, request.assignments, out / "trials",
         device=request.device, reporter=console,
     )  # fmt: skip
     conditions = trials.conditions()
+    measured = trials.measured() if request.reference else {}
+    references = [ref for file in request.reference for ref in read_references(file, measured)]
     make_folder(out / "trials")
     write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
     storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
@@ -67,7 +70,8 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     begin = time.monotonic()
     table: list[str] = []
 
-    def expired() -> bool:
+    def expired() -> bool:  # asked before every trial
+        check()
         return request.timeout is not None and time.monotonic() - begin >= request.timeout
 
     def write() -> None:
@@ -105,9 +109,8 @@ def _line(result: Result) -> str:
     values = ", ".join(f"{key} = {value}" for key, value in result.values.items())
     if result.outcome is None:
         return f"trial {result.number} ({values}): {result.state}: {short(result.reason or '')}"
-    size = result.outcome.packed_bytes / (1 << 20)
     return (
-        f"trial {result.number} ({values}): {size:.2f} MiB, "
+        f"trial {result.number} ({values}): {show_size(result.outcome.packed_bytes)}, "
         f"perplexity {result.outcome.perplexity:.2f}"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -15,6 +14,7 @@ from typing import Any
 import click
 
 import shrinkc
+from shrinkc.cli import stopping
 from shrinkc.cli.console import Console, StandardOutput, drop_unwritten, error_text, print_json
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
@@ -22,7 +22,6 @@ from shrinkc.core.output import output_error
 from shrinkc.core.shell import is_text, printable
 
 DEFECT = 70
-TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
 PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
@@ -57,6 +56,18 @@ class _Size(click.ParamType):
             return parse_size(str(value))
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)
+
+
+class _Device(click.ParamType):
+    """Checked here, before any command begins its work."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from shrinkc.checkpoints import check_device
+
+        check_device(str(value))
+        return str(value)
 
 
 def _model_options(command: Any) -> Any:
@@ -221,7 +232,7 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
-@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
 @_json_option
 def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> None:
     """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
@@ -260,7 +271,7 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 )
 @click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
 @click.option("--threads", type=int, help="Of torch; results differ in the last digits.")
-@click.option("--device", help="Of torch. [default: cpu]")
+@click.option("--device", type=_Device(), help="Of torch. [default: cpu]")
 @click.option(
     "--engine",
     type=click.Choice(["host", "interpreter"]),
@@ -308,7 +319,7 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     help="Configurations to mark: a run.json, or a list. May be repeated.",
 )
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
-@click.option("--device", default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
 @_json_option
 def explore_command(as_json: bool, **options: Any) -> None:
@@ -433,7 +444,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         if not isinstance(stop.code, int):
             raise
-        if stop.code >= 128:  # from _terminate
+        if stop.code >= 128:  # from a signal
             _say("shrinkc: terminated; nothing was left half-written.")
         return stop.code  # 1 is click's word for a pipe that nobody reads any more
     except OSError as error:
@@ -476,16 +487,9 @@ def _usage(error: click.ClickException) -> ShrinkcError:
     )
 
 
-def _terminate(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end like Ctrl-C, so that nothing is left half-written."""
-    raise SystemExit(TERMINATED if number == signal.SIGTERM else 128 + number)
-
-
 def main() -> None:
     """The ``shrinkc`` command."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _terminate)
+    stopping.install()
     if sys.stderr is None:  # the caller closed it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

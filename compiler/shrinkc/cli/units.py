@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from shrinkc.core.words import show_size as show_size
+
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -17,11 +19,3 @@ def parse_size(text: str) -> int:
     if size != int(size) or size < 1:
         raise ValueError(f"'{text}' is not a whole number of bytes")
     return int(size)
-
-
-def show_size(size: int) -> str:
-    """``1.5 MiB``, ``37.2 KiB``, ``12 B``."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} B"

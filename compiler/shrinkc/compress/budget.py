@@ -209,10 +209,10 @@ class Space:
         )  # fmt: skip
 
     def group(self, config: LlamaConfig) -> int | None:
-        """The recipe's group if it divides all inputs, else the largest that does."""
+        """The recipe's group (of several the first) if it divides all inputs, else the largest that does."""
         sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-        wanted = self.settings.group
-        options = [wanted, *(g for g in GROUPS if wanted == -1 or g < wanted)]
+        wanted = gptq.several(self.settings.group)
+        options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
     def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
@@ -242,7 +242,7 @@ class Space:
 
     def table_group(self) -> int:
         """The recipe's group if it divides the hidden size, else the largest that does."""
-        options = (self.settings.table_group, 64, 32, 16, 8)
+        options = (*self.settings.table_groups, 64, 32, 16, 8)
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
     def norms(self, layers: int) -> int:

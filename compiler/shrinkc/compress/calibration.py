@@ -28,6 +28,7 @@ class Calibration:
     samples: int
     length: int
     notes: list[str] = field(default_factory=list)
+    characters_per_token: float = 4.0  # a guess until the texts were tokenised
     _cached: tuple[Any, Any] = field(default=(None, None), repr=False)  # tokenizer, windows
 
     @cached_property
@@ -55,6 +56,8 @@ class Calibration:
             )
         notes = check_duplicates(self.texts, KEY)
         ids = encode_texts(self.texts, tokenizer)
+        if ids:
+            self.characters_per_token = sum(len(text.content) for text in self.texts) / len(ids)
         available = len(ids) // self.length
         if available < self.samples:
             raise BadData(

@@ -118,7 +118,7 @@ def last_lines(log: Path) -> list[str]:
 
 def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update) -> None:
     """Until the child ends."""
-    tail, total = b"", 0
+    tail, layer, total = b"", 0, 0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
@@ -127,7 +127,7 @@ def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update)
         if found:
             layer, last = map(int, found[-1])
             total = last + 1
-            update(layer, total)
+        update(layer, total)
         if process.returncode is not None:
             update(total, total)
             return

@@ -250,6 +250,7 @@ def _time(
 ) -> list[float]:
     """Seconds per new token of each model; in turns, so that a busy machine is busy for all."""
     taken: list[list[float]] = [[] for _ in models]
+    update(0, TIMED_ROUNDS * len(models))
     for turn in range(TIMED_ROUNDS):
         for i, model in enumerate(models):
             generate(model, ids, 1, exact=True)

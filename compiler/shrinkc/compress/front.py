@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from shrinkc.core.output import write_file
 
 MIB = 1 << 20
 REASON = 160  # characters of a reason in a table
+# what a reference has to say of how it was measured; what else it says is compared as well
+STATED = ("protocol", "windows", "sha256", "dtype")
 LABELS_APART = 0.03  # of the picture's width
 
 
@@ -28,24 +30,57 @@ class Reference:
     perplexity: float
 
 
-def read_references(file: Path) -> list[Reference]:
-    """References from a JSON file: a list of objects with ``name``, ``packed_bytes`` and
-    ``perplexity``, or the ``run.json`` of ``shrinkc compress``.  Raises BadData."""
+def read_references(file: Path, measured: Mapping[str, Any]) -> list[Reference]:
+    """References from a JSON file: a list of objects with ``name``, ``packed_bytes``, ``perplexity``
+    and ``measured``, or the ``run.json`` of ``shrinkc compress``.
+
+    ``measured``: how the trials are measured, which every reference has to share.  Raises BadData
+    that names all that do not, or do not say.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadData(f"{file} is no readable JSON file: {error}.") from error
+    faults: dict[str, list[str]] = {}
     try:
-        rows = _rows_of_run(content) if isinstance(content, dict) else content
-        return [
+        rows = _rows_of_run(content) if isinstance(content, dict) else list(content)
+        found = [
             Reference(str(row["name"]), int(row["packed_bytes"]), float(row["perplexity"]))
             for row in rows
         ]
-    except (KeyError, TypeError, ValueError) as error:
+        for row in rows:
+            if words := _otherwise(row.get("measured"), measured):
+                faults.setdefault(words, []).append(str(row["name"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData(
             f"{file} holds no reference configurations: {type(error).__name__}: {error}.",
-            'give [{"name": "…", "packed_bytes": 1, "perplexity": 1.0}], or a run.json.',
+            'give [{"name": "…", "packed_bytes": 1, "perplexity": 1.0, "measured": {…}}], or a '
+            "run.json.",
         ) from error
+    if not found:
+        raise BadData(f"{file} holds no configuration whose perplexity was measured.")
+    if faults:
+        each = [f"{', '.join(names)}: {words}" for words, names in faults.items()]
+        raise BadData(
+            f"{file} cannot be shown beside the trials: {'; '.join(each)}.",
+            "perplexities can be compared when they are measured alike: do that, or leave it out. "
+            f"The trials' own 'measured' is {json.dumps(dict(measured), ensure_ascii=False)}.",
+        )
+    return found
+
+
+def _otherwise(stated: Any, measured: Mapping[str, Any]) -> str:
+    """What keeps a reference from being compared, in words; "" when nothing does."""
+    if not isinstance(stated, Mapping):
+        return "how it was measured is not said ('measured' is missing)"
+    missing = [key for key in STATED if key not in stated]
+    if missing:
+        return f"'measured' does not say {', '.join(missing)}"
+    return ", ".join(
+        f"{key} is {stated[key]}, that of the trials {value}"
+        for key, value in measured.items()
+        if key in stated and stated[key] != value
+    )
 
 
 def write_front(
@@ -186,5 +221,5 @@ def _show(value: Any) -> str:
 
 
 def _rows_of_run(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured steps of a compress run."""
+    """The steps of a compress run that were measured."""
     return [row for row in run["steps"] if row["perplexity"] is not None]

@@ -21,29 +21,40 @@ from shrinkc.core.errors import (
     ShrinkcError,
     UnsupportedModel,
 )
+from shrinkc.core.words import show_size, show_time
 
 # Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16}
 TIMED_TOKENS = 512
-TIMED_PASSES = 4
-GIB = 1 << 30
+TIMED_SECONDS = 2.0  # long enough to see what else the machine does
+TIMED_PASSES = 4  # at least
+# Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
+# that takes about so many times what loading it takes.
+STEP_LOADS = 5.0
+# Seconds of a child process besides its work: its libraries.
+CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "eora": 14.0}
 
 
 @dataclass
 class Estimate:
-    """``seconds`` and ``memory`` are estimates, ``disk`` what the steps will take at most."""
+    """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
+    an estimate too, ``disk`` what the steps will take at most.
+    """
 
-    seconds: float
+    seconds: tuple[float, float]
     memory: int
     disk: int
 
     def line(self) -> str:
         """For people."""
+        idle, busy = map(show_time, self.seconds)
+        time = f"about {idle}"
+        if busy != idle:
+            time += f" on this machine alone, {busy} as busy as it is now"
         return (
-            f"estimate: {show_time(self.seconds)}, {self.memory / GIB:.1f} GiB of memory, "
-            f"{self.disk / GIB:.1f} GiB on disk"
+            f"estimate: {time}; {show_size(self.memory)} of memory, {show_size(self.disk)} on disk"
         )
 
 
@@ -64,10 +75,12 @@ def preflight(
     out: Path,
     *,
     done: int = 0,
+    loading: float = 0.0,
 ) -> Preflight:
     """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
 
-    ``loaded``: the model itself, for one timed forward pass, and its tokenizer.  Raises with all
+    ``loaded``: the model itself, for timed forward passes, and its tokenizer; ``loading``: seconds
+    that it took to load it.  Raises with all
     problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
     QuantizeError, BadData or OutputError.
     """
@@ -95,7 +108,9 @@ def preflight(
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
-    estimate = _estimate(recipe, chain, calibration, loaded, done) if not problems else None
+    estimate = None
+    if not problems:
+        estimate = _estimate(recipe, chain, calibration, loaded, done, loading)
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -104,6 +119,21 @@ def preflight(
         raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
     assert estimate is not None
     return Preflight(estimate, chain[1:], notes)
+
+
+def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
+    """The recipe with one value where its stages were given several to choose from by the sizes of
+    the model ``facts`` as it comes to them, and a sentence for each that is not the first choice."""
+    stages, notes = [], []
+    for given in recipe.stages:
+        module, stage = stage_module(given.kind), given
+        if hasattr(module, "settle"):
+            settings, found = module.settle(given.settings, facts)
+            stage = replace(given, settings=settings)
+            notes += [f"[{stage.name}] {text}" for text in found]
+        stages.append(stage)
+        facts = _after(stage, facts, bool(module.preflight(stage.settings, facts)))
+    return replace(recipe, stages=tuple(stages)), notes
 
 
 def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
@@ -152,10 +182,16 @@ def _evaluation_problems(settings: EvaluateSettings) -> list[tuple[type[ShrinkcE
 
 
 def _estimate(
-    recipe: Recipe, chain: list[ModelFacts], calibration: Calibration, loaded: Any, done: int
+    recipe: Recipe,
+    chain: list[ModelFacts],
+    calibration: Calibration,
+    loaded: Any,
+    done: int,
+    loading: float,
 ) -> Estimate:
     """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
-    rate = tokens_per_second(loaded.model)
+    alone, now = seconds_per_token(loaded.model)
+    step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
     for number, stage in enumerate(recipe.stages):
         before, after = chain[number], chain[number + 1]
@@ -165,35 +201,47 @@ def _estimate(
         tokens = 6.0 * calibration.samples * calibration.length
         if hasattr(module, "work"):
             tokens = module.work(stage.settings, before, calibration)
-        tokens += evaluation_tokens(recipe.evaluate)
-        seconds += tokens / rate * before.parameters / chain[0].parameters
+        tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
+        seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
+        seconds += CHILD_SECONDS.get(stage.kind, 0.0)
         disk += after.bytes_on_disk
         memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
-    return Estimate(seconds, memory, disk)
+    return Estimate((seconds, seconds * now / alone), memory, disk)
 
 
-def evaluation_tokens(settings: EvaluateSettings | None) -> float:
-    """Tokens of the perplexity's windows; about four characters are one token."""
+def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:
+    """Tokens of the perplexity's windows."""
     if settings is None or settings.text is None:
         return 0.0
     window = 2048 if settings.protocol == "wikitext2048" else 512
-    whole = Path(settings.text).stat().st_size / 4
+    whole = Path(settings.text).stat().st_size / characters_per_token
     return whole if settings.windows is None else min(whole, settings.windows * window)
 
 
-def tokens_per_second(model: Any) -> float:
-    """From the fastest of a few forward passes: other work on the machine only adds."""
+def seconds_per_token(model: Any) -> tuple[float, float]:
+    """Of forward passes that are made now: on the machine alone, and as busy as it is.
+
+    The first is the time that this thread had a processor for, in the fastest pass; where another
+    device computes, the fastest pass.  The second is the mean of all passes, with waiting.
+    """
     import torch
 
     length = min(TIMED_TOKENS, model.config.max_position_embeddings)
-    ids = torch.arange(length)[None] % model.config.vocab_size
-    best = float("inf")
+    ids = (torch.arange(length)[None] % model.config.vocab_size).to(model.device)
+    here = str(model.device) == "cpu"
+    working: list[float] = []
+    whole: list[float] = []
     with torch.no_grad():
-        for _ in range(TIMED_PASSES):
-            started = time.perf_counter()
-            model(ids.to(model.device))
-            best = min(best, time.perf_counter() - started)
-    return length / best
+        model(ids)  # the first one prepares what the others find ready
+        while len(whole) < TIMED_PASSES or sum(whole) < TIMED_SECONDS:
+            started, began = time.perf_counter(), time.thread_time()
+            model(ids)
+            if not here:
+                torch.accelerator.synchronize()
+            worked = time.thread_time() - began
+            whole.append(time.perf_counter() - started)
+            working.append(worked if here else whole[-1])
+    return min(working) / length, sum(whole) / len(whole) / length
 
 
 def _resource_problems(
@@ -207,14 +255,14 @@ def _resource_problems(
         return [
             (
                 OutputError,
-                f"{out} needs about {estimate.disk / GIB:.1f} GiB, {free / GIB:.1f} GiB are free",
+                f"{out} needs about {show_size(estimate.disk)}, {show_size(free)} are free",
             )
         ]
     memory = available_memory()
     if memory is not None and estimate.memory > memory:
         notes.append(
-            f"about {estimate.memory / GIB:.1f} GiB of memory are needed (an estimate), "
-            f"{memory / GIB:.1f} GiB are free"
+            f"about {show_size(estimate.memory)} of memory are needed (an estimate), "
+            f"{show_size(memory)} are free"
         )
     return []
 
@@ -227,12 +275,3 @@ def available_memory() -> int | None:
         return None
     kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
     return None if kib is None else int(kib) * 1024
-
-
-def show_time(seconds: float) -> str:
-    """About how long: ``20 s``, ``12 min``, ``1.5 h``."""
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds / 3600:.1f} h"

@@ -162,22 +162,30 @@ def load_recipe(source: str, assignments: Sequence[str] = ()) -> Recipe:
 
     Raises BadRecipe that names the key, its value and what is allowed.
     """
-    path = Path(source)
-    names = shipped()
-    if source in names and not path.is_file():
-        path, base = names[source], Path.cwd()
-    elif path.is_file():
+    tables, base, name = read_tables(source)
+    return parse_recipe(tables, assignments, base=base, name=name)
+
+
+def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
+    """The tables of the recipe ``source`` (a file, or the name of a shipped one), what its paths are
+    relative to, and its name.  A pipe (``<(...)`` of a shell) is read as a file is, once.  Raises
+    BadRecipe."""
+    path, names = Path(source), shipped()
+    if path.is_file():
         base = path.resolve().parent
+    elif source in names:
+        path, base = names[source], Path.cwd()
+    elif path.exists() and not path.is_dir():
+        base = Path.cwd()
     else:
         raise BadRecipe(
             f"there is no recipe {source!r}.",
             f"give a TOML file, or one of the shipped recipes: {', '.join(names)}.",
         )
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8")), base, path.stem
     except (OSError, ValueError) as error:
         raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
-    return parse_recipe(tables, assignments, base=base, name=path.stem)
 
 
 def parse_toml(text: str, *, name: str = "recipe") -> Recipe:
@@ -326,7 +334,13 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
             return [absolute(item) for item in value]
         if not isinstance(value, str) or value.startswith(HUB) or value == "":
             return value
-        return str((base / Path(value).expanduser()).resolve())
+        path = base / Path(value).expanduser()
+        if path.is_fifo():
+            raise BadRecipe(
+                f"{value} is a pipe, which can be read only once; a run reads its texts several times.",
+                "give the name of a file.",
+            )
+        return str(path.resolve())
 
     return {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
 

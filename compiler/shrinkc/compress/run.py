@@ -23,7 +23,7 @@ from shrinkc.compress.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compress.preflight import Preflight, preflight
+from shrinkc.compress.preflight import Preflight, preflight, settle
 from shrinkc.compress.recipe import EvaluateSettings, Recipe, Stage, parse_toml
 from shrinkc.compress.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compress.steps import (
@@ -48,6 +48,7 @@ from shrinkc.core.output import (
     write_file,
 )
 from shrinkc.core.progress import Reporter
+from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
 from shrinkc.importer import load_config
 
 RUN = "run.json"
@@ -226,6 +227,7 @@ class _Run:
         """Preflight alone.  Nothing is written."""
         gguf = self.source.is_file()
         facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
+        self._settle(facts)
         self._preflight(facts, self.source)
         return RunResult(self.out, [], self.source, self.estimate, self.notes)
 
@@ -241,15 +243,18 @@ class _Run:
             self.records.append(self._found(directory, expected))
             source = self._model_of(self.records[0])
             facts = facts_of(source)
+            self._settle(facts)
         elif self.source.is_file():
             with new_directory(directory) as folder:
                 self._unpack(folder / "model")
                 facts = facts_of(folder / "model")
+                self._settle(facts)
                 self._preflight(facts, folder / "model")
                 self.records.append(self._first_record(folder, expected, facts))
             source = directory / "model"
         else:
             source, facts = self.source, facts_of(self.source)
+            self._settle(facts)
             self._preflight(facts, source)
             with new_directory(directory) as folder:
                 self.records.append(self._first_record(folder, expected, facts))
@@ -271,12 +276,29 @@ class _Run:
         final = self._model_of(self.records[-1])
         return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
+    def _settle(self, facts: ModelFacts) -> None:
+        """The recipe is from here on what was chosen of it; a budget chooses by itself."""
+        if self.recipe.budget is None:
+            self.recipe, notes = settle(self.recipe, facts)
+            for note in notes:
+                self._note(note)
+
     def _preflight(self, facts: ModelFacts, source: Path) -> Preflight:
         with self.reporter.stage("preflight"):
+            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not a part of loading
+
+            started = time.monotonic()
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
+            loading = time.monotonic() - started
             done = max(0, len(self.records) - 1)
             found = preflight(
-                _quantised(self.recipe, facts), facts, self.calibration, loaded, self.out, done=done
+                _quantised(self.recipe, facts),
+                facts,
+                self.calibration,
+                loaded,
+                self.out,
+                done=done,
+                loading=loading,
             )
         for note in found.notes:
             self._note(note)
@@ -544,12 +566,17 @@ def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
 def _evaluate(
     directory: Path, settings: EvaluateSettings, device: str, reporter: Reporter
 ) -> dict[str, Any]:
-    from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
+    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
+    return dict(evaluate(scorer, evaluation_plan(settings), reporter))
+
+
+def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
+    """What ``[evaluate]`` asks for."""
 
     def path(value: str | None) -> Path | None:
         return None if value is None else Path(value)
 
-    plan = EvalPlan(
+    return EvalPlan(
         text=path(settings.text),
         protocol=settings.protocol,  # type: ignore[arg-type]  # checked by EvaluateSettings
         windows=settings.windows,
@@ -559,5 +586,3 @@ def _evaluate(
         hellaswag_items=settings.hellaswag_items,
         samples=settings.samples,
     )
-    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
-    return dict(evaluate(scorer, plan, reporter))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from shrinkc.compress.blocks import batches, block, embed, rope
 from shrinkc.compress.calibration import encode_texts
 from shrinkc.compress.embedding import TIED_DAMP
+from shrinkc.compress.fingerprint import differences
 from shrinkc.compress.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compress.stages.width import channel_scores, group_scores, refit
 from shrinkc.compress.texts import Text
@@ -156,12 +157,11 @@ class _State:
         if file.exists():
             # the last line may be cut off
             whole = file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-            found = json.loads(whole[0]) if whole else fingerprint
-            changed = sorted(k for k in fingerprint if found.get(k) != fingerprint[k])
+            changed = _changes_of(json.loads(whole[0]) if whole else fingerprint, fingerprint)
             if changed:
                 raise RunChanged(
-                    f"{file} was begun with another {' and '.join(changed)}.",
-                    "remove the file, or choose another output directory.",
+                    f"{file} was begun with something else: {'; '.join(changed)}.",
+                    "change that back to go on, remove the file, or choose another output directory.",
                 )
             done = {p["probe"]: (p["loss"], p["kl"]) for p in map(json.loads, whole[1:])}
         lines = [json.dumps(fingerprint), *(_line(probe, *v) for probe, v in done.items())]
@@ -177,8 +177,31 @@ class _State:
             raise output_error(self.file, error) from error
 
 
+def _changes_of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs, in words.  A digest counts only where the options it depends on are the same."""
+
+    def same(*keys: str) -> bool:
+        return all(old.get(key) == new[key] for key in keys)
+
+    changed = differences(
+        {k: v for k, v in old.items() if k not in _DIGESTS},
+        {k: v for k, v in new.items() if k not in _DIGESTS},
+    )
+    return changed + [
+        f"another {name}" for name, options in _DIGESTS.items() if same(*options) and not same(name)
+    ]
+
+
 def _line(probe: str, loss: float, kl: float) -> str:
     return json.dumps({"probe": probe, "loss": loss, "kl": kl})
+
+
+# what is compared by its content -> the options that decide the content as well
+_DIGESTS = {
+    "model": ("dtype",),
+    "text": ("samples", "length"),
+    "fitted text": ("samples", "length", "text"),
+}
 
 
 def _fingerprint(model: Any, windows: Tensor, fit: Tensor) -> dict[str, Any]:
@@ -193,7 +216,9 @@ def _fingerprint(model: Any, windows: Tensor, fit: Tensor) -> dict[str, Any]:
         "model": digest.hexdigest(),
         "text": hashlib.sha256(windows.cpu().numpy().tobytes()).hexdigest(),
         "fitted text": hashlib.sha256(fit.cpu().numpy().tobytes()).hexdigest(),
-        "dtype": str(model.dtype),
+        "samples": windows.shape[0],
+        "length": windows.shape[1],
+        "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
 
@@ -224,13 +249,19 @@ class _Run:
         total = sum(count - i + 10 for i in range(count)) + count
         done = 0
         for i, layer in enumerate(self.layers):
+            new = f"{i} removed" not in self.state.found  # the last probe of a layer
+            if new:
+                update(done, total)
             moments, fitted = self._watched(layer, fitted)
             for name, change in _changes(layer, moments, self.group):
                 self._probe(f"{i} {name}", hidden, i, change)
+                if new:
+                    update(done, total)
             self._probe(f"{i} removed", hidden, i + 1)
             hidden = [block(layer, h, self.tables) for h in hidden]
             done += count - i + 10
-            update(done, total)
+            if new:
+                update(done, total)
         self._probe("baseline", hidden, count)
         self._tables(fitted)
         update(total, total)

@@ -9,6 +9,7 @@ from typing import Any
 
 from shrinkc.compress.pictures import COLOURS, save_picture, style
 from shrinkc.compress.steps import StepRecord
+from shrinkc.evaluate import COMPARED
 
 MIB = 1 << 20
 
@@ -17,7 +18,8 @@ MIB = 1 << 20
 class Row:
     """A step.  ``share``: packed bytes over the bytes of the given model in bf16.
 
-    Percentages are None where they were not measured.
+    What was not measured is None.  ``measured``: how the perplexity was, as far as another one has
+    to share it to be compared with it.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Row:
     share: float
     perplexity: float | None
     protocol: str | None
+    measured: dict[str, Any] | None
     trivia_closed: float | None
     trivia_open: float | None
     hellaswag: float | None
@@ -58,12 +61,18 @@ def _row(record: StepRecord, whole: int) -> Row:
         share=figures["packed_bytes"] / whole,
         perplexity=_at(metrics, "perplexity", "perplexity"),
         protocol=_at(metrics, "perplexity", "protocol"),
+        measured=_measured(metrics),
         trivia_closed=_at(metrics, "trivia", "closed", "accuracy"),
         trivia_open=_at(metrics, "trivia", "open", "accuracy"),
         hellaswag=_at(metrics, "hellaswag", "acc"),
         hellaswag_norm=_at(metrics, "hellaswag", "acc_norm"),
         seconds=record.seconds,
     )
+
+
+def _measured(metrics: Any) -> dict[str, Any] | None:
+    about = _at(metrics, "perplexity")
+    return None if about is None else {key: about[key] for key in COMPARED if key in about}
 
 
 def _at(metrics: Any, *keys: str) -> Any:

@@ -114,7 +114,8 @@ def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibra
         return settings.samples or DEFAULT_SAMPLES
     texts = read_texts(settings.text or calibration.text, f"{kind}.text")
     characters = sum(len(t.content) for t in texts)
-    return round(settings.epochs * characters / 4 / settings.length)  # a guess, as it says
+    tokens = characters / calibration.characters_per_token
+    return round(settings.epochs * tokens / settings.length)
 
 
 class Windows:
@@ -217,6 +218,7 @@ class Training:
         self._restore(state)
         saved = time.monotonic()
         with self.step.reporter.stage(self.kind) as update:
+            update(len(self.losses), steps)
             for number in range(len(self.losses), steps):
                 self.losses.append(self._one_step(windows, number, steps))
                 update(number + 1, steps, f"loss {self._recent():.3f}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from shrinkc.checkpoints import resolve
+from shrinkc.checkpoints import load_tokenizer, resolve
 from shrinkc.compress.calibration import Calibration
 from shrinkc.compress.explore import InfeasibleError, Outcome, Result, front_of
 from shrinkc.compress.facts import ModelFacts, facts_of, float_facts
@@ -23,13 +22,15 @@ from shrinkc.compress.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compress.recipe import Recipe, parse_recipe, shipped
-from shrinkc.compress.run import RUN, SOURCE, compress
+from shrinkc.compress.preflight import settle
+from shrinkc.compress.recipe import Recipe, parse_recipe, read_tables
+from shrinkc.compress.run import RUN, SOURCE, compress, evaluation_plan
 from shrinkc.compress.space import TABLE, Space, Values, parse_space
 from shrinkc.compress.stages import KINDS, stage_module
 from shrinkc.compress.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.progress import Reporter
+from shrinkc.evaluate import text_measured
 from shrinkc.importer import load_config
 
 
@@ -82,17 +83,32 @@ class Trials:
             found |= {label: value for label, value in own.items() if label not in searched}
         return found | {"stages": [s.name for s in recipe.stages], TABLE: self.space.describe()}
 
+    def measured(self) -> dict[str, Any]:
+        """How the perplexity of every trial is measured: ``Row.measured`` of its steps.
+
+        Raises BadData, BadTokenizer, UsageError.
+        """
+        settings = self.recipe({}).evaluate
+        assert settings is not None  # conditions() sees to it
+        tokenizer = load_tokenizer(self.model)
+
+        def encode(text: str, *, special: bool) -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=special))
+
+        return text_measured(evaluation_plan(settings), encode, settings.dtype)
+
     def run(self, number: int, values: Values) -> Outcome:
         """Runs one trial.  InfeasibleError before any work; else what ``compress`` raises."""
         try:
             recipe = self.recipe(values)
         except BadRecipe as error:
             raise InfeasibleError(error.message) from error
-        problems = self._problems(recipe)
+        settled, _ = settle(recipe, self._sizes())
+        problems = self._problems(settled)
         if problems:
             raise InfeasibleError("; ".join(text.rstrip(".") for text in problems))
         out = self.folder / f"{number:04d}"
-        self._take_over(recipe, out)
+        self._take_over(settled, out)
 
         def attempt(*, force: bool) -> Any:
             return compress(
@@ -113,15 +129,18 @@ class Trials:
         figures = {key: value for key, value in asdict(last).items() if value is not None}
         return Outcome(last.packed_bytes, last.perplexity, figures)
 
-    def _problems(self, recipe: Recipe) -> list[str]:
-        """What the stages say before any work, from the model's sizes alone."""
+    def _sizes(self) -> ModelFacts:
         if self._facts is None:
             with self.reporter.stage("reading the model"):
                 source = self.model
                 self._facts = (
                     facts_of(source) if source.is_dir() else float_facts(load_config(source))
                 )
-        facts, found = self._facts, []
+        return self._facts
+
+    def _problems(self, recipe: Recipe) -> list[str]:
+        """What the stages say before any work, from the model's sizes alone."""
+        facts, found = self._sizes(), list[str]()
         for stage in recipe.stages:
             module = stage_module(stage.kind)
             found += [f"[{stage.name}] {text}" for text in module.preflight(stage.settings, facts)]
@@ -165,23 +184,6 @@ class Trials:
                 (steps[-1] / name).unlink(missing_ok=True)
 
 
-def read_tables(source: str) -> tuple[dict[str, Any], Path]:
-    """The tables of the recipe ``source`` (a file, or the name of a shipped one), ``[explore]``
-    included, and what its paths are relative to.  Raises BadRecipe."""
-    path, base = Path(source), Path(source).resolve().parent
-    if not path.is_file():
-        if source not in shipped():
-            raise BadRecipe(
-                f"there is no recipe {source!r}.",
-                f"give a TOML file, or one of the shipped recipes: {', '.join(shipped())}.",
-            )
-        path, base = shipped()[source], Path.cwd()
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), base
-    except (OSError, ValueError) as error:
-        raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
-
-
 def plan_trials(
     model: str,
     recipe: str,
@@ -194,10 +196,10 @@ def plan_trials(
 ) -> Trials:
     """Trials around ``recipe`` in the space of its table ``[explore]``, or of that in the TOML file
     ``space``.  Raises BadRecipe, ModelNotFound."""
-    tables, base = read_tables(recipe)
+    tables, base, _ = read_tables(recipe)
     ranges = tables.pop(TABLE, None)
     if space is not None:
-        content, _ = read_tables(str(space))
+        content, *_ = read_tables(str(space))
         ranges = content.get(TABLE, content)
     if ranges is None:
         raise BadRecipe(

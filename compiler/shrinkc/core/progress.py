@@ -7,9 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from shrinkc.core.words import show_time
+
 
 class Update(Protocol):
-    """``update(done, total)``, in whatever unit the work counts; ``note`` says how well it goes."""
+    """``update(done, total)``, in whatever unit the work counts; ``note`` says how well it goes.
+
+    The first one says where the work begins, which is what the time that is left is reckoned from.
+    """
 
     def __call__(self, done: int, total: int, note: str = "", /) -> None:
         """Reports."""
@@ -41,16 +46,36 @@ class Silent:
 
 @dataclass
 class Stage:
-    """How far one stage is; ``total`` 0 means that nobody knows."""
+    """How far one stage is; ``total`` 0 means that nobody knows.
+
+    ``begun``: when the work that is counted began, and how much was done by then: an interrupted
+    run goes on from there.
+    """
 
     title: str
     started: float
     done: int = 0
     total: int = 0
     note: str = ""
+    begun: tuple[float, int] | None = None
+
+    def update(self, done: int, total: int, note: str, now: float) -> None:
+        """What the work says of itself; less than before, or another total, is other work."""
+        if self.begun is None or done < self.done or total != self.total:
+            self.begun = (now, done)
+        self.done, self.total, self.note = done, total, note
+
+    def left(self, now: float) -> float | None:
+        """Seconds that the rest will take if it goes on as it went so far; None: nobody knows."""
+        if self.begun is None:
+            return None
+        then, before = self.begun
+        if not before < self.done < self.total:
+            return None
+        return (now - then) * (self.total - self.done) / (self.done - before)
 
     def line(self, now: float) -> str:
-        """One line of text, such as ``loading weights: 45 % (3 s)``."""
+        """One line of text, such as ``loading weights: 45 % (3 s, about 4 s left)``."""
         return self._line(self.title, self._details(now))
 
     def bar(self, now: float, room: int = 100, width: int = 24) -> str:
@@ -83,4 +108,6 @@ class Stage:
 
     def _details(self, now: float) -> list[str]:
         """What is said beside the share that is done; the last is dropped first."""
-        return [f"{now - self.started:.0f} s", *([self.note] if self.note else [])]
+        left = self.left(now)
+        about = [] if left is None else [f"about {show_time(left)} left"]
+        return [f"{now - self.started:.0f} s", *about, *([self.note] if self.note else [])]

@@ -2,7 +2,8 @@
 
 from shrinkc.evaluate.compiled_scorer import CompiledScorer
 from shrinkc.evaluate.models import LogitsOf, float_logits, integer_logits
-from shrinkc.evaluate.plan import EvalPlan, evaluate
+from shrinkc.evaluate.perplexity import COMPARED
+from shrinkc.evaluate.plan import EvalPlan, evaluate, text_measured
 from shrinkc.evaluate.protocols import (
     PROTOCOLS,
     Protocol,
@@ -18,6 +19,7 @@ from shrinkc.evaluate.scorer import Choices, Scorer
 from shrinkc.evaluate.torch_scorer import TorchScorer, perplexity_of
 
 __all__ = [
+    "COMPARED",
     "PROTOCOLS",
     "Choices",
     "CompiledScorer",
@@ -35,6 +37,7 @@ __all__ = [
     "perplexity_of",
     "read_text",
     "story_pieces",
+    "text_measured",
     "text_windows",
     "token_losses",
 ]

@@ -76,6 +76,7 @@ class CompiledScorer:
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """See Scorer; memory for one sequence's logits as int32 at a time."""
         out = []
+        update(0, len(sequences))
         fed = [list(s[:-1]) for s in sequences]
         for logits, sequence in zip(self._logits(fed), sequences, strict=True):
             out.append(token_losses(logits, sequence[1:], self._frac))
@@ -96,6 +97,7 @@ class CompiledScorer:
     ) -> list[list[int]]:
         """See Scorer."""
         out = []
+        update(0, len(prompts))
         for prompt in prompts:
             request = Request(tuple(prompt), max_new)
             if not prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,16 @@ def data_file(value: str, kind: str, folder: Path) -> Path:
     """The local file that ``value`` means, for one ``kind`` of SOURCES.
 
     "hub" or "hub:CONFIG" fetches the dataset (or takes it from the cache of the ``datasets``
-    library) and writes it to a file in ``folder``; anything else is a path.  Raises BadData,
+    library) and writes it to a file in ``folder``; anything else is a path.  What comes through a
+    pipe, which can be read only once, is put into such a file as well.  Raises BadData,
     ExtraMissing.
     """
     prefix, _, config = value.partition(":")
-    if prefix != PREFIX or Path(value).exists():
-        return Path(value)
+    given = Path(value)
+    if given.is_fifo():
+        return _drained(given, folder / given.name)
+    if prefix != PREFIX or given.exists():
+        return given
     source = SOURCES[kind]
     chosen = config or source.config
     name = "-".join(filter(None, (source.dataset.replace("/", "-"), chosen, source.split)))
@@ -57,6 +62,15 @@ def data_file(value: str, kind: str, folder: Path) -> Path:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(map(source.write, _rows(source, chosen)))
     return path
+
+
+def _drained(pipe: Path, file: Path) -> Path:
+    try:
+        with pipe.open("rb") as source, file.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        raise BadData(f"{pipe} cannot be read: {error.strerror}.") from error
+    return file
 
 
 def _rows(source: _Source, config: str | None) -> Iterable[Mapping[str, Any]]:

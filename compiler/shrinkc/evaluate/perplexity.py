@@ -14,6 +14,12 @@ from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.evaluate.scorer import Scorer
 
+# What two perplexities have to share so that they can be compared, of what a report says of them;
+# threads and device change the last digits alone.
+COMPARED = (
+    "protocol", "preparation", "special_tokens", "text_tokens", "window", "stride", "windows",
+    "sha256", "dtype",
+)  # fmt: skip
 TEST_ROWS = 4358  # of WikiText-2's test split as the `datasets` library gives it
 
 _HEADING = re.compile(r" ((?:= )+)[^=]+(?: =)+ ")
@@ -118,11 +124,21 @@ def text_perplexity(
             "a compiled directory has as many as it was compiled for: 'shrinkc compile ... "
             f"--context {protocol.window}'; wikitext512 needs the fewest.",
         )
+    windows, about = cut_text(scorer.encode, text, protocol, count)
+    return {**about, **summary(scorer.losses(windows, update))}
+
+
+def cut_text(
+    encode: Callable[..., list[int]], text: str, protocol: TextProtocol, count: int | None
+) -> tuple[list[list[int]], dict[str, object]]:
+    """The windows that are measured, and how they were made, JSON-able.
+
+    ``encode(text, special=…)`` is a Scorer's.  Raises what :func:`cut_windows` does.
+    """
     prepared, how = protocol.prepare(text)
-    ids = scorer.encode(prepared, special=protocol.special)
+    ids = encode(prepared, special=protocol.special)
     windows = cut_windows(ids, protocol.window, count)
-    losses = scorer.losses(windows, update)
-    return {
+    return windows, {
         "protocol": protocol.name,
         "preparation": how,
         "special_tokens": protocol.special,
@@ -130,7 +146,6 @@ def text_perplexity(
         "window": protocol.window,
         "stride": protocol.window,
         "windows": len(windows),
-        **summary(losses),
     }
 
 

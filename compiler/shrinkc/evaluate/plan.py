@@ -12,7 +12,7 @@ from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.evaluate.hellaswag import hellaswag, read_hellaswag
 from shrinkc.evaluate.items import file_facts, spread
-from shrinkc.evaluate.perplexity import TEXT_PROTOCOLS, text_perplexity
+from shrinkc.evaluate.perplexity import COMPARED, TEXT_PROTOCOLS, cut_text, text_perplexity
 from shrinkc.evaluate.protocols import read_text
 from shrinkc.evaluate.scorer import CONDITIONS, Scorer
 from shrinkc.evaluate.trivia import closed_book, open_book, read_trivia
@@ -95,6 +95,21 @@ def _perplexity(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result
         return {**text_perplexity(scorer, text, protocol, plan.windows, update), **facts}
 
     return work
+
+
+def text_measured(
+    plan: EvalPlan, encode: Callable[..., list[int]], dtype: str
+) -> dict[str, object]:
+    """COMPARED of the perplexity that ``plan`` asks for, before it is measured.
+
+    ``encode(text, special=…)`` and ``dtype`` are those of the Scorer that will do it.  Raises
+    BadData, UsageError.
+    """
+    assert plan.text is not None
+    protocol, text = TEXT_PROTOCOLS[plan.protocol], read_text(plan.text)
+    about = cut_text(encode, text, protocol, plan.windows)[1] | file_facts(plan.text)
+    about |= {"dtype": dtype}
+    return {key: about[key] for key in COMPARED}
 
 
 def _trivia(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:

@@ -141,6 +141,7 @@ def _in_batches(
     """``work`` on batches of items of similar length, the longest first; results in order."""
     order = sorted(range(len(items)), key=lambda i: -lengths[i])
     results: dict[int, Out] = {}
+    update(0, len(items))
     for at in range(0, len(order), batch):
         part = order[at : at + batch]
         results.update(zip(part, work([items[i] for i in part]), strict=True))

@@ -9,6 +9,8 @@ A stage is a module ``stages/<kind>.py`` with
 
 and, where it applies,
 
+* ``settle(settings, facts) -> (Settings, list[str])``: the settings with one value where several were
+  given to choose from by the model's sizes, and a sentence for each that is not the first choice.
 * ``predict(settings, facts) -> ModelFacts``: the model as it will be afterwards.
 * ``inputs(settings) -> dict[str, str]``: name -> SHA-256 of further files that decide the result.
 * ``work(settings, facts, calibration) -> float``: about how many tokens of a forward pass of the model it

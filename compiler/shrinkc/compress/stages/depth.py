@@ -203,6 +203,7 @@ def removal_losses(
     tables = rope(model, windows.shape[1])
     sums = _read_state(state)
     per_batch = sum(len(layers) - at for at in places)
+    update(len(sums) * per_batch, len(parts) * per_batch)
     with torch.no_grad():
         for number, ids in enumerate(parts):
             if number < len(sums):
@@ -237,6 +238,7 @@ def taylor(
     parts = batches(windows)
     tables = rope(model, windows.shape[1])
     tokens = windows.shape[0] * (windows.shape[1] - 1)
+    update(0, len(parts))
     for number, ids in enumerate(parts):
         hidden = embed(model, ids)
         for layer in model.model.layers:
@@ -278,6 +280,7 @@ def cosine(
     parts = batches(windows)
     tables = rope(model, windows.shape[1])
     sums = dict.fromkeys(places, 0.0)
+    update(0, len(parts))
     with torch.no_grad():
         for number, ids in enumerate(parts):
             hidden = embed(model, ids)

@@ -30,33 +30,38 @@ _OVERRIDE = {"bits", "group", "sym", "desc_act"}
 
 @dataclass(frozen=True)
 class Settings:
-    """``bits`` 2, 3, 4 or 8; ``group`` inputs share a scale, -1: one scale per row.
+    """``bits`` 2, 3, 4 or 8; ``group`` inputs share a scale, -1: one scale per row.  Of several the
+    first is taken that divides the inputs of all matrices (:func:`settle`).
 
     ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
     ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
     is on wherever GPTQModel can do it.  ``damp``: share of the Hessian's mean diagonal that is
     added to it.  ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
     first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
-    wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head.
+    wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head, the
+    group one or several as well.
     """
 
     bits: int = 4
-    group: int = 128
+    group: int | tuple[int, ...] = 128
     sym: bool = True
     desc_act: bool = False
     act_group_aware: bool | None = None
     damp: float = 0.05
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    embeddings: Mapping[str, int] = field(default_factory=dict)
+    embeddings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises BadRecipe that names every value that is not allowed."""
-        problems = list(_problems("", vars(self)))
+        own = {"bits": self.bits, "sym": self.sym, "desc_act": self.desc_act}
+        problems = list(_problems("", own))
+        for group in several(self.group) or ([],):
+            problems += _problems("", {"group": group})
         if not _is(self.damp, (int, float)) or not 0 < self.damp < 1:
             problems.append(f"damp = {self.damp!r}; between 0 and 1 is allowed")
         if self.act_group_aware not in (None, True, False):
             problems.append(f"act_group_aware = {self.act_group_aware!r}; true or false")
-        if self.act_group_aware and (self.desc_act or self.group == -1):
+        if self.act_group_aware and (self.desc_act or -1 in several(self.group)):
             problems.append(
                 "act_group_aware = true needs groups and desc_act = false: it is another "
                 "way to the same end"
@@ -70,20 +75,27 @@ class Settings:
     @property
     def table_bits(self) -> int:
         """Bits of embedding and head; 16 leaves them as they are."""
-        return self.embeddings.get("bits", 16)
+        return int(self.embeddings.get("bits", 16))
+
+    @property
+    def table_groups(self) -> tuple[int, ...]:
+        """Inputs of a row of embedding and head that may share a scale, the first choice first."""
+        return several(self.embeddings.get("group", 64))
 
     @property
     def table_group(self) -> int:
-        """Inputs of a row of embedding and head that share a scale."""
-        return self.embeddings.get("group", 64)
+        """The first choice; the only one once the settings are settled."""
+        return self.table_groups[0]
 
     def of(self, module: str) -> dict[str, Any]:
         """``bits, group, sym, desc_act`` of the module of that full name."""
         own = {key: getattr(self, key) for key in sorted(_OVERRIDE)}
-        for pattern, override in self.modules.items():
-            if re.fullmatch(_regex(pattern), module):
-                return own | dict(override)
-        return own
+        return own | dict(self.override(module))
+
+    def override(self, module: str) -> Mapping[str, Any]:
+        """What ``modules`` says of the module of that full name."""
+        matching = (o for p, o in self.modules.items() if re.fullmatch(_regex(p), module))
+        return next(matching, {})
 
     @property
     def group_aware(self) -> bool:
@@ -101,6 +113,11 @@ class Settings:
                 rule["act_group_aware"] = False
             found[f"+:^{_regex(pattern)}$"] = rule
         return found
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """A value or a list of them, as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _regex(pattern: str) -> str:
@@ -146,8 +163,9 @@ def _embedding_problems(table: Any) -> Iterator[str]:
     bits, group = table.get("bits", 16), table.get("group", 64)
     if not _is(bits, int) or bits not in TABLE_WIDTHS:
         yield f"embeddings.bits = {bits!r}; allowed: {', '.join(map(str, TABLE_WIDTHS))}"
-    if not _is(group, int) or not 8 <= group <= 1024 or group % 8:
-        yield f"embeddings.group = {group!r}; a multiple of 8 up to 1024 is needed"
+    for g in several(group) or ([],):
+        if not _is(g, int) or not 8 <= g <= 1024 or g % 8:
+            yield f"embeddings.group = {g!r}; a multiple of 8 up to 1024 is needed"
 
 
 def module_shapes(config: Any) -> dict[str, tuple[int, int]]:
@@ -167,8 +185,36 @@ def module_shapes(config: Any) -> dict[str, tuple[int, int]]:
     }
 
 
+def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
+    """Of several groups the first that divides; a sentence for each that is not the first choice.
+
+    Where none divides, the last: :func:`preflight` says what is wrong with it.
+    """
+    shapes, notes = module_shapes(facts.config), list[str]()
+    inputs = {k for name, (_, k) in shapes.items() if "group" not in settings.override(name)}
+
+    def first(key: str, groups: tuple[int, ...], sizes: set[int]) -> int:
+        fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
+        chosen = next(fitting, groups[-1])
+        if chosen != groups[0]:
+            notes.append(
+                f"{key} = {chosen}, of {', '.join(map(str, groups))} the first that divides "
+                f"{' and '.join(map(str, sorted(sizes)))} inputs"
+            )
+        return chosen
+
+    table = dict(settings.embeddings)
+    if "group" in table:
+        table["group"] = first(
+            "embeddings.group", settings.table_groups, {facts.config.hidden_size}
+        )
+    group = first("group", several(settings.group), inputs)
+    return replace(settings, group=group, embeddings=table), notes
+
+
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     """What would fail: groups that do not divide, words that do not fill, an already quantised model."""
+    settings, _ = settle(settings, facts)
     problems = []
     if facts.quantized:
         problems.append(
@@ -214,6 +260,7 @@ def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterat
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     """The model afterwards."""
+    settings, _ = settle(settings, facts)
     c = facts.config
     packed = 2 * c.hidden_size * (2 * c.num_layers + 1)  # norms
     bits = {}
@@ -247,8 +294,14 @@ def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512)."""
-    return 4.0 * calibration.samples * calibration.length
+    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512).
+
+    Rounding the columns one after the other takes as long as 8 tokens for every one of them,
+    whatever the text (SmolLM2, 4 windows of 64).
+    """
+    shapes = module_shapes(facts.config).values()
+    columns = sum(n * k * k for n, k in shapes) / sum(n * k for n, k in shapes)
+    return 4.0 * calibration.samples * calibration.length + 8.0 * columns
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

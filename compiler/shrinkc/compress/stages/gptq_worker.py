@@ -23,6 +23,10 @@ COPIED = (
     "generation_config.json",
 )  # fmt: skip
 _HALF_MAX = 65504.0
+# On a CPU GPTQModel takes a kernel of torch for 4 bit that knows only these groups; where others are
+# used, the checkpoint names the kernel that knows all.
+_CPU_GROUPS = (32, 64, 128, 256)
+_EVERY_GROUP = "gptq_torch"
 CHECKED_TOKENS = 32
 CHECKED_ERROR = 0.02
 
@@ -112,7 +116,8 @@ def _quantize_tables(request: dict[str, Any], windows: np.ndarray, start: Path) 
 def _assemble(source: Path, saved: Path, out: Path) -> None:
     """``out`` from what GPTQModel saved: its integers and scales, the other floats as float16.
 
-    Configuration and tokenizer are the source's: GPTQModel changes the padding token.
+    Configuration and tokenizer are the source's: GPTQModel changes the padding token.  ``from_pretrained``
+    alone has to be able to run the result, so the configuration says which kernel can where not all do.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -128,6 +133,8 @@ def _assemble(source: Path, saved: Path, out: Path) -> None:
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
     fields = json.loads((source / "config.json").read_text())
     quantization = json.loads((saved / "config.json").read_text())["quantization_config"]
+    if quantization["bits"] == 4 and quantization["group_size"] not in _CPU_GROUPS:
+        quantization["backend"] = _EVERY_GROUP
     fields.pop("torch_dtype", None)
     fields |= {"dtype": "float16", "quantization_config": quantization}
     _write_json(out / "config.json", fields)

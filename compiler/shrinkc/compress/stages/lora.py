@@ -14,6 +14,7 @@ from shrinkc.compress.calibration import Calibration
 from shrinkc.compress.checks import between, one_of
 from shrinkc.compress.facts import ModelFacts
 from shrinkc.compress.stages.context import StepContext, StepReport
+from shrinkc.compress.stages.gptq import module_shapes
 from shrinkc.compress.training import (
     Training,
     TrainingSettings,
@@ -81,9 +82,15 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens through the model: forward, backward without weight gradients, and the teacher."""
+    """Tokens through the model: forward, backward without weight gradients, and the teacher.
+
+    Adapters cost as much more as they are large: little in a large model.
+    """
     samples = samples_to_train(settings, "lora", calibration)
-    return samples * settings.length * (3.0 if settings.distill else 2.0)
+    shapes = module_shapes(facts.config).items()
+    sides = sum(n + k for name, (n, k) in shapes if name.rpartition(".")[2] in settings.modules)
+    passes = 2.0 * (1 + settings.rank * sides / facts.parameters) + (1.0 if settings.distill else 0)
+    return samples * settings.length * passes
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -134,8 +134,10 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts: list[dict[str, Any]] = []
     with torch.no_grad(), step.reporter.stage(f"width: {settings.method}") as update:
         hidden = [embed(model, ids) for ids in parts]
-        for index, layer in enumerate(layers):
-            state = step.scratch / f"layer{index}.pt"
+        states = [step.scratch / f"layer{index}.pt" for index in range(len(layers))]
+        finished = sum(state.exists() for state in states)
+        update(finished, len(layers))
+        for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
             if state.exists():
                 facts.append(_restore(layer, state))
             else:
@@ -143,7 +145,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
                 facts.append(prune(settings, model.config, layer, hidden, tables))
                 _save_state(layer, facts[-1], state)
             hidden = [block(layer, h, tables) for h in hidden]
-            update(index + 1, len(layers))
+            if index >= finished:
+                update(index + 1, len(layers))
     _fit_config(model, layers[0])
     model.to(torch_dtype(stored_dtype(step.source)))
     save(model, loaded.tokenizer, step.out)

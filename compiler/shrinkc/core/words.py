@@ -1,0 +1,20 @@
+"""Sizes and times as people read them."""
+
+from __future__ import annotations
+
+
+def show_size(size: int) -> str:
+    """``1.5 MiB``, ``37.2 KiB``, ``12 B``."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
+
+
+def show_time(seconds: float) -> str:
+    """``20 s``, ``12 min``, ``1.5 h``; less than a second is ``1 s``."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
