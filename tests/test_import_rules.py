@@ -29,7 +29,9 @@ ROOMS: dict[str, set[str]] = {
     "report": {"memory"},
     "checkpoints": {"core", "importer"},
     "evaluate": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
-    "compress": {"checkpoints", "core", "evaluate", "importer", "targets"},
+    "compress": {
+        "checkpoints", "core", "evaluate", "importer", "memory", "quantize", "schedule", "targets",
+    },
     "cli": {
         "build", "checkpoints", "codegen", "compress", "core", "evaluate", "importer", "ir",
         "memory", "quantize", "report", "schedule", "simulate", "storage", "targets",

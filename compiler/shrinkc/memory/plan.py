@@ -269,16 +269,8 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     )
 
 
-def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
-    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).
-
-    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
-    """
-    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
-    kv = KvShape.of(s)
-    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
-
+def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tuple[str, int]]:
+    """(name, bytes) of what L2 holds beside weights and what comes from flash."""
     fixed = [
         ("code and stacks", t.l2_system),
         ("layer table", layer_table_bytes(s)),
@@ -289,12 +281,34 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         ("permutations", 2 * s.perms),
     ]
     if not kv_l1:
+        kv = KvShape.of(s)
         fixed += [
             ("k cache", s.num_layers * kv.blocks * kv.k_block),
             ("v cache", s.num_layers * kv.blocks * kv.v_block),
         ]
     if not logits_l1:
         fixed.append(("logits", 4 * s.vocab))
+    return fixed
+
+
+def l2_beside_weights(s: ModelShape, t: Target) -> int:
+    """Bytes of L2 that no weights can have, where none come from flash.
+
+    Raises DoesNotFit where L1 is too small.
+    """
+    _, _, kv_l1, _, logits_l1 = _choose_l1(s, t, t.l1)
+    return sum(align(size) for _, size in _l2_fixed(s, t, kv_l1, logits_l1))
+
+
+def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
+    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).
+
+    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
+    """
+    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
+    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
+    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+    fixed = _l2_fixed(s, t, kv_l1, logits_l1)
 
     def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
         reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
