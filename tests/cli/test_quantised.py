@@ -25,6 +25,7 @@ GPTQ: dict[str, dict[str, Any]] = {
     },
     "eora": {"group": 16, "eora_rank": 3, "embedding_bits": 4},
 }  # fmt: skip
+BITS = {"2 bit asymmetric": 2, "8 bit per row": 8, "overrides": 8}  # of gate and up; else 4
 
 
 @pytest.mark.parametrize("name", GPTQ)
@@ -45,7 +46,7 @@ def test_gptq_directory(cli: Cli, needs: Any, tmp_path: Path, name: str) -> None
         op.weight.name: op.weight for op in load(out / artifact.IR).ops if isinstance(op, Linear)
     }
     assert (weights["layer0.qkv"].low_rank is not None) == (name == "eora")
-    assert weights["layer1.gate_up"].bits == (8 if "8 bit" in name or name == "overrides" else 4)
+    assert weights["layer1.gate_up"].bits == BITS.get(name, 4)
 
 
 @pytest.mark.libraries("gguf")

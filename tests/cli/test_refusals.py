@@ -132,7 +132,7 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--bits", 3], 2, "'3' is not one of '8', '4'"),
+        (["--bits", 5], 2, "'5' is not one of '8', '4', '3', '2'"),
         (["--group", 7], 20, "group sizes that divide all"),
         (["--group", 0], 20, "--group 0 is not usable"),
         (["--context", 65], 2, "allowed: 2 to 64"),
