@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from helpers.tiny_llama import (
@@ -63,7 +64,7 @@ def tiny_gguf(
     Returns every module's weight, dequantised by the ``gguf`` package, in the order of rows of
     ``config.json`` models.
     """
-    import gguf
+    gguf = pytest.importorskip("gguf", reason="needs gguf (pip install '.[compress]')")
 
     tensors = tiny_tensors(
         hidden=hidden, intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads,
