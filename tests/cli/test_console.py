@@ -270,6 +270,32 @@ def test_streams_that_nobody_reads(model: Path, line: str, code: int) -> None:
     assert ran.stderr == "" or code != 1
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, TERMINATED)])
+def test_signals_where_nobody_can_be_told(
+    model: Path, small_disk: Callable[[int], Path], number: int, code: int
+) -> None:
+    """As of ``shrinkc ... 2>&1 | tee log``: Ctrl-C ends tee as well."""
+    script = (
+        "import os, signal; from shrinkc.cli import main, planning; "
+        f"planning.prepare = lambda _: os.kill(os.getpid(), {number:d}); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); main.main()"
+    )
+    command = [sys.executable, "-c", script, "plan", str(model)]
+    with full_file(small_disk(4)).open("wb") as full:
+        assert subprocess.run(command, stderr=full).returncode == code
+
+
+def test_the_end_of_a_file_is_no_interrupt(
+    cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise EOFError("no more")
+
+    monkeypatch.setattr("shrinkc.cli.planning.prepare", end)
+    result = cli("plan", model)
+    assert result.code == DEFECT and "EOFError: no more" in result.words
+
+
 def test_closed_streams(model: Path, small_disk: Callable[[int], Path]) -> None:
     code, said = shell(f"plan {model} >&-")
     assert code == 40 and "standard output cannot be written: it is closed" in said
@@ -317,3 +343,45 @@ def test_a_signal_that_was_lost_ends_the_work_at_its_next_sign_of_progress(
     monkeypatch.setattr(stopping, "_came", [signal.SIGINT])
     with pytest.raises(KeyboardInterrupt), reporter.stage("training"):
         raise AssertionError("it does not begin")
+
+
+IMPATIENT = """
+import atexit, os, signal, subprocess, time
+from shrinkc.cli import main, planning
+
+def press_on():
+    press = 'for i in $(seq 2000); do kill -INT "$0" || break; done'
+    nowhere = subprocess.DEVNULL
+    subprocess.Popen(["sh", "-c", press, str(os.getpid())], stdout=nowhere, stderr=nowhere)
+    time.sleep(0.05)
+
+def stop(_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+atexit.register(press_on)
+planning.prepare = stop
+main.main()
+"""
+
+
+def test_ctrl_c_once_more_when_it_has_ended(model: Path) -> None:
+    """While the interpreter shuts down, in which it has put back the system's own handler."""
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "plan", str(model)],
+        capture_output=True, text=True,
+        # a background job of a shell inherits a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert ran.returncode == 130, ran.stderr
+    assert ran.stderr == "shrinkc: interrupted: stopped; nothing was left half-written.\n"
+
+
+def test_words_that_a_shell_completes() -> None:
+    asked = {"_SHRINKC_COMPLETE": "bash_complete", "COMP_WORDS": "shrinkc do", "COMP_CWORD": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "shrinkc"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.stdout, ran.stderr) == ("plain,doctor\n", "")

@@ -156,21 +156,32 @@ def test_missing_shards(cli: Cli, tmp_path: Path) -> None:
 def test_truncated_files(cli: Cli, tmp_path: Path, cut: int) -> None:
     write_tiny_llama(tmp_path / "m")
     tiny_gptq(tmp_path / "q", group=16)
+    for name in ("m", "q"):
+        truncate(tmp_path / name / "model.safetensors", cut)
+        same_refusal(cli, tmp_path / name, 13, "is truncated")
+
+
+@pytest.mark.libraries("gguf")
+@pytest.mark.parametrize("cut", [1, 1000])
+def test_a_truncated_gguf_file(cli: Cli, tmp_path: Path, cut: int) -> None:
     tiny_gguf(tmp_path / "g.gguf")
-    for path, file in (
-        (tmp_path / "m", "m/model.safetensors"), (tmp_path / "q", "q/model.safetensors"),
-        (tmp_path / "g.gguf", "g.gguf"),
-    ):  # fmt: skip
-        whole = (tmp_path / file).read_bytes()
-        (tmp_path / file).write_bytes(whole[:-cut])
-        same_refusal(cli, path, 13, "is truncated")
+    truncate(tmp_path / "g.gguf", cut)
+    same_refusal(cli, tmp_path / "g.gguf", 13, "is truncated")
 
 
-def test_other_sizes_than_a_quantised_checkpoint_has(cli: Cli, tmp_path: Path) -> None:
+def truncate(file: Path, cut: int) -> None:
+    file.write_bytes(file.read_bytes()[:-cut])
+
+
+def test_other_sizes_than_a_gptq_checkpoint_has(cli: Cli, tmp_path: Path) -> None:
     tiny_gptq(tmp_path / "q", group=16)
     fields = json.loads((tmp_path / "q/config.json").read_text())
     (tmp_path / "q/config.json").write_text(json.dumps({**fields, "intermediate_size": 64}))
     same_refusal(cli, tmp_path / "q", 14, "the config says")
+
+
+@pytest.mark.libraries("gguf")
+def test_other_sizes_than_a_gguf_file_has(cli: Cli, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "g.gguf", metadata={"llama.feed_forward_length": 64})
     same_refusal(cli, tmp_path / "g.gguf", 14, "blk.0.ffn_gate.weight is [96, 64]")
 

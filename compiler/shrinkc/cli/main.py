@@ -15,7 +15,14 @@ import click
 
 import shrinkc
 from shrinkc.cli import stopping
-from shrinkc.cli.console import Console, StandardOutput, drop_unwritten, error_text, print_json
+from shrinkc.cli.console import (
+    Console,
+    StandardOutput,
+    drop_unwritten,
+    error_text,
+    is_terminal,
+    print_json,
+)
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
@@ -433,20 +440,21 @@ def run_cli(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         with redirect_stdout(StandardOutput(sys.stdout)):
-            result = cli.main(list(arguments), prog_name="shrinkc", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+            return _invoke(arguments)
     except ShrinkcError as error:
         return _failed(error, debug)
     except click.ClickException as error:
         return _failed(_usage(error), debug)
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
         if not isinstance(stop.code, int):
             raise
         if stop.code >= 128:  # from a signal
             _say("shrinkc: terminated; nothing was left half-written.")
-        return stop.code  # 1 is click's word for a pipe that nobody reads any more
+        return stop.code
+    except BrokenPipeError:  # whoever read our output has enough
+        return ShrinkcError.exit_code
     except OSError as error:
         # a full disk or missing rights outside of an output: scratch files of a run
         if error.filename is not None:
@@ -466,7 +474,23 @@ def run_cli(arguments: Sequence[str]) -> int:
         return DEFECT
 
 
+def _invoke(arguments: Sequence[str]) -> int:
+    """Runs a command.  ``cli.main`` would make something else of interrupts, ends of files and broken
+    pipes, and write to stderr, which may be closed."""
+    if os.environ.get("_SHRINKC_COMPLETE"):  # a shell asks how a word goes on
+        cli.main(list(arguments), "shrinkc")  # exits
+    try:
+        with cli.make_context("shrinkc", list(arguments)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    return 0
+
+
 def _failed(error: ShrinkcError, debug: bool) -> int:
+    stopping.finish()
+    if isinstance(error, Interrupted) and is_terminal(sys.stderr):
+        _say("")  # the terminal has shown ^C
     if debug:
         _say(traceback.format_exc().rstrip())
     _say(error_text(error))
@@ -499,6 +523,7 @@ def main() -> None:
     try:
         code = run_cli(sys.argv[1:])
     finally:
+        stopping.finish()
         drop_unwritten(sys.stdout)
         drop_unwritten(sys.stderr)
     sys.exit(code)

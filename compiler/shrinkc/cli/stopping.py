@@ -24,6 +24,16 @@ def install() -> None:
             signal.signal(number, _stop)
 
 
+def finish() -> None:
+    """After :func:`install`: from now on Ctrl-C changes nothing, for what it would stop has ended.
+
+    The interpreter puts back the system's own handler while it shuts down; the process would be
+    killed by the signal after it has said with which exit code it ends.
+    """
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def check() -> None:
     """Raises KeyboardInterrupt or SystemExit if a signal has come."""
     if _came:
