@@ -57,10 +57,13 @@ void sc_observe(enum sc_op op, uint32_t layer, int core);
 void sc_profile_start(int core); /* what the core does from here on is the next op's */
 /* What the core did since then was `op`; all workers, or the controller alone. */
 void sc_profile_op(enum sc_op op, uint32_t layer, int core);
+/* What the core did since then was observing, of which the time `untimed` is taken off already. */
+void sc_profile_resume(uint32_t untimed, int core);
 void sc_profile_print(void); /* controller */
 #else
 #define sc_profile_start(core) ((void)0)
 #define sc_profile_op(op, layer, core) ((void)0)
+#define sc_profile_resume(untimed, core) ((void)(untimed))
 #define sc_profile_print() ((void)0)
 #endif
 static inline void sc_op_done(enum sc_op op, uint32_t layer, int core) {

@@ -121,6 +121,7 @@ uint32_t sc_observed(uint32_t trace) {
 }
 
 void sc_observe(enum sc_op op, uint32_t layer, int core) {
+    uint32_t took = 0;
     sc_barrier();
     if (core == 0) {
         uint32_t start = sc_time(), t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
@@ -128,8 +129,9 @@ void sc_observe(enum sc_op op, uint32_t layer, int core) {
             dump(op, &sc_layers[layer], t);
         if (op == SC_OP_OUT) put_hashes(layer);
         if (op == SC_OP_LOGITS) put_logits();
-        sc_now.untimed += sc_time() - start;
+        took = sc_time() - start;
+        sc_now.untimed += took;
     }
     sc_barrier();
-    sc_profile_start(core);
+    sc_profile_resume(took, core);
 }

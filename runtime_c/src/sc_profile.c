@@ -31,6 +31,11 @@ void sc_profile_start(int core) {
     (void)sc_counters_restart();
 }
 
+void sc_profile_resume(uint32_t untimed, int core) {
+    const uint32_t op_end = sc_counters_begin(), now = sc_counters_restart();
+    if (core == 0) sc_now.untimed += now - op_end - untimed;
+}
+
 static void __attribute__((noinline)) make_room(int core) {
     sc_barrier();
     if (core == 0) sc_profile_print();

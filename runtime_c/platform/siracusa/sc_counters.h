@@ -29,19 +29,21 @@ static inline void sc_counters_on(void) {
     __asm__ volatile("csrw 0xCC1, %0" ::"r"(1));
 }
 
+static inline uint32_t sc_counters_begin(void) { return SC_CSR(mscratch); } /* the restart's cycle */
+
 /* Of the core that asks, since its restart; *now is the cycle. */
 static inline sc_counters sc_counters_read(uint32_t *now) {
     const uint32_t cycle = SC_CSR(mcycle), active = SC_CSR(0x780), instructions = SC_CSR(0x781);
-    const uint32_t stalls = SC_CSR(0x782), icache = SC_CSR(0x784), elapsed = cycle - SC_CSR(mscratch);
-    struct sc_waits *waits = &sc_waits[hart_id()];
+    const uint32_t stalls = SC_CSR(0x782), icache = SC_CSR(0x784), elapsed = cycle - sc_counters_begin();
+    const struct sc_waits *waits = &sc_waits[hart_id()];
     const sc_counters c = {{elapsed, active - waits->active, instructions, stalls, icache, waits->elapsed}};
-    waits->elapsed = waits->active = 0;
     *now = cycle;
     return c;
 }
 
 /* Returns the cycle. */
 static inline uint32_t sc_counters_restart(void) {
+    sc_waits[hart_id()] = (struct sc_waits){0, 0};
     __asm__ volatile("csrw 0x79F, zero" ::: "memory"); /* all of them */
     const uint32_t now = SC_CSR(mcycle);
     __asm__ volatile("csrw mscratch, %0" ::"r"(now) : "memory"); /* mcycle cannot be set */
