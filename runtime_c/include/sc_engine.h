@@ -18,8 +18,9 @@ typedef struct {
     uint32_t ids[SC_CHUNK];
     uint32_t want_logits; /* of the chunk's last token; of all with SC_TRACE_LOGITS */
     uint32_t trace;       /* enum sc_trace flags */
+    uint32_t observed;    /* ops after which sc_observe is called: 1 << enum sc_op */
     uint32_t dump_position, dump_layer;
-    uint32_t untimed; /* time spent on proofs, to be taken off the step's */
+    uint32_t untimed; /* time spent on observing, to be taken off the step's */
 } sc_step;
 
 extern sc_step sc_now;
@@ -46,25 +47,29 @@ typedef struct {
 } sc_sampling;
 uint32_t sc_sample(const sc_sampling *how, uint32_t position);
 
-/* ---- proof ---- */
-void sc_trace_layer(uint32_t layer, const int32_t *x, uint32_t stride); /* core 0 */
-void sc_trace_logits(void);
-enum sc_dump_point {
-    /* input and output of each matrix, in the order of enum sc_slot ... */
-    SC_DUMP_QKV_IN,
-    SC_DUMP_QKV,
-    SC_DUMP_O_IN,
-    SC_DUMP_O,
-    SC_DUMP_GU_IN,
-    SC_DUMP_H,
-    SC_DUMP_DOWN_IN,
-    SC_DUMP_OUT,
-    /* ... and of attention */
-    SC_DUMP_Q8,
-    SC_DUMP_ATTN
-};
-/* All cores: prints an op's output if this layer and position were asked for. */
-void sc_dump(enum sc_dump_point what, uint32_t layer, int core);
+/* ---- observing: after each op of a pass, in the order of enum sc_op ---- */
+uint32_t sc_observed(uint32_t trace); /* the ops that these sc_trace flags are about */
+/* All cores: a layer's hash, the logits, or an op's output, as the input asked for; SC_LAYERS stands for
+ * an op outside the layers. */
+void sc_observe(enum sc_op op, uint32_t layer, int core);
+#ifdef SC_PROFILE
+#define SC_CONTROLLER SC_CORES   /* as a core */
+void sc_profile_start(int core); /* what the core does from here on is the next op's */
+/* What the core did since then was `op`; all workers, or the controller alone. */
+void sc_profile_op(enum sc_op op, uint32_t layer, int core);
+/* What the core did since then was observing, of which the time `untimed` is taken off already. */
+void sc_profile_resume(uint32_t untimed, int core);
+void sc_profile_print(void); /* controller */
+#else
+#define sc_profile_start(core) ((void)0)
+#define sc_profile_op(op, layer, core) ((void)0)
+#define sc_profile_resume(untimed, core) ((void)(untimed))
+#define sc_profile_print() ((void)0)
+#endif
+static inline void sc_op_done(enum sc_op op, uint32_t layer, int core) {
+    sc_profile_op(op, layer, core);
+    if (__builtin_expect(sc_now.observed >> op & 1, 0)) sc_observe(op, layer, core);
+}
 
 /* ---- text output, buffered by lines ---- */
 void sc_putc(char c);

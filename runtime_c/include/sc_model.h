@@ -60,6 +60,8 @@ typedef struct {
 #endif
 } sc_layer;
 
+extern const char *const sc_op_names[]; /* of enum sc_op */
+
 /* All matrices in the order a pass reads them, the head last; the first half of a side path, a,
  * comes just before its matrix. */
 extern const sc_matrix sc_matrices[];

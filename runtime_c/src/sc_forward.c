@@ -210,40 +210,43 @@ SC_PHASE static void attention(uint32_t index, int core) {
 
 #endif
 
-static inline void dump(enum sc_dump_point what, uint32_t index, int core) {
-    if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0)) sc_dump(what, index, core);
-}
-
-/* One of a layer's four matrices with the int8 input before it: qkv and gate_up read the norm of
- * the residual stream and write y, o and down read y and add to the residual stream. */
-SC_PHASE static void matrix_step(uint32_t index, enum sc_slot slot, int core) {
-    const sc_layer *layer = &sc_layers[index];
-    const sc_matrix *m = layer->m[slot];
-    const int norm = slot == SC_QKV || slot == SC_GU;
-    sc_output out = {SC_ADD, x[0], SC_HIDDEN, layer->gate_shift, layer->silu_shift};
-    const int16_t *gain = norm ? sc_gains[2 * index + (slot == SC_GU)] : 0;
-    quantize(m, norm ? x[0] : y[0], norm ? SC_HIDDEN : SC_Y_WORDS, gain, SC_PERM(layer->perm[slot]), 0, xv,
-             core);
-    dump(SC_DUMP_QKV_IN + 2 * slot, index, core);
-    if (norm) {
-        out.kind = slot == SC_GU ? SC_SILU : SC_STORE;
-        out.dst = y[0];
-        out.stride = SC_Y_WORDS;
-    }
-    linear(m, xv, sc_now.tokens, &out, core);
-    dump(SC_DUMP_QKV + 2 * slot, index, core);
-}
+/* The steps of a layer, one per op.  `how` of a quantisation through RMSNorm: which of the layer's gains;
+ * of a matrix: enum sc_epilogue.  Norms read the residual stream x and SC_ADD writes it, all else is in y. */
+enum kind { NORMALISE, QUANTIZE, MULTIPLY, HEADS, ATTEND };
+static SC_L1_DATA const struct {
+    uint8_t kind, slot, how;
+} steps[] = {
+    [SC_OP_ATTN_IN] = {NORMALISE, SC_QKV, 0},
+    [SC_OP_QKV] = {MULTIPLY, SC_QKV, SC_STORE},
+    [SC_OP_Q8] = {HEADS, 0, 0},
+    [SC_OP_ATTN] = {ATTEND, 0, 0},
+    [SC_OP_O_IN] = {QUANTIZE, SC_O, 0},
+    [SC_OP_MID] = {MULTIPLY, SC_O, SC_ADD},
+    [SC_OP_MLP_IN] = {NORMALISE, SC_GU, 1},
+    [SC_OP_H] = {MULTIPLY, SC_GU, SC_SILU},
+    [SC_OP_DOWN_IN] = {QUANTIZE, SC_DOWN, 0},
+    [SC_OP_OUT] = {MULTIPLY, SC_DOWN, SC_ADD},
+};
 
 SC_PHASE static void transformer_layer(uint32_t index, int core) {
-    matrix_step(index, SC_QKV, core);
-    prepare_heads(index, core);
-    dump(SC_DUMP_Q8, index, core);
-    attention(index, core);
-    dump(SC_DUMP_ATTN, index, core);
-    for (enum sc_slot slot = SC_O; slot < SC_SLOTS; slot++) matrix_step(index, slot, core);
-    if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) {
-        sc_barrier();
-        if (core == 0) sc_trace_layer(index, x[0], SC_HIDDEN);
+    const sc_layer *layer = &sc_layers[index];
+    for (enum sc_op op = SC_OP_ATTN_IN; op <= SC_OP_OUT; op++) {
+        const uint32_t kind = steps[op].kind, slot = steps[op].slot, how = steps[op].how;
+        const sc_matrix *m = layer->m[slot];
+        if (kind == MULTIPLY) {
+            sc_output out = {how, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+            if (how == SC_ADD) out.dst = x[0], out.stride = SC_HIDDEN;
+            linear(m, xv, sc_now.tokens, &out, core);
+        } else if (kind == NORMALISE) {
+            quantize(m, x[0], SC_HIDDEN, sc_gains[2 * index + how], SC_PERM(layer->perm[slot]), 0, xv, core);
+        } else if (kind == QUANTIZE) {
+            quantize(m, y[0], SC_Y_WORDS, 0, SC_PERM(layer->perm[slot]), 0, xv, core);
+        } else if (kind == HEADS) {
+            prepare_heads(index, core);
+        } else {
+            attention(index, core);
+        }
+        sc_op_done(op, index, core);
     }
 }
 
@@ -255,11 +258,14 @@ SC_PHASE static void head(int core) {
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
     quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xv, core);
+    sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
     linear(m, xv + first, sc_now.tokens - first, &out, core);
+    sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
 
 SC_HOT void sc_forward(void *unused, int core) {
     (void)unused;
+    sc_profile_start(core);
     if (core == 0) {
         for (uint32_t t = 0; t < SC_CHUNK; t++) {
 #if SC_XSUMS
@@ -276,6 +282,7 @@ SC_HOT void sc_forward(void *unused, int core) {
         sc_dma_wait(d);
     }
     embed(core);
+    sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want_logits);
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
     if (sc_now.want_logits) head(core);

@@ -60,6 +60,9 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
         sc_now.tokens = chunk;
         sc_now.want_logits = chunk == n || (sc_now.trace & SC_TRACE_LOGITS);
         sc_run_workers(sc_forward, 0);
+        uint32_t start = sc_time();
+        sc_profile_print();
+        sc_now.untimed += sc_time() - start;
 #if SC_ALL_LOGITS
         if (sc_now.trace & SC_TRACE_LOGITS) sc_write((const char *)sc_all_logits, chunk * SC_VOCAB * 4u);
 #endif
@@ -68,8 +71,10 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
 }
 
 static uint32_t choose(const sc_sampling *how, uint32_t position) {
-    if (sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP)) sc_trace_logits();
-    return sc_sample(how, position);
+    sc_profile_start(SC_CONTROLLER);
+    uint32_t token = sc_sample(how, position);
+    sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
+    return token;
 }
 
 int sc_main(void) {
@@ -86,6 +91,7 @@ int sc_main(void) {
     sc_now.trace = in[SC_IN_TRACE];
     if ((sc_now.trace & SC_TRACE_LOGITS) && (!SC_ALL_LOGITS || sc_now.trace != SC_TRACE_LOGITS || most > 0))
         return refuse("raw logits are for prompts alone, on a host");
+    sc_now.observed = sc_observed(sc_now.trace);
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
     if (sc_now.trace == SC_TRACE_TEXT)
@@ -98,6 +104,7 @@ int sc_main(void) {
     while (made < most) {
         token = choose(&how, position - 1);
         uint32_t time = sc_time() - start - sc_now.untimed;
+        sc_profile_print();
         if (sc_now.trace != SC_TRACE_TEXT) {
             emit_time(made ? "D" : "P", time);
             emit_line(position - 1, token);

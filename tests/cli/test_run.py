@@ -182,6 +182,49 @@ def test_stacks_are_reported(cli: Cli, program: Path, needs: Needs) -> None:
         assert f"platform: stack bytes used by core {core}: 0x" in result.words
 
 
+@pytest.mark.gvsoc
+def test_profile(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 3, "--ignore-eos", "--json"]
+    plain = cli("run", program, *options)
+    assert plain.code == 0 and plain.json["profile"] is None and "profile" not in plain.err
+    files = {
+        p: p.read_bytes() for p in program.rglob("*") if "build" not in p.parts and p.is_file()
+    }
+    result = cli("run", program, *options, "--profile")
+    assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
+    assert result.json["new_tokens"] == plain.json["new_tokens"]
+    profile = result.json["profile"]
+    assert profile["decode"]["steps"] == 2
+    for phase in ("prefill", "decode"):
+        assert {row["op"] for row in profile[phase]["ops"]} >= {"embed", "qkv", "attn", "next"}
+        assert profile[phase]["counted"] == pytest.approx(profile[phase]["cycles"], rel=0.03)
+    assert "profile of the prefill: " in result.err
+    assert "profile of a decode step, mean of 2: " in result.err
+    assert {p: p.read_bytes() for p in files} == files
+    text = cli("run", program, *options[:-1], "--profile", "--no-verify")
+    assert text.code == 0 and "@P" not in text.out and "profile of the prefill: " in text.err
+
+
+@pytest.mark.parametrize("machine", ["host", "qemu"])
+def test_profile_is_for_gvsoc(cli: Cli, compiled: Path, machine: str) -> None:
+    result = cli("run", compiled, "--on", machine, "--profile")
+    assert (result.code, result.out) == (2, "")
+    assert f"--profile is not possible on {machine}" in result.words
+    assert "give --on gvsoc" in result.words
+
+
+@pytest.mark.gvsoc
+def test_a_program_from_before_there_were_profiles(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    makefile = (program / "Makefile").read_text()
+    assert "-DSC_PROFILE" in makefile
+    (program / "Makefile").write_text(makefile.replace("-DSC_PROFILE", ""))
+    result = cli("run", program, "--on", "gvsoc", "--prompt", "x", "--tokens", 2, "--profile")
+    assert result.code == 61
+    assert "gives no profile" in result.words and "compile the model again" in result.words
+
+
 @pytest.mark.parametrize("target", ["host", "rv32"])
 def test_a_machine_the_program_was_not_compiled_for(
     cli: Cli, model: Path, tmp_path: Path, target: str

@@ -20,7 +20,7 @@ from shrinkc.quantize import QuantOptions
 from shrinkc.storage import ROW_BLOCK
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
-ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_trace.c", "sc_dump.c")
+ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE = 1, 2, 3, 4, 5, 6
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",

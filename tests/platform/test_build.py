@@ -212,8 +212,8 @@ def test_run_is_built_with_the_options(tmp_path: Path) -> None:
 def test_check_passes_on_what_is_asked_and_how_it_is_built(tmp_path: Path) -> None:
     out = make_directory(tmp_path / "out")
     changed = {
-        "OPT": "-O1 -g", "SAN": "1", "CORES": "8", "LAZY": "1", "STACKS": "1", "CC": "gcc -m64",
-        "CROSS": "other-",
+        "OPT": "-O1 -g", "SAN": "1", "CORES": "8", "LAZY": "1", "STACKS": "1", "PROFILE": "1",
+        "CC": "gcc -m64", "CROSS": "other-",
     }  # fmt: skip
     assert set(changed) == set(OPTIONS)
     asked = [f"PROMPT={PROMPT}", "TOKENS=9", "SEED=4", "TEMPERATURE=0.5", "TOP_P=0.9"]

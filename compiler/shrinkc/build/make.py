@@ -15,7 +15,7 @@ from shrinkc.build.layout import PROGRAM
 from shrinkc.build.tools import require_tool
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
 
-OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "CC", "CROSS")
+OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
 
 _COMPILER = {"host": "cc", "rv32": "riscv64-unknown-elf-gcc", "siracusa": "riscv64-unknown-elf-gcc"}

@@ -203,6 +203,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
+@click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
 @click.option(
     "--make",
     "make_options",

@@ -20,6 +20,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
 from shrinkc.ir.serialize import load
 from shrinkc.simulate import TARGET_OF, RunOutput, run_program
+from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
     TRACE_DUMP,
     TRACE_PROOF,
@@ -42,6 +43,7 @@ DEFAULT_TOKENS = 64
 TIMEOUT = {"host": 600.0, "qemu": 600.0, "gvsoc": 7200.0}
 TEMPERATURES = (0.02, 100.0)
 SEED_MAX = (1 << 32) - 1
+PROFILED = "gvsoc"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class RunRequest:
     verify: bool = True
     make_options: tuple[tuple[str, str], ...] = ()
     timeout: float | None = None
+    profile: bool = False
 
     @classmethod
     def from_options(
@@ -78,6 +81,7 @@ class RunRequest:
         no_verify: bool,
         make_options: tuple[str, ...],
         timeout: float | None,
+        profile: bool = False,
     ) -> RunRequest:
         """From the command line's values; UsageError when one is not possible."""
         if prompt is not None and prompt_ids is not None:
@@ -88,6 +92,12 @@ class RunRequest:
             raise UsageError(
                 f"--timeout {timeout:g} is not possible.",
                 "give seconds above 0, or inf for as long as it takes.",
+            )
+        if profile and machine != PROFILED:
+            raise UsageError(
+                f"--profile is not possible on {machine}: only the simulated cores of {PROFILED} have "
+                "counters.",
+                f"give --on {PROFILED}, or leave it out.",
             )
         return cls(
             machine=cast(Machine, machine),
@@ -100,6 +110,7 @@ class RunRequest:
             verify=not no_verify,
             make_options=tuple(_make_option(text) for text in make_options),
             timeout=timeout,
+            profile=profile,
         )
 
 
@@ -143,7 +154,8 @@ def run(
     asked = device_request(request, manifest, tokenizer)
     machine = request.machine
     with console.stage(f"building for {TARGET_OF[machine]}"):
-        build_program(directory, TARGET_OF[machine], env=env, options=dict(request.make_options))
+        options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
+        build_program(directory, TARGET_OF[machine], env=env, options=options)
 
     device = _Device(directory, machine, manifest.context, env, request.timeout or TIMEOUT[machine])
     with ExitStack() as waiting:
@@ -158,6 +170,7 @@ def run(
     story.end()
     record = parse(output.lines)
     _check_ending(output, record, machine)
+    profile = _profile(directory, output, record) if request.profile else None
 
     verdict = None
     if request.verify:
@@ -170,7 +183,7 @@ def run(
                 closer = _look_closer(device, asked, want, graph, verdict.first_difference)
             verdict = replace(verdict, first_difference=closer)
     text = _device_text(tokenizer, asked.prompt, record)
-    result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
+    result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict, profile)
     for line in [*_reports(output), *result.lines()]:
         console.note(line)
     if as_json:
@@ -218,6 +231,7 @@ class RunResult:
     seconds: float
     record: Record
     verdict: Verdict | None
+    profile: Profile | None = None
 
     @property
     def cycles(self) -> dict[str, object] | None:
@@ -242,6 +256,8 @@ class RunResult:
             if decode:
                 line += f", decode {sum(decode) / len(decode):.0f} per token on average"
             out.append(line)
+        if self.profile is not None:
+            out += self.profile.lines()
         if self.verdict is None:
             out.append("not verified: --no-verify was given")
         else:
@@ -261,6 +277,7 @@ class RunResult:
             "new_tokens": self.record.tokens,
             "text": self.text,
             "cycles": self.cycles,
+            "profile": None if self.profile is None else self.profile.to_json(),
             "seconds": round(self.seconds, 3),
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
@@ -281,6 +298,17 @@ def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machin
             f"allowed: --on {' or '.join(target.runs_on)}; or compile the model with "
             f"--target {TARGET_OF[machine]}.",
         )
+
+
+def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
+    """BadArtifact where the program knows of no profile, because an older shrinkc compiled it."""
+    profile = read_profile(output.lines, record.prefill_time, record.decode_times)
+    if profile is None:
+        raise BadArtifact(
+            f"{directory} gives no profile: it was compiled by a shrinkc that had none.",
+            "compile the model again.",
+        )
+    return profile
 
 
 def _reports(output: RunOutput) -> list[str]:

@@ -191,6 +191,7 @@ def emit(
     values = {
         "command": command,
         "g": graph,
+        "ops": graph.device_ops(),
         "plan": plan,
         "target": target,
         "layers": layers,

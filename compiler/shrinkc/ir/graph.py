@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shrinkc.ir.ops import Op, Type
+from shrinkc.ir.ops import Op, SiluMul, Type
 
 IR_VERSION = 2
 
@@ -37,3 +37,12 @@ class Graph:
     def body(self, layer: int) -> list[Op]:
         """The ops of one layer."""
         return [op for op in self.ops if op.layer == layer]
+
+    def device_ops(self) -> list[str]:
+        """Names of a pass's ops in their order, the layers' once.
+
+        Those whose result a program has: what a silumul reads never leaves the kernel that makes both.
+        """
+        inner = {name for op in self.ops if isinstance(op, SiluMul) for name in op.inputs}
+        once = [op for op in self.ops if op.layer <= 0 and op.out not in inner]
+        return [op.name for op in once]

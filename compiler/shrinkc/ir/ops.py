@@ -44,6 +44,11 @@ class Op:
     def mnemonic(self) -> str:
         return type(self).__name__.lower()
 
+    @property
+    def name(self) -> str:
+        """``out`` without its layer's prefix: the same in every layer."""
+        return self.out.removeprefix(f"layer{self.layer}.")
+
     def attributes(self) -> dict[str, object]:
         """Everything that decides the numbers, for the text dump (matrices by their shape)."""
         skip = ("out", "inputs", "layer")

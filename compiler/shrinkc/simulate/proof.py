@@ -218,11 +218,11 @@ def op_values(
     def observe(op: Op, value: object) -> None:
         if op.layer != layer:
             return
-        name = op.out.split(".", 1)[1]
+        name = op.name
         if isinstance(value, QVector):
-            out[name] = value.q[-1]
-            out[name[:-1] + "c"] = value.c[-1]
-            out[name[:-1] + "s"] = np.array([value.mantissa[-1], value.exponent[-1]])
+            scale = np.array([value.mantissa[-1], value.exponent[-1]])
+            names = _vector_names(name)
+            out.update(zip(names, (value.q[-1], value.c[-1], scale), strict=True))
         elif isinstance(value, QHeads):
             out[name] = value.q[-1]
         else:
@@ -238,26 +238,28 @@ def locate(
     got: dict[str, np.ndarray], want: dict[str, np.ndarray], graph: Graph, step: int, layer: int
 ) -> Difference | None:
     """The first op and index of a dumped layer that differ, in order of execution."""
-    order = (
-        "attn_in.q", "attn_in.c", "attn_in.s", "qkv", "q8", "attn", "o_in.q", "o_in.c", "o_in.s", "mid",
-        "mlp_in.q", "mlp_in.c", "mlp_in.s", "h", "down_in.q", "down_in.c", "down_in.s", "out",
-    )  # fmt: skip
-    weights = {op.out: op for op in graph.body(layer)}
-    for name in order:
-        if name not in got or name not in want:
-            continue
-        g, w = got[name], want[name]
-        if name.endswith(".q"):
-            g = _unpadded(g, graph, weights[f"layer{layer}.{name}"].out, len(w))
-        if name == "q8":
-            g = g.reshape(graph.heads, -1)[:, : graph.head_dim].reshape(-1)
-            w = w.reshape(-1)
-        n = min(len(g), len(w))
-        bad = np.flatnonzero(g[:n] != w[:n])
-        if len(bad):
-            i = int(bad[0])
-            return Difference(step, layer, name, i, int(g[i]), int(w[i]))
+    for op in graph.body(layer):
+        kind = graph.types[op.out].kind
+        for name in _vector_names(op.name) if kind == "q8" else (op.name,):
+            if name not in got or name not in want:
+                continue
+            g, w = got[name], want[name]
+            if kind == "q8" and name == op.name:
+                g = _unpadded(g, graph, op.out, len(w))
+            if kind == "heads8":
+                g = g.reshape(graph.heads, -1)[:, : graph.head_dim].reshape(-1)
+                w = w.reshape(-1)
+            n = min(len(g), len(w))
+            bad = np.flatnonzero(g[:n] != w[:n])
+            if len(bad):
+                i = int(bad[0])
+                return Difference(step, layer, name, i, int(g[i]), int(w[i]))
     return None
+
+
+def _vector_names(name: str) -> tuple[str, str, str]:
+    """Of an int8 vector "x.q": its values, its segments' scales, mantissa and exponent."""
+    return name, name[:-1] + "c", name[:-1] + "s"
 
 
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:

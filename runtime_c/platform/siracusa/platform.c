@@ -111,6 +111,12 @@ void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc)
     leave(EXIT_TRAP);
 }
 
+/* ---- profile ---- */
+
+#ifdef SC_PROFILE
+struct sc_waits sc_waits[CLUSTER_CORES];
+#endif
+
 /* ---- flash ---- */
 
 /* Set once: only the flash is ever used, and only read. */
@@ -133,9 +139,11 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
 }
 
 void sc_flash_wait(void) {
+    SC_WAIT_BEGIN
     while ((REG(HYPER_STATUS) & 1) != 0) {
     }
     __asm__ volatile("" ::: "memory");
+    SC_WAIT_END
 }
 
 /* ---- workers ---- */

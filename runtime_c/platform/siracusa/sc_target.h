@@ -30,6 +30,14 @@
 
 typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
 
+/* A span in which a core waits for a transfer: counted in a build with SC_PROFILE, else nothing. */
+#ifdef SC_PROFILE
+#include "sc_counters.h"
+#else
+#define SC_WAIT_BEGIN
+#define SC_WAIT_END
+#endif
+
 static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER)); }
 
 /* Transfers longer than one command takes share one counter. */
@@ -61,6 +69,7 @@ static inline sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
 /* The event may be an older transfer's: hence the loop.  "Wait and clear" clears every event of the
  * mask, hence a mask with the DMA alone. */
 static inline void sc_dma_wait(sc_dma counter) {
+    SC_WAIT_BEGIN
     while ((REG(DMA_STATUS) >> counter & 1) != 0) {
         REG(EU_MASK) = EVENT_DMA;
         (void)elw(EU_WAIT_CLEAR);
@@ -68,6 +77,7 @@ static inline void sc_dma_wait(sc_dma counter) {
     }
     REG(DMA_STATUS) = 1u << counter;
     __asm__ volatile("" ::: "memory");
+    SC_WAIT_END
 }
 
 static inline uint32_t sc_time(void) { return REG(TIMER_COUNT); }

@@ -13,6 +13,26 @@
 #define SC_HEAD_DIM 8
 #define SC_CONTEXT 24
 
+/* a pass's ops in their order, as the graph calls them */
+enum sc_op {
+    SC_OP_EMBED,
+    SC_OP_ATTN_IN,
+    SC_OP_QKV,
+    SC_OP_Q8,
+    SC_OP_ATTN,
+    SC_OP_O_IN,
+    SC_OP_MID,
+    SC_OP_MLP_IN,
+    SC_OP_H,
+    SC_OP_DOWN_IN,
+    SC_OP_OUT,
+    SC_OP_FINAL,
+    SC_OP_LOGITS,
+    SC_OP_NEXT,
+    SC_OPS
+};
+#define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
+
 /* numbers */
 #define SC_NORM_EPS 2684ull
 #define SC_NORM_SHIFT 2

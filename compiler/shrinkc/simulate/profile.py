@@ -1,0 +1,176 @@
+"""What a program built with PROFILE=1 says of its operations: read, added up, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from shrinkc.core.errors import RunFailed
+
+_LINE = "@P"
+_OUTSIDE = "-"  # the layer of an op that is in none
+_FIELDS = 12
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one op or the sum of several: in cycles, but for ``instructions``.
+
+    Of the mean core: ``elapsed`` from the end of the op before it to its own, when all cores have
+    come to it, and what of it a core was ``active``, stood for the use of a value just loaded
+    (``load_stalls``) or for the instruction cache (``icache``).  ``transfers``: waits for DMA and
+    flash, of the core that waits longest, because the others wait for it.  ``worst``: active cycles
+    of the core that is active longest.
+    """
+
+    elapsed: float = 0.0
+    active: float = 0.0
+    instructions: float = 0.0
+    load_stalls: float = 0.0
+    icache: float = 0.0
+    transfers: float = 0.0
+    worst: float = 0.0
+
+    @property
+    def barrier(self) -> float:
+        """Waits that are not for transfers: for the other cores."""
+        return max(0.0, self.elapsed - self.active - self.transfers)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+
+    def __truediv__(self, n: float) -> Counts:
+        return Counts(*(v / n for v in _values(self)))
+
+    def to_json(self) -> dict[str, float]:
+        waits = {"transfers": self.transfers, "barrier": self.barrier}
+        names = ("active", "instructions", "load_stalls", "icache")
+        shown = {"cycles": self.elapsed} | {name: getattr(self, name) for name in names}
+        return {k: round(v, 1) for k, v in (shown | waits | {"worst": self.worst}).items()}
+
+
+def _values(counts: Counts) -> tuple[float, ...]:
+    return tuple(getattr(counts, f.name) for f in fields(counts))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The prefill, or the mean decode step.
+
+    ``steps``: how many there were.  ``cycles``: of one, by the run's own clock.  ``counts``: by layer
+    (None: in none) and the op's name in the graph, in order of execution.
+    """
+
+    steps: int
+    cycles: float
+    counts: dict[tuple[int | None, str], Counts]
+
+    @property
+    def ops(self) -> dict[str, Counts]:
+        """By op, summed over the layers, in order of execution."""
+        out: dict[str, Counts] = {}
+        for (_, op), counts in self.counts.items():
+            out[op] = out.get(op, Counts()) + counts
+        return out
+
+    @property
+    def total(self) -> Counts:
+        """Of all ops."""
+        return sum(self.counts.values(), Counts())
+
+    def lines(self, title: str) -> list[str]:
+        """The table for people: a row per op, the layers' summed, and one for all."""
+        total = self.total
+        ops = {**self.ops, "all": total}
+        width = max(map(len, ops))
+        head = f"{'':{width}}" + "".join(f"{name:>{w}}" for name, w in _COLUMNS)
+        rows = [f"{op:{width}}" + _row(counts, total) for op, counts in ops.items()]
+        counted = f"{total.elapsed:.0f} of {self.cycles:.0f} cycles are in operations"
+        return [f"profile of {title}: {counted}", head, *rows]
+
+    def to_json(self) -> dict[str, object]:
+        """``ops``: summed over the layers; ``layers``: each op of each layer."""
+        return {
+            "steps": self.steps,
+            "cycles": round(self.cycles, 1),
+            "counted": round(self.total.elapsed, 1),
+            "ops": [{"op": op, **counts.to_json()} for op, counts in self.ops.items()],
+            "layers": [
+                {"layer": layer, "op": op, **counts.to_json()}
+                for (layer, op), counts in self.counts.items()
+                if layer is not None
+            ],
+        }
+
+
+_COLUMNS = (
+    ("cycles", 10), ("share", 8), ("instr.", 10), ("load-use", 10), ("icache", 9), ("barrier", 9),
+    ("transfer", 10), ("worst/mean", 12),
+)  # fmt: skip
+
+
+def _row(c: Counts, total: Counts) -> str:
+    cells = (
+        f"{c.elapsed:.0f}", f"{100 * c.elapsed / max(total.elapsed, 1):.1f} %",
+        f"{c.instructions:.0f}", f"{c.load_stalls:.0f}", f"{c.icache:.0f}", f"{c.barrier:.0f}",
+        f"{c.transfers:.0f}", f"{c.worst / max(c.active, 1):.2f}",
+    )  # fmt: skip
+    return "".join(f"{cell:>{w}}" for cell, (_, w) in zip(cells, _COLUMNS, strict=True))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cycles by operation; ``decode`` is None where there was no decode step."""
+
+    prefill: Phase
+    decode: Phase | None
+
+    def lines(self) -> list[str]:
+        """Tables for people."""
+        out = self.prefill.lines("the prefill")
+        if self.decode is not None:
+            out += self.decode.lines(f"a decode step, mean of {self.decode.steps}")
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        decode = None if self.decode is None else self.decode.to_json()
+        return {"prefill": self.prefill.to_json(), "decode": decode}
+
+
+def read_profile(
+    lines: Iterable[str], prefill_time: int | None, decode_times: list[int]
+) -> Profile | None:
+    """The profile in a run's output (sc_profile.c), or None where there is none.
+
+    The times are those of the same run (Record).  RunFailed for a line that is no profile's.
+    """
+    counts: dict[str, dict[tuple[int | None, str], Counts]] = {"P": {}, "D": {}}
+    for line in lines:
+        f = line.split()
+        if f[:1] != [_LINE]:
+            continue
+        if len(f) != _FIELDS or f[1] not in counts or not all(map(str.isdecimal, f[4:])):
+            raise _not_a_profile(line)
+        if f[2] != _OUTSIDE and not f[2].isdecimal():
+            raise _not_a_profile(line)
+        cores, *values = map(int, f[4:])
+        if cores < 1:
+            raise _not_a_profile(line)
+        *sums, transfers, worst = values
+        one = Counts(*(v / cores for v in sums))
+        one = replace(one, transfers=float(transfers), worst=float(worst))
+        key = (None if f[2] == _OUTSIDE else int(f[2]), f[3])
+        counts[f[1]][key] = counts[f[1]].get(key, Counts()) + one
+    if not counts["P"] or prefill_time is None:
+        return None
+    steps = len(decode_times)
+    decode = {key: c / max(steps, 1) for key, c in counts["D"].items()}
+    return Profile(
+        Phase(1, float(prefill_time), counts["P"]),
+        Phase(steps, sum(decode_times) / steps, decode) if steps else None,
+    )
+
+
+def _not_a_profile(line: str) -> RunFailed:
+    return RunFailed(f"the program printed '{line}', which is no line of a profile.")

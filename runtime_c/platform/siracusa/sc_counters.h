@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A core's counters, for builds with SC_PROFILE. */
+#ifndef SC_COUNTERS_H
+#define SC_COUNTERS_H
+
+#include "regs.h"
+
+/* mcycle goes on while a core sleeps, the performance counters (PCCR, 0x780 and up) do not. */
+#define SC_CSR(csr)                                                                                          \
+    ({                                                                                                       \
+        uint32_t v_;                                                                                         \
+        __asm__ volatile("csrr %0, " #csr : "=r"(v_)::"memory");                                             \
+        v_;                                                                                                  \
+    })
+
+enum { SC_ELAPSED, SC_ACTIVE, SC_INSTRUCTIONS, SC_LOAD_STALLS, SC_ICACHE, SC_TRANSFERS, SC_COUNTERS };
+
+typedef struct {
+    uint32_t of[SC_COUNTERS];
+} sc_counters;
+
+/* What each core spent in waits for transfers since the restart: all of it, and what of it was active. */
+extern struct sc_waits {
+    uint32_t elapsed, active;
+} sc_waits[CLUSTER_CORES];
+
+static inline void sc_counters_on(void) {
+    __asm__ volatile("csrw 0xCC0, %0" ::"r"(0x17)); /* cycles, instructions, load stalls, cache misses */
+    __asm__ volatile("csrw 0xCC1, %0" ::"r"(1));
+}
+
+static inline uint32_t sc_counters_begin(void) { return SC_CSR(mscratch); } /* the restart's cycle */
+
+/* Of the core that asks, since its restart; *now is the cycle. */
+static inline sc_counters sc_counters_read(uint32_t *now) {
+    const uint32_t cycle = SC_CSR(mcycle), active = SC_CSR(0x780), instructions = SC_CSR(0x781);
+    const uint32_t stalls = SC_CSR(0x782), icache = SC_CSR(0x784), elapsed = cycle - sc_counters_begin();
+    const struct sc_waits *waits = &sc_waits[hart_id()];
+    const sc_counters c = {{elapsed, active - waits->active, instructions, stalls, icache, waits->elapsed}};
+    *now = cycle;
+    return c;
+}
+
+/* Returns the cycle. */
+static inline uint32_t sc_counters_restart(void) {
+    sc_waits[hart_id()] = (struct sc_waits){0, 0};
+    __asm__ volatile("csrw 0x79F, zero" ::: "memory"); /* all of them */
+    const uint32_t now = SC_CSR(mcycle);
+    __asm__ volatile("csrw mscratch, %0" ::"r"(now) : "memory"); /* mcycle cannot be set */
+    return now;
+}
+
+#define SC_WAIT_BEGIN const uint32_t from_ = SC_CSR(mcycle), active_ = SC_CSR(0x780);
+#define SC_WAIT_END                                                                                          \
+    {                                                                                                        \
+        struct sc_waits *w_ = &sc_waits[hart_id()];                                                          \
+        w_->elapsed += SC_CSR(mcycle) - from_;                                                               \
+        w_->active += SC_CSR(0x780) - active_;                                                               \
+    }
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the host needs to compare every integer that matters, as text lines.
+ *
+ *   @H position layer hash      hash of the layer's output, the residual stream
+ *   @L position first v v ...   logits from `first` on, 8 hex digits each
+ *   @D op first v v ...         an op's output, printed whole for the layer and position asked for
+ * Time spent here is added to sc_now.untimed and taken off the step. */
+#include "sc_platform.h"
+
+#include "sc_buffers.h"
+
+const char *const sc_op_names[] = {SC_OP_NAMES};
+
+static uint32_t hash(const int32_t *v, uint32_t n) {
+    uint32_t h = 0;
+    for (uint32_t i = 0; i < n; i++) h = h * SC_HASH_MULTIPLIER + (uint32_t)v[i];
+    return h;
+}
+
+static void put_hashes(uint32_t layer) {
+    for (uint32_t t = 0; t < sc_now.tokens; t++) {
+        sc_puts("@H ");
+        sc_put_uint(sc_now.position + t);
+        sc_puts(" ");
+        sc_put_uint(layer);
+        sc_puts(" ");
+        sc_put_hex(hash(x[t], SC_HIDDEN), 8);
+        sc_puts("\n");
+    }
+}
+
+static void put_logits(void) {
+    char tag[16] = "@L ", digits[11];
+    uint32_t v = sc_now.position + sc_now.tokens - 1;
+    int i = 10, at = 3;
+    digits[i] = 0;
+    do digits[--i] = (char)('0' + v % 10);
+    while (v /= 10);
+    while (digits[i]) tag[at++] = digits[i++];
+    tag[at] = 0;
+    sc_put_words(tag, sc_logits, SC_VOCAB);
+}
+
+static void dump_words(const char *op, const int32_t *v, uint32_t n) {
+    char tag[32] = "@D ";
+    int at = 3;
+    while (*op) tag[at++] = *op++;
+    tag[at] = 0;
+    sc_put_words(tag, v, n);
+}
+
+static void dump_bytes(const char *op, const int8_t *v, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % 24 == 0) {
+            sc_puts(i ? "\n@D " : "@D ");
+            sc_puts(op);
+            sc_puts(" ");
+            sc_put_uint(i);
+        }
+        sc_puts(" ");
+        sc_put_hex((uint32_t)(int32_t)v[i], 8);
+    }
+    sc_puts("\n");
+}
+
+/* op ends in ".q": its values; ".c" its segment scales; ".s" mantissa and exponent */
+static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader) {
+    const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
+    char name[16];
+    int n = 0;
+    while (op[n]) name[n] = op[n], n++;
+    name[n] = 0;
+    name[n - 1] = 'c';
+    dump_words(name, v->c, reader->in.nseg);
+    name[n - 1] = 's';
+    dump_words(name, scale, 2);
+    dump_bytes(op, v->q, reader->in.words * 4u);
+}
+
+static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
+    const char *name = sc_op_names[op];
+    switch (op) {
+    case SC_OP_ATTN_IN:
+        dump_qvec(name, &xv[t], l->m[SC_QKV]);
+        break;
+    case SC_OP_QKV:
+        dump_words(name, y[t], SC_QKV_ROWS);
+        break;
+    case SC_OP_Q8:
+        dump_bytes(name, q8[t], SC_HEADS * SC_HDP);
+        break;
+    case SC_OP_ATTN:
+        dump_words(name, y[t], SC_HEADS * SC_HEAD_DIM);
+        break;
+    case SC_OP_O_IN:
+        dump_qvec(name, &xv[t], l->m[SC_O]);
+        break;
+    case SC_OP_MID:
+        dump_words(name, x[t], SC_HIDDEN);
+        break;
+    case SC_OP_MLP_IN:
+        dump_qvec(name, &xv[t], l->m[SC_GU]);
+        break;
+    case SC_OP_H:
+        dump_words(name, y[t], SC_FFN);
+        break;
+    case SC_OP_DOWN_IN:
+        dump_qvec(name, &xv[t], l->m[SC_DOWN]);
+        break;
+    case SC_OP_OUT:
+        dump_words(name, x[t], SC_HIDDEN);
+        break;
+    default: /* the others are no layer's */
+        break;
+    }
+}
+
+uint32_t sc_observed(uint32_t trace) {
+    if (trace & SC_TRACE_DUMP) return ~0u;
+    return trace & SC_TRACE_PROOF ? 1u << SC_OP_OUT | 1u << SC_OP_LOGITS : 0;
+}
+
+void sc_observe(enum sc_op op, uint32_t layer, int core) {
+    uint32_t took = 0;
+    sc_barrier();
+    if (core == 0) {
+        uint32_t start = sc_time(), t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
+        if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer && t < sc_now.tokens)
+            dump(op, &sc_layers[layer], t);
+        if (op == SC_OP_OUT) put_hashes(layer);
+        if (op == SC_OP_LOGITS) put_logits();
+        took = sc_time() - start;
+        sc_now.untimed += took;
+    }
+    sc_barrier();
+    sc_profile_resume(took, core);
+}

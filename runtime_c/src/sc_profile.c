@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Profile, in programs that are built with SC_PROFILE only: what each core's counters say of each op.
+ *
+ *   @P P|D layer op cores elapsed active instructions load_stalls icache transfers worst
+ *
+ * P: the prompt, D: one decode step; layer is - outside the layers.  In cycles, but for instructions;
+ * summed over the cores, but for the last two, which are those of the core that has most.  Active: not
+ * asleep and not in a wait for a transfer; transfers: in such waits; worst: active.  All workers meet
+ * after each op, so that an op's waiting is its own; what that costs and the counting itself are no
+ * op's.  Samples are kept until the pass has ended where there is room, because printing takes so long
+ * that every transfer under way ends meanwhile. */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+
+#ifdef SC_PROFILE
+
+#define LAYER_OPS (SC_OP_OUT - SC_OP_EMBED)
+#define ROOM (LAYER_OPS * (SC_LAYERS < 8 ? SC_LAYERS : 8) + SC_OPS - LAYER_OPS)
+
+static struct {
+    uint8_t op, cores;
+    uint16_t layer;
+} what[ROOM];
+static sc_counters counted[ROOM][SC_CORES];
+static uint32_t used[SC_CORES]; /* per core, so that nobody reads a count another core moves on */
+
+void sc_profile_start(int core) {
+    (void)core;
+    sc_counters_on();
+    (void)sc_counters_restart();
+}
+
+void sc_profile_resume(uint32_t untimed, int core) {
+    const uint32_t op_end = sc_counters_begin(), now = sc_counters_restart();
+    if (core == 0) sc_now.untimed += now - op_end - untimed;
+}
+
+static void __attribute__((noinline)) make_room(int core) {
+    sc_barrier();
+    if (core == 0) sc_profile_print();
+    sc_barrier();
+}
+
+/* hot: what it takes to come here is the op's */
+SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
+    const int alone = core == SC_CONTROLLER, slot = alone ? 0 : core;
+    if (!alone) sc_barrier();
+    uint32_t end;
+    const sc_counters now = sc_counters_read(&end);
+    const uint32_t n = used[slot];
+    counted[n][slot] = now;
+    used[slot] = n + 1;
+    if (slot == 0) {
+        what[n].op = (uint8_t)op;
+        what[n].layer = (uint16_t)layer;
+        what[n].cores = alone ? 1 : SC_CORES;
+    }
+    if (!alone) {
+        if (n + 1 == ROOM) make_room(core);
+        sc_barrier();
+    }
+    const uint32_t begin = sc_counters_restart();
+    if (slot == 0) sc_now.untimed += begin - end;
+}
+
+static void put_number(uint32_t v) {
+    sc_puts(" ");
+    sc_put_uint(v);
+}
+
+static void put_sample(uint32_t n) {
+    uint32_t sum[SC_COUNTERS] = {0}, transfers = 0, worst = 0;
+    for (uint32_t core = 0; core < what[n].cores; core++) {
+        const uint32_t *c = counted[n][core].of;
+        for (int i = 0; i < SC_COUNTERS; i++) sum[i] += c[i];
+        if (c[SC_TRANSFERS] > transfers) transfers = c[SC_TRANSFERS];
+        if (c[SC_ACTIVE] > worst) worst = c[SC_ACTIVE];
+    }
+    sc_puts(sc_now.position < sc_input_words()[SC_IN_PROMPT] ? "@P P " : "@P D ");
+    if (what[n].layer < SC_LAYERS)
+        sc_put_uint(what[n].layer);
+    else
+        sc_puts("-");
+    sc_puts(" ");
+    sc_puts(sc_op_names[what[n].op]);
+    put_number(what[n].cores);
+    for (int i = SC_ELAPSED; i < SC_TRANSFERS; i++) put_number(sum[i]);
+    put_number(transfers);
+    put_number(worst);
+    sc_puts("\n");
+}
+
+void sc_profile_print(void) {
+    if (sc_now.trace != SC_TRACE_TEXT)
+        for (uint32_t n = 0; n < used[0]; n++) put_sample(n);
+    for (int core = 0; core < SC_CORES; core++) used[core] = 0;
+}
+
+#endif
