@@ -274,7 +274,7 @@ def test_a_file_of_which_the_system_gives_no_name(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shrinkc.cli.planning.prepare", full)
+    monkeypatch.setattr("shrinkc.driver.planning.prepare", full)
     result = cli("plan", model)
     assert result.code == 40
     assert "a file cannot be written: No space left on device." in result.words

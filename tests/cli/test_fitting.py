@@ -135,7 +135,11 @@ ALL = "--context --bits --head-bits --l1"
     [
         (SMOL, "", ["--context"]),
         (SMOL, "--l1 48KiB", ["--context --bits", "--context --l1"]),
-        (SMOL, "--l1 48KiB --bits 4 --head-bits 4 --group 32", ["--context --bits", "--context --l1"]),
+        (
+            SMOL,
+            "--l1 48KiB --bits 4 --head-bits 4 --group 32",
+            ["--context --bits", "--context --l1"],
+        ),
         (LARGE, "--context 2", ["--bits"]),
         (LARGE, "--context 4000", ["--context --bits"]),
         (LARGE, "--context 64 --l1 64KiB", ["--bits --l1"]),

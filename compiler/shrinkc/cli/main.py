@@ -137,7 +137,7 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 
     MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.
     """
-    from shrinkc.cli import compiling, planning
+    from shrinkc.driver import compiling, planning
 
     console = Console()
     request = planning.PlanRequest.from_options(**options)
@@ -153,9 +153,11 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 @_json_option
 def plan_command(as_json: bool, **options: Any) -> None:
     """Say whether MODEL fits, and where everything would lie, without reading its weights."""
-    from shrinkc.cli import planning
+    from shrinkc.driver import planning
 
     prepared = planning.prepare(planning.PlanRequest.from_options(**options))
+    if not prepared.fits:
+        raise prepared.error
     if as_json:
         print_json(prepared.to_json())
     else:
@@ -207,10 +209,9 @@ def plan_command(as_json: bool, **options: Any) -> None:
 @_json_option
 def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
-    from shrinkc.cli import running
+    from shrinkc.cli import telling
 
-    request = running.RunRequest.from_options(**options)
-    running.run(directory, request, env=dict(os.environ), console=Console(), as_json=as_json)
+    telling.run(directory, env=dict(os.environ), console=Console(), as_json=as_json, **options)
 
 
 @cli.command("compress", short_help="Make a model smaller by a recipe.")

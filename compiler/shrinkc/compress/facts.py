@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.checkpoints.loading import adapter_of
 from shrinkc.importer import FloatModel, LlamaConfig, load_model
+from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.model import QuantizedWeight, Weight
 
 FLOAT_BYTES = 2  # floats count as 16 bit: nobody has to store more, whatever the file does
@@ -64,7 +64,7 @@ def facts_of(directory: Path) -> ModelFacts:
 
     Reads all weights, without torch.  Raises what :func:`shrinkc.importer.load_model` does.
     """
-    model = load_model(directory, adapter=adapter_of(directory))
+    model = load_model(directory, adapter=find_adapter(directory))
     count = non_zero = packed = 0
     for weight in _every(model):
         if isinstance(weight, QuantizedWeight):

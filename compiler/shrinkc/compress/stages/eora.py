@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.checkpoints.loading import ADAPTER_FOLDER
 from shrinkc.compress.checks import between
 from shrinkc.compress.child import run_child
 from shrinkc.compress.stages.context import StepContext, StepReport
 from shrinkc.compress.stages.gptq import WORKER, module_shapes
 from shrinkc.core.errors import BadData, UnsupportedModel
+from shrinkc.importer.gptq import ADAPTER_FOLDER
 from shrinkc.importer.gptq_config import is_quantized
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from shrinkc.checkpoints import load
-from shrinkc.checkpoints.loading import adapter_of
 from shrinkc.compress.calibration import Calibration
 from shrinkc.compress.checks import between
 from shrinkc.compress.child import run_child
@@ -28,7 +27,7 @@ from shrinkc.compress.training import (
     train_norms,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
-from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
 
 WEIGHTS = "model.safetensors"
@@ -78,7 +77,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains, and writes the checkpoint with its new scales and gains."""
     import torch
 
-    if adapter_of(step.source) is not None:
+    if find_adapter(step.source) is not None:
         raise UnsupportedModel(
             f"{step.source} has an adapter, which was made for the scales as they are.",
             "put the stage eora after scales.",

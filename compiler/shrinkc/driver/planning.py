@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, Literal
 
-from shrinkc.cli.fitting import CONTEXT_LEAST, alternatives, shortfalls
-from shrinkc.cli.units import show_size
 from shrinkc.core.artifact import Option
-from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
+from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError, UsageError
 from shrinkc.core.shell import name_of, quoted
-from shrinkc.importer import Formats, LlamaConfig, Outline, adapter_ranks, read_outline
-from shrinkc.importer.gptq import find_adapter
-from shrinkc.importer.repeats import repeated_layers
+from shrinkc.core.words import show_size
+from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
+from shrinkc.importer import Checkpoint, Formats, LlamaConfig, open_checkpoint
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import (
@@ -45,9 +46,12 @@ _SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modu
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to compile, for what, and how.  ``given`` are the options of ``quant`` on the command line."""
+    """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given.
 
-    model: Path
+    ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
+    """
+
+    model: Path | Checkpoint
     target: str
     quant: QuantOptions
     context: int | None = None
@@ -59,21 +63,26 @@ class PlanRequest:
     def from_options(
         cls,
         *,
-        model: Path,
+        model: Path | Checkpoint,
         target: str,
-        bits: str | None,
+        bits: int | str | None,
         group: int | None,
         short_last_group: bool,
         asymmetric: bool,
-        head_bits: str | None,
+        head_bits: int | str | None,
         context: int | None,
         l1: int | None,
         adapter: Path | None,
     ) -> PlanRequest:
-        """From the command line's values."""
+        """From the values of options; QuantizeError for a width that is not possible."""
+        if isinstance(model, Checkpoint) and adapter is not None:
+            raise UsageError(
+                f"--adapter {adapter}: {model.name} was opened already.",
+                "give the adapter to 'open'.",
+            )
         quant = QuantOptions(
-            bits=int(bits or 8), group=group, asymmetric=asymmetric, head_bits=int(head_bits or 8),
-            short_last_group=short_last_group,
+            bits=8 if bits is None else int(bits), group=group, asymmetric=asymmetric,
+            head_bits=8 if head_bits is None else int(head_bits), short_last_group=short_last_group,
         )  # fmt: skip
         given = {
             "--bits": bits, "--group": group, "--short-last-group": short_last_group,
@@ -82,26 +91,54 @@ class PlanRequest:
         names = frozenset(name for name, value in given.items() if value not in (None, False))
         return cls(model, target, quant, context, l1, adapter, names)
 
+    def opened(self, *, whole: bool) -> Checkpoint:
+        """The checkpoint, with its weights if it has to be ``whole``."""
+        if not isinstance(self.model, Checkpoint):
+            return open_checkpoint(self.model, self.adapter, whole=whole)
+        if not whole or self.model.whole:
+            return self.model
+        adapter = self.model.adapter if self.model.adapter_given else None
+        return open_checkpoint(self.model.path, adapter, whole=True)
+
 
 @dataclass(frozen=True)
-class Prepared:
-    """A plan and what it was made from."""
+class Planned:
+    """A plan and what it was made from: the model fits.
+
+    ``plan`` says where everything lies; ``context`` is in tokens; ``notes`` are what had to be
+    assumed where the checkpoint is not whole.
+    """
 
     request: PlanRequest
-    name: str
-    config: LlamaConfig
+    checkpoint: Checkpoint
     context: int
     target: Target
     shape: ModelShape
     plan: Plan
-    formats: Formats | None
     notes: tuple[str, ...] = ()
+
+    fits: ClassVar[Literal[True]] = True
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.checkpoint.name
+
+    @property
+    def config(self) -> LlamaConfig:
+        """Of the model."""
+        return self.checkpoint.config
+
+    @property
+    def formats(self) -> Formats | None:
+        """Of the matrices that the checkpoint stores as integers."""
+        return self.checkpoint.formats
 
     @property
     def options(self) -> dict[str, Option]:
         """Every option that decides the program, without paths."""
         q = self.request.quant
-        adapter = self.request.adapter
+        adapter = self.checkpoint.adapter if self.checkpoint.adapter_given else None
         fixed = fixed_options(self.config, self.formats, q)
         return {
             "target": self.target.name,
@@ -159,7 +196,7 @@ class Prepared:
             said.append(f"{len(self.shape.shared)} matrices that repeat others not stored again")
         return ", ".join(said)
 
-    def for_shape(self, shape: ModelShape) -> Prepared:
+    def for_shape(self, shape: ModelShape) -> Planned:
         """With a plan for ``shape``: what the headers of a quantised checkpoint leave open (column
         orders, zero points that all lie in the middle) is known once it is read."""
         if shape == self.shape:
@@ -230,23 +267,61 @@ def fixed_options(
     return frozenset(fixed)
 
 
-def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
+@dataclass(frozen=True)
+class Shortfall:
+    """A model that does not fit: what every memory lacks.
+
+    ``context`` is in tokens; see :class:`shrinkc.core.errors.Lack` for levels and bytes.
+    """
+
+    name: str
+    target: Target
+    context: int
+    lacks: tuple[Lack, ...]
+    notes: tuple[str, ...] = ()
+    _search: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
+
+    fits: ClassVar[Literal[False]] = False
+
+    @cached_property
+    def alternatives(self) -> tuple[str, ...]:
+        """Changes of options, as the command line writes them, each one checked to fit; made of
+        many plans when first asked for."""
+        return tuple(self._search())
+
+    @property
+    def error(self) -> DoesNotFit:
+        """The refusal that says all of it."""
+        hint = (
+            f"these were checked to fit: {'; '.join(self.alternatives)}."
+            if self.alternatives
+            else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
+            "all of them together."
+        )
+        return DoesNotFit(
+            f"{self.name} at context {self.context} on {self.target.name}: "
+            + " ".join([*map(str, self.lacks), *(f"Note: {n}." for n in self.notes)]),
+            hint,
+            self.lacks,
+        )
+
+
+def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall:
     """Reads config, tokenizer and the headers of weights and adapter, and plans.
 
     Unless the model has to be ``whole``, its sizes alone will do; notes then say what is assumed.
-    Raises what the importer raises, UsageError, QuantizeError, or DoesNotFit with changes that
-    were checked to fit.
+    Raises what the importer raises, UsageError, or QuantizeError.
     """
     target = target_named(request.target)
-    outline = read_outline(request.model, whole=whole)
-    known, config = outline.formats, outline.config
+    checkpoint = request.opened(whole=whole)
+    known, config = checkpoint.formats, checkpoint.config
     check_sizes(config)
     context = _context(request, config)
     quant = request.quant
     fixed = fixed_options(config, known, quant)
     if refused := sorted(request.given & fixed):
         raise QuantizeError(
-            f"{outline.name} is quantised already: {', '.join(refused)} cannot change its "
+            f"{checkpoint.name} is quantised already: {', '.join(refused)} cannot change its "
             "integers.",
             f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
         )
@@ -255,12 +330,8 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
             f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",
             "leave --l1 out to use all of it.",
         )
-    piece_bytes, notes = _pieces(outline)
-    adapter = request.adapter
-    if adapter is None and known is not None and request.model.is_dir():
-        adapter = find_adapter(request.model)  # one that comes with the checkpoint is loaded too
-    ranks = _ranks(adapter, config, known or {})
-    repeats = repeated_layers(request.model)
+    piece_bytes, notes = _pieces(checkpoint)
+    ranks, repeats = _ranks(checkpoint), checkpoint.repeats
 
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
         return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
@@ -290,20 +361,14 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
         plan = make_plan(shape, target, request.l1)
     except DoesNotFit:
         l1 = target.l1 if request.l1 is None else request.l1
-        found = alternatives(fits, quant, context, l1, target.l1, fixed)
-        hint = (
-            f"these were checked to fit: {'; '.join(found)}."
-            if found
-            else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
-            "all of them together."
-        )
-        raise DoesNotFit(
-            f"{outline.name} at context {context} on {target.name}: "
-            + " ".join([*shortfalls(shape, target, request.l1), *(f"Note: {n}." for n in notes)]),
-            hint,
-        ) from None
+
+        def search() -> list[str]:
+            return alternatives(fits, quant, context, l1, target.l1, fixed)
+
+        lacks = shortfalls(shape, target, request.l1)
+        return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     verify(plan, shape, target)
-    return Prepared(request, outline.name, config, context, target, shape, plan, known, notes)
+    return Planned(request, checkpoint, context, target, shape, plan, notes)
 
 
 def stored_bytes(shape: ModelShape) -> int:
@@ -311,12 +376,12 @@ def stored_bytes(shape: ModelShape) -> int:
     return sum(m.bytes for m in shape.stored)
 
 
-def _pieces(outline: Outline) -> tuple[int, tuple[str, ...]]:
+def _pieces(checkpoint: Checkpoint) -> tuple[int, tuple[str, ...]]:
     """Bytes of the decode table, and the notes."""
-    if outline.tokenizer is not None:
-        return sum(map(len, outline.tokenizer.decode_table())), outline.notes
-    size = BYTES_PER_PIECE * outline.config.vocab_size
-    *notes, last = outline.notes
+    if checkpoint.tokenizer is not None:
+        return sum(map(len, checkpoint.tokenizer.decode_table())), checkpoint.notes
+    size = BYTES_PER_PIECE * checkpoint.config.vocab_size
+    *notes, last = checkpoint.notes
     assumed = f"its decode table is taken as {BYTES_PER_PIECE} bytes per token ({show_size(size)})"
     return size, (*notes, f"{last}; {assumed}")
 
@@ -338,14 +403,13 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
     return request.context
 
 
-def _ranks(adapter: Path | None, config: LlamaConfig, known: Formats) -> list[dict[str, int]]:
-    """Per layer: slot -> rank of its side path, from the header of the adapter's file alone.
+def _ranks(checkpoint: Checkpoint) -> list[dict[str, int]]:
+    """Per layer: slot -> rank of its side path.
 
     Adapters of q, k and v (and of gate and up) share one side path, so their ranks add up.
     """
-    ranks: list[dict[str, int]] = [{} for _ in range(config.num_layers)]
-    if adapter is not None:
-        for (index, module), rank in adapter_ranks(adapter, config, known).items():
-            layer, slot = ranks[index], _SLOT_OF[module]
-            layer[slot] = layer.get(slot, 0) + rank
+    ranks: list[dict[str, int]] = [{} for _ in range(checkpoint.config.num_layers)]
+    for (index, module), rank in checkpoint.ranks.items():
+        layer, slot = ranks[index], _SLOT_OF[module]
+        layer[slot] = layer.get(slot, 0) + rank
     return ranks

@@ -1,4 +1,4 @@
-"""``shrinkc compile``: from a model directory to a compiled one, whole or not at all."""
+"""From a model directory to a compiled one, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shrinkc
-from shrinkc.cli.planning import PlanRequest, Prepared, prepare
 from shrinkc.codegen.emit import emit
 from shrinkc.core import artifact
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import quoted
-from shrinkc.importer import Tokenizer, load_model
+from shrinkc.driver.planning import Planned, PlanRequest, Shortfall, prepare
+from shrinkc.importer import Tokenizer
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import save
@@ -25,9 +25,9 @@ from shrinkc.schedule.shapes import shapes_of_graph
 
 @dataclass(frozen=True)
 class Compiled:
-    """What was made."""
+    """What was made: a compiled directory of ``files`` files at ``output``, as it was ``prepared``."""
 
-    prepared: Prepared
+    prepared: Planned
     output: Path
     files: int
 
@@ -47,12 +47,17 @@ class Compiled:
 def compile_model(
     request: PlanRequest, output: Path, *, force: bool, reporter: Reporter
 ) -> Compiled:
-    """Compiles into the new directory ``output``; any failure leaves nothing of it behind."""
+    """Compiles into the new directory ``output``; any failure leaves nothing of it behind.
+
+    Raises what :func:`prepare` raises, DoesNotFit, BadWeights, OutputError.
+    """
     check_directory(output, force=force, foreign=artifact.foreign_files)
     with reporter.stage("planning"):
         prepared = prepare(request, whole=True)
+        if isinstance(prepared, Shortfall):
+            raise prepared.error
     with reporter.stage("loading weights") as update:
-        model = load_model(request.model, request.adapter, update)
+        model = prepared.checkpoint.load(update)
     with reporter.stage("quantising") as update:
         graph = lower(model, request.quant, prepared.context, update)
     shape = shapes_of_graph(graph, prepared.shape.piece_bytes)
@@ -75,7 +80,7 @@ def compile_model(
     return Compiled(prepared, output, files)
 
 
-def _write_records(folder: Path, prepared: Prepared, graph: Graph, tokenizer: Tokenizer) -> None:
+def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tokenizer) -> None:
     """What a run is compared with, what people look at, and the manifest of it all."""
     save(graph, folder / artifact.IR)
     text = folder / artifact.IR_TEXT

@@ -1,20 +1,19 @@
-"""``shrinkc run``: build, run, tell the text as it comes, and compare with the interpreter."""
+"""A run of a compiled directory: build, run, give the text as it comes, compare with the interpreter."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
-from shrinkc.cli.console import Console, print_json, takes_escapes
-from shrinkc.cli.story import Story
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, Mismatch, RunFailed, ShrinkcError, UsageError
+from shrinkc.core.progress import Reporter
+from shrinkc.driver.story import OnText, Story
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
@@ -46,7 +45,7 @@ SEED_MAX = (1 << 32) - 1
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The command line of a run; ``prompt`` and ``prompt_ids`` exclude each other.
+    """What to run; ``prompt`` and ``prompt_ids`` exclude each other.
 
     ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.
     """
@@ -59,7 +58,7 @@ class RunRequest:
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
     verify: bool = True
-    make_options: tuple[tuple[str, str], ...] = ()
+    make_options: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
 
     @classmethod
@@ -69,17 +68,21 @@ class RunRequest:
         machine: str,
         prompt: str | None,
         chat: bool,
-        prompt_ids: str | None,
+        prompt_ids: Sequence[int] | None,
         tokens: int | None,
         seed: int,
         temperature: float,
         top_p: float,
         ignore_eos: bool,
-        no_verify: bool,
-        make_options: tuple[str, ...],
+        verify: bool,
+        make_options: Mapping[str, str],
         timeout: float | None,
     ) -> RunRequest:
-        """From the command line's values; UsageError when one is not possible."""
+        """From the values of options; UsageError when one is not possible."""
+        if machine not in TARGET_OF:
+            raise UsageError(
+                f"--on {machine} is not possible.", f"allowed: {', '.join(TARGET_OF)}."
+            )
         if prompt is not None and prompt_ids is not None:
             raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
         if chat and prompt is None:
@@ -89,16 +92,21 @@ class RunRequest:
                 f"--timeout {timeout:g} is not possible.",
                 "give seconds above 0, or inf for as long as it takes.",
             )
+        if wrong := [name for name in make_options if name not in OPTIONS]:
+            raise UsageError(
+                f"--make {wrong[0]}={make_options[wrong[0]]} is not possible.",
+                f"allowed: {'=, '.join(OPTIONS)}=.",
+            )
         return cls(
             machine=cast(Machine, machine),
             prompt=prompt,
             chat=chat,
-            prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
+            prompt_ids=None if prompt_ids is None else tuple(prompt_ids),
             tokens=tokens,
             sampling=sampling_of(temperature, top_p, seed),
             ignore_eos=ignore_eos,
-            verify=not no_verify,
-            make_options=tuple(_make_option(text) for text in make_options),
+            verify=verify,
+            make_options=dict(make_options),
             timeout=timeout,
         )
 
@@ -122,38 +130,42 @@ def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
     )
 
 
-def run(
+def run_directory(
     directory: Path,
     request: RunRequest,
     *,
     env: Mapping[str, str],
-    console: Console,
-    as_json: bool,
-) -> None:
-    """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
+    reporter: Reporter,
+    on_text: OnText | None = None,
+) -> RunResult:
+    """Builds and runs the compiled ``directory``, and compares every integer.
+
+    ``env`` says where programs are found (PATH and the like).  A difference is in the result's
+    ``verdict``: see :meth:`RunResult.check`.  Raises BadArtifact, UsageError, ToolMissing,
+    BuildFailed, OutputError or RunFailed.
+    """
     manifest = artifact.read_manifest(directory)
     _check_machine(directory, manifest, request.machine)
-    with console.stage("reading the program"):
+    with reporter.stage("reading the program"):
         if request.verify:
             artifact.check_files(directory, manifest, (artifact.IR,))
         tokenizer = Tokenizer.of_program(directory, manifest)
         changed = artifact.changed_files(directory, manifest)
     if changed:
-        console.note(f"note: changed since it was compiled: {', '.join(changed)}")
+        reporter.note(f"note: changed since it was compiled: {', '.join(changed)}")
     asked = device_request(request, manifest, tokenizer)
     machine = request.machine
-    with console.stage(f"building for {TARGET_OF[machine]}"):
+    with reporter.stage(f"building for {TARGET_OF[machine]}"):
         build_program(directory, TARGET_OF[machine], env=env, options=dict(request.make_options))
 
     device = _Device(directory, machine, manifest.context, env, request.timeout or TIMEOUT[machine])
     with ExitStack() as waiting:
-        update = waiting.enter_context(console.stage(f"running on {machine}"))
+        update = waiting.enter_context(reporter.stage(f"running on {machine}"))
         # the template's own text is not what was said
         told = () if request.chat else asked.prompt
         story = Story(
-            tokenizer, told, asked.new_tokens, silent=as_json,
-            dim_prompt=takes_escapes(sys.stdout), update=update, on_first=waiting.close,
-        )  # fmt: skip
+            tokenizer, told, asked.new_tokens, on_text, update=update, on_first=waiting.close
+        )
         output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
     story.end()
     record = parse(output.lines)
@@ -161,22 +173,19 @@ def run(
 
     verdict = None
     if request.verify:
-        with console.stage("checking against the interpreter"):
+        with reporter.stage("checking against the interpreter"):
             graph = load(directory / artifact.IR)
             want = reference(graph, asked)
             verdict = compare(record, want, graph, tokenizer.decode_table())
         if verdict.first_difference is not None:
-            with console.stage("looking for the first difference"):
+            with reporter.stage("looking for the first difference"):
                 closer = _look_closer(device, asked, want, graph, verdict.first_difference)
             verdict = replace(verdict, first_difference=closer)
     text = _device_text(tokenizer, asked.prompt, record)
-    result = RunResult(manifest, machine, asked, text, output.seconds, record, verdict)
-    for line in [*_reports(output), *result.lines()]:
-        console.note(line)
-    if as_json:
-        print_json(result.to_json())
-    if verdict is not None and not verdict.ok:
-        raise _mismatch(machine, verdict)
+    return RunResult(
+        manifest, machine, asked, text, output.seconds, record, verdict, _reports(output),
+        tuple(changed),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -209,7 +218,13 @@ class _Device:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run.  ``seconds``: wall time, proof output and start-up included."""
+    """A finished run.
+
+    ``text``: the prompt and what the program made of it.  ``seconds``: wall time, proof output and
+    start-up included.  ``record``: what the program printed, as values.  ``verdict``: how many
+    values were compared with the interpreter's and how many differ; None without verification.
+    ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
+    """
 
     manifest: artifact.Manifest
     machine: Machine
@@ -218,23 +233,41 @@ class RunResult:
     seconds: float
     record: Record
     verdict: Verdict | None
+    reports: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        """Ids of the prompt."""
+        return list(self.asked.prompt)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """Ids that the program chose, an end token included."""
+        return list(self.record.tokens)
+
+    def check(self) -> None:
+        """Mismatch where an integer differs, or nothing was compared though it was asked for."""
+        if self.verdict is not None and not self.verdict.ok:
+            raise _mismatch(self.machine, self.verdict)
 
     @property
     def cycles(self) -> dict[str, object] | None:
-        """Of the simulated SoC; the other machines have no clock that means anything."""
+        """Of the simulated SoC, of the prefill and of each decode step; the other machines have no
+        clock that means anything."""
         if self.machine != "gvsoc":
             return None
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
 
     def lines(self) -> list[str]:
-        """A summary for people, the verdict last."""
+        """A summary for people, the platform's reports first, the verdict last."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
         line = f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s"
         if self.machine == "gvsoc":
-            out = [f"{line} of simulation"]
+            out = [*self.reports, f"{line} of simulation"]
         else:
             speed = new / max(self.seconds, 1e-9)
-            out = [f"{line} ({speed:.1f} tokens/s, start and proof output included)"]
+            out = [*self.reports, f"{line} ({speed:.1f} tokens/s, start and proof output included)"]
         decode = self.record.decode_times
         if self.machine == "gvsoc" and self.record.prefill_time is not None:
             line = f"cycles: prefill {self.record.prefill_time}"
@@ -283,9 +316,9 @@ def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machin
         )
 
 
-def _reports(output: RunOutput) -> list[str]:
+def _reports(output: RunOutput) -> tuple[str, ...]:
     """What the platform said of itself, such as the stacks' depths of a build with STACKS=1."""
-    return [line for line in output.lines if line.startswith("platform: ")]
+    return tuple(line for line in output.lines if line.startswith("platform: "))
 
 
 def device_request(
@@ -376,21 +409,3 @@ def _mismatch(machine: Machine, verdict: Verdict) -> Mismatch:
         "if nothing in the directory was changed, this is a defect; please report it with the "
         "model and this command line.",
     )
-
-
-def _make_option(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or name not in OPTIONS:
-        raise UsageError(f"--make {text} is not possible.", f"allowed: {'=, '.join(OPTIONS)}=.")
-    return name, value
-
-
-def _ids(text: str) -> tuple[int, ...]:
-    hint = "write for instance 1,403,407."
-    try:
-        ids = tuple(int(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        raise UsageError(f"--prompt-ids {text} is not a list of numbers.", hint) from None
-    if not ids:
-        raise UsageError(f"--prompt-ids '{text}' has no ids.", hint)
-    return ids

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from shrinkc.core.errors import DoesNotFit
+from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.memory.plan import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
@@ -23,39 +23,39 @@ MOST_OFFERED = 4
 _CEILING = 1 << 40  # more memory than any level is ever given
 
 
-def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> list[str]:
-    """The planner's sentence on every level that lacks something.
+def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack, ...]:
+    """What every level lacks; empty where the shape fits.
 
     The planner stops at the first one; that level is then given just enough to see the next.
     """
-    out: list[str] = []
+    out: list[Lack] = []
     given = target if l1 is None else replace(target, l1=min(l1, target.l1))
-    while True:
-        try:
-            make_plan(shape, given)
-        except DoesNotFit as error:
-            out.append(error.message)
-            level = error.message.split(":")[0].lower()
-            if level not in ("l1", "l2") or len(out) > 2:
-                return out
-            given = _enough(shape, given, level, error.message)
-        else:
-            return out
+    while (lack := _lack(shape, given)) is not None:
+        out.append(lack)
+        if lack.level == "weights" or len(out) > 2:
+            break
+        given = _enough(shape, given, lack.level)
+    return tuple(out)
 
 
-def _enough(shape: ModelShape, target: Target, level: str, message: str) -> Target:
-    """``target`` with the least of ``level`` at which another sentence, or none, comes."""
-    prefix = message.split(":")[0]
+def _lack(shape: ModelShape, target: Target) -> Lack | None:
+    """The first level that lacks something."""
+    try:
+        make_plan(shape, target)
+    except DoesNotFit as error:
+        return error.lacks[0]
+    return None
+
+
+def _enough(shape: ModelShape, target: Target, level: str) -> Target:
+    """``target`` with the least of ``level`` at which another level, or none, lacks something."""
 
     def given(size: int) -> Target:
         return replace(target, l1=size) if level == "l1" else replace(target, l2=size)
 
     def lacks(size: int) -> bool:
-        try:
-            make_plan(shape, given(size))
-        except DoesNotFit as error:
-            return error.message.startswith(prefix)
-        return False
+        lack = _lack(shape, given(size))
+        return lack is not None and lack.level == level
 
     low, high = getattr(target, level), 2 * getattr(target, level)
     while lacks(high) and high < _CEILING:
