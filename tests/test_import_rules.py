@@ -28,13 +28,13 @@ ROOMS: dict[str, set[str]] = {
     "simulate": {"build", "core", "ir", "numerics"},
     "report": {"memory"},
     "checkpoints": {"core", "importer"},
-    "evaluate": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
-    "compress": {"checkpoints", "core", "evaluate", "importer", "storage", "targets"},
+    "evaluation": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
+    "compression": {"checkpoints", "core", "evaluation", "importer", "storage", "targets"},
     "driver": {
         "build", "codegen", "core", "importer", "ir", "memory", "quantize", "report", "schedule",
         "simulate", "storage", "targets",
     },
-    "cli": {"build", "checkpoints", "compress", "core", "driver", "evaluate", "importer"},
+    "cli": {"build", "checkpoints", "compression", "core", "driver", "evaluation", "importer"},
 }  # fmt: skip
 
 # The one file of its room that may: it holds the interpreter against what a program printed.
@@ -44,7 +44,7 @@ HEAVY = {
     "accelerate", "datasets", "gguf", "gptqmodel", "lm_eval", "matplotlib", "optuna", "peft", "torch",
     "transformers",
 }  # fmt: skip
-HEAVY_ROOMS = {"checkpoints", "compress", "evaluate"}
+HEAVY_ROOMS = {"checkpoints", "compression", "evaluation"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,13 +13,21 @@ from pathlib import Path
 import pytest
 from tests.compress.quantising import COARSE, STORIES, Recorder, quantised, write_text
 
-from shrinkc.compress import budget as budgets
-from shrinkc.compress.budget import Option, Space, allowed_bytes, best, decide, knapsack, stages_of
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.recipe import parse_recipe, parse_toml
-from shrinkc.compress.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
-from shrinkc.compress.stages import gptq, stage_module
+from shrinkc.compression import budget as budgets
+from shrinkc.compression.budget import (
+    Option,
+    Space,
+    allowed_bytes,
+    best,
+    decide,
+    knapsack,
+    stages_of,
+)
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.recipe import parse_recipe, parse_toml
+from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
+from shrinkc.compression.stages import gptq, stage_module
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable
 from shrinkc.importer import LlamaConfig, load_config
 

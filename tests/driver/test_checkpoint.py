@@ -142,7 +142,7 @@ def test_two_adapters_are_refused_by_name(two: Path) -> None:
 
 
 def test_compression_refuses_two_adapters_too(two: Path) -> None:
-    from shrinkc.compress.facts import facts_of
+    from shrinkc.compression.facts import facts_of
 
     assert "remove one of them" in refusal(lambda: facts_of(two))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
-from shrinkc.compress.recipe import load_recipe
-from shrinkc.compress.run import RunResult, compress, is_run
+from shrinkc.compression.recipe import load_recipe
+from shrinkc.compression.run import RunResult, compress, is_run
 from shrinkc.core.errors import Interrupted
 
 

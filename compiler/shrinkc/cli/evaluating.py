@@ -16,9 +16,9 @@ from shrinkc.cli.console import Console, print_json
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
-from shrinkc.evaluate import CompiledScorer, EvalPlan, Scorer, TorchScorer, evaluate
-from shrinkc.evaluate.compiled_scorer import Engine
-from shrinkc.evaluate.hub import SOURCES, data_file
+from shrinkc.evaluation import CompiledScorer, EvalPlan, Scorer, TorchScorer, evaluate
+from shrinkc.evaluation.compiled_scorer import Engine
+from shrinkc.evaluation.hub import SOURCES, data_file
 
 
 @dataclass(frozen=True)
