@@ -546,7 +546,7 @@ def test_stopped_before_anything_was_written(
     def stop(*arguments: Any, **options: Any) -> RunResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shrinkc.cli.compressing.compress", stop)
+    monkeypatch.setattr("shrinkc.compression.run.compress", stop)
     (tmp_path / "r.toml").write_text("[depth]\nlayers = [2]\n")
     command = ["compress", str(stories), "--recipe", str(tmp_path / "r.toml")]
     assert run_cli([*command, "-o", str(tmp_path / "o")]) == Interrupted.exit_code

@@ -70,6 +70,10 @@ class _Device(click.ParamType):
         return str(value)
 
 
+def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
 def _model_options(command: Any) -> Any:
     """What decides a program: the same for ``plan`` and ``compile``."""
     options = (
@@ -79,7 +83,7 @@ def _model_options(command: Any) -> Any:
             show_default=True, help="What the program is for.",
         ),
         click.option(
-            "--bits", type=click.Choice(["8", "4", "3", "2"]),
+            "--bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
             help="Bits per weight of the layers. [default: 8, or the checkpoint's]",
         ),
         click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
@@ -89,7 +93,7 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
         click.option(
-            "--head-bits", type=click.Choice(["8", "4", "3", "2"]),
+            "--head-bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
             help="Bits per weight of embedding and head. [default: 8, or the checkpoint's]",
         ),
         click.option(
@@ -137,11 +141,8 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 
     MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.
     """
-    from shrinkc.driver import compiling, planning
-
     console = Console()
-    request = planning.PlanRequest.from_options(**options)
-    result = compiling.compile_model(request, output, force=force, reporter=console)
+    result = shrinkc.compile(output=output, force=force, reporter=console, **options)
     for line in result.lines():
         console.note(line)
     if as_json:
@@ -153,15 +154,13 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 @_json_option
 def plan_command(as_json: bool, **options: Any) -> None:
     """Say whether MODEL fits, and where everything would lie, without reading its weights."""
-    from shrinkc.driver import planning
-
-    prepared = planning.prepare(planning.PlanRequest.from_options(**options))
-    if not prepared.fits:
-        raise prepared.error
+    planned = shrinkc.plan(**options)
+    if not planned.fits:
+        raise planned.error
     if as_json:
-        print_json(prepared.to_json())
+        print_json(planned.to_json())
     else:
-        for line in prepared.lines():
+        for line in planned.lines():
             click.echo(line)
 
 
@@ -284,8 +283,9 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
     from shrinkc.cli import evaluating
 
-    request = evaluating.EvalRequest.from_options(**options)
-    evaluating.run(request, output=output, env=dict(os.environ), console=Console(), as_json=as_json)
+    evaluating.run(
+        output=output, env=dict(os.environ), console=Console(), as_json=as_json, **options
+    )
 
 
 @cli.command("explore", short_help="Search recipes: quality against bytes.")

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import shrinkc
 from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
 from shrinkc.core.errors import UsageError
-from shrinkc.driver.running import RunRequest, run_directory
 
 
 def run(
     directory: Path,
     *,
+    machine: str,
     prompt_ids: str | None,
     no_verify: bool,
     make_options: Sequence[str],
@@ -25,14 +26,17 @@ def run(
     **options: Any,
 ) -> None:
     """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
-    request = RunRequest.from_options(
+    result = shrinkc.run(
+        directory,
+        on=machine,
         prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
         verify=not no_verify,
+        check=False,  # what ran is told even where it is not what it should be
         make_options=dict(_make_option(text) for text in make_options),
+        env=env,
+        reporter=console,
+        on_text=None if as_json else _Teller(),
         **options,
-    )
-    result = run_directory(
-        directory, request, env=env, reporter=console, on_text=None if as_json else _Teller()
     )
     for line in result.lines():
         console.note(line)
