@@ -29,7 +29,9 @@ ROOMS: dict[str, set[str]] = {
     "report": {"memory"},
     "checkpoints": {"core", "importer"},
     "evaluation": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
-    "compression": {"checkpoints", "core", "evaluation", "importer", "storage", "targets"},
+    "compression": {
+        "checkpoints", "core", "evaluation", "importer", "memory", "quantize", "schedule", "targets",
+    },
     "driver": {
         "build", "checkpoints", "codegen", "core", "evaluation", "importer", "ir", "memory",
         "quantize", "report", "schedule", "simulate", "storage", "targets",

@@ -27,6 +27,9 @@ PREFILL = 48
 WIDTHS: dict[str, list[str]] = {
     "8 bit": [],
     "4 bit, groups of 32": ["--bits", "4", "--group", "32", "--short-last-group"],
+    "4 bit": ["--bits", "4"],
+    "3 bit": ["--bits", "3"],
+    "2 bit": ["--bits", "2"],
 }
 
 

@@ -29,6 +29,7 @@ static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
 _Static_assert(sizeof(sc_head_scratch) == SC_HEAD_SCRATCH_BYTES, "planned size of sc_head_scratch");
 _Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc_head_state");
 _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
+_Static_assert(sizeof(void *) != 8 || sizeof(sc_qvec) == SC_QVEC_BYTES, "no more is planned than needed");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */

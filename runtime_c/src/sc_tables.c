@@ -2,7 +2,13 @@
  * sigmoid(-i / 16) in Q16, i = 0 .. 256: numerics/fixed.py SIGMOID_TABLE, held equal by a test. */
 #include "sc_platform.h"
 
+#include "sc_model.h"
 #include "sc_num.h"
+
+/* what the planner reserves for the tables in L1: memory/plan.py */
+_Static_assert(sizeof(void *) != 4 || sizeof(sc_matrix) == SC_MATRIX_BYTES, "planned size of sc_matrix");
+_Static_assert(sizeof(void *) != 4 || sizeof(sc_layer) == SC_LAYER_BYTES, "planned size of sc_layer");
+_Static_assert(257 * sizeof(uint16_t) <= SC_SIGMOID_BYTES, "planned size of the sigmoid's table");
 
 /* clang-format off */
 SC_L1_DATA const uint16_t sc_sigmoid_table[257] = {

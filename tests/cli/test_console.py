@@ -7,7 +7,6 @@ import io
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -226,32 +225,27 @@ def test_the_page_of_exit_codes_is_complete() -> None:
 # ---- standard output that cannot be written ----
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
-    """shell("plan MODEL > {full}"): exit code and stderr of a real process.  ``full`` is a device of
-    this test's own."""
-    full = tmp_path / "full"
-    try:
-        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
-    except OSError as error:
-        pytest.skip(f"making a device file is not allowed here: {error.strerror}")
-
-    def run(line: str) -> tuple[int, str]:
-        command = f'"{sys.executable}" -m shrinkc {line.format(full=full)}'
-        ran = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
-        return ran.returncode, " ".join(ran.stderr.split())
-
-    return run
+def shell(line: str) -> tuple[int, str]:
+    """Exit code and stderr of a real process."""
+    command = f'"{sys.executable}" -m shrinkc {line}'
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True)
+    return ran.returncode, " ".join(ran.stderr.split())
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["plan {model} > {full}", "plan {model} --json > {full}", "--help > {full}", "doctor > {full}"],
-)
+def full_file(disk: Path) -> Path:
+    """A file that takes nothing, on the ``disk`` of four KiB."""
+    (disk / "much").write_bytes(bytes(4096))
+    return disk / "out"
+
+
+LINES = ["plan {model}", "plan {model} --json", "--help", "plan --help", "--version", "doctor"]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_full_standard_output_is_called_so(
-    shell: Callable[[str], tuple[int, str]], model: Path, line: str
+    model: Path, small_disk: Callable[[int], Path], line: str
 ) -> None:
-    code, said = shell(line.replace("{model}", str(model)))
+    code, said = shell(f"{line.format(model=model)} > {full_file(small_disk(4))}")
     assert code == 40
     assert said == (
         "shrinkc: cannot write: standard output cannot be written: No space left on device. Hint: "
@@ -259,12 +253,29 @@ def test_a_full_standard_output_is_called_so(
     )
 
 
-def test_closed_streams(shell: Callable[[str], tuple[int, str]], model: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "code"), [*((line, 1) for line in LINES), ("", 2), ("plan nowhere", 10)]
+)
+def test_streams_that_nobody_reads(model: Path, line: str, code: int) -> None:
+    """Also where words are left in a buffer, which the interpreter flushes at its end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "shrinkc", *line.format(model=model).split()]
+    try:
+        ran = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+        both = subprocess.run(command, stdout=writing, stderr=writing)
+    finally:
+        os.close(writing)
+    assert (ran.returncode, both.returncode) == (code, code)
+    assert ran.stderr == "" or code != 1
+
+
+def test_closed_streams(model: Path, small_disk: Callable[[int], Path]) -> None:
     code, said = shell(f"plan {model} >&-")
     assert code == 40 and "standard output cannot be written: it is closed" in said
     assert shell(f"plan {model} 2>&-") == (0, "")
     assert shell("plan nowhere 2>&-") == (10, "")
-    assert shell("plan nowhere 2> {full}") == (10, "")
+    assert shell(f"plan nowhere 2> {full_file(small_disk(4))}") == (10, "")
     assert shell(f"plan {model} | head -1") == (0, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -143,14 +144,14 @@ def test_embedding_rows_in_fixed_point(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4)], ids=["8bit", "4bit"])
 def test_side_paths_equal_merged_weights_in_float(tmp_path: Path, options: QuantOptions) -> None:
-    """8 bit: error below 0.05; 4 bit: the same as without side paths, below 0.6."""
+    """8 bit: error below 0.05; 4 bit: at most a tenth more than without side paths."""
     model = make(tmp_path, RANKS, tied=False)
     correlation, error = fidelity(model, options)
     plain, plain_error = fidelity(replace(model, layers=merged(model).layers), options)
     if options.bits == 8:
         assert correlation >= 0.998 and error <= 0.05
     else:
-        assert error <= max(0.6, 1.5 * plain_error) and correlation >= 0.9 * plain
+        assert error <= 1.1 * plain_error and correlation >= 0.99 * plain
 
 
 def with_side(tmp_path: Path) -> list[QLinear]:
@@ -185,26 +186,25 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
 
 
 def test_side_path_alone_against_float(tmp_path: Path) -> None:
-    """b (a x) within 2 % of its largest result."""
+    """b (a x) within 2 % of its largest result, for inputs that make it far more than rounding."""
     rng = np.random.default_rng(5)
     for w in with_side(tmp_path):
         side, w.low_rank = w.low_rank, None
         assert side is not None
-        frac_x = 12
+        a, b = side.a, side.b
         v = quantize_vector(
             np.rint(rng.standard_normal((6, w.k)) * 2.0**20).astype(int), w.seg, w.cmax
         )
-        v.exponent = v.exponent - v.exponent.max() - frac_x
-        plain = linear(w, v)
-        w.low_rank = side
-        got = linear(w, v) - plain
         # in units of the fixed point: acc * r * mantissa * 2**(exponent - 32 - shift)
-        scale = (v.mantissa * 2.0**v.exponent)[:, None]
-        a, b = side.a, side.b
+        scale = (v.mantissa * 2.0 ** (v.exponent - v.exponent.max()))[:, None]
         mid = v.scaled(a.seg) @ a.effective().T * a.r * scale * 2.0 ** (-32 - a.shift)
         want = mid * 127 * b.cmax @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
-        if np.abs(want).max() > 1000:
-            assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2
+        raised = math.ceil(math.log2(1000 / np.abs(want).max()))
+        v.exponent = v.exponent - v.exponent.max() + raised
+        want *= 2.0**raised
+        plain = linear(w, v)
+        w.low_rank = side
+        assert np.abs(linear(w, v) - plain - want).max() <= 0.02 * np.abs(want).max() + 2
 
 
 @pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
@@ -225,7 +225,7 @@ def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden
     assert shapes == shapes_of_config(model.config, options, 16, 500, ranks)
     with_side = fidelity(model, options)[1]
     without = fidelity(replace(model, layers=merged(model).layers), options)[1]
-    assert with_side <= max(0.6, 1.5 * without)
+    assert with_side <= 1.1 * without
 
 
 # --- refusals and shapes -----------------------------------------------------------------

@@ -144,6 +144,21 @@ def _as_output_error() -> Iterator[None]:
         ) from error
 
 
+def drop_unwritten(stream: TextIO | None) -> None:
+    """Empties the buffer of a standard stream, at the end of the process.
+
+    What a full disk or a pipe without a reader did not take is still in it.  The interpreter would
+    try once more, complain, and exit with 120 whatever our exit code is.
+    """
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def print_json(content: object) -> None:
     """The one object of a ``--json`` run."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

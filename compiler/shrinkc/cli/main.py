@@ -15,7 +15,7 @@ import click
 
 import shrinkc
 from shrinkc.cli import stopping
-from shrinkc.cli.console import Console, StandardOutput, error_text, print_json
+from shrinkc.cli.console import Console, StandardOutput, drop_unwritten, error_text, print_json
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
@@ -127,7 +127,7 @@ def cli(context: click.Context, debug: bool) -> None:
     """Compile a LLaMA to an integer-only C program, run it, and prove every integer of it."""
     if context.invoked_subcommand is None:
         # a script that lost its command must not pass for one that did something
-        click.echo(context.get_help(), err=True)
+        _say(context.get_help())
         context.exit(UsageError.exit_code)
 
 
@@ -443,14 +443,11 @@ def run_cli(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code >= 128:  # from a signal
+        if not isinstance(stop.code, int):
+            raise
+        if stop.code >= 128:  # from a signal
             _say("shrinkc: terminated; nothing was left half-written.")
-            return stop.code
-        raise
-    except BrokenPipeError:
-        # whoever read our output has enough; without this the interpreter complains at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return stop.code  # 1 is click's word for a pipe that nobody reads any more
     except OSError as error:
         # a full disk or missing rights outside of an output: scratch files of a run
         if error.filename is not None:
@@ -462,7 +459,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(refusal, debug)
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            _say(traceback.format_exc().rstrip())
         _say(
             f"shrinkc: {type(error).__name__}: {error} - this is a defect of shrinkc; "
             "'shrinkc --debug ...' shows where, please report it."
@@ -472,7 +469,7 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 def _failed(error: ShrinkcError, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip())
     _say(error_text(error))
     return error.exit_code
 
@@ -500,4 +497,9 @@ def main() -> None:
         if stream is not None:
             # a story may hold what the locale cannot show
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    sys.exit(run_cli(sys.argv[1:]))
+    try:
+        code = run_cli(sys.argv[1:])
+    finally:
+        drop_unwritten(sys.stdout)
+        drop_unwritten(sys.stderr)
+    sys.exit(code)

@@ -20,11 +20,14 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Quant, Sample, SiluMul
 from shrinkc.memory.plan import (
     LEVELS,
+    MATRIX_BYTES,
     QVEC_BYTES,
+    SIGMOID_BYTES,
     Plan,
     gains_in_l1,
     head_scratch_bytes,
     head_state_bytes,
+    layer_bytes,
     y_words,
 )
 from shrinkc.schedule.shapes import ModelShape
@@ -69,8 +72,14 @@ def _format(w: QLinear) -> str:
     return " | ".join(flags) or "0"
 
 
-def _c_matrix(w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0") -> CMatrix:
+def _c_matrix(
+    w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0", *, rides_along: bool = False
+) -> CMatrix:
+    """``b``: the C expression of its side path.  The B matrix of one rides in the blocks of its matrix
+    and is placed nowhere; every other matrix is."""
     p = next((p for p in plan.placements if p.name == shape.name), None)
+    if p is None and not rides_along:
+        raise AssertionError(f"{shape.name} has no place in the plan")
     return CMatrix(
         offset=p.offset if p else 0,
         block_bytes=shape.block_bytes,
@@ -145,9 +154,9 @@ def emit(
                 a, ident = w.low_rank.a, f"side_{i}_{slot}"
                 matrices.append((a.name, _c_matrix(a, shapes[a.name], plan)))
                 stored.append((a.name, a, None))
-                sides.append(
-                    (ident, _c_matrix(w.low_rank.b, shapes[w.name].side or shapes[w.name], plan))
-                )
+                side = shapes[w.name].side
+                assert side is not None, f"{w.name}: a side path that was not planned"
+                sides.append((ident, _c_matrix(w.low_rank.b, side, plan, rides_along=True)))
                 b = f"&{ident}"
             slots.append(len(matrices))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
@@ -216,6 +225,9 @@ def emit(
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "qvec": QVEC_BYTES,
+        "matrix_bytes": MATRIX_BYTES,
+        "layer_bytes": layer_bytes(shape),
+        "sigmoid_bytes": SIGMOID_BYTES,
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
         "input_words": 16 + graph.context,
         "context": graph.context,

@@ -1,6 +1,7 @@
 """Choose layers, widths and bit-widths together, so that a model takes no more than so many bytes.
 
-Of all choices within the budget it is the one with the least predicted cost: the sum of the
+The bytes are packed ones (:class:`Space`), or those that the compiled program will take on a chip
+(:class:`OnChip`).  Of all choices within the budget it is the one with the least predicted cost: the sum of the
 divergences that :mod:`shrinkc.compression.sensitivity` measured one by one.  Changes add up better when they are
 small; two layers that go together, or a narrow layer at few bits, may cost more than the sum says.
 What later stages win back (LoRA, EoRA) is not in the prediction.
@@ -29,10 +30,14 @@ from shrinkc.compression.sensitivity import (
     measure,
 )
 from shrinkc.compression.stages import depth, gptq, width
-from shrinkc.core.errors import BadRecipe, BudgetUnreachable
+from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.importer import LlamaConfig
-from shrinkc.targets import target_named
+from shrinkc.importer import LlamaConfig, Tokenizer
+from shrinkc.memory.plan import align, l2_beside_weights, make_plan
+from shrinkc.quantize import MODULES as PARTS
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
+from shrinkc.targets import Target, target_named
 
 WIDTHS = (2, 3, 4, 8)
 TABLE_WIDTHS = (4, 8)
@@ -41,7 +46,13 @@ MOST_REMOVED = 0.5  # of the layers
 PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one measurement says
 FFN_MULTIPLE = 64
 GROUPS = (64, 32, 16)
-CONTEXT = 256  # positions whose keys and values the target has to hold as well
+# what is stored as one matrix on a chip, and so at one width
+FUSED = {
+    slot: tuple(m for m in MODULES if m.split(".")[1] in parts) for slot, parts in PARTS.items()
+}
+# of choosing again with fewer bytes, where the planner finds no place for all matrices: first just
+# fewer, which is often enough, then by bisection
+ROUNDS, STEPPED = 12, 4
 STEPS = 200_000  # of a budget, where the sizes have no larger common divisor
 PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 
@@ -49,7 +60,7 @@ PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 @dataclass(frozen=True)
 class Choice:
     """``bits``: module (of the layers that stay, old numbers) -> width; ``loss``: predicted growth
-    in nats per token; ``bytes``: as :attr:`ModelFacts.packed_bytes` counts them."""
+    in nats per token; ``bytes``: as the :class:`Space` counts them."""
 
     removed: tuple[int, ...]
     ffn: int
@@ -112,18 +123,10 @@ def decide(
     from shrinkc.checkpoints import load
 
     check_recipe(recipe, facts)
-    budget = allowed_bytes(recipe, facts.config)
     settings = gptq_settings(recipe)
-    rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
-    space = Space(facts.config, settings, rank)
-    least = space.least()
-    if least > budget:
-        raise BudgetUnreachable(
-            f"{budget} bytes are out of reach: the least is {least} bytes, with half of the "
-            f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(TABLE_WIDTHS)} bit "
-            "embeddings.",
-            f"give at least target_bytes = {least}, or a smaller model.",
-        )
+    space = space_of(recipe, source, facts.config, settings)
+    budget = allowed_bytes(recipe)
+    space.check(budget)
     loaded = load(source, dtype=recipe.run.dtype)
     windows = calibration.windows(loaded.tokenizer)[:, :PROBE_LENGTH]
     probed = max(1, min(PROBED, len(windows) // 2))
@@ -132,9 +135,10 @@ def decide(
         scratch / "sensitivity.jsonl", reporter,
     )  # fmt: skip
     with reporter.stage("budget") as update:
-        choice = best(space, sensitivity.kl, budget, update)
+        choice = space.choose(sensitivity.kl, budget, update)
     stages = stages_of(recipe, choice, facts.config, settings)
-    return Decision(recipe.with_stages(stages), choice, _report(choice, budget, sensitivity, facts))
+    report = _report(choice, space.counted, budget, sensitivity, facts)
+    return Decision(recipe.with_stages(stages), choice, report)
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
@@ -151,20 +155,26 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
         raise BadRecipe("[budget] needs a float model; this one is quantised already.")
 
 
-def allowed_bytes(recipe: Recipe, config: LlamaConfig) -> int:
-    """What the model may take, of packed bytes.
-
-    ``fit``: the memories on the target's chip, less what a program keeps in L2 beside weights:
-    its own code and stacks, and 8-bit keys and values of CONTEXT positions.
-    """
+def allowed_bytes(recipe: Recipe) -> int:
+    """What the model may take: packed bytes; for ``fit``, all that weight memory and L2 hold."""
     budget = recipe.budget
     assert budget is not None
     if budget.bytes is not None:
         return budget.bytes
     assert budget.fit is not None
     target = target_named(budget.fit)
-    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * CONTEXT
-    return target.wmem + max(0, target.l2 - target.l2_system - cache)
+    return target.wmem + target.l2
+
+
+def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
+    """What there is to choose for the model in ``source``, with bytes as its budget counts them."""
+    assert recipe.budget is not None
+    rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
+    if recipe.budget.fit is None:
+        return Space(config, settings, rank)
+    tokenizer = Tokenizer.from_dir(source, config.vocab_size, config.bos_id)
+    pieces = sum(map(len, tokenizer.decode_table()))
+    return OnChip(config, settings, rank, target_named(recipe.budget.fit), pieces)
 
 
 def gptq_settings(recipe: Recipe) -> gptq.Settings:
@@ -173,8 +183,26 @@ def gptq_settings(recipe: Recipe) -> gptq.Settings:
     return gptq.Settings(group=64, sym=False) if given is None else given
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model with so many layers, FFN channels and KV heads, but for its tables.
+
+    ``units``: what has one width in a layer -> width -> bytes; ``beside``: all that has no width.
+    """
+
+    group: int
+    units: dict[str, dict[int, int]]
+    beside: int
+
+
 class Space:
-    """What can be chosen for a model, and what it takes."""
+    """What can be chosen for a model, and what it takes: as :attr:`ModelFacts.packed_bytes` counts.
+
+    ``units``: what is given one width in a layer -> its modules.
+    """
+
+    counted = "packed_bytes"
+    units: Mapping[str, tuple[str, ...]] = {module: (module,) for module in MODULES}
 
     def __init__(self, config: LlamaConfig, settings: gptq.Settings, rank: int) -> None:
         self.config, self.settings, self.rank = config, settings, rank
@@ -245,22 +273,220 @@ class Space:
         options = (*self.settings.table_groups, 64, 32, 16, 8)
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
-    def norms(self, layers: int) -> int:
-        """Bytes of the gains."""
-        return 2 * self.config.hidden_size * (2 * layers + 1)
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes of what no width changes: the gains."""
+        return 2 * config.hidden_size * (2 * config.num_layers + 1)
+
+    def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
+        """What a model of so many layers and these widths takes; None: GPTQ cannot store it.
+
+        Raises DoesNotFit where no bit-widths can make it fit.
+        """
+        config = replace(self.narrowed(ffn, kv_groups), num_layers=layers)
+        group = self.group(config)
+        if group is None:
+            return None
+        units = self.matrices(config, group)
+        return Sizes(group, units, self.beside(config, group)) if all(units.values()) else None
+
+    def smallest(self) -> Choice:
+        """The choice of the fewest bytes, its loss unknown; BudgetUnreachable, BadRecipe: there is none."""
+        left = self.config.num_layers - self.removals()[-1]
+        removed = tuple(range(PROTECT_FIRST, PROTECT_FIRST + self.removals()[-1]))
+        kept = [i for i in range(self.config.num_layers) if i not in removed]
+        table, table_bytes = min(self.tables().items(), key=lambda size: size[1])
+        found: list[Choice] = []
+        refused: DoesNotFit | None = None
+        for ffn, kv in product(self.ffns(), self.kv_groups()):
+            try:
+                sizes = self.sizes(left, ffn, kv)
+            except DoesNotFit as error:
+                refused = error
+                continue
+            if sizes is None:
+                continue
+            least = {u: min(of.items(), key=lambda size: size[1]) for u, of in sizes.units.items()}
+            bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
+            layer = sum(size for _, size in least.values())
+            total = left * layer + sizes.beside + table_bytes
+            found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, math.nan))
+        if not found and refused is not None:
+            raise BudgetUnreachable(
+                f"even the smallest choice does not fit. {refused.message}",
+                "give a smaller model.",
+            )
+        if not found:
+            raise BadRecipe(
+                "[budget] finds no groups and widths that GPTQ can store this model's matrices in.",
+                "inputs have to be multiples of 16, unless gptq.group = -1, and outputs of 4.",
+            )
+        return min(found, key=lambda c: c.bytes)
 
     def least(self) -> int:
         """Bytes of the smallest model there is to choose."""
-        totals = []
-        for ffn, kv in product(self.ffns(), self.kv_groups()):
-            config = self.narrowed(ffn, kv)
-            group = self.group(config)
-            if group is None:
-                continue
-            layer = sum(min(sizes.values()) for sizes in self.matrices(config, group).values())
-            left = self.config.num_layers - self.removals()[-1]
-            totals.append(left * layer + self.norms(left) + min(self.tables().values()))
-        return min(totals)
+        return self.smallest().bytes
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable unless there is something to choose."""
+        least = self.least()
+        if least > budget:
+            raise BudgetUnreachable(
+                f"{budget} bytes are out of reach: the least is {least} bytes, with half of the "
+                f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(TABLE_WIDTHS)} bit "
+                "embeddings.",
+                f"give at least target_bytes = {least}, or a smaller model.",
+            )
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss within ``budget`` bytes; see :func:`best`."""
+        return best(self, costs, budget, update)
+
+
+class OnChip(Space):
+    """The same choices, counted as the compiled program will take them of weight memory and L2.
+
+    Matrices are those that the compiler stores, so that the modules of one share a width; what else
+    lies in L2 (code, tables, keys and values at the default context) counts as well.
+    """
+
+    counted = "chip_bytes"
+    units = FUSED
+
+    def __init__(
+        self, config: LlamaConfig, settings: gptq.Settings, rank: int, target: Target, pieces: int
+    ) -> None:
+        """``pieces``: bytes of the tokenizer's decode table."""
+        super().__init__(config, settings, rank)
+        self.target, self.pieces = replace(target, flash=0), pieces
+        self._beside: dict[tuple[int, int, int], int] = {}
+
+    def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
+        """What the compiler will make of the model that a stage gptq leaves."""
+        ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
+        found = shapes_of_config(
+            config, QuantOptions(), default_context(config), self.pieces, ranks,
+            gptq.formats(settings, config),
+        )  # fmt: skip
+        # act-order: all inputs but those of down, whose order that of gate's and up's rows becomes
+        inputs = 2 * config.hidden_size + config.num_heads * config.head_dim
+        return replace(found, perms=config.num_layers * inputs) if settings.desc_act else found
+
+    def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
+        """With one width for all matrices, and one for the tables."""
+        tables = {"bits": table_bits, "group": self.table_group()}
+        settings = replace(self.settings, bits=bits, group=group, modules={}, embeddings=tables)
+        return self.shape(config, settings)
+
+    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+        """Stored matrix of one layer -> width -> bytes, with its side path."""
+        allowed = super().matrices(config, group)
+        found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
+        for bits in WIDTHS:
+            one = self.uniform(replace(config, num_layers=1), group, bits, min(TABLE_WIDTHS))
+            for slot, modules in self.units.items():
+                if all(bits in allowed[m] for m in modules):
+                    stored = [m for m in one.layers[0] if m.name.split(".")[1] == slot]
+                    found[slot][bits] = sum(align(m.bytes) for m in stored)
+        return found
+
+    def tables(self) -> dict[int, int]:
+        """Width -> bytes of embedding and head; only widths at which a memory holds them, if any."""
+        found, fitting = {}, {}
+        config = replace(self.config, num_layers=1)
+        group = gptq.several(self.settings.group)[0]
+        for bits in TABLE_WIDTHS:
+            one = self.uniform(config, group, min(WIDTHS), bits)
+            stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
+            found[bits] = sum(map(align, stored))
+            if max(stored) <= max(self.target.wmem, self.target.l2):
+                fitting[bits] = found[bits]
+        return fitting or found
+
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes of L2 that no weights can have, with the narrowest matrices."""
+        key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
+        if key not in self._beside:
+            shape = self.uniform(config, group, min(WIDTHS), min(TABLE_WIDTHS))
+            self._beside[key] = l2_beside_weights(shape, self.target)
+        need, have = self._beside[key], self.target.l2
+        if need > have:
+            raise DoesNotFit(
+                f"L2: need {need} bytes beside weights, have {have}, excess {need - have}."
+            )
+        return need
+
+    def shape_of(self, choice: Choice) -> ModelShape:
+        """What the compiler will make of a choice."""
+        config = self.narrowed(choice.ffn, choice.kv_groups)
+        config = replace(config, num_layers=config.num_layers - len(choice.removed))
+        return self.shape(config, _gptq_of(choice, self.config, self.settings))
+
+    def planned(self, choice: Choice) -> Choice | None:
+        """The choice with the bytes that its memory plan takes; None: not without flash."""
+        try:
+            used = make_plan(self.shape_of(choice), self.target).used
+        except DoesNotFit:
+            return None
+        return replace(choice, bytes=used["wmem"] + used["l2"])
+
+    def free(self, shape: ModelShape) -> int:
+        """Bytes of weight memory and L2 that weights can have; DoesNotFit where L1 is too small."""
+        return self.target.wmem + self.target.l2 - l2_beside_weights(shape, self.target)
+
+    def refusal(self, choice: Choice) -> BudgetUnreachable:
+        """What to raise where the smallest choice does not fit: need and have."""
+        shape = self.shape_of(choice)
+        largest = max(shape.stored, key=lambda m: m.bytes)
+        try:
+            why = (
+                f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
+                f"{self.free(shape)} in weight memory and L2, {self.target.wmem} of them in weight "
+                "memory."
+            )
+        except DoesNotFit as error:
+            why = error.message
+        return BudgetUnreachable(
+            f"{self.target.name} does not hold the smallest choice, context {shape.context}: {why}",
+            "give a smaller model, or target_bytes: what these memories do not hold is then read "
+            "from flash.",
+        )
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable, with need and have, unless the smallest choice fits."""
+        smallest = self.smallest()
+        if self.planned(smallest) is None:
+            raise self.refusal(smallest)
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss that the planner finds places for.
+
+        Where a choice has too many bytes, or they do not come out even with the memories, it
+        is made again with fewer.  BudgetUnreachable where the smallest does not fit.
+        """
+        low, high, at = self.least(), budget, budget
+        found: Choice | None = None
+        for number in range(ROUNDS):
+            choice = best(self, costs, at, update)
+            if planned := self.planned(choice):
+                found, low, lacking = planned, at, 0
+            else:
+                shape = self.shape_of(choice)
+                lacking = max(0, _stored(shape) - self.free(shape))
+                high = choice.bytes - max(1, lacking)
+            if low >= high:
+                break
+            at = high if lacking or number < STEPPED else (low + high + 1) // 2
+        if found is None:
+            least = best(self, costs, self.least(), update)
+            found = self.planned(least)
+            if found is None:
+                raise self.refusal(least)
+        return found
+
+
+def _stored(shape: ModelShape) -> int:
+    """Bytes of all weights as they are placed."""
+    return sum(align(m.bytes) for m in shape.stored)
 
 
 def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
@@ -278,9 +504,11 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
     grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
     for number, (gone, ffn, kv) in enumerate(grid):
         update(number, len(grid))
-        config = space.narrowed(ffn, kv)
-        group = space.group(config)
-        if group is None:
+        try:
+            sizes = space.sizes(count - gone, ffn, kv)
+        except DoesNotFit:
+            continue
+        if sizes is None:
             continue
         removed = tuple(sorted(order[:gone]))
         kept = [i for i in range(count) if i not in removed]
@@ -290,22 +518,19 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
             fixed += max(0.0, s.layers[i].kv_group or 0.0) * kv
         if found and fixed >= min(c.loss for c in found):
             continue  # already worse, whatever the widths
-        matrices = space.matrices(config, group)
-        names = [(i, m) for i in kept for m in MODULES]
-        items = [_options(matrices[m], _by_width(s.layers[i].modules[m], WIDTHS)) for i, m in names]
+        names = [(i, u) for i in kept for u in space.units]
+        items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
         items.append(_options(tables, _by_width(s.embedding, TABLE_WIDTHS)))
-        picked = knapsack(items, budget - space.norms(len(kept)))
+        picked = knapsack(items, budget - sizes.beside)
         if picked is None:
             continue
         total = sum(items[n][p][1] for n, p in enumerate(picked))
         *widths, table = (items[n][p][0] for n, p in enumerate(picked))
         loss = fixed + sum(items[n][p][2] for n, p in enumerate(picked))
-        found.append(
-            Choice(
-                removed, ffn, kv, group, table, dict(zip(names, widths, strict=True)),
-                total + space.norms(len(kept)), loss,
-            )
-        )  # fmt: skip
+        chosen = zip(names, widths, strict=True)
+        bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
+        total += sizes.beside
+        found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, loss))
     if not found:
         raise BudgetUnreachable(
             f"{budget} bytes are out of reach: the least is {space.least()} bytes.",
@@ -319,6 +544,12 @@ Option = tuple[int, int, float]  # width, bytes, growth of the loss
 
 def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Option]:
     return [(bits, size, losses[bits]) for bits, size in sizes.items()]
+
+
+def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
+    """Width -> growth with all of ``modules`` at that width."""
+    each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
+    return {bits: sum(growth[bits] for growth in each) for bits in WIDTHS}
 
 
 def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
@@ -441,13 +672,13 @@ def _gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gp
 
 
 def _report(
-    choice: Choice, budget: int, sensitivity: Sensitivity, facts: ModelFacts
+    choice: Choice, counted: str, budget: int, sensitivity: Sensitivity, facts: ModelFacts
 ) -> dict[str, Any]:
-    """JSON-able: what was chosen, from what."""
+    """JSON-able: what was chosen, from what; ``counted`` names the bytes."""
     widths = list(choice.bits.values())
     return {
         "budget_bytes": budget,
-        "packed_bytes": choice.bytes,
+        counted: choice.bytes,
         "baseline_loss": sensitivity.baseline,
         "predicted_loss": sensitivity.baseline + choice.loss,
         "prediction": "baseline and the sum of separately measured divergences: without interactions "

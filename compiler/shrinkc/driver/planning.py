@@ -32,10 +32,9 @@ from shrinkc.quantize import (
 )
 from shrinkc.quantize.weights import check_groups
 from shrinkc.report.memory_map import LEVEL_NAMES
-from shrinkc.schedule.shapes import ModelShape, shapes_of_config
+from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.targets import Target, target_named
 
-DEFAULT_CONTEXT = 256
 CONTEXT_MAX = 4094  # more probabilities overflow the attention's sum (ir/rules.py)
 
 # Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
@@ -387,9 +386,9 @@ def _pieces(checkpoint: Checkpoint) -> tuple[int, tuple[str, ...]]:
 
 
 def _context(request: PlanRequest, config: LlamaConfig) -> int:
-    most = min(config.max_position, CONTEXT_MAX)
     if request.context is None:
-        return min(most, DEFAULT_CONTEXT)
+        return default_context(config)
+    most = min(config.max_position, CONTEXT_MAX)
     if not CONTEXT_LEAST <= request.context <= most:
         limit = (
             "the model was made for"

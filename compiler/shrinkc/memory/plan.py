@@ -121,7 +121,11 @@ def head_state_bytes(head_dim: int) -> int:
     return _skewed(16 + 8 * (-(-head_dim // 4) * 4))
 
 
-QVEC_BYTES = 48  # of a 64-bit host; 20 on the 32-bit targets
+# sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1;
+# _Static_asserts hold all of them
+QVEC_BYTES = 32
+MATRIX_BYTES = 48
+SIGMOID_BYTES = 528
 
 
 def l1_buffers(
@@ -261,16 +265,8 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
-def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
-    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).
-
-    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
-    """
-    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
-    kv = KvShape.of(s)
-    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
-
+def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tuple[str, int]]:
+    """(name, bytes) of what L2 holds beside weights and what comes from flash."""
     fixed = [
         ("code and stacks", t.l2_system),
         ("layer table", layer_table_bytes(s)),
@@ -281,12 +277,34 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         ("permutations", 2 * s.perms),
     ]
     if not kv_l1:
+        kv = KvShape.of(s)
         fixed += [
             ("k cache", s.num_layers * kv.blocks * kv.k_block),
             ("v cache", s.num_layers * kv.blocks * kv.v_block),
         ]
     if not logits_l1:
         fixed.append(("logits", 4 * s.vocab))
+    return fixed
+
+
+def l2_beside_weights(s: ModelShape, t: Target) -> int:
+    """Bytes of L2 that no weights can have, where none come from flash.
+
+    Raises DoesNotFit where L1 is too small.
+    """
+    _, _, kv_l1, _, logits_l1 = _choose_l1(s, t, t.l1)
+    return sum(align(size) for _, size in _l2_fixed(s, t, kv_l1, logits_l1))
+
+
+def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
+    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).
+
+    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
+    """
+    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
+    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
+    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+    fixed = _l2_fixed(s, t, kv_l1, logits_l1)
 
     def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
         reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
@@ -347,9 +365,14 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (40 with
-    permutations), the sigmoid's, and gains where they are few."""
+    """sizeof the tables in L1: matrices (a side path has three), layers, the sigmoid's, and gains where
+    they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
-    layer = 40 if s.perms else 24
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
-    return 48 * (len(s.matrices) + 1 + sides) + layer * s.num_layers + 528 + gains
+    tables = MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
+    return tables + SIGMOID_BYTES + gains
+
+
+def layer_bytes(s: ModelShape) -> int:
+    """sizeof(sc_layer) on the 32-bit targets."""
+    return 40 if s.perms else 24

@@ -16,6 +16,12 @@ from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
 from shrinkc.storage import MatrixShape, format_of, segment_size
 
 SLOTS = ("qkv", "o", "gate_up", "down")  # per layer, in the order they are streamed
+DEFAULT_CONTEXT = 256
+
+
+def default_context(config: LlamaConfig) -> int:
+    """Positions that a program is compiled for where nothing else is said."""
+    return min(config.max_position, DEFAULT_CONTEXT)
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,14 @@
 #define SC_SSEGS 1
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 204
-#define SC_QVEC_BYTES 48
+#define SC_QVEC_BYTES 32
+#define SC_MATRIX_BYTES 48
+#define SC_LAYER_BYTES 40
+#define SC_SIGMOID_BYTES 528
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 49888
+#define SC_ARENA_BYTES 49632
 #define SC_AT_TILES 0 /* 33792 bytes */
 #define SC_AT_LOGITS 33792 /* 432 bytes */
 #define SC_AT_Y 33792 /* 4096 bytes */
@@ -64,14 +67,14 @@
 #define SC_AT_XQ 46272 /* 768 bytes */
 #define SC_AT_Q8 47040 /* 512 bytes */
 #define SC_AT_BLOCK_MAX 47552 /* 384 bytes */
-#define SC_AT_SV 47936 /* 384 bytes */
-#define SC_AT_XV 48320 /* 384 bytes */
-#define SC_AT_SY 48704 /* 288 bytes */
-#define SC_AT_ROPE 48992 /* 256 bytes */
-#define SC_AT_XC 49248 /* 192 bytes */
-#define SC_AT_XSUM 49440 /* 192 bytes */
-#define SC_AT_Q_SCALE 49632 /* 128 bytes */
-#define SC_AT_SQ 49760 /* 96 bytes */
-#define SC_AT_SC 49856 /* 32 bytes */
+#define SC_AT_SY 47936 /* 288 bytes */
+#define SC_AT_ROPE 48224 /* 256 bytes */
+#define SC_AT_SV 48480 /* 256 bytes */
+#define SC_AT_XV 48736 /* 256 bytes */
+#define SC_AT_XC 48992 /* 192 bytes */
+#define SC_AT_XSUM 49184 /* 192 bytes */
+#define SC_AT_Q_SCALE 49376 /* 128 bytes */
+#define SC_AT_SQ 49504 /* 96 bytes */
+#define SC_AT_SC 49600 /* 32 bytes */
 
 #endif

@@ -46,11 +46,14 @@
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 332
 #define SC_HEAD_STATE_BYTES 140
-#define SC_QVEC_BYTES 48
+#define SC_QVEC_BYTES 32
+#define SC_MATRIX_BYTES 48
+#define SC_LAYER_BYTES 24
+#define SC_SIGMOID_BYTES 528
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 7232
+#define SC_ARENA_BYTES 7216
 #define SC_AT_HEAD_SCRATCH 0 /* 2656 bytes */
 #define SC_AT_HEAD_WORK 0 /* 320 bytes */
 #define SC_AT_TILES 2656 /* 1568 bytes */
@@ -64,8 +67,8 @@
 #define SC_AT_Q8 6944 /* 80 bytes */
 #define SC_AT_XC 7024 /* 48 bytes */
 #define SC_AT_XSUM 7072 /* 48 bytes */
-#define SC_AT_XV 7120 /* 48 bytes */
-#define SC_AT_Q_SCALE 7168 /* 32 bytes */
-#define SC_AT_ROPE 7200 /* 32 bytes */
+#define SC_AT_Q_SCALE 7120 /* 32 bytes */
+#define SC_AT_ROPE 7152 /* 32 bytes */
+#define SC_AT_XV 7184 /* 32 bytes */
 
 #endif

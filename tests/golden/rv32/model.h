@@ -46,12 +46,15 @@
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 204
-#define SC_QVEC_BYTES 48
+#define SC_QVEC_BYTES 32
+#define SC_MATRIX_BYTES 48
+#define SC_LAYER_BYTES 24
+#define SC_SIGMOID_BYTES 528
 
 #define SC_ONE_FORMAT (0)
 
 /* L1 arena */
-#define SC_ARENA_BYTES 15184
+#define SC_ARENA_BYTES 15056
 #define SC_AT_TILES 0 /* 5824 bytes */
 #define SC_AT_LOGITS 5824 /* 432 bytes */
 #define SC_AT_Y 5824 /* 2240 bytes */
@@ -62,12 +65,12 @@
 #define SC_AT_X 11840 /* 768 bytes */
 #define SC_AT_K_CACHE 12608 /* 576 bytes */
 #define SC_AT_Q8 13184 /* 384 bytes */
-#define SC_AT_XV 13568 /* 384 bytes */
-#define SC_AT_XQ 13952 /* 352 bytes */
-#define SC_AT_V_CACHE 14304 /* 336 bytes */
-#define SC_AT_ROPE 14640 /* 224 bytes */
-#define SC_AT_BLOCK_MAX 14864 /* 192 bytes */
-#define SC_AT_Q_SCALE 15056 /* 96 bytes */
-#define SC_AT_XC 15152 /* 32 bytes */
+#define SC_AT_XQ 13568 /* 352 bytes */
+#define SC_AT_V_CACHE 13920 /* 336 bytes */
+#define SC_AT_XV 14256 /* 256 bytes */
+#define SC_AT_ROPE 14512 /* 224 bytes */
+#define SC_AT_BLOCK_MAX 14736 /* 192 bytes */
+#define SC_AT_Q_SCALE 14928 /* 96 bytes */
+#define SC_AT_XC 15024 /* 32 bytes */
 
 #endif

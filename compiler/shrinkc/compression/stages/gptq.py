@@ -19,6 +19,7 @@ from shrinkc.core.errors import BadRecipe
 if TYPE_CHECKING:
     from shrinkc.compression.calibration import Calibration
     from shrinkc.compression.facts import ModelFacts
+    from shrinkc.importer import Formats
 
 WIDTHS = (2, 3, 4, 8)
 TABLE_WIDTHS = (4, 8, 16)
@@ -268,16 +269,30 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         s = settings.of(name)
         packed += matrix_bytes(n, k, **s)
         bits[name] = s["bits"]
-    tables = (
-        {"model.embed_tokens": 0} if c.tie_embeddings else {"model.embed_tokens": 0, "lm_head": 0}
-    )
-    for name in tables:
+    for name in _tables(c):
         packed += table_bytes(
             c.vocab_size, c.hidden_size, settings.table_bits, settings.table_group
         )
         if settings.table_bits < 16:
             bits[name] = settings.table_bits
     return replace(facts, quantized=True, packed_bytes=packed, bits=bits)
+
+
+def _tables(config: Any) -> tuple[str, ...]:
+    return ("model.embed_tokens",) if config.tie_embeddings else ("model.embed_tokens", "lm_head")
+
+
+def formats(settings: Settings, config: Any) -> Formats:
+    """How the checkpoint will store the matrices of a LlamaConfig, as ``shrinkc.importer.formats``
+    then says of it; ``settings`` are settled."""
+    found: Formats = {}
+    for name, (_, k) in module_shapes(config).items():
+        s = settings.of(name)
+        found[name] = (s["bits"], k if s["group"] == -1 else s["group"], not s["sym"])
+    if settings.table_bits < 16:
+        table = (settings.table_bits, settings.table_group, True)
+        found |= dict.fromkeys(_tables(config), table)
+    return found
 
 
 def matrix_bytes(n: int, k: int, *, bits: int, group: int, sym: bool, desc_act: bool) -> int:

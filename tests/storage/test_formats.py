@@ -1,0 +1,69 @@
+"""Storage formats: what they promise, the bytes they take, and that they are known where needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkc.cli.main import cli
+from shrinkc.core.resources import resource
+from shrinkc.storage import FORMATS, ROW_BLOCK, WIDTHS, MatrixShape, segment_size
+
+
+def test_widths_are_offered_by_plan_and_compile() -> None:
+    """cli names them itself: importing this room would cost --help numpy's time."""
+    for command in ("plan", "compile"):
+        options = {p.name: p for p in cli.commands[command].params}
+        for name in ("bits", "head_bits"):
+            assert tuple(options[name].type.choices) == tuple(map(str, WIDTHS))  # type: ignore[attr-defined]
+
+
+def test_every_format_has_its_kernel() -> None:
+    include = resource("runtime_c") / "include"
+    flags = (include / "sc_model.h").read_text()
+    for bits, form in FORMATS.items():
+        source = (include / f"sc_dot_w{bits}.h").read_text()
+        for name in (f"sc_dot_w{bits}(", f"sc_get_w{bits}("):
+            assert name in source
+        assert form.bits == bits and (not form.c_flag or f"{form.c_flag} = " in flags)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_packed_bytes_are_those_of_the_bits(bits: int) -> None:
+    """A whole unit has no byte more than its bits; every value of the range comes back different."""
+    form = FORMATS[bits]
+    values = np.arange(form.low, form.high + 1, dtype=np.int8)
+    seen = set()
+    for value in values:
+        packed = form.pack(np.full((ROW_BLOCK, form.inputs), value, np.int8), form.inputs)
+        assert packed.shape == (1, form.weight_bytes(form.inputs // 4))
+        assert packed.size * 8 == ROW_BLOCK * form.inputs * bits
+        seen.add(packed.tobytes())
+    assert len(seen) == len(values) == 1 << bits
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_matrix_takes_what_its_integers_and_scales_take(bits: int, asymmetric: bool) -> None:
+    """576 x 576 in groups of 64: weights, a byte of scale and two of offset per group, two per row."""
+    n = k = 576
+    shape = MatrixShape("w", n, k, bits, segment_size(k, 64), True, asymmetric)
+    groups = n * k // 64
+    assert shape.bytes == n * k * bits // 8 + groups * (3 if asymmetric else 1) + 2 * n
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 65, 100, 172])
+def test_padding_is_less_than_a_unit_per_segment(bits: int, k: int) -> None:
+    shape = MatrixShape("w", ROW_BLOCK, k, bits, segment_size(k, None), False, False)
+    unit = FORMATS[bits].inputs
+    stored = 4 * shape.words
+    assert k <= stored < k + shape.nseg * unit
+    assert shape.block_bytes == 2 * ROW_BLOCK + ROW_BLOCK * stored * bits // 8
+
+
+def test_the_room_is_a_file_per_format() -> None:
+    folder = Path(FORMATS[8].pack_units.__code__.co_filename).parent
+    assert {f"w{bits}.py" for bits in WIDTHS} <= {f.name for f in folder.iterdir()}
