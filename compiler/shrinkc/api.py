@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from shrinkc.core.progress import Reporter, Silent
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from shrinkc.importer import Checkpoint
 
 AnyPath = str | os.PathLike[str]
-Bits = Literal[8, 4, 3, 2]
 
 __all__ = ["compile", "compress", "evaluate", "open", "plan", "run"]
 
@@ -51,11 +50,11 @@ def plan(
     model: AnyPath | Checkpoint,
     *,
     target: str = "siracusa",
-    bits: Bits | None = None,
+    bits: int | None = None,
     group: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
-    head_bits: Bits | None = None,
+    head_bits: int | None = None,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
@@ -94,11 +93,11 @@ def compile(  # noqa: A001
     output: AnyPath,
     *,
     target: str = "siracusa",
-    bits: Bits | None = None,
+    bits: int | None = None,
     group: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
-    head_bits: Bits | None = None,
+    head_bits: int | None = None,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
