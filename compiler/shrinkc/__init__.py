@@ -1,3 +1,56 @@
-"""Compiles a LLaMA checkpoint to an integer-only C program and proves every integer of its runs."""
+"""Compiles a LLaMA checkpoint to an integer-only C program and proves every integer of its runs.
+
+    import shrinkc
+
+    model = shrinkc.open("model")  # a directory or a .gguf file
+    planned = shrinkc.plan(model, bits=4, group=32, context=128)
+    if planned.fits:
+        shrinkc.compile(model, "out", bits=4, group=32, context=128)
+        print(shrinkc.run("out", prompt="Once upon a time").text)
+
+``open``, ``plan``, ``compile``, ``run``, ``evaluate`` and ``compress`` are what the commands call;
+``errors`` has what they raise.  Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shrinkc import errors
+    from shrinkc.api import compile, compress, evaluate, open, plan, run  # noqa: A004
+    from shrinkc.core.progress import Reporter
+    from shrinkc.driver.compiling import Compiled
+    from shrinkc.driver.planning import Planned, Shortfall
+    from shrinkc.driver.running import RunResult
+    from shrinkc.importer import Checkpoint
+
+__all__ = [
+    "Checkpoint", "Compiled", "Planned", "Reporter", "RunResult", "Shortfall", "__version__",
+    "compile", "compress", "errors", "evaluate", "open", "plan", "run",
+]  # fmt: skip
+
+_HOME = {
+    **dict.fromkeys(("open", "plan", "compile", "run", "evaluate", "compress"), "shrinkc.api"),
+    "Checkpoint": "shrinkc.importer",
+    "Compiled": "shrinkc.driver.compiling",
+    "Planned": "shrinkc.driver.planning",
+    "Reporter": "shrinkc.core.progress",
+    "RunResult": "shrinkc.driver.running",
+    "Shortfall": "shrinkc.driver.planning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("shrinkc.errors")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'shrinkc' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from shrinkc.compress.pictures import COLOURS, MARKERS, save_picture, style
+from shrinkc.compression.pictures import COLOURS, MARKERS, save_picture, style
 
 COMMON = """\
 [run]

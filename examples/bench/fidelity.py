@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from shrinkc.core.errors import ShrinkcError
-from shrinkc.evaluate import (
+from shrinkc.evaluation import (
     PROTOCOLS,
     LogitsOf,
     Protocol,

@@ -197,7 +197,7 @@ def test_the_place_is_tried_before_the_work(
     disk = small_disk(4)
     (disk / "much").write_bytes(bytes(4096))
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("shrinkc.cli.compiling.prepare", lambda _: pytest.fail("worked"))
+    monkeypatch.setattr("shrinkc.driver.compiling.prepare", lambda _: pytest.fail("worked"))
     for out, said in (
         (disk / "out", "No space left"),
         (disk, "mount point"),
@@ -247,7 +247,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shrinkc.cli.compiling.save", interrupt)
+    monkeypatch.setattr("shrinkc.driver.compiling.save", interrupt)
     result = cli("compile", model, "-o", tmp_path / "new" / "out")
     assert result.code == 130
     assert "stopped" in result.err

@@ -276,7 +276,8 @@ def test_signals_where_nobody_can_be_told(
 ) -> None:
     """As of ``shrinkc ... 2>&1 | tee log``: Ctrl-C ends tee as well."""
     script = (
-        "import os, signal; from shrinkc.cli import main, planning; "
+        "import os, signal; from shrinkc.cli import main
+from shrinkc.driver import planning; "
         f"planning.prepare = lambda _: os.kill(os.getpid(), {number:d}); "
         "signal.signal(signal.SIGINT, signal.default_int_handler); main.main()"
     )
@@ -291,7 +292,7 @@ def test_the_end_of_a_file_is_no_interrupt(
     def end(*_: object) -> None:
         raise EOFError("no more")
 
-    monkeypatch.setattr("shrinkc.cli.planning.prepare", end)
+    monkeypatch.setattr("shrinkc.driver.planning.prepare", end)
     result = cli("plan", model)
     assert result.code == DEFECT and "EOFError: no more" in result.words
 
@@ -311,7 +312,7 @@ def test_a_file_of_which_the_system_gives_no_name(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shrinkc.cli.planning.prepare", full)
+    monkeypatch.setattr("shrinkc.driver.planning.prepare", full)
     result = cli("plan", model)
     assert result.code == 40
     assert "a file cannot be written: No space left on device." in result.words
@@ -347,7 +348,8 @@ def test_a_signal_that_was_lost_ends_the_work_at_its_next_sign_of_progress(
 
 IMPATIENT = """
 import atexit, os, signal, subprocess, time
-from shrinkc.cli import main, planning
+from shrinkc.cli import main
+from shrinkc.driver import planning
 
 def press_on():
     press = 'for i in $(seq 2000); do kill -INT "$0" || break; done'

@@ -13,7 +13,7 @@ import pytest
 
 from shrinkc.cli.main import DEFECT
 from shrinkc.cli.main import cli as commands
-from shrinkc.compress.recipe import parse_recipe
+from shrinkc.compression.recipe import parse_recipe
 from shrinkc.core.errors import BadRecipe, ModelNotFound, UsageError
 from shrinkc.core.shell import is_text, printable, quoted
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq, write_eora
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.cli.planning import BYTES_PER_PIECE
+from shrinkc.driver.planning import BYTES_PER_PIECE
 
 from .conftest import Cli
 

@@ -243,7 +243,7 @@ def test_defects_are_called_defects(
     def defect(*arguments: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("shrinkc.cli.compiling.dump", defect)
+    monkeypatch.setattr("shrinkc.driver.compiling.dump", defect)
     result = cli("compile", model, "-o", tmp_path / "out")
     assert result.code == 70
     assert "this is a defect" in result.err and "Traceback" not in result.err

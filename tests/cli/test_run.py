@@ -133,8 +133,8 @@ def test_nothing_compared_is_a_failure(
     needs("cc", "make")
     from shrinkc.simulate.proof import Record
 
-    monkeypatch.setattr("shrinkc.cli.running.reference", lambda *a: Record(complete=True))
-    monkeypatch.setattr("shrinkc.cli.running.parse", lambda *a: Record(complete=True))
+    monkeypatch.setattr("shrinkc.driver.running.reference", lambda *a: Record(complete=True))
+    monkeypatch.setattr("shrinkc.driver.running.parse", lambda *a: Record(complete=True))
     result = cli("run", compiled, "--prompt", "x", "--tokens", 2)
     assert result.code == 60
     assert "nothing was compared" in result.words

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.recipe import Recipe, parse_recipe
-from shrinkc.compress.stages.context import StepContext
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.recipe import Recipe, parse_recipe
+from shrinkc.compression.stages.context import StepContext
 from shrinkc.core.progress import Silent, Update
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.stages import StepContext, StepReport, stage_module
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.stages import StepContext, StepReport, stage_module
 from shrinkc.core.progress import Update
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"

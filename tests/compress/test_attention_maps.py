@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from shrinkc.checkpoints import Loaded, load
-from shrinkc.compress.attention_maps import (
+from shrinkc.compression.attention_maps import (
     LOW,
     TOKENS,
     attention_maps,
@@ -21,7 +21,7 @@ from shrinkc.compress.attention_maps import (
     slug,
     spectrum,
 )
-from shrinkc.compress.franken import Configuration
+from shrinkc.compression.franken import Configuration
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 

@@ -15,10 +15,8 @@ import pytest
 from tests.compress.quantising import COARSE, STORIES, Recorder, quantised, write_text
 
 from helpers.tiny_gptq import tiny_gptq
-from shrinkc.cli.compiling import Compiled, compile_model
-from shrinkc.cli.planning import PlanRequest
-from shrinkc.compress import budget as budgets
-from shrinkc.compress.budget import (
+from shrinkc.compression import budget as budgets
+from shrinkc.compression.budget import (
     FUSED,
     Choice,
     OnChip,
@@ -31,14 +29,16 @@ from shrinkc.compress.budget import (
     space_of,
     stages_of,
 )
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.recipe import load_recipe, parse_recipe, parse_toml
-from shrinkc.compress.run import compress
-from shrinkc.compress.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
-from shrinkc.compress.stages import gptq, stage_module
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
+from shrinkc.compression.run import compress
+from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
+from shrinkc.compression.stages import gptq, stage_module
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable
 from shrinkc.core.progress import Silent
+from shrinkc.driver.compiling import Compiled, compile_model
+from shrinkc.driver.planning import PlanRequest
 from shrinkc.importer import LlamaConfig, formats, load_config
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import KIB, SIRACUSA, TARGETS, Target

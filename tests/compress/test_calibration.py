@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shrinkc.checkpoints import load_tokenizer
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.texts import read_texts
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.texts import read_texts
 from shrinkc.core.errors import BadData
 
 from .conftest import story_text

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from shrinkc.compress.child import last_lines, run_child
+from shrinkc.compression.child import last_lines, run_child
 from shrinkc.core.errors import OutputError, StageFailed
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from shrinkc.compress.child import receive
+from shrinkc.compression.child import receive
 request = receive()
 print("threads", os.environ["OMP_NUM_THREADS"], "workers", os.environ["GPTQMODEL_CPU_WORKERS"])
 for layer in range(3):
@@ -130,7 +130,7 @@ def test_an_interrupt_ends_the_child(worker: str, tmp_path: Path) -> None:
 
 def test_the_child_does_not_outlive_a_killed_parent(worker: str, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from shrinkc.compress.child import run_child;"
+        "from pathlib import Path; from shrinkc.compression.child import run_child;"
         f"run_child({worker!r}, {request(tmp_path, sleep=60.0)!r}, log=Path({str(tmp_path)!r}) / "
         "'log', threads=1, update=lambda *a: None)"
     )

@@ -9,8 +9,8 @@ import pytest
 from tests.compress.quantising import STORIES
 
 from shrinkc.checkpoints import load
-from shrinkc.compress.embedding import head_moment, quantize_tables
-from shrinkc.compress.gptq import Weighting, damped, fit_groups, quantize_matrix
+from shrinkc.compression.embedding import head_moment, quantize_tables
+from shrinkc.compression.gptq import Weighting, damped, fit_groups, quantize_matrix
 from shrinkc.importer.embedding_sidecar import (
     HEAD_SIDECAR,
     SIDECAR,

@@ -18,9 +18,9 @@ from tests.compress.quantising import (
     write_text,
 )
 
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.stages import eora
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import eora
 from shrinkc.core.errors import BadData, BadRecipe, UnsupportedModel
 
 RANK = 8

@@ -19,7 +19,7 @@ import optuna
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkc.compress.explore import (
+from shrinkc.compression.explore import (
     InfeasibleError,
     Outcome,
     Result,
@@ -30,8 +30,8 @@ from shrinkc.compress.explore import (
     results_of,
     storage_errors,
 )
-from shrinkc.compress.front import Reference, read_references, write_front
-from shrinkc.compress.space import Space, parse_space
+from shrinkc.compression.front import Reference, read_references, write_front
+from shrinkc.compression.space import Space, parse_space
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,

@@ -18,8 +18,8 @@ pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.explore import Outcome, Result
-from shrinkc.compress.trials import Trials
+from shrinkc.compression.explore import Outcome, Result
+from shrinkc.compression.trials import Trials
 from shrinkc.core.errors import BadData, BadRecipe, OutputError, RunChanged, StageFailed, UsageError
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
@@ -233,7 +233,7 @@ def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:
 LOST = """
 import os, signal, sys, weakref
 from shrinkc.cli import main
-from shrinkc.compress.trials import Trials
+from shrinkc.compression.trials import Trials
 
 class Victim:
     pass

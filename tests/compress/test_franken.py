@@ -23,7 +23,7 @@ from shrinkc.build import find_tool
 from shrinkc.checkpoints import Loaded, load
 from shrinkc.cli import franken as command_line
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.franken import (
+from shrinkc.compression.franken import (
     NOTE,
     UNCHANGED,
     Configuration,
@@ -39,7 +39,7 @@ from shrinkc.compress.franken import (
 )
 from shrinkc.core.errors import BadData, OutputError, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluate.plan import EvalPlan
+from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_hf
 from shrinkc.importer.float_reference import forward
 

@@ -16,8 +16,8 @@ from tests.compress.quantising import write_text as write_text_file
 
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.stages import gptq, gptq_worker
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import gptq, gptq_worker
 from shrinkc.core.errors import BadRecipe, StageFailed
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.gptq_config import load_gptq_config

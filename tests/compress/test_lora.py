@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from shrinkc.checkpoints import load
-from shrinkc.compress.attention import use_products
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.soft_loss import loss_and_gradient
-from shrinkc.compress.stages import lora
-from shrinkc.compress.stages.context import StepContext
-from shrinkc.compress.training import Windows
+from shrinkc.compression.attention import use_products
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.soft_loss import loss_and_gradient
+from shrinkc.compression.stages import lora
+from shrinkc.compression.stages.context import StepContext
+from shrinkc.compression.training import Windows
 from shrinkc.core.errors import BadData, StageFailed
 from shrinkc.importer import load_hf
 
@@ -32,7 +32,7 @@ FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 5e-3}
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_the_loss_and_its_gradient(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shrinkc.compress.soft_loss.ROWS", 3)
+    monkeypatch.setattr("shrinkc.compression.soft_loss.ROWS", 3)
     torch.manual_seed(0)
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     head = torch.randn(11, 5, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_every_epoch_shuffles_whole_windows() -> None:
 def pruned(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has something to recover from."""
     from shrinkc.checkpoints import save
-    from shrinkc.compress.stages.depth import keep_layers
+    from shrinkc.compression.stages.depth import keep_layers
 
     loaded = load(stories)
     keep_layers(loaded.model, [0, 1, 3, 4])
@@ -170,7 +170,7 @@ def test_resumed_training_is_the_same_byte_for_byte(
     extra: dict[str, Any], pruned: Path, stories: Path, step: Step, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("shrinkc.compress.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
     settings = lora.Settings(samples=32, **FAST, **extra)
     with pytest.raises(KeyboardInterrupt):
         lora.run(

@@ -13,10 +13,10 @@ import pytest
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load_tokenizer
-from shrinkc.compress.calibration import Calibration
-from shrinkc.compress.preflight import Estimate, seconds_per_token
-from shrinkc.compress.recipe import Recipe, parse_recipe
-from shrinkc.compress.run import compress
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.preflight import Estimate, seconds_per_token
+from shrinkc.compression.recipe import Recipe, parse_recipe
+from shrinkc.compression.run import compress
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,
@@ -138,9 +138,9 @@ def test_the_speed_is_measured_alone_and_as_it_is(monkeypatch: pytest.MonkeyPatc
             assert ids.shape == (1, 100)
             clock += next(passes)
 
-    monkeypatch.setattr("shrinkc.compress.preflight.TIMED_SECONDS", 1.0)
-    monkeypatch.setattr("shrinkc.compress.preflight.time.perf_counter", lambda: clock)
-    monkeypatch.setattr("shrinkc.compress.preflight.time.thread_time", lambda: clock / 2)
+    monkeypatch.setattr("shrinkc.compression.preflight.TIMED_SECONDS", 1.0)
+    monkeypatch.setattr("shrinkc.compression.preflight.time.perf_counter", lambda: clock)
+    monkeypatch.setattr("shrinkc.compression.preflight.time.thread_time", lambda: clock / 2)
     alone, now = seconds_per_token(Model())
     assert alone == pytest.approx(0.001) and now == pytest.approx(0.005)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shrinkc.compress.recipe import load_recipe, parse_recipe, parse_toml, shipped
+from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml, shipped
 from shrinkc.core.errors import BadRecipe
 
 DEPTH = {"depth": {"remove": 2}}

@@ -19,8 +19,8 @@ import pytest
 
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.recipe import Recipe, load_recipe, parse_recipe
-from shrinkc.compress.run import RunResult, compress
+from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
+from shrinkc.compression.run import RunResult, compress
 from shrinkc.core.errors import (
     BadStep,
     Interrupted,
@@ -147,7 +147,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(
     title: str, count: int, stories: Path, recipe: Recipe, whole: tuple[Path, RunResult],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("shrinkc.compress.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         compress(str(stories), out, recipe, reporter=InterruptAt(title, count))
@@ -546,7 +546,7 @@ def test_stopped_before_anything_was_written(
     def stop(*arguments: Any, **options: Any) -> RunResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shrinkc.cli.compressing.compress", stop)
+    monkeypatch.setattr("shrinkc.compression.run.compress", stop)
     (tmp_path / "r.toml").write_text("[depth]\nlayers = [2]\n")
     command = ["compress", str(stories), "--recipe", str(tmp_path / "r.toml")]
     assert run_cli([*command, "-o", str(tmp_path / "o")]) == Interrupted.exit_code

@@ -17,8 +17,8 @@ from tests.compress.quantising import (
 )
 
 from shrinkc.checkpoints import load
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.stages import scales
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import scales
 from shrinkc.core.errors import BadRecipe, UnsupportedModel
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import QuantizedWeight
@@ -83,7 +83,7 @@ def test_it_recovers_without_touching_integers(
 def test_resumed_training_is_the_same_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shrinkc.compress.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
     monkeypatch.setattr(scales, "_check", lambda step, before: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = scales.Settings(samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST)

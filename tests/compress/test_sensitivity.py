@@ -14,9 +14,9 @@ from tests.helpers.tiny_llama import write_tiny_llama
 
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
-from shrinkc.compress.gptq import Weighting, damped, quantize_matrix
-from shrinkc.compress.sensitivity import DAMP, MODULES, NARROW, WIDTHS, Sensitivity, measure
-from shrinkc.compress.stages.depth import keep_layers
+from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
+from shrinkc.compression.sensitivity import DAMP, MODULES, NARROW, WIDTHS, Sensitivity, measure
+from shrinkc.compression.stages.depth import keep_layers
 from shrinkc.core.errors import RunChanged
 
 torch = pytest.importorskip("torch")

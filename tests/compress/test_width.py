@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from shrinkc.checkpoints import load
-from shrinkc.compress.facts import facts_of
-from shrinkc.compress.stages import width
-from shrinkc.compress.stages.context import StepContext
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import width
+from shrinkc.compression.stages.context import StepContext
 from shrinkc.importer import load_hf
 
 from .conftest import InterruptAt

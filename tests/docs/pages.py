@@ -40,8 +40,8 @@ import click
 
 from shrinkc.build import find_tool
 from shrinkc.cli.main import cli
-from shrinkc.compress.recipe import parse_recipe, read_tables
-from shrinkc.compress.space import TABLE, parse_space
+from shrinkc.compression.recipe import parse_recipe, read_tables
+from shrinkc.compression.space import TABLE, parse_space
 from shrinkc.core.errors import BadRecipe
 
 ROOT = Path(__file__).resolve().parents[2]

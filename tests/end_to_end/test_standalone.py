@@ -13,8 +13,8 @@ import pytest
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.cli.main import run_cli
-from shrinkc.cli.running import sampling_of
 from shrinkc.core.artifact import read_manifest
+from shrinkc.driver.running import sampling_of
 from shrinkc.importer import Tokenizer
 from shrinkc.simulate.proof import TRACE_TEXT, Request
 

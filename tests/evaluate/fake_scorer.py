@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Update
-from shrinkc.evaluate import Choices
-from shrinkc.evaluate.scorer import whole_sequences
+from shrinkc.evaluation import Choices
+from shrinkc.evaluation.scorer import whole_sequences
 
 
 @dataclass

@@ -16,7 +16,7 @@ from shrinkc.cli.main import run_cli
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluate import (
+from shrinkc.evaluation import (
     Choices,
     CompiledScorer,
     EvalPlan,
@@ -25,7 +25,7 @@ from shrinkc.evaluate import (
     integer_logits,
     token_losses,
 )
-from shrinkc.evaluate.compiled_scorer import ENGINES, Engine
+from shrinkc.evaluation.compiled_scorer import ENGINES, Engine
 from shrinkc.ir.serialize import load as load_ir
 
 CONTEXT = 96

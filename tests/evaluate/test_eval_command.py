@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from shrinkc.cli import evaluating
 from shrinkc.cli.main import run_cli
+from shrinkc.driver import evaluating
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 

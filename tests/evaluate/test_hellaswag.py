@@ -16,8 +16,8 @@ from helpers.shared_data import find_shared_data
 from shrinkc.checkpoints import load
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluate import EvalPlan, TorchScorer, evaluate
-from shrinkc.evaluate.hellaswag import Task, choices_of, preprocess, read_hellaswag
+from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
+from shrinkc.evaluation.hellaswag import Task, choices_of, preprocess, read_hellaswag
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from shrinkc.core.errors import BadData
-from shrinkc.evaluate.hellaswag import Task, read_hellaswag
-from shrinkc.evaluate.hub import data_file
-from shrinkc.evaluate.perplexity import joined_rows
-from shrinkc.evaluate.protocols import read_text
-from shrinkc.evaluate.trivia import Trivium, read_trivia
+from shrinkc.evaluation.hellaswag import Task, read_hellaswag
+from shrinkc.evaluation.hub import data_file
+from shrinkc.evaluation.perplexity import joined_rows
+from shrinkc.evaluation.protocols import read_text
+from shrinkc.evaluation.trivia import Trivium, read_trivia
 
 datasets = pytest.importorskip("datasets")
 

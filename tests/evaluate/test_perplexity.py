@@ -13,8 +13,8 @@ from evaluate.fake_scorer import FakeScorer
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluate import EvalPlan, evaluate
-from shrinkc.evaluate.perplexity import TEST_ROWS, as_it_is, cut_windows, joined_rows, summary
+from shrinkc.evaluation import EvalPlan, evaluate
+from shrinkc.evaluation.perplexity import TEST_ROWS, as_it_is, cut_windows, joined_rows, summary
 
 
 def windows_asked(text: Path, protocol: str, windows: int | None = None) -> FakeScorer:

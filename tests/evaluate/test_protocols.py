@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
-from shrinkc.evaluate import (
+from shrinkc.evaluation import (
     PROTOCOLS,
     Result,
     agreement,

@@ -12,8 +12,8 @@ import pytest
 
 from shrinkc.checkpoints import Loaded, load
 from shrinkc.core.errors import BadWeights, UsageError
-from shrinkc.evaluate import Choices, TorchScorer, perplexity_of, torch_scorer
-from shrinkc.evaluate.scorer import whole_sequences
+from shrinkc.evaluation import Choices, TorchScorer, perplexity_of, torch_scorer
+from shrinkc.evaluation.scorer import whole_sequences
 
 torch = pytest.importorskip("torch")
 

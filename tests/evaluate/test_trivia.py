@@ -12,8 +12,8 @@ from evaluate.fake_scorer import FakeScorer
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluate import EvalPlan, evaluate
-from shrinkc.evaluate.trivia import Trivium, first_line, normalized, read_trivia, tier_of
+from shrinkc.evaluation import EvalPlan, evaluate
+from shrinkc.evaluation.trivia import Trivium, first_line, normalized, read_trivia, tier_of
 
 
 def write(path: Path, *rows: object) -> Path:

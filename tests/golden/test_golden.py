@@ -17,10 +17,10 @@ import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.cli.compiling import compile_model
-from shrinkc.cli.planning import PlanRequest
 from shrinkc.core import artifact
 from shrinkc.core.progress import Silent
+from shrinkc.driver.compiling import compile_model
+from shrinkc.driver.planning import PlanRequest
 
 FOLDER = Path(__file__).parent
 TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c")

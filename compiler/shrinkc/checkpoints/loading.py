@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 ATTENTION = "sdpa"  # masks causally by itself when a layer is called without a mask
 DTYPES = ("float32", "bfloat16", "float16")
-ADAPTER = "adapter_config.json"
-ADAPTER_FOLDER = "eora"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
@@ -221,7 +219,7 @@ def _load_gptq(path: Path, dtype: str) -> LlamaForCausalLM:
     from shrinkc.importer import load_model
     from shrinkc.importer.model import dense
 
-    float_model = load_model(path, adapter=adapter_of(path))
+    float_model = load_model(path)  # with the adapter that comes with it
     fields = {k: v for k, v in _read_config(path).items() if k != "quantization_config"}
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation=ATTENTION))
@@ -271,14 +269,6 @@ def stored_dtype(path: Path) -> str:
                 part = tensors.get_slice(key)
                 found[part.get_dtype()] += math.prod(part.get_shape())
     return names.get(found.most_common(1)[0][0], "float32") if found else "float32"
-
-
-def adapter_of(path: Path) -> Path | None:
-    """The folder of the low-rank adapter that comes with a quantised directory, if there is one."""
-    for folder in (path / ADAPTER_FOLDER, path):
-        if (folder / ADAPTER).is_file():
-            return folder
-    return None
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

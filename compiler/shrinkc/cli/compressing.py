@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
-from shrinkc.compress.recipe import load_recipe
-from shrinkc.compress.run import RunResult, compress, is_run
+from shrinkc.compression.run import RunResult, is_run
 from shrinkc.core.errors import Interrupted
 
 
@@ -26,11 +26,10 @@ def run(
 ) -> None:
     """Runs or continues; the table goes to stderr, the JSON object to stdout."""
     console = Console()
-    parsed = load_recipe(recipe, assignments)
     try:
-        result = compress(
-            model, output, parsed,
-            reporter=console, force=force, dry_run=dry_run, device=device,
+        result = shrinkc.compress(
+            model, output, recipe=recipe, assignments=assignments, force=force, dry_run=dry_run,
+            device=device, reporter=console,
         )  # fmt: skip
     except KeyboardInterrupt as stop:
         if not is_run(output):

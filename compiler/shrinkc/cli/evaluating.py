@@ -5,91 +5,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import click
 
+import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
-from shrinkc.evaluate import CompiledScorer, EvalPlan, Scorer, TorchScorer, evaluate
-from shrinkc.evaluate.compiled_scorer import Engine
-from shrinkc.evaluate.hub import SOURCES, data_file
-
-
-@dataclass(frozen=True)
-class EvalRequest:
-    """The command line of an evaluation; what is None is left to whoever runs the model."""
-
-    model: str
-    plan: EvalPlan
-    dtype: str | None
-    device: str | None
-    batch: int | None
-    threads: int | None
-    engine: Engine | None
-
-    @classmethod
-    def from_options(
-        cls,
-        *,
-        model: str,
-        text: str | None,
-        protocol: str,
-        windows: str,
-        trivia: str | None,
-        trivia_items: int | None,
-        hellaswag: str | None,
-        hellaswag_items: int | None,
-        sample: tuple[str, ...],
-        chat: bool,
-        dtype: str | None,
-        device: str | None,
-        batch: int | None,
-        threads: int | None,
-        engine: str | None,
-    ) -> EvalRequest:
-        """From the command line's values; UsageError when one is not possible."""
-        plan = EvalPlan(
-            text=data_path(text), protocol=cast(Any, protocol), windows=_windows(windows),
-            trivia=data_path(trivia), trivia_items=trivia_items, hellaswag=data_path(hellaswag),
-            hellaswag_items=hellaswag_items, samples=sample, chat=chat,
-        )  # fmt: skip
-        if plan.empty:
-            raise UsageError(
-                "nothing to measure was asked for.",
-                "give at least one of --text FILE, --trivia FILE, --hellaswag FILE (or hub), --sample TEXT.",
-            )
-        if chat and not sample:
-            raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
-        for name, value in (
-            ("--batch", batch), ("--threads", threads), ("--trivia-items", trivia_items),
-            ("--hellaswag-items", hellaswag_items),
-        ):  # fmt: skip
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
-        return cls(model, plan, dtype, device, batch, threads, cast(Engine | None, engine))
 
 
 def run(
-    request: EvalRequest,
+    model: str,
     *,
+    windows: str,
+    sample: tuple[str, ...],
     output: Path | None,
     env: Mapping[str, str],
     console: Console,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measures, writes ``output`` whole, and prints a table (or with ``as_json`` the report), also
     when ``output`` cannot be written after all."""
+    count = _windows(windows)
     if output is not None:
         check_file(output)
-    with TemporaryDirectory(prefix="shrinkc-") as folder:
-        plan = with_files(request.plan, Path(folder), console)
-        report = evaluate(_scorer(request, env, console), plan, console)
+    report = shrinkc.evaluate(
+        model, windows=count, samples=sample, env=env, reporter=console, **options
+    )
     try:
         if output is not None:
             write_file(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -99,56 +44,6 @@ def run(
         else:
             for line in lines(report):
                 click.echo(line)
-
-
-def with_files(plan: EvalPlan, folder: Path, console: Console) -> EvalPlan:
-    """The plan with what is on the hub fetched to files in ``folder``."""
-    with console.stage("fetching data"):
-        files = {
-            kind: data_file(str(value), kind, folder)
-            for kind in SOURCES
-            if (value := getattr(plan, kind)) is not None
-        }
-    return replace(plan, **files)  # type: ignore[arg-type]
-
-
-def data_path(value: str | None) -> Path | None:
-    """A file's name, or ``hub``, as a plan has it until :func:`with_files`."""
-    return None if value is None else Path(value)
-
-
-def _scorer(request: EvalRequest, env: Mapping[str, str], console: Console) -> Scorer:
-    path = Path(request.model)
-    if artifact.is_artifact(path):
-        options = ("dtype", "device", "threads", "batch")
-        wrong = [f"--{name}" for name in options if getattr(request, name) is not None]
-        if wrong:
-            raise UsageError(
-                f"{' and '.join(wrong)}: {path} is a compiled program, which runs as it was "
-                "compiled.",
-                "leave that out.",
-            )
-        with console.stage("building the program"):
-            return CompiledScorer(path, env, request.engine or "host")
-    if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
-        artifact.read_manifest(path)  # says what is wrong with it
-    if request.engine is not None:
-        raise UsageError(
-            f"--engine {request.engine}: {path} is not a compiled directory.",
-            "leave --engine out, or give a directory made by 'shrinkc compile'.",
-        )
-    from shrinkc.checkpoints import load, need, use_threads
-
-    need("torch", "transformers")
-    if request.threads is not None:
-        use_threads(request.threads)
-    with console.stage("loading the model"):
-        loaded = load(
-            request.model, dtype=request.dtype or "float32", device=request.device or "cpu"
-        )
-    if request.batch is None:
-        return TorchScorer(loaded)
-    return TorchScorer(loaded, batch=request.batch)
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.cli.stopping import check
 from shrinkc.cli.units import show_size
-from shrinkc.compress.explore import Result, explore, open_study, results_of, storage_errors
-from shrinkc.compress.front import read_references, short, write_front
-from shrinkc.compress.steps import read_json, write_json
-from shrinkc.compress.trials import plan_trials
+from shrinkc.compression.explore import Result, explore, open_study, results_of, storage_errors
+from shrinkc.compression.front import read_references, short, write_front
+from shrinkc.compression.steps import read_json, write_json
+from shrinkc.compression.trials import plan_trials
 from shrinkc.core.errors import Interrupted, UsageError
 from shrinkc.core.output import check_folder, make_folder
 

@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 
 from shrinkc.checkpoints import load, resolve, use_threads, versions
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.evaluating import data_path, with_files
-from shrinkc.compress import attention_maps, franken
+from shrinkc.compression import attention_maps, franken
 from shrinkc.core.artifact import all_files
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.shell import name_of
-from shrinkc.evaluate.plan import EvalPlan
+from shrinkc.driver.evaluating import data_path, with_files
+from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_config
 
 RESULT, TABLE = "comparison.json", "comparison.md"

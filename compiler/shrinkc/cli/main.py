@@ -77,6 +77,10 @@ class _Device(click.ParamType):
         return str(value)
 
 
+def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
 def _model_options(command: Any) -> Any:
     """What decides a program: the same for ``plan`` and ``compile``."""
     options = (
@@ -86,7 +90,7 @@ def _model_options(command: Any) -> Any:
             show_default=True, help="What the program is for.",
         ),
         click.option(
-            "--bits", type=click.Choice(["8", "4", "3", "2"]),
+            "--bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
             help="Bits per weight of the layers. [default: 8, or the checkpoint's]",
         ),
         click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
@@ -96,7 +100,7 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
         click.option(
-            "--head-bits", type=click.Choice(["8", "4", "3", "2"]),
+            "--head-bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
             help="Bits per weight of embedding and head. [default: 8, or the checkpoint's]",
         ),
         click.option(
@@ -144,11 +148,8 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 
     MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.
     """
-    from shrinkc.cli import compiling, planning
-
     console = Console()
-    request = planning.PlanRequest.from_options(**options)
-    result = compiling.compile_model(request, output, force=force, reporter=console)
+    result = shrinkc.compile(output=output, force=force, reporter=console, **options)
     for line in result.lines():
         console.note(line)
     if as_json:
@@ -160,13 +161,13 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
 @_json_option
 def plan_command(as_json: bool, **options: Any) -> None:
     """Say whether MODEL fits, and where everything would lie, without reading its weights."""
-    from shrinkc.cli import planning
-
-    prepared = planning.prepare(planning.PlanRequest.from_options(**options))
+    planned = shrinkc.plan(**options)
+    if not planned.fits:
+        raise planned.error
     if as_json:
-        print_json(prepared.to_json())
+        print_json(planned.to_json())
     else:
-        for line in prepared.lines():
+        for line in planned.lines():
             click.echo(line)
 
 
@@ -215,10 +216,9 @@ def plan_command(as_json: bool, **options: Any) -> None:
 @_json_option
 def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
-    from shrinkc.cli import running
+    from shrinkc.cli import telling
 
-    request = running.RunRequest.from_options(**options)
-    running.run(directory, request, env=dict(os.environ), console=Console(), as_json=as_json)
+    telling.run(directory, env=dict(os.environ), console=Console(), as_json=as_json, **options)
 
 
 @cli.command("compress", short_help="Make a model smaller by a recipe.")
@@ -291,8 +291,9 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
     from shrinkc.cli import evaluating
 
-    request = evaluating.EvalRequest.from_options(**options)
-    evaluating.run(request, output=output, env=dict(os.environ), console=Console(), as_json=as_json)
+    evaluating.run(
+        output=output, env=dict(os.environ), console=Console(), as_json=as_json, **options
+    )
 
 
 @cli.command("explore", short_help="Search recipes: quality against bytes.")

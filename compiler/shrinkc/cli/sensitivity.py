@@ -10,8 +10,8 @@ from pathlib import Path
 
 from shrinkc.checkpoints import load, resolve, use_threads
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.compress.sensitivity import draw, measure, split_text, table
-from shrinkc.compress.texts import read_texts
+from shrinkc.compression.sensitivity import draw, measure, split_text, table
+from shrinkc.compression.texts import read_texts
 from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel, UsageError
 from shrinkc.core.output import make_folder, remove_folders, try_folder, write_file
 from shrinkc.core.shell import name_of, printable

@@ -7,6 +7,9 @@ codes; ``tests/cli/test_console.py`` keeps that page and this file in step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 
 class ShrinkcError(Exception):
     """Base of all refusals.  ``exit_code`` is stable across releases."""
@@ -107,11 +110,52 @@ class BudgetUnreachable(ShrinkcError):
     title = "budget out of reach"
 
 
+@dataclass(frozen=True)
+class Lack:
+    """A memory that is too small.  ``level``: "l1", "l2", or "weights" for all matrices together.
+
+    ``need`` and ``have`` are bytes, of weights the bytes of weight memory, L2 and flash together;
+    of L1 ``need`` is the least that any schedule takes.  ``largest``: what takes most of it, as
+    (name, bytes).
+    """
+
+    level: Literal["l1", "l2", "weights"]
+    need: int
+    have: int
+    largest: tuple[tuple[str, int], ...]
+
+    @property
+    def excess(self) -> int:
+        """Bytes that there are too few."""
+        return self.need - self.have
+
+    def __str__(self) -> str:
+        label, least, where = {
+            "l1": ("L1", " at least", ""),
+            "l2": ("L2", "", ""),
+            "weights": ("Weights", "", " in weight memory, L2 and flash"),
+        }[self.level]
+        largest = ", ".join(f"{name} {size}" for name, size in self.largest)
+        return (
+            f"{label}: need {self.need} bytes{least}, have {self.have}{where}, excess "
+            f"{self.excess}. Largest: {largest}."
+        )
+
+
 class DoesNotFit(ShrinkcError):
-    """The model does not fit the target's memories; says need, have and excess."""
+    """The model does not fit the target's memories; ``lacks`` has need, have and excess of each."""
 
     exit_code = 30
     title = "does not fit"
+
+    def __init__(self, message: str, hint: str | None = None, lacks: tuple[Lack, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.lacks = lacks
+
+    @classmethod
+    def of(cls, lack: Lack) -> DoesNotFit:
+        """The refusal of one level."""
+        return cls(str(lack), lacks=(lack,))
 
 
 class PlanInvalid(ShrinkcError):

@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 def resource(name: str) -> Path:
     """Folder ``templates``, ``runtime_c``, ``toolchain`` or ``recipes``, wherever shrinkc is installed."""
-    for root in (_PACKAGE / "_data", _PACKAGE.parent.parent, _PACKAGE / "compress"):
+    for root in (_PACKAGE / "_data", _PACKAGE.parent.parent, _PACKAGE / "compression"):
         if (root / name).is_dir():
             return root / name
     raise ShrinkcError(

@@ -6,12 +6,12 @@ from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
 from shrinkc.importer.llama2c import convert_llama2c
 from shrinkc.importer.loading import (
+    Checkpoint,
     Formats,
-    Outline,
     formats,
     load_config,
     load_model,
-    read_outline,
+    open_checkpoint,
 )
 from shrinkc.importer.lora import adapter_ranks, load_adapter
 from shrinkc.importer.model import (
@@ -29,13 +29,13 @@ from shrinkc.importer.tokenizer import Tokenizer
 
 __all__ = [
     "ChatTemplate",
+    "Checkpoint",
     "FloatLayer",
     "FloatModel",
     "Formats",
     "Llama3RopeScaling",
     "LlamaConfig",
     "LowRankAdapter",
-    "Outline",
     "QuantizedWeight",
     "Tokenizer",
     "Weight",
@@ -50,7 +50,7 @@ __all__ = [
     "load_config",
     "load_hf",
     "load_model",
+    "open_checkpoint",
     "parse_config",
-    "read_outline",
     "token_losses",
 ]

@@ -23,7 +23,7 @@ from shrinkc.importer.assembly import (
 from shrinkc.importer.config import FACTOR_RANGE, parse_config
 from shrinkc.importer.gguf_blocks import INTEGER_FORMATS, read_tensor
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.gguf_tokenizer import load_tokenizer, special_ids
+from shrinkc.importer.gguf_tokenizer import special_ids
 from shrinkc.importer.hf import Progress, meter, refuse_faults
 from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import (
@@ -35,6 +35,7 @@ from shrinkc.importer.model import (
     dense,
 )
 from shrinkc.importer.rope import inverse_frequencies
+from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
 
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -86,17 +87,17 @@ _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
 
 
 def load_gguf(
-    path: Path, adapter: Path | None = None, progress: Progress | None = None
+    file: GgufFile,
+    config: LlamaConfig,
+    tokenizer: Tokenizer,
+    adapter: Path | None = None,
+    progress: Progress | None = None,
 ) -> FloatModel:
-    """Read the GGUF file ``path``; tensors of integers become QuantizedWeights.
+    """Read an opened GGUF file; tensors of integers become QuantizedWeights.
 
     llama.cpp stores the rows of q and k in another order; here they are as in ``config.json``
-    models.  Raises ModelNotFound, BadWeights, UnsupportedModel, BadConfig, ShapeMismatch or
-    BadTokenizer.
+    models.  ``config`` and ``tokenizer`` are the file's own.  Raises BadWeights or ShapeMismatch.
     """
-    file = GgufFile(path)
-    config = _config(file)
-    tokenizer = load_tokenizer(file, config.vocab_size)
     modules = _checked_modules(file, config)
     advance = meter(progress, sum(file.tensors[name].nbytes for name in modules.values()))
     faults: list[str] = []
@@ -107,29 +108,23 @@ def load_gguf(
             weight = _rows(weight, _half_order(weight.shape[0], config.head_dim))
         weights[module] = weight
         advance(file.tensors[name].nbytes)
-    refuse_faults(path, faults)
+    refuse_faults(file.path, faults)
     norms = {name: dense(weights.pop(name)).reshape(-1) for name in norm_names(config)}
-    model = assemble(path, config, norms, weights, tokenizer)
+    model = assemble(file.path, config, norms, weights, tokenizer)
     if adapter is not None:
         load_adapter(Path(adapter), model)
     return model
 
 
-def load_gguf_config(path: Path) -> LlamaConfig:
-    """Read the LlamaConfig of a GGUF file; errors as of :func:`load_gguf`."""
-    return _config(GgufFile(path))
-
-
-def gguf_formats(path: Path) -> dict[str, tuple[int, int, bool]]:
+def gguf_formats(file: GgufFile, config: LlamaConfig) -> dict[str, tuple[int, int, bool]]:
     """Return module -> (bits, inputs per scale, asymmetric) of what is stored as integers."""
-    file = GgufFile(path)
-    config = _config(file)
     modules = _checked_modules(file, config)
     kinds = {module: file.tensors[modules[module]].kind for module in matrix_shapes(config)}
     return {m: INTEGER_FORMATS[kind] for m, kind in kinds.items() if kind in INTEGER_FORMATS}
 
 
-def _config(file: GgufFile) -> LlamaConfig:
+def gguf_config(file: GgufFile) -> LlamaConfig:
+    """The LlamaConfig of a GGUF file.  Raises UnsupportedModel, BadConfig or BadWeights."""
     metadata = file.metadata
     architecture = metadata.get("general.architecture")
     if architecture != "llama":

@@ -15,9 +15,10 @@ and ``weight[o, k] = scales[g, o] * (q - zeros[g, o])`` with ``g = g_idx[k]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from shrinkc.importer.embedding_sidecar import (
     embedding_format,
     read_embedding,
 )
-from shrinkc.importer.gptq_config import GptqConfig, ModuleFormat, load_gptq_config
+from shrinkc.importer.gptq_config import GptqConfig, ModuleFormat, gptq_config_of
 from shrinkc.importer.hf import (
     Progress,
     check_directory,
@@ -57,6 +58,7 @@ from shrinkc.importer.weight_checks import listing, non_finite
 from shrinkc.importer.weight_files import WeightFiles, open_weights
 
 ADAPTER_FOLDER = "eora"
+ADAPTER = "adapter_config.json"
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _INTEGER_PARTS = ("qweight", "qzeros", "g_idx")
 # times the largest integer it is still a 32-bit float
@@ -66,16 +68,16 @@ _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
 
 def load_gptq(
-    path: Path, adapter: Path | None = None, progress: Progress | None = None
+    checkpoint: GptqFiles,
+    tokenizer: Tokenizer,
+    adapter: Path | None = None,
+    progress: Progress | None = None,
 ) -> FloatModel:
-    """Read the GPTQModel directory ``path``: quantised matrices become QuantizedWeights.
+    """Read an opened GPTQModel directory: quantised matrices become QuantizedWeights.
 
-    ``adapter`` is the directory of a low-rank adapter; without it, the one that comes with the
-    checkpoint is taken (see :func:`find_adapter`).  Errors as of :func:`load_hf`.
+    ``adapter`` is the directory of a low-rank adapter.  Errors as of :func:`load_hf`.
     """
-    checkpoint = _Checkpoint.open(Path(path))
     config = checkpoint.config
-    tokenizer = Tokenizer.from_dir(checkpoint.path, config.vocab_size, config.bos_id)
     advance = meter(progress, sum(checkpoint.nbytes(name) for name in checkpoint.names()))
     faults: list[str] = []
     norms = read_floats(checkpoint.weights, norm_names(config), advance, faults)
@@ -89,7 +91,6 @@ def load_gptq(
         check_agreement(sidecar, table, dense(floats), dtype)
         matrices[name] = table
     model = assemble(checkpoint.path, config, norms, matrices, tokenizer)
-    adapter = find_adapter(checkpoint.path) if adapter is None else Path(adapter)
     if adapter is not None:
         load_adapter(adapter, model)
     return model
@@ -101,7 +102,13 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
     A sidecar's embedding is "model.embed_tokens", its head "lm_head".  Checks names, shapes and types of the whole
     checkpoint, but needs no tokenizer.  Errors as of :func:`load_gptq`.
     """
-    checkpoint = _Checkpoint.open(Path(directory))
+    directory = Path(directory)
+    check_directory(directory)
+    raw, generation = read_config(directory)
+    gptq = gptq_config_of(directory, raw)
+    if gptq is None:
+        raise BadConfig(f"{directory} is not quantised.")
+    checkpoint = GptqFiles.open(directory, gptq_llama_config(directory, raw, generation), gptq)
     faults: list[str] = []
     found = checkpoint.read_quantized(meter(None, 0), faults)
     refuse_faults(checkpoint.path, faults)
@@ -110,9 +117,8 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
     return found
 
 
-def gptq_formats(directory: Path) -> dict[str, tuple[int, int, bool]]:
+def gptq_formats(checkpoint: GptqFiles) -> dict[str, tuple[int, int, bool]]:
     """Return module -> (bits, inputs per scale, asymmetric), from configuration and headers."""
-    checkpoint = _Checkpoint.open(Path(directory))
     formats = {
         name: (fmt.bits, fmt.group(checkpoint.shapes[name][1]), not fmt.sym)
         for name, fmt in checkpoint.quantized.items()
@@ -134,34 +140,34 @@ def gptq_formats_by_rules(
     }
 
 
-def load_gptq_llama_config(directory: Path) -> LlamaConfig:
-    """Read the LlamaConfig of a quantised checkpoint; errors as of ``config.load_config``.
-
-    Raises UnsupportedModel also for what is not GPTQ.
-    """
-    load_gptq_config(directory)
-    raw, generation = read_config(directory)
-    raw.pop("quantization_config", None)
-    return parse_config(raw, generation, source=str(directory / "config.json"))
+def gptq_llama_config(
+    directory: Path, raw: Mapping[str, Any], generation: Mapping[str, Any]
+) -> LlamaConfig:
+    """The LlamaConfig of what ``read_config(directory)`` gave; errors as of ``parse_config``."""
+    fields = {name: value for name, value in raw.items() if name != "quantization_config"}
+    return parse_config(fields, generation, source=str(directory / "config.json"))
 
 
 def find_adapter(directory: Path) -> Path | None:
     """Return the directory of the adapter that belongs to a quantised checkpoint, or None.
 
-    It lies in the folder ``eora`` or beside the weights; BadConfig if there are both.
+    It lies in the folder ``eora`` or beside the weights; BadConfig, which names both, if there
+    are both.
     """
     places = [directory / ADAPTER_FOLDER, directory]
-    found = [place for place in places if (place / "adapter_config.json").is_file()]
+    found = [place for place in places if (place / ADAPTER).is_file()]
     if len(found) > 1:
         raise BadConfig(
-            f"{directory} holds two adapters: one beside the weights, one in {ADAPTER_FOLDER}/.",
-            hint="say which one with --adapter.",
+            f"{directory} holds two adapters, and which one belongs to it is not known: "
+            f"{' and '.join(str(place / ADAPTER) for place in found)}.",
+            hint="remove one of them; 'shrinkc plan' and 'shrinkc compile' also take the one that "
+            "--adapter names.",
         )
     return found[0] if found else None
 
 
 @dataclass(frozen=True)
-class _Checkpoint:
+class GptqFiles:
     """An opened directory whose names, shapes and types are as its configuration says."""
 
     path: Path
@@ -174,10 +180,8 @@ class _Checkpoint:
     sidecars: dict[str, Path]  # of embedding and head
 
     @classmethod
-    def open(cls, path: Path) -> _Checkpoint:
-        check_directory(path)
-        config = load_gptq_llama_config(path)
-        gptq = load_gptq_config(path)
+    def open(cls, path: Path, config: LlamaConfig, gptq: GptqConfig) -> GptqFiles:
+        """Checks the weights' headers of the directory ``path`` against its configurations."""
         weights = open_weights(path)
         shapes = matrix_shapes(config)
         quantized = _quantized(path, gptq, weights, shapes)

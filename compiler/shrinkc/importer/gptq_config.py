@@ -87,12 +87,21 @@ def is_quantized(directory: Path) -> bool:
 
 
 def load_gptq_config(directory: Path) -> GptqConfig:
-    """Read ``quantization_config`` of config.json and/or ``quantize_config.json``.
+    """Read the configuration of a quantised directory; errors as of :func:`gptq_config_of`."""
+    config = gptq_config_of(directory, read_config(directory)[0])
+    if config is None:
+        raise BadConfig(f"{directory} has neither a quantization_config nor {QUANTIZE_CONFIG}.")
+    return config
 
-    Raises UnsupportedModel (another method or format; all reasons are given) or BadConfig.
+
+def gptq_config_of(directory: Path, raw: Mapping[str, Any]) -> GptqConfig | None:
+    """What ``quantization_config`` of ``raw`` (config.json) and/or ``quantize_config.json`` say.
+
+    None where there is neither.  Raises UnsupportedModel (another method or format; all reasons
+    are given) or BadConfig.
     """
     found: list[tuple[Path, Any]] = []
-    section = read_config(directory)[0].get("quantization_config")
+    section = raw.get("quantization_config")
     if section is not None:
         found.append((directory / "config.json: quantization_config", section))
     separate = directory / QUANTIZE_CONFIG
@@ -104,7 +113,7 @@ def load_gptq_config(directory: Path) -> GptqConfig:
             f"{directory}: quantization_config of config.json and {QUANTIZE_CONFIG} disagree.",
             hint="they have to come from the same quantisation; remove the one that does not.",
         )
-    return configs[0]
+    return configs[0] if configs else None
 
 
 @dataclass

@@ -41,7 +41,19 @@ def load_hf(
     check_directory(path)
     config = load_config(path)
     tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
-    weights, matrices = open_hf(path, config)
+    return read_hf(path, config, tokenizer, open_hf(path, config), adapter, progress)
+
+
+def read_hf(
+    path: Path,
+    config: LlamaConfig,
+    tokenizer: Tokenizer,
+    opened: tuple[WeightFiles, list[str]],
+    adapter: Path | None = None,
+    progress: Progress | None = None,
+) -> FloatModel:
+    """Read the values of what :func:`open_hf` opened.  Errors as of :func:`load_hf`."""
+    weights, matrices = opened
     norms = norm_names(config)
 
     faults: list[str] = []

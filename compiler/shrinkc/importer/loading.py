@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 from shrinkc.core.errors import BadConfig, ModelNotFound
 from shrinkc.core.shell import name_of
-from shrinkc.importer import config as hf_config
+from shrinkc.importer.config import parse_config, read_config
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.gguf_model import gguf_formats, load_gguf, load_gguf_config
+from shrinkc.importer.gguf_model import gguf_config, gguf_formats, load_gguf
 from shrinkc.importer.gguf_tokenizer import load_tokenizer
 from shrinkc.importer.gptq import (
+    GptqFiles,
+    find_adapter,
     gptq_formats,
     gptq_formats_by_rules,
+    gptq_llama_config,
     load_gptq,
-    load_gptq_llama_config,
 )
-from shrinkc.importer.gptq_config import is_quantized, load_gptq_config, parse_gptq_config
-from shrinkc.importer.hf import Progress, check_directory, load_hf, open_hf
+from shrinkc.importer.gptq_config import GptqConfig, gptq_config_of, parse_gptq_config
+from shrinkc.importer.hf import Progress, check_directory, open_hf, read_hf
 from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.importer.lora import adapter_ranks
 from shrinkc.importer.model import FloatModel, LlamaConfig
+from shrinkc.importer.repeats import repeated_layers
 from shrinkc.importer.tokenizer import Tokenizer, has_tokenizer
 from shrinkc.importer.weight_files import has_weights
 
 Formats = dict[str, tuple[int, int, bool]]
 """Module name -> (bits, inputs per scale, asymmetric) of the matrices stored as integers."""
+
+_Load = Callable[[Path | None, Progress | None], FloatModel]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model whose configuration, tokenizer and headers were read, once, and its weights not.
+
+    ``name``: of the directory or file, for people.
+    ``formats``: how matrices are stored; None where all of them are floats.
+    ``tokenizer``: None where there is none, which ``notes`` say, as they do of missing weights.
+    ``adapter``: the directory of the low-rank adapter that is loaded too; ``adapter_given`` tells
+    one that was asked for from one that comes with a GPTQModel directory.
+    ``ranks``: (layer, module such as "q_proj") -> rank of the adapter's side path.
+    """
+
+    path: Path
+    name: str
+    config: LlamaConfig
+    formats: Formats | None
+    tokenizer: Tokenizer | None
+    adapter: Path | None = None
+    adapter_given: bool = False
+    ranks: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    _load: _Load | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether weights and tokenizer are there, so that it can be compiled, not only planned."""
+        return self._load is not None
+
+    @cached_property
+    def repeats(self) -> tuple[int, ...]:
+        """Per layer the first layer of the same bytes; empty where none repeats.  Reads weights
+        only where layers do repeat."""
+        return repeated_layers(self.path)
+
+    def load(self, progress: Progress | None = None) -> FloatModel:
+        """Read the weights; those stored as integers become QuantizedWeights, others float32.
+
+        ``progress(done, total)`` is called with bytes of tensor data.  Raises BadWeights,
+        ShapeMismatch, and where it is not ``whole`` what is missing.
+        """
+        if self._load is None:
+            adapter = self.adapter if self.adapter_given else None
+            return open_checkpoint(self.path, adapter, whole=True).load(progress)
+        with _reading(self.path):
+            return self._load(self.adapter, progress)
+
+
+def open_checkpoint(path: Path, adapter: Path | None = None, *, whole: bool = False) -> Checkpoint:
+    """Read configuration, tokenizer and headers, and check everything that needs no values.
+
+    Unless it has to be ``whole``, a ``config.json`` alone will do, or a directory without weights;
+    the tokenizer may then be missing too.  ``adapter`` takes the place of one that comes with a
+    GPTQModel directory.  Errors as of :func:`load_hf`; BadConfig for a directory with two adapters.
+    """
+    path = Path(path)
+    with _reading(path):
+        return _open(path, None if adapter is None else Path(adapter), whole)
 
 
 def load_model(
@@ -39,10 +105,7 @@ def load_model(
     the place of one that comes with a GPTQModel directory.  ``progress`` is called with bytes
     done and in total.  Errors as of :func:`load_hf`.
     """
-    with _reading(Path(path)):
-        return {"hf": load_hf, "gptq": load_gptq, "gguf": load_gguf}[_kind(Path(path))](
-            Path(path), adapter, progress
-        )
+    return open_checkpoint(path, adapter, whole=True).load(progress)
 
 
 def load_config(path: Path) -> LlamaConfig:
@@ -50,12 +113,7 @@ def load_config(path: Path) -> LlamaConfig:
 
     Raises ModelNotFound, BadConfig, UnsupportedModel, or BadWeights (a damaged GGUF file).
     """
-    load = {
-        "hf": hf_config.load_config,
-        "gptq": load_gptq_llama_config,
-        "gguf": load_gguf_config,
-    }
-    return load[_kind(Path(path))](Path(path))
+    return _Source.of(Path(path)).config
 
 
 def formats(path: Path) -> Formats | None:
@@ -65,34 +123,32 @@ def formats(path: Path) -> Formats | None:
     a matrix that is not there is float.  Reads configuration and headers only.  ``asymmetric``
     is False where the zero point of every group is the middle of the range.
     """
-    kind = _kind(Path(path))
-    if kind == "hf":
-        return None
-    return (gptq_formats if kind == "gptq" else gguf_formats)(Path(path)) or None
+    source = _Source.of(Path(path))
+    if source.file is not None:
+        return gguf_formats(source.file, source.config) or None
+    if source.gptq is not None:
+        return gptq_formats(GptqFiles.open(source.path, source.config, source.gptq)) or None
+    return None
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What a checkpoint says of itself before its weights are read.
+class _Source:
+    """The configuration of ``path``: of GPTQ, of a GGUF ``file``, or of neither."""
 
-    ``tokenizer`` is None where there is none, which ``notes`` say, as they do of missing weights.
-    """
-
-    name: str
+    path: Path
     config: LlamaConfig
-    formats: Formats | None
-    tokenizer: Tokenizer | None
-    notes: tuple[str, ...] = ()
+    gptq: GptqConfig | None = None
+    file: GgufFile | None = None
 
-
-def read_outline(path: Path, *, whole: bool) -> Outline:
-    """Read configuration, tokenizer and headers, and check everything that needs no values.
-
-    Unless it has to be ``whole``, a ``config.json`` alone will do, or a directory without weights;
-    the tokenizer may then be missing too.  Errors as of :func:`load_hf`.
-    """
-    with _reading(Path(path)):
-        return _outline(Path(path), whole)
+    @classmethod
+    def of(cls, path: Path) -> _Source:
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            file = GgufFile(path)
+            return cls(path, gguf_config(file), file=file)
+        check_directory(path)
+        raw, generation = read_config(path)
+        gptq = gptq_config_of(path, raw)  # refuses another method before anything else
+        return cls(path, gptq_llama_config(path, raw, generation), gptq)
 
 
 @contextmanager
@@ -107,53 +163,63 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _outline(path: Path, whole: bool) -> Outline:
+def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
+    given = adapter is not None
     if not whole and path.is_file() and path.suffix == ".json":
-        return _bare(path)
-    kind = _kind(path)
-    config = load_config(path)
-    name = name_of(path)
-    if kind == "gguf":
-        return Outline(
-            name, config, formats(path), load_tokenizer(GgufFile(path), config.vocab_size)
-        )
+        name, config, found, notes = _bare(path)
+        tokenizer, load = None, None
+    else:
+        source = _Source.of(path)
+        name, config = name_of(path), source.config
+        found, tokenizer, load, notes = _contents(source, whole)
+        if not given and source.gptq is not None:
+            adapter = find_adapter(path)
+    ranks = {} if adapter is None else adapter_ranks(adapter, config, found or {})
+    return Checkpoint(
+        path, name, config, found, tokenizer, adapter, given, ranks, tuple(notes), load
+    )
+
+
+def _contents(
+    source: _Source, whole: bool
+) -> tuple[Formats | None, Tokenizer | None, _Load | None, list[str]]:
+    """Formats, tokenizer, what reads the weights, and notes."""
+    path, config, load = source.path, source.config, None
+    if source.file is not None:
+        found = gguf_formats(source.file, config) or None
+        tokenizer = load_tokenizer(source.file, config.vocab_size)
+        return found, tokenizer, partial(load_gguf, source.file, config, tokenizer), []
     if whole or has_weights(path):
         tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
-        if kind == "hf":
-            open_hf(path, config)  # GPTQ's formats come with the same checks
-        return Outline(name, config, formats(path), tokenizer)
+        if source.gptq is None:
+            load = partial(read_hf, path, config, tokenizer, open_hf(path, config))
+            return None, tokenizer, load, []
+        opened = GptqFiles.open(path, config, source.gptq)
+        return gptq_formats(opened) or None, tokenizer, partial(load_gptq, opened, tokenizer), []
     notes = [_NO_WEIGHTS.format(path)]
-    found = None
-    if kind == "gptq":
-        found = gptq_formats_by_rules(load_gptq_config(path), config)
+    rules = None
+    if source.gptq is not None:
+        rules = gptq_formats_by_rules(source.gptq, config)
         notes.append(_NO_INTEGERS)
     if not has_tokenizer(path):
-        return Outline(name, config, found, None, (*notes, _NO_TOKENIZER.format(path)))
-    tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
-    return Outline(name, config, found, tokenizer, tuple(notes))
+        return rules, None, None, [*notes, _NO_TOKENIZER.format(path)]
+    return rules, Tokenizer.from_dir(path, config.vocab_size, config.bos_id), None, notes
 
 
-def _bare(path: Path) -> Outline:
-    """Of a configuration file, whatever lies beside it."""
+def _bare(path: Path) -> tuple[str, LlamaConfig, Formats | None, list[str]]:
+    """Name, configuration, formats and notes of a configuration file, whatever lies beside it."""
     raw = read_json_object(path, BadConfig)
     section = raw.pop("quantization_config", None)
-    config = hf_config.parse_config(raw, source=str(path))
+    config = parse_config(raw, source=str(path))
     notes, found = [f"only {path} was read; there are no weights to check"], None
     if section is not None:
         gptq = parse_gptq_config(section, f"{path}: quantization_config")
         found = gptq_formats_by_rules(gptq, config)
         notes.append(_NO_INTEGERS)
     name = name_of(path.parent if path.name == "config.json" else path.with_suffix(""))
-    return Outline(name, config, found, None, (*notes, _NO_TOKENIZER.format(path)))
+    return name, config, found, [*notes, _NO_TOKENIZER.format(path)]
 
 
 _NO_WEIGHTS = "{} holds no weights; the sizes of config.json could not be checked against them"
 _NO_INTEGERS = "all matrices of the layers are taken as quantised, as the configuration's rules say"
 _NO_TOKENIZER = "{} comes without a tokenizer.json"
-
-
-def _kind(path: Path) -> str:
-    if path.is_file() and path.suffix.lower() == ".gguf":
-        return "gguf"
-    check_directory(path)
-    return "gptq" if is_quantized(path) else "hf"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
-from shrinkc.core.errors import DoesNotFit
+from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import KIB, Target
@@ -260,13 +260,9 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
                     if tile >= enough:
                         return chunk, tile, kv_l1, kv_tile, logits_l1
     least = place(l1_buffers(s, t, 1, align(block), False, 1, False))
-    need, have = max(b.offset + b.bytes for b in least) + overhead, total
+    need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
-    raise DoesNotFit(
-        f"L1: need {need} bytes at least, have {have}, excess {need - have}. Largest: "
-        + ", ".join(f"{b.name} {b.bytes}" for b in top)
-        + "."
-    )
+    raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
 def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tuple[str, int]]:
@@ -339,18 +335,12 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     capacity = {"l1": total_l1, "l2": t.l2, "wmem": t.wmem, "flash": t.flash}
     top = sorted(fixed, key=lambda f: -f[1])[:3]
     if used["l2"] > t.l2:
-        raise DoesNotFit(
-            f"L2: need {used['l2']} bytes, have {t.l2}, excess {used['l2'] - t.l2}. Largest: "
-            + ", ".join(f"{n} {v}" for n, v in top)
-            + "."
-        )
+        raise DoesNotFit.of(Lack("l2", used["l2"], t.l2, tuple(top)))
     if len(placements) < len(s.matrices):
         have = t.wmem + max(0, t.l2 - used["l2"]) + t.flash
         big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
-        raise DoesNotFit(
-            f"Weights: need {weights} bytes, have {have} in weight memory, L2 and flash, excess "
-            f"{weights - have}. Largest: " + ", ".join(f"{m.name} {m.bytes}" for m in big) + "."
-        )
+        largest = tuple((m.name, m.bytes) for m in big)
+        raise DoesNotFit.of(Lack("weights", weights, have, largest))
     l2 = [Buffer(n, "l2", align(v), *ALWAYS) for n, v in fixed]
     if stage:
         l2 += [Buffer("flash stage", "l2", 2 * align(stage), *ALWAYS)]

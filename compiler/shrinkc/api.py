@@ -1,0 +1,280 @@
+"""What ``import shrinkc`` offers: the functions that the command line calls too.
+
+Every function raises the errors of :mod:`shrinkc.errors`; their messages name options as the
+command line writes them (``--bits`` for ``bits``).  Nothing prints; ``reporter`` hears what is going
+on.  Programs (make, compilers, simulators) are found by ``env``, by default the environment of this
+process: this file is, beside the command line, the only one that reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shrinkc.core.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    from shrinkc.compression.run import RunResult as Compressed
+    from shrinkc.driver.compiling import Compiled
+    from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
+    from shrinkc.driver.running import RunResult
+    from shrinkc.importer import Checkpoint
+
+AnyPath = str | os.PathLike[str]
+
+__all__ = ["compile", "compress", "evaluate", "open", "plan", "run"]
+
+
+def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
+    """Open a model: its configuration, tokenizer and headers are read, and checked, once.
+
+    ``model`` is a Hugging Face or GPTQModel directory or a ``.gguf`` file; to be planned, a
+    ``config.json`` alone will do, or a directory without weights (then ``notes`` say what is
+    missing, and ``whole`` is False).  ``adapter`` is a PEFT LoRA directory that is kept as a side
+    path; it takes the place of one that comes with a GPTQModel directory.
+
+    The result has ``config`` (sizes), ``formats`` (how matrices are stored), ``tokenizer``,
+    ``ranks``, ``repeats`` and ``load()``, which reads the weights; it can be given to :func:`plan`
+    and :func:`compile` any number of times.
+
+    Raises ModelNotFound, BadConfig, UnsupportedModel, BadTokenizer, BadWeights or ShapeMismatch.
+    """
+    from shrinkc.importer import open_checkpoint
+
+    return open_checkpoint(Path(model), None if adapter is None else Path(adapter))
+
+
+def plan(
+    model: AnyPath | Checkpoint,
+    *,
+    target: str = "siracusa",
+    bits: int | None = None,
+    group: int | None = None,
+    short_last_group: bool = False,
+    asymmetric: bool = False,
+    head_bits: int | None = None,
+    context: int | None = None,
+    l1: int | None = None,
+    adapter: AnyPath | None = None,
+) -> Planned | Shortfall:
+    """Say whether a model fits, and where everything would lie, without reading its weights.
+
+    ``model`` is what :func:`open` takes or gave.  ``target``: "siracusa", "rv32" or "host".
+    ``bits`` per weight of the layers, ``head_bits`` of embedding and head (8, 4, 3 or 2; None: 8, or
+    the checkpoint's).  ``group``: weights of a row that share a scale (None: a whole row);
+    ``short_last_group`` lets the last one of a row be shorter; ``asymmetric``: zero points beside
+    the scales.  ``context``: positions (tokens) that prompt and answer may take together (None: the
+    model's, at most 256).  ``l1``: bytes of L1 to use (None: all).  ``adapter``: of a path that is
+    not open yet.
+
+    The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
+    available bytes per level, buffers, tiles), ``weight_bytes``, ``context`` and ``command``, the
+    command line that compiles it.  A :class:`Shortfall` has ``lacks``, per level ``need``, ``have``
+    and ``largest`` in bytes, ``alternatives`` that were checked to fit, and ``error``, the
+    DoesNotFit that :func:`compile` raises.
+
+    Raises what :func:`open` raises, UsageError for an option's value, QuantizeError for widths or
+    groups that this model cannot have.
+    """
+    from shrinkc.driver.planning import prepare
+
+    return prepare(
+        _request(
+            model, target=target, bits=bits, group=group, short_last_group=short_last_group,
+            asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+        )
+    )  # fmt: skip
+
+
+def compile(  # noqa: A001
+    model: AnyPath | Checkpoint,
+    output: AnyPath,
+    *,
+    target: str = "siracusa",
+    bits: int | None = None,
+    group: int | None = None,
+    short_last_group: bool = False,
+    asymmetric: bool = False,
+    head_bits: int | None = None,
+    context: int | None = None,
+    l1: int | None = None,
+    adapter: AnyPath | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Compiled:
+    """Compile a model to the new directory ``output``: a C program with its weights.
+
+    Options are those of :func:`plan`.  ``force`` replaces a directory that shrinkc made.  Whatever
+    goes wrong leaves nothing half-written.  The result has ``output``, the number of ``files``, and
+    ``prepared``, the plan.
+
+    Raises what :func:`plan` raises, DoesNotFit (with ``lacks``), BadWeights, and OutputError where
+    the directory is there already or cannot be written.
+    """
+    from shrinkc.driver.compiling import compile_model
+
+    request = _request(
+        model, target=target, bits=bits, group=group, short_last_group=short_last_group,
+        asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+    )  # fmt: skip
+    return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
+
+
+def run(
+    directory: AnyPath,
+    *,
+    on: str = "host",
+    prompt: str | None = None,
+    chat: bool = False,
+    prompt_ids: Sequence[int] | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    ignore_eos: bool = False,
+    verify: bool = True,
+    check: bool = True,
+    profile: bool = False,
+    make_options: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Build and run a compiled directory, and compare every integer with the interpreter's.
+
+    ``on``: "host", "qemu" or "gvsoc".  ``prompt`` is the text to go on from, with ``chat`` a message
+    in the model's chat template; ``prompt_ids`` are token ids instead.  ``tokens``: most new ones
+    (None: 64, or what the context leaves).  ``temperature`` 0 takes the likeliest token; else 0.02
+    to 100, from the likeliest tokens that have the probability ``top_p`` together, drawn by
+    ``seed`` (0 to 2^32 - 1).  ``ignore_eos`` goes on after an end token.  ``make_options``: variables
+    of the directory's Makefile, e.g. {"SAN": "1"}.  ``timeout``: seconds (None: 600, on gvsoc 7200).
+    ``profile`` (gvsoc): also cycles, instructions and stalls of every operation, as ``profile``.
+    ``on_text`` is given the prompt in one piece, then the pieces of the answer as they come, and a
+    line's end last.
+
+    The result has ``text``, ``prompt_tokens``, ``new_tokens`` (ids), ``seconds``, ``cycles`` (on
+    gvsoc), and ``verdict``: how many values were ``compared`` and how many ``mismatched``; it is
+    None without ``verify``.
+
+    Raises Mismatch when an integer differs (not with ``check`` False: then ``verdict.ok`` says
+    it), UsageError, BadArtifact, ToolMissing, BuildFailed, OutputError or RunFailed.
+    """
+    from shrinkc.driver.running import RunRequest, run_directory
+
+    request = RunRequest.from_options(
+        machine=on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed,
+        temperature=temperature, top_p=top_p, ignore_eos=ignore_eos, verify=verify,
+        make_options=make_options or {}, timeout=timeout, profile=profile,
+    )  # fmt: skip
+    result = run_directory(
+        Path(directory), request, env=_environment(env), reporter=reporter or Silent(),
+        on_text=on_text,
+    )  # fmt: skip
+    if check:
+        result.check()
+    return result
+
+
+def evaluate(
+    model: AnyPath,
+    *,
+    text: AnyPath | None = None,
+    protocol: str = "wikitext512",
+    windows: int | None = None,
+    trivia: AnyPath | None = None,
+    trivia_items: int | None = None,
+    hellaswag: AnyPath | None = None,
+    hellaswag_items: int | None = None,
+    samples: Sequence[str] = (),
+    chat: bool = False,
+    dtype: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    engine: str | None = None,
+    env: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measure a model: a compiled directory, a float or GPTQ directory, a ``.gguf`` file, a hub id.
+
+    At least one of: ``text``, a file for perplexity ("hub" fetches WikiText-2), cut by ``protocol``
+    ("wikitext512" or "wikitext2048") into ``windows`` of 512 or 2048 tokens (None: all);
+    ``trivia``, questions of TriviaQA as JSON lines; ``hellaswag``, tasks; ``samples``, texts to go
+    on from (with ``chat``, messages).  ``trivia_items`` and ``hellaswag_items`` count what is asked
+    (None: all).
+
+    A compiled directory runs on ``engine`` "host" (default; needs a C compiler) or "interpreter",
+    and must have been compiled for a context of a window.  What is not compiled needs torch (the
+    extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", ``batch`` sequences at a
+    time, ``threads`` and ``device``.
+
+    Returns what ``shrinkc eval --json`` prints: ``model``, and of what was asked for
+    ``perplexity``, ``trivia``, ``hellaswag``, ``samples``, each with its protocol and seconds.
+
+    Raises UsageError, BadData, ExtraMissing, and what the model's kind raises.
+    """
+    from shrinkc.driver.evaluating import EvalRequest, evaluate_model
+
+    request = EvalRequest.from_options(
+        model=os.fspath(model), text=_name(text), protocol=protocol, windows=windows,
+        trivia=_name(trivia), trivia_items=trivia_items, hellaswag=_name(hellaswag),
+        hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, batch=batch,
+        threads=threads, device=device, engine=engine,
+    )  # fmt: skip
+    return evaluate_model(request, env=_environment(env), reporter=reporter or Silent())
+
+
+def compress(
+    model: AnyPath,
+    output: AnyPath,
+    *,
+    recipe: AnyPath,
+    assignments: Sequence[str] = (),
+    force: bool = False,
+    dry_run: bool = False,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Compressed:
+    """Make a model smaller by a recipe, in steps that each leave a directory that loads.
+
+    ``model``: a Hugging Face directory, a ``.gguf`` file, or an id of the hub.  ``recipe``: a TOML
+    file, or a shipped one: "reference", "small", "siracusa"; ``assignments`` change it, e.g.
+    "lora.rank=16".  A run in ``output`` that was interrupted goes on after its last complete step;
+    ``force`` starts over, ``dry_run`` checks everything and stops.  ``device`` is torch's.  Needs
+    the extra ``compress``.
+
+    The result has ``final``, the directory of the last model, and ``rows``: per step its layers,
+    bytes and, where the recipe measures it, perplexity.
+
+    Raises BadRecipe, ExtraMissing, BadData, RunChanged, BadStep, BudgetUnreachable, StageFailed,
+    OutputError, and what :func:`open` raises.
+    """
+    from shrinkc.compression import run as runs
+    from shrinkc.compression.recipe import load_recipe
+
+    return runs.compress(
+        os.fspath(model), Path(output), load_recipe(os.fspath(recipe), assignments),
+        reporter=reporter or Silent(), force=force, dry_run=dry_run, device=device,
+    )  # fmt: skip
+
+
+def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:
+    from shrinkc.driver.planning import PlanRequest
+
+    if isinstance(model, (str, os.PathLike)):
+        model = Path(model)
+    adapter = options.pop("adapter")
+    return PlanRequest.from_options(
+        model=model, adapter=None if adapter is None else Path(adapter), **options
+    )
+
+
+def _environment(env: Mapping[str, str] | None) -> Mapping[str, str]:
+    return dict(os.environ) if env is None else env
+
+
+def _name(path: AnyPath | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -1,0 +1,693 @@
+"""Choose layers, widths and bit-widths together, so that a model takes no more than so many bytes.
+
+The bytes are packed ones (:class:`Space`), or those that the compiled program will take on a chip
+(:class:`OnChip`).  Of all choices within the budget it is the one with the least predicted cost: the sum of the
+divergences that :mod:`shrinkc.compression.sensitivity` measured one by one.  Changes add up better when they are
+small; two layers that go together, or a narrow layer at few bits, may cost more than the sum says.
+What later stages win back (LoRA, EoRA) is not in the prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.recipe import Recipe, Stage
+from shrinkc.compression.sensitivity import (
+    FITTED,
+    MODULES,
+    Costs,
+    LayerSensitivity,
+    Sensitivity,
+    measure,
+)
+from shrinkc.compression.stages import depth, gptq, width
+from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
+from shrinkc.core.progress import Reporter, Update
+from shrinkc.importer import LlamaConfig, Tokenizer
+from shrinkc.memory.plan import align, l2_beside_weights, make_plan
+from shrinkc.quantize import MODULES as PARTS
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
+from shrinkc.targets import Target, target_named
+
+WIDTHS = (2, 3, 4, 8)
+TABLE_WIDTHS = (4, 8)
+KEPT_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the FFN channels
+MOST_REMOVED = 0.5  # of the layers
+PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one measurement says
+FFN_MULTIPLE = 64
+GROUPS = (64, 32, 16)
+# what is stored as one matrix on a chip, and so at one width
+FUSED = {
+    slot: tuple(m for m in MODULES if m.split(".")[1] in parts) for slot, parts in PARTS.items()
+}
+# of choosing again with fewer bytes, where the planner finds no place for all matrices: first just
+# fewer, which is often enough, then by bisection
+ROUNDS, STEPPED = 12, 4
+STEPS = 200_000  # of a budget, where the sizes have no larger common divisor
+PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``bits``: module (of the layers that stay, old numbers) -> width; ``loss``: predicted growth
+    in nats per token; ``bytes``: as the :class:`Space` counts them."""
+
+    removed: tuple[int, ...]
+    ffn: int
+    kv_groups: int
+    group: int
+    table_bits: int
+    bits: dict[tuple[int, str], int]
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The recipe with its concrete stages, and what there is to say about how it came about."""
+
+    recipe: Recipe
+    choice: Choice
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def note(self) -> str:
+        """The choice in one sentence."""
+        r, c = self.report, self.choice
+        widths = ", ".join(f"{count} at {bits}" for bits, count in r["matrices_at_bits"].items())
+        removed = ", ".join(map(str, c.removed)) or "none"
+        return (
+            f"budget {r['budget_bytes']} bytes: {c.bytes} with layers {removed} removed, "
+            f"{c.ffn} FFN channels, {c.kv_groups} KV heads less, matrices: {widths} bit, "
+            f"embedding at {c.table_bits} bit; predicted loss {r['predicted_loss']:.3f} after "
+            f"{r['baseline_loss']:.3f} ({r['prediction']})"
+        )
+
+
+def choose(
+    recipe: Recipe,
+    source: Path,
+    facts: ModelFacts,
+    calibration: Calibration,
+    reporter: Reporter,
+    scratch: Path,
+) -> Recipe:
+    """The recipe that :func:`decide` arrives at."""
+    return decide(recipe, source, facts, calibration, reporter, scratch).recipe
+
+
+def decide(
+    recipe: Recipe,
+    source: Path,
+    facts: ModelFacts,
+    calibration: Calibration,
+    reporter: Reporter,
+    scratch: Path,
+) -> Decision:
+    """Measures the model in ``source``, chooses, and makes stages of it.
+
+    The recipe's own stages stay, with ``gptq`` narrowed to what was chosen; ``depth`` and
+    ``width`` are the budget's to make.  ``scratch`` keeps measurements of an interrupted run.
+    Raises BadRecipe, BudgetUnreachable with the least that can be reached, or what
+    :func:`shrinkc.compression.sensitivity.measure` raises.
+    """
+    from shrinkc.checkpoints import load
+
+    check_recipe(recipe, facts)
+    settings = gptq_settings(recipe)
+    space = space_of(recipe, source, facts.config, settings)
+    budget = allowed_bytes(recipe)
+    space.check(budget)
+    loaded = load(source, dtype=recipe.run.dtype)
+    windows = calibration.windows(loaded.tokenizer)[:, :PROBE_LENGTH]
+    probed = max(1, min(PROBED, len(windows) // 2))
+    sensitivity = measure(
+        loaded.model, windows[:probed], windows[probed : probed + FITTED],
+        scratch / "sensitivity.jsonl", reporter,
+    )  # fmt: skip
+    with reporter.stage("budget") as update:
+        choice = space.choose(sensitivity.kl, budget, update)
+    stages = stages_of(recipe, choice, facts.config, settings)
+    report = _report(choice, space.counted, budget, sensitivity, facts)
+    return Decision(recipe.with_stages(stages), choice, report)
+
+
+def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
+    """BadRecipe for stages that a budget makes itself, and for a model that is quantised already."""
+    taken = [s.name for s in recipe.stages if s.kind in ("depth", "width")]
+    if taken:
+        raise BadRecipe(
+            f"[budget] chooses layers and widths; the recipe has {', '.join(taken)} as well.",
+            "leave those stages out, or the budget.",
+        )
+    if len([s for s in recipe.stages if s.kind == "gptq"]) > 1:
+        raise BadRecipe("[budget] allows one stage gptq.")
+    if facts.quantized:
+        raise BadRecipe("[budget] needs a float model; this one is quantised already.")
+
+
+def allowed_bytes(recipe: Recipe) -> int:
+    """What the model may take: packed bytes; for ``fit``, all that weight memory and L2 hold."""
+    budget = recipe.budget
+    assert budget is not None
+    if budget.bytes is not None:
+        return budget.bytes
+    assert budget.fit is not None
+    target = target_named(budget.fit)
+    return target.wmem + target.l2
+
+
+def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
+    """What there is to choose for the model in ``source``, with bytes as its budget counts them."""
+    assert recipe.budget is not None
+    rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
+    if recipe.budget.fit is None:
+        return Space(config, settings, rank)
+    tokenizer = Tokenizer.from_dir(source, config.vocab_size, config.bos_id)
+    pieces = sum(map(len, tokenizer.decode_table()))
+    return OnChip(config, settings, rank, target_named(recipe.budget.fit), pieces)
+
+
+def gptq_settings(recipe: Recipe) -> gptq.Settings:
+    """Those of the recipe; without any, asymmetric: few bits need it."""
+    given = next((s.settings for s in recipe.stages if s.kind == "gptq"), None)
+    return gptq.Settings(group=64, sym=False) if given is None else given
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model with so many layers, FFN channels and KV heads, but for its tables.
+
+    ``units``: what has one width in a layer -> width -> bytes; ``beside``: all that has no width.
+    """
+
+    group: int
+    units: dict[str, dict[int, int]]
+    beside: int
+
+
+class Space:
+    """What can be chosen for a model, and what it takes: as :attr:`ModelFacts.packed_bytes` counts.
+
+    ``units``: what is given one width in a layer -> its modules.
+    """
+
+    counted = "packed_bytes"
+    units: Mapping[str, tuple[str, ...]] = {module: (module,) for module in MODULES}
+
+    def __init__(self, config: LlamaConfig, settings: gptq.Settings, rank: int) -> None:
+        self.config, self.settings, self.rank = config, settings, rank
+
+    def ffns(self) -> list[int]:
+        """Numbers of FFN channels, all of them first."""
+        whole = self.config.intermediate_size
+        found = [whole]
+        for share in KEPT_SHARES[1:]:
+            kept = round(share * whole / FFN_MULTIPLE) * FFN_MULTIPLE
+            if 0 < kept < found[-1]:
+                found.append(kept)
+        return found
+
+    def kv_groups(self) -> range:
+        """KV heads that may go: there is a measurement for one."""
+        return range(min(2, self.config.num_kv_heads))
+
+    def removals(self) -> range:
+        """Numbers of layers that may go."""
+        count = self.config.num_layers
+        free = count - PROTECT_FIRST - PROTECT_LAST
+        return range(max(0, min(free, int(MOST_REMOVED * count))) + 1)
+
+    def narrowed(self, ffn: int, kv_groups: int) -> LlamaConfig:
+        """The config with these widths."""
+        c = self.config
+        heads = c.num_kv_heads - kv_groups
+        return replace(
+            c, intermediate_size=ffn, num_kv_heads=heads,
+            num_heads=heads * (c.num_heads // c.num_kv_heads),
+        )  # fmt: skip
+
+    def group(self, config: LlamaConfig) -> int | None:
+        """The recipe's group (of several the first) if it divides all inputs, else the largest that does."""
+        sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
+        wanted = gptq.several(self.settings.group)
+        options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
+        return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
+
+    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+        """Matrix of one layer -> width -> bytes, with its side path."""
+        shapes = gptq.module_shapes(replace(config, num_layers=1))
+        s = self.settings
+        return {
+            name.removeprefix(gptq.LAYER.format(0)): {
+                bits: gptq.matrix_bytes(
+                    n, k, bits=bits, group=group, sym=s.sym, desc_act=s.desc_act
+                )
+                + 2 * self.rank * (n + k)
+                for bits in WIDTHS
+                if n * bits % 32 == 0 and k * bits % 32 == 0
+            }
+            for name, (n, k) in shapes.items()
+        }
+
+    def tables(self) -> dict[int, int]:
+        """Width -> bytes of embedding and head."""
+        c = self.config
+        count = 1 if c.tie_embeddings else 2
+        return {
+            bits: count * gptq.table_bytes(c.vocab_size, c.hidden_size, bits, self.table_group())
+            for bits in TABLE_WIDTHS
+        }
+
+    def table_group(self) -> int:
+        """The recipe's group if it divides the hidden size, else the largest that does."""
+        options = (*self.settings.table_groups, 64, 32, 16, 8)
+        return next((g for g in options if self.config.hidden_size % g == 0), 1)
+
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes of what no width changes: the gains."""
+        return 2 * config.hidden_size * (2 * config.num_layers + 1)
+
+    def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
+        """What a model of so many layers and these widths takes; None: GPTQ cannot store it.
+
+        Raises DoesNotFit where no bit-widths can make it fit.
+        """
+        config = replace(self.narrowed(ffn, kv_groups), num_layers=layers)
+        group = self.group(config)
+        if group is None:
+            return None
+        units = self.matrices(config, group)
+        return Sizes(group, units, self.beside(config, group)) if all(units.values()) else None
+
+    def smallest(self) -> Choice:
+        """The choice of the fewest bytes, its loss unknown; BudgetUnreachable, BadRecipe: there is none."""
+        left = self.config.num_layers - self.removals()[-1]
+        removed = tuple(range(PROTECT_FIRST, PROTECT_FIRST + self.removals()[-1]))
+        kept = [i for i in range(self.config.num_layers) if i not in removed]
+        table, table_bytes = min(self.tables().items(), key=lambda size: size[1])
+        found: list[Choice] = []
+        refused: DoesNotFit | None = None
+        for ffn, kv in product(self.ffns(), self.kv_groups()):
+            try:
+                sizes = self.sizes(left, ffn, kv)
+            except DoesNotFit as error:
+                refused = error
+                continue
+            if sizes is None:
+                continue
+            least = {u: min(of.items(), key=lambda size: size[1]) for u, of in sizes.units.items()}
+            bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
+            layer = sum(size for _, size in least.values())
+            total = left * layer + sizes.beside + table_bytes
+            found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, math.nan))
+        if not found and refused is not None:
+            raise BudgetUnreachable(
+                f"even the smallest choice does not fit. {refused.message}",
+                "give a smaller model.",
+            )
+        if not found:
+            raise BadRecipe(
+                "[budget] finds no groups and widths that GPTQ can store this model's matrices in.",
+                "inputs have to be multiples of 16, unless gptq.group = -1, and outputs of 4.",
+            )
+        return min(found, key=lambda c: c.bytes)
+
+    def least(self) -> int:
+        """Bytes of the smallest model there is to choose."""
+        return self.smallest().bytes
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable unless there is something to choose."""
+        least = self.least()
+        if least > budget:
+            raise BudgetUnreachable(
+                f"{budget} bytes are out of reach: the least is {least} bytes, with half of the "
+                f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(TABLE_WIDTHS)} bit "
+                "embeddings.",
+                f"give at least target_bytes = {least}, or a smaller model.",
+            )
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss within ``budget`` bytes; see :func:`best`."""
+        return best(self, costs, budget, update)
+
+
+class OnChip(Space):
+    """The same choices, counted as the compiled program will take them of weight memory and L2.
+
+    Matrices are those that the compiler stores, so that the modules of one share a width; what else
+    lies in L2 (code, tables, keys and values at the default context) counts as well.
+    """
+
+    counted = "chip_bytes"
+    units = FUSED
+
+    def __init__(
+        self, config: LlamaConfig, settings: gptq.Settings, rank: int, target: Target, pieces: int
+    ) -> None:
+        """``pieces``: bytes of the tokenizer's decode table."""
+        super().__init__(config, settings, rank)
+        self.target, self.pieces = replace(target, flash=0), pieces
+        self._beside: dict[tuple[int, int, int], int] = {}
+
+    def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
+        """What the compiler will make of the model that a stage gptq leaves."""
+        ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
+        found = shapes_of_config(
+            config, QuantOptions(), default_context(config), self.pieces, ranks,
+            gptq.formats(settings, config),
+        )  # fmt: skip
+        # act-order: all inputs but those of down, whose order that of gate's and up's rows becomes
+        inputs = 2 * config.hidden_size + config.num_heads * config.head_dim
+        return replace(found, perms=config.num_layers * inputs) if settings.desc_act else found
+
+    def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
+        """With one width for all matrices, and one for the tables."""
+        tables = {"bits": table_bits, "group": self.table_group()}
+        settings = replace(self.settings, bits=bits, group=group, modules={}, embeddings=tables)
+        return self.shape(config, settings)
+
+    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+        """Stored matrix of one layer -> width -> bytes, with its side path."""
+        allowed = super().matrices(config, group)
+        found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
+        for bits in WIDTHS:
+            one = self.uniform(replace(config, num_layers=1), group, bits, min(TABLE_WIDTHS))
+            for slot, modules in self.units.items():
+                if all(bits in allowed[m] for m in modules):
+                    stored = [m for m in one.layers[0] if m.name.split(".")[1] == slot]
+                    found[slot][bits] = sum(align(m.bytes) for m in stored)
+        return found
+
+    def tables(self) -> dict[int, int]:
+        """Width -> bytes of embedding and head; only widths at which a memory holds them, if any."""
+        found, fitting = {}, {}
+        config = replace(self.config, num_layers=1)
+        group = gptq.several(self.settings.group)[0]
+        for bits in TABLE_WIDTHS:
+            one = self.uniform(config, group, min(WIDTHS), bits)
+            stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
+            found[bits] = sum(map(align, stored))
+            if max(stored) <= max(self.target.wmem, self.target.l2):
+                fitting[bits] = found[bits]
+        return fitting or found
+
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes of L2 that no weights can have, with the narrowest matrices."""
+        key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
+        if key not in self._beside:
+            shape = self.uniform(config, group, min(WIDTHS), min(TABLE_WIDTHS))
+            self._beside[key] = l2_beside_weights(shape, self.target)
+        need, have = self._beside[key], self.target.l2
+        if need > have:
+            raise DoesNotFit(
+                f"L2: need {need} bytes beside weights, have {have}, excess {need - have}."
+            )
+        return need
+
+    def shape_of(self, choice: Choice) -> ModelShape:
+        """What the compiler will make of a choice."""
+        config = self.narrowed(choice.ffn, choice.kv_groups)
+        config = replace(config, num_layers=config.num_layers - len(choice.removed))
+        return self.shape(config, _gptq_of(choice, self.config, self.settings))
+
+    def planned(self, choice: Choice) -> Choice | None:
+        """The choice with the bytes that its memory plan takes; None: not without flash."""
+        try:
+            used = make_plan(self.shape_of(choice), self.target).used
+        except DoesNotFit:
+            return None
+        return replace(choice, bytes=used["wmem"] + used["l2"])
+
+    def free(self, shape: ModelShape) -> int:
+        """Bytes of weight memory and L2 that weights can have; DoesNotFit where L1 is too small."""
+        return self.target.wmem + self.target.l2 - l2_beside_weights(shape, self.target)
+
+    def refusal(self, choice: Choice) -> BudgetUnreachable:
+        """What to raise where the smallest choice does not fit: need and have."""
+        shape = self.shape_of(choice)
+        largest = max(shape.stored, key=lambda m: m.bytes)
+        try:
+            why = (
+                f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
+                f"{self.free(shape)} in weight memory and L2, {self.target.wmem} of them in weight "
+                "memory."
+            )
+        except DoesNotFit as error:
+            why = error.message
+        return BudgetUnreachable(
+            f"{self.target.name} does not hold the smallest choice, context {shape.context}: {why}",
+            "give a smaller model, or target_bytes: what these memories do not hold is then read "
+            "from flash.",
+        )
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable, with need and have, unless the smallest choice fits."""
+        smallest = self.smallest()
+        if self.planned(smallest) is None:
+            raise self.refusal(smallest)
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss that the planner finds places for.
+
+        Where a choice has too many bytes, or they do not come out even with the memories, it
+        is made again with fewer.  BudgetUnreachable where the smallest does not fit.
+        """
+        low, high, at = self.least(), budget, budget
+        found: Choice | None = None
+        for number in range(ROUNDS):
+            choice = best(self, costs, at, update)
+            if planned := self.planned(choice):
+                found, low, lacking = planned, at, 0
+            else:
+                shape = self.shape_of(choice)
+                lacking = max(0, _stored(shape) - self.free(shape))
+                high = choice.bytes - max(1, lacking)
+            if low >= high:
+                break
+            at = high if lacking or number < STEPPED else (low + high + 1) // 2
+        if found is None:
+            least = best(self, costs, self.least(), update)
+            found = self.planned(least)
+            if found is None:
+                raise self.refusal(least)
+        return found
+
+
+def _stored(shape: ModelShape) -> int:
+    """Bytes of all weights as they are placed."""
+    return sum(align(m.bytes) for m in shape.stored)
+
+
+def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
+    """The choice with the least predicted loss within ``budget`` bytes.
+
+    For every number of layers, FFN width and number of KV heads the bit-widths are a knapsack
+    with a choice per matrix, solved exactly up to the rounding of STEPS.  Of equals, the smaller.
+    """
+    count = len(s.layers)
+    order = sorted(
+        range(PROTECT_FIRST, count - PROTECT_LAST), key=lambda i: (s.layers[i].removed, i)
+    )
+    tables = space.tables()
+    found: list[Choice] = []
+    grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
+    for number, (gone, ffn, kv) in enumerate(grid):
+        update(number, len(grid))
+        try:
+            sizes = space.sizes(count - gone, ffn, kv)
+        except DoesNotFit:
+            continue
+        if sizes is None:
+            continue
+        removed = tuple(sorted(order[:gone]))
+        kept = [i for i in range(count) if i not in removed]
+        fixed = sum(max(0.0, s.layers[i].removed) for i in removed)
+        for i in kept:
+            fixed += narrow_loss(s.layers[i], 1 - ffn / space.config.intermediate_size)
+            fixed += max(0.0, s.layers[i].kv_group or 0.0) * kv
+        if found and fixed >= min(c.loss for c in found):
+            continue  # already worse, whatever the widths
+        names = [(i, u) for i in kept for u in space.units]
+        items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
+        items.append(_options(tables, _by_width(s.embedding, TABLE_WIDTHS)))
+        picked = knapsack(items, budget - sizes.beside)
+        if picked is None:
+            continue
+        total = sum(items[n][p][1] for n, p in enumerate(picked))
+        *widths, table = (items[n][p][0] for n, p in enumerate(picked))
+        loss = fixed + sum(items[n][p][2] for n, p in enumerate(picked))
+        chosen = zip(names, widths, strict=True)
+        bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
+        total += sizes.beside
+        found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, loss))
+    if not found:
+        raise BudgetUnreachable(
+            f"{budget} bytes are out of reach: the least is {space.least()} bytes.",
+            f"give at least target_bytes = {space.least()}, or a smaller model.",
+        )
+    return min(found, key=lambda c: (c.loss, c.bytes))
+
+
+Option = tuple[int, int, float]  # width, bytes, growth of the loss
+
+
+def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Option]:
+    return [(bits, size, losses[bits]) for bits, size in sizes.items()]
+
+
+def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
+    """Width -> growth with all of ``modules`` at that width."""
+    each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
+    return {bits: sum(growth[bits] for growth in each) for bits in WIDTHS}
+
+
+def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
+    """Growths that never shrink with fewer bits and are never negative: small ones are noise."""
+    out, worst = {}, 0.0
+    for bits in sorted(widths, reverse=True):
+        worst = max(worst, measured[bits])
+        out[bits] = worst
+    return out
+
+
+def narrow_loss(layer: LayerSensitivity, share: float) -> float:
+    """Growth when ``share`` of the FFN channels go: straight lines between the measured shares."""
+    points = sorted({0.0: 0.0, **layer.ffn}.items())
+    return float(np.interp(share, [x for x, _ in points], [max(0.0, y) for _, y in points]))
+
+
+def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None:
+    """Index of one option per item: the least sum of growths within ``budget`` bytes, or None.
+
+    Dynamic programming over bytes in units of their common divisor, or of budget / STEPS rounded
+    up where that is larger; the bytes that rounding leaves over are then given to what gains most.
+    """
+    spare = budget - sum(min(size for _, size, _ in item) for item in items)
+    if spare < 0:
+        return None
+    # only what is beyond each item's least has to be shared out
+    extra = [[size - min(s for _, s, _ in item) for _, size, _ in item] for item in items]
+    unit = math.gcd(*(e for item in extra for e in item)) or 1
+    unit = max(unit, -(-spare // STEPS), 1)
+    room = spare // unit
+    best = np.zeros(room + 1)
+    picks = []
+    for item, more in zip(items, extra, strict=True):
+        value = np.full(room + 1, np.inf)
+        pick = np.zeros(room + 1, np.int8)
+        for index, ((_, _, loss), e) in enumerate(zip(item, more, strict=True)):
+            cost = -(-e // unit)
+            if cost > room:
+                continue
+            candidate = best[: room + 1 - cost] + loss
+            better = candidate < value[cost:]
+            value[cost:][better] = candidate[better]
+            pick[cost:][better] = index
+        best = value
+        picks.append(pick)
+    at, chosen = room, []
+    for more, pick in zip(reversed(extra), reversed(picks), strict=True):
+        index = int(pick[at])
+        chosen.append(index)
+        at -= -(-more[index] // unit)
+    chosen.reverse()
+    return _filled(items, chosen, budget)
+
+
+def _filled(items: Sequence[Sequence[Option]], chosen: list[int], budget: int) -> list[int]:
+    """While something fits that lowers the loss, the one that does so most per byte is taken."""
+    left = budget - sum(item[i][1] for item, i in zip(items, chosen, strict=True))
+
+    def swaps() -> Iterator[tuple[float, int, int, int]]:
+        for number, item in enumerate(items):
+            _, size, loss = item[chosen[number]]
+            for index, (_, other, lower) in enumerate(item):
+                if lower < loss and other - size <= left:
+                    more = other - size
+                    yield (loss - lower) / max(more, 1e-9), number, index, more
+
+    while (swap := max(swaps(), default=None)) is not None:
+        _, number, index, more = swap
+        chosen[number] = index
+        left -= more
+    return chosen
+
+
+def stages_of(
+    recipe: Recipe, choice: Choice, config: LlamaConfig, settings: gptq.Settings
+) -> list[Stage]:
+    """Depth and width first, then the recipe's stages, with one gptq before any eora."""
+    stages = []
+    if choice.removed:
+        stages.append(Stage("depth", "depth", depth.Settings(layers=choice.removed)))
+    narrow: dict[str, Any] = {}
+    if choice.ffn < config.intermediate_size:
+        narrow["ffn_keep"] = choice.ffn
+    if choice.kv_groups:
+        narrow["kv_groups"] = choice.kv_groups
+    if narrow:
+        stages.append(Stage("width", "width", width.Settings(**narrow)))
+    chosen = _gptq_of(choice, config, settings)
+    given = [s for s in recipe.stages if s.kind not in ("scales", "eora")]
+    name = next((s.name for s in given if s.kind == "gptq"), "gptq")
+    stages += [s for s in given if s.kind != "gptq"]
+    stages.append(Stage(name, "gptq", chosen))
+    return stages + [s for s in recipe.stages if s.kind in ("scales", "eora")]
+
+
+def _gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:
+    """The commonest width for all, the others as overrides by the layers' new numbers."""
+    kept = [i for i in range(config.num_layers) if i not in choice.removed]
+    number = {old: new for new, old in enumerate(kept)}
+    widths = list(choice.bits.values())
+    common = max(sorted(set(widths)), key=widths.count)
+    layers: dict[tuple[str, int], list[int]] = {}
+    for (layer, module), bits in choice.bits.items():
+        if bits != common:
+            layers.setdefault((module, bits), []).append(number[layer])
+    modules = {}
+    for (module, bits), numbers in sorted(layers.items()):
+        every = len(numbers) == len(kept)
+        place = "" if every else rf"layers\.({'|'.join(map(str, sorted(numbers)))})\."
+        modules[place + module.replace(".", r"\.")] = {"bits": bits}
+    space = Space(config, settings, 0)
+    return replace(
+        settings,
+        bits=common,
+        group=choice.group,
+        modules=modules,
+        embeddings={"bits": choice.table_bits, "group": space.table_group()},
+    )
+
+
+def _report(
+    choice: Choice, counted: str, budget: int, sensitivity: Sensitivity, facts: ModelFacts
+) -> dict[str, Any]:
+    """JSON-able: what was chosen, from what; ``counted`` names the bytes."""
+    widths = list(choice.bits.values())
+    return {
+        "budget_bytes": budget,
+        counted: choice.bytes,
+        "baseline_loss": sensitivity.baseline,
+        "predicted_loss": sensitivity.baseline + choice.loss,
+        "prediction": "baseline and the sum of separately measured divergences: without interactions "
+        "between changes, without what later stages recover",
+        "removed_layers": list(choice.removed),
+        "ffn_channels": [facts.config.intermediate_size, choice.ffn],
+        "kv_groups_removed": choice.kv_groups,
+        "group": choice.group,
+        "embedding_bits": choice.table_bits,
+        "matrices_at_bits": {bits: widths.count(bits) for bits in sorted(set(widths))},
+        "sensitivity": sensitivity.to_json(),
+    }

@@ -1,0 +1,159 @@
+"""What a model directory is: its sizes, and how many bytes it really needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkc.importer import FloatModel, LlamaConfig, load_model
+from shrinkc.importer.gptq import find_adapter
+from shrinkc.importer.model import QuantizedWeight, Weight
+
+FLOAT_BYTES = 2  # floats count as 16 bit: nobody has to store more, whatever the file does
+_MODULES = {
+    "self_attn.q_proj": "wq",
+    "self_attn.k_proj": "wk",
+    "self_attn.v_proj": "wv",
+    "self_attn.o_proj": "wo",
+    "mlp.gate_proj": "w_gate",
+    "mlp.up_proj": "w_up",
+    "mlp.down_proj": "w_down",
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of a model.
+
+    ``parameters`` count a tied table once and the numbers of a side path, but no scales.
+    ``packed_bytes`` is what has to be stored: integers at their width, their scales (16 bit) and
+    zero points, all other numbers at 16 bit; zeros count like any other weight.  ``bits``:
+    module -> bits per weight, for the matrices that are integers.
+    """
+
+    config: LlamaConfig
+    quantized: bool
+    parameters: int
+    non_zeros: int
+    bytes_on_disk: int
+    packed_bytes: int
+    bits: dict[str, int] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """For step.json."""
+        c = self.config
+        return {
+            "layers": c.num_layers,
+            "hidden": c.hidden_size,
+            "intermediate": c.intermediate_size,
+            "heads": c.num_heads,
+            "kv_heads": c.num_kv_heads,
+            "parameters": self.parameters,
+            "non_zeros": self.non_zeros,
+            "bytes_on_disk": self.bytes_on_disk,
+            "packed_bytes": self.packed_bytes,
+        }
+
+
+def facts_of(directory: Path) -> ModelFacts:
+    """The facts of a Hugging Face or GPTQModel directory, with the adapter that lies in it.
+
+    Reads all weights, without torch.  Raises what :func:`shrinkc.importer.load_model` does.
+    """
+    model = load_model(directory, adapter=find_adapter(directory))
+    count = non_zero = packed = 0
+    for weight in _every(model):
+        if isinstance(weight, QuantizedWeight):
+            count += weight.q.size
+            # not of the integers: which of them means zero depends on the group
+            non_zero += int(np.count_nonzero(weight.dequantized()))
+            packed += integer_bytes(weight)
+        else:
+            count += weight.size
+            non_zero += int(np.count_nonzero(weight))
+            packed += weight.size * FLOAT_BYTES
+    bits = _bits(model)
+    return ModelFacts(
+        config=model.config,
+        quantized=bool(bits),
+        parameters=count,
+        non_zeros=non_zero,
+        bytes_on_disk=sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()),
+        packed_bytes=packed,
+        bits=bits,
+    )
+
+
+def float_facts(config: LlamaConfig) -> ModelFacts:
+    """A model in float32 of that config, as it will be once it is written."""
+    count = parameters_of(config)
+    return ModelFacts(config, False, count, count, 4 * count, FLOAT_BYTES * count)
+
+
+def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
+    """The float model after fields of its config were changed."""
+    config = replace(facts.config, **changes)
+    count = parameters_of(config)
+    return replace(
+        facts,
+        config=config,
+        parameters=count,
+        non_zeros=count,
+        bytes_on_disk=round(facts.bytes_on_disk * count / facts.parameters),
+        packed_bytes=count * FLOAT_BYTES,
+    )
+
+
+def parameters_of(config: LlamaConfig) -> int:
+    """Weights of a float model; a tied table counts once."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = 2 * config.hidden_size * (queries + keys)
+    layer = attention + 3 * config.hidden_size * config.intermediate_size + 2 * config.hidden_size
+    tables = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
+    return tables + config.num_layers * layer + config.hidden_size
+
+
+def integer_bytes(weight: QuantizedWeight) -> int:
+    """Integers, 16-bit scales, zero points if there are any, the order of inputs if there is one."""
+    rows, inputs = weight.q.shape
+    total = -(-rows * inputs * weight.bits // 8) + weight.scale.size * 2
+    middle = -(2.0 ** (weight.bits - 1)) * weight.scale
+    if not np.array_equal(weight.offset, middle):
+        # GPTQ's zero points are as wide as the weights, GGUF's offsets are 16-bit floats
+        zeros = weight.offset / weight.scale
+        integers = np.array_equal(np.rint(zeros) * weight.scale, weight.offset)
+        total += -(-weight.scale.size * (weight.bits if integers else 16) // 8)
+    if weight.order is not None:
+        total += inputs * 2
+    return total
+
+
+def _every(model: FloatModel) -> Iterator[Weight]:
+    """Every tensor once, those of side paths included."""
+    yield model.embedding
+    yield model.final_norm
+    if model.head is not None:
+        yield model.head
+    for layer in model.layers:
+        yield layer.attn_norm
+        yield layer.mlp_norm
+        for name in _MODULES.values():
+            yield getattr(layer, name)
+        for side in layer.adapters.values():
+            yield side.a
+            yield side.b
+
+
+def _bits(model: FloatModel) -> dict[str, int]:
+    named: dict[str, Weight | None] = {
+        "model.embed_tokens": model.embedding,
+        "lm_head": model.head,
+    }
+    for index, layer in enumerate(model.layers):
+        for place, name in _MODULES.items():
+            named[f"model.layers.{index}.{place}"] = getattr(layer, name)
+    return {name: w.bits for name, w in named.items() if isinstance(w, QuantizedWeight)}

@@ -1,0 +1,349 @@
+"""Franken models: the layers of a LLaMA in any order, some skipped, some repeated.
+
+A franken model shares the tensors of the model it is made from.  Every occurrence of a layer is a
+module of its own with its own index, so that it has its own slot in the KV cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shrinkc.checkpoints import Loaded, save
+from shrinkc.core.errors import BadData, UsageError
+from shrinkc.core.output import new_directory
+from shrinkc.core.progress import Reporter
+from shrinkc.core.shell import name_of
+from shrinkc.evaluation.plan import EvalPlan, evaluate
+from shrinkc.evaluation.torch_scorer import TorchScorer
+
+LAYERS_MAX = 1000  # of a configuration: a slip of the finger is no model
+TIMED_TOKENS = 16
+TIMED_ROUNDS = 5
+NOTE = "franken.json"
+UNCHANGED = "unchanged"
+
+_PART = re.compile(r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9})|x(?P<times>\d{1,9}))?")
+_SYNTAX = "write layers as 0-11,14-29 (ranges), 15x3 (layer 15 three times), 4 (one layer)."
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """``layers``: which layer of the model runs at each place."""
+
+    name: str
+    layers: tuple[int, ...]
+
+
+def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
+    """The layers that ``text`` names: parts ``a``, ``a-b`` (both included) and ``axn`` (layer a n
+    times), separated by commas.
+
+    Raises UsageError, naming the part: one that cannot be read, a layer that the model of
+    ``num_layers`` layers does not have, a range that runs backwards, or too many layers.
+    """
+    out: list[int] = []
+    for part in text.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise UsageError(f"'{part.strip()}' in the layers '{text}' cannot be read.", _SYNTAX)
+        first = int(match["first"])
+        last = int(match["last"] or first)
+        times = int(match["times"] or 1)
+        for layer in (first, last):
+            if layer >= num_layers:
+                raise UsageError(
+                    f"'{part.strip()}' in the layers '{text}': the model has no layer {layer}.",
+                    f"its layers are 0 to {num_layers - 1}.",
+                )
+        if last < first:
+            raise UsageError(
+                f"'{part.strip()}' in the layers '{text}' runs backwards.",
+                f"write {last}-{first}, or the layers one by one: {first},{first - 1},…",
+            )
+        if not 1 <= times <= LAYERS_MAX or len(out) + times > LAYERS_MAX:
+            raise UsageError(
+                f"'{part.strip()}' in the layers '{text}' makes {len(out) + times} layers.",
+                f"a configuration has 1 to {LAYERS_MAX} layers, a layer comes at least once.",
+            )
+        out += list(range(first, last + 1)) * times
+    if len(out) > LAYERS_MAX:
+        raise UsageError(
+            f"the layers '{text}' are {len(out)}.", f"a configuration has at most {LAYERS_MAX}."
+        )
+    return tuple(out)
+
+
+def show_layers(layers: Sequence[int]) -> str:
+    """The shortest text that ``parse_layers`` reads as ``layers``."""
+    parts: list[str] = []
+    at = 0
+    while at < len(layers):
+        run = times = 1
+        while at + run < len(layers) and layers[at + run] == layers[at] + run:
+            run += 1
+        while at + times < len(layers) and layers[at + times] == layers[at]:
+            times += 1
+        first = layers[at]
+        if times > 1:
+            parts.append(f"{first}x{times}")
+        elif run > 1 and layers[at + run : at + run + 1] == (first + run - 1,):
+            run -= 1  # the last of the range is repeated: it goes with the next part
+            parts.append(f"{first}-{first + run - 1}" if run > 1 else f"{first}")
+        else:
+            parts.append(f"{first}-{first + run - 1}" if run > 1 else f"{first}")
+        at += max(run, times)
+    return ",".join(parts)
+
+
+def assemble(model: Any, layers: Sequence[int], *, attention: str | None = None) -> Any:
+    """A LlamaForCausalLM that runs ``layers`` of ``model`` in that order, sharing its tensors.
+
+    ``attention``: another implementation than the model's, such as ``eager``, which alone gives
+    attention maps.
+    """
+    import torch
+
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(layers)
+    if attention is not None:
+        config._attn_implementation = attention
+    with torch.device("meta"):  # sizes only: every tensor comes from the model
+        out = type(model)(config)
+    state = model.state_dict()
+    prefix = "model.layers."
+    taken = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    for place, layer in enumerate(layers):
+        own = f"{prefix}{layer}."
+        for name, tensor in state.items():
+            if name.startswith(own):
+                taken[f"{prefix}{place}.{name.removeprefix(own)}"] = tensor
+    out.load_state_dict(taken, assign=True)
+    # no part of the state; a copy, since a cast of the new model casts its tables too
+    out.model.rotary_emb = copy.deepcopy(model.model.rotary_emb)
+    out.tie_weights()
+    out.generation_config = copy.deepcopy(model.generation_config)
+    return out.requires_grad_(False).eval()
+
+
+def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Path) -> None:
+    """Writes ``configuration`` as a plain Hugging Face directory that any library loads.
+
+    A repeated layer is stored once per occurrence, as the format asks; ``franken.json`` says which
+    layer of which model each one is.  Weights are stored in the narrowest float type that holds
+    them exactly.  Raises OutputError, StageFailed.
+    """
+    model = assemble(loaded.model, configuration.layers)
+    _own_tensors(model)
+    _narrow(model)
+    note = {
+        "format": "shrinkc-franken",
+        "version": 1,
+        "model": name_of(loaded.path),
+        "layers": show_layers(configuration.layers),
+        "layer_list": list(configuration.layers),
+    }
+    with new_directory(directory) as folder:
+        save(model, loaded.tokenizer, folder)
+        (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _own_tensors(model: Any) -> None:
+    """Gives every layer tensors of its own (in place): safetensors refuses shared ones."""
+    for layer in model.model.layers:
+        for parameter in layer.parameters():
+            parameter.data = parameter.data.clone()
+
+
+def _narrow(model: Any) -> None:
+    """Turns a float32 model (in place) into the 16-bit type that holds all its weights exactly, if
+    there is one: what was loaded as float32 was mostly stored so."""
+    import torch
+
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(torch.equal(p.to(dtype).to(p.dtype), p) for p in model.parameters()):
+            model.to(dtype)
+            return
+
+
+@dataclass(frozen=True)
+class Story:
+    """A text to be told: greedily, and once more by sampling from the likeliest tokens that have
+    the probability ``top_p`` together."""
+
+    prompt: str = "Once upon a time"
+    tokens: int = 48
+    seed: int = 0
+    temperature: float = 0.8
+    top_p: float = 0.95
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one configuration.  ``metrics``: what ``evaluate`` returns.  ``seconds``: per
+    new token with a KV cache, the least of TIMED_ROUNDS; ``ratio``: to the unchanged model."""
+
+    configuration: Configuration
+    parameters: int
+    greedy: str
+    sampled: str
+    seconds: float
+    ratio: float
+    metrics: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON."""
+        layers = self.configuration.layers
+        return {
+            "name": self.configuration.name,
+            "layers": show_layers(layers),
+            "layer_list": list(layers),
+            "parameters": self.parameters,
+            "greedy": self.greedy,
+            "sampled": self.sampled,
+            "seconds_per_token": self.seconds,
+            "time_ratio": self.ratio,
+            "evaluation": self.metrics,
+        }
+
+
+def generate(
+    model: Any,
+    ids: Sequence[int],
+    new: int,
+    *,
+    sample: Story | None = None,
+    exact: bool = False,
+    cache: bool = True,
+) -> list[int]:
+    """The new tokens after ``ids``: greedy, or sampled with the seed of ``sample``; they end with an
+    end token unless ``exact``."""
+    import torch
+
+    settings: dict[str, Any] = {
+        "max_new_tokens": new, "use_cache": cache, "num_beams": 1, "repetition_penalty": 1.0,
+        "do_sample": sample is not None, "top_k": 0,
+        "temperature": sample.temperature if sample else 1.0, "top_p": sample.top_p if sample else 1.0,
+    }  # fmt: skip
+    if exact:
+        settings["min_new_tokens"] = new
+    tokens = torch.tensor([list(ids)])
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sample.seed if sample else 0)
+        out = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            pad_token_id=model.generation_config.pad_token_id or 0,
+            **settings,
+        )
+    return [int(t) for t in out[0, len(ids) :]]
+
+
+def _time(
+    models: Sequence[Any], ids: Sequence[int], update: Callable[[int, int], None]
+) -> list[float]:
+    """Seconds per new token of each model; in turns, so that a busy machine is busy for all."""
+    taken: list[list[float]] = [[] for _ in models]
+    update(0, TIMED_ROUNDS * len(models))
+    for turn in range(TIMED_ROUNDS):
+        for i, model in enumerate(models):
+            generate(model, ids, 1, exact=True)
+            begin = time.perf_counter()
+            generate(model, ids, TIMED_TOKENS, exact=True)
+            taken[i].append((time.perf_counter() - begin) / TIMED_TOKENS)
+            update(turn * len(models) + i + 1, TIMED_ROUNDS * len(models))
+    return [min(t) for t in taken]
+
+
+def compare(
+    loaded: Loaded,
+    configurations: Sequence[Configuration],
+    story: Story,
+    plan: EvalPlan,
+    reporter: Reporter,
+) -> list[Row]:
+    """Runs every configuration and, first of all, the unchanged model.
+
+    Raises BadData when prompt and text are longer than the model's context, and what ``evaluate``
+    raises.
+    """
+    everything = Configuration(UNCHANGED, tuple(range(loaded.model.config.num_hidden_layers)))
+    asked = [everything, *configurations]
+    models = [assemble(loaded.model, c.layers) for c in asked]
+    ids = prompt_ids(loaded, story.prompt, max(story.tokens, TIMED_TOKENS))
+
+    def text(new: list[int]) -> str:
+        return loaded.tokenizer.decode([*ids, *new], skip_special_tokens=True)
+
+    with reporter.stage("time per token") as update:
+        seconds = _time(models, ids, update)
+    rows = []
+    for c, model, time_taken in zip(asked, models, seconds, strict=True):
+        with reporter.stage(f"{c.name}: text") as update:
+            greedy = text(generate(model, ids, story.tokens))
+            update(1, 2)
+            sampled = text(generate(model, ids, story.tokens, sample=story))
+        metrics: dict[str, Any] = {}
+        if not plan.empty:
+            metrics = evaluate(TorchScorer(replace(loaded, model=model)), plan, reporter)
+        rows.append(
+            Row(
+                c, sum(p.numel() for p in model.parameters()), greedy, sampled, time_taken,
+                time_taken / seconds[0], metrics,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def prompt_ids(loaded: Loaded, prompt: str, new: int = 0) -> list[int]:
+    """The ids of ``prompt``, begin token included if the model's tokenizer adds one.
+
+    Raises BadData if they and ``new`` tokens more do not fit the model's context.
+    """
+    tokenizer = loaded.tokenizer
+    ids = list(tokenizer(prompt)["input_ids"])
+    if not ids and tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id]
+    most = loaded.model.config.max_position_embeddings
+    if not ids or len(ids) + new > most:
+        raise BadData(
+            f"the prompt has {len(ids)} tokens; {new} more do not fit {most} positions."
+            if ids
+            else "the prompt has no tokens, and the model has no begin token.",
+            "give another prompt, or fewer --tokens.",
+        )
+    return ids
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows as Markdown: the figures that were measured, then the texts."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "configuration": lambda r: r.configuration.name,
+        "layers": lambda r: show_layers(r.configuration.layers),
+        "parameters": lambda r: f"{r.parameters / 1e6:.2f} M",
+        "ms/token": lambda r: f"{1000 * r.seconds:.1f}",
+        "time": lambda r: f"{r.ratio:.2f}×",
+    }
+    if "perplexity" in rows[0].metrics:
+        columns["perplexity"] = lambda r: f"{r.metrics['perplexity']['perplexity']:.2f}"
+    if "hellaswag" in rows[0].metrics:
+        columns["HellaSwag acc / norm"] = lambda r: (
+            f"{100 * r.metrics['hellaswag']['acc']:.1f} / "
+            f"{100 * r.metrics['hellaswag']['acc_norm']:.1f} %"
+        )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(show(row) for show in columns.values())} |" for row in rows]
+    for row in rows:
+        lines += ["", f"**{row.configuration.name}**", ""]
+        lines += [f"* greedy: {_one_line(row.greedy)}", f"* sampled: {_one_line(row.sampled)}"]
+    return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,277 @@
+"""Everything that can be known before the work: problems, all at once, and what it will take."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.fingerprint import needs_calibration
+from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage
+from shrinkc.compression.stages import ON_INTEGERS, stage_module
+from shrinkc.core.errors import (
+    BadData,
+    BadRecipe,
+    OutputError,
+    QuantizeError,
+    ShrinkcError,
+    UnsupportedModel,
+)
+from shrinkc.core.words import show_size, show_time
+
+# Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
+# (resident set of `shrinkc compress`, see docs/compress.md).
+LIBRARY_BYTES = 600 << 20
+PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16}
+TIMED_TOKENS = 512
+TIMED_SECONDS = 2.0  # long enough to see what else the machine does
+TIMED_PASSES = 4  # at least
+# Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
+# that takes about so many times what loading it takes.
+STEP_LOADS = 5.0
+# Seconds of a child process besides its work: its libraries.
+CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "eora": 14.0}
+
+
+@dataclass
+class Estimate:
+    """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
+    an estimate too, ``disk`` what the steps will take at most.
+    """
+
+    seconds: tuple[float, float]
+    memory: int
+    disk: int
+
+    def line(self) -> str:
+        """For people."""
+        idle, busy = map(show_time, self.seconds)
+        time = f"about {idle}"
+        if busy != idle:
+            time += f" on this machine alone, {busy} as busy as it is now"
+        return (
+            f"estimate: {time}; {show_size(self.memory)} of memory, {show_size(self.disk)} on disk"
+        )
+
+
+@dataclass
+class Preflight:
+    """``facts``: the model after every stage, as far as it can be predicted."""
+
+    estimate: Estimate
+    facts: list[ModelFacts]
+    notes: list[str] = field(default_factory=list)
+
+
+def preflight(
+    recipe: Recipe,
+    facts: ModelFacts,
+    calibration: Calibration,
+    loaded: Any,
+    out: Path,
+    *,
+    done: int = 0,
+    loading: float = 0.0,
+) -> Preflight:
+    """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
+
+    ``loaded``: the model itself, for timed forward passes, and its tokenizer; ``loading``: seconds
+    that it took to load it.  Raises with all
+    problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
+    QuantizeError, BadData or OutputError.
+    """
+    problems: list[tuple[type[ShrinkcError], str]] = []
+    notes: list[str] = []
+    chain = [facts]
+    for stage in recipe.stages:
+        module, now = stage_module(stage.kind), chain[-1]
+        if now.quantized and stage.kind in ("depth", "width", "lora"):
+            problems.append((
+                UnsupportedModel,
+                f"[{stage.name}] works on float models, but the model is already quantised",
+            ))  # fmt: skip
+            chain.append(now)
+            continue
+        if stage.kind == "eora" and facts.quantized:
+            problems.append((
+                UnsupportedModel,
+                f"[{stage.name}] needs the float model, but the one given is already quantised",
+            ))  # fmt: skip
+        kind = QuantizeError if stage.kind in ON_INTEGERS else BadRecipe
+        found = module.preflight(stage.settings, now)
+        problems += [(kind, f"[{stage.name}] {text}") for text in found]
+        chain.append(_after(stage, now, bool(found)))
+    problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
+    if recipe.evaluate is not None:
+        problems += _evaluation_problems(recipe.evaluate)
+    estimate = None
+    if not problems:
+        estimate = _estimate(recipe, chain, calibration, loaded, done, loading)
+    if estimate is not None:
+        problems += _resource_problems(estimate, out, notes)
+    if problems:
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        text = "; ".join(text.rstrip(".") for _, text in problems)
+        raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
+    assert estimate is not None
+    return Preflight(estimate, chain[1:], notes)
+
+
+def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
+    """The recipe with one value where its stages were given several to choose from by the sizes of
+    the model ``facts`` as it comes to them, and a sentence for each that is not the first choice."""
+    stages, notes = [], []
+    for given in recipe.stages:
+        module, stage = stage_module(given.kind), given
+        if hasattr(module, "settle"):
+            settings, found = module.settle(given.settings, facts)
+            stage = replace(given, settings=settings)
+            notes += [f"[{stage.name}] {text}" for text in found]
+        stages.append(stage)
+        facts = _after(stage, facts, bool(module.preflight(stage.settings, facts)))
+    return replace(recipe, stages=tuple(stages)), notes
+
+
+def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
+    """What comes out of a stage; of one that cannot work, as much as the next ones ask about."""
+    module = stage_module(stage.kind)
+    if not failed and hasattr(module, "predict"):
+        return module.predict(stage.settings, facts)
+    return replace(facts, quantized=True) if stage.kind == "gptq" else facts
+
+
+def _data_problems(
+    recipe: Recipe, calibration: Calibration, tokenizer: Any, notes: list[str]
+) -> list[tuple[type[ShrinkcError], str]]:
+    problems: list[tuple[type[ShrinkcError], str]] = []
+
+    def check(work: Any) -> None:
+        try:
+            notes.extend(n for n in work() or [] if n not in notes)
+        except BadData as error:
+            text = f"{error.message} {error.hint or ''}".strip()
+            if (BadData, text) not in problems:
+                problems.append((BadData, text))
+
+    if recipe.budget is not None or any(needs_calibration(stage) for stage in recipe.stages):
+        check(lambda: calibration.check(tokenizer))
+        notes += calibration.notes
+    for stage in recipe.stages:
+        module = stage_module(stage.kind)
+        if hasattr(module, "check_data"):
+            check(lambda m=module, s=stage.settings: m.check_data(s, calibration, tokenizer))
+    return problems
+
+
+def _evaluation_problems(settings: EvaluateSettings) -> list[tuple[type[ShrinkcError], str]]:
+    files = {key: getattr(settings, key) for key in ("text", "trivia", "hellaswag")}
+    missing = [
+        (BadData, f"evaluate.{key}: there is no file {value}")
+        for key, value in files.items()
+        if value is not None and not Path(value).is_file()
+    ]
+    if not any(files.values()) and not settings.samples:
+        return [
+            (BadRecipe, "[evaluate] names nothing to measure: text, trivia, hellaswag, samples")
+        ]
+    return list(missing)
+
+
+def _estimate(
+    recipe: Recipe,
+    chain: list[ModelFacts],
+    calibration: Calibration,
+    loaded: Any,
+    done: int,
+    loading: float,
+) -> Estimate:
+    """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
+    alone, now = seconds_per_token(loaded.model)
+    step = STEP_LOADS * loading * alone / now
+    seconds, disk, memory = 0.0, 0, 0
+    for number, stage in enumerate(recipe.stages):
+        before, after = chain[number], chain[number + 1]
+        if number < done:
+            continue
+        module = stage_module(stage.kind)
+        tokens = 6.0 * calibration.samples * calibration.length
+        if hasattr(module, "work"):
+            tokens = module.work(stage.settings, before, calibration)
+        tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
+        seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
+        seconds += CHILD_SECONDS.get(stage.kind, 0.0)
+        disk += after.bytes_on_disk
+        memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
+    return Estimate((seconds, seconds * now / alone), memory, disk)
+
+
+def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:
+    """Tokens of the perplexity's windows."""
+    if settings is None or settings.text is None:
+        return 0.0
+    window = 2048 if settings.protocol == "wikitext2048" else 512
+    whole = Path(settings.text).stat().st_size / characters_per_token
+    return whole if settings.windows is None else min(whole, settings.windows * window)
+
+
+def seconds_per_token(model: Any) -> tuple[float, float]:
+    """Of forward passes that are made now: on the machine alone, and as busy as it is.
+
+    The first is the time that this thread had a processor for, in the fastest pass; where another
+    device computes, the fastest pass.  The second is the mean of all passes, with waiting.
+    """
+    import torch
+
+    length = min(TIMED_TOKENS, model.config.max_position_embeddings)
+    ids = (torch.arange(length)[None] % model.config.vocab_size).to(model.device)
+    here = str(model.device) == "cpu"
+    working: list[float] = []
+    whole: list[float] = []
+    with torch.no_grad():
+        model(ids)  # the first one prepares what the others find ready
+        while len(whole) < TIMED_PASSES or sum(whole) < TIMED_SECONDS:
+            started, began = time.perf_counter(), time.thread_time()
+            model(ids)
+            if not here:
+                torch.accelerator.synchronize()
+            worked = time.thread_time() - began
+            whole.append(time.perf_counter() - started)
+            working.append(worked if here else whole[-1])
+    return min(working) / length, sum(whole) / len(whole) / length
+
+
+def _resource_problems(
+    estimate: Estimate, out: Path, notes: list[str]
+) -> list[tuple[type[ShrinkcError], str]]:
+    folder = out
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if estimate.disk > free:
+        return [
+            (
+                OutputError,
+                f"{out} needs about {show_size(estimate.disk)}, {show_size(free)} are free",
+            )
+        ]
+    memory = available_memory()
+    if memory is not None and estimate.memory > memory:
+        notes.append(
+            f"about {show_size(estimate.memory)} of memory are needed (an estimate), "
+            f"{show_size(memory)} are free"
+        )
+    return []
+
+
+def available_memory() -> int | None:
+    """Bytes that new work can have, where the system says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kib is None else int(kib) * 1024

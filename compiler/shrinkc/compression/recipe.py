@@ -1,0 +1,371 @@
+"""A recipe: the stages of a compression run, in order, with their settings.
+
+A TOML file.  The tables ``run``, ``calibration``, ``evaluate`` and ``budget`` are about the whole
+run; every other table is a stage, called by its kind or ``kind-label`` where a kind comes twice.
+Paths are relative to the recipe's folder; those of shipped recipes and of ``--set`` to the working
+directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from shrinkc.checkpoints.libraries import THREADS_MAX
+from shrinkc.compression.checks import between, exactly_one, one_of
+from shrinkc.compression.stages import KINDS, stage_module
+from shrinkc.core.errors import BadRecipe
+from shrinkc.core.resources import resource
+
+HUB = "hub:"
+_STAGE_NAME = re.compile(rf"({'|'.join(KINDS)})(-[a-z0-9]+)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
+_UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# keys that hold paths, wherever they are
+PATH_KEYS = ("text", "trivia", "hellaswag")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """``dtype`` is that of measurements on calibration text; weights are worked on in float32."""
+
+    seed: int = 0
+    threads: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        between("seed", self.seed, 0, 2**31 - 1)
+        between("threads", self.threads, 1, THREADS_MAX)
+        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """``samples`` windows of ``length`` tokens, spread evenly over the texts."""
+
+    text: tuple[str, ...] = ()
+    samples: int = 64
+    length: int = 512
+
+    def __post_init__(self) -> None:
+        # fewer than two samples are refused where the data is looked at: as bad data
+        between("samples", self.samples, 1)
+        between("length", self.length, 8)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What is measured after every step; see ``shrinkc eval``.  0 items: all there are."""
+
+    text: str | None = None
+    protocol: str = "wikitext512"
+    windows: int | None = None
+    trivia: str | None = None
+    trivia_items: int = 100
+    hellaswag: str | None = None
+    hellaswag_items: int = 100
+    samples: tuple[str, ...] = ()
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        one_of("protocol", self.protocol, ("wikitext512", "wikitext2048"))
+        if self.windows is not None:
+            between("windows", self.windows, 1)
+        between("trivia_items", self.trivia_items, 1)
+        between("hellaswag_items", self.hellaswag_items, 1)
+        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """``target_bytes``: a number or "64MiB".  ``fit``: a target whose memories it has to fit."""
+
+    target_bytes: int | str | None = None
+    fit: str | None = None
+
+    def __post_init__(self) -> None:
+        exactly_one(target_bytes=self.target_bytes, fit=self.fit)
+        if self.fit is not None:
+            one_of("fit", self.fit, ("siracusa",))
+        if self.target_bytes is not None:
+            between("target_bytes", self.bytes or 0, 1)
+
+    @property
+    def bytes(self) -> int | None:
+        """``target_bytes`` as a number."""
+        if self.target_bytes is None or isinstance(self.target_bytes, int):
+            return self.target_bytes
+        match = _SIZE.fullmatch(self.target_bytes.strip())
+        if match is None:
+            raise BadRecipe(
+                f"target_bytes = {self.target_bytes!r} is no size; a number of bytes, or for "
+                "instance '64MiB' is allowed."
+            )
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``name`` is unique in a recipe; ``settings`` is ``stage_module(kind).Settings``."""
+
+    name: str
+    kind: str
+    settings: Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, checked as far as that is possible without the model."""
+
+    stages: tuple[Stage, ...]
+    run: RunSettings = field(default_factory=RunSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    evaluate: EvaluateSettings | None = None
+    budget: BudgetSettings | None = None
+    name: str = "recipe"
+
+    def with_stages(self, stages: Sequence[Stage]) -> Recipe:
+        """The same run with other stages, such as those that a budget chose."""
+        return replace(self, stages=tuple(stages), budget=None)
+
+    def to_toml(self) -> str:
+        """The effective recipe, every default written out."""
+        tables: dict[str, Any] = {"run": self.run, "calibration": self.calibration}
+        tables |= {"evaluate": self.evaluate, "budget": self.budget}
+        tables |= {stage.name: stage.settings for stage in self.stages}
+        return "\n".join(
+            f"[{name}]\n{_toml_table(asdict(table))}" for name, table in tables.items() if table
+        )
+
+
+_GLOBAL: dict[str, Any] = {
+    "run": RunSettings,
+    "calibration": CalibrationSettings,
+    "evaluate": EvaluateSettings,
+    "budget": BudgetSettings,
+}
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of the recipes that come with shrinkc."""
+    return {path.stem: path for path in sorted(resource("recipes").glob("*.toml"))}
+
+
+def load_recipe(source: str, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe ``source``, a file or the name of a shipped one, with ``table.key=value`` applied.
+
+    Raises BadRecipe that names the key, its value and what is allowed.
+    """
+    tables, base, name = read_tables(source)
+    return parse_recipe(tables, assignments, base=base, name=name)
+
+
+def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
+    """The tables of the recipe ``source`` (a file, or the name of a shipped one), what its paths are
+    relative to, and its name.  A pipe (``<(...)`` of a shell) is read as a file is, once.  Raises
+    BadRecipe."""
+    path, names = Path(source), shipped()
+    if path.is_file():
+        base = path.resolve().parent
+    elif source in names:
+        path, base = names[source], Path.cwd()
+    elif path.exists() and not path.is_dir():
+        base = Path.cwd()
+    else:
+        raise BadRecipe(
+            f"there is no recipe {source!r}.",
+            f"give a TOML file, or one of the shipped recipes: {', '.join(names)}.",
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), base, path.stem
+    except (OSError, ValueError) as error:
+        raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
+
+
+def parse_toml(text: str, *, name: str = "recipe") -> Recipe:
+    """What :meth:`Recipe.to_toml` wrote.  Raises BadRecipe."""
+    return parse_recipe(tomllib.loads(text), name=name)
+
+
+def parse_recipe(
+    tables: Mapping[str, Any],
+    assignments: Sequence[str] = (),
+    *,
+    base: Path | None = None,
+    name: str = "recipe",
+) -> Recipe:
+    """A recipe from the parsed tables of a TOML file.  Raises BadRecipe."""
+    for key, value in tables.items():
+        if not isinstance(value, dict):
+            raise BadRecipe(
+                f"{key} = {value!r} lies outside of any table.",
+                f"tables are {', '.join([*_GLOBAL, *KINDS])}.",
+            )
+    merged = {key: _with_paths(value, base) for key, value in tables.items()}
+    for assignment in assignments:
+        _assign(merged, assignment)
+
+    stages: list[Stage] = []
+    parts: dict[str, Any] = {}
+    for table, content in merged.items():
+        if table in _GLOBAL:
+            parts[table] = read_table(_GLOBAL[table], table, content)
+        else:
+            match = _STAGE_NAME.fullmatch(table)
+            if match is None:
+                raise BadRecipe(
+                    f"[{table}] is no table of a recipe{_nearest(table, [*_GLOBAL, *KINDS])}.",
+                    f"allowed: {', '.join(_GLOBAL)}; stages {', '.join(KINDS)}, with a label "
+                    "such as 'lora-2' where one comes twice.",
+                )
+            settings = read_table(stage_module(match[1]).Settings, table, content)
+            stages.append(Stage(table, match[1], settings))
+    if not stages and "budget" not in parts:
+        raise BadRecipe(
+            "the recipe has no stage.", f"add one of the tables {', '.join(KINDS)}, or a [budget]."
+        )
+    return Recipe(tuple(stages), name=name, **parts)
+
+
+def read_table(cls: Any, table: str, content: Mapping[str, Any]) -> Any:
+    """An instance of the dataclass ``cls`` from a TOML table; every fault is a BadRecipe."""
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    values = {}
+    for key, value in content.items():
+        if key not in known:
+            raise BadRecipe(
+                f"[{table}] {key} = {value!r}: there is no such key{_nearest(key, list(known))}.",
+                f"keys of [{table}]: {', '.join(known)}.",
+            )
+        values[key] = _convert(f"[{table}] {key}", hints[key], value)
+    for key, spec in known.items():
+        if key not in values and spec.default is MISSING and spec.default_factory is MISSING:
+            raise BadRecipe(f"[{table}] lacks its key {key}.")
+    try:
+        return cls(**values)
+    except BadRecipe as error:
+        raise BadRecipe(f"[{table}] {error.message}", error.hint) from error
+
+
+def _convert(where: str, hint: Any, value: Any) -> Any:
+    """``value`` as the type ``hint``; BadRecipe when it is of another type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        options = [a for a in arguments if a is not type(None)]
+        for option in options:
+            try:
+                return _convert(where, option, value)
+            except BadRecipe:
+                continue
+        raise BadRecipe(f"{where} = {value!r}; {' or '.join(map(_type_name, options))} is allowed.")
+    if origin is Literal:
+        one_of(where, value, arguments)
+        return value
+    if origin is tuple:
+        # a single value stands for a list of one
+        items = value if isinstance(value, list) else [value]
+        return tuple(_convert(where, arguments[0], item) for item in items)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BadRecipe(f"{where} = {value!r}; a table is allowed.")
+        return {k: _convert(f"{where}.{k}", arguments[1], v) for k, v in value.items()}
+    if isinstance(value, (int, float)) and not abs(value) < 1 << 63:
+        raise BadRecipe(f"{where} = {value}; numbers of a recipe are finite and less than 2^63.")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+            raise BadRecipe(f"{where} = {value!r}; {_type_name(hint)} is allowed.")
+        return value
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    if get_origin(hint) is tuple:
+        return f"a list ({_type_name(get_args(hint)[0])} each)"
+    return names.get(hint, str(getattr(hint, "__name__", hint)))
+
+
+def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
+    """Applies one ``table.key=value``."""
+    path, equals, text = assignment.partition("=")
+    table, dot, key = path.strip().partition(".")
+    if not equals or not dot or not table or not key:
+        raise BadRecipe(
+            f"--set {assignment} is no assignment.", "write for instance --set lora.rank=16."
+        )
+    if table not in tables and table not in _GLOBAL:
+        stages = [name for name in tables if name not in _GLOBAL]
+        raise BadRecipe(
+            f"--set {assignment}: the recipe has no table [{table}]"
+            f"{_nearest(table, [*tables, *_GLOBAL])}.",
+            f"it has the stages {', '.join(stages) or '(none)'}.",
+        )
+    value: Any
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except ValueError:
+        value = text.strip()  # a bare word: a path, a method's name
+    target = tables.setdefault(table, {})
+    *parents, last = key.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise BadRecipe(f"--set {assignment}: {parent} is a value, not a table.")
+    target[last] = value
+    tables[table] = _with_paths(tables[table], Path.cwd())
+
+
+def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
+    """The table with its paths made absolute, relative to ``base``."""
+    if base is None:
+        return dict(table)
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        if not isinstance(value, str) or value.startswith(HUB) or value == "":
+            return value
+        path = base / Path(value).expanduser()
+        if path.is_fifo():
+            raise BadRecipe(
+                f"{value} is a pipe, which can be read only once; a run reads its texts several times.",
+                "give the name of a file.",
+            )
+        return str(path.resolve())
+
+    return {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _toml_table(values: Mapping[str, Any]) -> str:
+    return "".join(f"{k} = {_toml(v)}\n" for k, v in values.items() if v is not None)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = "".join(
+            f"\\u{ord(c):04X}" if ord(c) < 0x20 or ord(c) == 0x7F else c
+            for c in value.replace("\\", "\\\\").replace('"', '\\"')
+        )
+        return f'"{escaped}"'
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

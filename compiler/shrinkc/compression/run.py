@@ -1,0 +1,588 @@
+"""A compression run: stage after stage, each in a directory of its own, continued where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
+from shrinkc.compression.fingerprint import (
+    Fingerprint,
+    differences,
+    evaluation_fingerprint,
+    model_fingerprint,
+    run_fingerprint,
+    stage_fingerprint,
+)
+from shrinkc.compression.preflight import Preflight, preflight, settle
+from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage, parse_toml
+from shrinkc.compression.stages import ON_INTEGERS, StepContext, StepReport, stage_module
+from shrinkc.compression.steps import (
+    STEP,
+    StepRecord,
+    list_files,
+    read_json,
+    read_step,
+    write_json,
+    write_step,
+)
+from shrinkc.compression.summary import Row, markdown, picture, rows_of
+from shrinkc.core.artifact import all_files, file_record
+from shrinkc.core.errors import BadStep, OutputError, RunChanged
+from shrinkc.core.output import (
+    check_folder,
+    make_folder,
+    new_directory,
+    output_error,
+    refuse_to_delete,
+    remove_folders,
+    write_file,
+)
+from shrinkc.core.progress import Reporter
+from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
+from shrinkc.importer import load_config
+
+RUN = "run.json"
+RECIPE, TABLE, PICTURE = "recipe.toml", "table.md", "run.svg"
+LOCK = ".lock"
+LOGS, SCRATCH = "logs", ".scratch"
+FORMAT = "shrinkc-run"
+VERSION = 1
+SOURCE = "00-source"
+MADE_FROM = "made-from.json"  # beside a stage's state: the fingerprint of that stage
+CHOSEN = "budget.json"  # what a budget chose, and from what
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``rows``: the baseline and every step that is over; ``final``: the last model."""
+
+    out: Path
+    rows: list[Row]
+    final: Path
+    estimate: str
+    notes: list[str]
+
+
+def is_run(directory: Path) -> bool:
+    """Whether shrinkc made this directory as a run, in any version."""
+    try:
+        return read_json(directory / RUN).get("format") == FORMAT
+    except (OSError, ValueError):
+        return False
+
+
+def _begun(directory: Path) -> bool:
+    """Whether this is a run, or what an attempt left or has so far that came to none yet."""
+    if is_run(directory) or (directory / SOURCE / STEP).is_file():
+        return True
+    return all(path.name == LOCK or _is_partial(path.name) for path in directory.iterdir())
+
+
+def foreign_files(out: Path) -> list[str]:
+    """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
+    record is damaged is taken for made here."""
+    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    steps: dict[str, set[str] | None] = {}
+    found = []
+    for name in all_files(out):
+        top, _, rest = name.partition("/")
+        if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
+            continue
+        if rest and _is_step(top) and (out / top / STEP).is_file():
+            if top not in steps:
+                steps[top] = _recorded(out / top)
+            known = steps[top]
+            if known is None or rest in known:
+                continue
+        found.append(name)
+    return found
+
+
+def _recorded(step: Path) -> set[str] | None:
+    try:
+        return {STEP, *read_json(step / STEP)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_step(name: str) -> bool:
+    return name[:2].isdigit() and name[2:3] == "-"
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def compress(
+    model: str,
+    out: Path,
+    recipe: Recipe,
+    *,
+    reporter: Reporter,
+    force: bool = False,
+    dry_run: bool = False,
+    device: str = "cpu",
+) -> RunResult:
+    """Runs ``recipe`` on ``model`` (see :func:`shrinkc.checkpoints.resolve`) into ``out``.
+
+    A directory of an earlier attempt is continued after its last complete step.  RunChanged when
+    something that decides the result differs from that attempt, BadStep when a step of it is
+    damaged; ``force`` starts from nothing.  ``dry_run`` ends after preflight.  Other errors are
+    those of loading (:func:`shrinkc.checkpoints.load`), of preflight and of the stages.
+    """
+    need("torch", "transformers")
+    use_threads(recipe.run.threads)
+    source = resolve(model)
+    # a run that is there is continued, so only something else is in the way
+    check_folder(out, _begun)
+    run = _Run(source, out, recipe, reporter, device)
+    if dry_run:
+        return run.plan()
+    with _locked(out):
+        if force and is_run(out):
+            refuse_to_delete(out, foreign_files(out))
+            run.plan()  # refusals come while the earlier run is still there
+            _clear(out)
+        return run.go()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """OutputError while another process works on ``out``."""
+    made = make_folder(out)
+    with _lock(out):
+        try:
+            yield
+        finally:
+            # while the lock is held: whoever comes next finds all of it or nothing
+            if made and not is_run(out):  # refused before anything was made
+                shutil.rmtree(out.resolve(), ignore_errors=True)
+                remove_folders(made)
+            else:
+                (out / LOCK).unlink(missing_ok=True)
+
+
+def _lock(out: Path) -> TextIO:
+    """The locked file; whoever closes it gives up the lock."""
+    while True:
+        try:
+            make_folder(out)
+            file = (out / LOCK).open("w")
+        except FileNotFoundError:
+            continue  # the one that had it removes all of it just now
+        except OSError as error:
+            raise output_error(out, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(
+                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
+            ) from error
+        except OSError as error:
+            file.close()
+            raise output_error(out / LOCK, error) from error
+        file.close()  # the one that had it has removed it: this is no file that others would find
+
+
+def _clear(out: Path) -> None:
+    """Removes what is in a run; it stays one, so that the next attempt may go on."""
+    for path in out.iterdir():
+        if path.name in (LOCK, RUN):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+class _Run:
+    def __init__(
+        self, source: Path, out: Path, recipe: Recipe, reporter: Reporter, device: str
+    ) -> None:
+        self.source, self.out, self.recipe = source, out, recipe
+        self.reporter, self.device = reporter, device
+        given = recipe.calibration
+        self.calibration = Calibration(given.text, given.samples, given.length)
+        self.notes: list[str] = []
+        self.records: list[StepRecord] = []
+        self.estimate = ""
+
+    # ---- the whole ----
+
+    def plan(self) -> RunResult:
+        """Preflight alone.  Nothing is written."""
+        gguf = self.source.is_file()
+        facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
+        self._settle(facts)
+        self._preflight(facts, self.source)
+        return RunResult(self.out, [], self.source, self.estimate, self.notes)
+
+    def go(self) -> RunResult:
+        """All of it."""
+        for leftover in self.out.glob(".*.partial"):  # of a process that was killed
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
+        directory, expected = self.out / SOURCE, self._source_fingerprint()
+        if directory.exists():
+            self.records.append(self._found(directory, expected))
+            source = self._model_of(self.records[0])
+            facts = facts_of(source)
+            self._settle(facts)
+        elif self.source.is_file():
+            with new_directory(directory) as folder:
+                self._unpack(folder / "model")
+                facts = facts_of(folder / "model")
+                self._settle(facts)
+                self._preflight(facts, folder / "model")
+                self.records.append(self._first_record(folder, expected, facts))
+            source = directory / "model"
+        else:
+            source, facts = self.source, facts_of(self.source)
+            self._settle(facts)
+            self._preflight(facts, source)
+            with new_directory(directory) as folder:
+                self.records.append(self._first_record(folder, expected, facts))
+        if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
+            self._write_summary()
+        if self.recipe.budget is not None:
+            self.recipe = self._chosen(source, facts)
+            self.estimate = ""  # of the stages that were chosen, not of what was given
+        self._check_what_is_there()
+        if len(self.records) <= len(self.recipe.stages) and not self.estimate:
+            self._preflight(facts, source)
+        self._write_summary()
+        self._measure(0)
+        for number in range(1, len(self.recipe.stages) + 1):
+            if number >= len(self.records):
+                self._step(number)
+            self._measure(number)
+        shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
+        final = self._model_of(self.records[-1])
+        return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
+
+    def _settle(self, facts: ModelFacts) -> None:
+        """The recipe is from here on what was chosen of it; a budget chooses by itself."""
+        if self.recipe.budget is None:
+            self.recipe, notes = settle(self.recipe, facts)
+            for note in notes:
+                self._note(note)
+
+    def _preflight(self, facts: ModelFacts, source: Path) -> Preflight:
+        with self.reporter.stage("preflight"):
+            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not a part of loading
+
+            started = time.monotonic()
+            loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
+            loading = time.monotonic() - started
+            done = max(0, len(self.records) - 1)
+            found = preflight(
+                _quantised(self.recipe, facts),
+                facts,
+                self.calibration,
+                loaded,
+                self.out,
+                done=done,
+                loading=loading,
+            )
+        for note in found.notes:
+            self._note(note)
+        self.estimate = found.estimate.line()
+        self.reporter.note(self.estimate)
+        return found
+
+    def _note(self, text: str) -> None:
+        """Said at once, since a run takes long, and kept for its result."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.reporter.note(f"note: {text}")
+
+    # ---- the model that is given ----
+
+    def _source_fingerprint(self) -> Fingerprint:
+        with self.reporter.stage("reading the model"):
+            return model_fingerprint(self.source)
+
+    def _unpack(self, folder: Path) -> None:
+        """A GGUF file as a directory: what all stages work on."""
+        with self.reporter.stage("dequantising the GGUF file"):
+            loaded = load(self.source)
+            save(loaded.model, loaded.tokenizer, folder)
+
+    def _first_record(self, folder: Path, made_from: Fingerprint, facts: ModelFacts) -> StepRecord:
+        own = (folder / "model").is_dir()
+        record = StepRecord(
+            name=SOURCE,
+            stage="source",
+            seed=self.recipe.run.seed,
+            threads=self.recipe.run.threads,
+            versions=versions(),
+            fingerprint=made_from,
+            settings={},
+            parameters={"name": self.source.name},
+            notes=[],
+            figures=facts.figures(),
+            seconds=0.0,
+            model=None if own else self.source.name,
+            files={name: file_record(folder / name) for name in list_files(folder)},
+        )
+        write_step(folder, record)
+        return record
+
+    def _model_of(self, record: StepRecord) -> Path:
+        if record.stage != "source":
+            return self.out / record.name
+        return self.out / SOURCE / "model" if record.model is None else self.source
+
+    # ---- what an earlier attempt left ----
+
+    def _check_what_is_there(self) -> None:
+        """Reads the steps that are over; RunChanged, BadStep unless this run can go on from them."""
+        wanted = [SOURCE, *(self._name(i + 1) for i in range(len(self.recipe.stages)))]
+        present = sorted(
+            p.name for p in self.out.iterdir()
+            if p.is_dir() and _is_step(p.name)
+        )  # fmt: skip
+        others = [name for name in present if name not in wanted]
+        if others:
+            raise self._changed(f"{', '.join(others)} is no step of this recipe")
+        for number, stage in enumerate(self.recipe.stages, 1):
+            if wanted[number] not in present:
+                later = [name for name in wanted[number:] if name in present]
+                if later:
+                    raise BadStep(
+                        f"{self.out / wanted[number]} is missing, though {later[0]} is there.",
+                        f"delete {', '.join(later)} as well to make them again, or start over "
+                        "with --force.",
+                    )
+                self._check_state(wanted[number], self._fingerprint(stage, self.records[-1]))
+                break
+            expected = self._fingerprint(stage, self.records[number - 1])
+            self.records.append(self._found(self.out / wanted[number], expected))
+
+    def _found(self, directory: Path, expected: Fingerprint) -> StepRecord:
+        record = read_step(directory)
+        changed = differences(record.fingerprint, expected)
+        if changed:
+            raise self._changed("; ".join(changed), directory.name)
+        return record
+
+    def _changed(self, what: str, step: str | None = None) -> RunChanged:
+        place = f"{self.out}: step {step}" if step else str(self.out)
+        return RunChanged(
+            f"{place} was made from something else: {what}.",
+            "change that back to go on, delete that step and those after it to make them again, "
+            "choose another output directory, or start over with --force.",
+        )
+
+    # ---- a step ----
+
+    def _name(self, number: int) -> str:
+        return f"{number:02d}-{self.recipe.stages[number - 1].name}"
+
+    def _fingerprint(self, stage: Stage, before: StepRecord) -> Fingerprint:
+        made_from = before.fingerprint if before.stage == "source" else before.outcome()
+        made_from = made_from | run_fingerprint(self.recipe) | {"device": self.device}
+        return made_from | stage_fingerprint(stage, self.calibration)
+
+    def _step(self, number: int) -> None:
+        stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
+        expected = self._fingerprint(stage, before)
+        scratch = self._scratch(name, expected)
+        logs = self.out / LOGS / name
+        logs.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with new_directory(self.out / name) as folder:
+            report = self._run_stage(stage, before, folder, scratch, logs)
+            with self.reporter.stage(f"{name}: counting"):
+                facts = facts_of(folder)
+                files = {file: file_record(folder / file) for file in list_files(folder)}
+            record = StepRecord(
+                name=name,
+                stage=stage.kind,
+                seed=self.recipe.run.seed,
+                threads=self.recipe.run.threads,
+                versions=versions(),
+                fingerprint=expected,
+                settings=asdict(stage.settings),
+                parameters=report.parameters,
+                notes=report.notes,
+                figures=facts.figures(),
+                seconds=round(time.monotonic() - started, 3),
+                files=files,
+            )
+            write_step(folder, record)
+        # read back: JSON has no tuples, and a resumed run has to see the same
+        self.records.append(read_step(self.out / name))
+        for note in report.notes:
+            self._note(f"{name}: {note}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        self._write_summary()
+
+    def _run_stage(
+        self, stage: Stage, before: StepRecord, folder: Path, scratch: Path, logs: Path
+    ) -> StepReport:
+        import torch
+
+        torch.manual_seed(self.recipe.run.seed)
+        floats = [r for r in self.records if r.stage not in ON_INTEGERS]
+        context = StepContext(
+            source=self._model_of(before),
+            out=folder,
+            calibration=self.calibration,
+            seed=self.recipe.run.seed,
+            threads=self.recipe.run.threads,
+            dtype=self.recipe.run.dtype,
+            device=self.device,
+            reporter=self.reporter,
+            log_dir=logs,
+            scratch=scratch,
+            teacher=self._model_of(self.records[0]),
+            unquantized=self._model_of(floats[-1]),
+        )
+        report: StepReport = stage_module(stage.kind).run(stage.settings, context)
+        return report
+
+    def _scratch(self, name: str, expected: Fingerprint) -> Path:
+        """The folder for a stage's state, from this very stage or empty."""
+        folder = self.out / SCRATCH / name
+        if not self._check_state(name, expected):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / MADE_FROM, expected)
+        return folder
+
+    def _check_state(self, name: str, expected: Fingerprint) -> bool:
+        """Whether an interrupted attempt left state; RunChanged when that is from something else."""
+        folder = self.out / SCRATCH / name
+        if not (folder / MADE_FROM).exists():
+            return False
+        changed = differences(read_json(folder / MADE_FROM), expected)
+        if changed:
+            raise RunChanged(
+                f"{self.out}: step {name} was interrupted, and began from something else: "
+                f"{'; '.join(changed)}.",
+                f"change that back to go on, or delete {folder} to begin that step again.",
+            )
+        return True
+
+    # ---- figures ----
+
+    def _measure(self, number: int) -> None:
+        """Evaluates a step, unless that was done in just this way."""
+        settings, record = self.recipe.evaluate, self.records[number]
+        wanted = evaluation_fingerprint(settings)
+        if settings is None or not differences(record.evaluation, wanted):
+            return
+        metrics = _evaluate(self._model_of(record), settings, self.device, self.reporter)
+        changed = replace(record, evaluation=wanted, metrics=metrics)
+        write_step(self.out / record.name, changed)
+        self.records[number] = read_step(self.out / record.name)
+        self._write_summary()
+
+    def _write_summary(self) -> None:
+        """run.json, table.md, run.svg and recipe.toml."""
+        rows = rows_of(self.records)
+        recipe = self.recipe.to_toml()
+        write_file(self.out / RECIPE, recipe)
+        write_file(self.out / TABLE, markdown(rows))
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.source.name,
+            "recipe": recipe,
+            "steps": [asdict(row) for row in rows],
+        }
+        write_json(self.out / RUN, content)
+        picture(rows, self.out / PICTURE)
+
+    # ---- a budget ----
+
+    def _chosen(self, source: Path, facts: ModelFacts) -> Recipe:
+        """The recipe that the budget leads to; the search is made once and kept."""
+        from shrinkc.compression.budget import decide
+
+        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
+        assert self.recipe.budget is not None
+        for stage in self.recipe.stages:
+            made_from |= stage_fingerprint(stage, self.calibration)
+        for key, value in self.calibration.fingerprint().items():
+            made_from[f"calibration.{key}"] = value
+        # what is measured does not depend on what it is measured for
+        measured_from = dict(made_from)
+        made_from |= {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
+        file = self.out / CHOSEN
+        if file.exists():
+            kept = read_json(file)
+            changed = differences(kept["made_from"], made_from)
+            if changed:
+                raise RunChanged(
+                    f"{file} was made for something else: {'; '.join(changed)}.",
+                    "change that back to go on, choose another output directory, or start over "
+                    "with --force.",
+                )
+            return parse_toml(kept["recipe"], name=self.recipe.name)
+        scratch = self._scratch("budget", measured_from)
+        decision = decide(self.recipe, source, facts, self.calibration, self.reporter, scratch)
+        written = decision.recipe.to_toml()
+        write_json(file, {"made_from": made_from, "recipe": written, "report": decision.report})
+        self._note(decision.note())
+        # as a resumed run will see it
+        return parse_toml(written, name=self.recipe.name)
+
+
+def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
+    """With the stage gptq that a budget will put before stages that work on integers."""
+    if recipe.budget is None or any(s.kind == "gptq" for s in recipe.stages):
+        return recipe
+    first = next((i for i, s in enumerate(recipe.stages) if s.kind in ("scales", "eora")), None)
+    if first is None:
+        return recipe
+    from shrinkc.compression.budget import Space, gptq_settings
+
+    settings = gptq_settings(recipe)
+    group = Space(facts.config, settings, 0).group(
+        facts.config
+    )  # the budget takes one that divides
+    own = Stage("gptq", "gptq", replace(settings, group=-1 if group is None else group))
+    return replace(recipe, stages=(*recipe.stages[:first], own, *recipe.stages[first:]))
+
+
+def _evaluate(
+    directory: Path, settings: EvaluateSettings, device: str, reporter: Reporter
+) -> dict[str, Any]:
+    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
+    return dict(evaluate(scorer, evaluation_plan(settings), reporter))
+
+
+def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
+    """What ``[evaluate]`` asks for."""
+
+    def path(value: str | None) -> Path | None:
+        return None if value is None else Path(value)
+
+    return EvalPlan(
+        text=path(settings.text),
+        protocol=settings.protocol,  # type: ignore[arg-type]  # checked by EvaluateSettings
+        windows=settings.windows,
+        trivia=path(settings.trivia),
+        trivia_items=settings.trivia_items,
+        hellaswag=path(settings.hellaswag),
+        hellaswag_items=settings.hellaswag_items,
+        samples=settings.samples,
+    )

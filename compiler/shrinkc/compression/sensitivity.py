@@ -1,0 +1,493 @@
+"""What it costs when one thing of a model is removed, narrowed or quantised.
+
+Every change is measured on its own, with the rest of the model as it is, on the same few windows of
+text: the growth of the loss, and the divergence KL(whole ‖ changed) of the predictions, both in nats
+per token.  The divergence is the growth to expect on text that the model itself would write; far
+fewer tokens tell it from noise, so a budget goes by it.  What a change needs to know of the inputs
+(GPTQ, WANDA scores, the refit of what stays) comes from other windows, of which nothing is measured.
+Only the layers from the changed one on are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shrinkc.compression.blocks import batches, block, embed, rope
+from shrinkc.compression.calibration import encode_texts
+from shrinkc.compression.embedding import TIED_DAMP
+from shrinkc.compression.fingerprint import differences
+from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
+from shrinkc.compression.stages.width import channel_scores, group_scores, refit
+from shrinkc.compression.texts import Text
+from shrinkc.core.errors import BadData, RunChanged
+from shrinkc.core.output import output_error, write_file
+from shrinkc.core.progress import Reporter, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODULES = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+# modules that are given the same inputs
+INPUT_OF = {
+    "self_attn.q_proj": "self_attn.q_proj", "self_attn.k_proj": "self_attn.q_proj",
+    "self_attn.v_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj",
+    "mlp.gate_proj": "mlp.gate_proj", "mlp.up_proj": "mlp.gate_proj",
+    "mlp.down_proj": "mlp.down_proj",
+}  # fmt: skip
+WIDTHS = (8, 4, 3, 2)
+NARROW = (0.125, 0.25, 0.5)
+GROUPS = (64, 32, 16, 8, 4, 2, 1)
+VERSION = 1
+FITTED = 16  # windows that changes are fitted to, beside those that are measured
+DAMP = 0.05  # of GPTQ, as GPTQModel's default
+QUANTISER = "GPTQ in asymmetric groups (shrinkc.compression.gptq)"
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What changes of one layer cost, nats per token.
+
+    ``removed``: the whole layer.  ``ffn``: share of FFN channels that went -> cost;
+    ``kv_group``: the least important KV head with its query heads, None where there is no
+    second one; both as the stage width does it.  ``bits``: all matrices at that width;
+    ``modules``: matrix -> width -> cost.
+    """
+
+    removed: float
+    ffn: dict[float, float]
+    kv_group: float | None
+    bits: dict[int, float]
+    modules: dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of every change of a model; ``embedding``: width -> cost."""
+
+    layers: list[LayerSensitivity]
+    embedding: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """``baseline``: loss in nats per token, over ``tokens`` predictions.  ``group``: weights that
+    share a scale.  ``loss``: growth of the loss, ``kl``: divergence."""
+
+    baseline: float
+    tokens: int
+    group: int
+    dtype: str
+    samples: int
+    length: int
+    loss: Costs
+    kl: Costs
+
+    def to_json(self) -> dict[str, Any]:
+        """What sensitivity.json holds."""
+        return {
+            "format": "shrinkc-sensitivity",
+            "version": VERSION,
+            "unit": "nats per token",
+            "quantiser": QUANTISER,
+            **asdict(self),
+        }
+
+
+def measure(
+    model: Any, windows: Tensor, fit: Tensor, state: Path, reporter: Reporter
+) -> Sensitivity:
+    """Measures ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
+
+    ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file that keeps
+    every finished probe, so that an interrupted run goes on where it was; RunChanged when it is
+    of another model, text or version.
+    """
+    import torch
+
+    run = _Run(model, windows, fit, _State.open(state, _fingerprint(model, windows, fit)))
+    with torch.no_grad(), reporter.stage("sensitivity") as update:
+        run.everything(update)
+    return run.result()
+
+
+def split_text(
+    texts: list[Text], tokenizer: Any, samples: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """``samples`` windows to measure, spread evenly over the texts, and others to fit to.
+
+    Raises BadData when the texts are too short for one more window than ``samples``.
+    """
+    import torch
+
+    ids = encode_texts(texts, tokenizer)
+    available = len(ids) // length
+    if available <= samples:
+        raise BadData(
+            f"the text has {len(ids)} tokens; {samples} windows of {length} to measure and "
+            f"another one need {(samples + 1) * length}.",
+            "give more text, or fewer or shorter windows.",
+        )
+    every = torch.tensor(ids[: available * length]).view(available, length)
+    measured = [i * available // samples for i in range(samples)]
+    others = [i for i in range(available) if i not in measured]
+    count = min(FITTED, len(others))
+    return every[measured], every[[others[i * len(others) // count] for i in range(count)]]
+
+
+@dataclass
+class _State:
+    """Finished probes, one JSON object per line; the first line says of what."""
+
+    file: Path
+    found: dict[str, tuple[float, float]]  # probe -> loss, divergence
+
+    @classmethod
+    def open(cls, file: Path, fingerprint: dict[str, Any]) -> _State:
+        done: dict[str, tuple[float, float]] = {}
+        if file.exists():
+            # the last line may be cut off
+            whole = file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+            changed = _changes_of(json.loads(whole[0]) if whole else fingerprint, fingerprint)
+            if changed:
+                raise RunChanged(
+                    f"{file} was begun with something else: {'; '.join(changed)}.",
+                    "change that back to go on, remove the file, or choose another output directory.",
+                )
+            done = {p["probe"]: (p["loss"], p["kl"]) for p in map(json.loads, whole[1:])}
+        lines = [json.dumps(fingerprint), *(_line(probe, *v) for probe, v in done.items())]
+        write_file(file, "".join(f"{line}\n" for line in lines))
+        return cls(file, done)
+
+    def add(self, probe: str, loss: float, kl: float) -> None:
+        self.found[probe] = (loss, kl)
+        try:
+            with self.file.open("a", encoding="utf-8") as handle:
+                handle.write(_line(probe, loss, kl) + "\n")
+        except OSError as error:
+            raise output_error(self.file, error) from error
+
+
+def _changes_of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs, in words.  A digest counts only where the options it depends on are the same."""
+
+    def same(*keys: str) -> bool:
+        return all(old.get(key) == new[key] for key in keys)
+
+    changed = differences(
+        {k: v for k, v in old.items() if k not in _DIGESTS},
+        {k: v for k, v in new.items() if k not in _DIGESTS},
+    )
+    return changed + [
+        f"another {name}" for name, options in _DIGESTS.items() if same(*options) and not same(name)
+    ]
+
+
+def _line(probe: str, loss: float, kl: float) -> str:
+    return json.dumps({"probe": probe, "loss": loss, "kl": kl})
+
+
+# what is compared by its content -> the options that decide the content as well
+_DIGESTS = {
+    "model": ("dtype",),
+    "text": ("samples", "length"),
+    "fitted text": ("samples", "length", "text"),
+}
+
+
+def _fingerprint(model: Any, windows: Tensor, fit: Tensor) -> dict[str, Any]:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().view(torch.uint8).numpy())
+    return {
+        "version": VERSION,
+        "model": digest.hexdigest(),
+        "text": hashlib.sha256(windows.cpu().numpy().tobytes()).hexdigest(),
+        "fitted text": hashlib.sha256(fit.cpu().numpy().tobytes()).hexdigest(),
+        "samples": windows.shape[0],
+        "length": windows.shape[1],
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class _Run:
+    """One measurement."""
+
+    def __init__(self, model: Any, windows: Tensor, fit: Tensor, state: _State) -> None:
+        config = model.config
+        sizes = (
+            config.hidden_size,
+            config.intermediate_size,
+            model.model.layers[0].self_attn.o_proj.in_features,
+        )
+        self.group = next(g for g in GROUPS if all(size % g == 0 for size in sizes))
+        self.model, self.windows, self.fit, self.state = model, windows, fit, state
+        self.layers = list(model.model.layers)
+        self.parts = batches(windows)
+        self.tables = rope(model, windows.shape[1])
+        self.tokens = windows.shape[0] * (windows.shape[1] - 1)
+
+    def everything(self, update: Update) -> None:
+        hidden = [embed(self.model, ids) for ids in self.parts]
+        fitted = [embed(self.model, ids) for ids in batches(self.fit)]
+        self.whole = self._predictions(hidden, 0)
+        count = len(self.layers)
+        # a probe costs the layers after it, and about as much as ten more for the head
+        total = sum(count - i + 10 for i in range(count)) + count
+        done = 0
+        for i, layer in enumerate(self.layers):
+            new = f"{i} removed" not in self.state.found  # the last probe of a layer
+            if new:
+                update(done, total)
+            moments, fitted = self._watched(layer, fitted)
+            for name, change in _changes(layer, moments, self.group):
+                self._probe(f"{i} {name}", hidden, i, change)
+                if new:
+                    update(done, total)
+            self._probe(f"{i} removed", hidden, i + 1)
+            hidden = [block(layer, h, self.tables) for h in hidden]
+            done += count - i + 10
+            if new:
+                update(done, total)
+        self._probe("baseline", hidden, count)
+        self._tables(fitted)
+        update(total, total)
+
+    def _predictions(self, hidden: list[Tensor], first: int) -> list[Tensor]:
+        """log p of every next token [predictions, vocab], window by window, from a layer on."""
+        import torch
+
+        found = []
+        for h in hidden:
+            for layer in self.layers[first:]:
+                h = block(layer, h, self.tables)
+            for window in self.model.model.norm(h):
+                logits = self.model.lm_head(window[:-1]).float()
+                found.append(torch.log_softmax(logits, -1))
+        return found
+
+    def _watched(self, layer: Any, hidden: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Matrix -> second moment of its inputs, float64 [k, k]; and the states after the layer."""
+        sums: dict[str, Any] = dict.fromkeys(set(INPUT_OF.values()), 0.0)
+
+        def watch(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+            def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+                x = inputs[0].flatten(0, -2).float()
+                sums[name] = sums[name] + (x.T @ x).double()
+
+            return hook
+
+        handles = [layer.get_submodule(n).register_forward_pre_hook(watch(n)) for n in sums]
+        after = [block(layer, h, self.tables) for h in hidden]
+        for handle in handles:
+            handle.remove()
+        moments = {name: total / self.fit.numel() for name, total in sums.items()}
+        return {name: moments[source] for name, source in INPUT_OF.items()}, after
+
+    def _probe(
+        self, name: str, hidden: list[Tensor], first: int, change: _Change | None = None
+    ) -> None:
+        """Loss and divergence from layer ``first`` on, with the weights of ``change`` in place."""
+        if name in self.state.found:
+            return
+        loss = kl = 0.0
+        with _replaced({} if change is None else change()):
+            found = self._predictions(hidden, first)
+        for ids, whole, changed in zip(self.windows, self.whole, found, strict=True):
+            loss -= float(changed.gather(1, ids[1:, None]).sum())
+            kl += float((whole.exp() * (whole - changed)).sum())
+        self.state.add(name, loss / self.tokens, kl / self.tokens)
+
+    def _tables(self, final: list[Tensor]) -> None:
+        """The embedding at every width, as the stage gptq does it; ``final``: states at the end."""
+        import torch
+
+        table = self.model.get_input_embeddings().weight
+        hessian = torch.eye(table.shape[1])
+        if self.model.config.tie_word_embeddings:
+            x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
+            hessian = damped(x.T @ x / len(x), TIED_DAMP)
+        weighting = Weighting.of(hessian)
+        for bits in WIDTHS:
+            if f"embedding {bits}" in self.state.found:
+                continue
+            with _replaced({table: _quantized(table, weighting, bits, self.group)}):
+                start = [embed(self.model, ids) for ids in self.parts]
+                self._probe(f"embedding {bits}", start, 0)
+
+    def result(self) -> Sensitivity:
+        found, count = self.state.found, len(self.layers)
+        base = found["baseline"][0]
+        samples, length = self.windows.shape
+        return Sensitivity(
+            baseline=base,
+            tokens=self.tokens,
+            group=self.group,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            samples=samples,
+            length=length,
+            loss=_costs({name: loss - base for name, (loss, _) in found.items()}, count),
+            kl=_costs({name: kl for name, (_, kl) in found.items()}, count),
+        )
+
+
+def _costs(of: Mapping[str, float], count: int) -> Costs:
+    layers = [
+        LayerSensitivity(
+            of[f"{i} removed"],
+            {share: of[f"{i} ffn {share}"] for share in NARROW},
+            of.get(f"{i} kv_group"),
+            {bits: of[f"{i} all {bits}"] for bits in WIDTHS},
+            {m: {bits: of[f"{i} {m} {bits}"] for bits in WIDTHS} for m in MODULES},
+        )
+        for i in range(count)
+    ]
+    return Costs(layers, {bits: of[f"embedding {bits}"] for bits in WIDTHS})
+
+
+_Change = Callable[[], dict[Any, Any]]  # parameter -> its other values
+
+
+@contextmanager
+def _replaced(weights: Mapping[Any, Any]) -> Iterator[None]:
+    """Within the context the parameters have other values."""
+    kept = {parameter: parameter.data for parameter in weights}
+    try:
+        for parameter, value in weights.items():
+            parameter.data = value.to(parameter.device, parameter.dtype)
+        yield
+    finally:
+        for parameter, value in kept.items():
+            parameter.data = value
+
+
+def _quantized(weight: Any, weighting: Weighting, bits: int, group: int) -> Tensor:
+    import torch
+
+    small = quantize_matrix(weight.detach().float().cpu(), weighting, bits=bits, group=group)
+    return torch.from_numpy(small.dequantized())
+
+
+def _changes(layer: Any, moments: dict[str, Tensor], group: int) -> Iterator[tuple[str, _Change]]:
+    """Name and weights of every probe of a layer but its removal."""
+    weights = {name: layer.get_submodule(name).weight for name in MODULES}
+
+    @cache
+    def weighting(name: str) -> Weighting:
+        return Weighting.of(damped(moments[name].cpu(), DAMP))
+
+    @cache
+    def values(name: str, bits: int) -> Tensor:
+        return _quantized(weights[name], weighting(INPUT_OF[name]), bits, group)
+
+    def at(bits: int, *names: str) -> dict[Any, Any]:
+        return {weights[name]: values(name, bits) for name in names}
+
+    for bits in WIDTHS:
+        for name in MODULES:
+            yield f"{name} {bits}", partial(at, bits, name)
+        yield f"all {bits}", partial(at, bits, *MODULES)
+
+    q, k, v, o, _, _, down = (weights[name] for name in MODULES)
+    norms = {name: moment.diagonal().sqrt().float() for name, moment in moments.items()}
+    scores = channel_scores(down.float(), norms["mlp.down_proj"])
+    for share in NARROW:
+        kept = _highest(scores, len(scores) - round(share * len(scores)))
+        yield f"ffn {share}", partial(_narrowed, down, moments["mlp.down_proj"], kept)
+    groups = layer.self_attn.config.num_key_value_heads
+    if groups > 1:
+        scores = group_scores(
+            q.float(), k.float(), v.float(), o.float(),
+            norms["self_attn.q_proj"], norms["self_attn.o_proj"], groups,
+        )  # fmt: skip
+        columns = _highest(
+            scores.repeat_interleave(o.shape[1] // groups), o.shape[1] - o.shape[1] // groups
+        )
+        yield "kv_group", partial(_narrowed, o, moments["self_attn.o_proj"], columns)
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
+    """``weight`` without the inputs that are not ``kept``, the others refitted: as if they were gone."""
+    import torch
+
+    changed = torch.zeros_like(weight)
+    changed[:, kept] = refit(weight.float(), moment, kept).to(weight.dtype)
+    return {weight: changed}
+
+
+def table(s: Sensitivity) -> list[str]:
+    """Lines for people: loss growths of layers, divergences of matrices."""
+    shares = [f"FFN -{share:.1%}".replace(".0%", "%") for share in NARROW]
+    head = ["removed", *shares, "KV head", *(f"{bits} bit" for bits in WIDTHS)]
+    lines = [
+        f"baseline {s.baseline:.4f} nats per token ({s.tokens} tokens, {s.dtype}); growth of the loss:",
+        _row("layer", head),
+    ]
+    for i, layer in enumerate(s.loss.layers):
+        cells = [layer.removed, *layer.ffn.values(), layer.kv_group, *layer.bits.values()]
+        lines.append(_row(str(i), [_cell(c) for c in cells]))
+    embedding = [_cell(c) for c in s.loss.embedding.values()]
+    lines.append(_row("embedding", [""] * (len(head) - len(embedding)) + embedding))
+    names = [m.split(".")[1].removesuffix("_proj") for m in MODULES]
+    for bits in WIDTHS:
+        lines += ["", f"one matrix at {bits} bit, divergence:", _row("layer", names)]
+        for i, layer in enumerate(s.kl.layers):
+            lines.append(_row(str(i), [_cell(layer.modules[m][bits]) for m in MODULES]))
+    return lines
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:<9}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"
+
+
+def draw(s: Sensitivity, file: Path) -> None:
+    """A picture: divergence of every matrix per width, and what the loss grows without each layer."""
+    from shrinkc.compression.pictures import COLOURS, save_picture, style
+
+    with style():
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+
+        values = [v for layer in s.kl.layers for by in layer.modules.values() for v in by.values()]
+        high = max(*values, 1e-6)
+        norm = LogNorm(max(min(max(v, 0.0) for v in values), high * 1e-4), high, clip=True)
+        count = len(s.kl.layers)
+        figure = Figure(figsize=(3 + 0.2 * max(count, 12), 11), layout="constrained")
+        axes = figure.subplots(len(WIDTHS) + 1, 1, sharex=True)
+        for axis, bits in zip(axes, WIDTHS, strict=False):
+            grid = [[max(layer.modules[m][bits], 0.0) for layer in s.kl.layers] for m in MODULES]
+            axis.imshow(grid, aspect="auto", norm=norm, cmap="viridis")
+            axis.grid(False)
+            names = [m.split(".")[1].removesuffix("_proj") for m in MODULES]
+            axis.set_yticks(range(len(MODULES)), names)
+            axis.set_title(f"one matrix at {bits} bit: divergence, nats per token", loc="left")
+        figure.colorbar(axes[0].images[0], ax=list(axes[:-1]), shrink=0.6)
+        bars = axes[-1]
+        bars.bar(
+            range(count), [max(layer.removed, 0.0) for layer in s.loss.layers], color=COLOURS[0]
+        )
+        bars.set_yscale("symlog", linthresh=0.01)
+        bars.set_title("a layer removed: growth of the loss, nats per token", loc="left")
+        bars.set_xlabel("layer")
+        save_picture(figure, file)

@@ -1,0 +1,52 @@
+"""The stages: what one is given, what it hands back, and which there are.
+
+A stage is a module ``stages/<kind>.py`` with
+
+* ``Settings``, a frozen dataclass: the keys of its recipe table with their defaults.  What is out of
+  range raises BadRecipe in ``__post_init__`` (:mod:`shrinkc.compression.checks` words it).
+* ``preflight(settings, facts) -> list[str]``: sentences on what cannot work, before any work.
+* ``run(settings, step) -> StepReport``: fills ``step.out``.
+
+and, where it applies,
+
+* ``settle(settings, facts) -> (Settings, list[str])``: the settings with one value where several were
+  given to choose from by the model's sizes, and a sentence for each that is not the first choice.
+* ``predict(settings, facts) -> ModelFacts``: the model as it will be afterwards.
+* ``inputs(settings) -> dict[str, str]``: name -> SHA-256 of further files that decide the result.
+* ``work(settings, facts, calibration) -> float``: about how many tokens of a forward pass of the model it
+  computes (a backward pass counts twice), for the estimate of time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shrinkc.compression.stages.context import StepContext, StepReport
+
+if TYPE_CHECKING:
+    from shrinkc.compression.facts import ModelFacts
+
+__all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
+
+KINDS = ("depth", "width", "lora", "gptq", "scales", "eora")
+ON_INTEGERS = ("gptq", "scales", "eora")  # stages that give a quantised model
+
+
+class StageModule(Protocol):
+    """See this module's text."""
+
+    Settings: Any
+
+    def preflight(self, settings: Any, facts: ModelFacts) -> list[str]:
+        """What cannot work."""
+        ...
+
+    def run(self, settings: Any, step: StepContext) -> StepReport:
+        """Does it."""
+        ...
+
+
+def stage_module(kind: str) -> Any:
+    """The module of a kind; a :class:`StageModule`."""
+    return importlib.import_module(f"shrinkc.compression.stages.{kind}")

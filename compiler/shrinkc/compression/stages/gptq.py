@@ -1,0 +1,365 @@
+"""Stage ``gptq``: GPTQ of all matrices of the layers, and our own of embedding and head.
+
+GPTQModel does it in a child process (``gptq_worker``), whose output is kept as a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.compression.child import run_child
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.core.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from shrinkc.compression.calibration import Calibration
+    from shrinkc.compression.facts import ModelFacts
+    from shrinkc.importer import Formats
+
+WIDTHS = (2, 3, 4, 8)
+TABLE_WIDTHS = (4, 8, 16)
+GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
+WORKER = "shrinkc.compression.stages.gptq_worker"
+LAYER = "model.layers.{}."
+_OVERRIDE = {"bits", "group", "sym", "desc_act"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``bits`` 2, 3, 4 or 8; ``group`` inputs share a scale, -1: one scale per row.  Of several the
+    first is taken that divides the inputs of all matrices (:func:`settle`).
+
+    ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
+    ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
+    is on wherever GPTQModel can do it.  ``damp``: share of the Hessian's mean diagonal that is
+    added to it.  ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
+    first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
+    wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head, the
+    group one or several as well.
+    """
+
+    bits: int = 4
+    group: int | tuple[int, ...] = 128
+    sym: bool = True
+    desc_act: bool = False
+    act_group_aware: bool | None = None
+    damp: float = 0.05
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    embeddings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises BadRecipe that names every value that is not allowed."""
+        own = {"bits": self.bits, "sym": self.sym, "desc_act": self.desc_act}
+        problems = list(_problems("", own))
+        for group in several(self.group) or ([],):
+            problems += _problems("", {"group": group})
+        if not _is(self.damp, (int, float)) or not 0 < self.damp < 1:
+            problems.append(f"damp = {self.damp!r}; between 0 and 1 is allowed")
+        if self.act_group_aware not in (None, True, False):
+            problems.append(f"act_group_aware = {self.act_group_aware!r}; true or false")
+        if self.act_group_aware and (self.desc_act or -1 in several(self.group)):
+            problems.append(
+                "act_group_aware = true needs groups and desc_act = false: it is another "
+                "way to the same end"
+            )
+        for pattern, override in self.modules.items():
+            problems += _override_problems(pattern, override)
+        problems += _embedding_problems(self.embeddings)
+        if problems:
+            raise BadRecipe("; ".join(problems) + ".")
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of embedding and head; 16 leaves them as they are."""
+        return int(self.embeddings.get("bits", 16))
+
+    @property
+    def table_groups(self) -> tuple[int, ...]:
+        """Inputs of a row of embedding and head that may share a scale, the first choice first."""
+        return several(self.embeddings.get("group", 64))
+
+    @property
+    def table_group(self) -> int:
+        """The first choice; the only one once the settings are settled."""
+        return self.table_groups[0]
+
+    def of(self, module: str) -> dict[str, Any]:
+        """``bits, group, sym, desc_act`` of the module of that full name."""
+        own = {key: getattr(self, key) for key in sorted(_OVERRIDE)}
+        return own | dict(self.override(module))
+
+    def override(self, module: str) -> Mapping[str, Any]:
+        """What ``modules`` says of the module of that full name."""
+        matching = (o for p, o in self.modules.items() if re.fullmatch(_regex(p), module))
+        return next(matching, {})
+
+    @property
+    def group_aware(self) -> bool:
+        """``act_group_aware``, given or implied."""
+        possible = not self.desc_act and self.group != -1
+        return possible if self.act_group_aware is None else self.act_group_aware
+
+    def dynamic(self) -> dict[str, dict[str, Any]]:
+        """The overrides as GPTQModel takes them: it looks for ``pattern`` from a name's start."""
+        found = {}
+        for pattern, override in self.modules.items():
+            rule = {("group_size" if k == "group" else k): v for k, v in override.items()}
+            one = replace(self, modules={}, act_group_aware=None, **override)
+            if self.group_aware and not one.group_aware:
+                rule["act_group_aware"] = False
+            found[f"+:^{_regex(pattern)}$"] = rule
+        return found
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """A value or a list of them, as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _regex(pattern: str) -> str:
+    return rf"(?:.*\.)?(?:{pattern})"
+
+
+def _is(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
+
+
+def _problems(where: str, values: Mapping[str, Any]) -> Iterator[str]:
+    for key, allowed in (("bits", WIDTHS), ("group", GROUPS)):
+        if key in values and (not _is(values[key], int) or values[key] not in allowed):
+            listed = ", ".join(map(str, allowed))
+            yield f"{where}{key} = {values[key]!r}; allowed: {listed}"
+    for key in ("sym", "desc_act"):
+        if key in values and not _is(values[key], bool):
+            yield f"{where}{key} = {values[key]!r}; true or false"
+
+
+def _override_problems(pattern: str, override: Any) -> Iterator[str]:
+    where = f'modules."{pattern}"'
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        yield f"{where} is no regular expression: {error}"
+    if not isinstance(override, Mapping) or not override:
+        yield f"{where} = {override!r}; a table such as {{bits = 8, group = 64}} is needed"
+        return
+    unknown = sorted(set(override) - _OVERRIDE)
+    if unknown:
+        yield f"{where}: {', '.join(unknown)} not known; allowed: {', '.join(sorted(_OVERRIDE))}"
+    yield from _problems(f"{where}.", override)
+
+
+def _embedding_problems(table: Any) -> Iterator[str]:
+    if not isinstance(table, Mapping):
+        yield f"embeddings = {table!r}; a table such as {{bits = 8, group = 64}} is needed"
+        return
+    unknown = sorted(set(table) - {"bits", "group"})
+    if unknown:
+        yield f"embeddings: {', '.join(unknown)} not known; allowed: bits, group"
+    bits, group = table.get("bits", 16), table.get("group", 64)
+    if not _is(bits, int) or bits not in TABLE_WIDTHS:
+        yield f"embeddings.bits = {bits!r}; allowed: {', '.join(map(str, TABLE_WIDTHS))}"
+    for g in several(group) or ([],):
+        if not _is(g, int) or not 8 <= g <= 1024 or g % 8:
+            yield f"embeddings.group = {g!r}; a multiple of 8 up to 1024 is needed"
+
+
+def module_shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """Full name -> ``(outputs, inputs)`` of every matrix of the layers of a LlamaConfig."""
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    shapes = {
+        "self_attn.q_proj": (q, hidden), "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, q),
+        "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden),
+        "mlp.down_proj": (hidden, ffn),
+    }  # fmt: skip
+    return {
+        LAYER.format(layer) + name: shape
+        for layer in range(config.num_layers)
+        for name, shape in shapes.items()
+    }
+
+
+def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
+    """Of several groups the first that divides; a sentence for each that is not the first choice.
+
+    Where none divides, the last: :func:`preflight` says what is wrong with it.
+    """
+    shapes, notes = module_shapes(facts.config), list[str]()
+    inputs = {k for name, (_, k) in shapes.items() if "group" not in settings.override(name)}
+
+    def first(key: str, groups: tuple[int, ...], sizes: set[int]) -> int:
+        fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
+        chosen = next(fitting, groups[-1])
+        if chosen != groups[0]:
+            notes.append(
+                f"{key} = {chosen}, of {', '.join(map(str, groups))} the first that divides "
+                f"{' and '.join(map(str, sorted(sizes)))} inputs"
+            )
+        return chosen
+
+    table = dict(settings.embeddings)
+    if "group" in table:
+        table["group"] = first(
+            "embeddings.group", settings.table_groups, {facts.config.hidden_size}
+        )
+    group = first("group", several(settings.group), inputs)
+    return replace(settings, group=group, embeddings=table), notes
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """What would fail: groups that do not divide, words that do not fill, an already quantised model."""
+    settings, _ = settle(settings, facts)
+    problems = []
+    if facts.quantized:
+        problems.append(
+            "the model is quantised already; start from its float version, or leave the stage out"
+        )
+    shapes = module_shapes(facts.config)
+    wrong: dict[str, list[int]] = {}  # one sentence for the same module of all layers
+    for name, (n, k) in shapes.items():
+        layer, _, module = name.removeprefix("model.layers.").partition(".")
+        for text in _shape_problems(module, n, k, settings.of(name)):
+            wrong.setdefault(text, []).append(int(layer))
+    for text, layers in wrong.items():
+        where = "every layer" if len(layers) == facts.config.num_layers else f"layers {layers}"
+        problems.append(f"{text} (in {where})")
+    for pattern in settings.modules:
+        if not any(re.fullmatch(_regex(pattern), name) for name in shapes):
+            problems.append(
+                f'modules."{pattern}" matches no matrix; they are called, for instance, '
+                f"{next(iter(shapes))}"
+            )
+    hidden = facts.config.hidden_size
+    if settings.table_bits < 16 and hidden % settings.table_group:
+        fitting = [g for g in GROUPS if g > 0 and hidden % g == 0]
+        problems.append(
+            f"embeddings.group = {settings.table_group} does not divide the {hidden} inputs "
+            f"of embedding and head; these do: {', '.join(map(str, fitting))}"
+        )
+    return problems
+
+
+def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterator[str]:
+    if s["group"] != -1 and k % s["group"]:
+        fitting = [g for g in GROUPS if g == -1 or k % g == 0]
+        yield (
+            f"group = {s['group']} does not divide the {k} inputs of {module}; these do: "
+            f"{', '.join(map(str, fitting))}"
+        )
+    for what, size in (("inputs", k), ("outputs", n)):
+        # qweight packs along the inputs, qzeros along the outputs, both in words of 32 bits
+        if size * s["bits"] % 32:
+            yield f"the {size} {what} of {module} at {s['bits']} bit do not fill 32-bit words"
+
+
+def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
+    """The model afterwards."""
+    settings, _ = settle(settings, facts)
+    c = facts.config
+    packed = 2 * c.hidden_size * (2 * c.num_layers + 1)  # norms
+    bits = {}
+    for name, (n, k) in module_shapes(c).items():
+        s = settings.of(name)
+        packed += matrix_bytes(n, k, **s)
+        bits[name] = s["bits"]
+    for name in _tables(c):
+        packed += table_bytes(
+            c.vocab_size, c.hidden_size, settings.table_bits, settings.table_group
+        )
+        if settings.table_bits < 16:
+            bits[name] = settings.table_bits
+    return replace(facts, quantized=True, packed_bytes=packed, bits=bits)
+
+
+def _tables(config: Any) -> tuple[str, ...]:
+    return ("model.embed_tokens",) if config.tie_embeddings else ("model.embed_tokens", "lm_head")
+
+
+def formats(settings: Settings, config: Any) -> Formats:
+    """How the checkpoint will store the matrices of a LlamaConfig, as ``shrinkc.importer.formats``
+    then says of it; ``settings`` are settled."""
+    found: Formats = {}
+    for name, (_, k) in module_shapes(config).items():
+        s = settings.of(name)
+        found[name] = (s["bits"], k if s["group"] == -1 else s["group"], not s["sym"])
+    if settings.table_bits < 16:
+        table = (settings.table_bits, settings.table_group, True)
+        found |= dict.fromkeys(_tables(config), table)
+    return found
+
+
+def matrix_bytes(n: int, k: int, *, bits: int, group: int, sym: bool, desc_act: bool) -> int:
+    """Stored bytes of a matrix [n, k]: integers, 16-bit scales, zero points, the inputs' order."""
+    scales = n * (1 if group == -1 else -(-k // group))
+    zeros = 0 if sym else -(-scales * bits // 8)
+    return -(-n * k * bits // 8) + 2 * scales + zeros + (2 * k if desc_act else 0)
+
+
+def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
+    """Stored bytes of an embedding or a head: below 16 bit with scale and offset per group."""
+    scales = 0 if bits == 16 else vocab * -(-hidden // group)
+    return vocab * hidden * bits // 8 + 4 * scales
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512).
+
+    Rounding the columns one after the other takes as long as 8 tokens for every one of them,
+    whatever the text (SmolLM2, 4 windows of 64).
+    """
+    shapes = module_shapes(facts.config).values()
+    columns = sum(n * k * k for n, k in shapes) / sum(n * k for n, k in shapes)
+    return 4.0 * calibration.samples * calibration.length + 8.0 * columns
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Fills ``step.out`` with a GPTQModel checkpoint; StageFailed with the log's end."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(step.source, local_files_only=True)
+    windows = step.calibration.windows(tokenizer)
+    calibration = step.scratch / "calibration.npy"
+    np.save(calibration, windows.numpy())
+    request = {
+        "task": "gptq",
+        "source": str(step.source),
+        "out": str(step.out),
+        "scratch": str(step.scratch),
+        "calibration": str(calibration),
+        "bits": settings.bits,
+        "group": settings.group,
+        "sym": settings.sym,
+        "desc_act": settings.desc_act,
+        "act_group_aware": settings.group_aware,
+        "damp": settings.damp,
+        "dynamic": settings.dynamic(),
+        "embeddings": {"bits": settings.table_bits, "group": settings.table_group},
+        "seed": step.seed,
+        "threads": step.threads,
+        "dtype": "float32" if step.device == "cpu" else step.dtype,
+        "device": step.device,
+    }
+    with step.reporter.stage("gptq") as update:
+        log = step.log_dir / "gptq.log"
+        run_child(WORKER, request, log=log, threads=step.threads, update=update)
+    return _report(settings, request, windows.shape)
+
+
+def _report(settings: Settings, request: dict[str, Any], windows: Sequence[int]) -> StepReport:
+    samples, length = windows
+    parameters = {key: request[key] for key in ("bits", "group", "sym", "desc_act", "damp")}
+    parameters |= {
+        "act_group_aware": request["act_group_aware"],
+        "modules": {name: dict(override) for name, override in settings.modules.items()},
+        "embeddings": request["embeddings"],
+        "calibration": {"samples": samples, "length": length},
+        "log": "gptq.log",
+    }
+    return StepReport(parameters)

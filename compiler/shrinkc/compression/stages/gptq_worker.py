@@ -1,0 +1,277 @@
+"""The child process of ``gptq``, ``scales`` and ``eora``: the only place that runs GPTQModel.
+
+It reads one request (:func:`shrinkc.compression.child.receive`) and writes into the directory that
+the request names; what it prints is the stage's log.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkc.compression.child import receive
+from shrinkc.core.errors import StageFailed
+
+COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+_HALF_MAX = 65504.0
+# On a CPU GPTQModel takes a kernel of torch for 4 bit that knows only these groups; where others are
+# used, the checkpoint names the kernel that knows all.
+_CPU_GROUPS = (32, 64, 128, 256)
+_EVERY_GROUP = "gptq_torch"
+CHECKED_TOKENS = 32
+CHECKED_ERROR = 0.02
+
+
+def quantize(request: dict[str, Any]) -> None:
+    """GPTQ of every matrix of the layers; embedding and head as the request says.
+
+    ``out`` gets a GPTQModel checkpoint with the floats as float16, the tokenizer of ``source``
+    as it is, and nothing that depends on when or where it was made; then it is loaded with
+    ``from_pretrained`` and held against what shrinkc's importer reads (:func:`check`).
+    """
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    from shrinkc.checkpoints import torch_dtype
+
+    source, out, scratch = (Path(request[key]) for key in ("source", "out", "scratch"))
+    windows = np.load(request["calibration"])
+    start = source
+    if request["embeddings"]["bits"] < 16:
+        start = scratch / "table"
+        tables = _quantize_tables(request, windows, start)
+    config = QuantizeConfig(
+        bits=request["bits"],
+        group_size=request["group"],
+        sym=request["sym"],
+        desc_act=request["desc_act"],
+        act_group_aware=request["act_group_aware"],
+        damp_percent=request["damp"],
+        dynamic=request["dynamic"] or None,
+        offload_to_disk=False,
+        pack_impl="original",
+        device=request["device"],
+    )
+    model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
+    model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
+    saved = scratch / "saved"
+    shutil.rmtree(saved, ignore_errors=True)  # of an attempt that was interrupted
+    model.save(str(saved))
+    del model
+    out.mkdir(parents=True, exist_ok=True)
+    _assemble(source, saved, out)
+    if start != source:
+        from shrinkc.importer.embedding_sidecar import write_embedding
+
+        for file, table in tables.items():
+            write_embedding(out / file, table)
+    check(out)
+
+
+def _samples(windows: np.ndarray) -> list[dict[str, Any]]:
+    import torch
+
+    ids = torch.from_numpy(windows)
+    return [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids]
+
+
+def _quantize_tables(request: dict[str, Any], windows: np.ndarray, start: Path) -> dict[str, Any]:
+    """Saves the source with quantised embedding and head into ``start``; file -> QuantizedWeight.
+
+    The layers are quantised after this, on top of what the quantised embedding gives them.
+    """
+    import torch
+
+    from shrinkc.checkpoints import load
+    from shrinkc.compression.embedding import quantize_tables
+
+    loaded = load(Path(request["source"]), device=request["device"])
+    model = loaded.model
+    bits, group = request["embeddings"]["bits"], request["embeddings"]["group"]
+    tables = quantize_tables(model, torch.from_numpy(windows), bits=bits, group=group)
+    with torch.no_grad():
+        # as the float tables of the directory will be: the sidecars' values in float16
+        for module, table in zip(
+            (model.get_input_embeddings(), model.get_output_embeddings()),
+            tables.values(),
+            strict=False,  # one table where it is tied
+        ):
+            module.weight.copy_(torch.from_numpy(table.dequantized()).half())
+    shutil.rmtree(start, ignore_errors=True)
+    model.save_pretrained(start)
+    for name in COPIED:
+        if (Path(request["source"]) / name).is_file():
+            shutil.copyfile(Path(request["source"]) / name, start / name)
+    return tables
+
+
+def _assemble(source: Path, saved: Path, out: Path) -> None:
+    """``out`` from what GPTQModel saved: its integers and scales, the other floats as float16.
+
+    Configuration and tokenizer are the source's: GPTQModel changes the padding token.  ``from_pretrained``
+    alone has to be able to run the result, so the configuration says which kernel can where not all do.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors: dict[str, Any] = {}
+    for file in sorted(saved.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    for name, value in tensors.items():
+        if value.dtype in (torch.float32, torch.bfloat16):
+            if value.abs().max() > _HALF_MAX:
+                raise StageFailed(f"{name} holds values that float16 cannot: beyond {_HALF_MAX}.")
+            tensors[name] = value.half()
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    fields = json.loads((source / "config.json").read_text())
+    quantization = json.loads((saved / "config.json").read_text())["quantization_config"]
+    if quantization["bits"] == 4 and quantization["group_size"] not in _CPU_GROUPS:
+        quantization["backend"] = _EVERY_GROUP
+    fields.pop("torch_dtype", None)
+    fields |= {"dtype": "float16", "quantization_config": quantization}
+    _write_json(out / "config.json", fields)
+    _write_json(out / "quantize_config.json", quantization)
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    readable = (out / "config.json").stat().st_mode
+    (out / "model.safetensors").chmod(readable)  # safetensors makes private files
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Only :func:`check`, of the directory ``out``."""
+    check(Path(request["out"]))
+
+
+def check(directory: Path) -> None:
+    """StageFailed unless ``from_pretrained`` loads ``directory`` with the weights that shrinkc reads.
+
+    That of transformers, or where modules differ in their formats, which transformers cannot
+    load (5.14), that of GPTQModel.
+    """
+    import torch
+
+    from shrinkc.importer.gptq import read_gptq
+
+    model = load_quantized(directory)
+    weights = read_gptq(directory)
+    wrong = []
+    for name, weight in weights.items():
+        module = model.get_submodule(name)
+        # GPTQModel dequantises in float16, [inputs, outputs]; an embedding is an ordinary one
+        kernel = module.dequantize_weight().T if hasattr(module, "qweight") else module.weight
+        exact = torch.from_numpy(weight.dequantized())
+        if not torch.equal(kernel.detach().half(), exact.half()):
+            wrong.append(name)
+    if wrong or not weights:
+        raise StageFailed(
+            f"{directory}: {len(wrong)} of {len(weights)} matrices differ between GPTQModel and "
+            f"shrinkc's reader, the first is {wrong[:1]}.",
+            "this is a defect; please report it with the version of gptqmodel.",
+        )
+    with torch.no_grad():
+        logits = model(torch.arange(8)[None] % model.config.vocab_size).logits
+    if not torch.isfinite(logits).all():
+        raise StageFailed(f"{directory}: the quantised model's logits are not finite.")
+
+
+def load_quantized(directory: Path) -> Any:
+    """The model of a quantised directory, with GPTQModel's kernels."""
+    import torch
+
+    quantization = json.loads((directory / "config.json").read_text())["quantization_config"]
+    if quantization.get("dynamic"):
+        from gptqmodel import BACKEND, GPTQModel
+
+        loaded = GPTQModel.load(str(directory), backend=BACKEND.GPTQ_TORCH, dtype=torch.float16)
+        return loaded.model
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+def compensate(request: dict[str, Any]) -> None:
+    """EoRA: ``out`` gets the adapter of ``source`` that brings it closest to ``float``.
+
+    Afterwards GPTQModel's forward pass with the adapter is held against the model that shrinkc
+    loads (:func:`check_adapter`).
+    """
+    from gptqmodel import GPTQModel
+    from gptqmodel.adapter.adapter import Lora
+
+    source, out = Path(request["source"]), Path(request["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    GPTQModel.adapter.generate(
+        adapter=Lora(rank=request["rank"], path=str(out)),
+        model_id_or_path=request["float"],
+        quantized_model_id_or_path=str(source),
+        calibration_dataset=_samples(np.load(request["calibration"])),
+        calibration_dataset_sort="desc",
+        batch_size=1,
+        device=request["device"],
+    )
+    config = out / "adapter_config.json"
+    fields = json.loads(config.read_text())
+    fields["base_model_name_or_path"] = None  # a path of this machine
+    fields["target_modules"] = sorted(fields["target_modules"])  # a set's order
+    _write_json(config, fields)
+    (out / "adapter_model.safetensors").chmod(config.stat().st_mode)
+    check_adapter(source, out, request["rank"])
+
+
+def check_adapter(source: Path, adapter: Path, rank: int) -> None:
+    """StageFailed unless shrinkc's model of ``source`` with ``adapter`` is GPTQModel's."""
+    import torch
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.adapter.adapter import Lora
+
+    from shrinkc.checkpoints import load
+
+    theirs = GPTQModel.load(
+        str(source),
+        adapter=Lora(rank=rank, path=str(adapter)),
+        backend=BACKEND.GPTQ_TORCH,
+        dtype=torch.float16,
+    )
+    ours = load(adapter.parent).model
+    ids = torch.arange(CHECKED_TOKENS)[None] % ours.config.vocab_size
+    with torch.no_grad():
+        wanted, found = theirs.model(ids).logits.float(), ours(ids).logits
+        plain = load(source).model(ids).logits
+    # float16 against float32: a few percent in a deep model, but far less than the adapter does
+    error, effect = (float((found - other).norm() / wanted.norm()) for other in (wanted, plain))
+    if not error < max(CHECKED_ERROR, effect / 4):
+        raise StageFailed(
+            f"{adapter}: logits of shrinkc's model differ from GPTQModel's by {error:.1%}, more "
+            f"than {CHECKED_ERROR:.1%} and a quarter of the adapter's effect, {effect:.1%}.",
+            "this is a defect; please report it with the version of gptqmodel.",
+        )
+
+
+def main() -> None:
+    """One request."""
+    import torch
+
+    request = receive()
+    torch.set_num_threads(request["threads"])
+    random.seed(request["seed"])
+    np.random.seed(request["seed"])
+    torch.manual_seed(request["seed"])
+    tasks = {"gptq": quantize, "eora": compensate, "check": check_request}
+    tasks[request["task"]](request)
+
+
+if __name__ == "__main__":
+    main()

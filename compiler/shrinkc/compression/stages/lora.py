@@ -1,0 +1,167 @@
+"""Stage ``lora``: recovery by low-rank adapters (PEFT), merged into the weights afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.gptq import module_shapes
+from shrinkc.compression.training import (
+    Training,
+    TrainingSettings,
+    check_texts,
+    samples_to_train,
+    text_hashes,
+    train_norms,
+)
+from shrinkc.core.errors import BadRecipe, StageFailed
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MODULES = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+ALL = "all"
+_ASKS = "is_gptqmodel_available"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
+    """Adapters of ``rank`` and scale alpha / rank beside ``targets`` (module names, or "all").
+
+    The teacher of ``distill`` is the uncompressed model.  The rest is that of
+    :class:`~shrinkc.compression.training.TrainingSettings`.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ATTENTION
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("rank", self.rank, 1, 4096)
+        between("alpha", self.alpha, 1e-6)
+        between("dropout", self.dropout, 0, 0.9)
+        if not self.targets:
+            raise BadRecipe("targets = []; at least one module is needed.")
+        for target in self.targets:
+            one_of("targets", target, (*MODULES, ALL))
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the modules that get an adapter."""
+        return [m for m in MODULES if ALL in self.targets or m in self.targets]
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """Windows that are longer than the model's context; an adapter as large as a matrix."""
+    c, problems = facts.config, settings.length_problems(facts)
+    narrowest = min(c.hidden_size, c.num_kv_heads * c.head_dim)
+    if settings.rank > narrowest:
+        problems.append(
+            f"rank = {settings.rank}: the narrowest matrix has {narrowest} rows or columns"
+        )
+    return problems
+
+
+def inputs(settings: Settings) -> dict[str, str]:
+    """Hashes of the texts.  Raises BadData when one cannot be read."""
+    return text_hashes(settings, "lora")
+
+
+def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
+    """Notes on the text; BadData when it is too short or repeats itself."""
+    return check_texts(settings, "lora", calibration, tokenizer)
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """Tokens through the model: forward, backward without weight gradients, and the teacher.
+
+    Adapters cost as much more as they are large: little in a large model.
+    """
+    samples = samples_to_train(settings, "lora", calibration)
+    shapes = module_shapes(facts.config).items()
+    sides = sum(n + k for name, (n, k) in shapes if name.rpartition(".")[2] in settings.modules)
+    passes = 2.0 * (1 + settings.rank * sides / facts.parameters) + (1.0 if settings.distill else 0)
+    return samples * settings.length * passes
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Trains and merges; ``parameters`` has the loss curve in nats per token."""
+    need("peft")
+    import torch
+
+    torch.manual_seed(step.seed)
+    training = start(settings, step)
+    facts = training.train()
+    trained = training.trained_tensors()
+    tokenizer = training.tokenizer
+    del training
+    save(_merge(settings, step, trained), tokenizer, step.out)
+    return StepReport(facts)
+
+
+def start(settings: Settings, step: StepContext) -> Training:
+    """The training of the adapters, before its first step."""
+    return Training(
+        settings, step, "lora", lambda model: _add_adapters(settings, model), step.teacher
+    )
+
+
+def _add_adapters(settings: Settings, model: Any) -> Any:
+    """PEFT's adapters within ``model`` (and around it: returned), perhaps norm gains; all float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with _float_layers_only():
+        wrapped = get_peft_model(model, config)
+    if settings.train_norms:
+        train_norms(model)
+    return wrapped
+
+
+@contextmanager
+def _float_layers_only() -> Iterator[None]:
+    """PEFT does not look for GPTQModel's layers within: that would import it, which takes 15 s and prints
+    a banner on stdout."""
+    importlib.import_module("peft")
+    asking = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("peft.") and hasattr(module, _ASKS)
+    ]
+    before = [getattr(module, _ASKS) for module in asking]
+    for module in asking:
+        setattr(module, _ASKS, lambda: False)
+    try:
+        yield
+    finally:
+        for module, function in zip(asking, before, strict=True):
+            setattr(module, _ASKS, function)
+
+
+def _merge(settings: Settings, step: StepContext, trained: dict[str, Any]) -> Any:
+    """The source's weights, in float32, plus scale · B · A; then in the dtype they are stored in."""
+    model = load(step.source, dtype="float32").model
+    wrapped = _add_adapters(settings, model)
+    missing = set(trained) - set(model.state_dict())
+    if missing:
+        raise StageFailed(f"lora: {len(missing)} trained tensors have no place in the model.")
+    model.load_state_dict(trained, strict=False)
+    with _float_layers_only():
+        merged = wrapped.merge_and_unload()
+    return merged.to(torch_dtype(stored_dtype(step.source)))

@@ -1,0 +1,175 @@
+"""Stage ``scales``: recovery of a quantised model by training its scales; no integer changes.
+
+The scales of all groups, and the norm gains, are trained on text, as Kim et al. 2023 ("PEQA") and
+Chen et al. 2024 ("EfficientQAT", its second phase) do.  The result has the bytes it had before, and
+needs no side path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from shrinkc.checkpoints import load
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.checks import between
+from shrinkc.compression.child import run_child
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.eora import link_files
+from shrinkc.compression.stages.gptq import WORKER
+from shrinkc.compression.training import (
+    Training,
+    TrainingSettings,
+    check_texts,
+    samples_to_train,
+    text_hashes,
+    train_norms,
+)
+from shrinkc.core.errors import StageFailed, UnsupportedModel
+from shrinkc.importer.gptq import find_adapter, read_gptq
+from shrinkc.importer.model import QuantizedWeight
+
+WEIGHTS = "model.safetensors"
+# A scale stays positive: the least that its factor can become.
+FACTOR_MIN = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
+    """As :class:`~shrinkc.compression.training.TrainingSettings`; ``learning_rate`` is relative to a
+    scale.  The teacher of ``distill`` is the float model that was quantised.
+    """
+
+    learning_rate: float = 1e-3
+    train_norms: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("learning_rate", self.learning_rate, 1e-8, 0.5)
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """No quantised model; windows that are longer than the model's context."""
+    problems = settings.length_problems(facts)
+    if not facts.quantized:
+        problems.append("scales needs a quantised model; put a stage gptq before it")
+    return problems
+
+
+def inputs(settings: Settings) -> dict[str, str]:
+    """Hashes of the texts.  Raises BadData when one cannot be read."""
+    return text_hashes(settings, "scales")
+
+
+def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
+    """Notes on the text; BadData when it is too short or repeats itself."""
+    return check_texts(settings, "scales", calibration, tokenizer)
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """Tokens through the model: forward, backward with weight gradients, and the teacher."""
+    samples = samples_to_train(settings, "scales", calibration)
+    return samples * settings.length * (4.0 if settings.distill else 3.0)
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Trains, and writes the checkpoint with its new scales and gains."""
+    import torch
+
+    if find_adapter(step.source) is not None:
+        raise UnsupportedModel(
+            f"{step.source} has an adapter, which was made for the scales as they are.",
+            "put the stage eora after scales.",
+        )
+    torch.manual_seed(step.seed)
+    weights = {
+        name: weight
+        for name, weight in read_gptq(step.source).items()
+        if name.startswith("model.layers.")
+    }
+
+    def prepare(model: Any) -> None:
+        for name, weight in weights.items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _scaled(weight, settings, step.device))
+        if settings.train_norms:
+            train_norms(model)
+
+    training = Training(settings, step, "scales", prepare, step.unquantized)
+    facts = training.train()
+    trained = training.trained_tensors()
+    del training
+    _write(step, trained)
+    _check(step, weights)
+    return StepReport(facts)
+
+
+def _scaled(weight: QuantizedWeight, settings: Settings, device: str) -> Any:
+    """A linear layer [out, in] whose weight is integers times scales that can be trained."""
+    import torch
+
+    from shrinkc.checkpoints import torch_dtype
+
+    class Scaled(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            zero = torch.from_numpy(-weight.offset / weight.scale).round()
+            codes = torch.from_numpy(weight.q).float()
+            spread = zero.repeat_interleave(weight.group, 1)[:, : codes.shape[1]]
+            # exact in bfloat16: integers of at most 8 bits
+            self.codes = (codes - spread).to(device, torch_dtype(settings.dtype))
+            self.scale = torch.from_numpy(weight.scale).to(device)
+            self.back = None
+            if weight.order is not None:
+                order = torch.from_numpy(weight.order.astype("int64"))
+                self.back = torch.argsort(order).to(device)
+            self.change = torch.nn.Parameter(torch.zeros_like(self.scale))
+
+        def forward(self, x: Any) -> Any:
+            scale = self.scale * (1 + self.change).clamp_min(FACTOR_MIN)
+            wide = scale.to(self.codes.dtype).repeat_interleave(weight.group, 1)
+            matrix = self.codes * wide[:, : self.codes.shape[1]]
+            if self.back is not None:
+                matrix = matrix[:, self.back]
+            return torch.nn.functional.linear(x.to(matrix.dtype), matrix)
+
+    return Scaled()
+
+
+def _write(step: StepContext, trained: dict[str, Any]) -> None:
+    """The files of the source with the trained scales and gains in their stored types."""
+    from safetensors.torch import load_file, save_file
+
+    link_files(step.source, step.out)
+    tensors = load_file(step.source / WEIGHTS)
+    for name, value in trained.items():
+        module, _, kind = name.rpartition(".")
+        if kind == "change":  # [out, groups], stored [groups, out]
+            old = tensors[f"{module}.scales"]
+            new = old.float() * (1 + value.T).clamp_min(FACTOR_MIN)
+            tensors[f"{module}.scales"] = new.to(old.dtype).contiguous()
+        else:
+            tensors[name] = value.to(tensors[name].dtype)
+    file = step.out / WEIGHTS
+    mode = file.stat().st_mode
+    file.unlink()  # a hard link: the source's own must stay as it is
+    save_file(tensors, file, {"format": "pt"})
+    file.chmod(mode)
+
+
+def _check(step: StepContext, before: dict[str, QuantizedWeight]) -> None:
+    """StageFailed unless the directory loads, and has the integers it had."""
+    import numpy as np
+
+    after = read_gptq(step.out)
+    wrong = [name for name, weight in before.items() if not np.array_equal(weight.q, after[name].q)]
+    if wrong:
+        raise StageFailed(f"scales: the integers of {wrong[0]} are not what they were.")
+    request = {
+        "task": "check", "out": str(step.out), "seed": step.seed, "threads": step.threads,
+    }  # fmt: skip
+    with step.reporter.stage("scales: loading") as update:
+        log = step.log_dir / "scales.log"
+        run_child(WORKER, request, log=log, threads=step.threads, update=update)
+    load(step.out)

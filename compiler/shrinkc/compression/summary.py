@@ -1,0 +1,133 @@
+"""A run for people: a table with a row per step, and a picture of bytes against perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compression.pictures import COLOURS, save_picture, style
+from shrinkc.compression.steps import StepRecord
+from shrinkc.evaluation import COMPARED
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step.  ``share``: packed bytes over the bytes of the given model in bf16.
+
+    What was not measured is None.  ``measured``: how the perplexity was, as far as another one has
+    to share it to be compared with it.
+    """
+
+    name: str
+    layers: int
+    intermediate: int
+    kv_heads: int
+    parameters: int
+    non_zeros: int
+    bytes_on_disk: int
+    packed_bytes: int
+    share: float
+    perplexity: float | None
+    protocol: str | None
+    measured: dict[str, Any] | None
+    trivia_closed: float | None
+    trivia_open: float | None
+    hellaswag: float | None
+    hellaswag_norm: float | None
+    seconds: float
+
+
+def rows_of(records: Sequence[StepRecord]) -> list[Row]:
+    """A row per record, the first of which is the given model."""
+    whole = 2 * records[0].figures["parameters"] if records else 1
+    return [_row(record, whole) for record in records]
+
+
+def _row(record: StepRecord, whole: int) -> Row:
+    figures, metrics = record.figures, record.metrics
+    return Row(
+        name=record.name,
+        layers=figures["layers"],
+        intermediate=figures["intermediate"],
+        kv_heads=figures["kv_heads"],
+        parameters=figures["parameters"],
+        non_zeros=figures["non_zeros"],
+        bytes_on_disk=figures["bytes_on_disk"],
+        packed_bytes=figures["packed_bytes"],
+        share=figures["packed_bytes"] / whole,
+        perplexity=_at(metrics, "perplexity", "perplexity"),
+        protocol=_at(metrics, "perplexity", "protocol"),
+        measured=_measured(metrics),
+        trivia_closed=_at(metrics, "trivia", "closed", "accuracy"),
+        trivia_open=_at(metrics, "trivia", "open", "accuracy"),
+        hellaswag=_at(metrics, "hellaswag", "acc"),
+        hellaswag_norm=_at(metrics, "hellaswag", "acc_norm"),
+        seconds=record.seconds,
+    )
+
+
+def _measured(metrics: Any) -> dict[str, Any] | None:
+    about = _at(metrics, "perplexity")
+    return None if about is None else {key: about[key] for key in COMPARED if key in about}
+
+
+def _at(metrics: Any, *keys: str) -> Any:
+    for key in keys:
+        metrics = metrics.get(key) if isinstance(metrics, dict) else None
+    return metrics
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table.  Packed bytes: integers at their width, everything else at 16 bit."""
+    head = (
+        "step", "layers", "FFN", "KV heads", "parameters", "non-zeros", "on disk, MiB",
+        "packed, MiB", "of bf16", "perplexity", "TriviaQA closed / open", "HellaSwag acc / norm",
+        "seconds",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        cells = (
+            row.name, row.layers, row.intermediate, row.kv_heads, f"{row.parameters:,}",
+            f"{row.non_zeros:,}", f"{row.bytes_on_disk / MIB:.1f}", f"{row.packed_bytes / MIB:.1f}",
+            f"{row.share:.1%}", "" if row.perplexity is None else f"{row.perplexity:.2f}",
+            _pair(row.trivia_closed, row.trivia_open), _pair(row.hellaswag, row.hellaswag_norm),
+            f"{row.seconds:.0f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    protocols = sorted({row.protocol for row in rows if row.protocol})
+    note = f"\nPerplexity: {', '.join(protocols)}; step.json has the whole protocol.\n"
+    return "\n".join(lines) + "\n" + (note if protocols else "")
+
+
+def _pair(first: float | None, second: float | None) -> str:
+    if first is None and second is None:
+        return ""
+    return " / ".join("–" if v is None else f"{v:.1%}" for v in (first, second))
+
+
+def picture(rows: Sequence[Row], file: Path) -> None:
+    """Packed bytes against perplexity, one point per measured step; nothing before the first."""
+    measured = [row for row in rows if row.perplexity is not None]
+    if not measured:
+        return
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot()
+        sizes = [row.packed_bytes / MIB for row in measured]
+        values = [row.perplexity or 0.0 for row in measured]
+        axes.plot(sizes, values, "-", color="#bbbbbb", zorder=1)
+        axes.scatter(sizes, values, color=COLOURS[0], zorder=2)
+        for x, y, row in zip(sizes, values, measured, strict=True):
+            axes.annotate(row.name, (x, y), (4, 4), textcoords="offset points")
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15, y=0.15)
+        axes.set_yscale("log")
+        axes.set_xlabel("packed size, MiB")
+        axes.set_ylabel(f"perplexity ({measured[0].protocol})")
+        save_picture(figure, file)

@@ -1,0 +1,116 @@
+"""Texts for calibration and training: local files, or data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from shrinkc.checkpoints import need
+from shrinkc.compression.recipe import HUB
+from shrinkc.core.errors import BadData
+
+HUB_CHARACTERS = 20_000_000  # as much of a data set is taken: some have terabytes
+DUPLICATE_LENGTH = 50  # shorter paragraphs, such as headings, may come again
+MANY_DUPLICATES = 0.1
+
+_BLANK = re.compile(r"\n[ \t]*\n")
+
+
+@dataclass(frozen=True)
+class Text:
+    """``name`` is the file's name or the hub id, without folders."""
+
+    name: str
+    content: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the UTF-8 content."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def read_texts(sources: tuple[str, ...], key: str) -> list[Text]:
+    """The texts that the recipe's ``key`` lists.
+
+    A path of a text file, of a ``.jsonl`` file whose lines have a field "text", or
+    ``hub:dataset[:config][:split]``.  Line ends become LF.  BadData when one cannot be read, or
+    when there is none.
+    """
+    if not sources:
+        raise BadData(
+            f"{key} is not given, so there is no text to work with.",
+            f"--set {key}=FILE names a text file that is like what the model is for.",
+        )
+    return [_hub(s) if s.startswith(HUB) else _file(Path(s), key) for s in sources]
+
+
+def _file(path: Path, key: str) -> Text:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadData(f"{key}: {path} cannot be read: {reason}.") from error
+    if path.suffix == ".jsonl":
+        content = "\n\n".join(
+            _line(path, n, line) for n, line in enumerate(content.splitlines(), 1)
+        )
+    return Text(path.name, content)
+
+
+def _line(path: Path, number: int, line: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadData(f'{path}, line {number}: an object with a field "text" is needed.') from error
+    return str(text)
+
+
+def _hub(source: str) -> Text:
+    need("datasets")
+    from datasets import load_dataset
+
+    name, *rest = source.removeprefix(HUB).split(":")
+    config, split = (rest[0] if len(rest) > 1 else None), (rest[-1] if rest else "train")
+    parts: list[str] = []
+    size = 0
+    try:
+        for row in load_dataset(name, config, split=split, streaming=True):
+            parts.append(str(row["text"]))
+            size += len(parts[-1]) + 1
+            if size >= HUB_CHARACTERS:
+                break
+    except Exception as error:  # whatever the network, the hub or the data set's form says
+        first = str(error).strip().split("\n")[0]
+        raise BadData(
+            f"{source} cannot be read from the Hugging Face hub: {first}",
+            "give local text instead, for instance --set calibration.text=FILE --set lora.text=FILE.",
+        ) from error
+    return Text(source, "\n".join(parts))
+
+
+def duplicated(texts: list[Text]) -> tuple[int, int]:
+    """Paragraphs of at least DUPLICATE_LENGTH characters: (how many repeat an earlier one, of how many)."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(
+            p.strip() for p in _BLANK.split(text.content) if len(p.strip()) >= DUPLICATE_LENGTH
+        )
+    return counts.total() - len(counts), counts.total()
+
+
+def check_duplicates(texts: list[Text], key: str) -> list[str]:
+    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do."""
+    repeated, total = duplicated(texts)
+    names = ", ".join(text.name for text in texts)
+    if repeated > MANY_DUPLICATES * total:
+        raise BadData(
+            f"{key}: {repeated} of {total} paragraphs of {names} repeat an earlier one; at most "
+            f"{MANY_DUPLICATES:.0%} may.",
+            "remove the duplicates: repeated text stands for less than its length says.",
+        )
+    return [f"{key}: {repeated} of {total} paragraphs repeat an earlier one"] if repeated else []

@@ -1,0 +1,318 @@
+"""Training on text: what the stages ``lora`` and ``scales`` share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.checkpoints import load, torch_dtype
+from shrinkc.compression.attention import use_products
+from shrinkc.compression.calibration import Calibration, encode_texts
+from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.soft_loss import loss_and_gradient
+from shrinkc.compression.stages.context import StepContext
+from shrinkc.compression.texts import check_duplicates, read_texts
+from shrinkc.core.errors import BadData, BadRecipe, StageFailed
+from shrinkc.core.output import new_file
+
+DEFAULT_SAMPLES = 8192
+SAVE_SECONDS = 60.0  # between two saved states: what an interrupt loses at most
+CURVE_POINTS = 200
+CLIP = 1.0  # of the gradient's norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What every kind of training has.
+
+    Text comes from ``text`` (else from the calibration's), cut into windows of ``length`` tokens;
+    every epoch cuts at another place and shuffles.  ``samples`` windows in all, or ``epochs`` over
+    the text.  A step is ``batch`` windows, ``micro_batch`` at a time.  AdamW; ``learning_rate``
+    rises over the first ``warmup`` of all steps and falls like a cosine.  ``dtype`` is that of the
+    computation; what is trained and its optimiser are float32.
+
+    ``distill``: weight of the Kullback-Leibler divergence to a teacher; the rest is on the text's
+    tokens.  ``train_norms``: norm gains are trained as well.
+    """
+
+    text: tuple[str, ...] = ()
+    samples: int | None = None
+    epochs: float | None = None
+    batch: int = 8
+    micro_batch: int = 1
+    length: int = 512
+    learning_rate: float = 2e-4
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    dtype: str = "bfloat16"
+    distill: float = 0.0
+    train_norms: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.epochs is not None:
+            raise BadRecipe("one of samples and epochs is allowed; both are given.")
+        between("samples", self.samples or 1, 1)
+        between("epochs", 1.0 if self.epochs is None else self.epochs, 1e-3)
+        between("batch", self.batch, 1)
+        between("micro_batch", self.micro_batch, 1)
+        if self.batch % self.micro_batch:
+            raise BadRecipe(
+                f"micro_batch = {self.micro_batch}; a divisor of batch = {self.batch} is allowed."
+            )
+        between("length", self.length, 8)
+        between("learning_rate", self.learning_rate, 1e-8, 1.0)
+        between("warmup", self.warmup, 0, 1)
+        between("weight_decay", self.weight_decay, 0, 1)
+        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+        between("distill", self.distill, 0, 1)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the calibration's text is trained on."""
+        return not self.text
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = max(1, round(self.warmup * steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+    def length_problems(self, facts: ModelFacts) -> list[str]:
+        """Windows that are longer than the model's context."""
+        if self.length > facts.config.max_position:
+            return [f"length = {self.length}: the model's context is {facts.config.max_position}"]
+        return []
+
+
+def text_hashes(settings: TrainingSettings, kind: str) -> dict[str, str]:
+    """Hashes of the texts.  Raises BadData when one cannot be read."""
+    if not settings.text:
+        return {}
+    return {t.name: t.sha256 for t in read_texts(settings.text, f"{kind}.text")}
+
+
+def check_texts(
+    settings: TrainingSettings, kind: str, calibration: Calibration, tokenizer: Any
+) -> list[str]:
+    """Notes on the text; BadData when it is too short or repeats itself."""
+    key = f"{kind}.text"
+    texts = read_texts(settings.text or calibration.text, key)
+    notes = check_duplicates(texts, key)
+    Windows(encode_texts(texts, tokenizer), settings.length, 0, key)
+    return notes
+
+
+def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibration) -> int:
+    """About how many windows will be trained on, from the text's length in characters."""
+    if settings.epochs is None:
+        return settings.samples or DEFAULT_SAMPLES
+    texts = read_texts(settings.text or calibration.text, f"{kind}.text")
+    characters = sum(len(t.content) for t in texts)
+    tokens = characters / calibration.characters_per_token
+    return round(settings.epochs * tokens / settings.length)
+
+
+class Windows:
+    """Windows of token ids in the order of training: sample i is the same whenever it is asked for."""
+
+    def __init__(self, ids: list[int], length: int, seed: int, key: str) -> None:
+        import torch
+
+        self.ids = torch.tensor(ids)
+        self.length, self.seed = length, seed
+        # a window less than would fit, so that every epoch can start at another place
+        self.per_epoch = (len(ids) - length) // length
+        self._order: tuple[int, Any] = (-1, None)
+        if self.per_epoch < 2:
+            raise BadData(
+                f"{key}: {len(ids)} tokens are too few for training on windows of {length}.",
+                f"give at least {3 * length} tokens, and better some 100000, or lower the length.",
+            )
+
+    def sample(self, index: int) -> Any:
+        """int64 [length]."""
+        import torch
+
+        epoch, place = divmod(index, self.per_epoch)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            offset = torch.randint(self.length, (), generator=generator)
+            starts = torch.randperm(self.per_epoch, generator=generator) * self.length + offset
+            self._order = (epoch, starts)
+        start = int(self._order[1][place])
+        return self.ids[start : start + self.length]
+
+    def batch(self, step: int, batch: int, micro: int) -> Iterator[Any]:
+        """The micro-batches, int64 [micro, length], of a step."""
+        import torch
+
+        for first in range(step * batch, (step + 1) * batch, micro):
+            yield torch.stack([self.sample(first + i) for i in range(micro)])
+
+
+class Training:
+    """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
+
+    ``prepare(model)`` changes the frozen model of ``step.source`` in place, so that what is to be
+    trained, and nothing else, requires a gradient (float32).
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        step: StepContext,
+        kind: str,
+        prepare: Callable[[Any], None],
+        teacher: Path | None,
+    ) -> None:
+        import torch
+
+        self.settings, self.step, self.kind = settings, step, kind
+        loaded = load(step.source, dtype=settings.dtype, device=step.device)
+        self.tokenizer = loaded.tokenizer
+        if step.device == "cpu" and settings.dtype == "bfloat16":
+            use_products(loaded.model)
+        prepare(loaded.model)
+        self.model = loaded.model.train()
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.teacher = None
+        if settings.distill:
+            source = teacher or step.source
+            self.teacher = load(source, dtype=settings.dtype, device=step.device).model
+        self.losses: list[float] = []
+
+    def train(self) -> dict[str, Any]:
+        """Trains on, from the saved state if there is one.
+
+        Returns facts for step.json: steps, tokens, epochs, trainable numbers, and the loss curve in
+        nats per token.
+        """
+        settings, key = self.settings, f"{self.kind}.text"
+        texts = read_texts(settings.text or self.step.calibration.text, key)
+        ids = encode_texts(texts, self.tokenizer)
+        windows = Windows(ids, settings.length, self.step.seed, key)
+        samples = settings.samples or DEFAULT_SAMPLES
+        if settings.epochs is not None:
+            samples = round(settings.epochs * windows.per_epoch)
+        steps = math.ceil(samples / settings.batch)
+        self._all_steps(windows, steps)
+        return {
+            "steps": steps,
+            "tokens": steps * settings.batch * settings.length,
+            "epochs": round(steps * settings.batch / windows.per_epoch, 3),
+            "trainable": sum(p.numel() for p in self.parameters.values()),
+            "loss_curve": _thinned(self.losses),
+        }
+
+    def _all_steps(self, windows: Windows, steps: int) -> None:
+        state = self.step.scratch / "training.pt"
+        self._restore(state)
+        saved = time.monotonic()
+        with self.step.reporter.stage(self.kind) as update:
+            update(len(self.losses), steps)
+            for number in range(len(self.losses), steps):
+                self.losses.append(self._one_step(windows, number, steps))
+                update(number + 1, steps, f"loss {self._recent():.3f}")
+                if time.monotonic() - saved >= SAVE_SECONDS:
+                    self._save(state)
+                    saved = time.monotonic()
+
+    def trained_tensors(self) -> dict[str, Any]:
+        """Name -> float32 tensor of everything that was trained."""
+        return {name: p.detach().float().cpu() for name, p in self.parameters.items()}
+
+    def _one_step(self, windows: Windows, number: int, steps: int) -> float:
+        import torch
+
+        settings = self.settings
+        tokens = settings.batch * (settings.length - 1)
+        total = 0.0
+        for ids in windows.batch(number, settings.batch, settings.micro_batch):
+            total += self._backward(ids.to(self.step.device), tokens)
+        if not math.isfinite(total):
+            raise StageFailed(
+                f"{self.kind}: the loss of step {number} is not finite.",
+                f"lower {self.kind}.learning_rate.",
+            )
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate(number, steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _backward(self, ids: Any, tokens: int) -> float:
+        """Adds the gradients of ``ids`` [micro, length]; its share of the mean loss of ``tokens``."""
+        import torch
+
+        dtype = torch_dtype(self.settings.dtype)
+        low = dtype != torch.float32
+        with torch.autocast(self.step.device.split(":")[0], dtype=torch.bfloat16, enabled=low):
+            # the last token predicts nothing, but sizes that are powers of two are faster
+            hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        hidden = hidden.flatten(0, 1).to(dtype)
+        side = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                known = self.teacher.model(input_ids=ids, use_cache=False).last_hidden_state
+            side = (known[:, :-1].flatten(0, 1), self.teacher.lm_head.weight)
+        loss, gradient = loss_and_gradient(
+            hidden, self.model.lm_head.weight, ids[:, 1:].flatten(), side, self.settings.distill
+        )
+        hidden.backward(gradient / tokens)
+        return loss / tokens
+
+    def _recent(self) -> float:
+        last = self.losses[-20:]
+        return sum(last) / len(last)
+
+    def _save(self, file: Path) -> None:
+        import torch
+
+        content = {
+            "losses": self.losses,
+            "trained": {name: p.detach() for name, p in self.parameters.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        with new_file(file) as state:
+            torch.save(content, state)
+
+    def _restore(self, file: Path) -> None:
+        import torch
+
+        if not file.exists():
+            return
+        content = torch.load(file, weights_only=True)
+        self.losses = content["losses"]
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(content["trained"][name])
+        self.optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["random"])
+
+
+def train_norms(model: Any) -> None:
+    """Makes all norm gains of the model trainable, in float32."""
+    import torch
+
+    for name, module in model.named_modules():
+        if name.endswith("norm"):
+            module.weight = torch.nn.Parameter(module.weight.detach().float())
+
+
+def _thinned(curve: list[float]) -> list[list[float]]:
+    """At most CURVE_POINTS pairs (last step, mean loss) of equally long stretches of steps."""
+    length = math.ceil(len(curve) / CURVE_POINTS)
+    parts = [curve[at : at + length] for at in range(0, len(curve), length)]
+    ends = [min((i + 1) * length, len(curve)) for i in range(len(parts))]
+    return [[end, round(sum(part) / len(part), 5)] for end, part in zip(ends, parts, strict=True)]

@@ -1,0 +1,149 @@
+"""What to say when a model does not fit: every level that lacks, and changes that were tried."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from shrinkc.core.errors import DoesNotFit, Lack
+from shrinkc.memory.plan import make_plan
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import WIDTHS
+from shrinkc.targets import Target
+
+Fits = Callable[[QuantOptions, int, int], bool]
+
+CONTEXT_LEAST = 2
+LEAST_BITS = min(WIDTHS)
+CONTEXT_STEP = 8
+L1_STEP = 4096
+MOST_OFFERED = 4
+_CEILING = 1 << 40  # more memory than any level is ever given
+
+
+def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack, ...]:
+    """What every level lacks; empty where the shape fits.
+
+    The planner stops at the first one; that level is then given just enough to see the next.
+    """
+    out: list[Lack] = []
+    given = target if l1 is None else replace(target, l1=min(l1, target.l1))
+    while (lack := _lack(shape, given)) is not None:
+        out.append(lack)
+        if lack.level == "weights" or len(out) > 2:
+            break
+        given = _enough(shape, given, lack.level)
+    return tuple(out)
+
+
+def _lack(shape: ModelShape, target: Target) -> Lack | None:
+    """The first level that lacks something."""
+    try:
+        make_plan(shape, target)
+    except DoesNotFit as error:
+        return error.lacks[0]
+    return None
+
+
+def _enough(shape: ModelShape, target: Target, level: str) -> Target:
+    """``target`` with the least of ``level`` at which another level, or none, lacks something."""
+
+    def given(size: int) -> Target:
+        return replace(target, l1=size) if level == "l1" else replace(target, l2=size)
+
+    def lacks(size: int) -> bool:
+        lack = _lack(shape, given(size))
+        return lack is not None and lack.level == level
+
+    low, high = getattr(target, level), 2 * getattr(target, level)
+    while lacks(high) and high < _CEILING:
+        low, high = high, 2 * high
+    while high - low > 16:
+        middle = (low + high) // 2
+        low, high = (middle, high) if lacks(middle) else (low, middle)
+    return given(high)
+
+
+def alternatives(
+    fits: Fits,
+    quant: QuantOptions,
+    context: int,
+    l1: int,
+    l1_most: int,
+    fixed: Collection[str] = (),
+) -> list[str]:
+    """Changes of the command line that make it fit, each one planned before it is offered.
+
+    ``fits(quant, context, l1)`` says whether there is a plan, with bytes of L1.  Single changes
+    first; where none is enough, pairs, then three and four together.  Empty only if all of them
+    to their ends (the shortest context, the fewest bits, ``l1_most``) are not enough.  ``fixed`` are
+    options that a quantised checkpoint leaves nothing to decide for.
+    """
+    possible = {
+        "--context": context > CONTEXT_LEAST,
+        "--bits": quant.bits > LEAST_BITS and "--bits" not in fixed,
+        "--head-bits": quant.head_bits > LEAST_BITS and "--head-bits" not in fixed,
+        "--l1": l1 < l1_most,
+    }
+    names = [name for name, open_ in possible.items() if open_]
+    for count in range(1, len(names) + 1):
+        changes = (
+            _changed(fits, some, quant, context, l1, l1_most)
+            for some in itertools.combinations(names, count)
+        )
+        found = list(itertools.islice(filter(None, changes), MOST_OFFERED))
+        if found:
+            return found
+    return []
+
+
+def _changed(
+    fits: Fits, names: Collection[str], quant: QuantOptions, context: int, l1: int, l1_most: int
+) -> str | None:
+    """What to write to change all ``names``, each no more than needed, bits the least of all because
+    they cost quality; None: not enough."""
+    widths = [w for w in WIDTHS if w < quant.bits] if "--bits" in names else [quant.bits]
+    tables = [w for w in WIDTHS if w < quant.head_bits]
+    tables = tables if "--head-bits" in names else [quant.head_bits]
+    size = l1_most if "--l1" in names else l1
+    least = CONTEXT_LEAST if "--context" in names else context
+
+    def with_bits(bits: int, head_bits: int) -> QuantOptions:
+        return replace(quant, bits=bits, head_bits=head_bits)
+
+    if not fits(with_bits(widths[-1], tables[-1]), least, size):
+        return None
+    # narrowest first: what fits comes first then
+    bits = _last(widths[::-1], lambda w: fits(with_bits(w, tables[-1]), least, size))
+    head_bits = _last(tables[::-1], lambda w: fits(with_bits(bits, w), least, size))
+    narrow = with_bits(bits, head_bits)
+    if "--context" in names:
+        steps = range(CONTEXT_STEP, context, CONTEXT_STEP)
+        shorter = [*range(CONTEXT_LEAST, min(CONTEXT_STEP, context)), *steps]
+        context = _last(shorter, lambda at: fits(narrow, at, size))
+    if "--l1" in names:
+        larger = range(-(-l1_most // L1_STEP) * L1_STEP, l1, -L1_STEP)
+        size = _last(larger, lambda at: fits(narrow, context, min(at, l1_most)))
+    values = {
+        "--context": context,
+        "--bits": bits,
+        "--head-bits": head_bits,
+        "--l1": _written(size, l1_most),
+    }
+    return " ".join(f"{name} {values[name]}" for name in names)
+
+
+def _last(values: Sequence[int], good: Callable[[int], bool]) -> int:
+    """The last of ``values`` that is good; the first is, and what is good comes first."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if good(values[middle]) else (low, middle - 1)
+    return values[low]
+
+
+def _written(size: int, most: int) -> str:
+    size = min(size, most)
+    return f"{size // 1024}KiB" if size % 1024 == 0 else str(size)

@@ -1,0 +1,64 @@
+"""The text of a run while it comes."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+from shrinkc.core.progress import Update
+from shrinkc.importer import Tokenizer
+
+OnText = Callable[[str], None]
+"""Is given the prompt (which may be empty) in one piece, then every piece of the answer, and a line's
+end last; nothing of a run that has no tokens."""
+
+
+class Story:
+    """Takes the lines of a run (see sc_main.c) and gives ``on_text`` the pieces of its tokens.
+
+    ``on_first`` is called before that.  Without ``on_text`` tokens are only counted for ``update``.
+    Characters that are split over tokens are given when they are complete.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: tuple[int, ...],
+        most: int,
+        on_text: OnText | None,
+        *,
+        update: Update,
+        on_first: Callable[[], None],
+    ) -> None:
+        self._table = tokenizer.decode_table()
+        self._strip = tokenizer.strip_leading_space
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._prompt, self._most = prompt, most
+        self._on_text, self._update, self._on_first = on_text, update, on_first
+        self._tokens = 0
+
+    def on_line(self, line: str) -> None:
+        """One line of the program's output."""
+        if not line.startswith("@T "):
+            return
+        self._tokens += 1
+        if self._on_text is None:
+            self._update(self._tokens, self._most)
+            return
+        if self._tokens == 1:
+            self._on_first()
+            self._on_text("".join(self._decoded(self._table[token]) for token in self._prompt))
+        fields = line.split()
+        if len(fields) > 3:
+            self._on_text(self._decoded(bytes.fromhex(fields[3])))
+
+    def end(self) -> None:
+        """Ends the line, and a character of which only the beginning came."""
+        if self._tokens and self._on_text is not None:
+            self._on_text(self._decoder.decode(b"", final=True) + "\n")
+
+    def _decoded(self, piece: bytes) -> str:
+        if piece and self._strip:  # the decoder drops one space that leads the whole text
+            piece = piece.removeprefix(b" ")
+            self._strip = False
+        return self._decoder.decode(piece)

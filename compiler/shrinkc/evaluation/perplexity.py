@@ -1,0 +1,171 @@
+"""Perplexity on WikiText-2 by the two protocols that published figures use."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.core.errors import BadData, UsageError
+from shrinkc.core.progress import Update
+from shrinkc.evaluation.scorer import Scorer
+
+# What two perplexities have to share so that they can be compared, of what a report says of them;
+# threads and device change the last digits alone.
+COMPARED = (
+    "protocol", "preparation", "special_tokens", "text_tokens", "window", "stride", "windows",
+    "sha256", "dtype",
+)  # fmt: skip
+TEST_ROWS = 4358  # of WikiText-2's test split as the `datasets` library gives it
+
+_HEADING = re.compile(r" ((?:= )+)[^=]+(?: =)+ ")
+_ARTICLE = "= "
+# two lines of a formula in the test split that look like titles of articles
+_FORMULA = (
+    " = 1 rad / s and a nominal impedance k = ",
+    " = 1 henry and capacitance C = ",
+)
+
+
+@dataclass(frozen=True)
+class TextProtocol:
+    """``prepare`` makes the text that is tokenised from what a file holds, and says what it did.
+
+    ``special``: with the tokenizer's own special tokens (a BOS, at the very beginning only).
+    """
+
+    name: str
+    window: int
+    special: bool
+    prepare: Callable[[str], tuple[str, str]]
+
+
+def as_it_is(text: str) -> tuple[str, str]:
+    """The file's text, lines ending in LF."""
+    return text, "the file's text, line ends as LF"
+
+
+def joined_rows(text: str) -> tuple[str, str]:
+    r"""The rows of the ``datasets`` library joined by two line feeds, as GPTQ and SparseGPT do.
+
+    A row is a line with its line feed, or empty for a line of blanks.  A file without any blank
+    line gets back those of the published test split, if that gives its number of rows.
+    """
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    how = "rows joined by two line feeds"
+    if all(line.strip() for line in lines):
+        restored = _with_blank_lines(lines)
+        if len(restored) == TEST_ROWS:
+            how += f"; {len(restored) - len(lines)} blank rows that the file lacks restored"
+            lines = restored
+    return "\n\n".join(line + "\n" if line.strip() else "" for line in lines), how
+
+
+def _with_blank_lines(lines: Sequence[str]) -> list[str]:
+    """One blank line on each side of a heading, one more between two articles."""
+    out: list[str] = []
+    for line in lines:
+        heading = _HEADING.fullmatch(line)
+        if heading is None or line in _FORMULA:
+            out.append(line)
+        else:
+            between = [""] if heading[1] == _ARTICLE and out else []
+            out += [*between, "", line, ""]
+    return out
+
+
+TEXT_PROTOCOLS = {
+    p.name: p
+    for p in (
+        TextProtocol("wikitext512", 512, False, as_it_is),
+        TextProtocol("wikitext2048", 2048, True, joined_rows),
+    )
+}
+
+
+def cut_windows(ids: Sequence[int], length: int, count: int | None = None) -> list[list[int]]:
+    """The first ``count`` (None: all whole) windows of ``length`` ids, without overlap.
+
+    Raises BadData when there is not one, UsageError for more than there are.
+    """
+    have = len(ids) // length
+    if not have:
+        raise BadData(
+            f"the text has {len(ids)} tokens, a window needs {length}.", "use a longer text."
+        )
+    wanted = have if count is None else count
+    if not 1 <= wanted <= have:
+        raise UsageError(
+            f"{wanted} windows of {length} tokens need {wanted * length} tokens, the text has "
+            f"{len(ids)}.",
+            f"allowed: 1 to {have} windows, or all.",
+        )
+    return [list(ids[at : at + length]) for at in range(0, wanted * length, length)]
+
+
+def text_perplexity(
+    scorer: Scorer, text: str, protocol: TextProtocol, count: int | None, update: Update
+) -> dict[str, object]:
+    """Perplexity on ``count`` windows of ``text``, JSON-able, with the protocol.
+
+    The loss is the sum over all predicted tokens (window - 1 in each window, every window from
+    position 0) divided by their number.
+    """
+    if protocol.window > scorer.max_length:
+        raise UsageError(
+            f"{protocol.name} needs {protocol.window} positions, {scorer.name} has "
+            f"{scorer.max_length}.",
+            "a compiled directory has as many as it was compiled for: 'shrinkc compile ... "
+            f"--context {protocol.window}'; wikitext512 needs the fewest.",
+        )
+    windows, about = cut_text(scorer.encode, text, protocol, count)
+    return {**about, **summary(scorer.losses(windows, update))}
+
+
+def cut_text(
+    encode: Callable[..., list[int]], text: str, protocol: TextProtocol, count: int | None
+) -> tuple[list[list[int]], dict[str, object]]:
+    """The windows that are measured, and how they were made, JSON-able.
+
+    ``encode(text, special=…)`` is a Scorer's.  Raises what :func:`cut_windows` does.
+    """
+    prepared, how = protocol.prepare(text)
+    ids = encode(prepared, special=protocol.special)
+    windows = cut_windows(ids, protocol.window, count)
+    return windows, {
+        "protocol": protocol.name,
+        "preparation": how,
+        "special_tokens": protocol.special,
+        "text_tokens": len(ids),
+        "window": protocol.window,
+        "stride": protocol.window,
+        "windows": len(windows),
+    }
+
+
+def summary(losses: Sequence[NDArray[np.float64]]) -> dict[str, object]:
+    """Tokens, mean loss in nats, perplexity, and standard errors from the spread of windows.
+
+    Tokens of a window are not independent, their means nearly are; of equal length, so that
+    se(loss) = std(means) / sqrt(windows) and se(perplexity) = perplexity * se(loss).
+    """
+    tokens = sum(map(len, losses))
+    loss = float(sum(part.sum() for part in losses)) / tokens
+    error = None
+    if len(losses) > 1:
+        means = [part.mean() for part in losses]
+        error = float(np.std(means, ddof=1)) / math.sqrt(len(means))
+    perplexity = math.exp(loss)
+    return {
+        "tokens": tokens,
+        "loss": loss,
+        "loss_standard_error": error,
+        "perplexity": perplexity,
+        "perplexity_standard_error": None if error is None else perplexity * error,
+    }

@@ -1,0 +1,164 @@
+"""A whole evaluation: what is asked for, and the report of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shrinkc.core.errors import UsageError
+from shrinkc.core.progress import Reporter, Update
+from shrinkc.evaluation.hellaswag import hellaswag, read_hellaswag
+from shrinkc.evaluation.items import file_facts, spread
+from shrinkc.evaluation.perplexity import COMPARED, TEXT_PROTOCOLS, cut_text, text_perplexity
+from shrinkc.evaluation.protocols import read_text
+from shrinkc.evaluation.scorer import CONDITIONS, Scorer
+from shrinkc.evaluation.trivia import closed_book, open_book, read_trivia
+
+SAMPLE_TOKENS = 64
+_SELECTION = "at equal distances over the file"
+
+Result = dict[str, object]
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What to measure: None or empty leaves a part out; a count of None means all.
+
+    ``samples`` are prompts to go on from, or with ``chat`` messages of a user.
+    """
+
+    text: Path | None = None
+    protocol: Literal["wikitext512", "wikitext2048"] = "wikitext512"
+    windows: int | None = None
+    trivia: Path | None = None
+    trivia_items: int | None = None
+    hellaswag: Path | None = None
+    hellaswag_items: int | None = None
+    samples: tuple[str, ...] = ()
+    chat: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return not (self.text or self.trivia or self.hellaswag or self.samples)
+
+
+def evaluate(scorer: Scorer, plan: EvalPlan, reporter: Reporter) -> Result:
+    """Measures all of ``plan``; JSON-able: ``model``, then one entry per part that was asked for.
+
+    ``perplexity``, ``trivia`` (with ``closed`` and ``open``, which is null with ``open_reason``
+    where the file has no contexts), ``hellaswag``, ``samples``.  Every entry holds its protocol,
+    its file, what can change its number (see CONDITIONS), and wall seconds.  Files are read
+    before anything is computed.  Raises BadData, UsageError, BadWeights.
+    """
+    parts = _parts(plan)
+    if not parts:
+        raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
+    about = scorer.describe()
+    conditions = {key: about[key] for key in CONDITIONS if key in about}
+    report: Result = {"model": about}
+    for name, title, work in parts:
+        started = time.monotonic()
+        with reporter.stage(title) as update:
+            result = work(scorer, update)
+        seconds = round(time.monotonic() - started, 3)
+        report[name] = {**result, **conditions, "seconds": seconds}
+    return report
+
+
+def _parts(plan: EvalPlan) -> list[tuple[str, str, Callable[[Scorer, Update], Result]]]:
+    """(key in the report, title, work) with all files read."""
+    parts: list[tuple[str, str, Callable[[Scorer, Update], Result]]] = []
+    if plan.text is not None:
+        parts.append(("perplexity", f"perplexity, {plan.protocol}", _perplexity(plan, plan.text)))
+    if plan.trivia is not None:
+        parts.append(("trivia", "TriviaQA", _trivia(plan, plan.trivia)))
+    if plan.hellaswag is not None:
+        parts.append(("hellaswag", "HellaSwag", _hellaswag(plan, plan.hellaswag)))
+    if plan.samples:
+        parts.append(("samples", "text samples", _samples(plan)))
+    return parts
+
+
+def _perplexity(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
+    if plan.protocol not in TEXT_PROTOCOLS:
+        raise UsageError(
+            f"no protocol called '{plan.protocol}'.", f"allowed: {', '.join(TEXT_PROTOCOLS)}."
+        )
+    text, facts = read_text(path), file_facts(path)
+    protocol = TEXT_PROTOCOLS[plan.protocol]
+
+    def work(scorer: Scorer, update: Update) -> Result:
+        return {**text_perplexity(scorer, text, protocol, plan.windows, update), **facts}
+
+    return work
+
+
+def text_measured(
+    plan: EvalPlan, encode: Callable[..., list[int]], dtype: str
+) -> dict[str, object]:
+    """COMPARED of the perplexity that ``plan`` asks for, before it is measured.
+
+    ``encode(text, special=…)`` and ``dtype`` are those of the Scorer that will do it.  Raises
+    BadData, UsageError.
+    """
+    assert plan.text is not None
+    protocol, text = TEXT_PROTOCOLS[plan.protocol], read_text(plan.text)
+    about = cut_text(encode, text, protocol, plan.windows)[1] | file_facts(plan.text)
+    about |= {"dtype": dtype}
+    return {key: about[key] for key in COMPARED}
+
+
+def _trivia(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
+    items, facts = spread(read_trivia(path), plan.trivia_items, path), file_facts(path)
+    with_context = [item for item in items if item.contexts]
+
+    def work(scorer: Scorer, update: Update) -> Result:
+        result: Result = {"protocol": "triviaqa", "selection": _SELECTION, **facts}
+        result["closed"] = closed_book(scorer, items, update)
+        result["open"] = open_book(scorer, with_context, update) if with_context else None
+        if not with_context:
+            result["open_reason"] = f"{path.name} has no contexts"
+        return result
+
+    return work
+
+
+def _hellaswag(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
+    tasks, kind = read_hellaswag(path)
+    chosen, facts = spread(tasks, plan.hellaswag_items, path), file_facts(path)
+
+    def work(scorer: Scorer, update: Update) -> Result:
+        result = hellaswag(scorer, chosen, update)
+        about = {"protocol": "hellaswag", "format": kind, "selection": _SELECTION}
+        return {**about, **result, **facts}
+
+    return work
+
+
+def _samples(plan: EvalPlan) -> Callable[[Scorer, Update], Result]:
+    def work(scorer: Scorer, update: Update) -> Result:
+        encode = scorer.encode_chat if plan.chat else lambda text: scorer.encode(text, special=True)
+        prompts = [encode(text) for text in plan.samples]
+        room = scorer.max_length - max(map(len, prompts))
+        if room < 1:
+            raise UsageError(
+                f"a prompt takes all {scorer.max_length} positions of {scorer.name}.",
+                "give a shorter one.",
+            )
+        new = scorer.generate(prompts, min(SAMPLE_TOKENS, room), update)
+        texts = [
+            {"prompt": text, "prompt_tokens": ids, "new_tokens": out, "text": scorer.decode(out)}
+            for text, ids, out in zip(plan.samples, prompts, new, strict=True)
+        ]
+        return {
+            "protocol": "greedy",
+            "chat": plan.chat,
+            "max_new_tokens": min(SAMPLE_TOKENS, room),
+            "texts": texts,
+        }
+
+    return work

@@ -1,0 +1,302 @@
+"""The float model in torch: losses, choices and greedy text, in batches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkc.checkpoints import Loaded, versions
+from shrinkc.core.errors import BadWeights, UsageError
+from shrinkc.core.progress import Update
+from shrinkc.evaluation.scorer import Choices, first_line_ended
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+BATCH = 8
+_LOGIT_BYTES = 64 << 20  # of float32 logits at a time: a large vocabulary takes much memory
+
+
+class TorchScorer:
+    """A Scorer of ``loaded``; ``batch`` sequences at a time, which changes no more than rounding.
+
+    Sequences of a batch are of similar length and are padded where no token sees the padding.
+    """
+
+    def __init__(self, loaded: Loaded, *, batch: int = BATCH) -> None:
+        if batch < 1:
+            raise UsageError(f"a batch of {batch} is not possible.", "allowed: 1 and more.")
+        self._model: Any = loaded.model
+        self._tokenizer: Any = loaded.tokenizer
+        self._kind = loaded.kind
+        self._batch = batch
+        self.name = loaded.path.name
+        self.vocab = int(self._model.config.vocab_size)
+        self.max_length = int(self._model.config.max_position_embeddings)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """See Scorer."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def encode_chat(self, message: str) -> list[int]:
+        """See Scorer."""
+        if not self._tokenizer.chat_template:
+            raise UsageError(f"{self.name} has no chat template.", "leave out --chat.")
+        text = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        )
+        return self.encode(text, special=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See Scorer."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
+        """See Scorer."""
+        return _in_batches(
+            sequences, [len(s) for s in sequences], self._batch, update,
+            lambda part: _sequence_losses(self._model, part),
+        )  # fmt: skip
+
+    def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
+        """See Scorer.  A context is computed once for all its endings."""
+        lengths = [len(q.context) + sum(map(len, q.endings)) for q in questions]
+        return _in_batches(
+            questions, lengths, self._batch, update, lambda part: _choice_losses(self._model, part)
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        update: Update,
+        *,
+        first_line: bool = False,
+    ) -> list[list[int]]:
+        """See Scorer.  Prompts are padded on the left; rows that have ended leave the batch."""
+
+        def ended(ids: list[int]) -> bool:
+            return first_line and first_line_ended(self.decode(ids))
+
+        return _in_batches(
+            prompts, [len(p) for p in prompts], self._batch, update,
+            lambda part: _generate(self._model, part, max_new, ended),
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, object]:
+        """See Scorer."""
+        import torch
+
+        return {
+            "name": self.name,
+            "kind": self._kind,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": self._model.device.type,
+            "threads": torch.get_num_threads(),
+            "batch": self._batch,
+            "layers": int(self._model.config.num_hidden_layers),
+            "parameters": int(self._model.num_parameters()),
+            "max_length": self.max_length,
+            "versions": versions(),
+        }
+
+
+def perplexity_of(model: Any, sequences: Tensor, *, batch: int = BATCH) -> float:
+    """exp of the mean loss over all predicted tokens of ``sequences`` (int64 [n, t], t >= 2).
+
+    ``model`` is any LLaMA for causal LM, also one with PEFT modules or hooks; nothing of it is
+    changed.  Raises BadWeights when a loss is not finite.
+    """
+    training = model.training
+    model.eval()
+    try:
+        rows = sequences.tolist()
+        parts = [
+            loss
+            for at in range(0, len(rows), batch)
+            for loss in _sequence_losses(model, rows[at : at + batch])
+        ]
+    finally:
+        model.train(training)
+    return float(np.exp(np.concatenate(parts).mean()))
+
+
+def _in_batches(
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    batch: int,
+    update: Update,
+    work: Callable[[Sequence[Item]], list[Out]],
+) -> list[Out]:
+    """``work`` on batches of items of similar length, the longest first; results in order."""
+    order = sorted(range(len(items)), key=lambda i: -lengths[i])
+    results: dict[int, Out] = {}
+    update(0, len(items))
+    for at in range(0, len(order), batch):
+        part = order[at : at + batch]
+        results.update(zip(part, work([items[i] for i in part]), strict=True))
+        update(len(results), len(items))
+    return [results[i] for i in range(len(items))]
+
+
+def _sequence_losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[NDArray]:
+    """Padding on the right needs no mask: attention is causal."""
+    import torch
+
+    width = max(map(len, sequences))
+    if min(map(len, sequences)) < 2:
+        raise ValueError("a sequence needs two tokens: one to begin with and one to predict")
+    ids = torch.zeros(len(sequences), width, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    ids = ids.to(model.device)
+    with torch.no_grad():
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        return [
+            _cross_entropy(model, hidden[row, : len(sequence) - 1], ids[row, 1 : len(sequence)])
+            for row, sequence in enumerate(sequences)
+        ]
+
+
+def _choice_losses(model: Any, questions: Sequence[Choices]) -> list[list[float]]:
+    """One row per question, ``context ending ending ...``: an ending sees the context and itself.
+
+    Every ending has the positions that follow the context, so the result is that of separate
+    sequences.
+    """
+    import torch
+
+    width = max(len(q.context) + sum(map(len, q.endings)) for q in questions)
+    ids = torch.zeros(len(questions), width, dtype=torch.long)
+    positions = torch.zeros(len(questions), width, dtype=torch.long)
+    # padding sees itself alone: a row without anything to see has no softmax
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(questions), 1, 1)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    spans: list[list[tuple[int, int]]] = []
+    for row, question in enumerate(questions):
+        start = len(question.context)
+        ids[row, :start] = torch.tensor(question.context)
+        positions[row, :start] = torch.arange(start)
+        seen[row, :start, :start] = causal[:start, :start]
+        spans.append([])
+        at = start
+        for ending in question.endings:
+            end = at + len(ending)
+            ids[row, at:end] = torch.tensor(ending)
+            positions[row, at:end] = torch.arange(start, start + len(ending))
+            seen[row, at:end, :start] = True
+            seen[row, at:end, at:end] = causal[: len(ending), : len(ending)]
+            spans[-1].append((at, end))
+            at = end
+    # added to the scores, which every implementation of attention understands
+    mask = torch.zeros(seen.shape, dtype=model.dtype)
+    mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    ids = ids.to(model.device)
+    with torch.no_grad():
+        hidden = model.get_decoder()(
+            input_ids=ids,
+            attention_mask=mask[:, None].to(model.device),
+            position_ids=positions.to(model.device),
+            use_cache=False,
+        ).last_hidden_state
+        out = []
+        for row, question in enumerate(questions):
+            last = len(question.context) - 1
+            places = [p for at, end in spans[row] for p in (last, *range(at, end - 1))]
+            targets = ids[row, last + 1 : spans[row][-1][1]]
+            losses = iter(_cross_entropy(model, hidden[row, places], targets))
+            out.append([float(sum(next(losses) for _ in ending)) for ending in question.endings])
+        return out
+
+
+def _cross_entropy(model: Any, hidden: Tensor, targets: Tensor) -> NDArray:
+    """Float64 [n] of ``targets`` int64 [n] after ``hidden`` [n, width], a slice at a time."""
+    import torch
+
+    head = model.get_output_embeddings()
+    rows = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
+    losses = []
+    for at in range(0, len(targets), rows):
+        logits = head(hidden[at : at + rows]).float()
+        wanted = logits.gather(1, targets[at : at + rows, None])[:, 0]
+        losses.append((torch.logsumexp(logits, 1).double() - wanted.double()).cpu().numpy())
+    result = np.concatenate(losses)
+    if not np.isfinite(result).all():
+        raise BadWeights(
+            "the model's loss is not a finite number.",
+            "its weights overflow in this dtype; try --dtype float32.",
+        )
+    return result
+
+
+def _generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    ended: Callable[[list[int]], bool],
+) -> list[list[int]]:
+    """One batch, with a KV cache; ``ended`` tells from a row's new ids that it needs no more."""
+    import torch
+    from transformers import DynamicCache
+
+    if min(map(len, prompts)) < 1:
+        raise UsageError("the prompt has no tokens.", "give a text.")
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    ends = end_ids(model)
+    cache = DynamicCache(config=model.config)
+    decoder = model.get_decoder()
+    # older versions of transformers have the old name, from 5.40 on there is only the new one
+    arguments = inspect.signature(decoder.forward).parameters
+    kept = {"cache" if "cache" in arguments else "past_key_values": cache}
+    new: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))
+    with torch.no_grad():
+        for step in range(max_new):
+            hidden = decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **kept
+            ).last_hidden_state[:, -1]
+            best = model.get_output_embeddings()(hidden).argmax(1).tolist()
+            keep = []
+            for row, (who, token) in enumerate(zip(alive, best, strict=True)):
+                if token in ends:
+                    continue
+                new[who].append(token)
+                if not ended(new[who]):
+                    keep.append(row)
+            if not keep or step + 1 == max_new:
+                break
+            rows = torch.tensor(keep, device=model.device)
+            if len(keep) < len(alive):
+                cache.batch_select_indices(rows)
+                alive = [alive[row] for row in keep]
+            ids = torch.tensor([[best[row]] for row in keep], device=model.device)
+            mask = torch.cat([mask[rows], torch.ones_like(ids)], 1)
+            positions = positions[rows, -1:] + 1
+    return new
+
+
+def end_ids(model: Any) -> set[int]:
+    """The tokens that end a text, by the model's generation settings or else its config."""
+    return set(_flat(model.generation_config.eos_token_id)) or set(_flat(model.config.eos_token_id))
+
+
+def _flat(ids: int | Sequence[int] | None) -> Iterator[int]:
+    if ids is not None:
+        yield from [ids] if isinstance(ids, int) else ids
