@@ -276,8 +276,8 @@ def test_signals_where_nobody_can_be_told(
 ) -> None:
     """As of ``shrinkc ... 2>&1 | tee log``: Ctrl-C ends tee as well."""
     script = (
-        "import os, signal; from shrinkc.cli import main
-from shrinkc.driver import planning; "
+        "import os, signal; from shrinkc.cli import main; "
+        "from shrinkc.driver import planning; "
         f"planning.prepare = lambda _: os.kill(os.getpid(), {number:d}); "
         "signal.signal(signal.SIGINT, signal.default_int_handler); main.main()"
     )
