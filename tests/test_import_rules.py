@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "compiler" / "shrinkc"
 # room -> rooms it may import, in reading order: a room sees only rooms above it
 ROOMS: dict[str, set[str]] = {
     "core": set(),
+    "model": {"core"},
     "targets": {"core"},
     "numerics": set(),
     "storage": set(),
-    "importer": {"core"},
+    "importer": {"core", "model"},
     "ir": {"core", "numerics", "storage"},
-    "quantize": {"core", "importer", "ir", "numerics", "storage"},
-    "schedule": {"importer", "ir", "quantize", "storage"},
+    "quantize": {"core", "importer", "ir", "model", "numerics", "storage"},
+    "schedule": {"importer", "ir", "model", "quantize", "storage"},
     "memory": {"core", "schedule", "storage", "targets"},
     "codegen": {"core", "importer", "ir", "memory", "schedule", "storage", "targets"},
     "build": {"core"},
@@ -32,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "compress": {"checkpoints", "core", "evaluate", "importer", "storage", "targets"},
     "cli": {
         "build", "checkpoints", "codegen", "compress", "core", "evaluate", "importer", "ir",
-        "memory", "quantize", "report", "schedule", "simulate", "storage", "targets",
+        "memory", "model", "quantize", "report", "schedule", "simulate", "storage", "targets",
     },
 }  # fmt: skip
 

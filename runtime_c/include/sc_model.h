@@ -58,6 +58,9 @@ typedef struct {
 #if SC_PERMS
     const uint16_t *perm[SC_SLOTS]; /* place j of a matrix's input is made from input perm[j]; or NULL */
 #endif
+#ifdef SC_HAS_BIAS
+    const int32_t *bias[SC_SLOTS]; /* [rows] in the fixed point of a matrix's result; or NULL */
+#endif
 } sc_layer;
 
 /* All matrices in the order a pass reads them, the head last; the first half of a side path, a,

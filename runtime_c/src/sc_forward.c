@@ -91,7 +91,7 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
                             int core) {
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
-        const sc_output side = {SC_STORE, sy[0], SC_RANK, 0, 0};
+        const sc_output side = {.kind = SC_STORE, .dst = sy[0], .stride = SC_RANK};
         linear(m - 1, in, tokens, &side, core);
         quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
     }
@@ -219,7 +219,11 @@ SC_PHASE static void matrix_step(uint32_t index, enum sc_slot slot, int core) {
     const sc_layer *layer = &sc_layers[index];
     const sc_matrix *m = layer->m[slot];
     const int norm = slot == SC_QKV || slot == SC_GU;
-    sc_output out = {SC_ADD, x[0], SC_HIDDEN, layer->gate_shift, layer->silu_shift};
+    sc_output out = {.kind = SC_ADD, .dst = x[0], .stride = SC_HIDDEN};
+    out.gate_shift = layer->gate_shift, out.silu_shift = layer->silu_shift;
+#ifdef SC_HAS_BIAS
+    out.bias = layer->bias[slot];
+#endif
     const int16_t *gain = norm ? sc_gains[2 * index + (slot == SC_GU)] : 0;
     quantize(m, norm ? x[0] : y[0], norm ? SC_HIDDEN : SC_Y_WORDS, gain, SC_PERM(layer->perm[slot]), 0, xv,
              core);
@@ -249,7 +253,7 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     uint32_t first = sc_now.tokens - 1;
-    sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
+    sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif

@@ -32,6 +32,20 @@ def retype(g: Graph, name: str, **fields: object) -> None:
     g.types[name] = replace(g.types[name], **fields)  # type: ignore[arg-type]
 
 
+def bias_of_another_size(g: Graph) -> None:
+    first(g, Linear).bias = np.zeros(3, np.int32)
+
+
+def bias_of_another_type(g: Graph) -> None:
+    op = first(g, Linear)
+    op.bias = np.zeros(op.weight.n)
+
+
+def bias_that_does_not_negate(g: Graph) -> None:
+    op = first(g, Linear)
+    op.bias = np.full(op.weight.n, -(1 << 31), np.int32)
+
+
 def wrong_input_kind(g: Graph) -> None:
     quant = first(g, Quant)
     quant.inputs = (first(g, NormQuant).out,)
@@ -234,6 +248,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (input_cmax, "rule_linear_types", "does not match"),
     (output_frac, "rule_linear_types", "output"),
     (residual_frac, "rule_linear_types", "residual"),
+    (bias_of_another_size, "rule_linear_types", "bias is int32(3,), not int32(48,)"),
+    (bias_of_another_type, "rule_linear_types", "bias is float64(48,)"),
+    (bias_that_does_not_negate, "rule_linear_types", "a bias of -2**31"),
     (pre_shift, "rule_norm", "pre_shift"),
     (eps, "rule_norm", "eps 0 outside"),
     (large_eps, "rule_norm", "eps 2305843009213693953 outside"),

@@ -19,6 +19,7 @@ from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.repeats import repeated_layers
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
+from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (
     EMBEDDING,
     HEAD,
@@ -242,6 +243,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
     known, config = outline.formats, outline.config
     check_sizes(config)
     context = _context(request, config)
+    check_window(config, context)
     quant = request.quant
     fixed = fixed_options(config, known, quant)
     if refused := sorted(request.given & fixed):
@@ -256,6 +258,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Prepared:
             "leave --l1 out to use all of it.",
         )
     piece_bytes, notes = _pieces(outline)
+    notes += window_notes(config, context)
     adapter = request.adapter
     if adapter is None and known is not None and request.model.is_dir():
         adapter = find_adapter(request.model)  # one that comes with the checkpoint is loaded too

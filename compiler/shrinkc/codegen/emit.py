@@ -134,9 +134,11 @@ def emit(
     sides: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
     perms: list[tuple[str, list[int]]] = []
+    biases: list[tuple[str, list[int]]] = []
     matrices: list[tuple[str, CMatrix]] = []  # in stream order
     for i in range(graph.num_layers):
         slots: list[int] = []
+        added: list[str] = []
         for op in _of_type(graph, Linear, i):
             w, slot = op.weight, op.weight.name.rsplit(".", 1)[-1]
             order = gate_up_order(w.n) if slot == "gate_up" else None
@@ -149,6 +151,9 @@ def emit(
                     (ident, _c_matrix(w.low_rank.b, shapes[w.name].side or shapes[w.name], plan))
                 )
                 b = f"&{ident}"
+            added.append("0" if op.bias is None else f"bias_{i}_{slot}")
+            if op.bias is not None:
+                biases.append((added[-1], op.bias.tolist()))
             slots.append(len(matrices))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
             stored.append((w.name, w, order))
@@ -160,7 +165,9 @@ def emit(
         ]
         att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
         gathers = [f"perm_{i}_{n}" if op.perm is not None else "0" for n, op in enumerate(inputs)]
-        layers.append({"slots": slots, "gathers": gathers, "attention": att, "silu": silu})
+        layers.append(
+            {"slots": slots, "gathers": gathers, "attention": att, "silu": silu, "biases": added}
+        )
     final = _of_type(graph, NormQuant, -1)[0]
     if final.perm is not None:
         perms.append(("perm_head", final.perm.tolist()))
@@ -192,6 +199,7 @@ def emit(
         "gains": [n.gain.tolist() for n in norms],
         "gains_in_l1": gains_in_l1(shape),
         "perms": perms,
+        "biases": biases,
         "norm_eps": _same([n.eps for n in norms]),
         "norm_shift": _same([n.pre_shift for n in norms]),
         "attention": layers[0]["attention"],

@@ -143,6 +143,8 @@ class Interpreter:
             case Linear():
                 assert isinstance(args[0], vectors.QVector)
                 y = linear(op.weight, args[0])
+                if op.bias is not None:
+                    y = saturate32(y + op.bias)
                 return y if len(args) == 1 else saturate32(np.asarray(args[1]) + y)
             case RopeCache():
                 return self._rope_cache(op, np.asarray(args[0]))

@@ -32,6 +32,7 @@ from shrinkc.ir.ops import (
     SiluMul,
     Type,
 )
+from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.storage import FORMATS
 
@@ -132,6 +133,10 @@ def rule_linear_types(graph: Graph, op: Op) -> str | None:
         return f"input {x} does not match {w.name} [{w.n}, {w.k}] seg {w.seg} cmax {w.cmax}"
     if (y.width, y.frac) != (w.n, w.frac):
         return f"output {y} does not match {w.name} [{w.n}, {w.k}] Q{w.frac}"
+    if op.bias is not None and (op.bias.shape != (w.n,) or op.bias.dtype != np.int32):
+        return f"bias is {op.bias.dtype}{op.bias.shape}, not int32{(w.n,)}"
+    if op.bias is not None and int(op.bias.min()) < -INT32_MAX:
+        return "a bias of -2**31"
     if len(types) == 2 and (types[1].width, types[1].frac) != (w.n, w.frac):
         return f"residual {types[1]} does not match Q{w.frac}"
     if w.low_rank:

@@ -284,6 +284,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         ("gains", gain_bytes(s)),
         ("permutations", 2 * s.perms),
     ]
+    if s.biases:
+        fixed.append(("biases", 4 * s.biases))
     if not kv_l1:
         fixed += [
             ("k cache", s.num_layers * kv.blocks * kv.k_block),
@@ -357,9 +359,9 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (40 with
-    permutations), the sigmoid's, and gains where they are few."""
+    """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (and 16
+    each with permutations and biases), the sigmoid's, and gains where they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
-    layer = 40 if s.perms else 24
+    layer = 24 + 16 * bool(s.perms) + 16 * bool(s.biases)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
     return 48 * (len(s.matrices) + 1 + sides) + layer * s.num_layers + 528 + gains
