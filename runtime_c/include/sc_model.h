@@ -61,6 +61,10 @@ typedef struct {
 #ifdef SC_HAS_BIAS
     const int32_t *bias[SC_SLOTS]; /* [rows] in the fixed point of a matrix's result; or NULL */
 #endif
+#ifdef SC_HAS_HEAD_NORM
+    const int16_t *head_gain[2]; /* Q15 [head_dim], of q and of k */
+    uint64_t head_eps;           /* in units of the sum of squares */
+#endif
 } sc_layer;
 
 /* All matrices in the order a pass reads them, the head last; the first half of a side path, a,

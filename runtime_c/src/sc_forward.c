@@ -91,7 +91,8 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
                             int core) {
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
-        const sc_output side = {.kind = SC_STORE, .dst = sy[0], .stride = SC_RANK};
+        const sc_output side = {
+            .kind = SC_STORE, .dst = sy[0], .stride = SC_RANK, .gate_shift = 0, .silu_shift = 0};
         linear(m - 1, in, tokens, &side, core);
         quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
     }
@@ -108,8 +109,9 @@ SC_PHASE static void prepare_heads(uint32_t layer, int core) {
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
         uint32_t t = i / per_token;
-        sc_head_prepare(y[t], (int)(i - t * per_token), sc_now.position + t, rope[t], q8[t], q_scale[t],
-                        k_cache[layer], v_cache[layer], work[core]);
+        sc_head_prepare(SC_IF_HEAD_NORM(&sc_layers[layer]) y[t], (int)(i - t * per_token),
+                        sc_now.position + t, rope[t], q8[t], q_scale[t], k_cache[layer], v_cache[layer],
+                        work[core]);
     }
 }
 

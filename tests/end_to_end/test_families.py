@@ -22,6 +22,7 @@ from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.ops import Linear
 from shrinkc.ir.serialize import load as load_graph
 from shrinkc.ir.serialize import save
+from shrinkc.model import family_of
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import shapes_of_config
 from shrinkc.simulate.proof import reference
@@ -47,6 +48,15 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str]] = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}, "hf", {}, "small L1"),
     "qwen2-gptq": ("qwen2", {}, "gptq", {"v_proj": 2}, "flash"),
     "qwen2-gguf": ("qwen2", {"num_key_value_heads": 1}, "gguf", {}, ""),
+    "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}, "hf", {}, "small L1"),
+    "qwen3-gptq": ("qwen3", {"head_dim": 16}, "gptq", {"k_proj": 2}, "flash"),
+    "qwen3-gguf": ("qwen3", {"head_dim": 16, "num_key_value_heads": 4}, "gguf", {}, ""),
+    "qwen3-odd": (
+        "qwen3",
+        {"hidden_size": 42, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 14,
+         "attention_bias": True},
+        "hf", {}, "",
+    ),
     # rows that are no multiple of 8
     "qwen2-odd": (
         "qwen2",
@@ -114,6 +124,7 @@ def test_the_files_tell_everything(tmp_path: Path, name: str) -> None:
     again = load_graph(tmp_path / "ir")
     assert dump(again) == dump(graph)
     assert ("bias = int32[" in dump(graph)) == bool(model.config.biased)
+    assert ("q_gain = int16[" in dump(graph)) == bool(family_of(model.config).head_norms)
     ids = [1, 5, 9, 2]
     np.testing.assert_array_equal(Interpreter(graph).forward(ids), Interpreter(again).forward(ids))
 

@@ -31,6 +31,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": 64}),
     "mistral-no-window": ("mistral", {"sliding_window": None, "head_dim": 32}),
     "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3-biases": (
+        "qwen3",
+        {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    ),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
 }
 FORMS = ("hf", "gptq", "gguf")
@@ -120,6 +125,8 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
         ("qwen2", {"use_mrope": True}, "use_mrope = True"),
         ("qwen2", {"layer_types": ["sliding_attention"]}, "only full_attention"),
         ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window = True: sliding-window"),
+        ("qwen3", {"model_type": "qwen3_moe", "num_experts": 8}, "model_type = 'qwen3_moe'"),
         ("mistral", {"attention_bias": True}, "attention_bias = True: biases"),
         ("mistral", {"layer_types": ["sliding_attention"]}, "only full_attention"),
         ("llama", {"sliding_window": 128}, "sliding_window = 128: sliding-window"),

@@ -17,7 +17,17 @@ from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Quant, Sample, SiluMul
+from shrinkc.ir.ops import (
+    Attention,
+    Embed,
+    Linear,
+    NormQuant,
+    Op,
+    Quant,
+    RopeCache,
+    Sample,
+    SiluMul,
+)
 from shrinkc.memory.plan import (
     LEVELS,
     QVEC_BYTES,
@@ -166,7 +176,14 @@ def emit(
         att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
         gathers = [f"perm_{i}_{n}" if op.perm is not None else "0" for n, op in enumerate(inputs)]
         layers.append(
-            {"slots": slots, "gathers": gathers, "attention": att, "silu": silu, "biases": added}
+            {
+                "slots": slots,
+                "gathers": gathers,
+                "attention": att,
+                "silu": silu,
+                "biases": added,
+                "heads": _of_type(graph, RopeCache, i)[0],
+            }
         )
     final = _of_type(graph, NormQuant, -1)[0]
     if final.perm is not None:
@@ -200,6 +217,7 @@ def emit(
         "gains_in_l1": gains_in_l1(shape),
         "perms": perms,
         "biases": biases,
+        "head_norm": _of_type(graph, RopeCache)[0],
         "norm_eps": _same([n.eps for n in norms]),
         "norm_shift": _same([n.pre_shift for n in norms]),
         "attention": layers[0]["attention"],

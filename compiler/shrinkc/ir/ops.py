@@ -107,11 +107,21 @@ class Linear(Op):
 
 @dataclass
 class RopeCache(Op):
-    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache."""
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache.
+
+    With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
+    ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
+    """
+
+    OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
 
     heads: int
     kv_heads: int
     head_dim: int
+    q_gain: np.ndarray | None = None
+    k_gain: np.ndarray | None = None
+    eps: int | None = None
+    pre_shift: int | None = None
 
 
 @dataclass

@@ -193,6 +193,26 @@ def rule_heads(graph: Graph, op: Op) -> str | None:
     return None
 
 
+def rule_head_norm(graph: Graph, op: Op) -> str | None:
+    if not isinstance(op, RopeCache):
+        return None
+    parts = (op.q_gain, op.k_gain, op.eps, op.pre_shift)
+    if all(part is None for part in parts):
+        return None
+    if op.q_gain is None or op.k_gain is None or op.eps is None or op.pre_shift is None:
+        return "norms of heads need both gains, eps and pre_shift"
+    if op.pre_shift != square_pre_shift(op.head_dim):
+        return f"pre_shift {op.pre_shift} for heads of {op.head_dim}"
+    if not 1 <= op.eps <= 1 << 61:
+        return f"eps {op.eps} outside 1..2**61"
+    for gain in (op.q_gain, op.k_gain):
+        if gain.shape != (op.head_dim,) or gain.dtype != np.int16:
+            return f"gain of a head is {gain.dtype}{gain.shape}"
+        if int(gain.min()) < -32767:
+            return "a gain of -32768"
+    return None
+
+
 def rule_shifts(graph: Graph, op: Op) -> str | None:
     if isinstance(op, SiluMul) and not (1 <= op.shift <= 31 and -20 <= op.gate_shift <= 31):
         return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -20..31"
@@ -210,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     rule_norm,
     rule_permutation,
     rule_heads,
+    rule_head_norm,
     rule_shifts,
 )
 

@@ -286,6 +286,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     ]
     if s.biases:
         fixed.append(("biases", 4 * s.biases))
+    if s.head_norms:
+        fixed.append(("head gains", 4 * s.head_dim * s.num_layers))
     if not kv_l1:
         fixed += [
             ("k cache", s.num_layers * kv.blocks * kv.k_block),
@@ -360,8 +362,8 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 def layer_table_bytes(s: ModelShape) -> int:
     """sizeof the tables in L1: 48 bytes per matrix (a side path has three), 24 per layer (and 16
-    each with permutations and biases), the sigmoid's, and gains where they are few."""
+    each with permutations, biases and norms of heads), the sigmoid's, and gains where they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
-    layer = 24 + 16 * bool(s.perms) + 16 * bool(s.biases)
+    layer = 24 + 16 * bool(s.perms) + 16 * bool(s.biases) + 16 * s.head_norms
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
     return 48 * (len(s.matrices) + 1 + sides) + layer * s.num_layers + 528 + gains

@@ -96,6 +96,7 @@ def _table_bytes(s: ModelShape) -> int:
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
     matrices = (len(s.matrices) + 1 + sides) * 48
     layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    layer += 16 if s.head_norms else 0
     return matrices + s.num_layers * layer + 528 + gains
 
 
@@ -146,6 +147,8 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     }
     if s.biases:
         needs["biases"] = 4 * s.biases
+    if s.head_norms:
+        needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if not plan.kv_in_l1:
         needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 8)
         needs["v cache"] = s.num_layers * blocks * 4 * s.kv_heads * s.head_dim

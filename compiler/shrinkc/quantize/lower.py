@@ -140,12 +140,15 @@ def norm_exponent_max(k: int) -> int:
     return 31 + square_pre_shift(k) - 14
 
 
-def norm_eps(config: LlamaConfig, frac: int) -> int:
-    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is.
+FRAC_OF_NORMS_MAX = 34
 
-    At most 2**61: the largest that importer/config.py allows is 2**-7, and the residual stream has
-    at most 34 fraction bits."""
-    k = config.hidden_size
+
+def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
+    """The epsilon of a norm of k inputs with ``frac`` fraction bits in units of sum_of_squares, at
+    least 1 so that no division by zero is.
+
+    At most 2**61: the largest that importer/config.py allows is 2**-7, and what norms read has at
+    most FRAC_OF_NORMS_MAX fraction bits."""
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
     return max(1, round(value))
 
@@ -346,7 +349,7 @@ class _Lowering:
     ) -> str:
         k = self.config.hidden_size
         op = NormQuant(
-            f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac), square_pre_shift(k),
+            f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac, k), square_pre_shift(k),
             gain.q15 if order is None else gain.q15[order], _perm(order),
         )  # fmt: skip
         return self.emit(op, Type("q8", k, seg=w.seg, cmax=w.cmax))
@@ -375,23 +378,26 @@ class _Lowering:
         nq = h * hd
 
         source, gain = _source(f, index, "qkv"), Gain.of(f.attn_norm)
+        frac = frac_for(source.bound(gain=f.attn_norm))
+        if f.q_norm is not None:
+            frac = min(frac, FRAC_OF_NORMS_MAX)
         w = self.matrix(
-            source,
-            Output(
-                norm_kappa(k) * gain.unit,
-                frac_for(source.bound(gain=f.attn_norm)),
-                norm_exponent_max(k),
-            ),
-            f.attn_norm,
+            source, Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k)), f.attn_norm
         )
         qkv_frac = w.frac
         self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w, bias=source.fixed_bias(qkv_frac))
-        heads = self.emit(
-            RopeCache(f"{name}.q8", (y,), index, h, kv, hd), Type("heads8", nq, frac=qkv_frac)
-        )
-        kappa = 2.0**16 * math.log2(math.e) / (math.sqrt(hd) * QMAX**2 * 2.0 ** (2 * qkv_frac))
+        cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd)
+        units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
+        if f.q_norm is not None and f.k_norm is not None:
+            q_gain, k_gain = Gain.of(f.q_norm), Gain.of(f.k_norm)
+            cache.q_gain, cache.k_gain = q_gain.q15, k_gain.q15
+            cache.eps = norm_eps(c, qkv_frac, hd)
+            cache.pre_shift = square_pre_shift(hd)
+            units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
+        heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
+        kappa = 2.0**16 * math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
         exponent = math.floor(math.log2(kappa)) - 14
         y = self.emit(
             Attention(

@@ -11,8 +11,8 @@ import numpy as np
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
-from shrinkc.model import check_window, slot_shapes, slots_with_bias
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
+from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
 from shrinkc.storage import MatrixShape, format_of, segment_size
 
@@ -38,6 +38,7 @@ class ModelShape:
     # (matrix, the earlier one whose bytes are the same and are stored for both), by name
     shared: tuple[tuple[str, str], ...] = ()
     biases: int = 0  # entries of all biases, zeros beside them included
+    head_norms: bool = False  # heads of q and k have gains
 
     @property
     def matrices(self) -> list[MatrixShape]:
@@ -96,6 +97,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         graph.num_layers, graph.context, piece_bytes, tuple(map(tuple, layers)), head, embedding,
         perms, _equal(weights),
         sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
+        any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
     )  # fmt: skip
 
 
@@ -171,4 +173,5 @@ def shapes_of_config(
         c.vocab_size, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim,
         c.num_layers, context, piece_bytes, layers, head, embedding, shared=tuple(shared),
         biases=c.num_layers * sum(sizes[slot][0] for slot in slots_with_bias(c)),
+        head_norms=bool(family_of(c).head_norms),
     )  # fmt: skip
