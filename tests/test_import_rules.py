@@ -28,9 +28,11 @@ ROOMS: dict[str, set[str]] = {
     "build": {"core"},
     "simulate": {"build", "core", "ir", "numerics"},
     "report": {"memory"},
-    "checkpoints": {"core", "importer"},
+    "checkpoints": {"core", "importer", "model"},
     "evaluate": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
-    "compress": {"checkpoints", "core", "evaluate", "importer", "storage", "targets"},
+    "compress": {
+        "checkpoints", "core", "evaluate", "importer", "model", "storage", "targets",
+    },
     "cli": {
         "build", "checkpoints", "codegen", "compress", "core", "evaluate", "importer", "ir",
         "memory", "model", "quantize", "report", "schedule", "simulate", "storage", "targets",

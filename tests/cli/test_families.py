@@ -63,6 +63,15 @@ def test_compression_is_for_llamas(cli: Cli, tmp_path: Path, family: str, form: 
     assert not (tmp_path / "out").exists()
 
 
+def test_compression_knows_no_biases(cli: Cli, tmp_path: Path) -> None:
+    write_family(tmp_path / "m", "llama", attention_bias=True)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[depth]\nlayers = [0]\n")
+    result = cli("compress", tmp_path / "m", "-o", tmp_path / "out", "--recipe", recipe)
+    assert result.code == 11, result.err
+    assert "work on LLaMA models without biases, and this is one with biases" in result.words
+
+
 def test_a_mixture_of_experts(cli: Cli, tmp_path: Path) -> None:
     write_family(tmp_path / "m", "qwen2")
     file = tmp_path / "m" / "config.json"

@@ -141,6 +141,59 @@ def test_refused_by_name(family: str, changed: dict[str, Any], said: str) -> Non
     assert refused.value.exit_code == 11
 
 
+_TRAINED = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "use_cache": True,
+}
+# config.json as it was published
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Qwen2.5-0.5B-Instruct": (
+        {
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 151643,
+            "eos_token_id": 151645, "hidden_size": 896, "intermediate_size": 4864,
+            "max_position_embeddings": 32768, "max_window_layers": 21, "num_attention_heads": 14,
+            "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16", "transformers_version": "4.43.1",
+            "use_sliding_window": False, "vocab_size": 151936,
+        },
+        {"family": "qwen2", "head_dim": 64, "sliding_window": None, "eos_ids": (151645,)},
+    ),
+    "Qwen3-0.6B": (
+        {
+            "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
+            "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_size": 1024,
+            "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+            "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
+            "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+            "transformers_version": "4.51.0", "use_sliding_window": False, "vocab_size": 151936,
+        },
+        {"family": "qwen3", "head_dim": 128, "biased": (), "rope_theta": 1e6},
+    ),
+    "Mistral-7B-v0.1": (
+        {
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "bos_token_id": 1,
+            "eos_token_id": 2, "hidden_size": 4096, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+            "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "transformers_version": "4.34.0.dev0", "vocab_size": 32000,
+        },
+        {"family": "mistral", "head_dim": 128, "sliding_window": 4096, "biased": ()},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations(name: str) -> None:
+    raw, expected = PUBLISHED[name]
+    config = parse_config({**_TRAINED, **raw})
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
 def test_a_field_that_is_no_switch() -> None:
     with pytest.raises(ShrinkcError, match="attention_bias = 'yes'; true or false is needed"):
         parse_config(fields("llama", attention_bias="yes"))
