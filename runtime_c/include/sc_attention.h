@@ -23,11 +23,20 @@
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
+/* Heads of q and k pass through RMSNorm first in models whose layers have gains for them; others have
+ * no such argument. */
+#ifdef SC_HAS_HEAD_NORM
+#define SC_IF_HEAD_NORM(layer) layer,
+#else
+#define SC_IF_HEAD_NORM(layer)
+#endif
+
 /* Head `head` of 0 .. SC_HEADS + 2 * SC_KV_HEADS - 1 of one token's qkv: RoPE, int8, and for k and
  * v the append at `position`.  q8 is [SC_HEADS][SC_HDP], q_scale [SC_HEADS]; k and v are the
  * layer's caches. `work` is scratch of SC_HEAD_DIM words. */
-void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, const int16_t *rope, int8_t *q8,
-                     uint32_t *q_scale, uint8_t *k, uint8_t *v, int32_t *work);
+void sc_head_prepare(SC_IF_HEAD_NORM(const sc_layer *layer) const int32_t *qkv, int head, uint32_t position,
+                     const int16_t *rope, int8_t *q8, uint32_t *q_scale, uint8_t *k, uint8_t *v,
+                     int32_t *work);
 
 /* A core's scratch for one head over a whole context. */
 typedef struct {

@@ -52,6 +52,9 @@ typedef struct {
     int32_t *dst; /* [tokens][stride] */
     uint32_t stride;
     int gate_shift, silu_shift; /* SC_SILU: dst is [ffn], blocks are 4 gate + 4 up rows */
+#ifdef SC_HAS_BIAS
+    const int32_t *bias; /* [rows], added before anything else is done with a row; or NULL */
+#endif
 } sc_output;
 
 /* Row blocks first .. first + count - 1 (at `tile`) times every token; side[t] is NULL-free when

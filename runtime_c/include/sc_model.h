@@ -58,6 +58,13 @@ typedef struct {
 #if SC_PERMS
     const uint16_t *perm[SC_SLOTS]; /* place j of a matrix's input is made from input perm[j]; or NULL */
 #endif
+#ifdef SC_HAS_BIAS
+    const int32_t *bias[SC_SLOTS]; /* [rows] in the fixed point of a matrix's result; or NULL */
+#endif
+#ifdef SC_HAS_HEAD_NORM
+    const int16_t *head_gain[2]; /* Q15 [head_dim], of q and of k */
+    uint64_t head_eps;           /* in units of the sum of squares */
+#endif
 } sc_layer;
 
 extern const char *const sc_op_names[]; /* of enum sc_op */

@@ -41,12 +41,43 @@ SC_HOT static int head_mantissas(const int32_t *x, const int16_t *rope, int32_t 
     return exponent;
 }
 
-SC_HOT void sc_head_prepare(const int32_t *qkv, int head, uint32_t position, const int16_t *rope, int8_t *q8,
-                            uint32_t *q_scale, uint8_t *k, uint8_t *v, int32_t *work) {
+#ifdef SC_HAS_HEAD_NORM
+/* y = x * gain; returns the sum of squares */
+SC_HOT static uint64_t head_gains(const int32_t *x, const int16_t *gain, int32_t *y) {
+    uint64_t total = 0;
+    for (int i = 0; i < SC_HEAD_DIM; i++) {
+        const int32_t s = x[i] >> SC_HEAD_NORM_SHIFT;
+        total += (uint64_t)((int64_t)s * s);
+        y[i] = sc_scale_q15(x[i], gain[i]);
+    }
+    return total;
+}
+#endif
+
+SC_HOT void sc_head_prepare(SC_IF_HEAD_NORM(const sc_layer *layer) const int32_t *qkv, int head,
+                            uint32_t position, const int16_t *rope, int8_t *q8, uint32_t *q_scale, uint8_t *k,
+                            uint8_t *v, int32_t *work) {
     const int is_v = head >= SC_HEADS + SC_KV_HEADS;
+    const int32_t *x = qkv + head * SC_HEAD_DIM;
     uint32_t top;
-    int exponent = head_mantissas(qkv + head * SC_HEAD_DIM, is_v ? 0 : rope, work, &top);
+#ifdef SC_HAS_HEAD_NORM
+    uint64_t total = layer->head_eps;
+    if (!is_v) {
+        total += head_gains(x, layer->head_gain[head >= SC_HEADS], work);
+        x = work;
+    }
+#endif
+    int exponent = head_mantissas(x, is_v ? 0 : rope, work, &top);
     int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / top);
+#ifdef SC_HAS_HEAD_NORM
+    if (!is_v) {
+        int j;
+        const uint32_t product = top * sc_rsqrt(total, &j);
+        const int extra = sc_bits(product) - 15;
+        top = product >> extra;
+        exponent += extra - j;
+    }
+#endif
     uint32_t scale = pack_scale(top, exponent), slot = position % SC_KV_POSITIONS;
     int8_t *dst;
     int stride = 1, padding = SC_HDP - SC_HEAD_DIM;

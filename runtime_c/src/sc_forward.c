@@ -92,7 +92,8 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
                             int core) {
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
-        const sc_output side = {SC_STORE, sy[0], SC_RANK, 0, 0};
+        const sc_output side = {
+            .kind = SC_STORE, .dst = sy[0], .stride = SC_RANK, .gate_shift = 0, .silu_shift = 0};
         linear(m - 1, in, tokens, &side, core);
         quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
     }
@@ -109,8 +110,9 @@ SC_PHASE static void prepare_heads(uint32_t layer, int core) {
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
         uint32_t t = i / per_token;
-        sc_head_prepare(y[t], (int)(i - t * per_token), sc_now.position + t, rope[t], q8[t], q_scale[t],
-                        k_cache[layer], v_cache[layer], work[core]);
+        sc_head_prepare(SC_IF_HEAD_NORM(&sc_layers[layer]) y[t], (int)(i - t * per_token),
+                        sc_now.position + t, rope[t], q8[t], q_scale[t], k_cache[layer], v_cache[layer],
+                        work[core]);
     }
 }
 
@@ -234,7 +236,11 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
         const uint32_t kind = steps[op].kind, slot = steps[op].slot, how = steps[op].how;
         const sc_matrix *m = layer->m[slot];
         if (kind == MULTIPLY) {
-            sc_output out = {how, y[0], SC_Y_WORDS, layer->gate_shift, layer->silu_shift};
+            sc_output out = {.kind = how, .dst = y[0], .stride = SC_Y_WORDS};
+            out.gate_shift = layer->gate_shift, out.silu_shift = layer->silu_shift;
+#ifdef SC_HAS_BIAS
+            out.bias = layer->bias[slot];
+#endif
             if (how == SC_ADD) out.dst = x[0], out.stride = SC_HIDDEN;
             linear(m, xv, sc_now.tokens, &out, core);
         } else if (kind == NORMALISE) {
@@ -253,7 +259,7 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     uint32_t first = sc_now.tokens - 1;
-    sc_output out = {SC_STORE, sc_logits, 0, 0, 0};
+    sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif

@@ -165,6 +165,12 @@ static __attribute__((noinline)) void add_side(const sc_matrix *b, const uint8_t
 }
 #endif
 
+#ifdef SC_HAS_BIAS
+SC_HOT static void add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
+    for (int32_t r = 0; r < rows; r++) y[r] = sc_sat_add(y[r], bias[r]);
+}
+#endif
+
 /* silu(gate) * up; |result| < 2^31 by the bound that fixed its fraction bits */
 static inline int32_t silu_mul(int32_t gate, int32_t up, int32_t gate_shift, int32_t shift) {
     int32_t g16 = gate;
@@ -218,6 +224,9 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
             if (m->b) add_side(m->b, end, &side[t], y);
 #else
             (void)end, (void)side;
+#endif
+#ifdef SC_HAS_BIAS
+            if (out->bias) add_bias(out->bias + row, sc_min(left, SC_ROWS), y);
 #endif
             if (y == buffer) finish_rows(out, dst, row, (uint32_t)sc_min(left, SC_ROWS), y);
             block += (uint32_t)cores * m->block_bytes;

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.tiny_families import logits_of, write_family, write_family_gptq
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
@@ -175,6 +176,15 @@ def test_an_offline_hub_is_a_model_not_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ModelNotFound, match="the Hugging Face hub does not give it: .*no network"):
         resolve("somebody/some-model")
+
+
+def test_a_gptq_directory_with_biases(tmp_path: Path) -> None:
+    theirs = write_family(tmp_path / "hf", "llama", attention_bias=True)
+    write_family_gptq(tmp_path / "q", tmp_path / "hf", theirs)
+    ids = [1, 5, 9, 100]
+    np.testing.assert_allclose(
+        logits_of(load(tmp_path / "q").model, ids), logits_of(theirs, ids), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_other_architectures_and_quantisations(tiny: Path) -> None:

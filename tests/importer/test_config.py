@@ -149,7 +149,6 @@ def test_llama3_band_must_not_be_empty() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("attention_bias", True, "biases on the attention"),
         ("mlp_bias", True, "biases on the MLP"),
         ("hidden_act", "gelu", "silu"),
         ("sliding_window", 4096, "sliding-window"),
@@ -199,7 +198,7 @@ def test_neutral_values_are_accepted(fields: dict[str, Any]) -> None:
 def test_all_problems_at_once() -> None:
     text = refusal(
         UnsupportedModel,
-        attention_bias=True,
+        mlp_bias=True,
         hidden_act="relu",
         use_qk_norm=True,
         rope_scaling={"type": "yarn"},
@@ -207,7 +206,7 @@ def test_all_problems_at_once() -> None:
         num_key_value_heads=3,
     )
     assert "6 problems" in text
-    for part in ("attention_bias", "hidden_act", "use_qk_norm", "yarn", "hidden_size = 0"):
+    for part in ("mlp_bias", "hidden_act", "use_qk_norm", "yarn", "hidden_size = 0"):
         assert part in text
     assert "num_attention_heads = 4 is not a multiple of num_key_value_heads = 3" in text
 

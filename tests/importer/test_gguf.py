@@ -183,11 +183,10 @@ def test_progress(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({"general.architecture": "qwen2"}, "general.architecture = 'qwen2'"),
+        ({"general.architecture": "gemma"}, "general.architecture = 'gemma'"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn'"),
         ({"llama.rope.scaling.factor": 2.0}, "linear RoPE scaling"),
         ({"llama.expert_count": 8}, "mixtures of experts"),
-        ({"llama.attention.sliding_window": 4096}, "sliding-window"),
         ({"llama.attention.something": 1}, "llama.attention.something = 1: unknown"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count = 8, the heads have 16"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length = 8"),

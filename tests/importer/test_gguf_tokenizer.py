@@ -157,7 +157,7 @@ TOKENS = "tokenizer.ggml.tokens"
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre = 'qwen2'"),
+        ({"tokenizer.ggml.pre": "chameleon"}, "tokenizer.ggml.pre = 'chameleon'"),
         ({"tokenizer.ggml.pre": ["smollm"]}, "tokenizer.ggml.pre = ['smollm']"),
         ({"tokenizer.ggml.tokens": 7}, "tokenizer.ggml.tokens is missing"),
         ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre = None"),

@@ -32,6 +32,47 @@ def retype(g: Graph, name: str, **fields: object) -> None:
     g.types[name] = replace(g.types[name], **fields)  # type: ignore[arg-type]
 
 
+def bias_of_another_size(g: Graph) -> None:
+    first(g, Linear).bias = np.zeros(3, np.int32)
+
+
+def bias_of_another_type(g: Graph) -> None:
+    op = first(g, Linear)
+    op.bias = np.zeros(op.weight.n)
+
+
+def bias_that_does_not_negate(g: Graph) -> None:
+    op = first(g, Linear)
+    op.bias = np.full(op.weight.n, -(1 << 31), np.int32)
+
+
+def normed(g: Graph) -> RopeCache:
+    op = first(g, RopeCache)
+    op.q_gain = op.k_gain = np.ones(6, np.int16)
+    op.eps, op.pre_shift = 1, 2
+    return op
+
+
+def half_a_head_norm(g: Graph) -> None:
+    normed(g).k_gain = None
+
+
+def head_pre_shift(g: Graph) -> None:
+    normed(g).pre_shift = 1
+
+
+def head_eps(g: Graph) -> None:
+    normed(g).eps = 0
+
+
+def head_gain(g: Graph) -> None:
+    normed(g).k_gain = np.ones(5, np.int16)
+
+
+def head_gain_of_minus_one(g: Graph) -> None:
+    normed(g).q_gain = np.full(6, -32768, np.int16)
+
+
 def wrong_input_kind(g: Graph) -> None:
     quant = first(g, Quant)
     quant.inputs = (first(g, NormQuant).out,)
@@ -234,6 +275,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (input_cmax, "rule_linear_types", "does not match"),
     (output_frac, "rule_linear_types", "output"),
     (residual_frac, "rule_linear_types", "residual"),
+    (bias_of_another_size, "rule_linear_types", "bias is int32(3,), not int32(48,)"),
+    (bias_of_another_type, "rule_linear_types", "bias is float64(48,)"),
+    (bias_that_does_not_negate, "rule_linear_types", "a bias of -2**31"),
     (pre_shift, "rule_norm", "pre_shift"),
     (eps, "rule_norm", "eps 0 outside"),
     (large_eps, "rule_norm", "eps 2305843009213693953 outside"),
@@ -247,6 +291,11 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (probability_bits, "rule_heads", "24-bit probabilities overflow"),
     (context, "rule_heads", "more than 4094"),
     (score_scale, "rule_heads", "scale mantissa 32769"),
+    (half_a_head_norm, "rule_head_norm", "need both gains, eps and pre_shift"),
+    (head_pre_shift, "rule_head_norm", "pre_shift 1 for heads of 6"),
+    (head_eps, "rule_head_norm", "eps 0 outside"),
+    (head_gain, "rule_head_norm", "gain of a head is int16(5,)"),
+    (head_gain_of_minus_one, "rule_head_norm", "a gain of -32768"),
     (silu_shift, "rule_shifts", "shifts 0 and"),
     (gate_shift, "rule_shifts", "and 32 outside"),
     (embed_factor, "rule_shifts", "factor 2147483648 outside"),

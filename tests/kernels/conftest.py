@@ -35,6 +35,9 @@ CONFIGS = {
         formats=(W2 | GROUPED,),
         simd=False,
     ),
+    "norm2": Config(2, 1, 2, 17, 37, 1, formats=(0,), head_norm=True),
+    "norm14": Config(3, 1, 14, 30, 41, 4, formats=(0,), head_norm=True),
+    "norm128": Config(2, 1, 128, 24, 33, 2, formats=(0,), head_norm=True),
 }
 ALL_FORMATS = tuple(
     width | scales for width in (0, W4, W3, W2) for scales in (0, GROUPED, GROUPED | ASYM)

@@ -279,6 +279,12 @@ static void heads(void) {
     layer.score_exponent = (int16_t)word();
     const uint32_t count = word();
     const uint32_t *pieces = copy(count);
+#ifdef SC_HAS_HEAD_NORM
+    layer.head_eps = word();
+    layer.head_eps |= (uint64_t)word() << 32;
+    int16_t *gains = copy(SC_HEAD_DIM); /* of q, then of k */
+    layer.head_gain[0] = gains, layer.head_gain[1] = gains + SC_HEAD_DIM;
+#endif
     int32_t *qkv = copy((size_t)n * SC_QKV_ROWS);
     int16_t *angles = copy((size_t)n * SC_HEAD_DIM / 2);
     const size_t q_words = SC_HEADS * SC_HDP / 4, row = SC_HEADS * SC_HEAD_DIM;
@@ -291,8 +297,8 @@ static void heads(void) {
         for (int head = 0; head < SC_HEADS + 2 * SC_KV_HEADS; head++) {
             int16_t *own = malloc(SC_HEAD_DIM * 2);
             memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
-            sc_head_prepare(qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4, scale + t * SC_HEADS, k, v,
-                            space);
+            sc_head_prepare(SC_IF_HEAD_NORM(&layer) qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4,
+                            scale + t * SC_HEADS, k, v, space);
             free(own);
         }
     const size_t tokens = n - from;
@@ -336,6 +342,9 @@ static void heads(void) {
     release(space, SC_HEAD_DIM, "canary of work");
     release(out, tokens * row, "canary of the attention's output");
     free((void *)pieces), free(qkv), free(angles);
+#ifdef SC_HAS_HEAD_NORM
+    free(gains);
+#endif
 }
 
 static void sample(void) {

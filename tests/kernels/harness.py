@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Config:
     side_path: bool = False
     formats: tuple[int, ...] | None = None
     simd: bool = True
+    head_norm: bool = False  # of q and k, as Qwen3 has it
 
 
 class Harness:
@@ -66,6 +68,7 @@ class Harness:
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             vocab=config.vocab,
+            **(_qwen3(config.head_dim) if config.head_norm else {}),
         )
         model = load_hf(folder / "model")
         if config.side_path:
@@ -112,6 +115,16 @@ class Harness:
             at += 1 + int(out[at])
         assert len(results) == len(commands)
         return results
+
+
+def _qwen3(head_dim: int) -> dict[str, Any]:
+    """What makes the model of ``write_tiny_llama`` one whose heads are normalised."""
+    gain = np.linspace(-1, 2, head_dim, dtype=np.float32)
+    names = ("q_norm", "k_norm")
+    return {
+        "config": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]},
+        "overrides": {f"model.layers.0.self_attn.{name}.weight": gain for name in names},
+    }
 
 
 def to_words(values: object) -> np.ndarray:

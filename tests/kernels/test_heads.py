@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from shrinkc.ir.interpreter import QHead, attend
-from shrinkc.ir.ops import Attention
-from shrinkc.numerics.vectors import QHeads, quantize_heads
+from shrinkc.ir.ops import Attention, RopeCache
+from shrinkc.numerics.vectors import QHeads, norm_quantize_heads, quantize_heads
 
 from .conftest import CONFIGS, SHORT
 from .harness import HEADS, Harness, assert_same, to_words
@@ -25,6 +26,23 @@ def attention_op(h: Harness, mantissa: int, exponent: int) -> Attention:
         op.out, op.inputs, op.layer, op.heads, op.kv_heads, op.head_dim, mantissa, exponent,
         op.dot_shift, op.weight_bits,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The gains int16 [D] and the other constants of the norms of heads."""
+
+    q_gain: np.ndarray
+    k_gain: np.ndarray
+    eps: int
+    pre_shift: int
+
+
+def norm_of(h: Harness) -> Norm | None:
+    op = next(op for op in h.graph.ops if isinstance(op, RopeCache))
+    if op.q_gain is None or op.k_gain is None or op.eps is None or op.pre_shift is None:
+        return None
+    return Norm(op.q_gain, op.k_gain, op.eps, op.pre_shift)
 
 
 def make_qkv(h: Harness, n: int, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -55,8 +73,14 @@ def command(
     n = len(x)
     cos, sin = h.graph.rope_cos[:n], h.graph.rope_sin[:n]
     rope = np.ascontiguousarray(np.stack([cos, sin], axis=2).astype(np.int16)).reshape(-1)
+    norm = norm_of(h)
+    gains = [] if norm is None else [to_words([norm.eps & 0xFFFFFFFF, norm.eps >> 32])]
+    if norm is not None:
+        gains.append(np.concatenate([norm.q_gain, norm.k_gain]).view(np.int32))
     head = [n, first, op.scale_mantissa, op.scale_exponent, len(pieces), *pieces]
-    return HEADS, np.concatenate([to_words(head), to_words(x.reshape(-1)), rope.view(np.int32)])
+    return HEADS, np.concatenate(
+        [to_words(head), *gains, to_words(x.reshape(-1)), rope.view(np.int32)]
+    )
 
 
 def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.ndarray]:
@@ -86,8 +110,16 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
 def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, np.ndarray]:
     c = h.config
     cos, sin = angles(h, len(x))
-    q = quantize_heads(x[:, : c.heads], cos, sin)
-    k = quantize_heads(x[:, c.heads : c.heads + c.kv_heads], cos, sin)
+    norm = norm_of(h)
+
+    def prepared(part: np.ndarray, which: str) -> QHeads:
+        if norm is None:
+            return quantize_heads(part, cos, sin)
+        gain = getattr(norm, which).astype(np.int64)
+        return norm_quantize_heads(part, gain, norm.pre_shift, norm.eps, cos, sin)
+
+    q = prepared(x[:, : c.heads], "q_gain")
+    k = prepared(x[:, c.heads : c.heads + c.kv_heads], "k_gain")
     v = quantize_heads(x[:, c.heads + c.kv_heads :])
     n = len(x)
     mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]

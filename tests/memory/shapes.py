@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from shrinkc.importer.model import LlamaConfig
+from shrinkc.model import FAMILIES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape, shapes_of_config
 
@@ -23,11 +24,13 @@ def make_shape(
     options: QuantOptions = QuantOptions(),  # noqa: B008 - frozen
     ranks: dict[str, int] | None = None,
     piece_bytes: int = 2000,
+    family: str = "llama",
 ) -> ModelShape:
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=ffn, num_layers=layers,
         num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim, max_position=context,
         rms_norm_eps=1e-5, rope_theta=1e4, tie_embeddings=tied, bos_id=1, eos_ids=(2,),
+        family=family, biased=FAMILIES[family].biased if family != "llama" else (),
     )  # fmt: skip
     return shapes_of_config(config, options, context, piece_bytes, ranks or {})
 
@@ -57,4 +60,5 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         ),
         ranks=ranks,
         piece_bytes=draw(st.integers(0, 30_000)),
+        family=draw(st.sampled_from(list(FAMILIES))),
     )

@@ -27,6 +27,8 @@ SHAPES: dict[str, ModelShape] = {
     "untied 4 bit, side paths": make_shape(
         tied=False, options=QuantOptions(bits=4, asymmetric=True), ranks={"qkv": 3, "down": 70}
     ),
+    "biases": make_shape(family="qwen2"),
+    "norms of heads": make_shape(family="qwen3"),
 }
 BUDGETS = (None, 48 * KIB)
 STREAMED = replace(SIRACUSA, wmem=60_000, l2=220 * KIB)

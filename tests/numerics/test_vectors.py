@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import (
+    HEAD_NORM_MAX_REL_ERROR,
     QVector,
+    norm_quantize_heads,
     norm_quantize_vector,
     quantize_heads,
     quantize_vector,
@@ -206,3 +208,51 @@ def test_heads_with_rope(dim: int, shift: int) -> None:
 def test_heads_of_zero() -> None:
     h = quantize_heads(np.zeros((1, 2, 4), int), np.full((1, 2), 32767), np.zeros((1, 2), int))
     assert (h.q == 0).all() and (h.mantissa == 1 << 14).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    half=st.integers(1, 64),
+    shift=st.integers(0, 24),
+    eps=st.sampled_from([1, 1 << 20, 1 << 61]),
+    rotated=st.booleans(),
+    seed=st.integers(0, 1 << 20),
+)
+def test_normalised_heads(half: int, shift: int, eps: int, rotated: bool, seed: int) -> None:
+    """The int8 values are those without the norm; the factor 1 / rms has the stated error."""
+    rng = np.random.default_rng(seed)
+    d = 2 * half
+    x = rng.integers(-INT32_MAX, INT32_MAX + 1, (2, 3, d)) >> shift
+    x[0, 0] = 0
+    gain = rng.integers(-32767, 32768, d)
+    angle = rng.uniform(0, 6, (2, half))
+    turn = [np.rint(f(angle) * 32767).astype(int) for f in (np.cos, np.sin)] if rotated else []
+    pre_shift = square_pre_shift(d)
+    got = norm_quantize_heads(x, gain, pre_shift, eps, *turn)
+    plain = quantize_heads((x * gain) >> 15, *turn)
+    np.testing.assert_array_equal(got.q, plain.q)
+    assert got.mantissa.min() >= 1 << 14 and got.mantissa.max() <= 1 << 15
+    # the values of both, in units of sqrt(D) * 2**-(31 + pre_shift) and of x
+    unit = np.sqrt(d) * 2.0 ** -(31 + pre_shift)
+    factor = got.mantissa * 2.0**got.exponent * unit / (plain.mantissa * 2.0**plain.exponent)
+    mean = (x.astype(np.float64) ** 2).sum(axis=2) / d + eps * 4.0**pre_shift / d
+    dropped = np.sqrt(d) * 2.0**pre_shift / np.sqrt(mean * d)
+    error = np.abs(factor * np.sqrt(mean) - 1)
+    assert (error <= HEAD_NORM_MAX_REL_ERROR + dropped).all()
+
+
+def test_a_head_is_what_rmsnorm_makes_of_it() -> None:
+    """Against float64: half an int8 step of the head's largest value."""
+    rng = np.random.default_rng(3)
+    d, frac = 64, 24
+    values = rng.standard_normal((5, 2, d))
+    gains = 1 + 0.5 * rng.standard_normal(d)
+    top = np.abs(gains).max()
+    x = np.rint(values * 2.0**frac).astype(int)
+    shift = square_pre_shift(d)
+    eps = round(1e-6 * d * 2.0 ** (2 * frac - 2 * shift))
+    got = norm_quantize_heads(x, np.rint(gains / top * 32767).astype(int), shift, eps)
+    unit = top * 32768 / 32767 * np.sqrt(d) * 2.0 ** -(31 + shift) / 127
+    found = got.q * (got.mantissa * 2.0**got.exponent)[:, :, None] * unit
+    want = gains * values / np.sqrt((values**2).mean(axis=2, keepdims=True) + 1e-6)
+    assert (np.abs(found - want).max(axis=2) <= np.abs(want).max(axis=2) * 0.51 / 127).all()

@@ -23,6 +23,7 @@ from shrinkc.core.errors import (
     UsageError,
 )
 from shrinkc.core.shell import is_text
+from shrinkc.model import family_of
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -227,24 +228,21 @@ def _load_gptq(path: Path, dtype: str) -> LlamaForCausalLM:
         "model.embed_tokens.weight": dense(float_model.embedding),
         "model.norm.weight": float_model.final_norm,
     }
+    family = family_of(float_model.config)
     head = float_model.head
     state["lm_head.weight"] = state["model.embed_tokens.weight"] if head is None else dense(head)
     for index, layer in enumerate(float_model.layers):
         prefix = f"model.layers.{index}."
-        state[prefix + "input_layernorm.weight"] = layer.attn_norm
-        state[prefix + "post_attention_layernorm.weight"] = layer.mlp_norm
-        for place, weight in (
-            ("self_attn.q_proj", layer.wq),
-            ("self_attn.k_proj", layer.wk),
-            ("self_attn.v_proj", layer.wv),
-            ("self_attn.o_proj", layer.wo),
-            ("mlp.gate_proj", layer.w_gate),
-            ("mlp.up_proj", layer.w_up),
-            ("mlp.down_proj", layer.w_down),
-        ):
-            value = dense(weight)
-            side = layer.adapters.get(place.split(".")[1])
-            state[f"{prefix}{place}.weight"] = value if side is None else value + side.b @ side.a
+        for norm in family.norms:
+            state[f"{prefix}{norm.name}.weight"] = getattr(layer, norm.field)
+        for module in family.modules:
+            value = dense(getattr(layer, module.field))
+            side = layer.adapters.get(module.short)
+            state[f"{prefix}{module.name}.weight"] = (
+                value if side is None else value + side.b @ side.a
+            )
+            if module.short in layer.biases:
+                state[f"{prefix}{module.name}.bias"] = layer.biases[module.short]
     tensors = {name: torch.tensor(value, dtype=torch_dtype(dtype)) for name, value in state.items()}
     model.to_empty(device="cpu")
     model.to(torch_dtype(dtype))

@@ -17,7 +17,17 @@ from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Attention, Embed, Linear, NormQuant, Op, Quant, Sample, SiluMul
+from shrinkc.ir.ops import (
+    Attention,
+    Embed,
+    Linear,
+    NormQuant,
+    Op,
+    Quant,
+    RopeCache,
+    Sample,
+    SiluMul,
+)
 from shrinkc.memory.plan import (
     LEVELS,
     MATRIX_BYTES,
@@ -143,9 +153,11 @@ def emit(
     sides: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
     perms: list[tuple[str, list[int]]] = []
+    biases: list[tuple[str, list[int]]] = []
     matrices: list[tuple[str, CMatrix]] = []  # in stream order
     for i in range(graph.num_layers):
         slots: list[int] = []
+        added: list[str] = []
         for op in _of_type(graph, Linear, i):
             w, slot = op.weight, op.weight.name.rsplit(".", 1)[-1]
             order = gate_up_order(w.n) if slot == "gate_up" else None
@@ -158,6 +170,9 @@ def emit(
                 assert side is not None, f"{w.name}: a side path that was not planned"
                 sides.append((ident, _c_matrix(w.low_rank.b, side, plan, rides_along=True)))
                 b = f"&{ident}"
+            added.append("0" if op.bias is None else f"bias_{i}_{slot}")
+            if op.bias is not None:
+                biases.append((added[-1], op.bias.tolist()))
             slots.append(len(matrices))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
             stored.append((w.name, w, order))
@@ -169,7 +184,16 @@ def emit(
         ]
         att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
         gathers = [f"perm_{i}_{n}" if op.perm is not None else "0" for n, op in enumerate(inputs)]
-        layers.append({"slots": slots, "gathers": gathers, "attention": att, "silu": silu})
+        layers.append(
+            {
+                "slots": slots,
+                "gathers": gathers,
+                "attention": att,
+                "silu": silu,
+                "biases": added,
+                "heads": _of_type(graph, RopeCache, i)[0],
+            }
+        )
     final = _of_type(graph, NormQuant, -1)[0]
     if final.perm is not None:
         perms.append(("perm_head", final.perm.tolist()))
@@ -202,6 +226,8 @@ def emit(
         "gains": [n.gain.tolist() for n in norms],
         "gains_in_l1": gains_in_l1(shape),
         "perms": perms,
+        "biases": biases,
+        "head_norm": _of_type(graph, RopeCache)[0],
         "norm_eps": _same([n.eps for n in norms]),
         "norm_shift": _same([n.pre_shift for n in norms]),
         "attention": layers[0]["attention"],

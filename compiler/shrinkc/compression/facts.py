@@ -12,17 +12,17 @@ import numpy as np
 from shrinkc.importer import FloatModel, LlamaConfig, load_model
 from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.model import QuantizedWeight, Weight
+from shrinkc.model import (
+    EMBEDDING,
+    FIELDS,
+    HEAD,
+    family_of,
+    matrix_shapes,
+    module_name,
+    norm_shapes,
+)
 
 FLOAT_BYTES = 2  # floats count as 16 bit: nobody has to store more, whatever the file does
-_MODULES = {
-    "self_attn.q_proj": "wq",
-    "self_attn.k_proj": "wk",
-    "self_attn.v_proj": "wv",
-    "self_attn.o_proj": "wo",
-    "mlp.gate_proj": "w_gate",
-    "mlp.up_proj": "w_up",
-    "mlp.down_proj": "w_down",
-}
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,8 @@ def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
 
 def parameters_of(config: LlamaConfig) -> int:
     """Weights of a float model; a tied table counts once."""
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention = 2 * config.hidden_size * (queries + keys)
-    layer = attention + 3 * config.hidden_size * config.intermediate_size + 2 * config.hidden_size
-    tables = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
-    return tables + config.num_layers * layer + config.hidden_size
+    matrices = sum(n * k for n, k in matrix_shapes(config).values())
+    return matrices + sum(n for (n,) in norm_shapes(config).values())
 
 
 def integer_bytes(weight: QuantizedWeight) -> int:
@@ -139,9 +136,10 @@ def _every(model: FloatModel) -> Iterator[Weight]:
     if model.head is not None:
         yield model.head
     for layer in model.layers:
-        yield layer.attn_norm
-        yield layer.mlp_norm
-        for name in _MODULES.values():
+        for norm in family_of(model.config).norms:
+            yield getattr(layer, norm.field)
+        yield from layer.biases.values()
+        for name in FIELDS.values():
             yield getattr(layer, name)
         for side in layer.adapters.values():
             yield side.a
@@ -150,10 +148,9 @@ def _every(model: FloatModel) -> Iterator[Weight]:
 
 def _bits(model: FloatModel) -> dict[str, int]:
     named: dict[str, Weight | None] = {
-        "model.embed_tokens": model.embedding,
-        "lm_head": model.head,
+        EMBEDDING: model.embedding,
+        HEAD: model.head,
     }
     for index, layer in enumerate(model.layers):
-        for place, name in _MODULES.items():
-            named[f"model.layers.{index}.{place}"] = getattr(layer, name)
+        named |= {module_name(index, m): getattr(layer, field) for m, field in FIELDS.items()}
     return {name: w.bits for name, w in named.items() if isinstance(w, QuantizedWeight)}

@@ -87,6 +87,14 @@ def preflight(
     problems: list[tuple[type[ShrinkcError], str]] = []
     notes: list[str] = []
     chain = [facts]
+    if facts.config.family != "llama" or facts.config.biased:
+        has = (
+            "with biases" if facts.config.family == "llama" else f"of family {facts.config.family}"
+        )
+        problems.append((
+            UnsupportedModel,
+            f"the stages work on LLaMA models without biases, and this is one {has}",
+        ))  # fmt: skip
     for stage in recipe.stages:
         module, now = stage_module(stage.kind), chain[-1]
         if now.quantized and stage.kind in ("depth", "width", "lora"):

@@ -29,21 +29,17 @@ from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
 from shrinkc.core.output import output_error, write_file
 from shrinkc.core.progress import Reporter, Update
+from shrinkc.model.family import MODULES as LAYER_MODULES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-)  # fmt: skip
-# modules that are given the same inputs
+MODULES = tuple(m.name for m in LAYER_MODULES)
+# the first of the modules that are given the same inputs
 INPUT_OF = {
-    "self_attn.q_proj": "self_attn.q_proj", "self_attn.k_proj": "self_attn.q_proj",
-    "self_attn.v_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj",
-    "mlp.gate_proj": "mlp.gate_proj", "mlp.up_proj": "mlp.gate_proj",
-    "mlp.down_proj": "mlp.down_proj",
-}  # fmt: skip
+    m.name: next(first.name for first in LAYER_MODULES if first.slot == m.slot)
+    for m in LAYER_MODULES
+}
 WIDTHS = (8, 4, 3, 2)
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)

@@ -20,6 +20,7 @@ from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig, open_checkpoint
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
+from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (
     EMBEDDING,
     HEAD,
@@ -316,6 +317,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     known, config = checkpoint.formats, checkpoint.config
     check_sizes(config)
     context = _context(request, config)
+    check_window(config, context)
     quant = request.quant
     fixed = fixed_options(config, known, quant)
     if refused := sorted(request.given & fixed):
@@ -330,6 +332,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
             "leave --l1 out to use all of it.",
         )
     piece_bytes, notes = _pieces(checkpoint)
+    notes += window_notes(config, context)
     ranks, repeats = _ranks(checkpoint), checkpoint.repeats
 
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:

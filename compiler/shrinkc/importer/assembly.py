@@ -18,50 +18,10 @@ from shrinkc.importer.model import (
 )
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
+from shrinkc.model import EMBEDDING, FINAL_NORM, HEAD, family_of
 
-EMBEDDING = "model.embed_tokens"
-HEAD = "lm_head"
-FINAL_NORM = "model.norm"
 # buffers that old versions of transformers saved; they follow from the config
 _IGNORED_SUFFIX = "rotary_emb.inv_freq"
-
-
-def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Return module name -> (outputs, inputs) of every matrix that ``config`` asks for."""
-    table = (config.vocab_size, config.hidden_size)
-    shapes = {EMBEDDING: table}
-    for layer in range(config.num_layers):
-        for name, shape in layer_shapes(config).items():
-            shapes[f"model.layers.{layer}.{name}"] = shape
-    if not config.tie_embeddings:
-        shapes[HEAD] = table
-    return shapes
-
-
-def norm_names(config: LlamaConfig) -> list[str]:
-    """Return the module names of all norms; each has one gain per hidden unit."""
-    names = [
-        f"model.layers.{layer}.{name}"
-        for layer in range(config.num_layers)
-        for name in ("input_layernorm", "post_attention_layernorm")
-    ]
-    return [*names, FINAL_NORM]
-
-
-def layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Return name within a layer, such as "mlp.up_proj" -> (outputs, inputs)."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q_rows = config.num_heads * config.head_dim
-    kv_rows = config.num_kv_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (q_rows, hidden),
-        "self_attn.k_proj": (kv_rows, hidden),
-        "self_attn.v_proj": (kv_rows, hidden),
-        "self_attn.o_proj": (hidden, q_rows),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
 
 
 def check_names_and_shapes(
@@ -96,8 +56,9 @@ def assemble(
     norms: Mapping[str, np.ndarray],
     matrices: Mapping[str, Weight],
     tokenizer: Tokenizer,
+    biases: Mapping[str, np.ndarray],
 ) -> FloatModel:
-    """Put the pieces together; both maps have module names as keys.
+    """Put the pieces together; the maps have module names as keys.
 
     Raises ShapeMismatch if the embedding is tied and there is a head that differs from it.
     """
@@ -113,18 +74,18 @@ def assemble(
             )
         head = None
 
+    family = family_of(config)
+
     def layer(index: int) -> FloatLayer:
         prefix = f"model.layers.{index}."
         return FloatLayer(
-            attn_norm=norms[prefix + "input_layernorm"],
-            wq=matrices[prefix + "self_attn.q_proj"],
-            wk=matrices[prefix + "self_attn.k_proj"],
-            wv=matrices[prefix + "self_attn.v_proj"],
-            wo=matrices[prefix + "self_attn.o_proj"],
-            mlp_norm=norms[prefix + "post_attention_layernorm"],
-            w_gate=matrices[prefix + "mlp.gate_proj"],
-            w_up=matrices[prefix + "mlp.up_proj"],
-            w_down=matrices[prefix + "mlp.down_proj"],
+            **{m.field: matrices[prefix + m.name] for m in family.modules},  # type: ignore[arg-type]
+            **{n.field: norms[prefix + n.name] for n in family.norms},  # type: ignore[arg-type]
+            biases={
+                m.short: biases[prefix + m.name]
+                for m in family.modules
+                if prefix + m.name in biases
+            },
         )
 
     return FloatModel(

@@ -1,4 +1,4 @@
-"""Parse and validate a LLaMA ``config.json``: everything that is wrong, in one refusal."""
+"""Parse and validate a ``config.json``: everything that is wrong, in one refusal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from shrinkc.core.errors import BadConfig, ModelNotFound, UnsupportedModel
 from shrinkc.importer.config_fields import HARMLESS, NEUTRAL, READ, ROPE_FIELDS
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import Llama3RopeScaling, LlamaConfig
+from shrinkc.model import FAMILIES, SUPPORTED, Family, Llama3RopeScaling, LlamaConfig
 
 # A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
 _MAX_SIZE = 1 << 30
@@ -26,11 +26,9 @@ _THETA_RANGE = (1.0, 1e12)
 FACTOR_RANGE = (1.0, 1e6)  # how much slower the scaled frequencies are
 _BAND_RANGE = (1e-3, 1e6)  # the scaling's limits, in turns of a pair within the original context
 
-# LlamaConfig's own defaults in transformers, for files that leave a field out.
+# transformers' defaults of all families, for files that leave a field out.
 _DEFAULT_EPS = 1e-6
 _DEFAULT_THETA = 10000.0
-_DEFAULT_BOS = 1
-_DEFAULT_EOS = 2
 
 
 @dataclass
@@ -48,7 +46,7 @@ class _Problems:
         text = f"{source}: {count}: " + "; ".join(everything) + "."
         if self.unsupported:
             raise UnsupportedModel(
-                text, hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM)."
+                text, hint=f"shrinkc compiles models of these families: {SUPPORTED}."
             )
         raise BadConfig(text, hint="compare config.json with the one the model was published with.")
 
@@ -91,8 +89,12 @@ def parse_config(
     missing, wrong or contradicts another; the message lists every problem found.
     """
     problems = _Problems()
-    _check_architecture(raw, problems)
-    _check_other_fields(raw, problems)
+    generation = generation or {}
+    family = _family(raw, problems)
+    _check_other_fields(raw, family, problems)
+    # what a file leaves out, not what it says is null
+    start = {"bos_token_id": generation["bos_token_id"]} if "bos_token_id" in generation else {}
+    raw = {**family.defaults, **start, **raw}
 
     vocab = _size(raw, "vocab_size", problems, _MAX_VOCAB)
     hidden = _size(raw, "hidden_size", problems)
@@ -110,10 +112,15 @@ def parse_config(
     head_dim = _head_dim(raw, hidden, heads, problems)
     theta, scaling = _rope(raw, problems)
     eps = _number(raw, "rms_norm_eps", _DEFAULT_EPS, _EPS_RANGE, problems)
-    bos, eos = _token_ids(raw, generation or {}, vocab, problems)
+    bos, eos = _token_ids(raw, generation, vocab, problems)
+    window = None
+    if family.windowed and raw.get("sliding_window") is not None:
+        window = _size(raw, "sliding_window", problems)
     tied = raw.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         problems.bad.append(f"tie_word_embeddings = {tied!r}; true or false is needed")
+
+    biased = _biased(raw, family, problems)
 
     problems.raise_if_any(source)
     return LlamaConfig(
@@ -131,28 +138,44 @@ def parse_config(
         bos_id=bos,
         eos_ids=eos,
         rope_scaling=scaling,
+        family=family.name,
+        biased=biased,
+        sliding_window=window,
     )
 
 
-def _check_architecture(raw: Mapping[str, Any], problems: _Problems) -> None:
+def _family(raw: Mapping[str, Any], problems: _Problems) -> Family:
+    """The family that architectures and model_type name; LLaMA after noting the problem."""
     architectures = raw.get("architectures")
     model_type = raw.get("model_type")
     if architectures is None and model_type is None:
         problems.bad.append("architectures and model_type are both missing; one is needed")
-    if architectures is not None and architectures != ["LlamaForCausalLM"]:
+    named = [f for f in FAMILIES.values() if architectures == [f.architecture]]
+    typed = [FAMILIES[model_type]] if isinstance(model_type, str) and model_type in FAMILIES else []
+    if architectures is not None and not named:
+        supported = ", ".join(repr([f.architecture]) for f in FAMILIES.values())
         problems.unsupported.append(
-            f"architectures = {_show(architectures)} (supported: ['LlamaForCausalLM'])"
+            f"architectures = {_show(architectures)} (supported: {supported})"
         )
-    if model_type is not None and model_type != "llama":
-        problems.unsupported.append(f"model_type = {_show(model_type)} (supported: 'llama')")
+    if model_type is not None and not typed:
+        supported = ", ".join(map(repr, FAMILIES))
+        problems.unsupported.append(f"model_type = {_show(model_type)} (supported: {supported})")
+    if named and typed and named != typed:
+        problems.unsupported.append(
+            f"architectures = {_show(architectures)} is that of model_type = {named[0].name!r}, but "
+            f"model_type = {_show(model_type)}, which is that of {typed[0].architecture}"
+        )
+    return (typed or named or [FAMILIES["llama"]])[0]
 
 
-def _check_other_fields(raw: Mapping[str, Any], problems: _Problems) -> None:
+def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: _Problems) -> None:
+    read = {*READ, family.bias_field, "sliding_window" if family.windowed else None}
+    neutral = {**NEUTRAL, **family.neutral}
     for name, value in raw.items():
-        if name in READ or name in HARMLESS:
+        if name in read or name in HARMLESS or name in family.harmless:
             continue
-        if name in NEUTRAL:
-            allowed, meaning = NEUTRAL[name]
+        if name in neutral:
+            allowed, meaning = neutral[name]
             if value not in allowed:
                 problems.unsupported.append(f"{name} = {_show(value)}: {meaning}")
         elif name == "layer_types":
@@ -164,6 +187,16 @@ def _check_other_fields(raw: Mapping[str, Any], problems: _Problems) -> None:
             problems.unsupported.append(
                 f"{name} = {_show(value)}: unknown field, it may change the mathematics"
             )
+
+
+def _biased(raw: Mapping[str, Any], family: Family, problems: _Problems) -> tuple[str, ...]:
+    """The modules that add a bias."""
+    if family.bias_field is None:
+        return family.biased
+    value = raw.get(family.bias_field)
+    if value is not None and not isinstance(value, bool):
+        problems.bad.append(f"{family.bias_field} = {_show(value)}; true or false is needed")
+    return family.biased if value is True else ()
 
 
 def _size(raw: Mapping[str, Any], name: str, problems: _Problems, most: int = _MAX_SIZE) -> int:
@@ -278,11 +311,11 @@ def _rope_section(
 def _token_ids(
     raw: Mapping[str, Any], generation: Mapping[str, Any], vocab: int, problems: _Problems
 ) -> tuple[int | None, tuple[int, ...]]:
-    bos = raw.get("bos_token_id", generation.get("bos_token_id", _DEFAULT_BOS))
+    bos = raw.get("bos_token_id")
     if bos is not None:
         _check_id("bos_token_id", bos, vocab, problems)
     eos_source = "eos_token_id"
-    eos = raw.get("eos_token_id", _DEFAULT_EOS)
+    eos = raw.get("eos_token_id")
     if generation.get("eos_token_id") is not None:
         eos_source, eos = "generation_config.json: eos_token_id", generation["eos_token_id"]
     listed = [] if eos is None else eos if isinstance(eos, list) else [eos]

@@ -1,4 +1,4 @@
-"""Which fields of a LLaMA ``config.json`` are read, ignored, or must have a neutral value.
+"""Which fields of a ``config.json`` of any family are read, ignored, or must have a neutral value.
 
 A field that is on none of these lists is refused: it may change the mathematics, and a
 wrong text from a microcontroller is far harder to notice than a refusal here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Fields that config.py reads into LlamaConfig.
+# Fields that config.py reads into LlamaConfig; families add some (model/family.py).
 READ = frozenset(
     {
         "architectures",

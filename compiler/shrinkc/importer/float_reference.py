@@ -29,7 +29,7 @@ def forward(
     """Return logits [T, vocab] in ``dtype`` for the ids ``tokens`` [T], T >= 1.
 
     Causal attention over the T tokens from position 0, RMSNorm, RoPE on pairs
-    (i, i + head_dim / 2), SwiGLU, and side paths where a layer has adapters.
+    (i, i + head_dim / 2), SwiGLU; biases, norms of heads and side paths where a layer has them.
     """
     config = model.config
     ids = np.asarray(tokens, dtype=np.int64)
@@ -86,6 +86,8 @@ def _attention(
     q: NDArray[np.floating] = _linear(layer, "q_proj", layer.wq, h).reshape(length, heads, dim)
     k: NDArray[np.floating] = _linear(layer, "k_proj", layer.wk, h).reshape(length, kv_heads, dim)
     v = _linear(layer, "v_proj", layer.wv, h).reshape(length, kv_heads, dim)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q, k = _norm(q, layer.q_norm, config), _norm(k, layer.k_norm, config)
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     # query head j reads key/value head j // (heads / kv_heads)
     k, v = (np.repeat(part, heads // kv_heads, axis=1) for part in (k, v))
@@ -115,6 +117,8 @@ def _linear(
     side = layer.adapters.get(name)
     if side is not None:
         y = y + (x @ side.a.T.astype(x.dtype)) @ side.b.T.astype(x.dtype)
+    if name in layer.biases:
+        y = y + layer.biases[name].astype(x.dtype)
     return np.asarray(y)
 
 

@@ -1,4 +1,4 @@
-"""Import a LLaMA from a GGUF file of llama.cpp."""
+"""Import a model from a GGUF file of llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,15 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadConfig, BadWeights, UnsupportedModel
-from shrinkc.importer.assembly import (
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    assemble,
-    check_names_and_shapes,
-    matrix_shapes,
-    norm_names,
-)
+from shrinkc.importer.assembly import assemble, check_names_and_shapes
 from shrinkc.importer.config import FACTOR_RANGE, parse_config
 from shrinkc.importer.gguf_blocks import INTEGER_FORMATS, read_tensor
 from shrinkc.importer.gguf_file import GgufFile
@@ -37,51 +29,53 @@ from shrinkc.importer.model import (
 from shrinkc.importer.rope import inverse_frequencies
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
+from shrinkc.model import (
+    EMBEDDING,
+    FAMILIES,
+    FINAL_NORM,
+    HEAD,
+    SUPPORTED,
+    Family,
+    bias_shapes,
+    family_of,
+    matrix_shapes,
+    norm_shapes,
+)
 
 _ROPE_FACTORS = "rope_freqs.weight"
-# module -> tensor without ".weight" (llama.cpp, ``gguf-py/gguf/constants.py``)
+# module outside of the layers -> tensor without ".weight" (llama.cpp, ``gguf-py/gguf/constants.py``)
 _NAMES = {EMBEDDING: "token_embd", HEAD: "output", FINAL_NORM: "output_norm"}
-_LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
-# metadata -> field of config.json
+# metadata -> field of config.json; a key that begins with a dot follows the architecture's name
 _FIELDS = {
-    "llama.context_length": "max_position_embeddings",
-    "llama.embedding_length": "hidden_size",
-    "llama.block_count": "num_hidden_layers",
-    "llama.feed_forward_length": "intermediate_size",
-    "llama.attention.head_count": "num_attention_heads",
-    "llama.attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    ".context_length": "max_position_embeddings",
+    ".embedding_length": "hidden_size",
+    ".block_count": "num_hidden_layers",
+    ".feed_forward_length": "intermediate_size",
+    ".attention.head_count": "num_attention_heads",
+    ".attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
 _OPTIONAL_FIELDS = {
-    "llama.vocab_size": "vocab_size",
-    "llama.attention.head_count_kv": "num_key_value_heads",
-    "llama.attention.key_length": "head_dim",
-    "llama.rope.freq_base": "rope_theta",
+    ".vocab_size": "vocab_size",
+    ".attention.head_count_kv": "num_key_value_heads",
+    ".attention.key_length": "head_dim",
+    ".rope.freq_base": "rope_theta",
+    ".attention.sliding_window": "sliding_window",
 }
 # metadata -> (values that change nothing, what any other value would mean)
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "llama.rope.scaling.type": (("none",), "this RoPE scaling is not supported"),
-    "llama.rope.scaling.factor": ((1.0,), "linear RoPE scaling is not supported"),
-    "llama.rope.scale_linear": ((1.0,), "linear RoPE scaling is not supported"),
-    "llama.expert_count": ((0,), "mixtures of experts are not supported"),
-    "llama.expert_used_count": ((0,), "mixtures of experts are not supported"),
-    "llama.attention.sliding_window": ((0,), "sliding-window attention is not supported"),
-    "llama.attention.causal": ((True,), "attention has to be causal"),
+    ".rope.scaling.type": (("none",), "this RoPE scaling is not supported"),
+    ".rope.scaling.factor": ((1.0,), "linear RoPE scaling is not supported"),
+    ".rope.scale_linear": ((1.0,), "linear RoPE scaling is not supported"),
+    ".expert_count": ((0,), "mixtures of experts are not supported"),
+    ".expert_used_count": ((0,), "mixtures of experts are not supported"),
+    ".attention.causal": ((True,), "attention has to be causal"),
     "general.type": (("model",), "this is no model of its own"),
     "split.count": ((0, 1), "the model is split into several files; merge them first"),
 }
-_CHECKED = ("llama.rope.dimension_count", "llama.attention.value_length")
-_HARMLESS = ("llama.rope.scaling.original_context_length", "llama.rope.scaling.finetuned")
+_CHECKED = (".rope.dimension_count", ".attention.value_length")
+_HARMLESS = (".rope.scaling.original_context_length", ".rope.scaling.finetuned")
+_HINT = f"shrinkc compiles models of these families: {SUPPORTED}."
 # What Meta's models with scaled RoPE have; a file has only the factors that follow from it.
 _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
 
@@ -95,22 +89,26 @@ def load_gguf(
 ) -> FloatModel:
     """Read an opened GGUF file; tensors of integers become QuantizedWeights.
 
-    llama.cpp stores the rows of q and k in another order; here they are as in ``config.json``
-    models.  ``config`` and ``tokenizer`` are the file's own.  Raises BadWeights or ShapeMismatch.
+    llama.cpp stores the rows of q and k of some architectures in another order; here they are as
+    in ``config.json`` models.  ``config`` and ``tokenizer`` are the file's own.  Raises BadWeights
+    or ShapeMismatch.
     """
     modules = _checked_modules(file, config)
     advance = meter(progress, sum(file.tensors[name].nbytes for name in modules.values()))
     faults: list[str] = []
     weights: dict[str, Weight] = {}
+    family = family_of(config)
+    turned = [m.short for m in family.modules if m.rotated and family.gguf_interleaved]
     for module, name in modules.items():
         weight = read_tensor(file, name, faults)
-        if module.endswith(("q_proj", "k_proj")):
+        if module.removesuffix(".bias").endswith(tuple(turned)):
             weight = _rows(weight, _half_order(weight.shape[0], config.head_dim))
         weights[module] = weight
         advance(file.tensors[name].nbytes)
     refuse_faults(file.path, faults)
-    norms = {name: dense(weights.pop(name)).reshape(-1) for name in norm_names(config)}
-    model = assemble(file.path, config, norms, weights, tokenizer)
+    norms = {name: dense(weights.pop(name)).reshape(-1) for name in norm_shapes(config)}
+    biases = {name: dense(weights.pop(f"{name}.bias")).reshape(-1) for name in bias_shapes(config)}
+    model = assemble(file.path, config, norms, weights, tokenizer, biases)
     if adapter is not None:
         load_adapter(Path(adapter), model)
     return model
@@ -125,31 +123,35 @@ def gguf_formats(file: GgufFile, config: LlamaConfig) -> dict[str, tuple[int, in
 
 def gguf_config(file: GgufFile) -> LlamaConfig:
     """The LlamaConfig of a GGUF file.  Raises UnsupportedModel, BadConfig or BadWeights."""
-    metadata = file.metadata
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise UnsupportedModel(
-            f"{file.path}: general.architecture = {architecture!r}; 'llama' is supported.",
-            hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
-        )
+    family = _family(file)
+    metadata = _own_keys(file, family)
     missing = [key for key in _FIELDS if key not in metadata]
     if missing:
-        raise BadConfig(f"{file.path}: missing metadata: {', '.join(missing)}.")
+        raise BadConfig(
+            f"{file.path}: missing metadata: {', '.join(family.gguf + key for key in missing)}."
+        )
     raw = {field: metadata[key] for key, field in _FIELDS.items()}
     raw.update((f, metadata[key]) for key, f in _OPTIONAL_FIELDS.items() if key in metadata)
     bos, eos = special_ids(file)
     tokens = metadata.get("tokenizer.ggml.tokens")
     raw.setdefault("vocab_size", len(tokens) if isinstance(tokens, list) else None)
+    raw.setdefault("num_key_value_heads", None)  # as many as there are heads
+    raw.setdefault("head_dim", None)
     raw.update(
-        architectures=["LlamaForCausalLM"],
+        architectures=[family.architecture],
+        model_type=family.name,
         tie_word_embeddings=f"{_NAMES[HEAD]}.weight" not in file.tensors,
         bos_token_id=bos,
         eos_token_id=eos,
     )
-    _check_unsupported(file)
+    if family.bias_field is not None:
+        raw[family.bias_field] = _has_biases(file, family)
+    window = raw.pop("sliding_window", None) or None
+    raw |= {"sliding_window": window} if family.windowed else {"use_sliding_window": bool(window)}
+    _check_unsupported(file, family, metadata)
     config = parse_config(raw, source=f"{file.path}: metadata")
     odd = [
-        f"{key} = {metadata[key]}, the heads have {config.head_dim}"
+        f"{family.gguf}{key} = {metadata[key]}, the heads have {config.head_dim}"
         for key in _CHECKED
         if metadata.get(key, config.head_dim) != config.head_dim
     ]
@@ -160,21 +162,49 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     return config
 
 
-def _check_unsupported(file: GgufFile) -> None:
+def _family(file: GgufFile) -> Family:
+    """The family that ``general.architecture`` names; of those that share one, the one with a
+    sliding window if the file tells of one."""
+    architecture = file.metadata.get("general.architecture")
+    found = [family for family in FAMILIES.values() if family.gguf == architecture]
+    if not found:
+        known = ", ".join(dict.fromkeys(repr(family.gguf) for family in FAMILIES.values()))
+        raise UnsupportedModel(
+            f"{file.path}: general.architecture = {architecture!r}; {known} are supported.",
+            hint=_HINT,
+        )
+    window = bool(file.metadata.get(f"{architecture}.attention.sliding_window"))
+    return next((family for family in found if family.windowed == window), found[0])
+
+
+def _has_biases(file: GgufFile, family: Family) -> bool:
+    """Whether the first layer has all of them: what lacks some is not that model."""
+    return all(
+        f"blk.0.{m.gguf}.bias" in file.tensors for m in family.modules if m.name in family.biased
+    )
+
+
+def _own_keys(file: GgufFile, family: Family) -> dict[str, Any]:
+    """The file's metadata; keys that begin with the architecture's name without it."""
+    return {
+        key.removeprefix(family.gguf) if key.startswith(f"{family.gguf}.") else key: value
+        for key, value in file.metadata.items()
+    }
+
+
+def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, Any]) -> None:
     known = {*_FIELDS, *_OPTIONAL_FIELDS, *_CHECKED, *_HARMLESS}
     faults = []
-    for key, value in file.metadata.items():
+    for key, value in metadata.items():
+        name = family.gguf + key if key.startswith(".") else key
         if key in _NEUTRAL:
             allowed, meaning = _NEUTRAL[key]
             if value not in allowed:
-                faults.append(f"{key} = {value!r}: {meaning}")
-        elif key.startswith("llama.") and key not in known:
-            faults.append(f"{key} = {value!r}: unknown, it may change the mathematics")
+                faults.append(f"{name} = {value!r}: {meaning}")
+        elif key.startswith(".") and key not in known:
+            faults.append(f"{name} = {value!r}: unknown, it may change the mathematics")
     if faults:
-        raise UnsupportedModel(
-            f"{file.path}: {listing(faults)}.",
-            hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
-        )
+        raise UnsupportedModel(f"{file.path}: {listing(faults)}.", hint=_HINT)
 
 
 def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
@@ -204,23 +234,24 @@ def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
 
 
 def _checked_modules(file: GgufFile, config: LlamaConfig) -> dict[str, str]:
-    """Module -> tensor, all there and of the right shape."""
-    shapes: Mapping[str, tuple[int, ...]] = {
-        **matrix_shapes(config),
-        **dict.fromkeys(norm_names(config), (config.hidden_size,)),
-    }
-    modules = {module: f"{_tensor_name(module)}.weight" for module in shapes}
+    """Module -> tensor, all there and of the right shape; "<module>.bias" is that of a bias."""
+    shapes: dict[str, tuple[int, ...]] = {**matrix_shapes(config), **norm_shapes(config)}
+    shapes.update({f"{module}.bias": shape for module, shape in bias_shapes(config).items()})
+    modules = {module: _tensor_name(config, module) for module in shapes}
     wanted = {name: shapes[module] for module, name in modules.items()}
     found = {name: t.shape for name, t in file.tensors.items() if name != _ROPE_FACTORS}
     check_names_and_shapes(file.path, found, wanted)
     return modules
 
 
-def _tensor_name(module: str) -> str:
+def _tensor_name(config: LlamaConfig, module: str) -> str:
     if module in _NAMES:
-        return _NAMES[module]
+        return f"{_NAMES[module]}.weight"
     index, _, rest = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{index}.{_LAYER_NAMES[rest]}"
+    part = "bias" if rest.endswith(".bias") else "weight"
+    family = family_of(config)
+    names = {m.name: m.gguf for m in family.modules} | {n.name: n.gguf for n in family.norms}
+    return f"blk.{index}.{names[rest.removesuffix('.bias')]}.{part}"
 
 
 def _half_order(rows: int, head_dim: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.tokenizer_json import (
     GPT2_WORDS,
     LLAMA3_WORDS,
+    QWEN2_WORDS,
     added_token,
     bytelevel_document,
     sentencepiece_document,
@@ -33,13 +34,14 @@ def _split(pattern: str) -> dict[str, Any]:
     }
 
 
-_GPT2, _LLAMA3 = _split(GPT2_WORDS), _split(LLAMA3_WORDS)
+_GPT2, _LLAMA3, _QWEN2 = map(_split, (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS))
 _DIGITS = {"type": "Digits", "individual_digits": True}
 # pre type -> (pre-tokenizers, whether words of the vocabulary are taken whole and BOS is usual)
 _PRE_TYPES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     **dict.fromkeys(("gpt-2",), ([_GPT2], False)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), ([_DIGITS, _GPT2], False)),
     **dict.fromkeys(("llama-bpe", "llama-v3", "llama3", "falcon3"), ([_LLAMA3], True)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), ([_QWEN2], False)),
 }
 
 

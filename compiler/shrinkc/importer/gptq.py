@@ -24,14 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadConfig, ShapeMismatch, UnsupportedModel
-from shrinkc.importer.assembly import (
-    EMBEDDING,
-    HEAD,
-    assemble,
-    check_names_and_shapes,
-    matrix_shapes,
-    norm_names,
-)
+from shrinkc.importer.assembly import assemble, check_names_and_shapes
 from shrinkc.importer.config import parse_config, read_config
 from shrinkc.importer.embedding_sidecar import (
     HEAD_SIDECAR,
@@ -56,6 +49,7 @@ from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
 from shrinkc.importer.weight_files import WeightFiles, open_weights
+from shrinkc.model import EMBEDDING, HEAD, bias_shapes, matrix_shapes, norm_shapes
 
 ADAPTER_FOLDER = "eora"
 ADAPTER = "adapter_config.json"
@@ -78,9 +72,12 @@ def load_gptq(
     ``adapter`` is the directory of a low-rank adapter.  Errors as of :func:`load_hf`.
     """
     config = checkpoint.config
-    advance = meter(progress, sum(checkpoint.nbytes(name) for name in checkpoint.names()))
+    total = sum(checkpoint.nbytes(name) for name in checkpoint.names())
+    total += sum(checkpoint.weights.entry(f"{name}.bias").nbytes for name in bias_shapes(config))
+    advance = meter(progress, total)
     faults: list[str] = []
-    norms = read_floats(checkpoint.weights, norm_names(config), advance, faults)
+    norms = read_floats(checkpoint.weights, norm_shapes(config), advance, faults)
+    biases = read_floats(checkpoint.weights, bias_shapes(config), advance, faults, "bias")
     matrices: dict[str, Weight] = {}
     matrices.update(read_floats(checkpoint.weights, checkpoint.floats, advance, faults))
     matrices.update(checkpoint.read_quantized(advance, faults))
@@ -90,7 +87,7 @@ def load_gptq(
         dtype = checkpoint.weights.entry(f"{name}.weight").dtype
         check_agreement(sidecar, table, dense(floats), dtype)
         matrices[name] = table
-    model = assemble(checkpoint.path, config, norms, matrices, tokenizer)
+    model = assemble(checkpoint.path, config, norms, matrices, tokenizer, biases)
     if adapter is not None:
         load_adapter(adapter, model)
     return model
@@ -187,7 +184,8 @@ class GptqFiles:
         quantized = _quantized(path, gptq, weights, shapes)
         floats = [name for name in shapes if name not in quantized]
         wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": shapes[n] for n in floats}
-        wanted.update({f"{name}.weight": (config.hidden_size,) for name in norm_names(config)})
+        wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
+        wanted.update({f"{name}.bias": shape for name, shape in bias_shapes(config).items()})
         float_names = list(wanted)
         for name, fmt in quantized.items():
             wanted.update(_stored_shapes(name, fmt, shapes[name]))
@@ -205,7 +203,7 @@ class GptqFiles:
 
     def names(self) -> list[str]:
         """Return all modules that hold tensors."""
-        return [*norm_names(self.config), *self.shapes]
+        return [*norm_shapes(self.config), *self.shapes]
 
     def nbytes(self, module: str) -> int:
         """Return the stored bytes of ``module``."""
@@ -218,8 +216,13 @@ class GptqFiles:
         """Return the quantised matrices; what is wrong with their values goes to ``faults``."""
         found = {}
         biases = []
+        own = bias_shapes(self.config)
         for name, fmt in self.quantized.items():
-            if f"{name}.bias" in self.weights and self.weights.read(f"{name}.bias").any():
+            if (
+                name not in own
+                and f"{name}.bias" in self.weights
+                and self.weights.read(f"{name}.bias").any()
+            ):
                 biases.append(f"{name}.bias")
             weight = _read_module(
                 self.weights, name, fmt, self.shapes[name], self.zero_shift, faults
@@ -230,7 +233,7 @@ class GptqFiles:
         if biases:
             raise UnsupportedModel(
                 f"{self.path}: {listing(biases, 'tensors')}: biases that are not zero are not supported.",
-                hint="shrinkc compiles plain LLaMA models (LlamaForCausalLM).",
+                hint="models of this family have no biases there.",
             )
         return found
 

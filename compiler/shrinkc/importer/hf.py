@@ -9,14 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ModelNotFound
-from shrinkc.importer.assembly import (
-    EMBEDDING,
-    HEAD,
-    assemble,
-    check_names_and_shapes,
-    matrix_shapes,
-    norm_names,
-)
+from shrinkc.importer.assembly import assemble, check_names_and_shapes
 from shrinkc.importer.config import load_config
 from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import FloatModel, LlamaConfig
@@ -24,6 +17,7 @@ from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
 from shrinkc.importer.weight_files import WeightFiles, open_weights
+from shrinkc.model import EMBEDDING, HEAD, bias_shapes, matrix_shapes, norm_shapes
 
 Progress = Callable[[int, int], None]
 
@@ -54,18 +48,20 @@ def read_hf(
 ) -> FloatModel:
     """Read the values of what :func:`open_hf` opened.  Errors as of :func:`load_hf`."""
     weights, matrices = opened
-    norms = norm_names(config)
+    norms, biases = norm_shapes(config), bias_shapes(config)
 
     faults: list[str] = []
     wanted = [f"{name}.weight" for name in (*matrices, *norms)]
+    wanted += [f"{name}.bias" for name in biases]
     advance = meter(progress, sum(weights.entry(name).nbytes for name in wanted))
 
     def read(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         return read_floats(weights, names, advance, faults)
 
     read_norms, read_matrices = read(norms), read(matrices)
+    read_biases = read_floats(weights, biases, advance, faults, "bias")
     refuse_faults(path, faults)
-    model = assemble(path, config, read_norms, read_matrices, tokenizer)
+    model = assemble(path, config, read_norms, read_matrices, tokenizer, read_biases)
     if adapter is not None:
         load_adapter(Path(adapter), model)
     return model
@@ -83,7 +79,8 @@ def open_hf(path: Path, config: LlamaConfig) -> tuple[WeightFiles, list[str]]:
         # some tools save the tied head as well; assemble checks that it says the same
         matrices[HEAD] = matrices[EMBEDDING]
     wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": s for n, s in matrices.items()}
-    wanted.update({f"{name}.weight": (config.hidden_size,) for name in norm_names(config)})
+    wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
+    wanted.update({f"{name}.bias": shape for name, shape in bias_shapes(config).items()})
     check_names_and_shapes(path, weights.shapes(), wanted)
     check_float(path, weights, wanted)
     return weights, list(matrices)
@@ -135,11 +132,12 @@ def read_floats(
     modules: Iterable[str],
     advance: Callable[[int], None],
     faults: list[str],
+    part: str = "weight",
 ) -> dict[str, NDArray[np.float32]]:
-    """Return ``<module>.weight`` of every module; NaN and infinity are added to ``faults``."""
+    """Return ``<module>.<part>`` of every module; NaN and infinity are added to ``faults``."""
     tensors: dict[str, NDArray[np.float32]] = {}
     for module in modules:
-        name = f"{module}.weight"
+        name = f"{module}.{part}"
         tensors[module] = weights.read(name)
         fault = non_finite(name, tensors[module])
         if fault:

@@ -18,28 +18,17 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
-from shrinkc.importer.assembly import layer_shapes
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.model import FloatModel, LlamaConfig, LowRankAdapter, QuantizedWeight
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 from shrinkc.importer.weight_checks import listing, non_finite
+from shrinkc.model import FIELDS, layer_shapes, module_name
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 
 # beyond these the file is corrupt
 _RANK_MAX, _ALPHA_MAX = 65535, 1e9
-
-# module -> (path within the layer, field of FloatLayer)
-_MODULES = {
-    "q_proj": ("self_attn.q_proj", "wq"),
-    "k_proj": ("self_attn.k_proj", "wk"),
-    "v_proj": ("self_attn.v_proj", "wv"),
-    "o_proj": ("self_attn.o_proj", "wo"),
-    "gate_proj": ("mlp.gate_proj", "w_gate"),
-    "up_proj": ("mlp.up_proj", "w_up"),
-    "down_proj": ("mlp.down_proj", "w_down"),
-}
 
 _READ = frozenset(
     {"r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform"}
@@ -90,9 +79,9 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
     BadWeights or ShapeMismatch, and leaves the model as it was.
     """
     quantized = {
-        _base_name(index, module)
+        module_name(index, module)
         for index, layer in enumerate(model.layers)
-        for module, (_, field) in _MODULES.items()
+        for module, field in FIELDS.items()
         if isinstance(getattr(layer, field), QuantizedWeight)
     }
     config, file, targets = _open(directory, model.config, quantized)
@@ -136,10 +125,10 @@ def _open(
     targets = _quantized_or_stored(_targeted(config, base.num_layers), quantized, file)
     if not targets:
         raise ShapeMismatch(f"{directory}: target_modules match no projection of the model.")
-    sizes = layer_shapes(base)
+    sizes = {name.rpartition(".")[2]: shape for name, shape in layer_shapes(base).items()}
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, module in targets:
-        out_size, in_size = sizes[_MODULES[module][0]]
+        out_size, in_size = sizes[module]
         shapes[_key(layer, module, "A")] = (config.rank, in_size)
         shapes[_key(layer, module, "B")] = (out_size, config.rank)
     _check(directory, file, shapes)
@@ -213,8 +202,8 @@ def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
     for layer in range(num_layers):
         if config.layers is not None and layer not in config.layers:
             continue
-        for module in _MODULES:
-            path = _base_name(layer, module)
+        for module in FIELDS:
+            path = module_name(layer, module)
             if _matches(config.targets, path) and not _matches(config.excluded, path):
                 found.append((layer, module))
     return found
@@ -229,7 +218,7 @@ def _quantized_or_stored(
     return [
         (layer, module)
         for layer, module in targets
-        if _base_name(layer, module) in quantized
+        if module_name(layer, module) in quantized
         or any(_key(layer, module, side) in file.entries for side in "AB")
     ]
 
@@ -273,11 +262,7 @@ def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[in
 
 
 def _key(layer: int, module: str, side: str) -> str:
-    return f"base_model.model.{_base_name(layer, module)}.lora_{side}.weight"
-
-
-def _base_name(layer: int, module: str) -> str:
-    return f"model.layers.{layer}.{_MODULES[module][0]}"
+    return f"base_model.model.{module_name(layer, module)}.lora_{side}.weight"
 
 
 def _find(directory: Path, name: str) -> Path:

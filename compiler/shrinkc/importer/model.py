@@ -8,43 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.importer.tokenizer import Tokenizer
+from shrinkc.model import Llama3RopeScaling, LlamaConfig
+
+__all__ = [
+    "WIDTHS", "FloatLayer", "FloatModel", "Llama3RopeScaling", "LlamaConfig", "LowRankAdapter",
+    "QuantizedWeight", "Weight", "dense",
+]  # fmt: skip
 
 WIDTHS = (2, 3, 4, 8)
 """Bits per weight that a QuantizedWeight may have."""
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """The mathematics of one LLaMA-family model.
-
-    ``head_dim`` need not be ``hidden_size // num_heads``.  ``rope_scaling`` is None or
-    the validated Llama-3 scaling.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    max_position: int
-    rms_norm_eps: float
-    rope_theta: float
-    tie_embeddings: bool
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
-    rope_scaling: Llama3RopeScaling | None = None
-
-
-@dataclass(frozen=True)
-class Llama3RopeScaling:
-    """Llama-3 frequency scaling (``rope_type: llama3``)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +96,10 @@ class LowRankAdapter:
 
 @dataclass
 class FloatLayer:
-    """One transformer block; every matrix is a Weight [out, in], every norm gain float32 [in]."""
+    """One transformer block; every matrix is a Weight [out, in], every norm gain float32 [in].
+
+    ``q_norm`` and ``k_norm`` are float32 [head_dim], or None where heads are not normalised.
+    """
 
     attn_norm: np.ndarray
     wq: Weight
@@ -137,6 +112,10 @@ class FloatLayer:
     w_down: Weight
     # module name ("q_proj" … "down_proj") -> side path
     adapters: dict[str, LowRankAdapter] = field(default_factory=dict)
+    # module name -> float32 [out], of those that add one
+    biases: dict[str, np.ndarray] = field(default_factory=dict)
+    q_norm: np.ndarray | None = None
+    k_norm: np.ndarray | None = None
 
 
 @dataclass

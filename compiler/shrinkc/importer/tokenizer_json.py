@@ -17,6 +17,8 @@ LLAMA3_WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # digits one by one
+
 
 def to_json(document: Mapping[str, Any]) -> str:
     """Return the text of the file."""

@@ -143,6 +143,8 @@ class Interpreter:
             case Linear():
                 assert isinstance(args[0], vectors.QVector)
                 y = linear(op.weight, args[0])
+                if op.bias is not None:
+                    y = saturate32(y + op.bias)
                 return y if len(args) == 1 else saturate32(np.asarray(args[1]) + y)
             case RopeCache():
                 return self._rope_cache(op, np.asarray(args[0]))
@@ -159,8 +161,15 @@ class Interpreter:
         cos = self.graph.rope_cos[at].astype(I64)
         sin = self.graph.rope_sin[at].astype(I64)
         x = y.reshape(t, h + 2 * kv, d)
-        q = vectors.quantize_heads(x[:, :h], cos, sin)
-        k = vectors.quantize_heads(x[:, h : h + kv], cos, sin)
+
+        def head(part: np.ndarray, gain: np.ndarray | None) -> vectors.QHeads:
+            if gain is None or op.pre_shift is None or op.eps is None:
+                return vectors.quantize_heads(part, cos, sin)
+            return vectors.norm_quantize_heads(
+                part, gain.astype(I64), op.pre_shift, op.eps, cos, sin
+            )
+
+        q, k = head(x[:, :h], op.q_gain), head(x[:, h : h + kv], op.k_gain)
         v = vectors.quantize_heads(x[:, h + kv :])
         c = self.caches[op.layer]
         c.k[at], c.k_mantissa[at], c.k_exponent[at] = k.q, k.mantissa, k.exponent

@@ -8,6 +8,7 @@ Every op names its inputs and its one output; ``layer`` is -1 outside the layer 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,9 @@ class Op:
     inputs: tuple[str, ...]
     layer: int
 
+    # attributes that most models' ops are without: said only where they are not None
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset()
+
     @property
     def mnemonic(self) -> str:
         return type(self).__name__.lower()
@@ -52,7 +56,11 @@ class Op:
     def attributes(self) -> dict[str, object]:
         """Everything that decides the numbers, for the text dump (matrices by their shape)."""
         skip = ("out", "inputs", "layer")
-        return {k: v for k, v in vars(self).items() if k not in skip}
+        return {k: v for k, v in self.stated().items() if k not in skip}
+
+    def stated(self) -> dict[str, object]:
+        """Every field but OPTIONAL ones that are None."""
+        return {k: v for k, v in vars(self).items() if v is not None or k not in self.OPTIONAL}
 
 
 @dataclass
@@ -91,18 +99,34 @@ class Quant(Op):
 
 @dataclass
 class Linear(Op):
-    """q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating."""
+    """q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
+
+    ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating too.
+    """
+
+    OPTIONAL = frozenset({"bias"})
 
     weight: QLinear
+    bias: np.ndarray | None = None
 
 
 @dataclass
 class RopeCache(Op):
-    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache."""
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache.
+
+    With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
+    ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
+    """
+
+    OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
 
     heads: int
     kv_heads: int
     head_dim: int
+    q_gain: np.ndarray | None = None
+    k_gain: np.ndarray | None = None
+    eps: int | None = None
+    pre_shift: int | None = None
 
 
 @dataclass

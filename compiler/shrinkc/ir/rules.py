@@ -32,6 +32,7 @@ from shrinkc.ir.ops import (
     SiluMul,
     Type,
 )
+from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.storage import FORMATS
 
@@ -132,6 +133,10 @@ def rule_linear_types(graph: Graph, op: Op) -> str | None:
         return f"input {x} does not match {w.name} [{w.n}, {w.k}] seg {w.seg} cmax {w.cmax}"
     if (y.width, y.frac) != (w.n, w.frac):
         return f"output {y} does not match {w.name} [{w.n}, {w.k}] Q{w.frac}"
+    if op.bias is not None and (op.bias.shape != (w.n,) or op.bias.dtype != np.int32):
+        return f"bias is {op.bias.dtype}{op.bias.shape}, not int32{(w.n,)}"
+    if op.bias is not None and int(op.bias.min()) < -INT32_MAX:
+        return "a bias of -2**31"
     if len(types) == 2 and (types[1].width, types[1].frac) != (w.n, w.frac):
         return f"residual {types[1]} does not match Q{w.frac}"
     if w.low_rank:
@@ -188,6 +193,26 @@ def rule_heads(graph: Graph, op: Op) -> str | None:
     return None
 
 
+def rule_head_norm(graph: Graph, op: Op) -> str | None:
+    if not isinstance(op, RopeCache):
+        return None
+    parts = (op.q_gain, op.k_gain, op.eps, op.pre_shift)
+    if all(part is None for part in parts):
+        return None
+    if op.q_gain is None or op.k_gain is None or op.eps is None or op.pre_shift is None:
+        return "norms of heads need both gains, eps and pre_shift"
+    if op.pre_shift != square_pre_shift(op.head_dim):
+        return f"pre_shift {op.pre_shift} for heads of {op.head_dim}"
+    if not 1 <= op.eps <= 1 << 61:
+        return f"eps {op.eps} outside 1..2**61"
+    for gain in (op.q_gain, op.k_gain):
+        if gain.shape != (op.head_dim,) or gain.dtype != np.int16:
+            return f"gain of a head is {gain.dtype}{gain.shape}"
+        if int(gain.min()) < -32767:
+            return "a gain of -32768"
+    return None
+
+
 def rule_shifts(graph: Graph, op: Op) -> str | None:
     if isinstance(op, SiluMul) and not (1 <= op.shift <= 31 and -20 <= op.gate_shift <= 31):
         return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -20..31"
@@ -205,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     rule_norm,
     rule_permutation,
     rule_heads,
+    rule_head_norm,
     rule_shifts,
 )
 

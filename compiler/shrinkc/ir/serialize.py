@@ -47,7 +47,7 @@ class _Writer:
 
     def op(self, op: Op) -> dict[str, Any]:
         record: dict[str, Any] = {"op": type(op).__name__}
-        for key, v in vars(op).items():
+        for key, v in op.stated().items():
             if isinstance(v, QLinear):
                 record[key] = {"linear": self.linear(v)}
             elif isinstance(v, np.ndarray):

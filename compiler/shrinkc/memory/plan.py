@@ -276,6 +276,10 @@ def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tu
         ("gains", gain_bytes(s)),
         ("permutations", 2 * s.perms),
     ]
+    if s.biases:
+        fixed.append(("biases", 4 * s.biases))
+    if s.head_norms:
+        fixed.append(("head gains", 4 * s.head_dim * s.num_layers))
     if not kv_l1:
         kv = KvShape.of(s)
         fixed += [
@@ -374,5 +378,5 @@ def layer_table_bytes(s: ModelShape) -> int:
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets."""
-    return 40 if s.perms else 24
+    """sizeof(sc_layer) on the 32-bit targets: permutations, biases and norms of heads take 16 each."""
+    return 24 + 16 * bool(s.perms) + 16 * bool(s.biases) + 16 * s.head_norms

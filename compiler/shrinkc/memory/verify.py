@@ -95,7 +95,9 @@ def _table_bytes(s: ModelShape) -> int:
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
     matrices = (len(s.matrices) + 1 + sides) * 48
-    return matrices + s.num_layers * (40 if s.perms else 24) + 528 + gains
+    layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    layer += 16 if s.head_norms else 0
+    return matrices + s.num_layers * layer + 528 + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -143,6 +145,10 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         "gains": 2 * s.hidden * (2 * s.num_layers + 1),
         "permutations": 2 * s.perms,
     }
+    if s.biases:
+        needs["biases"] = 4 * s.biases
+    if s.head_norms:
+        needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if not plan.kv_in_l1:
         needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 8)
         needs["v cache"] = s.num_layers * blocks * 4 * s.kv_heads * s.head_dim

@@ -141,3 +141,32 @@ def quantize_heads(
     reciprocal = (QMAX << QSHIFT) // mantissa
     q = round_shift(y * reciprocal[:, :, None], QSHIFT)
     return QHeads(q=q, mantissa=mantissa, exponent=exponent)
+
+
+# of the factor 1 / rms, beside what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
+HEAD_NORM_MAX_REL_ERROR = 2.0**-13
+
+
+def norm_quantize_heads(
+    x: np.ndarray,
+    gain: np.ndarray,
+    pre_shift: int,
+    eps: int,
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+) -> QHeads:
+    """RMSNorm over each head of x int32 [T, H, D], then :func:`quantize_heads`.
+
+    As in :func:`norm_quantize_vector` the int8 values do not depend on the norm, and ``gain`` int
+    [D] in Q15, |gain| <= 32767, comes before them; ``eps`` is in the units of ``sum_of_squares``.
+    value = q * mantissa * 2**exponent / 127 * sqrt(D) * 2**-(31 + pre_shift): the input's fixed
+    point is not in it.
+    """
+    x = np.asarray(x, I64)
+    y = x >> pre_shift
+    total = (y * y).sum(axis=2) + eps
+    heads = quantize_heads((x * gain) >> 15, cos, sin)
+    r, j = rsqrt(total)
+    product = heads.mantissa * r
+    extra = bit_length(product) - MANTISSA_BITS
+    return QHeads(heads.q, product >> extra, heads.exponent + extra - j)

@@ -1,9 +1,8 @@
 """Float or quantised model to integer IR."""
 
+from shrinkc.model import EMBEDDING, HEAD
+from shrinkc.model import SLOT_MODULES as MODULES
 from shrinkc.quantize.lower import (
-    EMBEDDING,
-    HEAD,
-    MODULES,
     QuantOptions,
     check_sizes,
     float_inputs,

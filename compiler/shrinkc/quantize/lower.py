@@ -34,7 +34,17 @@ from shrinkc.ir.ops import (
     Type,
 )
 from shrinkc.ir.rules import check
-from shrinkc.numerics.fixed import QMAX
+from shrinkc.model import (
+    EMBEDDING,
+    FIELDS,
+    HEAD,
+    SLOT_MODULES,
+    check_window,
+    dimensions,
+    module_name,
+    slot_shapes,
+)
+from shrinkc.numerics.fixed import INT32_MAX, QMAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.rope import rope_tables
@@ -130,37 +140,29 @@ def norm_exponent_max(k: int) -> int:
     return 31 + square_pre_shift(k) - 14
 
 
-def norm_eps(config: LlamaConfig, frac: int) -> int:
-    """The norm's epsilon in units of sum_of_squares, at least 1 so that no division by zero is.
+FRAC_OF_NORMS_MAX = 34
 
-    At most 2**61: the largest that importer/config.py allows is 2**-7, and the residual stream has
-    at most 34 fraction bits."""
-    k = config.hidden_size
+
+def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
+    """The epsilon of a norm of k inputs with ``frac`` fraction bits in units of sum_of_squares, at
+    least 1 so that no division by zero is.
+
+    At most 2**61: the largest that importer/config.py allows is 2**-7, and what norms read has at
+    most FRAC_OF_NORMS_MAX fraction bits."""
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
     return max(1, round(value))
-
-
-# module name -> field of FloatLayer
-_FIELDS = {
-    "q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo",
-    "gate_proj": "w_gate", "up_proj": "w_up", "down_proj": "w_down",
-}  # fmt: skip
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-# matrices of a layer and the modules that are fused in each
-MODULES = {
-    "qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Source:
     """The modules of one matrix [n, k] as they come: floats, or a checkpoint's integers whose
-    column j is input ``order[j]``; side path a [rank, k] and b [n, rank], or None."""
+    column j is input ``order[j]``; side path a [rank, k] and b [n, rank], or None; bias [n] or
+    None."""
 
     name: str
     weight: Weight
     side: LowRankAdapter | None
+    bias: np.ndarray | None = None
 
     @property
     def order(self) -> np.ndarray | None:
@@ -168,7 +170,18 @@ class _Source:
 
     def bound(self, rows: slice = slice(None), gain: np.ndarray | None = None) -> float:
         """Largest |result| for inputs gain * x, ||x|| <= sqrt(K); ``rows`` of it."""
-        return row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
+        plain = row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
+        return plain + self.bias_bound()
+
+    def bias_bound(self) -> float:
+        return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0.0))
+
+    def fixed_bias(self, frac: int) -> np.ndarray | None:
+        """The bias with ``frac`` fraction bits, as saturated int32."""
+        if self.bias is None:
+            return None
+        values = np.rint(self.bias.astype(np.float64) * 2.0**frac)
+        return np.clip(values, -INT32_MAX, INT32_MAX).astype(np.int32)
 
     def side_bound(self, gain: np.ndarray | None) -> float:
         if self.side is None:
@@ -178,7 +191,8 @@ class _Source:
     def plain_frac(self) -> int:
         """Fraction bits that results would need for inputs of the size that a norm gives: what no
         norm bounds, the residual stream takes no more of."""
-        return frac_for(self.weight.shape[1] * largest(self.weight) + self.side_bound(None))
+        plain = self.weight.shape[1] * largest(self.weight) + self.side_bound(None)
+        return frac_for(plain + self.bias_bound())
 
     def with_rows(self, order: np.ndarray) -> _Source:
         """Rows in another order."""
@@ -193,7 +207,7 @@ class _Source:
 
 def _source(layer: FloatLayer, index: int, slot: str) -> _Source:
     """Fuses what reads the same input.  Raises QuantizeError for what cannot be one matrix."""
-    parts: dict[str, Weight] = {m: getattr(layer, _FIELDS[m]) for m in MODULES[slot]}
+    parts: dict[str, Weight] = {m: getattr(layer, FIELDS[m]) for m in SLOT_MODULES[slot]}
     quantised = {m: w for m, w in parts.items() if isinstance(w, QuantizedWeight)}
     weight: Weight
     if not quantised:
@@ -202,7 +216,18 @@ def _source(layer: FloatLayer, index: int, slot: str) -> _Source:
         raise _mixed(index, quantised, [m for m in parts if m not in quantised])
     else:
         weight = fuse({f"layer {index} {m}": w for m, w in quantised.items()})
-    return _Source(f"layer{index}.{slot}", weight, _fused_side(layer, parts))
+    return _Source(
+        f"layer{index}.{slot}", weight, _fused_side(layer, parts), _fused_bias(layer, parts)
+    )
+
+
+def _fused_bias(layer: FloatLayer, parts: dict[str, Weight]) -> np.ndarray | None:
+    """Zeros for modules without one; None if none has."""
+    if not layer.biases.keys() & parts.keys():
+        return None
+    return np.concatenate(
+        [layer.biases.get(m, np.zeros(w.shape[0], np.float32)) for m, w in parts.items()]
+    )
 
 
 def _fused_side(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
@@ -226,6 +251,7 @@ class _Lowering:
         self.model, self.options, self.config = model, options, model.config
         c = self.config
         check_sizes(c)
+        check_window(c, context)
         cos, sin = rope_tables(c, context)
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
@@ -302,7 +328,7 @@ class _Lowering:
     ) -> None:
         """Notes what makes the results of a matrix with ``frac`` fraction bits too large; ``norm``
         is the name of the norm before it and its gain."""
-        names = {m: module_name(index, m) for m in MODULES[slot]}
+        names = {m: module_name(index, m) for m in SLOT_MODULES[slot]}
         gain = None if norm is None else norm[1]
         before = None if norm is None else {f"model.layers.{index}.{norm[0]}.weight": norm[1]}
         if source.side is not None:
@@ -312,7 +338,10 @@ class _Lowering:
             fits = self.limits.check(frac_for(row_bound(source.side.a, gain)), a, before)
             if not fits or not self.limits.check(frac_for(source.side_bound(gain)), b, a):
                 frac = frac_for(row_bound(dense(source.weight), gain))
-        weights: dict[str, Weight] = {m: getattr(layer, _FIELDS[m]) for m in names}
+        biases = {f"{n}.bias": layer.biases[m] for m, n in names.items() if m in layer.biases}
+        if biases and not self.limits.check(frac_for(source.bias_bound()), biases):
+            frac = frac_for(row_bound(dense(source.weight), gain))
+        weights: dict[str, Weight] = {m: getattr(layer, FIELDS[m]) for m in names}
         self.limits.check(frac, {_tensor(names[m], w): w for m, w in weights.items()}, before)
 
     def norm(
@@ -320,7 +349,7 @@ class _Lowering:
     ) -> str:
         k = self.config.hidden_size
         op = NormQuant(
-            f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac), square_pre_shift(k),
+            f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac, k), square_pre_shift(k),
             gain.q15 if order is None else gain.q15[order], _perm(order),
         )  # fmt: skip
         return self.emit(op, Type("q8", k, seg=w.seg, cmax=w.cmax))
@@ -331,9 +360,17 @@ class _Lowering:
             Type("q8", w.k, seg=w.seg, cmax=w.cmax),
         )
 
-    def linear(self, x: str, layer: int, tag: str, w: QLinear, residual: str | None = None) -> str:
+    def linear(
+        self,
+        x: str,
+        layer: int,
+        tag: str,
+        w: QLinear,
+        residual: str | None = None,
+        bias: np.ndarray | None = None,
+    ) -> str:
         inputs = (x,) if residual is None else (x, residual)
-        return self.emit(Linear(tag, inputs, layer, w), Type("i32", w.n, frac=w.frac))
+        return self.emit(Linear(tag, inputs, layer, w, bias), Type("i32", w.n, frac=w.frac))
 
     def layer(self, index: int, f: FloatLayer, x: str) -> str:
         c, name = self.config, f"layer{index}"
@@ -341,23 +378,26 @@ class _Lowering:
         nq = h * hd
 
         source, gain = _source(f, index, "qkv"), Gain.of(f.attn_norm)
+        frac = frac_for(source.bound(gain=f.attn_norm))
+        if f.q_norm is not None:
+            frac = min(frac, FRAC_OF_NORMS_MAX)
         w = self.matrix(
-            source,
-            Output(
-                norm_kappa(k) * gain.unit,
-                frac_for(source.bound(gain=f.attn_norm)),
-                norm_exponent_max(k),
-            ),
-            f.attn_norm,
+            source, Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k)), f.attn_norm
         )
         qkv_frac = w.frac
         self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
-        y = self.linear(q, index, f"{name}.qkv", w)
-        heads = self.emit(
-            RopeCache(f"{name}.q8", (y,), index, h, kv, hd), Type("heads8", nq, frac=qkv_frac)
-        )
-        kappa = 2.0**16 * math.log2(math.e) / (math.sqrt(hd) * QMAX**2 * 2.0 ** (2 * qkv_frac))
+        y = self.linear(q, index, f"{name}.qkv", w, bias=source.fixed_bias(qkv_frac))
+        cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd)
+        units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
+        if f.q_norm is not None and f.k_norm is not None:
+            q_gain, k_gain = Gain.of(f.q_norm), Gain.of(f.k_norm)
+            cache.q_gain, cache.k_gain = q_gain.q15, k_gain.q15
+            cache.eps = norm_eps(c, qkv_frac, hd)
+            cache.pre_shift = square_pre_shift(hd)
+            units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
+        heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
+        kappa = 2.0**16 * math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
         exponent = math.floor(math.log2(kappa)) - 14
         y = self.emit(
             Attention(
@@ -373,7 +413,7 @@ class _Lowering:
         self.check(index, "o", f, source, source.plain_frac())
         w = self.matrix(source, Output(2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
-        x = self.linear(q, index, f"{name}.mid", w, x)
+        x = self.linear(q, index, f"{name}.mid", w, x, source.fixed_bias(self.res_frac))
 
         ffn = c.intermediate_size
         down, source, gain = (
@@ -482,7 +522,7 @@ def matrix_formats(
     layers: list[dict[str, MatrixFormat]] = []
     for i in range(c.num_layers):
         slots = {}
-        for slot, modules in MODULES.items():
+        for slot, modules in SLOT_MODULES.items():
             names = {m: module_name(i, m) for m in modules}
             parts = [known[name] for name in names.values() if name in known]
             if parts and len(parts) < len(modules):
@@ -503,29 +543,21 @@ def matrix_formats(
     return layers, embedding if c.tie_embeddings else table(HEAD), embedding
 
 
-def module_name(layer: int, module: str) -> str:
-    """A module's name in a checkpoint."""
-    return f"model.layers.{layer}.{'self_attn' if module[0] in 'qkvo' else 'mlp'}.{module}"
-
-
 def inputs_of(c: LlamaConfig, name: str) -> int:
     """Inputs k of a module by its name in a checkpoint."""
     module = name.rsplit(".", 1)[-1]
-    slot = next((s for s, modules in MODULES.items() if module in modules), None)
+    slot = next((s for s, modules in SLOT_MODULES.items() if module in modules), None)
     return c.hidden_size if slot is None else _inputs(c)[slot]
 
 
 def _inputs(c: LlamaConfig) -> dict[str, int]:
-    return {
-        "qkv": c.hidden_size, "o": c.num_heads * c.head_dim, "gate_up": c.hidden_size,
-        "down": c.intermediate_size,
-    }  # fmt: skip
+    return {slot: k for slot, (_, k) in slot_shapes(c).items()}
 
 
 def _quantised_modules(model: FloatModel) -> set[str]:
     weights: dict[str, Weight | None] = {EMBEDDING: model.embedding, HEAD: model.head}
     for i, layer in enumerate(model.layers):
-        weights |= {module_name(i, m): getattr(layer, field) for m, field in _FIELDS.items()}
+        weights |= {module_name(i, m): getattr(layer, field) for m, field in FIELDS.items()}
     return {name for name, w in weights.items() if isinstance(w, QuantizedWeight)}
 
 
@@ -546,7 +578,9 @@ def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
         slot: k
         for slot, k in _inputs(c).items()
         if any(
-            module_name(i, m) not in quantised for i in range(c.num_layers) for m in MODULES[slot]
+            module_name(i, m) not in quantised
+            for i in range(c.num_layers)
+            for m in SLOT_MODULES[slot]
         )
     }
     if "qkv" in found and "gate_up" in found:
@@ -572,9 +606,9 @@ def check_sizes(c: LlamaConfig) -> None:
     """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
     sizes = {
         "vocab_size": (c.vocab_size, ROWS_MAX),
-        "the rows of q, k and v": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, ROWS_MAX),
+        "the rows of q, k and v": (slot_shapes(c)["qkv"][0], ROWS_MAX),
         "hidden_size": (c.hidden_size, INPUTS_MAX),
-        "num_attention_heads * head_dim": (c.num_heads * c.head_dim, INPUTS_MAX),
+        "num_attention_heads * head_dim": (dimensions(c)["q"], INPUTS_MAX),
         "intermediate_size": (c.intermediate_size, INPUTS_MAX),
     }
     beyond = [

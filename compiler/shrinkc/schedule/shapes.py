@@ -11,11 +11,11 @@ import numpy as np
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
+from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
 from shrinkc.storage import MatrixShape, format_of, segment_size
 
-SLOTS = ("qkv", "o", "gate_up", "down")  # per layer, in the order they are streamed
 DEFAULT_CONTEXT = 256
 
 
@@ -44,6 +44,8 @@ class ModelShape:
     perms: int = 0  # entries of all permutations of inputs (act-order)
     # (matrix, the earlier one whose bytes are the same and are stored for both), by name
     shared: tuple[tuple[str, str], ...] = ()
+    biases: int = 0  # entries of all biases, zeros beside them included
+    head_norms: bool = False  # heads of q and k have gains
 
     @property
     def matrices(self) -> list[MatrixShape]:
@@ -101,6 +103,8 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         graph.vocab, graph.hidden, graph.ffn, graph.heads, graph.kv_heads, graph.head_dim,
         graph.num_layers, graph.context, piece_bytes, tuple(map(tuple, layers)), head, embedding,
         perms, _equal(weights),
+        sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
+        any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
     )  # fmt: skip
 
 
@@ -141,12 +145,8 @@ def shapes_of_config(
     """
     c = config
     slots, head_format, embedding_format = matrix_formats(c, options, formats)
-    sizes = {
-        "qkv": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, c.hidden_size),
-        "o": (c.hidden_size, c.num_heads * c.head_dim),
-        "gate_up": (2 * c.intermediate_size, c.hidden_size),
-        "down": (c.hidden_size, c.intermediate_size),
-    }
+    check_window(c, context)
+    sizes = slot_shapes(c)
 
     def matrix(name: str, rows: int, k: int, f: MatrixFormat, rank: int = 0) -> MatrixShape:
         seg = segment_size(k, f.group)
@@ -179,4 +179,6 @@ def shapes_of_config(
     return ModelShape(
         c.vocab_size, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim,
         c.num_layers, context, piece_bytes, layers, head, embedding, shared=tuple(shared),
+        biases=c.num_layers * sum(sizes[slot][0] for slot in slots_with_bias(c)),
+        head_norms=bool(family_of(c).head_norms),
     )  # fmt: skip

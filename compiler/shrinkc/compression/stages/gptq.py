@@ -15,6 +15,7 @@ import numpy as np
 from shrinkc.compression.child import run_child
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
+from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, matrix_shapes
 
 if TYPE_CHECKING:
     from shrinkc.compression.calibration import Calibration
@@ -169,21 +170,10 @@ def _embedding_problems(table: Any) -> Iterator[str]:
             yield f"embeddings.group = {g!r}; a multiple of 8 up to 1024 is needed"
 
 
-def module_shapes(config: Any) -> dict[str, tuple[int, int]]:
-    """Full name -> ``(outputs, inputs)`` of every matrix of the layers of a LlamaConfig."""
-    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    shapes = {
-        "self_attn.q_proj": (q, hidden), "self_attn.k_proj": (kv, hidden),
-        "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, q),
-        "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden),
-        "mlp.down_proj": (hidden, ffn),
-    }  # fmt: skip
-    return {
-        LAYER.format(layer) + name: shape
-        for layer in range(config.num_layers)
-        for name, shape in shapes.items()
-    }
+def module_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Full name -> ``(outputs, inputs)`` of every matrix of the layers."""
+    tables = (EMBEDDING, HEAD)
+    return {n: shape for n, shape in matrix_shapes(config).items() if n not in tables}
 
 
 def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:

@@ -1,0 +1,44 @@
+"""The sizes and numbers of one model, of whatever family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The mathematics of one model that is built as LLaMA is.
+
+    ``head_dim`` need not be ``hidden_size // num_heads``.  ``rope_scaling`` is None or
+    the validated Llama-3 scaling.  ``family`` is a name of ``FAMILIES``; ``biased`` are the
+    modules of every layer that add a bias ("self_attn.q_proj" ...); ``sliding_window`` is how many
+    positions, its own included, a token attends to, or None for all.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_position: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_embeddings: bool
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    rope_scaling: Llama3RopeScaling | None = None
+    family: str = "llama"
+    biased: tuple[str, ...] = ()
+    sliding_window: int | None = None
+
+
+@dataclass(frozen=True)
+class Llama3RopeScaling:
+    """Llama-3 frequency scaling (``rope_type: llama3``)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int

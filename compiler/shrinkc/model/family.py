@@ -1,0 +1,133 @@
+"""What a family of models is: data that checks itself, one file per family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DIMENSIONS = ("hidden", "ffn", "q", "kv", "head")
+"""Sizes that modules and norms are given in; ``structure.dimensions`` has their values."""
+
+SLOTS = ("qkv", "o", "gate_up", "down")
+"""Matrices of a layer on the device, in the order they are read; modules of one slot are fused."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A matrix of a layer.
+
+    ``name`` is that within a layer of a Hugging Face checkpoint, ``field`` that in FloatLayer,
+    ``gguf`` that of llama.cpp.  ``rows`` and ``inputs`` are DIMENSIONS.  ``rotated``: RoPE turns
+    its rows, which some GGUF architectures therefore store in another order.
+    """
+
+    name: str
+    field: str
+    slot: str
+    rows: str
+    inputs: str
+    gguf: str
+    rotated: bool = False
+
+    @property
+    def short(self) -> str:
+        """The last part of the name, such as ``q_proj``."""
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An RMSNorm of a layer: ``size`` gains, one of DIMENSIONS; names as of :class:`Module`.
+
+    "hidden": of the residual stream; "head": of every head of q, or of k, before RoPE.
+    """
+
+    name: str
+    field: str
+    size: str
+    gguf: str
+
+
+MODULES = (
+    Module("self_attn.q_proj", "wq", "qkv", "q", "hidden", "attn_q", rotated=True),
+    Module("self_attn.k_proj", "wk", "qkv", "kv", "hidden", "attn_k", rotated=True),
+    Module("self_attn.v_proj", "wv", "qkv", "kv", "hidden", "attn_v"),
+    Module("self_attn.o_proj", "wo", "o", "hidden", "q", "attn_output"),
+    Module("mlp.gate_proj", "w_gate", "gate_up", "ffn", "hidden", "ffn_gate"),
+    Module("mlp.up_proj", "w_up", "gate_up", "ffn", "hidden", "ffn_up"),
+    Module("mlp.down_proj", "w_down", "down", "hidden", "ffn", "ffn_down"),
+)
+NORMS = (
+    Norm("input_layernorm", "attn_norm", "hidden", "attn_norm"),
+    Norm("post_attention_layernorm", "mlp_norm", "hidden", "ffn_norm"),
+)
+HEAD_NORMS = (
+    Norm("self_attn.q_norm", "q_norm", "head", "attn_q_norm"),
+    Norm("self_attn.k_norm", "k_norm", "head", "attn_k_norm"),
+)
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+ATTENTION = (*QKV, "self_attn.o_proj")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family; ``name`` is its ``model_type``, ``architecture`` that of Hugging Face.
+
+    ``gguf``: its architecture in GGUF files; ``gguf_interleaved``: rows that RoPE pairs are
+    neighbours there.  ``biased``: the modules with a bias, all of them or none: as the field
+    ``bias_field`` of config.json says, or always where there is no such field.  ``defaults``: fields
+    of config.json that a file may leave out, with what transformers puts there.  ``windowed``:
+    ``sliding_window`` limits what every layer attends to.  ``neutral``: field -> (values that change
+    nothing, what any other would mean); ``harmless``: fields that are never read.
+    """
+
+    name: str
+    architecture: str
+    gguf: str
+    gguf_interleaved: bool
+    modules: tuple[Module, ...] = MODULES
+    norms: tuple[Norm, ...] = NORMS
+    biased: tuple[str, ...] = ()
+    bias_field: str | None = None
+    activation: str = "silu"
+    gain_offset: float = 0.0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    windowed: bool = False
+    neutral: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what contradicts itself, or what no kernel computes."""
+        names = [m.name for m in self.modules] + [n.name for n in self.norms]
+        fields = [m.field for m in self.modules] + [n.field for n in self.norms]
+        sizes = {m.rows for m in self.modules} | {m.inputs for m in self.modules}
+        sizes |= {n.size for n in self.norms}
+        faults = [
+            fault
+            for fault, wrong in (
+                ("a name or field occurs twice", len({*names}) + len({*fields}) < 2 * len(names)),
+                ("slots are not SLOTS in order", self._slots() != SLOTS),
+                ("a size is none of DIMENSIONS", not sizes <= {*DIMENSIONS}),
+                ("a slot's modules read different inputs", not self._one_input_per_slot()),
+                ("a bias is of no module", not {*self.biased} <= {*names}),
+                ("only q, k, v and o can have a bias", not {*self.biased} <= {*ATTENTION}),
+                ("norms of heads come in pairs", len(self.head_norms) not in (0, 2)),
+                ("only silu has a kernel", self.activation != "silu"),
+                ("gains are taken as they are stored", self.gain_offset != 0),
+            )
+            if wrong
+        ]
+        if faults:
+            raise ValueError(f"family {self.name}: {'; '.join(faults)}")
+
+    @property
+    def head_norms(self) -> tuple[Norm, ...]:
+        """Those of q and of k, or none."""
+        return tuple(n for n in self.norms if n.size == "head")
+
+    def _slots(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.slot for m in self.modules))
+
+    def _one_input_per_slot(self) -> bool:
+        return len({(m.slot, m.inputs) for m in self.modules}) == len(SLOTS)

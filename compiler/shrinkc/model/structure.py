@@ -1,0 +1,118 @@
+"""Names and shapes of everything that a model of a family has, from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from shrinkc.core.errors import UnsupportedModel
+from shrinkc.model.config import LlamaConfig
+from shrinkc.model.families import FAMILIES
+from shrinkc.model.family import MODULES, SLOTS, Family
+
+T = TypeVar("T")
+
+EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
+
+SLOT_MODULES: dict[str, tuple[str, ...]] = {
+    slot: tuple(m.short for m in MODULES if m.slot == slot) for slot in SLOTS
+}
+"""Slot -> its modules' last names, in the order in which their rows are fused."""
+
+FIELDS: dict[str, str] = {m.short: m.field for m in MODULES}
+"""A module's last name -> its field of FloatLayer."""
+
+_NAMES = {m.short: m.name for m in MODULES}
+
+
+def family_of(config: LlamaConfig) -> Family:
+    """The family of ``config``."""
+    return FAMILIES[config.family]
+
+
+def dimensions(config: LlamaConfig) -> dict[str, int]:
+    """Values of ``family.DIMENSIONS``."""
+    return {
+        "hidden": config.hidden_size,
+        "ffn": config.intermediate_size,
+        "q": config.num_heads * config.head_dim,
+        "kv": config.num_kv_heads * config.head_dim,
+        "head": config.head_dim,
+    }
+
+
+def layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Name within a layer, such as "mlp.up_proj" -> (outputs, inputs)."""
+    sizes = dimensions(config)
+    return {m.name: (sizes[m.rows], sizes[m.inputs]) for m in family_of(config).modules}
+
+
+def slot_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Slot -> (outputs, inputs) of its fused modules, in the order of SLOTS."""
+    shapes = layer_shapes(config)
+    found: dict[str, tuple[int, int]] = {}
+    for module in family_of(config).modules:
+        rows, inputs = shapes[module.name]
+        found[module.slot] = (found.get(module.slot, (0, 0))[0] + rows, inputs)
+    return found
+
+
+def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """Module name -> (outputs, inputs) of every matrix that ``config`` asks for."""
+    table = (config.vocab_size, config.hidden_size)
+    shapes = {EMBEDDING: table, **_per_layer(config, layer_shapes(config))}
+    if not config.tie_embeddings:
+        shapes[HEAD] = table
+    return shapes
+
+
+def norm_shapes(config: LlamaConfig) -> dict[str, tuple[int]]:
+    """Module name -> (gains,) of every norm."""
+    sizes = dimensions(config)
+    shapes = {n.name: (sizes[n.size],) for n in family_of(config).norms}
+    return {**_per_layer(config, shapes), FINAL_NORM: (config.hidden_size,)}
+
+
+def bias_shapes(config: LlamaConfig) -> dict[str, tuple[int]]:
+    """Module name -> (outputs,) of every matrix that adds a bias."""
+    shapes = layer_shapes(config)
+    return _per_layer(config, {name: shapes[name][:1] for name in config.biased})
+
+
+def slots_with_bias(config: LlamaConfig) -> tuple[str, ...]:
+    """The slots one of whose modules adds a bias."""
+    return tuple(dict.fromkeys(m.slot for m in MODULES if m.name in config.biased))
+
+
+def module_name(layer: int, short: str) -> str:
+    """A module's name in a checkpoint: that of ``q_proj`` is "model.layers.0.self_attn.q_proj"."""
+    return f"model.layers.{layer}.{_NAMES[short]}"
+
+
+def check_window(config: LlamaConfig, context: int) -> None:
+    """Raise UnsupportedModel when a program of ``context`` positions would have to forget some."""
+    window = config.sliding_window
+    if window is not None and window < context:
+        raise UnsupportedModel(
+            f"sliding_window = {window} is less than the compiled context of {context}: every token "
+            "would be shown what the model was trained to forget.",
+            f"--context {window} or less.",
+        )
+
+
+def window_notes(config: LlamaConfig, context: int) -> tuple[str, ...]:
+    """What to know of a sliding window that ``check_window`` has let pass."""
+    if config.sliding_window is None:
+        return ()
+    return (
+        f"the sliding window of {config.sliding_window} positions holds all {context} of the "
+        "program, so it is left out",
+    )
+
+
+def _per_layer(config: LlamaConfig, parts: Mapping[str, T]) -> dict[str, T]:
+    return {
+        f"model.layers.{layer}.{name}": part
+        for layer in range(config.num_layers)
+        for name, part in parts.items()
+    }

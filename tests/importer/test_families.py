@@ -1,0 +1,249 @@
+"""Every family, in every form it comes in, gives transformers' logits; what is not supported is
+refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.tiny_families import (
+    SIZES,
+    logits_of,
+    write_family,
+    write_family_gguf,
+    write_family_gptq,
+)
+from shrinkc.core.errors import ShapeMismatch, ShrinkcError, UnsupportedModel
+from shrinkc.importer import forward, load_config, load_model, parse_config, read_outline
+from shrinkc.model import FAMILIES, SLOT_MODULES, family_of
+from shrinkc.model.llama import LLAMA
+
+TOKENS = [1, 40, 41, 42, 7, 7, 90, 287]
+# case -> family and what its config has beyond the usual
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-biases": ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {"sliding_window": 64}),
+    "mistral-no-window": ("mistral", {"sliding_window": None, "head_dim": 32}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3-biases": (
+        "qwen3",
+        {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+}
+FORMS = ("hf", "gptq", "gguf")
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def write(folder: Path, name: str, form: str) -> tuple[Path, Any]:
+    """A checkpoint and the transformers model of what it stands for."""
+    family, config = CASES[name]
+    model = write_family(folder / "hf", family, **config)
+    if form == "gptq":
+        return folder / "gptq", write_family_gptq(folder / "gptq", folder / "hf", model)
+    if form == "gguf":
+        return folder / "m.gguf", write_family_gguf(folder / "m.gguf", family, model)
+    return folder / "hf", model
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(tmp_path: Path, name: str, form: str) -> None:
+    path, model = write(tmp_path, name, form)
+    ours = load_model(path)
+    got, want = forward(ours, TOKENS), logits_of(model, TOKENS)
+    assert relative_error(got, want) < 1e-4
+    assert read_outline(path, whole=True).config == ours.config
+    # and what makes the family is in it: without, the logits are others
+    for layer in ours.layers:
+        layer.biases = {}
+        layer.q_norm = layer.k_norm = None
+    special = ours.config.biased or family_of(ours.config).head_norms
+    assert bool(special) == (relative_error(forward(ours, TOKENS), want) > 1e-2)
+
+
+def test_the_tokenizer_of_a_qwen(tmp_path: Path) -> None:
+    """The same ids from both files; the program's own encoder says what it does not know."""
+    model = write_family(tmp_path / "hf", "qwen2")
+    (tmp_path / "hf" / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    write_family_gguf(tmp_path / "m.gguf", "qwen2", model)
+    first, second = (load_model(tmp_path / name).tokenizer for name in ("hf", "m.gguf"))
+    text = "the hour is 1234, in\n\nall'll"
+    assert first.encode(text) == second.encode(text)
+    assert first.encode(text)[0] != 1
+    assert "NFC is not known" in first.encode_table().refusal
+
+
+# --- configurations ----------------------------------------------------------------------
+
+
+def fields(family: str, **changed: Any) -> dict[str, Any]:
+    spec = FAMILIES[family]
+    return {**SIZES, "model_type": family, "architectures": [spec.architecture], **changed}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family: str) -> None:
+    """What a file leaves out is what transformers would put there."""
+    import transformers
+
+    from helpers.tiny_families import CLASSES
+
+    left_out = ("num_key_value_heads", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+    given = {k: v for k, v in SIZES.items() if k not in left_out}
+    given |= {"num_attention_heads": 32, "hidden_size": 512}
+    theirs = getattr(transformers, CLASSES[family][0])(**given)
+    ours = parse_config({**given, "model_type": family})
+    assert ours.family == family
+    assert ours.num_kv_heads == theirs.num_key_value_heads
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or 512 // 32)
+    assert (ours.bos_id, ours.eos_ids) == (
+        theirs.bos_token_id,
+        () if theirs.eos_token_id is None else (theirs.eos_token_id,),
+    )
+    assert ours.tie_embeddings == theirs.tie_word_embeddings
+    assert ours.rms_norm_eps == theirs.rms_norm_eps
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    window = theirs.sliding_window if FAMILIES[family].windowed else None
+    assert ours.sliding_window == window
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "said"),
+    [
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True: sliding-window"),
+        ("qwen2", {"use_mrope": True}, "use_mrope = True"),
+        ("qwen2", {"layer_types": ["sliding_attention"]}, "only full_attention"),
+        ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window = True: sliding-window"),
+        ("qwen3", {"model_type": "qwen3_moe", "num_experts": 8}, "model_type = 'qwen3_moe'"),
+        ("mistral", {"attention_bias": True}, "attention_bias = True: biases"),
+        ("mistral", {"layer_types": ["sliding_attention"]}, "only full_attention"),
+        ("llama", {"sliding_window": 128}, "sliding_window = 128: sliding-window"),
+        ("llama", {"model_type": "qwen2_moe"}, "model_type = 'qwen2_moe'"),
+        ("llama", {"architectures": ["Qwen2ForCausalLM"]}, "is that of model_type = 'qwen2', but"),
+    ],
+)
+def test_refused_by_name(family: str, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        parse_config(fields(family, **changed))
+    assert said in str(refused.value)
+    assert refused.value.exit_code == 11
+
+
+_TRAINED = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "use_cache": True,
+}
+# config.json as it was published
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Qwen2.5-0.5B-Instruct": (
+        {
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 151643,
+            "eos_token_id": 151645, "hidden_size": 896, "intermediate_size": 4864,
+            "max_position_embeddings": 32768, "max_window_layers": 21, "num_attention_heads": 14,
+            "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16", "transformers_version": "4.43.1",
+            "use_sliding_window": False, "vocab_size": 151936,
+        },
+        {"family": "qwen2", "head_dim": 64, "sliding_window": None, "eos_ids": (151645,)},
+    ),
+    "Qwen3-0.6B": (
+        {
+            "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
+            "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_size": 1024,
+            "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+            "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
+            "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+            "transformers_version": "4.51.0", "use_sliding_window": False, "vocab_size": 151936,
+        },
+        {"family": "qwen3", "head_dim": 128, "biased": (), "rope_theta": 1e6},
+    ),
+    "Mistral-7B-v0.1": (
+        {
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "bos_token_id": 1,
+            "eos_token_id": 2, "hidden_size": 4096, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+            "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "transformers_version": "4.34.0.dev0", "vocab_size": 32000,
+        },
+        {"family": "mistral", "head_dim": 128, "sliding_window": 4096, "biased": ()},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations(name: str) -> None:
+    raw, expected = PUBLISHED[name]
+    config = parse_config({**_TRAINED, **raw})
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_a_field_that_is_no_switch() -> None:
+    with pytest.raises(ShrinkcError, match="attention_bias = 'yes'; true or false is needed"):
+        parse_config(fields("llama", attention_bias="yes"))
+    with pytest.raises(ShrinkcError, match="sliding_window = 0; 1 to"):
+        parse_config(fields("mistral", sliding_window=0))
+
+
+def test_what_qwen_never_reads_is_accepted() -> None:
+    config = parse_config(
+        fields("qwen2", use_sliding_window=False, sliding_window=32768, max_window_layers=21)
+    )
+    assert config.sliding_window is None
+    assert config.biased == tuple(f"self_attn.{x}" for x in SLOT_MODULES["qkv"])
+
+
+def test_a_missing_bias(tmp_path: Path) -> None:
+    """Of a Qwen2: its config does not tell of biases, but they belong to it."""
+    write_family(tmp_path / "hf", "llama")
+    file = tmp_path / "hf" / "config.json"
+    changed = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    raw = {k: v for k, v in json.loads(file.read_text()).items() if "_bias" not in k}
+    raw.pop("pretraining_tp", None)
+    file.write_text(json.dumps({**raw, **changed}))
+    with pytest.raises(ShapeMismatch, match=r"missing model.layers.0.self_attn.q_proj.bias \[64\]"):
+        load_model(tmp_path / "hf")
+
+
+def test_a_mistral_from_gguf_keeps_its_window(tmp_path: Path) -> None:
+    """llama.cpp calls it llama, and tells of the window."""
+    model = write_family(tmp_path / "hf", "mistral")
+    key = "llama.attention.sliding_window"
+    write_family_gguf(tmp_path / "m.gguf", "mistral", model, metadata={key: 48})
+    config = load_config(tmp_path / "m.gguf")
+    assert (config.family, config.sliding_window) == ("mistral", 48)
+    write_family_gguf(tmp_path / "z.gguf", "mistral", model, metadata={key: 0})
+    assert load_config(tmp_path / "z.gguf").sliding_window is None
+
+
+def test_a_windowed_qwen_from_gguf_is_refused(tmp_path: Path) -> None:
+    model = write_family(tmp_path / "hf", "qwen2")
+    key = "qwen2.attention.sliding_window"
+    write_family_gguf(tmp_path / "m.gguf", "qwen2", model, metadata={key: 48})
+    with pytest.raises(UnsupportedModel, match="sliding-window"):
+        load_config(tmp_path / "m.gguf")
+
+
+def test_a_family_checks_itself() -> None:
+    with pytest.raises(ValueError, match="only silu has a kernel"):
+        replace(LLAMA, activation="gelu")
+    with pytest.raises(ValueError, match=r"slots are not SLOTS.*a bias is of no module"):
+        replace(LLAMA, modules=LLAMA.modules[:-1], biased=("self_attn.x_proj",))
+    with pytest.raises(ValueError, match="gains are taken as they are stored"):
+        replace(LLAMA, gain_offset=1.0)
