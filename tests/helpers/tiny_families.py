@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from helpers.tiny_gguf import gguf_name
 from helpers.tiny_gptq import packed_tensors, quantize
 from helpers.tiny_llama import bytelevel_json, round_to, sentencepiece_json, write_weights
 
+_REASON = "needs transformers and gguf (pip install '.[compress]')"
 CLASSES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM"),
     "mistral": ("MistralConfig", "MistralForCausalLM"),
@@ -38,9 +40,8 @@ def write_family(path: Path, family: str, seed: int = 0, **config: Any) -> Any:
     ``config`` replaces fields of SIZES.  Gains are around 1, biases around 0 and as large as what
     they are added to.  Returns the transformers model in float32.
     """
-    import torch
-    import transformers
-
+    torch = pytest.importorskip("torch", reason=_REASON)
+    transformers = pytest.importorskip("transformers", reason=_REASON)
     config_class, model_class = (getattr(transformers, name) for name in CLASSES[family])
     torch.manual_seed(seed)
     model = model_class(config_class(**{**SIZES, **config})).float().eval()
@@ -130,9 +131,9 @@ def write_family_gguf(
 
     Returns the transformers model with the weights that the file stands for.
     """
-    import gguf
     import torch
 
+    gguf = pytest.importorskip("gguf", reason=_REASON)
     architecture, c = ARCHITECTURES[family], model.config
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     writer = gguf.GGUFWriter(path, architecture)
