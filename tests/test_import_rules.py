@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {
         "checkpoints", "core", "evaluation", "importer", "memory", "model", "quantize", "schedule",
-        "storage", "targets",
+        "targets",
     },
     "driver": {
         "build", "checkpoints", "codegen", "core", "evaluation", "importer", "ir", "memory", "model",

@@ -19,7 +19,7 @@ from helpers.tiny_families import (
     write_family_gptq,
 )
 from shrinkc.core.errors import ShapeMismatch, ShrinkcError, UnsupportedModel
-from shrinkc.importer import forward, load_config, load_model, parse_config, read_outline
+from shrinkc.importer import forward, load_config, load_model, open_checkpoint, parse_config
 from shrinkc.model import FAMILIES, SLOT_MODULES, family_of
 from shrinkc.model.llama import LLAMA
 
@@ -63,7 +63,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str, form: str) 
     ours = load_model(path)
     got, want = forward(ours, TOKENS), logits_of(model, TOKENS)
     assert relative_error(got, want) < 1e-4
-    assert read_outline(path, whole=True).config == ours.config
+    assert open_checkpoint(path, whole=True).config == ours.config
     # and what makes the family is in it: without, the logits are others
     for layer in ours.layers:
         layer.biases = {}
