@@ -1,4 +1,5 @@
-/* The dot products of a block's rows with one segment of an activation vector, a file per storage
+/* SPDX-License-Identifier: Apache-2.0
+ * The dot products of a block's rows with one segment of an activation vector, a file per storage
  * format (compiler/shrinkc/storage documents the words).  Each has
  *
  *   sc_dot_w<bits>()  a += 2^fold * sum of w * x over the next `words` activation words; w and x move on

@@ -1,4 +1,5 @@
-/* 2 bit: a word of a row is 16 inputs, in four pairs of bits of each byte.  The sums are 64-fold.
+/* SPDX-License-Identifier: Apache-2.0
+ * 2 bit: a word of a row is 16 inputs, in four pairs of bits of each byte.  The sums are 64-fold.
  * Included by sc_dot.h. */
 
 #if SC_XPULP

@@ -1,4 +1,5 @@
-/* 3 bit: three words of a row are 32 inputs.  Input words 2 i and 2 i + 1 lie in bits 7..5 and 4..2 of
+/* SPDX-License-Identifier: Apache-2.0
+ * 3 bit: three words of a row are 32 inputs.  Input words 2 i and 2 i + 1 lie in bits 7..5 and 4..2 of
  * the bytes of word i; the last two are put together from what is left.  The sums are 32-fold.  Included
  * by sc_dot.h. */
 

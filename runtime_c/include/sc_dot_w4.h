@@ -1,4 +1,5 @@
-/* 4 bit: a word of a row is 8 inputs, in two nibbles of each byte.  The sums are 16-fold.  Included by
+/* SPDX-License-Identifier: Apache-2.0
+ * 4 bit: a word of a row is 8 inputs, in two nibbles of each byte.  The sums are 16-fold.  Included by
  * sc_dot.h. */
 
 #if SC_XPULP

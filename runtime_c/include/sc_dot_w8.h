@@ -1,4 +1,5 @@
-/* 8 bit: a word of a row is 4 inputs.  Included by sc_dot.h. */
+/* SPDX-License-Identifier: Apache-2.0
+ * 8 bit: a word of a row is 4 inputs.  Included by sc_dot.h. */
 
 #if SC_XPULP
 
