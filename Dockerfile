@@ -94,7 +94,9 @@ USER root
 COPY --from=deeploy /app/install/gvsoc /app/install/gvsoc
 # what its launcher, a Python script, imports for target siracusa
 RUN --mount=type=bind,from=build,source=/opt/tests,target=/opt/tests \
-    /opt/tests/bin/pip --python /opt/shrinkc/bin/python install --no-cache-dir prettytable pyelftools rich
+    --mount=type=bind,from=build,source=/src,target=/src,rw \
+    PIP_CONSTRAINT=/src/.ci/requirements.lock PIP_BUILD_CONSTRAINT=/src/.ci/requirements.lock \
+    /opt/tests/bin/pip --python /opt/shrinkc/bin/python install --no-cache-dir '/src[gvsoc]'
 USER shrinkc
 
 FROM image

@@ -40,9 +40,10 @@ help:
 # ---- set-up ----
 
 # ensurepip is what Debian leaves out of a python3 without python3-venv.
-find_python = python=; for p in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; \
-    do $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-    && { python=$$p; break; }; done
+# The lock has versions for 3.11 to 3.13; a newer one would be given others without a word.
+find_python = python=; for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; \
+    do $$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+    2> /dev/null && { python=$$p; break; }; done
 
 # What is missing of "test command, Debian packages" pairs, and its installation.
 want    = want() { sh -c "$$1" > /dev/null 2>&1 || missing="$$missing $$2"; }; missing=
@@ -148,7 +149,7 @@ dist: packages $(VENV)/test
 	$(BIN)/hatchling build -d dist
 
 dist-test: dist
-	.ci/try-packages dist/*.whl dist/*.tar.gz
+	PYTHON=$(abspath $(BIN))/python .ci/try-packages dist/*.whl dist/*.tar.gz
 
 version = $$(sed -n 's/^__version__ = "\(.*\)"/\1/p' compiler/shrinkc/__init__.py)
 docker_build = $(DOCKER) build --build-arg BASE=$(BASE)$(addprefix @,$(DIGEST))

@@ -260,6 +260,8 @@ def test_a_target_that_is_none(cli: Cli, program: Path) -> None:
         (["--top-p", "0"], "above 0, at most 1"),
         (["--seed", "-1"], "0 to 4294967295"),
         (["--make", "CFLAGS=-O3"], "allowed: OPT="),
+        (["--make", "CORES=0"], "allowed: 1 to 8"),
+        (["--make", "CORES=nan"], "allowed: 1 to 8"),
         (["--timeout", "0"], "above 0"),
         (["--on", "board"], "'host', 'qemu', 'gvsoc'"),
     ],
@@ -269,6 +271,16 @@ def test_impossible_requests(cli: Cli, compiled: Path, options: list[str], said:
     result = cli("run", compiled, *options)
     assert (result.code, result.out) == (2, "")
     assert said in result.words and "Hint:" in result.words
+
+
+def test_a_build_that_fails_says_how_to_see_all_of_it(
+    cli: Cli, program: Path, needs: Needs
+) -> None:
+    needs("cc", "make")
+    result = cli("run", program, "--make", "OPT=-O2", "--make", "CC=cc -bogus flag")
+    assert result.code == 51
+    assert "run there: make host OPT=-O2 'CC=cc -bogus flag'" in result.words
+    assert "\nHint: " in result.err  # not at the end of what make said
 
 
 def test_directories_that_are_none(cli: Cli, program: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def place_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], Plac
         return place
 
     return place_of
+
+
+def test_no_figure_is_left_open() -> None:
+    """A word like SOME_TIME or SOME_SIZE stands for a figure that nobody filled in."""
+    pages = sorted({block.page for block in BLOCKS})
+    assert len(pages) > 5
+    for page in pages:
+        assert not re.findall(r"\b[A-Z]+_(?:TIME|SIZE)\b", page.read_text(encoding="utf-8")), page
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.name}-{block.kind}")

@@ -142,6 +142,25 @@ def test_help_and_a_terminal(program: Path) -> None:
         os.close(its)
 
 
+@pytest.mark.parametrize("text", [b"piped in", b"abcd", b"x"])
+def test_text_on_stdin_is_no_input(program: Path, text: bytes) -> None:
+    done = subprocess.run(
+        [program / PROGRAM["host"]], input=text, capture_output=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0x7D, b"")
+    assert b"a prompt goes on the command line" in done.stderr
+
+
+def test_text_that_cannot_be_written_is_no_success(program: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [program / PROGRAM["host"], "--tokens", "3", "the"], stdin=subprocess.DEVNULL,
+            stdout=full, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 0x7D
+    assert b"cannot write to stdout" in done.stderr
+
+
 def test_a_tokenizer_that_is_not_known_takes_ids(tmp_path: Path) -> None:
     need("host")
     write_tiny_llama(tmp_path / "tiny", vocab=380, layers=1, tokenizer="bytelevel")

@@ -14,6 +14,7 @@ from pathlib import Path
 from shrinkc.build.layout import PROGRAM
 from shrinkc.build.tools import require_tool
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
+from shrinkc.core.shell import quoted
 
 OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
@@ -59,10 +60,10 @@ def build_program(
                 f"{out} has no current {PROGRAM[target]}, and it cannot be built there:\n{shown}",
                 "copy the directory to where there is room and permission to write.",
             )
-        again = " ".join(["make", target, *settings])
+        again = quoted("make", target, *settings)
         raise BuildFailed(
             f"make {target} in {out} ended with {code}; its last lines:\n{shown}",
-            f"run '{again}' there to see all of it.",
+            f"to see all of it, run there: {again}",
         )
     program = out / PROGRAM[target]
     if not program.is_file():

@@ -23,7 +23,11 @@ class ShrinkcError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} Hint: {self.hint}"
+        if self.hint is None:
+            return self.message
+        # what a tool said is quoted in lines of its own; a hint at their end would be part of them
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}Hint: {self.hint}"
 
 
 class UsageError(ShrinkcError):

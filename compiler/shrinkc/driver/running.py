@@ -102,6 +102,9 @@ class RunRequest:
                 "counters.",
                 f"give --on {PROFILED}, or leave it out.",
             )
+        cores, most = make_options.get("CORES", "1"), max(t.cores for t in TARGETS.values())
+        if not (cores.isascii() and cores.isdecimal() and 1 <= int(cores[:9]) <= most):
+            raise UsageError(f"--make CORES={cores} is not possible.", f"allowed: 1 to {most}.")
         if wrong := [name for name in make_options if name not in OPTIONS]:
             raise UsageError(
                 f"--make {wrong[0]}={make_options[wrong[0]]} is not possible.",

@@ -92,7 +92,9 @@ def check_directory(path: Path) -> None:
         return
     if not path.exists():
         raise ModelNotFound(f"{path} does not exist.", hint="check the path of the model.")
-    hint = "give a Hugging Face or GPTQModel directory, or a .gguf file."
+    hint = (
+        "give a Hugging Face or GPTQModel directory, or a .gguf file; to plan alone, a .json file."
+    )
     if path.suffix == ".json":
         hint = "give the directory with its weights; 'shrinkc plan' takes a config.json alone."
     elif path.suffix == ".bin":

@@ -44,7 +44,7 @@ def _check_output(out: Path) -> None:
     # a dangling link is in the way as well
     if out.exists() or out.is_symlink():
         raise OutputError(
-            f"{out} already exists.", hint="remove it or choose another output directory."
+            f"{out} already exists.", hint="choose another output directory."
         )
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is not a directory.", hint="create it first.")

@@ -39,6 +39,10 @@ static int read_input(void) {
     if (ferror(stdin)) {
         refuse("cannot read the input words from stdin");
     }
+    static const char magic[] = "SCI"; /* of SC_INPUT_MAGIC, without the version */
+    if (bytes > 0 && memcmp(input, magic, bytes < 3 ? bytes : 3) != 0) {
+        refuse("stdin is for the input that --words makes; a prompt goes on the command line, see --help");
+    }
     if (bytes % sizeof input[0] != 0) {
         refuse("the input on stdin is not a whole number of 32-bit words");
     }
@@ -193,7 +197,8 @@ void sc_write(const char *text, uint32_t bytes) {
 uint32_t sc_time(void) { return 0; }
 
 void sc_exit(int code) {
-    if (fflush(stdout) != 0) {
+    /* what could not be written at a line's end is gone from the buffer, and only noted */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
         refuse("cannot write to stdout");
     }
     exit(code);
