@@ -43,9 +43,7 @@ def convert_llama2c(checkpoint: Path, tokenizer: Path, out: Path) -> None:
 def _check_output(out: Path) -> None:
     # a dangling link is in the way as well
     if out.exists() or out.is_symlink():
-        raise OutputError(
-            f"{out} already exists.", hint="choose another output directory."
-        )
+        raise OutputError(f"{out} already exists.", hint="choose another output directory.")
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is not a directory.", hint="create it first.")
     check_directory(out)
