@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import width
@@ -193,8 +194,8 @@ def test_n_of_m_frees_no_bytes_and_says_so(stories: Path, step: Step, tmp_path: 
     assert after.non_zeros <= before.parameters - matrices // 2
     assert (after.parameters, after.packed_bytes) == (before.parameters, before.packed_bytes)
     for layer in load_hf(tmp_path / "out").layers:
-        for name in ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"):
-            zeros = (getattr(layer, name).reshape(-1, 4) == 0).sum(1)
+        for part in MODULES.values():
+            zeros = (getattr(layer, part.field).reshape(-1, 4) == 0).sum(1)
             assert zeros.min() >= 2
             assert np.mean(zeros == 2) > 0.99
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES
 from shrinkc.build import build_program, find_tool
 from shrinkc.codegen.emit import emit
 from shrinkc.core.errors import DoesNotFit
@@ -149,18 +150,9 @@ def l2_without_weights(shape: ModelShape, l1_budget: int | None = None) -> int:
 def add_adapters(model: FloatModel, ranks: Mapping[str, int], seed: int = 0) -> None:
     """Hang a random side path next to the named modules (``q_proj`` ...) of every layer."""
     rng = np.random.default_rng(seed)
-    fields = {
-        "q_proj": "wq",
-        "k_proj": "wk",
-        "v_proj": "wv",
-        "o_proj": "wo",
-        "gate_proj": "w_gate",
-        "up_proj": "w_up",
-        "down_proj": "w_down",
-    }
     for layer in model.layers:
         for module, rank in ranks.items():
-            rows, k = getattr(layer, fields[module]).shape
+            rows, k = getattr(layer, MODULES[module].field).shape
             layer.adapters[module] = LowRankAdapter(
                 (rng.standard_normal((rank, k)) / np.sqrt(k)).astype(np.float32),
                 (rng.standard_normal((rows, rank)) / np.sqrt(rank)).astype(np.float32),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.importer import load_hf
@@ -79,8 +80,7 @@ def draw(seed: int) -> Case:
         group = pick(8, 16, 32, 64)
     if seed % 5 == 4:
         group = pick(None, 64)
-        modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        ranks = {m: int(rng.integers(1, 10)) for m in modules if rng.random() < 0.7}
+        ranks = {m: int(rng.integers(1, 10)) for m in MODULES if rng.random() < 0.7}
         if group == 64:  # side paths read the activation groups of their matrix
             model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
     options = QuantOptions(

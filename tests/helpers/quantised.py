@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from helpers.layer import MODULES
 from shrinkc.importer import FloatModel, QuantizedWeight
 
-FIELDS = {
-    "q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo", "gate_proj": "w_gate",
-    "up_proj": "w_up", "down_proj": "w_down",
-}  # fmt: skip
 # what reads one input shares one order of columns, as GPTQ's act-order does
-INPUT = {
-    "q_proj": 0, "k_proj": 0, "v_proj": 0, "o_proj": 1, "gate_proj": 2, "up_proj": 2, "down_proj": 3,
-}  # fmt: skip
+_SLOTS = list(dict.fromkeys(part.slot for part in MODULES.values()))
+INPUT = {module: _SLOTS.index(part.slot) for module, part in MODULES.items()}
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,13 @@ def quantised_model(
     for i, layer in enumerate(model.layers):
         orders: dict[int, np.ndarray] = {}
         fields = {}
-        for module, field in FIELDS.items():
-            f, w = format_of(i, module), getattr(layer, field)
+        for module, part in MODULES.items():
+            f, w = format_of(i, module), getattr(layer, part.field)
             if f is None:
                 continue
             k = w.shape[1]
             order = orders.setdefault(INPUT[module], rng.permutation(k)) if f.act_order else None
-            fields[field] = quantise(w, f, rng, order)
+            fields[part.field] = quantise(w, f, rng, order)
         layers.append(replace(layer, **fields))
     tables = {}
     for name in ("embedding", "head"):
@@ -93,11 +89,10 @@ def formats_of(model: FloatModel) -> dict[str, tuple[int, int, bool]]:
 
     out = {}
     for i, layer in enumerate(model.layers):
-        for module, field in FIELDS.items():
-            w = getattr(layer, field)
+        for part in MODULES.values():
+            w = getattr(layer, part.field)
             if isinstance(w, QuantizedWeight):
-                part = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-                out[f"model.layers.{i}.{part}.{module}"] = entry(w)
+                out[f"model.layers.{i}.{part.name}"] = entry(w)
     for name, w in (("model.embed_tokens", model.embedding), ("lm_head", model.head)):
         if isinstance(w, QuantizedWeight):
             out[name] = entry(w)

@@ -17,18 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.layer import MODULES
 from helpers.quantised import INPUT
 from helpers.tiny_llama import round_to, write_safetensors, write_tiny_llama, write_weights
-
-MODULES = {
-    "q_proj": "self_attn",
-    "k_proj": "self_attn",
-    "v_proj": "self_attn",
-    "o_proj": "self_attn",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-    "down_proj": "mlp",
-}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.layer import PARTS
+
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 PRINTABLE = [chr(code) for code in range(0x20, 0x7F)]
 # 3 special tokens, 95 printable characters, line feed, 8 merged pieces; no multiple of 8
@@ -121,24 +123,17 @@ def tiny_tensors(
     def matrix(rows: int, columns: int) -> NDArray[np.float32]:
         return (rng.standard_normal((rows, columns)) / math.sqrt(columns)).astype(np.float32)
 
-    def gain() -> NDArray[np.float32]:
-        return (1 + 0.1 * rng.standard_normal(hidden)).astype(np.float32)
+    def gain(size: int) -> NDArray[np.float32]:
+        return (1 + 0.1 * rng.standard_normal(size)).astype(np.float32)
 
+    sizes = {"hidden": hidden, "ffn": intermediate, "q": heads * dim, "kv": kv_heads * dim}
     tensors = {"model.embed_tokens.weight": matrix(vocab, hidden) * np.float32(2)}
     for layer in range(layers):
-        for name, values in (
-            ("input_layernorm", gain()),
-            ("self_attn.q_proj", matrix(heads * dim, hidden)),
-            ("self_attn.k_proj", matrix(kv_heads * dim, hidden)),
-            ("self_attn.v_proj", matrix(kv_heads * dim, hidden)),
-            ("self_attn.o_proj", matrix(hidden, heads * dim)),
-            ("post_attention_layernorm", gain()),
-            ("mlp.gate_proj", matrix(intermediate, hidden)),
-            ("mlp.up_proj", matrix(intermediate, hidden)),
-            ("mlp.down_proj", matrix(hidden, intermediate)),
-        ):
-            tensors[f"model.layers.{layer}.{name}.weight"] = values
-    tensors["model.norm.weight"] = gain()
+        for part in PARTS:
+            inputs = sizes[part.inputs]
+            values = matrix(sizes[part.rows], inputs) if part.rows else gain(inputs)
+            tensors[f"model.layers.{layer}.{part.name}.weight"] = values
+    tensors["model.norm.weight"] = gain(hidden)
     if not tied:
         tensors["lm_head.weight"] = matrix(vocab, hidden) * np.float32(2)
     return tensors

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES, PARTS
 from helpers.tiny_families import (
     SIZES,
     logits_of,
@@ -20,7 +21,15 @@ from helpers.tiny_families import (
 )
 from shrinkc.core.errors import ShapeMismatch, ShrinkcError, UnsupportedModel
 from shrinkc.importer import forward, load_config, load_model, open_checkpoint, parse_config
-from shrinkc.model import FAMILIES, SLOT_MODULES, family_of
+from shrinkc.model import (
+    FAMILIES,
+    FIELDS,
+    NAMES,
+    SLOT_MODULES,
+    family_of,
+    layer_shapes,
+    norm_shapes,
+)
 from shrinkc.model.llama import LLAMA
 
 TOKENS = [1, 40, 41, 42, 7, 7, 90, 287]
@@ -39,6 +48,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
 }
 FORMS = ("hf", "gptq", "gguf")
+
+
+def test_what_a_layer_consists_of() -> None:
+    """Names, shapes and what is fused, against the tests' own table; Qwen3 adds norms of heads."""
+    sizes = dict(zip(("hidden", "ffn", "q", "kv", "head"), (48, 80, 60, 20, 10), strict=True))
+    sized = replace(
+        parse_config(fields("llama")), hidden_size=48, intermediate_size=80, num_heads=6,
+        num_kv_heads=2, head_dim=10, num_layers=1,
+    )  # fmt: skip
+    assert (FIELDS, NAMES, SLOT_MODULES) == (
+        {module: part.field for module, part in MODULES.items()},
+        {module: part.name for module, part in MODULES.items()},
+        {
+            slot: tuple(module for module, part in MODULES.items() if part.slot == slot)
+            for slot in ("qkv", "o", "gate_up", "down")
+        },
+    )
+    heads = {"self_attn.q_norm", "self_attn.k_norm"}
+    for family in FAMILIES.values():
+        config = replace(sized, family=family.name)
+        assert layer_shapes(config) == {
+            part.name: (sizes[part.rows], sizes[part.inputs]) for part in MODULES.values()
+        }
+        norms = {part.name: (sizes[part.inputs],) for part in PARTS if not part.slot}
+        if family.name == "qwen3":
+            norms |= dict.fromkeys(heads, (10,))
+        named = {f"model.layers.0.{name}": shape for name, shape in norms.items()}
+        assert norm_shapes(config) == {**named, "model.norm": (48,)}
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:

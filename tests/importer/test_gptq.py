@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.tiny_gptq import MODULES, tiny_gptq, write_eora
+from helpers.layer import MODULES, PARTS
+from helpers.tiny_gptq import tiny_gptq, write_eora
 from shrinkc.core.errors import (
     BadConfig,
     BadWeights,
@@ -39,12 +40,8 @@ def matrices(model: FloatModel) -> dict[str, Any]:
     if model.head is not None:
         found["lm_head"] = model.head
     for index, layer in enumerate(model.layers):
-        prefix = f"model.layers.{index}."
-        found[prefix + "input_layernorm"] = layer.attn_norm
-        found[prefix + "post_attention_layernorm"] = layer.mlp_norm
-        fields = (layer.wq, layer.wk, layer.wv, layer.wo, layer.w_gate, layer.w_up, layer.w_down)
-        for (name, place), value in zip(MODULES.items(), fields, strict=True):
-            found[f"{prefix}{place}.{name}"] = value
+        for part in PARTS:
+            found[f"model.layers.{index}.{part.name}"] = getattr(layer, part.field)
     return found
 
 

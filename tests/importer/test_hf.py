@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.layer import PARTS
 from helpers.tiny_llama import round_to, write_safetensors, write_tiny_llama, write_weights
 from shrinkc.core.errors import (
     BadTokenizer,
@@ -26,18 +27,8 @@ def tensors_of(model: FloatModel) -> dict[str, np.ndarray]:
     if model.head is not None:
         tensors[HEAD] = model.head
     for index, layer in enumerate(model.layers):
-        for name, values in (
-            ("input_layernorm", layer.attn_norm),
-            ("self_attn.q_proj", layer.wq),
-            ("self_attn.k_proj", layer.wk),
-            ("self_attn.v_proj", layer.wv),
-            ("self_attn.o_proj", layer.wo),
-            ("post_attention_layernorm", layer.mlp_norm),
-            ("mlp.gate_proj", layer.w_gate),
-            ("mlp.up_proj", layer.w_up),
-            ("mlp.down_proj", layer.w_down),
-        ):
-            tensors[f"model.layers.{index}.{name}.weight"] = values
+        for part in PARTS:
+            tensors[f"model.layers.{index}.{part.name}.weight"] = getattr(layer, part.field)
     return tensors
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
 from shrinkc.core.errors import (
     BadConfig,
@@ -18,22 +19,14 @@ from shrinkc.core.errors import (
 )
 from shrinkc.importer import FloatModel, forward, load_hf
 
-# module -> (path in the layer, out, in) for hidden 16, intermediate 24, 2 heads, 1 KV head
-SHAPES = {
-    "q_proj": ("self_attn", 16, 16),
-    "k_proj": ("self_attn", 8, 16),
-    "v_proj": ("self_attn", 8, 16),
-    "o_proj": ("self_attn", 16, 16),
-    "gate_proj": ("mlp", 24, 16),
-    "up_proj": ("mlp", 24, 16),
-    "down_proj": ("mlp", 16, 24),
-}
-FIELDS = dict(zip(SHAPES, ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"), strict=True))
+# module -> (out, in) for hidden 16, intermediate 24, 2 heads, 1 KV head
+SIZES = {"hidden": 16, "ffn": 24, "q": 16, "kv": 8}
+SHAPES = {module: (SIZES[part.rows], SIZES[part.inputs]) for module, part in MODULES.items()}
 
 
 def key(layer: int, module: str, side: str) -> str:
-    place = SHAPES[module][0]
-    return f"base_model.model.model.layers.{layer}.{place}.{module}.lora_{side}.weight"
+    name = MODULES[module].name
+    return f"base_model.model.model.layers.{layer}.{name}.lora_{side}.weight"
 
 
 def write_adapter(
@@ -72,7 +65,7 @@ def write_adapter(
     for layer in layers:
         for module in modules:
             if module in SHAPES:
-                _, rows, columns = SHAPES[module]
+                rows, columns = SHAPES[module]
                 a = rng.standard_normal((rank, columns)).astype(np.float32)
                 b = rng.standard_normal((rows, rank)).astype(np.float32) / 8
                 tensors[key(layer, module, "A")], tensors[key(layer, module, "B")] = a, b
@@ -102,10 +95,10 @@ def test_side_path_equals_the_merged_model(
     for layer, target in zip(model.layers, merged.layers, strict=True):
         assert set(layer.adapters) == set(SHAPES)
         for module, side in layer.adapters.items():
-            _, rows, columns = SHAPES[module]
+            rows, columns = SHAPES[module]
             assert side.a.shape == (3, columns) and side.b.shape == (rows, 3)
             assert side.a.dtype == side.b.dtype == np.float32
-            getattr(target, FIELDS[module])[:] += side.b @ side.a
+            getattr(target, MODULES[module].field)[:] += side.b @ side.a
     tokens = [1, 30, 31, 32]
     np.testing.assert_allclose(
         forward(model, tokens, np.float64), forward(merged, tokens, np.float64), atol=1e-4

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import QuantizedWeight, dense, forward, load_hf
 
@@ -61,8 +62,7 @@ def test_forward_takes_integers_wherever_it_takes_floats(tmp_path) -> None:  # t
         q = np.round(values / scale + 128).astype(np.uint8)
         return QuantizedWeight(8, values.shape[1], q, scale, -128 * scale)
 
-    fields = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
-    parts = [(layer, name) for layer in model.layers for name in fields]
+    parts = [(layer, m.field) for layer in model.layers for m in MODULES.values()]
     parts += [(model, "embedding"), (model, "head")]  # type: ignore[list-item]
     integers = [rounded(getattr(part, name)) for part, name in parts]
     for (part, name), value in zip(parts, integers, strict=True):

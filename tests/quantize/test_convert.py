@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import add_adapters
-from helpers.quantised import FIELDS, Format, formats_of, quantise, quantised_model
+from helpers.layer import MODULES
+from helpers.quantised import Format, formats_of, quantise, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import FloatModel, QuantizedWeight, forward, load_hf
@@ -327,7 +328,7 @@ def test_side_paths_next_to_a_checkpoints_integers(tmp_path: Path, name: str) ->
     below 0.1 (these random ones are as large as the weights; a's columns in a wrong order: 0.5)."""
     format_of, sizes = MODELS[name]
     model = quantised_model(base(tmp_path, **sizes), format_of)
-    add_adapters(model, dict.fromkeys(FIELDS, 5))
+    add_adapters(model, dict.fromkeys(MODULES, 5))
     graph = lower(model, QuantOptions(), 32)
     ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
     want, got = forward(model, ids, np.float64), logits_of(graph, ids)

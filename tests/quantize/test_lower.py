@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import add_adapters
+from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import FloatModel, forward, load_hf
@@ -24,8 +25,7 @@ from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.quantize import QuantOptions, check_sizes, lower
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
 
-RANKS = {"q_proj": 2, "k_proj": 1, "v_proj": 3, "o_proj": 4, "gate_proj": 2, "up_proj": 3,
-         "down_proj": 5}  # fmt: skip
+RANKS = dict(zip(MODULES, (2, 1, 3, 4, 2, 3, 5), strict=True))
 
 
 def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> FloatModel:
@@ -45,13 +45,12 @@ def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> 
 
 def merged(model: FloatModel) -> FloatModel:
     """Side paths added to the weights, in float."""
-    fields = {"q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo", "gate_proj": "w_gate",
-              "up_proj": "w_up", "down_proj": "w_down"}  # fmt: skip
     layers = []
     for layer in model.layers:
-        added = {
-            fields[m]: getattr(layer, fields[m]) + a.b @ a.a for m, a in layer.adapters.items()
-        }
+        added = {}
+        for module, side in layer.adapters.items():
+            field = MODULES[module].field
+            added[field] = getattr(layer, field) + side.b @ side.a
         layers.append(replace(layer, adapters={}, **added))
     return replace(model, layers=layers)
 

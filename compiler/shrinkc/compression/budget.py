@@ -34,7 +34,7 @@ from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.memory.plan import align, l2_beside_weights, make_plan
-from shrinkc.quantize import MODULES as PARTS
+from shrinkc.model import NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.targets import Target, target_named
@@ -47,9 +47,7 @@ PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one m
 FFN_MULTIPLE = 64
 GROUPS = (64, 32, 16)
 # what is stored as one matrix on a chip, and so at one width
-FUSED = {
-    slot: tuple(m for m in MODULES if m.split(".")[1] in parts) for slot, parts in PARTS.items()
-}
+FUSED = {slot: tuple(NAMES[part] for part in parts) for slot, parts in SLOT_MODULES.items()}
 # of choosing again with fewer bytes, where the planner finds no place for all matrices: first just
 # fewer, which is often enough, then by bisection
 ROUNDS, STEPPED = 12, 4

@@ -29,17 +29,14 @@ from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
 from shrinkc.core.output import output_error, write_file
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.model.family import MODULES as LAYER_MODULES
+from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES = tuple(m.name for m in LAYER_MODULES)
+MODULES = tuple(NAMES.values())
 # the first of the modules that are given the same inputs
-INPUT_OF = {
-    m.name: next(first.name for first in LAYER_MODULES if first.slot == m.slot)
-    for m in LAYER_MODULES
-}
+INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m in parts}
 WIDTHS = (8, 4, 3, 2)
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
@@ -399,20 +396,20 @@ def _changes(layer: Any, moments: dict[str, Tensor], group: int) -> Iterator[tup
 
     q, k, v, o, _, _, down = (weights[name] for name in MODULES)
     norms = {name: moment.diagonal().sqrt().float() for name, moment in moments.items()}
-    scores = channel_scores(down.float(), norms["mlp.down_proj"])
+    scores = channel_scores(down.float(), norms[MLP[-1]])
     for share in NARROW:
         kept = _highest(scores, len(scores) - round(share * len(scores)))
-        yield f"ffn {share}", partial(_narrowed, down, moments["mlp.down_proj"], kept)
+        yield f"ffn {share}", partial(_narrowed, down, moments[MLP[-1]], kept)
     groups = layer.self_attn.config.num_key_value_heads
     if groups > 1:
         scores = group_scores(
             q.float(), k.float(), v.float(), o.float(),
-            norms["self_attn.q_proj"], norms["self_attn.o_proj"], groups,
+            norms[ATTENTION[0]], norms[ATTENTION[-1]], groups,
         )  # fmt: skip
         columns = _highest(
             scores.repeat_interleave(o.shape[1] // groups), o.shape[1] - o.shape[1] // groups
         )
-        yield "kv_group", partial(_narrowed, o, moments["self_attn.o_proj"], columns)
+        yield "kv_group", partial(_narrowed, o, moments[ATTENTION[-1]], columns)
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:

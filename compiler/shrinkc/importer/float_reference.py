@@ -16,6 +16,7 @@ from shrinkc.importer.model import (
     dense,
 )
 from shrinkc.importer.rope import inverse_frequencies
+from shrinkc.model import FIELDS
 
 # a text is many forward passes: quantised matrices stay dense as long as their model lives
 _dense: weakref.WeakKeyDictionary[QuantizedWeight, NDArray[np.float32]] = (
@@ -39,9 +40,9 @@ def forward(
     for layer in model.layers:
         x = x + _attention(config, layer, _norm(x, layer.attn_norm, config), cos, sin)
         h = _norm(x, layer.mlp_norm, config)
-        gate = _linear(layer, "gate_proj", layer.w_gate, h)
-        up = _linear(layer, "up_proj", layer.w_up, h)
-        x = x + _linear(layer, "down_proj", layer.w_down, _silu(gate) * up)
+        gate = _linear(layer, "gate_proj", h)
+        up = _linear(layer, "up_proj", h)
+        x = x + _linear(layer, "down_proj", _silu(gate) * up)
     head = model.embedding if model.head is None else model.head
     logits: NDArray[np.floating] = _norm(x, model.final_norm, config) @ _matrix(head).T.astype(
         dtype
@@ -83,9 +84,9 @@ def _attention(
     sin: NDArray[np.floating],
 ) -> NDArray[np.floating]:
     length, heads, kv_heads, dim = len(h), config.num_heads, config.num_kv_heads, config.head_dim
-    q: NDArray[np.floating] = _linear(layer, "q_proj", layer.wq, h).reshape(length, heads, dim)
-    k: NDArray[np.floating] = _linear(layer, "k_proj", layer.wk, h).reshape(length, kv_heads, dim)
-    v = _linear(layer, "v_proj", layer.wv, h).reshape(length, kv_heads, dim)
+    q: NDArray[np.floating] = _linear(layer, "q_proj", h).reshape(length, heads, dim)
+    k: NDArray[np.floating] = _linear(layer, "k_proj", h).reshape(length, kv_heads, dim)
+    v = _linear(layer, "v_proj", h).reshape(length, kv_heads, dim)
     if layer.q_norm is not None and layer.k_norm is not None:
         q, k = _norm(q, layer.q_norm, config), _norm(k, layer.k_norm, config)
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -99,7 +100,7 @@ def _attention(
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     scores /= scores.sum(axis=-1, keepdims=True)
     mixed = (scores @ v.transpose(1, 0, 2)).transpose(1, 0, 2).reshape(length, heads * dim)
-    return _linear(layer, "o_proj", layer.wo, mixed)
+    return _linear(layer, "o_proj", mixed)
 
 
 def _matrix(weight: Weight) -> NDArray[np.float32]:
@@ -110,10 +111,9 @@ def _matrix(weight: Weight) -> NDArray[np.float32]:
     return _dense[weight]
 
 
-def _linear(
-    layer: FloatLayer, name: str, weight: Weight, x: NDArray[np.floating]
-) -> NDArray[np.floating]:
-    y = x @ _matrix(weight).T.astype(x.dtype)
+def _linear(layer: FloatLayer, name: str, x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The matrix ``name`` with its side path and bias."""
+    y = x @ _matrix(getattr(layer, FIELDS[name])).T.astype(x.dtype)
     side = layer.adapters.get(name)
     if side is not None:
         y = y + (x @ side.a.T.astype(x.dtype)) @ side.b.T.astype(x.dtype)

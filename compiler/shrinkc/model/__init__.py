@@ -2,12 +2,13 @@
 
 from shrinkc.model.config import Llama3RopeScaling, LlamaConfig
 from shrinkc.model.families import FAMILIES, SUPPORTED
-from shrinkc.model.family import SLOTS, Family
+from shrinkc.model.family import ATTENTION, MLP, SLOTS, Family
 from shrinkc.model.structure import (
     EMBEDDING,
     FIELDS,
     FINAL_NORM,
     HEAD,
+    NAMES,
     SLOT_MODULES,
     bias_shapes,
     check_window,
@@ -23,11 +24,14 @@ from shrinkc.model.structure import (
 )
 
 __all__ = [
+    "ATTENTION",
     "EMBEDDING",
     "FAMILIES",
     "FIELDS",
     "FINAL_NORM",
     "HEAD",
+    "MLP",
+    "NAMES",
     "SLOTS",
     "SLOT_MODULES",
     "SUPPORTED",

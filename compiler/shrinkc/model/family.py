@@ -66,8 +66,8 @@ HEAD_NORMS = (
     Norm("self_attn.q_norm", "q_norm", "head", "attn_q_norm"),
     Norm("self_attn.k_norm", "k_norm", "head", "attn_k_norm"),
 )
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-ATTENTION = (*QKV, "self_attn.o_proj")
+QKV, OUT, GATE_UP, DOWN = (tuple(m.name for m in MODULES if m.slot == slot) for slot in SLOTS)
+ATTENTION, MLP = QKV + OUT, GATE_UP + DOWN
 
 
 @dataclass(frozen=True)

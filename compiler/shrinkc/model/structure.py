@@ -22,7 +22,8 @@ SLOT_MODULES: dict[str, tuple[str, ...]] = {
 FIELDS: dict[str, str] = {m.short: m.field for m in MODULES}
 """A module's last name -> its field of FloatLayer."""
 
-_NAMES = {m.short: m.name for m in MODULES}
+NAMES: dict[str, str] = {m.short: m.name for m in MODULES}
+"""A module's last name -> its name within a layer, such as "mlp.up_proj"."""
 
 
 def family_of(config: LlamaConfig) -> Family:
@@ -86,7 +87,7 @@ def slots_with_bias(config: LlamaConfig) -> tuple[str, ...]:
 
 def module_name(layer: int, short: str) -> str:
     """A module's name in a checkpoint: that of ``q_proj`` is "model.layers.0.self_attn.q_proj"."""
-    return f"model.layers.{layer}.{_NAMES[short]}"
+    return f"model.layers.{layer}.{NAMES[short]}"
 
 
 def check_window(config: LlamaConfig, context: int) -> None:

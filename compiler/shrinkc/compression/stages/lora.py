@@ -24,9 +24,9 @@ from shrinkc.compression.training import (
     train_norms,
 )
 from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.model import NAMES, SLOT_MODULES
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MODULES = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+MODULES = tuple(NAMES)
 ALL = "all"
 _ASKS = "is_gptqmodel_available"
 
@@ -42,7 +42,7 @@ class Settings(TrainingSettings):
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.1
-    targets: tuple[str, ...] = ATTENTION
+    targets: tuple[str, ...] = (*SLOT_MODULES["qkv"], *SLOT_MODULES["o"])
 
     def __post_init__(self) -> None:
         super().__post_init__()

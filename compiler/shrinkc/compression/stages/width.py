@@ -18,6 +18,7 @@ from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.output import new_file
+from shrinkc.model import ATTENTION, MLP, NAMES
 
 STRUCTURED, PATTERN = "structured", "n:m"
 RIDGE = 0.01  # share of the Gram matrix's mean diagonal that is added to it
@@ -247,13 +248,12 @@ def refit(weight: Any, gram: Any, kept: Any) -> Any:
 def _narrow(
     settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
-    attention, mlp = layer.self_attn, layer.mlp
     facts: dict[str, Any] = {}
     if settings.kv_groups:
         groups = config.num_key_value_heads
-        q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-        names = ("self_attn.q_proj", "self_attn.o_proj")
-        seen = _measure(layer, hidden, tables, names, ("self_attn.o_proj",))
+        q, k, v, o = (layer.get_submodule(name) for name in ATTENTION)
+        names = (ATTENTION[0], ATTENTION[-1])
+        seen = _measure(layer, hidden, tables, names, names[1:])
         score = group_scores(
             q.weight, k.weight, v.weight, o.weight, seen.norm(names[0]), seen.norm(names[1]), groups
         )
@@ -266,16 +266,17 @@ def _narrow(
         _set(o, refit(o.weight, gram, queries) if settings.refit else o.weight[:, queries])
         facts |= {"kv_groups": kept.tolist(), "group_scores": _figures(score)}
 
-    intermediate = mlp.gate_proj.out_features
+    gate, up, down = (layer.get_submodule(name) for name in MLP)
+    intermediate = gate.out_features
     channels = settings.channels(intermediate)
     if channels < intermediate:
-        name = "mlp.down_proj"
+        name = MLP[-1]
         seen = _measure(layer, hidden, tables, (name,), (name,))
-        score = channel_scores(mlp.down_proj.weight, seen.norm(name))
+        score = channel_scores(down.weight, seen.norm(name))
         kept = _highest(score, channels)
-        _set(mlp.gate_proj, mlp.gate_proj.weight[kept])
-        _set(mlp.up_proj, mlp.up_proj.weight[kept])
-        down, gram = mlp.down_proj, seen.gram[name]
+        for module in (gate, up):
+            _set(module, module.weight[kept])
+        gram = seen.gram[name]
         narrow = refit(down.weight, gram, kept) if settings.refit else down.weight[:, kept]
         facts["ffn"] = {
             "kept": len(kept),
@@ -347,11 +348,7 @@ def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
 def _zero(
     settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
-    places = (
-        ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    )
-    names = tuple(f"{part}.{name}" for part, group in places for name in group)
+    names = tuple(NAMES.values())
     seen = _measure(layer, hidden, tables, names)
     zeros = total = 0
     assert settings.n is not None and settings.m is not None
