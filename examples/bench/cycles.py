@@ -22,6 +22,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from shrinkc.importer import parse_config
+from shrinkc.model import matrix_shapes, norm_shapes
+
 ROOT = Path(__file__).resolve().parents[2]
 PREFILL = 48
 WIDTHS: dict[str, list[str]] = {
@@ -61,19 +64,10 @@ def write_micro_llama(path: Path) -> Path:
     def weight(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
 
-    tensors = {
-        "model.embed_tokens.weight": weight(vocab, d),
-        "model.norm.weight": np.ones(d, np.float32),
-    }
-    for i in range(layers):
-        at = f"model.layers.{i}."
-        for name in ("q", "k", "v", "o"):
-            tensors[f"{at}self_attn.{name}_proj.weight"] = weight(d, d)
-        tensors[f"{at}mlp.gate_proj.weight"] = weight(ffn, d)
-        tensors[f"{at}mlp.up_proj.weight"] = weight(ffn, d)
-        tensors[f"{at}mlp.down_proj.weight"] = weight(d, ffn)
-        tensors[f"{at}input_layernorm.weight"] = np.ones(d, np.float32)
-        tensors[f"{at}post_attention_layernorm.weight"] = np.ones(d, np.float32)
+    sizes = parse_config(config)
+    tensors = {f"{name}.weight": weight(*shape) for name, shape in matrix_shapes(sizes).items()}
+    for name, shape in norm_shapes(sizes).items():
+        tensors[f"{name}.weight"] = np.ones(shape, np.float32)
     save_file(tensors, path / "model.safetensors")
     return path
 
