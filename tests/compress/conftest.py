@@ -21,6 +21,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 _STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 
+@pytest.fixture(scope="package", autouse=True)
+def quick_estimate() -> Iterator[None]:
+    """A run times the model for 2 s before its work, which here would be longer than the work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shrinkc.compression.preflight.TIMED_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def stories() -> Path:
     """5 layers, hidden 96, FFN 256, 6 heads, 2 KV heads, trained on simple stories."""

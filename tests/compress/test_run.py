@@ -164,7 +164,7 @@ def test_a_real_signal_during_training(
     file.write_text(
         f'[calibration]\ntext = ["{story_file}"]\nsamples = 16\nlength = 64\n'
         "[depth]\nremove = 1\nprotect_first = 1\nprotect_last = 1\n"
-        "[lora]\nsamples = 480\nbatch = 4\nlength = 64\n"
+        "[lora]\nsamples = 240\nbatch = 4\nlength = 64\n"
     )
     command = [sys.executable, "-m", "shrinkc", "compress", str(stories), "--recipe", str(file)]
     child = subprocess.Popen(
