@@ -20,6 +20,8 @@ TOKENS ?= 200
 DOCKER ?= docker
 BASE   ?= debian:13-slim
 DIGEST ?=
+# processes of the tests; one with torch in it takes about 1 GB
+JOBS   ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 BIN  := $(VENV)/bin
 C    := $(sort $(wildcard runtime_c/*/*.[ch] runtime_c/*/*/*.[ch]))
@@ -110,8 +112,9 @@ lock: packages-dev $(VENV)/dev
 demo: packages $(VENV)/base
 	@PATH=$(abspath $(BIN)):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS)
 
-# Without this make's own settings: tests run make as well, and read what it prints.
-pytest = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest
+# Without this make's own settings: tests run make as well, and read what it prints.  The tests of
+# a file share what they make, so one process has them all.
+pytest = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: lint
 	$(pytest)

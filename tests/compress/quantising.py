@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,10 +101,16 @@ MIXED = {
 
 
 def quantised(factory: pytest.TempPathFactory, name: str, settings: dict[str, Any]) -> Path:
-    """examples/stories after a stage gptq: made once per session and name."""
-    folder = factory.getbasetemp() / f"quantised-{name}"
-    if not folder.exists():
-        run_stage(folder, "gptq", STORIES, settings)
+    """examples/stories after a stage gptq: made once per session and name, by whichever of the
+    processes that share the tests needs it first."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / f"quantised-{name}"
+    with (base / f"quantised-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            run_stage(folder, "gptq", STORIES, settings)
     return folder / "out"
 
 
