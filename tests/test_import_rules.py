@@ -38,7 +38,9 @@ ROOMS: dict[str, set[str]] = {
         "build", "checkpoints", "codegen", "core", "evaluation", "importer", "ir", "memory", "model",
         "quantize", "report", "schedule", "simulate", "storage", "targets",
     },
-    "cli": {"build", "checkpoints", "compression", "core", "driver", "evaluation", "importer"},
+    "cli": {
+        "build", "checkpoints", "compression", "core", "driver", "evaluation", "importer", "storage",
+    },
 }  # fmt: skip
 
 # What the package itself offers sees what it needs for that.

@@ -2,8 +2,10 @@
  * The dot products of a block's rows with one segment of an activation vector, a file per storage
  * format (compiler/shrinkc/storage documents the words).  Each has
  *
- *   sc_dot_w<bits>()  a += 2^fold * sum of w * x over the next `words` activation words; w and x move on
- *   sc_get_w<bits>()  one weight, for an embedding row
+ *   SC_W<bits>_INPUTS  inputs of a row that are stored together
+ *   SC_W<bits>_FOLD    log2 of what its sums are multiplied by
+ *   sc_dot_w<bits>()   a += 2^FOLD * sum of w * x over the next `words` activation words; w and x move on
+ *   sc_get_w<bits>()   one weight, for an embedding row
  *
  * The eight sums are named fields, not an array, and every function is inlined: they live in
  * registers.  Where an instruction set has a loop of its own, that loop counts its instructions by
@@ -56,9 +58,6 @@ SC_INLINE void sc_v_load(sc_v_words *rows, const uint8_t *w) { __builtin_memcpy(
 
 #endif
 
-#include "sc_dot_w2.h"
-#include "sc_dot_w3.h"
-#include "sc_dot_w4.h"
-#include "sc_dot_w8.h"
+#include "formats.h" /* generated: the files of the formats that this model has */
 
 #endif

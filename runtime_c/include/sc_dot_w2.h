@@ -2,6 +2,8 @@
  * 2 bit: a word of a row is 16 inputs, in four pairs of bits of each byte.  The sums are 64-fold.
  * Included by sc_dot.h. */
 
+enum { SC_W2_INPUTS = 16, SC_W2_FOLD = 6 };
+
 #if SC_XPULP
 
 /* clang-format off */

@@ -2,6 +2,8 @@
  * 4 bit: a word of a row is 8 inputs, in two nibbles of each byte.  The sums are 16-fold.  Included by
  * sc_dot.h. */
 
+enum { SC_W4_INPUTS = 8, SC_W4_FOLD = 4 };
+
 #if SC_XPULP
 
 /* clang-format off */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * 8 bit: a word of a row is 4 inputs.  Included by sc_dot.h. */
 
+enum { SC_W8_INPUTS = 4, SC_W8_FOLD = 0 };
+
 #if SC_XPULP
 
 /* clang-format off */

@@ -10,14 +10,14 @@
 #define SC_ROWS 8 /* rows of a block */
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
-/* 8 bit where none of W4, W3, W2 is set */
-enum sc_format { SC_FMT_W4 = 1, SC_FMT_GROUPED = 2, SC_FMT_ASYM = 4, SC_FMT_W3 = 8, SC_FMT_W2 = 16 };
+/* bits of a weight, and what a block holds beside row scales and weights */
+enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32 };
 
 #define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
- * last_elems.  A segment occupies whole words (4 inputs; two, four or eight words at a time for
- * weights of 4, 2 or 3 bits and for the first half of a side path next to them). */
+ * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or
+ * for the first half of a side path the format beside it, stores together. */
 typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
     uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
@@ -31,7 +31,7 @@ typedef struct {
  * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop).
  * Weights: words of 8 rows after each other; how many inputs are in a word, and where, is said in the
  * sc_dot_w*.h of each width.
- * A side path's b matrix (8 bit, not grouped) follows each block's weights in the same form. */
+ * A side path's b matrix (SC_SIDE_FORMAT) follows each block's weights in the same form. */
 typedef struct sc_matrix {
     uint32_t offset;      /* in its memory, multiple of 4 */
     uint32_t block_bytes; /* one block with everything, multiple of 4 */

@@ -9,58 +9,39 @@
 #include "sc_dot.h"
 #include "sc_kernels.h"
 
-/* Models with one storage format have it as a constant, so that no other path is compiled. */
-#ifdef SC_ONE_FORMAT
-#define FORMAT(m) ((void)(m), SC_ONE_FORMAT)
-#else
-#define FORMAT(m) ((m)->format)
-#endif
+/* Python packs and scales by the same numbers. */
+#define AGREE(bits, inputs, fold)                                                                            \
+    _Static_assert(SC_W##bits##_INPUTS == (inputs) && SC_W##bits##_FOLD == (fold),                           \
+                   "storage/w" #bits ".py and sc_dot_w" #bits ".h are one format");
+SC_EACH_WIDTH(AGREE)
 
-/* Formats that few models have are compiled only for those (SC_HAS_*). */
+/* A format is a constant wherever weights are read (SC_EACH_FORMAT below), so that of these switches only
+ * its own case is left. */
+
 SC_INLINE void dot(const int format, sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
-#ifdef SC_HAS_W2
-    if (format & SC_FMT_W2) {
-        sc_dot_w2(a, w, x, words);
+#define DOT(bits, inputs, fold)                                                                              \
+    case bits:                                                                                               \
+        sc_dot_w##bits(a, w, x, words);                                                                      \
         return;
-    }
-#endif
-#ifdef SC_HAS_W3
-    if (format & SC_FMT_W3) {
-        sc_dot_w3(a, w, x, words);
-        return;
-    }
-#endif
-    if (format & SC_FMT_W4)
-        sc_dot_w4(a, w, x, words);
-    else
-        sc_dot_w8(a, w, x, words);
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(DOT) }
+    __builtin_unreachable();
 }
 
 /* The sums of dot() are 2^fold times what they mean. */
 SC_INLINE int fold(const int format) {
-#ifdef SC_HAS_W2
-    if (format & SC_FMT_W2) return 6;
-#endif
-#ifdef SC_HAS_W3
-    if (format & SC_FMT_W3) return 5;
-#endif
-    return format & SC_FMT_W4 ? 4 : 0;
+#define FOLD(bits, inputs, fold)                                                                             \
+    case bits:                                                                                               \
+        return SC_W##bits##_FOLD;
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(FOLD) }
+    __builtin_unreachable();
 }
 
 SC_INLINE int32_t get(const int format, const uint8_t *w, uint32_t row, uint32_t at) {
-#ifdef SC_HAS_W2
-    if (format & SC_FMT_W2) return sc_get_w2(w, row, at);
-#endif
-#ifdef SC_HAS_W3
-    if (format & SC_FMT_W3) return sc_get_w3(w, row, at);
-#endif
-    return format & SC_FMT_W4 ? sc_get_w4(w, row, at) : sc_get_w8(w, row, at);
-}
-
-static inline uint32_t weight_bits(const int format) {
-    if (format & SC_FMT_W2) return 2;
-    if (format & SC_FMT_W3) return 3;
-    return format & SC_FMT_W4 ? 4 : 8;
+#define GET(bits, inputs, fold)                                                                              \
+    case bits:                                                                                               \
+        return sc_get_w##bits(w, row, at);
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(GET) }
+    __builtin_unreachable();
 }
 
 static inline uint32_t row_scale(const uint8_t *block, int r) {
@@ -159,7 +140,7 @@ static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
 static __attribute__((noinline)) void add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side,
                                                int32_t y[SC_ROWS]) {
     int32_t s[SC_ROWS];
-    block_dot(b, 0, block, side, s);
+    block_dot(b, SC_SIDE_FORMAT, block, side, s);
     rescale(block, (int32_t)side->mantissa, right_shift(b, side), s);
     for (int r = 0; r < SC_ROWS; r++) y[r] = sc_sat_add(y[r], s[r]);
 }
@@ -204,10 +185,9 @@ SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row,
 
 /* Tokens outside, blocks inside: what a block needs beyond its weights stays in registers, and the
  * loop over blocks fits the private instruction buffer. */
-SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                                     const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
-                                     const sc_output *out, int core, int cores) {
-    const int format = FORMAT(m);
+SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *tile, uint32_t first,
+                           uint32_t count, const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
+                           const sc_output *out, int core, int cores) {
     int32_t *dst = out->dst;
     for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
         const sc_qvec *v = &x[t];
@@ -234,12 +214,23 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
     }
 }
 
-void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
-                  int shift, int32_t *x, int core, int cores) {
-    const int format = FORMAT(m);
+/* Each of the model's formats has code of its own; a model with one has no other and asks for none. */
+SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                                     const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
+                                     const sc_output *out, int core, int cores) {
+#define TILE(format)                                                                                         \
+    case format:                                                                                             \
+        matrix_tile(format, m, tile, first, count, x, side, tokens, out, core, cores);                       \
+        return;
+    switch (m->format) { SC_EACH_FORMAT(TILE) }
+    __builtin_unreachable();
+}
+
+SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k,
+                         uint32_t factor, int shift, int32_t *x, int core, int cores) {
     const uint32_t head =
         (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
-    const uint32_t seg_bytes = head + m->in.seg_words * SC_ROWS * weight_bits(format) / 2;
+    const uint32_t seg_bytes = head + m->in.seg_words * SC_ROWS * (uint32_t)(format & SC_FMT_BITS) / 2;
     const int32_t r = (int32_t)row_scale(block, (int)row);
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
         uint32_t g = i / m->in.seg_elems, at = i - g * m->in.seg_elems;
@@ -249,4 +240,14 @@ void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32
         if (format & SC_FMT_ASYM) v -= offset16(seg + SC_ROWS, (int)row);
         x[i] = sc_requantize(v * r, factor, shift);
     }
+}
+
+void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
+                  int shift, int32_t *x, int core, int cores) {
+#define ROW(format)                                                                                          \
+    case format:                                                                                             \
+        embed_row(format, m, block, row, k, factor, shift, x, core, cores);                                  \
+        return;
+    switch (m->format) { SC_EACH_FORMAT(ROW) }
+    __builtin_unreachable();
 }

@@ -23,7 +23,7 @@ from shrinkc.driver.compiling import compile_model
 from shrinkc.driver.planning import PlanRequest
 
 FOLDER = Path(__file__).parent
-TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c")
+TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c", "src/formats.h")
 HASHED = ("blobs/wmem.bin", "blobs/l2.bin", "blobs/flash.bin", "ir.safetensors")
 
 

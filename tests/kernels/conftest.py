@@ -8,22 +8,23 @@ import pytest
 
 from end_to_end.programs import need
 from shrinkc.quantize import QuantOptions
+from shrinkc.storage import WIDTHS
 
-from .harness import ASYM, GROUPED, W2, W3, W4, Config, Harness
+from .harness import ASYM, GROUPED, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
     "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), side_path=True),
-    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(0,), simd=False),
+    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(8,), simd=False),
     "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False),
-    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(W4,)),
+    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(4,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two
-    "long": Config(4, 2, 4, 4094, 50, 8, formats=(0,)),
+    "long": Config(4, 2, 4, 4094, 50, 8, formats=(8,)),
     "hd128": Config(
-        2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(W4 | GROUPED,)
+        2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(4 | GROUPED,)
     ),
-    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(W3,)),
+    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(3,)),
     "hd16": Config(
         2,
         2,
@@ -32,16 +33,14 @@ CONFIGS = {
         77,
         4,
         QuantOptions(bits=2, group=16, head_bits=2),
-        formats=(W2 | GROUPED,),
+        formats=(2 | GROUPED,),
         simd=False,
     ),
-    "norm2": Config(2, 1, 2, 17, 37, 1, formats=(0,), head_norm=True),
-    "norm14": Config(3, 1, 14, 30, 41, 4, formats=(0,), head_norm=True),
-    "norm128": Config(2, 1, 128, 24, 33, 2, formats=(0,), head_norm=True),
+    "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8,), head_norm=True),
+    "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8,), head_norm=True),
+    "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8,), head_norm=True),
 }
-ALL_FORMATS = tuple(
-    width | scales for width in (0, W4, W3, W2) for scales in (0, GROUPED, GROUPED | ASYM)
-)
+ALL_FORMATS = tuple(width | scales for width in WIDTHS for scales in (0, GROUPED, GROUPED | ASYM))
 GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128", "hd12", "hd16")
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from end_to_end.programs import add_adapters, compile_model
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.core.resources import resource
 from shrinkc.importer import load_hf
@@ -18,7 +20,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.vectors import QVector
 from shrinkc.quantize import QuantOptions
-from shrinkc.storage import ROW_BLOCK
+from shrinkc.storage import ROW_BLOCK, WIDTHS
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
@@ -27,8 +29,7 @@ NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q16", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4",
 )  # fmt: skip
-W4, GROUPED, ASYM, W3, W2 = 1, 2, 4, 8, 16
-WIDTH_FLAGS = {8: 0, 4: W4, 3: W3, 2: W2}
+WIDTH, GROUPED, ASYM = 15, 16, 32  # enum sc_format: bits of a weight, and flags
 STORE, ADD, SILU = 0, 1, 2
 BLOCK = 8  # SC_BLOCK
 
@@ -75,9 +76,13 @@ class Harness:
             add_adapters(model, {"q_proj": 3})
         program = compile_model(model, folder / "out", config.options, config.context)
         self.graph: Graph = program.graph
-        header = (folder / "out" / "src" / "model.h").read_text()
-        one_format = "SC_ONE_FORMAT" in header
-        assert one_format == (config.formats is not None), "the config says which formats are built"
+        formats = folder / "out" / "src" / "formats.h"
+        if config.formats is None:  # a program has those of its model; here, all there are
+            formats.write_text(all_formats())
+        else:
+            (each,) = re.findall(r"SC_EACH_FORMAT\(X\) (.*)", formats.read_text())
+            named = {format_name(f) for f in config.formats}
+            assert each == " ".join(sorted(f"X({name})" for name in named))
         self.program = folder / "harness"
         runtime = resource("runtime_c")
         kernels = sorted(f for f in (runtime / "src").glob("*.c") if f.name not in ENGINE)
@@ -85,8 +90,6 @@ class Harness:
             "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
             "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
-            # compiled only where a model has them; here, wherever all formats are
-            *(["-DSC_HAS_W2=1", "-DSC_HAS_W3=1"] if config.formats is None else []),
             f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
             f"-I{runtime / 'platform' / 'host'}",
             str(Path(__file__).with_name("harness.c")), *map(str, kernels),
@@ -115,6 +118,18 @@ class Harness:
             at += 1 + int(out[at])
         assert len(results) == len(commands)
         return results
+
+
+def all_formats() -> str:
+    """A formats.h with every format there is."""
+    each = [bits | scales for bits in WIDTHS for scales in (0, GROUPED, GROUPED | ASYM)]
+    return formats_header(map(format_name, each), WIDTHS, "all")
+
+
+def format_name(fmt: int) -> str:
+    """As C writes it."""
+    flags = (("SC_FMT_GROUPED", GROUPED), ("SC_FMT_ASYM", ASYM))
+    return " | ".join([str(fmt & WIDTH), *(name for name, flag in flags if fmt & flag)])
 
 
 def _qwen3(head_dim: int) -> dict[str, Any]:
@@ -179,7 +194,7 @@ def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
 
 
 def format_of(w: QLinear) -> int:
-    return WIDTH_FLAGS[w.bits] + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
+    return w.bits + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
 
 
 def vector_words(x: QVector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:

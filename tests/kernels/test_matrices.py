@@ -20,7 +20,7 @@ from shrinkc.ir.linear import (
 from shrinkc.ir.ops import Embed, SiluMul
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
 from shrinkc.numerics.vectors import QVector, quantize_vector
-from shrinkc.storage import format_of, segment_size
+from shrinkc.storage import SIDE_BITS, format_of, segment_size
 
 from .conftest import ALL_FORMATS, CONFIGS, GENERIC, ONE_FORMAT
 from .harness import (
@@ -30,10 +30,7 @@ from .harness import (
     GROUPED,
     SILU,
     STORE,
-    W2,
-    W3,
-    W4,
-    WIDTH_FLAGS,
+    WIDTH,
     Harness,
     assert_same,
     matrix_command,
@@ -57,7 +54,7 @@ def random_linear(
     pad: int | None = None,
 ) -> QLinear:
     """A matrix of extreme integers that keeps the IR's bounds."""
-    bits = next(bits for bits, flag in WIDTH_FLAGS.items() if flag == fmt & (W2 | W3 | W4))
+    bits = fmt & WIDTH
     low, high = format_of(bits).low, format_of(bits).high
     nseg = -(-k // seg)
     q = rng.integers(low, high + 1, (n, k))
@@ -114,8 +111,8 @@ def random_case(
     if not side:
         return w, x, None
     rank = int(rng.integers(1, 12))
-    a = random_linear(rng, rank, k, 0, seg, int(rng.integers(0, 12)), "w.a", w.pad)
-    b = random_linear(rng, n, rank, 0, rank, int(rng.integers(0, 24)), "w.b")
+    a = random_linear(rng, rank, k, SIDE_BITS, seg, int(rng.integers(0, 12)), "w.a", w.pad)
+    b = random_linear(rng, n, rank, SIDE_BITS, rank, int(rng.integers(0, 24)), "w.b")
     w.cmax = a.cmax = min(a.cmax, w.cmax)
     x.c = np.minimum(x.c, w.cmax)
     w.low_rank = LowRank(a, b)

@@ -12,13 +12,12 @@ from shrinkc.ir.interpreter import linear
 from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.quantize.weights import (
-    CLIP_CANDIDATES,
     D_MAX,
     Output,
     check_groups,
     quantize_matrix,
 )
-from shrinkc.storage import segment_size
+from shrinkc.storage import format_of, segment_size
 
 KAPPA = 2.0**-20 / 127  # of a quantised vector with 20 fraction bits
 
@@ -115,7 +114,7 @@ def test_narrow_weights_clip_only_where_that_lowers_the_error(bits: int, group: 
     assert np.square(q.dequantized() - w).sum() <= 1.02 * plain
     # up to one grid level of the largest group of the row, no scale exceeds the full range
     grid = q.row_scale[:, None] if group else 0.0
-    assert (step_of(q) <= step * CLIP_CANDIDATES[bits][0] * 1.001 + grid).all()
+    assert (step_of(q) <= step * max(format_of(bits).clip) * 1.001 + grid).all()
 
 
 def test_zero_rows_and_zero_matrices() -> None:

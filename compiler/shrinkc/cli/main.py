@@ -27,6 +27,7 @@ from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 from shrinkc.core.shell import is_text, printable
+from shrinkc.storage import WIDEST, WIDTHS
 
 DEFECT = 70
 
@@ -90,8 +91,8 @@ def _model_options(command: Any) -> Any:
             show_default=True, help="What the program is for.",
         ),
         click.option(
-            "--bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
-            help="Bits per weight of the layers. [default: 8, or the checkpoint's]",
+            "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+            help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
         ),
         click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
         click.option(
@@ -100,8 +101,8 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
         click.option(
-            "--head-bits", type=click.Choice(["8", "4", "3", "2"]), callback=_number,
-            help="Bits per weight of embedding and head. [default: 8, or the checkpoint's]",
+            "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+            help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
         ),
         click.option(
             "--context", type=int,

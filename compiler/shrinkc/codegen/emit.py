@@ -11,6 +11,7 @@ from typing import TypeVar
 import jinja2
 import numpy as np
 
+from shrinkc.codegen.formats import c_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
@@ -41,12 +42,8 @@ from shrinkc.memory.plan import (
     y_words,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import FORMATS, X_BLOCK, MatrixShape
+from shrinkc.storage import X_BLOCK, MatrixShape
 from shrinkc.targets import Target
-
-# Formats whose kernels are compiled only where the model has them: code that is never run would
-# still crowd the instruction cache.
-RARE = {f.c_flag for f in FORMATS.values() if f.bits not in (8, 4)}
 
 T = TypeVar("T", bound=Op)
 V = TypeVar("V")
@@ -67,19 +64,6 @@ class CMatrix:
     drop: int
     shift: int
     b: str = "0"
-
-
-def _format(w: QLinear) -> str:
-    flags = [
-        name
-        for name, on in (
-            (w.format.c_flag, bool(w.format.c_flag)),
-            ("SC_FMT_GROUPED", w.d is not None),
-            ("SC_FMT_ASYM", w.b is not None),
-        )
-        if on
-    ]
-    return " | ".join(flags) or "0"
 
 
 def _c_matrix(
@@ -109,7 +93,7 @@ def _c_matrix(
             w.cmax,
         ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
-        format=_format(w),
+        format=c_format(w),
         drop=w.drop + w.format.fold,
         shift=w.shift,
         b=b,
@@ -211,7 +195,8 @@ def emit(
     side_shapes = [m.side for m in readers if m.side]
     x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
-    formats = {_format(w) for _, w, _ in stored}
+    formats = {c_format(w) for _, w, _ in stored}
+    widths = {w.bits for _, w, _ in stored} | {m.bits for m in side_shapes}
     values = {
         "command": command,
         "g": graph,
@@ -247,8 +232,7 @@ def emit(
         "head_perm": "perm_head" if final.perm is not None else "0",
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
-        "one_format": next(iter(formats)) if len(formats) == 1 else None,
-        "rare": sorted({w.format.c_flag for _, w, _ in stored} & RARE),
+        "side_format": sides[0][1].format if sides else None,
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "qvec": QVEC_BYTES,
@@ -275,6 +259,7 @@ def emit(
         ("Makefile.j2", "Makefile"),
     ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
+    (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
     _copy_runtime(out / "src")
 
 

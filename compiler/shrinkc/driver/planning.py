@@ -34,6 +34,7 @@ from shrinkc.quantize import (
 from shrinkc.quantize.weights import check_groups
 from shrinkc.report.memory_map import LEVEL_NAMES
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
+from shrinkc.storage import WIDEST
 from shrinkc.targets import Target, target_named
 
 CONTEXT_MAX = 4094  # more probabilities overflow the attention's sum (ir/rules.py)
@@ -81,8 +82,9 @@ class PlanRequest:
                 "give the adapter to 'open'.",
             )
         quant = QuantOptions(
-            bits=8 if bits is None else int(bits), group=group, asymmetric=asymmetric,
-            head_bits=8 if head_bits is None else int(head_bits), short_last_group=short_last_group,
+            bits=WIDEST if bits is None else int(bits), group=group, asymmetric=asymmetric,
+            head_bits=WIDEST if head_bits is None else int(head_bits),
+            short_last_group=short_last_group,
         )  # fmt: skip
         given = {
             "--bits": bits, "--group": group, "--short-last-group": short_last_group,
@@ -262,7 +264,7 @@ def fixed_options(
         fixed.add("--head-bits")
     if not float_inputs(config, known):
         fixed |= {"--bits", "--asymmetric"}
-        if quant.head_bits == 8 or "--head-bits" in fixed:  # a 4-bit head has groups too
+        if not quant.grouped_tables or "--head-bits" in fixed:
             fixed |= {"--group", "--short-last-group"}
     return frozenset(fixed)
 
@@ -339,15 +341,15 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
 
     def check(quant: QuantOptions) -> None:
-        wide = replace(quant, bits=8, head_bits=8, group=None, asymmetric=False)
+        wide = replace(quant, bits=WIDEST, head_bits=WIDEST, group=None, asymmetric=False)
 
         def saves(group: int) -> bool:
-            narrow = shape_for(replace(quant, group=group), context)
-            return stored_bytes(narrow) < stored_bytes(shape_for(wide, context))
+            asked = shape_for(replace(quant, group=group), context)
+            return stored_bytes(asked) < stored_bytes(shape_for(wide, context))
 
-        grouped = min(quant.bits, quant.head_bits) < 8
+        narrow = min(quant.bits, quant.head_bits) < WIDEST
         inputs = grouped_inputs(config, known or (), quant)
-        check_groups(inputs, quant.group, quant.short_last_group, saves if grouped else None)
+        check_groups(inputs, quant.group, quant.short_last_group, saves if narrow else None)
 
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         try:

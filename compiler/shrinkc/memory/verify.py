@@ -6,6 +6,7 @@ how large each buffer has to be and in which phases it is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ def _segments(k: int, seg: int) -> list[int]:
 
 def _words(k: int, seg: int, bits: int, pad: int = 0) -> int:
     """int32 words of a quantised vector of k inputs, padding included."""
-    unit = pad or {8: 4, 4: 8, 3: 32, 2: 16}[bits]
+    unit = pad or 32 // math.gcd(32, bits)  # the fewest weights of a row that fill whole words
     return sum((n + unit - 1) // unit * unit // 4 for n in _segments(k, seg))
 
 

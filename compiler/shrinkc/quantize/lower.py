@@ -56,7 +56,7 @@ from shrinkc.quantize.weights import (
     fuse,
     quantize_matrix,
 )
-from shrinkc.storage import WIDTHS
+from shrinkc.storage import SIDE_BITS, WIDEST, WIDTHS, format_of
 
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
@@ -68,12 +68,12 @@ RESIDUAL_HEADROOM = 15
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Widths of the weights.  ``group`` None = one scale per row, and always of an 8-bit head."""
+    """Widths of the weights.  ``group`` None = one scale per row."""
 
-    bits: int = 8
+    bits: int = WIDEST
     group: int | None = None
     asymmetric: bool = False
-    head_bits: int = 8
+    head_bits: int = WIDEST
     short_last_group: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +81,16 @@ class QuantOptions:
             if bits not in WIDTHS:
                 allowed = ", ".join(map(str, WIDTHS))
                 raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
+
+    @property
+    def grouped_tables(self) -> bool:
+        """Whether embedding and head have groups too, where there are groups."""
+        return format_of(self.head_bits).grouped_tables
+
+    @property
+    def head_group(self) -> int | None:
+        """``group`` of embedding and head."""
+        return self.group if self.grouped_tables else None
 
 
 def frac_for(bound: float) -> int:
@@ -305,8 +315,9 @@ class _Lowering:
 
         def side_a(limit: int) -> QLinear:
             return quantize_matrix(
-                f"{source.name}.a", a, a_out, bits=8, cmax_limit=limit, activations=(w.seg, w.pad)
-            )
+                f"{source.name}.a", a, a_out, bits=SIDE_BITS, cmax_limit=limit,
+                activations=(w.seg, w.pad),
+            )  # fmt: skip
 
         # both read the same activations, so they share the smaller cmax
         qa = side_a(w.cmax)
@@ -314,7 +325,7 @@ class _Lowering:
             w = main(qa.cmax)
             qa = side_a(w.cmax)
         b_out = Output(2.0**-qa.frac / QMAX, w.frac)
-        w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=8))
+        w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=SIDE_BITS))
         return w
 
     def check(
@@ -452,9 +463,7 @@ class _Lowering:
         o = self.options
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out)
-        return quantize_matrix(
-            name, weight, out, bits=o.head_bits, group=o.group if o.head_bits < 8 else None
-        )
+        return quantize_matrix(name, weight, out, bits=o.head_bits, group=o.head_group)
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
         c, m = self.config, self.model
@@ -536,8 +545,7 @@ def matrix_formats(
     def table(name: str) -> MatrixFormat:
         if name in known:
             return MatrixFormat.fused([known[name]], c.hidden_size)
-        group = options.group if options.head_bits < 8 else None
-        return MatrixFormat(options.head_bits, group, False)
+        return MatrixFormat(options.head_bits, options.head_group, False)
 
     embedding = table(EMBEDDING)
     return layers, embedding if c.tie_embeddings else table(HEAD), embedding
@@ -593,10 +601,10 @@ def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
 def grouped_inputs(
     c: LlamaConfig, quantised: Collection[str], options: QuantOptions
 ) -> dict[str, int]:
-    """What --group has to divide: float_inputs, and the inputs of a 4-bit embedding or head."""
+    """What --group has to divide: float_inputs, and the inputs of an embedding or head in groups."""
     found = float_inputs(c, quantised)
     tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
-    floats = options.head_bits < 8 and not tables <= set(quantised)
+    floats = options.grouped_tables and not tables <= set(quantised)
     if floats and c.hidden_size not in found.values():
         found["embedding and head"] = c.hidden_size
     return found

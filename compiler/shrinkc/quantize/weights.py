@@ -27,20 +27,13 @@ from shrinkc.ir.linear import (
     row_slices,
     unit_bound,
 )
-from shrinkc.storage import format_of, segment_size
+from shrinkc.storage import WIDEST, format_of, segment_size
 
 D_MAX = 255
 R_MAX = 65535
 B_MAX = 32767
 # Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
 USUAL_GROUPS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
-# Shrinking a narrow group's range trades clipping for resolution, the more the fewer levels there
-# are; tried per group, least squared error kept.
-CLIP_CANDIDATES = {
-    4: (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75),
-    3: (1.0, 0.95, 0.90, 0.85, 0.80, 0.75, 0.70, 0.65, 0.60),
-    2: (1.0, 0.90, 0.80, 0.70, 0.60, 0.55, 0.50, 0.45, 0.40, 0.35, 0.30),
-}
 
 
 def check_groups(
@@ -52,7 +45,7 @@ def check_groups(
     """Refuse a group size that does not divide the inputs of a matrix, naming all of them.
 
     ``inputs``: matrix name -> K.  ``short_last`` allows a shorter last group.  ``saves`` says of a
-    group size whether weights in such groups take fewer bytes than 8 bit; no other is offered.
+    group size whether weights in such groups take fewer bytes than the widest; no other is offered.
     Raises QuantizeError.
     """
     if group is None:
@@ -66,7 +59,7 @@ def check_groups(
             for g in USUAL_GROUPS
             if not any(k % g for k in inputs.values()) and (saves is None or saves(g))
         ]
-        less = "" if saves is None else " and take fewer bytes than 8 bit"
+        less = "" if saves is None else f" and take fewer bytes than {WIDEST} bit"
         ways = [
             f"group sizes that divide all{less}: "
             + (", ".join(map(str, near)) or "none of the usual ones")
@@ -75,7 +68,7 @@ def check_groups(
             ways.append("--short-last-group to let the last group of a row be shorter")
         ways.append("no --group for one scale per row")
         if saves is not None:
-            ways.append("8 bit")
+            ways.append(f"{WIDEST} bit")
         raise QuantizeError(
             f"group size {group} does not divide the inputs of "
             + ", ".join(f"{name} ({k})" for name, k in bad.items())
@@ -85,14 +78,15 @@ def check_groups(
 
 
 def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
-    """Least-squares scale over CLIP_CANDIDATES for groups w [..., G]; 8 bit: the maximum."""
-    low, high = format_of(bits).symmetric
+    """Least-squares scale over the format's clip for groups w [..., G]; without any, the maximum."""
+    form = format_of(bits)
+    low, high = form.symmetric
     top = np.abs(w).max(axis=-1)
-    if bits == 8:
+    if not form.clip:
         return top / high
     best = np.full(top.shape, np.inf)
     scale = top / high
-    for factor in CLIP_CANDIDATES[bits]:
+    for factor in form.clip:
         trial = np.maximum(top * factor / high, 1e-30)
         error = (
             (np.clip(np.rint(w / trial[..., None]), low, high) * trial[..., None] - w) ** 2

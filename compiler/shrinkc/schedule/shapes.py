@@ -14,7 +14,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
 from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
-from shrinkc.storage import MatrixShape, format_of, segment_size
+from shrinkc.storage import SIDE_BITS, MatrixShape, format_of, segment_size
 
 DEFAULT_CONTEXT = 256
 
@@ -159,8 +159,11 @@ def shapes_of_config(
             rank = (ranks if isinstance(ranks, dict) else ranks[i]).get(slot, 0)
             main = matrix(name, padded_rows(slot, rows), k, slots[i][slot], rank)
             if rank:
-                pad = main.format.inputs if main.format.inputs > format_of(8).inputs else 0
-                out.append(MatrixShape(f"{name}.a", rank, k, 8, main.seg, False, False, 0, pad))
+                own, both = format_of(SIDE_BITS).inputs, main.format.inputs
+                pad = both if both > own else 0
+                out.append(
+                    MatrixShape(f"{name}.a", rank, k, SIDE_BITS, main.seg, False, False, 0, pad)
+                )
             out.append(main)
         return tuple(out)
 

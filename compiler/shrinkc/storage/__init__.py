@@ -4,10 +4,11 @@ A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; F
 """
 
 from shrinkc.storage.format import ROW_BLOCK, StorageFormat
-from shrinkc.storage.formats import FORMATS, WIDTHS, format_of
+from shrinkc.storage.formats import FORMATS, WIDEST, WIDTHS, format_of
 from shrinkc.storage.matrix import (
     SEGMENT,
     SEGMENT_MAX,
+    SIDE_BITS,
     X_BLOCK,
     MatrixShape,
     segment_size,
@@ -18,6 +19,8 @@ __all__ = [
     "ROW_BLOCK",
     "SEGMENT",
     "SEGMENT_MAX",
+    "SIDE_BITS",
+    "WIDEST",
     "WIDTHS",
     "X_BLOCK",
     "MatrixShape",

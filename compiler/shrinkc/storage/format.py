@@ -3,14 +3,18 @@
 A matrix is stored in blocks of ROW_BLOCK rows, a block in segments along its inputs, a segment in
 units of ``inputs`` inputs.  A unit holds, row after row, the same word of every row, then their next
 word: a kernel reads one word per row at a time.  Its C twin is ``sc_dot_w<bits>.h``.
+
+numpy is imported where something is packed: the command line asks for the widths alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 WORD = 4  # bytes, and int8 inputs of one SIMD instruction
@@ -24,6 +28,10 @@ class StorageFormat:
     times what they mean until they are rounded; a segment's must stay below 2**30 all the same.
     ``symmetric``: range for weights that are rounded without an offset.
     ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
+    ``clip``: parts of a group's range to try as its scale when weights are rounded, because clipping
+    buys resolution, the more the fewer levels there are; none: the whole range is always best.
+    ``grouped_tables``: so few levels that an embedding or head needs the groups that the layers
+    have; else one scale per row is enough for it.
     """
 
     bits: int
@@ -31,8 +39,11 @@ class StorageFormat:
     fold: int
     symmetric: tuple[int, int]
     pack_units: Callable[[np.ndarray], np.ndarray]
+    clip: tuple[float, ...] = ()
+    grouped_tables: bool = True
 
     def __post_init__(self) -> None:
+        assert 1 <= self.bits <= 8
         assert self.inputs % WORD == 0
         assert self.inputs * self.bits % (8 * WORD) == 0
         assert self.low <= self.symmetric[0] and self.symmetric[1] <= self.high
@@ -48,17 +59,14 @@ class StorageFormat:
         """Largest integer that can be stored."""
         return (1 << (self.bits - 1)) - 1
 
-    @property
-    def c_flag(self) -> str:
-        """Its flag in ``sc_matrix.format``; 8 bit is what no flag means."""
-        return "" if self.bits == 8 else f"SC_FMT_W{self.bits}"
-
     def weight_bytes(self, words: int) -> int:
         """Bytes of a block's weights for activations of ``words`` words, padding included."""
         return words * WORD * ROW_BLOCK * self.bits // 8
 
     def pack(self, q: np.ndarray, pad: int) -> np.ndarray:
         """A segment int8 [rows, n] as uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
+        import numpy as np
+
         rows, n = q.shape
         padded = np.zeros((rows, -(-n // pad) * pad), np.int8)
         padded[:, :n] = q
@@ -72,6 +80,6 @@ def lanes(units: np.ndarray, bits: int) -> np.ndarray:
     ``bits`` bits of input 4 * s + j, which goes into byte j, beside the input that byte j of
     activation word s holds."""
     rows, count, inputs = units.shape
-    split = units.reshape(rows, count, inputs // WORD, WORD).view(np.uint8)
-    out: np.ndarray = split & np.uint8((1 << bits) - 1)
+    split = units.reshape(rows, count, inputs // WORD, WORD).view("uint8")
+    out: np.ndarray = split & ((1 << bits) - 1)
     return out

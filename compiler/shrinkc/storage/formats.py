@@ -9,7 +9,8 @@ from shrinkc.storage.w4 import W4
 from shrinkc.storage.w8 import W8
 
 FORMATS = {f.bits: f for f in (W8, W4, W3, W2)}
-WIDTHS = tuple(FORMATS)  # bits per weight, widest first
+WIDTHS = tuple(sorted(FORMATS, reverse=True))  # bits per weight, widest first
+WIDEST = WIDTHS[0]  # of weights for which nothing else is asked
 
 
 def format_of(bits: int) -> StorageFormat:

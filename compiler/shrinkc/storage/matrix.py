@@ -9,6 +9,7 @@ from shrinkc.storage.formats import format_of
 
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
+SIDE_BITS = 8  # of a side path's two matrices, which have one scale per row
 X_BLOCK = 8  # inputs one core quantises at a time: SC_BLOCK in sc_kernels.h
 
 
@@ -80,8 +81,9 @@ class MatrixShape:
         if self.rank == 0:
             return None
         return MatrixShape(
-            f"{self.name}.b", self.rows, self.rank, 8, segment_size(self.rank, None), False, False
-        )
+            f"{self.name}.b", self.rows, self.rank, SIDE_BITS, segment_size(self.rank, None),
+            False, False,
+        )  # fmt: skip
 
     @property
     def block_bytes(self) -> int:

@@ -5,9 +5,12 @@ Inputs 0..15 of a row that hold 1,-1,0,-2 four times are the bytes 55 ff 00 aa.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from shrinkc.storage.format import StorageFormat, lanes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def pack_units(units: np.ndarray) -> np.ndarray:
@@ -16,4 +19,7 @@ def pack_units(units: np.ndarray) -> np.ndarray:
     return out
 
 
-W2 = StorageFormat(bits=2, inputs=16, fold=6, symmetric=(-2, 1), pack_units=pack_units)
+W2 = StorageFormat(
+    bits=2, inputs=16, fold=6, symmetric=(-2, 1), pack_units=pack_units,
+    clip=(1.0, 0.90, 0.80, 0.70, 0.60, 0.55, 0.50, 0.45, 0.40, 0.35, 0.30),
+)  # fmt: skip

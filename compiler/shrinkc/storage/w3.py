@@ -8,12 +8,17 @@ are inputs 24 + j and 28 + j: words 0 and 1 have the upper two bits of the one a
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from shrinkc.storage.format import StorageFormat, lanes
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def pack_units(units: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     v = lanes(units, 3)
     first, second = v[:, :, 6], v[:, :, 7]
     rest = (first >> 1, second >> 1, ((first & 1) << 1) | (second & 1))
@@ -21,4 +26,7 @@ def pack_units(units: np.ndarray) -> np.ndarray:
     return np.concatenate(words, axis=2)
 
 
-W3 = StorageFormat(bits=3, inputs=32, fold=5, symmetric=(-4, 3), pack_units=pack_units)
+W3 = StorageFormat(
+    bits=3, inputs=32, fold=5, symmetric=(-4, 3), pack_units=pack_units,
+    clip=(1.0, 0.95, 0.90, 0.85, 0.80, 0.75, 0.70, 0.65, 0.60),
+)  # fmt: skip

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from shrinkc.storage.format import StorageFormat
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def pack_units(units: np.ndarray) -> np.ndarray:
-    return units.view(np.uint8)
+    return units.view("uint8")
 
 
 # symmetric: -128 would make one more product that does not fit 16 bits twice
-W8 = StorageFormat(bits=8, inputs=4, fold=0, symmetric=(-127, 127), pack_units=pack_units)
+W8 = StorageFormat(
+    bits=8, inputs=4, fold=0, symmetric=(-127, 127), pack_units=pack_units, grouped_tables=False
+)

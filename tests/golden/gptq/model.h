@@ -71,6 +71,7 @@ enum sc_op {
 #define SC_LAYER_BYTES 40
 #define SC_SIGMOID_BYTES 528
 
+#define SC_SIDE_FORMAT (8) /* of the b matrices */
 
 /* L1 arena */
 #define SC_ARENA_BYTES 49632

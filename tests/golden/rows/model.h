@@ -71,7 +71,6 @@ enum sc_op {
 #define SC_LAYER_BYTES 24
 #define SC_SIGMOID_BYTES 528
 
-#define SC_ONE_FORMAT (0)
 
 /* L1 arena */
 #define SC_ARENA_BYTES 11392

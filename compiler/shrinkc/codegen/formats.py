@@ -1,0 +1,36 @@
+"""formats.h: which storage formats a program's matrices have, and how C names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shrinkc.ir.linear import QLinear
+from shrinkc.storage import format_of
+
+
+def c_format(w: QLinear) -> str:
+    """A matrix's ``sc_matrix.format``, as a C expression."""
+    flags = (("SC_FMT_GROUPED", w.d is not None), ("SC_FMT_ASYM", w.b is not None))
+    return " | ".join([str(w.bits), *(name for name, on in flags if on)])
+
+
+def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) -> str:
+    """The text of formats.h, which sc_dot.h includes.
+
+    ``formats``: what c_format() says of the matrices that travel as tiles or hold embedding rows;
+    ``widths``: of all matrices.  Nothing is compiled of others: code that is never run would crowd
+    the instruction cache.
+    """
+    stored = [format_of(bits) for bits in sorted(set(widths), reverse=True)]
+    includes = "".join(f'#include "sc_dot_w{f.bits}.h"\n' for f in stored)
+    each_width = " ".join(f"X({f.bits}, {f.inputs}, {f.fold})" for f in stored)
+    each_format = " ".join(f"X({f})" for f in sorted(set(formats)))
+    return (
+        f"/* {command}\n * SPDX-License-Identifier: Apache-2.0\n"
+        " * The storage formats of this model's matrices; included by sc_dot.h. */\n"
+        f"{includes}\n"
+        "/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */\n"
+        f"#define SC_EACH_WIDTH(X) {each_width}\n"
+        "/* X(sc_matrix.format) */\n"
+        f"#define SC_EACH_FORMAT(X) {each_format}\n"
+    )

@@ -1,0 +1,10 @@
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144
+ * SPDX-License-Identifier: Apache-2.0
+ * The storage formats of this model's matrices; included by sc_dot.h. */
+#include "sc_dot_w8.h"
+#include "sc_dot_w4.h"
+
+/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
+#define SC_EACH_WIDTH(X) X(8, 4, 0) X(4, 8, 4)
+/* X(sc_matrix.format) */
+#define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM) X(8) X(8 | SC_FMT_GROUPED | SC_FMT_ASYM)

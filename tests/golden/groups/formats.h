@@ -1,0 +1,9 @@
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784
+ * SPDX-License-Identifier: Apache-2.0
+ * The storage formats of this model's matrices; included by sc_dot.h. */
+#include "sc_dot_w4.h"
+
+/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
+#define SC_EACH_WIDTH(X) X(4, 8, 4)
+/* X(sc_matrix.format) */
+#define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM)

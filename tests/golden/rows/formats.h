@@ -1,0 +1,9 @@
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144
+ * SPDX-License-Identifier: Apache-2.0
+ * The storage formats of this model's matrices; included by sc_dot.h. */
+#include "sc_dot_w8.h"
+
+/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
+#define SC_EACH_WIDTH(X) X(8, 4, 0)
+/* X(sc_matrix.format) */
+#define SC_EACH_FORMAT(X) X(8)

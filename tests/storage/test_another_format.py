@@ -1,0 +1,143 @@
+"""A format is three files: a 6-bit one that no product has is added to a copy of the package by its two
+files and its lines in formats.py, and is then offered, planned, packed, compiled, run and proved."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from end_to_end.programs import need
+from helpers.tiny_llama import write_tiny_llama
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+OWN = Path(__file__).parent / "another_format"
+LIST = Path("compiler/shrinkc/storage/formats.py")
+ADDED = {
+    Path("compiler/shrinkc/storage/w6.py"): OWN / "w6.py",
+    Path("runtime_c/include/sc_dot_w6.h"): OWN / "sc_dot_w6.h",
+}
+PROMPT = "abc"
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a wheel carries, with three files more or changed."""
+    root = tmp_path_factory.mktemp("product")
+    unneeded = shutil.ignore_patterns("__pycache__")
+    for folder in ("compiler/shrinkc", "runtime_c", "templates", "toolchain"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=unneeded)
+    for to, source in ADDED.items():
+        assert not (root / to).exists(), "a format that the product has proves nothing"
+        shutil.copyfile(source, root / to)
+    listed = (root / LIST).read_text()
+    listed = listed.replace(
+        "from shrinkc.storage.w8 import W8\n",
+        "from shrinkc.storage.w6 import W6\nfrom shrinkc.storage.w8 import W8\n",
+    ).replace("(W8, W4, W3, W2)", "(W8, W6, W4, W3, W2)")
+    assert listed.count("W6") == 2
+    (root / LIST).write_text(listed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def python(product: Path) -> Run:
+    """python(...): runs Python with the copy as its shrinkc, and gives what it printed."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        paths = (product / "compiler", TESTS)
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=env, cwd=product, check=False
+        )
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    where = run("-c", "import shrinkc; print(shrinkc.__file__)")
+    assert Path(where.strip()).is_relative_to(product)
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny_llama(folder, tied=False)
+    return folder
+
+
+def test_it_is_offered_and_refused_by_name(python: Run) -> None:
+    for command in ("plan", "compile"):
+        assert "--bits [8|6|4|3|2]" in python("-m", "shrinkc", command, "--help")
+    code = "from shrinkc.quantize import QuantOptions\ntry: QuantOptions(bits=5)\n"
+    allowed = python("-c", f"{code}except Exception as error: print(error)")
+    assert "allowed: 8, 6, 4, 3, 2." in allowed
+
+
+def test_its_bytes_are_those_of_its_bits(python: Run, model: Path) -> None:
+    def plan(bits: int) -> int:
+        options = ("--bits", bits, "--head-bits", bits, "--context", 16, "--json")
+        return int(json.loads(python("-m", "shrinkc", "plan", model, *options))["weight_bytes"])
+
+    assert plan(4) < plan(6) < plan(8)
+
+
+MIXED = ("--bits", 6)  # with a head of 8 bit
+PER_ROW = ("--bits", 6, "--head-bits", 6)
+GROUPS = (*PER_ROW, "--group", 16, "--short-last-group", "--asymmetric")
+
+
+@pytest.mark.parametrize(
+    ("on", "options", "make"),
+    [
+        ("host", MIXED, "SAN=1"),
+        ("host", GROUPS, "SAN=1"),
+        ("qemu", PER_ROW, "OPT=-O2"),
+        pytest.param("gvsoc", MIXED, "OPT=-O2", marks=pytest.mark.gvsoc),
+    ],
+)
+def test_its_programs_are_the_interpreters_equals(
+    python: Run, model: Path, tmp_path: Path, on: str, options: tuple[object, ...], make: str
+) -> None:
+    need(on)
+    out = tmp_path / "out"
+    python("-m", "shrinkc", "compile", model, "-o", out, "--context", 16, *options)
+    assert "X(6, 16, 2)" in (out / "src" / "formats.h").read_text()
+    asked = ("--prompt", PROMPT, "--tokens", 6, "--ignore-eos", "--make", make, "--json")
+    verdict = json.loads(python("-m", "shrinkc", "run", out, "--on", on, *asked))["verdict"]
+    assert verdict["compared"] > 900 and verdict["mismatched"] == 0, verdict
+
+
+def test_the_tests_of_packing_and_kernels_take_it_up(python: Run) -> None:
+    """Extreme integers and embedding rows, with the sanitizers."""
+    need("host")
+    kernels = TESTS / "kernels" / "test_matrices.py"
+    packing = TESTS / "storage" / "test_formats.py"
+    # the project's setting would put its own package before the copy
+    options = ("-q", "-p", "no:cacheprovider", "-o", "pythonpath=")
+    some = "test_formats or (hd6 and not hd64 and not edge)"
+    said = python("-m", "pytest", *options, "-k", some, packing, kernels)
+    assert " passed" in said and "skipped" not in said
+
+
+def test_a_number_that_c_and_python_state_differently_does_not_compile(
+    product: Path, python: Run, model: Path, tmp_path: Path
+) -> None:
+    need("host")
+    header = product / "runtime_c/include/sc_dot_w6.h"
+    text = header.read_text()
+    header.write_text(text.replace("SC_W6_FOLD = 2", "SC_W6_FOLD = 3"))
+    try:
+        python("-m", "shrinkc", "compile", model, "-o", tmp_path / "out", "--bits", 6)
+        python("-m", "shrinkc", "run", tmp_path / "out", "--prompt", PROMPT, code=51)
+    finally:
+        header.write_text(text)
