@@ -25,9 +25,9 @@ ROOMS: dict[str, set[str]] = {
     "schedule": {"importer", "ir", "model", "quantize", "storage"},
     "memory": {"core", "schedule", "storage", "targets"},
     "codegen": {"core", "importer", "ir", "memory", "schedule", "storage", "targets"},
-    "build": {"core"},
-    "simulate": {"build", "core", "ir", "numerics"},
-    "report": {"memory"},
+    "build": {"core", "targets"},
+    "simulate": {"build", "core", "ir", "numerics", "targets"},
+    "report": {"memory", "targets"},
     "checkpoints": {"core", "importer", "model"},
     "evaluation": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {
@@ -38,7 +38,9 @@ ROOMS: dict[str, set[str]] = {
         "build", "checkpoints", "codegen", "core", "evaluation", "importer", "ir", "memory", "model",
         "quantize", "report", "schedule", "simulate", "storage", "targets",
     },
-    "cli": {"build", "checkpoints", "compression", "core", "driver", "evaluation", "importer"},
+    "cli": {
+        "build", "checkpoints", "compression", "core", "driver", "evaluation", "importer", "targets",
+    },
 }  # fmt: skip
 
 # What the package itself offers sees what it needs for that.

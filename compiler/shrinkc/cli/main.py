@@ -27,6 +27,7 @@ from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 from shrinkc.core.shell import is_text, printable
+from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 DEFECT = 70
 
@@ -86,7 +87,7 @@ def _model_options(command: Any) -> Any:
     options = (
         click.argument("model", type=PATH),
         click.option(
-            "--target", type=click.Choice(["siracusa", "rv32", "host"]), default="siracusa",
+            "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
             show_default=True, help="What the program is for.",
         ),
         click.option(
@@ -176,7 +177,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
 @click.option(
     "--on",
     "machine",
-    type=click.Choice(["host", "qemu", "gvsoc"]),
+    type=click.Choice(MACHINES),
     default="host",
     show_default=True,
     help="Where the program runs.",
