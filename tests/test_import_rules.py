@@ -25,9 +25,9 @@ ROOMS: dict[str, set[str]] = {
     "schedule": {"importer", "ir", "model", "quantize", "storage"},
     "memory": {"core", "schedule", "storage", "targets"},
     "codegen": {"core", "importer", "ir", "memory", "schedule", "storage", "targets"},
-    "build": {"core"},
-    "simulate": {"build", "core", "ir", "numerics"},
-    "report": {"memory"},
+    "build": {"core", "targets"},
+    "simulate": {"build", "core", "ir", "numerics", "targets"},
+    "report": {"memory", "targets"},
     "checkpoints": {"core", "importer", "model"},
     "evaluation": {"build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {
@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {
         "build", "checkpoints", "compression", "core", "driver", "evaluation", "importer", "storage",
+        "targets",
     },
 }  # fmt: skip
 

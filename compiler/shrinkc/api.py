@@ -61,7 +61,7 @@ def plan(
 ) -> Planned | Shortfall:
     """Say whether a model fits, and where everything would lie, without reading its weights.
 
-    ``model`` is what :func:`open` takes or gave.  ``target``: "siracusa", "rv32" or "host".
+    ``model`` is what :func:`open` takes or gave.  ``target``: a name of :data:`shrinkc.targets.TARGETS`.
     ``bits`` per weight of the layers, ``head_bits`` of embedding and head (8, 4, 3 or 2; None: 8, or
     the checkpoint's).  ``group``: weights of a row that share a scale (None: a whole row);
     ``short_last_group`` lets the last one of a row be shorter; ``asymmetric``: zero points beside

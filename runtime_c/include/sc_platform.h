@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the engine asks of a target.
  *
- * Three implementations live in platform/host, platform/rv32 and platform/siracusa; nothing above
- * this header knows which one it runs on.  One controller calls sc_main(); worker cores exist only
- * inside sc_run_workers().
+ * Three implementations live in platform/host, platform/rv32 and platform/pulp (SoCs of the PULP family,
+ * whose particulars are in a folder each); nothing above this header knows which one it runs on.  One
+ * controller calls sc_main(); worker cores exist only inside sc_run_workers().
  *
- *   SC_CORES      number of workers (compile-time; 8 on Siracusa, 1 elsewhere unless overridden)
+ *   SC_CORES      number of workers (compile-time; 8 on the SoCs, 1 elsewhere unless overridden)
  *   SC_ALL_LOGITS 1 where memory is of no concern: the program can give the logits of whole texts
  *   SC_SIMD       1 where the compiler's vector types are real instructions
  *   SC_CLONES     attribute of the function that the vectors are for
@@ -54,13 +54,15 @@ void sc_dma_wait(sc_dma handle);
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
 void sc_flash_wait(void);
 
-/* ---- base addresses of the weight blobs ---- */
+/* ---- base addresses of the weight blobs; SC_HAS_<MEMORY>: the target that it was compiled for has it ---- */
+#ifdef SC_HAS_WMEM
 extern const uint8_t sc_blob_wmem[]; /* weight memory */
-extern const uint8_t sc_blob_l2[];   /* L2 */
+#endif
+extern const uint8_t sc_blob_l2[]; /* L2 */
 
 /* ---- console and time ---- */
 void sc_write(const char *text, uint32_t bytes);
-/* A counter that only grows, modulo 2^32: cluster cycles on Siracusa, retired instructions where
+/* A counter that only grows, modulo 2^32: cluster cycles on the SoCs, retired instructions where
  * the target counts them, otherwise 0 for ever. */
 uint32_t sc_time(void);
 

@@ -3,18 +3,20 @@
  * file still gives a section that links and loads, and in weight memory N-EUREKA reads one 32-byte
  * word beyond the last weight.
  *
- * SC_BLOB_FLASH is defined where the flash image is part of the program (host, rv32); on the SoC it
- * is the content of the flash chip. */
+ * SC_HAS_<MEMORY>: the target of the model has it, and there is a blob for it.  SC_BLOB_SECTIONS is
+ * defined on the SoCs, where every blob has its place; elsewhere they are constants, and the flash
+ * image, on a SoC the content of the flash chip, is one of them. */
+    .section .rodata
+#ifdef SC_HAS_WMEM
 #ifdef SC_BLOB_SECTIONS
     .section .sc_wmem, "a"
-#else
-    .section .rodata
 #endif
     .balign 64
     .globl  sc_blob_wmem
 sc_blob_wmem:
     .incbin "blobs/wmem.bin"
     .skip   32
+#endif
 
 #ifdef SC_BLOB_SECTIONS
     .section .sc_l2_blob, "a"
@@ -25,12 +27,14 @@ sc_blob_l2:
     .incbin "blobs/l2.bin"
     .skip   4
 
-#ifdef SC_BLOB_FLASH
+#ifndef SC_BLOB_SECTIONS
     .balign 64
     .globl  sc_blob_flash
     .globl  sc_blob_flash_end
 sc_blob_flash:
+#ifdef SC_HAS_FLASH
     .incbin "blobs/flash.bin"
+#endif
 sc_blob_flash_end:
     .skip   4
 #endif

@@ -46,7 +46,7 @@ SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
-        const uint8_t *block = (m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + offset;
+        const uint8_t *block = SC_BLOB(m->level) + offset;
 #if SC_STAGE_BYTES > 0
         if (m->level == SC_IN_FLASH) {
             block = embed_stage;

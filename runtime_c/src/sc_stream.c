@@ -54,8 +54,7 @@ static void fetch_ahead(void) {
 SC_HOT static void load_ahead(void) {
     cursor *c = &st.load;
     if (c->m >= st.end) return;
-    const uint8_t *src =
-        (c->m->level == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2) + c->m->offset + c->block * c->m->block_bytes;
+    const uint8_t *src = SC_BLOB(c->m->level) + c->m->offset + c->block * c->m->block_bytes;
 #if SC_STAGE_BYTES > 0
     if (c->m->level == SC_IN_FLASH) {
         sc_flash_wait();

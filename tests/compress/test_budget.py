@@ -267,7 +267,7 @@ def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
 def test_what_is_allowed() -> None:
     assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}})) == 2 << 20
     chip = allowed_bytes(parse_recipe({"budget": {"fit": "siracusa"}}))
-    assert chip == SIRACUSA.wmem + SIRACUSA.l2
+    assert chip == SIRACUSA.room("wmem") + SIRACUSA.l2
 
 
 def on_chip(
@@ -346,10 +346,10 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
 def test_what_is_chosen_for_a_chip_is_planned(seed: int, vocab: int, wmem: int, l2: int) -> None:
     """With memories that matrices do not fill to the end; in the last case only weight memory holds
     the table, which comes after the layers, so that much of L2 stays empty."""
-    target = replace(SIRACUSA, wmem=wmem * KIB, l2=l2 * KIB)
+    target = SIRACUSA.with_room(wmem=wmem * KIB, l2=l2 * KIB)
     space = on_chip(replace(SMALL, vocab_size=vocab), target)
     costs = some_costs(4, seed, kv_heads=2)
-    whole, least = target.wmem + target.l2, space.least()
+    whole, least = target.room("wmem") + target.l2, space.least()
     choice = space.choose(costs, whole, lambda *_: None)
     assert space.planned(choice) == choice
     assert choice.bytes <= whole
@@ -364,18 +364,18 @@ def test_a_chip_without_room_is_refused_with_need_and_have(tmp_path: Path) -> No
     shape = whole.shape_of(whole.smallest())
     weights = sum(-(-m.bytes // 16) * 16 for m in shape.stored)
     beside = whole.smallest().bytes - weights
-    fitting = replace(SIRACUSA, wmem=weights, l2=beside)
+    fitting = SIRACUSA.with_room(wmem=weights, l2=beside)
     on_chip(SMALL, fitting).check(0)
     choice = on_chip(SMALL, fitting).choose(costs, weights + beside, lambda *_: None)
     assert choice.bytes == weights + beside
     with pytest.raises(BudgetUnreachable) as refusal:
-        on_chip(SMALL, replace(fitting, wmem=weights - 16)).check(0)
+        on_chip(SMALL, fitting.with_room(wmem=weights - 16)).check(0)
     assert f"need {weights} bytes" in refusal.value.message
     assert f"have {weights - 16} in weight memory and L2" in refusal.value.message
     with pytest.raises(BudgetUnreachable, match=rf"L2: need {beside} bytes .*, have {beside - 16}"):
-        on_chip(SMALL, replace(fitting, l2=beside - 16)).check(0)
+        on_chip(SMALL, fitting.with_room(l2=beside - 16)).check(0)
     with pytest.raises(BudgetUnreachable, match=r"L1: need \d+ bytes .*, have 4096"):
-        on_chip(SMALL, replace(SIRACUSA, l1=4096)).check(0)
+        on_chip(SMALL, SIRACUSA.with_room(l1=4096)).check(0)
 
 
 def test_sizes_that_gptq_cannot_store_are_said() -> None:
@@ -414,7 +414,7 @@ def test_what_fit_chose_compiles_without_flash(
 ) -> None:
     """The whole way: measured, chosen, quantised and compiled for a chip with too little memory for
     the model at 4 bit."""
-    small = replace(SIRACUSA, wmem=260 * KIB, l2=104 * KIB)
+    small = SIRACUSA.with_room(wmem=260 * KIB, l2=104 * KIB)
     monkeypatch.setitem(TARGETS, "siracusa", small)
     recipe = parse_recipe({
         "calibration": {"text": [write_text(tmp_path)], "samples": 8, "length": 64},
@@ -428,7 +428,7 @@ def test_what_fit_chose_compiles_without_flash(
     plan = json.loads((tmp_path / "program" / "plan.json").read_text())
     assert {p["level"] for p in plan["placements"]} <= {"wmem", "l2"}
     assert plan["used"]["flash"] == plan["stage_bytes"] == 0
-    assert (plan["capacity"]["wmem"], plan["capacity"]["l2"]) == (small.wmem, small.l2)
+    assert (plan["capacity"]["wmem"], plan["capacity"]["l2"]) == (small.room("wmem"), small.l2)
     assert all(plan["used"][level] <= plan["capacity"][level] for level in ("l1", "l2", "wmem"))
     used = plan["used"]["wmem"] + plan["used"]["l2"]
     assert used == report["chip_bytes"] > 0.97 * report["budget_bytes"]

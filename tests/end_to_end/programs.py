@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
-from shrinkc.simulate import TARGET_OF, run_program
+from shrinkc.simulate import run_program
 from shrinkc.simulate.proof import (
     TRACE_PROOF,
     Record,
@@ -71,7 +71,7 @@ class Program:
 
     def build(self, on: str, **options: str) -> Program:
         """Build for the machine ``on``; options are those of the generated Makefile."""
-        build_program(self.out, TARGET_OF[on], env=ENV, options=options)
+        build_program(self.out, SIRACUSA.programs[on], env=ENV, options=options)
         return self
 
     def run(self, on: str, request: Request, timeout_s: float = 60) -> list[str]:
@@ -143,7 +143,7 @@ def smallest_l1(shape: ModelShape, target: Target = SIRACUSA) -> int:
 def l2_without_weights(shape: ModelShape, l1_budget: int | None = None) -> int:
     """Bytes of L2 that a program takes whose weights are all in flash."""
     with pytest.raises(DoesNotFit) as refused:
-        make_plan(shape, replace(SIRACUSA, wmem=0, l2=SIRACUSA.l2_system), l1_budget)
+        make_plan(shape, SIRACUSA.with_room(wmem=0, l2=SIRACUSA.l2_system), l1_budget)
     return int(refused.value.message.split("need ")[1].split()[0])
 
 

@@ -87,7 +87,7 @@ def make(folder: Path, name: str) -> Program:
     graph, target, l1 = lower(model, QuantOptions(), CONTEXT), SIRACUSA, None
     sizes, place = shape_of(graph, model), CASES[name][4]
     if place == "flash":
-        target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(sizes))
+        target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(sizes))
     elif place == "small L1":
         l1 = smallest_l1(sizes)
     return compile_graph(graph, model, folder / "out", target, l1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def test_odd_models(
     graph, target, l1 = lower(model, options, 24), SIRACUSA, None
     sizes = shape_of(graph, model)
     if place == "flash":
-        target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(sizes))
+        target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(sizes))
     elif place == "small L1":
         l1 = smallest_l1(sizes)
     program = compile_graph(graph, model, tmp_path / "out", target, l1)

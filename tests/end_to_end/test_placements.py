@@ -155,8 +155,8 @@ def test_weights_streamed_from_flash(
     weights = sum(m.bytes for m in shape.matrices)
     l1 = budgets[-1] if budget else None
     fixed = l2_without_weights(shape, l1)
-    target = replace(
-        SIRACUSA, wmem=int(wmem * weights), l2=fixed + (0 if l2 is None else int(l2 * weights))
+    target = SIRACUSA.with_room(
+        wmem=int(wmem * weights), l2=fixed + (0 if l2 is None else int(l2 * weights))
     )
     program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
     assert {p.level for p in program.plan.placements} == levels
@@ -194,7 +194,7 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     add_adapters(model, {"q_proj": 3, "v_proj": 2, "o_proj": 1, "gate_proj": 5, "down_proj": 9})
     lowered = lower(model, QuantOptions(bits=4, asymmetric=True, head_bits=4), 20)
     shape = shape_of(lowered, model)
-    target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(shape))
+    target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(shape))
     program = compile_graph(lowered, model, tmp_path / "out", target)
     assert {p.level for p in program.plan.placements} == {"flash"}
     program.build("host", LAZY="1", SAN="1")

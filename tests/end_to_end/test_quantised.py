@@ -3,7 +3,6 @@ program gives the logits of whole texts."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def make(folder: Path, name: str) -> tuple[FloatModel, Program]:
     graph, target, l1 = lower(model, QuantOptions(), 24), SIRACUSA, None
     sizes = shape_of(graph, model)
     if place == "flash":
-        target = replace(SIRACUSA, wmem=0, l2=l2_without_weights(sizes))
+        target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(sizes))
     elif place == "small L1":
         l1 = smallest_l1(sizes)
     return model, compile_graph(graph, model, folder / "out", target, l1)

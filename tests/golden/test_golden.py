@@ -25,6 +25,7 @@ from shrinkc.driver.planning import PlanRequest
 FOLDER = Path(__file__).parent
 TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c", "src/formats.h")
 HASHED = ("blobs/wmem.bin", "blobs/l2.bin", "blobs/flash.bin", "ir.safetensors")
+"""Those of them that a target has."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def test_generated_text(name: str, tmp_path: Path, request: pytest.FixtureReques
     options = {**DEFAULTS, "model": model, **pinned.options}
     compile_model(PlanRequest.from_options(**options), out, force=False, reporter=Silent())
     got = {file: (out / file).read_text(encoding="utf-8") for file in TEXTS}
-    hashes = [f"{artifact.file_record(out / file).sha256}  {file}\n" for file in HASHED]
+    there = [file for file in HASHED if (out / file).is_file()]
+    hashes = [f"{artifact.file_record(out / file).sha256}  {file}\n" for file in there]
     got["hashes"] = "".join(hashes)
     golden = FOLDER / name
     if request.config.getoption("--update-golden"):

@@ -15,7 +15,7 @@ from shrinkc.targets import KIB, SIRACUSA
 from .shapes import make_shape
 
 SLOTS = ("qkv", "o", "gate_up", "down")
-STREAMED = replace(SIRACUSA, wmem=60_000, l2=160 * KIB)
+STREAMED = SIRACUSA.with_room(wmem=60_000, l2=160 * KIB)
 LAYER = sum(m.bytes for m in make_shape().layers[1])
 
 

@@ -31,7 +31,7 @@ SHAPES: dict[str, ModelShape] = {
     "norms of heads": make_shape(family="qwen3"),
 }
 BUDGETS = (None, 48 * KIB)
-STREAMED = replace(SIRACUSA, wmem=60_000, l2=220 * KIB)
+STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
 
 
 def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
@@ -221,7 +221,7 @@ def test_every_overlap_of_matrices() -> None:
 
 def test_every_matrix_beyond_its_memory() -> None:
     def damage(t: Target, plan: Plan) -> Mutants:
-        room = {"wmem": t.wmem, "l2": t.l2, "flash": t.flash}
+        room = {"wmem": t.room("wmem"), "l2": t.l2, "flash": t.room("flash")}
         for i, p in enumerate(plan.placements):
             end = (room[p.level] - p.bytes) // 16 * 16 + 16
             yield f"{p.name} beyond", with_placement(plan, i, offset=end)
@@ -290,9 +290,9 @@ def test_embedding_in_flash_without_its_stage() -> None:
     """A row's block comes through a buffer of its own."""
     s = make_shape()
     with pytest.raises(DoesNotFit, match="L2: need") as small:
-        make_plan(s, replace(SIRACUSA, wmem=0, l2=115 * KIB))
+        make_plan(s, SIRACUSA.with_room(wmem=0, l2=115 * KIB))
     l2 = int(small.value.message.split("need ")[1].split()[0])
-    t = replace(SIRACUSA, wmem=0, l2=l2)
+    t = SIRACUSA.with_room(wmem=0, l2=l2)
     plan = make_plan(s, t)
     assert {p.level for p in plan.placements} == {"flash"} and plan.embed_stage > 0
     out = copy.deepcopy(plan)

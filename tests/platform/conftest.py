@@ -10,12 +10,13 @@ import pytest
 from program import make_directory
 
 from shrinkc.build import build_program, find_tool
+from shrinkc.targets import CHIPS, SIRACUSA, TARGETS
 
 ENV = dict(os.environ)
 NEEDS = {
     "host": ("cc",),
     "rv32": ("riscv64-unknown-elf-gcc", "qemu-riscv32"),
-    "siracusa": ("riscv64-unknown-elf-gcc", "gvsoc"),
+    **dict.fromkeys(CHIPS, ("riscv64-unknown-elf-gcc", "gvsoc")),
 }
 """What building and running a target's program takes, besides make."""
 
@@ -25,7 +26,7 @@ Built = Callable[..., Path]
 def need(target: str) -> None:
     """Skips the test, naming what is missing."""
     for name in ("make", *NEEDS[target]):
-        tool = find_tool(name, ENV)
+        tool = find_tool(name, ENV, target if target in CHIPS else None)
         if not tool.usable:
             pytest.skip(f"{tool.name}: {tool.problem}; {tool.fix}")
 
@@ -39,7 +40,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         need(target)
         key = (target, *sorted(options.items()))
         if key not in done:
-            out = make_directory(tmp_path_factory.mktemp("selftest") / "out")
+            compiled = TARGETS[target] if target in CHIPS else SIRACUSA
+            out = make_directory(tmp_path_factory.mktemp("selftest") / "out", target=compiled)
             build_program(out, target, env=ENV, options=options)
             done[key] = out
         return done[key]

@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.importer.encode_table import EncodeTable, Step
-from shrinkc.targets import SIRACUSA, Target
+from shrinkc.targets import KIB, SIRACUSA, TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 24
@@ -22,7 +22,15 @@ BYTE_TOKENS = EncodeTable(
 INPUT_WORDS = 16 + CONTEXT
 MAGIC = 0x31494353
 SEED = 3  # the word that tells selftest.c how to end
+KINDS = {"wmem": 1, "l2": 2, "flash": 3}  # of selftest.c
 SIZES = {"wmem": 300_001, "l2": 100_003, "flash": 262_144}
+
+
+def sizes_for(target: Target) -> dict[str, int]:
+    """A blob for each of its memories; the first is the one that large transfers come from."""
+    return {
+        v.name: SIZES["wmem"] if v is target.stored[0] else SIZES[v.name] for v in target.stored
+    }
 
 
 def pattern(kind: int, size: int) -> bytes:
@@ -47,19 +55,21 @@ def make_directory(
     target: Target = SIRACUSA,
 ) -> Path:
     """Writes the directory ``out``; ``source`` replaces selftest.c."""
-    sizes = SIZES if sizes is None else sizes
+    sizes = sizes_for(target) if sizes is None else sizes
     shutil.copytree(ROOT / "runtime_c" / "platform", out / "src" / "platform")
     (out / "src/platform/blobs.S").rename(out / "src/blobs.S")
     shutil.copytree(ROOT / "toolchain", out / "src" / "toolchain")
     (out / "src/runtime").mkdir()
     for header in ("sc_platform.h", "sc_input.h"):
         shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
-    defines = "".join(f"#define SC_TEST_{k.upper()} {v}\n" for k, v in sizes.items())
+    big = (200 if target.l1 >= 256 * KIB else 40) * KIB
+    defines = f"#define SC_TEST_BIG {big}\n"
+    defines += "".join(f"#define SC_TEST_{k.upper()} {v}\n" for k, v in sizes.items())
     text = (ROOT / "tests/platform/selftest.c").read_text() if source is None else source
     (out / "src/model.c").write_text(defines + text)
     (out / "blobs").mkdir()
-    for kind, (name, size) in enumerate(sizes.items(), start=1):
-        (out / "blobs" / f"{name}.bin").write_bytes(pattern(kind, size))
+    for name, size in sizes.items():
+        (out / "blobs" / f"{name}.bin").write_bytes(pattern(KINDS[name], size))
     (out / "blobs/tokenizer.bin").write_bytes(tokenizer_blob(BYTE_TOKENS, VOCAB))
     (out / "Makefile").write_text(makefile(target))
     return out
@@ -77,7 +87,7 @@ def makefile(target: Target) -> str:
     return environment.get_template("Makefile.j2").render(
         context=CONTEXT,
         input_words=INPUT_WORDS,
-        cl_stack=target.cl_stack,
         command="shrinkc compile selftest",
         target=target,
+        targets=TARGETS,
     )

@@ -16,8 +16,8 @@ from conftest import ENV, Built, need
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
-from shrinkc.simulate import TARGET_OF, run_program
-from shrinkc.targets import HOST, RV32, SIRACUSA, Target
+from shrinkc.simulate import run_program
+from shrinkc.targets import CHIPS, SIRACUSA, TARGETS, Target
 
 END_CODE = 42  # selftest.c ends with it when the input's seed is that
 
@@ -25,7 +25,8 @@ END_CODE = 42  # selftest.c ends with it when the input's seed is that
 @pytest.mark.parametrize("target", sorted(PROGRAM))
 def test_same_bytes_in_another_directory(built: Built, tmp_path: Path, target: str) -> None:
     first = built(target) / PROGRAM[target]
-    other = make_directory(tmp_path / "a longer name, with a space")
+    compiled = TARGETS[target] if target in CHIPS else SIRACUSA
+    other = make_directory(tmp_path / "a longer name, with a space", target=compiled)
     second = build_program(other, target, env=ENV)
     assert second.read_bytes() == first.read_bytes()
 
@@ -172,7 +173,7 @@ PROMPT = """"it's" $HOME $(X) """
 
 @pytest.mark.parametrize("on", ["host", "qemu"])
 def test_run_needs_no_python(tmp_path: Path, few_tools: dict[str, str], on: str) -> None:
-    need(TARGET_OF[on])
+    need(SIRACUSA.programs[on])
     out = make_directory(tmp_path / "out")
     asked = [f"PROMPT={PROMPT}", "TOKENS=3", "SEED=42", "TEMPERATURE=0.7", "TOP_P=0.9"]
     done = run_make(out, f"run-{on}", *asked, env=few_tools)
@@ -223,7 +224,7 @@ def test_check_passes_on_what_is_asked_and_how_it_is_built(tmp_path: Path) -> No
     for name in OPTIONS:
         expected += ["--make", f"{name}={changed[name]}"]
     runs = "".join(f"<{x}>\n" for x in [*expected, "--on"])
-    assert done.stdout == "".join(f"{runs}<{on}>\n" for on in TARGET_OF)
+    assert done.stdout == "".join(f"{runs}<{on}>\n" for on in SIRACUSA.programs)
     done = run_make(out, "check", "IDS=1,2")
     assert "<--prompt-ids>\n<1,2>\n" in done.stdout and "<--prompt>" not in done.stdout
 
@@ -234,20 +235,24 @@ def test_check_without_shrinkc_says_so(tmp_path: Path, few_tools: dict[str, str]
     assert "proving needs shrinkc" in done.stderr and "SHRINKC=" in done.stderr
 
 
-@pytest.mark.parametrize("target", [SIRACUSA, RV32, HOST], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
 def test_machines_are_the_targets(tmp_path: Path, target: Target) -> None:
     """check runs on those of the target; the others are refused by name, and not linked for."""
     out = make_directory(tmp_path / "out", target=target)
     lines = run_make(out, "check").stdout.splitlines()
     runs = [lines[i + 1] for i, line in enumerate(lines) if line == "<--on>"]
     assert set(runs) == {f"<{on}>" for on in target.runs_on}
-    for on, program in TARGET_OF.items():
-        if on not in target.runs_on:
-            for goal in (program, f"run-{on}"):
+    for program, other in TARGETS.items():
+        if program not in target.programs.values():
+            goals = (
+                [program] if other.machine in target.runs_on else [program, f"run-{other.machine}"]
+            )
+            for goal in goals:
                 done = run_make(out, goal)
                 assert done.returncode == 2
-                assert f"compiled for {target.name} and does not run on {on}" in done.stderr
-                assert f"--target {program}" in done.stderr
+                where = program if other.machine in target.runs_on else other.machine
+                assert f"compiled for {target.name} and does not run on" in done.stderr
+                assert where in done.stderr and f"--target {program}" in done.stderr
     assert not (out / "build").exists()
 
 

@@ -11,8 +11,8 @@ from program import INPUT_WORDS, input_words, make_directory, pattern
 from conftest import ENV, Built, need
 from shrinkc.build import build_program
 from shrinkc.core.errors import RunFailed
-from shrinkc.simulate import TARGET_OF, RunOutput, run_program
-from shrinkc.targets import SIRACUSA
+from shrinkc.simulate import RunOutput, run_program
+from shrinkc.targets import CHIPS, SIRACUSA, TARGETS
 
 VARIANTS = [
     pytest.param("host", {}, id="host"),
@@ -27,12 +27,18 @@ VARIANTS = [
 ]
 GVSOC = pytest.param("gvsoc", marks=pytest.mark.gvsoc)
 MACHINES = ("host", "qemu", GVSOC)
-CHECKS = 16
+CHECKS, WMEM_CHECKS = 16, 2
 END_CODE, END_TRAP, END_STACK, END_HANG, END_EARLY_USE = 42, 1001, 1002, 1003, 1004
 
 
 def run(out: Path, on: str, end: int = 0, timeout_s: float = 90) -> RunOutput:
     return run_program(out, on, input_words(end), env=ENV, timeout_s=timeout_s)
+
+
+def run_on_chip(built: Built, name: str, end: int = 0, **options: str) -> RunOutput:
+    """As :func:`run`, of the program of any chip."""
+    out, target = built(name, **options), TARGETS[name]
+    return run_program(out, "gvsoc", input_words(end), env=ENV, timeout_s=90, target=target)
 
 
 _plain_runs: dict[tuple[Path, str], RunOutput] = {}
@@ -52,7 +58,7 @@ def common_lines(output: RunOutput) -> list[str]:
 
 @pytest.mark.parametrize(("on", "options"), VARIANTS)
 def test_selftest_passes(built: Built, on: str, options: dict[str, str]) -> None:
-    output = plain_run(built(TARGET_OF[on], **options), on)
+    output = plain_run(built(SIRACUSA.programs[on], **options), on)
     assert [x for x in output.lines if x.startswith("FAIL")] == []
     assert sum(x.startswith("ok ") for x in output.lines) == CHECKS
     assert output.exit_code == 0
@@ -64,7 +70,7 @@ def test_selftest_passes(built: Built, on: str, options: dict[str, str]) -> None
 def test_lines_are_those_of_the_host(built: Built, on: str) -> None:
     host = common_lines(plain_run(built("host"), "host"))
     assert len(host) > INPUT_WORDS + CHECKS
-    assert common_lines(plain_run(built(TARGET_OF[on]), on)) == host
+    assert common_lines(plain_run(built(SIRACUSA.programs[on]), on)) == host
 
 
 def test_console_keeps_every_byte(built: Built) -> None:
@@ -84,7 +90,7 @@ def test_input_arrives(built: Built) -> None:
 
 @pytest.mark.parametrize("on", MACHINES)
 def test_short_input_is_followed_by_zeros(built: Built, on: str) -> None:
-    out = built(TARGET_OF[on])
+    out = built(SIRACUSA.programs[on])
     lines = run_program(out, on, input_words()[:20], env=ENV, timeout_s=90).lines
     assert f"input {INPUT_WORDS - 1} = 0" in lines
 
@@ -95,7 +101,7 @@ def test_time_grows_on_the_soc(built: Built) -> None:
 
 @pytest.mark.parametrize("on", MACHINES)
 def test_exit_code_is_the_programs(built: Built, on: str) -> None:
-    output = run(built(TARGET_OF[on]), on, END_CODE)
+    output = run(built(SIRACUSA.programs[on]), on, END_CODE)
     assert output.exit_code == END_CODE
     assert output.lines[-1] == "failed checks: 0"
 
@@ -103,19 +109,40 @@ def test_exit_code_is_the_programs(built: Built, on: str) -> None:
 @pytest.mark.parametrize("on", MACHINES)
 def test_illegal_instruction_is_reported(built: Built, on: str) -> None:
     with pytest.raises(RunFailed, match=r"trap on hart 0x00000008|SIGILL|SIGTRAP"):
-        run(built(TARGET_OF[on]), on, END_TRAP)
+        run(built(SIRACUSA.programs[on]), on, END_TRAP)
 
 
-def test_stack_overflow_is_noticed(built: Built) -> None:
+@pytest.mark.parametrize("name", CHIPS)
+def test_stack_overflow_is_noticed(built: Built, name: str) -> None:
     with pytest.raises(RunFailed, match="stack overflow on core 1"):
-        run(built("siracusa"), "gvsoc", END_STACK)
+        run_on_chip(built, name, END_STACK)
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_keeps_what_the_header_promises(built: Built, name: str) -> None:
+    output = run_on_chip(built, name, STACKS="1")
+    assert [x for x in output.lines if x.startswith("FAIL")] == []
+    lacking = 0 if TARGETS[name].has("wmem") else WMEM_CHECKS
+    assert sum(x.startswith("ok ") for x in output.lines) == CHECKS - lacking
+    assert (output.exit_code, output.errors) == (0, [])
+    assert "time 0 sane" in output.lines
+    assert any(x.startswith("platform: stack bytes used by core 8") for x in output.lines)
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_says_how_it_ended(built: Built, name: str) -> None:
+    assert run_on_chip(built, name, END_CODE).exit_code == END_CODE
+    with pytest.raises(RunFailed, match="trap on hart 0x00000008"):
+        run_on_chip(built, name, END_TRAP)
 
 
 @pytest.mark.parametrize("on", MACHINES)
 def test_hang_is_ended_and_shows_the_last_line(built: Built, on: str) -> None:
     limit = 10 if on == "gvsoc" else 2
     with pytest.raises(RunFailed, match=f"did not end within {limit} s(.|\n)*hanging"):
-        run(built(TARGET_OF[on]), on, END_HANG, timeout_s=limit)
+        run(built(SIRACUSA.programs[on]), on, END_HANG, timeout_s=limit)
 
 
 def test_lazy_transfers_show_use_before_wait(built: Built) -> None:
@@ -136,12 +163,12 @@ def test_lazy_transfers_show_use_before_wait(built: Built) -> None:
 @pytest.mark.parametrize("on", ["host", "qemu"])
 def test_bad_input_is_refused(built: Built, on: str, content: list[int], reason: str) -> None:
     with pytest.raises(RunFailed, match=reason):
-        run_program(built(TARGET_OF[on]), on, content, env=ENV, timeout_s=30)
+        run_program(built(SIRACUSA.programs[on]), on, content, env=ENV, timeout_s=30)
 
 
 @pytest.mark.parametrize("on", MACHINES)
 def test_empty_blobs_link_and_run(tmp_path: Path, on: str) -> None:
-    need(TARGET_OF[on])
+    need(SIRACUSA.programs[on])
     source = """
 #include "sc_platform.h"
 int sc_main(void) {
@@ -150,14 +177,14 @@ int sc_main(void) {
 }
 """
     out = make_directory(tmp_path / "out", sizes={"wmem": 0, "l2": 0, "flash": 0}, source=source)
-    build_program(out, TARGET_OF[on], env=ENV)
+    build_program(out, SIRACUSA.programs[on], env=ENV)
     output = run(out, on)
     assert (output.lines, output.exit_code) == (["up"], 0)
 
 
 def test_full_weight_memory_loads(tmp_path: Path) -> None:
     need("siracusa")
-    size = SIRACUSA.wmem  # hot code and a word for the hardware are taken off
+    size = SIRACUSA.room("wmem")  # hot code and a word for the hardware are taken off
     source = f"""
 #include "sc_platform.h"
 int sc_main(void) {{

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PROGRAM = {
-    "host": Path("build/host/model"),
-    "rv32": Path("build/rv32/model.elf"),
-    "siracusa": Path("build/siracusa/model.elf"),
-}
+from shrinkc.targets import TARGETS
+
+PROGRAM = {name: target.output for name, target in TARGETS.items()}
 """What ``make <target>`` leaves, relative to the compiled directory."""
 
 INPUT_SECTION = ".sc_input"
-"""The section of the siracusa program that holds the input words of a run."""
+"""The section of a SoC's program that holds the input words of a run."""
 
 FLASH_IMAGE = Path("blobs/flash.bin")
 """The content of the off-chip flash; an empty file when the program uses none."""

@@ -15,11 +15,11 @@ from shrinkc.build.layout import PROGRAM
 from shrinkc.build.tools import require_tool
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
 from shrinkc.core.shell import quoted
+from shrinkc.targets import TARGETS
 
 OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
 
-_COMPILER = {"host": "cc", "rv32": "riscv64-unknown-elf-gcc", "siracusa": "riscv64-unknown-elf-gcc"}
 _COMPILE_LINE = re.compile(r" -c (\S+) -o \S+$")
 _CANNOT_WRITE = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
 _SHOWN_LINES = 20
@@ -74,7 +74,7 @@ def build_program(
 def _require_compiler(target: str, options: Mapping[str, str], env: Mapping[str, str]) -> None:
     """ToolMissing unless the compiler, or the one that the options name, can be started."""
     variable = "CC" if target == "host" else "CROSS"
-    usual = _COMPILER[target]
+    usual = TARGETS[target].program.compiler
     value = options.get(variable, "").strip()
     name = f"{value}gcc" if value and variable == "CROSS" else value.partition(" ")[0]
     if name in ("", usual):

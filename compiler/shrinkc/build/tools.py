@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.core.errors import ToolMissing
+from shrinkc.core.words import listed
+from shrinkc.targets import TARGETS
 
 PROBE_SECONDS = 20
 GVSOC_LINK = "https://github.com/gvsoc/gvsoc"
@@ -52,12 +54,21 @@ class _Wanted:
 _ON_PATH = (
     _Wanted("cc", "native programs (make host)", "gcc"),
     _Wanted("make", "every build", "make"),
-    _Wanted("riscv64-unknown-elf-gcc", "rv32 and siracusa programs", "gcc-riscv64-unknown-elf"),
-    _Wanted("qemu-riscv32", "running rv32 programs", "qemu-user"),
+    _Wanted(
+        "riscv64-unknown-elf-gcc",
+        f"{listed([t.name for t in TARGETS.values() if t.program.isa])} programs",
+        "gcc-riscv64-unknown-elf",
+    ),
+    _Wanted(
+        "qemu-riscv32",
+        f"running {listed([t.name for t in TARGETS.values() if t.machine == 'qemu'])} programs",
+        "qemu-user",
+    ),
 )
-_GVSOC = Tool("gvsoc", "running siracusa programs", f"build it from {GVSOC_LINK} (target siracusa)")
+SOCS = {t.name: t.gvsoc for t in TARGETS.values() if t.gvsoc}
+"""Targets that GVSoC runs -> what it calls them."""
 
-TOOL_NAMES = (*(w.name for w in _ON_PATH), _GVSOC.name)
+TOOL_NAMES = (*(w.name for w in _ON_PATH), "gvsoc")
 
 
 def find_tools(env: Mapping[str, str]) -> list[Tool]:
@@ -65,16 +76,20 @@ def find_tools(env: Mapping[str, str]) -> list[Tool]:
     return [find_tool(name, env) for name in TOOL_NAMES]
 
 
-def find_tool(name: str, env: Mapping[str, str]) -> Tool:
-    """The program ``name`` (of :data:`TOOL_NAMES`), after starting it once."""
-    if name == _GVSOC.name:
-        return _find_gvsoc(env)
+def find_tool(name: str, env: Mapping[str, str], target: str | None = None) -> Tool:
+    """The program ``name`` (of :data:`TOOL_NAMES`), after starting it.
+
+    A GVSoC has to know the SoC ``target``, of :data:`SOCS`, or one of them where none is said.
+    """
+    if name == "gvsoc":
+        return _find_gvsoc(env, tuple(SOCS) if target is None else (target,))
     return _find_on_path(next(w for w in _ON_PATH if w.name == name), env)
 
 
-def require_tool(name: str, env: Mapping[str, str]) -> Path:
-    """The path of a usable program; ToolMissing says what is wrong and how to get it."""
-    tool = find_tool(name, env)
+def require_tool(name: str, env: Mapping[str, str], target: str | None = None) -> Path:
+    """The path of a usable program, as of :func:`find_tool`; ToolMissing says what is wrong and how to
+    get it."""
+    tool = find_tool(name, env, target)
     if tool.path is None:
         raise ToolMissing(f"{tool.name}, for {tool.needed_for}: {tool.problem}.", f"{tool.fix}.")
     return tool.path
@@ -113,19 +128,27 @@ def gvsoc_environment(launcher: Path, env: Mapping[str, str]) -> dict[str, str]:
     return {**env, "PATH": f"{own_python}:{env.get('PATH', '')}"}
 
 
-def _find_gvsoc(env: Mapping[str, str]) -> Tool:
-    """The first launcher that starts and knows the SoC; otherwise what the first one lacks."""
+def _find_gvsoc(env: Mapping[str, str], targets: tuple[str, ...]) -> Tool:
+    """The first launcher that starts and knows one of the SoCs; otherwise what the first one lacks."""
+    names = [SOCS[target] for target in targets]
+    needed_for = f"running {listed(targets)} programs"
+    plural = "targets" if len(names) > 1 else "target"
+    fix = f"build it from {GVSOC_LINK} ({plural} {listed(names)})"
     problem = None
     for launcher in gvsoc_candidates(env):
         if not launcher.is_file():
             continue
-        command = [str(launcher), "--target=siracusa", "--help"]
-        code, output = _probe(command, gvsoc_environment(launcher, env))
-        if code == 0:
-            return Tool(_GVSOC.name, _GVSOC.needed_for, _GVSOC.fix, launcher, "target siracusa")
-        problem = problem or f"{launcher} does not start ({_last_line(output)})"
+        own = gvsoc_environment(launcher, env)
+        probes = [
+            (name, *_probe([str(launcher), f"--target={name}", "--help"], own)) for name in names
+        ]
+        if known := [name for name, code, _ in probes if code == 0]:
+            version = f"{'targets' if len(known) > 1 else 'target'} {listed(known)}"
+            return Tool("gvsoc", needed_for, fix, launcher, version)
+        name, _, output = probes[0]
+        problem = problem or f"{launcher} does not start with target {name} ({_last_line(output)})"
     problem = problem or "not found in $GVSOC_HOME, $GVSOC_INSTALL_DIR, PATH or the usual places"
-    return Tool(_GVSOC.name, _GVSOC.needed_for, _GVSOC.fix, problem=problem)
+    return Tool("gvsoc", needed_for, fix, problem=problem)
 
 
 def _probe(command: list[str], env: Mapping[str, str]) -> tuple[int, str]:

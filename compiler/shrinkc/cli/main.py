@@ -28,6 +28,7 @@ from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageErr
 from shrinkc.core.output import output_error
 from shrinkc.core.shell import is_text, printable
 from shrinkc.storage import WIDEST, WIDTHS
+from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 DEFECT = 70
 
@@ -87,7 +88,7 @@ def _model_options(command: Any) -> Any:
     options = (
         click.argument("model", type=PATH),
         click.option(
-            "--target", type=click.Choice(["siracusa", "rv32", "host"]), default="siracusa",
+            "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
             show_default=True, help="What the program is for.",
         ),
         click.option(
@@ -177,7 +178,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
 @click.option(
     "--on",
     "machine",
-    type=click.Choice(["host", "qemu", "gvsoc"]),
+    type=click.Choice(MACHINES),
     default="host",
     show_default=True,
     help="Where the program runs.",

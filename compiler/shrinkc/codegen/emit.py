@@ -30,7 +30,6 @@ from shrinkc.ir.ops import (
     SiluMul,
 )
 from shrinkc.memory.plan import (
-    LEVELS,
     MATRIX_BYTES,
     QVEC_BYTES,
     SIGMOID_BYTES,
@@ -43,7 +42,7 @@ from shrinkc.memory.plan import (
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import X_BLOCK, MatrixShape
-from shrinkc.targets import Target
+from shrinkc.targets import TARGETS, Target
 
 T = TypeVar("T", bound=Op)
 V = TypeVar("V")
@@ -67,19 +66,20 @@ class CMatrix:
 
 
 def _c_matrix(
-    w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0", *, rides_along: bool = False
+    w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0", *, rides_in: str | None = None
 ) -> CMatrix:
-    """``b``: the C expression of its side path.  The B matrix of one rides in the blocks of its matrix
-    and is placed nowhere; every other matrix is."""
-    p = next((p for p in plan.placements if p.name == shape.name), None)
-    if p is None and not rides_along:
-        raise AssertionError(f"{shape.name} has no place in the plan")
+    """``b``: the C expression of its side path.  The B matrix of one rides in the blocks of the matrix
+    ``rides_in`` and has no place of its own; every other matrix has."""
+    name = rides_in or shape.name
+    p = next((p for p in plan.placements if p.name == name), None)
+    if p is None:
+        raise AssertionError(f"{name} has no place in the plan")
     return CMatrix(
-        offset=p.offset if p else 0,
+        offset=0 if rides_in else p.offset,
         block_bytes=shape.block_bytes,
         rows=w.n,
         blocks=shape.blocks,
-        tile_blocks=p.tile_blocks if p else 1,
+        tile_blocks=1 if rides_in else p.tile_blocks,
         cut=(
             w.k,
             w.nseg,
@@ -92,7 +92,7 @@ def _c_matrix(
             shape.words,
             w.cmax,
         ),
-        level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
+        level=f"SC_IN_{p.level.upper()}",
         format=c_format(w),
         drop=w.drop + w.format.fold,
         shift=w.shift,
@@ -152,7 +152,7 @@ def emit(
                 stored.append((a.name, a, None))
                 side = shapes[w.name].side
                 assert side is not None, f"{w.name}: a side path that was not planned"
-                sides.append((ident, _c_matrix(w.low_rank.b, side, plan, rides_along=True)))
+                sides.append((ident, _c_matrix(w.low_rank.b, side, plan, rides_in=w.name)))
                 b = f"&{ident}"
             added.append("0" if op.bias is None else f"bias_{i}_{slot}")
             if op.bias is not None:
@@ -186,7 +186,7 @@ def emit(
     if embed.table is not head:
         stored.append(("embedding", embed.table, None))
 
-    _write_blobs(stored, dict(shape.shared), plan, out / "blobs", progress)
+    _write_blobs(stored, dict(shape.shared), plan, target, out / "blobs", progress)
     tables = tokenizer_blob(tokenizer.encode_table(), tokenizer.vocab_size)
     (out / "blobs" / "tokenizer.bin").write_bytes(tables)
     offsets, pieces = _text_tables(tokenizer)
@@ -203,6 +203,7 @@ def emit(
         "ops": graph.device_ops(),
         "plan": plan,
         "target": target,
+        "targets": TARGETS,
         "layers": layers,
         "sides": sides,
         "matrices": matrices,
@@ -242,7 +243,6 @@ def emit(
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
         "input_words": 16 + graph.context,
         "context": graph.context,
-        "cl_stack": target.cl_stack,
     }
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resource("templates"))),
@@ -260,7 +260,7 @@ def emit(
     ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
-    _copy_runtime(out / "src")
+    _copy_runtime(out / "src", [TARGETS[name] for name in target.programs.values()])
 
 
 def _rows_of_numbers(values: list[int], per_line: int = 20) -> str:
@@ -275,6 +275,7 @@ def _write_blobs(
     stored: list[tuple[str, QLinear, np.ndarray | None]],
     owners: dict[str, str],
     plan: Plan,
+    target: Target,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -282,9 +283,9 @@ def _write_blobs(
     folder.mkdir(parents=True)
     by_name = {name: (w, order) for name, w, order in stored}
     done = 0
-    for level in LEVELS:
-        with (folder / f"{level}.bin").open("wb") as f:
-            for p in (p for p in plan.placements if p.level == level):
+    for level in target.stored:
+        with (folder / f"{level.name}.bin").open("wb") as f:
+            for p in (p for p in plan.placements if p.level == level.name):
                 w, order = by_name[p.name]
                 packed = pack_matrix(w, order)
                 if packed.shape != (p.blocks, p.block_bytes):
@@ -303,14 +304,18 @@ def _write_blobs(
                     progress(done, len(plan.placements))
 
 
-def _copy_runtime(src: Path) -> None:
-    """The C sources beside the generated ones, so that the directory builds on its own."""
+def _copy_runtime(src: Path, programs: list[Target]) -> None:
+    """The C sources of ``programs`` beside the generated ones, so that the directory builds on its own."""
     runtime = resource("runtime_c")
     (src / "runtime").mkdir()
     for folder in ("include", "src"):
         for file in sorted((runtime / folder).iterdir()):
             if file.suffix in (".c", ".h"):
                 shutil.copyfile(file, src / "runtime" / file.name)
-    shutil.copytree(runtime / "platform", src / "platform")
-    (src / "platform" / "blobs.S").rename(src / "blobs.S")
-    shutil.copytree(resource("toolchain"), src / "toolchain")
+    shutil.copyfile(runtime / "platform" / "blobs.S", src / "blobs.S")
+    bare = [t for t in programs if t.program.isa is not None]
+    folders = {folder for t in programs for folder in t.program.folders}
+    for folder in sorted(folders | ({"freestanding"} if bare else set())):
+        shutil.copytree(runtime / "platform" / folder, src / "platform" / folder)
+    for t in bare:
+        shutil.copytree(resource("toolchain") / t.name, src / "toolchain" / t.name)

@@ -32,6 +32,7 @@ from shrinkc.compression.sensitivity import (
 from shrinkc.compression.stages import depth, gptq, width
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Reporter, Update
+from shrinkc.core.words import listed
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.memory.plan import align, l2_beside_weights, make_plan
 from shrinkc.model import NAMES, SLOT_MODULES
@@ -154,14 +155,13 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
 
 
 def allowed_bytes(recipe: Recipe) -> int:
-    """What the model may take: packed bytes; for ``fit``, all that weight memory and L2 hold."""
+    """What the model may take: packed bytes; for ``fit``, all that the target's chip holds beside L1."""
     budget = recipe.budget
     assert budget is not None
     if budget.bytes is not None:
         return budget.bytes
     assert budget.fit is not None
-    target = target_named(budget.fit)
-    return target.wmem + target.l2
+    return sum(v.bytes for v in target_named(budget.fit).on_chip)
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
@@ -341,7 +341,7 @@ class Space:
 
 
 class OnChip(Space):
-    """The same choices, counted as the compiled program will take them of weight memory and L2.
+    """The same choices, counted as the compiled program will take them of L2 and what else is on the chip.
 
     Matrices are those that the compiler stores, so that the modules of one share a width; what else
     lies in L2 (code, tables, keys and values at the default context) counts as well.
@@ -355,7 +355,8 @@ class OnChip(Space):
     ) -> None:
         """``pieces``: bytes of the tokenizer's decode table."""
         super().__init__(config, settings, rank)
-        self.target, self.pieces = replace(target, flash=0), pieces
+        outside = {v.name: 0 for v in target.stored if v not in target.on_chip}
+        self.target, self.pieces = target.with_room(**outside), pieces
         self._beside: dict[tuple[int, int, int], int] = {}
 
     def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
@@ -396,7 +397,7 @@ class OnChip(Space):
             one = self.uniform(config, group, min(WIDTHS), bits)
             stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
             found[bits] = sum(map(align, stored))
-            if max(stored) <= max(self.target.wmem, self.target.l2):
+            if max(stored) <= max(v.bytes for v in self.target.on_chip):
                 fitting[bits] = found[bits]
         return fitting or found
 
@@ -425,11 +426,11 @@ class OnChip(Space):
             used = make_plan(self.shape_of(choice), self.target).used
         except DoesNotFit:
             return None
-        return replace(choice, bytes=used["wmem"] + used["l2"])
+        return replace(choice, bytes=sum(used[v.name] for v in self.target.on_chip))
 
     def free(self, shape: ModelShape) -> int:
-        """Bytes of weight memory and L2 that weights can have; DoesNotFit where L1 is too small."""
-        return self.target.wmem + self.target.l2 - l2_beside_weights(shape, self.target)
+        """Bytes on the chip that weights can have; DoesNotFit where L1 is too small."""
+        return sum(v.bytes for v in self.target.on_chip) - l2_beside_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
         """What to raise where the smallest choice does not fit: need and have."""
@@ -438,8 +439,13 @@ class OnChip(Space):
         try:
             why = (
                 f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
-                f"{self.free(shape)} in weight memory and L2, {self.target.wmem} of them in weight "
-                "memory."
+                f"{self.free(shape)} in {listed([v.label for v in self.target.on_chip])}"
+                + "".join(
+                    f", {v.bytes} of them in {v.label}"
+                    for v in self.target.on_chip
+                    if v.name != "l2"
+                )
+                + "."
             )
         except DoesNotFit as error:
             why = error.message

@@ -22,6 +22,7 @@ from shrinkc.compression.checks import between, exactly_one, one_of
 from shrinkc.compression.stages import KINDS, stage_module
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.resources import resource
+from shrinkc.targets import CHIPS
 
 HUB = "hub:"
 _STAGE_NAME = re.compile(rf"({'|'.join(KINDS)})(-[a-z0-9]+)?")
@@ -92,7 +93,7 @@ class BudgetSettings:
     def __post_init__(self) -> None:
         exactly_one(target_bytes=self.target_bytes, fit=self.fit)
         if self.fit is not None:
-            one_of("fit", self.fit, ("siracusa",))
+            one_of("fit", self.fit, CHIPS)
         if self.target_bytes is not None:
             between("target_bytes", self.bytes or 0, 1)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from shrinkc.core.words import listed
+
 
 class ShrinkcError(Exception):
     """Base of all refusals.  ``exit_code`` is stable across releases."""
@@ -118,8 +120,8 @@ class BudgetUnreachable(ShrinkcError):
 class Lack:
     """A memory that is too small.  ``level``: "l1", "l2", or "weights" for all matrices together.
 
-    ``need`` and ``have`` are bytes, of weights the bytes of weight memory, L2 and flash together;
-    of L1 ``need`` is the least that any schedule takes.  ``largest``: what takes most of it, as
+    ``need`` and ``have`` are bytes, of weights the bytes of all ``memories`` that the target has for
+    them; of L1 ``need`` is the least that any schedule takes.  ``largest``: what takes most of it, as
     (name, bytes).
     """
 
@@ -127,6 +129,7 @@ class Lack:
     need: int
     have: int
     largest: tuple[tuple[str, int], ...]
+    memories: tuple[str, ...] = ()
 
     @property
     def excess(self) -> int:
@@ -134,11 +137,10 @@ class Lack:
         return self.need - self.have
 
     def __str__(self) -> str:
-        label, least, where = {
-            "l1": ("L1", " at least", ""),
-            "l2": ("L2", "", ""),
-            "weights": ("Weights", "", " in weight memory, L2 and flash"),
-        }[self.level]
+        label, least = {"l1": ("L1", " at least"), "l2": ("L2", ""), "weights": ("Weights", "")}[
+            self.level
+        ]
+        where = f" in {listed(self.memories)}" if self.memories else ""
         largest = ", ".join(f"{name} {size}" for name, size in self.largest)
         return (
             f"{label}: need {self.need} bytes{least}, have {self.have}{where}, excess "

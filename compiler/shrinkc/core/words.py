@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def show_size(size: int) -> str:
     """``1.5 MiB``, ``37.2 KiB``, ``12 B``."""
@@ -9,6 +11,11 @@ def show_size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
     return f"{size} B"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return f" {last} ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
 
 
 def show_time(seconds: float) -> str:

@@ -29,7 +29,7 @@ def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack,
     The planner stops at the first one; that level is then given just enough to see the next.
     """
     out: list[Lack] = []
-    given = target if l1 is None else replace(target, l1=min(l1, target.l1))
+    given = target if l1 is None else target.with_room(l1=min(l1, target.l1))
     while (lack := _lack(shape, given)) is not None:
         out.append(lack)
         if lack.level == "weights" or len(out) > 2:
@@ -51,13 +51,13 @@ def _enough(shape: ModelShape, target: Target, level: str) -> Target:
     """``target`` with the least of ``level`` at which another level, or none, lacks something."""
 
     def given(size: int) -> Target:
-        return replace(target, l1=size) if level == "l1" else replace(target, l2=size)
+        return target.with_room(**{level: size})
 
     def lacks(size: int) -> bool:
         lack = _lack(shape, given(size))
         return lack is not None and lack.level == level
 
-    low, high = getattr(target, level), 2 * getattr(target, level)
+    low, high = target.room(level), 2 * target.room(level)
     while lacks(high) and high < _CEILING:
         low, high = high, 2 * high
     while high - low > 16:

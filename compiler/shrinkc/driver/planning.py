@@ -32,10 +32,9 @@ from shrinkc.quantize import (
     inputs_of,
 )
 from shrinkc.quantize.weights import check_groups
-from shrinkc.report.memory_map import LEVEL_NAMES
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
-from shrinkc.targets import Target, target_named
+from shrinkc.targets import MEMORIES, Target, target_named
 
 CONTEXT_MAX = 4094  # more probabilities overflow the attention's sum (ir/rules.py)
 
@@ -218,8 +217,8 @@ class Planned:
             f"vocabulary {c.vocab_size}, context {self.context}{implied}",
             f"  weights     {show_size(self.weight_bytes)} at {self._widths()}",
         ]
-        for level, label in LEVEL_NAMES.items():
-            used, have = p.used[level], p.capacity[level]
+        for level, have in p.capacity.items():
+            used, label = p.used[level], MEMORIES[level].short
             if used or level in ("l1", "l2"):
                 share = f"{100 * used / have:.0f} %" if have else "-"
                 out.append(
@@ -241,8 +240,8 @@ class Planned:
             "options": self.options,
             "fits": True,
             "memory": {
-                level: {"used": p.used[level], "available": p.capacity[level]}
-                for level in LEVEL_NAMES
+                level: {"used": p.used[level], "available": have}
+                for level, have in p.capacity.items()
             },
             "weight_bytes": self.weight_bytes,
             "chunk": p.chunk,

@@ -18,7 +18,7 @@ from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
 from shrinkc.ir.serialize import load
-from shrinkc.simulate import TARGET_OF, RunOutput, run_program
+from shrinkc.simulate import RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
     TRACE_DUMP,
@@ -34,7 +34,7 @@ from shrinkc.simulate.proof import (
     parse,
     reference,
 )
-from shrinkc.targets import TARGETS
+from shrinkc.targets import MACHINES, TARGETS, Target
 
 Machine = Literal["host", "qemu", "gvsoc"]
 
@@ -83,10 +83,8 @@ class RunRequest:
         profile: bool = False,
     ) -> RunRequest:
         """From the values of options; UsageError when one is not possible."""
-        if machine not in TARGET_OF:
-            raise UsageError(
-                f"--on {machine} is not possible.", f"allowed: {', '.join(TARGET_OF)}."
-            )
+        if machine not in MACHINES:
+            raise UsageError(f"--on {machine} is not possible.", f"allowed: {', '.join(MACHINES)}.")
         if prompt is not None and prompt_ids is not None:
             raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
         if chat and prompt is None:
@@ -159,7 +157,7 @@ def run_directory(
     BuildFailed, OutputError or RunFailed.
     """
     manifest = artifact.read_manifest(directory)
-    _check_machine(directory, manifest, request.machine)
+    target = _target_for(directory, manifest, request.machine)
     with reporter.stage("reading the program"):
         if request.verify:
             artifact.check_files(directory, manifest, (artifact.IR,))
@@ -169,11 +167,12 @@ def run_directory(
         reporter.note(f"note: changed since it was compiled: {', '.join(changed)}")
     asked = device_request(request, manifest, tokenizer)
     machine = request.machine
-    with reporter.stage(f"building for {TARGET_OF[machine]}"):
+    with reporter.stage(f"building for {target.programs[machine]}"):
         options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
-        build_program(directory, TARGET_OF[machine], env=env, options=options)
+        build_program(directory, target.programs[machine], env=env, options=options)
 
-    device = _Device(directory, machine, manifest.context, env, request.timeout or TIMEOUT[machine])
+    timeout = request.timeout or TIMEOUT[machine]
+    device = _Device(directory, target, machine, manifest.context, env, timeout)
     with ExitStack() as waiting:
         update = waiting.enter_context(reporter.stage(f"running on {machine}"))
         # the template's own text is not what was said
@@ -209,6 +208,7 @@ class _Device:
     """A built program on its machine."""
 
     directory: Path
+    target: Target
     machine: Machine
     context: int
     env: Mapping[str, str]
@@ -229,6 +229,7 @@ class _Device:
             env=self.env,
             timeout_s=self.timeout,
             on_line=None if story is None else story.on_line,
+            target=self.target,
         )
 
 
@@ -319,8 +320,8 @@ class RunResult:
         }
 
 
-def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machine) -> None:
-    """UsageError where the program was compiled for another machine."""
+def _target_for(directory: Path, manifest: artifact.Manifest, machine: Machine) -> Target:
+    """What the program was compiled for; UsageError where that does not run on ``machine``."""
     target = TARGETS.get(manifest.target)
     if target is None:
         raise BadArtifact(
@@ -329,11 +330,13 @@ def _check_machine(directory: Path, manifest: artifact.Manifest, machine: Machin
             "compile the model again.",
         )
     if machine not in target.runs_on:
+        others = [t.name for t in TARGETS.values() if t.machine == machine]
         raise UsageError(
             f"{directory} was compiled for {target.name} and does not run on {machine}.",
             f"allowed: --on {' or '.join(target.runs_on)}; or compile the model with "
-            f"--target {TARGET_OF[machine]}.",
+            f"--target {' or --target '.join(others)}.",
         )
+    return target
 
 
 def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:

@@ -1,9 +1,9 @@
 """The memory plan: what lies where, for how long, and how weights travel.
 
 L1 holds one arena.  Its buffers have lifetimes over the phases of a pass (PHASES) and buffers
-that are never live together may share bytes.  Weight matrices fill the weight memory in the order
-they are read, then L2, then off-chip flash; every matrix is cut into tiles of whole row blocks
-that fit the two L1 tile buffers.
+that are never live together may share bytes.  Weight matrices fill the target's memories in the order
+they are read and the target names them; every matrix is cut into tiles of whole row blocks that fit
+the two L1 tile buffers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
-from shrinkc.targets import KIB, Target
+from shrinkc.targets import FETCHED, KIB, Target
 
 PLAN_VERSION = 2
 
@@ -29,7 +29,6 @@ TILE_ROUND = 8  # row blocks: one per core
 KV_TILE_CAP = 16 * KIB
 ALIGN = 16
 GAINS_L1_MAX = 4 * KIB
-LEVELS = ("wmem", "l2", "flash")
 
 
 def align(n: int, to: int = ALIGN) -> int:
@@ -312,15 +311,15 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
     def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
         reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
-        room = {"wmem": t.wmem, "l2": t.l2 - reserved, "flash": t.flash}
-        at = dict.fromkeys(LEVELS, 0)
+        room = {v.name: v.bytes - reserved * (v.name == "l2") for v in t.stored}
+        at = dict.fromkeys(room, 0)
         out: dict[str, Placement] = {}
         owners = dict(s.shared)
         for m in s.matrices:
             if m.name in owners:
                 out[m.name] = replace(out[owners[m.name]], name=m.name)
                 continue
-            level = next((v for v in LEVELS if at[v] + m.bytes <= room[v]), "none")
+            level = next((v for v in room if at[v] + m.bytes <= room[v]), "none")
             if level == "none":
                 break
             out[m.name] = Placement(
@@ -333,18 +332,20 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     weights = sum(align(m.bytes) for m in s.stored)
     stage = embed = 0
     placements, used = place_weights(0, 0)
-    if used["flash"] > 0 or len(placements) < len(s.matrices):
+    fetched = [v.name for v in t.stored if v.access == FETCHED]
+    if any(used[v] for v in fetched) or (fetched and len(placements) < len(s.matrices)):
         stage, embed = tile, max(m.block_bytes for m in (s.head, s.embedding or s.head))
         placements, used = place_weights(stage, embed)
-    capacity = {"l1": total_l1, "l2": t.l2, "wmem": t.wmem, "flash": t.flash}
+    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.stored}}
     top = sorted(fixed, key=lambda f: -f[1])[:3]
     if used["l2"] > t.l2:
         raise DoesNotFit.of(Lack("l2", used["l2"], t.l2, tuple(top)))
     if len(placements) < len(s.matrices):
-        have = t.wmem + max(0, t.l2 - used["l2"]) + t.flash
+        have = sum(v.bytes for v in t.stored) - min(t.l2, used["l2"])
         big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
         largest = tuple((m.name, m.bytes) for m in big)
-        raise DoesNotFit.of(Lack("weights", weights, have, largest))
+        memories = tuple(v.label for v in t.stored)
+        raise DoesNotFit.of(Lack("weights", weights, have, largest, memories))
     l2 = [Buffer(n, "l2", align(v), *ALWAYS) for n, v in fixed]
     if stage:
         l2 += [Buffer("flash stage", "l2", 2 * align(stage), *ALWAYS)]

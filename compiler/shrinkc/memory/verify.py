@@ -168,7 +168,7 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    rooms = {"wmem": t.wmem, "l2": t.l2, "flash": t.flash}
+    rooms = {v.name: v.bytes for v in t.levels if v.name != "l1"}
     by_name = {p.name: p for p in plan.placements}
     if len(by_name) != len(plan.placements):
         yield "a matrix is placed twice"

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from shrinkc.memory.plan import PHASES, Plan
-
-LEVEL_NAMES = {"l1": "L1", "l2": "L2", "wmem": "weight mem.", "flash": "flash"}
+from shrinkc.targets import MEMORIES
 
 _WIDTH = 1040
 _MARGIN = 20
@@ -32,7 +31,9 @@ class _Region:
 
 def memory_map(plan: Plan, title: str) -> str:
     """An SVG document of ``plan``; hovering over a region shows its name, place and size."""
-    levels = [v for v in LEVEL_NAMES if plan.capacity[v] and (plan.used[v] or v in ("l1", "l2"))]
+    levels = [
+        v for v, have in plan.capacity.items() if have and (plan.used[v] or v in ("l1", "l2"))
+    ]
     arena_top = 50 + _ROW * len(levels) + 40
     height = arena_top + _ARENA_HEIGHT + 70
     out = [
@@ -50,17 +51,15 @@ def memory_map(plan: Plan, title: str) -> str:
 
 def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
     """A bar as long as the level where it is half full or more, else as long as twice its use."""
-    used, capacity = plan.used[level], plan.capacity[level]
+    used, capacity, name = plan.used[level], plan.capacity[level], MEMORIES[level].short
     span = max(1, min(capacity, 2 * used))
     width = _WIDTH - 2 * _MARGIN - _LABEL
     scale = width / span
     percent = 100 * used / capacity
     shown = "" if span == capacity else f" (the bar shows the first {span} bytes)"
     out = [
-        _text(_MARGIN, y + 21, LEVEL_NAMES[level], size=13),
-        _box(
-            _MARGIN + _LABEL, y, width, _BAR, "#f4f4f4", f"{LEVEL_NAMES[level]}: {capacity} bytes"
-        ),
+        _text(_MARGIN, y + 21, name, size=13),
+        _box(_MARGIN + _LABEL, y, width, _BAR, "#f4f4f4", f"{name}: {capacity} bytes"),
     ]
     for index, region in enumerate(_regions(plan, level)):
         left = _MARGIN + _LABEL + region.offset * scale

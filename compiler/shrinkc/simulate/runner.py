@@ -21,15 +21,13 @@ from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.core.shell import quoted
 from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
+from shrinkc.targets import DEFAULT, Target
 
 INPUT_MAGIC = 0x31494353
 TRACE_LOGITS = 8
 TOKENS_AT = 16  # these three: sc_input.h
 
 Words = Sequence[int] | npt.NDArray[np.integer]
-
-TARGET_OF = {"host": "host", "qemu": "rv32", "gvsoc": "siracusa"}
-"""The target whose program a machine runs."""
 
 PLATFORM_CODES = {
     0x7D: "the platform refused the input or a request of the program",
@@ -61,19 +59,24 @@ def run_program(
     env: Mapping[str, str],
     timeout_s: float,
     on_line: Callable[[str], None] | None = None,
+    target: Target = DEFAULT,
 ) -> RunOutput:
-    """Runs the built program of ``out`` on ``on`` with the input ``words`` (see sc_input.h).
+    """Runs the built program of ``out``, compiled for ``target``, on ``on`` with the input ``words``
+    (see sc_input.h).
 
     Each line of output goes to ``on_line`` when it appears.  The exit code is the program's own;
     a crash, a hang or a code of :data:`PLATFORM_CODES` raises RunFailed.
     """
-    if on not in TARGET_OF:
-        raise UsageError(f"no machine called '{on}'.", f"allowed: {', '.join(TARGET_OF)}.")
-    program = _program(out, on)
+    if on not in target.runs_on:
+        raise UsageError(
+            f"no machine called '{on}' runs programs for {target.name}.",
+            f"allowed: {', '.join(target.runs_on)}.",
+        )
+    program = _program(out, target.programs[on])
     content = np.asarray(words).astype("<u4").tobytes()
     with tempfile.TemporaryDirectory(prefix="shrinkc-") as scratch:
         if on == "gvsoc":
-            done = _on_gvsoc(program, out, content, Path(scratch), env, timeout_s, on_line)
+            done = _on_gvsoc(program, out, target, content, Path(scratch), env, timeout_s, on_line)
         else:
             emulator = [str(require_tool("qemu-riscv32", env))] if on == "qemu" else []
             command = [*emulator, str(program)]
@@ -130,11 +133,11 @@ def host_logits(
                 process.kill()
 
 
-def _program(out: Path, on: str) -> Path:
-    program = (out / PROGRAM[TARGET_OF[on]]).resolve()
+def _program(out: Path, name: str) -> Path:
+    program = (out / PROGRAM[name]).resolve()
     if not program.is_file():
-        hint = f"build it:\n{quoted('make', '-C', out, TARGET_OF[on])}"
-        raise BadArtifact(f"{out} has no {PROGRAM[TARGET_OF[on]]}.", hint)
+        hint = f"build it:\n{quoted('make', '-C', out, name)}"
+        raise BadArtifact(f"{out} has no {PROGRAM[name]}.", hint)
     return program
 
 
@@ -163,6 +166,7 @@ def _with_stdin(
 def _on_gvsoc(
     program: Path,
     out: Path,
+    target: Target,
     content: bytes,
     scratch: Path,
     env: Mapping[str, str],
@@ -170,13 +174,13 @@ def _on_gvsoc(
     on_line: Callable[[str], None] | None,
 ) -> Finished:
     """With the program's exit code, which the launcher reports in a line and not by its status."""
-    launcher = require_tool("gvsoc", env)
+    launcher = require_tool("gvsoc", env, target.name)
     binary = scratch / "model.elf"
     replace_section(program, INPUT_SECTION, content, binary)
     (scratch / "work").mkdir()
     command = [
         str(launcher),
-        "--target=siracusa",
+        f"--target={target.gvsoc}",
         f"--work-dir={scratch / 'work'}",
         f"--binary={binary}",
         *_flash_options(out, scratch),

@@ -3,7 +3,7 @@
 #ifndef SC_COUNTERS_H
 #define SC_COUNTERS_H
 
-#include "regs.h"
+#include "cluster.h"
 
 /* mcycle goes on while a core sleeps, the performance counters (PCCR, 0x780 and up) do not. */
 #define SC_CSR(csr)                                                                                          \

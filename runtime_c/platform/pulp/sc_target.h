@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Siracusa: 8 workers (cores 0..7) and a controller (core 8) that runs sc_main().
+ * SoCs of the PULP family: workers (cores 0 and up) and a controller behind them that runs sc_main().
  *
  * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
  * DMA may be used by any worker and by the controller; the core that started a transfer waits.
@@ -9,9 +9,8 @@
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 
-#include "regs.h"
+#include "cluster.h"
 
-#define SC_CORES 8
 #ifndef SC_XPULP
 #define SC_XPULP 1
 #endif

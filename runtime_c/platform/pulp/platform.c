@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The platform of Siracusa: start-up in C, workers, flash, console, end of the run. */
+ * The platform of SoCs of the PULP family: start-up in C, workers, flash, console, end of the run. */
 #include "sc_platform.h"
 
 #define EXIT_STACK 0x7E /* a stack overflowed */

@@ -41,7 +41,7 @@ sc_cluster_start:
     .option norelax
     la      gp, __global_pointer$
     .option pop
-    csrr    s0, mhartid         /* 0..8 */
+    csrr    s0, mhartid         /* the core */
     la      a0, __sc_cluster_stacks
     lui     t1, %hi(SC_CL_STACK)
     addi    t1, t1, %lo(SC_CL_STACK)

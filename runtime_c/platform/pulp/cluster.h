@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Registers of SoCs of the PULP family that the platform touches; offsets and bits were tried on GVSoC.
+ * In what a SoC differs from its relatives is said in its regs.h. */
+#ifndef SC_CLUSTER_H
+#define SC_CLUSTER_H
+
+#include <stdint.h>
+
+#include "regs.h"
+
+#define REG(address) (*(volatile uint32_t *)(uintptr_t)(address))
+
+/* ---- cluster ---- */
+#define CLUSTER_FETCH_ENABLE 0x10200008u /* one bit per core */
+#define CLUSTER_BOOT(core) (0x10200040u + 4u * (core))
+#define CLUSTER_CORES (SC_CORES + 1u) /* the workers and the controller */
+#define CONTROLLER ((uint32_t)SC_CORES)
+
+#define TIMER_CONFIG 0x10200400u /* 1 = run */
+#define TIMER_COUNT 0x10200408u
+
+#define ICACHE_ENABLE 0x10201400u
+
+/* ---- event unit, the view of the core that asks ---- */
+#define EU_MASK 0x10204000u
+#define EU_WAIT_CLEAR 0x1020403Cu
+#define EU_DISPATCH 0x10204080u /* FIFO: the controller writes, every team member reads each word */
+#define EU_DISPATCH_TEAM 0x10204084u
+#define EU_BARRIER_MEMBERS(n) (0x10204200u + 0x20u * (n))
+#define EU_BARRIER_TARGETS(n) (0x1020420Cu + 0x20u * (n))
+#define EU_BARRIER_WAIT(n) (0x1020421Cu + 0x20u * (n)) /* arrive, sleep, clear */
+
+#define EVENT_DMA (1u << 8)
+#define EVENT_BARRIER (1u << 16)
+#define EVENT_DISPATCH (1u << 18)
+
+#define JOIN_BARRIER 0u /* the workers and the controller */
+#define TEAM_BARRIER 1u /* the workers */
+
+/* A load that puts the core to sleep until the event unit answers (p.elw). */
+static inline uint32_t elw(uint32_t address) {
+    uint32_t value;
+    __asm__ volatile(".insn i 0x03, 6, %0, 0(%1)" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
+static inline uint32_t hart_id(void) {
+    uint32_t id;
+    __asm__ volatile("csrr %0, 0xF14" : "=r"(id));
+    return id; /* 0.. in the cluster, 0x3E0 the fabric controller */
+}
+
+/* ---- DMA (mchan), the channel of the core that asks ---- */
+#define DMA_COMMAND 0x10204400u /* read: a free counter; write: command, L1 and other address */
+#define DMA_STATUS 0x10204404u  /* read: busy counters; write 1 << n: give counter n back */
+#define DMA_TO_L1 (1u << 17)
+#define DMA_LINEAR (1u << 18)
+#define DMA_EVENT (1u << 20)   /* wake the core when its counter drops to 0 */
+#define DMA_MAX_BYTES 0x10000u /* the length field ends at 131071; a power of two keeps alignment */
+
+/* ---- SoC ---- */
+#define SOC_EXIT 0x1A1040A0u /* 0x80000000 | code ends the simulation */
+#define STDOUT_BYTE(cluster, core) (0x1A10F000u + ((cluster) << 7) + ((core) << 3))
+
+#define UDMA_CLOCKS 0x1A102000u /* a bit per peripheral */
+#define UDMA_HYPERBUS_CLOCK (1u << HYPERBUS_PERIPHERAL)
+/* its first channel, then a second one, then what they share */
+#define HYPER(offset) (0x1A102080u + 0x80u * HYPERBUS_PERIPHERAL + (offset))
+#define HYPER_L2_ADDRESS HYPER(0x00)
+#define HYPER_BYTES HYPER(0x04)
+#define HYPER_GO HYPER(0x08)
+#define HYPER_GO_READ 0x10u
+#define HYPER_COMMAND HYPER(0x18) /* bit 2 read, bit 0 linear burst */
+#define HYPER_FLASH_ADDRESS HYPER(0x1C)
+#define HYPER_STATUS HYPER(0x24) /* bit 0: busy */
+#define HYPER_2D HYPER(0x28)
+#define HYPER_L2_2D HYPER(0x34)
+#define HYPER_PAGE_BOUND HYPER(0x100) /* 4 = bursts are not cut at pages */
+#define HYPER_LATENCY HYPER(0x104)
+#define HYPER_CHIP_SELECT HYPER(0x120) /* 0 = HyperRAM, 1 = HyperFlash */
+
+#endif
