@@ -40,8 +40,9 @@ from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.planning import PlanRequest
 from shrinkc.importer import LlamaConfig, formats, load_config
+from shrinkc.memory.plan import make_plan
 from shrinkc.quantize import QuantOptions
-from shrinkc.targets import KIB, SIRACUSA, TARGETS, Target
+from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 
 
 def exhaustive(items: Sequence[Sequence[Option]], budget: int) -> float | None:
@@ -268,6 +269,25 @@ def test_what_is_allowed() -> None:
     assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}})) == 2 << 20
     chip = allowed_bytes(parse_recipe({"budget": {"fit": "siracusa"}}))
     assert chip == SIRACUSA.room("wmem") + SIRACUSA.l2
+    assert allowed_bytes(parse_recipe({"budget": {"fit": "pulp-open"}})) == PULP_OPEN.l2
+    for name in TARGETS.keys() - CHIPS:
+        with pytest.raises(BadRecipe, match=f"fit = '{name}'; siracusa, pulp-open are allowed"):
+            parse_recipe({"budget": {"fit": name}})
+
+
+def test_a_chip_without_weight_memory() -> None:
+    """The choice is planned in L2 alone, and one that has no room there is refused with its numbers."""
+    small = PULP_OPEN.with_room(l2=240 * KIB)
+    space, costs = on_chip(SMALL, small), some_costs(4, 2, kv_heads=2)
+    choice = space.choose(costs, small.l2, lambda *_: None)
+    plan = make_plan(space.shape_of(choice), small)
+    assert choice.bytes == plan.used["l2"] <= small.l2 and plan.used["flash"] == 0
+    whole = on_chip(SMALL, PULP_OPEN)
+    least = whole.planned(whole.smallest())
+    assert least is not None
+    on_chip(SMALL, PULP_OPEN.with_room(l2=least.bytes)).check(0)
+    with pytest.raises(BudgetUnreachable, match=r"pulp-open does not hold .* have \d+ in L2\."):
+        on_chip(SMALL, PULP_OPEN.with_room(l2=least.bytes - 16)).check(0)
 
 
 def on_chip(

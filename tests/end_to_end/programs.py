@@ -44,18 +44,18 @@ GREEDY = Sampling()
 WARM = Sampling(inv_temp_q16=65536, top_p_q16=58982, seed=7)  # temperature 1, top-p 0.9
 
 
-def missing(on: str) -> str | None:
+def missing(on: str, target: Target = SIRACUSA) -> str | None:
     """Why programs for the machine ``on`` cannot be built or run here, or None."""
     for name in ("make", *NEEDS[on]):
-        tool = find_tool(name, ENV)
+        tool = find_tool(name, ENV, target.name if name == "gvsoc" else None)
         if not tool.usable:
             return f"{tool.name}: {tool.problem}; {tool.fix}"
     return None
 
 
-def need(on: str) -> None:
+def need(on: str, target: Target = SIRACUSA) -> None:
     """Skip the test, naming what is missing."""
-    reason = missing(on)
+    reason = missing(on, target)
     if reason is not None:
         pytest.skip(reason)
 
@@ -68,16 +68,17 @@ class Program:
     graph: Graph
     shape: ModelShape
     plan: Plan
+    target: Target = SIRACUSA
 
     def build(self, on: str, **options: str) -> Program:
         """Build for the machine ``on``; options are those of the generated Makefile."""
-        build_program(self.out, SIRACUSA.programs[on], env=ENV, options=options)
+        build_program(self.out, self.target.programs[on], env=ENV, options=options)
         return self
 
     def run(self, on: str, request: Request, timeout_s: float = 60) -> list[str]:
         """The lines of a proof run that ended by itself with exit code 0."""
         words = request.words(self.graph.context, TRACE_PROOF)
-        done = run_program(self.out, on, words, env=ENV, timeout_s=timeout_s)
+        done = run_program(self.out, on, words, env=ENV, timeout_s=timeout_s, target=self.target)
         assert done.exit_code == 0, (done.lines[-5:], done.errors[-20:])
         return done.lines
 
@@ -107,7 +108,7 @@ def compile_graph(
     assert verify(plan, shape, target) > 0
     out.mkdir(parents=True)
     emit(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test")
-    return Program(out, graph, shape, plan)
+    return Program(out, graph, shape, plan, target)
 
 
 def compile_model(
@@ -140,10 +141,13 @@ def smallest_l1(shape: ModelShape, target: Target = SIRACUSA) -> int:
     return high
 
 
-def l2_without_weights(shape: ModelShape, l1_budget: int | None = None) -> int:
+def l2_without_weights(
+    shape: ModelShape, l1_budget: int | None = None, target: Target = SIRACUSA
+) -> int:
     """Bytes of L2 that a program takes whose weights are all in flash."""
+    others = {v.name: 0 for v in target.on_chip}
     with pytest.raises(DoesNotFit) as refused:
-        make_plan(shape, SIRACUSA.with_room(wmem=0, l2=SIRACUSA.l2_system), l1_budget)
+        make_plan(shape, target.with_room(**others | {"l2": target.l2_system}), l1_budget)
     return int(refused.value.message.split("need ")[1].split()[0])
 
 

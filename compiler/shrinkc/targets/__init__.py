@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from shrinkc.core.errors import UsageError
 from shrinkc.targets.host import HOST
+from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.rv32 import RV32
 from shrinkc.targets.siracusa import SIRACUSA
 from shrinkc.targets.target import COPIED, FETCHED, KIB, MACHINES, MEMORIES, MIB, Level, Target
 
 __all__ = [
-    "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "MACHINES", "MEMORIES", "MIB", "RV32", "SIRACUSA",
-    "TARGETS", "Level", "Target", "target_named",
+    "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "MACHINES", "MEMORIES", "MIB", "PULP_OPEN", "RV32",
+    "SIRACUSA", "TARGETS", "Level", "Target", "target_named",
 ]  # fmt: skip
 
-TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST)}
+TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}
 """Name -> target."""
 
 CHIPS = tuple(t.name for t in TARGETS.values() if t.gvsoc)

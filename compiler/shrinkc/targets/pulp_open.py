@@ -1,0 +1,32 @@
+"""The open PULP SoC as GVSoC models it: 8 workers and a controller, L1 and L2, off-chip flash."""
+
+from __future__ import annotations
+
+from shrinkc.targets.target import KIB, MIB, Level, Program, Target
+
+# 16 more than a multiple of 64, so that the cores' stacks start in different L1 banks
+STACK = 1040
+
+PULP_OPEN = Target(
+    name="pulp-open",
+    title="PULP open",
+    cores=8,
+    levels=(
+        Level("l1", 64 * KIB),
+        # 64 KiB of two private banks, 1536 KiB of shared ones
+        Level("l2", 1600 * KIB),
+        Level("flash", 512 * MIB),
+    ),
+    l1_system=9 * STACK + 1024,
+    l2_system=80 * KIB,
+    programs={"host": "host", "qemu": "rv32", "gvsoc": "pulp-open"},
+    program=Program(
+        folders=("pulp-open", "pulp"),
+        isa="rv32imc_zicsr",
+        defines=("SC_XPULP=1",),
+        options={"STACKS": "SC_STACK_REPORT", "PROFILE": "SC_PROFILE"},
+        symbols={"SC_CL_STACK": STACK},
+        sections=True,
+    ),
+    gvsoc="pulp-open",
+)
