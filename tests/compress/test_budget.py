@@ -20,17 +20,16 @@ from shrinkc.compression.budget import (
     FUSED,
     Choice,
     OnChip,
-    Option,
     Space,
     allowed_bytes,
     best,
     decide,
-    knapsack,
     space_of,
     stages_of,
 )
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import facts_of
+from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
 from shrinkc.compression.run import compress
 from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
