@@ -24,6 +24,7 @@ from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import TIED_DAMP
 from shrinkc.compression.fingerprint import differences
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
+from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
 from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
@@ -40,7 +41,7 @@ INPUT_OF = {
     m.name: next(first.name for first in LAYER_MODULES if first.slot == m.slot)
     for m in LAYER_MODULES
 }
-WIDTHS = (8, 4, 3, 2)
+WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
 VERSION = 1
