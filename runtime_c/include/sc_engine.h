@@ -3,8 +3,8 @@
 #ifndef SC_ENGINE_H
 #define SC_ENGINE_H
 
+#include "sc_abi.h"
 #include "sc_attention.h"
-#include "sc_input.h"
 
 /* All L1 buffers lie in one arena; the memory planner gave each its offset, and buffers that are
  * never live together share bytes. */

@@ -6,14 +6,11 @@
 #include <stdint.h>
 
 #include "model.h"
-
-#define SC_ROWS 8 /* rows of a block */
+#include "sc_abi.h"
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
 /* bits of a weight, and what a block holds beside row scales and weights */
 enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32 };
-
-#define SC_BLOCK 8 /* inputs that one core scans or quantises at a time, never across segments */
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
  * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or

@@ -140,6 +140,4 @@ static inline uint32_t sc_mix32(uint32_t h) {
     return h ^ (h >> 16);
 }
 
-#define SC_HASH_MULTIPLIER 0x01000193u
-
 #endif

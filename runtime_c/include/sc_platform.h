@@ -35,7 +35,7 @@
 /* ---- program ---- */
 int sc_main(void); /* the engine's entry; returns the exit code */
 void sc_exit(int code) __attribute__((noreturn));
-const uint32_t *sc_input_words(void); /* the run's input, see sc_input.h */
+const uint32_t *sc_input_words(void); /* the run's input, see sc_abi.h */
 
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1 */

@@ -30,6 +30,9 @@ _Static_assert(sizeof(sc_head_scratch) == SC_HEAD_SCRATCH_BYTES, "planned size o
 _Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc_head_state");
 _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
 _Static_assert(sizeof(void *) != 8 || sizeof(sc_qvec) == SC_QVEC_BYTES, "no more is planned than needed");
+_Static_assert(sizeof(sc_part) == SC_PART_BYTES, "planned size of sc_part");
+_Static_assert(SC_K_BLOCK == SC_K_BLOCK_BYTES, "planned size of 4 positions' keys");
+_Static_assert(SC_V_BLOCK == SC_V_BLOCK_BYTES, "planned size of 4 positions' values");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */

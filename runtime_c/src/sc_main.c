@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The generation loop: prefill, decode with the KV cache, end token, text out.
  *
- * Lines of a proof or timing run (plain text otherwise):
- *   @T position token hex-bytes   the token chosen after the one at `position`
- *   @C P|D time                   time of the prefill, of one decode step (sampling included)
- *   @Z tokens                     the run is complete
- *   @E message                    the input was refused */
+ * Plain text, or the lines of a proof or timing run (sc_abi.h). */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
 
+_Static_assert(SC_INPUT_WORDS == SC_IN_TOKENS + SC_CONTEXT, "words of a whole input");
+
 static int refuse(const char *message) {
-    sc_puts("@E ");
+    sc_puts(SC_LINE_REFUSED " ");
     sc_puts(message);
     sc_puts("\n"); /* a line end flushes */
-    return 3;
+    return SC_EXIT_REFUSED;
 }
 
 static void emit_text(uint32_t token) {
@@ -27,7 +25,7 @@ static void emit_text(uint32_t token) {
 }
 
 static void emit_line(uint32_t position, uint32_t token) {
-    sc_puts("@T ");
+    sc_puts(SC_LINE_TOKEN " ");
     sc_put_uint(position);
     sc_puts(" ");
     sc_put_uint(token);
@@ -38,7 +36,7 @@ static void emit_line(uint32_t position, uint32_t token) {
 }
 
 static void emit_time(const char *what, uint32_t time) {
-    sc_puts("@C ");
+    sc_puts(SC_LINE_TIME " ");
     sc_puts(what);
     sc_puts(" ");
     sc_put_uint(time);
@@ -106,7 +104,7 @@ int sc_main(void) {
         uint32_t time = sc_time() - start - sc_now.untimed;
         sc_profile_print();
         if (sc_now.trace != SC_TRACE_TEXT) {
-            emit_time(made ? "D" : "P", time);
+            emit_time(made ? SC_DECODE : SC_PREFILL, time);
             emit_line(position - 1, token);
         }
         made++;
@@ -118,7 +116,7 @@ int sc_main(void) {
         feed(&token, 1, position++);
     }
     if (sc_now.trace != SC_TRACE_TEXT) {
-        sc_puts("@Z ");
+        sc_puts(SC_LINE_END " ");
         sc_put_uint(made);
     }
     sc_puts("\n");

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the host needs to compare every integer that matters, as text lines.
- *
- *   @H position layer hash      hash of the layer's output, the residual stream
- *   @L position first v v ...   logits from `first` on, 8 hex digits each
- *   @D op first v v ...         an op's output, printed whole for the layer and position asked for
+ * What the host needs to compare every integer that matters, as text lines: hashes, logits, ops.
  * Time spent here is added to sc_now.untimed and taken off the step. */
 #include "sc_platform.h"
 
@@ -19,7 +15,7 @@ static uint32_t hash(const int32_t *v, uint32_t n) {
 
 static void put_hashes(uint32_t layer) {
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
-        sc_puts("@H ");
+        sc_puts(SC_LINE_HASH " ");
         sc_put_uint(sc_now.position + t);
         sc_puts(" ");
         sc_put_uint(layer);
@@ -30,9 +26,9 @@ static void put_hashes(uint32_t layer) {
 }
 
 static void put_logits(void) {
-    char tag[16] = "@L ", digits[11];
+    char tag[16] = SC_LINE_LOGITS " ", digits[11];
     uint32_t v = sc_now.position + sc_now.tokens - 1;
-    int i = 10, at = 3;
+    int i = 10, at = sizeof SC_LINE_LOGITS;
     digits[i] = 0;
     do digits[--i] = (char)('0' + v % 10);
     while (v /= 10);
@@ -42,8 +38,8 @@ static void put_logits(void) {
 }
 
 static void dump_words(const char *op, const int32_t *v, uint32_t n) {
-    char tag[32] = "@D ";
-    int at = 3;
+    char tag[32] = SC_LINE_DUMP " ";
+    int at = sizeof SC_LINE_DUMP;
     while (*op) tag[at++] = *op++;
     tag[at] = 0;
     sc_put_words(tag, v, n);
@@ -52,7 +48,7 @@ static void dump_words(const char *op, const int32_t *v, uint32_t n) {
 static void dump_bytes(const char *op, const int8_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (i % 24 == 0) {
-            sc_puts(i ? "\n@D " : "@D ");
+            sc_puts(i ? "\n" SC_LINE_DUMP " " : SC_LINE_DUMP " ");
             sc_puts(op);
             sc_puts(" ");
             sc_put_uint(i);

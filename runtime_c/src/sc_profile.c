@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Profile, in programs that are built with SC_PROFILE only: what each core's counters say of each op.
  *
- *   @P P|D layer op cores elapsed active instructions load_stalls icache transfers worst
+ *   SC_LINE_PROFILE P|D layer op cores elapsed active instructions load_stalls icache transfers worst
  *
  * P: the prompt, D: one decode step; layer is - outside the layers.  In cycles, but for instructions;
  * summed over the cores, but for the last two, which are those of the core that has most.  Active: not
@@ -77,7 +77,8 @@ static void put_sample(uint32_t n) {
         if (c[SC_TRANSFERS] > transfers) transfers = c[SC_TRANSFERS];
         if (c[SC_ACTIVE] > worst) worst = c[SC_ACTIVE];
     }
-    sc_puts(sc_now.position < sc_input_words()[SC_IN_PROMPT] ? "@P P " : "@P D ");
+    sc_puts(SC_LINE_PROFILE " ");
+    sc_puts(sc_now.position < sc_input_words()[SC_IN_PROMPT] ? SC_PREFILL " " : SC_DECODE " ");
     if (what[n].layer < SC_LAYERS)
         sc_put_uint(what[n].layer);
     else

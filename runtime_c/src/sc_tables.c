@@ -5,7 +5,7 @@
 #include "sc_model.h"
 #include "sc_num.h"
 
-/* what the planner reserves for the tables in L1: memory/plan.py */
+/* what the planner reserves for the tables in L1 */
 _Static_assert(sizeof(void *) != 4 || sizeof(sc_matrix) == SC_MATRIX_BYTES, "planned size of sc_matrix");
 _Static_assert(sizeof(void *) != 4 || sizeof(sc_layer) == SC_LAYER_BYTES, "planned size of sc_layer");
 _Static_assert(257 * sizeof(uint16_t) <= SC_SIGMOID_BYTES, "planned size of the sigmoid's table");

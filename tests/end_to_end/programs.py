@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.layer import MODULES
+from shrinkc.abi import Trace
 from shrinkc.build import build_program, find_tool
 from shrinkc.codegen.emit import emit
 from shrinkc.core.errors import DoesNotFit
@@ -24,7 +25,6 @@ from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate import run_program
 from shrinkc.simulate.proof import (
-    TRACE_PROOF,
     Record,
     Request,
     Verdict,
@@ -77,7 +77,7 @@ class Program:
 
     def run(self, on: str, request: Request, timeout_s: float = 60) -> list[str]:
         """The lines of a proof run that ended by itself with exit code 0."""
-        words = request.words(self.graph.context, TRACE_PROOF)
+        words = request.words(self.graph.context, Trace.PROOF)
         done = run_program(self.out, on, words, env=ENV, timeout_s=timeout_s, target=self.target)
         assert done.exit_code == 0, (done.lines[-5:], done.errors[-20:])
         return done.lines

@@ -11,13 +11,14 @@ import pytest
 
 from helpers.quantised import Format, quantised_model
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import InputWord, Trace
 from shrinkc.core.artifact import Manifest, write_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import host_logits, run_program
-from shrinkc.simulate.proof import TRACE_PROOF, reference
+from shrinkc.simulate.proof import reference
 from shrinkc.targets import SIRACUSA
 
 from .programs import (
@@ -153,8 +154,12 @@ def test_raw_logits_are_for_hosts(scored: Program) -> None:
     """The 32-bit program refuses; the host refuses new tokens and other traces beside them."""
     need("qemu")
     request = random_request(scored.graph, np.random.default_rng(1), 4, 0)
-    words = request.words(24, 8)
-    for on, changed in (("qemu", {}), ("host", {2: 1}), ("host", {6: 8 | TRACE_PROOF})):
+    words = request.words(24, Trace.LOGITS)
+    for on, changed in (
+        ("qemu", {}),
+        ("host", {InputWord.NEW: 1}),
+        ("host", {InputWord.TRACE: Trace.LOGITS | Trace.PROOF}),
+    ):
         scored.build(on)
         block = list(words)
         for at, value in changed.items():

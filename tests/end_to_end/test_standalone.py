@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import Exit, Trace
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.cli.main import run_cli
 from shrinkc.core.artifact import read_manifest
 from shrinkc.driver.running import sampling_of
 from shrinkc.importer import Tokenizer
-from shrinkc.simulate.proof import TRACE_TEXT, Request
+from shrinkc.simulate.proof import Request
 
 from .programs import ENV, need
 
@@ -69,7 +70,7 @@ def test_words_are_those_of_shrinkc(
     ids = tuple(Tokenizer.of_program(program, read_manifest(program)).encode(prompt))
     new = CONTEXT - len(ids) if tokens is None else tokens
     sampling = sampling_of(temperature, top_p, seed)
-    want = Request(ids, new, sampling, ignore_eos).words(CONTEXT, TRACE_TEXT)
+    want = Request(ids, new, sampling, ignore_eos).words(CONTEXT, Trace.TEXT)
     done = call(program, *options, "--words", "--", prompt)
     assert (done.returncode, done.stderr) == (0, b"")
     np.testing.assert_array_equal(np.frombuffer(done.stdout, "<u4"), want)
@@ -147,7 +148,7 @@ def test_text_on_stdin_is_no_input(program: Path, text: bytes) -> None:
     done = subprocess.run(
         [program / PROGRAM["host"]], input=text, capture_output=True, check=False, timeout=60
     )
-    assert (done.returncode, done.stdout) == (0x7D, b"")
+    assert (done.returncode, done.stdout) == (Exit.PLATFORM, b"")
     assert b"a prompt goes on the command line" in done.stderr
 
 
@@ -157,7 +158,7 @@ def test_text_that_cannot_be_written_is_no_success(program: Path) -> None:
             [program / PROGRAM["host"], "--tokens", "3", "the"], stdin=subprocess.DEVNULL,
             stdout=full, stderr=subprocess.PIPE, check=False, timeout=60,
         )  # fmt: skip
-    assert done.returncode == 0x7D
+    assert done.returncode == Exit.PLATFORM
     assert b"cannot write to stdout" in done.stderr
 
 

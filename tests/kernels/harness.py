@@ -12,6 +12,7 @@ import numpy as np
 
 from end_to_end.programs import add_adapters, compile_model
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import ROW_BLOCK, X_BLOCK
 from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.core.resources import resource
@@ -20,7 +21,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.vectors import QVector
 from shrinkc.quantize import QuantOptions
-from shrinkc.storage import ROW_BLOCK, WIDTHS
+from shrinkc.storage import WIDTHS
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
@@ -31,7 +32,7 @@ NUMBER_FUNCTIONS = (
 )  # fmt: skip
 WIDTH, GROUPED, ASYM = 15, 16, 32  # enum sc_format: bits of a weight, and flags
 STORE, ADD, SILU = 0, 1, 2
-BLOCK = 8  # SC_BLOCK
+BLOCK = X_BLOCK
 
 
 @dataclass(frozen=True)

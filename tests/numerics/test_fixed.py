@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from shrinkc.abi import HASH_MULTIPLIER
 from shrinkc.numerics import fixed
 
 I32 = (1 << 31) - 1
@@ -98,7 +99,7 @@ def test_mix32_is_the_published_finaliser_and_injective() -> None:
 def slow_hash(words: np.ndarray) -> int:
     h = 0
     for w in words.tolist():
-        h = (h * fixed.HASH_MULTIPLIER + w) % (1 << 32)
+        h = (h * HASH_MULTIPLIER + w) % (1 << 32)
     return h
 
 

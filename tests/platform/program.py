@@ -8,6 +8,8 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from shrinkc.abi import INPUT_MAGIC, InputWord
+from shrinkc.abi import input_words as words_for
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.importer.encode_table import EncodeTable, Step
 from shrinkc.targets import KIB, SIRACUSA, TARGETS, Target
@@ -19,10 +21,8 @@ VOCAB = FIRST_BYTE + 256
 BYTE_TOKENS = EncodeTable(
     (BOS,), BOS, steps=(Step("BYTES"),), units={b: FIRST_BYTE + b for b in range(256)}
 )  # a prompt is BOS and its bytes
-INPUT_WORDS = 16 + CONTEXT
-MAGIC = 0x31494353
-SEED = 3  # the word that tells selftest.c how to end
 KINDS = {"wmem": 1, "l2": 2, "flash": 3}  # of selftest.c
+INPUT_WORDS = words_for(CONTEXT)
 SIZES = {"wmem": 300_001, "l2": 100_003, "flash": 262_144}
 
 
@@ -43,7 +43,8 @@ def pattern(kind: int, size: int) -> bytes:
 def input_words(end: int = 0) -> list[int]:
     """A full input; ``end`` makes the program fail on purpose, see fail_on_purpose()."""
     words = [(i * 2654435761) % 2**32 for i in range(INPUT_WORDS)]
-    words[0], words[SEED] = MAGIC, end
+    # selftest.c takes the seed for how to end
+    words[InputWord.MAGIC], words[InputWord.SEED] = INPUT_MAGIC, end
     return words
 
 
@@ -60,7 +61,7 @@ def make_directory(
     (out / "src/platform/blobs.S").rename(out / "src/blobs.S")
     shutil.copytree(ROOT / "toolchain", out / "src" / "toolchain")
     (out / "src/runtime").mkdir()
-    for header in ("sc_platform.h", "sc_input.h"):
+    for header in ("sc_platform.h", "sc_abi.h"):
         shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
     big = (200 if target.l1 >= 256 * KIB else 40) * KIB
     defines = f"#define SC_TEST_BIG {big}\n"

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from program import BOS, FIRST_BYTE, INPUT_WORDS, MAGIC, input_words, make_directory
+from program import BOS, FIRST_BYTE, INPUT_WORDS, input_words, make_directory
 
 from conftest import ENV, Built, need
+from shrinkc.abi import INPUT_MAGIC
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
@@ -177,7 +178,7 @@ def test_run_needs_no_python(tmp_path: Path, few_tools: dict[str, str], on: str)
     out = make_directory(tmp_path / "out")
     asked = [f"PROMPT={PROMPT}", "TOKENS=3", "SEED=42", "TEMPERATURE=0.7", "TOP_P=0.9"]
     done = run_make(out, f"run-{on}", *asked, env=few_tools)
-    words = [MAGIC, 1 + len(PROMPT), 3, END_CODE, round(65536 / 0.7), round(65536 * 0.9)]
+    words = [INPUT_MAGIC, 1 + len(PROMPT), 3, END_CODE, round(65536 / 0.7), round(65536 * 0.9)]
     words += [0] * 10 + [BOS, *(FIRST_BYTE + b for b in PROMPT.encode())]
     words += [0] * (INPUT_WORDS - len(words))
     given = [x for x in done.stdout.splitlines() if x.startswith("input")]

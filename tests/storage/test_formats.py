@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shrinkc.abi import ROW_BLOCK
 from shrinkc.cli.main import cli
 from shrinkc.core.resources import resource
-from shrinkc.storage import FORMATS, ROW_BLOCK, WIDTHS, MatrixShape, segment_size
+from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, segment_size
 
 
 def test_widths_are_offered_by_plan_and_compile() -> None:

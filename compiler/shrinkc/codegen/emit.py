@@ -11,6 +11,7 @@ from typing import TypeVar
 import jinja2
 import numpy as np
 
+from shrinkc.abi import X_BLOCK, head_scratch_bytes, head_state_bytes, input_words, kv_block_bytes
 from shrinkc.codegen.formats import c_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
@@ -30,18 +31,13 @@ from shrinkc.ir.ops import (
     SiluMul,
 )
 from shrinkc.memory.plan import (
-    MATRIX_BYTES,
-    QVEC_BYTES,
-    SIGMOID_BYTES,
     Plan,
     gains_in_l1,
-    head_scratch_bytes,
-    head_state_bytes,
     layer_bytes,
     y_words,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import X_BLOCK, MatrixShape
+from shrinkc.storage import MatrixShape
 from shrinkc.targets import TARGETS, Target
 
 T = TypeVar("T", bound=Op)
@@ -236,12 +232,10 @@ def emit(
         "side_format": sides[0][1].format if sides else None,
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
-        "qvec": QVEC_BYTES,
-        "matrix_bytes": MATRIX_BYTES,
         "layer_bytes": layer_bytes(shape),
-        "sigmoid_bytes": SIGMOID_BYTES,
+        "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
-        "input_words": 16 + graph.context,
+        "input_words": input_words(graph.context),
         "context": graph.context,
     }
     env = jinja2.Environment(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from shrinkc.abi import ROW_BLOCK
 from shrinkc.ir.linear import QLinear
-from shrinkc.storage import ROW_BLOCK
 
 
 def gate_up_order(n: int) -> np.ndarray:

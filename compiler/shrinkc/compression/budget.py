@@ -31,6 +31,7 @@ from shrinkc.compression.sensitivity import (
     measure,
 )
 from shrinkc.compression.stages import depth, gptq, width
+from shrinkc.compression.stages.gptq import WIDTHS
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.core.words import listed
@@ -41,8 +42,7 @@ from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.targets import Target, target_named
 
-WIDTHS = (2, 3, 4, 8)
-TABLE_WIDTHS = (4, 8)
+TABLE_WIDTHS = tuple(bits for bits in gptq.TABLE_WIDTHS if bits < 16)  # 16: as they are
 KEPT_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the FFN channels
 MOST_REMOVED = 0.5  # of the layers
 PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one measurement says

@@ -24,6 +24,7 @@ from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import TIED_DAMP
 from shrinkc.compression.fingerprint import differences
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
+from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
 from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 MODULES = tuple(NAMES.values())
 # the first of the modules that are given the same inputs
 INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m in parts}
-WIDTHS = (8, 4, 3, 2)
+WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
 VERSION = 1

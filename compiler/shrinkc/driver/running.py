@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from shrinkc.abi import Trace
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
@@ -21,9 +22,6 @@ from shrinkc.ir.serialize import load
 from shrinkc.simulate import RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
-    TRACE_DUMP,
-    TRACE_PROOF,
-    TRACE_TIME,
     Difference,
     Record,
     Request,
@@ -180,7 +178,7 @@ def run_directory(
         story = Story(
             tokenizer, told, asked.new_tokens, on_text, update=update, on_first=waiting.close
         )
-        output = device.run(asked, TRACE_PROOF if request.verify else TRACE_TIME, story=story)
+        output = device.run(asked, Trace.PROOF if request.verify else Trace.TIME, story=story)
     story.end()
     record = parse(output.lines)
     _check_ending(output, record, machine)
@@ -421,7 +419,7 @@ def _look_closer(
     if found.layer is None:
         return found
     try:
-        again = device.run(asked, TRACE_PROOF | TRACE_DUMP, dump=(found.step, found.layer))
+        again = device.run(asked, Trace.PROOF | Trace.DUMP, dump=(found.step, found.layer))
         dumps = parse(again.lines).dumps
     except ShrinkcError:
         return found  # the first run's word stands

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 
+from shrinkc.abi import Line
 from shrinkc.core.progress import Update
 from shrinkc.importer import Tokenizer
 
@@ -39,7 +40,7 @@ class Story:
 
     def on_line(self, line: str) -> None:
         """One line of the program's output."""
-        if not line.startswith("@T "):
+        if not line.startswith(f"{Line.TOKEN} "):
             return
         self._tokens += 1
         if self._on_text is None:

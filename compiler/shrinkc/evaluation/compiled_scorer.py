@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from shrinkc.abi import Trace
 from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import RunFailed, UsageError
@@ -21,7 +22,7 @@ from shrinkc.importer import Tokenizer
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.serialize import load
 from shrinkc.simulate import run_program
-from shrinkc.simulate.proof import TRACE_TIME, Request, parse
+from shrinkc.simulate.proof import Request, parse
 from shrinkc.simulate.runner import host_logits
 
 Engine = Literal["host", "interpreter"]
@@ -134,7 +135,7 @@ class CompiledScorer:
             yield Interpreter(self._graph).forward(list(ids), all_logits=True)
 
     def _host_tokens(self, request: Request) -> list[int]:
-        words = request.words(self._manifest.context, TRACE_TIME)
+        words = request.words(self._manifest.context, Trace.TIME)
         output = run_program(self._directory, "host", words, env=self._env, timeout_s=TIMEOUT_S)
         record = parse(output.lines)
         if output.exit_code != 0 or not record.complete:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
+from shrinkc import abi
+from shrinkc.abi import PART_BYTES, QVEC_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
@@ -92,7 +94,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class KvShape:
-    """Sizes of the KV cache's blocks of 4 positions; the C twin is sc_attention.h."""
+    """Sizes of the KV cache's blocks of 4 positions."""
 
     k_block: int
     v_block: int
@@ -100,31 +102,7 @@ class KvShape:
 
     @classmethod
     def of(cls, s: ModelShape) -> KvShape:
-        padded = -(-s.head_dim // 4) * 4
-        return cls(4 * s.kv_heads * (8 + padded), 4 * s.kv_heads * s.head_dim, -(-s.context // 4))
-
-
-def _skewed(size: int) -> int:
-    """The least size that is 12 more than a multiple of 64: neighbours start in other L1 banks, so
-    that cores in step do not meet in one."""
-    return -(-(size - 12) // 64) * 64 + 12
-
-
-def head_scratch_bytes(context: int) -> int:
-    """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
-    return _skewed(-(-context // 4) * 4 * 7 + 12)
-
-
-def head_state_bytes(head_dim: int) -> int:
-    """sizeof(sc_head_state)."""
-    return _skewed(16 + 8 * (-(-head_dim // 4) * 4))
-
-
-# sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1;
-# _Static_asserts hold all of them
-QVEC_BYTES = 32
-MATRIX_BYTES = 48
-SIGMOID_BYTES = 528
+        return cls(*abi.kv_block_bytes(s.kv_heads, s.head_dim), -(-s.context // 4))
 
 
 def l1_buffers(
@@ -155,7 +133,7 @@ def l1_buffers(
         b("xc", 4 * chunk * nseg, "attn_norm", "head"),
         b("xv", QVEC_BYTES * chunk),
         b("block_max", 4 * chunk * x_blocks, "attn_norm", "final_norm"),
-        b("parts", 16 * chunk * t.cores, "attn_norm", "final_norm"),
+        b("parts", PART_BYTES * chunk * t.cores, "attn_norm", "final_norm"),
         b("rope", 2 * chunk * s.head_dim, "embed", "down"),
         b("q8", chunk * s.heads * padded, "heads", "attention"),
         b("q_scale", 4 * chunk * s.heads, "heads", "attention"),
@@ -271,7 +249,7 @@ def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tu
         ("layer table", layer_table_bytes(s)),
         ("rope table", 2 * s.context * s.head_dim),
         ("pieces", 4 * (s.vocab + 1) + s.piece_bytes),
-        ("input", 4 * (16 + s.context)),
+        ("input", 4 * abi.input_words(s.context)),
         ("gains", gain_bytes(s)),
         ("permutations", 2 * s.perms),
     ]
@@ -374,10 +352,12 @@ def layer_table_bytes(s: ModelShape) -> int:
     they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
-    tables = MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
-    return tables + SIGMOID_BYTES + gains
+    tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
+    return tables + abi.SIGMOID_BYTES + gains
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets: permutations, biases and norms of heads take 16 each."""
-    return 24 + 16 * bool(s.perms) + 16 * bool(s.biases) + 16 * s.head_norms
+    """sizeof(sc_layer) on the 32-bit targets."""
+    return abi.layer_bytes(
+        perms=bool(s.perms), biases=bool(s.biases), head_norms=bool(s.head_norms)
+    )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from shrinkc.abi import MATRIX_BYTES, SIGMOID_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.memory.plan import PHASES, Plan
 from shrinkc.schedule.shapes import ModelShape
@@ -95,10 +96,10 @@ def _table_bytes(s: ModelShape) -> int:
     sides = sum(1 for m in s.matrices if m.rank > 0)
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
-    matrices = (len(s.matrices) + 1 + sides) * 48
+    matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
     layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
     layer += 16 if s.head_norms else 0
-    return matrices + s.num_layers * layer + 528 + gains
+    return matrices + s.num_layers * layer + SIGMOID_BYTES + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -142,7 +143,7 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         "layer table": _table_bytes(s),
         "rope table": 2 * s.context * s.head_dim,
         "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
-        "input": 4 * (16 + s.context),
+        "input": 4 * (InputWord.TOKENS + s.context),
         "gains": 2 * s.hidden * (2 * s.num_layers + 1),
         "permutations": 2 * s.perms,
     }

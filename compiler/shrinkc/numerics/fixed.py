@@ -14,6 +14,8 @@ import math
 
 import numpy as np
 
+from shrinkc.abi import HASH_MULTIPLIER
+
 I64 = np.int64
 INT32_MAX = (1 << 31) - 1
 
@@ -127,14 +129,8 @@ def mix32(v: np.ndarray | int) -> np.ndarray:
     return h.astype(I64)
 
 
-HASH_MULTIPLIER = 0x01000193
-
-
 def hash_words(values: np.ndarray) -> int:
-    """h = h * 0x01000193 + word over int32 words, from 0, modulo 2**32.
-
-    The multiplier is odd, so a difference in any single word always changes the hash.
-    """
+    """h = h * HASH_MULTIPLIER + word over int32 words, from 0, modulo 2**32."""
     words = np.asarray(values, I64).reshape(-1) & 0xFFFFFFFF
     power: np.ndarray = np.ones(len(words), np.uint64)
     if len(words) > 1:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
+from shrinkc.abi import Line, Time
 from shrinkc.core.errors import RunFailed
 
-_LINE = "@P"
 _OUTSIDE = "-"  # the layer of an op that is in none
 _FIELDS = 12
 
@@ -145,10 +145,10 @@ def read_profile(
 
     The times are those of the same run (Record).  RunFailed for a line that is no profile's.
     """
-    counts: dict[str, dict[tuple[int | None, str], Counts]] = {"P": {}, "D": {}}
+    counts: dict[str, dict[tuple[int | None, str], Counts]] = {Time.PREFILL: {}, Time.DECODE: {}}
     for line in lines:
         f = line.split()
-        if f[:1] != [_LINE]:
+        if f[:1] != [Line.PROFILE]:
             continue
         if len(f) != _FIELDS or f[1] not in counts or not all(map(str.isdecimal, f[4:])):
             raise _not_a_profile(line)
@@ -162,12 +162,12 @@ def read_profile(
         one = replace(one, transfers=float(transfers), worst=float(worst))
         key = (None if f[2] == _OUTSIDE else int(f[2]), f[3])
         counts[f[1]][key] = counts[f[1]].get(key, Counts()) + one
-    if not counts["P"] or prefill_time is None:
+    if not counts[Time.PREFILL] or prefill_time is None:
         return None
     steps = len(decode_times)
-    decode = {key: c / max(steps, 1) for key, c in counts["D"].items()}
+    decode = {key: c / max(steps, 1) for key, c in counts[Time.DECODE].items()}
     return Profile(
-        Phase(1, float(prefill_time), counts["P"]),
+        Phase(1, float(prefill_time), counts[Time.PREFILL]),
         Phase(steps, sum(decode_times) / steps, decode) if steps else None,
     )
 

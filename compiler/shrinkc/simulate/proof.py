@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shrinkc.abi import InputWord, Line, Time, input_block
 from shrinkc.core.errors import RunFailed
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter, Sampling, sample
 from shrinkc.ir.ops import Linear, Op, Sample
 from shrinkc.numerics.fixed import hash_words
 from shrinkc.numerics.vectors import QHeads, QVector
-from shrinkc.simulate.runner import INPUT_MAGIC, TOKENS_AT
-
-TRACE_TEXT, TRACE_PROOF, TRACE_DUMP, TRACE_TIME = 0, 1, 2, 4
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked to do; ``words`` is its form on the wire (sc_input.h)."""
+    """What a run is asked to do; ``words`` is its form on the wire."""
 
     prompt: tuple[int, ...]
     new_tokens: int
@@ -27,13 +25,19 @@ class Request:
     ignore_eos: bool = False
 
     def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
+        """The input; ``trace`` is flags of Trace, ``dump`` position and layer for Trace.DUMP."""
         s = self.sampling
-        head = [
-            INPUT_MAGIC, len(self.prompt), self.new_tokens, s.seed & 0xFFFFFFFF, s.inv_temp_q16,
-            s.top_p_q16, trace, dump[0], dump[1], int(self.ignore_eos),
-        ]  # fmt: skip
-        padding = [0] * (context - len(self.prompt))
-        return head + [0] * (TOKENS_AT - len(head)) + list(self.prompt) + padding
+        values = {
+            InputWord.NEW: self.new_tokens,
+            InputWord.SEED: s.seed & 0xFFFFFFFF,
+            InputWord.INV_TEMP: s.inv_temp_q16,
+            InputWord.TOP_P: s.top_p_q16,
+            InputWord.TRACE: trace,
+            InputWord.DUMP_POS: dump[0],
+            InputWord.DUMP_LAYER: dump[1],
+            InputWord.IGNORE_EOS: int(self.ignore_eos),
+        }
+        return input_block(context, self.prompt, values)
 
 
 @dataclass
@@ -90,22 +94,22 @@ def parse(lines: list[str]) -> Record:
         if not f or not f[0].startswith("@"):
             continue
         match f[0]:
-            case "@T":
+            case Line.TOKEN:
                 r.tokens.append(int(f[2]))
                 r.pieces.append(bytes.fromhex(f[3]) if len(f) > 3 else b"")
-            case "@H":
+            case Line.HASH:
                 r.hashes[int(f[1]), int(f[2])] = int(f[3], 16)
-            case "@L":
+            case Line.LOGITS:
                 logits.setdefault(int(f[1]), []).extend(map(_signed, f[3:]))
-            case "@D":
+            case Line.DUMP:
                 dumps.setdefault(f[1], []).extend(map(_signed, f[3:]))
-            case "@C" if f[1] == "P":
+            case Line.TIME if f[1] == Time.PREFILL:
                 r.prefill_time = int(f[2])
-            case "@C":
+            case Line.TIME:
                 r.decode_times.append(int(f[2]))
-            case "@Z":
+            case Line.END:
                 r.complete = True
-            case "@E":
+            case Line.REFUSED:
                 raise RunFailed(f"the program refused its input: {' '.join(f[1:])}.")
     r.logits = {k: np.array(v, np.int64) for k, v in logits.items()}
     r.dumps = {k: np.array(v, np.int64) for k, v in dumps.items()}

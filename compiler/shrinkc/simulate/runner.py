@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shrinkc.abi import Exit, InputWord, Trace, input_block
 from shrinkc.build.layout import FLASH_IMAGE, INPUT_SECTION, PROGRAM
 from shrinkc.build.tools import gvsoc_environment, require_tool
 from shrinkc.core.artifact import read_manifest
@@ -23,17 +24,9 @@ from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
 from shrinkc.targets import DEFAULT, Target
 
-INPUT_MAGIC = 0x31494353
-TRACE_LOGITS = 8
-TOKENS_AT = 16  # these three: sc_input.h
-
 Words = Sequence[int] | npt.NDArray[np.integer]
 
-PLATFORM_CODES = {
-    0x7D: "the platform refused the input or a request of the program",
-    0x7E: "a stack overflowed",
-    0x7F: "a core trapped (illegal instruction or bad access)",
-}
+PLATFORM_CODES = {e.value: e.meaning for e in (Exit.PLATFORM, Exit.STACK, Exit.TRAP)}
 """Exit codes that the platforms give, see runtime_c/platform."""
 
 _SHOWN_LINES = 8
@@ -62,7 +55,7 @@ def run_program(
     target: Target = DEFAULT,
 ) -> RunOutput:
     """Runs the built program of ``out``, compiled for ``target``, on ``on`` with the input ``words``
-    (see sc_input.h).
+    (abi.input_block).
 
     Each line of output goes to ``on_line`` when it appears.  The exit code is the program's own;
     a crash, a hang or a code of :data:`PLATFORM_CODES` raises RunFailed.
@@ -107,10 +100,9 @@ def host_logits(
         words = Path(scratch) / "input.bin"
         with words.open("wb") as file:
             for ids in sequences:
-                block = np.zeros(TOKENS_AT + manifest.context, "<u4")
-                block[[0, 1, 5, 6]] = INPUT_MAGIC, len(ids), 1 << 16, TRACE_LOGITS
-                block[TOKENS_AT : TOKENS_AT + len(ids)] = ids
-                file.write(block.tobytes())
+                how = {InputWord.TOP_P: 1 << 16, InputWord.TRACE: Trace.LOGITS}
+                block = input_block(manifest.context, [int(i) for i in ids], how)
+                file.write(np.array(block, "<u4").tobytes())
         with (
             words.open("rb") as stdin,
             (Path(scratch) / "errors").open("w+b") as errors,

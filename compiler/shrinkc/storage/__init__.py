@@ -3,26 +3,23 @@
 A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
 """
 
-from shrinkc.storage.format import ROW_BLOCK, StorageFormat
+from shrinkc.storage.format import StorageFormat
 from shrinkc.storage.formats import FORMATS, WIDEST, WIDTHS, format_of
 from shrinkc.storage.matrix import (
     SEGMENT,
     SEGMENT_MAX,
     SIDE_BITS,
-    X_BLOCK,
     MatrixShape,
     segment_size,
 )
 
 __all__ = [
     "FORMATS",
-    "ROW_BLOCK",
     "SEGMENT",
     "SEGMENT_MAX",
     "SIDE_BITS",
     "WIDEST",
     "WIDTHS",
-    "X_BLOCK",
     "MatrixShape",
     "StorageFormat",
     "format_of",

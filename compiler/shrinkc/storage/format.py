@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shrinkc.abi import ROW_BLOCK
+
 if TYPE_CHECKING:
     import numpy as np
 
-ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 WORD = 4  # bytes, and int8 inputs of one SIMD instruction
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shrinkc.storage.format import ROW_BLOCK, WORD, StorageFormat
+from shrinkc.abi import ROW_BLOCK, X_BLOCK
+from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
 
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
 SIDE_BITS = 8  # of a side path's two matrices, which have one scale per row
-X_BLOCK = 8  # inputs one core quantises at a time: SC_BLOCK in sc_kernels.h
 
 
 def segment_size(k: int, group: int | None) -> int:

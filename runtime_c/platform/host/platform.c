@@ -11,10 +11,8 @@
 
 #include "sc_platform.h"
 
+#include "sc_abi.h"
 #include "sc_arguments.h"
-#include "sc_input.h"
-
-#define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
 
 extern const uint8_t sc_blob_flash[];
 extern const uint8_t sc_blob_flash_end[];
@@ -24,7 +22,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs and input are l
 static void __attribute__((noreturn)) refuse(const char *why) {
     fflush(stdout);
     fprintf(stderr, "platform: %s\n", why);
-    exit(EXIT_PLATFORM);
+    exit(SC_EXIT_PLATFORM);
 }
 
 /* ---- input ---- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Prompt and options to the words of sc_input.h, with the ranges and the rounding of `shrinkc run`. */
+ * Prompt and options to the words of sc_abi.h, with the ranges and the rounding of `shrinkc run`. */
 #define _POSIX_C_SOURCE 200809L /* isatty */
 
 #include "sc_arguments.h"
@@ -11,12 +11,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "sc_abi.h"
 #include "sc_encode.h"
-#include "sc_input.h"
 
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
 #define DEFAULT_TOKENS 64
-#define EXIT_USAGE 2
 
 extern const uint32_t sc_tokenizer_tables[];
 
@@ -45,7 +44,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) impossible(const cha
     vfprintf(stderr, format, arguments);
     fputs("\n", stderr);
     va_end(arguments);
-    exit(EXIT_USAGE);
+    exit(SC_EXIT_USAGE);
 }
 
 /* ---- numbers ---- */
@@ -210,7 +209,7 @@ static request parse(char **rest) {
 enum sc_order sc_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]) {
     if (argc <= 1) {
         fprintf(stderr, help, CONTEXT, (unsigned)tokenizer()->vocab);
-        exit(EXIT_USAGE);
+        exit(SC_EXIT_USAGE);
     }
     request r = parse(argv + 1);
     uint32_t *tokens = words + SC_IN_TOKENS;

@@ -2,8 +2,7 @@
  * The platform of SoCs of the PULP family: start-up in C, workers, flash, console, end of the run. */
 #include "sc_platform.h"
 
-#define EXIT_STACK 0x7E /* a stack overflowed */
-#define EXIT_TRAP 0x7F  /* illegal instruction or bad access */
+#include "sc_abi.h"
 
 #define PAINT 0x57AC57ACu /* crt0.S fills the stacks with it */
 #define ALL_WORKERS ((1u << SC_CORES) - 1)
@@ -90,12 +89,12 @@ void sc_exit(int code) {
             put_text("platform: stack overflow on core ");
             put((char)('0' + core));
             put('\n');
-            code = EXIT_STACK;
+            code = SC_EXIT_STACK;
         }
     }
     if (*__sc_fc_stack_start != PAINT) {
         put_text("platform: stack overflow on the fabric controller\n");
-        code = EXIT_STACK;
+        code = SC_EXIT_STACK;
     }
     leave(code);
 }
@@ -108,7 +107,7 @@ void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc)
     put_text(" pc ");
     put_hex(pc);
     put('\n');
-    leave(EXIT_TRAP);
+    leave(SC_EXIT_TRAP);
 }
 
 /* ---- profile ---- */

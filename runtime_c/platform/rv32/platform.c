@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The platform of a run under qemu-riscv32: Linux system calls and nothing else. */
+#include "sc_abi.h"
 #include "sc_mem.h"
 #include "sc_platform.h"
-
-#define EXIT_PLATFORM 0x7D /* bad input, or the program broke a rule of sc_platform.h */
 
 enum { SYS_READ = 63, SYS_WRITE = 64, SYS_EXIT = 93 };
 enum { STDIN = 0, STDOUT = 1, STDERR = 2 };
@@ -31,7 +30,7 @@ static void write_all(int file, const char *text, uint32_t bytes) {
     while (bytes > 0) {
         int32_t done = syscall3(SYS_WRITE, file, (uintptr_t)text, bytes);
         if (done <= 0) {
-            leave(EXIT_PLATFORM);
+            leave(SC_EXIT_PLATFORM);
         }
         text += done;
         bytes -= (uint32_t)done;
@@ -70,7 +69,7 @@ static void __attribute__((noreturn)) refuse(const char *why) {
     write_all(STDERR, "platform: ", 10);
     write_all(STDERR, why, length(why));
     write_all(STDERR, "\n", 1);
-    leave(EXIT_PLATFORM);
+    leave(SC_EXIT_PLATFORM);
 }
 
 void sc_exit(int code) {

@@ -66,10 +66,9 @@ enum sc_op {
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 332
 #define SC_HEAD_STATE_BYTES 140
-#define SC_QVEC_BYTES 32
-#define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 24
-#define SC_SIGMOID_BYTES 528
+#define SC_K_BLOCK_BYTES 240
+#define SC_V_BLOCK_BYTES 120
 
 
 /* L1 arena */

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shrinkc.compression.facts import ModelFacts
     from shrinkc.importer import Formats
 
+# what GPTQModel makes, and so what is measured and chosen among
 WIDTHS = (2, 3, 4, 8)
 TABLE_WIDTHS = (4, 8, 16)
 GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others

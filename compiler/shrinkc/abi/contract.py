@@ -1,0 +1,143 @@
+"""The contract between compiler and program.
+
+What is the same for every model is in ``sc_abi.h``, which ``tests/abi`` holds equal to this file; sizes
+that depend on the model go into its ``model.h``.  ``_Static_assert``s hold all sizes to the C structs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
+
+INPUT_MAGIC = 0x31494353  # "SCI1"
+HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always changes the hash
+ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
+X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
+
+# sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1
+QVEC_BYTES = 32
+MATRIX_BYTES = 48
+PART_BYTES = 16
+SIGMOID_BYTES = 528  # of the table, and what aligns it
+
+
+class Number(IntEnum):
+    """A number with what it means."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Number:
+        self = int.__new__(cls, value)
+        self._value_ = value
+        self.meaning = meaning
+        return self
+
+
+class InputWord(Number):
+    """The place of each of a run's input words: 32 bit, little-endian, the same on every target."""
+
+    MAGIC = 0, "SC_INPUT_MAGIC"
+    PROMPT = 1, "prompt tokens, 1 .. context"
+    NEW = 2, "most new tokens, 0 .. context - prompt"
+    SEED = 3, "of the sampler"
+    INV_TEMP = 4, "65536 / temperature; 0 = greedy"
+    TOP_P = 5, "65536 * top_p, 1 .. 65536"
+    TRACE = 6, "enum sc_trace"
+    DUMP_POS = 7, "with SC_TRACE_DUMP: the position whose ops are printed whole"
+    DUMP_LAYER = 8, "and the layer"
+    IGNORE_EOS = 9, "1 = go on after an end token"
+    TOKENS = 16, "first prompt token; the context's words follow"
+
+
+class Trace(Number):
+    """What a run prints; several may be or-ed together."""
+
+    TEXT = 0, "the text and nothing else"
+    PROOF = 1, "lines: tokens, logits, a hash of every layer's output"
+    DUMP = 2, "and every op of one layer at one position"
+    TIME = 4, "lines for tokens and time only: nothing else is measured or hashed"
+    # only where a target has SC_ALL_LOGITS; more blocks of input, of full length, may follow
+    LOGITS = 8, "nothing but raw int32 logits of every prompt position; no new tokens"
+
+
+class Exit(Number):
+    """Exit codes that the program gives beside 0."""
+
+    USAGE = 2, "an argument of the native program is not possible"
+    REFUSED = 3, "the engine refused its input"
+    PLATFORM = 0x7D, "the platform refused the input or a request of the program"
+    STACK = 0x7E, "a stack overflowed"
+    TRAP = 0x7F, "a core trapped (illegal instruction or bad access)"
+
+
+class Line(StrEnum):
+    """The first word of a line of a run's output, and what follows it."""
+
+    meaning: str
+
+    def __new__(cls, tag: str, meaning: str) -> Line:
+        self = str.__new__(cls, tag)
+        self._value_ = tag
+        self.meaning = meaning
+        return self
+
+    HASH = "@H", "position layer hash: of the layer's output, the residual stream"
+    LOGITS = "@L", "position first v v ...: logits from first on, 8 hex digits each"
+    DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
+    TIME = "@C", "P|D time: of the prefill, of one decode step, sampling included"
+    TOKEN = "@T", "position token hex: the token chosen after position, and its bytes"
+    END = "@Z", "tokens: the run is complete"
+    REFUSED = "@E", "message: the input was refused"
+    PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
+
+
+class Time(StrEnum):
+    """What a line of time or profile is about."""
+
+    PREFILL = "P"
+    DECODE = "D"
+
+
+def input_words(context: int) -> int:
+    """Words of a whole input."""
+    return InputWord.TOKENS + context
+
+
+def input_block(context: int, prompt: Sequence[int], values: Mapping[InputWord, int]) -> list[int]:
+    """The input of a run with that prompt of at most ``context`` ids; what is not in ``values`` is 0."""
+    words = [0] * input_words(context)
+    words[InputWord.MAGIC], words[InputWord.PROMPT] = INPUT_MAGIC, len(prompt)
+    for place, value in values.items():
+        words[place] = value
+    words[InputWord.TOKENS : InputWord.TOKENS + len(prompt)] = prompt
+    return words
+
+
+def _skewed(size: int) -> int:
+    """The least size that is 12 more than a multiple of 64: neighbours start in other L1 banks, so
+    that cores in step do not meet in one."""
+    return -(-(size - 12) // 64) * 64 + 12
+
+
+def _whole_words(n: int) -> int:
+    return -(-n // 4) * 4
+
+
+def head_scratch_bytes(context: int) -> int:
+    """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
+    return _skewed(_whole_words(context) * 7 + 12)
+
+
+def head_state_bytes(head_dim: int) -> int:
+    """sizeof(sc_head_state)."""
+    return _skewed(16 + 8 * _whole_words(head_dim))
+
+
+def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:
+    """Of 4 positions of a layer's cache: keys with both scales, and values (sc_attention.h)."""
+    return 4 * kv_heads * (8 + _whole_words(head_dim)), 4 * kv_heads * head_dim
+
+
+def layer_bytes(*, perms: bool, biases: bool, head_norms: bool) -> int:
+    """sizeof(sc_layer) on the 32-bit targets: what a model may have takes 16 each."""
+    return 24 + 16 * perms + 16 * biases + 16 * head_norms
