@@ -4,6 +4,7 @@
 #define SC_ENGINE_H
 
 #include "sc_attention.h"
+#include "sc_engines.h"
 #include "sc_input.h"
 
 /* All L1 buffers lie in one arena; the memory planner gave each its offset, and buffers that are

@@ -11,9 +11,10 @@ from typing import TypeVar
 import jinja2
 import numpy as np
 
-from shrinkc.codegen.pack import gate_up_order, pack_matrix
+from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
+from shrinkc.engines import CORES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -67,6 +68,7 @@ class CMatrix:
     drop: int
     shift: int
     b: str = "0"
+    engine: str = CORES
 
 
 def _format(w: QLinear) -> str:
@@ -110,9 +112,10 @@ def _c_matrix(
         ),
         level=f"SC_IN_{p.level.upper()}" if p else "SC_IN_WMEM",
         format=_format(w),
-        drop=w.drop + w.format.fold,
+        drop=w.drop + (w.format.fold if w.engine == CORES else 0),
         shift=w.shift,
         b=b,
+        engine=w.engine,
     )
 
 
@@ -211,7 +214,9 @@ def emit(
     side_shapes = [m.side for m in readers if m.side]
     x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
-    formats = {_format(w) for _, w, _ in stored}
+    engines = sorted({w.engine for _, w, _ in stored} - {CORES})
+    dotted = [w for _, w, _ in stored if w.engine == CORES]
+    formats = {_format(w) for w in dotted}
     values = {
         "command": command,
         "g": graph,
@@ -248,7 +253,8 @@ def emit(
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
         "one_format": next(iter(formats)) if len(formats) == 1 else None,
-        "rare": sorted({w.format.c_flag for _, w, _ in stored} & RARE),
+        "rare": sorted({w.format.c_flag for w in dotted} & RARE),
+        "engines": engines,
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "qvec": QVEC_BYTES,
@@ -301,14 +307,12 @@ def _write_blobs(
         with (folder / f"{level}.bin").open("wb") as f:
             for p in (p for p in plan.placements if p.level == level):
                 w, order = by_name[p.name]
-                packed = pack_matrix(w, order)
-                if packed.shape != (p.blocks, p.block_bytes):
-                    raise AssertionError(
-                        f"{p.name}: packed {packed.shape}, planned {(p.blocks, p.block_bytes)}"
-                    )
+                packed = pack_stored(w, order)
+                if packed.shape != (p.bytes,):
+                    raise AssertionError(f"{p.name}: packed {packed.shape}, planned {p.bytes}")
                 if p.name in owners:
                     owner, its_order = by_name[owners[p.name]]
-                    if not np.array_equal(packed, pack_matrix(owner, its_order)):
+                    if not np.array_equal(packed, pack_stored(owner, its_order)):
                         raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
                 else:
                     f.write(bytes(p.offset - f.tell()))

@@ -13,7 +13,8 @@ MIB = 1024 * KIB
 @dataclass(frozen=True)
 class Target:
     """Sizes in bytes.  ``l1_system`` and ``l2_system`` are what the runtime itself takes:
-    stacks, small state and layer-independent tables in L1; code, stacks and console in L2."""
+    stacks, small state and layer-independent tables in L1; code, stacks and console in L2.
+    ``engines`` are the names of those that multiply matrices (shrinkc/engines)."""
 
     name: str
     cores: int
@@ -25,6 +26,7 @@ class Target:
     l1_system: int
     l2_system: int
     runs_on: tuple[str, ...]
+    engines: tuple[str, ...] = ("cores",)
 
 
 SIRACUSA = Target(
