@@ -5,6 +5,7 @@
 
 #include "sc_abi.h"
 #include "sc_attention.h"
+#include "sc_engines.h"
 
 /* All L1 buffers lie in one arena; the memory planner gave each its offset, and buffers that are
  * never live together share bytes. */

@@ -62,6 +62,13 @@ typedef struct {
 void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
                     const sc_qvec *side, uint32_t tokens, const sc_output *out, int core, int cores);
 
+#ifdef SC_HAS_ENGINES
+/* Rows row .. row + 7 of one token, from their accumulators y and multipliers r: rescaled and stored as
+ * sc_matrix_tile() does it.  For engines that only multiply. */
+void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
+                    const sc_qvec *x, const sc_output *out, int32_t *dst);
+#endif
+
 /* One embedding row into x[k], this core's share. block is the row's block. */
 void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
                   int shift, int32_t *x, int core, int cores);

@@ -33,12 +33,15 @@ typedef struct sc_matrix {
     uint32_t offset;      /* in its memory, multiple of 4 */
     uint32_t block_bytes; /* one block with everything, multiple of 4 */
     uint32_t rows;
-    uint16_t blocks;           /* ceil(rows / 8) */
-    uint16_t tile_blocks;      /* blocks that travel together */
-    sc_cut in;                 /* the activations it reads */
-    uint8_t level;             /* enum sc_level */
-    uint8_t format;            /* enum sc_format */
-    uint8_t drop;              /* grouped: bits a segment's sum loses, those by which it is folded included */
+    uint16_t blocks;      /* ceil(rows / 8) */
+    uint16_t tile_blocks; /* blocks that travel together */
+    sc_cut in;            /* the activations it reads */
+    uint8_t level;        /* enum sc_level */
+    uint8_t format;       /* enum sc_format */
+    uint8_t drop;         /* grouped: bits a segment's sum loses, those by which it is folded included */
+#ifdef SC_HAS_ENGINES
+    uint8_t engine; /* SC_ON_*: who runs it; others than the cores have layouts of their own (sc_engines.h) */
+#endif
     int16_t shift;             /* requantize shift before the token's exponent */
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;

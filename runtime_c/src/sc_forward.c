@@ -45,11 +45,23 @@ _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 #define SC_PERM(p) ((const uint16_t *)0)
 #endif
 
+#ifdef SC_HAS_ENGINES
+/* Where a matrix lies that an engine reads in place. */
+static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
+#endif
+
 SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
         const uint8_t *block = SC_BLOB(m->level) + offset;
+#ifdef SC_HAS_ENGINES
+        if (m->engine != SC_ON_CORES) {
+            sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
+                                 SC_CORES);
+            continue;
+        }
+#endif
 #if SC_STAGE_BYTES > 0
         if (m->level == SC_IN_FLASH) {
             block = embed_stage;
@@ -93,6 +105,14 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
 /* All rows of a matrix, tile by tile as the stream delivers them. */
 SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out,
                             int core) {
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) {
+        sc_barrier(); /* the activations are there */
+        sc_engine_of(m)->begin(m, in_place(m), in, tokens, core);
+        sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
+        return;
+    }
+#endif
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
         const sc_output side = {

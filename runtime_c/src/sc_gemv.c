@@ -226,6 +226,18 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
     __builtin_unreachable();
 }
 
+#ifdef SC_HAS_ENGINES
+void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
+                    const sc_qvec *x, const sc_output *out, int32_t *dst) {
+    const uint32_t rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
+    rescale((const uint8_t *)r, (int32_t)x->mantissa, right_shift(m, x), y);
+#ifdef SC_HAS_BIAS
+    if (out->bias) add_bias(out->bias + row, (int32_t)rows, y);
+#endif
+    finish_rows(out, dst, row, rows, y);
+}
+#endif
+
 SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k,
                          uint32_t factor, int shift, int32_t *x, int core, int cores) {
     const uint32_t head =

@@ -9,7 +9,11 @@
 
 #include "sc_engine.h"
 
+#if SC_TILE_BYTES > 0
 #define buffers SC_BUFFER(uint8_t(*)[SC_TILE_BYTES], SC_AT_TILES)
+#else
+#define buffers ((uint8_t(*)[1])0) /* every matrix is read where it lies */
+#endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t stage[2][SC_STAGE_BYTES] __attribute__((aligned(16)));
 #endif
@@ -33,9 +37,21 @@ static uint32_t tile_bytes(const cursor *c) {
     return (uint32_t)sc_min((int32_t)(c->m->blocks - c->block), c->m->tile_blocks) * c->m->block_bytes;
 }
 
+/* To the next matrix that travels; engines other than the cores read theirs where they lie. */
+static void skip(cursor *c) {
+#ifdef SC_HAS_ENGINES
+    while (c->m < st.end && c->m->engine != SC_ON_CORES) c->m++;
+#else
+    (void)c;
+#endif
+}
+
 static void advance(cursor *c) {
     c->block += c->m->tile_blocks;
-    if (c->block >= c->m->blocks) c->block = 0, c->m++;
+    if (c->block >= c->m->blocks) {
+        c->block = 0, c->m++;
+        skip(c);
+    }
 }
 
 #if SC_STAGE_BYTES > 0
@@ -71,6 +87,7 @@ SC_HOT static void load_ahead(void) {
 void sc_stream_begin(uint32_t want_logits) {
     st.load = st.fetch = (cursor){sc_matrices, 0};
     st.end = sc_matrices + SC_MATRICES - (want_logits ? 0 : 1);
+    skip(&st.load);
     st.loads = st.fetches = st.staged = 0;
     for (int c = 0; c < SC_PLANNED_CORES; c++) st.taken[c] = 0;
 #if SC_STAGE_BYTES > 0

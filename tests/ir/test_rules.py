@@ -134,6 +134,15 @@ def padding(g: Graph) -> None:
     weight(g).pad = 4
 
 
+def padded_too_far(g: Graph) -> None:
+    """Whole words of 4 bit, but not what the cores read."""
+    weight(g).pad = 16
+
+
+def unknown_engine(g: Graph) -> None:
+    weight(g).engine = "abacus"
+
+
 def dropped_too_much(g: Graph) -> None:
     weight(g).drop = 25
 
@@ -266,6 +275,8 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (type_of_r, "rule_matrix", "row scales are int32"),
     (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
     (padding, "rule_matrix", "4-bit segments padded to 4"),
+    (padded_too_far, "rule_engine", "segments of 8 padded to 16; cores asks for 8 and 8"),
+    (unknown_engine, "rule_engine", "engine 'abacus'; there are cores"),
     (dropped_too_much, "rule_drop", "25 bits dropped, allowed 0..24"),
     (kept_too_much, "rule_drop", "0 bits dropped, allowed 1..24"),
     (weight_beyond_int16, "rule_accumulator", "a weight of more than 32767 units"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from shrinkc.engines import ON_CORES, Choices
 from shrinkc.importer.model import LlamaConfig
 from shrinkc.model import FAMILIES
 from shrinkc.quantize import QuantOptions
@@ -25,6 +26,7 @@ def make_shape(
     ranks: dict[str, int] | None = None,
     piece_bytes: int = 2000,
     family: str = "llama",
+    choices: Choices = ON_CORES,
 ) -> ModelShape:
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=ffn, num_layers=layers,
@@ -32,7 +34,7 @@ def make_shape(
         rms_norm_eps=1e-5, rope_theta=1e4, tie_embeddings=tied, bos_id=1, eos_ids=(2,),
         family=family, biased=FAMILIES[family].biased if family != "llama" else (),
     )  # fmt: skip
-    return shapes_of_config(config, options, context, piece_bytes, ranks or {})
+    return shapes_of_config(config, options, context, piece_bytes, ranks or {}, choices=choices)
 
 
 @st.composite

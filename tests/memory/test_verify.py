@@ -360,6 +360,8 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
         "shrinkc.abi.SIGMOID_BYTES",
         "shrinkc.abi.InputWord",
         "shrinkc.core.errors.PlanInvalid",
+        "shrinkc.engines.CORES",
+        "shrinkc.engines.ENGINES",
         "shrinkc.memory.plan.PHASES",
         "shrinkc.memory.plan.Plan",
         "shrinkc.schedule.shapes.ModelShape",

@@ -13,9 +13,10 @@ import numpy as np
 
 from shrinkc.abi import X_BLOCK, head_scratch_bytes, head_state_bytes, input_words, kv_block_bytes
 from shrinkc.codegen.formats import c_format, formats_header
-from shrinkc.codegen.pack import gate_up_order, pack_matrix
+from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
+from shrinkc.engines import CORES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -59,6 +60,7 @@ class CMatrix:
     drop: int
     shift: int
     b: str = "0"
+    engine: str = CORES
 
 
 def _c_matrix(
@@ -90,9 +92,10 @@ def _c_matrix(
         ),
         level=f"SC_IN_{p.level.upper()}",
         format=c_format(w),
-        drop=w.drop + w.format.fold,
+        drop=w.drop + (w.format.fold if w.engine == CORES else 0),
         shift=w.shift,
         b=b,
+        engine=w.engine,
     )
 
 
@@ -191,8 +194,11 @@ def emit(
     side_shapes = [m.side for m in readers if m.side]
     x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
-    formats = {c_format(w) for _, w, _ in stored}
-    widths = {w.bits for _, w, _ in stored} | {m.bits for m in side_shapes}
+    engines = sorted({w.engine for _, w, _ in stored} - {CORES})
+    on_cores = [w for _, w, _ in stored if w.engine == CORES]
+    dotted = on_cores or [w for _, w, _ in stored]  # the kernels are compiled for some format
+    formats = {c_format(w) for w in dotted}
+    widths = {w.bits for w in dotted} | {m.bits for m in side_shapes}
     values = {
         "command": command,
         "g": graph,
@@ -230,6 +236,7 @@ def emit(
         "sq_words": max([m.words for m in side_shapes], default=0),
         "ssegs": max([m.nseg for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
+        "engines": engines,
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),
@@ -281,14 +288,12 @@ def _write_blobs(
         with (folder / f"{level.name}.bin").open("wb") as f:
             for p in (p for p in plan.placements if p.level == level.name):
                 w, order = by_name[p.name]
-                packed = pack_matrix(w, order)
-                if packed.shape != (p.blocks, p.block_bytes):
-                    raise AssertionError(
-                        f"{p.name}: packed {packed.shape}, planned {(p.blocks, p.block_bytes)}"
-                    )
+                packed = pack_stored(w, order)
+                if packed.shape != (p.bytes,):
+                    raise AssertionError(f"{p.name}: packed {packed.shape}, planned {p.bytes}")
                 if p.name in owners:
                     owner, its_order = by_name[owners[p.name]]
-                    if not np.array_equal(packed, pack_matrix(owner, its_order)):
+                    if not np.array_equal(packed, pack_stored(owner, its_order)):
                         raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
                 else:
                     f.write(bytes(p.offset - f.tell()))

@@ -1,12 +1,13 @@
-"""Weights as the kernels walk them: blocks of 8 rows.  sc_model.h documents the blocks, a file of
-``storage`` each format's words."""
+"""Rows of a matrix in the order in which they are stored; ``storage`` lays them out."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from shrinkc.abi import ROW_BLOCK
+from shrinkc.engines import engine_named
 from shrinkc.ir.linear import QLinear
+from shrinkc.storage import StoredRows, pack_blocks
 
 
 def gate_up_order(n: int) -> np.ndarray:
@@ -19,29 +20,31 @@ def gate_up_order(n: int) -> np.ndarray:
     return np.concatenate([gate, up], axis=1).reshape(-1)
 
 
-def _rows(table: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _rows(table: np.ndarray, order: np.ndarray, block: int) -> np.ndarray:
     """Rows in ``order``, zero where it is -1, padded to whole blocks."""
-    padded = np.full(-(-len(order) // ROW_BLOCK) * ROW_BLOCK, -1)
+    padded = np.full(-(-len(order) // block) * block, -1)
     padded[: len(order)] = order
     out = np.zeros((len(padded), *table.shape[1:]), table.dtype)
     out[padded >= 0] = table[padded[padded >= 0]]
     return out
 
 
-def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
-    """uint8 [blocks, block_bytes] of a matrix (and the b of its side path)."""
+def stored_rows(w: QLinear, order: np.ndarray | None, block: int) -> StoredRows:
+    """A matrix (and the b of its side path) for a store with blocks of ``block`` rows."""
     order = np.arange(w.n) if order is None else order
-    q = _rows(w.q, order)
-    blocks = len(q) // ROW_BLOCK
-    parts: list[np.ndarray] = [_rows(w.r, order).astype("<u2").view(np.uint8).reshape(blocks, -1)]
-    d = None if w.d is None else _rows(w.d, order)
-    b = None if w.b is None else _rows(w.b, order).astype("<i2")
-    for g in range(w.nseg):
-        if d is not None:
-            parts.append(d[:, g].reshape(blocks, ROW_BLOCK).view(np.uint8))
-        if b is not None:
-            parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view(np.uint8))
-        parts.append(w.format.pack(q[:, g * w.seg : (g + 1) * w.seg], w.pad))
-    if w.low_rank is not None:
-        parts.append(pack_matrix(w.low_rank.b, order))
-    return np.concatenate(parts, axis=1)
+    q, r = _rows(w.q, order, block), _rows(w.r, order, block)
+    d = None if w.d is None else _rows(w.d, order, block)
+    b = None if w.b is None else _rows(w.b, order, block)
+    side = None if w.low_rank is None else stored_rows(w.low_rank.b, order, block)
+    return StoredRows(w.format, w.seg, w.pad, q, d, b, r, side)
+
+
+def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [blocks, block_bytes] as the cores read it."""
+    return pack_blocks(stored_rows(w, order, ROW_BLOCK))
+
+
+def pack_stored(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [bytes] as the matrix's engine reads it."""
+    store = engine_named(w.engine).store
+    return store.pack(stored_rows(w, order, store.rows))

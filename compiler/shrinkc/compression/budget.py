@@ -39,6 +39,7 @@ from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.memory.plan import align, l2_beside_weights, make_plan
 from shrinkc.model import NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.choose import choose_engines
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.targets import Target, target_named
 
@@ -362,10 +363,11 @@ class OnChip(Space):
     def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
         """What the compiler will make of the model that a stage gptq leaves."""
         ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
+        formats, options = gptq.formats(settings, config), QuantOptions()
+        choices = choose_engines(config, options, ranks, formats, (), self.target)
         found = shapes_of_config(
-            config, QuantOptions(), default_context(config), self.pieces, ranks,
-            gptq.formats(settings, config),
-        )  # fmt: skip
+            config, options, default_context(config), self.pieces, ranks, formats, choices=choices
+        )
         # act-order: all inputs but those of down, whose order that of gate's and up's rows becomes
         inputs = 2 * config.hidden_size + config.num_heads * config.head_dim
         return replace(found, perms=config.num_layers * inputs) if settings.desc_act else found

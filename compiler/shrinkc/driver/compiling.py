@@ -59,7 +59,7 @@ def compile_model(
     with reporter.stage("loading weights") as update:
         model = prepared.checkpoint.load(update)
     with reporter.stage("quantising") as update:
-        graph = lower(model, request.quant, prepared.context, update)
+        graph = lower(model, request.quant, prepared.context, update, prepared.choices)
     shape = shapes_of_graph(graph, prepared.shape.piece_bytes)
     if prepared.formats is not None or shape.shared != prepared.shape.shared:
         prepared = prepared.for_shape(shape)

@@ -17,6 +17,7 @@ from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError, UsageError
 from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
+from shrinkc.engines import CORES, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig, open_checkpoint
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
@@ -32,6 +33,7 @@ from shrinkc.quantize import (
     inputs_of,
 )
 from shrinkc.quantize.weights import check_groups
+from shrinkc.schedule.choose import choose_engines
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
 from shrinkc.targets import MEMORIES, Target, target_named
@@ -107,7 +109,7 @@ class Planned:
     """A plan and what it was made from: the model fits.
 
     ``plan`` says where everything lies; ``context`` is in tokens; ``notes`` are what had to be
-    assumed where the checkpoint is not whole.
+    assumed where the checkpoint is not whole.  ``choices``: which engine runs which matrix.
     """
 
     request: PlanRequest
@@ -117,6 +119,7 @@ class Planned:
     shape: ModelShape
     plan: Plan
     notes: tuple[str, ...] = ()
+    choices: Choices = ON_CORES
 
     fits: ClassVar[Literal[True]] = True
 
@@ -210,7 +213,8 @@ class Planned:
         """A summary for people."""
         c, p = self.config, self.plan
         implied = " (default)" if self.request.context is None else ""
-        tiles = sum(-(-x.blocks // x.tile_blocks) for x in p.placements if x.name != "embedding")
+        cut = [x for x in p.placements if x.name != "embedding" and x.engine == CORES]
+        tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
         yes = {True: "L1", False: "L2"}
         out = [
             f"{self.name} for {self.target.name}: {c.num_layers} layers, hidden {c.hidden_size}, "
@@ -229,7 +233,27 @@ class Planned:
             f"{show_size(p.tile_bytes)} per pass, KV cache in {yes[p.kv_in_l1]}, logits in "
             f"{yes[p.logits_in_l1]}"
         )
+        out += [f"  engines     {line}" for line in self._engine_lines()]
         return out + [f"  note        {note}" for note in self.notes]
+
+    def _engine_lines(self) -> list[str]:
+        """Who runs how much, and why not more; nothing where the target has the cores alone."""
+        chosen = self.choices.by_name
+        runs = Counter(c.engine for c in chosen.values())
+        out = [
+            f"{engine}: {runs[engine]} of {len(chosen)} matrices, estimated "
+            f"{sum(c.cycles for c in chosen.values() if c.engine == engine)} cycles per token"
+            for engine in self.target.engines
+            if chosen
+        ]
+        why: dict[tuple[str, str], list[str]] = {}
+        for name, choice in chosen.items():
+            for engine, reason in choice.refused:
+                why.setdefault((engine, reason), []).append(name)
+        for (engine, reason), names in why.items():
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            out.append(f"not on {engine}: {names[0]}{more} {reason}")
+        return out
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
@@ -249,7 +273,16 @@ class Planned:
             "kv_in_l1": p.kv_in_l1,
             "logits_in_l1": p.logits_in_l1,
             "notes": list(self.notes),
+            **self._engines_json(),
         }
+
+    def _engines_json(self) -> dict[str, object]:
+        """The choice of every matrix, where there is one."""
+        found = {
+            name: {"engine": c.engine, "cycles": c.cycles, "refused": dict(c.refused)}
+            for name, c in self.choices.by_name.items()
+        }
+        return {"engines": found} if found else {}
 
 
 def fixed_options(
@@ -336,8 +369,29 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     notes += window_notes(config, context)
     ranks, repeats = _ranks(checkpoint), checkpoint.repeats
 
+    def chosen(quant: QuantOptions, context: int) -> tuple[Choices, ModelShape]:
+        """The engines that are best, and the shapes; the cores' where others leave too little memory.
+
+        Judged with all of L1, so that no budget changes a number.
+        """
+        barred: dict[str, str] = {}
+        while True:
+            choices = choose_engines(config, quant, ranks, known, repeats, target, barred)
+            shape = shapes_of_config(
+                config, quant, context, piece_bytes, ranks, known, repeats, choices
+            )
+            others = choices.engines - {CORES}
+            try:
+                if others:
+                    make_plan(shape, target)
+                return choices, shape
+            except DoesNotFit as refused:
+                lack = refused.lacks[0]
+                short = f"would leave {lack.level} {lack.excess} bytes short there"
+                barred |= dict.fromkeys(others, short)
+
     def shape_for(quant: QuantOptions, context: int) -> ModelShape:
-        return shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats)
+        return chosen(quant, context)[1]
 
     def check(quant: QuantOptions) -> None:
         wide = replace(quant, bits=WIDEST, head_bits=WIDEST, group=None, asymmetric=False)
@@ -359,7 +413,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         return True
 
     check(quant)
-    shape = shape_for(quant, context)
+    choices, shape = chosen(quant, context)
     try:
         plan = make_plan(shape, target, request.l1)
     except DoesNotFit:
@@ -371,7 +425,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         lacks = shortfalls(shape, target, request.l1)
         return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     verify(plan, shape, target)
-    return Planned(request, checkpoint, context, target, shape, plan, notes)
+    return Planned(request, checkpoint, context, target, shape, plan, notes, choices)
 
 
 def stored_bytes(shape: ModelShape) -> int:

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 
@@ -20,6 +21,8 @@ def _matrix(w: QLinear) -> str:
         f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} seg {w.seg} cmax {w.cmax} "
         f"drop {w.drop} shift {w.shift} Q{w.frac} sha256 {digest.hexdigest()[:16]}"
     )
+    if w.engine != CORES:
+        text += f" on {w.engine}"
     if w.low_rank:
         text += f" + side path a {_matrix(w.low_rank.a)} b {_matrix(w.low_rank.b)}"
     return text

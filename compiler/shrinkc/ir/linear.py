@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
+from shrinkc.engines import CORES
 from shrinkc.numerics.fixed import I64, QMAX
 from shrinkc.numerics.vectors import QVector
 from shrinkc.storage import StorageFormat, format_of
@@ -32,7 +33,8 @@ class QLinear:
     q int8 [n, k] in the range of its storage format; d uint8 [n, nseg] or None (all one, drop 0);
     b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n].
     ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
-    first half of a side path those of the matrix beside it where they are more.
+    first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
+    has decided ``seg`` and ``pad``; beyond these it changes no integer.
     ``row_scale`` float64 [n] is kept for reports and tests only.
     """
 
@@ -51,6 +53,7 @@ class QLinear:
     pad: int
     row_scale: np.ndarray
     low_rank: LowRank | None = None
+    engine: str = CORES
 
     @property
     def format(self) -> StorageFormat:

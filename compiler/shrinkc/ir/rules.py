@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shrinkc.core.errors import IllegalIR
+from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import (
     ACC_MAX,
@@ -37,8 +38,6 @@ from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.storage import FORMATS
 
 Rule = Callable[[Graph, Op], str | None]
-
-PADS = {f.inputs for f in FORMATS.values()}
 
 # op -> (kinds of its inputs, kind of its output)
 SIGNATURES: dict[type[Op], tuple[tuple[tuple[str, ...], ...], str]] = {
@@ -94,7 +93,7 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
-        if w.pad not in PADS or w.pad % w.format.inputs:
+        if w.pad % w.format.inputs:
             return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
     return None
 
@@ -145,6 +144,28 @@ def rule_linear_types(graph: Graph, op: Op) -> str | None:
             return f"{a.name} does not share the activations of {w.name}"
         if a.n != b.k or b.n != w.n or b.frac != w.frac:
             return f"side path {a.n}->{b.n} does not fit {w.name}"
+    return None
+
+
+def rule_engine(graph: Graph, op: Op) -> str | None:
+    """Every matrix is cut as its engine asks, and reads what its engine takes.
+
+    The first half of a side path is cut like the matrix beside it (rule_linear_types).
+    """
+    found = matrices(op)
+    for place, w in enumerate(found):
+        if w.engine not in ENGINES:
+            return f"{w.name}: engine '{w.engine}'; there are {', '.join(ENGINES)}"
+        if place > 0 and w.engine != CORES:
+            return f"{w.name}: a side path on {w.engine}, not on the cores"
+        cut = ENGINES[w.engine].cut(w.k, w.group, w.bits)
+        if place != 1 and (w.seg, w.pad) != cut:
+            got = f"segments of {w.seg} padded to {w.pad}"
+            return f"{w.name}: {got}; {w.engine} asks for {cut[0]} and {cut[1]}"
+    if isinstance(op, Linear):
+        kind, reads = input_types(graph, op)[0].kind, ENGINES[op.weight.engine].activations
+        if kind != reads:
+            return f"{op.weight.name}: {op.weight.engine} reads {reads}, the input is {kind}"
     return None
 
 
@@ -227,6 +248,7 @@ RULES: tuple[Rule, ...] = (
     rule_drop,
     rule_accumulator,
     rule_linear_types,
+    rule_engine,
     rule_norm,
     rule_permutation,
     rule_heads,

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from shrinkc.core.errors import BadArtifact
+from shrinkc.engines import CORES
 from shrinkc.ir import ops as op_types
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.linear import LowRank, QLinear
@@ -40,7 +41,7 @@ class _Writer:
                     self.tensors[f"{w.name}/{f.name}"] = np.ascontiguousarray(v)
                 elif isinstance(v, LowRank):
                     record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
-                else:
+                elif (f.name, v) != ("engine", CORES):  # said only where it is another
                     record[f.name] = v
             self.records[w.name] = record
         return self.linears[id(w)]

@@ -3,7 +3,8 @@
 L1 holds one arena.  Its buffers have lifetimes over the phases of a pass (PHASES) and buffers
 that are never live together may share bytes.  Weight matrices fill the target's memories in the order
 they are read and the target names them; every matrix is cut into tiles of whole row blocks that fit
-the two L1 tile buffers.
+the two L1 tile buffers.  What another engine than the cores reads is not cut: it lies in a memory
+that the engine reads in place, before all others.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from shrinkc import abi
 from shrinkc.abi import PART_BYTES, QVEC_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.core.errors import DoesNotFit, Lack
+from shrinkc.engines import CORES, engine_named
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import MatrixShape
+from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import FETCHED, KIB, Target
 
 PLAN_VERSION = 2
@@ -29,7 +31,6 @@ CHUNKS = (8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
 TILE_ROUND = 8  # row blocks: one per core
 KV_TILE_CAP = 16 * KIB
-ALIGN = 16
 GAINS_L1_MAX = 4 * KIB
 
 
@@ -51,7 +52,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared)."""
+    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
+
+    ``engine`` reads it: the cores tile by tile, others whole and in place.
+    """
 
     name: str
     level: str
@@ -60,6 +64,7 @@ class Placement:
     block_bytes: int
     blocks: int
     tile_blocks: int
+    engine: str = CORES
 
 
 @dataclass
@@ -89,7 +94,12 @@ class Plan:
         return max(b.offset + b.bytes for b in self.l1)
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        """The fields; of a placement its engine where it is not the cores."""
+        out = asdict(self)
+        for placement in out["placements"]:
+            if placement["engine"] == CORES:
+                del placement["engine"]
+        return out
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,11 @@ def l1_buffers(
             ALWAYS[0] if first is None else p[first], ALWAYS[1] if last is None else p[last],
         )  # fmt: skip
 
-    out = [
-        b("tiles", 2 * tile, "embed", "head"),
+    out = [b("tiles", 2 * tile, "embed", "head")] if copied(s) else []
+    scratch = max(engine_named(m.engine).scratch(m, chunk) for m in inputs)
+    if scratch:
+        out.append(b("engine", scratch, "attn_norm", "head"))
+    out += [
         b("x", 4 * chunk * s.hidden, "embed", "final_norm"),
         b("y", 4 * chunk * y_words(s), "attn_norm", "final_norm"),
         b("xq", 4 * chunk * words, "attn_norm", "head"),
@@ -162,6 +175,11 @@ def l1_buffers(
     if logits_l1:
         out.append(b("logits", 4 * s.vocab, "head", "sample"))
     return out
+
+
+def copied(s: ModelShape) -> list[MatrixShape]:
+    """The matrices of which tiles pass through L1."""
+    return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
 def y_words(s: ModelShape) -> int:
@@ -209,19 +227,20 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     overhead = t.l1_system + layer_table_bytes(s)
     budget = total - overhead
     kv = KvShape.of(s)
-    block = max(m.block_bytes for m in s.matrices)
-    want = min(TILE_CAP, max(m.bytes for m in s.matrices))
+    tiled = [m for m in s.matrices if m.engine == CORES] if copied(s) else []
+    block = max((m.block_bytes for m in tiled), default=0)
+    want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
     want = max(align(want), align(block))
     kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // max(kv.k_block, kv.v_block)))
 
     def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool, least: int) -> int:
-        """Largest tile of at least ``least`` bytes that fits beside the rest, or 0."""
+        """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
             return _arena(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)) <= budget
 
         if not fits(least):
-            return 0
+            return -1
         free = budget - _arena(l1_buffers(s, t, chunk, 0, kv_l1, kv_tile, logits_l1))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
@@ -293,17 +312,23 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         at = dict.fromkeys(room, 0)
         out: dict[str, Placement] = {}
         owners = dict(s.shared)
-        for m in s.matrices:
+        for m in sorted(s.matrices, key=lambda m: m.engine == CORES):
             if m.name in owners:
                 out[m.name] = replace(out[owners[m.name]], name=m.name)
                 continue
-            level = next((v for v in room if at[v] + m.bytes <= room[v]), "none")
+            start = {
+                v: align(at[v], m.store.align)
+                for v in engine_named(m.engine).levels or room
+                if v in room
+            }
+            level = next((v for v in start if start[v] + m.bytes <= room[v]), "none")
             if level == "none":
                 break
+            blocks = tile_blocks(m, tile) if m.engine == CORES else m.blocks
             out[m.name] = Placement(
-                m.name, level, at[level], m.bytes, m.block_bytes, m.blocks, tile_blocks(m, tile)
+                m.name, level, start[level], m.bytes, m.block_bytes, m.blocks, blocks, m.engine
             )
-            at[level] += align(m.bytes)
+            at[level] = start[level] + align(m.bytes)
         at["l2"] += reserved
         return list(out.values()), at
 

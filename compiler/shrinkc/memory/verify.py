@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from shrinkc.abi import MATRIX_BYTES, SIGMOID_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
+from shrinkc.engines import CORES, ENGINES
 from shrinkc.memory.plan import PHASES, Plan
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import Target
@@ -54,7 +55,6 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
     ranks = [m.rank for m in readers if m.rank]
     x_blocks = max([_x_blocks(m.k, m.seg) for m in readers] + [_x_blocks(r, 64) for r in ranks])
     out: dict[str, Need] = {
-        "tiles": (2 * plan.tile_bytes, "embed", "head"),
         "x": (4 * chunk * s.hidden, "embed", "final_norm"),
         "y": (4 * chunk * width, "attn_norm", "final_norm"),
         "xq": (
@@ -73,6 +73,11 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
         "head_state": (cores * _skewed(16 + 8 * head), "attention", "attention"),
         "head_work": (4 * cores * s.head_dim, "heads", "heads"),
     }
+    if any(m.engine == CORES for m in readers):
+        out["tiles"] = (2 * plan.tile_bytes, "embed", "head")
+    scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]
+    if any(scratch):
+        out["engine"] = (max(scratch), "attn_norm", "head")
     if any(m.asymmetric for m in readers):
         out["xsum"] = (4 * chunk * nseg, "attn_norm", "head")
     if ranks:
@@ -168,6 +173,31 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         yield f"L2: {sum(have.values()) + weights} bytes of {t.l2}"
 
 
+def _engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """What stands between a matrix and the engine that is to run it."""
+    places = {p.name: p for p in plan.placements}
+    for m in (m for m in s.matrices if m.name in places):
+        p, engine = places[m.name], ENGINES[m.engine]
+        if p.engine != m.engine:
+            yield f"{m.name}: planned for {p.engine}, quantised for {m.engine}"
+        if m.engine not in t.engines:
+            yield f"{m.name}: {t.name} has no engine {m.engine}"
+        if m.store != engine.store:
+            yield f"{m.name}: stored as {m.store.name}, {m.engine} reads {engine.store.name}"
+        if m.engine == CORES:
+            continue
+        if p.level not in engine.levels:
+            yield f"{m.name}: in {p.level}, {m.engine} reads {' and '.join(engine.levels)}"
+        if p.offset % engine.store.align:
+            yield f"{m.name}: stored at {p.offset}, not a multiple of {engine.store.align}"
+        if m.rank:
+            yield f"{m.name}: a side path on {m.engine}"
+        if m.name == "embedding":
+            yield f"{m.name}: on {m.engine}, but nothing is multiplied with it"
+        if m.name == "head" and s.embedding is None and not engine.reads_rows:
+            yield f"{m.name}: {m.engine} gives no rows of it"
+
+
 def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     rooms = {v.name: v.bytes for v in t.levels if v.name != "l1"}
     by_name = {p.name: p for p in plan.placements}
@@ -189,17 +219,21 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p is None:
             yield f"{m.name}: not placed"
             continue
-        size = 16 + _words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits
+        rows, size, beside = 8, 16 + _words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits, 0
         size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + 2 * int(m.asymmetric))
         if m.rank:
             size += 16 + _words(m.rank, 64, 8) * 32
-        if p.block_bytes != size or p.bytes != p.blocks * size:
+        if m.engine != CORES:  # only the engine's store knows how it lays out a matrix
+            store = m.store
+            rows, size, beside = store.rows, store.block_bytes(m), store.beside_bytes(m)
+        if p.block_bytes != size or p.bytes != p.blocks * size + beside:
             yield f"{m.name}: blocks of {size} bytes; the plan says {p.block_bytes}, {p.bytes} in all"
-        if p.blocks * 8 < m.rows or (p.blocks - 1) * 8 >= m.rows:
+        if p.blocks * rows < m.rows or (p.blocks - 1) * rows >= m.rows:
             yield f"{m.name}: {p.blocks} blocks for {m.rows} rows"
         if not 1 <= p.tile_blocks <= p.blocks:
             yield f"{m.name}: {p.tile_blocks} blocks per tile"
-        if m.name != "embedding" and p.tile_blocks * size > plan.tile_bytes:
+        tiled = m.name != "embedding" and m.engine == CORES
+        if tiled and p.tile_blocks * size > plan.tile_bytes:
             yield f"{m.name}: tile of {p.tile_blocks * size} bytes in {plan.tile_bytes}"
         if p.level == "flash" and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:
             yield f"{m.name}: flash stage of {plan.stage_bytes} for {p.tile_blocks * size}"
@@ -212,7 +246,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             continue
         if m.name in owners:
             continue  # its bytes are its owner's, and count once
-        spans.setdefault(p.level, []).append((p.offset, p.offset + p.blocks * size, m.name))
+        end = p.offset + p.blocks * size + beside
+        spans.setdefault(p.level, []).append((p.offset, end, m.name))
     for name in by_name:
         yield f"{name}: placed but not in the model"
     for level, taken in spans.items():
@@ -230,6 +265,7 @@ def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
         *_l1_faults(plan, shape, target),
         *_l2_faults(plan, shape, target),
         *_weight_faults(plan, shape, target),
+        *_engine_faults(plan, shape, target),
     ]
 
 

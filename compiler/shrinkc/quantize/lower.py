@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shrinkc.core.errors import QuantizeError
+from shrinkc.engines import ON_CORES, Choices
 from shrinkc.importer import Formats
 from shrinkc.importer.model import (
     FloatLayer,
@@ -257,8 +258,11 @@ def _fused_side(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter |
 
 
 class _Lowering:
-    def __init__(self, model: FloatModel, options: QuantOptions, context: int) -> None:
+    def __init__(
+        self, model: FloatModel, options: QuantOptions, context: int, choices: Choices
+    ) -> None:
         self.model, self.options, self.config = model, options, model.config
+        self.choices = choices
         c = self.config
         check_sizes(c)
         check_window(c, context)
@@ -296,13 +300,14 @@ class _Lowering:
     def matrix(self, source: _Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
         """The integers of a matrix and its side path, for inputs gain * x."""
         o, weight = self.options, source.weight
+        engine = self.choices.engine(source.name)
 
         def main(limit: int) -> QLinear:
             if isinstance(weight, QuantizedWeight):
-                return convert_matrix(source.name, weight, out, cmax_limit=limit)
+                return convert_matrix(source.name, weight, out, cmax_limit=limit, engine=engine)
             return quantize_matrix(
                 source.name, weight, out, bits=o.bits, group=o.group, asymmetric=o.asymmetric,
-                cmax_limit=limit,
+                cmax_limit=limit, engine=engine,
             )  # fmt: skip
 
         w = main(CMAX)
@@ -460,10 +465,13 @@ class _Lowering:
 
     def table_matrix(self, name: str, weight: Weight, out: Output) -> QLinear:
         """Embedding or head."""
-        o = self.options
+        o, engine = self.options, self.choices.engine(name)
         if isinstance(weight, QuantizedWeight):
-            return convert_matrix(name, weight, out)
-        return quantize_matrix(name, weight, out, bits=o.head_bits, group=o.head_group)
+            return convert_matrix(name, weight, out, engine=engine)
+        return quantize_matrix(
+            name, weight, out, bits=o.head_bits, group=o.head_group,
+            engine=engine,
+        )  # fmt: skip
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
         c, m = self.config, self.model
@@ -636,10 +644,12 @@ def lower(
     options: QuantOptions,
     context: int,
     progress: Callable[[int, int], None] | None = None,
+    choices: Choices = ON_CORES,
 ) -> Graph:
     """Quantise ``model`` for a context of ``context`` tokens; the result passes every IR rule.
 
+    ``choices`` are the engines of its matrices, which decide how they are cut.
     Raises QuantizeError for widths or groups that are not possible, and BadWeights with every
     tensor whose values are too large.
     """
-    return _Lowering(model, options, context).run(progress)
+    return _Lowering(model, options, context, choices).run(progress)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shrinkc.core.errors import QuantizeError
+from shrinkc.engines import CORES, engine_named
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.ir.linear import (
     ACC_MAX,
@@ -27,7 +28,7 @@ from shrinkc.ir.linear import (
     row_slices,
     unit_bound,
 )
-from shrinkc.storage import WIDEST, format_of, segment_size
+from shrinkc.storage import WIDEST, format_of
 
 D_MAX = 255
 R_MAX = 65535
@@ -123,7 +124,8 @@ class _Integers:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a matrix of k inputs is stored: ``group`` weights per scale or None, segments of ``seg``."""
+    """How a matrix of k inputs is stored: ``group`` weights per scale or None, segments of ``seg``, as
+    ``engine`` asks."""
 
     name: str
     k: int
@@ -131,14 +133,16 @@ class _Cut:
     group: int | None
     seg: int
     pad: int
+    engine: str
 
     @classmethod
     def of(
-        cls, name: str, k: int, bits: int, group: int | None, activations: tuple[int, int] | None
-    ) -> _Cut:
+        cls, name: str, k: int, bits: int, group: int | None, engine: str,
+        activations: tuple[int, int] | None = None,
+    ) -> _Cut:  # fmt: skip
         """``activations``: segment and padding where another matrix has chosen them already."""
-        seg, pad = activations or (segment_size(k, group), format_of(bits).inputs)
-        return cls(name, k, bits, group, seg, pad)
+        seg, pad = activations or engine_named(engine).cut(k, group, bits)
+        return cls(name, k, bits, group, seg, pad, engine)
 
     def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
         """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
@@ -159,14 +163,15 @@ def quantize_matrix(
     asymmetric: bool = False,
     cmax_limit: int = CMAX,
     activations: tuple[int, int] | None = None,
+    engine: str = CORES,
 ) -> QLinear:
     """Quantise float [n, k] to integers of ``bits`` bits.
 
     ``activations`` (segment, padding) and ``cmax_limit`` are those of another matrix that reads the
-    same input.  Raises QuantizeError when no accumulator bound is possible.
+    same input; ``engine`` runs it.  Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
-    cut = _Cut.of(name, k, bits, group, activations)
+    cut = _Cut.of(name, k, bits, group, engine, activations)
     grouped = group is not None or asymmetric
     width = group if group is not None else k
     groups = -(-k // width)
@@ -205,7 +210,12 @@ def quantize_matrix(
 
 
 def convert_matrix(
-    name: str, weight: QuantizedWeight, out: Output, *, cmax_limit: int = CMAX
+    name: str,
+    weight: QuantizedWeight,
+    out: Output,
+    *,
+    cmax_limit: int = CMAX,
+    engine: str = CORES,
 ) -> QLinear:
     """The same integers q, shifted by a constant to signed ones; columns in stored order.
 
@@ -217,7 +227,7 @@ def convert_matrix(
     k = weight.q.shape[1]
     middle = 1 << (weight.bits - 1)
     form = MatrixFormat.of(weight)
-    cut = _Cut.of(name, k, form.bits, form.group, None)
+    cut = _Cut.of(name, k, form.bits, form.group, engine)
     q = (weight.q.astype(np.int16) - middle).astype(np.int8)
     scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
     least, most = weight.q.min(axis=1, keepdims=True), weight.q.max(axis=1, keepdims=True)
@@ -384,6 +394,7 @@ def _settled(
         frac=frac,
         pad=cut.pad,
         row_scale=row_scale,
+        engine=cut.engine,
     )
 
 

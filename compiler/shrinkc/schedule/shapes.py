@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shrinkc.engines import ON_CORES, Choices, MatrixSpec, engine_named
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
 from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
-from shrinkc.storage import SIDE_BITS, MatrixShape, format_of, segment_size
+from shrinkc.storage import MatrixShape, format_of
 
 DEFAULT_CONTEXT = 256
 
@@ -71,6 +72,7 @@ def _shape(w: QLinear, name: str) -> MatrixShape:
     return MatrixShape(
         name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.b is not None,
         w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
+        w.engine, engine_named(w.engine).store,
     )  # fmt: skip
 
 
@@ -128,6 +130,50 @@ def _content(w: QLinear) -> tuple[object, ...]:
     return replace(_shape(w, w.name), name=w.name.rsplit(".", 1)[-1]), digest.digest()
 
 
+def matrix_specs(
+    config: LlamaConfig,
+    options: QuantOptions,
+    ranks: Sequence[dict[str, int]] | dict[str, int],
+    formats: Formats | None,
+) -> tuple[list[list[MatrixSpec]], MatrixSpec, MatrixSpec | None]:
+    """(per layer those of its slots, of the head, of an embedding of its own) from sizes alone."""
+    c = config
+    slots, head_format, embedding_format = matrix_formats(c, options, formats)
+
+    def spec(name: str, rows: int, k: int, f: MatrixFormat, rank: int = 0) -> MatrixSpec:
+        tied = name == "head" and c.tie_embeddings
+        return MatrixSpec(name, rows, k, f.bits, f.group, f.asymmetric, rank, tied)
+
+    layers = [
+        [
+            spec(
+                f"layer{i}.{slot}", padded_rows(slot, rows), k, slots[i][slot],
+                (ranks if isinstance(ranks, dict) else ranks[i]).get(slot, 0),
+            )
+            for slot, (rows, k) in slot_shapes(c).items()
+        ]
+        for i in range(c.num_layers)
+    ]  # fmt: skip
+    head = spec("head", c.vocab_size, c.hidden_size, head_format)
+    embedding = None
+    if not c.tie_embeddings:
+        embedding = spec("embedding", c.vocab_size, c.hidden_size, embedding_format)
+    return layers, head, embedding
+
+
+def equal_matrices(
+    layers: Sequence[Sequence[MatrixSpec]], repeats: Sequence[int]
+) -> tuple[tuple[str, str], ...]:
+    """(matrix, the earlier one with the same weights) by name, as far as the layers tell."""
+    return tuple(
+        (again.name, first.name)
+        for i, owner in enumerate(repeats)
+        # a side path is no part of the layer's weights: whether it repeats too is not known yet
+        if owner != i and not any(m.rank for m in (*layers[i], *layers[owner]))
+        for again, first in zip(layers[i], layers[owner], strict=True)
+    )
+
+
 def shapes_of_config(
     config: LlamaConfig,
     options: QuantOptions,
@@ -136,52 +182,39 @@ def shapes_of_config(
     ranks: Sequence[dict[str, int]] | dict[str, int],
     formats: Formats | None = None,
     repeats: Sequence[int] = (),
+    choices: Choices = ON_CORES,
 ) -> ModelShape:
     """The shapes a model will have, before any weight is touched.
 
     ``ranks``: slot -> rank of its side path, per layer or for all.  ``formats``: how a quantised
     checkpoint stores its modules; ``options`` are for what is float.  ``repeats``: per layer the
-    first one with the same weights, empty if all differ.
+    first one with the same weights, empty if all differ.  ``choices``: the engines of the matrices.
     """
     c = config
-    slots, head_format, embedding_format = matrix_formats(c, options, formats)
+    specs, head_spec, embedding_spec = matrix_specs(c, options, ranks, formats)
     check_window(c, context)
-    sizes = slot_shapes(c)
 
-    def matrix(name: str, rows: int, k: int, f: MatrixFormat, rank: int = 0) -> MatrixShape:
-        seg = segment_size(k, f.group)
-        return MatrixShape(name, rows, k, f.bits, seg, f.grouped, f.asymmetric, rank)
+    def shape(spec: MatrixSpec) -> MatrixShape:
+        return engine_named(choices.engine(spec.name)).shape(spec)
 
-    def layer(i: int) -> tuple[MatrixShape, ...]:
+    def layer(specs: Sequence[MatrixSpec]) -> tuple[MatrixShape, ...]:
         out: list[MatrixShape] = []
-        for slot, (rows, k) in sizes.items():
-            name = f"layer{i}.{slot}"
-            rank = (ranks if isinstance(ranks, dict) else ranks[i]).get(slot, 0)
-            main = matrix(name, padded_rows(slot, rows), k, slots[i][slot], rank)
-            if rank:
-                own, both = format_of(SIDE_BITS).inputs, main.format.inputs
-                pad = both if both > own else 0
-                out.append(
-                    MatrixShape(f"{name}.a", rank, k, SIDE_BITS, main.seg, False, False, 0, pad)
-                )
+        for spec in specs:
+            main = shape(spec)
+            if rank := spec.rank:
+                a = f"{spec.name}.a"
+                pad = main.format.inputs if main.format.inputs > format_of(8).inputs else 0
+                out.append(MatrixShape(a, rank, spec.k, 8, main.seg, False, False, 0, pad))
             out.append(main)
         return tuple(out)
 
-    layers = tuple(layer(i) for i in range(c.num_layers))
-    shared = [
-        (again.name, first.name)
-        for i, owner in enumerate(repeats)
-        # a side path is no part of the layer's weights: whether it repeats too is not known yet
-        if owner != i and not any(m.rank for m in (*layers[i], *layers[owner]))
-        for again, first in zip(layers[i], layers[owner], strict=True)
-    ]
-    head = matrix("head", c.vocab_size, c.hidden_size, head_format)
-    embedding = None
-    if not c.tie_embeddings:
-        embedding = matrix("embedding", c.vocab_size, c.hidden_size, embedding_format)
+    layers = tuple(map(layer, specs))
+    shared = equal_matrices(specs, repeats)
+    head = shape(head_spec)
+    embedding = None if embedding_spec is None else shape(embedding_spec)
     return ModelShape(
         c.vocab_size, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim,
-        c.num_layers, context, piece_bytes, layers, head, embedding, shared=tuple(shared),
-        biases=c.num_layers * sum(sizes[slot][0] for slot in slots_with_bias(c)),
+        c.num_layers, context, piece_bytes, layers, head, embedding, shared=shared,
+        biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
     )  # fmt: skip

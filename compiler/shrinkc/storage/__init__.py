@@ -3,6 +3,7 @@
 A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
 """
 
+from shrinkc.storage.blocks import BLOCKS, pack_blocks
 from shrinkc.storage.format import StorageFormat
 from shrinkc.storage.formats import FORMATS, WIDEST, WIDTHS, format_of
 from shrinkc.storage.matrix import (
@@ -12,8 +13,11 @@ from shrinkc.storage.matrix import (
     MatrixShape,
     segment_size,
 )
+from shrinkc.storage.store import ALIGN, Store, StoredRows
 
 __all__ = [
+    "ALIGN",
+    "BLOCKS",
     "FORMATS",
     "SEGMENT",
     "SEGMENT_MAX",
@@ -22,6 +26,9 @@ __all__ = [
     "WIDTHS",
     "MatrixShape",
     "StorageFormat",
+    "Store",
+    "StoredRows",
     "format_of",
+    "pack_blocks",
     "segment_size",
 ]

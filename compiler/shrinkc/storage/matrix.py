@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shrinkc.abi import ROW_BLOCK, X_BLOCK
+from shrinkc.storage.blocks import BLOCKS
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
+from shrinkc.storage.store import Store
 
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
@@ -29,7 +31,10 @@ def segment_size(k: int, group: int | None) -> int:
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """One stored matrix.  ``rank`` > 0: the b matrix of a side path [rows, rank] rides along."""
+    """One stored matrix.  ``rank`` > 0: the b matrix of a side path [rows, rank] rides along.
+
+    ``engine`` runs it, by name, and reads it as ``store`` lays it out.
+    """
 
     name: str
     rows: int
@@ -40,6 +45,8 @@ class MatrixShape:
     asymmetric: bool
     rank: int = 0
     pad: int = 0  # 0: as the bits ask for; QLinear.pad
+    engine: str = "cores"
+    store: Store = BLOCKS
 
     @property
     def format(self) -> StorageFormat:
@@ -74,7 +81,7 @@ class MatrixShape:
 
     @property
     def blocks(self) -> int:
-        return -(-self.rows // ROW_BLOCK)
+        return -(-self.rows // self.store.rows)
 
     @property
     def side(self) -> MatrixShape | None:
@@ -87,9 +94,8 @@ class MatrixShape:
 
     @property
     def block_bytes(self) -> int:
-        own = 2 * ROW_BLOCK + self.nseg * self.header + self.format.weight_bytes(self.words)
-        return own + (self.side.block_bytes if self.side else 0)
+        return self.store.block_bytes(self)
 
     @property
     def bytes(self) -> int:
-        return self.blocks * self.block_bytes
+        return self.blocks * self.block_bytes + self.store.beside_bytes(self)

@@ -93,7 +93,7 @@ class Target:
     ``l1_system`` and ``l2_system``: bytes that the runtime itself takes: stacks, small state and
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
     its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
-    is a SoC that it knows.
+    is a SoC that it knows.  ``engines``: the names of those that multiply matrices (shrinkc/engines).
     """
 
     name: str
@@ -105,6 +105,7 @@ class Target:
     programs: Mapping[str, str]
     program: Program
     gvsoc: str | None = None
+    engines: tuple[str, ...] = ("cores",)
 
     def __post_init__(self) -> None:
         """Raises ValueError with everything that contradicts itself, or that the engine cannot do."""

@@ -1,0 +1,26 @@
+"""Compute engines, a file each; ENGINES is the list.  ``targets`` say which ones a target has."""
+
+from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose
+from shrinkc.engines.cores import ENGINE as THE_CORES
+from shrinkc.engines.engine import CORES, Engine, MatrixSpec
+
+ENGINES = {e.name: e for e in (THE_CORES,)}
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name; KeyError for one that there is not."""
+    return ENGINES[name]
+
+
+__all__ = [
+    "CORES",
+    "ENGINES",
+    "ON_CORES",
+    "THE_CORES",
+    "Choice",
+    "Choices",
+    "Engine",
+    "MatrixSpec",
+    "choose",
+    "engine_named",
+]

@@ -1,0 +1,114 @@
+"""Which engine runs which matrix: chosen by cost, before anything is quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shrinkc.engines.engine import CORES, Engine, MatrixSpec
+from shrinkc.storage import ALIGN
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine of one matrix.
+
+    ``cycles``: its estimate for one token.  ``refused``: (engine, why not), the reason as the end of a
+    sentence that begins with the matrix.
+    """
+
+    engine: str = CORES
+    cycles: int = 0
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The engine of every matrix by name; the cores where nothing is said."""
+
+    by_name: Mapping[str, Choice] = field(default_factory=dict)
+
+    def engine(self, name: str) -> str:
+        """The name of the engine that runs that matrix."""
+        return self.by_name.get(name, Choice()).engine
+
+    @property
+    def engines(self) -> set[str]:
+        """Those that run a matrix."""
+        return {choice.engine for choice in self.by_name.values()} or {CORES}
+
+
+ON_CORES = Choices()
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """An engine that would save ``gain`` cycles per token, for ``bytes`` of a level that it reads."""
+
+    spec: MatrixSpec
+    engine: Engine
+    gain: int
+    bytes: int
+
+
+def choose(
+    specs: Sequence[MatrixSpec],
+    engines: Sequence[Engine],
+    room: Mapping[str, int],
+    owners: Mapping[str, str] | None = None,
+    barred: Mapping[str, str] | None = None,
+) -> Choices:
+    """For every matrix the engine that takes the fewest cycles per token; the cores where two are equal.
+
+    ``engines`` include the cores.  ``room``: bytes of the levels from which matrices can be read in
+    place; where it does not hold all that would gain, those get it that gain most per byte.
+    ``owners``: matrix -> an earlier equal one, whose bytes and engine it has.  ``barred``: engine -> why
+    it runs nothing, as the end of a sentence that begins with a matrix.
+    """
+    owners, barred = owners or {}, barred or {}
+    cores = next(e for e in engines if e.name == CORES)
+    uses = {s.name: 1 for s in specs if s.name not in owners}
+    for owner in owners.values():
+        uses[owner] += 1
+    refused: dict[str, list[tuple[str, str]]] = {s.name: [] for s in specs}
+    best = {s.name: (CORES, cores.cycles(s, 1)) for s in specs}
+    offers: list[list[_Offer]] = []  # per matrix, the best first
+    for spec in specs:
+        if spec.name in owners:
+            continue
+        found: list[_Offer] = []
+        for engine in engines:
+            if engine.name == CORES:
+                continue
+            reason, have = engine.refusal(spec), best[spec.name][1]
+            if reason is None and (reason := barred.get(engine.name)) is None:
+                takes = engine.cycles(spec, 1)
+                if takes < have:
+                    size = (
+                        -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
+                    )
+                    found.append(_Offer(spec, engine, (have - takes) * uses[spec.name], size))
+                    continue
+                reason = f"takes {takes} cycles there, {have} on the cores"
+            refused[spec.name].append((engine.name, reason))
+        if found:
+            offers.append(sorted(found, key=lambda o: -o.gain))
+    left = {level: room.get(level, 0) for e in engines for level in e.levels}
+    for same in sorted(offers, key=lambda o: -o[0].gain / o[0].bytes):
+        for offer in same:
+            name, engine = offer.spec.name, offer.engine
+            level = next((v for v in engine.levels if left[v] >= offer.bytes), None)
+            if level is not None:
+                left[level] -= offer.bytes
+                best[name] = (engine.name, engine.cycles(offer.spec, 1))
+                break
+            free = max(left[v] for v in engine.levels)
+            where = " or ".join(engine.levels)
+            reason = f"needs {offer.bytes} bytes of {where}, where {free} are left"
+            refused[name].append((engine.name, reason))
+    return Choices(
+        {
+            name: Choice(*best[owners.get(name, name)], tuple(refused[owners.get(name, name)]))
+            for name in best
+        }
+    )

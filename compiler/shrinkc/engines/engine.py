@@ -1,0 +1,95 @@
+"""What a compute engine is: what multiplies a matrix with activations, and what it asks for.
+
+The cores are one.  Another one stands beside them: it reads matrices in place, in a store of its own,
+and its C twin defines ``sc_engine_<name>`` (sc_engines.h).  What an engine asks for is settled before a
+matrix is quantised, because segments decide numbers; where a matrix is run then never changes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shrinkc.storage import MatrixShape, StorageFormat, Store, format_of
+
+CORES = "cores"
+
+
+@dataclass(frozen=True)
+class MatrixSpec:
+    """What is known of a matrix before an engine is chosen for it.
+
+    ``rows`` are stored ones (gate_up is padded), ``group`` weights have a scale of their own (None:
+    one per row), ``rank`` is that of its side path.  ``embedding``: rows are read from it as well.
+    """
+
+    name: str
+    rows: int
+    k: int
+    bits: int
+    group: int | None
+    asymmetric: bool
+    rank: int = 0
+    embedding: bool = False
+
+    @property
+    def format(self) -> StorageFormat:
+        return format_of(self.bits)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether segments have scales of their own."""
+        return self.group is not None or self.asymmetric
+
+
+def _nothing(shape: MatrixShape, tokens: int) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    ``store``: how it lays out a matrix.  ``levels``: the memories from which it reads one in place;
+    none: tiles of it are copied into L1, as the cores have it.  ``activations``: kind of the IR value
+    that it reads.  ``reads_rows``: its C twin can give a row, as an embedding needs.
+
+    ``legal(spec)``: None, or why it cannot run that matrix, as the end of a sentence that begins with
+    the matrix.  ``cut(k, group, bits)``: inputs per segment, and the multiple to which each is padded,
+    a multiple of 4 and of what the format stores together.  ``cycles(spec, tokens)``: an estimate for
+    that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
+    the matrix alone.
+    """
+
+    name: str
+    store: Store
+    levels: tuple[str, ...]
+    legal: Callable[[MatrixSpec], str | None]
+    cut: Callable[[int, int | None, int], tuple[int, int]]
+    cycles: Callable[[MatrixSpec, int], int]
+    scratch: Callable[[MatrixShape, int], int] = _nothing
+    activations: str = "q8"
+    reads_rows: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"
+        # the stream of tiles is the cores' own; no other engine takes part in it
+        assert bool(self.levels) == (self.name != CORES), "the cores copy, others read in place"
+        assert "flash" not in self.levels, "flash has no addresses to read from"
+
+    def refusal(self, spec: MatrixSpec) -> str | None:
+        """None, or why this engine cannot run the matrix: what it says itself, and what holds for all
+        that stand beside the cores."""
+        if self.name != CORES and spec.rank:
+            return "has a side path, which the cores add block by block"
+        if spec.embedding and not self.reads_rows:
+            return f"is the embedding as well, whose rows {self.name} cannot give"
+        return self.legal(spec)
+
+    def shape(self, spec: MatrixSpec) -> MatrixShape:
+        """How the matrix is stored where this engine runs it."""
+        seg, pad = self.cut(spec.k, spec.group, spec.bits)
+        return MatrixShape(
+            spec.name, spec.rows, spec.k, spec.bits, seg, spec.grouped, spec.asymmetric, spec.rank,
+            pad if pad != spec.format.inputs else 0, self.name, self.store,
+        )  # fmt: skip

@@ -1,0 +1,44 @@
+"""The store of the cores: blocks of 8 rows with everything that belongs to them; sc_model.h says the
+same in C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shrinkc.abi import ROW_BLOCK
+from shrinkc.storage.store import Store, StoredRows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shrinkc.storage.matrix import MatrixShape
+
+
+def block_bytes(m: MatrixShape) -> int:
+    own = 2 * ROW_BLOCK + m.nseg * m.header + m.format.weight_bytes(m.words)
+    return own + (block_bytes(m.side) if m.side else 0)
+
+
+def pack_blocks(w: StoredRows) -> np.ndarray:
+    """uint8 [blocks, block_bytes] of a matrix (and the b of its side path)."""
+    import numpy as np
+
+    blocks = len(w.q) // ROW_BLOCK
+    parts: list[np.ndarray] = [w.r.astype("<u2").view("uint8").reshape(blocks, -1)]
+    b = None if w.b is None else w.b.astype("<i2")
+    for g, at in enumerate(range(0, w.q.shape[1], w.seg)):
+        if w.d is not None:
+            parts.append(w.d[:, g].reshape(blocks, ROW_BLOCK).view("uint8"))
+        if b is not None:
+            parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view("uint8"))
+        parts.append(w.format.pack(w.q[:, at : at + w.seg], w.pad))
+    if w.side is not None:
+        parts.append(pack_blocks(w.side))
+    return np.concatenate(parts, axis=1)
+
+
+def _pack(w: StoredRows) -> np.ndarray:
+    return pack_blocks(w).reshape(-1)
+
+
+BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pack)

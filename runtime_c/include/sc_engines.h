@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Compute engines beside the cores, in programs that have matrices for one (SC_HAS_ENGINES).
+ *
+ * Such a matrix is neither cut into tiles nor copied: its engine reads it where it lies.  Its layout is
+ * the engine's own: blocks of block_bytes, blocks in number, and what lies behind the last one.  What
+ * comes out is what sc_matrix_tile() would give, integer for integer. */
+#ifndef SC_ENGINES_H
+#define SC_ENGINES_H
+
+#include "sc_kernels.h"
+
+#ifdef SC_HAS_ENGINES
+
+/* What an engine's source defines as sc_engine_<name>.  All workers call these, with their core; `at` is
+ * where the matrix begins.  Its scratch in L1 is at SC_AT_ENGINE, if it asked for any. */
+typedef struct {
+    /* Starts m @ x[0 .. tokens - 1].  The activations are there, and the scratch is free. */
+    void (*begin)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core);
+    /* Waits for it and brings every row to where `out` says, by sc_matrix_rows().  Between the two
+     * calls the cores may do other things, which read neither x nor the scratch. */
+    void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                const sc_output *out, int core);
+    /* This core's share of an embedding row, as sc_embed_row(); NULL where an engine runs no such matrix. */
+    void (*row)(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor, int shift,
+                int32_t *x, int core, int cores);
+} sc_engine;
+
+extern const sc_engine *const sc_engines[]; /* by sc_matrix.engine; of the cores NULL */
+
+static inline const sc_engine *sc_engine_of(const sc_matrix *m) { return sc_engines[m->engine]; }
+
+#endif
+#endif

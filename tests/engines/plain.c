@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row; end() gives
+ * them to the cores in blocks of 8, so that almost every core reads what others wrote. */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+#include "sc_engines.h"
+
+#ifdef SC_ON_PLAIN
+
+#define ROWS 16u
+#define sums SC_BUFFER(int32_t *, SC_AT_ENGINE) /* [tokens][rows] */
+
+static uint32_t stored(const sc_matrix *m) { return m->blocks * ROWS; }
+static const uint8_t *multipliers(const sc_matrix *m, const uint8_t *at) {
+    return at + m->blocks * m->block_bytes;
+}
+static int32_t scale(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t g) {
+    if (!(m->format & SC_FMT_GROUPED)) return 1;
+    return multipliers(m, at)[2 * stored(m) + row * m->in.nseg + g];
+}
+
+static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
+    for (uint32_t t = 0; t < tokens; t++) {
+        for (uint32_t row = (uint32_t)core; row < stored(m); row += SC_CORES) {
+            const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS), *q = x[t].q;
+            int32_t acc = 0;
+            for (uint32_t g = 0; g < m->in.nseg; g++) {
+                uint32_t n = 4u * (g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words);
+                int32_t s = 0;
+                for (uint32_t i = 0; i < n; i++) s += w[i] * q[i];
+                w += n, q += n;
+                s *= scale(m, at, row, g);
+                if (m->drop) s = (s + (1 << (m->drop - 1))) >> m->drop;
+                acc += s * x[t].c[g];
+            }
+            sums[t * stored(m) + row] = acc;
+        }
+    }
+}
+
+static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                const sc_output *out, int core) {
+    sc_barrier();
+    for (uint32_t t = 0; t < tokens; t++) {
+        for (uint32_t row = (uint32_t)core * SC_ROWS; row < m->rows; row += SC_CORES * SC_ROWS) {
+            int32_t y[SC_ROWS];
+            uint16_t r[SC_ROWS];
+            __builtin_memcpy(y, &sums[t * stored(m) + row], sizeof y);
+            __builtin_memcpy(r, multipliers(m, at) + 2 * row, sizeof r);
+            sc_matrix_rows(m, r, row, y, &x[t], out, out->dst + t * out->stride);
+        }
+    }
+}
+
+static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                     int shift, int32_t *x, int core, int cores) {
+    const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS);
+    const uint8_t *r = multipliers(m, at) + 2 * row;
+    for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
+        uint32_t g = i / m->in.seg_elems;
+        int32_t v = w[4 * g * m->in.seg_words + i - g * m->in.seg_elems] * scale(m, at, row, g);
+        x[i] = sc_requantize(v * (r[0] | r[1] << 8), factor, shift);
+    }
+}
+
+const sc_engine sc_engine_plain = {begin, end, read_row};
+
+#endif

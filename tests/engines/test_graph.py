@@ -1,0 +1,134 @@
+"""The engine in the integer IR: shown, kept in files, and held to what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from end_to_end.programs import add_adapters
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core.errors import IllegalIR
+from shrinkc.engines import CORES, ENGINES, THE_CORES, Choice, Choices, Engine
+from shrinkc.importer import FloatModel, load_hf
+from shrinkc.ir.dump import dump
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops import Linear
+from shrinkc.ir.rules import check
+from shrinkc.ir.serialize import load, save
+from shrinkc.quantize import QuantOptions, lower
+
+from .plain import EAGER, lowered
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> FloatModel:
+    write_tiny_llama(tmp_path / "model", hidden=64, intermediate=72, vocab=112, seed=6)
+    return load_hf(tmp_path / "model")
+
+
+@pytest.fixture
+def graph(model: FloatModel, register: Callable[[Engine], None]) -> Graph:
+    register(EAGER)
+    return lowered(model, QuantOptions(), 16)
+
+
+def matrix(graph: Graph, name: str) -> QLinear:
+    return next(op.weight for op in graph.ops if isinstance(op, Linear) and op.weight.name == name)
+
+
+def test_the_text_names_it(model: FloatModel, graph: Graph) -> None:
+    lines = [line for line in dump(graph).splitlines() if "int8[" in line]
+    assert len(lines) > 8 and all(" on plain" in line for line in lines)
+    assert " on " not in dump(lower(model, QuantOptions(), 16))
+
+
+def test_a_file_keeps_it(graph: Graph, tmp_path: Path) -> None:
+    matrix(graph, "layer1.o").engine = CORES
+    matrix(graph, "layer1.o").seg, matrix(graph, "layer1.o").pad = 64, 4
+    op = next(o for o in graph.ops if isinstance(o, Linear) and o.weight.name == "layer1.o")
+    kind = graph.types[op.inputs[0]]
+    graph.types[op.inputs[0]] = type(kind)("q8", kind.width, seg=64, cmax=kind.cmax)
+    op.weight.cmax = kind.cmax
+    save(graph, tmp_path / "ir.safetensors")
+    again = load(tmp_path / "ir.safetensors")
+    assert dump(again) == dump(graph)
+    assert matrix(again, "layer0.o").engine == "plain"
+    assert matrix(again, "layer1.o").engine == CORES
+
+
+def test_a_file_of_an_engine_that_is_not_known(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(graph, tmp_path / "ir.safetensors")
+    monkeypatch.delitem(ENGINES, "plain")
+    with pytest.raises(IllegalIR, match=r"engine 'plain'; there are cores .*rule_engine"):
+        load(tmp_path / "ir.safetensors")
+
+
+def other_segment(graph: Graph) -> None:
+    """Segments as the cores have them, on both sides of a matrix."""
+    op = next(o for o in graph.ops if isinstance(o, Linear))
+    op.weight.seg, kind = 64, graph.types[op.inputs[0]]
+    graph.types[op.inputs[0]] = type(kind)("q8", kind.width, seg=64, cmax=kind.cmax)
+
+
+def other_padding(graph: Graph) -> None:
+    matrix(graph, "layer0.qkv").pad = 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (other_segment, "segments of 64 padded to 12; plain asks for 24 and 12"),
+        (other_padding, "segments of 24 padded to 4; plain asks for 24 and 12"),
+    ],
+)
+def test_a_matrix_that_is_not_cut_as_its_engine_asks(
+    graph: Graph, damage: Callable[[Graph], None], words: str
+) -> None:
+    check(graph)
+    damage(graph)
+    with pytest.raises(IllegalIR, match=words):
+        check(graph)
+
+
+def test_activations_that_the_engine_does_not_read(
+    graph: Graph, register: Callable[[Engine], None]
+) -> None:
+    from dataclasses import replace
+
+    register(replace(EAGER, activations="q16"))
+    with pytest.raises(IllegalIR, match="plain reads q16, the input is q8"):
+        check(graph)
+
+
+def test_a_side_path_beside_the_cores(model: FloatModel) -> None:
+    """What choose never does."""
+    add_adapters(model, {"o_proj": 2})
+    graph = lower(model, QuantOptions(), 16)
+    low_rank = matrix(graph, "layer0.o").low_rank
+    assert low_rank is not None
+    low_rank.b.engine = "plain"
+    with pytest.raises(IllegalIR, match=r"layer0\.o\.b: a side path on plain, not on the cores"):
+        check(graph)
+
+
+def test_other_matrices_are_as_they_were(
+    model: FloatModel, register: Callable[[Engine], None]
+) -> None:
+    """One on plain: its own integers change, and no others do before it."""
+    register(EAGER)
+    one = lower(model, QuantOptions(), 16, choices=Choices({"layer1.down": Choice("plain")}))
+    none = lower(model, QuantOptions(), 16)
+    for op in none.ops:
+        if isinstance(op, Linear):
+            mine, theirs = op.weight, matrix(one, op.weight.name)
+            same = np.array_equal(mine.q, theirs.q) and mine.seg == theirs.seg
+            assert same == (op.weight.name != "layer1.down")
+    assert (
+        matrix(one, "layer1.down").seg == EAGER.cut(72, None, 8)[0] != THE_CORES.cut(72, None, 8)[0]
+    )
