@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.targets import SIRACUSA, TARGETS
 
 from .conftest import Cli
 
@@ -212,6 +214,14 @@ def test_profile_is_for_gvsoc(cli: Cli, compiled: Path, machine: str) -> None:
     assert (result.code, result.out) == (2, "")
     assert f"--profile is not possible on {machine}" in result.words
     assert "give --on gvsoc" in result.words
+
+
+def test_profile_needs_counters(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = replace(SIRACUSA, program=replace(SIRACUSA.program, options={}))
+    monkeypatch.setitem(TARGETS, "siracusa", without)
+    result = cli("run", compiled, "--on", "gvsoc", "--profile")
+    assert (result.code, result.out) == (2, "")
+    assert "programs for siracusa have no counters" in result.words
 
 
 @pytest.mark.gvsoc

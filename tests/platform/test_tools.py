@@ -79,3 +79,16 @@ def test_gvsocs_own_python_comes_first(tmp_path: Path) -> None:
     script(tmp_path / "bin/gvsoc", '[ "$(python3)" = "its own" ]')
     env = {"PATH": "/usr/bin:/bin", "GVSOC_HOME": str(tmp_path)}
     assert find_tool("gvsoc", env).path == tmp_path / "bin/gvsoc"
+
+
+def test_a_gvsoc_that_knows_one_chip_of_two(tmp_path: Path, nowhere_else: None) -> None:
+    """It runs programs for that one; for the other it is missing, by name."""
+    path = script(
+        tmp_path / "bin/gvsoc", '[ "$1" = --target=siracusa ] || { echo no such target; exit 1; }'
+    )
+    env = {"PATH": "/bin", "GVSOC_HOME": str(tmp_path)}
+    tool = find_tool("gvsoc", env)
+    assert (tool.path, tool.version) == (path, "target siracusa")
+    assert require_tool("gvsoc", env, "siracusa") == path
+    with pytest.raises(ToolMissing, match=r"pulp-open programs: .* target pulp-open \(no such"):
+        require_tool("gvsoc", env, "pulp-open")

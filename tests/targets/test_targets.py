@@ -14,7 +14,7 @@ from memory.shapes import make_shape
 from shrinkc.core.errors import DoesNotFit, UsageError
 from shrinkc.core.resources import resource
 from shrinkc.memory.plan import make_plan
-from shrinkc.memory.verify import verify
+from shrinkc.memory.verify import faults_of, verify
 from shrinkc.targets import (
     CHIPS,
     COPIED,
@@ -124,6 +124,17 @@ def test_memories_that_are_not_there() -> None:
     l2 = small.room("l2") + lack.excess + 16 * len(large.matrices)
     plan = make_plan(large, small.with_room(l2=l2))
     assert verify(plan, large, small.with_room(l2=l2)) > 0
+
+
+def test_a_plan_that_uses_what_is_not_there_has_a_fault() -> None:
+    """The verifier asks the target itself, whatever the planner thought there was."""
+    shape = make_shape()
+    plan = make_plan(shape, SIRACUSA)
+    assert {p.level for p in plan.placements} == {"wmem"}
+    levels = tuple(v for v in SIRACUSA.levels if v.name != "wmem")
+    faults = faults_of(plan, shape, replace(SIRACUSA, levels=levels))
+    assert [f for f in faults if f.endswith(": unknown level wmem")] == faults
+    assert len(faults) == len(plan.placements)
 
 
 def test_the_names_of_chips_stand_in_few_files() -> None:

@@ -156,6 +156,11 @@ def run_directory(
     """
     manifest = artifact.read_manifest(directory)
     target = _target_for(directory, manifest, request.machine)
+    if request.profile and "PROFILE" not in target.program.options:
+        raise UsageError(
+            f"--profile is not possible: programs for {target.name} have no counters.",
+            "leave it out.",
+        )
     with reporter.stage("reading the program"):
         if request.verify:
             artifact.check_files(directory, manifest, (artifact.IR,))
