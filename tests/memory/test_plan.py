@@ -158,7 +158,7 @@ def test_l2_refusal() -> None:
 
 @pytest.mark.parametrize("name", list(TARGETS))
 def test_every_target_takes_a_small_model(name: str) -> None:
-    s = make_shape(context=32)
+    s = make_shape(context=16, layers=2)
     plan = make_plan(s, TARGETS[name])
     assert verify(plan, s, TARGETS[name]) > 0
     assert plan.kv_in_l1 and plan.logits_in_l1 and plan.chunk == 8
