@@ -4,7 +4,7 @@ A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; F
 """
 
 from shrinkc.storage.blocks import BLOCKS, pack_blocks
-from shrinkc.storage.format import ROW_BLOCK, StorageFormat
+from shrinkc.storage.format import ROW_BLOCK, WORD, StorageFormat
 from shrinkc.storage.formats import FORMATS, WIDTHS, format_of
 from shrinkc.storage.matrix import (
     SEGMENT,
@@ -23,6 +23,7 @@ __all__ = [
     "SEGMENT",
     "SEGMENT_MAX",
     "WIDTHS",
+    "WORD",
     "X_BLOCK",
     "MatrixShape",
     "StorageFormat",
