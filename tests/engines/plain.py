@@ -19,7 +19,7 @@ from shrinkc.importer import FloatModel
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.choose import choose_engines
-from shrinkc.storage import MatrixShape, Store, StoredRows, format_of, segment_size
+from shrinkc.storage import MatrixShape, Store, StoredRows, segment_size
 from shrinkc.targets import SIRACUSA, Target
 
 ROWS = 16  # of a block
@@ -57,7 +57,7 @@ def legal(spec: MatrixSpec) -> str | None:
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
     """Other segments and another padding than the cores have."""
     seg = min(24, k) if group is None else segment_size(k, group)
-    return seg, max(12 if bits == 8 else 8, format_of(bits).inputs)
+    return seg, 12
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:

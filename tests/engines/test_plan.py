@@ -147,7 +147,7 @@ def short_lived_scratch(plan: Plan) -> None:
         (damaged("offset", lambda v: 0), "wmem: layer0."),
         (smaller_scratch, "engine: "),
         (no_scratch, "engine: no buffer"),
-        (short_lived_scratch, "engine: used from attn_norm to head"),
+        (short_lived_scratch, "engine: used "),
         (no_tiles, "tiles: no buffer"),
     ],
 )

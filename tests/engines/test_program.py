@@ -67,6 +67,10 @@ CASES = {
         frozenset({"o", "gate_up", "head"}), {}, QuantOptions(bits=4),
         {"k_proj": 3, "down_proj": 2},
     ),
+    "one segment of 252 and more": Case(
+        SLOTS | {"head"}, {"layers": 1, "intermediate": 300}, QuantOptions(bits=4),
+        engine=replace(EAGER, cut=lambda k, group, bits: (k, 252)),
+    ),
     "3 bit, a short last group": Case(
         SLOTS, {"vocab": 107, "hidden": 72, "heads": 3, "kv_heads": 1},
         QuantOptions(bits=3, group=32, short_last_group=True),

@@ -55,9 +55,9 @@ class Engine:
     that it reads.  ``reads_rows``: its C twin can give a row, as an embedding needs.
 
     ``legal(spec)``: None, or why it cannot run that matrix, as the end of a sentence that begins with
-    the matrix.  ``cut(k, group, bits)``: inputs per segment, and the multiple to which each is padded,
-    a multiple of 4 and of what the format stores together.  ``cycles(spec, tokens)``: an estimate for
-    that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
+    the matrix.  ``cut(k, group, bits)``: inputs per segment, and the multiple to which each is padded:
+    whole words of 4, and of the cores what the format stores together.  ``cycles(spec, tokens)``: an
+    estimate for that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
     the matrix alone.
     """
 

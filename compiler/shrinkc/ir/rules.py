@@ -35,7 +35,7 @@ from shrinkc.ir.ops import (
 )
 from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import square_pre_shift
-from shrinkc.storage import FORMATS
+from shrinkc.storage import FORMATS, WORD
 
 Rule = Callable[[Graph, Op], str | None]
 
@@ -93,7 +93,8 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
-        if w.pad % w.format.inputs:
+        unit = w.format.inputs if w.engine == CORES else WORD  # the others have stores of their own
+        if w.pad % unit:
             return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
     return None
 

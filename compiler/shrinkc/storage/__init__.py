@@ -4,7 +4,7 @@ A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; F
 """
 
 from shrinkc.storage.blocks import BLOCKS, pack_blocks
-from shrinkc.storage.format import StorageFormat
+from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import FORMATS, WIDEST, WIDTHS, format_of
 from shrinkc.storage.matrix import (
     SEGMENT,
@@ -24,6 +24,7 @@ __all__ = [
     "SIDE_BITS",
     "WIDEST",
     "WIDTHS",
+    "WORD",
     "MatrixShape",
     "StorageFormat",
     "Store",
