@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "driver": {
         "build", "checkpoints", "codegen", "core", "evaluation", "importer", "ir", "memory", "model",
-        "quantize", "report", "schedule", "simulate", "storage", "targets",
+        "numerics", "quantize", "report", "schedule", "simulate", "storage", "targets",
     },
     "cli": {"build", "checkpoints", "compression", "core", "driver", "evaluation", "importer"},
 }  # fmt: skip
