@@ -28,17 +28,17 @@ from shrinkc.ir.ops import (
     Sample,
     SiluMul,
 )
+from shrinkc.ir.ops.attention import head_scratch_bytes, head_state_bytes
+from shrinkc.ir.ops.quant import QVEC_BYTES
 from shrinkc.memory.plan import (
     LEVELS,
     MATRIX_BYTES,
-    QVEC_BYTES,
     SIGMOID_BYTES,
     Plan,
+    buffer_bytes,
     gains_in_l1,
-    head_scratch_bytes,
-    head_state_bytes,
     layer_bytes,
-    y_words,
+    planned_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import FORMATS, X_BLOCK, MatrixShape
@@ -212,6 +212,7 @@ def emit(
     x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
     formats = {_format(w) for _, w, _ in stored}
+    held = buffer_bytes(planned_sizes(shape, target, plan))
     values = {
         "command": command,
         "g": graph,
@@ -238,7 +239,7 @@ def emit(
         "offsets": offsets,
         "piece_values": list(pieces),
         "strip_space": int(tokenizer.strip_leading_space),
-        "y_words": y_words(shape),
+        "y_words": held["y"] // (4 * plan.chunk),
         "xq_words": max(m.words for m in readers),
         "xsegs": max(m.nseg for m in readers),
         "xblocks": x_blocks,

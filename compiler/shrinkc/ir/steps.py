@@ -132,7 +132,7 @@ def slot_of(step: Step, steps: Iterable[Step]) -> str:
     return step.matrix or next(reading, "")
 
 
-def rotates(steps: Sequence[Step]) -> tuple[int, int]:
+def loop_of(steps: Sequence[Step]) -> tuple[int, int]:
     """Indices of the first and the last step of the layer loop."""
     inside = [i for i, step in enumerate(steps) if step.in_layer]
     return inside[0], inside[-1]
