@@ -58,7 +58,6 @@ class SlotSizes:
     second half of their side paths, 0 where there is none."""
 
     rows: int
-    k: int
     words: int
     nseg: int
     x_blocks: int
@@ -73,7 +72,6 @@ class SlotSizes:
         sides = [m.side for m in matrices if m.side]
         return cls(
             max(m.rows for m in matrices),
-            max(m.k for m in matrices),
             max(m.words for m in matrices),
             max(m.nseg for m in matrices),
             max(m.x_blocks for m in matrices),
@@ -117,6 +115,11 @@ class PassSizes:
         step = self._by_name[value]
         return step.op.buffer(step, self)
 
+    def width(self, value: str) -> int:
+        """Elements of a value per token, padding included."""
+        step = self._by_name[value]
+        return step.op.width(step, self)
+
     def slot(self, step: Step) -> SlotSizes:
         """Sizes of the matrix that a step multiplies with, or else of the one that reads its result."""
         return self.slots[slot_of(step, self.steps)]
@@ -136,3 +139,8 @@ def loop_of(steps: Sequence[Step]) -> tuple[int, int]:
     """Indices of the first and the last step of the layer loop."""
     inside = [i for i, step in enumerate(steps) if step.in_layer]
     return inside[0], inside[-1]
+
+
+def numbers_of(steps: Iterable[Step]) -> dict[str, str]:
+    """Every number that sc_layer has for the ops of a layer -> its type, in the order of the steps."""
+    return {name: t for step in steps if step.in_layer for name, t in step.op.NUMBERS.items()}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.ir.ops.ropecache import KvShape
-from shrinkc.ir.steps import Access, PassSizes, loop_of
+from shrinkc.ir.steps import Access, PassSizes, loop_of, numbers_of
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import KIB, Target
@@ -346,5 +346,11 @@ def layer_table_bytes(s: ModelShape) -> int:
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets: permutations, biases and norms of heads take 16 each."""
-    return 24 + 16 * bool(s.perms) + 16 * bool(s.biases) + 16 * s.head_norms
+    """sizeof(sc_layer) on the 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the
+    gains and epsilon of heads."""
+    at = 16
+    for kind in numbers_of(s.steps).values():
+        size = 4 if "32" in kind else 2
+        at = align(at, size) + size
+    at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
+    return align(at + 8, 8) + 8 if s.head_norms else at

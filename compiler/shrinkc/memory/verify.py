@@ -152,8 +152,14 @@ def _table_bytes(s: ModelShape) -> int:
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
     matrices = (len(s.matrices) + 1 + sides) * 48
-    layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
-    layer += 16 if s.head_norms else 0
+    layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    for step in s.steps:
+        for kind in step.op.NUMBERS.values() if step.in_layer else ():
+            size = int(kind.strip("uint_")) // 8
+            layer = (layer + size - 1) // size * size + size
+    layer = (layer + 3) // 4 * 4
+    if s.head_norms:
+        layer = (layer + 8 + 7) // 8 * 8 + 8
     return matrices + s.num_layers * layer + 528 + gains
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Attention(Op):
     TAKES = (("heads8",),)
     RULES = (rule_heads, rule_probabilities)
     KERNEL = "sc_step_attention"
+    NUMBERS = MappingProxyType({"score_mantissa": "uint16_t", "score_exponent": "int16_t"})
 
     heads: int
     kv_heads: int
@@ -91,6 +93,13 @@ class Attention(Op):
     def macros(self) -> dict[str, int | str]:
         return {"DOT_SHIFT": self.dot_shift, "WEIGHT_BITS": self.weight_bits}
 
+    def numbers(self) -> tuple[int, ...]:
+        return self.scale_mantissa, self.scale_exponent
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.heads * sizes.head_dim
+
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
@@ -102,4 +111,4 @@ class Attention(Op):
             kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
-        yield Use("y", Access.WRITE, sizes.words(sizes.heads * sizes.head_dim))
+        yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))

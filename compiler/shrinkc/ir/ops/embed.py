@@ -52,5 +52,9 @@ class Embed(Op):
         return "x"
 
     @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.hidden
+
+    @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("x", Access.WRITE, sizes.words(sizes.hidden))

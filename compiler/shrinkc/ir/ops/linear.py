@@ -92,9 +92,13 @@ class Linear(Op):
         return "y" if step.in_layer else "logits"
 
     @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.slot(step).rows
+
+    @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
-        to, rows = cls.buffer(step, sizes), sizes.slot(step).rows
+        to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
         if not step.in_layer:
             if sizes.logits_in_l1:
                 yield Use(to, Access.WRITE, 4 * rows)  # of one token only

@@ -64,7 +64,7 @@ class NormQuant(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         """y takes x * gain between the two halves."""
-        yield Use("y", Access.SCRATCH, sizes.words(sizes.slot(step).k))
+        yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
         yield from vector_uses(step, sizes)
 
     @classmethod

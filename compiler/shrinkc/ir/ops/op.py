@@ -7,7 +7,7 @@ Every op names its inputs and its one output; ``layer`` is -1 outside the layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,8 +54,8 @@ class Op:
     """Common to all ops; a subclass is an op, and known by its name.
 
     A subclass says what it computes (``run``), what is legal (``TAKES``, ``GIVES``, ``RULES``), and how
-    the device does it: ``KERNEL`` is the C function of a layer's step (sc_steps.h), ``how`` its
-    parameter, ``buffer`` and ``uses`` its L1.
+    the device does it: ``KERNEL`` is the C function of a layer's step (sc_model.h), ``how`` and
+    ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1.
     """
 
     out: str
@@ -72,6 +72,8 @@ class Op:
     # done by the kernel of the matrix whose result it reads, which never leaves that kernel
     FUSED: ClassVar[bool] = False
     KERNEL: ClassVar[str] = ""
+    # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 16 or 32 bits
+    NUMBERS: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         OPS[cls.__name__] = cls
@@ -92,10 +94,19 @@ class Op:
         """Numbers for model.h, the same in all layers: SC_<name> -> value."""
         return {}
 
+    def numbers(self) -> tuple[int, ...]:
+        """The values of NUMBERS."""
+        return ()
+
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:
         """The L1 buffer that holds the result."""
         return "y"
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        """Elements of the result per token, padding included; that of its first input."""
+        return sizes.width(step.inputs[0])
 
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:

@@ -158,10 +158,14 @@ class RopeCache(Op):
         return "q8"
 
     @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.heads * padded(sizes.head_dim)
+
+    @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use(sizes.buffer(step.inputs[0]), Access.READ)
         yield Use("rope", Access.AHEAD, 2 * sizes.chunk * sizes.head_dim)
         yield Use("head_work", Access.SCRATCH, 4 * sizes.cores * sizes.head_dim)
-        yield Use("q8", Access.WRITE, sizes.chunk * sizes.heads * padded(sizes.head_dim))
+        yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield from cache_uses(sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class SiluMul(Op):
     RULES = (rule_shifts,)
     FUSED = True
     KERNEL = "sc_step_linear"
+    NUMBERS = MappingProxyType({"gate_shift": "int16_t", "silu_shift": "int16_t"})
 
     gate_shift: int
     shift: int
@@ -41,10 +43,17 @@ class SiluMul(Op):
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
         return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift)
 
+    def numbers(self) -> tuple[int, ...]:
+        return self.gate_shift, self.shift
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.slot(step).rows // 2
+
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
-        yield Use("y", Access.WRITE, sizes.words(sizes.slot(step).rows // 2))
+        yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> str:
