@@ -1,32 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The L1 arena's buffers by name, for the forward pass and its dumps only. */
+ * The L1 arena's buffers by name and type, for the steps of a pass, its stream and its dumps only.  That
+ * the plan has room for each is checked here. */
 #ifndef SC_BUFFERS_H
 #define SC_BUFFERS_H
 
 #include "sc_engine.h"
 
-/* Per chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
- * output, h, final norm), xq and xc the int8 input of the matrix at hand. */
-#define x SC_BUFFER(int32_t(*)[SC_HIDDEN], SC_AT_X)
-#define y SC_BUFFER(int32_t(*)[SC_Y_WORDS], SC_AT_Y)
-#define xq SC_BUFFER(int8_t(*)[SC_XQ_WORDS * 4], SC_AT_XQ)
-#define xc SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XC)
-#define xsum SC_BUFFER(int32_t(*)[SC_XSEGS], SC_AT_XSUM)
-#define block_max SC_BUFFER(uint32_t(*)[SC_XBLOCKS], SC_AT_BLOCK_MAX)
-#define parts SC_BUFFER(sc_part(*)[SC_CORES], SC_AT_PARTS)
-#define sy SC_BUFFER(int32_t(*)[SC_RANK], SC_AT_SY)
-#define sq SC_BUFFER(int8_t(*)[SC_SQ_WORDS * 4], SC_AT_SQ)
-#define scales SC_BUFFER(int32_t(*)[SC_SSEGS], SC_AT_SC)
-#define rope SC_BUFFER(int16_t(*)[SC_HEAD_DIM], SC_AT_ROPE)
-#define q8 SC_BUFFER(int8_t(*)[SC_HEADS * SC_HDP], SC_AT_Q8)
-#define q_scale SC_BUFFER(uint32_t(*)[SC_HEADS], SC_AT_Q_SCALE)
-#define scratch SC_BUFFER(sc_head_scratch *, SC_AT_HEAD_SCRATCH)
-#define state SC_BUFFER(sc_head_state *, SC_AT_HEAD_STATE)
-#define work SC_BUFFER(int32_t(*)[SC_HEAD_DIM], SC_AT_HEAD_WORK)
-#define xv SC_BUFFER(sc_qvec *, SC_AT_XV)
-#if SC_RANK > 0
-#define sv SC_BUFFER(sc_qvec *, SC_AT_SV)
+/* `name` points to `count` rows of a type in the buffer NAME. */
+#define SC_VIEW(name, NAME, row, count)                                                                      \
+    static __typeof__(row) *const name = (__typeof__(row) *)(void *)(sc_arena + SC_AT_##NAME);               \
+    _Static_assert(sizeof(row) * (count) <= SC_BYTES_##NAME, "planned bytes of " #name)
+
+#if SC_TILE_BYTES > 0
+SC_VIEW(tiles, TILES, uint8_t[SC_TILE_BYTES], 2);
 #else
-#define sv ((sc_qvec *)0)
+static uint8_t (*const tiles)[1] = 0; /* every matrix is read where it lies */
 #endif
+
+/* Per token of a chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
+ * output, h, final norm), xq and xc the int8 input of the matrix at hand, xv what describes them. */
+SC_VIEW(x, X, int32_t[SC_HIDDEN], SC_CHUNK);
+SC_VIEW(y, Y, int32_t[SC_Y_WORDS], SC_CHUNK);
+SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], SC_CHUNK);
+SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);
+SC_VIEW(xv, XV, sc_qvec, SC_CHUNK);
+#if SC_XSUMS
+SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
+#endif
+SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
+SC_VIEW(parts, PARTS, sc_part[SC_CORES], SC_CHUNK);
+#if SC_RANK > 0 /* the same of side paths */
+SC_VIEW(sy, SY, int32_t[SC_RANK], SC_CHUNK);
+SC_VIEW(sq, SQ, int8_t[SC_SQ_WORDS * 4], SC_CHUNK);
+SC_VIEW(scales, SC, int32_t[SC_SSEGS], SC_CHUNK);
+SC_VIEW(sv, SV, sc_qvec, SC_CHUNK);
+#else
+static sc_qvec *const sv = 0;
+#endif
+SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM], SC_CHUNK);
+SC_VIEW(q8, Q8, int8_t[SC_HEADS * SC_HDP], SC_CHUNK);
+SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);
+
+/* Per core. */
+SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_CORES);
+SC_VIEW(state, HEAD_STATE, sc_head_state, SC_CORES);
+SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_CORES);
+
+/* Of all layers, or two pieces of one. */
+#if SC_KV_IN_L1
+SC_VIEW(k_cache, K_CACHE, uint8_t[SC_KV_BLOCKS * SC_K_BLOCK], SC_LAYERS);
+SC_VIEW(v_cache, V_CACHE, uint8_t[SC_KV_BLOCKS * SC_V_BLOCK], SC_LAYERS);
+#else
+SC_VIEW(kv_tile, KV_TILE, uint8_t[SC_KV_TILE_BYTES], 2);
+#endif
+#if SC_LOGITS_IN_L1
+_Static_assert(4 * SC_VOCAB <= SC_BYTES_LOGITS, "planned bytes of sc_logits");
+#endif
+
 #endif

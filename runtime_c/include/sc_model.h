@@ -51,10 +51,7 @@ enum sc_slot { SC_QKV, SC_O, SC_GU, SC_DOWN, SC_SLOTS };
 
 typedef struct {
     const sc_matrix *m[SC_SLOTS];
-    uint16_t score_mantissa; /* softmax scale, see sc_attention.c */
-    int16_t score_exponent;
-    int16_t gate_shift; /* gate to Q16 */
-    int16_t silu_shift; /* product to the fixed point of h */
+    SC_LAYER_NUMBERS; /* of the ops: what each means is said in its file of ir/ops */
 #if SC_PERMS
     const uint16_t *perm[SC_SLOTS]; /* place j of a matrix's input is made from input perm[j]; or NULL */
 #endif
@@ -66,6 +63,28 @@ typedef struct {
     uint64_t head_eps;           /* in units of the sum of squares */
 #endif
 } sc_layer;
+
+/* The steps of a layer: one per op, in the order of enum sc_op.  A step is done by a function that all workers
+ * call; it begins with a barrier where it reads what others have written.  `src` and `dst` are offsets in the
+ * arena of what it reads and of what it gives; from one token to the next it is `src_stride` and `dst_stride`
+ * words. */
+typedef struct sc_layer_step sc_layer_step;
+typedef void sc_step_fn(const sc_layer_step *s, uint32_t layer, int core);
+
+enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32, int8, or sc_qvec, of which dst is an array */
+
+struct sc_layer_step {
+    sc_step_fn *run;
+    uint32_t src, dst;
+    uint32_t src_stride, dst_stride; /* not of an sc_qvec */
+    uint32_t count; /* of values that a token's result has, padding included; not of an sc_qvec */
+    uint8_t slot;   /* of the matrix it multiplies with, or of the one that reads its result */
+    uint8_t how;    /* of sc_step_linear: enum sc_epilogue; of sc_step_norm: which of the layer's gains */
+    uint8_t form;   /* enum sc_form of its result */
+};
+
+#define SC_LAYER_STEPS (SC_LAYER_LAST - SC_LAYER_FIRST + 1)
+extern const sc_layer_step sc_layer_steps[]; /* [SC_LAYER_STEPS] */
 
 extern const char *const sc_op_names[]; /* of enum sc_op */
 

@@ -13,13 +13,9 @@ SC_L2 int32_t sc_logits[SC_VOCAB];
 int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
-#if SC_KV_IN_L1
-#define k_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_K_BLOCK], SC_AT_K_CACHE)
-#define v_cache SC_BUFFER(uint8_t(*)[SC_KV_BLOCKS * SC_V_BLOCK], SC_AT_V_CACHE)
-#else
+#if !SC_KV_IN_L1
 static SC_L2 uint8_t k_cache[SC_LAYERS][SC_KV_BLOCKS * SC_K_BLOCK] __attribute__((aligned(4)));
 static SC_L2 uint8_t v_cache[SC_LAYERS][SC_KV_BLOCKS * SC_V_BLOCK] __attribute__((aligned(4)));
-#define kv_tile SC_BUFFER(uint8_t(*)[SC_KV_TILE_BYTES], SC_AT_KV_TILE)
 #endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
@@ -33,6 +29,8 @@ _Static_assert(sizeof(void *) != 8 || sizeof(sc_qvec) == SC_QVEC_BYTES, "no more
 _Static_assert(sizeof(sc_part) == SC_PART_BYTES, "planned size of sc_part");
 _Static_assert(SC_K_BLOCK == SC_K_BLOCK_BYTES, "planned size of 4 positions' keys");
 _Static_assert(SC_V_BLOCK == SC_V_BLOCK_BYTES, "planned size of 4 positions' values");
+_Static_assert(sizeof(void *) != 4 || SC_LAYER_STEPS * sizeof(sc_layer_step) <= 512,
+               "more steps than there is room for in the runtime's own L1");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
@@ -128,14 +126,38 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
     }
 }
 
-SC_PHASE static void prepare_heads(uint32_t layer, int core) {
+/* What a step reads, of the first token. */
+static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
+
+SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
+    const sc_layer *l = &sc_layers[layer];
+    quantize(l->m[s->slot], source(s), s->src_stride, sc_gains[2 * layer + s->how], SC_PERM(l->perm[s->slot]),
+             0, xv, core);
+}
+
+SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
+    const sc_layer *l = &sc_layers[layer];
+    quantize(l->m[s->slot], source(s), s->src_stride, 0, SC_PERM(l->perm[s->slot]), 0, xv, core);
+}
+
+SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
+    const sc_layer *l = &sc_layers[layer];
+    sc_output out = {.kind = s->how, .dst = SC_BUFFER(int32_t *, s->dst), .stride = s->dst_stride};
+    out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift;
+#ifdef SC_HAS_BIAS
+    out.bias = l->bias[s->slot];
+#endif
+    linear(l->m[s->slot], xv, sc_now.tokens, &out, core);
+}
+
+SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
         uint32_t t = i / per_token;
-        sc_head_prepare(SC_IF_HEAD_NORM(&sc_layers[layer]) y[t], (int)(i - t * per_token),
-                        sc_now.position + t, rope[t], q8[t], q_scale[t], k_cache[layer], v_cache[layer],
-                        work[core]);
+        sc_head_prepare(SC_IF_HEAD_NORM(&sc_layers[layer]) source(s) + t * s->src_stride,
+                        (int)(i - t * per_token), sc_now.position + t, rope[t], q8[t], q_scale[t],
+                        k_cache[layer], v_cache[layer], work[core]);
     }
 }
 
@@ -161,14 +183,15 @@ static void head_fix(uint32_t item, int core) {
     sc_head_fix(&state[core], &scratch[core], sc_now.position + item / SC_HEADS + 1);
 }
 
-static void head_store(uint32_t item, int core) {
+static void head_store(const sc_layer_step *s, uint32_t item, int core) {
     uint32_t t = item / SC_HEADS;
-    sc_head_finish(&state[core], y[t] + (item - t * SC_HEADS) * SC_HEAD_DIM);
+    sc_head_finish(&state[core],
+                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM);
 }
 
 #if SC_KV_IN_L1
 
-SC_PHASE static void attention(uint32_t index, int core) {
+SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
@@ -178,7 +201,7 @@ SC_PHASE static void attention(uint32_t index, int core) {
         head_pass(PASS_WEIGH, layer, item, k_cache[index], 0, all, core);
         head_fix(item, core);
         head_pass(PASS_VALUES, layer, item, v_cache[index], 0, all, core);
-        head_store(item, core);
+        head_store(s, item, core);
     }
 }
 
@@ -208,7 +231,7 @@ static void kv_load(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks
 }
 
 /* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
-SC_PHASE static void attention(uint32_t index, int core) {
+SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
@@ -229,52 +252,16 @@ SC_PHASE static void attention(uint32_t index, int core) {
                       n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
                       core);
         }
-        if (item < items) head_store(item, core);
+        if (item < items) head_store(s, item, core);
     }
 }
 
 #endif
 
-/* The steps of a layer, one per op.  `how` of a quantisation through RMSNorm: which of the layer's gains;
- * of a matrix: enum sc_epilogue.  Norms read the residual stream x and SC_ADD writes it, all else is in y. */
-enum kind { NORMALISE, QUANTIZE, MULTIPLY, HEADS, ATTEND };
-static SC_L1_DATA const struct {
-    uint8_t kind, slot, how;
-} steps[] = {
-    [SC_OP_ATTN_IN] = {NORMALISE, SC_QKV, 0},
-    [SC_OP_QKV] = {MULTIPLY, SC_QKV, SC_STORE},
-    [SC_OP_Q8] = {HEADS, 0, 0},
-    [SC_OP_ATTN] = {ATTEND, 0, 0},
-    [SC_OP_O_IN] = {QUANTIZE, SC_O, 0},
-    [SC_OP_MID] = {MULTIPLY, SC_O, SC_ADD},
-    [SC_OP_MLP_IN] = {NORMALISE, SC_GU, 1},
-    [SC_OP_H] = {MULTIPLY, SC_GU, SC_SILU},
-    [SC_OP_DOWN_IN] = {QUANTIZE, SC_DOWN, 0},
-    [SC_OP_OUT] = {MULTIPLY, SC_DOWN, SC_ADD},
-};
-
 SC_PHASE static void transformer_layer(uint32_t index, int core) {
-    const sc_layer *layer = &sc_layers[index];
-    for (enum sc_op op = SC_OP_ATTN_IN; op <= SC_OP_OUT; op++) {
-        const uint32_t kind = steps[op].kind, slot = steps[op].slot, how = steps[op].how;
-        const sc_matrix *m = layer->m[slot];
-        if (kind == MULTIPLY) {
-            sc_output out = {.kind = how, .dst = y[0], .stride = SC_Y_WORDS};
-            out.gate_shift = layer->gate_shift, out.silu_shift = layer->silu_shift;
-#ifdef SC_HAS_BIAS
-            out.bias = layer->bias[slot];
-#endif
-            if (how == SC_ADD) out.dst = x[0], out.stride = SC_HIDDEN;
-            linear(m, xv, sc_now.tokens, &out, core);
-        } else if (kind == NORMALISE) {
-            quantize(m, x[0], SC_HIDDEN, sc_gains[2 * index + how], SC_PERM(layer->perm[slot]), 0, xv, core);
-        } else if (kind == QUANTIZE) {
-            quantize(m, y[0], SC_Y_WORDS, 0, SC_PERM(layer->perm[slot]), 0, xv, core);
-        } else if (kind == HEADS) {
-            prepare_heads(index, core);
-        } else {
-            attention(index, core);
-        }
+    const sc_layer_step *s = sc_layer_steps;
+    for (enum sc_op op = SC_LAYER_FIRST; op <= SC_LAYER_LAST; op++, s++) {
+        s->run(s, index, core);
         sc_op_done(op, index, core);
     }
 }

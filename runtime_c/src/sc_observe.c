@@ -74,46 +74,20 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader)
 }
 
 static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
+    if (op < SC_LAYER_FIRST || op > SC_LAYER_LAST) return; /* the others are no layer's */
+    const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
-    switch (op) {
-    case SC_OP_ATTN_IN:
-        dump_qvec(name, &xv[t], l->m[SC_QKV]);
-        break;
-    case SC_OP_QKV:
-        dump_words(name, y[t], SC_QKV_ROWS);
-        break;
-    case SC_OP_Q8:
-        dump_bytes(name, q8[t], SC_HEADS * SC_HDP);
-        break;
-    case SC_OP_ATTN:
-        dump_words(name, y[t], SC_HEADS * SC_HEAD_DIM);
-        break;
-    case SC_OP_O_IN:
-        dump_qvec(name, &xv[t], l->m[SC_O]);
-        break;
-    case SC_OP_MID:
-        dump_words(name, x[t], SC_HIDDEN);
-        break;
-    case SC_OP_MLP_IN:
-        dump_qvec(name, &xv[t], l->m[SC_GU]);
-        break;
-    case SC_OP_H:
-        dump_words(name, y[t], SC_FFN);
-        break;
-    case SC_OP_DOWN_IN:
-        dump_qvec(name, &xv[t], l->m[SC_DOWN]);
-        break;
-    case SC_OP_OUT:
-        dump_words(name, x[t], SC_HIDDEN);
-        break;
-    default: /* the others are no layer's */
-        break;
-    }
+    if (s->form == SC_VECTOR)
+        dump_qvec(name, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot]);
+    else if (s->form == SC_BYTES)
+        dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, s->count);
+    else
+        dump_words(name, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, s->count);
 }
 
 uint32_t sc_observed(uint32_t trace) {
     if (trace & SC_TRACE_DUMP) return ~0u;
-    return trace & SC_TRACE_PROOF ? 1u << SC_OP_OUT | 1u << SC_OP_LOGITS : 0;
+    return trace & SC_TRACE_PROOF ? 1u << SC_LAYER_LAST | 1u << SC_OP_LOGITS : 0;
 }
 
 void sc_observe(enum sc_op op, uint32_t layer, int core) {
@@ -123,7 +97,7 @@ void sc_observe(enum sc_op op, uint32_t layer, int core) {
         uint32_t start = sc_time(), t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
         if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer && t < sc_now.tokens)
             dump(op, &sc_layers[layer], t);
-        if (op == SC_OP_OUT) put_hashes(layer);
+        if (op == SC_LAYER_LAST) put_hashes(layer);
         if (op == SC_OP_LOGITS) put_logits();
         took = sc_time() - start;
         sc_now.untimed += took;

@@ -15,7 +15,7 @@
 
 #ifdef SC_PROFILE
 
-#define LAYER_OPS (SC_OP_OUT - SC_OP_EMBED)
+#define LAYER_OPS SC_LAYER_STEPS
 #define ROOM (LAYER_OPS * (SC_LAYERS < 8 ? SC_LAYERS : 8) + SC_OPS - LAYER_OPS)
 
 static struct {

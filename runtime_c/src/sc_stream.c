@@ -7,13 +7,8 @@
  */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
+#include "sc_buffers.h"
 
-#if SC_TILE_BYTES > 0
-#define buffers SC_BUFFER(uint8_t(*)[SC_TILE_BYTES], SC_AT_TILES)
-#else
-#define buffers ((uint8_t(*)[1])0) /* every matrix is read where it lies */
-#endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t stage[2][SC_STAGE_BYTES] __attribute__((aligned(16)));
 #endif
@@ -77,7 +72,7 @@ SC_HOT static void load_ahead(void) {
         src = stage[st.staged++ & 1];
     }
 #endif
-    st.dma = sc_dma_in(buffers[st.loads++ & 1], src, tile_bytes(c));
+    st.dma = sc_dma_in(tiles[st.loads++ & 1], src, tile_bytes(c));
     advance(c);
 #if SC_STAGE_BYTES > 0
     fetch_ahead();
@@ -101,5 +96,5 @@ SC_HOT const uint8_t *sc_stream_tile(int core) {
     sc_barrier(); /* the tile is there, and nobody reads the other buffer any more */
     uint32_t index = st.taken[core]++;
     if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
-    return buffers[index & 1];
+    return tiles[index & 1];
 }

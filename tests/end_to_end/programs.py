@@ -18,9 +18,9 @@ from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.interpreter import Sampling
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
+from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate import run_program

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import FloatModel, load_hf
-from shrinkc.ir.interpreter import Sampling
+from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate.proof import Request, parse
 from shrinkc.targets import SIRACUSA

@@ -18,7 +18,7 @@ from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.importer import load_hf
-from shrinkc.ir.interpreter import Sampling
+from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions
 from shrinkc.simulate.proof import Request, reference
 

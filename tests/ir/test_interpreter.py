@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.interpreter import Interpreter, Sampling, sample
-from shrinkc.ir.ops import Op, Sample
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.ir.ops import Op
+from shrinkc.numerics.sampling import Sampling, sample
 
 from .conftest import CONTEXT
 
@@ -91,7 +92,7 @@ def test_refusals(fresh: Fresh) -> None:
 
 # --- sampling ----------------------------------------------------------------------------
 
-OP = Sample("next", ("y",), -1, 4)  # logits with 20 fraction bits
+SCALE_SHIFT = 4  # logits with 20 fraction bits
 
 
 def fixed(logits: np.ndarray) -> np.ndarray:
@@ -99,8 +100,8 @@ def fixed(logits: np.ndarray) -> np.ndarray:
 
 
 def test_greedy_takes_the_lowest_index_of_equals() -> None:
-    assert sample(OP, np.array([1, 7, 7, 3]), Sampling(), 0) == 1
-    assert sample(OP, np.full(9, -5), Sampling(), 3) == 0
+    assert sample(np.array([1, 7, 7, 3]), SCALE_SHIFT, Sampling(), 0) == 1
+    assert sample(np.full(9, -5), SCALE_SHIFT, Sampling(), 3) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -108,7 +109,7 @@ def test_shares_are_softmax_probabilities(temperature: float) -> None:
     """20,000 positions: within 0.015 of every token's probability."""
     logits = np.linspace(-2, 2, 11)
     how = Sampling(round(65536 / temperature), 65536, seed=3)
-    drawn = [sample(OP, fixed(logits), how, p) for p in range(20_000)]
+    drawn = [sample(fixed(logits), SCALE_SHIFT, how, p) for p in range(20_000)]
     p = np.exp(logits / temperature)
     share = np.bincount(drawn, minlength=11) / 20_000
     assert np.abs(share - p / p.sum()).max() < 0.015
@@ -119,12 +120,12 @@ def test_top_p_keeps_the_smallest_sufficient_set() -> None:
     logits = fixed(np.log(np.array([0.1, 0.4, 0.2, 0.3])))
     for top_p, kept in ((0.75, {1, 3, 2}), (0.65, {1, 3}), (0.01, {1})):
         how = Sampling(65536, round(top_p * 65536), seed=1)
-        assert {sample(OP, logits, how, p) for p in range(400)} == kept
+        assert {sample(logits, SCALE_SHIFT, how, p) for p in range(400)} == kept
 
 
 def test_seed_and_position_decide_the_draw() -> None:
     logits = fixed(np.zeros(50))
     a, b = Sampling(65536, 65536, 1), Sampling(65536, 65536, 2)
-    draws = [[sample(OP, logits, how, p) for p in range(40)] for how in (a, b, a)]
+    draws = [[sample(logits, SCALE_SHIFT, how, p) for p in range(40)] for how in (a, b, a)]
     assert draws[0] == draws[2] != draws[1]
     assert len(set(draws[0])) > 10

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from shrinkc.ir.interpreter import QHead, attend
 from shrinkc.ir.ops import Attention, RopeCache
+from shrinkc.numerics.attention import QHead
 from shrinkc.numerics.vectors import QHeads, norm_quantize_heads, quantize_heads
 
 from .conftest import CONFIGS, SHORT
@@ -128,7 +128,7 @@ def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, 
         own = QHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
         j = i // (c.heads // c.kv_heads)
         keys, values = (QHead(t.q[:, j], t.mantissa[:, j], t.exponent[:, j]) for t in (k, v))
-        outs.append(attend(op, own, keys, values, mask))
+        outs.append(op.attend(own, keys, values, mask))
     out = np.stack(outs, axis=1)
     pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))
 

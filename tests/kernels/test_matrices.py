@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from shrinkc.codegen.pack import pack_matrix
-from shrinkc.ir.interpreter import _rescale, embed, linear, silu_mul
 from shrinkc.ir.linear import (
     ACC_MAX,
     SEGMENT_SUM_MAX,
@@ -17,8 +16,9 @@ from shrinkc.ir.linear import (
     QLinear,
     largest_cmax,
 )
-from shrinkc.ir.ops import Embed, SiluMul
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
+from shrinkc.numerics.gating import silu_mul
+from shrinkc.numerics.matrices import embed, linear, rescale
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.storage import SIDE_BITS, format_of, segment_size
 
@@ -116,7 +116,7 @@ def random_case(
     w.cmax = a.cmax = min(a.cmax, w.cmax)
     x.c = np.minimum(x.c, w.cmax)
     w.low_rank = LowRank(a, b)
-    mid = _rescale(a, a.accumulate(x), x)
+    mid = rescale(a, a.accumulate(x), x)
     return w, x, quantize_vector(mid, b.seg, b.cmax)
 
 
@@ -141,11 +141,11 @@ def case_of(
     else:
         while silu_shift > 1:  # the smallest shift that the fixed point allows, as lower() picks it
             try:
-                silu_mul(SiluMul("h", ("y",), 0, gate_shift, silu_shift - 1), y)
+                silu_mul(y, gate_shift, silu_shift - 1)
                 silu_shift -= 1
             except ArithmeticError:
                 break
-        want[:, :width] = silu_mul(SiluMul("h", ("y",), 0, gate_shift, silu_shift), y)
+        want[:, :width] = silu_mul(y, gate_shift, silu_shift)
     tile_blocks = int(rng.integers(1, -(-n // 8) + 1)) if kind != SILU else None
     command = matrix_command(
         w, x, t, start, kind=kind, cores=cores, backwards=bool(rng.integers(2)),
@@ -230,7 +230,6 @@ def test_embedding_rows(harness: Get, config: str) -> None:
             seg = max(1, min(k, int(rng.choice([3, 4, 8, 32, 60, 64]))))
             w = random_linear(rng, 11, k, fmt, seg)
             factor, shift = int(rng.integers(1, 1 << 31)), int(rng.integers(-8, 20))
-            op = Embed("x", ("token",), -1, w, factor, shift)
             row = int(rng.integers(11))
             block = pack_matrix(w)[row // 8]
             parts = [
@@ -240,7 +239,10 @@ def test_embedding_rows(harness: Get, config: str) -> None:
             ]
             commands.append((EMBED, np.concatenate(parts)))
             wanted.append(
-                (embed(op, np.array([row]))[0], f"row {row} k {k} seg {seg} format {fmt}")
+                (
+                    embed(w, np.array([row]), factor, shift)[0],
+                    f"row {row} k {k} seg {seg} format {fmt}",
+                )
             )
     for got, (want, what) in zip(harness(config).run(commands), wanted, strict=True):
         assert_same(got, want, what)

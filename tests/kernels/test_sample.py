@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shrinkc.ir.interpreter import Sampling, sample
 from shrinkc.ir.ops import Sample
 from shrinkc.numerics.fixed import exp2_q20, mix32
+from shrinkc.numerics.sampling import Sampling, sample
 
 from .conftest import CONFIGS
 from .harness import SAMPLE, Harness, to_words
@@ -44,7 +44,7 @@ def test_tokens_are_the_interpreters(harness: Get, config: str) -> None:
         position = int(rng.integers(h.config.context))
         head = [how.inv_temp_q16, how.top_p_q16, how.seed, position]
         commands.append((SAMPLE, np.concatenate([to_words(head), to_words(logits)])))
-        wanted.append((sample(op, logits, how, position), how))
+        wanted.append((sample(logits, op.scale_shift, how, position), how))
     got = [int(words[0]) for words in h.run(commands)]
     bad = [(i, g, w) for i, (g, (w, _)) in enumerate(zip(got, wanted, strict=True)) if g != w]
     assert not bad, (
@@ -71,7 +71,7 @@ def draw_one(h: Harness, logits: np.ndarray, draw: int, top_p: int = 65536) -> i
     how = Sampling(65536, top_p, seed_for(draw))
     payload = np.concatenate([to_words([65536, top_p, how.seed, 0]), to_words(logits)])
     token = int(h.run([(SAMPLE, payload)])[0][0])
-    assert token == sample(op, logits, how, 0)
+    assert token == sample(logits, op.scale_shift, how, 0)
     return token
 
 

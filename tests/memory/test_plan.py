@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.memory.plan import PHASES, Plan, make_plan, tile_blocks
+from shrinkc.memory.plan import Plan, make_plan, tile_blocks
 from shrinkc.memory.verify import verify
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, MIB, SIRACUSA, TARGETS, Target
@@ -182,14 +182,14 @@ def test_tiles_cover_every_block_once(s: ModelShape, tile: int) -> None:
             assert n % 8 == 0
 
 
-def test_lifetimes_name_phases() -> None:
+def test_lifetimes_name_steps() -> None:
     plan = make_plan(make_shape(), SIRACUSA)
     for b in plan.l1:
-        assert 0 <= b.first <= b.last < len(PHASES)
+        assert 0 <= b.first <= b.last < len(plan.steps)
     shared = [
         (a.name, b.name)
         for a in plan.l1
         for b in plan.l1
         if a.name < b.name and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
     ]
-    assert shared, "buffers of different phases share bytes"
+    assert shared, "buffers of different steps share bytes"

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from shrinkc.ir.interpreter import QHead, attend, silu_mul
 from shrinkc.ir.ops import Attention, SiluMul
+from shrinkc.numerics.attention import QHead
 from shrinkc.numerics.fixed import INT32_MAX, SIGMOID_MAX_ABS_ERROR
+from shrinkc.numerics.gating import silu_mul
 from shrinkc.numerics.vectors import quantize_heads
 
 FRAC = 20  # of q, k and v
@@ -64,7 +65,7 @@ def test_attention_error_below_1e_3_of_the_largest_value(
     v = heads(rng.standard_normal((context, dim)) * np.exp(rng.standard_normal((context, 1))))
     mask = np.arange(context)[None, :] <= (context - tokens + np.arange(tokens))[:, None]
     mask[:, 0] = True
-    got = attend(op, q, k, v, mask) * 128 / 127 * 2.0**-FRAC
+    got = op.attend(q, k, v, mask) * 128 / 127 * 2.0**-FRAC
     scores = value(q) @ value(k).T / math.sqrt(dim)
     p = np.where(mask, np.exp(scores - np.where(mask, scores, -np.inf).max(axis=1)[:, None]), 0)
     want = p / p.sum(axis=1, keepdims=True) @ value(v)
@@ -79,7 +80,7 @@ def test_attention_to_one_position_is_its_value() -> None:
     rng = np.random.default_rng(3)
     op = attention_op(8, 64)
     q, k, v = (heads(rng.standard_normal((1, 8))) for _ in range(3))
-    got = attend(op, q, k, v, np.ones((1, 1), bool)) * 2.0**-FRAC
+    got = op.attend(q, k, v, np.ones((1, 1), bool)) * 2.0**-FRAC
     assert np.abs(got - value(v) * 127 / 128).max() <= 2e-4 * np.abs(value(v)).max()
 
 
@@ -89,10 +90,10 @@ def test_masked_positions_do_not_count() -> None:
     op = attention_op(8, 64)
     q, k, v = (heads(rng.standard_normal((n, 8))) for n in (2, 9, 9))
     mask = np.arange(9)[None, :] <= np.array([[3], [4]])
-    want = attend(op, q, k, v, mask)
+    want = op.attend(q, k, v, mask)
     for t in (k, v):
         t.q[5:], t.mantissa[5:], t.exponent[5:] = 127, 32767, 15
-    np.testing.assert_array_equal(attend(op, q, k, v, mask), want)
+    np.testing.assert_array_equal(op.attend(q, k, v, mask), want)
 
 
 def test_largest_scores_stay_in_range() -> None:
@@ -102,7 +103,7 @@ def test_largest_scores_stay_in_range() -> None:
     x[::2] *= -1
     h = quantize_heads(x)
     head = QHead(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
-    got = attend(op, head, head, head, np.ones((4, 4), bool))
+    got = op.attend(head, head, head, np.ones((4, 4), bool))
     assert np.abs(got).max() <= INT32_MAX
     assert (np.sign(got[:, 0]) == np.sign(x[:, 0, 0])).all()
 
@@ -121,7 +122,7 @@ def test_silu_mul_error(frac: int, largest: float) -> None:
     bound = largest * largest
     h_frac = min(math.floor(30 - math.log2(bound)), 2 * frac - 3)
     op = SiluMul("h", ("y",), 0, frac - 16, 2 * frac - 2 - h_frac)
-    got = silu_mul(op, y) * 2.0**-h_frac
+    got = silu_mul(y, op.gate_shift, op.shift) * 2.0**-h_frac
     gate, up = y[:, :1000] * 2.0**-frac, y[:, 1000:] * 2.0**-frac
     want = gate / (1 + np.exp(-gate)) * up
     # the gate in Q16 is off by half a unit, which moves a sigmoid by a quarter of one
@@ -133,12 +134,12 @@ def test_silu_mul_error(frac: int, largest: float) -> None:
 def test_silu_mul_refuses_to_overflow() -> None:
     op = SiluMul("h", ("y",), 0, 0, 1)
     with pytest.raises(ArithmeticError, match="beyond int32"):
-        silu_mul(op, np.array([[INT32_MAX, INT32_MAX]]))
+        silu_mul(np.array([[INT32_MAX, INT32_MAX]]), op.gate_shift, op.shift)
 
 
 def test_silu_mul_saturates_the_gate_of_a_left_shift() -> None:
     """A gate shift below 0 brings large gates to ±(2**31 - 1): sigmoid 0 and 1."""
     op = SiluMul("h", ("y",), 0, -12, 20)
     y = np.array([[1 << 28, -(1 << 28), 1 << 20, 1 << 20]])
-    got = silu_mul(op, y)[0]
+    got = silu_mul(y, op.gate_shift, op.shift)[0]
     assert got[0] == (1 << 26 << 20 >> 20) and abs(int(got[1])) <= 1 << 10

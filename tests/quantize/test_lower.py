@@ -17,10 +17,11 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import FloatModel, forward, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.interpreter import Interpreter, _rescale, embed, linear
+from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant
 from shrinkc.numerics.fixed import saturate32
+from shrinkc.numerics.matrices import embed, linear, rescale
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.quantize import QuantOptions, check_sizes, lower
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
@@ -131,7 +132,7 @@ def test_embedding_rows_in_fixed_point(tmp_path: Path) -> None:
         graph = lower(model, QuantOptions(), 8)
         ids = list(range(8))
         op = next(op for op in graph.ops if isinstance(op, Embed))
-        rows = embed(op, np.array(ids))
+        rows = embed(op.table, np.array(ids), op.factor, op.shift)
         frac = graph.types["embed"].frac
         step = np.abs(model.embedding[ids]).max(axis=1) / 127
         error = np.abs(rows * 2.0**-frac - model.embedding[ids])
@@ -177,7 +178,7 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
             inputs = [[int(e) for e in row] for row in v.scaled(m.seg)]
             assert m.drop == 0
             acc = [[sum(p * q for p, q in zip(r, i, strict=True)) for r in rows] for i in inputs]
-            return _rescale(m, np.array(acc), v)
+            return rescale(m, np.array(acc), v)
 
         mid = quantize_vector(product(a, x), b.seg, b.cmax)
         want = saturate32(product(w, x) + product(b, mid))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import QuantizeError
-from shrinkc.ir.interpreter import linear
 from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax
+from shrinkc.numerics.matrices import linear
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.quantize.weights import (
     D_MAX,

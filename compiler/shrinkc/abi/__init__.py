@@ -22,7 +22,6 @@ from shrinkc.abi.contract import (
     input_block,
     input_words,
     kv_block_bytes,
-    layer_bytes,
 )
 
 __all__ = [
@@ -44,5 +43,4 @@ __all__ = [
     "input_block",
     "input_words",
     "kv_block_bytes",
-    "layer_bytes",
 ]

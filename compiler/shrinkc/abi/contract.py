@@ -136,8 +136,3 @@ def head_state_bytes(head_dim: int) -> int:
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:
     """Of 4 positions of a layer's cache: keys with both scales, and values (sc_attention.h)."""
     return 4 * kv_heads * (8 + _whole_words(head_dim)), 4 * kv_heads * head_dim
-
-
-def layer_bytes(*, perms: bool, biases: bool, head_norms: bool) -> int:
-    """sizeof(sc_layer) on the 32-bit targets: what a model may have takes 16 each."""
-    return 24 + 16 * perms + 16 * biases + 16 * head_norms

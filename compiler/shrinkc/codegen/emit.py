@@ -20,29 +20,20 @@ from shrinkc.engines import CORES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import (
-    Attention,
-    Embed,
-    Linear,
-    NormQuant,
-    Op,
-    Quant,
-    RopeCache,
-    Sample,
-    SiluMul,
-)
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache
+from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.plan import (
     Plan,
+    buffer_bytes,
     gains_in_l1,
     layer_bytes,
-    y_words,
+    planned_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import TARGETS, Target
 
 T = TypeVar("T", bound=Op)
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -103,9 +94,57 @@ def _of_type(graph: Graph, kind: type[T], layer: int | None = None) -> list[T]:
     return [op for op in graph.ops if isinstance(op, kind) and (layer is None or op.layer == layer)]
 
 
-def _same(values: list[V]) -> V:
-    assert all(v == values[0] for v in values), "layers must agree"
-    return values[0]
+@dataclass(frozen=True)
+class CStep:
+    """One row of sc_layer_steps."""
+
+    name: str
+    run: str
+    src: str
+    dst: str
+    src_stride: int
+    dst_stride: int
+    count: int
+    slot: int
+    how: int | str
+    form: str
+
+
+FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR"}
+
+
+def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
+    """The steps of a layer; ``held``: bytes of the L1 buffers."""
+    slots = [slot for slot in (op.slot() for op in graph.body(0)) if slot]
+    kinds = {op.name: graph.types[op.out] for op in graph.ops if op.layer <= 0}
+
+    def stride(value: str) -> int:
+        per_token = held[sizes.buffer(value)] // sizes.chunk
+        return 0 if kinds[value].kind == "q8" else per_token // 4
+
+    out = []
+    for step in (s for s in sizes.steps if s.in_layer):
+        source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
+        count = {"i32": kind.width, "heads8": 4 * stride(step.name), "q8": 0}[kind.kind]
+        out.append(
+            CStep(
+                step.name, step.op.KERNEL, sizes.buffer(source), sizes.buffer(step.name),
+                stride(source), stride(step.name), count,
+                slots.index(slot) if slot in slots else 0,
+                step.op.how(step, sizes.steps), FORMS[kind.kind],
+            )
+        )  # fmt: skip
+    return out
+
+
+def _macros(graph: Graph) -> dict[str, int | str]:
+    """What the ops want to have in model.h, which is the same in every layer."""
+    found: dict[str, int | str] = {}
+    for op in graph.ops:
+        for name, value in op.macros().items():
+            if found.setdefault(name, value) != value:
+                raise AssertionError(f"{op.out}: SC_{name} is {value}, and {found[name]} elsewhere")
+    return found
 
 
 def _text_tables(tokenizer: Tokenizer) -> tuple[list[int], bytes]:
@@ -131,7 +170,6 @@ def emit(
     shapes = {m.name: m for m in shape.matrices}
     embed = _of_type(graph, Embed)[0]
     head = _of_type(graph, Linear, -1)[0].weight
-    sample = _of_type(graph, Sample)[0]
     layers: list[dict[str, object]] = []
     sides: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
@@ -165,14 +203,12 @@ def emit(
             for n, op in enumerate(inputs)
             if op.perm is not None
         ]
-        att, silu = _of_type(graph, Attention, i)[0], _of_type(graph, SiluMul, i)[0]
         gathers = [f"perm_{i}_{n}" if op.perm is not None else "0" for n, op in enumerate(inputs)]
         layers.append(
             {
                 "slots": slots,
                 "gathers": gathers,
-                "attention": att,
-                "silu": silu,
+                "numbers": [number for op in graph.body(i) for number in op.numbers()],
                 "biases": added,
                 "heads": _of_type(graph, RopeCache, i)[0],
             }
@@ -199,10 +235,16 @@ def emit(
     dotted = on_cores or [w for _, w, _ in stored]  # the kernels are compiled for some format
     formats = {c_format(w) for w in dotted}
     widths = {w.bits for w in dotted} | {m.bits for m in side_shapes}
+    sizes = planned_sizes(shape, target, plan)
+    held = buffer_bytes(sizes)
     values = {
         "command": command,
         "g": graph,
         "ops": graph.device_ops(),
+        "layer_ops": [step.name for step in shape.steps if step.in_layer],
+        "steps": _steps(graph, sizes, held),
+        "macros": _macros(graph),
+        "per_layer": numbers_of(shape.steps),
         "plan": plan,
         "target": target,
         "targets": TARGETS,
@@ -210,23 +252,18 @@ def emit(
         "sides": sides,
         "matrices": matrices,
         "embedding": _c_matrix(embed.table, embed_shape, plan),
-        "embed": embed,
         "gains": [n.gain.tolist() for n in norms],
         "gains_in_l1": gains_in_l1(shape),
         "perms": perms,
         "biases": biases,
         "head_norm": _of_type(graph, RopeCache)[0],
-        "norm_eps": _same([n.eps for n in norms]),
-        "norm_shift": _same([n.pre_shift for n in norms]),
-        "attention": layers[0]["attention"],
-        "sample": sample,
         "rope": np.stack([graph.rope_cos, graph.rope_sin], axis=2)
         .reshape(graph.context, -1)
         .tolist(),
         "offsets": offsets,
         "piece_values": list(pieces),
         "strip_space": int(tokenizer.strip_leading_space),
-        "y_words": y_words(shape),
+        "y_words": held["y"] // (4 * plan.chunk),
         "xq_words": max(m.words for m in readers),
         "xsegs": max(m.nseg for m in readers),
         "xblocks": x_blocks,

@@ -17,8 +17,8 @@ from shrinkc.core.progress import Reporter
 from shrinkc.driver.story import OnText, Story
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.interpreter import TOP_P_ONE, Sampling
 from shrinkc.ir.serialize import load
+from shrinkc.numerics.sampling import TOP_P_ONE, Sampling
 from shrinkc.simulate import RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from shrinkc.ir.ops import Op, SiluMul, Type
+from shrinkc.ir.ops import Op, Type
+from shrinkc.ir.steps import Step
 
 IR_VERSION = 2
+_LAYER = re.compile(r"^layer\d+\.")
 
 
 @dataclass
@@ -38,11 +41,28 @@ class Graph:
         """The ops of one layer."""
         return [op for op in self.ops if op.layer == layer]
 
-    def device_ops(self) -> list[str]:
-        """Names of a pass's ops in their order, the layers' once.
+    def epilogue(self) -> int:
+        """The index of the first op behind the layers: it reads their last result."""
+        return 1 + max(i for i, op in enumerate(self.ops) if op.layer >= 0)
 
-        Those whose result a program has: what a silumul reads never leaves the kernel that makes both.
-        """
-        inner = {name for op in self.ops if isinstance(op, SiluMul) for name in op.inputs}
-        once = [op for op in self.ops if op.layer <= 0 and op.out not in inner]
-        return [op.name for op in once]
+    def steps(self) -> tuple[Step, ...]:
+        """A pass as the device does it: in its order, the layers' ops once; without those whose
+        results never leave the kernel of the op that reads them."""
+        once = {op.out: op for op in self.ops if op.layer <= 0}
+        inner = {name: once[name] for op in once.values() if op.FUSED for name in op.inputs}
+        steps = []
+        for op in once.values():
+            if op.out in inner:
+                continue
+            inputs, slot = op.inputs, op.slot()
+            if op.FUSED:
+                made = [inner[name] for name in op.inputs]
+                inputs = tuple(name for m in made for name in m.inputs)
+                slot = made[0].slot()
+            names = tuple(_LAYER.sub("", name) for name in inputs)
+            steps.append(Step(type(op), op.name, names, op.layer >= 0, slot))
+        return tuple(steps)
+
+    def device_ops(self) -> list[str]:
+        """Names of a pass's ops in their order, the layers' once, as the device has them."""
+        return [step.name for step in self.steps()]

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from shrinkc.engines import CORES
 from shrinkc.numerics.fixed import I64, QMAX
+from shrinkc.numerics.matrices import accumulate, effective, product_type
 from shrinkc.numerics.vectors import QVector
 from shrinkc.storage import StorageFormat, format_of
 
@@ -17,7 +18,6 @@ CMAX = 255
 ACC_MAX = (1 << 31) - 1
 SEGMENT_SUM_MAX = 1 << 30  # of the folded sum that the kernel meets (StorageFormat.fold)
 WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
-_CACHED = 1 << 18
 _CHUNK = 1 << 20  # weights
 
 
@@ -71,6 +71,10 @@ class QLinear:
     def nseg(self) -> int:
         return -(-self.k // self.seg)
 
+    def all(self) -> list[QLinear]:
+        """Itself, and the halves of its side path."""
+        return [self] + ([self.low_rank.a, self.low_rank.b] if self.low_rank else [])
+
     def effective(self) -> np.ndarray:
         """q * d - b as int64 [n, k]: the matrix that meets q of the activations."""
         return effective(self.q, self.d, self.b, self.seg)
@@ -89,38 +93,9 @@ class QLinear:
         return unit_bound(self.segment_bounds(), self.drop)
 
     def accumulate(self, x: QVector) -> np.ndarray:
-        """Exact acc int64 [T, n] of activations, through BLAS.
-
-        Exact in floating point because every partial sum is an integer: below 2**31 in float64, and
-        of one segment below 2**24 in float32.
-        """
-        if self.d is None:
-            return np.rint(x.scaled(self.seg) @ self._transposed(np.float64)).astype(I64)
-        exact = np.float32 if self.seg * 128 * QMAX < 1 << 24 else np.float64
-        table = self._transposed(exact)
-        q = x.q.astype(exact)
-        tokens = len(q)
-        starts = np.arange(0, self.k, self.seg)
-        sums = np.add.reduceat(x.q, starts, axis=1).astype(np.int32)
-        c = x.c.astype(np.int32)
-        d = self.d.astype(np.int32)
-        half = (1 << self.drop) >> 1
-        out = np.zeros((tokens, self.n), np.int32)
-        width = max(64, _CACHED // max(tokens, 1))  # rows at a time, for the processor's caches
-        for first in range(0, self.n, width):
-            rows = slice(first, first + width)
-            acc = out[:, rows]
-            for g, at in enumerate(starts):
-                part = slice(at, at + self.seg)
-                t = (q[:, part] @ table[part, rows]).astype(np.int32)
-                t *= d[rows, g]
-                if self.b is not None:
-                    t -= np.multiply.outer(sums[:, g], self.b[rows, g].astype(np.int32))
-                t += half
-                t >>= self.drop
-                t *= c[:, g, None]
-                acc += t
-        return out.astype(I64)
+        """Exact acc int64 [T, n] of activations."""
+        table = self._transposed(product_type(self.d, self.seg))
+        return accumulate(x, table, self.d, self.b, self.seg, self.drop)
 
     def _transposed(self, dtype: DTypeLike) -> np.ndarray:
         """q.T [k, n] in ``dtype``, made once."""
@@ -129,17 +104,6 @@ class QLinear:
             cached = np.ascontiguousarray(self.q.T.astype(dtype))
             self._cached = cached
         return cached
-
-
-def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int) -> np.ndarray:
-    """q * d - b as int64 [n, k] from q [n, k] and tables [n, nseg], or None for ones and zeros."""
-    k = q.shape[1]
-    w: np.ndarray = q.astype(I64)
-    if d is not None:
-        w *= np.repeat(d.astype(I64), seg, axis=1)[:, :k]
-    if b is not None:
-        w -= np.repeat(b.astype(I64), seg, axis=1)[:, :k]
-    return w
 
 
 def magnitudes(

@@ -16,10 +16,9 @@ from safetensors.numpy import save_file
 
 from shrinkc.core.errors import BadArtifact
 from shrinkc.engines import CORES
-from shrinkc.ir import ops as op_types
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.linear import LowRank, QLinear
-from shrinkc.ir.ops import Op, Type
+from shrinkc.ir.ops import OPS, Op, Type
 from shrinkc.ir.rules import check
 
 FORMAT = "shrinkc-ir"
@@ -120,10 +119,7 @@ def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -
             return tensors[v["tensor"]]
         return tuple(v) if isinstance(v, list) else v
 
-    ops = [
-        getattr(op_types, r["op"])(**{k: value(v) for k, v in r.items() if k != "op"})
-        for r in head["ops"]
-    ]
+    ops = [OPS[r["op"]](**{k: value(v) for k, v in r.items() if k != "op"}) for r in head["ops"]]
     fields = {f.name: value(head[f.name]) for f in dataclasses.fields(Graph) if f.name in head} | {
         "rope_cos": tensors["graph/rope_cos"],
         "rope_sin": tensors["graph/rope_sin"],

@@ -1,10 +1,10 @@
 """The memory plan: what lies where, for how long, and how weights travel.
 
-L1 holds one arena.  Its buffers have lifetimes over the phases of a pass (PHASES) and buffers
-that are never live together may share bytes.  Weight matrices fill the target's memories in the order
-they are read and the target names them; every matrix is cut into tiles of whole row blocks that fit
-the two L1 tile buffers.  What another engine than the cores reads is not cut: it lies in a memory
-that the engine reads in place, before all others.
+L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from the first to the last
+step that uses it, and buffers that are never live together may share bytes.  Weight matrices fill
+the target's memories in the order they are read and the target names them; every matrix is cut into
+tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
+not cut: it lies in a memory that the engine reads in place, before all others.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 
 from shrinkc import abi
-from shrinkc.abi import PART_BYTES, QVEC_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.engines import CORES, engine_named
+from shrinkc.ir.ops.ropecache import KvShape
+from shrinkc.ir.steps import Access, PassSizes, loop_of, numbers_of
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import FETCHED, KIB, Target
 
 PLAN_VERSION = 2
-
-PHASES = (
-    "embed", "attn_norm", "qkv", "heads", "attention", "o_quant", "o", "mlp_norm", "gate_up",
-    "down_quant", "down", "final_norm", "head", "sample",
-)  # fmt: skip
-ALWAYS = (0, len(PHASES) - 1)
 
 CHUNKS = (8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
@@ -40,7 +35,7 @@ def align(n: int, to: int = ALIGN) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A region of one memory: live in phases first..last, at ``offset`` in its arena."""
+    """A region of one memory: live in steps first..last of ``Plan.steps``, at ``offset`` in its arena."""
 
     name: str
     level: str
@@ -81,6 +76,7 @@ class Plan:
     logits_in_l1: bool
     stage_bytes: int
     embed_stage: int
+    steps: list[str]
     l1: list[Buffer]
     l2: list[Buffer]
     placements: list[Placement]
@@ -102,90 +98,65 @@ class Plan:
         return out
 
 
-@dataclass(frozen=True)
-class KvShape:
-    """Sizes of the KV cache's blocks of 4 positions."""
-
-    k_block: int
-    v_block: int
-    blocks: int
-
-    @classmethod
-    def of(cls, s: ModelShape) -> KvShape:
-        return cls(*abi.kv_block_bytes(s.kv_heads, s.head_dim), -(-s.context // 4))
-
-
-def l1_buffers(
+def pass_sizes(
     s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool
-) -> list[Buffer]:
+) -> PassSizes:
+    """What the steps of a pass compute their buffers from."""
+    scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.matrices)
+    return PassSizes(
+        steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
+        kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
+        cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv_l1, kv_tile=kv_tile,
+        logits_in_l1=logits_l1, scratch=scratch,
+    )  # fmt: skip
+
+
+def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
+    """The same of a finished plan."""
+    return pass_sizes(
+        s, t, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1
+    )
+
+
+def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
+    """What every L1 buffer has to hold: the most that any step asks of it."""
+    found: dict[str, int] = {}
+    for step in sizes.steps:
+        for use in step.op.uses(step, sizes):
+            found[use.buffer] = max(found.get(use.buffer, 0), use.bytes)
+    return found
+
+
+def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, int]]:
+    """Buffer -> its first and last step.
+
+    Over the whole layer loop where a layer reads what is there from before: from the layer before it, or
+    since the pass began.
+    """
+    begin, end = loop_of(sizes.steps)
+    found: dict[str, tuple[int, int]] = {}
+    written: set[str] = set()  # in this layer
+    for at, step in enumerate(sizes.steps):
+        uses = list(step.op.uses(step, sizes))
+        for use in uses:
+            first, last = found.get(use.buffer, (at, at))
+            if use.access is Access.KEEP:
+                first, last = 0, len(sizes.steps) - 1
+            if use.access is Access.AHEAD:
+                first = 0
+            comes_in = use.access in (Access.READ, Access.UPDATE, Access.AHEAD)
+            if step.in_layer and comes_in and use.buffer not in written:
+                first, last = min(first, begin), max(last, end)
+            found[use.buffer] = first, max(last, at)
+        if step.in_layer:
+            written |= {use.buffer for use in uses if use.access is Access.WRITE}
+    return found
+
+
+def l1_buffers(sizes: PassSizes) -> list[Buffer]:
     """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
-    p = {name: i for i, name in enumerate(PHASES)}
-    inputs = [m for m in s.matrices if not m.name.endswith("embedding")]
-    words = max(m.words for m in inputs)
-    nseg = max(m.nseg for m in inputs)
-    x_blocks = max([m.x_blocks for m in inputs] + [m.side.x_blocks for m in inputs if m.side])
-    ranks = [m.rank for m in inputs]
-    rank = max(ranks)
-    padded = -(-s.head_dim // 4) * 4
-    kv = KvShape.of(s)
-
-    def b(name: str, size: int, first: str | None = None, last: str | None = None) -> Buffer:
-        return Buffer(
-            name, "l1", align(size),
-            ALWAYS[0] if first is None else p[first], ALWAYS[1] if last is None else p[last],
-        )  # fmt: skip
-
-    out = [b("tiles", 2 * tile, "embed", "head")] if copied(s) else []
-    scratch = max(engine_named(m.engine).scratch(m, chunk) for m in inputs)
-    if scratch:
-        out.append(b("engine", scratch, "attn_norm", "head"))
-    out += [
-        b("x", 4 * chunk * s.hidden, "embed", "final_norm"),
-        b("y", 4 * chunk * y_words(s), "attn_norm", "final_norm"),
-        b("xq", 4 * chunk * words, "attn_norm", "head"),
-        b("xc", 4 * chunk * nseg, "attn_norm", "head"),
-        b("xv", QVEC_BYTES * chunk),
-        b("block_max", 4 * chunk * x_blocks, "attn_norm", "final_norm"),
-        b("parts", PART_BYTES * chunk * t.cores, "attn_norm", "final_norm"),
-        b("rope", 2 * chunk * s.head_dim, "embed", "down"),
-        b("q8", chunk * s.heads * padded, "heads", "attention"),
-        b("q_scale", 4 * chunk * s.heads, "heads", "attention"),
-        b("head_scratch", t.cores * head_scratch_bytes(s.context), "attention", "attention"),
-        b("head_state", t.cores * head_state_bytes(s.head_dim), "attention", "attention"),
-        b("head_work", 4 * t.cores * s.head_dim, "heads", "heads"),
-    ]
-    if any(m.asymmetric for m in inputs):
-        out.append(b("xsum", 4 * chunk * nseg, "attn_norm", "head"))
-    if rank:
-        sides = [m.side for m in inputs if m.side]
-        out += [
-            b("sy", 4 * chunk * rank, "qkv", "down"),
-            b("sq", 4 * chunk * max(m.words for m in sides), "qkv", "down"),
-            b("sc", 4 * chunk * max(m.nseg for m in sides), "qkv", "down"),
-            b("sv", QVEC_BYTES * chunk),
-        ]
-    if kv_l1:
-        out += [
-            b("k_cache", s.num_layers * kv.blocks * kv.k_block),
-            b("v_cache", s.num_layers * kv.blocks * kv.v_block),
-        ]
-    else:
-        size = 2 * align(kv_tile * max(kv.k_block, kv.v_block))
-        out.append(b("kv_tile", size, "attention", "attention"))
-    if logits_l1:
-        out.append(b("logits", 4 * s.vocab, "head", "sample"))
-    return out
-
-
-def copied(s: ModelShape) -> list[MatrixShape]:
-    """The matrices of which tiles pass through L1."""
-    return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
-
-
-def y_words(s: ModelShape) -> int:
-    """Width of the shared fixed-point buffer."""
-    qkv = next(m for m in s.layers[0] if m.name.endswith(".qkv")).rows
-    return max(qkv, s.heads * s.head_dim, -(-s.ffn // 4) * 4, s.hidden)
+    alive = lifetimes(sizes)
+    return [Buffer(n, "l1", align(size), *alive[n]) for n, size in buffer_bytes(sizes).items()]
 
 
 def place(buffers: list[Buffer]) -> list[Buffer]:
@@ -202,6 +173,15 @@ def place(buffers: list[Buffer]) -> list[Buffer]:
             at = max(at, q.offset + q.bytes)
         placed.append(Buffer(b.name, b.level, b.bytes, b.first, b.last, at))
     return sorted(placed, key=lambda b: (b.offset, b.name))
+
+
+def copied(s: ModelShape) -> list[MatrixShape]:
+    """The matrices of which tiles pass through L1."""
+    return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
+
+
+def _kv(s: ModelShape) -> KvShape:
+    return KvShape.of(s.context, s.kv_heads, s.head_dim)
 
 
 def _arena(buffers: list[Buffer]) -> int:
@@ -226,22 +206,25 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     """
     overhead = t.l1_system + layer_table_bytes(s)
     budget = total - overhead
-    kv = KvShape.of(s)
+    kv = _kv(s)
     tiled = [m for m in s.matrices if m.engine == CORES] if copied(s) else []
     block = max((m.block_bytes for m in tiled), default=0)
     want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
     want = max(align(want), align(block))
     kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // max(kv.k_block, kv.v_block)))
 
+    def buffers(chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> list[Buffer]:
+        return l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+
     def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool, least: int) -> int:
         """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
-            return _arena(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)) <= budget
+            return _arena(buffers(chunk, tile, kv_l1, kv_tile, logits_l1)) <= budget
 
         if not fits(least):
             return -1
-        free = budget - _arena(l1_buffers(s, t, chunk, 0, kv_l1, kv_tile, logits_l1))
+        free = budget - _arena(buffers(chunk, 0, kv_l1, kv_tile, logits_l1))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
             tile = max(least, tile - 16 * ALIGN)
@@ -255,7 +238,7 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
                     tile = tile_for(chunk, kv_l1, kv_tile, logits_l1, enough)
                     if tile >= enough:
                         return chunk, tile, kv_l1, kv_tile, logits_l1
-    least = place(l1_buffers(s, t, 1, align(block), False, 1, False))
+    least = place(buffers(1, align(block), False, 1, False))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
@@ -277,7 +260,7 @@ def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tu
     if s.head_norms:
         fixed.append(("head gains", 4 * s.head_dim * s.num_layers))
     if not kv_l1:
-        kv = KvShape.of(s)
+        kv = _kv(s)
         fixed += [
             ("k cache", s.num_layers * kv.blocks * kv.k_block),
             ("v cache", s.num_layers * kv.blocks * kv.v_block),
@@ -303,7 +286,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     """
     total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
     chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
-    l1 = place(l1_buffers(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+    l1 = place(l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)))
     fixed = _l2_fixed(s, t, kv_l1, logits_l1)
 
     def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
@@ -349,14 +332,16 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         largest = tuple((m.name, m.bytes) for m in big)
         memories = tuple(v.label for v in t.stored)
         raise DoesNotFit.of(Lack("weights", weights, have, largest, memories))
-    l2 = [Buffer(n, "l2", align(v), *ALWAYS) for n, v in fixed]
+    always = (0, len(s.steps) - 1)
+    l2 = [Buffer(n, "l2", align(v), *always) for n, v in fixed]
     if stage:
-        l2 += [Buffer("flash stage", "l2", 2 * align(stage), *ALWAYS)]
-        l2 += [Buffer("embedding stage", "l2", align(embed), *ALWAYS)]
+        l2 += [Buffer("flash stage", "l2", 2 * align(stage), *always)]
+        l2 += [Buffer("embedding stage", "l2", align(embed), *always)]
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv_l1, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1, stage_bytes=stage,
-        embed_stage=embed, l1=l1, l2=l2, placements=placements, used=used, capacity=capacity,
+        embed_stage=embed, steps=[step.name for step in s.steps], l1=l1, l2=l2,
+        placements=placements, used=used, capacity=capacity,
     )  # fmt: skip
     plan.used["l1"] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
     return plan
@@ -382,7 +367,11 @@ def layer_table_bytes(s: ModelShape) -> int:
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets."""
-    return abi.layer_bytes(
-        perms=bool(s.perms), biases=bool(s.biases), head_norms=bool(s.head_norms)
-    )
+    """sizeof(sc_layer) on the 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the
+    gains and epsilon of heads."""
+    at = 16
+    for kind in numbers_of(s.steps).values():
+        size = 4 if "32" in kind else 2
+        at = align(at, size) + size
+    at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
+    return align(at + 8, 8) + 8 if s.head_norms else at

@@ -1,7 +1,8 @@
 """An independent check of a plan: shares no code with the planner, recomputes from the rules.
 
-It walks every phase and every byte range instead of trusting offsets or sums, and knows for itself
-how large each buffer has to be and in which phases it is used.
+It walks every step and every byte range instead of trusting offsets or sums.  When a buffer is in use it
+finds by going through a pass, layer after layer, and asking each op what it does; how large buffers have
+to be it knows for itself, of those that it knows.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import replace
 from shrinkc.abi import MATRIX_BYTES, SIGMOID_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
-from shrinkc.memory.plan import PHASES, Plan
+from shrinkc.ir.steps import Access, PassSizes, Step
+from shrinkc.memory.plan import Plan
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import Target
 
-Need = tuple[int, str, str]  # bytes, first and last phase of use
+READS = {Access.READ, Access.UPDATE, Access.AHEAD, Access.KEEP}
+WRITES = {Access.WRITE, Access.UPDATE, Access.KEEP}
 
 
 def _skewed(size: int) -> int:
@@ -41,9 +44,16 @@ def _x_blocks(k: int, seg: int) -> int:
     return sum((n + 7) // 8 for n in _segments(k, seg))
 
 
-def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
-    """What L1 must hold.  The layer loop runs from attn_norm to down again and again, so what one
-    layer leaves to the next lives through all of it."""
+def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
+    return PassSizes(
+        s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
+        t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
+        max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
+    )  # fmt: skip
+
+
+def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
+    """What the buffers that every model has must hold."""
     chunk, cores = plan.chunk, t.cores
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
@@ -54,46 +64,94 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
     nseg = max(len(_segments(m.k, m.seg)) for m in readers)
     ranks = [m.rank for m in readers if m.rank]
     x_blocks = max([_x_blocks(m.k, m.seg) for m in readers] + [_x_blocks(r, 64) for r in ranks])
-    out: dict[str, Need] = {
-        "x": (4 * chunk * s.hidden, "embed", "final_norm"),
-        "y": (4 * chunk * width, "attn_norm", "final_norm"),
-        "xq": (
-            4 * chunk * max(_words(m.k, m.seg, m.bits, m.pad) for m in readers),
-            "attn_norm",
-            "head",
-        ),
-        "xc": (4 * chunk * nseg, "attn_norm", "head"),
-        "xv": (32 * chunk, "attn_norm", "head"),
-        "block_max": (4 * chunk * x_blocks, "attn_norm", "final_norm"),
-        "parts": (16 * chunk * cores, "attn_norm", "final_norm"),
-        "rope": (2 * chunk * s.head_dim, "embed", "down"),
-        "q8": (chunk * s.heads * head, "heads", "attention"),
-        "q_scale": (4 * chunk * s.heads, "heads", "attention"),
-        "head_scratch": (cores * _skewed(7 * positions + 12), "attention", "attention"),
-        "head_state": (cores * _skewed(16 + 8 * head), "attention", "attention"),
-        "head_work": (4 * cores * s.head_dim, "heads", "heads"),
+    out = {
+        "x": 4 * chunk * s.hidden,
+        "y": 4 * chunk * width,
+        "xq": 4 * chunk * max(_words(m.k, m.seg, m.bits, m.pad) for m in readers),
+        "xc": 4 * chunk * nseg,
+        "xv": 32 * chunk,
+        "block_max": 4 * chunk * x_blocks,
+        "parts": 16 * chunk * cores,
+        "rope": 2 * chunk * s.head_dim,
+        "q8": chunk * s.heads * head,
+        "q_scale": 4 * chunk * s.heads,
+        "head_scratch": cores * _skewed(7 * positions + 12),
+        "head_state": cores * _skewed(16 + 8 * head),
+        "head_work": 4 * cores * s.head_dim,
     }
     if any(m.engine == CORES for m in readers):
-        out["tiles"] = (2 * plan.tile_bytes, "embed", "head")
+        out["tiles"] = 2 * plan.tile_bytes
     scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]
     if any(scratch):
-        out["engine"] = (max(scratch), "attn_norm", "head")
+        out["engine"] = max(scratch)
     if any(m.asymmetric for m in readers):
-        out["xsum"] = (4 * chunk * nseg, "attn_norm", "head")
+        out["xsum"] = 4 * chunk * nseg
     if ranks:
-        out["sy"] = (4 * chunk * max(ranks), "qkv", "down")
-        out["sq"] = (4 * chunk * max(_words(r, 64, 8) for r in ranks), "qkv", "down")
-        out["sc"] = (4 * chunk * max(len(_segments(r, 64)) for r in ranks), "qkv", "down")
-        out["sv"] = (32 * chunk, "qkv", "down")
+        out["sy"] = 4 * chunk * max(ranks)
+        out["sq"] = 4 * chunk * max(_words(r, 64, 8) for r in ranks)
+        out["sc"] = 4 * chunk * max(len(_segments(r, 64)) for r in ranks)
+        out["sv"] = 32 * chunk
     if plan.kv_in_l1:
-        out["k_cache"] = (s.num_layers * positions // 4 * k_block, "embed", "sample")
-        out["v_cache"] = (s.num_layers * positions // 4 * v_block, "embed", "sample")
+        out["k_cache"] = s.num_layers * positions // 4 * k_block
+        out["v_cache"] = s.num_layers * positions // 4 * v_block
     else:
         piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
-        out["kv_tile"] = (2 * piece, "attention", "attention")
+        out["kv_tile"] = 2 * piece
     if plan.logits_in_l1:
-        out["logits"] = (4 * s.vocab, "head", "sample")
+        out["logits"] = 4 * s.vocab
     return out
+
+
+def _walk(s: ModelShape) -> list[tuple[int, Step, tuple[str, ...]]]:
+    """The steps of a pass of three layers one by one: index, step, and the inputs it has there: the first
+    layer's from before the loop are the layer before's last result in the others."""
+    steps = list(enumerate(s.steps))
+    layer = [(at, step) for at, step in steps if step.in_layer]
+    own = {step.name for _, step in layer}
+    before = [(at, step, step.inputs) for at, step in steps if at < layer[0][0]]
+    after = [(at, step, step.inputs) for at, step in steps if at > layer[-1][0]]
+    again = [
+        (at, step, tuple(i if i in own else layer[-1][1].name for i in step.inputs))
+        for at, step in layer
+    ]
+    return [*before, *((at, step, step.inputs) for at, step in layer), *again, *again, *after]
+
+
+def _in_use(sizes: PassSizes, s: ModelShape) -> dict[str, set[int]]:
+    """Buffer -> the steps during which it holds something that is still needed, or is worked in."""
+    walk = _walk(s)
+    found: dict[str, set[int]] = {}
+    since: dict[str, int] = {}  # buffer -> where in the walk it was last written
+    for here, (at, step, _) in enumerate(walk):
+        uses = list(step.op.uses(step, sizes))
+        for use in uses:
+            live = found.setdefault(use.buffer, set())
+            live.add(at)
+            if use.access is Access.KEEP:
+                live.update(range(len(s.steps)))
+            if use.access in READS:
+                begin = 0 if use.access is Access.AHEAD else since.get(use.buffer, 0)
+                live.update(walk[i][0] for i in range(begin, here + 1))
+        since.update({use.buffer: here for use in uses if use.access in WRITES})
+    return found
+
+
+def _misread(sizes: PassSizes, s: ModelShape) -> Iterator[str]:
+    """Every step that reads a buffer in which something else is by then."""
+    holds: dict[str, str] = {}
+    for _, step, inputs in _walk(s):
+        for value in inputs:
+            if value == "token" or (value == "logits" and not sizes.logits_in_l1):
+                continue
+            at = sizes.buffer(value)
+            if holds.get(at) != value:
+                yield f"{step.name}: reads {value} from {at}, which holds {holds.get(at, 'nothing')}"
+        for use in step.op.uses(step, sizes):
+            if use.access is Access.SCRATCH:
+                if use.buffer in {sizes.buffer(value) for value in inputs if value != "token"}:
+                    yield f"{step.name}: works in {use.buffer}, which it reads"
+                holds[use.buffer] = f"scratch of {step.name}"
+        holds[step.op.buffer(step, sizes)] = step.name
 
 
 def _table_bytes(s: ModelShape) -> int:
@@ -102,8 +160,14 @@ def _table_bytes(s: ModelShape) -> int:
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
     matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
-    layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
-    layer += 16 if s.head_norms else 0
+    layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    for step in s.steps:
+        for kind in step.op.NUMBERS.values() if step.in_layer else ():
+            size = int(kind.strip("uint_")) // 8
+            layer = (layer + size - 1) // size * size + size
+    layer = (layer + 3) // 4 * 4
+    if s.head_norms:
+        layer = (layer + 8 + 7) // 8 * 8 + 8
     return matrices + s.num_layers * layer + SIGMOID_BYTES + gains
 
 
@@ -114,30 +178,42 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{b.name}: offset {b.offset} is not a multiple of 8"
         if b.offset < 0:
             yield f"{b.name}: offset {b.offset} lies before L1"
-        if not 0 <= b.first <= b.last < len(PHASES):
-            yield f"{b.name}: live from phase {b.first} to {b.last}"
-    for phase, name in enumerate(PHASES):
+        if not 0 <= b.first <= b.last < len(s.steps):
+            yield f"{b.name}: live from step {b.first} to {b.last}"
+    names = [step.name for step in s.steps]
+    if plan.steps != names:
+        yield f"planned for the steps {plan.steps}, a pass has {names}"
+    for phase, name in enumerate(names):
         live = sorted(
             (b.offset, b.offset + b.bytes, b.name) for b in plan.l1 if b.first <= phase <= b.last
         )
         for (_, end, a), (start, _, c) in zip(live, live[1:], strict=False):
             if start < end:
-                yield f"phase {name}: {a} and {c} overlap by {end - start} bytes"
+                yield f"step {name}: {a} and {c} overlap by {end - start} bytes"
         for _, end, a in live:
             if end > limit:
-                yield f"phase {name}: {a} ends at {end} of {limit}"
+                yield f"step {name}: {a} ends at {end} of {limit}"
     have = {b.name: b for b in plan.l1}
     if len(have) != len(plan.l1):
         yield "two L1 buffers of one name"
-    for name, (size, first, last) in _needs(plan, s, t).items():
+    sizes = _sizes(plan, s, t)
+    yield from _misread(sizes, s)
+    need = _bytes(plan, s, t)
+    for step in s.steps:
+        for use in step.op.uses(step, sizes):
+            need[use.buffer] = max(need.get(use.buffer, 0), use.bytes)
+    in_use = _in_use(sizes, s)
+    for name, size in need.items():
         if name not in have:
             yield f"{name}: no buffer for {size} bytes"
             continue
         b = have[name]
         if b.bytes < size:
             yield f"{name}: {b.bytes} bytes for {size}"
-        if b.first > PHASES.index(first) or b.last < PHASES.index(last):
-            yield f"{name}: used from {first} to {last}, planned for phases {b.first} to {b.last}"
+        lost = sorted(at for at in in_use.get(name, ()) if not b.first <= at <= b.last)
+        if lost:
+            steps = ", ".join(names[at] for at in lost)
+            yield f"{name}: used in {steps}, planned for steps {b.first} to {b.last}"
 
 
 def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:

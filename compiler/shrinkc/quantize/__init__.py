@@ -3,6 +3,7 @@
 from shrinkc.model import EMBEDDING, HEAD
 from shrinkc.model import SLOT_MODULES as MODULES
 from shrinkc.quantize.lower import (
+    PASS,
     QuantOptions,
     check_sizes,
     float_inputs,
@@ -17,6 +18,7 @@ __all__ = [
     "EMBEDDING",
     "HEAD",
     "MODULES",
+    "PASS",
     "MatrixFormat",
     "QuantOptions",
     "check_sizes",

@@ -35,6 +35,7 @@ from shrinkc.ir.ops import (
     Type,
 )
 from shrinkc.ir.rules import check
+from shrinkc.ir.steps import Step
 from shrinkc.model import (
     EMBEDDING,
     FIELDS,
@@ -65,6 +66,25 @@ INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 # The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
 # 2**12.7 (examples/bench/fidelity.py), which leaves it two bits.
 RESIDUAL_HEADROOM = 15
+
+
+PASS = (
+    Step(Embed, "embed", ("token",), False),
+    Step(NormQuant, "attn_in.q", ("embed",), True),
+    Step(Linear, "qkv", ("attn_in.q",), True, "qkv"),
+    Step(RopeCache, "q8", ("qkv",), True),
+    Step(Attention, "attn", ("q8",), True),
+    Step(Quant, "o_in.q", ("attn",), True),
+    Step(Linear, "mid", ("o_in.q", "embed"), True, "o"),
+    Step(NormQuant, "mlp_in.q", ("mid",), True),
+    Step(SiluMul, "h", ("mlp_in.q",), True, "gate_up"),
+    Step(Quant, "down_in.q", ("h",), True),
+    Step(Linear, "out", ("down_in.q", "mid"), True, "down"),
+    Step(NormQuant, "final.q", ("out",), False),
+    Step(Linear, "logits", ("final.q",), False, "head"),
+    Step(Sample, "next", ("logits",), False),
+)
+"""The steps of what ``lower`` makes, for planning before there is a graph: those of its graph."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The memory plan as a picture: one bar per level, and L1 over the phases of a pass.
+"""The memory plan as a picture: one bar per level, and L1 over the steps of a pass.
 
 The same plan gives the same bytes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from shrinkc.memory.plan import PHASES, Plan
+from shrinkc.memory.plan import Plan
 from shrinkc.targets import MEMORIES
 
 _WIDTH = 1040
@@ -95,26 +95,26 @@ def _regions(plan: Plan, level: str) -> list[_Region]:
 
 
 def _arena(plan: Plan, y: int) -> list[str]:
-    """Each L1 buffer as a rectangle: its phases across, its bytes down."""
+    """Each L1 buffer as a rectangle: its steps across, its bytes down."""
     left = _MARGIN + _LABEL
-    column = (_WIDTH - 2 * _MARGIN - _LABEL) / len(PHASES)
+    column = (_WIDTH - 2 * _MARGIN - _LABEL) / len(plan.steps)
     scale = _ARENA_HEIGHT / max(1, plan.arena_bytes)
     out = [
         _text(_MARGIN, y - 22, f"L1 arena over one pass: {plan.arena_bytes} bytes", size=13),
-        _box(left, y, column * len(PHASES), _ARENA_HEIGHT, "#f4f4f4", "free"),
+        _box(left, y, column * len(plan.steps), _ARENA_HEIGHT, "#f4f4f4", "free"),
     ]
-    out += [_text(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(PHASES)]
+    out += [_text(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(plan.steps)]
     for index, b in enumerate(plan.l1):
         x, top = left + b.first * column, y + b.offset * scale
         width, height = (b.last - b.first + 1) * column, b.bytes * scale
-        note = f"{b.name}: {b.bytes} bytes at {b.offset}, {PHASES[b.first]} to {PHASES[b.last]}"
+        note = f"{b.name}: {b.bytes} bytes at {b.offset}, {plan.steps[b.first]} to {plan.steps[b.last]}"
         out.append(_box(x, top, width, height, _COLOURS[index % len(_COLOURS)], note))
         label = f"{b.name} {b.bytes}"
         if height >= _TEXT + 1 and len(label) * _LETTER < width - 4:
             out.append(_text(x + 3, top + height / 2 + 4, label))
     out.append(_text(_MARGIN, y + 8, "0"))
     out.append(_text(_MARGIN, y + _ARENA_HEIGHT, str(plan.arena_bytes)))
-    out.append(_text(left, y + _ARENA_HEIGHT + 22, "offset in the arena downwards, phases across"))
+    out.append(_text(left, y + _ARENA_HEIGHT + 22, "offset in the arena downwards, steps across"))
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
+from shrinkc.ir.steps import SlotSizes, Step
 from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
-from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats
+from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
 from shrinkc.storage import MatrixShape, format_of
 
 DEFAULT_CONTEXT = 256
@@ -47,12 +49,21 @@ class ModelShape:
     shared: tuple[tuple[str, str], ...] = ()
     biases: int = 0  # entries of all biases, zeros beside them included
     head_norms: bool = False  # heads of q and k have gains
+    steps: tuple[Step, ...] = ()  # of a pass
 
     @property
     def matrices(self) -> list[MatrixShape]:
         """Every matrix, in stream order, the embedding last: it is read a row at a time."""
         out = [m for layer in self.layers for m in layer] + [self.head]
         return out + ([self.embedding] if self.embedding else [])
+
+    @cached_property
+    def slots(self) -> dict[str, SlotSizes]:
+        """What the matrices of each slot ask for, over all layers."""
+        found: dict[str, list[MatrixShape]] = {"head": [self.head]}
+        for m in (m for layer in self.layers for m in layer):
+            found.setdefault(m.name.split(".", 1)[-1], []).append(m)
+        return {slot: SlotSizes.of(matrices) for slot, matrices in found.items()}
 
     @property
     def stored(self) -> list[MatrixShape]:
@@ -107,6 +118,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         perms, _equal(weights),
         sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
         any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
+        graph.steps(),
     )  # fmt: skip
 
 
@@ -217,4 +229,5 @@ def shapes_of_config(
         c.num_layers, context, piece_bytes, layers, head, embedding, shared=shared,
         biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
+        steps=PASS,
     )  # fmt: skip

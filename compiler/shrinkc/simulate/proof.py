@@ -9,9 +9,10 @@ import numpy as np
 from shrinkc.abi import InputWord, Line, Time, input_block
 from shrinkc.core.errors import RunFailed
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.interpreter import Interpreter, Sampling, sample
-from shrinkc.ir.ops import Linear, Op, Sample
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.ir.ops import Linear, Op
 from shrinkc.numerics.fixed import hash_words
+from shrinkc.numerics.sampling import Sampling
 from shrinkc.numerics.vectors import QHeads, QVector
 
 
@@ -120,8 +121,7 @@ def reference(graph: Graph, request: Request) -> Record:
     """What the interpreter does with the same request."""
     r = Record()
     interp = Interpreter(graph)
-    outs = {f"layer{i}.out": i for i in range(graph.num_layers)}
-    how = next(op for op in graph.ops if isinstance(op, Sample))
+    outs = {graph.body(i)[-1].out: i for i in range(graph.num_layers)}
     start = 0
 
     def observe(op: Op, value: object) -> None:
@@ -135,7 +135,7 @@ def reference(graph: Graph, request: Request) -> Record:
         logits = interp.forward(feed, observe=observe)[-1]
         position = interp.position - 1
         r.logits[position] = logits
-        token = sample(how, logits, request.sampling, position)
+        token = interp.choose(logits, request.sampling)
         r.tokens.append(token)
         if token in graph.eos_ids and not request.ignore_eos:
             break

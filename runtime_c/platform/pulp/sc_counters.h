@@ -31,10 +31,11 @@ static inline void sc_counters_on(void) {
 
 static inline uint32_t sc_counters_begin(void) { return SC_CSR(mscratch); } /* the restart's cycle */
 
-/* Of the core that asks, since its restart; *now is the cycle. */
+/* Of the core that asks, since its restart; *now is the cycle.  The cycle is read outside of the other
+ * counters, here and there: wherever a cache line begins, no core is active for longer than has elapsed. */
 static inline sc_counters sc_counters_read(uint32_t *now) {
-    const uint32_t cycle = SC_CSR(mcycle), active = SC_CSR(0x780), instructions = SC_CSR(0x781);
-    const uint32_t stalls = SC_CSR(0x782), icache = SC_CSR(0x784), elapsed = cycle - sc_counters_begin();
+    const uint32_t active = SC_CSR(0x780), instructions = SC_CSR(0x781), stalls = SC_CSR(0x782);
+    const uint32_t icache = SC_CSR(0x784), cycle = SC_CSR(mcycle), elapsed = cycle - sc_counters_begin();
     const struct sc_waits *waits = &sc_waits[hart_id()];
     const sc_counters c = {{elapsed, active - waits->active, instructions, stalls, icache, waits->elapsed}};
     *now = cycle;
@@ -44,8 +45,8 @@ static inline sc_counters sc_counters_read(uint32_t *now) {
 /* Returns the cycle. */
 static inline uint32_t sc_counters_restart(void) {
     sc_waits[hart_id()] = (struct sc_waits){0, 0};
-    __asm__ volatile("csrw 0x79F, zero" ::: "memory"); /* all of them */
     const uint32_t now = SC_CSR(mcycle);
+    __asm__ volatile("csrw 0x79F, zero" ::: "memory");           /* all of them */
     __asm__ volatile("csrw mscratch, %0" ::"r"(now) : "memory"); /* mcycle cannot be set */
     return now;
 }

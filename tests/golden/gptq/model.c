@@ -3,6 +3,7 @@
 #include "sc_platform.h"
 
 #include "model.h"
+#include "sc_kernels.h"
 #include "sc_model.h"
 
 static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 255}, SC_IN_WMEM, 8, 0, 4, 0};
@@ -73,6 +74,20 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
       24011, -54, 0, 8,
       { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
+};
+
+sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
+SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 128, 0, SC_STORE, SC_WORDS}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 128, 16, 64, 0, 0, SC_BYTES}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 16, 128, 64, 0, 0, SC_WORDS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 96, 2, SC_SILU, SC_WORDS}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {65296u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0};

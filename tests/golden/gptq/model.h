@@ -31,16 +31,19 @@ enum sc_op {
     SC_OP_NEXT,
     SC_OPS
 };
+#define SC_LAYER_FIRST SC_OP_ATTN_IN
+#define SC_LAYER_LAST SC_OP_OUT
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_NORM_EPS 2684ull
-#define SC_NORM_SHIFT 3
 #define SC_EMBED_FACTOR 1646404724u
 #define SC_EMBED_SHIFT 15
+#define SC_NORM_EPS 2684ull
+#define SC_NORM_SHIFT 3
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
+#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
 #define SC_PERMS 1
 #define SC_STRIP_SPACE 1
 
@@ -74,27 +77,49 @@ enum sc_op {
 
 /* L1 arena */
 #define SC_ARENA_BYTES 49632
-#define SC_AT_TILES 0 /* 33792 bytes */
-#define SC_AT_LOGITS 33792 /* 432 bytes */
-#define SC_AT_Y 33792 /* 4096 bytes */
-#define SC_AT_X 37888 /* 2048 bytes */
-#define SC_AT_HEAD_STATE 39936 /* 1632 bytes */
-#define SC_AT_HEAD_WORK 39936 /* 512 bytes */
-#define SC_AT_K_CACHE 41568 /* 1536 bytes */
-#define SC_AT_HEAD_SCRATCH 43104 /* 1120 bytes */
-#define SC_AT_PARTS 44224 /* 1024 bytes */
-#define SC_AT_V_CACHE 45248 /* 1024 bytes */
-#define SC_AT_XQ 46272 /* 768 bytes */
-#define SC_AT_Q8 47040 /* 512 bytes */
-#define SC_AT_BLOCK_MAX 47552 /* 384 bytes */
-#define SC_AT_SY 47936 /* 288 bytes */
-#define SC_AT_ROPE 48224 /* 256 bytes */
-#define SC_AT_SV 48480 /* 256 bytes */
-#define SC_AT_XV 48736 /* 256 bytes */
-#define SC_AT_XC 48992 /* 192 bytes */
-#define SC_AT_XSUM 49184 /* 192 bytes */
-#define SC_AT_Q_SCALE 49376 /* 128 bytes */
-#define SC_AT_SQ 49504 /* 96 bytes */
-#define SC_AT_SC 49600 /* 32 bytes */
+#define SC_AT_TILES 0
+#define SC_BYTES_TILES 33792
+#define SC_AT_LOGITS 33792
+#define SC_BYTES_LOGITS 432
+#define SC_AT_Y 33792
+#define SC_BYTES_Y 4096
+#define SC_AT_X 37888
+#define SC_BYTES_X 2048
+#define SC_AT_HEAD_STATE 39936
+#define SC_BYTES_HEAD_STATE 1632
+#define SC_AT_HEAD_WORK 39936
+#define SC_BYTES_HEAD_WORK 512
+#define SC_AT_K_CACHE 41568
+#define SC_BYTES_K_CACHE 1536
+#define SC_AT_HEAD_SCRATCH 43104
+#define SC_BYTES_HEAD_SCRATCH 1120
+#define SC_AT_PARTS 44224
+#define SC_BYTES_PARTS 1024
+#define SC_AT_V_CACHE 45248
+#define SC_BYTES_V_CACHE 1024
+#define SC_AT_XQ 46272
+#define SC_BYTES_XQ 768
+#define SC_AT_Q8 47040
+#define SC_BYTES_Q8 512
+#define SC_AT_BLOCK_MAX 47552
+#define SC_BYTES_BLOCK_MAX 384
+#define SC_AT_SY 47936
+#define SC_BYTES_SY 288
+#define SC_AT_ROPE 48224
+#define SC_BYTES_ROPE 256
+#define SC_AT_SV 48480
+#define SC_BYTES_SV 256
+#define SC_AT_XV 48736
+#define SC_BYTES_XV 256
+#define SC_AT_XC 48992
+#define SC_BYTES_XC 192
+#define SC_AT_XSUM 49184
+#define SC_BYTES_XSUM 192
+#define SC_AT_Q_SCALE 49376
+#define SC_BYTES_Q_SCALE 128
+#define SC_AT_SQ 49504
+#define SC_BYTES_SQ 96
+#define SC_AT_SC 49600
+#define SC_BYTES_SC 32
 
 #endif

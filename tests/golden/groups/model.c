@@ -3,6 +3,7 @@
 #include "sc_platform.h"
 
 #include "model.h"
+#include "sc_kernels.h"
 #include "sc_model.h"
 
 
@@ -33,6 +34,20 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[8], &sc_matrices[9], &sc_matrices[10], &sc_matrices[11] },
       30372, -54, 4, 15,
     },
+};
+
+sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
+SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 120, 0, SC_STORE, SC_WORDS}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 132, 18, 72, 0, 0, SC_BYTES}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 18, 132, 60, 0, 0, SC_WORDS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 1, SC_ADD, SC_WORDS}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 130, 2, SC_SILU, SC_WORDS}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {179248u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, -12, 0};

@@ -31,16 +31,19 @@ enum sc_op {
     SC_OP_NEXT,
     SC_OPS
 };
+#define SC_LAYER_FIRST SC_OP_ATTN_IN
+#define SC_LAYER_LAST SC_OP_OUT
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_NORM_EPS 2517ull
-#define SC_NORM_SHIFT 3
 #define SC_EMBED_FACTOR 2139095040u
 #define SC_EMBED_SHIFT 11
+#define SC_NORM_EPS 2517ull
+#define SC_NORM_SHIFT 3
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
+#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 0
 
@@ -73,21 +76,37 @@ enum sc_op {
 
 /* L1 arena */
 #define SC_ARENA_BYTES 7216
-#define SC_AT_HEAD_SCRATCH 0 /* 2656 bytes */
-#define SC_AT_HEAD_WORK 0 /* 320 bytes */
-#define SC_AT_TILES 2656 /* 1568 bytes */
-#define SC_AT_HEAD_STATE 4224 /* 1120 bytes */
-#define SC_AT_Y 5344 /* 528 bytes */
-#define SC_AT_KV_TILE 5872 /* 480 bytes */
-#define SC_AT_X 6352 /* 240 bytes */
-#define SC_AT_XQ 6592 /* 144 bytes */
-#define SC_AT_PARTS 6736 /* 128 bytes */
-#define SC_AT_BLOCK_MAX 6864 /* 80 bytes */
-#define SC_AT_Q8 6944 /* 80 bytes */
-#define SC_AT_XC 7024 /* 48 bytes */
-#define SC_AT_XSUM 7072 /* 48 bytes */
-#define SC_AT_Q_SCALE 7120 /* 32 bytes */
-#define SC_AT_ROPE 7152 /* 32 bytes */
-#define SC_AT_XV 7184 /* 32 bytes */
+#define SC_AT_HEAD_SCRATCH 0
+#define SC_BYTES_HEAD_SCRATCH 2656
+#define SC_AT_HEAD_WORK 0
+#define SC_BYTES_HEAD_WORK 320
+#define SC_AT_TILES 2656
+#define SC_BYTES_TILES 1568
+#define SC_AT_HEAD_STATE 4224
+#define SC_BYTES_HEAD_STATE 1120
+#define SC_AT_Y 5344
+#define SC_BYTES_Y 528
+#define SC_AT_KV_TILE 5872
+#define SC_BYTES_KV_TILE 480
+#define SC_AT_X 6352
+#define SC_BYTES_X 240
+#define SC_AT_XQ 6592
+#define SC_BYTES_XQ 144
+#define SC_AT_PARTS 6736
+#define SC_BYTES_PARTS 128
+#define SC_AT_BLOCK_MAX 6864
+#define SC_BYTES_BLOCK_MAX 80
+#define SC_AT_Q8 6944
+#define SC_BYTES_Q8 80
+#define SC_AT_XC 7024
+#define SC_BYTES_XC 48
+#define SC_AT_XSUM 7072
+#define SC_BYTES_XSUM 48
+#define SC_AT_Q_SCALE 7120
+#define SC_BYTES_Q_SCALE 32
+#define SC_AT_ROPE 7152
+#define SC_BYTES_ROPE 32
+#define SC_AT_XV 7184
+#define SC_BYTES_XV 32
 
 #endif

@@ -3,6 +3,7 @@
 #include "sc_platform.h"
 
 #include "model.h"
+#include "sc_kernels.h"
 #include "sc_model.h"
 
 
@@ -26,6 +27,20 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
       16978, -47, 1, 7,
     },
+};
+
+sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
+SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 24, 2, SC_SILU, SC_WORDS}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {4288u, 144, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0};

@@ -31,16 +31,19 @@ enum sc_op {
     SC_OP_NEXT,
     SC_OPS
 };
+#define SC_LAYER_FIRST SC_OP_ATTN_IN
+#define SC_LAYER_LAST SC_OP_OUT
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_NORM_EPS 2684ull
-#define SC_NORM_SHIFT 2
 #define SC_EMBED_FACTOR 1828032000u
 #define SC_EMBED_SHIFT 6
+#define SC_NORM_EPS 2684ull
+#define SC_NORM_SHIFT 2
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
+#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
@@ -73,22 +76,39 @@ enum sc_op {
 
 /* L1 arena */
 #define SC_ARENA_BYTES 11392
-#define SC_AT_TILES 0 /* 4032 bytes */
-#define SC_AT_HEAD_SCRATCH 4032 /* 1632 bytes */
-#define SC_AT_HEAD_WORK 4032 /* 256 bytes */
-#define SC_AT_LOGITS 4032 /* 432 bytes */
-#define SC_AT_HEAD_STATE 5664 /* 1120 bytes */
-#define SC_AT_PARTS 6784 /* 1024 bytes */
-#define SC_AT_Y 7808 /* 1024 bytes */
-#define SC_AT_K_CACHE 8832 /* 768 bytes */
-#define SC_AT_X 9600 /* 512 bytes */
-#define SC_AT_V_CACHE 10112 /* 384 bytes */
-#define SC_AT_XV 10496 /* 256 bytes */
-#define SC_AT_XQ 10752 /* 192 bytes */
-#define SC_AT_Q8 10944 /* 128 bytes */
-#define SC_AT_ROPE 11072 /* 128 bytes */
-#define SC_AT_BLOCK_MAX 11200 /* 96 bytes */
-#define SC_AT_Q_SCALE 11296 /* 64 bytes */
-#define SC_AT_XC 11360 /* 32 bytes */
+#define SC_AT_TILES 0
+#define SC_BYTES_TILES 4032
+#define SC_AT_HEAD_SCRATCH 4032
+#define SC_BYTES_HEAD_SCRATCH 1632
+#define SC_AT_HEAD_WORK 4032
+#define SC_BYTES_HEAD_WORK 256
+#define SC_AT_LOGITS 4032
+#define SC_BYTES_LOGITS 432
+#define SC_AT_HEAD_STATE 5664
+#define SC_BYTES_HEAD_STATE 1120
+#define SC_AT_PARTS 6784
+#define SC_BYTES_PARTS 1024
+#define SC_AT_Y 7808
+#define SC_BYTES_Y 1024
+#define SC_AT_K_CACHE 8832
+#define SC_BYTES_K_CACHE 768
+#define SC_AT_X 9600
+#define SC_BYTES_X 512
+#define SC_AT_V_CACHE 10112
+#define SC_BYTES_V_CACHE 384
+#define SC_AT_XV 10496
+#define SC_BYTES_XV 256
+#define SC_AT_XQ 10752
+#define SC_BYTES_XQ 192
+#define SC_AT_Q8 10944
+#define SC_BYTES_Q8 128
+#define SC_AT_ROPE 11072
+#define SC_BYTES_ROPE 128
+#define SC_AT_BLOCK_MAX 11200
+#define SC_BYTES_BLOCK_MAX 96
+#define SC_AT_Q_SCALE 11296
+#define SC_BYTES_Q_SCALE 64
+#define SC_AT_XC 11360
+#define SC_BYTES_XC 32
 
 #endif

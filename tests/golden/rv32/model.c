@@ -3,6 +3,7 @@
 #include "sc_platform.h"
 
 #include "model.h"
+#include "sc_kernels.h"
 #include "sc_model.h"
 
 
@@ -26,6 +27,20 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
       25669, -46, 0, 6,
     },
+};
+
+sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
+SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 70, 0, SC_STORE, SC_WORDS}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 70, 12, 48, 0, 0, SC_BYTES}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 12, 70, 42, 0, 0, SC_WORDS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 1, SC_ADD, SC_WORDS}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 24, 2, SC_SILU, SC_WORDS}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 255}, SC_IN_WMEM, 8, 0, 21, 0};

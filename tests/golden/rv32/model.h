@@ -31,16 +31,19 @@ enum sc_op {
     SC_OP_NEXT,
     SC_OPS
 };
+#define SC_LAYER_FIRST SC_OP_ATTN_IN
+#define SC_LAYER_LAST SC_OP_OUT
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_NORM_EPS 1007ull
-#define SC_NORM_SHIFT 3
 #define SC_EMBED_FACTOR 1430905465u
 #define SC_EMBED_SHIFT 6
+#define SC_NORM_EPS 1007ull
+#define SC_NORM_SHIFT 3
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
+#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
@@ -73,22 +76,39 @@ enum sc_op {
 
 /* L1 arena */
 #define SC_ARENA_BYTES 15056
-#define SC_AT_TILES 0 /* 5824 bytes */
-#define SC_AT_LOGITS 5824 /* 432 bytes */
-#define SC_AT_Y 5824 /* 2240 bytes */
-#define SC_AT_HEAD_STATE 8064 /* 1632 bytes */
-#define SC_AT_HEAD_WORK 8064 /* 448 bytes */
-#define SC_AT_HEAD_SCRATCH 9696 /* 1120 bytes */
-#define SC_AT_PARTS 10816 /* 1024 bytes */
-#define SC_AT_X 11840 /* 768 bytes */
-#define SC_AT_K_CACHE 12608 /* 576 bytes */
-#define SC_AT_Q8 13184 /* 384 bytes */
-#define SC_AT_XQ 13568 /* 352 bytes */
-#define SC_AT_V_CACHE 13920 /* 336 bytes */
-#define SC_AT_XV 14256 /* 256 bytes */
-#define SC_AT_ROPE 14512 /* 224 bytes */
-#define SC_AT_BLOCK_MAX 14736 /* 192 bytes */
-#define SC_AT_Q_SCALE 14928 /* 96 bytes */
-#define SC_AT_XC 15024 /* 32 bytes */
+#define SC_AT_TILES 0
+#define SC_BYTES_TILES 5824
+#define SC_AT_LOGITS 5824
+#define SC_BYTES_LOGITS 432
+#define SC_AT_Y 5824
+#define SC_BYTES_Y 2240
+#define SC_AT_HEAD_STATE 8064
+#define SC_BYTES_HEAD_STATE 1632
+#define SC_AT_HEAD_WORK 8064
+#define SC_BYTES_HEAD_WORK 448
+#define SC_AT_HEAD_SCRATCH 9696
+#define SC_BYTES_HEAD_SCRATCH 1120
+#define SC_AT_PARTS 10816
+#define SC_BYTES_PARTS 1024
+#define SC_AT_X 11840
+#define SC_BYTES_X 768
+#define SC_AT_K_CACHE 12608
+#define SC_BYTES_K_CACHE 576
+#define SC_AT_Q8 13184
+#define SC_BYTES_Q8 384
+#define SC_AT_XQ 13568
+#define SC_BYTES_XQ 352
+#define SC_AT_V_CACHE 13920
+#define SC_BYTES_V_CACHE 336
+#define SC_AT_XV 14256
+#define SC_BYTES_XV 256
+#define SC_AT_ROPE 14512
+#define SC_BYTES_ROPE 224
+#define SC_AT_BLOCK_MAX 14736
+#define SC_BYTES_BLOCK_MAX 192
+#define SC_AT_Q_SCALE 14928
+#define SC_BYTES_Q_SCALE 96
+#define SC_AT_XC 15024
+#define SC_BYTES_XC 32
 
 #endif

@@ -1,0 +1,60 @@
+"""The embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics import matrices
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+
+
+def rule_factor(graph: Graph, op: Embed) -> str | None:
+    if not 0 < op.factor < 1 << 31:
+        return f"factor {op.factor} outside 1..2**31-1"
+    return None
+
+
+@dataclass
+class Embed(Op):
+    """token -> i32: row ``token`` of ``table`` in the residual's fixed point.
+
+    value = requantize((q * d - b) * r[row], factor, shift): the row scale r is the one the
+    head uses when the table is shared with it.
+    """
+
+    TAKES = (("token",),)
+    RULES = (rule_factor,)
+
+    table: QLinear
+    factor: int
+    shift: int
+
+    def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
+        return matrices.embed(self.table, np.asarray(args[0]), self.factor, self.shift)
+
+    def matrices(self) -> list[QLinear]:
+        return self.table.all()
+
+    def macros(self) -> dict[str, int | str]:
+        return {"EMBED_FACTOR": f"{self.factor}u", "EMBED_SHIFT": self.shift}
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        return "x"
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.hidden
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        yield Use("x", Access.WRITE, sizes.words(sizes.hidden))

@@ -1,0 +1,115 @@
+"""Multiplication with a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.abi import QVEC_BYTES
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.ops.quant import scan_uses
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics import matrices
+from shrinkc.numerics.fixed import INT32_MAX, saturate32
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+
+
+def rule_linear_types(graph: Graph, op: Linear) -> str | None:
+    w, types = op.weight, input_types(graph, op)
+    x, y = types[0], graph.types[op.out]
+    if (x.width, x.seg, x.cmax) != (w.k, w.seg, w.cmax):
+        return f"input {x} does not match {w.name} [{w.n}, {w.k}] seg {w.seg} cmax {w.cmax}"
+    if (y.width, y.frac) != (w.n, w.frac):
+        return f"output {y} does not match {w.name} [{w.n}, {w.k}] Q{w.frac}"
+    if op.bias is not None and (op.bias.shape != (w.n,) or op.bias.dtype != np.int32):
+        return f"bias is {op.bias.dtype}{op.bias.shape}, not int32{(w.n,)}"
+    if op.bias is not None and int(op.bias.min()) < -INT32_MAX:
+        return "a bias of -2**31"
+    if len(types) == 2 and (types[1].width, types[1].frac) != (w.n, w.frac):
+        return f"residual {types[1]} does not match Q{w.frac}"
+    if w.low_rank:
+        a, b = w.low_rank.a, w.low_rank.b
+        if (a.k, a.seg, a.cmax, a.pad) != (w.k, w.seg, w.cmax, w.pad):
+            return f"{a.name} does not share the activations of {w.name}"
+        if a.n != b.k or b.n != w.n or b.frac != w.frac:
+            return f"side path {a.n}->{b.n} does not fit {w.name}"
+    return None
+
+
+def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
+    """What a product reads, and what its side path needs beside it."""
+    slot = sizes.slot(step)
+    if sizes.tile:
+        yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
+    if sizes.scratch:
+        yield Use("engine", Access.SCRATCH, sizes.scratch)
+    yield from (Use(name, Access.READ) for name in ("xv", "xq", "xc"))
+    if slot.asymmetric:
+        yield Use("xsum", Access.READ)
+    if slot.rank:
+        yield from scan_uses(slot.side_x_blocks, sizes)
+        yield Use("sy", Access.SCRATCH, sizes.words(slot.rank))
+        yield Use("sq", Access.SCRATCH, sizes.words(slot.side_words))
+        yield Use("sc", Access.SCRATCH, sizes.words(slot.side_nseg))
+        yield Use("sv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
+
+
+@dataclass
+class Linear(Op):
+    """q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
+
+    ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating too.
+    """
+
+    OPTIONAL = frozenset({"bias"})
+    TAKES = (("q8",), ("q8", "i32"))
+    GIVES = ("i32", "logits")
+    RULES = (rule_linear_types,)
+    KERNEL = "sc_step_linear"
+
+    weight: QLinear
+    bias: np.ndarray | None = None
+
+    def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
+        y = matrices.linear(self.weight, args[0])
+        if self.bias is not None:
+            y = saturate32(y + self.bias)
+        return y if len(args) == 1 else saturate32(np.asarray(args[1]) + y)
+
+    def matrices(self) -> list[QLinear]:
+        return self.weight.all()
+
+    def slot(self) -> str:
+        return self.weight.name.rpartition(".")[2]
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        """A residual is added to where it is."""
+        if len(step.inputs) == 2:
+            return sizes.buffer(step.inputs[1])
+        return "y" if step.in_layer else "logits"
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.slot(step).rows
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        yield from product_uses(step, sizes)
+        to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
+        if not step.in_layer:
+            if sizes.logits_in_l1:
+                yield Use(to, Access.WRITE, 4 * rows)  # of one token only
+        else:
+            access = Access.UPDATE if len(step.inputs) == 2 else Access.WRITE
+            yield Use(to, access, sizes.words(rows))
+
+    @classmethod
+    def how(cls, step: Step, steps: Sequence[Step]) -> str:
+        return "SC_ADD" if len(step.inputs) == 2 else "SC_STORE"

@@ -1,0 +1,73 @@
+"""RMSNorm, fused with the quantisation of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.ops.quant import permuted, rule_permutation, vector_uses
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics import vectors
+from shrinkc.numerics.fixed import I64
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+
+
+def rule_norm(graph: Graph, op: NormQuant) -> str | None:
+    k = input_types(graph, op)[0].width
+    if op.pre_shift != vectors.square_pre_shift(k):
+        return f"pre_shift {op.pre_shift} for width {k}"
+    if not 1 <= op.eps <= 1 << 61:
+        return f"eps {op.eps} outside 1..2**61"
+    if op.gain.shape != (k,) or op.gain.dtype != np.int16:
+        return f"gain is {op.gain.dtype}{op.gain.shape}"
+    if int(op.gain.min()) < -32767:
+        return "a gain of -32768"
+    return None
+
+
+@dataclass
+class NormQuant(Op):
+    """i32 -> q8: RMSNorm and dynamic int8 of ``x[perm] * gain``.
+
+    ``gain`` int16 [width] in Q15, in the order of the result.  ``perm`` uint16 [width], or None:
+    place j of the result is made from input perm[j].
+    """
+
+    GIVES = ("q8",)
+    RULES = (rule_norm, rule_permutation)
+    KERNEL = "sc_step_norm"
+
+    eps: int
+    pre_shift: int
+    gain: np.ndarray
+    perm: np.ndarray | None = None
+
+    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector:
+        t = state.graph.types[self.out]
+        x = permuted(np.asarray(args[0]), self.perm)
+        gain = self.gain.astype(I64)
+        return vectors.norm_quantize_vector(x, t.seg, t.cmax, self.pre_shift, self.eps, gain)
+
+    def macros(self) -> dict[str, int | str]:
+        return {"NORM_EPS": f"{self.eps}ull", "NORM_SHIFT": self.pre_shift}
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        return "xv"
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        """y takes x * gain between the two halves."""
+        yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
+        yield from vector_uses(step, sizes)
+
+    @classmethod
+    def how(cls, step: Step, steps: Sequence[Step]) -> int:
+        """Which of the layer's gains."""
+        return [s for s in steps if s.op is cls and s.in_layer].index(step)

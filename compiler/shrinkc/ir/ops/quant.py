@@ -1,0 +1,73 @@
+"""Quantisation of a vector, and what it shares with the norm before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.abi import PART_BYTES, QVEC_BYTES
+from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics import vectors
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+    from shrinkc.ir.ops.normquant import NormQuant
+
+
+def rule_permutation(graph: Graph, op: Quant | NormQuant) -> str | None:
+    if op.perm is None:
+        return None
+    k = input_types(graph, op)[0].width
+    if op.perm.dtype != np.uint16 or not np.array_equal(np.sort(op.perm), np.arange(k)):
+        return f"perm is no permutation of {k} inputs in uint16"
+    return None
+
+
+def permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
+    """Columns of x [T, K] in the order of the result."""
+    return x if perm is None else x[:, perm]
+
+
+def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
+    """What is between the two halves of a quantisation."""
+    yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
+    yield Use("parts", Access.SCRATCH, PART_BYTES * sizes.chunk * sizes.cores)
+
+
+def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
+    """The int8 vector for the matrix that reads it; xv, its head, has pointers since the pass began."""
+    reader = sizes.slot(step)
+    yield Use(sizes.buffer(step.inputs[0]), Access.READ)
+    yield from scan_uses(reader.x_blocks, sizes)
+    yield Use("xv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
+    yield Use("xq", Access.WRITE, sizes.words(reader.words))
+    yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
+    if reader.asymmetric:
+        yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
+
+
+@dataclass
+class Quant(Op):
+    """i32 -> q8: dynamic int8 of ``x[perm]``; ``perm`` as in NormQuant."""
+
+    GIVES = ("q8",)
+    RULES = (rule_permutation,)
+    KERNEL = "sc_step_quant"
+
+    perm: np.ndarray | None = None
+
+    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector:
+        t = state.graph.types[self.out]
+        return vectors.quantize_vector(permuted(np.asarray(args[0]), self.perm), t.seg, t.cmax)
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        return "xv"
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        return vector_uses(step, sizes)

@@ -1,0 +1,171 @@
+"""RoPE of queries and keys, and the cache that keys and values are appended to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.abi import kv_block_bytes
+from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics import vectors
+from shrinkc.numerics.fixed import I64
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+    from shrinkc.ir.ops.attention import Attention
+
+
+@dataclass
+class Cache:
+    """A layer's keys and values: int64 [context, kv_heads, head_dim], scales [context, kv_heads]."""
+
+    k: vectors.QHeads
+    v: vectors.QHeads
+
+    @classmethod
+    def of(cls, state: State, layer: int) -> Cache:
+        """The layer's, made at its first use."""
+        key = (cls, layer)
+        if key not in state.kept:
+            g = state.graph
+            scales = (g.context, g.kv_heads)
+            values = (*scales, g.head_dim)
+            state.kept[key] = cls(
+                *(
+                    vectors.QHeads(
+                        np.zeros(values, I64), np.zeros(scales, I64), np.zeros(scales, I64)
+                    )
+                    for _ in range(2)
+                )
+            )
+        found: Cache = state.kept[key]
+        return found
+
+
+def rule_heads(graph: Graph, op: RopeCache | Attention) -> str | None:
+    if op.heads % op.kv_heads:
+        return f"{op.heads} heads over {op.kv_heads} KV heads"
+    if op.head_dim % 2:
+        return f"odd head_dim {op.head_dim}"
+    return None
+
+
+def rule_qkv(graph: Graph, op: RopeCache) -> str | None:
+    want = (op.heads + 2 * op.kv_heads) * op.head_dim
+    got = input_types(graph, op)[0].width
+    return None if want == got else f"needs {want} values per token, gets {got}"
+
+
+def rule_head_norm(graph: Graph, op: RopeCache) -> str | None:
+    parts = (op.q_gain, op.k_gain, op.eps, op.pre_shift)
+    if all(part is None for part in parts):
+        return None
+    if op.q_gain is None or op.k_gain is None or op.eps is None or op.pre_shift is None:
+        return "norms of heads need both gains, eps and pre_shift"
+    if op.pre_shift != vectors.square_pre_shift(op.head_dim):
+        return f"pre_shift {op.pre_shift} for heads of {op.head_dim}"
+    if not 1 <= op.eps <= 1 << 61:
+        return f"eps {op.eps} outside 1..2**61"
+    for gain in (op.q_gain, op.k_gain):
+        if gain.shape != (op.head_dim,) or gain.dtype != np.int16:
+            return f"gain of a head is {gain.dtype}{gain.shape}"
+        if int(gain.min()) < -32767:
+            return "a gain of -32768"
+    return None
+
+
+def padded(head_dim: int) -> int:
+    """Bytes of a head in int8: SC_HDP."""
+    return -(-head_dim // 4) * 4
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """Sizes of the KV cache's blocks of 4 positions; the C twin is sc_attention.h."""
+
+    k_block: int
+    v_block: int
+    blocks: int
+
+    @classmethod
+    def of(cls, context: int, kv_heads: int, head_dim: int) -> KvShape:
+        return cls(*kv_block_bytes(kv_heads, head_dim), -(-context // 4))
+
+
+def cache_uses(sizes: PassSizes) -> Iterable[Use]:
+    """The cache of all layers, where it is in L1."""
+    if sizes.kv_in_l1:
+        kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
+        blocks = sizes.num_layers * kv.blocks
+        yield Use("k_cache", Access.KEEP, blocks * kv.k_block)
+        yield Use("v_cache", Access.KEEP, blocks * kv.v_block)
+
+
+@dataclass
+class RopeCache(Op):
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache.
+
+    With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
+    ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
+    """
+
+    OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
+    GIVES = ("heads8",)
+    RULES = (rule_qkv, rule_heads, rule_head_norm)
+    KERNEL = "sc_step_heads"
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    q_gain: np.ndarray | None = None
+    k_gain: np.ndarray | None = None
+    eps: int | None = None
+    pre_shift: int | None = None
+
+    def run(self, state: State, args: Sequence[Any]) -> vectors.QHeads:
+        y = np.asarray(args[0])
+        t, h, kv, d = len(y), self.heads, self.kv_heads, self.head_dim
+        at = slice(state.position, state.position + t)
+        cos = state.graph.rope_cos[at].astype(I64)
+        sin = state.graph.rope_sin[at].astype(I64)
+        x = y.reshape(t, h + 2 * kv, d)
+
+        def head(part: np.ndarray, gain: np.ndarray | None) -> vectors.QHeads:
+            if gain is None or self.pre_shift is None or self.eps is None:
+                return vectors.quantize_heads(part, cos, sin)
+            return vectors.norm_quantize_heads(
+                part, gain.astype(I64), self.pre_shift, self.eps, cos, sin
+            )
+
+        q, k = head(x[:, :h], self.q_gain), head(x[:, h : h + kv], self.k_gain)
+        v = vectors.quantize_heads(x[:, h + kv :])
+        cache = Cache.of(state, self.layer)
+        for kept, new in ((cache.k, k), (cache.v, v)):
+            kept.q[at], kept.mantissa[at], kept.exponent[at] = new.q, new.mantissa, new.exponent
+        return q
+
+    def macros(self) -> dict[str, int | str]:
+        if self.pre_shift is None:
+            return {}
+        return {"HAS_HEAD_NORM": 1, "HEAD_NORM_SHIFT": self.pre_shift}
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        return "q8"
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.heads * padded(sizes.head_dim)
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        yield Use(sizes.buffer(step.inputs[0]), Access.READ)
+        yield Use("rope", Access.AHEAD, 2 * sizes.chunk * sizes.head_dim)
+        yield Use("head_work", Access.SCRATCH, 4 * sizes.cores * sizes.head_dim)
+        yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
+        yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
+        yield from cache_uses(sizes)

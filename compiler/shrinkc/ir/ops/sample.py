@@ -1,0 +1,41 @@
+"""The choice of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics.fixed import I64
+from shrinkc.numerics.sampling import sample
+
+
+@dataclass
+class Sample(Op):
+    """logits -> token: greedy, or temperature and top-p with a counter-based generator.
+
+    ``scale_shift`` is the fraction bits of the logits less 16.
+    """
+
+    TAKES = (("logits",),)
+    GIVES = ("token",)
+
+    scale_shift: int
+
+    def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
+        """int64 [T] from logits [T, vocab] of the last T positions."""
+        first = state.position - len(args[0])
+        rows = enumerate(args[0], first)
+        return np.array([sample(v, self.scale_shift, state.sampling, at) for at, v in rows], I64)
+
+    def macros(self) -> dict[str, int | str]:
+        return {"LOGIT_SHIFT": self.scale_shift}
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        if sizes.logits_in_l1:
+            yield Use("logits", Access.UPDATE)

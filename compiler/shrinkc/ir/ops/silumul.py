@@ -1,0 +1,60 @@
+"""The product of a gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shrinkc.ir.ops.linear import product_uses
+from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.numerics.gating import silu_mul
+
+if TYPE_CHECKING:
+    from shrinkc.ir.graph import Graph
+
+
+def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
+    if not (1 <= op.shift <= 31 and -20 <= op.gate_shift <= 31):
+        return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -20..31"
+    return None
+
+
+@dataclass
+class SiluMul(Op):
+    """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
+
+    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses two bits to a high
+    word, its product with up is rounded by ``shift`` (1..31).
+    """
+
+    RULES = (rule_shifts,)
+    FUSED = True
+    KERNEL = "sc_step_linear"
+    NUMBERS = MappingProxyType({"gate_shift": "int16_t", "silu_shift": "int16_t"})
+
+    gate_shift: int
+    shift: int
+
+    def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
+        return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift)
+
+    def numbers(self) -> tuple[int, ...]:
+        return self.gate_shift, self.shift
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        return sizes.slot(step).rows // 2
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        yield from product_uses(step, sizes)
+        yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
+
+    @classmethod
+    def how(cls, step: Step, steps: Sequence[Step]) -> str:
+        return "SC_SILU"

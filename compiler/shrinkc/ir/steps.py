@@ -1,0 +1,147 @@
+"""A pass as the device does it: its steps, known from a config or from a graph, and what they ask of L1.
+
+A step is an op whose result the device has; the layers' are stated once.  A planner works from
+steps and sizes alone, before any weight is read: ``PassSizes`` is what an op may ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from shrinkc.storage import MatrixShape
+
+if TYPE_CHECKING:
+    from shrinkc.ir.ops.op import Op
+
+
+class Access(Enum):
+    """What a step does with a buffer; ``AHEAD``: reads what is there since before the pass's first
+    step; ``KEEP``: reads or writes what lasts from pass to pass."""
+
+    READ = "read"
+    WRITE = "write"
+    UPDATE = "update"
+    SCRATCH = "scratch"
+    AHEAD = "ahead"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A step's use of an L1 buffer, which must have ``bytes`` for it; 0: what its writer needs."""
+
+    buffer: str
+    access: Access
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op of a pass.  ``inputs`` are the names that the values have for the first layer, without the
+    layer: what comes from before the loop there comes from the last step of the layer before in all
+    others.  ``matrix``: the slot of the matrix it multiplies with."""
+
+    op: type[Op]
+    name: str
+    inputs: tuple[str, ...]
+    in_layer: bool
+    matrix: str | None = None
+
+
+@dataclass(frozen=True)
+class SlotSizes:
+    """The most that the matrices of one slot ask for, over all layers; ``side_*`` are those of the
+    second half of their side paths, 0 where there is none."""
+
+    rows: int
+    words: int
+    nseg: int
+    x_blocks: int
+    asymmetric: bool
+    rank: int
+    side_words: int
+    side_nseg: int
+    side_x_blocks: int
+
+    @classmethod
+    def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
+        sides = [m.side for m in matrices if m.side]
+        return cls(
+            max(m.rows for m in matrices),
+            max(m.words for m in matrices),
+            max(m.nseg for m in matrices),
+            max(m.x_blocks for m in matrices),
+            any(m.asymmetric for m in matrices),
+            max(m.rank for m in matrices),
+            max((m.words for m in sides), default=0),
+            max((m.nseg for m in sides), default=0),
+            max((m.x_blocks for m in sides), default=0),
+        )
+
+
+@dataclass(frozen=True)
+class PassSizes:
+    """A pass of ``chunk`` tokens on ``cores``: what ops compute their buffers from.
+
+    ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
+    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1."""
+
+    steps: tuple[Step, ...]
+    slots: Mapping[str, SlotSizes]
+    vocab: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    num_layers: int
+    context: int
+    cores: int
+    chunk: int
+    tile: int
+    kv_in_l1: bool
+    kv_tile: int
+    logits_in_l1: bool
+    scratch: int = 0
+
+    @cached_property
+    def _by_name(self) -> dict[str, Step]:
+        return {step.name: step for step in self.steps}
+
+    def buffer(self, value: str) -> str:
+        """The buffer that holds a value."""
+        step = self._by_name[value]
+        return step.op.buffer(step, self)
+
+    def width(self, value: str) -> int:
+        """Elements of a value per token, padding included."""
+        step = self._by_name[value]
+        return step.op.width(step, self)
+
+    def slot(self, step: Step) -> SlotSizes:
+        """Sizes of the matrix that a step multiplies with, or else of the one that reads its result."""
+        return self.slots[slot_of(step, self.steps)]
+
+    def words(self, n: int) -> int:
+        """Bytes of ``n`` int32 per token."""
+        return 4 * self.chunk * n
+
+
+def slot_of(step: Step, steps: Iterable[Step]) -> str:
+    """The slot of a step's matrix, or else of the one that reads its result; "" if neither is."""
+    reading = (s.matrix for s in steps if step.name in s.inputs and s.matrix is not None)
+    return step.matrix or next(reading, "")
+
+
+def loop_of(steps: Sequence[Step]) -> tuple[int, int]:
+    """Indices of the first and the last step of the layer loop."""
+    inside = [i for i, step in enumerate(steps) if step.in_layer]
+    return inside[0], inside[-1]
+
+
+def numbers_of(steps: Iterable[Step]) -> dict[str, str]:
+    """Every number that sc_layer has for the ops of a layer -> its type, in the order of the steps."""
+    return {name: t for step in steps if step.in_layer for name, t in step.op.NUMBERS.items()}

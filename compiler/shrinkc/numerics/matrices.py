@@ -1,0 +1,127 @@
+"""Products with quantised matrices, and rows of an embedding table."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from shrinkc.numerics.fixed import I64, QMAX, requantize, saturate32
+from shrinkc.numerics.vectors import QVector, quantize_vector
+
+_CACHED = 1 << 18
+
+
+class Matrix(Protocol):
+    """What a product needs of a matrix [n, k]; ``ir.linear.QLinear`` says what each part means."""
+
+    @property
+    def q(self) -> np.ndarray: ...
+    @property
+    def d(self) -> np.ndarray | None: ...
+    @property
+    def b(self) -> np.ndarray | None: ...
+    @property
+    def r(self) -> np.ndarray: ...
+    @property
+    def seg(self) -> int: ...
+    @property
+    def cmax(self) -> int: ...
+    @property
+    def shift(self) -> int: ...
+    @property
+    def low_rank(self) -> SidePath | None: ...
+    def accumulate(self, x: QVector) -> np.ndarray:
+        """Exact acc int64 [T, n]."""
+
+
+class SidePath(Protocol):
+    """y += b @ quantise(a @ x)."""
+
+    @property
+    def a(self) -> Matrix: ...
+    @property
+    def b(self) -> Matrix: ...
+
+
+def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int) -> np.ndarray:
+    """q * d - b as int64 [n, k] from q [n, k] and tables [n, nseg], or None for ones and zeros."""
+    k = q.shape[1]
+    w: np.ndarray = q.astype(I64)
+    if d is not None:
+        w *= np.repeat(d.astype(I64), seg, axis=1)[:, :k]
+    if b is not None:
+        w -= np.repeat(b.astype(I64), seg, axis=1)[:, :k]
+    return w
+
+
+def product_type(d: np.ndarray | None, seg: int) -> type[np.float32] | type[np.float64]:
+    """The narrowest float in which ``accumulate`` is exact: every partial sum is an integer, below
+    2**31 in float64, and of one segment below 2**24 in float32."""
+    return np.float32 if d is not None and seg * 128 * QMAX < 1 << 24 else np.float64
+
+
+def accumulate(
+    x: QVector,
+    table: np.ndarray,
+    d: np.ndarray | None,
+    b: np.ndarray | None,
+    seg: int,
+    drop: int,
+) -> np.ndarray:
+    """Exact acc int64 [T, n] of activations, through BLAS.
+
+    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)``; ``table`` is
+    the matrix's q, transposed [k, n], in ``product_type``.
+    """
+    if d is None:
+        return np.rint(x.scaled(seg) @ table).astype(I64)
+    k, n = table.shape
+    q = x.q.astype(table.dtype)
+    tokens = len(q)
+    starts = np.arange(0, k, seg)
+    sums = np.add.reduceat(x.q, starts, axis=1).astype(np.int32)
+    c = x.c.astype(np.int32)
+    d = d.astype(np.int32)
+    half = (1 << drop) >> 1
+    out = np.zeros((tokens, n), np.int32)
+    width = max(64, _CACHED // max(tokens, 1))  # rows at a time, for the processor's caches
+    for first in range(0, n, width):
+        rows = slice(first, first + width)
+        acc = out[:, rows]
+        for g, at in enumerate(starts):
+            part = slice(at, at + seg)
+            t = (q[:, part] @ table[part, rows]).astype(np.int32)
+            t *= d[rows, g]
+            if b is not None:
+                t -= np.multiply.outer(sums[:, g], b[rows, g].astype(np.int32))
+            t += half
+            t >>= drop
+            t *= c[:, g, None]
+            acc += t
+    return out.astype(I64)
+
+
+def rescale(w: Matrix, acc: np.ndarray, x: QVector) -> np.ndarray:
+    """acc [T, n] of ``x`` in the fixed point of the matrix's result."""
+    factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
+    return requantize(acc, factor, w.shift - x.exponent[:, None])
+
+
+def linear(w: Matrix, x: QVector) -> np.ndarray:
+    """The integer matrix product with its side path, int64 [T, n] in int32 range."""
+    y = rescale(w, w.accumulate(x), x)
+    if w.low_rank is not None:
+        a, b = w.low_rank.a, w.low_rank.b
+        t = quantize_vector(rescale(a, a.accumulate(x), x), b.seg, b.cmax)
+        y = saturate32(y + rescale(b, b.accumulate(t), t))
+    return y
+
+
+def embed(w: Matrix, ids: np.ndarray, factor: int, shift: int) -> np.ndarray:
+    """Rows ``ids`` of a table in the residual's fixed point, int64 [T, k]:
+    requantize((q * d - b) * r[row], factor, shift)."""
+    d = None if w.d is None else w.d[ids]
+    b = None if w.b is None else w.b[ids]
+    rows = effective(w.q[ids], d, b, w.seg)
+    return requantize(rows * w.r[ids].astype(I64)[:, None], factor, shift)

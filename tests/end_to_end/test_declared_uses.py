@@ -1,0 +1,137 @@
+"""Each step touches the L1 buffers that its op declares, all of them, and nothing else of the arena.
+
+The planner and the verifier believe what ops say of their buffers. Here the address sanitizer watches: while
+a step runs, all of the arena is poisoned but the buffers of its uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from shrinkc.importer import FloatModel
+from shrinkc.ir.steps import PassSizes
+from shrinkc.memory.plan import planned_sizes
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.simulate import run_program
+from shrinkc.simulate.proof import TRACE_PROOF, Request, compare, parse, reference
+from shrinkc.targets import KIB, SIRACUSA
+
+from .programs import ENV, Program, add_adapters, compile_graph, need
+
+REQUEST = Request((1, 5, 9, 100, 7, 2, 44, 12, 3, 80, 6), 3, ignore_eos=True)
+
+WATCH = """/* SPDX-License-Identifier: Apache-2.0 */
+#include <sanitizer/asan_interface.h>
+#include <stdlib.h>
+#include "sc_platform.h"
+#include "sc_engine.h"
+
+sc_step_fn %(kernels)s;
+typedef struct { int step; uint32_t at, bytes; } span;
+static const span spans[] = { %(spans)s };
+
+/* All but the spans of a step, and of these not the one whose number the environment has. */
+static void watch(int step) {
+    const char *without = getenv("SC_WITHOUT");
+    ASAN_POISON_MEMORY_REGION(sc_arena, SC_ARENA_BYTES);
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < (int)(sizeof spans / sizeof *spans); i++) {
+            const int out = without && atoi(without) == i;
+            if (spans[i].step != step || out != pass) continue;
+            if (out)
+                ASAN_POISON_MEMORY_REGION(sc_arena + spans[i].at, spans[i].bytes);
+            else
+                ASAN_UNPOISON_MEMORY_REGION(sc_arena + spans[i].at, spans[i].bytes);
+        }
+}
+
+"""
+WATCHED = """void watched_%(step)d(const sc_layer_step *s, uint32_t layer, int core) {
+    watch(%(step)d);
+    %(kernel)s(s, layer, core);
+    ASAN_UNPOISON_MEMORY_REGION(sc_arena, SC_ARENA_BYTES);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A program, and what is watched in it: (step, buffer), in the order of the spans."""
+
+    program: Program
+    uses: list[tuple[str, str]]
+
+    def run(self, without: int = -1) -> tuple[int, list[str], list[str]]:
+        words = REQUEST.words(self.program.graph.context, TRACE_PROOF)
+        env = {**ENV, "SC_WITHOUT": str(without), "ASAN_OPTIONS": "symbolize=0"}
+        done = run_program(self.program.out, "host", words, env=env, timeout_s=60)
+        return done.exit_code, done.lines, done.errors
+
+
+def declared(sizes: PassSizes) -> Iterator[tuple[int, str, str]]:
+    """(number, name, buffer) of the uses of a layer's steps, each buffer once per step."""
+    inside = [step for step in sizes.steps if step.in_layer]
+    for number, step in enumerate(inside):
+        for buffer in dict.fromkeys(use.buffer for use in step.op.uses(step, sizes)):
+            yield number, step.name, buffer
+
+
+def watched(program: Program) -> Watched:
+    """Puts a function that watches before each step, and builds."""
+    uses = list(declared(planned_sizes(program.shape, SIRACUSA, program.plan)))
+    model = program.out / "src" / "model.c"
+    text = model.read_text()
+    kernels = re.findall(r"\{(sc_step_\w+), SC_AT", text)
+    for step in range(len(kernels)):
+        text = re.sub(r"\{sc_step_\w+, SC_AT", f"{{watched_{step}, SC_AT", text, count=1)
+    names = ", ".join(f"watched_{step}" for step in range(len(kernels)))
+    model.write_text(re.sub(r"^sc_step_fn .*;$", f"sc_step_fn {names};", text, flags=re.MULTILINE))
+    spans = ", ".join(f"{{{n}, SC_AT_{b.upper()}, SC_BYTES_{b.upper()}}}" for n, _, b in uses)
+    source = WATCH % {"kernels": ", ".join(dict.fromkeys(kernels)), "spans": spans}
+    for step, kernel in enumerate(kernels):
+        source += WATCHED % {"step": step, "kernel": kernel}
+    (program.out / "src" / "watch.c").write_text(source)
+    return Watched(program.build("host", SAN="1"), [(name, buffer) for _, name, buffer in uses])
+
+
+@pytest.fixture(scope="module", params=["in L1", "cache and logits in L2"])
+def made(
+    request: pytest.FixtureRequest,
+    story_model: FloatModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Watched:
+    """With side paths and zero points: every buffer there is."""
+    need("host")
+    add_adapters(story_model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 5})
+    options = QuantOptions(bits=4, group=20, asymmetric=True, short_last_group=True)
+    graph = lower(story_model, options, 64)
+    for layer in story_model.layers:
+        layer.adapters.clear()
+    budget = None if request.param == "in L1" else 24 * KIB
+    program = compile_graph(
+        graph, story_model, tmp_path_factory.mktemp("watched") / "out", SIRACUSA, budget
+    )
+    assert program.plan.kv_in_l1 == (budget is None)
+    return watched(program)
+
+
+def test_no_step_touches_more(made: Watched) -> None:
+    code, lines, errors = made.run()
+    assert code == 0, errors[:20]
+    graph = made.program.graph
+    verdict = compare(parse(lines), reference(graph, REQUEST), graph)
+    assert verdict.ok and verdict.compared > 1000
+
+
+def test_every_step_touches_all_of_them(made: Watched) -> None:
+    """Without one of them the run ends where the step reaches for it."""
+    idle = []
+    for i, (step, buffer) in enumerate(made.uses):
+        code, _, errors = made.run(without=i)
+        if code == 0 or not any("use-after-poison" in line for line in errors):
+            idle.append(f"{buffer} of {step}")
+    assert len(made.uses) > 60 and not idle

@@ -1,0 +1,87 @@
+"""When L1 buffers live follows from the steps of a pass, and steps that cannot work are noticed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shrinkc.memory.plan import lifetimes, make_plan, planned_sizes
+from shrinkc.memory.verify import faults_of
+from shrinkc.quantize import PASS, QuantOptions
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import KIB, SIRACUSA
+
+from .shapes import make_shape
+
+NAMES = [step.name for step in PASS]
+
+
+def lives(shape: ModelShape, budget: int | None = None) -> dict[str, tuple[str, str]]:
+    plan = make_plan(shape, SIRACUSA, budget)
+    found = lifetimes(planned_sizes(shape, SIRACUSA, plan))
+    return {name: (NAMES[first], NAMES[last]) for name, (first, last) in found.items()}
+
+
+def test_of_a_plain_model() -> None:
+    """x is what a layer leaves to the next, rope and tiles come from before the loop."""
+    assert lives(make_shape()) == {
+        "tiles": ("embed", "logits"),
+        "x": ("embed", "final.q"),
+        "y": ("attn_in.q", "final.q"),
+        "xq": ("attn_in.q", "logits"),
+        "xc": ("attn_in.q", "logits"),
+        "xv": ("embed", "logits"),
+        "block_max": ("attn_in.q", "final.q"),
+        "parts": ("attn_in.q", "final.q"),
+        "rope": ("embed", "out"),
+        "q8": ("q8", "attn"),
+        "q_scale": ("q8", "attn"),
+        "head_work": ("q8", "q8"),
+        "head_scratch": ("attn", "attn"),
+        "head_state": ("attn", "attn"),
+        "k_cache": ("embed", "next"),
+        "v_cache": ("embed", "next"),
+        "logits": ("logits", "next"),
+    }
+
+
+def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
+    options = QuantOptions(bits=4, asymmetric=True)
+    found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)
+    for name in ("sy", "sq", "sc"):
+        assert found[name] == ("mid", "h")
+    assert found["sv"] == ("embed", "out"), "its pointers are written once"
+    assert found["xsum"] == ("attn_in.q", "out"), "the head is symmetric"
+
+
+def with_norm(at: str, value: str) -> ModelShape:
+    """A model with one more norm, of ``value``, before the step ``at``."""
+    shape = make_shape()
+    norm = shape.steps[NAMES.index("mlp_in.q")]
+    steps = list(shape.steps)
+    steps.insert(NAMES.index(at), replace(norm, name="again", inputs=(value,), matrix="qkv"))
+    return replace(shape, steps=tuple(steps))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        # a norm works in y, where the attention's result waits
+        ("o_in.q", "embed", "o_in.q: reads attn from y, which holds scratch of again"),
+        # there is one int8 vector
+        ("qkv", "embed", "qkv: reads attn_in.q from xv, which holds again"),
+        ("o_in.q", "attn", "again: works in y, which it reads"),
+    ],
+)
+def test_a_step_that_destroys_what_is_read(at: str, value: str, words: str) -> None:
+    shape = with_norm(at, value)
+    faults = faults_of(make_plan(shape, SIRACUSA), shape, SIRACUSA)
+    assert words in faults
+
+
+def test_a_plan_for_other_steps() -> None:
+    shape = make_shape()
+    plan = make_plan(shape, SIRACUSA)
+    other = replace(shape, steps=(*shape.steps[:-1], replace(shape.steps[-1], name="other")))
+    assert any("planned for the steps" in fault for fault in faults_of(plan, other, SIRACUSA))
