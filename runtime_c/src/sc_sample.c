@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The next token: greedy, or temperature and top-p.  Twin of sample() in the interpreter.
+ * The next token: greedy, or temperature and top-p.  Twin of numerics/sampling.py.
  *
  * Every core owns a contiguous slice of the vocabulary, so ties go to the lowest index. */
 #include "sc_platform.h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shrinkc.ir.graph import Graph
+from shrinkc.quantize import PASS
 
 Fresh = Callable[..., Graph]
 
@@ -19,3 +20,11 @@ def test_the_ops_of_a_program(fresh: Fresh) -> None:
     assert inner[:3] == ["embed", "attn_in.q", "qkv"] and inner[-2:] == ["logits", "next"]
     last = graph.body(graph.num_layers - 1)
     assert [op.name for op in last] == [op.name for op in graph.body(0)]
+
+
+def test_the_steps_are_those_that_plans_are_made_for(fresh: Fresh) -> None:
+    """With side paths and without; the matrix of a step is a slot, gate_up that of silu * up."""
+    for sides in (False, True):
+        assert fresh(sides=sides).steps() == PASS
+    slots = {step.name: step.matrix for step in PASS if step.matrix}
+    assert slots == {"qkv": "qkv", "mid": "o", "h": "gate_up", "out": "down", "logits": "head"}

@@ -131,7 +131,10 @@ def check_structure(graph: Graph) -> list[str]:
     if not graph.ops or graph.types[graph.ops[-1].out].kind != "token":
         return ["the last op makes no token"]
     shapes = [
-        [(op.mnemonic, graph.types[op.out].kind, graph.types[op.out].width) for op in graph.body(i)]
+        [
+            (op.name, op.mnemonic, graph.types[op.out].kind, graph.types[op.out].width)
+            for op in graph.body(i)
+        ]
         for i in range(graph.num_layers)
     ]
     faults += [f"layer {i} differs from layer 0" for i, s in enumerate(shapes) if s != shapes[0]]
