@@ -42,6 +42,7 @@ from shrinkc.core.progress import Silent
 from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_hf
 from shrinkc.importer.float_reference import forward
+from shrinkc.targets import HOST
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 ORDER = (0, 1, 1, 3, 2, 1)
@@ -343,7 +344,7 @@ def test_a_repeated_layer_is_stored_once_in_the_blob(
         out = tmp_path / f"{name}-compiled"
         command = ["compile", str(tmp_path / name), "-o", str(out), "--target", "host"]
         assert run_cli([*command, "--bits", "4", "--group", "32", "--context", "64", "--json"]) == 0
-        levels = [out / "blobs" / f"{level}.bin" for level in ("wmem", "l2", "flash")]
+        levels = [out / "blobs" / f"{level.name}.bin" for level in HOST.stored]
         sizes[name] = sum(file.stat().st_size for file in levels)  # beside them: the tokenizer
         result = json.loads(capsys.readouterr().out)
         # the plan without any weight already says what the blobs take
