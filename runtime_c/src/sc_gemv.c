@@ -15,8 +15,7 @@
                    "storage/w" #bits ".py and sc_dot_w" #bits ".h are one format");
 SC_EACH_WIDTH(AGREE)
 
-/* A format is a constant wherever weights are read (SC_EACH_FORMAT below), so that of these switches only
- * its own case is left. */
+/* In all that is hot the width is a constant, and of these switches only its case is left. */
 
 SC_INLINE void dot(const int format, sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
 #define DOT(bits, inputs, fold)                                                                              \
@@ -125,6 +124,16 @@ SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const u
     return w;
 }
 
+/* The same where the format may be known at run time only: asked for its width once, and not in each segment. */
+SC_INLINE const uint8_t *block_dot_by_width(const sc_matrix *m, const int format, const uint8_t *block,
+                                            const sc_qvec *x, int32_t *acc) {
+#define BLOCK_DOT(bits, inputs, fold)                                                                        \
+    case bits:                                                                                               \
+        return block_dot(m, bits | (format & ~SC_FMT_BITS), block, x, acc);
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(BLOCK_DOT) }
+    __builtin_unreachable();
+}
+
 /* acc -> the result's fixed point, in place: sc_requantize() with the shift's cases taken out */
 static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
                                                           int32_t shift, int32_t *y) {
@@ -198,7 +207,7 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
             const int32_t left = (int32_t)(m->rows - row);
             int32_t buffer[SC_ROWS];
             int32_t *y = out->kind == SC_STORE && left >= SC_ROWS ? dst + row : buffer;
-            const uint8_t *end = block_dot(m, format, block, v, y);
+            const uint8_t *end = block_dot_by_width(m, format, block, v, y);
             rescale(block, mantissa, shift, y);
 #if SC_RANK > 0
             if (m->b) add_side(m->b, end, &side[t], y);
@@ -214,16 +223,21 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
     }
 }
 
-/* Each of the model's formats has code of its own; a model with one has no other and asks for none. */
+/* Each of the model's formats has code of its own; a model with one has no other and asks for none.  Where
+ * there are too many for that, all have one code, which asks. */
 SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                                      const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
                                      const sc_output *out, int core, int cores) {
+#ifdef SC_EACH_FORMAT
 #define TILE(format)                                                                                         \
     case format:                                                                                             \
         matrix_tile(format, m, tile, first, count, x, side, tokens, out, core, cores);                       \
         return;
     switch (m->format) { SC_EACH_FORMAT(TILE) }
     __builtin_unreachable();
+#else
+    matrix_tile(m->format, m, tile, first, count, x, side, tokens, out, core, cores);
+#endif
 }
 
 #ifdef SC_HAS_ENGINES
@@ -256,10 +270,14 @@ SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *bl
 
 void sc_embed_row(const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k, uint32_t factor,
                   int shift, int32_t *x, int core, int cores) {
+#ifdef SC_EACH_FORMAT
 #define ROW(format)                                                                                          \
     case format:                                                                                             \
         embed_row(format, m, block, row, k, factor, shift, x, core, cores);                                  \
         return;
     switch (m->format) { SC_EACH_FORMAT(ROW) }
     __builtin_unreachable();
+#else
+    embed_row(m->format, m, block, row, k, factor, shift, x, core, cores);
+#endif
 }

@@ -36,12 +36,16 @@ CONFIGS = {
         formats=(2 | GROUPED,),
         simd=False,
     ),
+    "hd10": Config(
+        2, 1, 10, 24, 50, 3, QuantOptions(bits=3, group=4), formats=(3 | GROUPED, 8), side_path=True
+    ),
     "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8,), head_norm=True),
     "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8,), head_norm=True),
     "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8,), head_norm=True),
 }
 ALL_FORMATS = tuple(width | scales for width in WIDTHS for scales in (0, GROUPED, GROUPED | ASYM))
-GENERIC, ONE_FORMAT = ("hd2", "hd6", "hd64"), ("hd4", "hd8", "hd128", "hd12", "hd16")
+GENERIC = ("hd2", "hd6", "hd64")  # all formats share their code
+FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "hd10")  # the last: two, the others one
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 

@@ -22,7 +22,7 @@ from shrinkc.numerics.matrices import embed, linear, rescale
 from shrinkc.numerics.vectors import QVector, quantize_vector
 from shrinkc.storage import SIDE_BITS, format_of, segment_size
 
-from .conftest import ALL_FORMATS, CONFIGS, GENERIC, ONE_FORMAT
+from .conftest import ALL_FORMATS, CONFIGS, FEW_FORMATS, GENERIC
 from .harness import (
     ADD,
     ASYM,
@@ -167,7 +167,7 @@ def formats_of(name: str) -> tuple[int, ...]:
     return CONFIGS[name].formats or ALL_FORMATS
 
 
-@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+@pytest.mark.parametrize("config", GENERIC + FEW_FORMATS)
 def test_rows_and_inputs_around_every_edge(harness: Get, config: str) -> None:
     """Rows 1..17, K around word, block and segment sizes, cores 1, 3, 8, tokens 1..3."""
     rng = np.random.default_rng(10)
@@ -197,7 +197,7 @@ def test_blocks_divide_among_any_number_of_cores(harness: Get, config: str) -> N
     assert run_cases(harness(config), cases) > 1000
 
 
-@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+@pytest.mark.parametrize("config", GENERIC + FEW_FORMATS)
 def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> None:
     """x = ±127 along the sign of a row and c = cmax: the largest |acc| the IR allows."""
     rng = np.random.default_rng(12)
@@ -219,7 +219,7 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
     assert run_cases(harness(config), cases) > 0
 
 
-@pytest.mark.parametrize("config", GENERIC + ONE_FORMAT)
+@pytest.mark.parametrize("config", GENERIC + FEW_FORMATS)
 def test_embedding_rows(harness: Get, config: str) -> None:
     """Every row of a block, every format, cores 1..9."""
     rng = np.random.default_rng(13)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from shrinkc.ir.linear import QLinear
 from shrinkc.storage import format_of
 
+MOST = 4  # formats with code of their own, each up to 1.2 KB of the 16 KB for hot code (link.ld)
+
 
 def c_format(w: QLinear) -> str:
     """A matrix's ``sc_matrix.format``, as a C expression."""
@@ -19,18 +21,19 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
 
     ``formats``: what c_format() says of the matrices that travel as tiles or hold embedding rows;
     ``widths``: of all matrices.  Nothing is compiled of others: code that is never run would crowd
-    the instruction cache.
+    the instruction cache.  More than MOST formats share their code.
     """
     stored = [format_of(bits) for bits in sorted(set(widths), reverse=True)]
     includes = "".join(f'#include "sc_dot_w{f.bits}.h"\n' for f in stored)
     each_width = " ".join(f"X({f.bits}, {f.inputs}, {f.fold})" for f in stored)
-    each_format = " ".join(f"X({f})" for f in sorted(set(formats)))
+    named = sorted(set(formats))
+    each_format = " ".join(f"X({f})" for f in named)
+    listed = f"/* X(sc_matrix.format) */\n#define SC_EACH_FORMAT(X) {each_format}\n"
     return (
         f"/* {command}\n * SPDX-License-Identifier: Apache-2.0\n"
         " * The storage formats of this model's matrices; included by sc_dot.h. */\n"
         f"{includes}\n"
         "/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */\n"
         f"#define SC_EACH_WIDTH(X) {each_width}\n"
-        "/* X(sc_matrix.format) */\n"
-        f"#define SC_EACH_FORMAT(X) {each_format}\n"
+        f"{listed if len(named) <= MOST else ''}"
     )

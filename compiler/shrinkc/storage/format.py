@@ -9,6 +9,7 @@ numpy is imported where something is packed: the command line asks for the width
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,8 +46,8 @@ class StorageFormat:
 
     def __post_init__(self) -> None:
         assert 1 <= self.bits <= 8
-        assert self.inputs % WORD == 0
-        assert self.inputs * self.bits % (8 * WORD) == 0
+        # a unit fills whole words, and is no longer than it must be for that
+        assert self.inputs == 8 * WORD // math.gcd(8 * WORD, self.bits)
         assert self.low <= self.symmetric[0] and self.symmetric[1] <= self.high
         assert (-self.low << self.fold) <= 128  # a folded weight is an int8
 
