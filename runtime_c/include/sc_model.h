@@ -53,8 +53,9 @@ typedef struct {
     const sc_matrix *m[SC_SLOTS];
     uint16_t score_mantissa; /* softmax scale, see sc_attention.c */
     int16_t score_exponent;
-    int16_t gate_shift; /* gate to Q16 */
-    int16_t silu_shift; /* product to the fixed point of h */
+    int8_t gate_shift;     /* gate to Q16 */
+    int8_t silu_shift;     /* product to the fixed point of h */
+    int8_t k_unit, v_unit; /* of the scales in the cache, log2 */
 #if SC_PERMS
     const uint16_t *perm[SC_SLOTS]; /* place j of a matrix's input is made from input perm[j]; or NULL */
 #endif

@@ -93,6 +93,7 @@ static inline uint32_t sc_exp2_q20(uint32_t delta) {
     return (sc_exp2_mantissa(delta & 0xFFFF) << 5) >> sc_min((int32_t)(delta >> 16), 31);
 }
 
+extern const uint16_t sc_exp2_table[256]; /* 2^-((i + 1/2) / 256) in Q16 */
 extern const uint16_t sc_sigmoid_table[257];
 
 /* sigmoid(x16 / 2^16) in Q16, by linear interpolation; absolute error below 8e-5 */

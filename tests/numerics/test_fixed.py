@@ -154,6 +154,15 @@ def test_exp2_coefficients_are_the_best_cubic() -> None:
     assert own < 1.1 * chebyshev
 
 
+def test_exp2_table_error() -> None:
+    """Every Q9 argument whose result has all 16 bits, and half a unit of the floor of the others."""
+    x = np.arange(1 << 14)
+    got, want = fixed.exp2_table(x), 2.0 ** (16 - x / 512)
+    allowed = fixed.EXP2_TABLE_MAX_REL_ERROR * want + (x >= 512)
+    assert (np.abs(got - want) <= allowed).all()
+    assert np.abs(got[:512] / want[:512] - 1).max() > 0.9 * fixed.EXP2_TABLE_MAX_REL_ERROR
+
+
 def test_exp2_q20_error() -> None:
     """Within 1.4e-4 relative, less one unit of Q20 for the floor; 0 from 2**-21 on."""
     delta = np.concatenate([np.arange(0, 33 << 16, 11), [(1 << 31) - 1, (1 << 32) - 1]])

@@ -8,7 +8,7 @@ import numpy as np
 
 from shrinkc.ir.ops import Op, SiluMul, Type
 
-IR_VERSION = 2
+IR_VERSION = 3
 
 
 @dataclass

@@ -24,11 +24,11 @@ from shrinkc.ir.ops import (
     SiluMul,
 )
 from shrinkc.numerics import vectors
+from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.fixed import (
     I64,
     INT32_MAX,
     bit_length,
-    exp2_mantissa,
     exp2_q20,
     mix32,
     requantize,
@@ -53,12 +53,12 @@ class Sampling:
 
 @dataclass
 class _Cache:
-    k: np.ndarray  # int64 [context, kv_heads, head_dim]
-    k_mantissa: np.ndarray  # [context, kv_heads]
-    k_exponent: np.ndarray
+    """int64: k and v [context, kv_heads, head_dim], their scales [context, kv_heads]."""
+
+    k: np.ndarray
+    k_scale: np.ndarray
     v: np.ndarray
-    v_mantissa: np.ndarray
-    v_exponent: np.ndarray
+    v_scale: np.ndarray
 
 
 class Interpreter:
@@ -67,22 +67,10 @@ class Interpreter:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.position = 0
-        shape = (graph.context, graph.kv_heads)
+        scales = (graph.context, graph.kv_heads)
+        shapes = ((*scales, graph.head_dim), scales)
         self.caches = [
-            _Cache(
-                *(
-                    np.zeros(s, I64)
-                    for s in (
-                        (*shape, graph.head_dim),
-                        shape,
-                        shape,
-                        (*shape, graph.head_dim),
-                        shape,
-                        shape,
-                    )
-                )
-            )
-            for _ in range(graph.num_layers)
+            _Cache(*(np.zeros(shape, I64) for shape in shapes * 2)) for _ in range(graph.num_layers)
         ]
 
     def forward(
@@ -160,20 +148,19 @@ class Interpreter:
         at = slice(self.position, self.position + t)
         cos = self.graph.rope_cos[at].astype(I64)
         sin = self.graph.rope_sin[at].astype(I64)
-        x = y.reshape(t, h + 2 * kv, d)
-
-        def head(part: np.ndarray, gain: np.ndarray | None) -> vectors.QHeads:
-            if gain is None or op.pre_shift is None or op.eps is None:
-                return vectors.quantize_heads(part, cos, sin)
-            return vectors.norm_quantize_heads(
-                part, gain.astype(I64), op.pre_shift, op.eps, cos, sin
+        parts = np.split(y.reshape(t, h + 2 * kv, d), (h, h + kv), axis=1)
+        if op.q_gain is None or op.k_gain is None or op.pre_shift is None or op.eps is None:
+            q = vectors.quantize_heads(parts[0], cos, sin)
+            k = vectors.store_heads(parts[1], op.k_unit, cos, sin)
+        else:
+            norm = (op.pre_shift, op.eps)
+            q = vectors.norm_quantize_heads(parts[0], op.q_gain.astype(I64), *norm, cos, sin)
+            k = vectors.norm_store_heads(
+                parts[1], op.k_gain.astype(I64), *norm, op.k_unit, cos, sin
             )
-
-        q, k = head(x[:, :h], op.q_gain), head(x[:, h : h + kv], op.k_gain)
-        v = vectors.quantize_heads(x[:, h + kv :])
+        v = vectors.store_heads(parts[2], op.v_unit)
         c = self.caches[op.layer]
-        c.k[at], c.k_mantissa[at], c.k_exponent[at] = k.q, k.mantissa, k.exponent
-        c.v[at], c.v_mantissa[at], c.v_exponent[at] = v.q, v.mantissa, v.exponent
+        c.k[at], c.k_scale[at], c.v[at], c.v_scale[at] = k.q, k.scale, v.q, v.scale
         return q
 
     def _attention(self, op: Attention, q: vectors.QHeads) -> np.ndarray:
@@ -182,25 +169,19 @@ class Interpreter:
         causal = np.arange(end)[None, :] <= (self.position + np.arange(tokens))[:, None]
         out = np.empty((tokens, op.heads, op.head_dim), I64)
         per_kv = op.heads // op.kv_heads
+        how = SoftmaxScale(
+            op.scale_mantissa, op.scale_exponent, op.dot_shift, op.weight_bits, op.v_unit
+        )
         for h in range(op.heads):
             kv = h // per_kv
             out[:, h] = attend(
-                op,
-                QHead(q.q[:, h], q.mantissa[:, h], q.exponent[:, h]),
-                QHead(c.k[:end, kv], c.k_mantissa[:end, kv], c.k_exponent[:end, kv]),
-                QHead(c.v[:end, kv], c.v_mantissa[:end, kv], c.v_exponent[:end, kv]),
+                how,
+                QueryHead(q.q[:, h], q.mantissa[:, h], q.exponent[:, h]),
+                CachedHead(c.k[:end, kv], c.k_scale[:end, kv]),
+                CachedHead(c.v[:end, kv], c.v_scale[:end, kv]),
                 causal,
             )
         return out.reshape(tokens, -1)
-
-
-@dataclass
-class QHead:
-    """One head over tokens: q [T, D], mantissa [T], exponent [T]."""
-
-    q: np.ndarray
-    mantissa: np.ndarray
-    exponent: np.ndarray
 
 
 def _permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
@@ -244,35 +225,6 @@ def silu_mul(op: SiluMul, y: np.ndarray) -> np.ndarray:
     if np.abs(out).max(initial=0) > INT32_MAX:
         raise ArithmeticError(f"{op.out}: silu product beyond int32 although bounded")
     return out
-
-
-def attend(op: Attention, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.ndarray:
-    """One head: q over T tokens against S cached ones under mask [T, S] -> int64 [T, D].
-
-    Scores are log2 units in Q16 up to 2**13; larger ones would be compressed by the shift's limit.
-    The result is 127/128 of the value in its own fixed point.
-    """
-    product = q.mantissa * op.scale_mantissa
-    extra = bit_length(product) - 15
-    c = product >> extra
-    base = -(15 + op.dot_shift + extra + q.exponent + op.scale_exponent)
-    dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
-    factor = round_shift(c[:, None] * k.mantissa[None, :], 15)
-    shift = np.clip(base[:, None] - k.exponent[None, :], 1, 30)
-    score = round_shift(round_shift(dot, op.dot_shift) * factor, shift)
-    top = np.where(mask, score, -(1 << 30)).max(axis=1)
-    delta = np.where(mask, top[:, None] - score, 0)
-    z = np.where(mask, exp2_q20(delta), 0).sum(axis=1)
-    e = np.where(mask, v.exponent[None, :] - np.minimum(delta >> 16, 31), -(1 << 20))
-    e_max = e.max(axis=1)
-    drop = 30 - op.weight_bits
-    weight = exp2_mantissa(delta & 0xFFFF) * v.mantissa[None, :]
-    a = round_shift(weight, np.minimum(e_max[:, None] - e + drop, 31))
-    a = np.where(mask, np.minimum(a, (1 << op.weight_bits) - 1), 0)
-    acc = np.rint(a.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
-    z_shift = bit_length(z) - 16
-    reciprocal = (np.int64(1) << 31) // (z >> z_shift)
-    return requantize(acc, (reciprocal << 14)[:, None], (15 + z_shift - e_max - drop)[:, None])
 
 
 def sample(op: Sample, logits: np.ndarray, how: Sampling, position: int) -> int:

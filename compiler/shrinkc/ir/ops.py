@@ -112,7 +112,8 @@ class Linear(Op):
 
 @dataclass
 class RopeCache(Op):
-    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache.
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache, with scales
+    in units of 2**k_unit and 2**v_unit.
 
     With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
     ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
@@ -123,6 +124,8 @@ class RopeCache(Op):
     heads: int
     kv_heads: int
     head_dim: int
+    k_unit: int
+    v_unit: int
     q_gain: np.ndarray | None = None
     k_gain: np.ndarray | None = None
     eps: int | None = None
@@ -133,9 +136,9 @@ class RopeCache(Op):
 class Attention(Op):
     """heads8 q and the layer's cache -> i32 [heads * head_dim], 127/128 of the value.
 
-    Scores in log2 units Q16: requantised by the 15-bit mantissa ``scale_mantissa`` and
-    ``scale_exponent``; ``dot_shift`` makes the head's dot product fit 16 bits; probabilities
-    weigh the values with ``weight_bits`` bits.
+    ``dot_shift`` makes the head's dot product fit 16 bits; the 15-bit mantissa ``scale_mantissa`` and
+    ``scale_exponent`` bring its product with both scales to log2 units; probabilities weigh the
+    values with ``weight_bits`` bits; ``v_unit`` as in RopeCache (numerics/attention.py).
     """
 
     heads: int
@@ -145,6 +148,7 @@ class Attention(Op):
     scale_exponent: int
     dot_shift: int
     weight_bits: int
+    v_unit: int
 
 
 @dataclass

@@ -32,11 +32,15 @@ from shrinkc.ir.ops import (
     SiluMul,
     Type,
 )
-from shrinkc.numerics.fixed import INT32_MAX
+from shrinkc.numerics.fixed import INT32_MAX, QMAX, round_shift
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.storage import FORMATS
 
 Rule = Callable[[Graph, Op], str | None]
+
+# of the scales in the cache: an int32 is normalised by at most 14 bits, and a norm of heads of up
+# to 2**16 inputs gives at most 2**(31 + 8)
+UNIT_MIN, UNIT_MAX = -14, 31
 
 PADS = {f.inputs for f in FORMATS.values()}
 
@@ -183,6 +187,10 @@ def rule_heads(graph: Graph, op: Op) -> str | None:
             return f"{op.heads} heads over {op.kv_heads} KV heads"
         if op.head_dim % 2:
             return f"odd head_dim {op.head_dim}"
+        units = (op.v_unit, op.k_unit) if isinstance(op, RopeCache) else (op.v_unit,)
+        for unit in units:
+            if not UNIT_MIN <= unit <= UNIT_MAX:
+                return f"scales in units of 2**{unit}, allowed {UNIT_MIN}..{UNIT_MAX}"
     if isinstance(op, Attention):
         if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
             return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
@@ -190,6 +198,8 @@ def rule_heads(graph: Graph, op: Op) -> str | None:
             return f"context {graph.context}: more than 4094 probabilities overflow their Q20 sum"
         if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
             return f"scale mantissa {op.scale_mantissa}"
+        if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
+            return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
     return None
 
 

@@ -102,7 +102,7 @@ class KvShape:
     @classmethod
     def of(cls, s: ModelShape) -> KvShape:
         padded = -(-s.head_dim // 4) * 4
-        return cls(4 * s.kv_heads * (8 + padded), 4 * s.kv_heads * s.head_dim, -(-s.context // 4))
+        return cls(4 * s.kv_heads * (4 + padded), 4 * s.kv_heads * s.head_dim, -(-s.context // 4))
 
 
 def _skewed(size: int) -> int:
@@ -112,20 +112,20 @@ def _skewed(size: int) -> int:
 
 
 def head_scratch_bytes(context: int) -> int:
-    """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
-    return _skewed(-(-context // 4) * 4 * 7 + 12)
+    """sizeof(sc_head_scratch): a score and a weight of 16 bits per position."""
+    return _skewed(-(-context // 4) * 4 * 6 + 12)
 
 
 def head_state_bytes(head_dim: int) -> int:
     """sizeof(sc_head_state)."""
-    return _skewed(16 + 8 * (-(-head_dim // 4) * 4))
+    return _skewed(16 + 4 * (-(-head_dim // 4) * 4))
 
 
 # sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1;
 # _Static_asserts hold all of them
 QVEC_BYTES = 32
 MATRIX_BYTES = 48
-SIGMOID_BYTES = 528
+TABLE_BYTES = 1040  # of the sigmoid and exp2
 
 
 def l1_buffers(
@@ -369,12 +369,12 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: matrices (a side path has three), layers, the sigmoid's, and gains where
+    """sizeof the tables in L1: matrices (a side path has three), layers, functions, and gains where
     they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
     tables = MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
-    return tables + SIGMOID_BYTES + gains
+    return tables + TABLE_BYTES + gains
 
 
 def layer_bytes(s: ModelShape) -> int:

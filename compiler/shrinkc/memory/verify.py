@@ -45,7 +45,7 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
-    k_block, v_block = 4 * s.kv_heads * (head + 8), 4 * s.kv_heads * s.head_dim
+    k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
     width = max(s.hidden, s.ffn, qkv)
     nseg = max(len(_segments(m.k, m.seg)) for m in readers)
@@ -67,8 +67,8 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
         "rope": (2 * chunk * s.head_dim, "embed", "down"),
         "q8": (chunk * s.heads * head, "heads", "attention"),
         "q_scale": (4 * chunk * s.heads, "heads", "attention"),
-        "head_scratch": (cores * _skewed(7 * positions + 12), "attention", "attention"),
-        "head_state": (cores * _skewed(16 + 8 * head), "attention", "attention"),
+        "head_scratch": (cores * _skewed(6 * positions + 12), "attention", "attention"),
+        "head_state": (cores * _skewed(16 + 4 * head), "attention", "attention"),
         "head_work": (4 * cores * s.head_dim, "heads", "heads"),
     }
     if any(m.asymmetric for m in readers):
@@ -90,14 +90,14 @@ def _needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, Need]:
 
 
 def _table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, the sigmoid's, and gains of up to 4 KiB."""
+    """Matrix and layer tables in L1, those of functions, and gains of up to 4 KiB."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
     matrices = (len(s.matrices) + 1 + sides) * 48
     layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
     layer += 16 if s.head_norms else 0
-    return matrices + s.num_layers * layer + 528 + gains
+    return matrices + s.num_layers * layer + 1040 + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if not plan.kv_in_l1:
-        needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 8)
+        needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 4)
         needs["v cache"] = s.num_layers * blocks * 4 * s.kv_heads * s.head_dim
     if not plan.logits_in_l1:
         needs["logits"] = 4 * s.vocab

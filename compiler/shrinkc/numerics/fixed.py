@@ -75,6 +75,20 @@ def exp2_mantissa(frac16: np.ndarray) -> np.ndarray:
     return (y + 1) >> 1
 
 
+# 2**-((i + 1/2) / 256) in Q16 for i = 0..255; runtime_c/src/sc_tables.c holds the same numbers
+EXP2_BITS = 8
+EXP2_TABLE = np.rint(65536 * 2.0 ** (-(np.arange(1 << EXP2_BITS) + 0.5) / (1 << EXP2_BITS))).astype(
+    I64
+)
+EXP2_TABLE_MAX_REL_ERROR = 1.37e-3  # ln(2) / 512 and half a unit
+
+
+def exp2_table(q9: np.ndarray) -> np.ndarray:
+    """2**-(q9 / 2**9) in Q16 (floor), for 0 <= q9 < 2**14: the lowest bit does not count."""
+    q9 = np.asarray(q9, I64)
+    return EXP2_TABLE[q9 >> 1 & 255] >> (q9 >> 9)
+
+
 def exp2_q20(delta: np.ndarray) -> np.ndarray:
     """2**-(delta / 2**16) in Q20 (floor), for 0 <= delta < 2**32."""
     delta = np.asarray(delta, I64)

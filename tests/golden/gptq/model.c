@@ -66,11 +66,11 @@ const uint16_t *const sc_head_perm = 0;
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[1], &sc_matrices[2], &sc_matrices[4], &sc_matrices[6] },
-      24011, -54, 5, 18,
+      24011, -57, 5, 18, 10, 10,
       { perm_0_0, 0, perm_0_2, 0 },
     },
     { { &sc_matrices[8], &sc_matrices[10], &sc_matrices[12], &sc_matrices[14] },
-      24011, -54, 0, 8,
+      24011, -57, 0, 8, 10, 10,
       { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
 };

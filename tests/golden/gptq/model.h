@@ -65,36 +65,36 @@ enum sc_op {
 #define SC_SQ_WORDS 3
 #define SC_SSEGS 1
 #define SC_HEAD_SCRATCH_BYTES 140
-#define SC_HEAD_STATE_BYTES 204
+#define SC_HEAD_STATE_BYTES 140
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 40
-#define SC_SIGMOID_BYTES 528
+#define SC_TABLE_BYTES 1040
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 49632
+#define SC_ARENA_BYTES 48864
 #define SC_AT_TILES 0 /* 33792 bytes */
 #define SC_AT_LOGITS 33792 /* 432 bytes */
 #define SC_AT_Y 33792 /* 4096 bytes */
 #define SC_AT_X 37888 /* 2048 bytes */
-#define SC_AT_HEAD_STATE 39936 /* 1632 bytes */
-#define SC_AT_HEAD_WORK 39936 /* 512 bytes */
-#define SC_AT_K_CACHE 41568 /* 1536 bytes */
-#define SC_AT_HEAD_SCRATCH 43104 /* 1120 bytes */
-#define SC_AT_PARTS 44224 /* 1024 bytes */
-#define SC_AT_V_CACHE 45248 /* 1024 bytes */
-#define SC_AT_XQ 46272 /* 768 bytes */
-#define SC_AT_Q8 47040 /* 512 bytes */
-#define SC_AT_BLOCK_MAX 47552 /* 384 bytes */
-#define SC_AT_SY 47936 /* 288 bytes */
-#define SC_AT_ROPE 48224 /* 256 bytes */
-#define SC_AT_SV 48480 /* 256 bytes */
-#define SC_AT_XV 48736 /* 256 bytes */
-#define SC_AT_XC 48992 /* 192 bytes */
-#define SC_AT_XSUM 49184 /* 192 bytes */
-#define SC_AT_Q_SCALE 49376 /* 128 bytes */
-#define SC_AT_SQ 49504 /* 96 bytes */
-#define SC_AT_SC 49600 /* 32 bytes */
+#define SC_AT_K_CACHE 39936 /* 1280 bytes */
+#define SC_AT_HEAD_SCRATCH 41216 /* 1120 bytes */
+#define SC_AT_HEAD_WORK 41216 /* 512 bytes */
+#define SC_AT_HEAD_STATE 42336 /* 1120 bytes */
+#define SC_AT_PARTS 43456 /* 1024 bytes */
+#define SC_AT_V_CACHE 44480 /* 1024 bytes */
+#define SC_AT_XQ 45504 /* 768 bytes */
+#define SC_AT_Q8 46272 /* 512 bytes */
+#define SC_AT_BLOCK_MAX 46784 /* 384 bytes */
+#define SC_AT_SY 47168 /* 288 bytes */
+#define SC_AT_ROPE 47456 /* 256 bytes */
+#define SC_AT_SV 47712 /* 256 bytes */
+#define SC_AT_XV 47968 /* 256 bytes */
+#define SC_AT_XC 48224 /* 192 bytes */
+#define SC_AT_XSUM 48416 /* 192 bytes */
+#define SC_AT_Q_SCALE 48608 /* 128 bytes */
+#define SC_AT_SQ 48736 /* 96 bytes */
+#define SC_AT_SC 48832 /* 32 bytes */
 
 #endif

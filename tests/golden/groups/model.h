@@ -46,10 +46,10 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 1
-#define SC_TILE_BYTES 784
+#define SC_TILE_BYTES 1088
 #define SC_KV_IN_L1 0
 #define SC_KV_TILE_BLOCKS 1
-#define SC_KV_TILE_BYTES 240
+#define SC_KV_TILE_BYTES 192
 #define SC_LOGITS_IN_L1 0
 #define SC_STAGE_BYTES 0
 #define SC_EMBED_STAGE 0
@@ -64,31 +64,31 @@ enum sc_op {
 #define SC_RANK 0
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
-#define SC_HEAD_SCRATCH_BYTES 332
-#define SC_HEAD_STATE_BYTES 140
+#define SC_HEAD_SCRATCH_BYTES 268
+#define SC_HEAD_STATE_BYTES 76
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 24
-#define SC_SIGMOID_BYTES 528
+#define SC_TABLE_BYTES 1040
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 7216
-#define SC_AT_HEAD_SCRATCH 0 /* 2656 bytes */
-#define SC_AT_HEAD_WORK 0 /* 320 bytes */
-#define SC_AT_TILES 2656 /* 1568 bytes */
-#define SC_AT_HEAD_STATE 4224 /* 1120 bytes */
-#define SC_AT_Y 5344 /* 528 bytes */
-#define SC_AT_KV_TILE 5872 /* 480 bytes */
-#define SC_AT_X 6352 /* 240 bytes */
-#define SC_AT_XQ 6592 /* 144 bytes */
-#define SC_AT_PARTS 6736 /* 128 bytes */
-#define SC_AT_BLOCK_MAX 6864 /* 80 bytes */
-#define SC_AT_Q8 6944 /* 80 bytes */
-#define SC_AT_XC 7024 /* 48 bytes */
-#define SC_AT_XSUM 7072 /* 48 bytes */
-#define SC_AT_Q_SCALE 7120 /* 32 bytes */
-#define SC_AT_ROPE 7152 /* 32 bytes */
-#define SC_AT_XV 7184 /* 32 bytes */
+#define SC_ARENA_BYTES 6704
+#define SC_AT_TILES 0 /* 2176 bytes */
+#define SC_AT_HEAD_SCRATCH 2176 /* 2144 bytes */
+#define SC_AT_HEAD_WORK 2176 /* 320 bytes */
+#define SC_AT_HEAD_STATE 4320 /* 608 bytes */
+#define SC_AT_Y 4928 /* 528 bytes */
+#define SC_AT_KV_TILE 5456 /* 384 bytes */
+#define SC_AT_X 5840 /* 240 bytes */
+#define SC_AT_XQ 6080 /* 144 bytes */
+#define SC_AT_PARTS 6224 /* 128 bytes */
+#define SC_AT_BLOCK_MAX 6352 /* 80 bytes */
+#define SC_AT_Q8 6432 /* 80 bytes */
+#define SC_AT_XC 6512 /* 48 bytes */
+#define SC_AT_XSUM 6560 /* 48 bytes */
+#define SC_AT_Q_SCALE 6608 /* 32 bytes */
+#define SC_AT_ROPE 6640 /* 32 bytes */
+#define SC_AT_XV 6672 /* 32 bytes */
 
 #endif

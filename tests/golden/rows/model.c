@@ -21,10 +21,10 @@ SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      16978, -47, 1, 7,
+      16978, -56, 1, 7, 5, 5,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      16978, -47, 1, 7,
+      16978, -56, 1, 7, 5, 5,
     },
 };
 

@@ -65,32 +65,32 @@ enum sc_op {
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 204
-#define SC_HEAD_STATE_BYTES 140
+#define SC_HEAD_STATE_BYTES 76
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 24
-#define SC_SIGMOID_BYTES 528
+#define SC_TABLE_BYTES 1040
 
 #define SC_ONE_FORMAT (0)
 
 /* L1 arena */
-#define SC_ARENA_BYTES 11392
+#define SC_ARENA_BYTES 10688
 #define SC_AT_TILES 0 /* 4032 bytes */
 #define SC_AT_HEAD_SCRATCH 4032 /* 1632 bytes */
 #define SC_AT_HEAD_WORK 4032 /* 256 bytes */
 #define SC_AT_LOGITS 4032 /* 432 bytes */
-#define SC_AT_HEAD_STATE 5664 /* 1120 bytes */
-#define SC_AT_PARTS 6784 /* 1024 bytes */
-#define SC_AT_Y 7808 /* 1024 bytes */
-#define SC_AT_K_CACHE 8832 /* 768 bytes */
-#define SC_AT_X 9600 /* 512 bytes */
-#define SC_AT_V_CACHE 10112 /* 384 bytes */
-#define SC_AT_XV 10496 /* 256 bytes */
-#define SC_AT_XQ 10752 /* 192 bytes */
-#define SC_AT_Q8 10944 /* 128 bytes */
-#define SC_AT_ROPE 11072 /* 128 bytes */
-#define SC_AT_BLOCK_MAX 11200 /* 96 bytes */
-#define SC_AT_Q_SCALE 11296 /* 64 bytes */
-#define SC_AT_XC 11360 /* 32 bytes */
+#define SC_AT_PARTS 5664 /* 1024 bytes */
+#define SC_AT_Y 6688 /* 1024 bytes */
+#define SC_AT_HEAD_STATE 7712 /* 608 bytes */
+#define SC_AT_K_CACHE 8320 /* 576 bytes */
+#define SC_AT_X 8896 /* 512 bytes */
+#define SC_AT_V_CACHE 9408 /* 384 bytes */
+#define SC_AT_XV 9792 /* 256 bytes */
+#define SC_AT_XQ 10048 /* 192 bytes */
+#define SC_AT_Q8 10240 /* 128 bytes */
+#define SC_AT_ROPE 10368 /* 128 bytes */
+#define SC_AT_BLOCK_MAX 10496 /* 96 bytes */
+#define SC_AT_Q_SCALE 10592 /* 64 bytes */
+#define SC_AT_XC 10656 /* 32 bytes */
 
 #endif

@@ -65,32 +65,32 @@ enum sc_op {
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 140
-#define SC_HEAD_STATE_BYTES 204
+#define SC_HEAD_STATE_BYTES 140
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 24
-#define SC_SIGMOID_BYTES 528
+#define SC_TABLE_BYTES 1040
 
 #define SC_ONE_FORMAT (0)
 
 /* L1 arena */
-#define SC_ARENA_BYTES 15056
+#define SC_ARENA_BYTES 14448
 #define SC_AT_TILES 0 /* 5824 bytes */
 #define SC_AT_LOGITS 5824 /* 432 bytes */
 #define SC_AT_Y 5824 /* 2240 bytes */
-#define SC_AT_HEAD_STATE 8064 /* 1632 bytes */
+#define SC_AT_HEAD_SCRATCH 8064 /* 1120 bytes */
 #define SC_AT_HEAD_WORK 8064 /* 448 bytes */
-#define SC_AT_HEAD_SCRATCH 9696 /* 1120 bytes */
-#define SC_AT_PARTS 10816 /* 1024 bytes */
-#define SC_AT_X 11840 /* 768 bytes */
-#define SC_AT_K_CACHE 12608 /* 576 bytes */
-#define SC_AT_Q8 13184 /* 384 bytes */
-#define SC_AT_XQ 13568 /* 352 bytes */
-#define SC_AT_V_CACHE 13920 /* 336 bytes */
-#define SC_AT_XV 14256 /* 256 bytes */
-#define SC_AT_ROPE 14512 /* 224 bytes */
-#define SC_AT_BLOCK_MAX 14736 /* 192 bytes */
-#define SC_AT_Q_SCALE 14928 /* 96 bytes */
-#define SC_AT_XC 15024 /* 32 bytes */
+#define SC_AT_HEAD_STATE 9184 /* 1120 bytes */
+#define SC_AT_PARTS 10304 /* 1024 bytes */
+#define SC_AT_X 11328 /* 768 bytes */
+#define SC_AT_K_CACHE 12096 /* 480 bytes */
+#define SC_AT_Q8 12576 /* 384 bytes */
+#define SC_AT_XQ 12960 /* 352 bytes */
+#define SC_AT_V_CACHE 13312 /* 336 bytes */
+#define SC_AT_XV 13648 /* 256 bytes */
+#define SC_AT_ROPE 13904 /* 224 bytes */
+#define SC_AT_BLOCK_MAX 14128 /* 192 bytes */
+#define SC_AT_Q_SCALE 14320 /* 96 bytes */
+#define SC_AT_XC 14416 /* 32 bytes */
 
 #endif

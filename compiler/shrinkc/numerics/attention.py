@@ -1,0 +1,76 @@
+"""Softmax attention of one head over the cache, in integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.numerics.fixed import I64, bit_length, exp2_table, requantize, round_shift
+
+SCORE_SHIFTS = (18, 49)
+"""Fraction bits of a score difference, less 9, that the kernel takes; scores beyond are compressed."""
+
+
+@dataclass
+class QueryHead:
+    """One head's queries over T tokens: q [T, D], mantissa [T], exponent [T]."""
+
+    q: np.ndarray
+    mantissa: np.ndarray
+    exponent: np.ndarray
+
+
+@dataclass
+class CachedHead:
+    """One head's keys, or values, over S positions: q [S, D], scale [S]."""
+
+    q: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class SoftmaxScale:
+    """How integer products become scores in log2 units, and how values are weighed.
+
+    score = round(dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
+    2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
+    value's scale meet the values, whose scales are in units of 2**v_unit.
+    """
+
+    mantissa: int
+    exponent: int
+    dot_shift: int
+    weight_bits: int
+    v_unit: int
+
+
+def attend(
+    how: SoftmaxScale, q: QueryHead, k: CachedHead, v: CachedHead, mask: np.ndarray
+) -> np.ndarray:
+    """T queries against S cached positions under mask [T, S] -> int64 [T, D].
+
+    Relative to the largest score, exp2 is a table of 256 entries with relative error of at most
+    EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value in the values' fixed point.
+    """
+    product = q.mantissa * how.mantissa
+    extra = bit_length(product) - 16
+    c = product >> extra  # 16 bits
+    shift = np.clip(-(extra + q.exponent + how.exponent + 9), *SCORE_SHIFTS)[:, None]
+    dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
+    score = round_shift(dot, how.dot_shift) * k.scale
+    top = np.where(mask, score, -(1 << 31)).max(axis=1)[:, None]
+    # at most 2**14 / c, so that the product has 9 fraction bits and 5 before
+    delta = np.minimum(np.where(mask, top - score, 0), (np.int64(1) << (shift - 2)) - 1)
+    p = np.where(mask, exp2_table(((delta >> (shift - 18)) * c[:, None]) >> 18), 0)
+    total = p.sum(axis=1)
+    largest = np.where(mask, v.scale, 0).max(axis=1)
+    drop = 16 + bit_length(largest) - how.weight_bits
+    weight = round_shift(p * v.scale, drop[:, None])
+    acc = np.rint(weight.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
+    z_shift = bit_length(total) - 16
+    reciprocal = (np.int64(1) << 31) // (total >> z_shift)
+    out: np.ndarray = requantize(
+        acc, (reciprocal << 14)[:, None], (20 + z_shift - drop - how.v_unit)[:, None]
+    )
+    return out
