@@ -241,7 +241,7 @@ def score_scale(g: Graph) -> None:
 
 
 def silu_shift(g: Graph) -> None:
-    first(g, SiluMul).shift = 0
+    first(g, SiluMul).shift = 16
 
 
 def gate_shift(g: Graph) -> None:
@@ -296,7 +296,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (head_eps, "rule_head_norm", "eps 0 outside"),
     (head_gain, "rule_head_norm", "gain of a head is int16(5,)"),
     (head_gain_of_minus_one, "rule_head_norm", "a gain of -32768"),
-    (silu_shift, "rule_shifts", "shifts 0 and"),
+    (silu_shift, "rule_shifts", "shifts 16 and"),
     (gate_shift, "rule_shifts", "and 32 outside"),
     (embed_factor, "rule_shifts", "factor 2147483648 outside"),
 ]

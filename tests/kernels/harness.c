@@ -97,7 +97,7 @@ static int32_t number(uint32_t fn, uint32_t a, uint32_t b, uint32_t c, int32_t *
     case 5: return sc_requantize((int32_t)a, b, (int)c);
     case 6: return (int32_t)sc_exp2_mantissa(a);
     case 7: return (int32_t)sc_exp2_q20(a);
-    case 8: return (int32_t)sc_sigmoid_q16((int32_t)a);
+    case 8: return sc_sigmoid_q31((int32_t)a);
     case 9: return (int32_t)sc_isqrt(a);
     case 10: return sc_bits64(wide(a, b));
     case 11: r = sc_rsqrt(wide(a, b), &j); *second = j; return (int32_t)r;

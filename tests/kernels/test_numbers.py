@@ -103,7 +103,7 @@ def test_sigmoid(h: Harness) -> None:
     x = np.concatenate(
         [np.arange(-(1 << 21), 1 << 21, 31), np.arange(-3000, 3000), SIGNED, randoms()]
     )
-    assert_same(call(h, "sigmoid_q16", x)[0], fixed.sigmoid_q16(x), "sc_sigmoid_q16")
+    assert_same(call(h, "sigmoid_q31", x)[0], fixed.sigmoid_q31(x), "sc_sigmoid_q31")
 
 
 def test_square_roots(h: Harness) -> None:

@@ -34,7 +34,7 @@ from shrinkc.numerics.fixed import (
     requantize,
     round_shift,
     saturate32,
-    sigmoid_q16,
+    sigmoid_q31,
 )
 
 Observer = Callable[[Op, "np.ndarray | vectors.QVector | vectors.QHeads"], None]
@@ -215,15 +215,16 @@ def _rescale(w: QLinear, acc: np.ndarray, x: vectors.QVector) -> np.ndarray:
 def silu_mul(op: SiluMul, y: np.ndarray) -> np.ndarray:
     """silu(gate) * up of [T, 2 * width]: gate first, then up.
 
-    The product needs no saturation: ``lower`` chose its fraction bits from a hard bound, and
-    the bound is checked here.
+    gate * sigmoid needs no saturation: ``lower`` chose its shift from a hard bound, and the bound is
+    checked here.
     """
     width = y.shape[1] // 2
     gate, up = y[:, :width], y[:, width:]
-    sigma = sigmoid_q16(saturate32(round_shift(gate, op.gate_shift)))
-    out = round_shift(((gate * (sigma << 14)) >> 32) * up, op.shift)
-    if np.abs(out).max(initial=0) > INT32_MAX:
-        raise ArithmeticError(f"{op.out}: silu product beyond int32 although bounded")
+    sigma = sigmoid_q31(saturate32(round_shift(gate, op.gate_shift)))
+    silu = ((gate * sigma) >> 32) << op.shift
+    if np.abs(silu).max(initial=0) > INT32_MAX:
+        raise ArithmeticError(f"{op.out}: gate * sigmoid beyond int32 although bounded")
+    out: np.ndarray = (silu * up) >> 32
     return out
 
 

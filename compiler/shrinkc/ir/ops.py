@@ -155,8 +155,8 @@ class Attention(Op):
 class SiluMul(Op):
     """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
 
-    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses two bits to a high
-    word, its product with up is rounded by ``shift`` (1..31).
+    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses a bit to a high word,
+    gets ``shift`` (0..15) back, and its product with up is a high word again.
     """
 
     gate_shift: int

@@ -224,8 +224,8 @@ def rule_head_norm(graph: Graph, op: Op) -> str | None:
 
 
 def rule_shifts(graph: Graph, op: Op) -> str | None:
-    if isinstance(op, SiluMul) and not (1 <= op.shift <= 31 and -20 <= op.gate_shift <= 31):
-        return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -20..31"
+    if isinstance(op, SiluMul) and not (0 <= op.shift <= 15 and -20 <= op.gate_shift <= 31):
+        return f"shifts {op.shift} and {op.gate_shift} outside 0..15 and -20..31"
     if isinstance(op, Embed) and not 0 < op.factor < 1 << 31:
         return f"factor {op.factor} outside 1..2**31-1"
     return None

@@ -125,7 +125,7 @@ def head_state_bytes(head_dim: int) -> int:
 # _Static_asserts hold all of them
 QVEC_BYTES = 32
 MATRIX_BYTES = 48
-TABLE_BYTES = 1040  # of the sigmoid and exp2
+TABLE_BYTES = 2560  # of the sigmoid and exp2
 
 
 def l1_buffers(

@@ -97,7 +97,7 @@ def _table_bytes(s: ModelShape) -> int:
     matrices = (len(s.matrices) + 1 + sides) * 48
     layer = 24 + (16 if s.perms else 0) + (16 if s.biases else 0)
     layer += 16 if s.head_norms else 0
-    return matrices + s.num_layers * layer + 1040 + gains
+    return matrices + s.num_layers * layer + 2560 + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:

@@ -95,20 +95,31 @@ def exp2_q20(delta: np.ndarray) -> np.ndarray:
     return (exp2_mantissa(delta & 0xFFFF) << 5) >> np.minimum(delta >> 16, 31)
 
 
-# sigmoid(-i / 16) in Q16 for i = 0..256; runtime_c/src/sc_tables.c holds the same numbers
-SIGMOID_TABLE = np.array([round(65536 / (1 + math.exp(i / 16))) for i in range(257)], I64)
+def _sigmoid_table() -> np.ndarray:
+    """For each x = (i - 256) / 16 one int32: the sigmoid in Q31, whose lower half is, as an int16, how
+    much it grows per 2**-16 of x."""
+    x = np.arange(-256, 257) / 16
+    exact = 2.0**31 / (1 + np.exp(-x))
+    slope = np.rint(np.diff(exact) / 4096).astype(I64)
+    high = np.rint((exact[:-1] - slope) / 65536).astype(I64)
+    # none of the 4096 steps leaves the int32
+    high = np.minimum(high, ((1 << 31) - 1 - slope * 4096) >> 16)
+    return np.maximum(high, 0) * 65536 + slope
 
 
-def sigmoid_q16(x16: np.ndarray) -> np.ndarray:
-    """sigmoid(x16 / 2**16) in Q16, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
+# runtime_c/src/sc_tables.c holds the same numbers
+SIGMOID_TABLE = _sigmoid_table()
+
+
+def sigmoid_q31(x16: np.ndarray) -> np.ndarray:
+    """sigmoid(x16 / 2**16) in Q31, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
 
     Linear interpolation with a step of 1/16; beyond 16 the value at 16 is used.
     """
-    x16 = np.asarray(x16, I64)
-    magnitude = np.minimum(np.abs(x16), (1 << 20) - 1)
-    i, f = magnitude >> 12, magnitude & 4095
-    v = SIGMOID_TABLE[i] - (((SIGMOID_TABLE[i] - SIGMOID_TABLE[i + 1]) * f + 2048) >> 12)
-    return np.where(x16 < 0, v, 65536 - v)
+    x16 = np.clip(np.asarray(x16, I64), -(1 << 20), (1 << 20) - 1)
+    entry = SIGMOID_TABLE[(x16 >> 12) + 256]
+    slope = ((entry + 32768) & 65535) - 32768
+    return entry + slope * (x16 & 4095)
 
 
 def isqrt32(v: np.ndarray) -> np.ndarray:

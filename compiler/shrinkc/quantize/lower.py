@@ -447,18 +447,20 @@ class _Lowering:
         if down.order is not None:
             # the order of down's inputs is that of gate's and up's rows, which are free
             source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
-        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)), GATE_FRAC_MAX)
+        # all 31 bits: half of them go into the product
+        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
         out = Output(norm_kappa(k) * gain.unit, gu_frac, norm_exponent_max(k))
         w = self.matrix(source, out, f.mlp_norm)
         gu_frac = w.frac
         self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
-        # the product of gate and up has no saturation on the device
-        bounds = source.stored_bounds(w, f.mlp_norm, (ffn,))
-        h_frac = min(frac_for(bounds[0] * bounds[1]), 2 * gu_frac - 2 - 1)
+        # gate * sigmoid, half of the gate, has no saturation on the device
+        half = source.stored_bounds(w, f.mlp_norm, (ffn,))[0] * 2.0 ** (gu_frac - 1) + 1
+        shift = min(15, math.floor(math.log2(INT32_MAX / half)))
+        h_frac = 2 * gu_frac - 33 + shift
         y = self.emit(
-            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),
+            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, shift),
             Type("i32", ffn, frac=h_frac),
         )
         self.check(index, "down", f, down, down.plain_frac())

@@ -69,7 +69,7 @@ enum sc_op {
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 40
-#define SC_TABLE_BYTES 1040
+#define SC_TABLE_BYTES 2560
 
 
 /* L1 arena */
