@@ -10,8 +10,6 @@ Conventions
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 I64 = np.int64

@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 20680
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -46,7 +46,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 1
-#define SC_TILE_BYTES 1088
+#define SC_TILE_BYTES 784
 #define SC_KV_IN_L1 0
 #define SC_KV_TILE_BLOCKS 1
 #define SC_KV_TILE_BYTES 192
@@ -69,26 +69,26 @@ enum sc_op {
 #define SC_QVEC_BYTES 32
 #define SC_MATRIX_BYTES 48
 #define SC_LAYER_BYTES 24
-#define SC_TABLE_BYTES 1040
+#define SC_TABLE_BYTES 2560
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 6704
-#define SC_AT_TILES 0 /* 2176 bytes */
-#define SC_AT_HEAD_SCRATCH 2176 /* 2144 bytes */
-#define SC_AT_HEAD_WORK 2176 /* 320 bytes */
-#define SC_AT_HEAD_STATE 4320 /* 608 bytes */
-#define SC_AT_Y 4928 /* 528 bytes */
-#define SC_AT_KV_TILE 5456 /* 384 bytes */
-#define SC_AT_X 5840 /* 240 bytes */
-#define SC_AT_XQ 6080 /* 144 bytes */
-#define SC_AT_PARTS 6224 /* 128 bytes */
-#define SC_AT_BLOCK_MAX 6352 /* 80 bytes */
-#define SC_AT_Q8 6432 /* 80 bytes */
-#define SC_AT_XC 6512 /* 48 bytes */
-#define SC_AT_XSUM 6560 /* 48 bytes */
-#define SC_AT_Q_SCALE 6608 /* 32 bytes */
-#define SC_AT_ROPE 6640 /* 32 bytes */
-#define SC_AT_XV 6672 /* 32 bytes */
+#define SC_ARENA_BYTES 6096
+#define SC_AT_HEAD_SCRATCH 0 /* 2144 bytes */
+#define SC_AT_HEAD_WORK 0 /* 320 bytes */
+#define SC_AT_TILES 2144 /* 1568 bytes */
+#define SC_AT_HEAD_STATE 3712 /* 608 bytes */
+#define SC_AT_Y 4320 /* 528 bytes */
+#define SC_AT_KV_TILE 4848 /* 384 bytes */
+#define SC_AT_X 5232 /* 240 bytes */
+#define SC_AT_XQ 5472 /* 144 bytes */
+#define SC_AT_PARTS 5616 /* 128 bytes */
+#define SC_AT_BLOCK_MAX 5744 /* 80 bytes */
+#define SC_AT_Q8 5824 /* 80 bytes */
+#define SC_AT_XC 5904 /* 48 bytes */
+#define SC_AT_XSUM 5952 /* 48 bytes */
+#define SC_AT_Q_SCALE 6000 /* 32 bytes */
+#define SC_AT_ROPE 6032 /* 32 bytes */
+#define SC_AT_XV 6064 /* 32 bytes */
 
 #endif
