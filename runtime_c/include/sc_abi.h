@@ -11,7 +11,7 @@
 #define SC_QVEC_BYTES 32               /* sizeof(sc_qvec) on a 64-bit host */
 #define SC_MATRIX_BYTES 48             /* sizeof(sc_matrix) on a 32-bit target */
 #define SC_PART_BYTES 16               /* sizeof(sc_part) */
-#define SC_SIGMOID_BYTES 528           /* of its table, and what aligns it */
+#define SC_TABLE_BYTES 2560            /* of the tables of exp2 and sigmoid */
 
 /* words of a run's input: 32 bit, little-endian, the same on every target */
 enum sc_input_word {

@@ -93,14 +93,14 @@ static inline uint32_t sc_exp2_q20(uint32_t delta) {
     return (sc_exp2_mantissa(delta & 0xFFFF) << 5) >> sc_min((int32_t)(delta >> 16), 31);
 }
 
-extern const uint16_t sc_sigmoid_table[257];
+extern const uint16_t sc_exp2_table[256]; /* 2^-((i + 1/2) / 256) in Q16 */
+extern const int32_t sc_sigmoid_table[512];
 
-/* sigmoid(x16 / 2^16) in Q16, by linear interpolation; absolute error below 8e-5 */
-static inline uint32_t sc_sigmoid_q16(int32_t x16) {
-    const uint32_t magnitude = (uint32_t)sc_min(sc_abs(x16), (1 << 20) - 1);
-    const uint16_t *t = sc_sigmoid_table + (magnitude >> 12);
-    const uint32_t v = t[0] - (((uint32_t)(t[0] - t[1]) * (magnitude & 4095) + 2048) >> 12);
-    return x16 < 0 ? v : 65536 - v;
+/* sigmoid(x16 / 2^16) in Q31, by linear interpolation; absolute error below 8e-5 */
+static inline int32_t sc_sigmoid_q31(int32_t x16) {
+    x16 = sc_min(sc_max(x16, -(1 << 20)), (1 << 20) - 1);
+    const int32_t entry = sc_sigmoid_table[(x16 >> 12) + 256];
+    return entry + (int16_t)entry * (x16 & 4095);
 }
 
 /* floor(sqrt(v)) */

@@ -155,38 +155,39 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
         uint32_t t = i / per_token;
-        sc_head_prepare(SC_IF_HEAD_NORM(&sc_layers[layer]) source(s) + t * s->src_stride,
-                        (int)(i - t * per_token), sc_now.position + t, rope[t], q8[t], q_scale[t],
-                        k_cache[layer], v_cache[layer], work[core]);
+        sc_head_prepare(&sc_layers[layer], source(s) + t * s->src_stride, (int)(i - t * per_token),
+                        sc_now.position + t, rope[t], q8[t], q_scale[t], k_cache[layer], v_cache[layer],
+                        work[core]);
     }
 }
 
 /* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
 
-static void head_pass(enum kv_pass pass, const sc_layer *layer, uint32_t item, const uint8_t *kv,
-                      uint32_t first, uint32_t positions, int core) {
+static void head_begin(const sc_layer *layer, uint32_t item, int core) {
+    const uint32_t t = item / SC_HEADS;
+    sc_head_begin(&state[core], layer, q_scale[t][item - t * SC_HEADS]);
+}
+
+static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t positions,
+                      int core) {
     uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, live = sc_now.position + t + 1;
     if (live <= first) return;
     uint32_t n = live - first < positions ? live - first : positions;
     int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
     if (pass == PASS_SCORES)
-        sc_head_scores(&state[core], &scratch[core], layer, q8[t] + head * SC_HDP, q_scale[t][head], kv_head,
-                       kv, first, n);
+        sc_head_scores(&state[core], &scratch[core], q8[t] + head * SC_HDP, kv_head, kv, first, n);
     else if (pass == PASS_WEIGH)
         sc_head_weigh(&state[core], &scratch[core], kv_head, kv, first, n);
     else
         sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
 }
 
-static void head_fix(uint32_t item, int core) {
-    sc_head_fix(&state[core], &scratch[core], sc_now.position + item / SC_HEADS + 1);
-}
-
-static void head_store(const sc_layer_step *s, uint32_t item, int core) {
+static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t item, int core) {
     uint32_t t = item / SC_HEADS;
     sc_head_finish(&state[core],
-                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM);
+                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM,
+                   layer);
 }
 
 #if SC_KV_IN_L1
@@ -196,12 +197,11 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
     for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
-        sc_head_begin(&state[core]);
-        head_pass(PASS_SCORES, layer, item, k_cache[index], 0, all, core);
-        head_pass(PASS_WEIGH, layer, item, k_cache[index], 0, all, core);
-        head_fix(item, core);
-        head_pass(PASS_VALUES, layer, item, v_cache[index], 0, all, core);
-        head_store(s, item, core);
+        head_begin(layer, item, core);
+        head_pass(PASS_SCORES, item, k_cache[index], 0, all, core);
+        head_pass(PASS_WEIGH, item, k_cache[index], 0, all, core);
+        head_pass(PASS_VALUES, item, v_cache[index], 0, all, core);
+        head_store(layer, s, item, core);
     }
 }
 
@@ -240,19 +240,18 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */
         if (core == 0) kv_load(index, 0, pieces, blocks);
-        sc_head_begin(&state[core]);
+        if (item < items) head_begin(layer, item, core);
         for (uint32_t n = 0; n < 3 * pieces; n++) {
             if (core == 0) sc_dma_wait(kv_dma);
             sc_barrier();
             if (core == 0 && n + 1 < 3 * pieces) kv_load(index, n + 1, pieces, blocks);
             if (item >= items) continue;
             uint32_t pass = n / pieces;
-            if (n == 2 * pieces) head_fix(item, core);
-            head_pass((enum kv_pass)pass, layer, item, kv_tile[n & 1],
+            head_pass((enum kv_pass)pass, item, kv_tile[n & 1],
                       n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
                       core);
         }
-        if (item < items) head_store(s, item, core);
+        if (item < items) head_store(layer, s, item, core);
     }
 }
 

@@ -161,28 +161,55 @@ SC_HOT static void add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
-/* silu(gate) * up; |result| < 2^31 by the bound that fixed its fraction bits */
-static inline int32_t silu_mul(int32_t gate, int32_t up, int32_t gate_shift, int32_t shift) {
-    int32_t g16 = gate;
-    if (gate_shift > 0) {
-        g16 = sc_rshift(gate, gate_shift);
-    } else if (gate_shift < 0) { /* saturate where the sigmoid does */
-        const int32_t limit = (1 << 20) >> -gate_shift;
-        g16 = (int32_t)((uint32_t)sc_min(sc_max(gate, -limit), limit) << -gate_shift);
+/* dst = silu(gate) * up of n rows, the ups SC_ROWS / 2 words behind the gates; |gate * sigmoid| << shift is
+ * below 2^31 by the bound that fixed it */
+static inline void silu_rows(const int32_t *gate, uint32_t n, int gate_shift, int shift, int32_t *dst) {
+#if SC_XPULP
+    if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
+        int32_t g, u, v, i;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
+                         SC_LW_POST("%[g]", "%[y]")
+                         "lw %[u], %[half](%[y])\n"
+                         "mv %[v], %[g]\n"
+                         SC_ROUND("%[v]", "%[gs]")
+                         ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
+                         "srai %[i], %[v], 10\n"
+                         "andi %[i], %[i], -4\n"
+                         ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"
+                         "and %[v], %[v], %[mask]\n"
+                         ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */
+                         "mulh %[g], %[g], %[i]\n"
+                         "sll %[g], %[g], %[shift]\n"
+                         "mulh %[g], %[g], %[u]\n"
+                         ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+                         SC_LOOP_END(14)
+                         : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
+                         : [n] "r"(n), [gs] "r"(gate_shift), [shift] "r"(shift), [mask] "r"(4095),
+                           [table] "r"(sc_sigmoid_table + 256), [half] "i"(SC_ROWS / 2 * 4 - 4)
+                         : "memory");
+        /* clang-format on */
+        return;
     }
-    const int32_t s = sc_mulh(gate, (int32_t)(sc_sigmoid_q16(g16) << 14));
-    const uint32_t high = (uint32_t)sc_mulh(s, up), low = (uint32_t)s * (uint32_t)up;
-    return (int32_t)((high << (32 - shift) | low >> shift) + (low >> (shift - 1) & 1)); /* 1 .. 31 */
+#endif
+    for (; n; n--, gate++) {
+        int32_t g16 = *gate;
+        if (gate_shift > 0) {
+            g16 = sc_rshift(g16, gate_shift);
+        } else if (gate_shift < 0) { /* saturate where the sigmoid does */
+            const int32_t limit = (1 << 20) >> -gate_shift;
+            g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
+        }
+        const int32_t s = (int32_t)((uint32_t)sc_mulh(*gate, sc_sigmoid_q31(g16)) << shift);
+        *dst++ = sc_mulh(s, gate[SC_ROWS / 2]);
+    }
 }
 
 /* What happens to a block's rows other than being stored whole. */
 SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows,
                                const int32_t *y) {
     if (out->kind == SC_SILU) {
-        const int32_t gate_shift = out->gate_shift, shift = out->silu_shift;
-        dst += row / 2;
-        for (uint32_t r = 0; r < rows / 2; r++)
-            dst[r] = silu_mul(y[r], y[r + SC_ROWS / 2], gate_shift, shift);
+        silu_rows(y, rows / 2, out->gate_shift, out->silu_shift, dst + row / 2);
     } else if (out->kind == SC_ADD) {
         dst += row;
         for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);

@@ -124,6 +124,23 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
 #endif
         return dst;
     }
+#if SC_XPULP
+    if (exponent <= 0) { /* no more than 15 bits: nothing is lost */
+        int32_t v;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 5)
+                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
+                         "sll %[v], %[v], %[e]\n"
+                         "mul %[v], %[v], %[r]\n"
+                         SC_ROUND_IMM("%[v]", "%[v]", "23")
+                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n" SC_LOOP_END(5)
+                         : [src] "+&r"(src), [dst] "+&r"(dst), [v] "=&r"(v)
+                         : [n] "r"(n), [e] "r"(-exponent), [r] "r"(reciprocal)
+                         : "memory");
+        /* clang-format on */
+        return dst;
+    }
+#endif
     for (; n; n--)
         *dst++ = (int8_t)((sc_shift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
     return dst;

@@ -85,7 +85,7 @@ def compiles(src: Path, on: str) -> bool:
         ("QVEC_BYTES", "host"),
         ("PART_BYTES", "host"),
         ("MATRIX_BYTES", "rv32"),
-        ("SIGMOID_BYTES", "rv32"),
+        ("TABLE_BYTES", "rv32"),
         ("LAYER_BYTES", "rv32"),
         ("HEAD_SCRATCH_BYTES", "host"),
         ("HEAD_STATE_BYTES", "host"),

@@ -165,10 +165,10 @@ def test_every_hint_can_be_followed(
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, SMOL)
     found = offered(cli("plan", model, "--l1", "48KiB"))
-    assert ["--context", "80", "--l1", "64KiB"] in found
+    assert ["--context", "88", "--l1", "64KiB"] in found
     assert cli("plan", model, "--l1", "48KiB", "--context", 2).code == 30
-    assert cli("plan", model, "--l1", "60KiB", "--context", 80).code == 30
-    assert cli("plan", model, "--l1", "64KiB", "--context", 88).code == 30
+    assert cli("plan", model, "--l1", "60KiB", "--context", 88).code == 30
+    assert cli("plan", model, "--l1", "64KiB", "--context", 96).code == 30
 
 
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:

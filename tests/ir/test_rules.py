@@ -250,8 +250,16 @@ def score_scale(g: Graph) -> None:
     first(g, Attention).scale_mantissa = (1 << 15) + 1
 
 
+def cache_unit(g: Graph) -> None:
+    first(g, RopeCache).k_unit = 32
+
+
+def dot_product_of_17_bits(g: Graph) -> None:
+    first(g, Attention).dot_shift -= 1
+
+
 def silu_shift(g: Graph) -> None:
-    first(g, SiluMul).shift = 0
+    first(g, SiluMul).shift = 16
 
 
 def gate_shift(g: Graph) -> None:
@@ -308,7 +316,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (head_eps, "rule_head_norm", "eps 0 outside"),
     (head_gain, "rule_head_norm", "gain of a head is int16(5,)"),
     (head_gain_of_minus_one, "rule_head_norm", "a gain of -32768"),
-    (silu_shift, "rule_shifts", "shifts 0 and"),
+    (cache_unit, "rule_units", r"units of 2\*\*32, allowed -14..31"),
+    (dot_product_of_17_bits, "rule_probabilities", "are not 16 bits"),
+    (silu_shift, "rule_shifts", "shifts 16 and"),
     (gate_shift, "rule_shifts", "and 32 outside"),
     (embed_factor, "rule_factor", "factor 2147483648 outside"),
 ]

@@ -97,13 +97,14 @@ static int32_t number(uint32_t fn, uint32_t a, uint32_t b, uint32_t c, int32_t *
     case 5: return sc_requantize((int32_t)a, b, (int)c);
     case 6: return (int32_t)sc_exp2_mantissa(a);
     case 7: return (int32_t)sc_exp2_q20(a);
-    case 8: return (int32_t)sc_sigmoid_q16((int32_t)a);
+    case 8: return sc_sigmoid_q31((int32_t)a);
     case 9: return (int32_t)sc_isqrt(a);
     case 10: return sc_bits64(wide(a, b));
     case 11: r = sc_rsqrt(wide(a, b), &j); *second = j; return (int32_t)r;
     case 12: return (int32_t)sc_mix32(a);
     case 13: return sc_bits(a);
     case 14: return sc_sdot4((int32_t)a, (int32_t)b, (int32_t)c);
+    case 16: return a < 256 ? sc_exp2_table[a] : 0;
     case 15: return sc_sdotu4((int32_t)a, (int32_t)b, (int32_t)c);
     }
     fail("no such number");
@@ -277,6 +278,8 @@ static void heads(void) {
     memset(&layer, 0, sizeof layer);
     layer.score_mantissa = (uint16_t)word();
     layer.score_exponent = (int16_t)word();
+    layer.k_unit = (int8_t)word();
+    layer.v_unit = (int8_t)word();
     const uint32_t count = word();
     const uint32_t *pieces = copy(count);
 #ifdef SC_HAS_HEAD_NORM
@@ -297,7 +300,7 @@ static void heads(void) {
         for (int head = 0; head < SC_HEADS + 2 * SC_KV_HEADS; head++) {
             int16_t *own = malloc(SC_HEAD_DIM * 2);
             memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
-            sc_head_prepare(SC_IF_HEAD_NORM(&layer) qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4,
+            sc_head_prepare(&layer, qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4,
                             scale + t * SC_HEADS, k, v, space);
             free(own);
         }
@@ -311,10 +314,10 @@ static void heads(void) {
             const int8_t *own = q + t * q_words * 4 + head * SC_HDP;
             sc_head_state *s = guarded(s_words);
             sc_head_scratch *w = guarded(w_words);
-            sc_head_begin(s);
+            sc_head_begin(s, &layer, scale[t * SC_HEADS + head]);
             PIECE_LOOP(first, m) {
                 uint8_t *p = cut_out(k, first, m, SC_K_BLOCK);
-                sc_head_scores(s, w, &layer, own, scale[t * SC_HEADS + head], kv, p, first, m);
+                sc_head_scores(s, w, own, kv, p, first, m);
                 free(p);
             }
             PIECE_LOOP(first, m) {
@@ -322,13 +325,12 @@ static void heads(void) {
                 sc_head_weigh(s, w, kv, p, first, m);
                 free(p);
             }
-            sc_head_fix(s, w, live);
             PIECE_LOOP(first, m) {
                 uint8_t *p = cut_out(v, first, m, SC_V_BLOCK);
                 sc_head_values(s, w, kv, p, first, m);
                 free(p);
             }
-            sc_head_finish(s, out + (t - from) * row + head * SC_HEAD_DIM);
+            sc_head_finish(s, out + (t - from) * row + head * SC_HEAD_DIM, &layer);
             release(s, s_words, "canary of the head's state");
             release(w, w_words, "canary of the head's scratch");
         }

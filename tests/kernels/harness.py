@@ -28,7 +28,7 @@ ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE = 1, 2, 3, 4, 5, 6
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
-    "sigmoid_q16", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4",
+    "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
 )  # fmt: skip
 WIDTH, GROUPED, ASYM = 15, 16, 32  # enum sc_format: bits of a weight, and flags
 STORE, ADD, SILU = 0, 1, 2

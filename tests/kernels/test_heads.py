@@ -1,4 +1,4 @@
-"""sc_head_prepare and sc_head_* against quantize_heads() and attend(), in pieces of any size."""
+"""sc_head_prepare and sc_head_* against quantize_heads(), store_heads() and attend(), in pieces of any size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from shrinkc.ir.ops import Attention, RopeCache
-from shrinkc.numerics.attention import QHead
-from shrinkc.numerics.vectors import QHeads, norm_quantize_heads, quantize_heads
+from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
+from shrinkc.numerics.vectors import (
+    QHeads,
+    StoredHeads,
+    norm_quantize_heads,
+    norm_store_heads,
+    quantize_heads,
+    store_heads,
+)
 
 from .conftest import CONFIGS, SHORT
 from .harness import HEADS, Harness, assert_same, to_words
@@ -20,12 +27,12 @@ POSITIONS = 4
 KINDS = ("random", "small", "zero", "spread", "equal", "full")
 
 
-def attention_op(h: Harness, mantissa: int, exponent: int) -> Attention:
+UNIT = 17  # the least in which every int32 has a scale
+
+
+def softmax_scale(h: Harness, mantissa: int, exponent: int, unit: int = UNIT) -> SoftmaxScale:
     op = next(op for op in h.graph.ops if isinstance(op, Attention))
-    return Attention(
-        op.out, op.inputs, op.layer, op.heads, op.kv_heads, op.head_dim, mantissa, exponent,
-        op.dot_shift, op.weight_bits,
-    )  # fmt: skip
+    return SoftmaxScale(mantissa, exponent, op.dot_shift, op.weight_bits, unit)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def angles(h: Harness, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def command(
-    h: Harness, x: np.ndarray, op: Attention, pieces: Sequence[int], first: int
+    h: Harness, x: np.ndarray, how: SoftmaxScale, pieces: Sequence[int], first: int
 ) -> tuple[int, np.ndarray]:
     n = len(x)
     cos, sin = h.graph.rope_cos[:n], h.graph.rope_sin[:n]
@@ -77,7 +84,7 @@ def command(
     gains = [] if norm is None else [to_words([norm.eps & 0xFFFFFFFF, norm.eps >> 32])]
     if norm is not None:
         gains.append(np.concatenate([norm.q_gain, norm.k_gain]).view(np.int32))
-    head = [n, first, op.scale_mantissa, op.scale_exponent, len(pieces), *pieces]
+    head = [n, first, how.mantissa, how.exponent, k_unit(h, how), how.v_unit, len(pieces), *pieces]
     return HEADS, np.concatenate(
         [to_words(head), *gains, to_words(x.reshape(-1)), rope.view(np.int32)]
     )
@@ -87,7 +94,7 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
     """The command's answer in the layouts that sc_attention.h describes."""
     c = h.config
     hdp, blocks = -(-c.head_dim // 4) * 4, -(-c.context // POSITIONS)
-    record = 2 + hdp // 4  # words: k scale, v scale, k
+    record = 1 + hdp // 4  # words: k scale and v scale, k
     k_words = POSITIONS * c.kv_heads * record
     v_words = c.kv_heads * c.head_dim
     sizes = [n * c.heads * hdp // 4, n * c.heads, blocks * k_words, blocks * v_words]
@@ -99,53 +106,60 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
     return {
         "q": q.view(np.int8).reshape(n, c.heads, hdp),
         "q scale": q_scale.reshape(n, c.heads),
-        "k": np.ascontiguousarray(records[:, :, 2:]).view(np.int8),
-        "k scale": records[:, :, 0],
+        "k": np.ascontiguousarray(records[:, :, 1:]).view(np.int8),
+        "k scale": records[:, :, 0] & 0xFFFF,
         "v": vq.reshape(-1, c.kv_heads, c.head_dim)[:n],
-        "v scale": records[:, :, 1],
+        "v scale": records[:, :, 0] >> 16,
         "out": out.reshape(n - first, c.heads, c.head_dim),
     }
 
 
-def expected(h: Harness, x: np.ndarray, op: Attention, first: int) -> dict[str, np.ndarray]:
+def k_unit(h: Harness, how: SoftmaxScale) -> int:
+    """Keys that pass through a norm are in its unit (quantize/lower.py)."""
+    norm = norm_of(h)
+    return how.v_unit if norm is None else UNIT + norm.pre_shift
+
+
+def expected(h: Harness, x: np.ndarray, how: SoftmaxScale, first: int) -> dict[str, np.ndarray]:
     c = h.config
     cos, sin = angles(h, len(x))
     norm = norm_of(h)
 
-    def prepared(part: np.ndarray, which: str) -> QHeads:
-        if norm is None:
-            return quantize_heads(part, cos, sin)
-        gain = getattr(norm, which).astype(np.int64)
-        return norm_quantize_heads(part, gain, norm.pre_shift, norm.eps, cos, sin)
-
-    q = prepared(x[:, : c.heads], "q_gain")
-    k = prepared(x[:, c.heads : c.heads + c.kv_heads], "k_gain")
-    v = quantize_heads(x[:, c.heads + c.kv_heads :])
+    q_part, k_part, v_part = np.split(x, (c.heads, c.heads + c.kv_heads), axis=1)
+    q: QHeads
+    k: StoredHeads
+    if norm is None:
+        q, k = quantize_heads(q_part, cos, sin), store_heads(k_part, how.v_unit, cos, sin)
+    else:
+        q_gain, k_gain = norm.q_gain.astype(np.int64), norm.k_gain.astype(np.int64)
+        q = norm_quantize_heads(q_part, q_gain, norm.pre_shift, norm.eps, cos, sin)
+        k = norm_store_heads(k_part, k_gain, norm.pre_shift, norm.eps, k_unit(h, how), cos, sin)
+    v = store_heads(v_part, how.v_unit)
     n = len(x)
     mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]
     outs = []
     for i in range(c.heads):
-        own = QHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
+        own = QueryHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
         j = i // (c.heads // c.kv_heads)
-        keys, values = (QHead(t.q[:, j], t.mantissa[:, j], t.exponent[:, j]) for t in (k, v))
-        outs.append(op.attend(own, keys, values, mask))
+        keys, values = (CachedHead(t.q[:, j], t.scale[:, j]) for t in (k, v))
+        outs.append(attend(how, own, keys, values, mask))
     out = np.stack(outs, axis=1)
     pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))
 
-    def scale(t: QHeads) -> np.ndarray:
-        return to_words(t.mantissa | (t.exponent << 16))
-
+    scale = to_words(q.mantissa | (q.exponent << 16))
     return {
-        "q": np.pad(q.q, pad), "q scale": scale(q), "k": np.pad(k.q, pad), "k scale": scale(k),
-        "v": v.q, "v scale": scale(v), "out": out,
+        "q": np.pad(q.q, pad), "q scale": scale, "k": np.pad(k.q, pad), "k scale": k.scale,
+        "v": v.q, "v scale": v.scale, "out": out,
     }  # fmt: skip
 
 
-def check(h: Harness, jobs: Sequence[tuple[np.ndarray, Attention, Sequence[int], int, str]]) -> int:
-    results = h.run([command(h, x, op, pieces, first) for x, op, pieces, first, _ in jobs])
+def check(
+    h: Harness, jobs: Sequence[tuple[np.ndarray, SoftmaxScale, Sequence[int], int, str]]
+) -> int:
+    results = h.run([command(h, x, how, pieces, first) for x, how, pieces, first, _ in jobs])
     compared = 0
-    for words, (x, op, pieces, first, what) in zip(results, jobs, strict=True):
-        got, want = unpack(h, words, len(x), first), expected(h, x, op, first)
+    for words, (x, how, pieces, first, what) in zip(results, jobs, strict=True):
+        got, want = unpack(h, words, len(x), first), expected(h, x, how, first)
         for name, values in want.items():
             compared += assert_same(got[name], values, f"{name} of {what}, pieces {pieces}")
     return compared
@@ -163,12 +177,14 @@ def test_contexts_and_score_scales(harness: Get, config: str) -> None:
             mantissa = int(rng.choice([1 << 14, 1 << 15, whole.scale_mantissa]))
             x = make_qkv(h, n, kind, rng)
             # the exponent at which 31-bit heads give scores around 1, and far from it
-            exponent = int(rng.choice([-62, -50, -44, -40, -35, whole.scale_exponent]))
-            op = attention_op(h, mantissa, exponent)
-            jobs.append((x, op, [blocks], 0, f"{kind} {n} tokens scale 2**{exponent}"))
+            exponent = int(rng.choice([-80, -58, -50, -44, -40, -35, -20, whole.scale_exponent]))
+            how = softmax_scale(h, mantissa, exponent)
+            jobs.append((x, how, [blocks], 0, f"{kind} {n} tokens scale 2**{exponent}"))
     n = min(h.config.context, 64)
     x = make_qkv(h, n, "random", rng) >> 8
-    jobs.append((x, attention_op(h, 1 << 14, -34), [blocks], n - 2, f"{n} tokens"))
+    for unit in (9, 16, 22):  # of heads of 2**23: scales rounded up by little and by much
+        how = softmax_scale(h, 1 << 14, -63 + unit, unit)
+        jobs.append((x, how, [blocks], n - 2, f"{n} tokens in units of 2**{unit}"))
     assert check(h, jobs) > 1000
 
 
@@ -179,7 +195,7 @@ def test_pieces_of_the_cache_change_nothing(harness: Get, config: str) -> None:
     n = h.config.context
     blocks = -(-n // POSITIONS)
     x = make_qkv(h, n, "spread", rng) >> 6
-    op = attention_op(h, 1 << 14, -36)
-    jobs = [(x, op, [b, blocks], n - 1, "one cut") for b in range(1, blocks)]
-    jobs += [(x, op, [size], n - 1, "equal pieces") for size in range(1, blocks + 1)]
+    how = softmax_scale(h, 1 << 14, -42)
+    jobs = [(x, how, [b, blocks], n - 1, "one cut") for b in range(1, blocks)]
+    jobs += [(x, how, [size], n - 1, "equal pieces") for size in range(1, blocks + 1)]
     assert check(h, jobs) > 1000

@@ -132,17 +132,17 @@ def case_of(
     stride = width + int(rng.integers(0, 4))
     start = rng.integers(-INT32_MAX, INT32_MAX + 1, (tokens, stride))
     y = linear(w, x)
-    gate_shift, silu_shift = int(rng.integers(-12, 20)), 31
+    gate_shift, silu_shift = int(rng.integers(-12, 20)), 0
     want = start.copy()
     if kind == STORE:
         want[:, :width] = y
     elif kind == ADD:
         want[:, :width] = saturate32(start[:, :width] + y)
     else:
-        while silu_shift > 1:  # the smallest shift that the fixed point allows, as lower() picks it
+        for _ in range(15):  # the largest shift that the gates allow, as lower() picks it
             try:
-                silu_mul(y, gate_shift, silu_shift - 1)
-                silu_shift -= 1
+                silu_mul(y, gate_shift, silu_shift + 1)
+                silu_shift += 1
             except ArithmeticError:
                 break
         want[:, :width] = silu_mul(y, gate_shift, silu_shift)

@@ -94,11 +94,16 @@ def test_exp2(h: Harness) -> None:
     assert_same(call(h, "exp2_q20", delta)[0], fixed.exp2_q20(delta), "sc_exp2_q20")
 
 
+def test_exp2_table(h: Harness) -> None:
+    got = call(h, "exp2_entry", np.arange(256))[0]
+    assert_same(got, fixed.EXP2_TABLE, "sc_exp2_table")
+
+
 def test_sigmoid(h: Harness) -> None:
     x = np.concatenate(
         [np.arange(-(1 << 21), 1 << 21, 31), np.arange(-3000, 3000), SIGNED, randoms()]
     )
-    assert_same(call(h, "sigmoid_q16", x)[0], fixed.sigmoid_q16(x), "sc_sigmoid_q16")
+    assert_same(call(h, "sigmoid_q31", x)[0], fixed.sigmoid_q31(x), "sc_sigmoid_q31")
 
 
 def test_square_roots(h: Harness) -> None:

@@ -357,7 +357,7 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
     }
     assert imported <= {
         "shrinkc.abi.MATRIX_BYTES",
-        "shrinkc.abi.SIGMOID_BYTES",
+        "shrinkc.abi.TABLE_BYTES",
         "shrinkc.abi.InputWord",
         "shrinkc.core.errors.PlanInvalid",
         "shrinkc.engines.CORES",

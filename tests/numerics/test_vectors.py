@@ -17,10 +17,12 @@ from shrinkc.numerics.vectors import (
     QVector,
     norm_quantize_heads,
     norm_quantize_vector,
+    norm_store_heads,
     quantize_heads,
     quantize_vector,
     segment_max,
     square_pre_shift,
+    store_heads,
     sum_of_squares,
 )
 
@@ -205,6 +207,29 @@ def test_heads_with_rope(dim: int, shift: int) -> None:
     assert (np.abs(h.q * step - want) <= HALF_STEP * step + 4 * unit).all()
 
 
+@pytest.mark.parametrize("dim", [2, 6, 64])
+@pytest.mark.parametrize("shift", [0, 12, 28])
+@pytest.mark.parametrize("above", [0, 3, 14, 20])
+def test_stored_heads(dim: int, shift: int, above: int) -> None:
+    """Within 0.504 steps of scale * 2**unit / 127, + 1 unit of the mantissa; the scale is the least
+    that holds the head.  ``above``: by how many bits the unit is larger than the least possible."""
+    x = np.random.default_rng(dim).integers(-INT32_MAX, INT32_MAX + 1, (3, 4, dim)) >> shift
+    unit = max(-14, 32 - shift - 15 + above)
+    h = store_heads(x, unit)
+    top = np.abs(x).max(axis=2)
+    scale = h.scale * 2.0**unit
+    assert h.scale.min() >= 1 and h.scale.max() <= 32767 and np.abs(h.q).max() <= 127
+    mantissa_unit = np.maximum(2.0 ** (np.floor(np.log2(np.maximum(top, 1))) - 14), 2.0**-14)
+    assert (scale >= top - mantissa_unit).all() and (scale < top + mantissa_unit + 2.0**unit).all()
+    step = scale[..., None] / 127
+    assert (np.abs(h.q * step - x) <= HALF_STEP * step + mantissa_unit[..., None]).all()
+
+
+def test_stored_heads_too_large_for_their_unit() -> None:
+    with pytest.raises(ArithmeticError, match="larger than its unit"):
+        store_heads(np.array([[[1 << 20, 0]]]), 4)
+
+
 def test_heads_of_zero() -> None:
     h = quantize_heads(np.zeros((1, 2, 4), int), np.full((1, 2), 32767), np.zeros((1, 2), int))
     assert (h.q == 0).all() and (h.mantissa == 1 << 14).all()
@@ -239,6 +264,16 @@ def test_normalised_heads(half: int, shift: int, eps: int, rotated: bool, seed: 
     dropped = np.sqrt(d) * 2.0**pre_shift / np.sqrt(mean * d)
     error = np.abs(factor * np.sqrt(mean) - 1)
     assert (error <= HEAD_NORM_MAX_REL_ERROR + dropped).all()
+    # in the cache: the same values with a scale rounded up, here by no more than a 64th
+    stored = norm_store_heads(x, gain, pre_shift, eps, 17 + pre_shift, *turn)
+    assert np.abs(stored.q).max() <= 127
+    scale, plain_scale = stored.scale * 2.0 ** (17 + pre_shift), got.mantissa * 2.0**got.exponent
+    full = np.abs(x).max(axis=2) >= 1 << pre_shift
+    assert (scale[full] >= plain_scale[full] * (1 - 2.0**-14)).all()
+    close = full & (stored.scale >= 64)
+    step = scale[..., None] / 127
+    off = np.abs(stored.q * step - got.q * plain_scale[..., None] / 127) / step
+    assert (off[close] <= 1.02).all()
 
 
 def test_a_head_is_what_rmsnorm_makes_of_it() -> None:

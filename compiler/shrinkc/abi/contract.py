@@ -18,7 +18,7 @@ X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across s
 QVEC_BYTES = 32
 MATRIX_BYTES = 48
 PART_BYTES = 16
-SIGMOID_BYTES = 528  # of the table, and what aligns it
+TABLE_BYTES = 2560  # of the tables of exp2 and sigmoid
 
 
 class Number(IntEnum):
@@ -124,15 +124,15 @@ def _whole_words(n: int) -> int:
 
 
 def head_scratch_bytes(context: int) -> int:
-    """sizeof(sc_head_scratch): a score, an exponent and two weight bytes per position."""
-    return _skewed(_whole_words(context) * 7 + 12)
+    """sizeof(sc_head_scratch): a score and a weight of 16 bits per position."""
+    return _skewed(_whole_words(context) * 6 + 12)
 
 
 def head_state_bytes(head_dim: int) -> int:
     """sizeof(sc_head_state)."""
-    return _skewed(16 + 8 * _whole_words(head_dim))
+    return _skewed(16 + 4 * _whole_words(head_dim))
 
 
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:
     """Of 4 positions of a layer's cache: keys with both scales, and values (sc_attention.h)."""
-    return 4 * kv_heads * (8 + _whole_words(head_dim)), 4 * kv_heads * head_dim
+    return 4 * kv_heads * (4 + _whole_words(head_dim)), 4 * kv_heads * head_dim

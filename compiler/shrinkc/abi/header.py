@@ -39,7 +39,7 @@ def header() -> str:
         ("QVEC_BYTES", contract.QVEC_BYTES, "sizeof(sc_qvec) on a 64-bit host"),
         ("MATRIX_BYTES", contract.MATRIX_BYTES, "sizeof(sc_matrix) on a 32-bit target"),
         ("PART_BYTES", contract.PART_BYTES, "sizeof(sc_part)"),
-        ("SIGMOID_BYTES", contract.SIGMOID_BYTES, "of its table, and what aligns it"),
+        ("TABLE_BYTES", contract.TABLE_BYTES, "of the tables of exp2 and sigmoid"),
     )
     defines = [(f"#define SC_{name} {value}", meaning) for name, value, meaning in numbers]
     tags = [(f'#define SC_LINE_{line.name} "{line}"', line.meaning) for line in Line]

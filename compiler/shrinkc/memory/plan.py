@@ -358,12 +358,12 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: matrices (a side path has three), layers, the sigmoid's, and gains where
+    """sizeof the tables in L1: matrices (a side path has three), layers, functions, and gains where
     they are few."""
     sides = sum(1 for m in s.matrices if m.rank)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
     tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
-    return tables + abi.SIGMOID_BYTES + gains
+    return tables + abi.TABLE_BYTES + gains
 
 
 def layer_bytes(s: ModelShape) -> int:
@@ -371,7 +371,7 @@ def layer_bytes(s: ModelShape) -> int:
     gains and epsilon of heads."""
     at = 16
     for kind in numbers_of(s.steps).values():
-        size = 4 if "32" in kind else 2
+        size = next(n // 8 for n in (8, 16, 32) if f"int{n}_t" in kind)
         at = align(at, size) + size
     at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
     return align(at + 8, 8) + 8 if s.head_norms else at

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shrinkc.abi import MATRIX_BYTES, SIGMOID_BYTES, InputWord
+from shrinkc.abi import MATRIX_BYTES, TABLE_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step
@@ -58,7 +58,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
-    k_block, v_block = 4 * s.kv_heads * (head + 8), 4 * s.kv_heads * s.head_dim
+    k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
     width = max(s.hidden, s.ffn, qkv)
     nseg = max(len(_segments(m.k, m.seg)) for m in readers)
@@ -75,8 +75,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
-        "head_scratch": cores * _skewed(7 * positions + 12),
-        "head_state": cores * _skewed(16 + 8 * head),
+        "head_scratch": cores * _skewed(6 * positions + 12),
+        "head_state": cores * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
     }
     if any(m.engine == CORES for m in readers):
@@ -155,7 +155,7 @@ def _misread(sizes: PassSizes, s: ModelShape) -> Iterator[str]:
 
 
 def _table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, the sigmoid's, and gains of up to 4 KiB."""
+    """Matrix and layer tables in L1, those of functions, and gains of up to 4 KiB."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
     gains = 2 * s.hidden * (2 * s.num_layers + 1)
     gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
@@ -168,7 +168,7 @@ def _table_bytes(s: ModelShape) -> int:
     layer = (layer + 3) // 4 * 4
     if s.head_norms:
         layer = (layer + 8 + 7) // 8 * 8 + 8
-    return matrices + s.num_layers * layer + SIGMOID_BYTES + gains
+    return matrices + s.num_layers * layer + TABLE_BYTES + gains
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -233,7 +233,7 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if not plan.kv_in_l1:
-        needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 8)
+        needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 4)
         needs["v cache"] = s.num_layers * blocks * 4 * s.kv_heads * s.head_dim
     if not plan.logits_in_l1:
         needs["logits"] = 4 * s.vocab

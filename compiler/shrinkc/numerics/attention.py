@@ -1,4 +1,4 @@
-"""Attention of one head."""
+"""Softmax attention of one head over the cache, in integers."""
 
 from __future__ import annotations
 
@@ -6,61 +6,71 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shrinkc.numerics.fixed import (
-    I64,
-    bit_length,
-    exp2_mantissa,
-    exp2_q20,
-    requantize,
-    round_shift,
-)
+from shrinkc.numerics.fixed import I64, bit_length, exp2_table, requantize, round_shift
+
+SCORE_SHIFTS = (18, 49)
+"""Fraction bits of a score difference, less 9, that the kernel takes; scores beyond are compressed."""
 
 
 @dataclass
-class QHead:
-    """One head over tokens: q [T, D], mantissa [T], exponent [T]."""
+class QueryHead:
+    """One head's queries over T tokens: q [T, D], mantissa [T], exponent [T]."""
 
     q: np.ndarray
     mantissa: np.ndarray
     exponent: np.ndarray
 
 
-def attend(
-    q: QHead,
-    k: QHead,
-    v: QHead,
-    mask: np.ndarray,
-    *,
-    scale_mantissa: int,
-    scale_exponent: int,
-    dot_shift: int,
-    weight_bits: int,
-) -> np.ndarray:
-    """One head: q over T tokens against S cached ones under mask [T, S] -> int64 [T, D].
+@dataclass
+class CachedHead:
+    """One head's keys, or values, over S positions: q [S, D], scale [S]."""
 
-    Scores are log2 units in Q16 up to 2**13, by ``scale_mantissa`` (15 bit) and ``scale_exponent``;
-    larger ones would be compressed by the shift's limit.  ``dot_shift`` makes a dot product fit 16
-    bits, probabilities weigh the values with ``weight_bits`` bits.
-    The result is 127/128 of the value in its own fixed point.
+    q: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class SoftmaxScale:
+    """How integer products become scores in log2 units, and how values are weighed.
+
+    score = round(dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
+    2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
+    value's scale meet the values, whose scales are in units of 2**v_unit.
     """
-    product = q.mantissa * scale_mantissa
-    extra = bit_length(product) - 15
-    c = product >> extra
-    base = -(15 + dot_shift + extra + q.exponent + scale_exponent)
+
+    mantissa: int
+    exponent: int
+    dot_shift: int
+    weight_bits: int
+    v_unit: int
+
+
+def attend(
+    how: SoftmaxScale, q: QueryHead, k: CachedHead, v: CachedHead, mask: np.ndarray
+) -> np.ndarray:
+    """T queries against S cached positions under mask [T, S] -> int64 [T, D].
+
+    Relative to the largest score, exp2 is a table of 256 entries with relative error of at most
+    EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value in the values' fixed point.
+    """
+    product = q.mantissa * how.mantissa
+    extra = bit_length(product) - 16
+    c = product >> extra  # 16 bits
+    shift = np.clip(-(extra + q.exponent + how.exponent + 9), *SCORE_SHIFTS)[:, None]
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
-    factor = round_shift(c[:, None] * k.mantissa[None, :], 15)
-    shift = np.clip(base[:, None] - k.exponent[None, :], 1, 30)
-    score = round_shift(round_shift(dot, dot_shift) * factor, shift)
-    top = np.where(mask, score, -(1 << 30)).max(axis=1)
-    delta = np.where(mask, top[:, None] - score, 0)
-    z = np.where(mask, exp2_q20(delta), 0).sum(axis=1)
-    e = np.where(mask, v.exponent[None, :] - np.minimum(delta >> 16, 31), -(1 << 20))
-    e_max = e.max(axis=1)
-    drop = 30 - weight_bits
-    weight = exp2_mantissa(delta & 0xFFFF) * v.mantissa[None, :]
-    a = round_shift(weight, np.minimum(e_max[:, None] - e + drop, 31))
-    a = np.where(mask, np.minimum(a, (1 << weight_bits) - 1), 0)
-    acc = np.rint(a.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
-    z_shift = bit_length(z) - 16
-    reciprocal = (np.int64(1) << 31) // (z >> z_shift)
-    return requantize(acc, (reciprocal << 14)[:, None], (15 + z_shift - e_max - drop)[:, None])
+    score = round_shift(dot, how.dot_shift) * k.scale
+    top = np.where(mask, score, -(1 << 31)).max(axis=1)[:, None]
+    # at most 2**14 / c, so that the product has 9 fraction bits and 5 before
+    delta = np.minimum(np.where(mask, top - score, 0), (np.int64(1) << (shift - 2)) - 1)
+    p = np.where(mask, exp2_table(((delta >> (shift - 18)) * c[:, None]) >> 18), 0)
+    total = p.sum(axis=1)
+    largest = np.where(mask, v.scale, 0).max(axis=1)
+    drop = 16 + bit_length(largest) - how.weight_bits
+    weight = round_shift(p * v.scale, drop[:, None])
+    acc = np.rint(weight.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
+    z_shift = bit_length(total) - 16
+    reciprocal = (np.int64(1) << 31) // (total >> z_shift)
+    out: np.ndarray = requantize(
+        acc, (reciprocal << 14)[:, None], (20 + z_shift - drop - how.v_unit)[:, None]
+    )
+    return out

@@ -10,8 +10,6 @@ Conventions
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from shrinkc.abi import HASH_MULTIPLIER
@@ -77,26 +75,51 @@ def exp2_mantissa(frac16: np.ndarray) -> np.ndarray:
     return (y + 1) >> 1
 
 
+# 2**-((i + 1/2) / 256) in Q16 for i = 0..255; runtime_c/src/sc_tables.c holds the same numbers
+EXP2_BITS = 8
+EXP2_TABLE = np.rint(65536 * 2.0 ** (-(np.arange(1 << EXP2_BITS) + 0.5) / (1 << EXP2_BITS))).astype(
+    I64
+)
+EXP2_TABLE_MAX_REL_ERROR = 1.37e-3  # ln(2) / 512 and half a unit
+
+
+def exp2_table(q9: np.ndarray) -> np.ndarray:
+    """2**-(q9 / 2**9) in Q16 (floor), for 0 <= q9 < 2**14: the lowest bit does not count."""
+    q9 = np.asarray(q9, I64)
+    return EXP2_TABLE[q9 >> 1 & 255] >> (q9 >> 9)
+
+
 def exp2_q20(delta: np.ndarray) -> np.ndarray:
     """2**-(delta / 2**16) in Q20 (floor), for 0 <= delta < 2**32."""
     delta = np.asarray(delta, I64)
     return (exp2_mantissa(delta & 0xFFFF) << 5) >> np.minimum(delta >> 16, 31)
 
 
-# sigmoid(-i / 16) in Q16 for i = 0..256; runtime_c/src/sc_tables.c holds the same numbers
-SIGMOID_TABLE = np.array([round(65536 / (1 + math.exp(i / 16))) for i in range(257)], I64)
+def _sigmoid_table() -> np.ndarray:
+    """For each x = (i - 256) / 16 one int32: the sigmoid in Q31, whose lower half is, as an int16, how
+    much it grows per 2**-16 of x."""
+    x = np.arange(-256, 257) / 16
+    exact = 2.0**31 / (1 + np.exp(-x))
+    slope = np.rint(np.diff(exact) / 4096).astype(I64)
+    high = np.rint((exact[:-1] - slope) / 65536).astype(I64)
+    # none of the 4096 steps leaves the int32
+    high = np.minimum(high, ((1 << 31) - 1 - slope * 4096) >> 16)
+    return np.maximum(high, 0) * 65536 + slope
 
 
-def sigmoid_q16(x16: np.ndarray) -> np.ndarray:
-    """sigmoid(x16 / 2**16) in Q16, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
+# runtime_c/src/sc_tables.c holds the same numbers
+SIGMOID_TABLE = _sigmoid_table()
+
+
+def sigmoid_q31(x16: np.ndarray) -> np.ndarray:
+    """sigmoid(x16 / 2**16) in Q31, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
 
     Linear interpolation with a step of 1/16; beyond 16 the value at 16 is used.
     """
-    x16 = np.asarray(x16, I64)
-    magnitude = np.minimum(np.abs(x16), (1 << 20) - 1)
-    i, f = magnitude >> 12, magnitude & 4095
-    v = SIGMOID_TABLE[i] - (((SIGMOID_TABLE[i] - SIGMOID_TABLE[i + 1]) * f + 2048) >> 12)
-    return np.where(x16 < 0, v, 65536 - v)
+    x16 = np.clip(np.asarray(x16, I64), -(1 << 20), (1 << 20) - 1)
+    entry = SIGMOID_TABLE[(x16 >> 12) + 256]
+    slope = ((entry + 32768) & 65535) - 32768
+    return entry + slope * (x16 & 4095)
 
 
 def isqrt32(v: np.ndarray) -> np.ndarray:

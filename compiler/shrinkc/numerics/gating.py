@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from shrinkc.numerics.fixed import INT32_MAX, round_shift, saturate32, sigmoid_q16
+from shrinkc.numerics.fixed import INT32_MAX, round_shift, saturate32, sigmoid_q31
 
 
 def silu_mul(y: np.ndarray, gate_shift: int, shift: int) -> np.ndarray:
     """silu(gate) * up of [T, 2 * width]: gate first, then up -> int64 [T, width].
 
-    The product needs no saturation: ``lower`` chose its fraction bits from a hard bound, and
-    the bound is checked here: ArithmeticError where it does not hold.
+    gate * sigmoid needs no saturation: ``lower`` chose its shift from a hard bound, and the bound
+    is checked here: ArithmeticError where it does not hold.
     """
     width = y.shape[1] // 2
     gate, up = y[:, :width], y[:, width:]
-    sigma = sigmoid_q16(saturate32(round_shift(gate, gate_shift)))
-    out = round_shift(((gate * (sigma << 14)) >> 32) * up, shift)
-    if np.abs(out).max(initial=0) > INT32_MAX:
-        raise ArithmeticError("silu product beyond int32 although bounded")
+    sigma = sigmoid_q31(saturate32(round_shift(gate, gate_shift)))
+    silu = ((gate * sigma) >> 32) << shift
+    if np.abs(silu).max(initial=0) > INT32_MAX:
+        raise ArithmeticError("gate * sigmoid beyond int32 although bounded")
+    out: np.ndarray = (silu * up) >> 32
     return out

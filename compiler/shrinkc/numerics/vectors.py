@@ -28,6 +28,8 @@ from shrinkc.numerics.fixed import (
     rsqrt,
 )
 
+STORED_MAX = 32767  # largest scale of a head in the cache
+
 
 @dataclass
 class QVector:
@@ -115,6 +117,18 @@ class QHeads:
     exponent: np.ndarray
 
 
+@dataclass
+class StoredHeads:
+    """T x H heads as the cache holds them: q int64 [T, H, D] in ±127, scale int64 [T, H] in 1..32767.
+
+    value = q * scale * 2**unit / 127 in the head's fixed point, with one compile-time ``unit``: the
+    scale is rounded up and the values then with it, so that it adds no error of its own.
+    """
+
+    q: np.ndarray
+    scale: np.ndarray
+
+
 def quantize_heads(
     x: np.ndarray, cos: np.ndarray | None = None, sin: np.ndarray | None = None
 ) -> QHeads:
@@ -123,6 +137,30 @@ def quantize_heads(
     value = q * mantissa * 2**exponent / 127 * 2**-f.  RoPE pairs i with i + D/2 (the Hugging
     Face convention) and works on 15-bit mantissas of the head.
     """
+    y, mantissa, exponent = _head_mantissas(x, cos, sin)
+    reciprocal = (QMAX << QSHIFT) // mantissa
+    q = round_shift(y * reciprocal[:, :, None], QSHIFT)
+    return QHeads(q=q, mantissa=mantissa, exponent=exponent)
+
+
+def store_heads(
+    x: np.ndarray, unit: int, cos: np.ndarray | None = None, sin: np.ndarray | None = None
+) -> StoredHeads:
+    """As :func:`quantize_heads`, with a scale in units of 2**unit.
+
+    ``unit`` is at least -14, and no value after RoPE is larger than 32767 * 2**unit.  Raises
+    ArithmeticError where one is.
+    """
+    y, mantissa, exponent = _head_mantissas(x, cos, sin)
+    scale, right = _stored_scale(mantissa, exponent, unit)
+    limit = np.where(right > 0, scale << right, mantissa)
+    return _stored(y, scale, (QMAX << QSHIFT) // limit)
+
+
+def _head_mantissas(
+    x: np.ndarray, cos: np.ndarray | None, sin: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y [T, H, D] with y * 2**exponent the turned heads, their largest |y|, and exponent [T, H]."""
     x = np.asarray(x, I64)
     top = np.abs(x).max(axis=2)
     exponent = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
@@ -137,10 +175,25 @@ def quantize_heads(
         y = round_shift(y, extra[:, :, None])
         exponent = exponent + extra
     mantissa = np.abs(y).max(axis=2)
-    mantissa = np.where(mantissa > 0, mantissa, 1 << 14)
-    reciprocal = (QMAX << QSHIFT) // mantissa
+    return y, np.where(mantissa > 0, mantissa, 1 << 14), exponent
+
+
+def _stored_scale(
+    mantissa: np.ndarray, exponent: np.ndarray, unit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scale, and by how many bits its unit is larger than the mantissa's (0 where it is not)."""
+    right = np.clip(unit - exponent, 0, 31)
+    left = np.clip(exponent - unit, 0, 16)
+    scale = ((mantissa + (np.int64(1) << right) - 1) >> right) << left
+    return np.maximum(scale, 1), right
+
+
+def _stored(y: np.ndarray, scale: np.ndarray, reciprocal: np.ndarray) -> StoredHeads:
     q = round_shift(y * reciprocal[:, :, None], QSHIFT)
-    return QHeads(q=q, mantissa=mantissa, exponent=exponent)
+    if ((scale > STORED_MAX) & y.any(axis=2)).any():
+        raise ArithmeticError("a head is larger than its unit allows although bounded")
+    # zeros may have any scale, and where a norm of them is nothing but epsilon a huge one
+    return StoredHeads(q=q, scale=np.minimum(scale, STORED_MAX))
 
 
 # of the factor 1 / rms, beside what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
@@ -163,10 +216,37 @@ def norm_quantize_heads(
     point is not in it.
     """
     x = np.asarray(x, I64)
-    y = x >> pre_shift
-    total = (y * y).sum(axis=2) + eps
     heads = quantize_heads((x * gain) >> 15, cos, sin)
-    r, j = rsqrt(total)
-    product = heads.mantissa * r
+    mantissa, exponent = _norm_scale(x, heads.mantissa, heads.exponent, pre_shift, eps)
+    return QHeads(heads.q, mantissa, exponent)
+
+
+def norm_store_heads(
+    x: np.ndarray,
+    gain: np.ndarray,
+    pre_shift: int,
+    eps: int,
+    unit: int,
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+) -> StoredHeads:
+    """As :func:`norm_quantize_heads`, with a scale in units of 2**unit (:func:`store_heads`)."""
+    x = np.asarray(x, I64)
+    y, top, exponent = _head_mantissas((x * gain) >> 15, cos, sin)
+    mantissa, exponent = _norm_scale(x, top, exponent, pre_shift, eps)
+    scale, right = _stored_scale(mantissa, exponent, unit)
+    reciprocal = (QMAX << QSHIFT) // top
+    # the values follow the scale that was rounded up
+    reciprocal = np.where(right > 0, reciprocal * mantissa // (scale << right), reciprocal)
+    return _stored(y, scale, reciprocal)
+
+
+def _norm_scale(
+    x: np.ndarray, mantissa: np.ndarray, exponent: np.ndarray, pre_shift: int, eps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mantissa and exponent of heads of x times 1 / rms."""
+    y = x >> pre_shift
+    r, j = rsqrt((y * y).sum(axis=2) + eps)
+    product = mantissa * r
     extra = bit_length(product) - MANTISSA_BITS
-    return QHeads(heads.q, product >> extra, heads.exponent + extra - j)
+    return product >> extra, exponent + extra - j

@@ -34,6 +34,7 @@ from shrinkc.ir.ops import (
     SiluMul,
     Type,
 )
+from shrinkc.ir.ops.ropecache import UNIT_MIN
 from shrinkc.ir.rules import check
 from shrinkc.ir.steps import Step
 from shrinkc.model import (
@@ -47,7 +48,7 @@ from shrinkc.model import (
     slot_shapes,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
-from shrinkc.numerics.vectors import square_pre_shift
+from shrinkc.numerics.vectors import STORED_MAX, square_pre_shift
 from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.rope import rope_tables
 from shrinkc.quantize.weights import (
@@ -174,6 +175,15 @@ def norm_exponent_max(k: int) -> int:
 FRAC_OF_NORMS_MAX = 34
 
 
+def stored_unit(bound: float) -> int:
+    """The exponent of the unit in which scales of cached heads of values up to ``bound`` are.
+
+    RoPE may make a value sqrt(2) times larger; its rounding and that of the bound take less than a
+    thousandth."""
+    largest = max(bound * math.sqrt(2.0) * 1.001, 1.0)
+    return max(UNIT_MIN, math.ceil(math.log2(largest / STORED_MAX)))
+
+
 def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
     """The epsilon of a norm of k inputs with ``frac`` fraction bits in units of sum_of_squares, at
     least 1 so that no division by zero is.
@@ -203,6 +213,14 @@ class _Source:
         """Largest |result| for inputs gain * x, ||x|| <= sqrt(K); ``rows`` of it."""
         plain = row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
         return plain + self.bias_bound()
+
+    def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
+        """Largest |result| of the rows between ``cuts``, from the integers ``w`` of this matrix:
+        rounding may lengthen a row."""
+        parts = np.split(w.dequantized(), cuts)
+        stored = gain if self.order is None else gain[self.order]
+        extra = self.side_bound(gain) + self.bias_bound()
+        return [row_bound(part, stored) + extra for part in parts]
 
     def bias_bound(self) -> float:
         return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0.0))
@@ -424,24 +442,30 @@ class _Lowering:
         self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w, bias=source.fixed_bias(qkv_frac))
-        cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd)
+        bounds = source.stored_bounds(w, f.attn_norm, (nq, nq + kv * hd))
+        k_unit, v_unit = (stored_unit(bound * 2.0**qkv_frac) for bound in bounds[1:])
+        cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd, k_unit, v_unit)
         units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
         if f.q_norm is not None and f.k_norm is not None:
             q_gain, k_gain = Gain.of(f.q_norm), Gain.of(f.k_norm)
             cache.q_gain, cache.k_gain = q_gain.q15, k_gain.q15
             cache.eps = norm_eps(c, qkv_frac, hd)
             cache.pre_shift = square_pre_shift(hd)
+            cache.k_unit = stored_unit(2.0 ** (31 + cache.pre_shift))
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
-        kappa = 2.0**16 * math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
+        dot_shift = max(0, (hd * QMAX * QMAX).bit_length() - 15)
+        units *= 2.0 ** (dot_shift + cache.k_unit)
+        kappa = math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
         exponent = math.floor(math.log2(kappa)) - 14
         y = self.emit(
             Attention(
                 f"{name}.attn", (heads,), index, h, kv, hd,
                 scale_mantissa=round(kappa * 2.0**-exponent),
                 scale_exponent=exponent,
-                dot_shift=max(0, (hd * QMAX * QMAX).bit_length() - 15),
+                dot_shift=dot_shift,
                 weight_bits=min(15, 24 - max(9, (self.graph.context - 1).bit_length())),
+                v_unit=v_unit,
             ),
             Type("i32", nq, frac=qkv_frac),
         )  # fmt: skip
@@ -460,22 +484,20 @@ class _Lowering:
         if down.order is not None:
             # the order of down's inputs is that of gate's and up's rows, which are free
             source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
-        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)), GATE_FRAC_MAX)
+        # all 31 bits: half of them go into the product
+        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
         out = Output(norm_kappa(k) * gain.unit, gu_frac, norm_exponent_max(k))
         w = self.matrix(source, out, f.mlp_norm)
         gu_frac = w.frac
         self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
-        # Cauchy-Schwarz bounds gate and up, from the rows as they were quantised: rounding may
-        # lengthen a row, and the product of both has no saturation on the device.
-        rows = w.dequantized()
-        stored = f.mlp_norm if source.order is None else f.mlp_norm[source.order]
-        extra = source.side_bound(f.mlp_norm)
-        bounds = [row_bound(part, stored) + extra for part in (rows[:ffn], rows[ffn:])]
-        h_frac = min(frac_for(bounds[0] * bounds[1]), 2 * gu_frac - 2 - 1)
+        # gate * sigmoid, half of the gate, has no saturation on the device
+        half = source.stored_bounds(w, f.mlp_norm, (ffn,))[0] * 2.0 ** (gu_frac - 1) + 1
+        shift = min(15, math.floor(math.log2(INT32_MAX / half)))
+        h_frac = 2 * gu_frac - 33 + shift
         y = self.emit(
-            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, 2 * gu_frac - 2 - h_frac),
+            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, shift),
             Type("i32", ffn, frac=h_frac),
         )
         self.check(index, "down", f, down, down.plain_frac())

@@ -43,7 +43,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
-#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift
 #define SC_PERMS 1
 #define SC_STRIP_SPACE 1
 
@@ -68,15 +68,15 @@ enum sc_op {
 #define SC_SQ_WORDS 3
 #define SC_SSEGS 1
 #define SC_HEAD_SCRATCH_BYTES 140
-#define SC_HEAD_STATE_BYTES 204
+#define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 40
-#define SC_K_BLOCK_BYTES 192
+#define SC_K_BLOCK_BYTES 160
 #define SC_V_BLOCK_BYTES 128
 
 #define SC_SIDE_FORMAT (8) /* of the b matrices */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 49632
+#define SC_ARENA_BYTES 48864
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_LOGITS 33792
@@ -85,41 +85,41 @@ enum sc_op {
 #define SC_BYTES_Y 4096
 #define SC_AT_X 37888
 #define SC_BYTES_X 2048
-#define SC_AT_HEAD_STATE 39936
-#define SC_BYTES_HEAD_STATE 1632
-#define SC_AT_HEAD_WORK 39936
-#define SC_BYTES_HEAD_WORK 512
-#define SC_AT_K_CACHE 41568
-#define SC_BYTES_K_CACHE 1536
-#define SC_AT_HEAD_SCRATCH 43104
+#define SC_AT_K_CACHE 39936
+#define SC_BYTES_K_CACHE 1280
+#define SC_AT_HEAD_SCRATCH 41216
 #define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_PARTS 44224
+#define SC_AT_HEAD_WORK 41216
+#define SC_BYTES_HEAD_WORK 512
+#define SC_AT_HEAD_STATE 42336
+#define SC_BYTES_HEAD_STATE 1120
+#define SC_AT_PARTS 43456
 #define SC_BYTES_PARTS 1024
-#define SC_AT_V_CACHE 45248
+#define SC_AT_V_CACHE 44480
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_XQ 46272
+#define SC_AT_XQ 45504
 #define SC_BYTES_XQ 768
-#define SC_AT_Q8 47040
+#define SC_AT_Q8 46272
 #define SC_BYTES_Q8 512
-#define SC_AT_BLOCK_MAX 47552
+#define SC_AT_BLOCK_MAX 46784
 #define SC_BYTES_BLOCK_MAX 384
-#define SC_AT_SY 47936
+#define SC_AT_SY 47168
 #define SC_BYTES_SY 288
-#define SC_AT_ROPE 48224
+#define SC_AT_ROPE 47456
 #define SC_BYTES_ROPE 256
-#define SC_AT_SV 48480
+#define SC_AT_SV 47712
 #define SC_BYTES_SV 256
-#define SC_AT_XV 48736
+#define SC_AT_XV 47968
 #define SC_BYTES_XV 256
-#define SC_AT_XC 48992
+#define SC_AT_XC 48224
 #define SC_BYTES_XC 192
-#define SC_AT_XSUM 49184
+#define SC_AT_XSUM 48416
 #define SC_BYTES_XSUM 192
-#define SC_AT_Q_SCALE 49376
+#define SC_AT_Q_SCALE 48608
 #define SC_BYTES_Q_SCALE 128
-#define SC_AT_SQ 49504
+#define SC_AT_SQ 48736
 #define SC_BYTES_SQ 96
-#define SC_AT_SC 49600
+#define SC_AT_SC 48832
 #define SC_BYTES_SC 32
 
 #endif

@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 19784
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 20692
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -43,7 +43,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
-#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 0
 
@@ -52,7 +52,7 @@ enum sc_op {
 #define SC_TILE_BYTES 784
 #define SC_KV_IN_L1 0
 #define SC_KV_TILE_BLOCKS 1
-#define SC_KV_TILE_BYTES 240
+#define SC_KV_TILE_BYTES 192
 #define SC_LOGITS_IN_L1 0
 #define SC_STAGE_BYTES 0
 #define SC_EMBED_STAGE 0
@@ -67,46 +67,46 @@ enum sc_op {
 #define SC_RANK 0
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
-#define SC_HEAD_SCRATCH_BYTES 332
-#define SC_HEAD_STATE_BYTES 140
+#define SC_HEAD_SCRATCH_BYTES 268
+#define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 24
-#define SC_K_BLOCK_BYTES 240
+#define SC_K_BLOCK_BYTES 192
 #define SC_V_BLOCK_BYTES 120
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 7216
+#define SC_ARENA_BYTES 6096
 #define SC_AT_HEAD_SCRATCH 0
-#define SC_BYTES_HEAD_SCRATCH 2656
+#define SC_BYTES_HEAD_SCRATCH 2144
 #define SC_AT_HEAD_WORK 0
 #define SC_BYTES_HEAD_WORK 320
-#define SC_AT_TILES 2656
+#define SC_AT_TILES 2144
 #define SC_BYTES_TILES 1568
-#define SC_AT_HEAD_STATE 4224
-#define SC_BYTES_HEAD_STATE 1120
-#define SC_AT_Y 5344
+#define SC_AT_HEAD_STATE 3712
+#define SC_BYTES_HEAD_STATE 608
+#define SC_AT_Y 4320
 #define SC_BYTES_Y 528
-#define SC_AT_KV_TILE 5872
-#define SC_BYTES_KV_TILE 480
-#define SC_AT_X 6352
+#define SC_AT_KV_TILE 4848
+#define SC_BYTES_KV_TILE 384
+#define SC_AT_X 5232
 #define SC_BYTES_X 240
-#define SC_AT_XQ 6592
+#define SC_AT_XQ 5472
 #define SC_BYTES_XQ 144
-#define SC_AT_PARTS 6736
+#define SC_AT_PARTS 5616
 #define SC_BYTES_PARTS 128
-#define SC_AT_BLOCK_MAX 6864
+#define SC_AT_BLOCK_MAX 5744
 #define SC_BYTES_BLOCK_MAX 80
-#define SC_AT_Q8 6944
+#define SC_AT_Q8 5824
 #define SC_BYTES_Q8 80
-#define SC_AT_XC 7024
+#define SC_AT_XC 5904
 #define SC_BYTES_XC 48
-#define SC_AT_XSUM 7072
+#define SC_AT_XSUM 5952
 #define SC_BYTES_XSUM 48
-#define SC_AT_Q_SCALE 7120
+#define SC_AT_Q_SCALE 6000
 #define SC_BYTES_Q_SCALE 32
-#define SC_AT_ROPE 7152
+#define SC_AT_ROPE 6032
 #define SC_BYTES_ROPE 32
-#define SC_AT_XV 7184
+#define SC_AT_XV 6064
 #define SC_BYTES_XV 32
 
 #endif

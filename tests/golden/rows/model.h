@@ -43,7 +43,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
@@ -68,14 +68,14 @@ enum sc_op {
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 204
-#define SC_HEAD_STATE_BYTES 140
+#define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 24
-#define SC_K_BLOCK_BYTES 64
+#define SC_K_BLOCK_BYTES 48
 #define SC_V_BLOCK_BYTES 32
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 11392
+#define SC_ARENA_BYTES 10688
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 4032
 #define SC_AT_HEAD_SCRATCH 4032
@@ -84,31 +84,31 @@ enum sc_op {
 #define SC_BYTES_HEAD_WORK 256
 #define SC_AT_LOGITS 4032
 #define SC_BYTES_LOGITS 432
-#define SC_AT_HEAD_STATE 5664
-#define SC_BYTES_HEAD_STATE 1120
-#define SC_AT_PARTS 6784
+#define SC_AT_PARTS 5664
 #define SC_BYTES_PARTS 1024
-#define SC_AT_Y 7808
+#define SC_AT_Y 6688
 #define SC_BYTES_Y 1024
-#define SC_AT_K_CACHE 8832
-#define SC_BYTES_K_CACHE 768
-#define SC_AT_X 9600
+#define SC_AT_HEAD_STATE 7712
+#define SC_BYTES_HEAD_STATE 608
+#define SC_AT_K_CACHE 8320
+#define SC_BYTES_K_CACHE 576
+#define SC_AT_X 8896
 #define SC_BYTES_X 512
-#define SC_AT_V_CACHE 10112
+#define SC_AT_V_CACHE 9408
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_XV 10496
+#define SC_AT_XV 9792
 #define SC_BYTES_XV 256
-#define SC_AT_XQ 10752
+#define SC_AT_XQ 10048
 #define SC_BYTES_XQ 192
-#define SC_AT_Q8 10944
+#define SC_AT_Q8 10240
 #define SC_BYTES_Q8 128
-#define SC_AT_ROPE 11072
+#define SC_AT_ROPE 10368
 #define SC_BYTES_ROPE 128
-#define SC_AT_BLOCK_MAX 11200
+#define SC_AT_BLOCK_MAX 10496
 #define SC_BYTES_BLOCK_MAX 96
-#define SC_AT_Q_SCALE 11296
+#define SC_AT_Q_SCALE 10592
 #define SC_BYTES_Q_SCALE 64
-#define SC_AT_XC 11360
+#define SC_AT_XC 10656
 #define SC_BYTES_XC 32
 
 #endif

@@ -43,7 +43,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_LAYER_NUMBERS uint16_t score_mantissa; int16_t score_exponent; int16_t gate_shift; int16_t silu_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
@@ -68,47 +68,47 @@ enum sc_op {
 #define SC_SQ_WORDS 0
 #define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 140
-#define SC_HEAD_STATE_BYTES 204
+#define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 24
-#define SC_K_BLOCK_BYTES 96
+#define SC_K_BLOCK_BYTES 80
 #define SC_V_BLOCK_BYTES 56
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 15056
+#define SC_ARENA_BYTES 14448
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
 #define SC_AT_LOGITS 5824
 #define SC_BYTES_LOGITS 432
 #define SC_AT_Y 5824
 #define SC_BYTES_Y 2240
-#define SC_AT_HEAD_STATE 8064
-#define SC_BYTES_HEAD_STATE 1632
+#define SC_AT_HEAD_SCRATCH 8064
+#define SC_BYTES_HEAD_SCRATCH 1120
 #define SC_AT_HEAD_WORK 8064
 #define SC_BYTES_HEAD_WORK 448
-#define SC_AT_HEAD_SCRATCH 9696
-#define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_PARTS 10816
+#define SC_AT_HEAD_STATE 9184
+#define SC_BYTES_HEAD_STATE 1120
+#define SC_AT_PARTS 10304
 #define SC_BYTES_PARTS 1024
-#define SC_AT_X 11840
+#define SC_AT_X 11328
 #define SC_BYTES_X 768
-#define SC_AT_K_CACHE 12608
-#define SC_BYTES_K_CACHE 576
-#define SC_AT_Q8 13184
+#define SC_AT_K_CACHE 12096
+#define SC_BYTES_K_CACHE 480
+#define SC_AT_Q8 12576
 #define SC_BYTES_Q8 384
-#define SC_AT_XQ 13568
+#define SC_AT_XQ 12960
 #define SC_BYTES_XQ 352
-#define SC_AT_V_CACHE 13920
+#define SC_AT_V_CACHE 13312
 #define SC_BYTES_V_CACHE 336
-#define SC_AT_XV 14256
+#define SC_AT_XV 13648
 #define SC_BYTES_XV 256
-#define SC_AT_ROPE 14512
+#define SC_AT_ROPE 13904
 #define SC_BYTES_ROPE 224
-#define SC_AT_BLOCK_MAX 14736
+#define SC_AT_BLOCK_MAX 14128
 #define SC_BYTES_BLOCK_MAX 192
-#define SC_AT_Q_SCALE 14928
+#define SC_AT_Q_SCALE 14320
 #define SC_BYTES_Q_SCALE 96
-#define SC_AT_XC 15024
+#define SC_AT_XC 14416
 #define SC_BYTES_XC 32
 
 #endif

@@ -11,11 +11,10 @@ import numpy as np
 
 from shrinkc.abi import head_scratch_bytes, head_state_bytes
 from shrinkc.ir.ops.op import Op, State
-from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads
+from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads, unit_fault
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
-from shrinkc.numerics import attention
-from shrinkc.numerics.attention import QHead
-from shrinkc.numerics.fixed import I64
+from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
+from shrinkc.numerics.fixed import I64, QMAX, round_shift
 
 if TYPE_CHECKING:
     from shrinkc.ir.graph import Graph
@@ -28,16 +27,18 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
         return f"context {graph.context}: more than 4094 probabilities overflow their Q20 sum"
     if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
         return f"scale mantissa {op.scale_mantissa}"
-    return None
+    if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
+        return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
+    return unit_fault(op.v_unit)
 
 
 @dataclass
 class Attention(Op):
     """heads8 q and the layer's cache -> i32 [heads * head_dim], 127/128 of the value.
 
-    Scores in log2 units Q16: requantised by the 15-bit mantissa ``scale_mantissa`` and
-    ``scale_exponent``; ``dot_shift`` makes the head's dot product fit 16 bits; probabilities
-    weigh the values with ``weight_bits`` bits.
+    ``dot_shift`` makes the head's dot product fit 16 bits; the 15-bit mantissa ``scale_mantissa`` and
+    ``scale_exponent`` bring its product with both scales to log2 units; probabilities weigh the
+    values with ``weight_bits`` bits; ``v_unit`` as in RopeCache (numerics/attention.py).
     """
 
     TAKES = (("heads8",),)
@@ -52,6 +53,7 @@ class Attention(Op):
     scale_exponent: int
     dot_shift: int
     weight_bits: int
+    v_unit: int
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
         q, cache = args[0], Cache.of(state, self.layer)
@@ -59,21 +61,17 @@ class Attention(Op):
         causal = np.arange(end)[None, :] <= (state.position + np.arange(tokens))[:, None]
         out = np.empty((tokens, self.heads, self.head_dim), I64)
         per_kv = self.heads // self.kv_heads
+        how = SoftmaxScale(
+            self.scale_mantissa, self.scale_exponent, self.dot_shift, self.weight_bits, self.v_unit
+        )
         for h in range(self.heads):
             keys, values = (
-                QHead(*(part[:end, h // per_kv] for part in (t.q, t.mantissa, t.exponent)))
+                CachedHead(t.q[:end, h // per_kv], t.scale[:end, h // per_kv])
                 for t in (cache.k, cache.v)
             )
-            own = QHead(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
-            out[:, h] = self.attend(own, keys, values, causal)
+            own = QueryHead(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
+            out[:, h] = attend(how, own, keys, values, causal)
         return out.reshape(tokens, -1)
-
-    def attend(self, q: QHead, k: QHead, v: QHead, mask: np.ndarray) -> np.ndarray:
-        """One head with this op's numbers: ``numerics.attention.attend``."""
-        return attention.attend(
-            q, k, v, mask, scale_mantissa=self.scale_mantissa, scale_exponent=self.scale_exponent,
-            dot_shift=self.dot_shift, weight_bits=self.weight_bits,
-        )  # fmt: skip
 
     def macros(self) -> dict[str, int | str]:
         return {"DOT_SHIFT": self.dot_shift, "WEIGHT_BITS": self.weight_bits}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Cache:
     """A layer's keys and values: int64 [context, kv_heads, head_dim], scales [context, kv_heads]."""
 
-    k: vectors.QHeads
-    v: vectors.QHeads
+    k: vectors.StoredHeads
+    v: vectors.StoredHeads
 
     @classmethod
     def of(cls, state: State, layer: int) -> Cache:
@@ -35,12 +36,7 @@ class Cache:
             scales = (g.context, g.kv_heads)
             values = (*scales, g.head_dim)
             state.kept[key] = cls(
-                *(
-                    vectors.QHeads(
-                        np.zeros(values, I64), np.zeros(scales, I64), np.zeros(scales, I64)
-                    )
-                    for _ in range(2)
-                )
+                *(vectors.StoredHeads(np.zeros(values, I64), np.zeros(scales, I64)) for _ in "kv")
             )
         found: Cache = state.kept[key]
         return found
@@ -52,6 +48,22 @@ def rule_heads(graph: Graph, op: RopeCache | Attention) -> str | None:
     if op.head_dim % 2:
         return f"odd head_dim {op.head_dim}"
     return None
+
+
+# of the scales in the cache: an int32 is normalised by at most 14 bits, and a norm of heads of up to
+# 2**16 inputs gives at most 2**(31 + 8)
+UNIT_MIN, UNIT_MAX = -14, 31
+
+
+def unit_fault(unit: int) -> str | None:
+    """What is wrong with a unit of scales, or None."""
+    if UNIT_MIN <= unit <= UNIT_MAX:
+        return None
+    return f"scales in units of 2**{unit}, allowed {UNIT_MIN}..{UNIT_MAX}"
+
+
+def rule_units(graph: Graph, op: RopeCache) -> str | None:
+    return unit_fault(op.k_unit) or unit_fault(op.v_unit)
 
 
 def rule_qkv(graph: Graph, op: RopeCache) -> str | None:
@@ -107,7 +119,8 @@ def cache_uses(sizes: PassSizes) -> Iterable[Use]:
 
 @dataclass
 class RopeCache(Op):
-    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache.
+    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache, with scales
+    in units of 2**k_unit and 2**v_unit.
 
     With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
     ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
@@ -115,12 +128,15 @@ class RopeCache(Op):
 
     OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
     GIVES = ("heads8",)
-    RULES = (rule_qkv, rule_heads, rule_head_norm)
+    RULES = (rule_qkv, rule_heads, rule_units, rule_head_norm)
     KERNEL = "sc_step_heads"
+    NUMBERS = MappingProxyType({"k_unit": "int8_t", "v_unit": "int8_t"})
 
     heads: int
     kv_heads: int
     head_dim: int
+    k_unit: int
+    v_unit: int
     q_gain: np.ndarray | None = None
     k_gain: np.ndarray | None = None
     eps: int | None = None
@@ -132,21 +148,24 @@ class RopeCache(Op):
         at = slice(state.position, state.position + t)
         cos = state.graph.rope_cos[at].astype(I64)
         sin = state.graph.rope_sin[at].astype(I64)
-        x = y.reshape(t, h + 2 * kv, d)
-
-        def head(part: np.ndarray, gain: np.ndarray | None) -> vectors.QHeads:
-            if gain is None or self.pre_shift is None or self.eps is None:
-                return vectors.quantize_heads(part, cos, sin)
-            return vectors.norm_quantize_heads(
-                part, gain.astype(I64), self.pre_shift, self.eps, cos, sin
+        parts = np.split(y.reshape(t, h + 2 * kv, d), (h, h + kv), axis=1)
+        if self.q_gain is None or self.k_gain is None or self.pre_shift is None or self.eps is None:
+            q = vectors.quantize_heads(parts[0], cos, sin)
+            k = vectors.store_heads(parts[1], self.k_unit, cos, sin)
+        else:
+            norm = (self.pre_shift, self.eps)
+            q = vectors.norm_quantize_heads(parts[0], self.q_gain.astype(I64), *norm, cos, sin)
+            k = vectors.norm_store_heads(
+                parts[1], self.k_gain.astype(I64), *norm, self.k_unit, cos, sin
             )
-
-        q, k = head(x[:, :h], self.q_gain), head(x[:, h : h + kv], self.k_gain)
-        v = vectors.quantize_heads(x[:, h + kv :])
+        v = vectors.store_heads(parts[2], self.v_unit)
         cache = Cache.of(state, self.layer)
         for kept, new in ((cache.k, k), (cache.v, v)):
-            kept.q[at], kept.mantissa[at], kept.exponent[at] = new.q, new.mantissa, new.exponent
+            kept.q[at], kept.scale[at] = new.q, new.scale
         return q
+
+    def numbers(self) -> tuple[int, ...]:
+        return self.k_unit, self.v_unit
 
     def macros(self) -> dict[str, int | str]:
         if self.pre_shift is None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
-    if not (1 <= op.shift <= 31 and -20 <= op.gate_shift <= 31):
-        return f"shifts {op.shift} and {op.gate_shift} outside 1..31 and -20..31"
+    if not (0 <= op.shift <= 15 and -20 <= op.gate_shift <= 31):
+        return f"shifts {op.shift} and {op.gate_shift} outside 0..15 and -20..31"
     return None
 
 
@@ -28,14 +28,14 @@ def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
 class SiluMul(Op):
     """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
 
-    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses two bits to a high
-    word, its product with up is rounded by ``shift`` (1..31).
+    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses a bit to a high word,
+    gets ``shift`` (0..15) back, and its product with up is a high word again.
     """
 
     RULES = (rule_shifts,)
     FUSED = True
     KERNEL = "sc_step_linear"
-    NUMBERS = MappingProxyType({"gate_shift": "int16_t", "silu_shift": "int16_t"})
+    NUMBERS = MappingProxyType({"gate_shift": "int8_t", "silu_shift": "int8_t"})
 
     gate_shift: int
     shift: int
