@@ -316,7 +316,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (head_eps, "rule_head_norm", "eps 0 outside"),
     (head_gain, "rule_head_norm", "gain of a head is int16(5,)"),
     (head_gain_of_minus_one, "rule_head_norm", "a gain of -32768"),
-    (cache_unit, "rule_units", r"units of 2\*\*32, allowed -14..31"),
+    (cache_unit, "rule_units", "units of 2**32, allowed -14..31"),
     (dot_product_of_17_bits, "rule_probabilities", "are not 16 bits"),
     (silu_shift, "rule_shifts", "shifts 16 and"),
     (gate_shift, "rule_shifts", "and 32 outside"),
