@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.cli.main import run_cli
 from shrinkc.core import artifact
 from shrinkc.ir.serialize import load
 
@@ -25,6 +26,14 @@ from .conftest import Cli
 def content(folder: Path) -> dict[str, bytes]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def compiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As all have it, but of these tests alone: others build programs in theirs."""
+    out = tmp_path_factory.mktemp("compiled") / "tiny"
+    assert run_cli(["compile", str(model), "-o", str(out)]) == 0
+    return out
 
 
 def test_the_directory_is_complete(compiled: Path) -> None:
