@@ -24,7 +24,14 @@ from shrinkc.targets import KIB, SIRACUSA
 
 from .plain import EAGER, PLAIN, WITH_PLAIN
 
-LARGE = {"hidden": 96, "intermediate": 400, "heads": 4, "kv_heads": 2, "vocab": 107, "layers": 2}
+LARGE: dict[str, Any] = {
+    "hidden": 96,
+    "intermediate": 400,
+    "heads": 4,
+    "kv_heads": 2,
+    "vocab": 107,
+    "layers": 2,
+}
 
 
 @pytest.fixture(autouse=True)
