@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from shrinkc.abi import Trace
 from shrinkc.importer import FloatModel
 from shrinkc.ir.steps import PassSizes
 from shrinkc.memory.plan import planned_sizes
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import run_program
-from shrinkc.simulate.proof import TRACE_PROOF, Request, compare, parse, reference
+from shrinkc.simulate.proof import Request, compare, parse, reference
 from shrinkc.targets import KIB, SIRACUSA
 
 from .programs import ENV, Program, add_adapters, compile_graph, need
@@ -66,7 +67,7 @@ class Watched:
     uses: list[tuple[str, str]]
 
     def run(self, without: int = -1) -> tuple[int, list[str], list[str]]:
-        words = REQUEST.words(self.program.graph.context, TRACE_PROOF)
+        words = REQUEST.words(self.program.graph.context, Trace.PROOF)
         env = {**ENV, "SC_WITHOUT": str(without), "ASAN_OPTIONS": "symbolize=0"}
         done = run_program(self.program.out, "host", words, env=env, timeout_s=60)
         return done.exit_code, done.lines, done.errors
@@ -98,7 +99,7 @@ def watched(program: Program) -> Watched:
     return Watched(program.build("host", SAN="1"), [(name, buffer) for _, name, buffer in uses])
 
 
-@pytest.fixture(scope="module", params=["in L1", "cache and logits in L2"])
+@pytest.fixture(scope="module", params=["in L1", "cache and logits in L2", "a layer's cache in L1"])
 def made(
     request: pytest.FixtureRequest,
     story_model: FloatModel,
@@ -111,11 +112,14 @@ def made(
     graph = lower(story_model, options, 64)
     for layer in story_model.layers:
         layer.adapters.clear()
-    budget = None if request.param == "in L1" else 24 * KIB
+    budgets = {"in L1": None, "cache and logits in L2": 24 * KIB, "a layer's cache in L1": 30 * KIB}
+    budget = budgets[request.param]
     program = compile_graph(
         graph, story_model, tmp_path_factory.mktemp("watched") / "out", SIRACUSA, budget
     )
     assert program.plan.kv_in_l1 == (budget is None)
+    sizes = planned_sizes(program.shape, SIRACUSA, program.plan)
+    assert sizes.kv_layer_in_l1 == (budget == 30 * KIB)
     return watched(program)
 
 
