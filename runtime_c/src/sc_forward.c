@@ -150,13 +150,52 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     linear(l->m[s->slot], xv, sc_now.tokens, &out, core);
 }
 
+#if SC_KV_LAYER_IN_L1
+
+/* The cache of the layer at hand is in L1: keys, and values behind them.  While the cores are busy with what
+ * comes between, the next layer's is on its way; core 0 starts and awaits all of it. */
+static SC_L1 sc_dma kv_dma[2];
+#define KEYS(layer) ((void)(layer), kv_layer[0])
+#define VALUES_OF(layer) ((void)(layer), kv_layer[0] + SC_KV_BLOCKS * SC_K_BLOCK)
+
+/* Blocks that hold positions before this pass's. */
+static void kv_load(uint32_t layer) {
+    const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    if (!blocks) return;
+    kv_dma[0] = sc_dma_in(KEYS(layer), k_cache[layer], blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), v_cache[layer], blocks * SC_V_BLOCK);
+}
+
+/* Those that this pass's positions are in. */
+static void kv_store(uint32_t layer) {
+    const uint32_t first = sc_now.position / SC_KV_POSITIONS;
+    const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
+    kv_dma[0] = sc_dma_out(k_cache[layer] + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+                           blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_out(v_cache[layer] + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+                           blocks * SC_V_BLOCK);
+}
+
+static void kv_wait(void) {
+    sc_dma_wait(kv_dma[0]);
+    sc_dma_wait(kv_dma[1]);
+}
+
+#else
+#define KEYS(layer) k_cache[layer]
+#define VALUES_OF(layer) v_cache[layer]
+#endif
+
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
+#if SC_KV_LAYER_IN_L1
+    if (core == 0 && sc_now.position > 0) kv_wait();
+#endif
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
     for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
         uint32_t t = i / per_token;
         sc_head_prepare(&sc_layers[layer], source(s) + t * s->src_stride, (int)(i - t * per_token),
-                        sc_now.position + t, rope[t], q8[t], q_scale[t], k_cache[layer], v_cache[layer],
+                        sc_now.position + t, rope[t], q8[t], q_scale[t], KEYS(layer), VALUES_OF(layer),
                         work[core]);
     }
 }
@@ -190,19 +229,27 @@ static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t i
                    layer);
 }
 
-#if SC_KV_IN_L1
+#if SC_KV_IN_L1 || SC_KV_LAYER_IN_L1
 
 SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
+#if SC_KV_LAYER_IN_L1
+    if (core == 0) kv_store(index);
+#endif
     for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
         head_begin(layer, item, core);
-        head_pass(PASS_SCORES, item, k_cache[index], 0, all, core);
-        head_pass(PASS_WEIGH, item, k_cache[index], 0, all, core);
-        head_pass(PASS_VALUES, item, v_cache[index], 0, all, core);
+        head_pass(PASS_SCORES, item, KEYS(index), 0, all, core);
+        head_pass(PASS_WEIGH, item, KEYS(index), 0, all, core);
+        head_pass(PASS_VALUES, item, VALUES_OF(index), 0, all, core);
         head_store(layer, s, item, core);
     }
+#if SC_KV_LAYER_IN_L1
+    if (core == 0) kv_wait();
+    sc_barrier(); /* nobody reads this layer's any more */
+    if (core == 0 && index + 1 < SC_LAYERS) kv_load(index + 1);
+#endif
 }
 
 #else
@@ -295,6 +342,9 @@ SC_HOT void sc_forward(void *unused, int core) {
         }
         sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);
         sc_dma_wait(d);
+#if SC_KV_LAYER_IN_L1
+        kv_load(0);
+#endif
     }
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);

@@ -7,20 +7,23 @@ a step runs, all of the arena is poisoned but the buffers of its uses.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from shrinkc.abi import Trace
+from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.ir.steps import PassSizes
-from shrinkc.memory.plan import planned_sizes
+from shrinkc.memory.plan import make_plan, planned_sizes
 from shrinkc.quantize import QuantOptions, lower
+from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate import run_program
-from shrinkc.simulate.proof import TRACE_PROOF, Request, compare, parse, reference
+from shrinkc.simulate.proof import Request, compare, parse, reference
 from shrinkc.targets import KIB, SIRACUSA
 
-from .programs import ENV, Program, add_adapters, compile_graph, need
+from .programs import ENV, Program, add_adapters, compile_graph, need, shape_of
 
 REQUEST = Request((1, 5, 9, 100, 7, 2, 44, 12, 3, 80, 6), 3, ignore_eos=True)
 
@@ -66,7 +69,7 @@ class Watched:
     uses: list[tuple[str, str]]
 
     def run(self, without: int = -1) -> tuple[int, list[str], list[str]]:
-        words = REQUEST.words(self.program.graph.context, TRACE_PROOF)
+        words = REQUEST.words(self.program.graph.context, Trace.PROOF)
         env = {**ENV, "SC_WITHOUT": str(without), "ASAN_OPTIONS": "symbolize=0"}
         done = run_program(self.program.out, "host", words, env=env, timeout_s=60)
         return done.exit_code, done.lines, done.errors
@@ -98,7 +101,26 @@ def watched(program: Program) -> Watched:
     return Watched(program.build("host", SAN="1"), [(name, buffer) for _, name, buffer in uses])
 
 
-@pytest.fixture(scope="module", params=["in L1", "cache and logits in L2"])
+KINDS: dict[str, Callable[[PassSizes], bool]] = {
+    "in L1": lambda sizes: sizes.kv_in_l1 and sizes.logits_in_l1,
+    "a layer's cache in L1": lambda sizes: sizes.kv_layer_in_l1,
+    "pieces of the cache in L1": lambda sizes: not (sizes.kv_in_l1 or sizes.kv_layer_in_l1),
+}
+
+
+def budget_with(shape: ModelShape, kind: Callable[[PassSizes], bool]) -> int:
+    """All of L1 or the most up to 64 KiB for which a plan is of that kind."""
+    for budget in (SIRACUSA.l1, *range(64 * KIB, 0, -64)):
+        try:
+            plan = make_plan(shape, SIRACUSA, budget)
+        except DoesNotFit:
+            break
+        if kind(planned_sizes(shape, SIRACUSA, plan)):
+            return budget
+    raise AssertionError("no budget makes such a plan")
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
 def made(
     request: pytest.FixtureRequest,
     story_model: FloatModel,
@@ -111,11 +133,11 @@ def made(
     graph = lower(story_model, options, 64)
     for layer in story_model.layers:
         layer.adapters.clear()
-    budget = None if request.param == "in L1" else 24 * KIB
+    budget = budget_with(shape_of(graph, story_model), KINDS[request.param])
     program = compile_graph(
         graph, story_model, tmp_path_factory.mktemp("watched") / "out", SIRACUSA, budget
     )
-    assert program.plan.kv_in_l1 == (budget is None)
+    assert KINDS[request.param](planned_sizes(program.shape, SIRACUSA, program.plan))
     return watched(program)
 
 

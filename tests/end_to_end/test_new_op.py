@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shrinkc.abi import Trace
 from shrinkc.core.errors import IllegalIR, PlanInvalid
 from shrinkc.importer import FloatModel
 from shrinkc.ir.dump import dump
@@ -30,8 +31,6 @@ from shrinkc.numerics.fixed import I64, round_shift
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import run_program
 from shrinkc.simulate.proof import (
-    TRACE_DUMP,
-    TRACE_PROOF,
     Request,
     compare,
     locate,
@@ -199,7 +198,7 @@ def test_a_wrong_kernel_is_named(leaking: Graph, story_model: FloatModel, tmp_pa
     verdict = compare(parse(made.run("host", REQUEST)), want, leaking)
     first = verdict.first_difference
     assert not verdict.ok and first is not None and (first.step, first.layer) == (0, 0)
-    words = REQUEST.words(leaking.context, TRACE_PROOF | TRACE_DUMP, (0, 0))
+    words = REQUEST.words(leaking.context, Trace.PROOF | Trace.DUMP, (0, 0))
     got = parse(run_program(made.out, "host", words, env=ENV, timeout_s=60).lines)
     found = locate(got.dumps, op_values(leaking, REQUEST, want, 0, 0), leaking, 0, 0)
     assert found is not None and (found.op, found.index) == ("leak", 7)

@@ -88,7 +88,8 @@ class PassSizes:
     """A pass of ``chunk`` tokens on ``cores``: what ops compute their buffers from.
 
     ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
-    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1."""
+    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1, all of a
+    layer's where they fit."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -106,6 +107,11 @@ class PassSizes:
     kv_tile: int
     logits_in_l1: bool
     scratch: int = 0
+
+    @property
+    def kv_layer_in_l1(self) -> bool:
+        """Whether a cache that is not in L1 comes there a layer at a time."""
+        return not self.kv_in_l1 and 4 * self.kv_tile >= self.context
 
     @cached_property
     def _by_name(self) -> dict[str, Step]:

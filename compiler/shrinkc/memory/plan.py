@@ -201,7 +201,8 @@ def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
 def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, int, bool]:
     """(chunk, tile bytes, kv in L1, kv tile blocks, logits in L1) for the best use of L1.
 
-    Preferences in order: KV cache and logits in L1, then long prefill chunks, then large tiles.
+    Preferences in order: KV cache and logits in L1, then long prefill chunks, then a whole layer's cache
+    where not all layers' is in L1, then large tiles.
     Raises DoesNotFit when not even the smallest of everything fits.
     """
     overhead = t.l1_system + layer_table_bytes(s)
@@ -234,7 +235,7 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     for enough in (comfortable, align(block)):
         for kv_l1, logits_l1 in ((True, True), (False, True), (False, False)):
             for chunk in CHUNKS if kv_l1 or enough == comfortable else CHUNKS[::-1]:
-                for kv_tile in (kv_tiles, 1):
+                for kv_tile in (kv_tiles, 1) if kv_l1 else (kv.blocks, kv_tiles, 1):
                     tile = tile_for(chunk, kv_l1, kv_tile, logits_l1, enough)
                     if tile >= enough:
                         return chunk, tile, kv_l1, kv_tile, logits_l1

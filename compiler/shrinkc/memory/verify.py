@@ -94,6 +94,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if plan.kv_in_l1:
         out["k_cache"] = s.num_layers * positions // 4 * k_block
         out["v_cache"] = s.num_layers * positions // 4 * v_block
+    elif 4 * plan.kv_tile_blocks >= s.context:
+        out["kv_layer"] = positions // 4 * (k_block + v_block)
     else:
         piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
         out["kv_tile"] = 2 * piece

@@ -90,7 +90,7 @@ class Attention(Op):
         yield Use("head_scratch", Access.SCRATCH, scratch)
         yield Use("head_state", Access.SCRATCH, sizes.cores * head_state_bytes(sizes.head_dim))
         yield from cache_uses(sizes)
-        if not sizes.kv_in_l1:
+        if not sizes.kv_in_l1 and not sizes.kv_layer_in_l1:
             kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)

@@ -109,12 +109,15 @@ class KvShape:
 
 
 def cache_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The cache of all layers, where it is in L1."""
+    """The cache of all layers, or of the layer at hand, where it is in L1."""
     if sizes.kv_in_l1:
         kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
         blocks = sizes.num_layers * kv.blocks
         yield Use("k_cache", Access.KEEP, blocks * kv.k_block)
         yield Use("v_cache", Access.KEEP, blocks * kv.v_block)
+    elif sizes.kv_layer_in_l1:
+        kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
+        yield Use("kv_layer", Access.KEEP, kv.blocks * (kv.k_block + kv.v_block))
 
 
 @dataclass
