@@ -4,7 +4,8 @@
 
 Models: ``examples/stories``; stories260K, converted from DIR/stories260K, where DIR is given; and
 "microLlama", the shape of the published peer benchmark (8 layers, width 64, 16 heads of 4, gated
-FFN of 256, random weights) with an embedding and a head of 512 tokens that the peer does not have.
+FFN of 256, random weights) with an embedding and a head of 512 tokens that the peer does not have,
+compiled for 64 positions and for 256.
 Every run is verified against the interpreter; one that differs ends the benchmark.
 """
 
@@ -27,6 +28,7 @@ from shrinkc.model import matrix_shapes, norm_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFILL = 48
+LONG, AT = 256, (1, 64, 128, 248)
 WIDTHS: dict[str, list[str]] = {
     "8 bit": [],
     "4 bit, groups of 32": ["--bits", "4", "--group", "32", "--short-last-group"],
@@ -103,6 +105,29 @@ def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[st
     }
 
 
+def measure_long(model: Path, out: Path) -> list[str]:
+    """A table: one decode to the end of a long context, 8 bit; every integer verified."""
+    shrinkc(
+        "compile", str(model), "--target", "siracusa", "-o", str(out), "--context", str(LONG), "--force",
+    )  # fmt: skip
+    run = json.loads(
+        shrinkc(
+            "run", str(out), "--on", "gvsoc", "--ignore-eos", "--json", "--prompt-ids", "1",
+            "--tokens", str(LONG - 1),
+        )
+    )  # fmt: skip
+    verdict, steps = run["verdict"], run["cycles"]["decode"]
+    assert verdict["mismatched"] == 0 and verdict["compared"] > 0, verdict
+    each = (steps[AT[-1] - 1] - steps[AT[1] - 1]) / (AT[-1] - AT[1])
+    head = " | ".join(f"position {at}" for at in AT)
+    row = " | ".join(f"{steps[at - 1]:,.0f}" for at in AT)
+    return [
+        f"| microLlama shape, random, 8 bit, compiled for {LONG} | {head} | each cached token | values compared |",
+        "|---|" + "---|" * (len(AT) + 2),
+        f"| decode | {row} | {each:,.0f} | {verdict['compared']:,} |",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,6 +168,7 @@ def main() -> None:
                     f"{m['prefill']:,.0f} | {m['compared']:,} |"
                 )
                 print(lines[-1], file=sys.stderr, flush=True)
+        lines += ["", *measure_long(micro, work / "out-long")]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.output:

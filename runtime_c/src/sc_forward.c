@@ -100,12 +100,58 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
 #endif
 }
 
+#if SC_KV_LAYER_IN_L1
+
+/* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
+ * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  The
+ * core that has tiles copied starts and awaits all of it. */
+static SC_L1 sc_dma kv_dma[2];
+static SC_L1 uint32_t kv_next; /* that core's own */
+#define KEYS(layer) ((void)(layer), kv_layer[0])
+#define VALUES_OF(layer) ((void)(layer), kv_layer[0] + SC_KV_BLOCKS * SC_K_BLOCK)
+
+/* Blocks that hold positions before this pass's. */
+static void kv_load(uint32_t layer) {
+    if (layer >= SC_LAYERS) return;
+    const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    if (!blocks) return;
+    kv_dma[0] = sc_dma_in(KEYS(layer), k_cache[layer], blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), v_cache[layer], blocks * SC_V_BLOCK);
+}
+
+/* Those that this pass's positions are in. */
+static void kv_store(uint32_t layer) {
+    const uint32_t first = sc_now.position / SC_KV_POSITIONS;
+    const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
+    kv_dma[0] = sc_dma_out(k_cache[layer] + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+                           blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_out(v_cache[layer] + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+                           blocks * SC_V_BLOCK);
+}
+
+static void kv_wait(void) {
+    sc_dma_wait(kv_dma[0]);
+    sc_dma_wait(kv_dma[1]);
+}
+
+/* With the matrix that gate and up are. */
+static inline void kv_set_out(const sc_output *out, int core) {
+    if (out->kind == SC_SILU && core == SC_LAST_CORE(SC_CORES)) kv_load(kv_next);
+}
+
+#else
+#define KEYS(layer) k_cache[layer]
+#define VALUES_OF(layer) v_cache[layer]
+#define kv_set_out(out, core) ((void)0)
+#endif
+
 /* All rows of a matrix, tile by tile as the stream delivers them. */
 SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out,
                             int core) {
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
         sc_barrier(); /* the activations are there */
+        kv_set_out(out, core);
         sc_engine_of(m)->begin(m, in_place(m), in, tokens, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
@@ -122,6 +168,7 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
+        if (first + n == m->blocks) kv_set_out(out, core);
         sc_matrix_tile(m, tile, first, n, in, sv, tokens, out, core, SC_CORES);
     }
 }
@@ -150,45 +197,9 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     linear(l->m[s->slot], xv, sc_now.tokens, &out, core);
 }
 
-#if SC_KV_LAYER_IN_L1
-
-/* The cache of the layer at hand is in L1: keys, and values behind them.  While the cores are busy with what
- * comes between, the next layer's is on its way; core 0 starts and awaits all of it. */
-static SC_L1 sc_dma kv_dma[2];
-#define KEYS(layer) ((void)(layer), kv_layer[0])
-#define VALUES_OF(layer) ((void)(layer), kv_layer[0] + SC_KV_BLOCKS * SC_K_BLOCK)
-
-/* Blocks that hold positions before this pass's. */
-static void kv_load(uint32_t layer) {
-    const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
-    if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), k_cache[layer], blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), v_cache[layer], blocks * SC_V_BLOCK);
-}
-
-/* Those that this pass's positions are in. */
-static void kv_store(uint32_t layer) {
-    const uint32_t first = sc_now.position / SC_KV_POSITIONS;
-    const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(k_cache[layer] + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
-                           blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(v_cache[layer] + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
-                           blocks * SC_V_BLOCK);
-}
-
-static void kv_wait(void) {
-    sc_dma_wait(kv_dma[0]);
-    sc_dma_wait(kv_dma[1]);
-}
-
-#else
-#define KEYS(layer) k_cache[layer]
-#define VALUES_OF(layer) v_cache[layer]
-#endif
-
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
 #if SC_KV_LAYER_IN_L1
-    if (core == 0 && sc_now.position > 0) kv_wait();
+    if (core == SC_LAST_CORE(SC_CORES) && sc_now.position > 0) kv_wait();
 #endif
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
@@ -236,7 +247,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
     const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
     sc_barrier();
 #if SC_KV_LAYER_IN_L1
-    if (core == 0) kv_store(index);
+    if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
 #endif
     for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
         head_begin(layer, item, core);
@@ -246,9 +257,10 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         head_store(layer, s, item, core);
     }
 #if SC_KV_LAYER_IN_L1
-    if (core == 0) kv_wait();
-    sc_barrier(); /* nobody reads this layer's any more */
-    if (core == 0 && index + 1 < SC_LAYERS) kv_load(index + 1);
+    if (core == SC_LAST_CORE(SC_CORES)) {
+        kv_wait();
+        kv_next = index + 1;
+    }
 #endif
 }
 
@@ -342,10 +354,10 @@ SC_HOT void sc_forward(void *unused, int core) {
         }
         sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);
         sc_dma_wait(d);
-#if SC_KV_LAYER_IN_L1
-        kv_load(0);
-#endif
     }
+#if SC_KV_LAYER_IN_L1
+    if (core == SC_LAST_CORE(SC_CORES)) kv_load(0);
+#endif
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want_logits);

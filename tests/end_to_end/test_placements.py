@@ -11,7 +11,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan, make_plan, planned_sizes
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
@@ -127,6 +127,53 @@ def test_kv_cache_in_l2_in_several_pieces(
     program.build("host", SAN="1", LAZY="1", CORES="8")
     program.prove("host", request_, want)
     program.prove("host", replace(request_, sampling=GREEDY))
+
+
+@pytest.fixture(scope="module")
+def by_layer(shape: ModelShape, budgets: list[int]) -> int:
+    """A budget at which a layer's cache comes into L1."""
+    plans = {b: planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA, b)) for b in budgets}
+    return next(b for b, sizes in plans.items() if sizes.kv_layer_in_l1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"SAN": "1", "LAZY": "1", "CORES": "8"},
+        {"SAN": "thread", "LAZY": "1", "CORES": "8"},
+        {"SAN": "thread", "CORES": "3"},
+        {},
+    ],
+)
+def test_a_layers_cache_comes_into_l1(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    by_layer: int,
+    request_: Request,
+    want: Record,
+    options: dict[str, str],
+) -> None:
+    """Prompts that end within blocks, one token and the rest decoded; late and early transfers, no race."""
+    need("host")
+    program = compile_graph(graph, story_model, tmp_path / "out", l1_budget=by_layer)
+    program.build("host", **options)
+    program.prove("host", request_, want)
+    program.prove("host", Request((1,), 37, GREEDY, ignore_eos=True))
+
+
+@pytest.mark.gvsoc
+def test_a_layers_cache_comes_into_l1_on_the_soc(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    by_layer: int,
+    request_: Request,
+    want: Record,
+) -> None:
+    need("gvsoc")
+    program = compile_graph(graph, story_model, tmp_path / "out", l1_budget=by_layer)
+    program.build("gvsoc").prove("gvsoc", request_, want, timeout_s=120)
 
 
 @pytest.mark.parametrize(

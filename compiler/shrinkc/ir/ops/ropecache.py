@@ -115,7 +115,12 @@ def cache_uses(sizes: PassSizes) -> Iterable[Use]:
         blocks = sizes.num_layers * kv.blocks
         yield Use("k_cache", Access.KEEP, blocks * kv.k_block)
         yield Use("v_cache", Access.KEEP, blocks * kv.v_block)
-    elif sizes.kv_layer_in_l1:
+    yield from layer_cache_uses(sizes)
+
+
+def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
+    """The cache of the layer at hand, where that comes into L1."""
+    if sizes.kv_layer_in_l1:
         kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
         yield Use("kv_layer", Access.KEEP, kv.blocks * (kv.k_block + kv.v_block))
 

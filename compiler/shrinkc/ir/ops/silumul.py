@@ -11,6 +11,7 @@ import numpy as np
 
 from shrinkc.ir.ops.linear import product_uses
 from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.ops.ropecache import layer_cache_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.numerics.gating import silu_mul
 
@@ -53,6 +54,7 @@ class SiluMul(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
+        yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
