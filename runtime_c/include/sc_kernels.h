@@ -51,7 +51,7 @@ typedef struct {
     enum sc_epilogue kind;
     int32_t *dst; /* [tokens][stride] */
     uint32_t stride;
-    int gate_shift, silu_shift; /* SC_SILU: dst is [ffn], blocks are 4 gate + 4 up rows */
+    int gate_shift, silu_shift, up_shift; /* SC_SILU: dst is [ffn], blocks are 4 gate + 4 up rows */
 #ifdef SC_HAS_BIAS
     const int32_t *bias; /* [rows], added before anything else is done with a row; or NULL */
 #endif

@@ -52,10 +52,8 @@ SC_HOT static uint64_t head_gains(const int32_t *x, const int16_t *gain, int32_t
     }
     return total;
 }
-#endif
 
 /* The head after RMSNorm over x: mantissa and exponent times 1 / rms. */
-#ifdef SC_HAS_HEAD_NORM
 SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
     int j;
     const uint32_t product = top * sc_rsqrt(total, &j);
@@ -80,6 +78,7 @@ SC_HOT void sc_head_prepare(const sc_layer *layer, const int32_t *qkv, int head,
 #endif
     int exponent = head_mantissas(x, is_v ? 0 : rope, work, &top);
     uint32_t mantissa = top, limit = top;
+    int right = 0; /* by how many bits the unit of the cache's scales is larger than that of y */
 #ifdef SC_HAS_HEAD_NORM
     if (!is_v) mantissa = head_rms(total, top, &exponent);
 #endif
@@ -92,8 +91,8 @@ SC_HOT void sc_head_prepare(const sc_layer *layer, const int32_t *qkv, int head,
     } else {
         int kv = head - SC_HEADS - (is_v ? SC_KV_HEADS : 0);
         const int unit = is_v ? layer->v_unit : layer->k_unit;
-        const int right = sc_min(sc_max(unit - exponent, 0), 31),
-                  left = sc_min(sc_max(exponent - unit, 0), 16);
+        const int left = sc_min(sc_max(exponent - unit, 0), 16);
+        right = sc_min(sc_max(unit - exponent, 0), 31);
         uint32_t scale = (mantissa + (1u << right) - 1) >> right << left;
         scale = (uint32_t)sc_max(sc_min((int32_t)scale, SC_STORED_MAX), 1);
         if (right) limit = scale << right;
@@ -111,7 +110,7 @@ SC_HOT void sc_head_prepare(const sc_layer *layer, const int32_t *qkv, int head,
 #ifdef SC_HAS_HEAD_NORM
     if (!is_v) {
         const uint32_t plain = ((uint32_t)SC_QMAX << SC_QSHIFT) / top;
-        reciprocal = (int32_t)(limit == top ? plain : plain * mantissa / limit);
+        reciprocal = (int32_t)(right ? plain * mantissa / limit : plain);
     } else
 #endif
         reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);

@@ -159,8 +159,12 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
 #endif
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
-        const sc_output side = {
-            .kind = SC_STORE, .dst = sy[0], .stride = SC_RANK, .gate_shift = 0, .silu_shift = 0};
+        const sc_output side = {.kind = SC_STORE,
+                                .dst = sy[0],
+                                .stride = SC_RANK,
+                                .gate_shift = 0,
+                                .silu_shift = 0,
+                                .up_shift = 0};
         linear(m - 1, in, tokens, &side, core);
         quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
     }
@@ -190,7 +194,7 @@ SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     sc_output out = {.kind = s->how, .dst = SC_BUFFER(int32_t *, s->dst), .stride = s->dst_stride};
-    out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift;
+    out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift, out.up_shift = l->up_shift;
 #ifdef SC_HAS_BIAS
     out.bias = l->bias[s->slot];
 #endif

@@ -161,14 +161,15 @@ SC_HOT static void add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
-/* dst = silu(gate) * up of n rows, the ups SC_ROWS / 2 words behind the gates; |gate * sigmoid| << shift is
- * below 2^31 by the bound that fixed it */
-static inline void silu_rows(const int32_t *gate, uint32_t n, int gate_shift, int shift, int32_t *dst) {
+/* dst = silu(gate) * up of n rows, the ups SC_ROWS / 2 words behind the gates; |gate * sigmoid| << shift and
+ * |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that fixed them */
+static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t n, int32_t *dst) {
+    const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
 #if SC_XPULP
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 15)
                          SC_LW_POST("%[g]", "%[y]")
                          "lw %[u], %[half](%[y])\n"
                          "mv %[v], %[g]\n"
@@ -179,13 +180,14 @@ static inline void silu_rows(const int32_t *gate, uint32_t n, int gate_shift, in
                          ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"
                          "and %[v], %[v], %[mask]\n"
                          ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */
+                         "sll %[u], %[u], %[us]\n"
                          "mulh %[g], %[g], %[i]\n"
                          "sll %[g], %[g], %[shift]\n"
                          "mulh %[g], %[g], %[u]\n"
                          ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
-                         SC_LOOP_END(14)
+                         SC_LOOP_END(15)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
-                         : [n] "r"(n), [gs] "r"(gate_shift), [shift] "r"(shift), [mask] "r"(4095),
+                         : [n] "r"(n), [gs] "r"(gate_shift), [shift] "r"(shift), [us] "r"(up_shift), [mask] "r"(4095),
                            [table] "r"(sc_sigmoid_table + 256), [half] "i"(SC_ROWS / 2 * 4 - 4)
                          : "memory");
         /* clang-format on */
@@ -201,7 +203,7 @@ static inline void silu_rows(const int32_t *gate, uint32_t n, int gate_shift, in
             g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
         }
         const int32_t s = (int32_t)((uint32_t)sc_mulh(*gate, sc_sigmoid_q31(g16)) << shift);
-        *dst++ = sc_mulh(s, gate[SC_ROWS / 2]);
+        *dst++ = sc_mulh(s, (int32_t)((uint32_t)gate[SC_ROWS / 2] << up_shift));
     }
 }
 
@@ -209,7 +211,7 @@ static inline void silu_rows(const int32_t *gate, uint32_t n, int gate_shift, in
 SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows,
                                const int32_t *y) {
     if (out->kind == SC_SILU) {
-        silu_rows(y, rows / 2, out->gate_shift, out->silu_shift, dst + row / 2);
+        silu_rows(out, y, rows / 2, dst + row / 2);
     } else if (out->kind == SC_ADD) {
         dst += row;
         for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);

@@ -318,7 +318,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (head_gain_of_minus_one, "rule_head_norm", "a gain of -32768"),
     (cache_unit, "rule_units", "units of 2**32, allowed -14..31"),
     (dot_product_of_17_bits, "rule_probabilities", "are not 16 bits"),
-    (silu_shift, "rule_shifts", "shifts 16 and"),
+    (silu_shift, "rule_shifts", "shifts 16, "),
     (gate_shift, "rule_shifts", "and 32 outside"),
     (embed_factor, "rule_factor", "factor 2147483648 outside"),
 ]

@@ -217,6 +217,7 @@ static void matrix(void) {
     out.stride = word();
     out.gate_shift = (int)word();
     out.silu_shift = (int)word();
+    out.up_shift = (int)word();
     const int cores = (int)word(), backwards = (int)word();
     sc_qvec *x_ = read_vectors(&m.in, tokens, m.format & SC_FMT_ASYM);
     sc_qvec *side = m.b ? read_vectors(&b.in, tokens, 0) : NULL;

@@ -230,6 +230,7 @@ def matrix_command(
     tile_blocks: int | None = None,
     gate_shift: int = 0,
     silu_shift: int = 0,
+    up_shift: int = 0,
 ) -> tuple[int, np.ndarray]:
     """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
@@ -242,7 +243,9 @@ def matrix_command(
     else:
         parts += [to_words([1]), matrix_words(w.low_rank.b, len(order), 1, is_side=True)]
     parts.append(
-        to_words([tokens, kind, start.shape[1], gate_shift, silu_shift, cores, int(backwards)])
+        to_words(
+            [tokens, kind, start.shape[1], gate_shift, silu_shift, up_shift, cores, int(backwards)]
+        )
     )
     parts += [vector_words(x, t, w.seg, w.pad, w.b is not None) for t in range(tokens)]
     if w.low_rank is not None:

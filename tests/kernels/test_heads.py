@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shrinkc.ir.ops import Attention, RopeCache
+from shrinkc.numerics import vectors
 from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.vectors import (
     QHeads,
@@ -199,3 +200,38 @@ def test_pieces_of_the_cache_change_nothing(harness: Get, config: str) -> None:
     jobs = [(x, how, [b, blocks], n - 1, "one cut") for b in range(1, blocks)]
     jobs += [(x, how, [size], n - 1, "equal pieces") for size in range(1, blocks + 1)]
     assert check(h, jobs) > 1000
+
+
+def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
+    """Keys behind a norm whose scale, rounded up, is what the head's largest value was before it."""
+    h, rng = harness("norm128"), np.random.default_rng(1)
+    norm = norm_of(h)
+    assert norm is not None
+    how, c = softmax_scale(h, 1 << 14, -40), h.config
+    cos, sin = angles(h, 1)
+    gain, unit = norm.k_gain.astype(np.int64), k_unit(h, how)
+    found: list[np.ndarray] = []
+    while len(found) < 3:
+        x = rng.standard_normal((4000, 1, c.head_dim)) * 2.0 ** rng.uniform(24, 28.5, (4000, 1, 1))
+        x = np.clip(np.rint(x), -(2**31) + 1, 2**31 - 1).astype(np.int64)
+        n = len(x)
+        turned = vectors._head_mantissas(
+            (x * gain) >> 15, np.repeat(cos, n, 0), np.repeat(sin, n, 0)
+        )
+        y, top, exponent = turned
+        mantissa, exponent = vectors._norm_scale(x, top, exponent, norm.pre_shift, norm.eps)
+        scale, right = vectors._stored_scale(mantissa, exponent, unit)
+        plain = (127 << 23) // top
+        adjusted = plain * mantissa // (scale << right)
+        same = (right > 0) & (scale << right == top) & (mantissa != top)
+        differs = (
+            vectors.round_shift(y * plain[..., None], 23)
+            != vectors.round_shift(y * adjusted[..., None], 23)
+        ).any(axis=2)
+        found += list(x[(same & differs)[:, 0]])
+    jobs = []
+    for head in found[:3]:
+        qkv = np.zeros((1, c.heads + 2 * c.kv_heads, c.head_dim), np.int64)
+        qkv[0, c.heads] = head[0]
+        jobs.append((qkv, how, [-(-c.context // POSITIONS)], 0, "a coincidence"))
+    assert check(h, jobs) > 100

@@ -132,7 +132,7 @@ def case_of(
     stride = width + int(rng.integers(0, 4))
     start = rng.integers(-INT32_MAX, INT32_MAX + 1, (tokens, stride))
     y = linear(w, x)
-    gate_shift, silu_shift = int(rng.integers(-12, 20)), 0
+    gate_shift, silu_shift, up_shift = int(rng.integers(-12, 20)), 0, 0
     want = start.copy()
     if kind == STORE:
         want[:, :width] = y
@@ -141,15 +141,17 @@ def case_of(
     else:
         for _ in range(15):  # the largest shift that the gates allow, as lower() picks it
             try:
-                silu_mul(y, gate_shift, silu_shift + 1)
+                silu_mul(y, gate_shift, silu_shift + 1, 0)
                 silu_shift += 1
             except ArithmeticError:
                 break
-        want[:, :width] = silu_mul(y, gate_shift, silu_shift)
+        up_shift = int(rng.integers(0, 32 - int(np.abs(y[:, width:]).max(initial=1)).bit_length()))
+        want[:, :width] = silu_mul(y, gate_shift, silu_shift, min(up_shift, 15))
     tile_blocks = int(rng.integers(1, -(-n // 8) + 1)) if kind != SILU else None
     command = matrix_command(
         w, x, t, start, kind=kind, cores=cores, backwards=bool(rng.integers(2)),
         tile_blocks=tile_blocks, gate_shift=gate_shift, silu_shift=silu_shift,
+        up_shift=min(up_shift, 15),
     )  # fmt: skip
     what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} seg {w.seg} format {fmt} cores {cores}"
     return command, want, f"{what} tokens {tokens} shift {w.shift} side path {side}"

@@ -144,8 +144,9 @@ def test_silu_mul_error(frac: int, largest: float) -> None:
     rng = np.random.default_rng(frac)
     y = np.rint(rng.uniform(-largest, largest, (4, 2000)) * 2.0**frac).astype(np.int64)
     shift = min(15, math.floor(math.log2(INT32_MAX / (largest * 2.0 ** (frac - 1) + 1))))
-    h_frac = 2 * frac - 33 + shift
-    got = silu_mul(y, frac - 16, shift) * 2.0**-h_frac
+    up_shift = min(15, math.floor(math.log2(INT32_MAX / (largest * 2.0**frac + 1))))
+    h_frac = 2 * frac - 33 + shift + up_shift
+    got = silu_mul(y, frac - 16, shift, up_shift) * 2.0**-h_frac
     gate, up = y[:, :1000] * 2.0**-frac, y[:, 1000:] * 2.0**-frac
     want = gate / (1 + np.exp(-gate)) * up
     # the gate in Q16 is off by half a unit, which moves a sigmoid by a quarter of one
@@ -156,11 +157,13 @@ def test_silu_mul_error(frac: int, largest: float) -> None:
 
 def test_silu_mul_refuses_to_overflow() -> None:
     with pytest.raises(ArithmeticError, match="beyond int32"):
-        silu_mul(np.array([[INT32_MAX, INT32_MAX]]), 0, 2)
+        silu_mul(np.array([[INT32_MAX, INT32_MAX]]), 0, 2, 0)
+    with pytest.raises(ArithmeticError, match="beyond int32"):
+        silu_mul(np.array([[0, INT32_MAX]]), 0, 0, 1)
 
 
 def test_silu_mul_saturates_the_gate_of_a_left_shift() -> None:
     """A gate shift below 0 brings large gates to ±(2**31 - 1): sigmoid 1 and 0."""
     y = np.array([[1 << 27, -(1 << 27), 1 << 28, 1 << 28]])
-    got = silu_mul(y, -12, 3)[0]
+    got = silu_mul(y, -12, 3, 0)[0]
     assert got[0] == pytest.approx(1 << 25, rel=1e-4) and abs(int(got[1])) <= 1 << 10

@@ -342,3 +342,35 @@ def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> Non
     write_tiny_llama(path, overrides=overrides)
     g = lower(load_hf(path), QuantOptions(), 16)
     assert Interpreter(g).forward([1, 2, 3]).shape == (1, 107)
+
+
+@pytest.mark.parametrize("module", ["k_proj", "v_proj", "gate_proj"])
+@pytest.mark.parametrize("rank", [4, 16])
+def test_side_paths_whose_rows_add_up_stay_in_range(tmp_path: Path, module: str, rank: int) -> None:
+    """All rows of a, and of b, point the same way: their sum is what bounds the result, not its root.
+    What would leave the range raises ArithmeticError in the interpreter."""
+    model = make(tmp_path / "m", {module: rank})
+    for layer in model.layers:
+        side = layer.adapters[module]
+        a = np.tile(side.a[:1] * 20, (rank, 1))
+        b = np.full_like(side.b, np.abs(side.b).max() * 20)
+        layer.adapters[module] = replace(side, a=a, b=b)
+        getattr(layer, MODULES[module].field)[:] *= 1e-3
+        # a token that is as long along these rows as a norm lets it be
+        model.embedding[7] = a[0] / np.maximum(np.abs(layer.attn_norm), 1e-3)
+    assert np.isfinite(logits_of(lower(model, QuantOptions(), 32), [7, 7, 3, 7])).all()
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+def test_tokens_of_a_few_units_stay_in_range(tmp_path: Path, eps: float) -> None:
+    """The sum of squares of a norm is of inputs rounded down: beside one huge entry of the embedding a
+    small token is a few units, of which the sum sees next to nothing."""
+    model = make(tmp_path / "m", eps=eps)
+    for entry in (3.0, 10.0, 100.0, 1000.0):
+        model.embedding[9, 5] = entry
+        graph = lower(model, QuantOptions(), 32)
+        unit = 2.0 ** -graph.types["embed"].frac
+        for token, units in enumerate((1, 3, 7, 15, 31), start=40):
+            model.embedding[token] = units * unit
+        graph = lower(model, QuantOptions(), 32)
+        assert np.isfinite(logits_of(graph, [40, 41, 42, 43, 44, 9])).all()

@@ -62,6 +62,7 @@ from shrinkc.quantize.weights import (
 from shrinkc.storage import SIDE_BITS, WIDEST, WIDTHS, format_of
 
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
+GATE_MAX = INT32_MAX - (1 << 15)  # half a unit of its sigmoid's input can be added
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 # The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
@@ -136,6 +137,11 @@ def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * plain)
 
 
+def side_bound(a: np.ndarray, b: np.ndarray, gain: np.ndarray | None = None) -> float:
+    """A hard bound of b a (gain * x), whose middle is rounded to within 1/254 of its largest value."""
+    return 1.01 * float(np.abs(b).sum(axis=1).max(initial=0.0)) * row_bound(a, gain)
+
+
 def _largest_norm(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     """max ||row * gain||."""
     out = 0.0
@@ -166,10 +172,20 @@ def norm_kappa(k: int) -> float:
     return math.sqrt(k) / (QMAX * 2.0 ** (31 + square_pre_shift(k)))
 
 
-def norm_exponent_max(k: int) -> int:
-    """Largest exponent of a NormQuant result: max |x| / rms is at most sqrt(K), so that
-    mantissa * 2**exponent <= 2**(31 + pre_shift), and mantissas are at least 2**14."""
-    return 31 + square_pre_shift(k) - 14
+def norm_slack(k: int, eps: int) -> float:
+    """How much longer than sqrt(K) a norm's result of k inputs can be.
+
+    The sum of squares is of inputs that are rounded down by less than one unit each, 2**pre_shift:
+    (s + sqrt(K)) / sqrt(s**2 + eps) is at most sqrt(1 + K / eps).
+    """
+    lost = 1 - 2.0 ** -square_pre_shift(k)
+    return math.sqrt(1 + k * lost * lost / eps)
+
+
+def norm_exponent_max(k: int, slack: float) -> int:
+    """Largest exponent of a NormQuant result: max |x| / rms is at most ``slack`` times sqrt(K), so
+    that mantissa * 2**exponent <= slack * 2**(31 + pre_shift), and mantissas are at least 2**14."""
+    return 31 + square_pre_shift(k) - 14 + math.floor(math.log2(slack))
 
 
 FRAC_OF_NORMS_MAX = 34
@@ -219,7 +235,9 @@ class _Source:
         rounding may lengthen a row."""
         parts = np.split(w.dequantized(), cuts)
         stored = gain if self.order is None else gain[self.order]
-        extra = self.side_bound(gain) + self.bias_bound()
+        extra = self.bias_bound()
+        if w.low_rank is not None:
+            extra += side_bound(w.low_rank.a.dequantized(), w.low_rank.b.dequantized(), stored)
         return [row_bound(part, stored) + extra for part in parts]
 
     def bias_bound(self) -> float:
@@ -235,7 +253,7 @@ class _Source:
     def side_bound(self, gain: np.ndarray | None) -> float:
         if self.side is None:
             return 0.0
-        return row_bound(self.side.a, gain) * _largest_norm(self.side.b)
+        return side_bound(self.side.a, self.side.b, gain)
 
     def plain_frac(self) -> int:
         """Fraction bits that results would need for inputs of the size that a norm gives: what no
@@ -328,6 +346,8 @@ class _Lowering:
         self.limits = WeightLimits()
         self.table = dense(model.embedding)
         self.res_frac = residual_frac(largest(self.table))
+        k = c.hidden_size
+        self.slack = norm_slack(k, norm_eps(c, self.res_frac, k))
         self.limits.check(self.res_frac, {_tensor(EMBEDDING, model.embedding): model.embedding})
 
     def emit(self, op: Op, type_: Type) -> str:
@@ -432,18 +452,20 @@ class _Lowering:
         nq = h * hd
 
         source, gain = _source(f, index, "qkv"), Gain.of(f.attn_norm)
-        frac = frac_for(source.bound(gain=f.attn_norm))
+        frac = frac_for(self.slack * source.bound(gain=f.attn_norm))
         if f.q_norm is not None:
             frac = min(frac, FRAC_OF_NORMS_MAX)
         w = self.matrix(
-            source, Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k)), f.attn_norm
+            source,
+            Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack)),
+            f.attn_norm,
         )
         qkv_frac = w.frac
         self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w, bias=source.fixed_bias(qkv_frac))
         bounds = source.stored_bounds(w, f.attn_norm, (nq, nq + kv * hd))
-        k_unit, v_unit = (stored_unit(bound * 2.0**qkv_frac) for bound in bounds[1:])
+        k_unit, v_unit = (stored_unit(self.slack * b * 2.0**qkv_frac) for b in bounds[1:])
         cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd, k_unit, v_unit)
         units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
         if f.q_norm is not None and f.k_norm is not None:
@@ -451,7 +473,7 @@ class _Lowering:
             cache.q_gain, cache.k_gain = q_gain.q15, k_gain.q15
             cache.eps = norm_eps(c, qkv_frac, hd)
             cache.pre_shift = square_pre_shift(hd)
-            cache.k_unit = stored_unit(2.0 ** (31 + cache.pre_shift))
+            cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
         dot_shift = max(0, (hd * QMAX * QMAX).bit_length() - 15)
@@ -485,19 +507,29 @@ class _Lowering:
             # the order of down's inputs is that of gate's and up's rows, which are free
             source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
         # all 31 bits: half of them go into the product
-        gu_frac = min(frac_for(source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
-        out = Output(norm_kappa(k) * gain.unit, gu_frac, norm_exponent_max(k))
-        w = self.matrix(source, out, f.mlp_norm)
+        gu_frac = min(frac_for(self.slack * source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
+
+        def gate_up(frac: int) -> tuple[QLinear, list[float]]:
+            """The matrix, and the largest |gate| and |up| that its integers can give."""
+            out = Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack))
+            made = self.matrix(source, out, f.mlp_norm)
+            bounds = source.stored_bounds(made, f.mlp_norm, (ffn,))
+            return made, [self.slack * bound * 2.0**made.frac + 1 for bound in bounds]
+
+        w, bounds = gate_up(gu_frac)
+        while max(bounds) > GATE_MAX:  # rounding has made rows longer
+            w, bounds = gate_up(w.frac - 1)
         gu_frac = w.frac
         self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
-        # gate * sigmoid, half of the gate, has no saturation on the device
-        half = source.stored_bounds(w, f.mlp_norm, (ffn,))[0] * 2.0 ** (gu_frac - 1) + 1
-        shift = min(15, math.floor(math.log2(INT32_MAX / half)))
-        h_frac = 2 * gu_frac - 33 + shift
+        # gate * sigmoid, half of the gate, and up: neither has saturation on the device
+        shift, up_shift = (
+            min(15, math.floor(math.log2(INT32_MAX / size))) for size in (bounds[0] / 2, bounds[1])
+        )
+        h_frac = 2 * gu_frac - 33 + shift + up_shift
         y = self.emit(
-            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, shift),
+            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, shift, up_shift),
             Type("i32", ffn, frac=h_frac),
         )
         self.check(index, "down", f, down, down.plain_frac())
@@ -529,7 +561,7 @@ class _Lowering:
         bound = row_bound(self.table if m.head is None else dense(m.head), m.final_norm)
         head = self.table_matrix(
             "head", weight,
-            Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k)),
+            Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k, self.slack)),
         )  # fmt: skip
         self.limits.check(
             head.frac, {_tensor(EMBEDDING if m.head is None else HEAD, weight): weight},

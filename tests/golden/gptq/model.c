@@ -20,16 +20,16 @@ SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
     {8736u, 528, 64, 8, 8, {64, 1, 64, 64, 8, 8, 16, 16, 16, 255}, SC_IN_WMEM, 8, 0, 13, 0}, /* layer0.o */
     {12960u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, 21, 0}, /* layer0.gate_up.a */
     {13488u, 448, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, &side_0_gate_up}, /* layer0.gate_up */
-    {24240u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, -3, 0}, /* layer0.down.a */
-    {25024u, 592, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 12, &side_0_down}, /* layer0.down */
+    {24240u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, 3, 0}, /* layer0.down.a */
+    {25024u, 592, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, &side_0_down}, /* layer0.down */
     {29760u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, 21, 0}, /* layer1.qkv.a */
     {30816u, 480, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, &side_1_qkv}, /* layer1.qkv */
     {38496u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, 0, 0}, /* layer1.o.a */
     {39024u, 416, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 17, &side_1_o}, /* layer1.o */
     {42352u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, 21, 0}, /* layer1.gate_up.a */
     {42880u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, &side_1_gate_up}, /* layer1.gate_up */
-    {59776u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, -8, 0}, /* layer1.down.a */
-    {60560u, 592, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 7, &side_1_down}, /* layer1.down */
+    {59776u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, 3, 0}, /* layer1.down.a */
+    {60560u, 592, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, &side_1_down}, /* layer1.down */
     {65296u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* head */
 };
 
@@ -67,11 +67,11 @@ const uint16_t *const sc_head_perm = 0;
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[1], &sc_matrices[2], &sc_matrices[4], &sc_matrices[6] },
-      10, 10, 24011, -57, 5, 7,
+      10, 10, 24011, -57, 5, 7, 6,
       { perm_0_0, 0, perm_0_2, 0 },
     },
     { { &sc_matrices[8], &sc_matrices[10], &sc_matrices[12], &sc_matrices[14] },
-      10, 10, 24011, -57, 0, 12,
+      10, 10, 24011, -57, 0, 12, 11,
       { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
 };

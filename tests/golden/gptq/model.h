@@ -43,7 +43,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
-#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 1
 #define SC_STRIP_SPACE 1
 
@@ -69,7 +69,7 @@ enum sc_op {
 #define SC_SSEGS 1
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
-#define SC_LAYER_BYTES 40
+#define SC_LAYER_BYTES 44
 #define SC_K_BLOCK_BYTES 160
 #define SC_V_BLOCK_BYTES 128
 

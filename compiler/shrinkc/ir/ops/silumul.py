@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
-    if not (0 <= op.shift <= 15 and -20 <= op.gate_shift <= 31):
-        return f"shifts {op.shift} and {op.gate_shift} outside 0..15 and -20..31"
+    if not (0 <= op.shift <= 15 and 0 <= op.up_shift <= 15 and -20 <= op.gate_shift <= 31):
+        shifts = f"{op.shift}, {op.up_shift} and {op.gate_shift}"
+        return f"shifts {shifts} outside 0..15, 0..15 and -20..31"
     return None
 
 
@@ -30,22 +31,26 @@ class SiluMul(Op):
     """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
 
     ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses a bit to a high word,
-    gets ``shift`` (0..15) back, and its product with up is a high word again.
+    gets ``shift`` (0..15) back, and its product with up, which is ``up_shift`` (0..15) times doubled, is
+    a high word again.
     """
 
     RULES = (rule_shifts,)
     FUSED = True
     KERNEL = "sc_step_linear"
-    NUMBERS = MappingProxyType({"gate_shift": "int8_t", "silu_shift": "int8_t"})
+    NUMBERS = MappingProxyType(
+        {"gate_shift": "int8_t", "silu_shift": "int8_t", "up_shift": "int8_t"}
+    )
 
     gate_shift: int
     shift: int
+    up_shift: int
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
-        return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift)
+        return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift, self.up_shift)
 
     def numbers(self) -> tuple[int, ...]:
-        return self.gate_shift, self.shift
+        return self.gate_shift, self.shift, self.up_shift
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:
