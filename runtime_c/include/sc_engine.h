@@ -38,7 +38,7 @@ extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 void sc_forward(void *unused, int core); /* for sc_run_workers */
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
-void sc_stream_begin(uint32_t want_logits); /* core 0, before any sc_stream_tile */
+void sc_stream_begin(uint32_t want_logits); /* the last core, before any sc_stream_tile */
 /* Where a memory's blob begins, of those that a program reads without a fetch. */
 #ifdef SC_HAS_WMEM
 #define SC_BLOB(level) ((level) == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2)

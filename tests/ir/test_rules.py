@@ -242,7 +242,7 @@ def probability_bits(g: Graph) -> None:
 
 
 def context(g: Graph) -> None:
-    g.context = 4095
+    g.context = 4097
     first(g, Attention).weight_bits = 12
 
 
@@ -309,7 +309,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (heads_over_kv, "rule_heads", "4 heads over 3 KV heads"),
     (odd_head_dim, "rule_heads", "odd head_dim 5"),
     (probability_bits, "rule_probabilities", "24-bit probabilities overflow"),
-    (context, "rule_probabilities", "more than 4094"),
+    (context, "rule_probabilities", "more than 4096"),
     (score_scale, "rule_probabilities", "scale mantissa 32769"),
     (half_a_head_norm, "rule_head_norm", "need both gains, eps and pre_shift"),
     (head_pre_shift, "rule_head_norm", "pre_shift 1 for heads of 6"),

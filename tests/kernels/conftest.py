@@ -20,7 +20,7 @@ CONFIGS = {
     "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(4,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two
-    "long": Config(4, 2, 4, 4094, 50, 8, formats=(8,)),
+    "long": Config(4, 2, 4, 4096, 50, 8, formats=(8,)),
     "hd128": Config(
         2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(4 | GROUPED,)
     ),

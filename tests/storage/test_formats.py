@@ -68,3 +68,14 @@ def test_padding_is_less_than_a_unit_per_segment(bits: int, k: int) -> None:
 def test_the_room_is_a_file_per_format() -> None:
     folder = Path(FORMATS[8].pack_units.__code__.co_filename).parent
     assert {f"w{bits}.py" for bits in WIDTHS} <= {f.name for f in folder.iterdir()}
+
+
+@pytest.mark.parametrize("bits", [3, 2])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_narrow_weights_take_what_they_must(bits: int, asymmetric: bool) -> None:
+    """576 x 576 in groups of 64: at most 1.02 times the integers, a byte (and two for an offset) per group
+    and two per row."""
+    n, group = 576, 64
+    stored = MatrixShape("m", n, n, bits, segment_size(n, group), True, asymmetric).bytes
+    least = n * n * bits / 8 + n * (n // group) * (3 if asymmetric else 1) + 2 * n
+    assert least <= stored <= 1.02 * least

@@ -38,7 +38,7 @@ from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_confi
 from shrinkc.storage import WIDEST
 from shrinkc.targets import MEMORIES, Target, target_named
 
-CONTEXT_MAX = 4094  # more probabilities overflow the attention's sum (ir/rules.py)
+CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/attention.py)
 
 # Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
 BYTES_PER_PIECE = 8

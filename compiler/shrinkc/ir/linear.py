@@ -35,7 +35,7 @@ class QLinear:
     ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
     first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
     has decided ``seg`` and ``pad``; beyond these it changes no integer.
-    ``row_scale`` float64 [n] is kept for reports and tests only.
+    ``row_scale`` float64 [n] is kept for bounds, reports and tests; the device has r.
     """
 
     name: str

@@ -110,8 +110,12 @@ class PassSizes:
 
     @property
     def kv_layer_in_l1(self) -> bool:
-        """Whether a cache that is not in L1 comes there a layer at a time."""
-        return not self.kv_in_l1 and 4 * self.kv_tile >= self.context
+        """Whether a cache that is not in L1 comes there a layer at a time.
+
+        The step whose matrix is gate and up starts the next layer's, so there has to be one.
+        """
+        starts = sum(s.in_layer and s.op.how(s, self.steps) == "SC_SILU" for s in self.steps)
+        return not self.kv_in_l1 and 4 * self.kv_tile >= self.context and starts == 1
 
     @cached_property
     def _by_name(self) -> dict[str, Step]:

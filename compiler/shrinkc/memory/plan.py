@@ -20,7 +20,7 @@ from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import FETCHED, KIB, Target
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 CHUNKS = (8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable

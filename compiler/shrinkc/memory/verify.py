@@ -185,9 +185,9 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     names = [step.name for step in s.steps]
     if plan.steps != names:
         yield f"planned for the steps {plan.steps}, a pass has {names}"
-    for phase, name in enumerate(names):
+    for at, name in enumerate(names):
         live = sorted(
-            (b.offset, b.offset + b.bytes, b.name) for b in plan.l1 if b.first <= phase <= b.last
+            (b.offset, b.offset + b.bytes, b.name) for b in plan.l1 if b.first <= at <= b.last
         )
         for (_, end, a), (start, _, c) in zip(live, live[1:], strict=False):
             if start < end:

@@ -1,1 +1,1 @@
-"""Shapes, tiles and the phases of a pass: what the planner places and the generator emits."""
+"""Shapes of all matrices, and the engine of each: what the planner places and the generator emits."""

@@ -17,7 +17,7 @@ from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
 from shrinkc.ir.steps import SlotSizes, Step
 from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
-from shrinkc.storage import MatrixShape, format_of
+from shrinkc.storage import SIDE_BITS, MatrixShape, format_of
 
 DEFAULT_CONTEXT = 256
 
@@ -215,8 +215,9 @@ def shapes_of_config(
             main = shape(spec)
             if rank := spec.rank:
                 a = f"{spec.name}.a"
-                pad = main.format.inputs if main.format.inputs > format_of(8).inputs else 0
-                out.append(MatrixShape(a, rank, spec.k, 8, main.seg, False, False, 0, pad))
+                own, both = format_of(SIDE_BITS).inputs, main.format.inputs
+                pad = both if both > own else 0
+                out.append(MatrixShape(a, rank, spec.k, SIDE_BITS, main.seg, False, False, 0, pad))
             out.append(main)
         return tuple(out)
 

@@ -72,7 +72,7 @@ class Op:
     # done by the kernel of the matrix whose result it reads, which never leaves that kernel
     FUSED: ClassVar[bool] = False
     KERNEL: ClassVar[str] = ""
-    # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 16 or 32 bits
+    # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 8, 16 or 32 bits
     NUMBERS: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
