@@ -24,7 +24,9 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
     if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
         return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
     if graph.context > 4096:
-        return f"context {graph.context}: more than 4096 positions leave probabilities below 12 bits"
+        return (
+            f"context {graph.context}: more than 4096 positions leave probabilities below 12 bits"
+        )
     if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
         return f"scale mantissa {op.scale_mantissa}"
     if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
