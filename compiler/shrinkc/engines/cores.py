@@ -1,8 +1,8 @@
 """The cores: they run every matrix, from tiles that are copied into L1.
 
 Cycles are fitted to measurements on GVSoC, 8 cores.  docs/results/profile.md, decode: o, qkv, down and
-head of examples/stories (96, 160, 96 and 512 rows; 96, 96, 256 and 96 inputs) take 2537, 2866, 3931 and
-7265 cycles, the fit says 2470, 3260, 3830 and 7250.  What other widths and groups of 32 cost more is from
+head of examples/stories (96, 160, 96 and 512 rows; 96, 96, 256 and 96 inputs) take 2562, 2867, 3943 and
+7244 cycles, the fit says 2470, 3260, 3830 and 7250.  What other widths and groups of 32 cost more is from
 docs/results/cycles.md, mean of decode against that at 8 bit, over the words of all three models.
 """
 
