@@ -24,8 +24,6 @@
 #define SC_K_BLOCK (SC_KV_POSITIONS * SC_K_STRIDE)
 #define SC_V_BLOCK (SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
-/* A cache that is not in L1 comes there a layer at a time where that has room, or else in pieces. */
-#define SC_KV_LAYER_IN_L1 (!SC_KV_IN_L1 && SC_KV_TILE_BLOCKS >= SC_KV_BLOCKS)
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
 /* Head `head` of 0 .. SC_HEADS + 2 * SC_KV_HEADS - 1 of one token's qkv: RoPE, int8, and for k and

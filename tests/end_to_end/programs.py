@@ -169,3 +169,12 @@ def random_request(
     """A prompt of random ids; generation goes on past an end token."""
     ids = tuple(int(v) for v in rng.integers(0, graph.vocab, prompt))
     return Request(ids, new, sampling, ignore_eos=True)
+
+
+def prove_on_host_and_qemu(program: Program, request: Request) -> None:
+    """0 mismatches: sanitizers, threads whose transfers come late, and the 32-bit program."""
+    want = reference(program.graph, request)
+    for options in ({"SAN": "1"}, {"CORES": "3", "LAZY": "1"}):
+        program.build("host", **options).prove("host", request, want)
+    need("qemu")
+    program.build("qemu").prove("qemu", request, want)

@@ -25,7 +25,6 @@ from shrinkc.ir.serialize import save
 from shrinkc.model import family_of
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import shapes_of_config
-from shrinkc.simulate.proof import reference
 from shrinkc.targets import SIRACUSA
 
 from .programs import (
@@ -35,6 +34,7 @@ from .programs import (
     compile_graph,
     l2_without_weights,
     need,
+    prove_on_host_and_qemu,
     random_request,
     shape_of,
     smallest_l1,
@@ -99,11 +99,7 @@ def test_host_and_qemu(tmp_path: Path, name: str) -> None:
     need("host")
     program = make(tmp_path, name)
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
-    want = reference(program.graph, request)
-    for options in ({"SAN": "1"}, {"CORES": "3", "LAZY": "1"}):
-        program.build("host", **options).prove("host", request, want)
-    need("qemu")
-    program.build("qemu").prove("qemu", request, want)
+    prove_on_host_and_qemu(program, request)
 
 
 @pytest.mark.gvsoc

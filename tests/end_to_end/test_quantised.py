@@ -18,7 +18,6 @@ from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import host_logits, run_program
-from shrinkc.simulate.proof import reference
 from shrinkc.targets import SIRACUSA
 
 from .programs import (
@@ -29,6 +28,7 @@ from .programs import (
     compile_graph,
     l2_without_weights,
     need,
+    prove_on_host_and_qemu,
     random_request,
     shape_of,
     smallest_l1,
@@ -85,11 +85,7 @@ def test_host_and_qemu(tmp_path: Path, name: str) -> None:
     need("host")
     _, program = make(tmp_path, name)
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
-    want = reference(program.graph, request)
-    for options in ({"SAN": "1"}, {"CORES": "3", "LAZY": "1"}):
-        program.build("host", **options).prove("host", request, want)
-    need("qemu")
-    program.build("qemu").prove("qemu", request, want)
+    prove_on_host_and_qemu(program, request)
 
 
 @pytest.mark.gvsoc

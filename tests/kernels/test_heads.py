@@ -116,7 +116,7 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
 
 
 def k_unit(h: Harness, how: SoftmaxScale) -> int:
-    """Keys that pass through a norm are in its unit (quantize/lower.py)."""
+    """Keys that pass through a norm are in its unit (quantize/bounds.py: stored_unit)."""
     norm = norm_of(h)
     return how.v_unit if norm is None else UNIT + norm.pre_shift
 

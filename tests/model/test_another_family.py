@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from end_to_end.programs import need
+from helpers.product import copy_with
 from helpers.tiny_llama import write_tiny_llama
 
-ROOT = Path(__file__).resolve().parents[2]
-LIST = Path("compiler/shrinkc/model/families.py")
 FAMILY = '''"""Biases of q, k and v, and norms of heads."""
 
 from shrinkc.model.family import HEAD_NORMS, NORMS, QKV, Family
@@ -34,19 +32,16 @@ HEADS, KV_HEADS, HEAD = 4, 2, 8
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a wheel carries, with one file more and one changed."""
-    root = tmp_path_factory.mktemp("product")
-    for folder in ("compiler/shrinkc", "runtime_c", "templates", "toolchain"):
-        unneeded = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder, root / folder, ignore=unneeded)
-    (root / "compiler/shrinkc/model/fern.py").write_text(FAMILY)
-    listed = (root / LIST).read_text()
-    listed = listed.replace(
-        "from shrinkc.model.llama import LLAMA\n",
-        "from shrinkc.model.fern import FERN\nfrom shrinkc.model.llama import LLAMA\n",
-    ).replace("(LLAMA, MISTRAL", "(FERN, LLAMA, MISTRAL")
-    assert listed.count("FERN") == 2
-    (root / LIST).write_text(listed)
-    return root
+    return copy_with(
+        tmp_path_factory.mktemp("product"),
+        {"compiler/shrinkc/model/fern.py": FAMILY},
+        "compiler/shrinkc/model/families.py",
+        {
+            "from shrinkc.model.llama": "from shrinkc.model.fern import FERN\nfrom shrinkc.model.llama",
+            "(LLAMA, MISTRAL": "(FERN, LLAMA, MISTRAL",
+        },
+        "FERN",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from end_to_end.programs import need
+from helpers.product import copy_with
 from helpers.tiny_llama import write_tiny_llama
 
 TESTS = Path(__file__).resolve().parents[1]
-ROOT = TESTS.parent
 OWN = Path(__file__).parent / "another_format"
-LIST = Path("compiler/shrinkc/storage/formats.py")
 ADDED = {
-    Path("compiler/shrinkc/storage/w6.py"): OWN / "w6.py",
-    Path("runtime_c/include/sc_dot_w6.h"): OWN / "sc_dot_w6.h",
+    "compiler/shrinkc/storage/w6.py": OWN / "w6.py",
+    "runtime_c/include/sc_dot_w6.h": OWN / "sc_dot_w6.h",
 }
 PROMPT = "abc"
 
@@ -32,21 +30,16 @@ Run = Callable[..., str]
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a wheel carries, with three files more or changed."""
-    root = tmp_path_factory.mktemp("product")
-    unneeded = shutil.ignore_patterns("__pycache__")
-    for folder in ("compiler/shrinkc", "runtime_c", "templates", "toolchain"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=unneeded)
-    for to, source in ADDED.items():
-        assert not (root / to).exists(), "a format that the product has proves nothing"
-        shutil.copyfile(source, root / to)
-    listed = (root / LIST).read_text()
-    listed = listed.replace(
-        "from shrinkc.storage.w8 import W8\n",
-        "from shrinkc.storage.w6 import W6\nfrom shrinkc.storage.w8 import W8\n",
-    ).replace("(W8, W4, W3, W2)", "(W8, W6, W4, W3, W2)")
-    assert listed.count("W6") == 2
-    (root / LIST).write_text(listed)
-    return root
+    return copy_with(
+        tmp_path_factory.mktemp("product"),
+        {file: source.read_text() for file, source in ADDED.items()},
+        "compiler/shrinkc/storage/formats.py",
+        {
+            "from shrinkc.storage.w8": "from shrinkc.storage.w6 import W6\nfrom shrinkc.storage.w8",
+            "(W8, W4, W3, W2)": "(W8, W6, W4, W3, W2)",
+        },
+        "W6",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -278,6 +278,7 @@ def emit(
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
+        "kv_layer_in_l1": sizes.kv_layer_in_l1,
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
         "input_words": input_words(graph.context),
         "context": graph.context,

@@ -19,7 +19,7 @@ _MAX_VOCAB = 1 << 24  # and per token
 
 # Ranges outside of which a number is a corrupt file.  From the smallest normal number of 32-bit
 # arithmetic on; up to what the integer norm holds however small the embedding is
-# (quantize/lower.py: norm_eps).
+# (quantize/bounds.py: norm_eps).
 _EPS_RANGE = (2.0**-126, 2.0**-7)
 # At the upper end the slowest pairs of a head no longer turn within any context.
 _THETA_RANGE = (1.0, 1e12)

@@ -21,7 +21,7 @@ from shrinkc.importer.model import (
     dense,
 )
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.linear import CMAX, LowRank, QLinear, row_slices
+from shrinkc.ir.linear import CMAX, LowRank, QLinear
 from shrinkc.ir.ops import (
     Attention,
     Embed,
@@ -34,7 +34,6 @@ from shrinkc.ir.ops import (
     SiluMul,
     Type,
 )
-from shrinkc.ir.ops.ropecache import UNIT_MIN
 from shrinkc.ir.rules import check
 from shrinkc.ir.steps import Step
 from shrinkc.model import (
@@ -48,7 +47,20 @@ from shrinkc.model import (
     slot_shapes,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
-from shrinkc.numerics.vectors import STORED_MAX, square_pre_shift
+from shrinkc.numerics.vectors import square_pre_shift
+from shrinkc.quantize.bounds import (
+    FRAC_OF_NORMS_MAX,
+    Gain,
+    frac_for,
+    norm_eps,
+    norm_exponent_max,
+    norm_kappa,
+    norm_slack,
+    residual_frac,
+    row_bound,
+    side_bound,
+    stored_unit,
+)
 from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.rope import rope_tables
 from shrinkc.quantize.weights import (
@@ -64,10 +76,6 @@ from shrinkc.storage import SIDE_BITS, WIDEST, WIDTHS, format_of
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 GATE_MAX = INT32_MAX - (1 << 15)  # half a unit of its sigmoid's input can be added
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
-INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
-# The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
-# 2**12.7 (examples/bench/fidelity.py), which leaves it two bits.
-RESIDUAL_HEADROOM = 15
 
 
 PASS = (
@@ -114,100 +122,6 @@ class QuantOptions:
     def head_group(self) -> int | None:
         """``group`` of embedding and head."""
         return self.group if self.grouped_tables else None
-
-
-def frac_for(bound: float) -> int:
-    """Fraction bits that let ``bound`` use at most INT_BITS of an int32."""
-    return math.floor(INT_BITS - math.log2(max(bound, 1e-12)))
-
-
-def residual_frac(largest: float) -> int:
-    """Fraction bits of the residual stream, from the embedding's largest magnitude; at most 34."""
-    return frac_for(max(largest, 1e-6) * 2.0**RESIDUAL_HEADROOM)
-
-
-def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
-    """A hard bound of W (gain * x) for ||x|| <= sqrt(K): max ||row * gain|| * sqrt(K) by
-    Cauchy-Schwarz, and what the rounding of gain * x may add."""
-    k = weight.shape[1]
-    top = 1.0 if gain is None else float(np.abs(gain).max(initial=0.0))
-    plain = _largest_norm(weight)
-    rows = plain if gain is None else _largest_norm(weight, gain)
-    # rounding moves each input by at most 1/254 of the largest, which is at most sqrt(K) * top
-    return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * plain)
-
-
-def side_bound(a: np.ndarray, b: np.ndarray, gain: np.ndarray | None = None) -> float:
-    """A hard bound of b a (gain * x), whose middle is rounded to within 1/254 of its largest value."""
-    return 1.01 * float(np.abs(b).sum(axis=1).max(initial=0.0)) * row_bound(a, gain)
-
-
-def _largest_norm(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
-    """max ||row * gain||."""
-    out = 0.0
-    for rows in row_slices(*weight.shape):
-        w = weight[rows].astype(np.float64)
-        if gain is not None:
-            w *= gain
-        out = max(out, float(np.sqrt((w**2).sum(axis=1).max(initial=0.0))))
-    return out
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A norm's gain in Q15 of its largest entry; ``unit`` is what 2**-15 stands for, times 2**15."""
-
-    q15: np.ndarray
-    unit: float
-
-    @classmethod
-    def of(cls, gain: np.ndarray) -> Gain:
-        top = max(float(np.abs(gain).max()), 1e-12)
-        q15 = np.rint(gain.astype(np.float64) / top * 32767).astype(np.int16)
-        return cls(q15, top * 32768 / 32767)
-
-
-def norm_kappa(k: int) -> float:
-    """Unit of a NormQuant result, before / cmax (numerics/vectors.py)."""
-    return math.sqrt(k) / (QMAX * 2.0 ** (31 + square_pre_shift(k)))
-
-
-def norm_slack(k: int, eps: int) -> float:
-    """How much longer than sqrt(K) a norm's result of k inputs can be.
-
-    The sum of squares is of inputs that are rounded down by less than one unit each, 2**pre_shift:
-    (s + sqrt(K)) / sqrt(s**2 + eps) is at most sqrt(1 + K / eps).
-    """
-    lost = 1 - 2.0 ** -square_pre_shift(k)
-    return math.sqrt(1 + k * lost * lost / eps)
-
-
-def norm_exponent_max(k: int, slack: float) -> int:
-    """Largest exponent of a NormQuant result: max |x| / rms is at most ``slack`` times sqrt(K), so
-    that mantissa * 2**exponent <= slack * 2**(31 + pre_shift), and mantissas are at least 2**14."""
-    return 31 + square_pre_shift(k) - 14 + math.floor(math.log2(slack))
-
-
-FRAC_OF_NORMS_MAX = 34
-
-
-def stored_unit(bound: float) -> int:
-    """The exponent of the unit in which scales of cached heads of values up to ``bound`` are.
-
-    RoPE may make a value sqrt(2) times larger; its rounding and that of the bound take less than a
-    thousandth."""
-    largest = max(bound * math.sqrt(2.0) * 1.001, 1.0)
-    return max(UNIT_MIN, math.ceil(math.log2(largest / STORED_MAX)))
-
-
-def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
-    """The epsilon of a norm of k inputs with ``frac`` fraction bits in units of sum_of_squares, at
-    least 1 so that no division by zero is.
-
-    At most 2**61: the largest that importer/config.py allows is 2**-7, and what norms read has at
-    most FRAC_OF_NORMS_MAX fraction bits."""
-    value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
-    return max(1, round(value))
 
 
 @dataclass(frozen=True)

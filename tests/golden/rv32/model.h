@@ -51,6 +51,7 @@ enum sc_op {
 #define SC_CHUNK 8
 #define SC_TILE_BYTES 2912
 #define SC_KV_IN_L1 1
+#define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
 #define SC_KV_TILE_BLOCKS 3
 #define SC_KV_TILE_BYTES 0
 #define SC_LOGITS_IN_L1 1
