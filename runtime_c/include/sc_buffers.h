@@ -22,17 +22,18 @@ static uint8_t (*const tiles)[1] = 0; /* every matrix is read where it lies */
 SC_VIEW(x, X, int32_t[SC_HIDDEN], SC_CHUNK);
 SC_VIEW(y, Y, int32_t[SC_Y_WORDS], SC_CHUNK);
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], SC_CHUNK);
-SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);
 SC_VIEW(xv, XV, sc_qvec, SC_CHUNK);
+#if SC_XSEGS > 0 /* of int8 vectors */
+SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);
+SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
+#endif
 #if SC_XSUMS
 SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
 #endif
-SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 SC_VIEW(parts, PARTS, sc_part[SC_CORES], SC_CHUNK);
 #if SC_RANK > 0 /* the same of side paths */
 SC_VIEW(sy, SY, int32_t[SC_RANK], SC_CHUNK);
 SC_VIEW(sq, SQ, int8_t[SC_SQ_WORDS * 4], SC_CHUNK);
-SC_VIEW(scales, SC, int32_t[SC_SSEGS], SC_CHUNK);
 SC_VIEW(sv, SV, sc_qvec, SC_CHUNK);
 #else
 static sc_qvec *const sv = 0;

@@ -9,8 +9,8 @@
 #include "sc_abi.h"
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
-/* bits of a weight, and what a block holds beside row scales and weights */
-enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32 };
+/* bits of a weight, what a block holds beside row scales and weights, and whether it reads 16-bit vectors */
+enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32, SC_FMT_Q16 = 64 };
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
  * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or
@@ -19,13 +19,14 @@ typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
     uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
     uint16_t seg_words, last_words, words;
-    uint16_t cmax; /* largest segment scale */
+    uint16_t range; /* largest segment scale; most bits of a 16-bit vector, which is one segment */
 } sc_cut;
 
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
  *   uint16 r[8]
  *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights
- * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop).
+ * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop), or with
+ * SC_FMT_Q16 just the sum of w * x.
  * Weights: words of 8 rows after each other; how many inputs are in a word, and where, is said in the
  * sc_dot_w*.h of each width.
  * A side path's b matrix (SC_SIDE_FORMAT) follows each block's weights in the same form. */

@@ -78,12 +78,25 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* src -> out: the int8 input of a matrix, for tokens first .. sc_now.tokens - 1; with gain through
+/* src -> out: the input of a matrix, for tokens first .. sc_now.tokens - 1; with gain through
  * RMSNorm. */
 SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int16_t *gain,
                               const uint16_t *perm, uint32_t first, sc_qvec *out, int core) {
     const sc_cut *cut = &m->in;
     sc_barrier();
+#if SC_Q16
+    if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
+        for (uint32_t t = first; t < sc_now.tokens; t++)
+            sc_q16_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, parts[t], core, SC_CORES);
+        sc_barrier();
+        if (gain) src = y[0], stride = SC_Y_WORDS;
+        for (uint32_t t = first; t < sc_now.tokens; t++)
+            sc_q16_quantize(cut, src + t * stride, perm, parts[t], gain != 0, SC_NORM_EPS, &out[t], core,
+                            SC_CORES);
+        return;
+    }
+#endif
+#if SC_XSEGS > 0
     for (uint32_t t = first; t < sc_now.tokens; t++)
         sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
                     SC_CORES);
@@ -97,6 +110,7 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
         sc_barrier();
         for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
     }
+#endif
 #endif
 }
 
@@ -351,9 +365,14 @@ SC_HOT void sc_forward(void *unused, int core) {
 #else
             int32_t *sum = 0;
 #endif
-            xv[t] = (sc_qvec){xq[t], xc[t], sum, 0, 0};
+#if SC_XSEGS > 0
+            int32_t *c = xc[t];
+#else
+            int32_t *c = 0;
+#endif
+            xv[t] = (sc_qvec){xq[t], c, sum, 0, 0};
 #if SC_RANK > 0
-            sv[t] = (sc_qvec){sq[t], scales[t], 0, 0, 0};
+            sv[t] = (sc_qvec){sq[t], 0, 0, 0, 0};
 #endif
         }
         sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);

@@ -91,6 +91,15 @@ SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const u
                                    const sc_qvec *x, int32_t *acc) {
     const uint8_t *w = block + 2 * SC_ROWS;
     const int8_t *xq = x->q;
+    if (format & SC_FMT_Q16) {
+        const uint8_t *again = w;
+        sc_rows low = {0}, high = {0};
+        dot(format, &low, &w, &xq, m->in.words);
+        dot(format, &high, &again, &xq, m->in.words); /* high bytes follow */
+#define JOIN(r) acc[r] = (int32_t)((uint32_t)(high.s##r >> fold(format)) << 8) + (low.s##r >> fold(format));
+        SC_EACH_ROW(JOIN)
+        return w;
+    }
     const int32_t *c = x->c, *sum = x->sum;
     const uint32_t nseg = m->in.nseg;
     const int32_t drop = m->drop;

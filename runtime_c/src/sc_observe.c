@@ -45,7 +45,8 @@ static void dump_words(const char *op, const int32_t *v, uint32_t n) {
     sc_put_words(tag, v, n);
 }
 
-static void dump_bytes(const char *op, const int8_t *v, uint32_t n) {
+/* n bytes, or with `high` 16-bit values whose upper bytes are there */
+static void dump_bytes(const char *op, const int8_t *v, const int8_t *high, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (i % 24 == 0) {
             sc_puts(i ? "\n" SC_LINE_DUMP " " : SC_LINE_DUMP " ");
@@ -54,23 +55,27 @@ static void dump_bytes(const char *op, const int8_t *v, uint32_t n) {
             sc_put_uint(i);
         }
         sc_puts(" ");
-        sc_put_hex((uint32_t)(int32_t)v[i], 8);
+        sc_put_hex((uint32_t)(v[i] + (high ? 256 * high[i] : 0)), 8);
     }
     sc_puts("\n");
 }
 
-/* op ends in ".q": its values; ".c" its segment scales; ".s" mantissa and exponent */
+/* op ends in ".q": its values; ".s" mantissa and exponent; ".c" the segment scales of an int8 vector */
 static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader) {
     const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
     char name[16];
     int n = 0;
     while (op[n]) name[n] = op[n], n++;
     name[n] = 0;
-    name[n - 1] = 'c';
-    dump_words(name, v->c, reader->in.nseg);
     name[n - 1] = 's';
     dump_words(name, scale, 2);
-    dump_bytes(op, v->q, reader->in.words * 4u);
+    if (reader->format & SC_FMT_Q16) {
+        dump_bytes(op, v->q, v->q + reader->in.words * 4u, reader->in.k);
+        return;
+    }
+    name[n - 1] = 'c';
+    dump_words(name, v->c, reader->in.nseg);
+    dump_bytes(op, v->q, 0, reader->in.words * 4u);
 }
 
 static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
@@ -80,7 +85,7 @@ static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
     if (s->form == SC_VECTOR)
         dump_qvec(name, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot]);
     else if (s->form == SC_BYTES)
-        dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, s->count);
+        dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
     else
         dump_words(name, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, s->count);
 }

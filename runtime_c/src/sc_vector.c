@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dynamic int8 vectors: twin of compiler/shrinkc/numerics/vectors.py. */
+ * Dynamic vectors of 8 and 16 bit: twin of compiler/shrinkc/numerics/vectors.py. */
 #include "sc_platform.h"
 
 #include "sc_kernels.h"
@@ -171,11 +171,11 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
         const uint32_t first = b - at / SC_BLOCK, end = last ? cut->blocks : first + cut->seg_blocks;
         int32_t seg_top = 0;
         SC_MAX_WORDS(seg_top, block_max + first, end - first, 4);
-        uint32_t c = cut->cmax, limit = mantissa;
+        uint32_t c = cut->range, limit = mantissa;
         if (seg_top != top || top == 0) { /* otherwise both divisions are known */
             c = ((uint32_t)sc_shift(seg_top, exponent) * c + mantissa - 1) / mantissa;
             c += c == 0;
-            limit = (mantissa * c + cut->cmax - 1) / cut->cmax;
+            limit = (mantissa * c + cut->range - 1) / cut->range;
         }
         const int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
         if (at == 0) out->c[seg] = (int32_t)c;
@@ -194,6 +194,88 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest blocks */
         out->mantissa = mantissa;
+        out->exponent = exponent;
+        if (norm) norm_scale(parts, eps, out, cores);
+    }
+}
+
+/* This core's inputs of a 16-bit vector: whole words, whose number is returned; *first of them is its first. */
+static inline uint32_t share_of(uint32_t k, uint32_t *first, int core, int cores) {
+    const uint32_t each = (k + 4u * (uint32_t)cores - 1) / (4u * (uint32_t)cores) * 4;
+    const uint32_t at = each * (uint32_t)core;
+    *first = at;
+    return at >= k ? 0 : k - at < each ? k - at : each;
+}
+
+SC_HOT void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
+                        const uint16_t *perm, int pre_shift, sc_part *parts, int core, int cores) {
+    int32_t top = 0;
+    uint32_t low = 0, high = 0, first;
+    const uint32_t n = share_of(cut->k, &first, core, cores);
+    const int32_t *v = x + first;
+    if (gain) {
+        add_squares(v, n, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        if (perm) {
+            gather(x, perm + first, n, y + first);
+            v = y + first;
+        }
+        apply_gain(v, gain + first, n, y + first);
+        v = y + first;
+    }
+    SC_MAX_WORDS(top, v, n, 4); /* a permutation changes no maximum */
+    parts[core].max = (uint32_t)top;
+    parts[core].sum = (uint64_t)high << 32 | low;
+}
+
+/* n values of x * 2^-exponent, rounded half up, as low bytes and, `pitch` behind them, high bytes */
+static inline void split_run(const int32_t *src, uint32_t n, int exponent, int8_t *low, uint32_t pitch) {
+    int8_t *high = low + pitch;
+#if SC_XPULP
+    if (__builtin_expect(exponent > 0 && exponent < 17, 1)) { /* at 17 adding half could overflow */
+        int32_t v;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
+                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
+                         SC_ROUND("%[v]", "%[e]")
+                         ".insn s 0x2b, 0, %[v], 1(%[low])\n"
+                         "addi %[v], %[v], 128\n"
+                         "srai %[v], %[v], 8\n"
+                         ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)
+                         : [src] "+&r"(src), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)
+                         : [n] "r"(n), [e] "r"(exponent)
+                         : "memory");
+        /* clang-format on */
+        return;
+    }
+#endif
+    for (; n; n--) {
+        const int32_t v = sc_shift(*src++, exponent);
+        *low++ = (int8_t)v;
+        *high++ = (int8_t)((v + 128) >> 8);
+    }
+}
+
+SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
+                            int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
+    int32_t top = 0;
+    SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
+    const int exponent = top ? sc_bits((uint32_t)top) - cut->range : 0;
+    const uint32_t pitch = 4u * cut->words;
+    uint32_t first;
+    const uint32_t n = share_of(cut->k, &first, core, cores);
+    if (perm && !norm) {
+        for (uint32_t at = first; at < first + n; at += SC_BLOCK) {
+            int32_t gathered[SC_BLOCK];
+            const uint32_t left = first + n - at, len = left < SC_BLOCK ? left : SC_BLOCK;
+            gather(y, perm + at, len, gathered);
+            split_run(gathered, len, exponent, out->q + at, pitch);
+        }
+    } else {
+        split_run(y + first, n, exponent, out->q + first, pitch);
+    }
+    if (core == SC_LAST_CORE(cores)) { /* it has the fewest inputs */
+        for (uint32_t i = cut->k; i < pitch; i++) out->q[i] = out->q[pitch + i] = 0;
+        out->mantissa = 1u << 14;
         out->exponent = exponent;
         if (norm) norm_scale(parts, eps, out, cores);
     }

@@ -75,11 +75,11 @@ def _c_matrix(
             w.seg,
             shape.last,
             -(-w.seg // X_BLOCK),
-            shape.x_blocks,
+            -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
             shape.seg_words(w.seg),
             shape.seg_words(shape.last),
             shape.words,
-            w.cmax,
+            w.x_bits or w.cmax,
         ),
         level=f"SC_IN_{p.level.upper()}",
         format=c_format(w),
@@ -110,7 +110,8 @@ class CStep:
     form: str
 
 
-FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR"}
+VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
+FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
 
 
 def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
@@ -120,12 +121,12 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
 
     def stride(value: str) -> int:
         per_token = held[sizes.buffer(value)] // sizes.chunk
-        return 0 if kinds[value].kind == "q8" else per_token // 4
+        return 0 if kinds[value].kind in VECTORS else per_token // 4
 
     out = []
     for step in (s for s in sizes.steps if s.in_layer):
         source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
-        count = {"i32": kind.width, "heads8": 4 * stride(step.name), "q8": 0}[kind.kind]
+        count = {"i32": kind.width, "heads8": 4 * stride(step.name)}.get(kind.kind, 0)
         out.append(
             CStep(
                 step.name, step.op.KERNEL, sizes.buffer(source), sizes.buffer(step.name),
@@ -228,7 +229,6 @@ def emit(
     norms = _of_type(graph, NormQuant)
     readers = [m for m in shape.matrices if m.name != "embedding"]
     side_shapes = [m.side for m in readers if m.side]
-    x_blocks = max([m.x_blocks for m in readers] + [m.x_blocks for m in side_shapes])
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
     engines = sorted({w.engine for _, w, _ in stored} - {CORES})
     on_cores = [w for _, w, _ in stored if w.engine == CORES]
@@ -264,14 +264,14 @@ def emit(
         "piece_values": list(pieces),
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
-        "xq_words": max(m.words for m in readers),
-        "xsegs": max(m.nseg for m in readers),
-        "xblocks": x_blocks,
+        "xq_words": max(m.x_words for m in readers),
+        "xsegs": max(m.x_segs for m in readers),
+        "xblocks": max(m.x_blocks for m in readers),
+        "q16": int(any(m.wide for m in readers)),
         "xsums": int(any(m.asymmetric for m in readers)),
         "rank": max(m.rank for m in readers),
         "head_perm": "perm_head" if final.perm is not None else "0",
-        "sq_words": max([m.words for m in side_shapes], default=0),
-        "ssegs": max([m.nseg for m in side_shapes], default=0),
+        "sq_words": max([m.x_words for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
         "head_scratch": head_scratch_bytes(graph.context),

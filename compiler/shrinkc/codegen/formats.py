@@ -12,7 +12,11 @@ MOST = 4  # formats with code of their own, each up to 1.2 KB of the 16 KB for h
 
 def c_format(w: QLinear) -> str:
     """A matrix's ``sc_matrix.format``, as a C expression."""
-    flags = (("SC_FMT_GROUPED", w.d is not None), ("SC_FMT_ASYM", w.b is not None))
+    flags = (
+        ("SC_FMT_GROUPED", w.d is not None),
+        ("SC_FMT_ASYM", w.b is not None),
+        ("SC_FMT_Q16", w.x_bits > 0),
+    )
     return " | ".join([str(w.bits), *(name for name, on in flags if on)])
 
 

@@ -51,12 +51,12 @@ class Engine:
     """One engine.
 
     ``store``: how it lays out a matrix.  ``levels``: the memories from which it reads one in place;
-    none: tiles of it are copied into L1, as the cores have it.  ``activations``: kind of the IR value
-    that it reads.  ``reads_rows``: its C twin can give a row, as an embedding needs.
+    none: tiles of it are copied into L1, as the cores have it.  ``reads_rows``: its C twin can give a row, as an embedding needs.
 
     ``legal(spec)``: None, or why it cannot run that matrix, as the end of a sentence that begins with
-    the matrix.  ``cut(k, group, bits)``: inputs per segment, and the multiple to which each is padded:
-    whole words of 4, and of the cores what the format stores together.  ``cycles(spec, tokens)``: an
+    the matrix.  ``cut(k, group, bits)``: inputs per segment of int8 activations, and the multiple to which
+    a segment, or all of 16-bit ones, is padded: whole words of 4, and of the cores what the format stores
+    together.  ``cycles(spec, tokens)``: an
     estimate for that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
     the matrix alone.
     """
@@ -68,7 +68,6 @@ class Engine:
     cut: Callable[[int, int | None, int], tuple[int, int]]
     cycles: Callable[[MatrixSpec, int], int]
     scratch: Callable[[MatrixShape, int], int] = _nothing
-    activations: str = "q8"
     reads_rows: bool = False
 
     def __post_init__(self) -> None:
@@ -86,9 +85,15 @@ class Engine:
             return f"is the embedding as well, whose rows {self.name} cannot give"
         return self.legal(spec)
 
+    def cut_of(self, k: int, group: int | None, grouped: bool, bits: int) -> tuple[int, int]:
+        """Inputs per segment and the multiple to which it is padded: 16-bit activations, which
+        matrices with one scale per row read, are one segment."""
+        seg, pad = self.cut(k, group, bits)
+        return (seg if grouped else k), pad
+
     def shape(self, spec: MatrixSpec) -> MatrixShape:
         """How the matrix is stored where this engine runs it."""
-        seg, pad = self.cut(spec.k, spec.group, spec.bits)
+        seg, pad = self.cut_of(spec.k, spec.group, spec.grouped, spec.bits)
         return MatrixShape(
             spec.name, spec.rows, spec.k, spec.bits, seg, spec.grouped, spec.asymmetric, spec.rank,
             pad if pad != spec.format.inputs else 0, self.name, self.store,

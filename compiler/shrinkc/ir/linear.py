@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike
 
 from shrinkc.engines import CORES
 from shrinkc.numerics.fixed import I64, QMAX
-from shrinkc.numerics.matrices import accumulate, effective, product_type
-from shrinkc.numerics.vectors import QVector
+from shrinkc.numerics.matrices import accumulate, accumulate_q16, effective, product_type
+from shrinkc.numerics.vectors import WIDE_BITS, Q16Vector, QVector
 from shrinkc.storage import StorageFormat, format_of
 
 CMAX = 255
@@ -35,6 +35,8 @@ class QLinear:
     ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
     first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
     has decided ``seg`` and ``pad``; beyond these it changes no integer.
+    ``x_bits``: bits of the 16-bit activations that it reads as one segment, with d None and acc the plain
+    sum of q * x; 0: it reads int8 ones with segment scales up to ``cmax``.
     ``row_scale`` float64 [n] is kept for bounds, reports and tests; the device has r.
     """
 
@@ -54,6 +56,7 @@ class QLinear:
     row_scale: np.ndarray
     low_rank: LowRank | None = None
     engine: str = CORES
+    x_bits: int = 0
 
     @property
     def format(self) -> StorageFormat:
@@ -92,8 +95,21 @@ class QLinear:
         """Largest |acc| that c = 1 everywhere could give."""
         return unit_bound(self.segment_bounds(), self.drop)
 
-    def accumulate(self, x: QVector) -> np.ndarray:
+    @property
+    def activations(self) -> str:
+        """The kind of IR value that it reads."""
+        return "q16" if self.x_bits else "q8"
+
+    def acc_bound(self) -> int:
+        """Largest |acc| that any activations give."""
+        if self.x_bits:
+            return q16_bound(self.segment_bounds(), self.x_bits)
+        return self.unit_bound() * self.cmax
+
+    def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
         """Exact acc int64 [T, n] of activations."""
+        if isinstance(x, Q16Vector):
+            return accumulate_q16(x, self._transposed(np.float64))
         table = self._transposed(product_type(self.d, self.seg))
         return accumulate(x, table, self.d, self.b, self.seg, self.drop)
 
@@ -139,6 +155,16 @@ class LowRank:
 
     a: QLinear
     b: QLinear
+
+
+def q16_bound(bounds: np.ndarray, x_bits: int) -> int:
+    """Largest |acc| of 16-bit activations of that many bits; ``bounds`` [n, 1] are 127 * sum |q|."""
+    return int(bounds.max(initial=0)) // QMAX << x_bits
+
+
+def largest_x_bits(bounds: np.ndarray) -> int:
+    """Most bits of 16-bit activations that keep every accumulator in int32; 0 if none do."""
+    return min(WIDE_BITS, (ACC_MAX // max(q16_bound(bounds, 0), 1)).bit_length() - 1)
 
 
 def largest_cmax(unit_bound: int) -> int:

@@ -16,10 +16,10 @@ from shrinkc.ir.linear import (
     SEGMENT_SUM_MAX,
     WEIGHT_MAX,
     magnitudes,
-    unit_bound,
 )
 from shrinkc.ir.ops import OPS, Linear, Op, input_types
 from shrinkc.ir.ops.op import Rule
+from shrinkc.numerics.vectors import WIDE_BITS
 from shrinkc.storage import FORMATS, WORD
 
 
@@ -76,14 +76,14 @@ def rule_accumulator(graph: Graph, op: Op) -> str | None:
         top = int(bounds.max(initial=0)) << w.format.fold
         if w.d is not None and top > SEGMENT_SUM_MAX:
             return f"{w.name}: a segment's sum up to {top}, more than {SEGMENT_SUM_MAX}"
-        acc = unit_bound(bounds, w.drop) * w.cmax
+        acc = w.acc_bound()
         if isinstance(op, Linear) and acc > ACC_MAX:
             return f"{w.name}: accumulator up to {acc}, more than {ACC_MAX}"
     return None
 
 
 def rule_engine(graph: Graph, op: Op) -> str | None:
-    """Every matrix is cut as its engine asks, and reads what its engine takes.
+    """Every matrix is cut as its engine asks.
 
     The first half of a side path is cut like the matrix beside it (rule_linear_types).
     """
@@ -93,18 +93,29 @@ def rule_engine(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: engine '{w.engine}'; there are {', '.join(ENGINES)}"
         if place > 0 and w.engine != CORES:
             return f"{w.name}: a side path on {w.engine}, not on the cores"
-        cut = ENGINES[w.engine].cut(w.k, w.group, w.bits)
+        cut = ENGINES[w.engine].cut_of(w.k, w.group, w.d is not None, w.bits)
         if place != 1 and (w.seg, w.pad) != cut:
             got = f"segments of {w.seg} padded to {w.pad}"
             return f"{w.name}: {got}; {w.engine} asks for {cut[0]} and {cut[1]}"
-    if isinstance(op, Linear):
-        kind, reads = input_types(graph, op)[0].kind, ENGINES[op.weight.engine].activations
-        if kind != reads:
-            return f"{op.weight.name}: {op.weight.engine} reads {reads}, the input is {kind}"
     return None
 
 
-COMMON: tuple[Rule, ...] = (rule_signature, rule_matrix, rule_drop, rule_accumulator)
+def rule_activations(graph: Graph, op: Op) -> str | None:
+    """16-bit activations are one segment of 1..14 bits, for matrices without group scales."""
+    for w in op.matrices():
+        if w.x_bits and (w.d is not None or w.seg != w.k or not 1 <= w.x_bits <= WIDE_BITS):
+            scales = "group scales, " if w.d is not None else ""
+            return f"{w.name}: {scales}segments of {w.seg} and {w.x_bits}-bit activations"
+    return None
+
+
+COMMON: tuple[Rule, ...] = (
+    rule_signature,
+    rule_matrix,
+    rule_activations,
+    rule_drop,
+    rule_accumulator,
+)
 
 
 def rules() -> tuple[Rule, ...]:

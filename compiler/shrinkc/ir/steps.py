@@ -58,28 +58,24 @@ class SlotSizes:
     second half of their side paths, 0 where there is none."""
 
     rows: int
-    words: int
-    nseg: int
+    words: int  # of the vector that they read
+    nseg: int  # its segment scales, 0 of 16-bit ones
     x_blocks: int
     asymmetric: bool
     rank: int
     side_words: int
-    side_nseg: int
-    side_x_blocks: int
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
         sides = [m.side for m in matrices if m.side]
         return cls(
             max(m.rows for m in matrices),
-            max(m.words for m in matrices),
-            max(m.nseg for m in matrices),
+            max(m.x_words for m in matrices),
+            max(m.x_segs for m in matrices),
             max(m.x_blocks for m in matrices),
             any(m.asymmetric for m in matrices),
             max(m.rank for m in matrices),
-            max((m.words for m in sides), default=0),
-            max((m.nseg for m in sides), default=0),
-            max((m.x_blocks for m in sides), default=0),
+            max((m.x_words for m in sides), default=0),
         )
 
 

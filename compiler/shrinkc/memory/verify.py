@@ -61,16 +61,19 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
     width = max(s.hidden, s.ffn, qkv)
-    nseg = max(len(_segments(m.k, m.seg)) for m in readers)
+    narrow = [m for m in readers if m.grouped or m.asymmetric or m.beside_grouped]
+    nseg = max((len(_segments(m.k, m.seg)) for m in narrow), default=0)
     ranks = [m.rank for m in readers if m.rank]
-    x_blocks = max([_x_blocks(m.k, m.seg) for m in readers] + [_x_blocks(r, 64) for r in ranks])
     out = {
         "x": 4 * chunk * s.hidden,
         "y": 4 * chunk * width,
-        "xq": 4 * chunk * max(_words(m.k, m.seg, m.bits, m.pad) for m in readers),
-        "xc": 4 * chunk * nseg,
+        "xq": 4
+        * chunk
+        * max(
+            _words(m.k, m.seg, m.bits, m.pad) * (1 if m in narrow else 2)  # two planes of bytes
+            for m in readers
+        ),
         "xv": 32 * chunk,
-        "block_max": 4 * chunk * x_blocks,
         "parts": 16 * chunk * cores,
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
@@ -84,12 +87,14 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]
     if any(scratch):
         out["engine"] = max(scratch)
+    if narrow:
+        out["xc"] = 4 * chunk * nseg
+        out["block_max"] = 4 * chunk * max(_x_blocks(m.k, m.seg) for m in narrow)
     if any(m.asymmetric for m in readers):
         out["xsum"] = 4 * chunk * nseg
     if ranks:
         out["sy"] = 4 * chunk * max(ranks)
-        out["sq"] = 4 * chunk * max(_words(r, 64, 8) for r in ranks)
-        out["sc"] = 4 * chunk * max(len(_segments(r, 64)) for r in ranks)
+        out["sq"] = 2 * 4 * chunk * max(_words(r, r, 8) for r in ranks)
         out["sv"] = 32 * chunk
     if plan.kv_in_l1:
         out["k_cache"] = s.num_layers * positions // 4 * k_block
@@ -300,7 +305,7 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         rows, size, beside = 8, 16 + _words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits, 0
         size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + 2 * int(m.asymmetric))
         if m.rank:
-            size += 16 + _words(m.rank, 64, 8) * 32
+            size += 16 + _words(m.rank, m.rank, 8) * 32
         if m.engine != CORES:  # only the engine's store knows how it lays out a matrix
             store = m.store
             rows, size, beside = store.rows, store.block_bytes(m), store.beside_bytes(m)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from shrinkc.numerics.fixed import I64, QMAX, requantize, saturate32
-from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16, quantize_vector
 
 _CACHED = 1 << 18
 
@@ -28,10 +28,12 @@ class Matrix(Protocol):
     @property
     def cmax(self) -> int: ...
     @property
+    def x_bits(self) -> int: ...
+    @property
     def shift(self) -> int: ...
     @property
     def low_rank(self) -> SidePath | None: ...
-    def accumulate(self, x: QVector) -> np.ndarray:
+    def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
         """Exact acc int64 [T, n]."""
 
 
@@ -53,6 +55,11 @@ def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: in
     if b is not None:
         w -= np.repeat(b.astype(I64), seg, axis=1)[:, :k]
     return w
+
+
+def accumulate_q16(x: Q16Vector, table: np.ndarray) -> np.ndarray:
+    """Exact acc int64 [T, n] = sum_k q * x through BLAS; ``table`` float64 [k, n]."""
+    return np.rint(x.q.astype(np.float64) @ table).astype(I64)
 
 
 def product_type(d: np.ndarray | None, seg: int) -> type[np.float32] | type[np.float64]:
@@ -102,18 +109,19 @@ def accumulate(
     return out.astype(I64)
 
 
-def rescale(w: Matrix, acc: np.ndarray, x: QVector) -> np.ndarray:
+def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
     """acc [T, n] of ``x`` in the fixed point of the matrix's result."""
     factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
     return requantize(acc, factor, w.shift - x.exponent[:, None])
 
 
-def linear(w: Matrix, x: QVector) -> np.ndarray:
+def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:
     """The integer matrix product with its side path, int64 [T, n] in int32 range."""
     y = rescale(w, w.accumulate(x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b
-        t = quantize_vector(rescale(a, a.accumulate(x), x), b.seg, b.cmax)
+        middle = rescale(a, a.accumulate(x), x)
+        t = quantize_q16(middle, b.x_bits) if b.x_bits else quantize_vector(middle, b.seg, b.cmax)
         y = saturate32(y + rescale(b, b.accumulate(t), t))
     return y
 

@@ -1,4 +1,7 @@
-"""Dynamic int8 vectors: a token's activations with one small integer scale per segment.
+"""Dynamic vectors: a token's activations as integers with scales of their own.
+
+Matrices with one scale per row read 16-bit vectors (``Q16Vector``); those with group scales read int8
+vectors with one small integer scale per segment:
 
 A vector x[K] (int32, fraction bits f) is cut into segments of S elements (the last may be
 shorter).  Its int8 form is
@@ -100,12 +103,59 @@ def norm_quantize_vector(
     x = np.asarray(x, I64)
     total = sum_of_squares(x, pre_shift) + eps
     v = quantize_vector((x * gain) >> 15, seg, cmax)
-    r, j = rsqrt(total)
-    product = v.mantissa * r
-    extra = bit_length(product) - MANTISSA_BITS
-    v.mantissa = product >> extra
-    v.exponent = v.exponent + extra - j
+    v.mantissa, v.exponent = _normed(v.mantissa, v.exponent, total)
     return v
+
+
+WIDE_BITS = 14  # most bits of a 16-bit vector's magnitudes, so that both bytes of a value are signed
+WIDE_MANTISSA = 1 << (MANTISSA_BITS - 1)  # of one whose scale is a power of two
+
+
+@dataclass
+class Q16Vector:
+    """T tokens in 16 bit: q int64 [T, K] in ±2**bits, mantissa and exponent [T].
+
+    x[k] * 2**-f = q[k] * mantissa * 2**exponent * kappa.  The device has q as two planes of signed
+    bytes, q = 256 * high + low, so that byte products serve both.
+    """
+
+    q: np.ndarray
+    mantissa: np.ndarray
+    exponent: np.ndarray
+
+
+def quantize_q16(x: np.ndarray, bits: int) -> Q16Vector:
+    """x int32 [T, K] less as many bits as make its largest magnitude one of ``bits`` (1..14) bits.
+
+    Vectors of fewer bits are shifted up.  kappa of the result is ``2**-f / WIDE_MANTISSA``.
+    """
+    x = np.asarray(x, I64)
+    top = np.abs(x).max(axis=1)
+    exponent = np.where(top > 0, bit_length(top) - bits, 0)
+    q = round_shift(x, exponent[:, None])
+    return Q16Vector(q, np.full(len(q), WIDE_MANTISSA, I64), exponent)
+
+
+def norm_quantize_q16(
+    x: np.ndarray, bits: int, pre_shift: int, eps: int, gain: np.ndarray
+) -> Q16Vector:
+    """RMSNorm and :func:`quantize_q16`, with the arguments of :func:`norm_quantize_vector`.
+
+    kappa of the result is ``sqrt(K) / (WIDE_MANTISSA * 2**(31 + pre_shift))``.
+    """
+    x = np.asarray(x, I64)
+    v = quantize_q16((x * gain) >> 15, bits)
+    return Q16Vector(v.q, *_normed(v.mantissa, v.exponent, sum_of_squares(x, pre_shift) + eps))
+
+
+def _normed(
+    mantissa: np.ndarray, exponent: np.ndarray, total: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """mantissa * 2**exponent / sqrt(total), with a mantissa of 15 bits."""
+    r, j = rsqrt(total)
+    product = mantissa * r
+    extra = bit_length(product) - MANTISSA_BITS
+    return product >> extra, exponent + extra - j
 
 
 @dataclass
@@ -246,7 +296,4 @@ def _norm_scale(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mantissa and exponent of heads of x times 1 / rms."""
     y = x >> pre_shift
-    r, j = rsqrt((y * y).sum(axis=2) + eps)
-    product = mantissa * r
-    extra = bit_length(product) - MANTISSA_BITS
-    return product >> extra, exponent + extra - j
+    return _normed(mantissa, exponent, (y * y).sum(axis=2) + eps)

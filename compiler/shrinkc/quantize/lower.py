@@ -33,6 +33,7 @@ from shrinkc.ir.ops import (
     Sample,
     SiluMul,
     Type,
+    vector_type,
 )
 from shrinkc.ir.rules import check
 from shrinkc.ir.steps import Step
@@ -276,10 +277,10 @@ class _Lowering:
 
         def main(limit: int) -> QLinear:
             if isinstance(weight, QuantizedWeight):
-                return convert_matrix(source.name, weight, out, cmax_limit=limit, engine=engine)
+                return convert_matrix(source.name, weight, out, limit=limit, engine=engine)
             return quantize_matrix(
                 source.name, weight, out, bits=o.bits, group=o.group, asymmetric=o.asymmetric,
-                cmax_limit=limit, engine=engine,
+                limit=limit, engine=engine,
             )  # fmt: skip
 
         w = main(CMAX)
@@ -292,15 +293,14 @@ class _Lowering:
 
         def side_a(limit: int) -> QLinear:
             return quantize_matrix(
-                f"{source.name}.a", a, a_out, bits=SIDE_BITS, cmax_limit=limit,
-                activations=(w.seg, w.pad),
-            )  # fmt: skip
+                f"{source.name}.a", a, a_out, bits=SIDE_BITS, limit=limit, beside=w
+            )
 
-        # both read the same activations, so they share the smaller cmax
-        qa = side_a(w.cmax)
-        if qa.cmax < w.cmax:
-            w = main(qa.cmax)
-            qa = side_a(w.cmax)
+        # both read the same activations, so they share what is smaller
+        qa = side_a(w.x_bits or w.cmax)
+        if (qa.x_bits, qa.cmax) != (w.x_bits, w.cmax):
+            w = main(qa.x_bits or qa.cmax)
+            qa = side_a(w.x_bits or w.cmax)
         b_out = Output(2.0**-qa.frac / QMAX, w.frac)
         w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=SIDE_BITS))
         return w
@@ -340,13 +340,10 @@ class _Lowering:
             f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac, k), square_pre_shift(k),
             gain.q15 if order is None else gain.q15[order], _perm(order),
         )  # fmt: skip
-        return self.emit(op, Type("q8", k, seg=w.seg, cmax=w.cmax))
+        return self.emit(op, vector_type(w))
 
     def quant(self, x: str, layer: int, tag: str, w: QLinear, order: np.ndarray | None) -> str:
-        return self.emit(
-            Quant(f"{tag}.q", (x,), layer, _perm(order)),
-            Type("q8", w.k, seg=w.seg, cmax=w.cmax),
-        )
+        return self.emit(Quant(f"{tag}.q", (x,), layer, _perm(order)), vector_type(w))
 
     def linear(
         self,

@@ -24,10 +24,14 @@ from shrinkc.ir.linear import (
     WEIGHT_MAX,
     QLinear,
     largest_cmax,
+    largest_x_bits,
     magnitudes,
+    q16_bound,
     row_slices,
     unit_bound,
 )
+from shrinkc.numerics.fixed import MANTISSA_BITS, QMAX
+from shrinkc.numerics.vectors import WIDE_MANTISSA
 from shrinkc.storage import WIDEST, format_of
 
 D_MAX = 255
@@ -102,8 +106,8 @@ def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
 class Output:
     """What surrounds a matrix.
 
-    ``kappa`` is the unit of the input's mantissa times cmax: the input is
-    q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
+    ``kappa`` is the unit of an int8 input's mantissa times cmax: the input is
+    q * c * mantissa * 2**exponent * kappa / cmax; ``exponent_max`` is of one too.  ``frac`` is the result's fraction bits; with
     ``exponent_max``, the largest exponent an input can have, it is lowered until the final shift
     is to the right for every input: more bits than the accumulator has would be made up.
     """
@@ -134,15 +138,19 @@ class _Cut:
     seg: int
     pad: int
     engine: str
+    wide: bool  # reads 16-bit activations
 
     @classmethod
     def of(
-        cls, name: str, k: int, bits: int, group: int | None, engine: str,
-        activations: tuple[int, int] | None = None,
+        cls, name: str, k: int, bits: int, group: int | None, grouped: bool, engine: str,
+        beside: QLinear | None = None,
     ) -> _Cut:  # fmt: skip
-        """``activations``: segment and padding where another matrix has chosen them already."""
-        seg, pad = activations or engine_named(engine).cut(k, group, bits)
-        return cls(name, k, bits, group, seg, pad, engine)
+        """``beside``: another matrix, whose activations it reads."""
+        seg, pad = engine_named(engine).cut_of(k, group, grouped, bits)
+        if beside is not None:
+            seg, pad = beside.seg, beside.pad
+        wide = not grouped if beside is None else beside.x_bits > 0
+        return cls(name, k, bits, group, seg, pad, engine, wide)
 
     def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
         """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
@@ -161,18 +169,17 @@ def quantize_matrix(
     bits: int,
     group: int | None = None,
     asymmetric: bool = False,
-    cmax_limit: int = CMAX,
-    activations: tuple[int, int] | None = None,
+    limit: int = CMAX,
+    beside: QLinear | None = None,
     engine: str = CORES,
 ) -> QLinear:
     """Quantise float [n, k] to integers of ``bits`` bits.
 
-    ``activations`` (segment, padding) and ``cmax_limit`` are those of another matrix that reads the
-    same input; ``engine`` runs it.  Raises QuantizeError when no accumulator bound is possible.
+    ``beside`` is another matrix that reads the same input, ``limit`` its cmax or bits; ``engine`` runs it.  Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
-    cut = _Cut.of(name, k, bits, group, engine, activations)
     grouped = group is not None or asymmetric
+    cut = _Cut.of(name, k, bits, group, grouped, engine, beside)
     width = group if group is not None else k
     groups = -(-k // width)
     # zeros behind a shorter last group change neither its range nor its error
@@ -206,7 +213,7 @@ def quantize_matrix(
 
     # the integer range of an effective weight limits how fine an 8-bit matrix's grid can be
     levels = min(D_MAX, WEIGHT_MAX // (high - low if asymmetric else high)) if grouped else 1
-    return _settled(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, cmax_limit)
+    return _settled(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, limit)
 
 
 def convert_matrix(
@@ -214,7 +221,7 @@ def convert_matrix(
     weight: QuantizedWeight,
     out: Output,
     *,
-    cmax_limit: int = CMAX,
+    limit: int = CMAX,
     engine: str = CORES,
 ) -> QLinear:
     """The same integers q, shifted by a constant to signed ones; columns in stored order.
@@ -227,7 +234,7 @@ def convert_matrix(
     k = weight.q.shape[1]
     middle = 1 << (weight.bits - 1)
     form = MatrixFormat.of(weight)
-    cut = _Cut.of(name, k, form.bits, form.group, engine)
+    cut = _Cut.of(name, k, form.bits, form.group, form.grouped, engine)
     q = (weight.q.astype(np.int16) - middle).astype(np.int8)
     scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
     least, most = weight.q.min(axis=1, keepdims=True), weight.q.max(axis=1, keepdims=True)
@@ -250,7 +257,7 @@ def convert_matrix(
     only_flat = np.maximum(np.abs(rest).max(axis=1) / B_MAX, 1e-30)
     row = np.where(row > 0, row, only_flat)
     # a unit that is rounded down would take d past its range
-    return _settled(cut, row, integers, np.ceil if form.grouped else np.rint, out, cmax_limit)
+    return _settled(cut, row, integers, np.ceil if form.grouped else np.rint, out, limit)
 
 
 @dataclass(frozen=True)
@@ -331,7 +338,7 @@ def _settled(
     integers: Callable[[np.ndarray], _Integers],
     rounding: Callable[[np.ndarray], np.ndarray],
     out: Output,
-    cmax_limit: int,
+    limit: int,
 ) -> QLinear:
     """The matrix on the device's grids.
 
@@ -349,25 +356,32 @@ def _settled(
     grouped = found.d is not None
     fold = format_of(cut.bits).fold
     drop = 1 if grouped and not fold else 0
-    cmax, frac = cmax_limit, out.frac
+    frac = out.frac
     for _ in range(6):
-        if grouped:
+        x_bits = cmax = 0
+        if cut.wide:
+            x_bits = limit = min(limit, largest_x_bits(bounds))
+        elif grouped:
+            cmax = limit
             # room for the largest cmax: what is dropped is far below a segment's own error
             while unit_bound(bounds, drop) * cmax > ACC_MAX:
                 drop += 1
         else:
-            cmax = min(cmax, largest_cmax(unit_bound(bounds, 0)))
-        if cmax < 1:
+            cmax = limit = min(limit, largest_cmax(unit_bound(bounds, 0)))
+        if max(x_bits, cmax) < 1:
             raise QuantizeError(
                 f"{cut.name}: {cut.k} inputs at {cut.bits} bit do not fit an int32 accumulator of "
                 f"{ACC_MAX}.",
                 "use fewer bits per weight or a narrower matrix.",
             )
+        kappa = out.kappa * QMAX / WIDE_MANTISSA if cut.wide else out.kappa / cmax
         # the exponent that puts the largest row multiplier into 16 bits
         if out.exponent_max is not None:
-            room = math.log2(R_MAX * cmax / (row.max() * out.kappa * 2.0**drop))
-            frac = min(frac, math.floor(room) - 32 - out.exponent_max - 1)
-        unit = out.kappa / cmax * 2.0 ** (frac + drop)
+            # a vector's top is at least half of its range, which is 15 bits of an int8 one and its scale
+            exponent_max = out.exponent_max + (MANTISSA_BITS - x_bits if cut.wide else 0)
+            room = math.log2(R_MAX / (row.max() * kappa * 2.0**drop))
+            frac = min(frac, math.floor(room) - 32 - exponent_max - 1)
+        unit = kappa * 2.0 ** (frac + drop)
         shift = math.floor(math.log2(R_MAX / (row.max() * unit))) - 32
         r = np.clip(rounding(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)
         row_scale = r / (unit * 2.0 ** (32 + shift))
@@ -375,7 +389,9 @@ def _settled(
         over, bounds = _measured(cut, found)
         if over.max(initial=0.0) > 1:
             row = row * 1.01  # a row's unit was rounded down to the grid
-        elif unit_bound(bounds, drop) * cmax <= ACC_MAX:
+        elif (
+            q16_bound(bounds, x_bits) if cut.wide else unit_bound(bounds, drop) * cmax
+        ) <= ACC_MAX:
             break
     else:
         raise AssertionError(f"{cut.name}: scales did not settle")
@@ -390,11 +406,12 @@ def _settled(
         r=r.astype(np.uint16),
         drop=drop,
         shift=int(shift),
-        cmax=int(cmax),
+        cmax=cmax,
         frac=frac,
         pad=cut.pad,
         row_scale=row_scale,
         engine=cut.engine,
+        x_bits=x_bits,
     )
 
 

@@ -84,6 +84,7 @@ def _shape(w: QLinear, name: str) -> MatrixShape:
         name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.b is not None,
         w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
         w.engine, engine_named(w.engine).store,
+        beside_grouped=w.d is None and not w.x_bits,
     )  # fmt: skip
 
 
@@ -217,7 +218,12 @@ def shapes_of_config(
                 a = f"{spec.name}.a"
                 own, both = format_of(SIDE_BITS).inputs, main.format.inputs
                 pad = both if both > own else 0
-                out.append(MatrixShape(a, rank, spec.k, SIDE_BITS, main.seg, False, False, 0, pad))
+                out.append(
+                    MatrixShape(
+                        a, rank, spec.k, SIDE_BITS, main.seg, False, False, 0, pad,
+                        beside_grouped=not main.wide,
+                    )
+                )  # fmt: skip
             out.append(main)
         return tuple(out)
 

@@ -13,7 +13,7 @@ from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.ops import Linear, Op
 from shrinkc.numerics.fixed import hash_words
 from shrinkc.numerics.sampling import Sampling
-from shrinkc.numerics.vectors import QHeads, QVector
+from shrinkc.numerics.vectors import Q16Vector, QHeads, QVector
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,11 @@ def op_values(
         if op.layer != layer:
             return
         name = op.name
-        if isinstance(value, QVector):
+        if isinstance(value, (QVector, Q16Vector)):
             scale = np.array([value.mantissa[-1], value.exponent[-1]])
-            names = _vector_names(name)
-            out.update(zip(names, (value.q[-1], value.c[-1], scale), strict=True))
+            segments = [value.c[-1]] if isinstance(value, QVector) else []
+            names = _vector_names(name, graph.types[op.out].kind)
+            out.update(zip(names, (value.q[-1], scale, *segments), strict=True))
         elif isinstance(value, QHeads):
             out[name] = value.q[-1]
         else:
@@ -244,7 +245,7 @@ def locate(
     """The first op and index of a dumped layer that differ, in order of execution."""
     for op in graph.body(layer):
         kind = graph.types[op.out].kind
-        for name in _vector_names(op.name) if kind == "q8" else (op.name,):
+        for name in _vector_names(op.name, kind):
             if name not in got or name not in want:
                 continue
             g, w = got[name], want[name]
@@ -261,9 +262,10 @@ def locate(
     return None
 
 
-def _vector_names(name: str) -> tuple[str, str, str]:
-    """Of an int8 vector "x.q": its values, its segments' scales, mantissa and exponent."""
-    return name, name[:-1] + "c", name[:-1] + "s"
+def _vector_names(name: str, kind: str) -> tuple[str, ...]:
+    """What is dumped of a value: of a vector "x.q" its values, mantissa and exponent, and of an int8 one
+    its segments' scales."""
+    return (name, name[:-1] + "s", name[:-1] + "c")[: {"q8": 3, "q16": 2}.get(kind, 1)]
 
 
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:

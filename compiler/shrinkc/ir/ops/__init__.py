@@ -2,7 +2,7 @@
 
 from shrinkc.ir.ops.attention import Attention
 from shrinkc.ir.ops.embed import Embed
-from shrinkc.ir.ops.linear import Linear
+from shrinkc.ir.ops.linear import Linear, vector_type
 from shrinkc.ir.ops.normquant import NormQuant
 from shrinkc.ir.ops.op import OPS, Op, Type, input_types
 from shrinkc.ir.ops.quant import Quant
@@ -12,5 +12,5 @@ from shrinkc.ir.ops.silumul import SiluMul
 
 __all__ = [
     "OPS", "Attention", "Embed", "Linear", "NormQuant", "Op", "Quant", "RopeCache", "Sample", "SiluMul",
-    "Type", "input_types",
+    "Type", "input_types", "vector_type",
 ]  # fmt: skip

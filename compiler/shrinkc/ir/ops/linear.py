@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.abi import QVEC_BYTES
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.numerics import matrices
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def rule_linear_types(graph: Graph, op: Linear) -> str | None:
     w, types = op.weight, input_types(graph, op)
     x, y = types[0], graph.types[op.out]
-    if (x.width, x.seg, x.cmax) != (w.k, w.seg, w.cmax):
-        return f"input {x} does not match {w.name} [{w.n}, {w.k}] seg {w.seg} cmax {w.cmax}"
+    if x != vector_type(w):
+        return f"input {x} does not match {w.name} [{w.n}, {w.k}], which reads {vector_type(w)}"
     if (y.width, y.frac) != (w.n, w.frac):
         return f"output {y} does not match {w.name} [{w.n}, {w.k}] Q{w.frac}"
     if op.bias is not None and (op.bias.shape != (w.n,) or op.bias.dtype != np.int32):
@@ -35,11 +35,18 @@ def rule_linear_types(graph: Graph, op: Linear) -> str | None:
         return f"residual {types[1]} does not match Q{w.frac}"
     if w.low_rank:
         a, b = w.low_rank.a, w.low_rank.b
-        if (a.k, a.seg, a.cmax, a.pad) != (w.k, w.seg, w.cmax, w.pad):
+        if (a.k, a.seg, a.cmax, a.x_bits, a.pad) != (w.k, w.seg, w.cmax, w.x_bits, w.pad):
             return f"{a.name} does not share the activations of {w.name}"
         if a.n != b.k or b.n != w.n or b.frac != w.frac:
             return f"side path {a.n}->{b.n} does not fit {w.name}"
     return None
+
+
+def vector_type(w: QLinear) -> Type:
+    """The type of the activations that a matrix reads."""
+    if w.x_bits:
+        return Type("q16", w.k, bits=w.x_bits)
+    return Type("q8", w.k, seg=w.seg, cmax=w.cmax)
 
 
 def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
@@ -49,26 +56,27 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
     if sizes.scratch:
         yield Use("engine", Access.SCRATCH, sizes.scratch)
-    yield from (Use(name, Access.READ) for name in ("xv", "xq", "xc"))
+    yield from (Use(name, Access.READ) for name in ("xv", "xq"))
+    if slot.nseg:
+        yield Use("xc", Access.READ)
     if slot.asymmetric:
         yield Use("xsum", Access.READ)
     if slot.rank:
-        yield from scan_uses(slot.side_x_blocks, sizes)
+        yield from scan_uses(0, sizes)
         yield Use("sy", Access.SCRATCH, sizes.words(slot.rank))
         yield Use("sq", Access.SCRATCH, sizes.words(slot.side_words))
-        yield Use("sc", Access.SCRATCH, sizes.words(slot.side_nseg))
         yield Use("sv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
 
 
 @dataclass
 class Linear(Op):
-    """q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
+    """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
 
     ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating too.
     """
 
     OPTIONAL = frozenset({"bias"})
-    TAKES = (("q8",), ("q8", "i32"))
+    TAKES = (("q16",), ("q16", "i32"), ("q8",), ("q8", "i32"))
     GIVES = ("i32", "logits")
     RULES = (rule_linear_types,)
     KERNEL = "sc_step_linear"

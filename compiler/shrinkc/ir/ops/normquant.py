@@ -33,13 +33,13 @@ def rule_norm(graph: Graph, op: NormQuant) -> str | None:
 
 @dataclass
 class NormQuant(Op):
-    """i32 -> q8: RMSNorm and dynamic int8 of ``x[perm] * gain``.
+    """i32 -> q16 or q8: RMSNorm and dynamic quantisation of ``x[perm] * gain``.
 
     ``gain`` int16 [width] in Q15, in the order of the result.  ``perm`` uint16 [width], or None:
     place j of the result is made from input perm[j].
     """
 
-    GIVES = ("q8",)
+    GIVES = ("q16", "q8")
     RULES = (rule_norm, rule_permutation)
     KERNEL = "sc_step_norm"
 
@@ -48,10 +48,12 @@ class NormQuant(Op):
     gain: np.ndarray
     perm: np.ndarray | None = None
 
-    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector:
+    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector | vectors.Q16Vector:
         t = state.graph.types[self.out]
         x = permuted(np.asarray(args[0]), self.perm)
         gain = self.gain.astype(I64)
+        if t.kind == "q16":
+            return vectors.norm_quantize_q16(x, t.bits, self.pre_shift, self.eps, gain)
         return vectors.norm_quantize_vector(x, t.seg, t.cmax, self.pre_shift, self.eps, gain)
 
     def macros(self) -> dict[str, int | str]:

@@ -1,7 +1,7 @@
 """What every operation is, and what it says of itself to checker, interpreter, planner and generator.
 
-Values are per token: ``i32`` is fixed point int32 with fraction bits, ``q8`` a dynamic int8
-vector (see numerics/vectors.py), ``heads8`` int8 heads, ``logits`` and ``token`` what they say.
+Values are per token: ``i32`` is fixed point int32 with fraction bits, ``q16`` and ``q8`` are dynamic
+vectors of 16 and 8 bit (see numerics/vectors.py), ``heads8`` int8 heads, ``logits`` and ``token`` what they say.
 Every op names its inputs and its one output; ``layer`` is -1 outside the layer loop.
 """
 
@@ -23,17 +23,20 @@ Rule = Callable[["Graph", Any], str | None]
 
 @dataclass(frozen=True)
 class Type:
-    """kind: token | i32 | q8 | heads8 | logits; width elements per token."""
+    """kind: token | i32 | q16 | q8 | heads8 | logits; width elements per token."""
 
     kind: str
     width: int
     frac: int = 0  # i32: fraction bits
     seg: int = 0  # q8: segment size
     cmax: int = 0  # q8: largest segment scale
+    bits: int = 0  # q16: most bits of a magnitude
 
     def __str__(self) -> str:
         if self.kind == "q8":
             return f"q8[{self.width}/{self.seg} c<={self.cmax}]"
+        if self.kind == "q16":
+            return f"q16[{self.width}] {self.bits} bits"
         if self.kind in ("i32", "logits"):
             return f"{self.kind}[{self.width}]Q{self.frac}"
         return f"{self.kind}[{self.width}]"

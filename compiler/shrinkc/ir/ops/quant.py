@@ -34,35 +34,39 @@ def permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
 
 def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
     """What is between the two halves of a quantisation."""
-    yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
+    if x_blocks:
+        yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
     yield Use("parts", Access.SCRATCH, PART_BYTES * sizes.chunk * sizes.cores)
 
 
 def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """The int8 vector for the matrix that reads it; xv, its head, has pointers since the pass began."""
+    """The vector for the matrix that reads it; xv, its head, has pointers since the pass began."""
     reader = sizes.slot(step)
     yield Use(sizes.buffer(step.inputs[0]), Access.READ)
     yield from scan_uses(reader.x_blocks, sizes)
     yield Use("xv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
     yield Use("xq", Access.WRITE, sizes.words(reader.words))
-    yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
+    if reader.nseg:
+        yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
     if reader.asymmetric:
         yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
 
 
 @dataclass
 class Quant(Op):
-    """i32 -> q8: dynamic int8 of ``x[perm]``; ``perm`` as in NormQuant."""
+    """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``; ``perm`` as in NormQuant."""
 
-    GIVES = ("q8",)
+    GIVES = ("q16", "q8")
     RULES = (rule_permutation,)
     KERNEL = "sc_step_quant"
 
     perm: np.ndarray | None = None
 
-    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector:
-        t = state.graph.types[self.out]
-        return vectors.quantize_vector(permuted(np.asarray(args[0]), self.perm), t.seg, t.cmax)
+    def run(self, state: State, args: Sequence[Any]) -> vectors.QVector | vectors.Q16Vector:
+        t, x = state.graph.types[self.out], permuted(np.asarray(args[0]), self.perm)
+        if t.kind == "q16":
+            return vectors.quantize_q16(x, t.bits)
+        return vectors.quantize_vector(x, t.seg, t.cmax)
 
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:
