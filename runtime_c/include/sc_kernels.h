@@ -40,11 +40,11 @@ void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t 
  * else y is the scan's x, with the same perm, and they are those of the vector itself. */
 void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const uint32_t *block_max,
                      const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
-/* The same of 16-bit vectors: q = 256 * high + low, both signed bytes. */
+/* The same of 16-bit vectors: 256 * high + low, both signed bytes, from q on, where out->q then is. */
 void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, const uint16_t *perm,
                  int pre_shift, sc_part *parts, int core, int cores);
 void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts, int norm,
-                     uint64_t eps, sc_qvec *out, int core, int cores);
+                     uint64_t eps, int8_t *q, sc_qvec *out, int core, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 

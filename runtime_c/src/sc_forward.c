@@ -78,25 +78,27 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* src -> out: the input of a matrix, for tokens first .. sc_now.tokens - 1; with gain through
+/* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain through
  * RMSNorm. */
 SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int16_t *gain,
-                              const uint16_t *perm, uint32_t first, sc_qvec *out, int core) {
+                              const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
     const sc_cut *cut = &m->in;
     sc_barrier();
 #if SC_Q16
+    const uint32_t size = 8u * cut->words; /* tokens follow each other */
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
         for (uint32_t t = first; t < sc_now.tokens; t++)
             sc_q16_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, parts[t], core, SC_CORES);
         sc_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
         for (uint32_t t = first; t < sc_now.tokens; t++)
-            sc_q16_quantize(cut, src + t * stride, perm, parts[t], gain != 0, SC_NORM_EPS, &out[t], core,
-                            SC_CORES);
+            sc_q16_quantize(cut, src + t * stride, perm, parts[t], gain != 0, SC_NORM_EPS, to + t * size,
+                            &out[t], core, SC_CORES);
         return;
     }
 #endif
 #if SC_XSEGS > 0
+    (void)to;
     for (uint32_t t = first; t < sc_now.tokens; t++)
         sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
                     SC_CORES);
@@ -180,7 +182,7 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
                                 .silu_shift = 0,
                                 .up_shift = 0};
         linear(m - 1, in, tokens, &side, core);
-        quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sv, core);
+        quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sq[0], sv, core);
     }
 #endif
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
@@ -197,12 +199,12 @@ static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     quantize(l->m[s->slot], source(s), s->src_stride, sc_gains[2 * layer + s->how], SC_PERM(l->perm[s->slot]),
-             0, xv, core);
+             0, xq[0], xv, core);
 }
 
 SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
-    quantize(l->m[s->slot], source(s), s->src_stride, 0, SC_PERM(l->perm[s->slot]), 0, xv, core);
+    quantize(l->m[s->slot], source(s), s->src_stride, 0, SC_PERM(l->perm[s->slot]), 0, xq[0], xv, core);
 }
 
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
@@ -349,7 +351,7 @@ SC_PHASE static void head(int core) {
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
-    quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xv, core);
+    quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xq[0], xv, core);
     sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);

@@ -256,7 +256,7 @@ static inline void split_run(const int32_t *src, uint32_t n, int exponent, int8_
 }
 
 SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
-                            int norm, uint64_t eps, sc_qvec *out, int core, int cores) {
+                            int norm, uint64_t eps, int8_t *q, sc_qvec *out, int core, int cores) {
     int32_t top = 0;
     SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
     const int exponent = top ? sc_bits((uint32_t)top) - cut->range : 0;
@@ -268,13 +268,14 @@ SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
             int32_t gathered[SC_BLOCK];
             const uint32_t left = first + n - at, len = left < SC_BLOCK ? left : SC_BLOCK;
             gather(y, perm + at, len, gathered);
-            split_run(gathered, len, exponent, out->q + at, pitch);
+            split_run(gathered, len, exponent, q + at, pitch);
         }
     } else {
-        split_run(y + first, n, exponent, out->q + first, pitch);
+        split_run(y + first, n, exponent, q + first, pitch);
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest inputs */
-        for (uint32_t i = cut->k; i < pitch; i++) out->q[i] = out->q[pitch + i] = 0;
+        for (uint32_t i = cut->k; i < pitch; i++) q[i] = q[pitch + i] = 0;
+        out->q = q;
         out->mantissa = 1u << 14;
         out->exponent = exponent;
         if (norm) norm_scale(parts, eps, out, cores);

@@ -3,8 +3,9 @@
 from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose
 from shrinkc.engines.cores import ENGINE as THE_CORES
 from shrinkc.engines.engine import CORES, Engine, MatrixSpec
+from shrinkc.engines.neureka import ENGINE as NEUREKA
 
-ENGINES = {e.name: e for e in (THE_CORES,)}
+ENGINES = {e.name: e for e in (THE_CORES, NEUREKA)}
 
 
 def engine_named(name: str) -> Engine:

@@ -81,4 +81,8 @@ static inline void sc_dma_wait(sc_dma counter) {
 
 static inline uint32_t sc_time(void) { return REG(TIMER_COUNT); }
 
+#ifdef SC_NEUREKA
+#include "sc_neureka.h"
+#endif
+
 #endif

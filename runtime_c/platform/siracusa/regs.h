@@ -6,5 +6,6 @@
 #define SC_CORES 8             /* workers; the controller is the core behind them */
 #define L1_END 0x10040000u     /* from 0x10000000 on */
 #define HYPERBUS_PERIPHERAL 4u /* of the uDMA */
+#define SC_NEUREKA 1           /* has the engine: sc_neureka.h */
 
 #endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * N-EUREKA's jobs, as far as matrices need them; offsets and bits were tried on GVSoC. */
+#ifndef SC_NEUREKA_H
+#define SC_NEUREKA_H
+
+#include "cluster.h"
+
+#define NEUREKA_COMMIT 0x10201000u /* write 0: run it when the engine is free */
+#define NEUREKA_ACQUIRE 0x10201004u /* read: negative while both contexts are taken */
+#define NEUREKA_STATUS 0x1020100Cu /* bits 0 and 8: the contexts that are taken */
+#define NEUREKA_JOB(i) (0x10201020u + 4u * (i))
+#define EVENT_NEUREKA (1u << 12)
+
+/* 8-bit weights 128 too large from weight memory, 1x1, signed input, raw signed 32-bit sums, inputs loaded
+ * beside the work; the offset is the whole layer's */
+#define NEUREKA_DENSE (7u | 2u << 5 | 1u << 9 | 1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
+
+/* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
+typedef struct {
+    uint32_t weights, in, out;
+    uint32_t in_pixel, in_row, out_pixel, out_row, weight_row;
+    uint32_t last_out_in, last_pixels, tiles_out_in;
+} sc_neureka_job;
+
+/* For one core at a time; waits while two jobs are under way. */
+static inline void sc_neureka_fire(const sc_neureka_job *j) {
+    while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {}
+    REG(NEUREKA_JOB(0)) = j->weights - 0x10400000u;
+    REG(NEUREKA_JOB(1)) = j->in;
+    REG(NEUREKA_JOB(2)) = j->out;
+    REG(NEUREKA_JOB(3)) = REG(NEUREKA_JOB(4)) = REG(NEUREKA_JOB(5)) = 0; /* neither scale, shift nor bias */
+    REG(NEUREKA_JOB(6)) = j->in_pixel;
+    REG(NEUREKA_JOB(7)) = j->in_row;
+    REG(NEUREKA_JOB(8)) = 0;
+    REG(NEUREKA_JOB(9)) = 32;
+    REG(NEUREKA_JOB(10)) = j->out_pixel;
+    REG(NEUREKA_JOB(11)) = j->out_row;
+    REG(NEUREKA_JOB(12)) = 32;
+    REG(NEUREKA_JOB(13)) = j->weight_row;
+    REG(NEUREKA_JOB(14)) = 0;
+    REG(NEUREKA_JOB(15)) = j->last_out_in;
+    REG(NEUREKA_JOB(16)) = j->last_pixels;
+    REG(NEUREKA_JOB(17)) = j->last_pixels;
+    REG(NEUREKA_JOB(18)) = j->tiles_out_in;
+    REG(NEUREKA_JOB(19)) = 1u << 16 | 1u;
+    REG(NEUREKA_JOB(20)) = 0;
+    REG(NEUREKA_JOB(21)) = (uint32_t)-128;
+    REG(NEUREKA_JOB(22)) = 0;
+    REG(NEUREKA_JOB(23)) = NEUREKA_DENSE;
+    __asm__ volatile("" ::: "memory");
+    REG(NEUREKA_COMMIT) = 0;
+}
+
+/* Until at most `left` (0 or 1) jobs are under way.  The event may be an older job's: hence the loop. */
+static inline void sc_neureka_wait(uint32_t left) {
+    for (;;) {
+        const uint32_t status = REG(NEUREKA_STATUS);
+        if ((status & 1) + (status >> 8 & 1) <= left) break;
+        REG(EU_MASK) = EVENT_NEUREKA;
+        (void)elw(EU_WAIT_CLEAR);
+        REG(EU_MASK) = SC_EVENTS;
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * N-EUREKA in 1x1 mode: C twin of compiler/shrinkc/engines/neureka.py.
+ *
+ * A matrix is a sequence of jobs of JOB_ROWS rows.  Two are under way while the cores join, rescale and store
+ * the rows of the one before; a target without the engine computes the same sums where it stores them. */
+#include "sc_platform.h"
+
+#include "sc_engine.h"
+#include "sc_engines.h"
+
+#ifdef SC_ON_NEUREKA
+
+#define BLOCK 32u    /* inputs and outputs of a block */
+#define JOB_ROWS 64u /* agrees with neureka.py */
+#define JOBS 3u
+#define TOKENS_MAX 18u
+
+_Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
+
+static inline uint32_t input_blocks(const sc_matrix *m) { return (m->in.k + BLOCK - 1) / BLOCK; }
+static inline const uint8_t *multipliers(const sc_matrix *m, const uint8_t *at) {
+    return at + m->blocks * m->block_bytes;
+}
+static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
+
+/* inputs 4 word .. 4 word + 3 of a row */
+static inline void unpack(const uint8_t *word, int8_t w[4]) {
+    uint32_t v = (uint32_t)word[0] | (uint32_t)word[1] << 8 | (uint32_t)word[2] << 16 | (uint32_t)word[3] << 24;
+    uint32_t byte[4] = {0};
+    for (int b = 0; b < 8; b++, v >>= 4)
+        for (int j = 0; j < 4; j++) byte[j] |= (v >> j & 1) << b;
+    for (int j = 0; j < 4; j++) w[j] = (int8_t)(byte[j] - 128);
+}
+
+#ifdef SC_NEUREKA
+
+/* Scratch: multipliers of all rows, then JOBS times the sums [pixel][row of the job]. */
+#define scales SC_BUFFER(uint16_t *, SC_AT_ENGINE)
+static SC_L1 sc_dma scales_dma;
+
+static inline int32_t *sums(const sc_matrix *m, uint32_t job, uint32_t tokens) {
+    const uint32_t vectors = 2 * tokens, pixels = vectors <= 6 ? vectors : (vectors + 5) / 6 * 6;
+    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16) +
+           job % JOBS * JOB_ROWS * pixels;
+}
+
+/* Starts the job, or queues it behind the one that runs. */
+SC_HOT static void fire(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                        uint32_t job) {
+    const uint32_t first = job * JOB_ROWS, left = padded_rows(m) - first;
+    const uint32_t rows = left < JOB_ROWS ? left : JOB_ROWS, pitch = 4u * m->in.words;
+    const uint32_t vectors = 2 * tokens, width = vectors <= 6 ? vectors : 6, height = (vectors + 5) / 6;
+    const uint32_t row_bytes = m->block_bytes / SC_ROWS, ki = input_blocks(m), ko = (rows + BLOCK - 1) / BLOCK;
+    sc_neureka_job j = {
+        .weights = (uint32_t)(uintptr_t)at + first * row_bytes,
+        .in = (uint32_t)(uintptr_t)x->q,
+        .out = (uint32_t)(uintptr_t)sums(m, job, tokens),
+        .in_pixel = pitch,
+        .in_row = pitch * width,
+        .out_pixel = 4 * JOB_ROWS,
+        .out_row = 4 * JOB_ROWS * width,
+        .weight_row = row_bytes,
+        .last_out_in = (rows - (ko - 1) * BLOCK) << 16 | (m->in.k - (ki - 1) * BLOCK),
+        .last_pixels = height << 16 | width,
+        .tiles_out_in = ko << 16 | ki,
+    };
+    sc_neureka_fire(&j);
+}
+
+SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
+    if (core != SC_LAST_CORE(SC_CORES)) return;
+    fire(m, at, x, tokens, 0);
+    if (padded_rows(m) > JOB_ROWS) fire(m, at, x, tokens, 1);
+    scales_dma = sc_dma_in(scales, multipliers(m, at), 2 * padded_rows(m));
+}
+
+SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                       const sc_output *out, int core) {
+    const uint32_t jobs = (padded_rows(m) + JOB_ROWS - 1) / JOB_ROWS;
+    for (uint32_t job = 0; job < jobs; job++) {
+        if (core == SC_LAST_CORE(SC_CORES)) {
+            if (job == 0) sc_dma_wait(scales_dma);
+            sc_neureka_wait(job + 1 < jobs);
+        }
+        sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
+        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < jobs) fire(m, at, x, tokens, job + 2);
+        const uint32_t left = padded_rows(m) - job * JOB_ROWS;
+        const uint32_t blocks = (left < JOB_ROWS ? left : JOB_ROWS) / SC_ROWS;
+        const int32_t *of = sums(m, job, tokens);
+        for (uint32_t t = 0, b = (uint32_t)core; t < tokens; b += SC_CORES) {
+            while (b >= blocks) {
+                b -= blocks, t++, of += 2 * JOB_ROWS;
+                if (t >= tokens) break;
+            }
+            if (t >= tokens) break;
+            const uint32_t row = job * JOB_ROWS + b * SC_ROWS;
+            int32_t y[SC_ROWS];
+            for (uint32_t r = 0; r < SC_ROWS; r++)
+                y[r] = of[b * SC_ROWS + r] +
+                       (int32_t)((uint32_t)of[JOB_ROWS + b * SC_ROWS + r] << 8);
+            sc_matrix_rows(m, scales + row, row, y, &x[t], out, out->dst + t * out->stride);
+        }
+    }
+}
+
+#else
+
+static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
+    (void)m, (void)at, (void)x, (void)tokens, (void)core;
+}
+
+static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                const sc_output *out, int core) {
+    const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words;
+    for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
+        int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
+        for (uint32_t r = 0; r < SC_ROWS; r++) {
+            const uint8_t *word = at + (b * SC_ROWS + r) * row_bytes;
+            for (uint32_t i = 0; i < m->in.k; i += 4, word += 4) {
+                const uint32_t n = m->in.k - i < 4 ? m->in.k - i : 4;
+                int8_t w[4];
+                unpack(word, w);
+                for (uint32_t t = 0; t < tokens; t++) {
+                    const int8_t *low = x[t].q + i, *high = low + pitch;
+                    for (uint32_t j = 0; j < n; j++) acc[t][r] += w[j] * (low[j] + 256 * high[j]);
+                }
+            }
+        }
+        uint16_t r[SC_ROWS];
+        __builtin_memcpy(r, multipliers(m, at) + 2 * b * SC_ROWS, sizeof r);
+        for (uint32_t t = 0; t < tokens; t++)
+            sc_matrix_rows(m, r, b * SC_ROWS, acc[t], &x[t], out, out->dst + t * out->stride);
+    }
+}
+
+#endif
+
+static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                     int shift, int32_t *x, int core, int cores) {
+    const uint8_t *word = at + row * (m->block_bytes / SC_ROWS), *r = multipliers(m, at) + 2 * row;
+    const int32_t scale = r[0] | r[1] << 8;
+    for (uint32_t i = 4 * (uint32_t)core; i < k; i += 4 * (uint32_t)cores) {
+        int8_t w[4];
+        unpack(word + i, w);
+        for (uint32_t j = 0; j < 4 && i + j < k; j++) x[i + j] = sc_requantize(w[j] * scale, factor, shift);
+    }
+}
+
+const sc_engine sc_engine_neureka = {begin, end, read_row};
+
+#endif
