@@ -14,10 +14,14 @@
 /* What an engine's source defines as sc_engine_<name>.  All workers call these, with their core; `at` is
  * where the matrix begins.  Its scratch in L1 is at SC_AT_ENGINE, if it asked for any. */
 typedef struct {
-    /* Starts m @ x[0 .. tokens - 1].  The activations are there, and the scratch is free. */
+    /* NULL, or what can be done before the activations are there, which will be 16-bit ones from q on. */
+    void (*prepare)(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens, int core);
+    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents
+     * may not be there yet. */
     void (*begin)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core);
-    /* Waits for it and brings every row to where `out` says, by sc_matrix_rows().  Between the two
-     * calls the cores may do other things, which read neither x nor the scratch. */
+    /* Waits for it and brings every row to where `out` says, by sc_matrix_rows() or sc_matrix_joined(), after
+     * a barrier: then the activations are whole.  Between the two calls the cores may do other things, which
+     * do not touch the scratch. */
     void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core);
     /* This core's share of an embedding row, as sc_embed_row(); NULL where an engine runs no such matrix. */

@@ -43,8 +43,11 @@ void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, 
 /* The same of 16-bit vectors: 256 * high + low, both signed bytes, from q on, where out->q then is. */
 void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, const uint16_t *perm,
                  int pre_shift, sc_part *parts, int core, int cores);
-void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts, int norm,
-                     uint64_t eps, int8_t *q, sc_qvec *out, int core, int cores);
+void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
+                     int8_t *q, sc_qvec *out, int core, int cores);
+/* And of RMSNorm, by one core when the vector is there: its mantissa and exponent become those of the norm.
+ * sc_q16_quantize() reads what the scan wrote, without perm. */
+void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 
@@ -68,8 +71,13 @@ void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uin
                     const sc_qvec *side, uint32_t tokens, const sc_output *out, int core, int cores);
 
 #ifdef SC_HAS_ENGINES
-/* Rows row .. row + 7 of one token, from their accumulators y and multipliers r: rescaled and stored as
- * sc_matrix_tile() does it.  For engines that only multiply. */
+/* For engines that only multiply: rows of one token, from `row` on, a multiple of 8 where gate and up are
+ * one matrix; rescaled with their multipliers r and stored as sc_matrix_tile() does it.  Of 16-bit vectors the
+ * accumulators are low + 256 * high. */
+#define SC_JOINED_ROWS 32u /* at most */
+void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
+                      const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
+/* Rows row .. row + 7, from their accumulators y. */
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
                     const sc_qvec *x, const sc_output *out, int32_t *dst);
 #endif

@@ -38,72 +38,89 @@ static inline void unpack(const uint8_t *word, int8_t w[4]) {
 #define scales SC_BUFFER(uint16_t *, SC_AT_ENGINE)
 static SC_L1 sc_dma scales_dma;
 
-static inline int32_t *sums(const sc_matrix *m, uint32_t job, uint32_t tokens) {
+typedef struct {
+    uint32_t rows, count; /* of a job, multiple of BLOCK; jobs */
+    uint32_t bytes;       /* of the sums of a job */
+} job_sizes;
+
+/* Of few tokens more rows: a job is to last longer than it takes to write the next one's. */
+static inline job_sizes sizes_of(const sc_matrix *m, uint32_t tokens) {
     const uint32_t vectors = 2 * tokens, pixels = vectors <= 6 ? vectors : (vectors + 5) / 6 * 6;
-    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16) +
-           job % JOBS * JOB_ROWS * pixels;
+    const uint32_t rows = pixels <= 4 ? 2 * JOB_ROWS : JOB_ROWS;
+    return (job_sizes){rows, (padded_rows(m) + rows - 1) / rows, 4 * rows * pixels};
 }
 
-/* Starts the job, or queues it behind the one that runs. */
-SC_HOT static void fire(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                        uint32_t job) {
-    const uint32_t first = job * JOB_ROWS, left = padded_rows(m) - first;
-    const uint32_t rows = left < JOB_ROWS ? left : JOB_ROWS, pitch = 4u * m->in.words;
-    const uint32_t vectors = 2 * tokens, width = vectors <= 6 ? vectors : 6, height = (vectors + 5) / 6;
+static inline int32_t *sums(const sc_matrix *m, const job_sizes *s, uint32_t job) {
+    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16 + job % JOBS * s->bytes);
+}
+
+/* The next job, to be committed; waits while two are under way. */
+SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
+                             uint32_t job) {
+    const job_sizes s = sizes_of(m, tokens);
+    const uint32_t first = job * s.rows, left = padded_rows(m) - first, rows = left < s.rows ? left : s.rows;
+    const uint32_t vectors = 2 * tokens, width = vectors <= 6 ? vectors : 6;
+    const uint32_t height = vectors <= 6 ? 1 : (vectors + 5) / 6, pitch = 4u * m->in.words;
     const uint32_t row_bytes = m->block_bytes / SC_ROWS, ki = input_blocks(m), ko = (rows + BLOCK - 1) / BLOCK;
-    sc_neureka_job j = {
+    const sc_neureka_job j = {
         .weights = (uint32_t)(uintptr_t)at + first * row_bytes,
-        .in = (uint32_t)(uintptr_t)x->q,
-        .out = (uint32_t)(uintptr_t)sums(m, job, tokens),
+        .in = (uint32_t)(uintptr_t)q,
+        .out = (uint32_t)(uintptr_t)sums(m, &s, job),
         .in_pixel = pitch,
         .in_row = pitch * width,
-        .out_pixel = 4 * JOB_ROWS,
-        .out_row = 4 * JOB_ROWS * width,
+        .out_pixel = 4 * s.rows,
+        .out_row = 4 * s.rows * width,
         .weight_row = row_bytes,
         .last_out_in = (rows - (ko - 1) * BLOCK) << 16 | (m->in.k - (ki - 1) * BLOCK),
         .last_pixels = height << 16 | width,
         .tiles_out_in = ko << 16 | ki,
     };
-    sc_neureka_fire(&j);
+    sc_neureka_write(&j);
+}
+
+SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens, int core) {
+    if (core != SC_LAST_CORE(SC_CORES)) return;
+    write_job(m, at, q, tokens, 0);
+    scales_dma = sc_dma_in(scales, multipliers(m, at), 2 * padded_rows(m));
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
-    fire(m, at, x, tokens, 0);
-    if (padded_rows(m) > JOB_ROWS) fire(m, at, x, tokens, 1);
-    scales_dma = sc_dma_in(scales, multipliers(m, at), 2 * padded_rows(m));
+    sc_neureka_commit();
+    if (sizes_of(m, tokens).count > 1) {
+        write_job(m, at, x->q, tokens, 1);
+        sc_neureka_commit();
+    }
 }
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
-    const uint32_t jobs = (padded_rows(m) + JOB_ROWS - 1) / JOB_ROWS;
-    for (uint32_t job = 0; job < jobs; job++) {
+    const job_sizes s = sizes_of(m, tokens);
+    for (uint32_t job = 0; job < s.count; job++) {
         if (core == SC_LAST_CORE(SC_CORES)) {
             if (job == 0) sc_dma_wait(scales_dma);
-            sc_neureka_wait(job + 1 < jobs);
+            sc_neureka_wait(job + 1 < s.count);
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
-        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < jobs) fire(m, at, x, tokens, job + 2);
-        const uint32_t left = padded_rows(m) - job * JOB_ROWS;
-        const uint32_t blocks = (left < JOB_ROWS ? left : JOB_ROWS) / SC_ROWS;
-        const int32_t *of = sums(m, job, tokens);
-        for (uint32_t t = 0, b = (uint32_t)core; t < tokens; b += SC_CORES) {
-            while (b >= blocks) {
-                b -= blocks, t++, of += 2 * JOB_ROWS;
-                if (t >= tokens) break;
-            }
-            if (t >= tokens) break;
-            const uint32_t row = job * JOB_ROWS + b * SC_ROWS;
-            int32_t y[SC_ROWS];
-            for (uint32_t r = 0; r < SC_ROWS; r++)
-                y[r] = of[b * SC_ROWS + r] +
-                       (int32_t)((uint32_t)of[JOB_ROWS + b * SC_ROWS + r] << 8);
-            sc_matrix_rows(m, scales + row, row, y, &x[t], out, out->dst + t * out->stride);
+        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < s.count) {
+            write_job(m, at, x->q, tokens, job + 2);
+            sc_neureka_commit();
         }
+        const uint32_t first = job * s.rows, left = padded_rows(m) - first, rows = left < s.rows ? left : s.rows;
+        const uint32_t share = (rows + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
+        const uint32_t mine = share * (uint32_t)core;
+        if (mine >= rows) continue;
+        const uint32_t n = rows - mine < share ? rows - mine : share;
+        const int32_t *low = sums(m, &s, job) + mine;
+        for (uint32_t t = 0; t < tokens; t++, low += 2 * s.rows)
+            sc_matrix_joined(m, scales + first + mine, first + mine, n, low, low + s.rows, &x[t], out,
+                             out->dst + t * out->stride);
     }
 }
 
 #else
+
+#define prepare 0
 
 static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     (void)m, (void)at, (void)x, (void)tokens, (void)core;
@@ -111,6 +128,7 @@ static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint3
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
+    sc_barrier();
     const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words;
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
@@ -146,6 +164,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_neureka = {begin, end, read_row};
+const sc_engine sc_engine_neureka = {prepare, begin, end, read_row};
 
 #endif

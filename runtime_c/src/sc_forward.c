@@ -92,8 +92,22 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
         sc_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
         for (uint32_t t = first; t < sc_now.tokens; t++)
-            sc_q16_quantize(cut, src + t * stride, perm, parts[t], gain != 0, SC_NORM_EPS, to + t * size,
-                            &out[t], core, SC_CORES);
+            sc_q16_quantize(cut, src + t * stride, gain ? 0 : perm, parts[t], to + t * size, &out[t], core,
+                            SC_CORES);
+        int norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
+#ifdef SC_HAS_ENGINES
+        if (m->engine != SC_ON_CORES) { /* which needs no more than the values */
+            const sc_engine *e = sc_engine_of(m);
+            const uint32_t tokens = sc_now.tokens - first;
+            if (e->prepare) e->prepare(m, in_place(m), to + first * size, tokens, core);
+            sc_barrier();
+            e->begin(m, in_place(m), out + first, tokens, core);
+            norms = 0;
+        }
+#endif
+        if (gain && core == norms)
+            for (uint32_t t = first; t < sc_now.tokens; t++)
+                sc_vec_norm(parts[t], SC_NORM_EPS, &out[t], SC_CORES);
         return;
     }
 #endif
@@ -111,6 +125,12 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
     if (m->format & SC_FMT_ASYM) {
         sc_barrier();
         for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
+    }
+#endif
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
     }
 #endif
 #endif
@@ -166,9 +186,7 @@ SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t toke
                             int core) {
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
-        sc_barrier(); /* the activations are there */
         kv_set_out(out, core);
-        sc_engine_of(m)->begin(m, in_place(m), in, tokens, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
     }

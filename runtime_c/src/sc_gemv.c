@@ -56,8 +56,8 @@ static inline int32_t offset16(const uint8_t *b, int r) {
 }
 
 /* sc_lshift_sat() for a block, where the result has more bits than the accumulator */
-static __attribute__((noinline, cold)) void lshift_rows(int32_t y[SC_ROWS], int shift) {
-    for (int r = 0; r < SC_ROWS; r++) y[r] = sc_lshift_sat(y[r], shift > 31 ? 31 : shift);
+static __attribute__((noinline, cold)) void lshift_rows(int32_t *y, uint32_t n, int shift) {
+    for (uint32_t r = 0; r < n; r++) y[r] = sc_lshift_sat(y[r], shift > 31 ? 31 : shift);
 }
 
 /* y[r] = y[r] * r[r] * mantissa * 2^-(32 + right), rounded half up: a rolled loop, so that a block's
@@ -147,7 +147,7 @@ SC_INLINE const uint8_t *block_dot_by_width(const sc_matrix *m, const int format
 static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
                                                           int32_t shift, int32_t *y) {
     rescale_rows(block, mantissa, sc_max(shift, 0), y);
-    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, -shift);
+    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, SC_ROWS, -shift);
 }
 
 static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
@@ -279,6 +279,56 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 }
 
 #ifdef SC_HAS_ENGINES
+/* rescale_rows() of low + 256 * high */
+static inline void join_rows(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high,
+                             int32_t mantissa, int32_t right, int32_t *y) {
+    const int32_t half = (1 << right) >> 1;
+#if SC_XPULP
+    int32_t scale, a, h;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 10)
+                     ".insn i 0x0b, 5, %[s], 2(%[r])\n"
+                     SC_LW_POST("%[h]", "%[high]") SC_LW_POST("%[a]", "%[low]")
+                     "mul %[s], %[s], %[m]\n"
+                     "slli %[h], %[h], 8\n"
+                     "add %[a], %[a], %[h]\n"
+                     "mulh %[a], %[a], %[s]\n"
+                     "add %[a], %[a], %[half]\n"
+                     "sra %[a], %[a], %[right]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[y])\n" SC_LOOP_END(10)
+                     : [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(scale),
+                       [a] "=&r"(a), [h] "=&r"(h)
+                     : [n] "r"(n), [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
+                     : "memory");
+/* clang-format on */
+#else
+    for (; n; n--, r++) {
+        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
+        *y++ = (sc_mulh(acc, (int32_t)*r * mantissa) + half) >> right;
+    }
+#endif
+}
+
+SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
+                             const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
+                             int32_t *dst) {
+    const uint32_t n = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
+    const int32_t shift = right_shift(m, x);
+    int32_t buffer[SC_JOINED_ROWS];
+    int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
+    join_rows(r, n, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
+    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, n, -shift);
+#ifdef SC_HAS_BIAS
+    if (out->bias) add_bias(out->bias + row, (int32_t)n, y);
+#endif
+    if (y != buffer) return;
+    if (out->kind == SC_SILU) {
+        for (uint32_t b = 0; b < n; b += SC_ROWS) silu_rows(out, y + b, SC_ROWS / 2, dst + (row + b) / 2);
+    } else {
+        finish_rows(out, dst, row, n, y);
+    }
+}
+
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
                     const sc_qvec *x, const sc_output *out, int32_t *dst) {
     const uint32_t rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);

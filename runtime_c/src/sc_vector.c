@@ -147,7 +147,7 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
 }
 
 /* The token's mantissa and exponent under RMSNorm: numerics/vectors.py norm_quantize_vector. */
-SC_HOT static void norm_scale(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores) {
+SC_HOT void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores) {
     uint64_t total = eps;
     for (int c = 0; c < cores; c++) total += parts[c].sum;
     int j;
@@ -195,7 +195,7 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest blocks */
         out->mantissa = mantissa;
         out->exponent = exponent;
-        if (norm) norm_scale(parts, eps, out, cores);
+        if (norm) sc_vec_norm(parts, eps, out, cores);
     }
 }
 
@@ -256,14 +256,14 @@ static inline void split_run(const int32_t *src, uint32_t n, int exponent, int8_
 }
 
 SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
-                            int norm, uint64_t eps, int8_t *q, sc_qvec *out, int core, int cores) {
+                            int8_t *q, sc_qvec *out, int core, int cores) {
     int32_t top = 0;
     SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
     const int exponent = top ? sc_bits((uint32_t)top) - cut->range : 0;
     const uint32_t pitch = 4u * cut->words;
     uint32_t first;
     const uint32_t n = share_of(cut->k, &first, core, cores);
-    if (perm && !norm) {
+    if (perm) {
         for (uint32_t at = first; at < first + n; at += SC_BLOCK) {
             int32_t gathered[SC_BLOCK];
             const uint32_t left = first + n - at, len = left < SC_BLOCK ? left : SC_BLOCK;
@@ -278,7 +278,6 @@ SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
         out->q = q;
         out->mantissa = 1u << 14;
         out->exponent = exponent;
-        if (norm) norm_scale(parts, eps, out, cores);
     }
 }
 

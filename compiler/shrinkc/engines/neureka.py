@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
-JOB_ROWS = 64  # of a job: what the cores bring to its place while the engine is at the next ones
+# of a job, twice as many of up to 4 pixels: what the cores bring to its place while the engine is at the next
+JOB_ROWS = 64
 JOBS = 3  # results that are kept: two jobs under way, one at hand
 TOKENS_MAX = 18  # 36 pixels
 _ZERO = 128  # how a weight of 0 is stored
@@ -78,7 +79,8 @@ def _pixels(tokens: int) -> int:
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
     """Multipliers of all rows, and the sums of JOBS jobs."""
-    return -(-2 * 8 * shape.blocks // 16) * 16 + JOBS * JOB_ROWS * 4 * _pixels(tokens)
+    sums = max(JOB_ROWS * _pixels(tokens), 2 * JOB_ROWS * min(_pixels(tokens), 4))
+    return -(-2 * 8 * shape.blocks // 16) * 16 + JOBS * 4 * sums
 
 
 ENGINE = Engine(

@@ -22,8 +22,8 @@ typedef struct {
     uint32_t last_out_in, last_pixels, tiles_out_in;
 } sc_neureka_job;
 
-/* For one core at a time; waits while two jobs are under way. */
-static inline void sc_neureka_fire(const sc_neureka_job *j) {
+/* For one core at a time; waits while two jobs are under way.  The job runs when it is committed. */
+static inline void sc_neureka_write(const sc_neureka_job *j) {
     while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {}
     REG(NEUREKA_JOB(0)) = j->weights - 0x10400000u;
     REG(NEUREKA_JOB(1)) = j->in;
@@ -47,6 +47,9 @@ static inline void sc_neureka_fire(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(21)) = (uint32_t)-128;
     REG(NEUREKA_JOB(22)) = 0;
     REG(NEUREKA_JOB(23)) = NEUREKA_DENSE;
+}
+
+static inline void sc_neureka_commit(void) {
     __asm__ volatile("" ::: "memory");
     REG(NEUREKA_COMMIT) = 0;
 }

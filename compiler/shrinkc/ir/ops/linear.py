@@ -55,7 +55,7 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     if sizes.tile:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
     if sizes.scratch:
-        yield Use("engine", Access.SCRATCH, sizes.scratch)
+        yield Use("engine", Access.READ)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
     if slot.nseg:
         yield Use("xc", Access.READ)

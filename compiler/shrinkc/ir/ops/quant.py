@@ -48,6 +48,8 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     yield Use("xq", Access.WRITE, sizes.words(reader.words))
     if reader.nseg:
         yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
+    if sizes.scratch:
+        yield Use("engine", Access.WRITE, sizes.scratch)  # an engine starts at once
     if reader.asymmetric:
         yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
 
