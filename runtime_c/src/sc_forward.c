@@ -87,27 +87,35 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
 #if SC_Q16
     const uint32_t size = 8u * cut->words; /* tokens follow each other */
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
-        for (uint32_t t = first; t < sc_now.tokens; t++)
-            sc_q16_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, parts[t], core, SC_CORES);
+        int cores = SC_CORES, norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
+#ifdef SC_HAS_ENGINES
+        const sc_engine *const engine = m->engine == SC_ON_CORES ? 0 : sc_engine_of(m);
+        if (engine) {
+            norms = 0;
+            if (engine->prepare) {
+                if (sc_now.tokens - first < SC_CORES && SC_CORES > 1) cores--; /* the last one has that to do */
+                engine->prepare(m, in_place(m), to + first * size, sc_now.tokens - first, core);
+            }
+        }
+#endif
+        if (core < cores)
+            for (uint32_t t = first; t < sc_now.tokens; t++)
+                sc_q16_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, parts[t], core, cores);
         sc_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
-        for (uint32_t t = first; t < sc_now.tokens; t++)
-            sc_q16_quantize(cut, src + t * stride, gain ? 0 : perm, parts[t], to + t * size, &out[t], core,
-                            SC_CORES);
-        int norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
+        if (core < cores)
+            for (uint32_t t = first; t < sc_now.tokens; t++)
+                sc_q16_quantize(cut, src + t * stride, gain ? 0 : perm, parts[t], to + t * size, &out[t], core,
+                                cores);
 #ifdef SC_HAS_ENGINES
-        if (m->engine != SC_ON_CORES) { /* which needs no more than the values */
-            const sc_engine *e = sc_engine_of(m);
-            const uint32_t tokens = sc_now.tokens - first;
-            if (e->prepare) e->prepare(m, in_place(m), to + first * size, tokens, core);
+        if (engine) { /* which needs no more than the values */
             sc_barrier();
-            e->begin(m, in_place(m), out + first, tokens, core);
-            norms = 0;
+            engine->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
         }
 #endif
         if (gain && core == norms)
             for (uint32_t t = first; t < sc_now.tokens; t++)
-                sc_vec_norm(parts[t], SC_NORM_EPS, &out[t], SC_CORES);
+                sc_vec_norm(parts[t], SC_NORM_EPS, &out[t], cores);
         return;
     }
 #endif

@@ -202,6 +202,34 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
         /* clang-format on */
         return;
     }
+    if (gate_shift <= 0 && gate_shift >= -12) { /* saturates in the last entry of the table, whose slope is 0 */
+        int32_t g, u, v, i;
+        const int32_t limit = (1 << 20) >> -gate_shift;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
+                         SC_LW_POST("%[g]", "%[y]")
+                         "lw %[u], %[half](%[y])\n"
+                         ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
+                         "sll %[v], %[v], %[gs]\n"
+                         "srai %[i], %[v], 10\n"
+                         "andi %[i], %[i], -4\n"
+                         ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"
+                         "and %[v], %[v], %[mask]\n"
+                         ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n"
+                         "sll %[u], %[u], %[us]\n"
+                         "mulh %[g], %[g], %[i]\n"
+                         "sll %[g], %[g], %[shift]\n"
+                         "mulh %[g], %[g], %[u]\n"
+                         ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+                         SC_LOOP_END(14)
+                         : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
+                         : [n] "r"(n), [gs] "r"(-gate_shift), [limit] "r"(limit - 1), [shift] "r"(shift),
+                           [us] "r"(up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256),
+                           [half] "i"(SC_ROWS / 2 * 4 - 4)
+                         : "memory");
+        /* clang-format on */
+        return;
+    }
 #endif
     for (; n; n--, gate++) {
         int32_t g16 = *gate;

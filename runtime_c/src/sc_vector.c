@@ -207,22 +207,62 @@ static inline uint32_t share_of(uint32_t k, uint32_t *first, int core, int cores
     return at >= k ? 0 : k - at < each ? k - at : each;
 }
 
+/* add_squares() and apply_gain() of the same words, and the largest |y| */
+static inline int32_t norm_run(const int32_t *x, const int16_t *gain, uint32_t n, int shift, int32_t *y,
+                               uint32_t *low, uint32_t *high) {
+    int32_t top = 0;
+#if SC_XPULP
+    int32_t v, g, h, s;
+    if (n == 0) return 0;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)
+                     SC_LW_POST("%[v]", "%[x]")
+                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
+                     "sra %[s], %[v], %[shift]\n"
+                     "mulh %[h], %[s], %[s]\n"
+                     "mul %[s], %[s], %[s]\n"
+                     "add %[hi], %[hi], %[h]\n"
+                     "add %[l], %[l], %[s]\n"
+                     "sltu %[s], %[l], %[s]\n"
+                     "mulh %[h], %[v], %[g]\n"
+                     "add %[hi], %[hi], %[s]\n"
+                     "mul %[v], %[v], %[g]\n"
+                     "slli %[h], %[h], 17\n"
+                     "srli %[v], %[v], 15\n"
+                     "or %[v], %[v], %[h]\n"
+                     ".insn s 0x2b, 2, %[v], 4(%[y])\n"
+                     ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
+                     ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"
+                     SC_LOOP_END(17)
+                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [l] "+&r"(*low), [hi] "+&r"(*high),
+                       [t] "+&r"(top), [v] "=&r"(v), [g] "=&r"(g), [h] "=&r"(h), [s] "=&r"(s)
+                     : [n] "r"(n), [shift] "r"(shift)
+                     : "memory");
+/* clang-format on */
+#else
+    add_squares(x, n, shift, low, high);
+    apply_gain(x, gain, n, y);
+    SC_MAX_WORDS(top, y, n, 4);
+#endif
+    return top;
+}
+
 SC_HOT void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
                         const uint16_t *perm, int pre_shift, sc_part *parts, int core, int cores) {
     int32_t top = 0;
     uint32_t low = 0, high = 0, first;
     const uint32_t n = share_of(cut->k, &first, core, cores);
     const int32_t *v = x + first;
-    if (gain) {
+    if (gain && SC_PERMS && perm) {
         add_squares(v, n, pre_shift, &low, &high); /* of all inputs, in whatever order */
-        if (perm) {
-            gather(x, perm + first, n, y + first);
-            v = y + first;
-        }
-        apply_gain(v, gain + first, n, y + first);
-        v = y + first;
+        gather(x, perm + first, n, y + first);
+        apply_gain(y + first, gain + first, n, y + first);
+        SC_MAX_WORDS(top, y + first, n, 4);
+    } else if (gain) {
+        top = norm_run(v, gain + first, n, pre_shift, y + first, &low, &high);
+    } else if (n > 0) {
+        SC_MAX_WORDS(top, v, n, 4); /* a permutation changes no maximum */
     }
-    SC_MAX_WORDS(top, v, n, 4); /* a permutation changes no maximum */
     parts[core].max = (uint32_t)top;
     parts[core].sum = (uint64_t)high << 32 | low;
 }
@@ -247,6 +287,22 @@ static inline void split_run(const int32_t *src, uint32_t n, int exponent, int8_
         /* clang-format on */
         return;
     }
+    if (exponent <= 0) {
+        int32_t v;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
+                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
+                         "sll %[v], %[v], %[e]\n"
+                         ".insn s 0x2b, 0, %[v], 1(%[low])\n"
+                         "addi %[v], %[v], 128\n"
+                         "srai %[v], %[v], 8\n"
+                         ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)
+                         : [src] "+&r"(src), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)
+                         : [n] "r"(n), [e] "r"(-exponent)
+                         : "memory");
+        /* clang-format on */
+        return;
+    }
 #endif
     for (; n; n--) {
         const int32_t v = sc_shift(*src++, exponent);
@@ -263,14 +319,14 @@ SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
     const uint32_t pitch = 4u * cut->words;
     uint32_t first;
     const uint32_t n = share_of(cut->k, &first, core, cores);
-    if (perm) {
+    if (SC_PERMS && perm) {
         for (uint32_t at = first; at < first + n; at += SC_BLOCK) {
             int32_t gathered[SC_BLOCK];
             const uint32_t left = first + n - at, len = left < SC_BLOCK ? left : SC_BLOCK;
             gather(y, perm + at, len, gathered);
             split_run(gathered, len, exponent, q + at, pitch);
         }
-    } else {
+    } else if (n > 0) {
         split_run(y + first, n, exponent, q + first, pitch);
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest inputs */

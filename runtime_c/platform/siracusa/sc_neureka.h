@@ -28,7 +28,6 @@ static inline void sc_neureka_write(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(0)) = j->weights - 0x10400000u;
     REG(NEUREKA_JOB(1)) = j->in;
     REG(NEUREKA_JOB(2)) = j->out;
-    REG(NEUREKA_JOB(3)) = REG(NEUREKA_JOB(4)) = REG(NEUREKA_JOB(5)) = 0; /* neither scale, shift nor bias */
     REG(NEUREKA_JOB(6)) = j->in_pixel;
     REG(NEUREKA_JOB(7)) = j->in_row;
     REG(NEUREKA_JOB(8)) = 0;
