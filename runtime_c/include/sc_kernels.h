@@ -40,16 +40,30 @@ void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t 
  * else y is the scan's x, with the same perm, and they are those of the vector itself. */
 void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const uint32_t *block_max,
                      const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
-/* The same of 16-bit vectors: 256 * high + low, both signed bytes, from q on, where out->q then is. */
-void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, const uint16_t *perm,
-                 int pre_shift, sc_part *parts, int core, int cores);
-void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
-                     int8_t *q, sc_qvec *out, int core, int cores);
-/* And of RMSNorm, by one core when the vector is there: its mantissa and exponent become those of the norm.
- * sc_q16_quantize() reads what the scan wrote, without perm. */
-void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
+/* What RMSNorm makes of mantissa and exponent: by one core, when the vector is there. */
+void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
+
+/* 16-bit vectors, 256 * high + low, both signed bytes, of several tokens.  The same two halves; with gain,
+ * sc_q16_norm() is the last part. */
+typedef struct {
+    const sc_cut *cut;
+    const int32_t *x; /* [tokens][stride] */
+    uint32_t stride;
+    uint32_t first, step, tokens; /* first, first + step .. below tokens are quantised */
+    const int16_t *gain;
+    const uint16_t *perm;
+    int32_t *y; /* [tokens][y_stride], with gain */
+    uint32_t y_stride;
+    sc_part *parts; /* [tokens][parts_stride] */
+    uint32_t parts_stride;
+    int8_t *q; /* [tokens][2][words * 4], where out[].q then point to */
+    sc_qvec *out;
+} sc_q16_job;
+void sc_q16_scan(const sc_q16_job *j, int core, int cores);
+void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
+void sc_q16_norm(const sc_q16_job *j, uint64_t eps, int cores);
 
 /* ---- matrices ---- */
 
@@ -74,7 +88,6 @@ void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uin
 /* For engines that only multiply: rows of one token, from `row` on, a multiple of 8 where gate and up are
  * one matrix; rescaled with their multipliers r and stored as sc_matrix_tile() does it.  Of 16-bit vectors the
  * accumulators are low + 256 * high. */
-#define SC_JOINED_ROWS 32u /* at most */
 void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                       const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
 /* Rows row .. row + 7, from their accumulators y. */

@@ -10,8 +10,8 @@
 
 #ifdef SC_ON_NEUREKA
 
-#define BLOCK 32u    /* inputs and outputs of a block */
-#define JOB_ROWS 64u /* agrees with neureka.py */
+#define BLOCK 32u      /* inputs and outputs of a block */
+#define JOB_ROWS_LOG 6 /* agrees with neureka.py */
 #define JOBS 3u
 #define TOKENS_MAX 18u
 
@@ -25,7 +25,8 @@ static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_R
 
 /* inputs 4 word .. 4 word + 3 of a row */
 static inline void unpack(const uint8_t *word, int8_t w[4]) {
-    uint32_t v = (uint32_t)word[0] | (uint32_t)word[1] << 8 | (uint32_t)word[2] << 16 | (uint32_t)word[3] << 24;
+    uint32_t v =
+        (uint32_t)word[0] | (uint32_t)word[1] << 8 | (uint32_t)word[2] << 16 | (uint32_t)word[3] << 24;
     uint32_t byte[4] = {0};
     for (int b = 0; b < 8; b++, v >>= 4)
         for (int j = 0; j < 4; j++) byte[j] |= (v >> j & 1) << b;
@@ -39,19 +40,20 @@ static inline void unpack(const uint8_t *word, int8_t w[4]) {
 static SC_L1 sc_dma scales_dma;
 
 typedef struct {
-    uint32_t rows, count; /* of a job, multiple of BLOCK; jobs */
+    uint32_t rows, count; /* of a job, a power of two; jobs */
     uint32_t bytes;       /* of the sums of a job */
 } job_sizes;
 
 /* Of few tokens more rows: a job is to last longer than it takes to write the next one's. */
 static inline job_sizes sizes_of(const sc_matrix *m, uint32_t tokens) {
     const uint32_t vectors = 2 * tokens, pixels = vectors <= 6 ? vectors : (vectors + 5) / 6 * 6;
-    const uint32_t rows = pixels <= 4 ? 2 * JOB_ROWS : JOB_ROWS;
-    return (job_sizes){rows, (padded_rows(m) + rows - 1) / rows, 4 * rows * pixels};
+    const int log = pixels <= 4 ? JOB_ROWS_LOG + 1 : JOB_ROWS_LOG;
+    return (job_sizes){1u << log, (padded_rows(m) + (1u << log) - 1) >> log, pixels << (log + 2)};
 }
 
 static inline int32_t *sums(const sc_matrix *m, const job_sizes *s, uint32_t job) {
-    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16 + job % JOBS * s->bytes);
+    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16 +
+                               job % JOBS * s->bytes);
 }
 
 /* The next job, to be committed; waits while two are under way. */
@@ -61,7 +63,8 @@ SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t
     const uint32_t first = job * s.rows, left = padded_rows(m) - first, rows = left < s.rows ? left : s.rows;
     const uint32_t vectors = 2 * tokens, width = vectors <= 6 ? vectors : 6;
     const uint32_t height = vectors <= 6 ? 1 : (vectors + 5) / 6, pitch = 4u * m->in.words;
-    const uint32_t row_bytes = m->block_bytes / SC_ROWS, ki = input_blocks(m), ko = (rows + BLOCK - 1) / BLOCK;
+    const uint32_t row_bytes = m->block_bytes / SC_ROWS, ki = input_blocks(m),
+                   ko = (rows + BLOCK - 1) / BLOCK;
     const sc_neureka_job j = {
         .weights = (uint32_t)(uintptr_t)at + first * row_bytes,
         .in = (uint32_t)(uintptr_t)q,
@@ -78,7 +81,8 @@ SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t
     sc_neureka_write(&j);
 }
 
-SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens, int core) {
+SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
+                           int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
     write_job(m, at, q, tokens, 0);
     scales_dma = sc_dma_in(scales, multipliers(m, at), 2 * padded_rows(m));
@@ -106,15 +110,20 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             write_job(m, at, x->q, tokens, job + 2);
             sc_neureka_commit();
         }
-        const uint32_t first = job * s.rows, left = padded_rows(m) - first, rows = left < s.rows ? left : s.rows;
-        const uint32_t share = (rows + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
-        const uint32_t mine = share * (uint32_t)core;
+        const uint32_t first = job * s.rows, left = padded_rows(m) - first,
+                       rows = left < s.rows ? left : s.rows;
+        /* all rows of some tokens, or some rows of all */
+        const uint32_t each =
+            tokens >= SC_CORES ? rows : (rows + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
+        const uint32_t mine = tokens >= SC_CORES ? 0 : each * (uint32_t)core;
         if (mine >= rows) continue;
-        const uint32_t n = rows - mine < share ? rows - mine : share;
-        const int32_t *low = sums(m, &s, job) + mine;
-        for (uint32_t t = 0; t < tokens; t++, low += 2 * s.rows)
+        const uint32_t n = rows - mine < each ? rows - mine : each;
+        for (uint32_t t = tokens >= SC_CORES ? (uint32_t)core : 0; t < tokens;
+             t += tokens >= SC_CORES ? SC_CORES : 1) {
+            const int32_t *low = sums(m, &s, job) + 2 * s.rows * t + mine;
             sc_matrix_joined(m, scales + first + mine, first + mine, n, low, low + s.rows, &x[t], out,
                              out->dst + t * out->stride);
+        }
     }
 }
 
@@ -164,6 +173,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_neureka = {prepare, begin, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka = {prepare, begin, end, read_row};
 
 #endif

@@ -78,48 +78,72 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain through
- * RMSNorm. */
+#if SC_Q16
+/* The 16-bit input of a matrix.  An engine starts at once, with the values alone: beside the last core, which
+ * has that to do, the others quantise. */
+SC_PHASE static void quantize_q16(const sc_matrix *m, sc_q16_job *j, int core) {
+    int cores = SC_CORES, norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
+#ifdef SC_HAS_ENGINES
+    const sc_engine *const engine = m->engine == SC_ON_CORES ? 0 : sc_engine_of(m);
+    if (engine) {
+        norms = 0;
+        if (engine->prepare) {
+            if (SC_CORES > 1) cores--;
+            engine->prepare(m, in_place(m), j->q, j->tokens, core);
+        }
+    }
+#endif
+    if (j->tokens >= SC_CORES) { /* whole tokens for each core */
+        j->first = (uint32_t)core, j->step = SC_CORES;
+        sc_q16_scan(j, 0, 1);
+        sc_q16_quantize(j, 0, 1);
+        if (j->gain) sc_q16_norm(j, SC_NORM_EPS, 1);
+        norms = SC_CORES;
+#ifdef SC_HAS_ENGINES
+        if (engine) sc_barrier();
+#endif
+    } else {
+        if (core < cores) sc_q16_scan(j, core, cores);
+        sc_barrier();
+        if (core < cores) sc_q16_quantize(j, core, cores);
+#ifdef SC_HAS_ENGINES
+        if (engine) sc_barrier();
+#endif
+    }
+#ifdef SC_HAS_ENGINES
+    if (engine) engine->begin(m, in_place(m), j->out, j->tokens, core);
+#endif
+    if (j->gain && core == norms) sc_q16_norm(j, SC_NORM_EPS, cores);
+}
+#endif
+
+/* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain
+ * through RMSNorm. */
 SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int16_t *gain,
                               const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
-    const sc_cut *cut = &m->in;
     sc_barrier();
 #if SC_Q16
-    const uint32_t size = 8u * cut->words; /* tokens follow each other */
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
-        int cores = SC_CORES, norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
-#ifdef SC_HAS_ENGINES
-        const sc_engine *const engine = m->engine == SC_ON_CORES ? 0 : sc_engine_of(m);
-        if (engine) {
-            norms = 0;
-            if (engine->prepare) {
-                if (sc_now.tokens - first < SC_CORES && SC_CORES > 1) cores--; /* the last one has that to do */
-                engine->prepare(m, in_place(m), to + first * size, sc_now.tokens - first, core);
-            }
-        }
-#endif
-        if (core < cores)
-            for (uint32_t t = first; t < sc_now.tokens; t++)
-                sc_q16_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, parts[t], core, cores);
-        sc_barrier();
-        if (gain) src = y[0], stride = SC_Y_WORDS;
-        if (core < cores)
-            for (uint32_t t = first; t < sc_now.tokens; t++)
-                sc_q16_quantize(cut, src + t * stride, gain ? 0 : perm, parts[t], to + t * size, &out[t], core,
-                                cores);
-#ifdef SC_HAS_ENGINES
-        if (engine) { /* which needs no more than the values */
-            sc_barrier();
-            engine->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
-        }
-#endif
-        if (gain && core == norms)
-            for (uint32_t t = first; t < sc_now.tokens; t++)
-                sc_vec_norm(parts[t], SC_NORM_EPS, &out[t], cores);
+        sc_q16_job j = {&m->in,
+                        src + first * stride,
+                        stride,
+                        0,
+                        1,
+                        sc_now.tokens - first,
+                        gain,
+                        perm,
+                        y[first],
+                        SC_Y_WORDS,
+                        parts[first],
+                        SC_CORES,
+                        to,
+                        out + first};
+        quantize_q16(m, &j, core);
         return;
     }
 #endif
 #if SC_XSEGS > 0
+    const sc_cut *cut = &m->in;
     (void)to;
     for (uint32_t t = first; t < sc_now.tokens; t++)
         sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,

@@ -202,7 +202,8 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
         /* clang-format on */
         return;
     }
-    if (gate_shift <= 0 && gate_shift >= -12) { /* saturates in the last entry of the table, whose slope is 0 */
+    if (gate_shift <= 0 &&
+        gate_shift >= -12) { /* saturates in the last entry of the table, whose slope is 0 */
         int32_t g, u, v, i;
         const int32_t limit = (1 << 20) >> -gate_shift;
         /* clang-format off */
@@ -340,20 +341,22 @@ static inline void join_rows(const uint16_t *r, uint32_t n, const int32_t *low, 
 SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
                              int32_t *dst) {
-    const uint32_t n = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
     const int32_t shift = right_shift(m, x);
-    int32_t buffer[SC_JOINED_ROWS];
-    int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
-    join_rows(r, n, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
-    if (__builtin_expect(shift < 0, 0)) lshift_rows(y, n, -shift);
+    int32_t buffer[32];
+    uint32_t left = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), n;
+    for (; left; left -= n, row += n, r += n, low += n, high += n) {
+        int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
+        n = out->kind == SC_STORE || left < 32 ? left : 32;
+        join_rows(r, n, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
+        if (__builtin_expect(shift < 0, 0)) lshift_rows(y, n, -shift);
 #ifdef SC_HAS_BIAS
-    if (out->bias) add_bias(out->bias + row, (int32_t)n, y);
+        if (out->bias) add_bias(out->bias + row, (int32_t)n, y);
 #endif
-    if (y != buffer) return;
-    if (out->kind == SC_SILU) {
-        for (uint32_t b = 0; b < n; b += SC_ROWS) silu_rows(out, y + b, SC_ROWS / 2, dst + (row + b) / 2);
-    } else {
-        finish_rows(out, dst, row, n, y);
+        if (out->kind == SC_SILU) {
+            for (uint32_t b = 0; b < n; b += SC_ROWS) silu_rows(out, y + b, SC_ROWS / 2, dst + (row + b) / 2);
+        } else if (out->kind == SC_ADD) {
+            finish_rows(out, dst, row, n, y);
+        }
     }
 }
 

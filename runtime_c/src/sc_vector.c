@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dynamic vectors of 8 and 16 bit: twin of compiler/shrinkc/numerics/vectors.py. */
+ * Dynamic int8 vectors: twin of compiler/shrinkc/numerics/vectors.py. */
 #include "sc_platform.h"
 
-#include "sc_kernels.h"
+#include "sc_scan.h"
 
 /* Segment, offset in it and length of a block. */
 static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, uint32_t *at) {
@@ -15,62 +15,6 @@ static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, 
     *seg = g;
     *at = b * SC_BLOCK;
     return len < SC_BLOCK ? len : SC_BLOCK;
-}
-
-/* Adds the squares of v[i] >> shift to a 64-bit sum held in two halves: GCC would spill a uint64_t. */
-static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
-#if SC_XPULP
-    int32_t s, square;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     ".insn i 0x0b, 2, %[s], 4(%[v])\n"
-                     "sra %[s], %[s], %[shift]\n"
-                     "mul %[q], %[s], %[s]\n"
-                     "mulh %[s], %[s], %[s]\n"
-                     "add %[l], %[l], %[q]\n"
-                     "sltu %[q], %[l], %[q]\n"
-                     "add %[h], %[h], %[s]\n"
-                     "add %[h], %[h], %[q]\n" SC_LOOP_END(8)
-                     : [v] "+&r"(v), [l] "+&r"(*low), [h] "+&r"(*high), [s] "=&r"(s), [q] "=&r"(square)
-                     : [n] "r"(n), [shift] "r"(shift)
-                     : "memory");
-/* clang-format on */
-#else
-    for (; n; n--) {
-        const int32_t s = *v++ >> shift;
-        const uint32_t square = (uint32_t)s * (uint32_t)s;
-        *low += square;
-        *high += (uint32_t)sc_mulh(s, s) + (*low < square);
-    }
-#endif
-}
-
-/* y[i] = x[i] * gain[i] / 2^15 rounded down */
-static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n, int32_t *y) {
-#if SC_XPULP
-    int32_t high, low, g;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
-                     ".insn i 0x0b, 2, %[l], 4(%[x])\n"
-                     "mulh %[h], %[l], %[g]\n"
-                     "mul %[l], %[l], %[g]\n"
-                     "slli %[h], %[h], 17\n"
-                     "srli %[l], %[l], 15\n"
-                     "or %[l], %[l], %[h]\n"
-                     ".insn s 0x2b, 2, %[l], 4(%[y])\n" SC_LOOP_END(8)
-                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
-                       [g] "=&r"(g)
-                     : [n] "r"(n)
-                     : "memory");
-/* clang-format on */
-#else
-    for (; n; n--) *y++ = sc_scale_q15(*x++, *gain++);
-#endif
-}
-
-static inline void gather(const int32_t *x, const uint16_t *perm, uint32_t n, int32_t *y) {
-    for (; n; n--) *y++ = x[*perm++];
 }
 
 SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
@@ -196,144 +140,6 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
         out->mantissa = mantissa;
         out->exponent = exponent;
         if (norm) sc_vec_norm(parts, eps, out, cores);
-    }
-}
-
-/* This core's inputs of a 16-bit vector: whole words, whose number is returned; *first of them is its first. */
-static inline uint32_t share_of(uint32_t k, uint32_t *first, int core, int cores) {
-    const uint32_t each = (k + 4u * (uint32_t)cores - 1) / (4u * (uint32_t)cores) * 4;
-    const uint32_t at = each * (uint32_t)core;
-    *first = at;
-    return at >= k ? 0 : k - at < each ? k - at : each;
-}
-
-/* add_squares() and apply_gain() of the same words, and the largest |y| */
-static inline int32_t norm_run(const int32_t *x, const int16_t *gain, uint32_t n, int shift, int32_t *y,
-                               uint32_t *low, uint32_t *high) {
-    int32_t top = 0;
-#if SC_XPULP
-    int32_t v, g, h, s;
-    if (n == 0) return 0;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)
-                     SC_LW_POST("%[v]", "%[x]")
-                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
-                     "sra %[s], %[v], %[shift]\n"
-                     "mulh %[h], %[s], %[s]\n"
-                     "mul %[s], %[s], %[s]\n"
-                     "add %[hi], %[hi], %[h]\n"
-                     "add %[l], %[l], %[s]\n"
-                     "sltu %[s], %[l], %[s]\n"
-                     "mulh %[h], %[v], %[g]\n"
-                     "add %[hi], %[hi], %[s]\n"
-                     "mul %[v], %[v], %[g]\n"
-                     "slli %[h], %[h], 17\n"
-                     "srli %[v], %[v], 15\n"
-                     "or %[v], %[v], %[h]\n"
-                     ".insn s 0x2b, 2, %[v], 4(%[y])\n"
-                     ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
-                     ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"
-                     SC_LOOP_END(17)
-                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [l] "+&r"(*low), [hi] "+&r"(*high),
-                       [t] "+&r"(top), [v] "=&r"(v), [g] "=&r"(g), [h] "=&r"(h), [s] "=&r"(s)
-                     : [n] "r"(n), [shift] "r"(shift)
-                     : "memory");
-/* clang-format on */
-#else
-    add_squares(x, n, shift, low, high);
-    apply_gain(x, gain, n, y);
-    SC_MAX_WORDS(top, y, n, 4);
-#endif
-    return top;
-}
-
-SC_HOT void sc_q16_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
-                        const uint16_t *perm, int pre_shift, sc_part *parts, int core, int cores) {
-    int32_t top = 0;
-    uint32_t low = 0, high = 0, first;
-    const uint32_t n = share_of(cut->k, &first, core, cores);
-    const int32_t *v = x + first;
-    if (gain && SC_PERMS && perm) {
-        add_squares(v, n, pre_shift, &low, &high); /* of all inputs, in whatever order */
-        gather(x, perm + first, n, y + first);
-        apply_gain(y + first, gain + first, n, y + first);
-        SC_MAX_WORDS(top, y + first, n, 4);
-    } else if (gain) {
-        top = norm_run(v, gain + first, n, pre_shift, y + first, &low, &high);
-    } else if (n > 0) {
-        SC_MAX_WORDS(top, v, n, 4); /* a permutation changes no maximum */
-    }
-    parts[core].max = (uint32_t)top;
-    parts[core].sum = (uint64_t)high << 32 | low;
-}
-
-/* n values of x * 2^-exponent, rounded half up, as low bytes and, `pitch` behind them, high bytes */
-static inline void split_run(const int32_t *src, uint32_t n, int exponent, int8_t *low, uint32_t pitch) {
-    int8_t *high = low + pitch;
-#if SC_XPULP
-    if (__builtin_expect(exponent > 0 && exponent < 17, 1)) { /* at 17 adding half could overflow */
-        int32_t v;
-        /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
-                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
-                         SC_ROUND("%[v]", "%[e]")
-                         ".insn s 0x2b, 0, %[v], 1(%[low])\n"
-                         "addi %[v], %[v], 128\n"
-                         "srai %[v], %[v], 8\n"
-                         ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)
-                         : [src] "+&r"(src), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)
-                         : [n] "r"(n), [e] "r"(exponent)
-                         : "memory");
-        /* clang-format on */
-        return;
-    }
-    if (exponent <= 0) {
-        int32_t v;
-        /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
-                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
-                         "sll %[v], %[v], %[e]\n"
-                         ".insn s 0x2b, 0, %[v], 1(%[low])\n"
-                         "addi %[v], %[v], 128\n"
-                         "srai %[v], %[v], 8\n"
-                         ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)
-                         : [src] "+&r"(src), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)
-                         : [n] "r"(n), [e] "r"(-exponent)
-                         : "memory");
-        /* clang-format on */
-        return;
-    }
-#endif
-    for (; n; n--) {
-        const int32_t v = sc_shift(*src++, exponent);
-        *low++ = (int8_t)v;
-        *high++ = (int8_t)((v + 128) >> 8);
-    }
-}
-
-SC_HOT void sc_q16_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const sc_part *parts,
-                            int8_t *q, sc_qvec *out, int core, int cores) {
-    int32_t top = 0;
-    SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
-    const int exponent = top ? sc_bits((uint32_t)top) - cut->range : 0;
-    const uint32_t pitch = 4u * cut->words;
-    uint32_t first;
-    const uint32_t n = share_of(cut->k, &first, core, cores);
-    if (SC_PERMS && perm) {
-        for (uint32_t at = first; at < first + n; at += SC_BLOCK) {
-            int32_t gathered[SC_BLOCK];
-            const uint32_t left = first + n - at, len = left < SC_BLOCK ? left : SC_BLOCK;
-            gather(y, perm + at, len, gathered);
-            split_run(gathered, len, exponent, q + at, pitch);
-        }
-    } else if (n > 0) {
-        split_run(y + first, n, exponent, q + first, pitch);
-    }
-    if (core == SC_LAST_CORE(cores)) { /* it has the fewest inputs */
-        for (uint32_t i = cut->k; i < pitch; i++) q[i] = q[pitch + i] = 0;
-        out->q = q;
-        out->mantissa = 1u << 14;
-        out->exponent = exponent;
     }
 }
 

@@ -22,7 +22,7 @@ from shrinkc.targets import FETCHED, KIB, Target
 
 PLAN_VERSION = 3
 
-CHUNKS = (8, 4, 2, 1)
+CHUNKS = (16, 8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
 TILE_ROUND = 8  # row blocks: one per core
 KV_TILE_CAP = 16 * KIB

@@ -5,9 +5,9 @@
 
 #include "cluster.h"
 
-#define NEUREKA_COMMIT 0x10201000u /* write 0: run it when the engine is free */
+#define NEUREKA_COMMIT 0x10201000u  /* write 0: run it when the engine is free */
 #define NEUREKA_ACQUIRE 0x10201004u /* read: negative while both contexts are taken */
-#define NEUREKA_STATUS 0x1020100Cu /* bits 0 and 8: the contexts that are taken */
+#define NEUREKA_STATUS 0x1020100Cu  /* bits 0 and 8: the contexts that are taken */
 #define NEUREKA_JOB(i) (0x10201020u + 4u * (i))
 #define EVENT_NEUREKA (1u << 12)
 
@@ -24,7 +24,8 @@ typedef struct {
 
 /* For one core at a time; waits while two jobs are under way.  The job runs when it is committed. */
 static inline void sc_neureka_write(const sc_neureka_job *j) {
-    while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {}
+    while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {
+    }
     REG(NEUREKA_JOB(0)) = j->weights - 0x10400000u;
     REG(NEUREKA_JOB(1)) = j->in;
     REG(NEUREKA_JOB(2)) = j->out;

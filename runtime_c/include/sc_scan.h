@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What quantising to 8 and to 16 bit have in common, for sc_vector.c and sc_q16.c only. */
+#ifndef SC_SCAN_H
+#define SC_SCAN_H
+
+#include "sc_kernels.h"
+
+/* Adds the squares of v[i] >> shift to a 64-bit sum held in two halves: GCC would spill a uint64_t. */
+static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
+#if SC_XPULP
+    int32_t s, square;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
+                     ".insn i 0x0b, 2, %[s], 4(%[v])\n"
+                     "sra %[s], %[s], %[shift]\n"
+                     "mul %[q], %[s], %[s]\n"
+                     "mulh %[s], %[s], %[s]\n"
+                     "add %[l], %[l], %[q]\n"
+                     "sltu %[q], %[l], %[q]\n"
+                     "add %[h], %[h], %[s]\n"
+                     "add %[h], %[h], %[q]\n" SC_LOOP_END(8)
+                     : [v] "+&r"(v), [l] "+&r"(*low), [h] "+&r"(*high), [s] "=&r"(s), [q] "=&r"(square)
+                     : [n] "r"(n), [shift] "r"(shift)
+                     : "memory");
+/* clang-format on */
+#else
+    for (; n; n--) {
+        const int32_t s = *v++ >> shift;
+        const uint32_t square = (uint32_t)s * (uint32_t)s;
+        *low += square;
+        *high += (uint32_t)sc_mulh(s, s) + (*low < square);
+    }
+#endif
+}
+
+/* y[i] = x[i] * gain[i] / 2^15 rounded down */
+static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n, int32_t *y) {
+#if SC_XPULP
+    int32_t high, low, g;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
+                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
+                     ".insn i 0x0b, 2, %[l], 4(%[x])\n"
+                     "mulh %[h], %[l], %[g]\n"
+                     "mul %[l], %[l], %[g]\n"
+                     "slli %[h], %[h], 17\n"
+                     "srli %[l], %[l], 15\n"
+                     "or %[l], %[l], %[h]\n"
+                     ".insn s 0x2b, 2, %[l], 4(%[y])\n" SC_LOOP_END(8)
+                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
+                       [g] "=&r"(g)
+                     : [n] "r"(n)
+                     : "memory");
+/* clang-format on */
+#else
+    for (; n; n--) *y++ = sc_scale_q15(*x++, *gain++);
+#endif
+}
+
+static inline void gather(const int32_t *x, const uint16_t *perm, uint32_t n, int32_t *y) {
+    for (; n; n--) *y++ = x[*perm++];
+}
+
+#endif
