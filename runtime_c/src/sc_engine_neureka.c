@@ -1,129 +1,191 @@
 /* SPDX-License-Identifier: Apache-2.0
- * N-EUREKA in 1x1 mode: C twin of compiler/shrinkc/engines/neureka.py.
+ * N-EUREKA: C twin of compiler/shrinkc/engines/neureka.py (1x1 mode) and neureka_3x3.py.
  *
- * A matrix is a sequence of jobs of JOB_ROWS rows.  Two are under way while the cores join, rescale and store
- * the rows of the one before; a target without the engine computes the same sums where it stores them. */
+ * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  Two jobs are under way while
+ * the cores join, rescale and store what the one before has summed; a target without the engine computes the
+ * same sums where it stores them. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
 #include "sc_engines.h"
 
-#ifdef SC_ON_NEUREKA
+#if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3)
 
-#define BLOCK 32u      /* inputs and outputs of a block */
-#define JOB_ROWS_LOG 6 /* agrees with neureka.py */
+#ifndef SC_ON_NEUREKA
+#define SC_ON_NEUREKA 255
+#endif
+
+#define OUTPUTS 32u    /* of a tile */
+#define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
+#define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 
-static inline uint32_t input_blocks(const sc_matrix *m) { return (m->in.k + BLOCK - 1) / BLOCK; }
-static inline const uint8_t *multipliers(const sc_matrix *m, const uint8_t *at) {
-    return at + m->blocks * m->block_bytes;
+static inline int dense(const sc_matrix *m) { return m->engine == SC_ON_NEUREKA; }
+static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
+/* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
+static inline uint32_t channels(const sc_matrix *m) { return dense(m) ? m->in.k : 4u * m->in.words / 9; }
+static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : 28; }
+static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
+    return (const uint16_t *)(const void *)(at + m->blocks * m->block_bytes);
 }
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
 
-/* inputs 4 word .. 4 word + 3 of a row */
-static inline void unpack(const uint8_t *word, int8_t w[4]) {
-    uint32_t v =
-        (uint32_t)word[0] | (uint32_t)word[1] << 8 | (uint32_t)word[2] << 16 | (uint32_t)word[3] << 24;
-    uint32_t byte[4] = {0};
-    for (int b = 0; b < 8; b++, v >>= 4)
-        for (int j = 0; j < 4; j++) byte[j] |= (v >> j & 1) << b;
-    for (int j = 0; j < 4; j++) w[j] = (int8_t)(byte[j] - 128);
+/* Inputs i .. i + 3 of a row, i a multiple of 4; what is beyond the last one is not 0. */
+static void unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[4]) {
+    uint32_t value[4] = {0};
+    if (dense(m)) { /* nibble b of the word has bit b */
+        for (uint32_t b = 0; b < 8; b++)
+            for (uint32_t j = 0; j < 4; j++) value[j] |= (row[i + b / 2] >> (b % 2 * 4 + j) & 1u) << b;
+    } else { /* bit tap * 28 + channel of a plane */
+        const uint32_t bits = bits_of(m), c = channels(m);
+        for (uint32_t j = 0; j < 4 && i + j < m->in.k; j++) {
+            const uint32_t tap = (i + j) / c, channel = (i + j) % c, at = tap * 28 + channel % 28;
+            const uint8_t *plane = row + channel / 28 * bits * TILE_BYTES + at / 8;
+            for (uint32_t b = 0; b < bits; b++) value[j] |= (plane[b * TILE_BYTES] >> at % 8 & 1u) << b;
+        }
+    }
+    for (int j = 0; j < 4; j++) w[j] = (int8_t)((int32_t)value[j] - (1 << ((dense(m) ? 8 : bits_of(m)) - 1)));
+}
+
+static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                     int shift, int32_t *x, int core, int cores) {
+    const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
+    const int32_t scale = multipliers(m, at)[row];
+    for (uint32_t i = 4 * (uint32_t)core; i < k; i += 4 * (uint32_t)cores) {
+        int8_t w[4];
+        unpack(m, weights, i, w);
+        for (uint32_t j = 0; j < 4 && i + j < k; j++) x[i + j] = sc_requantize(w[j] * scale, factor, shift);
+    }
 }
 
 #ifdef SC_NEUREKA
 
-/* Scratch: multipliers of all rows, then JOBS times the sums [pixel][row of the job]. */
-#define scales SC_BUFFER(uint16_t *, SC_AT_ENGINE)
-static SC_L1 sc_dma scales_dma;
-
+/* How a matrix is cut into jobs. */
 typedef struct {
-    uint32_t rows, count; /* of a job, a power of two; jobs */
-    uint32_t bytes;       /* of the sums of a job */
-} job_sizes;
+    uint32_t log, rows;    /* of a job, as a power of two; in all */
+    uint32_t tokens, each; /* in all; of a job: all or one */
+    uint32_t pixels;       /* of a job's result */
+    uint32_t count;
+} cut;
 
-/* Of few tokens more rows: a job is to last longer than it takes to write the next one's. */
-static inline job_sizes sizes_of(const sc_matrix *m, uint32_t tokens) {
-    const uint32_t vectors = 2 * tokens, pixels = vectors <= 6 ? vectors : (vectors + 5) / 6 * 6;
-    const int log = pixels <= 4 ? JOB_ROWS_LOG + 1 : JOB_ROWS_LOG;
-    return (job_sizes){1u << log, (padded_rows(m) + (1u << log) - 1) >> log, pixels << (log + 2)};
+static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
+    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 0};
+    if (!dense(m)) c.each = 1, c.pixels = 4;
+    if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
+    /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
+    if (c.pixels <= 4) c.log++;
+    c.count = (c.rows + (1u << c.log) - 1) >> c.log;
+    if (c.each < tokens) c.count *= tokens;
+    return c;
 }
 
-static inline int32_t *sums(const sc_matrix *m, const job_sizes *s, uint32_t job) {
-    return (int32_t *)(void *)((uint8_t *)scales + (2 * padded_rows(m) + 15) / 16 * 16 +
-                               job % JOBS * s->bytes);
+/* The rows of a job, and its token. */
+typedef struct {
+    uint32_t first, count, token;
+} part;
+
+static inline part part_of(const cut *c, uint32_t job) {
+    uint32_t rows = job, token = 0;
+    if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
+    const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
+    return (part){first, left < most ? left : most, token};
 }
+
+/* Scratch of a job: multipliers of its rows, then sums [pixel][row]. */
+static inline uint16_t *scales_of(const cut *c, uint32_t job) {
+    return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) +
+                                job % JOBS * ((4 * c->pixels + 2) << c->log));
+}
+static inline int32_t *sums_of(const cut *c, uint32_t job) {
+    return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
+}
+static SC_L1 sc_dma scales_dma[JOBS];
 
 /* The next job, to be committed; waits while two are under way. */
-SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
+SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                              uint32_t job) {
-    const job_sizes s = sizes_of(m, tokens);
-    const uint32_t first = job * s.rows, left = padded_rows(m) - first, rows = left < s.rows ? left : s.rows;
-    const uint32_t vectors = 2 * tokens, width = vectors <= 6 ? vectors : 6;
-    const uint32_t height = vectors <= 6 ? 1 : (vectors + 5) / 6, pitch = 4u * m->in.words;
-    const uint32_t row_bytes = m->block_bytes / SC_ROWS, ki = input_blocks(m),
-                   ko = (rows + BLOCK - 1) / BLOCK;
-    const sc_neureka_job j = {
-        .weights = (uint32_t)(uintptr_t)at + first * row_bytes,
-        .in = (uint32_t)(uintptr_t)q,
-        .out = (uint32_t)(uintptr_t)sums(m, &s, job),
-        .in_pixel = pitch,
-        .in_row = pitch * width,
-        .out_pixel = 4 * s.rows,
-        .out_row = 4 * s.rows * width,
+    const part p = part_of(c, job);
+    const uint32_t pitch = 4u * m->in.words, row_bytes = m->block_bytes / SC_ROWS;
+    const uint32_t in = channels(m), ki = (in + channels_of_tile(m) - 1) / channels_of_tile(m);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    sc_neureka_job j = {
+        .weights = (uint32_t)(uintptr_t)at + p.first * row_bytes,
+        .in = (uint32_t)(uintptr_t)q + 2 * pitch * p.token,
+        .out = (uint32_t)(uintptr_t)sums_of(c, job),
         .weight_row = row_bytes,
-        .last_out_in = (rows - (ko - 1) * BLOCK) << 16 | (m->in.k - (ki - 1) * BLOCK),
-        .last_pixels = height << 16 | width,
+        .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | (in - (ki - 1) * channels_of_tile(m)),
         .tiles_out_in = ko << 16 | ki,
     };
+    if (dense(m)) { /* vectors are pixels, 6 in a row */
+        const uint32_t width = c->pixels < 6 ? c->pixels : 6;
+        j.pixels_in = j.pixels_out = c->pixels / width << 16 | width;
+        j.in_pixel = pitch, j.in_row = width * pitch;
+        j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
+        j.offset = (uint32_t)-128;
+        j.config = NEUREKA_1X1 | 7u;
+    } else { /* a vector is an image of 3x3, low bytes above high ones; of four results two are of one alone */
+        j.pixels_out = 4u << 16 | 1u, j.pixels_in = 6u << 16 | 3u;
+        j.in_pixel = in, j.in_row = 3 * in;
+        j.out_pixel = j.out_row = 4u << c->log;
+        j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
+        j.config = NEUREKA_3X3 | (bits_of(m) - 1);
+    }
     sc_neureka_write(&j);
+    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
 }
 
 SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
                            int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
-    write_job(m, at, q, tokens, 0);
-    scales_dma = sc_dma_in(scales, multipliers(m, at), 2 * padded_rows(m));
+    const cut c = cut_of(m, tokens);
+    write_job(m, at, q, &c, 0);
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
+    const cut c = cut_of(m, tokens);
     sc_neureka_commit();
-    if (sizes_of(m, tokens).count > 1) {
-        write_job(m, at, x->q, tokens, 1);
+    if (c.count > 1) {
+        write_job(m, at, x->q, &c, 1);
         sc_neureka_commit();
+    }
+}
+
+/* This core's share of what a job has summed. */
+SC_HOT static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job,
+                             const sc_output *out, int core) {
+    const part p = part_of(c, job);
+    /* all rows of some tokens, or some rows of all */
+    const int whole = c->each >= SC_CORES;
+    const uint32_t rows =
+        whole ? p.count : (p.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
+    const uint32_t first = whole ? 0 : rows * (uint32_t)core, apart = (dense(m) ? 1u : 3u) << c->log;
+    if (first >= p.count) return;
+    const uint32_t n = p.count - first < rows ? p.count - first : rows;
+    for (uint32_t t = whole ? (uint32_t)core : 0; t < c->each; t += whole ? SC_CORES : 1) {
+        const int32_t *low = sums_of(c, job) + ((2 * t) << c->log) + first;
+        sc_matrix_joined(m, scales_of(c, job) + first, p.first + first, n, low, low + apart, &x[p.token + t],
+                         out, out->dst + (p.token + t) * out->stride);
     }
 }
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
-    const job_sizes s = sizes_of(m, tokens);
-    for (uint32_t job = 0; job < s.count; job++) {
+    const cut c = cut_of(m, tokens);
+    for (uint32_t job = 0; job < c.count; job++) {
         if (core == SC_LAST_CORE(SC_CORES)) {
-            if (job == 0) sc_dma_wait(scales_dma);
-            sc_neureka_wait(job + 1 < s.count);
+            sc_dma_wait(scales_dma[job % JOBS]);
+            sc_neureka_wait(job + 1 < c.count);
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
-        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < s.count) {
-            write_job(m, at, x->q, tokens, job + 2);
+        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < c.count) {
+            write_job(m, at, x->q, &c, job + 2);
             sc_neureka_commit();
         }
-        const uint32_t first = job * s.rows, left = padded_rows(m) - first,
-                       rows = left < s.rows ? left : s.rows;
-        /* all rows of some tokens, or some rows of all */
-        const uint32_t each =
-            tokens >= SC_CORES ? rows : (rows + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
-        const uint32_t mine = tokens >= SC_CORES ? 0 : each * (uint32_t)core;
-        if (mine >= rows) continue;
-        const uint32_t n = rows - mine < each ? rows - mine : each;
-        for (uint32_t t = tokens >= SC_CORES ? (uint32_t)core : 0; t < tokens;
-             t += tokens >= SC_CORES ? SC_CORES : 1) {
-            const int32_t *low = sums(m, &s, job) + 2 * s.rows * t + mine;
-            sc_matrix_joined(m, scales + first + mine, first + mine, n, low, low + s.rows, &x[t], out,
-                             out->dst + t * out->stride);
-        }
+        store_job(m, x, &c, job, out, core);
     }
 }
 
@@ -137,42 +199,34 @@ static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint3
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
-    sc_barrier();
     const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words;
+    sc_barrier();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
         for (uint32_t r = 0; r < SC_ROWS; r++) {
-            const uint8_t *word = at + (b * SC_ROWS + r) * row_bytes;
-            for (uint32_t i = 0; i < m->in.k; i += 4, word += 4) {
+            for (uint32_t i = 0; i < m->in.k; i += 4) {
                 const uint32_t n = m->in.k - i < 4 ? m->in.k - i : 4;
                 int8_t w[4];
-                unpack(word, w);
+                unpack(m, at + (b * SC_ROWS + r) * row_bytes, i, w);
                 for (uint32_t t = 0; t < tokens; t++) {
                     const int8_t *low = x[t].q + i, *high = low + pitch;
                     for (uint32_t j = 0; j < n; j++) acc[t][r] += w[j] * (low[j] + 256 * high[j]);
                 }
             }
         }
-        uint16_t r[SC_ROWS];
-        __builtin_memcpy(r, multipliers(m, at) + 2 * b * SC_ROWS, sizeof r);
         for (uint32_t t = 0; t < tokens; t++)
-            sc_matrix_rows(m, r, b * SC_ROWS, acc[t], &x[t], out, out->dst + t * out->stride);
+            sc_matrix_rows(m, multipliers(m, at) + b * SC_ROWS, b * SC_ROWS, acc[t], &x[t], out,
+                           out->dst + t * out->stride);
     }
 }
 
 #endif
 
-static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
-                     int shift, int32_t *x, int core, int cores) {
-    const uint8_t *word = at + row * (m->block_bytes / SC_ROWS), *r = multipliers(m, at) + 2 * row;
-    const int32_t scale = r[0] | r[1] << 8;
-    for (uint32_t i = 4 * (uint32_t)core; i < k; i += 4 * (uint32_t)cores) {
-        int8_t w[4];
-        unpack(word + i, w);
-        for (uint32_t j = 0; j < 4 && i + j < k; j++) x[i + j] = sc_requantize(w[j] * scale, factor, shift);
-    }
-}
-
+#if SC_ON_NEUREKA != 255
 SC_L1_DATA const sc_engine sc_engine_neureka = {prepare, begin, end, read_row};
+#endif
+#ifdef SC_ON_NEUREKA_3X3
+SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {prepare, begin, end, read_row};
+#endif
 
 #endif

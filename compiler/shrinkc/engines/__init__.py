@@ -4,8 +4,9 @@ from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose
 from shrinkc.engines.cores import ENGINE as THE_CORES
 from shrinkc.engines.engine import CORES, Engine, MatrixSpec
 from shrinkc.engines.neureka import ENGINE as NEUREKA
+from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
 
-ENGINES = {e.name: e for e in (THE_CORES, NEUREKA)}
+ENGINES = {e.name: e for e in (THE_CORES, NEUREKA, NEUREKA_3X3)}
 
 
 def engine_named(name: str) -> Engine:

@@ -4,7 +4,8 @@ Its 1x1 mode multiplies blocks of 32 outputs by 32 inputs with up to 36 vectors 
 image: of a token the low and the high bytes are two.  Whatever their width, weights are stored as 8 bit
 planes.  It only multiplies; the cores join the two sums of a row and rescale them.
 
-Cycles are of GVSoC, where one vector takes 56 to 60 per block, 16 take 71 and 36 take 78.
+Cycles are of GVSoC: 32 rows take 161, 216, 491 and 1041 with one token's vectors of 64, 96, 256 and 576
+inputs, 311 and 1188 with 36 vectors of 64 and 576.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 # of a job, twice as many of up to 4 pixels: what the cores bring to its place while the engine is at the next
 JOB_ROWS = 64
-JOBS = 3  # results that are kept: two jobs under way, one at hand
+JOBS = 3  # whose results are kept: two are under way, one is at hand
 TOKENS_MAX = 18  # 36 pixels
 _ZERO = 128  # how a weight of 0 is stored
 _AHEAD = 32  # bytes that the engine reads past the last weight
-_START = 350  # two jobs written, the first one's way in and the last one's way out
+START = 350  # two jobs written, the first one's way in and the last one's way out
 
 
 def _input_blocks(k: int) -> int:
@@ -33,6 +34,14 @@ def _input_blocks(k: int) -> int:
 
 def block_bytes(m: MatrixShape) -> int:
     return 8 * BLOCK * _input_blocks(m.k)
+
+
+def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
+    """Weights uint8 [bytes], and behind them what ``beside_bytes`` is about."""
+    import numpy as np
+
+    r = w.r.astype("<u2").view(np.uint8)
+    return np.concatenate([weights, r, np.zeros(max(_AHEAD - len(r), 0), np.uint8)])
 
 
 def beside_bytes(m: MatrixShape) -> int:
@@ -50,9 +59,7 @@ def pack(w: StoredRows) -> np.ndarray:
     # [rows, words, 4 inputs, 8 bits] -> bit 4 b + j of a word
     bits = np.unpackbits(stored.reshape(rows, -1, 4, 1), axis=3, bitorder="little")
     words = bits.transpose(0, 1, 3, 2).reshape(rows, -1)
-    weights = np.packbits(words, axis=1, bitorder="little").reshape(-1)
-    r = w.r.astype("<u2").view(np.uint8)
-    return np.concatenate([weights, r, np.zeros(max(_AHEAD - len(r), 0), np.uint8)])
+    return with_multipliers(np.packbits(words, axis=1, bitorder="little").reshape(-1), w)
 
 
 def legal(spec: MatrixSpec) -> str | None:
@@ -66,9 +73,9 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    blocks = -(-spec.rows // BLOCK) * _input_blocks(spec.k)
-    passes = -(-tokens // TOKENS_MAX)
-    return _START + passes * blocks * (58 + min(tokens, TOKENS_MAX))
+    at_once = min(tokens, TOKENS_MAX)
+    tile = 55 * _input_blocks(spec.k) + 50 + 8 * (at_once - 1)
+    return START + -(-tokens // at_once) * -(-spec.rows // BLOCK) * tile
 
 
 def _pixels(tokens: int) -> int:
@@ -78,14 +85,13 @@ def _pixels(tokens: int) -> int:
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
-    """Multipliers of all rows, and the sums of JOBS jobs."""
-    sums = max(JOB_ROWS * _pixels(tokens), 2 * JOB_ROWS * min(_pixels(tokens), 4))
-    return -(-2 * 8 * shape.blocks // 16) * 16 + JOBS * 4 * sums
+    """Multipliers and sums of JOBS jobs."""
+    return JOBS * max(JOB_ROWS * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
 ENGINE = Engine(
     name="neureka",
-    store=Store("bit planes", 8, block_bytes, pack, beside_bytes),
+    store=Store("bit planes of 32", 8, block_bytes, pack, beside_bytes),
     levels=("wmem",),
     legal=legal,
     cut=cut,

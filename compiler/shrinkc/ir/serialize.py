@@ -40,7 +40,10 @@ class _Writer:
                     self.tensors[f"{w.name}/{f.name}"] = np.ascontiguousarray(v)
                 elif isinstance(v, LowRank):
                     record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
-                elif (f.name, v) not in (("engine", CORES), ("x_bits", 0)):  # said only where another
+                elif (f.name, v) not in (
+                    ("engine", CORES),
+                    ("x_bits", 0),
+                ):  # said only where another
                     record[f.name] = v
             self.records[w.name] = record
         return self.linears[id(w)]

@@ -11,7 +11,7 @@ SIRACUSA = Target(
     name="siracusa",
     title="Siracusa",
     cores=8,
-    engines=("cores", "neureka"),
+    engines=("cores", "neureka", "neureka_3x3"),
     levels=(
         Level("l1", 256 * KIB),
         # 4 MiB MRAM and 4 MiB SRAM in one address range, less the hot code and a word that hardware

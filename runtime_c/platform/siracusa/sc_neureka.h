@@ -11,15 +11,17 @@
 #define NEUREKA_JOB(i) (0x10201020u + 4u * (i))
 #define EVENT_NEUREKA (1u << 12)
 
-/* 8-bit weights 128 too large from weight memory, 1x1, signed input, raw signed 32-bit sums, inputs loaded
- * beside the work; the offset is the whole layer's */
-#define NEUREKA_DENSE (7u | 2u << 5 | 1u << 9 | 1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
+/* Weights from weight memory, signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset
+ * for all weights; the lowest bits are those of a weight less 1. */
+#define NEUREKA_3X3 (1u << 9 | 1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
+#define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
 
 /* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
 typedef struct {
     uint32_t weights, in, out;
     uint32_t in_pixel, in_row, out_pixel, out_row, weight_row;
-    uint32_t last_out_in, last_pixels, tiles_out_in;
+    uint32_t last_out_in, tiles_out_in, pixels_in, pixels_out;
+    uint32_t offset, config; /* what is added to every weight */
 } sc_neureka_job;
 
 /* For one core at a time; waits while two jobs are under way.  The job runs when it is committed. */
@@ -39,14 +41,14 @@ static inline void sc_neureka_write(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(13)) = j->weight_row;
     REG(NEUREKA_JOB(14)) = 0;
     REG(NEUREKA_JOB(15)) = j->last_out_in;
-    REG(NEUREKA_JOB(16)) = j->last_pixels;
-    REG(NEUREKA_JOB(17)) = j->last_pixels;
+    REG(NEUREKA_JOB(16)) = j->pixels_out;
+    REG(NEUREKA_JOB(17)) = j->pixels_in;
     REG(NEUREKA_JOB(18)) = j->tiles_out_in;
     REG(NEUREKA_JOB(19)) = 1u << 16 | 1u;
     REG(NEUREKA_JOB(20)) = 0;
-    REG(NEUREKA_JOB(21)) = (uint32_t)-128;
+    REG(NEUREKA_JOB(21)) = j->offset;
     REG(NEUREKA_JOB(22)) = 0;
-    REG(NEUREKA_JOB(23)) = NEUREKA_DENSE;
+    REG(NEUREKA_JOB(23)) = j->config;
 }
 
 static inline void sc_neureka_commit(void) {
