@@ -19,6 +19,8 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
+#define SC_NEUREKA_IMAGE 76u
+#define SC_NEUREKA_SUMS ((4u * 4 + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
@@ -96,17 +98,16 @@ static inline part part_of(const cut *c, uint32_t job) {
 
 /* Scratch of a job: multipliers of its rows, then sums [pixel][row]. */
 static inline uint16_t *scales_of(const cut *c, uint32_t job) {
-    return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) +
-                                job % JOBS * ((4 * c->pixels + 2) << c->log));
+    const uint32_t bytes = c->tokens == 1 ? SC_NEUREKA_SUMS : (4 * c->pixels + 2) << c->log;
+    return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + job % JOBS * bytes);
 }
 static inline int32_t *sums_of(const cut *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
 static SC_L1 sc_dma scales_dma[JOBS];
 
-/* The next job, to be committed; waits while two are under way. */
-SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
-                             uint32_t job) {
+static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
+                                    uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t pitch = 4u * m->in.words, row_bytes = m->block_bytes / SC_ROWS;
     const uint32_t in = channels(m), ki = (in + channels_of_tile(m) - 1) / channels_of_tile(m);
@@ -133,30 +134,83 @@ SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const int8_t
         j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
         j.config = NEUREKA_3X3 | (bits_of(m) - 1);
     }
+    return j;
+}
+
+/* The next job, to be committed; waits while two are under way. */
+static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q,
+                                                const cut *c, uint32_t job) {
+    const sc_neureka_job j = job_of(m, at, q, c, job);
+    const part p = part_of(c, job);
     sc_neureka_write(&j);
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
+}
+
+/* Of a decoded token all jobs of a matrix are alike but for the last: what is written of them is made once. */
+typedef struct {
+    sc_neureka_job job;               /* the first one */
+    uint32_t job_bytes;               /* of weights */
+    uint32_t last_out_in, last_tiles; /* of the last one */
+    uint16_t count;                   /* 0: not made yet */
+    uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
+} image;
+_Static_assert(sizeof(image) == SC_NEUREKA_IMAGE, "planned size of an image");
+static SC_L1 image images[SC_MATRICES];
+
+static __attribute__((noinline)) void make_image(const sc_matrix *m, const uint8_t *at, const int8_t *q,
+                                                 image *i) {
+    const cut c = cut_of(m, 1);
+    const part last = part_of(&c, c.count - 1);
+    const sc_neureka_job end = job_of(m, at, q, &c, c.count - 1);
+    i->job = job_of(m, at, q, &c, 0);
+    i->job_bytes = m->block_bytes / SC_ROWS << c.log;
+    i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
+    i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
+    i->apart = (uint16_t)((dense(m) ? 1u : 3u) << c.log);
+    i->count = (uint16_t)c.count;
+}
+
+static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
+
+/* The next job of one token, to be committed; waits while two are under way. */
+SC_HOT static void write_one(const image *i, uint32_t job) {
+    sc_neureka_job j = i->job;
+    j.weights += job * i->job_bytes;
+    j.out += job % JOBS * SC_NEUREKA_SUMS;
+    if (job + 1u == i->count) j.last_out_in = i->last_out_in, j.tiles_out_in = i->last_tiles;
+    sc_neureka_write(&j);
 }
 
 SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
                            int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
-    const cut c = cut_of(m, tokens);
-    write_job(m, at, q, &c, 0);
+    if (tokens > 1) {
+        const cut c = cut_of(m, tokens);
+        write_job(m, at, q, &c, 0);
+        return;
+    }
+    image *i = image_of(m);
+    if (__builtin_expect(!i->count, 0)) make_image(m, at, q, i);
+    write_one(i, 0);
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
-    const cut c = cut_of(m, tokens);
     sc_neureka_commit();
-    if (c.count > 1) {
+    if (tokens > 1) {
+        const cut c = cut_of(m, tokens);
+        if (c.count == 1) return;
         write_job(m, at, x->q, &c, 1);
-        sc_neureka_commit();
+    } else {
+        if (image_of(m)->count == 1) return;
+        write_one(image_of(m), 1);
     }
+    sc_neureka_commit();
 }
 
-/* This core's share of what a job has summed. */
-SC_HOT static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job,
-                             const sc_output *out, int core) {
+/* This core's share of what a job of several tokens has summed. */
+static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
+                      int core) {
     const part p = part_of(c, job);
     /* all rows of some tokens, or some rows of all */
     const int whole = c->each >= SC_CORES;
@@ -172,8 +226,8 @@ SC_HOT static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c,
     }
 }
 
-SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                       const sc_output *out, int core) {
+static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x,
+                                                  uint32_t tokens, const sc_output *out, int core) {
     const cut c = cut_of(m, tokens);
     for (uint32_t job = 0; job < c.count; job++) {
         if (core == SC_LAST_CORE(SC_CORES)) {
@@ -187,6 +241,36 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         }
         store_job(m, x, &c, job, out, core);
     }
+}
+
+SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                       const sc_output *out, int core) {
+    if (tokens > 1) {
+        end_several(m, at, x, tokens, out, core);
+        return;
+    }
+    const image *i = image_of(m);
+    uint32_t rows = i->rows / SC_CORES, job = 0, left;
+    const uint16_t *scales = multipliers(m, at);
+    do { /* as above; multipliers are read where they are, each once */
+        left = i->count - ++job;
+        if (core == SC_LAST_CORE(SC_CORES)) sc_neureka_wait(left > 0);
+        sc_barrier();
+        if (core == SC_LAST_CORE(SC_CORES) && left > 1) {
+            write_one(i, job + 1);
+            sc_neureka_commit();
+        }
+        uint32_t n = rows;
+        if (left == 0) {
+            n = (i->last_rows + SC_CORES * SC_ROWS - 1u) / (SC_CORES * SC_ROWS) * SC_ROWS;
+            if (n * (uint32_t)core >= i->last_rows) return;
+        }
+        const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;
+        const int32_t *low =
+            (const int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
+        sc_matrix_joined(m, scales + row, row, left == 0 && i->last_rows - mine < n ? i->last_rows - mine : n,
+                         low, low + i->apart, x, out, out->dst);
+    } while (left);
 }
 
 #else

@@ -58,7 +58,7 @@ class Engine:
     a segment, or all of 16-bit ones, is padded: whole words of 4, and of the cores what the format stores
     together.  ``cycles(spec, tokens)``: an
     estimate for that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
-    the matrix alone.
+    the matrix alone.  ``table``: bytes of L1 that its C twin keeps for every matrix of the model, if it runs any.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Engine:
     cut: Callable[[int, int | None, int], tuple[int, int]]
     cycles: Callable[[MatrixSpec, int], int]
     scratch: Callable[[MatrixShape, int], int] = _nothing
+    table: int = 0
     reads_rows: bool = False
 
     def __post_init__(self) -> None:

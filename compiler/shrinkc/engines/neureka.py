@@ -23,6 +23,7 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 TOKENS_MAX = 18  # 36 pixels
+IMAGE = 76  # bytes that a matrix's jobs are kept in
 _ZERO = 128  # how a weight of 0 is stored
 _AHEAD = 32  # bytes that the engine reads past the last weight
 START = 350  # two jobs written, the first one's way in and the last one's way out
@@ -97,5 +98,6 @@ ENGINE = Engine(
     cut=cut,
     cycles=cycles,
     scratch=scratch,
+    table=IMAGE,
     reads_rows=True,
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from shrinkc.engines.engine import Engine, MatrixSpec
 from shrinkc.engines.neureka import (
     BLOCK,
+    IMAGE,
     JOB_ROWS,
     JOBS,
     START,
@@ -84,5 +85,6 @@ ENGINE = Engine(
     cut=cut,
     cycles=cycles,
     scratch=scratch,
+    table=IMAGE,
     reads_rows=True,
 )

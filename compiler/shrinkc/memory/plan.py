@@ -364,7 +364,8 @@ def layer_table_bytes(s: ModelShape) -> int:
     sides = sum(1 for m in s.matrices if m.rank)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
     tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
-    return tables + abi.TABLE_BYTES + gains
+    kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
+    return tables + abi.TABLE_BYTES + gains + align(kept)
 
 
 def layer_bytes(s: ModelShape) -> int:
