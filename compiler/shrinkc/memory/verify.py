@@ -175,7 +175,8 @@ def _table_bytes(s: ModelShape) -> int:
     layer = (layer + 3) // 4 * 4
     if s.head_norms:
         layer = (layer + 8 + 7) // 8 * 8 + 8
-    return matrices + s.num_layers * layer + TABLE_BYTES + gains
+    kept = max(ENGINES[m.engine].table for m in s.matrices) * len(s.matrices)
+    return matrices + s.num_layers * layer + TABLE_BYTES + gains + (kept + 15) // 16 * 16
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
