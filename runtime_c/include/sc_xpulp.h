@@ -45,12 +45,15 @@ static inline uint32_t sc_low16(uint32_t a) {
     return d;
 }
 
-/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
-static inline int sc_bits(uint32_t v) {
+/* index of the highest set bit of v > 0 */
+static inline int sc_top_bit(uint32_t v) {
     int d;
     __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(v));
-    return v ? d + 1 : 0;
+    return d;
 }
+
+/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
+static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 
 /* max(top, |words|) over n > 0 words from ptr on, `step` bytes apart */
 #define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
@@ -122,6 +125,7 @@ static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
 static inline int32_t sc_round(int32_t v, int32_t s) { return (v + (1 << (s - 1))) >> s; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
+static inline int sc_top_bit(uint32_t v) { return 31 - __builtin_clz(v); }
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
 
 #endif

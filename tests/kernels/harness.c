@@ -272,6 +272,12 @@ static uint8_t *cut_out(const uint8_t *cache, uint32_t first, uint32_t n, uint32
     return p;
 }
 
+/* What is left of heads first, first + SC_CORES, ... of n when those below n are done. */
+static int next_head(int first, int n) {
+    while (first < n) first += SC_CORES;
+    return first - n;
+}
+
 /* Tokens 0 .. n - 1: prepared one after the other, then the attention of those from `from` on. */
 static void heads(void) {
     const uint32_t n = word(), from = word();
@@ -297,14 +303,17 @@ static void heads(void) {
     int8_t *q = guarded(n * q_words);
     uint32_t *scale = guarded((size_t)n * SC_HEADS);
     int32_t *space = guarded(SC_HEAD_DIM);
-    for (uint32_t t = 0; t < n; t++)
-        for (int head = 0; head < SC_HEADS + 2 * SC_KV_HEADS; head++) {
-            int16_t *own = malloc(SC_HEAD_DIM * 2);
-            memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
-            sc_head_prepare(&layer, qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4,
-                            scale + t * SC_HEADS, k, v, space);
-            free(own);
-        }
+    sc_heads h = {.layer = &layer, .k = k, .v = v, .work = space};
+    for (uint32_t t = 0; t < n; t++) {
+        int16_t *own = malloc(SC_HEAD_DIM * 2);
+        memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
+        h.position = t, h.qkv = qkv + t * SC_QKV_ROWS, h.rope = own;
+        h.q8 = q + t * q_words * 4, h.q_scale = scale + t * SC_HEADS;
+        for (int core = 0; core < SC_CORES; core++)
+            if (sc_heads_prepare(&h, core, SC_CORES) != next_head(core, SC_HEADS + 2 * SC_KV_HEADS))
+                fail("the next token's first head");
+        free(own);
+    }
     const size_t tokens = n - from;
     int32_t *out = guarded(tokens * row);
     const size_t s_words = sizeof(sc_head_state) / 4, w_words = sizeof(sc_head_scratch) / 4;
@@ -335,6 +344,17 @@ static void heads(void) {
             release(s, s_words, "canary of the head's state");
             release(w, w_words, "canary of the head's scratch");
         }
+    int32_t *whole = guarded(row);
+    for (uint32_t t = from; t < n; t++) {
+        h.position = t, h.q8 = q + t * q_words * 4, h.q_scale = scale + t * SC_HEADS, h.out = whole;
+        for (int core = 0; core < SC_CORES; core++) {
+            h.scratch = guarded(w_words);
+            if (sc_heads_attend(&h, core, SC_CORES) != next_head(core, SC_HEADS)) fail("the next token's first head");
+            release(h.scratch, w_words, "canary of the core's scratch");
+        }
+        if (memcmp(whole, out + (t - from) * row, row * 4)) fail("a cache in pieces changes the result");
+    }
+    release(whole, row, "canary of the whole attention's output");
     put_count(n * q_words + (size_t)n * SC_HEADS + k_words + v_words + tokens * row);
     put(q, n * q_words), put(scale, (size_t)n * SC_HEADS), put(k, k_words), put(v, v_words);
     put(out, tokens * row);

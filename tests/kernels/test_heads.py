@@ -1,4 +1,4 @@
-"""sc_head_prepare and sc_head_* against quantize_heads(), store_heads() and attend(), in pieces of any size."""
+"""sc_heads_prepare, sc_heads_attend and sc_head_* against quantize_heads(), store_heads() and attend(), in pieces of any size."""
 
 from __future__ import annotations
 
@@ -221,12 +221,12 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
         y, top, exponent = turned
         mantissa, exponent = vectors._norm_scale(x, top, exponent, norm.pre_shift, norm.eps)
         scale, right = vectors._stored_scale(mantissa, exponent, unit)
-        plain = (127 << 23) // top
+        plain = (127 << vectors.HEAD_QSHIFT) // top
         adjusted = plain * mantissa // (scale << right)
         same = (right > 0) & (scale << right == top) & (mantissa != top)
         differs = (
-            vectors.round_shift(y * plain[..., None], 23)
-            != vectors.round_shift(y * adjusted[..., None], 23)
+            vectors.round_shift(y * plain[..., None], vectors.HEAD_QSHIFT)
+            != vectors.round_shift(y * adjusted[..., None], vectors.HEAD_QSHIFT)
         ).any(axis=2)
         found += list(x[(same & differs)[:, 0]])
     jobs = []
