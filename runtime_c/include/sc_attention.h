@@ -29,8 +29,9 @@
 /* A core's scratch for one head over a whole context. */
 typedef struct {
     int32_t score[SC_KV_BLOCKS * SC_KV_POSITIONS];
-    uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS]; /* probability times the value's scale */
-    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS]; /* into another bank */
+    /* probability times the value's scale, and zeros after the last */
+    uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS + 4];
+    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS - 8]; /* into another bank */
 } sc_head_scratch;
 
 /* One token's heads: where they come from and go to. */
@@ -55,11 +56,10 @@ int sc_heads_attend(const sc_heads *heads, int first, int step);
 
 /* Where a head stands whose cache arrives in pieces. */
 typedef struct {
-    int32_t least;    /* score, of which the largest is the least here: they are negated */
-    uint32_t records; /* largest scales of a position: that of its value in the upper half */
-    uint32_t total;   /* sum of probabilities, Q16 */
-    uint16_t factor;  /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
-    uint16_t shift;   /* 0 .. 31 */
+    int32_t least; /* head_softmax of sc_heads.h */
+    uint32_t records;
+    uint32_t total;
+    uint16_t factor, shift;
     int32_t acc[SC_HDP];
     uint8_t skew[SC_HEAD_STATE_BYTES - 16 - 4 * SC_HDP]; /* into another bank */
 } sc_head_state;

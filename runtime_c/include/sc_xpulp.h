@@ -9,6 +9,9 @@
 
 #include <stdint.h>
 
+/* The compiler forgets what it knows of v. */
+#define SC_OPAQUE(v) __asm__("" : "+r"(v))
+
 #if SC_XPULP
 /* clang-format off */
 
@@ -87,6 +90,7 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 #define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
 #define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
+#define SC_MAC(acc, a, b) ".insn r 0x33, 0, 0x21, " acc ", " a ", " b "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 

@@ -3,6 +3,7 @@
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
+#include "sc_heads.h"
 
 SC_L1 sc_step sc_now;
 SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
@@ -211,7 +212,7 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = source(s) + t * s->src_stride, h.rope = rope[t];
-        head = (uint32_t)sc_heads_prepare(&h, (int)head, SC_CORES);
+        head = (uint32_t)heads_prepare(&h, (int)head, SC_CORES);
     }
 }
 
@@ -222,12 +223,13 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
 #endif
-    sc_heads h = {.layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
+    sc_heads h = {
+        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        head = (uint32_t)sc_heads_attend(&h, (int)head, SC_CORES);
+        head = (uint32_t)heads_attend(&h, (int)head, SC_CORES);
     }
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) {
