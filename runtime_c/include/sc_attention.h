@@ -48,15 +48,9 @@ typedef struct {
     int32_t *out;             /* [SC_HEADS * SC_HEAD_DIM] */
 } sc_heads;
 
-/* Heads first, first + step, ... below SC_HEADS + 2 * SC_KV_HEADS of the token's qkv: RoPE, int8, and for k and v
- * the append at its position.  Returns the next head, less the number of all: the next token's first. */
-int sc_heads_prepare(const sc_heads *heads, int first, int step);
-/* The attention of heads first, first + step, ... below SC_HEADS, and what is left as above. */
-int sc_heads_attend(const sc_heads *heads, int first, int step);
-
 /* Where a head stands whose cache arrives in pieces. */
 typedef struct {
-    int32_t least; /* head_softmax of sc_heads.h */
+    int32_t least; /* head_softmax of sc_softmax.h */
     uint32_t records;
     uint32_t total;
     uint16_t factor, shift;

@@ -1,19 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Heads and attention as functions: of one token, or of one head whose cache arrives in pieces. */
+ * The attention of one head whose cache arrives in pieces. */
 #include "sc_platform.h"
 
-#include "sc_heads.h"
-
-SC_HOT int sc_heads_prepare(const sc_heads *heads, int first, int step) {
-    return heads_prepare(heads, first, step);
-}
-
-SC_HOT int sc_heads_attend(const sc_heads *heads, int first, int step) {
-    return heads_attend(heads, first, step);
-}
+#include "sc_softmax.h"
 
 SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale) {
-    const head_softmax h = head_begin(layer, q_scale);
+    const head_softmax h = softmax_begin(layer, q_scale);
     s->least = h.least, s->records = h.records, s->total = h.total;
     s->factor = (uint16_t)h.factor, s->shift = (uint16_t)h.shift;
     for (int i = 0; i < SC_HEAD_DIM; i++) s->acc[i] = 0;
@@ -26,14 +18,14 @@ static inline head_softmax load_state(const sc_head_state *s) {
 SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,
                            const uint8_t *k, uint32_t first, uint32_t count) {
     head_softmax h = load_state(s);
-    head_scores(&h, w->score + first, q8, k + kv_head * SC_K_RECORD, count);
+    softmax_scores(&h, w->score + first, q8, k + kv_head * SC_K_RECORD, count);
     s->least = h.least, s->records = h.records;
 }
 
 SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
                           uint32_t count) {
     head_softmax h = load_state(s);
-    head_weigh(&h, w->score + first, w->weight + first, k + kv_head * SC_K_RECORD + 2, count);
+    softmax_weigh(&h, w->score + first, w->weight + first, k + kv_head * SC_K_RECORD + 2, count);
     s->total = h.total;
 }
 

@@ -4,6 +4,7 @@
 
 #include "sc_buffers.h"
 #include "sc_heads.h"
+#include "sc_shares.h"
 
 SC_L1 sc_step sc_now;
 SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
@@ -218,6 +219,14 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
 
 #if SC_KV_IN_L1 || SC_KV_LAYER_IN_L1
 
+SC_PHASE static void attend_shared(const sc_heads *h, int core) {
+    shares_scores(h, state, core);
+    sc_barrier();
+    shares_values(h, state, core);
+    sc_barrier();
+    shares_finish(h, state, core);
+}
+
 SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
     sc_barrier();
 #if SC_KV_LAYER_IN_L1
@@ -229,7 +238,9 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        head = (uint32_t)heads_attend(&h, (int)head, SC_CORES);
+        const int shared = sc_now.tokens == 1 && heads_shared(h.position);
+        head = (uint32_t)heads_attend(&h, (int)head, SC_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
+        if (shared) attend_shared(&h, core);
     }
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) {

@@ -44,6 +44,22 @@ def _x_blocks(k: int, seg: int) -> int:
     return sum((n + 7) // 8 for n in _segments(k, seg))
 
 
+def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
+    """States per core: more than one where up to three parts of heads fall to each core, which needs
+    the cache in L1 and a context in which the cores that idle otherwise are worth a thousand cycles."""
+    left = s.heads % cores
+    in_l1 = plan.kv_in_l1 or 4 * plan.kv_tile_blocks >= s.context
+    if (
+        not left
+        or not in_l1
+        or s.context <= 1000 * cores // ((18 + 2 * s.head_dim) * (cores - left))
+    ):
+        return 1
+    ranges = next(n for n in range(1, cores + 1) if left * n % cores == 0)
+    parts = left * ranges // cores
+    return parts if parts <= 3 else 1
+
+
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
     return PassSizes(
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
@@ -76,7 +92,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
         "head_scratch": cores * _skewed(6 * positions + 12),
-        "head_state": cores * _skewed(16 + 4 * head),
+        "head_state": cores * _head_states(s, plan, cores) * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
     }
     if any(m.engine == CORES for m in readers):
