@@ -145,7 +145,7 @@ static inline int heads_prepare(const sc_heads *h, int head, int step) {
         } else {
             const int kv = at - SC_HEADS - (is_v ? SC_KV_HEADS : 0);
             const int unit = is_v ? h->layer->v_unit : h->layer->k_unit;
-            const int right = sc_min(sc_max(unit - exponent, 0), 31);
+            const int right = sc_to_31(unit - exponent);
             const uint32_t scale = (mantissa + (1u << right) - 1) >> right;
             uint8_t *record = h->k + h->position * SC_K_STRIDE + kv * SC_K_RECORD;
             ((uint16_t *)(void *)record)[is_v] = (uint16_t)scale;

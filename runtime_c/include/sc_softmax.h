@@ -14,6 +14,18 @@ static inline int32_t load32(const void *p) {
 static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); }
 static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
+/* Loads that step on by a stride, which is an immediate where it fits into one. */
+#define V_STEP (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
+#if SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048
+#define STEP(n) "i"(n)
+#define LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " step "(" ptr ")\n"
+#define LHU_STEP(rd, ptr, step) ".insn i 0x0b, 5, " rd ", " step "(" ptr ")\n"
+#else
+#define STEP(n) "r"(n)
+#define LW_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " step "\n"
+#define LHU_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x28, " rd ", " ptr ", " step "\n"
+#endif
+
 /* Where the softmax of a head stands. */
 typedef struct {
     int32_t least;    /* score, of which the largest is the least here: they are negated */
@@ -28,14 +40,14 @@ static inline head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale
     const int extra = sc_top_bit(product) - 15;
     const int shift = -(extra + scale_exponent(q_scale) + layer->score_exponent + 9 + 18);
     return (head_softmax){
-        .least = 1 << 30, .factor = product >> extra, .shift = sc_min(sc_max(shift, 0), 31)};
+        .least = 1 << 30, .factor = product >> extra, .shift = sc_to_31(shift)};
 }
 
 /* The score loop's dot product in assembly: every load but the last of a small head is followed by
  * another one before it is used.  DOT_INSNS instructions. */
 /* clang-format off */
 #define DOT_LOAD(t) SC_LW_POST("%[" #t "]", "%[row]")
-#define DOT_LAST(t) ".insn r 0x0b, 7, 0x10, %[" #t "], %[row], %[rs]\n"
+#define DOT_LAST(t) LW_STEP("%[" #t "]", "%[row]", "%[rs]")
 #define DOT_FIRST(t) ".insn r 0x57, 1, 0x4C, %[v], %[q0], %[" #t "]\n"
 #define DOT_NEXT(i, t) SC_SDOT("%[v]", "%[q" #i "]", "%[" #t "]")
 #define DOT_RECORDS ".insn r 0x33, 7, 0x02, %[rec], %[rec], %[sc]\n"
@@ -112,7 +124,7 @@ static inline void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q
         ".option pop"
         : [row] "+&r"(row), [out] "+&r"(out), [least] "+&r"(least), [rec] "+&r"(records), [sc] "=&r"(scale),
           [v] "=&r"(v), [t] "=&r"(t), [u] "=&r"(u)
-        : [n] "r"(count), [ds] "i"(SC_DOT_SHIFT), [rs] "r"(SC_K_STRIDE - SC_HDP),
+        : [n] "r"(count), [ds] "i"(SC_DOT_SHIFT), [rs] STEP(SC_K_STRIDE - SC_HDP),
           [body] "i"(2 * (5 + DOT_INSNS)), [insns] "i"(5 + DOT_INSNS) DOT_OPERANDS
         : "memory");
     /* clang-format on */
@@ -207,9 +219,9 @@ static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t
     __asm__ volatile(
         SC_LOOP_BEGIN("%[n]", 13)
         SC_LW_POST("%[d]", "%[score]")
-        ".insn r 0x0b, 7, 0x28, %[sc], %[scales], %[ss]\n"
+        LHU_STEP("%[sc]", "%[scales]", "%[ss]")
         ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n" /* (d - least) >> shift, unsigned */
-        ".insn r 0x33, 5, 0x02, %[d], %[d], %[most]\n"
+        ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* to 16 bits, unsigned */
         ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
         "andi %[i], %[d], 510\n"
         ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
@@ -222,8 +234,8 @@ static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t
         SC_LOOP_END(13)
         : [score] "+&r"(score), [scales] "+&r"(scales), [w] "+&r"(weight), [total] "+&r"(total), [d] "=&r"(d),
           [sc] "=&r"(scale), [i] "=&r"(i), [p] "=&r"(p)
-        : [n] "r"(count), [least] "r"(-least), [most] "r"(0xFFFF), [shift] "r"(shift), [f] "r"(factor),
-          [table] "r"(sc_exp2_table), [drop] "r"(drop), [ss] "r"(SC_K_STRIDE)
+        : [n] "r"(count), [least] "r"(-least), [shift] "r"(shift), [f] "r"(factor),
+          [table] "r"(sc_exp2_table), [drop] "r"(drop), [ss] STEP(SC_K_STRIDE)
         : "memory");
     /* clang-format on */
 #else
@@ -276,7 +288,7 @@ static inline void weighted_values(const uint8_t *row, const uint16_t *weight, u
                      SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
                      SC_LW_POST("%[v0]", "%[row]")
                      SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
-                     ".insn r 0x0b, 7, 0x10, %[v1], %[row], %[rs]\n"
+                     LW_STEP("%[v1]", "%[row]", "%[rs]")
                      SC_SDOTU("%[h2]", "%[a]", "%[v0]") SC_SDOTU("%[l2]", "%[b]", "%[v0]")
                      SC_SDOTU("%[h3]", "%[a]", "%[v1]") SC_SDOTU("%[l3]", "%[b]", "%[v1]")
 #if SPLIT_WEIGHTS
@@ -288,7 +300,7 @@ static inline void weighted_values(const uint8_t *row, const uint16_t *weight, u
                      "sw %[l2], 8(%[sum])\n"
                      "sw %[l3], 12(%[sum])\n"
 #else
-                     ".insn r 0x0b, 7, 0x10, %[v1], %[row], %[rs]\n"
+                     LW_STEP("%[v1]", "%[row]", "%[rs]")
                      SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
                      SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
                      SC_LOOP_END(11) "\n"
@@ -302,7 +314,7 @@ static inline void weighted_values(const uint8_t *row, const uint16_t *weight, u
                        , [h2] "+&r"(h2), [h3] "+&r"(h3), [l2] "+&r"(l2), [l3] "+&r"(l3)
 #endif
                      : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [c] "r"(256), [sum] "r"(sum),
-                       [rs] "r"(SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS), [high] "r"(0x07050301),
+                       [rs] STEP(V_STEP), [high] "r"(0x07050301),
                        [low] "r"(0x06040200)
                      : "memory");
 /* clang-format on */
@@ -329,9 +341,9 @@ static inline mean_scale head_mean(uint32_t total, uint32_t records, const sc_la
     const int shift = 20 + z_shift - weight_drop(records) - layer->v_unit;
     mean_scale m;
     m.factor = (int32_t)(reciprocal << 14);
-    m.left = sc_min(sc_max(-shift, 0), 31);
-    m.right = sc_min(sc_max(shift, 0), 30);
-    m.limit = SC_INT32_MAX >> m.left;
+    m.left = sc_to_31(-shift);
+    m.right = sc_to_31(shift);
+    m.limit = (int32_t)(0xFFFFFFFFu >> m.left >> 1) - 1;
     m.half = (1 << m.right) >> 1;
     return m;
 }
@@ -342,24 +354,23 @@ static inline void means(mean_scale m, int32_t *sum, uint32_t n) {
     int32_t v;
     int32_t *out = sum;
     /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
                      SC_LW_POST("%[v]", "%[sum]")
                      "mulh %[v], %[v], %[factor]\n"
-                     ".insn r 0x33, 6, 0x02, %[v], %[v], %[least]\n"
-                     ".insn r 0x33, 4, 0x02, %[v], %[v], %[most]\n"
+                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n" /* to -(limit + 1) .. limit */
                      "sll %[v], %[v], %[left]\n"
                      "add %[v], %[v], %[half]\n"
                      "sra %[v], %[v], %[right]\n"
                      ".insn s 0x2b, 2, %[v], 4(%[out])\n"
-                     SC_LOOP_END(8)
+                     SC_LOOP_END(7)
                      : [sum] "+&r"(sum), [out] "+&r"(out), [v] "=&r"(v)
-                     : [n] "r"(n), [factor] "r"(m.factor), [least] "r"(-m.limit), [most] "r"(m.limit),
+                     : [n] "r"(n), [factor] "r"(m.factor), [limit] "r"(m.limit),
                        [left] "r"(m.left), [half] "r"(m.half), [right] "r"(m.right)
                      : "memory");
     /* clang-format on */
 #else
     for (; n; n--, sum++) {
-        const int32_t high = sc_min(sc_max(sc_mulh(*sum, m.factor), -m.limit), m.limit);
+        const int32_t high = sc_min(sc_max(sc_mulh(*sum, m.factor), -m.limit - 1), m.limit);
         *sum = ((int32_t)((uint32_t)high << m.left) + m.half) >> m.right;
     }
 #endif

@@ -42,6 +42,13 @@ static inline int32_t sc_abs(int32_t a) {
     return d;
 }
 
+/* v clipped to 0 .. 31 */
+static inline int sc_to_31(int v) {
+    int d;
+    __asm__(".insn r 0x33, 2, 0x0A, %0, %1, x6" : "=r"(d) : "r"(v));
+    return d;
+}
+
 static inline uint32_t sc_low16(uint32_t a) {
     uint32_t d;
     __asm__(".insn r 0x33, 5, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
@@ -128,6 +135,7 @@ static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
 }
 static inline int32_t sc_round(int32_t v, int32_t s) { return (v + (1 << (s - 1))) >> s; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int sc_to_31(int v) { return sc_min(sc_max(v, 0), 31); }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
 static inline int sc_top_bit(uint32_t v) { return 31 - __builtin_clz(v); }
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }

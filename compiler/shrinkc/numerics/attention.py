@@ -77,7 +77,7 @@ def attend(
 def _mean(acc: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """As :func:`requantize`, acc [T, D]; what is shifted left saturates before."""
     high = (acc * factor[:, None]) >> 32
-    left = np.clip(-shift, 0, 31)[:, None]
+    left, right = (np.clip(n, 0, 31)[:, None] for n in (-shift, shift))
     limit = INT32_MAX >> left
-    out: np.ndarray = round_shift(np.clip(high, -limit, limit) << left, np.clip(shift, 0, 30)[:, None])
+    out: np.ndarray = round_shift(np.clip(high, -limit, limit - 1) << left, right)
     return out
