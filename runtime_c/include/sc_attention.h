@@ -58,6 +58,10 @@ typedef struct {
     uint8_t skew[SC_HEAD_STATE_BYTES - 16 - 4 * SC_HDP]; /* into another bank */
 } sc_head_state;
 
+#ifdef SC_AT_EXP2
+void sc_fill_exp2(void *unused, int core); /* for sc_run_workers, before the first pass */
+#endif
+
 /* One head of one token, in steps. */
 void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale);
 /* scores of positions first .. first + count - 1, whose K blocks start at k */

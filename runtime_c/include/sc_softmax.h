@@ -3,7 +3,7 @@
 #ifndef SC_SOFTMAX_H
 #define SC_SOFTMAX_H
 
-#include "sc_attention.h"
+#include "sc_engine.h"
 
 static inline int32_t load32(const void *p) {
     int32_t v;
@@ -15,7 +15,8 @@ static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); 
 static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
 /* Loads that step on by a stride, which is an immediate where it fits into one. */
-#define V_STEP (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
+#define V_STEP                                                                                               \
+    (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
 #if SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048
 #define STEP(n) "i"(n)
 #define LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " step "(" ptr ")\n"
@@ -33,14 +34,34 @@ typedef struct {
     uint32_t total;   /* sum of probabilities, Q16 */
     uint32_t factor;  /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
     int32_t shift;    /* 0 .. 31 */
+    uint32_t most;    /* the largest shifted difference that is told apart, at most 16 bits */
 } head_softmax;
+
+/* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, which is
+ * 0.  Without, a table of one octave and a shift. */
+#ifdef SC_AT_EXP2
+#define SC_EXP2_STEPS (16 * 256 + 1)
+#define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
+_Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
+#endif
+
+/* The factor has 16 bits and is odd. */
+static inline uint32_t largest_difference(uint32_t factor) {
+#ifdef SC_AT_EXP2
+    return 0x80000000u / factor + 1; /* whose product with the factor is the least that the table ends with */
+#else
+    (void)factor;
+    return 0xFFFF;
+#endif
+}
 
 static inline head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
     const uint32_t product = (uint32_t)scale_mantissa(q_scale) * layer->score_mantissa;
     const int extra = sc_top_bit(product) - 15;
     const int shift = -(extra + scale_exponent(q_scale) + layer->score_exponent + 9 + 18);
+    const uint32_t factor = product >> extra | 1;
     return (head_softmax){
-        .least = 1 << 30, .factor = product >> extra, .shift = sc_to_31(shift)};
+        .least = 1 << 30, .factor = factor, .shift = sc_to_31(shift), .most = largest_difference(factor)};
 }
 
 /* The score loop's dot product in assembly: every load but the last of a small head is followed by
@@ -217,12 +238,28 @@ static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t
     int32_t d, scale, i, p;
     /* clang-format off */
     __asm__ volatile(
+#ifdef SC_AT_EXP2
+        SC_LW_POST("%[d]", "%[score]")
+        SC_LOOP_BEGIN("%[n]", 11)
+        LHU_STEP("%[sc]", "%[scales]", "%[ss]")
+        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n" /* (d - least) >> shift, unsigned */
+        ".insn r 0x33, 5, 0x02, %[d], %[d], %[most]\n"
+        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
+        "andi %[i], %[d], -2\n"
+        ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
+        SC_LW_POST("%[d]", "%[score]") /* the next one, in the end one too many */
+        "add %[total], %[total], %[p]\n"
+        ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
+        SC_ROUND("%[p]", "%[drop]")
+        ".insn s 0x2b, 1, %[p], 2(%[w])\n"
+        SC_LOOP_END(11)
+#else
         SC_LOOP_BEGIN("%[n]", 13)
         SC_LW_POST("%[d]", "%[score]")
         LHU_STEP("%[sc]", "%[scales]", "%[ss]")
-        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n" /* (d - least) >> shift, unsigned */
+        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n"
         ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* to 16 bits, unsigned */
-        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
+        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n"
         "andi %[i], %[d], 510\n"
         ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
         "srli %[d], %[d], 9\n"
@@ -232,17 +269,27 @@ static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t
         SC_ROUND("%[p]", "%[drop]")
         ".insn s 0x2b, 1, %[p], 2(%[w])\n"
         SC_LOOP_END(13)
+#endif
         : [score] "+&r"(score), [scales] "+&r"(scales), [w] "+&r"(weight), [total] "+&r"(total), [d] "=&r"(d),
           [sc] "=&r"(scale), [i] "=&r"(i), [p] "=&r"(p)
-        : [n] "r"(count), [least] "r"(-least), [shift] "r"(shift), [f] "r"(factor),
-          [table] "r"(sc_exp2_table), [drop] "r"(drop), [ss] STEP(SC_K_STRIDE)
+        : [n] "r"(count), [least] "r"(-least), [shift] "r"(shift), [f] "r"(factor), [drop] "r"(drop),
+#ifdef SC_AT_EXP2
+          [most] "r"(s->most), [table] "r"(SC_EXP2_VALUES),
+#else
+          [table] "r"(sc_exp2_table),
+#endif
+          [ss] STEP(SC_K_STRIDE)
         : "memory");
     /* clang-format on */
 #else
     for (const int32_t *end = score + count; score < end; scales += SC_K_STRIDE) {
         uint32_t d = (uint32_t)(*score++ - least) >> shift;
-        d = ((d < 0xFFFF ? d : 0xFFFF) * factor) >> 18;
+        d = ((d < s->most ? d : s->most) * factor) >> 18;
+#ifdef SC_AT_EXP2
+        const uint32_t p = SC_EXP2_VALUES[d >> 1];
+#else
         const uint32_t p = sc_exp2_table[d >> 1 & 255] >> (d >> 9);
+#endif
         uint16_t scale;
         __builtin_memcpy(&scale, scales, 2);
         total += p;

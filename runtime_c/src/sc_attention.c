@@ -1,8 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The attention of one head whose cache arrives in pieces. */
+ * The attention of one head whose cache arrives in pieces, and the values of exp2. */
 #include "sc_platform.h"
 
 #include "sc_softmax.h"
+
+#ifdef SC_AT_EXP2
+void sc_fill_exp2(void *unused, int core) {
+    (void)unused;
+    for (int i = core; i < SC_EXP2_STEPS; i += SC_CORES)
+        SC_EXP2_VALUES[i] = (uint16_t)(sc_exp2_table[i & 255] >> (i >> 8));
+}
+#endif
 
 SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale) {
     const head_softmax h = softmax_begin(layer, q_scale);
@@ -12,7 +20,7 @@ SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_sc
 }
 
 static inline head_softmax load_state(const sc_head_state *s) {
-    return (head_softmax){s->least, s->records, s->total, s->factor, s->shift};
+    return (head_softmax){s->least, s->records, s->total, s->factor, s->shift, largest_difference(s->factor)};
 }
 
 SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,

@@ -430,6 +430,9 @@ static void sample(void) {
 }
 
 int main(void) {
+#ifdef SC_AT_EXP2
+    sc_run_workers(sc_fill_exp2, 0);
+#endif
     size_t room = 1 << 16;
     words = malloc(room * 4);
     for (size_t n; (n = fread(words + total, 4, room - total, stdin)) > 0;) {

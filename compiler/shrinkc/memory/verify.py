@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shrinkc.abi import MATRIX_BYTES, TABLE_BYTES, InputWord
+from shrinkc.abi import EXP2_STEPS_BYTES, MATRIX_BYTES, TABLE_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step
@@ -115,6 +115,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     else:
         piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
         out["kv_tile"] = 2 * piece
+    if s.context >= 128 and ("k_cache" in out or "kv_layer" in out):
+        out["exp2"] = EXP2_STEPS_BYTES
     if plan.logits_in_l1:
         out["logits"] = 4 * s.vocab
     return out

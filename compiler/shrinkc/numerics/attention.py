@@ -55,7 +55,7 @@ def attend(
     """
     product = q.mantissa * how.mantissa
     extra = bit_length(product) - 16
-    c = product >> extra  # 16 bits
+    c = product >> extra | 1  # 16 bits, more than 2**15
     shift = np.clip(-(extra + q.exponent + how.exponent + 9), *SCORE_SHIFTS)[:, None]
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
     # how much less than zero a score is, so that what is added to it is the same for all

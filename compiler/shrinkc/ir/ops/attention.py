@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.abi import head_scratch_bytes, head_state_bytes
+from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads, unit_fault
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
@@ -34,6 +34,9 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
         return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
     return unit_fault(op.v_unit)
 
+
+STEPS_FROM = 128
+"""Context from which on 8 KiB of L1 for all values of exp2 are worth two instructions per probability."""
 
 SHARES_MAX = 3
 
@@ -117,6 +120,9 @@ class Attention(Op):
             "head_state", Access.SCRATCH, sizes.cores * shares * head_state_bytes(sizes.head_dim)
         )
         yield from cache_uses(sizes)
+        in_l1 = sizes.kv_in_l1 or sizes.kv_layer_in_l1
+        if in_l1 and sizes.context >= STEPS_FROM:
+            yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
         if not sizes.kv_in_l1 and not sizes.kv_layer_in_l1:
             kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
