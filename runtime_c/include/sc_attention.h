@@ -26,31 +26,43 @@
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
-/* Head `head` of 0 .. SC_HEADS + 2 * SC_KV_HEADS - 1 of one token's qkv: RoPE, int8, and for k and
- * v the append at `position`.  q8 is [SC_HEADS][SC_HDP], q_scale [SC_HEADS]; k and v are the
- * layer's caches. `work` is scratch of SC_HEAD_DIM words. */
-void sc_head_prepare(const sc_layer *layer, const int32_t *qkv, int head, uint32_t position,
-                     const int16_t *rope, int8_t *q8, uint32_t *q_scale, uint8_t *k, uint8_t *v,
-                     int32_t *work);
-
 /* A core's scratch for one head over a whole context. */
 typedef struct {
     int32_t score[SC_KV_BLOCKS * SC_KV_POSITIONS];
-    uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS]; /* probability times the value's scale */
-    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS]; /* into another bank */
+    /* probability times the value's scale, and zeros after the last */
+    uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS + 4];
+    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS - 8]; /* into another bank */
 } sc_head_scratch;
 
+/* One token's heads: where they come from and go to. */
 typedef struct {
-    int32_t top;      /* largest score */
-    uint32_t records; /* largest scales of a position: that of its value in the upper half */
-    uint32_t total;   /* sum of probabilities, Q16 */
-    uint16_t factor;  /* score differences times 2^-shift and this, of 16 bits, are log2 units in Q9 */
-    uint16_t shift;   /* 18 .. 49 */
+    const sc_layer *layer;
+    uint32_t position;
+    int8_t *q8;               /* [SC_HEADS][SC_HDP] */
+    uint32_t *q_scale;        /* [SC_HEADS] */
+    uint8_t *k, *v;           /* the layer's cache */
+    const int32_t *qkv;       /* [SC_QKV_ROWS] */
+    const int16_t *rope;      /* [SC_HEAD_DIM], 4-byte aligned */
+    int32_t *work;            /* scratch of SC_HEAD_DIM words */
+    sc_head_scratch *scratch; /* the core's */
+    int32_t *out;             /* [SC_HEADS * SC_HEAD_DIM] */
+} sc_heads;
+
+/* Where a head stands whose cache arrives in pieces. */
+typedef struct {
+    int32_t least; /* head_softmax of sc_softmax.h */
+    uint32_t records;
+    uint32_t total;
+    uint16_t factor, shift;
     int32_t acc[SC_HDP];
     uint8_t skew[SC_HEAD_STATE_BYTES - 16 - 4 * SC_HDP]; /* into another bank */
 } sc_head_state;
 
-/* One head of one token, in four steps so that the cache may arrive in pieces. */
+#ifdef SC_AT_EXP2
+void sc_fill_exp2(void *unused, int core); /* for sc_run_workers, before the first pass */
+#endif
+
+/* One head of one token, in steps. */
 void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale);
 /* scores of positions first .. first + count - 1, whose K blocks start at k */
 void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head, const uint8_t *k,

@@ -44,7 +44,7 @@ SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);
 
 /* Per core. */
 SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_CORES);
-SC_VIEW(state, HEAD_STATE, sc_head_state, SC_CORES);
+SC_VIEW(state, HEAD_STATE, sc_head_state, SC_CORES); /* and more, where heads are shared */
 SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_CORES);
 
 /* Of all layers, of one, or two pieces of one. */

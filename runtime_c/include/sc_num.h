@@ -13,6 +13,7 @@
 #define SC_INT32_MAX 0x7FFFFFFF
 #define SC_QMAX 127
 #define SC_QSHIFT 23
+#define SC_HEAD_QSHIFT 22
 
 static inline int32_t sc_sat64(int64_t v) {
     return v > SC_INT32_MAX ? SC_INT32_MAX : v < -(int64_t)SC_INT32_MAX ? -SC_INT32_MAX : (int32_t)v;

@@ -9,6 +9,9 @@
 
 #include <stdint.h>
 
+/* The compiler forgets what it knows of v. */
+#define SC_OPAQUE(v) __asm__("" : "+r"(v))
+
 #if SC_XPULP
 /* clang-format off */
 
@@ -39,18 +42,28 @@ static inline int32_t sc_abs(int32_t a) {
     return d;
 }
 
+/* v clipped to 0 .. 31 */
+static inline int sc_to_31(int v) {
+    int d;
+    __asm__(".insn r 0x33, 2, 0x0A, %0, %1, x6" : "=r"(d) : "r"(v));
+    return d;
+}
+
 static inline uint32_t sc_low16(uint32_t a) {
     uint32_t d;
     __asm__(".insn r 0x33, 5, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
     return d;
 }
 
-/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
-static inline int sc_bits(uint32_t v) {
+/* index of the highest set bit of v > 0 */
+static inline int sc_top_bit(uint32_t v) {
     int d;
     __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(v));
-    return v ? d + 1 : 0;
+    return d;
 }
+
+/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
+static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 
 /* max(top, |words|) over n > 0 words from ptr on, `step` bytes apart */
 #define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
@@ -84,6 +97,7 @@ static inline int sc_bits(uint32_t v) {
 #define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
 #define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
+#define SC_MAC(acc, a, b) ".insn r 0x33, 0, 0x21, " acc ", " a ", " b "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 
@@ -121,7 +135,9 @@ static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
 }
 static inline int32_t sc_round(int32_t v, int32_t s) { return (v + (1 << (s - 1))) >> s; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int sc_to_31(int v) { return sc_min(sc_max(v, 0), 31); }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
+static inline int sc_top_bit(uint32_t v) { return 31 - __builtin_clz(v); }
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
 
 #endif

@@ -3,6 +3,8 @@
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
+#include "sc_heads.h"
+#include "sc_shares.h"
 
 SC_L1 sc_step sc_now;
 SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
@@ -272,14 +274,49 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     if (core == SC_LAST_CORE(SC_CORES) && sc_now.position > 0) kv_wait();
 #endif
     sc_barrier();
-    const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
-    for (uint32_t i = (uint32_t)core; i < sc_now.tokens * per_token; i += SC_CORES) {
-        uint32_t t = i / per_token;
-        sc_head_prepare(&sc_layers[layer], source(s) + t * s->src_stride, (int)(i - t * per_token),
-                        sc_now.position + t, rope[t], q8[t], q_scale[t], KEYS(layer), VALUES_OF(layer),
-                        work[core]);
+    sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
+    for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t];
+        h.qkv = source(s) + t * s->src_stride, h.rope = rope[t];
+        head = (uint32_t)heads_prepare(&h, (int)head, SC_CORES);
     }
 }
+
+#if SC_KV_IN_L1 || SC_KV_LAYER_IN_L1
+
+SC_PHASE static void attend_shared(const sc_heads *h, int core) {
+    shares_scores(h, state, core);
+    sc_barrier();
+    shares_values(h, state, core);
+    sc_barrier();
+    shares_finish(h, state, core);
+}
+
+SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+    sc_barrier();
+#if SC_KV_LAYER_IN_L1
+    if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
+#endif
+    sc_heads h = {
+        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
+    for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t];
+        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
+        const int shared = sc_now.tokens == 1 && heads_shared(h.position);
+        head = (uint32_t)heads_attend(&h, (int)head, SC_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
+        if (shared) attend_shared(&h, core);
+    }
+#if SC_KV_LAYER_IN_L1
+    if (core == SC_LAST_CORE(SC_CORES)) {
+        kv_wait();
+        kv_next = index + 1;
+    }
+#endif
+}
+
+#else
 
 /* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
@@ -309,32 +346,6 @@ static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t i
                    SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM,
                    layer);
 }
-
-#if SC_KV_IN_L1 || SC_KV_LAYER_IN_L1
-
-SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
-    const sc_layer *layer = &sc_layers[index];
-    const uint32_t all = SC_KV_BLOCKS * SC_KV_POSITIONS;
-    sc_barrier();
-#if SC_KV_LAYER_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
-#endif
-    for (uint32_t item = (uint32_t)core; item < sc_now.tokens * SC_HEADS; item += SC_CORES) {
-        head_begin(layer, item, core);
-        head_pass(PASS_SCORES, item, KEYS(index), 0, all, core);
-        head_pass(PASS_WEIGH, item, KEYS(index), 0, all, core);
-        head_pass(PASS_VALUES, item, VALUES_OF(index), 0, all, core);
-        head_store(layer, s, item, core);
-    }
-#if SC_KV_LAYER_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) {
-        kv_wait();
-        kv_next = index + 1;
-    }
-#endif
-}
-
-#else
 
 /* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
 static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src,

@@ -95,6 +95,9 @@ int sc_main(void) {
     if (sc_now.trace == SC_TRACE_TEXT)
         for (uint32_t i = 0; i < prompt; i++) emit_text(ids[i]);
 
+#ifdef SC_AT_EXP2
+    sc_run_workers(sc_fill_exp2, 0);
+#endif
     uint32_t position = prompt, token, made = 0, start = sc_time();
     sc_now.untimed = 0;
     feed(ids, prompt, 0);

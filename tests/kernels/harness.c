@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "sc_engine.h"
+#include "sc_heads.h"
+#include "sc_shares.h"
 
 #define CANARY 0xC5C5C5C5u
 #define CANARIES 8 /* words on each side */
@@ -89,23 +91,42 @@ static int32_t number(uint32_t fn, uint32_t a, uint32_t b, uint32_t c, int32_t *
     int j = 0;
     uint32_t r;
     switch (fn) {
-    case 0: return sc_sat64((int64_t)wide(a, b));
-    case 1: return sc_sat_add((int32_t)a, (int32_t)b);
-    case 2: return sc_rshift((int32_t)a, (int)b);
-    case 3: return sc_shift((int32_t)a, (int)b);
-    case 4: return sc_lshift_sat((int32_t)a, (int)b);
-    case 5: return sc_requantize((int32_t)a, b, (int)c);
-    case 6: return (int32_t)sc_exp2_mantissa(a);
-    case 7: return (int32_t)sc_exp2_q20(a);
-    case 8: return sc_sigmoid_q31((int32_t)a);
-    case 9: return (int32_t)sc_isqrt(a);
-    case 10: return sc_bits64(wide(a, b));
-    case 11: r = sc_rsqrt(wide(a, b), &j); *second = j; return (int32_t)r;
-    case 12: return (int32_t)sc_mix32(a);
-    case 13: return sc_bits(a);
-    case 14: return sc_sdot4((int32_t)a, (int32_t)b, (int32_t)c);
-    case 16: return a < 256 ? sc_exp2_table[a] : 0;
-    case 15: return sc_sdotu4((int32_t)a, (int32_t)b, (int32_t)c);
+    case 0:
+        return sc_sat64((int64_t)wide(a, b));
+    case 1:
+        return sc_sat_add((int32_t)a, (int32_t)b);
+    case 2:
+        return sc_rshift((int32_t)a, (int)b);
+    case 3:
+        return sc_shift((int32_t)a, (int)b);
+    case 4:
+        return sc_lshift_sat((int32_t)a, (int)b);
+    case 5:
+        return sc_requantize((int32_t)a, b, (int)c);
+    case 6:
+        return (int32_t)sc_exp2_mantissa(a);
+    case 7:
+        return (int32_t)sc_exp2_q20(a);
+    case 8:
+        return sc_sigmoid_q31((int32_t)a);
+    case 9:
+        return (int32_t)sc_isqrt(a);
+    case 10:
+        return sc_bits64(wide(a, b));
+    case 11:
+        r = sc_rsqrt(wide(a, b), &j);
+        *second = j;
+        return (int32_t)r;
+    case 12:
+        return (int32_t)sc_mix32(a);
+    case 13:
+        return sc_bits(a);
+    case 14:
+        return sc_sdot4((int32_t)a, (int32_t)b, (int32_t)c);
+    case 16:
+        return a < 256 ? sc_exp2_table[a] : 0;
+    case 15:
+        return sc_sdotu4((int32_t)a, (int32_t)b, (int32_t)c);
     }
     fail("no such number");
 }
@@ -133,7 +154,7 @@ static sc_cut read_cut(void) {
     return c;
 }
 
-#define EACH_CORE(core) \
+#define EACH_CORE(core)                                                                                      \
     for (int i_ = 0, core = backwards ? cores - 1 : 0; i_ < cores; i_++, core += backwards ? -1 : 1)
 
 static void vector(void) {
@@ -152,10 +173,10 @@ static void vector(void) {
     sc_qvec v = {guarded(cut.words), guarded(cut.nseg), sums ? guarded(cut.nseg) : NULL, 0, 0};
 
     EACH_CORE(core)
-        sc_vec_scan(&cut, input, product, gain, perm, pre_shift, maxima, partial, core, cores);
+    sc_vec_scan(&cut, input, product, gain, perm, pre_shift, maxima, partial, core, cores);
     EACH_CORE(core)
-        sc_vec_quantize(&cut, gain ? product : input, perm, maxima, partial, has_gain, wide(low, high), &v, core,
-                        cores);
+    sc_vec_quantize(&cut, gain ? product : input, perm, maxima, partial, has_gain, wide(low, high), &v, core,
+                    cores);
     if (sums) EACH_CORE(core) sc_vec_sums(&cut, &v, core, cores);
 
     const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
@@ -254,8 +275,8 @@ static void embed(void) {
 
 /* ---- heads ---- */
 
-#define PIECE_LOOP(first, n)                                                                 \
-    for (uint32_t i_ = 0, first = 0, n; first < live && (n = piece(pieces, count, i_, live - first), 1); \
+#define PIECE_LOOP(first, n)                                                                                 \
+    for (uint32_t i_ = 0, first = 0, n; first < live && (n = piece(pieces, count, i_, live - first), 1);     \
          first += n, i_++)
 
 /* Positions of the i-th piece: whole blocks, the last size again and again, at most `left`. */
@@ -270,6 +291,33 @@ static uint8_t *cut_out(const uint8_t *cache, uint32_t first, uint32_t n, uint32
     uint8_t *p = malloc(blocks * block);
     memcpy(p, cache + first / SC_KV_POSITIONS * block, blocks * block);
     return p;
+}
+
+/* What is left of heads first, first + SC_CORES, ... of n when those below n are done. */
+static int next_head(int first, int n) {
+    while (first < n) first += SC_CORES;
+    return first - n;
+}
+
+/* Those that cores share, in three phases; what they must be is given. */
+static void shared_heads(const sc_heads *heads, const int32_t *want) {
+    const size_t s_words = sizeof(sc_head_state) / 4, w_words = sizeof(sc_head_scratch) / 4;
+    const size_t first = (SC_HEADS - SC_SHARED_HEADS) * SC_HEAD_DIM, n = SC_SHARED_HEADS * SC_HEAD_DIM;
+    sc_head_state *states = guarded(SC_CORES * SC_SHARES * s_words);
+    sc_heads h[SC_CORES];
+    int32_t *out = guarded(n);
+    for (int core = 0; core < SC_CORES; core++) {
+        h[core] = *heads, h[core].scratch = guarded(w_words), h[core].out = out - first;
+        shares_scores(&h[core], states, core);
+    }
+    for (int core = 0; core < SC_CORES; core++) shares_values(&h[core], states, core);
+    for (int core = 0; core < SC_CORES; core++) {
+        shares_finish(&h[core], states, core);
+        release(h[core].scratch, w_words, "canary of a sharing core's scratch");
+    }
+    if (memcmp(out, want, n * 4)) fail("sharing heads changes the result");
+    release(states, SC_CORES * SC_SHARES * s_words, "canary of the shares' states");
+    release(out, n, "canary of the shared heads' output");
 }
 
 /* Tokens 0 .. n - 1: prepared one after the other, then the attention of those from `from` on. */
@@ -297,14 +345,17 @@ static void heads(void) {
     int8_t *q = guarded(n * q_words);
     uint32_t *scale = guarded((size_t)n * SC_HEADS);
     int32_t *space = guarded(SC_HEAD_DIM);
-    for (uint32_t t = 0; t < n; t++)
-        for (int head = 0; head < SC_HEADS + 2 * SC_KV_HEADS; head++) {
-            int16_t *own = malloc(SC_HEAD_DIM * 2);
-            memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
-            sc_head_prepare(&layer, qkv + t * SC_QKV_ROWS, head, t, own, q + t * q_words * 4,
-                            scale + t * SC_HEADS, k, v, space);
-            free(own);
-        }
+    sc_heads h = {.layer = &layer, .k = k, .v = v, .work = space};
+    for (uint32_t t = 0; t < n; t++) {
+        int16_t *own = malloc(SC_HEAD_DIM * 2);
+        memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
+        h.position = t, h.qkv = qkv + t * SC_QKV_ROWS, h.rope = own;
+        h.q8 = q + t * q_words * 4, h.q_scale = scale + t * SC_HEADS;
+        for (int core = 0; core < SC_CORES; core++)
+            if (heads_prepare(&h, core, SC_CORES) != next_head(core, SC_HEADS + 2 * SC_KV_HEADS))
+                fail("the next token's first head");
+        free(own);
+    }
     const size_t tokens = n - from;
     int32_t *out = guarded(tokens * row);
     const size_t s_words = sizeof(sc_head_state) / 4, w_words = sizeof(sc_head_scratch) / 4;
@@ -335,9 +386,23 @@ static void heads(void) {
             release(s, s_words, "canary of the head's state");
             release(w, w_words, "canary of the head's scratch");
         }
-    put_count(n * q_words + (size_t)n * SC_HEADS + k_words + v_words + tokens * row);
+    int32_t *whole = guarded(row), shared = 0;
+    for (uint32_t t = from; t < n; t++) {
+        h.position = t, h.q8 = q + t * q_words * 4, h.q_scale = scale + t * SC_HEADS, h.out = whole;
+        for (int core = 0; core < SC_CORES; core++) {
+            h.scratch = guarded(w_words);
+            if (heads_attend(&h, core, SC_CORES, SC_HEADS) != next_head(core, SC_HEADS))
+                fail("the next token's first head");
+            release(h.scratch, w_words, "canary of the core's scratch");
+        }
+        if (memcmp(whole, out + (t - from) * row, row * 4)) fail("a cache in pieces changes the result");
+        if (heads_shared(t))
+            shared_heads(&h, out + (t - from) * row + row - SC_SHARED_HEADS * SC_HEAD_DIM), shared++;
+    }
+    release(whole, row, "canary of the whole attention's output");
+    put_count(n * q_words + (size_t)n * SC_HEADS + k_words + v_words + tokens * row + 1);
     put(q, n * q_words), put(scale, (size_t)n * SC_HEADS), put(k, k_words), put(v, v_words);
-    put(out, tokens * row);
+    put(out, tokens * row), put(&shared, 1);
     release(q, n * q_words, "canary of q8");
     release(scale, (size_t)n * SC_HEADS, "canary of q_scale");
     release(k, k_words, "canary of the k cache");
@@ -365,6 +430,9 @@ static void sample(void) {
 }
 
 int main(void) {
+#ifdef SC_AT_EXP2
+    sc_run_workers(sc_fill_exp2, 0);
+#endif
     size_t room = 1 << 16;
     words = malloc(room * 4);
     for (size_t n; (n = fread(words + total, 4, room - total, stdin)) > 0;) {
@@ -377,13 +445,26 @@ int main(void) {
         end_of_command = at + 2 + words[at + 1];
         at += 2;
         switch (operation) {
-        case 1: numbers(); break;
-        case 2: vector(); break;
-        case 3: matrix(); break;
-        case 4: embed(); break;
-        case 5: heads(); break;
-        case 6: sample(); break;
-        default: fail("no such operation");
+        case 1:
+            numbers();
+            break;
+        case 2:
+            vector();
+            break;
+        case 3:
+            matrix();
+            break;
+        case 4:
+            embed();
+            break;
+        case 5:
+            heads();
+            break;
+        case 6:
+            sample();
+            break;
+        default:
+            fail("no such operation");
         }
         if (at != end_of_command) fail("command too long");
     }

@@ -1,7 +1,8 @@
-"""sc_head_prepare and sc_head_* against quantize_heads(), store_heads() and attend(), in pieces of any size."""
+"""heads_prepare, heads_attend and sc_head_* against quantize_heads(), store_heads() and attend(), in pieces of any size."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from shrinkc.ir.ops import Attention, RopeCache
+from shrinkc.ir.ops.attention import SHARES_MAX
 from shrinkc.numerics import vectors
 from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.vectors import (
@@ -99,9 +101,9 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
     k_words = POSITIONS * c.kv_heads * record
     v_words = c.kv_heads * c.head_dim
     sizes = [n * c.heads * hdp // 4, n * c.heads, blocks * k_words, blocks * v_words]
-    sizes.append((n - first) * c.heads * c.head_dim)
+    sizes += [(n - first) * c.heads * c.head_dim, 1]
     assert len(words) == sum(sizes)
-    q, q_scale, k, v, out = np.split(words, np.cumsum(sizes)[:-1])
+    q, q_scale, k, v, out, shared = np.split(words, np.cumsum(sizes)[:-1])
     records = k.reshape(-1, c.kv_heads, record)[:n]
     vq = v.view(np.int8).reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
     return {
@@ -112,6 +114,7 @@ def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.nd
         "v": vq.reshape(-1, c.kv_heads, c.head_dim)[:n],
         "v scale": records[:, :, 0] >> 16,
         "out": out.reshape(n - first, c.heads, c.head_dim),
+        "shared": shared,
     }
 
 
@@ -119,6 +122,22 @@ def k_unit(h: Harness, how: SoftmaxScale) -> int:
     """Keys that pass through a norm are in its unit (quantize/bounds.py: stored_unit)."""
     norm = norm_of(h)
     return how.v_unit if norm is None else UNIT + norm.pre_shift
+
+
+def shared_tokens(h: Harness, first: int, n: int) -> int:
+    """How many of the tokens have heads that cores share (sc_shares.h); the harness compares these."""
+    c = h.config
+    left = c.heads % c.cores
+    start = 1000 * c.cores // ((18 + 2 * c.head_dim) * (c.cores - left))
+    if left == 0 or start >= c.context:
+        return 0
+    shares = left // math.gcd(left, c.cores)
+    assert shares <= SHARES_MAX
+    ranges = shares * c.cores // left
+    blocks = [t // POSITIONS + 1 for t in range(max(first, start), n)]
+    return sum(
+        b >= ranges and shares * -(-b // ranges) <= -(-c.context // POSITIONS) for b in blocks
+    )
 
 
 def expected(h: Harness, x: np.ndarray, how: SoftmaxScale, first: int) -> dict[str, np.ndarray]:
@@ -150,7 +169,7 @@ def expected(h: Harness, x: np.ndarray, how: SoftmaxScale, first: int) -> dict[s
     scale = to_words(q.mantissa | (q.exponent << 16))
     return {
         "q": np.pad(q.q, pad), "q scale": scale, "k": np.pad(k.q, pad), "k scale": k.scale,
-        "v": v.q, "v scale": v.scale, "out": out,
+        "v": v.q, "v scale": v.scale, "out": out, "shared": [shared_tokens(h, first, n)],
     }  # fmt: skip
 
 
@@ -221,12 +240,12 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
         y, top, exponent = turned
         mantissa, exponent = vectors._norm_scale(x, top, exponent, norm.pre_shift, norm.eps)
         scale, right = vectors._stored_scale(mantissa, exponent, unit)
-        plain = (127 << 23) // top
+        plain = (127 << vectors.HEAD_QSHIFT) // top
         adjusted = plain * mantissa // (scale << right)
         same = (right > 0) & (scale << right == top) & (mantissa != top)
         differs = (
-            vectors.round_shift(y * plain[..., None], 23)
-            != vectors.round_shift(y * adjusted[..., None], 23)
+            vectors.round_shift(y * plain[..., None], vectors.HEAD_QSHIFT)
+            != vectors.round_shift(y * adjusted[..., None], vectors.HEAD_QSHIFT)
         ).any(axis=2)
         found += list(x[(same & differs)[:, 0]])
     jobs = []
@@ -235,3 +254,14 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
         qkv[0, c.heads] = head[0]
         jobs.append((qkv, how, [-(-c.context // POSITIONS)], 0, "a coincidence"))
     assert check(h, jobs) > 100
+
+
+@pytest.mark.parametrize("config", ["hd64", "hd12"])
+def test_heads_that_cores_share(harness: Get, config: str) -> None:
+    """Every position of a context in which heads are fewer than cores: the result of one core alone."""
+    h, rng = harness(config), np.random.default_rng(22)
+    n = h.config.context
+    x = make_qkv(h, n, "spread", rng) >> 6
+    how = softmax_scale(h, 1 << 14, -42)
+    assert shared_tokens(h, 0, n) > 0
+    assert check(h, [(x, how, [-(-n // POSITIONS)], 0, "shared")]) > 1000

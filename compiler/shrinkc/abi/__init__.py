@@ -4,6 +4,7 @@
 """
 
 from shrinkc.abi.contract import (
+    EXP2_STEPS_BYTES,
     HASH_MULTIPLIER,
     INPUT_MAGIC,
     MATRIX_BYTES,
@@ -25,6 +26,7 @@ from shrinkc.abi.contract import (
 )
 
 __all__ = [
+    "EXP2_STEPS_BYTES",
     "HASH_MULTIPLIER",
     "INPUT_MAGIC",
     "MATRIX_BYTES",

@@ -19,6 +19,7 @@ QVEC_BYTES = 32
 MATRIX_BYTES = 48
 PART_BYTES = 16
 TABLE_BYTES = 2560  # of the tables of exp2 and sigmoid
+EXP2_STEPS_BYTES = 2 * (16 * 256 + 1)  # of that of exp2 over 16 octaves (sc_softmax.h)
 
 
 class Number(IntEnum):

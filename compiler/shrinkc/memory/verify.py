@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shrinkc.abi import MATRIX_BYTES, TABLE_BYTES, InputWord
+from shrinkc.abi import EXP2_STEPS_BYTES, MATRIX_BYTES, TABLE_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step
@@ -42,6 +42,22 @@ def _words(k: int, seg: int, bits: int, pad: int = 0) -> int:
 
 def _x_blocks(k: int, seg: int) -> int:
     return sum((n + 7) // 8 for n in _segments(k, seg))
+
+
+def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
+    """States per core: more than one where up to three parts of heads fall to each core, which needs
+    the cache in L1 and a context in which the cores that idle otherwise are worth a thousand cycles."""
+    left = s.heads % cores
+    in_l1 = plan.kv_in_l1 or 4 * plan.kv_tile_blocks >= s.context
+    if (
+        not left
+        or not in_l1
+        or s.context <= 1000 * cores // ((18 + 2 * s.head_dim) * (cores - left))
+    ):
+        return 1
+    ranges = next(n for n in range(1, cores + 1) if left * n % cores == 0)
+    parts = left * ranges // cores
+    return parts if parts <= 3 else 1
 
 
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
@@ -79,7 +95,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
         "head_scratch": cores * _skewed(6 * positions + 12),
-        "head_state": cores * _skewed(16 + 4 * head),
+        "head_state": cores * _head_states(s, plan, cores) * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
     }
     if any(m.engine == CORES for m in readers):
@@ -104,6 +120,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     else:
         piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
         out["kv_tile"] = 2 * piece
+    if s.context >= 128 and ("k_cache" in out or "kv_layer" in out):
+        out["exp2"] = EXP2_STEPS_BYTES
     if plan.logits_in_l1:
         out["logits"] = 4 * s.vocab
     return out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shrinkc.numerics.fixed import I64, bit_length, exp2_table, requantize, round_shift
+from shrinkc.numerics.fixed import I64, INT32_MAX, bit_length, exp2_table, round_shift
 
 SCORE_SHIFTS = (18, 49)
 """Fraction bits of a score difference, less 9, that the kernel takes; scores beyond are compressed."""
@@ -33,7 +33,7 @@ class CachedHead:
 class SoftmaxScale:
     """How integer products become scores in log2 units, and how values are weighed.
 
-    score = round(dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
+    score = -round(-dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
     2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
     value's scale meet the values, whose scales are in units of 2**v_unit.
     """
@@ -55,14 +55,15 @@ def attend(
     """
     product = q.mantissa * how.mantissa
     extra = bit_length(product) - 16
-    c = product >> extra  # 16 bits
+    c = product >> extra | 1  # 16 bits, more than 2**15
     shift = np.clip(-(extra + q.exponent + how.exponent + 9), *SCORE_SHIFTS)[:, None]
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
-    score = round_shift(dot, how.dot_shift) * k.scale
-    top = np.where(mask, score, -(1 << 31)).max(axis=1)[:, None]
-    # at most 2**14 / c, so that the product has 9 fraction bits and 5 before
-    delta = np.minimum(np.where(mask, top - score, 0), (np.int64(1) << (shift - 2)) - 1)
-    p = np.where(mask, exp2_table(((delta >> (shift - 18)) * c[:, None]) >> 18), 0)
+    # how much less than zero a score is, so that what is added to it is the same for all
+    score = round_shift(-dot, how.dot_shift) * k.scale
+    least = np.where(mask, score, 1 << 31).min(axis=1)[:, None]
+    # at most 16 bits, so that the product with c has 9 fraction bits and 5 before
+    delta = np.minimum(np.where(mask, score - least, 0) >> (shift - 18), (1 << 16) - 1)
+    p = np.where(mask, exp2_table((delta * c[:, None]) >> 18), 0)
     total = p.sum(axis=1)
     largest = np.where(mask, v.scale, 0).max(axis=1)
     drop = 16 + bit_length(largest) - how.weight_bits
@@ -70,7 +71,13 @@ def attend(
     acc = np.rint(weight.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
     z_shift = bit_length(total) - 16
     reciprocal = (np.int64(1) << 31) // (total >> z_shift)
-    out: np.ndarray = requantize(
-        acc, (reciprocal << 14)[:, None], (20 + z_shift - drop - how.v_unit)[:, None]
-    )
+    return _mean(acc, reciprocal << 14, 20 + z_shift - drop - how.v_unit)
+
+
+def _mean(acc: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """As :func:`requantize`, acc [T, D]; what is shifted left saturates before."""
+    high = (acc * factor[:, None]) >> 32
+    left, right = (np.clip(n, 0, 31)[:, None] for n in (-shift, shift))
+    limit = INT32_MAX >> left
+    out: np.ndarray = round_shift(np.clip(high, -limit, limit - 1) << left, right)
     return out

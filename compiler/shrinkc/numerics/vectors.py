@@ -32,6 +32,7 @@ from shrinkc.numerics.fixed import (
 )
 
 STORED_MAX = 32767  # largest scale of a head in the cache
+HEAD_QSHIFT = 22  # fraction bits of the reciprocal, of at most 15 bits, that makes heads int8
 
 
 @dataclass
@@ -190,8 +191,8 @@ def quantize_heads(
     Face convention) and works on 15-bit mantissas of the head.
     """
     y, mantissa, exponent = _head_mantissas(x, cos, sin)
-    reciprocal = (QMAX << QSHIFT) // mantissa
-    q = round_shift(y * reciprocal[:, :, None], QSHIFT)
+    reciprocal = (QMAX << HEAD_QSHIFT) // mantissa
+    q = round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT)
     return QHeads(q=q, mantissa=mantissa, exponent=exponent)
 
 
@@ -205,29 +206,31 @@ def store_heads(
     """
     y, mantissa, exponent = _head_mantissas(x, cos, sin)
     scale, right = _stored_scale(mantissa, exponent, unit)
-    limit = np.where(right > 0, scale << right, mantissa)
-    return _stored(y, scale, (QMAX << QSHIFT) // limit)
+    return _stored(y, scale, (QMAX << HEAD_QSHIFT) // (scale << right), exponent > unit)
 
 
 def _head_mantissas(
     x: np.ndarray, cos: np.ndarray | None, sin: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y [T, H, D] with y * 2**exponent the turned heads, their largest |y|, and exponent [T, H]."""
-    x = np.asarray(x, I64)
-    top = np.abs(x).max(axis=2)
-    exponent = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
-    y = round_shift(x, exponent[:, :, None])
+    """y [T, H, D] in 16 bits with y * 2**exponent the turned heads, mantissa [T, H] of 15 bits, the
+    largest |y| to within one, and exponent [T, H].  All that is shifted out is rounded down."""
+    z = np.asarray(x, I64)
+    exponent = np.zeros(z.shape[:2], I64)
+    least = 1
     if cos is not None and sin is not None:
-        half = x.shape[2] // 2
-        a, b = y[:, :, :half], y[:, :, half:]
+        exponent = np.maximum(bit_length(np.abs(z).max(axis=2)) - MANTISSA_BITS, 0)
+        half = z.shape[2] // 2
+        z = z >> exponent[:, :, None]
+        a, b = z[:, :, :half], z[:, :, half:]
         c, s = cos[:, None, :], sin[:, None, :]
-        y = np.concatenate([round_shift(a * c - b * s, 15), round_shift(b * c + a * s, 15)], axis=2)
-        top = np.abs(y).max(axis=2)
-        extra = np.where(top > 0, bit_length(top) - MANTISSA_BITS, 0)
-        y = round_shift(y, extra[:, :, None])
-        exponent = exponent + extra
-    mantissa = np.abs(y).max(axis=2)
-    return y, np.where(mantissa > 0, mantissa, 1 << 14), exponent
+        z = np.concatenate([a * c - b * s, b * c + a * s], axis=2)
+        exponent = exponent - 15
+        least = 1 << (MANTISSA_BITS - 1)
+    top = np.maximum(np.abs(z).max(axis=2), least)
+    n = bit_length(top) - MANTISSA_BITS
+    right, left = np.maximum(n, 0), np.maximum(-n, 0)
+    y = (z << left[:, :, None]) >> right[:, :, None]
+    return y, (top << left) >> right, exponent + n
 
 
 def _stored_scale(
@@ -235,17 +238,18 @@ def _stored_scale(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The scale, and by how many bits its unit is larger than the mantissa's (0 where it is not)."""
     right = np.clip(unit - exponent, 0, 31)
-    left = np.clip(exponent - unit, 0, 16)
-    scale = ((mantissa + (np.int64(1) << right) - 1) >> right) << left
-    return np.maximum(scale, 1), right
+    return (mantissa + (np.int64(1) << right) - 1) >> right, right
 
 
-def _stored(y: np.ndarray, scale: np.ndarray, reciprocal: np.ndarray) -> StoredHeads:
-    q = round_shift(y * reciprocal[:, :, None], QSHIFT)
-    if ((scale > STORED_MAX) & y.any(axis=2)).any():
+def _stored(
+    y: np.ndarray, scale: np.ndarray, reciprocal: np.ndarray, larger: np.ndarray
+) -> StoredHeads:
+    """``larger``: which mantissas have a unit larger than the scale's; only heads of zeros may, for
+    which any scale serves, because epsilon alone gives the norm of them a huge one."""
+    q = round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT)
+    if (larger & y.any(axis=2)).any():
         raise ArithmeticError("a head is larger than its unit allows although bounded")
-    # zeros may have any scale, and where a norm of them is nothing but epsilon a huge one
-    return StoredHeads(q=q, scale=np.minimum(scale, STORED_MAX))
+    return StoredHeads(q=q, scale=scale)
 
 
 # of the factor 1 / rms, beside what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
@@ -287,10 +291,10 @@ def norm_store_heads(
     y, top, exponent = _head_mantissas((x * gain) >> 15, cos, sin)
     mantissa, exponent = _norm_scale(x, top, exponent, pre_shift, eps)
     scale, right = _stored_scale(mantissa, exponent, unit)
-    reciprocal = (QMAX << QSHIFT) // top
+    reciprocal = (QMAX << HEAD_QSHIFT) // top
     # the values follow the scale that was rounded up
     reciprocal = np.where(right > 0, reciprocal * mantissa // (scale << right), reciprocal)
-    return _stored(y, scale, reciprocal)
+    return _stored(y, scale, reciprocal, exponent > unit)
 
 
 def _norm_scale(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.abi import head_scratch_bytes, head_state_bytes
+from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads, unit_fault
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
@@ -32,6 +33,30 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
     if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
         return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
     return unit_fault(op.v_unit)
+
+
+STEPS_FROM = 128
+"""Context from which on 8 KiB of L1 for all values of exp2 are worth two instructions per probability."""
+
+SHARES_MAX = 3
+
+
+def shared_from(sizes: PassSizes) -> int:
+    """Positions from which on what idle cores take over is worth a thousand cycles of each core: a
+    position of a head costs about 18 + 2 * head_dim.  SC_SHARED_FROM in C."""
+    left = sizes.heads % sizes.cores
+    return 1000 * sizes.cores // ((18 + 2 * sizes.head_dim) * (sizes.cores - left)) + 1
+
+
+def shares_per_core(sizes: PassSizes) -> int:
+    """Head states that a core needs: where the cache is in L1, heads that are too few for all cores share
+    them out by ranges of positions (sc_shares.h), if that is in no more than SHARES_MAX parts per
+    core and the context long enough to gain from it."""
+    left = sizes.heads % sizes.cores
+    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_layer_in_l1):
+        return 1
+    shares = left // math.gcd(left, sizes.cores)
+    return shares if shares <= SHARES_MAX and sizes.context >= shared_from(sizes) else 1
 
 
 @dataclass
@@ -90,8 +115,14 @@ class Attention(Op):
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
         scratch = sizes.cores * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
-        yield Use("head_state", Access.SCRATCH, sizes.cores * head_state_bytes(sizes.head_dim))
+        shares = shares_per_core(sizes)
+        yield Use(
+            "head_state", Access.SCRATCH, sizes.cores * shares * head_state_bytes(sizes.head_dim)
+        )
         yield from cache_uses(sizes)
+        in_l1 = sizes.kv_in_l1 or sizes.kv_layer_in_l1
+        if in_l1 and sizes.context >= STEPS_FROM:
+            yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
         if not sizes.kv_in_l1 and not sizes.kv_layer_in_l1:
             kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * RoPE, int8 heads and cache append: twin of quantize_heads() and store_heads().
+ *
+ * Inline, because a step of a pass knows where its buffers are, and what is called from one place needs no more
+ * of the instruction cache than its loops do. */
+#ifndef SC_HEADS_H
+#define SC_HEADS_H
+
+#include "sc_attention.h"
+
+static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
+    return mantissa | (uint32_t)exponent << 16;
+}
+
+/* z = x * 2^-e, turned by RoPE and 2^15 times as large; returns the larger of top and max |z|.  z may be x. */
+static inline uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
+#if SC_XPULP
+    const int32_t *x2 = x + SC_HEAD_DIM / 2;
+    int32_t *z2 = z + SC_HEAD_DIM / 2, a, b, u, v, w, s;
+    /* clang-format off */
+    __asm__ volatile(
+        SC_LOOP_BEGIN("%[n]", 16)
+        SC_LW_POST("%[a]", "%[x]")
+        SC_LW_POST("%[b]", "%[x2]")
+        SC_LW_POST("%[w]", "%[rope]") /* sine and cosine */
+        "sra %[a], %[a], %[e]\n"
+        "sra %[b], %[b], %[e]\n"
+        "srai %[s], %[w], 16\n"
+        ".insn r 0x5b, 0, 0x40, %[u], %[a], %[w]\n" /* the product of the low halves */
+        ".insn r 0x5b, 0, 0x40, %[v], %[b], %[w]\n"
+        ".insn r 0x33, 1, 0x21, %[u], %[b], %[s]\n" /* u -= b * s */
+        ".insn r 0x33, 0, 0x21, %[v], %[a], %[s]\n" /* v += a * s */
+        ".insn s 0x2b, 2, %[u], 4(%[z])\n"
+        ".insn s 0x2b, 2, %[v], 4(%[z2])\n"
+        ".insn r 0x33, 0, 0x02, %[u], %[u], x0\n"
+        ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
+        ".insn r 0x33, 6, 0x02, %[top], %[top], %[u]\n"
+        ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
+        SC_LOOP_END(16)
+        : [x] "+&r"(x), [x2] "+&r"(x2), [z] "+&r"(z), [z2] "+&r"(z2), [rope] "+&r"(rope), [top] "+&r"(top),
+          [a] "=&r"(a), [b] "=&r"(b), [u] "=&r"(u), [v] "=&r"(v), [w] "=&r"(w), [s] "=&r"(s)
+        : [n] "r"(SC_HEAD_DIM / 2), [e] "r"(e)
+        : "memory");
+    /* clang-format on */
+#else
+    for (int i = 0; i < SC_HEAD_DIM / 2; i++) {
+        const int32_t a = x[i] >> e, b = x[i + SC_HEAD_DIM / 2] >> e, c = rope[2 * i], s = rope[2 * i + 1];
+        const int32_t u = a * c - b * s, v = b * c + a * s;
+        z[i] = u, z[i + SC_HEAD_DIM / 2] = v;
+        top = sc_max(top, sc_max(sc_abs(u), sc_abs(v)));
+    }
+#endif
+    return (uint32_t)top;
+}
+
+/* dst[i * stride] = z[i] * 2^-n times the reciprocal, an int8 */
+static inline void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
+#if SC_XPULP
+    int32_t a, b;
+    /* clang-format off */
+    __asm__ volatile(
+        SC_LOOP_BEGIN("%[n]", 8)
+        SC_LW_POST("%[a]", "%[z]")
+        SC_LW_POST("%[b]", "%[z]")
+        "sra %[a], %[a], %[s]\n"
+        "sra %[b], %[b], %[s]\n"
+        ".insn r 0x5b, 4, 0x40 + %[q], %[a], %[a], %[r]\n" /* rounded product of the low halves */
+        ".insn r 0x5b, 4, 0x40 + %[q], %[b], %[b], %[r]\n"
+        ".insn r 0x2b, 4, 0, %[step], %[dst], %[a]\n"
+        ".insn r 0x2b, 4, 0, %[step], %[dst], %[b]\n"
+        SC_LOOP_END(8)
+        : [z] "+&r"(z), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b)
+        : [n] "r"(SC_HEAD_DIM / 2), [s] "r"(n), [r] "r"(reciprocal), [step] "r"(stride), [q] "i"(SC_HEAD_QSHIFT)
+        : "memory");
+    /* clang-format on */
+#else
+    for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride)
+        *dst = (int8_t)sc_rshift((z[i] >> n) * reciprocal, SC_HEAD_QSHIFT);
+#endif
+}
+
+#ifdef SC_HAS_HEAD_NORM
+/* y = x * gain; returns the sum of squares */
+SC_HOT static uint64_t head_gains(const int32_t *x, const int16_t *gain, int32_t *y) {
+    uint64_t total = 0;
+    for (int i = 0; i < SC_HEAD_DIM; i++) {
+        const int32_t s = x[i] >> SC_HEAD_NORM_SHIFT;
+        total += (uint64_t)((int64_t)s * s);
+        y[i] = sc_scale_q15(x[i], gain[i]);
+    }
+    return total;
+}
+
+/* The head after RMSNorm over x: mantissa and exponent times 1 / rms. */
+SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
+    int j;
+    const uint32_t product = top * sc_rsqrt(total, &j);
+    const int extra = sc_bits(product) - 15;
+    *exponent += extra - j;
+    return product >> extra;
+}
+#endif
+
+/* Heads first, first + step, ... below SC_HEADS + 2 * SC_KV_HEADS of the token's qkv: RoPE, int8, and for k and v
+ * the append at its position.  Returns the next head, less the number of all: the next token's first. */
+static inline int heads_prepare(const sc_heads *h, int head, int step) {
+    for (; head < SC_HEADS + 2 * SC_KV_HEADS; head += step) {
+        int at = head;
+        SC_OPAQUE(
+            at); /* or what follows from it is kept from head to head, in more registers than there are */
+        const int is_v = at >= SC_HEADS + SC_KV_HEADS;
+        const int32_t *z = h->qkv + at * SC_HEAD_DIM;
+#ifdef SC_HAS_HEAD_NORM
+        uint64_t total = h->layer->head_eps;
+        if (!is_v) {
+            total += head_gains(z, h->layer->head_gain[at >= SC_HEADS], h->work);
+            z = h->work;
+        }
+#endif
+        int32_t most = 1;
+        SC_MAX_WORDS(most, z, SC_HEAD_DIM, 4);
+        uint32_t top = (uint32_t)most;
+        int n = sc_top_bit(top) - 14, exponent = n;
+        if (!is_v) {
+            const int e = sc_max(n, 0);
+            top = turn_head(z, h->rope, e, h->work, 1 << 14);
+            z = h->work;
+            n = sc_top_bit(top) - 14;
+            exponent = e + n - 15;
+        } else if (__builtin_expect(n < 0, 0)) {
+            for (int i = 0; i < SC_HEAD_DIM; i++) h->work[i] = (int32_t)((uint32_t)z[i] << -n);
+            z = h->work, top <<= -n, n = 0;
+        }
+        top >>= n;
+        uint32_t mantissa = top, limit;
+#ifdef SC_HAS_HEAD_NORM
+        if (!is_v) mantissa = head_rms(total, top, &exponent);
+#endif
+        limit = mantissa;
+        int8_t *dst;
+        int stride = 1;
+        if (at < SC_HEADS) {
+            dst = h->q8 + at * SC_HDP;
+            h->q_scale[at] = pack_scale(mantissa, exponent);
+        } else {
+            const int kv = at - SC_HEADS - (is_v ? SC_KV_HEADS : 0);
+            const int unit = is_v ? h->layer->v_unit : h->layer->k_unit;
+            const int right = sc_to_31(unit - exponent);
+            const uint32_t scale = (mantissa + (1u << right) - 1) >> right;
+            uint8_t *record = h->k + h->position * SC_K_STRIDE + kv * SC_K_RECORD;
+            ((uint16_t *)(void *)record)[is_v] = (uint16_t)scale;
+            limit = scale << right;
+            dst = (int8_t *)record + 4;
+            if (is_v) {
+                dst = (int8_t *)h->v + h->position / SC_KV_POSITIONS * SC_V_BLOCK +
+                      h->position % SC_KV_POSITIONS + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
+                stride = SC_KV_POSITIONS;
+            }
+        }
+        int32_t reciprocal;
+#ifdef SC_HAS_HEAD_NORM
+        if (!is_v) {
+            const uint32_t plain = ((uint32_t)SC_QMAX << SC_HEAD_QSHIFT) / top;
+            reciprocal = (int32_t)(limit == mantissa ? plain : plain * mantissa / limit);
+        } else
+#endif
+            reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_HEAD_QSHIFT) / limit);
+        round_head(z, n, reciprocal, dst, stride);
+        if (SC_HDP > SC_HEAD_DIM && !is_v) dst[SC_HEAD_DIM] = dst[SC_HEAD_DIM + 1] = 0;
+    }
+    return head - (SC_HEADS + 2 * SC_KV_HEADS);
+}
+
+#endif

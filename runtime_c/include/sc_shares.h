@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention of heads that are fewer than cores: the positions of each are shared.
+ *
+ * Of SC_HEADS heads SC_CORES at a time have a core each.  The SC_SHARED_HEADS that are left are cut into
+ * SC_RANGES ranges of positions each, SC_SHARES of all of them per core.  Sums and largest values are the same
+ * in any order, and so is every result. */
+#ifndef SC_SHARES_H
+#define SC_SHARES_H
+
+#include "sc_softmax.h"
+
+#define SC_SHARED_HEADS (SC_HEADS % SC_CORES)
+#define SC_DIVIDES(n) (SC_SHARED_HEADS * (n) % SC_CORES == 0)
+#define SC_RANGES                                                                                            \
+    (SC_DIVIDES(1)   ? 1                                                                                     \
+     : SC_DIVIDES(2) ? 2                                                                                     \
+     : SC_DIVIDES(3) ? 3                                                                                     \
+     : SC_DIVIDES(4) ? 4                                                                                     \
+     : SC_DIVIDES(6) ? 6                                                                                     \
+                     : SC_CORES)
+#define SC_SHARES (SC_SHARED_HEADS * SC_RANGES / SC_CORES)
+/* Positions from which on it is worth two barriers and a third phase; the twin of shared_from() in
+ * ir/ops/attention.py. */
+#define SC_SHARED_FROM (1000 * SC_CORES / ((18 + 2 * SC_HEAD_DIM) * (SC_CORES - SC_SHARED_HEADS)) + 1)
+/* Whether the plan has a state for each share. */
+#define SC_HAS_SHARES                                                                                        \
+    (SC_SHARED_HEADS > 0 && SC_CORES * SC_SHARES * SC_HEAD_STATE_BYTES <= SC_BYTES_HEAD_STATE &&             \
+     SC_CONTEXT >= SC_SHARED_FROM)
+
+typedef struct {
+    uint32_t index, head, kv;
+    uint32_t block, blocks; /* of 4 positions */
+    uint32_t count;         /* positions */
+    uint32_t at;            /* of its first score in the core's scratch */
+} head_share;
+
+/* The first share of a core, or the one after *s. */
+static inline head_share share_of(const sc_heads *h, int core, int i, uint32_t at) {
+    const uint32_t all = h->position / SC_KV_POSITIONS + 1;
+    head_share s;
+    s.index = (uint32_t)(core * SC_SHARES + i);
+    s.head = SC_HEADS - SC_SHARED_HEADS + s.index / SC_RANGES;
+    s.kv = s.head / (SC_HEADS / SC_KV_HEADS);
+    const uint32_t range = s.index % SC_RANGES;
+    s.block = all * range / SC_RANGES;
+    s.blocks = all * (range + 1) / SC_RANGES - s.block;
+    s.count =
+        range + 1 < SC_RANGES ? s.blocks * SC_KV_POSITIONS : h->position + 1 - s.block * SC_KV_POSITIONS;
+    s.at = at;
+    return s;
+}
+
+#define SC_EACH_SHARE(s, h, core)                                                                            \
+    int i_ = 0;                                                                                              \
+    uint32_t at_ = 0;                                                                                        \
+    for (head_share s; i_ < SC_SHARES && (s = share_of(h, core, i_, at_), 1);                                \
+         i_++, at_ += s.blocks * SC_KV_POSITIONS)
+
+/* Whether a pass of one token at this position shares heads: every range has a block, and a core's scratch room
+ * for its own. */
+static inline int heads_shared(uint32_t position) {
+    const uint32_t blocks = position / SC_KV_POSITIONS + 1;
+    return SC_HAS_SHARES && position + 1 >= SC_SHARED_FROM && blocks >= SC_RANGES &&
+           SC_SHARES * ((blocks + SC_RANGES - 1) / SC_RANGES) <= SC_KV_BLOCKS;
+}
+
+static inline void shares_scores(const sc_heads *h, sc_head_state *states, int core) {
+    SC_EACH_SHARE(share, h, core) {
+        head_softmax s = softmax_begin(h->layer, h->q_scale[share.head]);
+        softmax_scores(&s, h->scratch->score + share.at, h->q8 + share.head * SC_HDP,
+                       h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD, share.count);
+        states[share.index].least = s.least, states[share.index].records = s.records;
+    }
+}
+
+static inline void shares_values(const sc_heads *h, sc_head_state *states, int core) {
+    SC_EACH_SHARE(share, h, core) {
+        head_softmax s = softmax_begin(h->layer, h->q_scale[share.head]);
+        const sc_head_state *each = states + share.index / SC_RANGES * SC_RANGES;
+        for (int i = 0; i < SC_RANGES; i++, each++) {
+            s.least = sc_min(s.least, each->least);
+            s.records = (uint32_t)sc_max((int32_t)s.records, (int32_t)each->records);
+        }
+        uint16_t *const weight = h->scratch->weight + share.at;
+        softmax_weigh(&s, h->scratch->score + share.at, weight,
+                      h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD + 2, share.count);
+        states[share.index].total = s.total;
+        const uint8_t *row = h->v + share.block * SC_V_BLOCK + share.kv * SC_HEAD_DIM * SC_KV_POSITIONS;
+        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+            weighted_values(row, weight, share.count, states[share.index].acc + d);
+    }
+}
+
+/* Each share's part of the head's channels. */
+static inline void shares_finish(const sc_heads *h, const sc_head_state *states, int core) {
+    SC_EACH_SHARE(share, h, core) {
+        const uint32_t range = share.index % SC_RANGES;
+        const sc_head_state *const first = states + share.index - range;
+        uint32_t records = 0, total = 0;
+        for (int i = 0; i < SC_RANGES; i++) {
+            records = (uint32_t)sc_max((int32_t)records, (int32_t)first[i].records);
+            total += first[i].total;
+        }
+        const uint32_t begin = SC_HEAD_DIM * range / SC_RANGES, end = SC_HEAD_DIM * (range + 1) / SC_RANGES;
+        int32_t *const out = h->out + share.head * SC_HEAD_DIM;
+        for (uint32_t d = begin; d < end; d++) {
+            uint32_t sum = 0;
+            for (int i = 0; i < SC_RANGES; i++) sum += (uint32_t)first[i].acc[d];
+            out[d] = (int32_t)sum;
+        }
+        if (begin < end) means(head_mean(total, records, h->layer), out + begin, end - begin);
+    }
+}
+
+#endif

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Softmax attention of one head over the cache: twin of attend().  Inline as sc_heads.h is. */
+#ifndef SC_SOFTMAX_H
+#define SC_SOFTMAX_H
+
+#include "sc_engine.h"
+
+static inline int32_t load32(const void *p) {
+    int32_t v;
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 4), 4);
+    return v;
+}
+
+static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); }
+static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
+
+/* Loads that step on by a stride, which is an immediate where it fits into one. */
+#define V_STEP                                                                                               \
+    (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
+#if SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048
+#define STEP(n) "i"(n)
+#define LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " step "(" ptr ")\n"
+#define LHU_STEP(rd, ptr, step) ".insn i 0x0b, 5, " rd ", " step "(" ptr ")\n"
+#else
+#define STEP(n) "r"(n)
+#define LW_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " step "\n"
+#define LHU_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x28, " rd ", " ptr ", " step "\n"
+#endif
+
+/* Where the softmax of a head stands. */
+typedef struct {
+    int32_t least;    /* score, of which the largest is the least here: they are negated */
+    uint32_t records; /* largest scales of a position: that of its value in the upper half */
+    uint32_t total;   /* sum of probabilities, Q16 */
+    uint32_t factor;  /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
+    int32_t shift;    /* 0 .. 31 */
+    uint32_t most;    /* the largest shifted difference that is told apart, at most 16 bits */
+} head_softmax;
+
+/* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, which is
+ * 0.  Without, a table of one octave and a shift. */
+#ifdef SC_AT_EXP2
+#define SC_EXP2_STEPS (16 * 256 + 1)
+#define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
+_Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
+#endif
+
+/* The factor has 16 bits and is odd. */
+static inline uint32_t largest_difference(uint32_t factor) {
+#ifdef SC_AT_EXP2
+    return 0x80000000u / factor + 1; /* whose product with the factor is the least that the table ends with */
+#else
+    (void)factor;
+    return 0xFFFF;
+#endif
+}
+
+static inline head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
+    const uint32_t product = (uint32_t)scale_mantissa(q_scale) * layer->score_mantissa;
+    const int extra = sc_top_bit(product) - 15;
+    const int shift = -(extra + scale_exponent(q_scale) + layer->score_exponent + 9 + 18);
+    const uint32_t factor = product >> extra | 1;
+    return (head_softmax){
+        .least = 1 << 30, .factor = factor, .shift = sc_to_31(shift), .most = largest_difference(factor)};
+}
+
+/* The score loop's dot product in assembly: every load but the last of a small head is followed by
+ * another one before it is used.  DOT_INSNS instructions. */
+/* clang-format off */
+#define DOT_LOAD(t) SC_LW_POST("%[" #t "]", "%[row]")
+#define DOT_LAST(t) LW_STEP("%[" #t "]", "%[row]", "%[rs]")
+#define DOT_FIRST(t) ".insn r 0x57, 1, 0x4C, %[v], %[q0], %[" #t "]\n"
+#define DOT_NEXT(i, t) SC_SDOT("%[v]", "%[q" #i "]", "%[" #t "]")
+#define DOT_RECORDS ".insn r 0x33, 7, 0x02, %[rec], %[rec], %[sc]\n"
+#if SC_HDP == 4
+#define DOT_STEPS DOT_LAST(t) DOT_RECORDS DOT_FIRST(t)
+#define DOT_OPERANDS , [q0] "r"(q[0])
+#define DOT_INSNS 3
+#elif SC_HDP == 8
+#define DOT_STEPS DOT_LOAD(t) DOT_LAST(u) DOT_RECORDS DOT_FIRST(t) DOT_NEXT(1, u)
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1])
+#define DOT_INSNS 5
+#elif SC_HDP == 12
+#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_FIRST(t) DOT_LAST(t) DOT_NEXT(1, u) DOT_NEXT(2, t) DOT_RECORDS
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2])
+#define DOT_INSNS 7
+#elif SC_HDP == 16
+#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_FIRST(t) DOT_LOAD(t) DOT_NEXT(1, u) DOT_LAST(u) DOT_NEXT(2, t) \
+    DOT_RECORDS DOT_NEXT(3, u)
+#define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])
+#define DOT_INSNS 9
+#endif
+/* clang-format on */
+
+/* A negated score from a query's product with a key and the key's record. */
+static inline int32_t key_score(int32_t product, uint32_t record) {
+    int32_t v = -product;
+#if SC_DOT_SHIFT > 0
+    v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
+#endif
+    return v * (int32_t)sc_low16(record); /* at most 32767^2 */
+}
+
+#if SC_XPULP && SC_HDP > 16
+/* Products of a query with the keys of four positions, of which the first lies at k. */
+static inline void four_products(const int8_t *q8, const uint8_t *k, int32_t v[4]) {
+    const uint8_t *k1 = k + SC_K_STRIDE, *k2 = k1 + SC_K_STRIDE, *k3 = k2 + SC_K_STRIDE;
+    int32_t q, a, b, v0 = 0, v1 = 0, v2 = 0, v3 = 0;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
+                     SC_LW_POST("%[q]", "%[q8]")
+                     SC_LW_POST("%[a]", "%[k]") SC_LW_POST("%[b]", "%[k1]")
+                     SC_SDOT("%[v0]", "%[q]", "%[a]") SC_SDOT("%[v1]", "%[q]", "%[b]")
+                     SC_LW_POST("%[a]", "%[k2]") SC_LW_POST("%[b]", "%[k3]")
+                     SC_SDOT("%[v2]", "%[q]", "%[a]") SC_SDOT("%[v3]", "%[q]", "%[b]")
+                     SC_LOOP_END(9)
+                     : [q8] "+&r"(q8), [k] "+&r"(k), [k1] "+&r"(k1), [k2] "+&r"(k2), [k3] "+&r"(k3), [q] "=&r"(q),
+                       [a] "=&r"(a), [b] "=&r"(b), [v0] "+&r"(v0), [v1] "+&r"(v1), [v2] "+&r"(v2), [v3] "+&r"(v3)
+                     : [n] "r"(SC_HDP / 4)
+                     : "memory");
+    /* clang-format on */
+    v[0] = v0, v[1] = v1, v[2] = v2, v[3] = v3;
+}
+#endif
+
+/* Scores of `count` positions whose K records begin at row. */
+static inline void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
+                                  uint32_t count) {
+    int32_t least = s->least;
+    uint32_t records = s->records;
+#if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
+    int32_t q[SC_HDP / 4], scale, v, t, u; /* a small head stays in registers, negated */
+    for (int d = 0; d < SC_HDP / 4; d++) q[d] = SC_R2(0x57, 1, 0x04, 0, load32(q8 + 4 * d));
+    /* clang-format off */
+    __asm__ volatile(
+        ".balign 4\n.option push\n.option norvc\n.option norelax\n"
+        ".insn i 0x7b, 4, x0, %[n], %[body]\n771:\n"
+        SC_LW_POST("%[sc]", "%[row]")
+        DOT_STEPS
+        SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
+        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* times the key's scale, the low half */
+        ".insn r 0x33, 4, 0x02, %[least], %[least], %[v]\n"
+        ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+        "772:\n.if (772b - 771b) - 4*(%[insns])\n.error \"a hardware loop is miscounted\"\n.endif\n"
+        ".option pop"
+        : [row] "+&r"(row), [out] "+&r"(out), [least] "+&r"(least), [rec] "+&r"(records), [sc] "=&r"(scale),
+          [v] "=&r"(v), [t] "=&r"(t), [u] "=&r"(u)
+        : [n] "r"(count), [ds] "i"(SC_DOT_SHIFT), [rs] STEP(SC_K_STRIDE - SC_HDP),
+          [body] "i"(2 * (5 + DOT_INSNS)), [insns] "i"(5 + DOT_INSNS) DOT_OPERANDS
+        : "memory");
+    /* clang-format on */
+#else
+#if SC_XPULP && SC_HDP > 16
+    for (; count >= 4; count -= 4, row += 4 * SC_K_STRIDE) {
+        int32_t v[4];
+        four_products(q8, row + 4, v);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t record = (uint32_t)load32(row + i * SC_K_STRIDE);
+            const int32_t score = key_score(v[i], record);
+            if (record > records) records = record;
+            least = sc_min(least, score);
+            *out++ = score;
+        }
+    }
+#endif
+    for (const int32_t *end = out + count; out < end; row += SC_K_STRIDE) {
+        const uint32_t record = (uint32_t)load32(row);
+        const uint8_t *data = row + 4;
+        int32_t v = 0;
+#if SC_XPULP && SC_HDP % 8 == 0
+        const int8_t *query = q8;
+        int32_t a, b, c, d;
+        /* clang-format off */
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
+                         SC_LW_POST("%[a]", "%[q]") SC_LW_POST("%[b]", "%[k]")
+                         SC_LW_POST("%[c]", "%[q]") SC_LW_POST("%[d]", "%[k]")
+                         SC_SDOT("%[v]", "%[a]", "%[b]") SC_SDOT("%[v]", "%[c]", "%[d]")
+                         SC_LOOP_END(6)
+                         : [q] "+&r"(query), [k] "+&r"(data), [v] "+&r"(v), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c),
+                           [d] "=&r"(d)
+                         : [n] "r"(SC_HDP / 8)
+                         : "memory");
+        /* clang-format on */
+#else
+        for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, load32(q8 + d), load32(data + d));
+#endif
+        v = key_score(v, record);
+        if (record > records) records = record;
+        least = sc_min(least, v);
+        *out++ = v;
+    }
+#endif
+    s->least = least;
+    s->records = records;
+}
+
+/* by how many bits a probability times its value's scale, at most records >> 16, loses to have SC_WEIGHT_BITS */
+static inline int weight_drop(uint32_t records) { return sc_top_bit(records) + 1 - SC_WEIGHT_BITS; }
+
+/* Channels at a time.  The weights of four positions meet their values as four high and four low bytes: made
+ * of them once where there are many channels, or else for every few. */
+#if SC_HEAD_DIM % 4
+#define VALUES 2
+#else
+#define VALUES 4
+#endif
+#define SPLIT_WEIGHTS (SC_XPULP && VALUES == 4 && SC_HEAD_DIM >= 16)
+
+#if SPLIT_WEIGHTS
+static inline void split_weights(uint16_t *weight, uint32_t blocks) {
+    int32_t a, b, v;
+    uint16_t *to = weight;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
+                     SC_LW_POST("%[a]", "%[w]")
+                     SC_LW_POST("%[v]", "%[w]")
+                     "mv %[b], %[a]\n"
+                     ".insn r 0x57, 1, 0x64, %[a], %[v], %[high]\n"
+                     ".insn r 0x57, 1, 0x64, %[b], %[v], %[low]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[to])\n"
+                     ".insn s 0x2b, 2, %[b], 4(%[to])\n"
+                     SC_LOOP_END(7)
+                     : [w] "+&r"(weight), [to] "+&r"(to), [a] "=&r"(a), [b] "=&r"(b), [v] "=&r"(v)
+                     : [n] "r"(blocks), [high] "r"(0x07050301), [low] "r"(0x06040200)
+                     : "memory");
+    /* clang-format on */
+}
+#endif
+
+/* The weights of `count` positions, and zeros after them up to a whole block; scales: the first value's. */
+static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight,
+                                 const uint8_t *scales, uint32_t count) {
+    const int32_t least = s->least;
+    const int shift = s->shift, drop = weight_drop(s->records);
+    const uint32_t factor = s->factor;
+    uint32_t total = s->total;
+#if SC_XPULP
+    int32_t d, scale, i, p;
+    /* clang-format off */
+    __asm__ volatile(
+#ifdef SC_AT_EXP2
+        SC_LW_POST("%[d]", "%[score]")
+        SC_LOOP_BEGIN("%[n]", 11)
+        LHU_STEP("%[sc]", "%[scales]", "%[ss]")
+        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n" /* (d - least) >> shift, unsigned */
+        ".insn r 0x33, 5, 0x02, %[d], %[d], %[most]\n"
+        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
+        "andi %[i], %[d], -2\n"
+        ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
+        SC_LW_POST("%[d]", "%[score]") /* the next one, in the end one too many */
+        "add %[total], %[total], %[p]\n"
+        ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
+        SC_ROUND("%[p]", "%[drop]")
+        ".insn s 0x2b, 1, %[p], 2(%[w])\n"
+        SC_LOOP_END(11)
+#else
+        SC_LOOP_BEGIN("%[n]", 13)
+        SC_LW_POST("%[d]", "%[score]")
+        LHU_STEP("%[sc]", "%[scales]", "%[ss]")
+        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n"
+        ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* to 16 bits, unsigned */
+        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n"
+        "andi %[i], %[d], 510\n"
+        ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
+        "srli %[d], %[d], 9\n"
+        "srl %[p], %[p], %[d]\n"
+        "add %[total], %[total], %[p]\n"
+        ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
+        SC_ROUND("%[p]", "%[drop]")
+        ".insn s 0x2b, 1, %[p], 2(%[w])\n"
+        SC_LOOP_END(13)
+#endif
+        : [score] "+&r"(score), [scales] "+&r"(scales), [w] "+&r"(weight), [total] "+&r"(total), [d] "=&r"(d),
+          [sc] "=&r"(scale), [i] "=&r"(i), [p] "=&r"(p)
+        : [n] "r"(count), [least] "r"(-least), [shift] "r"(shift), [f] "r"(factor), [drop] "r"(drop),
+#ifdef SC_AT_EXP2
+          [most] "r"(s->most), [table] "r"(SC_EXP2_VALUES),
+#else
+          [table] "r"(sc_exp2_table),
+#endif
+          [ss] STEP(SC_K_STRIDE)
+        : "memory");
+    /* clang-format on */
+#else
+    for (const int32_t *end = score + count; score < end; scales += SC_K_STRIDE) {
+        uint32_t d = (uint32_t)(*score++ - least) >> shift;
+        d = ((d < s->most ? d : s->most) * factor) >> 18;
+#ifdef SC_AT_EXP2
+        const uint32_t p = SC_EXP2_VALUES[d >> 1];
+#else
+        const uint32_t p = sc_exp2_table[d >> 1 & 255] >> (d >> 9);
+#endif
+        uint16_t scale;
+        __builtin_memcpy(&scale, scales, 2);
+        total += p;
+        *weight++ = (uint16_t)((p * scale + (1u << (drop - 1))) >> drop);
+    }
+#endif
+    s->total = total;
+    weight[0] = weight[1] = weight[2] = 0;
+#if SPLIT_WEIGHTS
+    split_weights(weight - count, (count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS);
+#endif
+}
+
+/* sum[i] = values of channel i from row on times the weights of `count` positions */
+static inline void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
+                                   int32_t sum[VALUES]) {
+#if SC_XPULP
+    int32_t v0, v1, a, b, h0 = 0, l0 = 0, h1 = 0, l1 = 0;
+#if VALUES == 4
+    int32_t h2 = 0, l2 = 0, h3 = 0, l3 = 0;
+#endif
+    /* clang-format off */
+    __asm__ volatile(
+#if SPLIT_WEIGHTS
+                     SC_LOOP_BEGIN("%[n]", 14)
+                     SC_LW_POST("%[a]", "%[w]")
+                     SC_LW_POST("%[b]", "%[w]")
+#else
+#if VALUES == 4
+                     SC_LOOP_BEGIN("%[n]", 17)
+#else
+                     SC_LOOP_BEGIN("%[n]", 11)
+#endif
+                     SC_LW_POST("%[a]", "%[w]")
+                     SC_LW_POST("%[v1]", "%[w]")
+                     "mv %[b], %[a]\n"
+                     ".insn r 0x57, 1, 0x64, %[a], %[v1], %[high]\n"
+                     ".insn r 0x57, 1, 0x64, %[b], %[v1], %[low]\n"
+#endif
+                     SC_LW_POST("%[v0]", "%[row]")
+#if VALUES == 4
+                     SC_LW_POST("%[v1]", "%[row]")
+                     SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
+                     SC_LW_POST("%[v0]", "%[row]")
+                     SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
+                     LW_STEP("%[v1]", "%[row]", "%[rs]")
+                     SC_SDOTU("%[h2]", "%[a]", "%[v0]") SC_SDOTU("%[l2]", "%[b]", "%[v0]")
+                     SC_SDOTU("%[h3]", "%[a]", "%[v1]") SC_SDOTU("%[l3]", "%[b]", "%[v1]")
+#if SPLIT_WEIGHTS
+                     SC_LOOP_END(14) "\n"
+#else
+                     SC_LOOP_END(17) "\n"
+#endif
+                     SC_MAC("%[l2]", "%[h2]", "%[c]") SC_MAC("%[l3]", "%[h3]", "%[c]")
+                     "sw %[l2], 8(%[sum])\n"
+                     "sw %[l3], 12(%[sum])\n"
+#else
+                     LW_STEP("%[v1]", "%[row]", "%[rs]")
+                     SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
+                     SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
+                     SC_LOOP_END(11) "\n"
+#endif
+                     SC_MAC("%[l0]", "%[h0]", "%[c]") SC_MAC("%[l1]", "%[h1]", "%[c]")
+                     "sw %[l0], 0(%[sum])\n"
+                     "sw %[l1], 4(%[sum])\n"
+                     : [row] "+&r"(row), [w] "+&r"(weight), [h0] "+&r"(h0), [h1] "+&r"(h1), [l0] "+&r"(l0),
+                       [l1] "+&r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
+#if VALUES == 4
+                       , [h2] "+&r"(h2), [h3] "+&r"(h3), [l2] "+&r"(l2), [l3] "+&r"(l3)
+#endif
+                     : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [c] "r"(256), [sum] "r"(sum),
+                       [rs] STEP(V_STEP), [high] "r"(0x07050301),
+                       [low] "r"(0x06040200)
+                     : "memory");
+/* clang-format on */
+#else
+    for (int i = 0; i < VALUES; i++) {
+        sum[i] = 0;
+        for (uint32_t p = 0; p < count; p++) {
+            const uint32_t at = p / SC_KV_POSITIONS * SC_V_BLOCK + p % SC_KV_POSITIONS;
+            sum[i] += weight[p] * ((const int8_t *)row)[at + (uint32_t)i * SC_KV_POSITIONS];
+        }
+    }
+#endif
+}
+
+/* How a weighted sum becomes a mean in the values' fixed point. */
+typedef struct {
+    int32_t factor, limit, half;
+    int left, right;
+} mean_scale;
+
+static inline mean_scale head_mean(uint32_t total, uint32_t records, const sc_layer *layer) {
+    const int z_shift = sc_top_bit(total) - 15;
+    const uint32_t reciprocal = 0x80000000u / (total >> z_shift);
+    const int shift = 20 + z_shift - weight_drop(records) - layer->v_unit;
+    mean_scale m;
+    m.factor = (int32_t)(reciprocal << 14);
+    m.left = sc_to_31(-shift);
+    m.right = sc_to_31(shift);
+    m.limit = (int32_t)(0xFFFFFFFFu >> m.left >> 1) - 1;
+    m.half = (1 << m.right) >> 1;
+    return m;
+}
+
+/* In place, n > 0 sums. */
+static inline void means(mean_scale m, int32_t *sum, uint32_t n) {
+#if SC_XPULP
+    int32_t v;
+    int32_t *out = sum;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
+                     SC_LW_POST("%[v]", "%[sum]")
+                     "mulh %[v], %[v], %[factor]\n"
+                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n" /* to -(limit + 1) .. limit */
+                     "sll %[v], %[v], %[left]\n"
+                     "add %[v], %[v], %[half]\n"
+                     "sra %[v], %[v], %[right]\n"
+                     ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+                     SC_LOOP_END(7)
+                     : [sum] "+&r"(sum), [out] "+&r"(out), [v] "=&r"(v)
+                     : [n] "r"(n), [factor] "r"(m.factor), [limit] "r"(m.limit),
+                       [left] "r"(m.left), [half] "r"(m.half), [right] "r"(m.right)
+                     : "memory");
+    /* clang-format on */
+#else
+    for (; n; n--, sum++) {
+        const int32_t high = sc_min(sc_max(sc_mulh(*sum, m.factor), -m.limit - 1), m.limit);
+        *sum = ((int32_t)((uint32_t)high << m.left) + m.half) >> m.right;
+    }
+#endif
+}
+
+/* The attention of heads first, first + step, ... below `end`; returns the next head, less SC_HEADS: the next
+ * token's first where `end` is all. */
+static inline int heads_attend(const sc_heads *h, int head, int step, int end) {
+    for (; head < end; head += step) {
+        int at = head;
+        SC_OPAQUE(
+            at); /* or what follows from it is kept from head to head, in more registers than there are */
+        const uint32_t kv = (uint32_t)at / (SC_HEADS / SC_KV_HEADS);
+        const uint32_t count = h->position + 1;
+        const uint8_t *const records = h->k + kv * SC_K_RECORD;
+        int32_t *const score = h->scratch->score;
+        uint16_t *const weight = h->scratch->weight;
+        head_softmax s = softmax_begin(h->layer, h->q_scale[at]);
+        softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
+        softmax_weigh(&s, score, weight, records + 2, count);
+        int32_t *const out = h->out + at * SC_HEAD_DIM;
+        const uint8_t *row = h->v + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
+        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+            weighted_values(row, weight, count, out + d);
+        means(head_mean(s.total, s.records, h->layer), out, SC_HEAD_DIM);
+    }
+    return head - SC_HEADS;
+}
+
+#endif
