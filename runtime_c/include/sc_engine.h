@@ -48,6 +48,16 @@ void sc_stream_begin(uint32_t want_logits); /* the last core, before any sc_stre
 /* All cores, between barriers of the caller's making: the next tile, in L1. */
 const uint8_t *sc_stream_tile(int core);
 
+/* ---- tables among the weights ---- */
+/* One worker: the rows of this pass's positions into L1.  They may come from flash, so before any weight does. */
+void sc_load_rope(void);
+/* The text of a token: bytes at .. end - 1 (controller, between passes). */
+typedef struct {
+    uint32_t at, end;
+} sc_piece;
+sc_piece sc_piece_of(uint32_t token);
+uint8_t sc_piece_byte(uint32_t at);
+
 /* ---- sampling (controller) ---- */
 typedef struct {
     uint32_t inv_temp_q16, top_p_q16, seed;

@@ -10,7 +10,7 @@
  *   SC_SIMD       1 where the compiler's vector types are real instructions
  *   SC_CLONES     attribute of the function that the vectors are for
  *   SC_XPULP      1 where the Xpulp instructions may be used
- *   SC_L1 SC_L2   section attributes for zero-initialised buffers in that memory
+ *   SC_L1 SC_L2 SC_WMEM  section attributes for zero-initialised buffers in that memory
  *   SC_L1_DATA    section attribute for initialised data in L1
  *   SC_HOT        attribute of functions on the decode path (never inlined copies, kept small)
  */

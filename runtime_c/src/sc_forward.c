@@ -14,8 +14,29 @@ int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
 #if !SC_KV_IN_L1
-static SC_L2 uint8_t k_cache[SC_LAYERS][SC_KV_BLOCKS * SC_K_BLOCK] __attribute__((aligned(4)));
-static SC_L2 uint8_t v_cache[SC_LAYERS][SC_KV_BLOCKS * SC_V_BLOCK] __attribute__((aligned(4)));
+/* The cache of a layer, keys and values behind them, in the memory that the plan has for it. */
+#if SC_KV_LAYERS_L2 > 0
+static SC_L2 uint8_t kv_l2[SC_KV_LAYERS_L2][SC_KV_LAYER_BYTES];
+#endif
+#if SC_KV_LAYERS_WMEM > 0
+static SC_WMEM uint8_t kv_wmem[SC_KV_LAYERS_WMEM][SC_KV_LAYER_BYTES];
+#endif
+_Static_assert(SC_KV_BLOCKS *(SC_K_BLOCK + SC_V_BLOCK) <= SC_KV_LAYER_BYTES,
+               "planned bytes of a layer's cache");
+
+static uint8_t *stored_keys(uint32_t layer) {
+#if SC_KV_LAYERS_L2 > 0
+    if (layer < SC_KV_LAYERS_L2) return kv_l2[layer];
+#endif
+#if SC_KV_LAYERS_WMEM > 0
+    return kv_wmem[layer - SC_KV_LAYERS_L2];
+#else
+    return 0;
+#endif
+}
+static inline uint8_t *stored_values(uint32_t layer) {
+    return stored_keys(layer) + SC_KV_BLOCKS * SC_K_BLOCK;
+}
 #endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
@@ -115,17 +136,17 @@ static void kv_load(uint32_t layer) {
     if (layer >= SC_LAYERS) return;
     const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
     if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), k_cache[layer], blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), v_cache[layer], blocks * SC_V_BLOCK);
+    kv_dma[0] = sc_dma_in(KEYS(layer), stored_keys(layer), blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), stored_values(layer), blocks * SC_V_BLOCK);
 }
 
 /* Those that this pass's positions are in. */
 static void kv_store(uint32_t layer) {
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(k_cache[layer] + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+    kv_dma[0] = sc_dma_out(stored_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
                            blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(v_cache[layer] + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+    kv_dma[1] = sc_dma_out(stored_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
                            blocks * SC_V_BLOCK);
 }
 
@@ -140,8 +161,13 @@ static inline void kv_set_out(const sc_output *out, int core) {
 }
 
 #else
+#if SC_KV_IN_L1
 #define KEYS(layer) k_cache[layer]
 #define VALUES_OF(layer) v_cache[layer]
+#else
+#define KEYS(layer) stored_keys(layer)
+#define VALUES_OF(layer) stored_values(layer)
+#endif
 #define kv_set_out(out, core) ((void)0)
 #endif
 
@@ -276,10 +302,10 @@ static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t block
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
     uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
     if (n < 2 * pieces) {
-        *src = k_cache[index] + at * SC_K_BLOCK;
+        *src = stored_keys(index) + at * SC_K_BLOCK;
         *bytes = left * SC_K_BLOCK;
     } else {
-        *src = v_cache[index] + at * SC_V_BLOCK;
+        *src = stored_values(index) + at * SC_V_BLOCK;
         *bytes = left * SC_V_BLOCK;
     }
 }
@@ -356,9 +382,11 @@ SC_HOT void sc_forward(void *unused, int core) {
             sv[t] = (sc_qvec){sq[t], scales[t], 0, 0, 0};
 #endif
         }
-        sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);
-        sc_dma_wait(d);
+        sc_load_rope();
     }
+#if SC_ROPE_IN_FLASH
+    sc_barrier(); /* before another core asks flash for weights */
+#endif
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) kv_load(0);
 #endif

@@ -40,10 +40,14 @@ MACHINES = ("host", "qemu", "gvsoc")
 
 @dataclass(frozen=True)
 class Level:
-    """A memory of a target, one of :data:`MEMORIES`, and the ``bytes`` that the planner may fill."""
+    """A memory of a target, one of :data:`MEMORIES`, and the ``bytes`` that the planner may fill.
+
+    ``writable``: of weight memory, how many of them, at its end, a running program writes as well.
+    """
 
     name: str
     bytes: int
+    writable: int = 0
 
     @property
     def label(self) -> str:
@@ -123,6 +127,9 @@ class Target:
                 ("l1 comes first, and l2 is one of the others", names[:1] != ["l1"] or "l2" not in names),
                 (f"{self.cores} cores", self.cores < 1),
                 *((f"{name} has {size} bytes", size < 0) for name, size in sizes.items()),
+                *((f"{v.name} has {v.writable} writable bytes", v.writable < 0) for v in self.levels),
+                ("wmem alone is writable in part",
+                 any(v.writable and v.name != "wmem" for v in self.levels)),
                 (f"machines are {', '.join(MACHINES)}", not {*self.programs} <= {*MACHINES}),
                 ("every target has a program for host", self.programs.get("host") != "host"),
                 ("one machine runs the target's own program", len(own) != 1),
@@ -174,6 +181,12 @@ class Target:
     def room(self, name: str) -> int:
         """Bytes of the memory ``name``, 0 where the target has none."""
         return next((v.bytes for v in self.levels if v.name == name), 0)
+
+    def written(self, name: str) -> int:
+        """Bytes of the memory ``name`` behind L1 that a running program may write, 0 where there are none."""
+        if name == "l2":
+            return self.l2
+        return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
 
     def with_room(self, **sizes: int) -> Target:
         """A target with other sizes of memories that it has, in bytes."""

@@ -16,6 +16,9 @@ extern char sc_cluster_start[];
 extern void sc_fill(uint32_t *from, uint32_t *to, uint32_t word);
 extern uint32_t __sc_cluster_stacks[], __sc_fc_stack_start[];
 extern uint32_t __sc_l1_start[], __sc_l2_start[], __sc_l2_end[];
+#ifdef SC_HAS_WMEM
+extern uint32_t __sc_wmem_start[], __sc_wmem_end[];
+#endif
 extern char SC_CL_STACK[];
 
 const uint32_t *sc_input_words(void) { return sc_input_section; }
@@ -178,10 +181,10 @@ static void zero_l1(void *arg, int core) {
 }
 
 /* A core writes a word of L2 in 15 cycles, the DMA copies zeros from L1 at 8 bytes per cycle. */
-static void zero_l2(void) {
+static void zero_with_dma(uint32_t *from, uint32_t *to) {
     uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld promises at least 64 bytes */
-    for (uint32_t *at = __sc_l2_start; at < __sc_l2_end; at += zeros / sizeof(uint32_t)) {
-        uint32_t left = (uintptr_t)__sc_l2_end - (uintptr_t)at;
+    for (uint32_t *at = from; at < to; at += zeros / sizeof(uint32_t)) {
+        uint32_t left = (uintptr_t)to - (uintptr_t)at;
         sc_dma_wait(sc_dma_out(at, __sc_l1_start, left < zeros ? left : zeros));
     }
 }
@@ -204,7 +207,10 @@ void __attribute__((noreturn, used)) sc_cluster_main(uint32_t core) {
     }
     controller_init();
     sc_run_workers(zero_l1, NULL);
-    zero_l2();
+    zero_with_dma(__sc_l2_start, __sc_l2_end);
+#ifdef SC_HAS_WMEM
+    zero_with_dma(__sc_wmem_start, __sc_wmem_end);
+#endif
     sc_exit(sc_main());
 }
 
