@@ -54,6 +54,13 @@ void sc_dma_wait(sc_dma handle);
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
 void sc_flash_wait(void);
 
+/* ---- HyperRAM: up to 8 transfers outstanding, done in the order in which they are started; beside those of
+ * flash ---- */
+enum sc_direction { SC_FROM_RAM = 0, SC_TO_RAM = 1 };
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes,
+                  enum sc_direction direction); /* 4-byte aligned */
+void sc_ram_wait(void);                         /* for all of them */
+
 /* ---- base addresses of the weight blobs; SC_HAS_<MEMORY>: the target that it was compiled for has it ---- */
 #ifdef SC_HAS_WMEM
 extern const uint8_t sc_blob_wmem[]; /* weight memory */

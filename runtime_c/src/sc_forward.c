@@ -13,31 +13,6 @@ SC_L2 int32_t sc_logits[SC_VOCAB];
 int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
-#if !SC_KV_IN_L1
-/* The cache of a layer, keys and values behind them, in the memory that the plan has for it. */
-#if SC_KV_LAYERS_L2 > 0
-static SC_L2 uint8_t kv_l2[SC_KV_LAYERS_L2][SC_KV_LAYER_BYTES];
-#endif
-#if SC_KV_LAYERS_WMEM > 0
-static SC_WMEM uint8_t kv_wmem[SC_KV_LAYERS_WMEM][SC_KV_LAYER_BYTES];
-#endif
-_Static_assert(SC_KV_BLOCKS *(SC_K_BLOCK + SC_V_BLOCK) <= SC_KV_LAYER_BYTES,
-               "planned bytes of a layer's cache");
-
-static uint8_t *stored_keys(uint32_t layer) {
-#if SC_KV_LAYERS_L2 > 0
-    if (layer < SC_KV_LAYERS_L2) return kv_l2[layer];
-#endif
-#if SC_KV_LAYERS_WMEM > 0
-    return kv_wmem[layer - SC_KV_LAYERS_L2];
-#else
-    return 0;
-#endif
-}
-static inline uint8_t *stored_values(uint32_t layer) {
-    return stored_keys(layer) + SC_KV_BLOCKS * SC_K_BLOCK;
-}
-#endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
 #endif
@@ -134,19 +109,20 @@ static SC_L1 uint32_t kv_next; /* that core's own */
 /* Blocks that hold positions before this pass's. */
 static void kv_load(uint32_t layer) {
     if (layer >= SC_LAYERS) return;
+    sc_cache_await(layer);
     const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
     if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), stored_keys(layer), blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), stored_values(layer), blocks * SC_V_BLOCK);
+    kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
 }
 
 /* Those that this pass's positions are in. */
 static void kv_store(uint32_t layer) {
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(stored_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+    kv_dma[0] = sc_dma_out(sc_cache_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
                            blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(stored_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+    kv_dma[1] = sc_dma_out(sc_cache_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
                            blocks * SC_V_BLOCK);
 }
 
@@ -165,8 +141,8 @@ static inline void kv_set_out(const sc_output *out, int core) {
 #define KEYS(layer) k_cache[layer]
 #define VALUES_OF(layer) v_cache[layer]
 #else
-#define KEYS(layer) stored_keys(layer)
-#define VALUES_OF(layer) stored_values(layer)
+#define KEYS(layer) sc_cache_keys(layer)
+#define VALUES_OF(layer) sc_cache_values(layer)
 #endif
 #define kv_set_out(out, core) ((void)0)
 #endif
@@ -230,6 +206,8 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES) && sc_now.position > 0) kv_wait();
+#else
+    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_await(layer);
 #endif
     sc_barrier();
     const uint32_t per_token = SC_HEADS + 2 * SC_KV_HEADS;
@@ -289,6 +267,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) {
         kv_wait();
+        sc_cache_swap(index);
         kv_next = index + 1;
     }
 #endif
@@ -302,10 +281,10 @@ static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t block
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
     uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
     if (n < 2 * pieces) {
-        *src = stored_keys(index) + at * SC_K_BLOCK;
+        *src = sc_cache_keys(index) + at * SC_K_BLOCK;
         *bytes = left * SC_K_BLOCK;
     } else {
-        *src = stored_values(index) + at * SC_V_BLOCK;
+        *src = sc_cache_values(index) + at * SC_V_BLOCK;
         *bytes = left * SC_V_BLOCK;
     }
 }
@@ -342,6 +321,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         }
         if (item < items) head_store(layer, s, item, core);
     }
+    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
 }
 
 #endif

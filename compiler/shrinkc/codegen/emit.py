@@ -274,6 +274,7 @@ def emit(
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),
+        "ram_bytes": plan.used.get("hyperram", 0),
         "piece_window": PIECE_WINDOW,
         "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),

@@ -21,6 +21,7 @@ from shrinkc.memory.parts import (
     align,
     gain_bytes,
     kv_layer_bytes,
+    kv_shape,
     layer_table_bytes,
     table_sizes,
     tile_blocks,
@@ -28,7 +29,7 @@ from shrinkc.memory.parts import (
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import FETCHED, Target
 
-CACHE_LEVELS = ("l2", "wmem")
+CACHE_LEVELS = ("l2", "wmem", "hyperram")
 """Where the cache may lie that is not in L1, a layer here and a layer there."""
 
 PIECE_WINDOW = 64  # bytes of the decode table that are fetched together
@@ -48,7 +49,7 @@ class Asked:
 @dataclass(frozen=True)
 class Arrangement:
     """A way to lay out everything behind L1; ``kv_layers``: memory -> the layers whose cache it holds, the
-    first ones in L2."""
+    first ones in L2, the last ones in HyperRAM."""
 
     placements: list[Placement]
     tables: list[Table]
@@ -58,7 +59,7 @@ class Arrangement:
     stage_bytes: int
     embed_stage: int
     table_stage: int
-    fetched: int  # cycles per pass that flash takes
+    fetched: int  # cycles per pass that flash and HyperRAM take
 
     @property
     def unstaged(self) -> bool:
@@ -109,8 +110,8 @@ def _fixed(s: ModelShape, t: Target, logits_in_l1: bool) -> list[tuple[str, int]
     return out
 
 
-def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | Lack:
-    """The places of everything but weights."""
+def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | Lack | None:
+    """The places of everything but weights; None: a larger L2 would not make that way of use."""
     fixed = _fixed(s, t, asked.logits_in_l1)
     stage = embed = table_stage = 0
     if way.staged:
@@ -120,7 +121,9 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
         rows = 2 * asked.chunk * s.head_dim if "rope" in way.in_flash else 0
         table_stage = max(rows, PIECE_WINDOW if "pieces" in way.in_flash else 0)
         fixed.append(("table stage", table_stage))
-    free = {v.name: v.bytes for v in t.stored}
+    if "hyperram" in way.cache and not asked.kv_in_l1:
+        fixed.append(("kv stage", kv_layer_bytes(s)))
+    free = {v.name: v.bytes for v in t.levels[1:]}
     free["l2"] -= sum(align(size) for _, size in fixed)
     buffers = [(name, "l2", size) for name, size in fixed]
 
@@ -137,13 +140,17 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
     tables, missing = [], [("kv cache", left * size)] if left else []
     at = dict.fromkeys(free, 0)
     for name, table in table_sizes(s).items():
-        levels = ("flash",) if name in way.in_flash else CACHE_LEVELS
+        levels = ("flash",) if name in way.in_flash else ("l2", "wmem")
         where = next((v for v in levels if free.get(v, -1) >= table), None)
         if where is None:
             missing.append((name, table))
             continue
         tables.append(Table(name, where, at[where], table))
         at[where], free[where] = at[where] + table, free[where] - table
+    if left and "l2" not in way.cache:
+        return None
+    if not left and "hyperram" in way.cache and "hyperram" not in kv_layers:
+        return None
     if missing or free["l2"] < 0:
         held = [(name, size) for name, level, size in buffers if level == "l2"]
         held += [(x.name, x.bytes) for x in tables if x.level == "l2"] + missing
@@ -155,14 +162,14 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
     return _Reserved(buffers, tables, kv_layers, stage, embed, table_stage)
 
 
-def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement | Lack:
+def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement | Lack | None:
     """Everything placed that way: weights in the order in which they are read, each in the first memory
     that still holds it; those first that an engine reads in place."""
     reserved = _reserve(s, t, asked, way)
-    if isinstance(reserved, Lack):
+    if not isinstance(reserved, _Reserved):
         return reserved
     room = {v.name: v.bytes - reserved.bytes(v.name) for v in t.stored}
-    at = dict.fromkeys(room, 0)
+    at = {v.name: 0 for v in t.levels[1:]}
     for table in reserved.tables:
         at[table.level] = max(at[table.level], table.offset + table.bytes)
     out: dict[str, Placement] = {}
@@ -196,7 +203,8 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         placements, reserved.tables, {v: reserved.kv_layers[v] for v in CACHE_LEVELS if v in reserved.kv_layers},
         beside,
         {v: at[v] + reserved.bytes(v) for v in at},
-        reserved.stage, reserved.embed, reserved.table_stage, _fetched(s, t, placements, way),
+        reserved.stage, reserved.embed, reserved.table_stage,
+        _fetched(s, t, placements, way) + _swapped(s, reserved.kv_layers.get("hyperram", 0)),
     )  # fmt: skip
 
 
@@ -211,12 +219,22 @@ def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -
     return cycles + sum(FETCH_CYCLES + row for row in rows)
 
 
+def _swapped(s: ModelShape, layers: int) -> int:
+    """Cycles of a pass of one token in which HyperRAM takes and delivers the cache of so many layers, in the
+    middle of a full context."""
+    kv = kv_shape(s)
+    written = (kv.k_block + kv.v_block) * 20 // 11  # 0.55 bytes per cycle
+    return layers * (kv_layer_bytes(s) // 2 + written + 4 * FETCH_CYCLES)
+
+
 def _ways(s: ModelShape, t: Target, asked: Asked) -> Iterator[_Way]:
     """Those worth trying, simplest first."""
     fetched = any(v.access == FETCHED for v in t.stored)
-    orders = [CACHE_LEVELS]
+    orders: list[tuple[str, ...]] = [("l2", "wmem")]
     if not asked.kv_in_l1 and t.written("wmem"):
-        orders.append(CACHE_LEVELS[::-1])
+        orders.append(("wmem", "l2"))
+    if not asked.kv_in_l1 and t.room("hyperram"):
+        orders += [("l2", "wmem", "hyperram"), ("hyperram",)]
     tables = list(table_sizes(s)) if fetched else []
     subsets = [
         frozenset(some)
@@ -230,7 +248,7 @@ def _ways(s: ModelShape, t: Target, asked: Asked) -> Iterator[_Way]:
 def _would_do(s: ModelShape, t: Target, asked: Asked, way: _Way) -> bool:
     """Whether that way would do, or lack only weights, with all of L2 that it asked for."""
     found = _arrange(s, t, asked, way)
-    return isinstance(found, Lack) or not found.unstaged
+    return isinstance(found, Lack) or (found is not None and not found.unstaged)
 
 
 def arrange(s: ModelShape, t: Target, asked: Asked) -> Arrangement:
@@ -246,7 +264,7 @@ def arrange(s: ModelShape, t: Target, asked: Asked) -> Arrangement:
             if found.level != "l2" or _would_do(s, t.with_room(l2=found.need), asked, way):
                 lacks.append(found)
             continue
-        if found.unstaged:
+        if found is None or found.unstaged:
             continue
         if best is None or found.fetched < best.fetched:
             best = found
@@ -263,8 +281,9 @@ def beside_weights(s: ModelShape, t: Target, asked: Asked) -> int:
 
     Raises DoesNotFit where there are too few.
     """
-    found = _reserve(s, t, asked, _Way(CACHE_LEVELS, frozenset(), staged=False))
+    found = _reserve(s, t, asked, _Way(("l2", "wmem"), frozenset(), staged=False))
     if isinstance(found, Lack):
         raise DoesNotFit.of(found)
+    assert found is not None, "L2 may hold a cache"
     buffers = sum(found.bytes(v.name) for v in t.on_chip)
     return buffers + sum(table.bytes for table in found.tables)

@@ -39,7 +39,8 @@ KV_TILE_CAP = 16 * KIB
 class Plan:
     """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
 
-    ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2; ``beside``: what memories behind
+    ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
+    last ones in HyperRAM; ``beside``: what memories behind
     L1 hold beside weights and tables.
     """
 
@@ -229,7 +230,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
     l1 = place(l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)))
     behind = arrange(s, t, Asked(kv_l1, logits_l1, chunk, tile))
-    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.stored}}
+    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv_l1, kv_layers=behind.kv_layers, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1,

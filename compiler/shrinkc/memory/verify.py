@@ -236,9 +236,18 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if plan.stage_bytes:
         needs["flash stage"] = 2 * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
+    if "hyperram" in plan.kv_layers:
+        needs["kv stage"] = _layer_cache(s)
     if plan.table_stage:
         needs["table stage"] = plan.table_stage
     return needs
+
+
+def _layer_cache(s: ModelShape) -> int:
+    """A layer's keys, with both scales, and values."""
+    head = (s.head_dim + 3) // 4 * 4
+    size = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
+    return (size + 15) // 16 * 16
 
 
 def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -246,18 +255,16 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     layers = 0 if plan.kv_in_l1 else s.num_layers
     if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
         yield f"the cache of {layers} layers lies behind L1, planned are {plan.kv_layers}"
-    head = (s.head_dim + 3) // 4 * 4
-    one = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
-    one = (one + 15) // 16 * 16
+    one = _layer_cache(s)
     have = {b.level: b.bytes for b in plan.beside if b.name == "kv cache"}
     if sorted(have) != sorted(plan.kv_layers):
         yield f"kv cache: bytes in {sorted(have)}, layers in {sorted(plan.kv_layers)}"
     for level, count in plan.kv_layers.items():
         if have.get(level, -1) < count * one:
             yield f"{level} kv cache: {have.get(level, 'no')} bytes for {count * one}"
-        if level not in ("l2", "wmem"):
+        if level not in ("l2", "wmem", "hyperram"):
             yield f"kv cache: nothing is copied from and to {level}"
-        if count * one > t.written(level):
+        elif count * one > t.written(level):
             yield f"{level} kv cache: {count * one} bytes, a program may write {t.written(level)}"
 
 
@@ -286,11 +293,13 @@ def _behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
     yield from _cache_faults(plan, s, t)
     yield from _table_faults(plan, s, t)
-    for level in t.stored:
+    for level in t.levels[1:]:
         stored = [p.offset + p.bytes for p in plan.placements if p.level == level.name]
         stored += [table.offset + table.bytes for table in plan.tables if table.level == level.name]
         beside = sum(b.bytes for b in plan.beside if b.level == level.name)
-        if beside and level.name not in ("l2", "wmem"):
+        if stored and level not in t.stored:
+            yield f"{level.name}: nothing can be stored there"
+        if beside and level.name == "flash":
             yield f"{level.name}: buffers in a memory that is only read"
         if max(stored, default=0) + beside > level.bytes:
             yield f"{level.label}: {max(stored, default=0) + beside} bytes of {level.bytes}"

@@ -18,6 +18,7 @@ SIRACUSA = Target(
         Level("wmem", 8 * MIB - 16 * KIB - 32, writable=4 * MIB),
         Level("l2", 2 * MIB),
         Level("flash", 512 * MIB),
+        Level("hyperram", 64 * MIB),
     ),
     l1_system=9 * STACK + 1024,
     l2_system=80 * KIB,

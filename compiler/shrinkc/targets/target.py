@@ -10,9 +10,10 @@ from typing import NamedTuple
 KIB = 1024
 MIB = 1024 * KIB
 
-WORK, COPIED, FETCHED = "work", "copied", "fetched"
+WORK, COPIED, FETCHED, SWAPPED = "work", "copied", "fetched", "swapped"
 """How a program gets at a memory: the kernels work in it; the DMA copies to and from it; it is outside
-the chip, and the SoC's I/O fetches from it by way of L2."""
+the chip, and the SoC's I/O fetches from it by way of L2, or writes it as well and then nothing is there when
+a program starts."""
 
 
 class Memory(NamedTuple):
@@ -28,6 +29,7 @@ MEMORIES = {
     "l2": Memory("L2", "L2", COPIED),
     "wmem": Memory("weight memory", "weight mem.", COPIED),
     "flash": Memory("flash", "flash", FETCHED),
+    "hyperram": Memory("HyperRAM", "HyperRAM", SWAPPED),
 }
 """The memories that the engine knows, by name.
 
@@ -56,7 +58,7 @@ class Level:
 
     @property
     def access(self) -> str:
-        """WORK, COPIED or FETCHED."""
+        """WORK, COPIED, FETCHED or SWAPPED."""
         return MEMORIES[self.name].access
 
 
@@ -93,7 +95,8 @@ class Program:
 class Target:
     """What a model is compiled for.
 
-    ``levels``: its memories; those behind L1 hold weights and are filled in that order.
+    ``levels``: its memories; those behind L1 that a program does not find empty hold weights and are filled in
+    that order.
     ``l1_system`` and ``l2_system``: bytes that the runtime itself takes: stacks, small state and
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
     its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
@@ -167,7 +170,7 @@ class Target:
     @property
     def stored(self) -> tuple[Level, ...]:
         """The memories that hold weights, in the order in which they are filled."""
-        return self.levels[1:]
+        return tuple(v for v in self.levels if v.access in (COPIED, FETCHED))
 
     @property
     def on_chip(self) -> tuple[Level, ...]:
@@ -184,8 +187,8 @@ class Target:
 
     def written(self, name: str) -> int:
         """Bytes of the memory ``name`` behind L1 that a running program may write, 0 where there are none."""
-        if name == "l2":
-            return self.l2
+        if name == "l2" or MEMORIES[name].access == SWAPPED:
+            return self.room(name)
         return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
 
     def with_room(self, **sizes: int) -> Target:

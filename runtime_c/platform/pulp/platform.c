@@ -121,7 +121,7 @@ struct sc_waits sc_waits[CLUSTER_CORES];
 
 /* ---- flash ---- */
 
-/* Set once: only the flash is ever used, and only read. */
+/* Set once: flash is only read. */
 static void flash_init(void) {
     REG(UDMA_CLOCKS) = REG(UDMA_CLOCKS) | UDMA_HYPERBUS_CLOCK;
     REG(HYPER_PAGE_BOUND) = 4;
@@ -130,6 +130,10 @@ static void flash_init(void) {
     REG(HYPER_COMMAND) = 5;
     REG(HYPER_2D) = 0;
     REG(HYPER_L2_2D) = 0;
+#if SC_RAM_BYTES > 0
+    REG(RAM_2D) = 0;
+    REG(RAM_L2_2D) = 0;
+#endif
 }
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
@@ -137,7 +141,7 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     REG(HYPER_FLASH_ADDRESS) = flash_offset;
     REG(HYPER_L2_ADDRESS) = (uintptr_t)l2;
     REG(HYPER_BYTES) = bytes;
-    REG(HYPER_GO) = HYPER_GO_READ;
+    REG(HYPER_GO) = HYPER_GO_TRANSFER;
 }
 
 void sc_flash_wait(void) {
@@ -147,6 +151,30 @@ void sc_flash_wait(void) {
     __asm__ volatile("" ::: "memory");
     SC_WAIT_END
 }
+
+#if SC_RAM_BYTES > 0
+
+/* The chip select is that of both queues: flash has it but for the start of a transfer. */
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
+    __asm__ volatile("" ::: "memory");
+    REG(HYPER_CHIP_SELECT) = 0;
+    REG(RAM_ADDRESS) = ram_offset;
+    REG(RAM_COMMAND) = direction == SC_FROM_RAM ? 5 : 1;
+    REG(RAM_L2_ADDRESS(direction)) = (uintptr_t)l2;
+    REG(RAM_BYTES(direction)) = bytes;
+    REG(RAM_GO(direction)) = HYPER_GO_TRANSFER;
+    REG(HYPER_CHIP_SELECT) = 1;
+}
+
+void sc_ram_wait(void) {
+    SC_WAIT_BEGIN
+    while ((REG(RAM_STATUS) & 1) != 0) {
+    }
+    __asm__ volatile("" ::: "memory");
+    SC_WAIT_END
+}
+
+#endif
 
 /* ---- workers ---- */
 
