@@ -41,7 +41,7 @@ for bits in (8, 4, 3, 2):
         if found.fits:
             plan = found.plan
             weights, l2 = found.weight_bytes / 1024, plan.used["l2"] / 1024
-            place = "L1" if plan.kv_in_l1 else "L2"
+            place = "L1" if plan.kv_in_l1 else " and ".join(plan.kv_layers)
             print(f"{bits:4} {context:8} {weights:12.1f} {l2:7.1f}  {place:8}  {plan.chunk}")
         else:
             lacks = ", ".join(f"{x.level} lacks {x.excess} bytes" for x in found.lacks)

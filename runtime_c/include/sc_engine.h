@@ -48,6 +48,29 @@ void sc_stream_begin(uint32_t want_logits); /* the last core, before any sc_stre
 /* All cores, between barriers of the caller's making: the next tile, in L1. */
 const uint8_t *sc_stream_tile(int core);
 
+/* ---- the KV cache behind L1 ---- */
+uint8_t *sc_cache_keys(uint32_t layer); /* its memory, or what is in L2 of it */
+uint8_t *sc_cache_values(uint32_t layer);
+#if SC_KV_LAYERS_HYPERRAM > 0
+/* The last core: when a layer's attention is done and what it added is in its memory, and before the next
+ * layer's is read or written. */
+void sc_cache_swap(uint32_t layer);
+void sc_cache_await(uint32_t layer);
+#else
+#define sc_cache_swap(layer) ((void)0)
+#define sc_cache_await(layer) ((void)0)
+#endif
+
+/* ---- tables among the weights ---- */
+/* One worker: the rows of this pass's positions into L1.  They may come from flash, so before any weight does. */
+void sc_load_rope(void);
+/* The text of a token: bytes at .. end - 1 (controller, between passes). */
+typedef struct {
+    uint32_t at, end;
+} sc_piece;
+sc_piece sc_piece_of(uint32_t token);
+uint8_t sc_piece_byte(uint32_t at);
+
 /* ---- sampling (controller) ---- */
 typedef struct {
     uint32_t inv_temp_q16, top_p_q16, seed;

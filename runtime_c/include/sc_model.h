@@ -98,9 +98,6 @@ extern const int16_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN]; /* Q15: attn, mlp o
 #if SC_PERMS
 extern const uint16_t *const sc_head_perm;
 #endif
-extern const int16_t sc_rope[];          /* [context][head_dim / 2][cos, sin] Q15 */
-extern const uint32_t sc_piece_offset[]; /* [vocab + 1] into sc_piece_bytes */
-extern const unsigned char sc_piece_bytes[];
 extern const int32_t sc_end_tokens[]; /* ends with -1 */
 
 #endif

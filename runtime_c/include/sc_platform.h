@@ -10,7 +10,7 @@
  *   SC_SIMD       1 where the compiler's vector types are real instructions
  *   SC_CLONES     attribute of the function that the vectors are for
  *   SC_XPULP      1 where the Xpulp instructions may be used
- *   SC_L1 SC_L2   section attributes for zero-initialised buffers in that memory
+ *   SC_L1 SC_L2 SC_WMEM  section attributes for zero-initialised buffers in that memory
  *   SC_L1_DATA    section attribute for initialised data in L1
  *   SC_HOT        attribute of functions on the decode path (never inlined copies, kept small)
  */
@@ -53,6 +53,13 @@ void sc_dma_wait(sc_dma handle);
 /* ---- off-chip flash, only ever read, one transfer outstanding at a time ---- */
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
 void sc_flash_wait(void);
+
+/* ---- HyperRAM: up to 8 transfers outstanding, done in the order in which they are started; beside those of
+ * flash ---- */
+enum sc_direction { SC_FROM_RAM = 0, SC_TO_RAM = 1 };
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes,
+                  enum sc_direction direction); /* 4-byte aligned */
+void sc_ram_wait(void);                         /* for all of them */
 
 /* ---- base addresses of the weight blobs; SC_HAS_<MEMORY>: the target that it was compiled for has it ---- */
 #ifdef SC_HAS_WMEM

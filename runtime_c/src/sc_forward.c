@@ -15,10 +15,6 @@ SC_L2 int32_t sc_logits[SC_VOCAB];
 int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
-#if !SC_KV_IN_L1
-static SC_L2 uint8_t k_cache[SC_LAYERS][SC_KV_BLOCKS * SC_K_BLOCK] __attribute__((aligned(4)));
-static SC_L2 uint8_t v_cache[SC_LAYERS][SC_KV_BLOCKS * SC_V_BLOCK] __attribute__((aligned(4)));
-#endif
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
 #endif
@@ -183,19 +179,20 @@ static SC_L1 uint32_t kv_next; /* that core's own */
 /* Blocks that hold positions before this pass's. */
 static void kv_load(uint32_t layer) {
     if (layer >= SC_LAYERS) return;
+    sc_cache_await(layer);
     const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
     if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), k_cache[layer], blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), v_cache[layer], blocks * SC_V_BLOCK);
+    kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
 }
 
 /* Those that this pass's positions are in. */
 static void kv_store(uint32_t layer) {
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(k_cache[layer] + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+    kv_dma[0] = sc_dma_out(sc_cache_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
                            blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(v_cache[layer] + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+    kv_dma[1] = sc_dma_out(sc_cache_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
                            blocks * SC_V_BLOCK);
 }
 
@@ -210,8 +207,13 @@ static inline void kv_set_out(const sc_output *out, int core) {
 }
 
 #else
+#if SC_KV_IN_L1
 #define KEYS(layer) k_cache[layer]
 #define VALUES_OF(layer) v_cache[layer]
+#else
+#define KEYS(layer) sc_cache_keys(layer)
+#define VALUES_OF(layer) sc_cache_values(layer)
+#endif
 #define kv_set_out(out, core) ((void)0)
 #endif
 
@@ -272,6 +274,8 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES) && sc_now.position > 0) kv_wait();
+#else
+    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_await(layer);
 #endif
     sc_barrier();
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
@@ -311,6 +315,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) {
         kv_wait();
+        sc_cache_swap(index);
         kv_next = index + 1;
     }
 #endif
@@ -353,10 +358,10 @@ static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t block
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
     uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
     if (n < 2 * pieces) {
-        *src = k_cache[index] + at * SC_K_BLOCK;
+        *src = sc_cache_keys(index) + at * SC_K_BLOCK;
         *bytes = left * SC_K_BLOCK;
     } else {
-        *src = v_cache[index] + at * SC_V_BLOCK;
+        *src = sc_cache_values(index) + at * SC_V_BLOCK;
         *bytes = left * SC_V_BLOCK;
     }
 }
@@ -393,6 +398,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         }
         if (item < items) head_store(layer, s, item, core);
     }
+    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
 }
 
 #endif
@@ -438,9 +444,11 @@ SC_HOT void sc_forward(void *unused, int core) {
             sv[t] = (sc_qvec){sq[t], 0, 0, 0, 0};
 #endif
         }
-        sc_dma d = sc_dma_in(rope, sc_rope + sc_now.position * SC_HEAD_DIM, sc_now.tokens * SC_HEAD_DIM * 2);
-        sc_dma_wait(d);
+        sc_load_rope();
     }
+#if SC_ROPE_IN_FLASH
+    sc_barrier(); /* before another core asks flash for weights */
+#endif
 #if SC_KV_LAYER_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) kv_load(0);
 #endif

@@ -17,10 +17,11 @@ static int refuse(const char *message) {
 
 static void emit_text(uint32_t token) {
     static int begun; /* the tokenizer's decoder drops one space that leads the whole text */
-    uint32_t i = sc_piece_offset[token], end = sc_piece_offset[token + 1];
-    if (SC_STRIP_SPACE && !begun && i < end && sc_piece_bytes[i] == ' ') i++;
-    begun |= sc_piece_offset[token] < end;
-    for (; i < end; i++) sc_putc((char)sc_piece_bytes[i]);
+    sc_piece p = sc_piece_of(token);
+    uint32_t i = p.at;
+    if (SC_STRIP_SPACE && !begun && i < p.end && sc_piece_byte(i) == ' ') i++;
+    begun |= p.at < p.end;
+    for (; i < p.end; i++) sc_putc((char)sc_piece_byte(i));
     sc_flush();
 }
 
@@ -30,8 +31,8 @@ static void emit_line(uint32_t position, uint32_t token) {
     sc_puts(" ");
     sc_put_uint(token);
     sc_puts(" ");
-    for (uint32_t i = sc_piece_offset[token]; i < sc_piece_offset[token + 1]; i++)
-        sc_put_hex(sc_piece_bytes[i], 2);
+    sc_piece p = sc_piece_of(token);
+    for (uint32_t i = p.at; i < p.end; i++) sc_put_hex(sc_piece_byte(i), 2);
     sc_puts("\n");
 }
 

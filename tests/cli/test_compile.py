@@ -60,7 +60,7 @@ def test_everybody_may_read_what_the_user_lets_them(compiled: Path) -> None:
 def test_the_memory_map_is_a_picture(compiled: Path) -> None:
     tree = ET.parse(compiled / "memory.svg")
     titles = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}title")]
-    for region in ("layer0.qkv:", "tiles:", "k_cache:", "rope table:"):
+    for region in ("layer0.qkv:", "tiles:", "k_cache:", "rope:", "pieces:"):
         assert any(t.startswith(region) for t in titles), region
 
 

@@ -104,6 +104,8 @@ def test_blobs_hold_every_matrix_at_its_place(program: Program) -> None:
         for level in ("wmem", "l2", "flash")
     }
     used = dict.fromkeys(blobs, 0)
+    for table in program.plan.tables:
+        used[table.level] = max(used[table.level], table.offset + table.bytes)
     for p in program.plan.placements:
         w, order = matrices.pop(p.name)
         packed = pack_matrix(w, order).tobytes()
@@ -120,14 +122,20 @@ def numbers(text: str, name: str) -> list[int]:
     return [int(v) for v in re.findall(r"-?\d+", body[1])]
 
 
-def test_tables_in_c(program: Program, model: FloatModel) -> None:
+def test_tables(program: Program, model: FloatModel) -> None:
     text = (program.out / "src/model.c").read_text()
     g = program.graph
-    rope = np.array(numbers(text, "sc_rope")).reshape(g.context, g.head_dim // 2, 2)
+    assert numbers(text, "sc_end_tokens") == [*g.eos_ids, -1]
+    stored = {}
+    for table in program.plan.tables:
+        blob = (program.out / "blobs" / f"{table.level}.bin").read_bytes()
+        stored[table.name] = blob[table.offset : table.offset + table.bytes]
+    rope = np.frombuffer(stored["rope"], "<i2")[: g.context * g.head_dim]
+    rope = rope.reshape(g.context, g.head_dim // 2, 2)
     np.testing.assert_array_equal(rope[..., 0], g.rope_cos)
     np.testing.assert_array_equal(rope[..., 1], g.rope_sin)
-    assert numbers(text, "sc_end_tokens") == [*g.eos_ids, -1]
-    offsets, piece_bytes = numbers(text, "sc_piece_offset"), bytes(numbers(text, "sc_piece_bytes"))
+    offsets = np.frombuffer(stored["pieces"], "<u4", g.vocab + 1).tolist()
+    piece_bytes = stored["pieces"][4 * (g.vocab + 1) :]
     pieces = [piece_bytes[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
     assert pieces == list(model.tokenizer.decode_table())
     assert len(pieces) == g.vocab

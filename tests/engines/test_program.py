@@ -173,7 +173,12 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
     t = WITH_PLAIN.with_room(wmem=room)
     l1 = smallest_l1(shape, t)
     fixed = compiled(graph, model, tmp_path / "all", t, l1).plan
-    l2 = sum(b.bytes for b in fixed.l2) + sizes["layer0.qkv"] + 2 * fixed.tile_bytes + 4096
+    l2 = (
+        sum(b.bytes for b in fixed.beside if b.level == "l2")
+        + sizes["layer0.qkv"]
+        + 2 * fixed.tile_bytes
+        + 4096
+    )
     program = compiled(graph, model, tmp_path / "out", t.with_room(l2=l2), l1)
     places = {(p.engine, p.level) for p in program.plan.placements}
     assert places >= {("plain", "wmem"), (CORES, "l2"), (CORES, "flash")}

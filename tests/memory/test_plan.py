@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.memory.plan import Plan, make_plan, tile_blocks
+from shrinkc.memory.parts import tile_blocks
+from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, MIB, SIRACUSA, TARGETS, Target
@@ -47,7 +48,8 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     plan = plan_or_none(s, t, budget)
     assume(plan is not None)
     assert plan is not None
-    assert verify(plan, s, t) == len(plan.l1) + len(plan.l2) + len(plan.placements)
+    checked = len(plan.l1) + len(plan.beside) + len(plan.tables) + len(plan.placements)
+    assert verify(plan, s, t) == checked
     assert plan.l1_budget == budget == plan.capacity["l1"]
     for memory, used in plan.used.items():
         assert used <= plan.capacity[memory], memory
@@ -56,9 +58,11 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]
     for p, level in zip(plan.placements, order, strict=True):
         if level > 0 and t.room("wmem") >= p.bytes:
-            at = [q for q in plan.placements if q.level == "wmem"]
-            assert sum(q.bytes for q in at) + p.bytes > t.room("wmem") - 16 * (len(at) + 1)
-    assert (plan.stage_bytes > 0) == (plan.used.get("flash", 0) > 0)
+            parts = (plan.placements, plan.tables, plan.beside)
+            at = [q.bytes for part in parts for q in part if q.level == "wmem"]
+            assert sum(at) + p.bytes > t.room("wmem") - 16 * (len(at) + 1)
+    assert (plan.stage_bytes > 0) == any(p.level == "flash" for p in plan.placements)
+    assert (plan.table_stage > 0) == any(x.level == "flash" for x in plan.tables)
 
 
 @EXAMPLES
@@ -148,7 +152,7 @@ def test_weights_refusal_can_be_met() -> None:
 
 def test_l2_refusal() -> None:
     s = make_shape(context=600, layers=30)
-    t = SIRACUSA.with_room(l2=100 * KIB)
+    t = SIRACUSA.with_room(l2=100 * KIB, wmem=0)
     with pytest.raises(DoesNotFit, match="L2: need") as refused:
         make_plan(s, t, 64 * KIB)
     found = re.search(r"need (\d+) bytes, have (\d+), excess (\d+)", str(refused.value))

@@ -32,14 +32,18 @@ SHAPES: dict[str, ModelShape] = {
 }
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
+CRAMPED = SIRACUSA.with_room(
+    l2=118 * KIB
+)  # with little L1, weight memory takes a part of the cache
+PLACES = {"on chip": SIRACUSA, "flash": STREAMED, "cache in two memories": CRAMPED}
 
 
 def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
     found = []
     for name, s in SHAPES.items():
         for budget in BUDGETS:
-            for t in (SIRACUSA, STREAMED):
-                label = f"{name}, L1 {budget}, {'flash' if t is STREAMED else 'on chip'}"
+            for place, t in PLACES.items():
+                label = f"{name}, L1 {budget}, {place}"
                 found.append((label, s, t, make_plan(s, t, budget)))
     return found
 
@@ -304,10 +308,78 @@ def test_dropped_l2_buffers() -> None:
     """Tables, stages and caches that L2 has to hold."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
-        for i, b in enumerate(plan.l2):
+        for i, b in enumerate(plan.beside):
             out = copy.deepcopy(plan)
-            del out.l2[i]
+            del out.beside[i]
             yield b.name, out
+
+    assert_noticed(damage)
+
+
+def test_layers_whose_cache_is_nowhere_or_too_small() -> None:
+    """One layer more, or fewer, in each memory, with bytes and without; all in one that has no such bytes."""
+
+    def damage(_: Target, plan: Plan) -> Mutants:
+        for level in plan.kv_layers:
+            for more in (-1, 1):
+                out = copy.deepcopy(plan)
+                out.kv_layers[level] += more
+                yield f"{more} layers in {level}", out
+            for other in {"l1", "l2", "wmem", "flash", "hyperram"} - {*plan.kv_layers}:
+                out = copy.deepcopy(plan)
+                out.kv_layers[other] = out.kv_layers.pop(level)
+                yield f"from {level} to {other}", out
+                out.beside = [
+                    replace(b, level=other) if (b.name, b.level) == ("kv cache", level) else b
+                    for b in plan.beside
+                ]
+                if other in ("l1", "flash"):
+                    yield f"from {level} to {other} with its bytes", out
+            out = copy.deepcopy(plan)
+            out.beside = [replace(b, bytes=b.bytes - 16 * (b.level == level)) for b in plan.beside]
+            yield f"less of {level}", out
+        if {"l2", "wmem"} <= plan.kv_layers.keys():
+            out = copy.deepcopy(plan)
+            out.kv_layers["l2"] += 1
+            out.kv_layers["wmem"] -= 1
+            yield "one moved to L2", out
+
+    assert_noticed(damage)
+    assert any("wmem" in plan.kv_layers for *_, plan in CASES)
+    assert any("hyperram" in plan.kv_layers for *_, plan in CASES)
+
+
+def test_a_cache_where_a_program_does_not_write() -> None:
+    """The same plan for a chip whose weight memory has no, or too little, SRAM."""
+    _, s, t, plan = next(c for c in CASES if "wmem" in c[3].kv_layers)
+    need = next(b.bytes for b in plan.beside if b.level == "wmem")
+    for writable in (0, need - 1, need):
+        levels = tuple(replace(v, writable=writable) if v.name == "wmem" else v for v in t.levels)
+        assert refused(plan, s, replace(t, levels=levels)) == (writable < need)
+
+
+def test_damaged_tables() -> None:
+    """Dropped, doubled, shortened, moved onto weights, into memories that are not there, and to flash without a
+    buffer to read them through."""
+
+    def damage(_: Target, plan: Plan) -> Mutants:
+        for i, table in enumerate(plan.tables):
+            others = plan.tables[:i] + plan.tables[i + 1 :]
+            weight = next(p for p in plan.placements if p.level == "wmem")
+            yield f"no {table.name}", replace(plan, tables=others)
+            yield f"two {table.name}", replace(plan, tables=[*plan.tables, table])
+            for name, changed in {
+                "short": replace(table, bytes=table.bytes - 16),
+                "odd": replace(table, offset=table.offset + 2),
+                "in L1": replace(table, level="l1"),
+                "on a weight": replace(table, level="wmem", offset=weight.offset),
+                "in no memory": replace(table, level="rom"),
+            }.items():
+                yield f"{table.name} {name}", replace(plan, tables=[*others, changed])
+            if table.level != "flash":
+                there = replace(table, level="flash", offset=plan.used["flash"])
+                out = replace(plan, tables=[*others, there], table_stage=0)
+                yield f"{table.name} in flash", out
 
     assert_noticed(damage)
 
@@ -316,7 +388,7 @@ def test_l2_that_overflows() -> None:
     """L2 tables beyond L2, with and without weights there."""
     for _, s, t, plan in CASES:
         out = copy.deepcopy(plan)
-        out.l2.append(Buffer("more", "l2", t.l2, 0, 13))
+        out.beside.append(Buffer("more", "l2", t.l2, 0, 13))
         assert refused(out, s, t)
 
 

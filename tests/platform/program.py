@@ -88,6 +88,7 @@ def makefile(target: Target) -> str:
     return environment.get_template("Makefile.j2").render(
         context=CONTEXT,
         input_words=INPUT_WORDS,
+        ram_bytes=100_000,
         command="shrinkc compile selftest",
         target=target,
         targets=TARGETS,

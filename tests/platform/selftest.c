@@ -291,6 +291,48 @@ static void check_flash(void) {
     report("flash", pieces_read, wrong);
 }
 
+/* ---- HyperRAM ---- */
+
+enum { RAM_PARTS = 4, RAM_PART = 4 * 1021, RAM_KIND = 77 };
+
+/* All parts out, and back in another order into where they were not, beside a transfer from flash. */
+static uint32_t ram_faults(uint32_t first) {
+    uint8_t *out = l2_big, *back = l2_big + RAM_PARTS * RAM_PART;
+    uint32_t wrong = 0;
+    for (uint32_t i = 0; i < RAM_PARTS * RAM_PART; i++) {
+        out[i] = pattern(RAM_KIND, first + i);
+    }
+    fill(back, RAM_PARTS * RAM_PART + 4);
+    for (uint32_t i = 0; i < RAM_PARTS; i++) {
+        sc_ram_start(out + i * RAM_PART, first + 2 * i * RAM_PART, RAM_PART, SC_TO_RAM);
+    }
+    sc_flash_start(l2_flash + 1, 65532, 1024);
+    for (uint32_t i = 0; i < RAM_PARTS; i++) {
+        uint32_t part = (i + 1) % RAM_PARTS;
+        sc_ram_start(back + i * RAM_PART, first + 2 * part * RAM_PART, RAM_PART, SC_FROM_RAM);
+    }
+    sc_ram_wait();
+    for (uint32_t i = 0; i < RAM_PARTS; i++) {
+        uint32_t part = (i + 1) % RAM_PARTS;
+        wrong += count_unlike(back + i * RAM_PART, RAM_KIND, first + part * RAM_PART, RAM_PART);
+    }
+    sc_flash_wait();
+    return wrong + flash_faults(65532, 1024) + (back[RAM_PARTS * RAM_PART] != GUARD);
+}
+
+static void ram_by_worker(void *arg, int core) {
+    if (core == SC_CORES - 1) {
+        *(uint32_t *)arg = ram_faults(SC_RAM_BYTES - 2 * RAM_PARTS * RAM_PART);
+    }
+}
+
+static void check_ram(void) {
+    uint32_t wrong = 0;
+    fill((uint8_t *)l2_flash, sizeof l2_flash);
+    sc_run_workers(ram_by_worker, &wrong);
+    report("HyperRAM", 2 * RAM_PARTS, wrong + ram_faults(0));
+}
+
 /* ---- console, input, time ---- */
 
 static void check_console(void) {
@@ -397,20 +439,16 @@ static void measure(void) {
 
 enum { END_CODE = 42, END_TRAP = 1001, END_STACK = 1002, END_HANG = 1003, END_EARLY_USE = 1004 };
 
-static void dig(volatile uint32_t *above, uint32_t depth) {
-    volatile uint32_t room[16];
-    room[0] = above[0] + depth;
-    if (depth > 0) {
-        dig(room, depth - 1);
-    }
-    above[0] = room[0];
-}
-
+/* All of the own stack below here and a little more, but not through the next one. */
 static void overflow(void *arg, int core) {
-    volatile uint32_t start = 0;
     (void)arg;
     if (core == 1) {
-        dig(&start, 20); /* past the bottom of the own stack, not through the next one */
+        volatile uint32_t start;
+        volatile uint32_t *below = &start;
+        __asm__ volatile("" : "+r"(below)); /* the compiler need not know how large it is */
+        for (uint32_t i = 0; i < 1040 / 4; i++) {
+            *below-- = i;
+        }
     }
 }
 
@@ -449,6 +487,7 @@ int sc_main(void) {
     check_dma();
 #if SC_TEST_FLASH
     check_flash();
+    check_ram();
 #endif
     check_console();
     echo_input();

@@ -22,13 +22,9 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
-from shrinkc.memory.plan import (
-    Plan,
-    buffer_bytes,
-    gains_in_l1,
-    layer_bytes,
-    planned_sizes,
-)
+from shrinkc.memory.behind import PIECE_WINDOW
+from shrinkc.memory.parts import gains_in_l1, kv_layer_bytes, layer_bytes
+from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import TARGETS, Target
@@ -148,10 +144,16 @@ def _macros(graph: Graph) -> dict[str, int | str]:
     return found
 
 
-def _text_tables(tokenizer: Tokenizer) -> tuple[list[int], bytes]:
+def _tables(graph: Graph, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The tables as they are stored: of RoPE int16 [context][head_dim / 2][cos, sin] in Q15; of the tokens'
+    text uint32 [vocab + 1] offsets into the bytes behind them."""
     pieces = tokenizer.decode_table()
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in pieces])])
-    return [int(v) for v in offsets], b"".join(pieces)
+    rope = np.stack([graph.rope_cos, graph.rope_sin], axis=2)
+    return {
+        "rope": rope.astype("<i2").tobytes(),
+        "pieces": offsets.astype("<u4").tobytes() + b"".join(pieces),
+    }
 
 
 def emit(
@@ -222,10 +224,10 @@ def emit(
     if embed.table is not head:
         stored.append(("embedding", embed.table, None))
 
-    _write_blobs(stored, dict(shape.shared), plan, target, out / "blobs", progress)
+    small = _tables(graph, tokenizer)
+    _write_blobs(stored, dict(shape.shared), small, plan, target, out / "blobs", progress)
     tables = tokenizer_blob(tokenizer.encode_table(), tokenizer.vocab_size)
     (out / "blobs" / "tokenizer.bin").write_bytes(tables)
-    offsets, pieces = _text_tables(tokenizer)
     norms = _of_type(graph, NormQuant)
     readers = [m for m in shape.matrices if m.name != "embedding"]
     side_shapes = [m.side for m in readers if m.side]
@@ -257,11 +259,6 @@ def emit(
         "perms": perms,
         "biases": biases,
         "head_norm": _of_type(graph, RopeCache)[0],
-        "rope": np.stack([graph.rope_cos, graph.rope_sin], axis=2)
-        .reshape(graph.context, -1)
-        .tolist(),
-        "offsets": offsets,
-        "piece_values": list(pieces),
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
         "xq_words": max(m.x_words for m in readers),
@@ -277,6 +274,9 @@ def emit(
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),
+        "ram_bytes": plan.used.get("hyperram", 0),
+        "piece_window": PIECE_WINDOW,
+        "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_layer_in_l1": sizes.kv_layer_in_l1,
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
@@ -313,17 +313,21 @@ def _rows_of_numbers(values: list[int], per_line: int = 20) -> str:
 def _write_blobs(
     stored: list[tuple[str, QLinear, np.ndarray | None]],
     owners: dict[str, str],
+    tables: dict[str, bytes],
     plan: Plan,
     target: Target,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """One file per memory level, matrices at their planned offsets, equal ones once (``owners``)."""
+    """One file per memory level, tables and matrices at their planned offsets, equal ones once (``owners``)."""
     folder.mkdir(parents=True)
     by_name = {name: (w, order) for name, w, order in stored}
     done = 0
     for level in target.stored:
         with (folder / f"{level.name}.bin").open("wb") as f:
+            for table in (x for x in plan.tables if x.level == level.name):
+                f.write(bytes(table.offset - f.tell()))
+                f.write(tables[table.name].ljust(table.bytes, b"\0"))
             for p in (p for p in plan.placements if p.level == level.name):
                 w, order = by_name[p.name]
                 packed = pack_stored(w, order)

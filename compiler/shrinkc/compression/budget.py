@@ -36,7 +36,8 @@ from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.core.words import listed
 from shrinkc.importer import LlamaConfig, Tokenizer
-from shrinkc.memory.plan import align, l2_beside_weights, make_plan
+from shrinkc.memory.parts import align
+from shrinkc.memory.plan import bytes_beside_weights, make_plan
 from shrinkc.model import NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.choose import choose_engines
@@ -404,17 +405,13 @@ class OnChip(Space):
         return fitting or found
 
     def beside(self, config: LlamaConfig, group: int) -> int:
-        """Bytes of L2 that no weights can have, with the narrowest matrices."""
+        """Bytes on the chip that no weights can have, with the narrowest matrices; DoesNotFit where there
+        are too few."""
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
         if key not in self._beside:
             shape = self.uniform(config, group, min(WIDTHS), min(TABLE_WIDTHS))
-            self._beside[key] = l2_beside_weights(shape, self.target)
-        need, have = self._beside[key], self.target.l2
-        if need > have:
-            raise DoesNotFit(
-                f"L2: need {need} bytes beside weights, have {have}, excess {need - have}."
-            )
-        return need
+            self._beside[key] = bytes_beside_weights(shape, self.target)
+        return self._beside[key]
 
     def shape_of(self, choice: Choice) -> ModelShape:
         """What the compiler will make of a choice."""
@@ -432,7 +429,7 @@ class OnChip(Space):
 
     def free(self, shape: ModelShape) -> int:
         """Bytes on the chip that weights can have; DoesNotFit where L1 is too small."""
-        return sum(v.bytes for v in self.target.on_chip) - l2_beside_weights(shape, self.target)
+        return sum(v.bytes for v in self.target.on_chip) - bytes_beside_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
         """What to raise where the smallest choice does not fit: need and have."""

@@ -43,6 +43,8 @@ CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/atten
 # Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
 BYTES_PER_PIECE = 8
 
+_TABLES = {"rope": "RoPE table", "pieces": "token texts"}
+
 _SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modules}
 
 
@@ -215,7 +217,6 @@ class Planned:
         implied = " (default)" if self.request.context is None else ""
         cut = [x for x in p.placements if x.name != "embedding" and x.engine == CORES]
         tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
-        yes = {True: "L1", False: "L2"}
         out = [
             f"{self.name} for {self.target.name}: {c.num_layers} layers, hidden {c.hidden_size}, "
             f"vocabulary {c.vocab_size}, context {self.context}{implied}",
@@ -230,11 +231,26 @@ class Planned:
                 )
         out.append(
             f"  schedule    chunks of {p.chunk} tokens, {tiles} tiles of up to "
-            f"{show_size(p.tile_bytes)} per pass, KV cache in {yes[p.kv_in_l1]}, logits in "
-            f"{yes[p.logits_in_l1]}"
+            f"{show_size(p.tile_bytes)} per pass, KV cache in {self._cache_places()}, logits in "
+            f"{'L1' if p.logits_in_l1 else 'L2'}"
         )
+        away = [x for x in p.tables if x.level != "l2"]
+        out += [
+            f"  {_TABLES[x.name]:<11} {show_size(x.bytes):>10} in {MEMORIES[x.level].label}, to leave L2 to others"
+            for x in away
+        ]
         out += [f"  engines     {line}" for line in self._engine_lines()]
         return out + [f"  note        {note}" for note in self.notes]
+
+    def _cache_places(self) -> str:
+        """The memories that hold the cache, with their layers where they are several."""
+        layers = self.plan.kv_layers
+        if not layers:
+            return "L1"
+        if len(layers) == 1:
+            return MEMORIES[next(iter(layers))].label
+        parts = [f"{MEMORIES[level].label} ({count} layers)" for level, count in layers.items()]
+        return " and ".join(parts)
 
     def _engine_lines(self) -> list[str]:
         """Who runs how much, and why not more; nothing where the target has the cores alone."""
@@ -271,6 +287,8 @@ class Planned:
             "chunk": p.chunk,
             "tile_bytes": p.tile_bytes,
             "kv_in_l1": p.kv_in_l1,
+            "kv_layers": p.kv_layers,
+            "tables": {x.name: {"level": x.level, "bytes": x.bytes} for x in p.tables},
             "logits_in_l1": p.logits_in_l1,
             "notes": list(self.notes),
             **self._engines_json(),

@@ -2,69 +2,47 @@
 
 L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from the first to the last
 step that uses it, and buffers that are never live together may share bytes.  Weight matrices fill
-the target's memories in the order they are read and the target names them; every matrix is cut into
-tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
+the target's memories in the order they are read and the target names them (behind.py); every matrix is cut
+into tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
 not cut: it lies in a memory that the engine reads in place, before all others.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
-from shrinkc import abi
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.engines import CORES, engine_named
-from shrinkc.ir.ops.ropecache import KvShape
-from shrinkc.ir.steps import Access, PassSizes, loop_of, numbers_of
+from shrinkc.ir.steps import Access, PassSizes, loop_of
+from shrinkc.memory.behind import Asked, arrange, beside_weights
+from shrinkc.memory.parts import (
+    TILE_ROUND,
+    Buffer,
+    Placement,
+    Table,
+    align,
+    kv_shape,
+    layer_table_bytes,
+)
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import FETCHED, KIB, Target
+from shrinkc.targets import KIB, Target
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 CHUNKS = (16, 8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
-TILE_ROUND = 8  # row blocks: one per core
 KV_TILE_CAP = 16 * KIB
-GAINS_L1_MAX = 4 * KIB
-
-
-def align(n: int, to: int = ALIGN) -> int:
-    return -(-n // to) * to
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """A region of one memory: live in steps first..last of ``Plan.steps``, at ``offset`` in its arena."""
-
-    name: str
-    level: str
-    bytes: int
-    first: int
-    last: int
-    offset: int = -1
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
-
-    ``engine`` reads it: the cores tile by tile, others whole and in place.
-    """
-
-    name: str
-    level: str
-    offset: int
-    bytes: int
-    block_bytes: int
-    blocks: int
-    tile_blocks: int
-    engine: str = CORES
 
 
 @dataclass
 class Plan:
-    """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level."""
+    """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
+
+    ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
+    last ones in HyperRAM; ``beside``: what memories behind
+    L1 hold beside weights and tables.
+    """
 
     target: str
     context: int
@@ -72,13 +50,16 @@ class Plan:
     chunk: int
     tile_bytes: int
     kv_in_l1: bool
+    kv_layers: dict[str, int]
     kv_tile_blocks: int
     logits_in_l1: bool
     stage_bytes: int
     embed_stage: int
+    table_stage: int
     steps: list[str]
     l1: list[Buffer]
-    l2: list[Buffer]
+    beside: list[Buffer]
+    tables: list[Table]
     placements: list[Placement]
     used: dict[str, int]
     capacity: dict[str, int]
@@ -180,22 +161,8 @@ def copied(s: ModelShape) -> list[MatrixShape]:
     return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
-def _kv(s: ModelShape) -> KvShape:
-    return KvShape.of(s.context, s.kv_heads, s.head_dim)
-
-
 def _arena(buffers: list[Buffer]) -> int:
     return max(b.offset + b.bytes for b in place(buffers))
-
-
-def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
-    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike."""
-    most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
-    if most >= m.blocks or most < TILE_ROUND:
-        return most
-    count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
-    even = align(-(-m.blocks // count), TILE_ROUND)
-    return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND
 
 
 def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, int, bool]:
@@ -207,7 +174,7 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     """
     overhead = t.l1_system + layer_table_bytes(s)
     budget = total - overhead
-    kv = _kv(s)
+    kv = kv_shape(s)
     tiled = [m for m in s.matrices if m.engine == CORES] if copied(s) else []
     block = max((m.block_bytes for m in tiled), default=0)
     want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
@@ -245,39 +212,13 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
-def _l2_fixed(s: ModelShape, t: Target, kv_l1: bool, logits_l1: bool) -> list[tuple[str, int]]:
-    """(name, bytes) of what L2 holds beside weights and what comes from flash."""
-    fixed = [
-        ("code and stacks", t.l2_system),
-        ("layer table", layer_table_bytes(s)),
-        ("rope table", 2 * s.context * s.head_dim),
-        ("pieces", 4 * (s.vocab + 1) + s.piece_bytes),
-        ("input", 4 * abi.input_words(s.context)),
-        ("gains", gain_bytes(s)),
-        ("permutations", 2 * s.perms),
-    ]
-    if s.biases:
-        fixed.append(("biases", 4 * s.biases))
-    if s.head_norms:
-        fixed.append(("head gains", 4 * s.head_dim * s.num_layers))
-    if not kv_l1:
-        kv = _kv(s)
-        fixed += [
-            ("k cache", s.num_layers * kv.blocks * kv.k_block),
-            ("v cache", s.num_layers * kv.blocks * kv.v_block),
-        ]
-    if not logits_l1:
-        fixed.append(("logits", 4 * s.vocab))
-    return fixed
+def bytes_beside_weights(s: ModelShape, t: Target) -> int:
+    """Bytes on the chip that no weights can have, where nothing comes from flash.
 
-
-def l2_beside_weights(s: ModelShape, t: Target) -> int:
-    """Bytes of L2 that no weights can have, where none come from flash.
-
-    Raises DoesNotFit where L1 is too small.
+    Raises DoesNotFit where L1, or what is behind it, is too small.
     """
-    _, _, kv_l1, _, logits_l1 = _choose_l1(s, t, t.l1)
-    return sum(align(size) for _, size in _l2_fixed(s, t, kv_l1, logits_l1))
+    chunk, tile, kv_l1, _, logits_l1 = _choose_l1(s, t, t.l1)
+    return beside_weights(s, t, Asked(kv_l1, logits_l1, chunk, tile))
 
 
 def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
@@ -288,92 +229,15 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
     chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
     l1 = place(l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)))
-    fixed = _l2_fixed(s, t, kv_l1, logits_l1)
-
-    def place_weights(stage: int, embed: int) -> tuple[list[Placement], dict[str, int]]:
-        reserved = sum(align(n) for _, n in fixed) + 2 * align(stage) + align(embed)
-        room = {v.name: v.bytes - reserved * (v.name == "l2") for v in t.stored}
-        at = dict.fromkeys(room, 0)
-        out: dict[str, Placement] = {}
-        owners = dict(s.shared)
-        for m in sorted(s.matrices, key=lambda m: m.engine == CORES):
-            if m.name in owners:
-                out[m.name] = replace(out[owners[m.name]], name=m.name)
-                continue
-            start = {
-                v: align(at[v], m.store.align)
-                for v in engine_named(m.engine).levels or room
-                if v in room
-            }
-            level = next((v for v in start if start[v] + m.bytes <= room[v]), "none")
-            if level == "none":
-                break
-            blocks = tile_blocks(m, tile) if m.engine == CORES else m.blocks
-            out[m.name] = Placement(
-                m.name, level, start[level], m.bytes, m.block_bytes, m.blocks, blocks, m.engine
-            )
-            at[level] = start[level] + align(m.bytes)
-        at["l2"] += reserved
-        return list(out.values()), at
-
-    weights = sum(align(m.bytes) for m in s.stored)
-    stage = embed = 0
-    placements, used = place_weights(0, 0)
-    fetched = [v.name for v in t.stored if v.access == FETCHED]
-    if any(used[v] for v in fetched) or (fetched and len(placements) < len(s.matrices)):
-        stage, embed = tile, max(m.block_bytes for m in (s.head, s.embedding or s.head))
-        placements, used = place_weights(stage, embed)
-    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.stored}}
-    top = sorted(fixed, key=lambda f: -f[1])[:3]
-    if used["l2"] > t.l2:
-        raise DoesNotFit.of(Lack("l2", used["l2"], t.l2, tuple(top)))
-    if len(placements) < len(s.matrices):
-        have = sum(v.bytes for v in t.stored) - min(t.l2, used["l2"])
-        big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
-        largest = tuple((m.name, m.bytes) for m in big)
-        memories = tuple(v.label for v in t.stored)
-        raise DoesNotFit.of(Lack("weights", weights, have, largest, memories))
-    always = (0, len(s.steps) - 1)
-    l2 = [Buffer(n, "l2", align(v), *always) for n, v in fixed]
-    if stage:
-        l2 += [Buffer("flash stage", "l2", 2 * align(stage), *always)]
-        l2 += [Buffer("embedding stage", "l2", align(embed), *always)]
+    behind = arrange(s, t, Asked(kv_l1, logits_l1, chunk, tile))
+    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
-        kv_in_l1=kv_l1, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1, stage_bytes=stage,
-        embed_stage=embed, steps=[step.name for step in s.steps], l1=l1, l2=l2,
-        placements=placements, used=used, capacity=capacity,
+        kv_in_l1=kv_l1, kv_layers=behind.kv_layers, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1,
+        stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
+        table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
+        beside=behind.beside, tables=behind.tables, placements=behind.placements,
+        used=behind.used, capacity=capacity,
     )  # fmt: skip
     plan.used["l1"] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
     return plan
-
-
-def gain_bytes(s: ModelShape) -> int:
-    """All norms' gains."""
-    return 2 * s.hidden * (2 * s.num_layers + 1)
-
-
-def gains_in_l1(s: ModelShape) -> bool:
-    """Few gains lie in L1, from where small models read them 1 % of a token sooner."""
-    return gain_bytes(s) <= GAINS_L1_MAX
-
-
-def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: matrices (a side path has three), layers, functions, and gains where
-    they are few."""
-    sides = sum(1 for m in s.matrices if m.rank)
-    gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
-    tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
-    kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
-    return tables + abi.TABLE_BYTES + gains + align(kept)
-
-
-def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the
-    gains and epsilon of heads."""
-    at = 16
-    for kind in numbers_of(s.steps).values():
-        size = next(n // 8 for n in (8, 16, 32) if f"int{n}_t" in kind)
-        at = align(at, size) + size
-    at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
-    return align(at + 8, 8) + 8 if s.head_norms else at

@@ -242,14 +242,11 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{name}: used in {steps}, planned for steps {b.first} to {b.last}"
 
 
-def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    head = (s.head_dim + 3) // 4 * 4
-    blocks = (s.context + 3) // 4
+def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
+    """What only L2 can hold."""
     needs = {
         "code and stacks": t.l2_system,
         "layer table": _table_bytes(s),
-        "rope table": 2 * s.context * s.head_dim,
-        "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
         "input": 4 * (InputWord.TOKENS + s.context),
         "gains": 2 * s.hidden * (2 * s.num_layers + 1),
         "permutations": 2 * s.perms,
@@ -258,21 +255,81 @@ def _l2_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         needs["biases"] = 4 * s.biases
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
-    if not plan.kv_in_l1:
-        needs["k cache"] = s.num_layers * blocks * 4 * s.kv_heads * (head + 4)
-        needs["v cache"] = s.num_layers * blocks * 4 * s.kv_heads * s.head_dim
     if not plan.logits_in_l1:
         needs["logits"] = 4 * s.vocab
     if plan.stage_bytes:
         needs["flash stage"] = 2 * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
-    have = {b.name: b.bytes for b in plan.l2}
-    for name, size in needs.items():
+    if "hyperram" in plan.kv_layers:
+        needs["kv stage"] = _layer_cache(s)
+    if plan.table_stage:
+        needs["table stage"] = plan.table_stage
+    return needs
+
+
+def _layer_cache(s: ModelShape) -> int:
+    """A layer's keys, with both scales, and values."""
+    head = (s.head_dim + 3) // 4 * 4
+    size = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
+    return (size + 15) // 16 * 16
+
+
+def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Every layer's cache has a memory behind L1 that a program may write, or all of them are in L1."""
+    layers = 0 if plan.kv_in_l1 else s.num_layers
+    if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
+        yield f"the cache of {layers} layers lies behind L1, planned are {plan.kv_layers}"
+    one = _layer_cache(s)
+    have = {b.level: b.bytes for b in plan.beside if b.name == "kv cache"}
+    if sorted(have) != sorted(plan.kv_layers):
+        yield f"kv cache: bytes in {sorted(have)}, layers in {sorted(plan.kv_layers)}"
+    for level, count in plan.kv_layers.items():
+        if have.get(level, -1) < count * one:
+            yield f"{level} kv cache: {have.get(level, 'no')} bytes for {count * one}"
+        if level not in ("l2", "wmem", "hyperram"):
+            yield f"kv cache: nothing is copied from and to {level}"
+        elif count * one > t.written(level):
+            yield f"{level} kv cache: {count * one} bytes, a program may write {t.written(level)}"
+
+
+def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Each table once, whole, and with what it takes to fetch from it."""
+    needs = {
+        "rope": 2 * s.context * s.head_dim,
+        "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
+    }
+    windows = {"rope": 2 * plan.chunk * s.head_dim, "pieces": 64}
+    if sorted(table.name for table in plan.tables) != sorted(needs):
+        yield f"tables {[table.name for table in plan.tables]}, there have to be {list(needs)}"
+    for table in plan.tables:
+        if table.bytes < needs.get(table.name, 0) or table.bytes % 4 or table.offset % 4:
+            yield f"{table.name}: {table.bytes} bytes at {table.offset} for {needs.get(table.name)}"
+        if not t.has(table.level) or table.level == "l1":
+            yield f"{table.name}: unknown level {table.level}"
+        if table.level == "flash" and plan.table_stage < windows.get(table.name, 0):
+            yield f"{table.name}: table stage of {plan.table_stage} for {windows.get(table.name)}"
+
+
+def _behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    have = {b.name: b.bytes for b in plan.beside if b.level == "l2"}
+    for name, size in _l2_needs(plan, s, t).items():
         if have.get(name, -1) < size:
             yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
-    weights = max((p.offset + p.bytes for p in plan.placements if p.level == "l2"), default=0)
-    if sum(have.values()) + weights > t.l2:
-        yield f"L2: {sum(have.values()) + weights} bytes of {t.l2}"
+    yield from _cache_faults(plan, s, t)
+    yield from _table_faults(plan, s, t)
+    for level in t.levels[1:]:
+        stored = [p.offset + p.bytes for p in plan.placements if p.level == level.name]
+        stored += [table.offset + table.bytes for table in plan.tables if table.level == level.name]
+        beside = sum(b.bytes for b in plan.beside if b.level == level.name)
+        if stored and level not in t.stored:
+            yield f"{level.name}: nothing can be stored there"
+        if beside and level.name == "flash":
+            yield f"{level.name}: buffers in a memory that is only read"
+        if max(stored, default=0) + beside > level.bytes:
+            yield f"{level.label}: {max(stored, default=0) + beside} bytes of {level.bytes}"
+    for b in plan.beside:
+        if not t.has(b.level):
+            yield f"{b.name}: unknown level {b.level}"
 
 
 def _engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -315,6 +372,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         elif name in by_name and replace(by_name[name], name=owner) != by_name.get(owner):
             yield f"{name}: not placed where {owner} is, whose bytes it shares"
     spans: dict[str, list[tuple[int, int, str]]] = {}
+    for x in plan.tables:
+        spans.setdefault(x.level, []).append((x.offset, x.offset + x.bytes, x.name))
     table = "embedding" if s.embedding else "head"
     for m in s.matrices:
         p = by_name.pop(m.name, None)
@@ -357,7 +416,7 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         for (_, end, a), (start, _, c) in zip(taken, taken[1:], strict=False):
             if start < end:
                 yield f"{level}: {a} and {c} overlap by {end - start} bytes"
-        if taken[-1][1] > rooms[level]:
+        if level in rooms and taken[-1][1] > rooms[level]:
             yield f"{level}: {taken[-1][1]} bytes used of {rooms[level]}"
 
 
@@ -365,7 +424,7 @@ def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
     """Everything wrong with a plan, as sentences; empty when it is sound."""
     return [
         *_l1_faults(plan, shape, target),
-        *_l2_faults(plan, shape, target),
+        *_behind_faults(plan, shape, target),
         *_weight_faults(plan, shape, target),
         *_engine_faults(plan, shape, target),
     ]
@@ -379,4 +438,4 @@ def verify(plan: Plan, shape: ModelShape, target: Target) -> int:
             f"{len(faults)} fault(s): " + "; ".join(faults[:20]),
             "this is a defect; please report it.",
         )
-    return len(plan.l1) + len(plan.l2) + len(plan.placements)
+    return len(plan.l1) + len(plan.beside) + len(plan.tables) + len(plan.placements)

@@ -79,16 +79,15 @@ def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
 def _regions(plan: Plan, level: str) -> list[_Region]:
     # equal matrices have one place: it is drawn once, with the name of the first
     places = {p.offset: p for p in reversed(plan.placements) if p.level == level}
-    weights = [_Region(p.name, p.offset, p.bytes) for p in reversed(places.values())]
+    weights = [_Region(x.name, x.offset, x.bytes) for x in plan.tables if x.level == level]
+    weights += [_Region(p.name, p.offset, p.bytes) for p in reversed(places.values())]
     if level == "l1":
         fixed = plan.used["l1"] - plan.arena_bytes
         return [_Region("stacks, tables", 0, fixed), _Region("arena", fixed, plan.arena_bytes)]
-    if level != "l2":
-        return weights
     # the linker places what is not weights; here it is drawn behind them
     at = max((w.offset + w.bytes for w in weights), default=0)
     out = list(weights)
-    for b in plan.l2:
+    for b in (b for b in plan.beside if b.level == level):
         out.append(_Region(b.name, at, b.bytes))
         at += b.bytes
     return out

@@ -176,6 +176,7 @@ def _on_gvsoc(
         f"--work-dir={scratch / 'work'}",
         f"--binary={binary}",
         *_flash_options(out, scratch),
+        *_ram_options(target),
         "run",
     ]
     done = run_streaming(
@@ -218,6 +219,11 @@ def _flash_options(out: Path, scratch: Path) -> list[str]:
         f"--config-opt=**/hyperflash/size={size}",
         f"--config-opt=**/hyperflash/content/image={scratch / 'flash.bin'}",
     ]
+
+
+def _ram_options(target: Target) -> list[str]:
+    size = target.room("hyperram")
+    return [f"--config-opt=**/ram/size={size}"] if size else []
 
 
 def _judged(done: Finished, on: str, timeout_s: float) -> RunOutput:

@@ -16,6 +16,7 @@ PULP_OPEN = Target(
         # 64 KiB of two private banks, 1536 KiB of shared ones
         Level("l2", 1600 * KIB),
         Level("flash", 512 * MIB),
+        Level("hyperram", 64 * MIB),
     ),
     l1_system=9 * STACK + 1024,
     l2_system=80 * KIB,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 KIB = 1024
 MIB = 1024 * KIB
 
-WORK, COPIED, FETCHED = "work", "copied", "fetched"
+WORK, COPIED, FETCHED, SWAPPED = "work", "copied", "fetched", "swapped"
 """How a program gets at a memory: the kernels work in it; the DMA copies to and from it; it is outside
-the chip, and the SoC's I/O fetches from it by way of L2."""
+the chip, and the SoC's I/O fetches from it by way of L2, or writes it as well and then nothing is there when
+a program starts."""
 
 
 class Memory(NamedTuple):
@@ -28,6 +29,7 @@ MEMORIES = {
     "l2": Memory("L2", "L2", COPIED),
     "wmem": Memory("weight memory", "weight mem.", COPIED),
     "flash": Memory("flash", "flash", FETCHED),
+    "hyperram": Memory("HyperRAM", "HyperRAM", SWAPPED),
 }
 """The memories that the engine knows, by name.
 
@@ -40,10 +42,14 @@ MACHINES = ("host", "qemu", "gvsoc")
 
 @dataclass(frozen=True)
 class Level:
-    """A memory of a target, one of :data:`MEMORIES`, and the ``bytes`` that the planner may fill."""
+    """A memory of a target, one of :data:`MEMORIES`, and the ``bytes`` that the planner may fill.
+
+    ``writable``: of weight memory, how many of them, at its end, a running program writes as well.
+    """
 
     name: str
     bytes: int
+    writable: int = 0
 
     @property
     def label(self) -> str:
@@ -52,7 +58,7 @@ class Level:
 
     @property
     def access(self) -> str:
-        """WORK, COPIED or FETCHED."""
+        """WORK, COPIED, FETCHED or SWAPPED."""
         return MEMORIES[self.name].access
 
 
@@ -89,7 +95,8 @@ class Program:
 class Target:
     """What a model is compiled for.
 
-    ``levels``: its memories; those behind L1 hold weights and are filled in that order.
+    ``levels``: its memories; those behind L1 that a program does not find empty hold weights and are filled in
+    that order.
     ``l1_system`` and ``l2_system``: bytes that the runtime itself takes: stacks, small state and
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
     its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
@@ -123,6 +130,9 @@ class Target:
                 ("l1 comes first, and l2 is one of the others", names[:1] != ["l1"] or "l2" not in names),
                 (f"{self.cores} cores", self.cores < 1),
                 *((f"{name} has {size} bytes", size < 0) for name, size in sizes.items()),
+                *((f"{v.name} has {v.writable} writable bytes", v.writable < 0) for v in self.levels),
+                ("wmem alone is writable in part",
+                 any(v.writable and v.name != "wmem" for v in self.levels)),
                 (f"machines are {', '.join(MACHINES)}", not {*self.programs} <= {*MACHINES}),
                 ("every target has a program for host", self.programs.get("host") != "host"),
                 ("one machine runs the target's own program", len(own) != 1),
@@ -160,7 +170,7 @@ class Target:
     @property
     def stored(self) -> tuple[Level, ...]:
         """The memories that hold weights, in the order in which they are filled."""
-        return self.levels[1:]
+        return tuple(v for v in self.levels if v.access in (COPIED, FETCHED))
 
     @property
     def on_chip(self) -> tuple[Level, ...]:
@@ -174,6 +184,12 @@ class Target:
     def room(self, name: str) -> int:
         """Bytes of the memory ``name``, 0 where the target has none."""
         return next((v.bytes for v in self.levels if v.name == name), 0)
+
+    def written(self, name: str) -> int:
+        """Bytes of the memory ``name`` behind L1 that a running program may write, 0 where there are none."""
+        if name == "l2" or MEMORIES[name].access == SWAPPED:
+            return self.room(name)
+        return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
 
     def with_room(self, **sizes: int) -> Target:
         """A target with other sizes of memories that it has, in bytes."""

@@ -183,6 +183,46 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
 
 void sc_flash_wait(void) { finish(&flash); }
 
+/* ---- HyperRAM ---- */
+
+#if SC_RAM_BYTES > 0
+
+#define MAX_QUEUED 8
+
+static uint8_t ram[SC_RAM_BYTES];
+static struct transfer queue[MAX_QUEUED];
+static uint32_t queued;
+
+/* What a transfer takes is what is there when it is done, so that a source that is written too early shows. */
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
+    if (((uintptr_t)l2 | ram_offset | bytes) % 4 != 0) {
+        refuse("a HyperRAM transfer that is not 4-byte aligned");
+    }
+    if (ram_offset > sizeof ram || bytes > sizeof ram - ram_offset || bytes == 0) {
+        refuse("a HyperRAM transfer of nothing, or beyond what the program was planned for");
+    }
+    if (queued == MAX_QUEUED) {
+        refuse("more than 8 HyperRAM transfers outstanding");
+    }
+    uint8_t *there = ram + ram_offset;
+    queue[queued] =
+        direction == SC_FROM_RAM ? (struct transfer){l2, there, bytes} : (struct transfer){there, l2, bytes};
+#ifdef SC_LAZY_DMA
+    queued++;
+#else
+    memcpy(queue[queued].to, queue[queued].from, bytes);
+#endif
+}
+
+void sc_ram_wait(void) {
+    for (uint32_t i = 0; i < queued; i++) {
+        memcpy(queue[i].to, queue[i].from, queue[i].bytes);
+    }
+    queued = 0;
+}
+
+#endif
+
 /* ---- console, time, start ---- */
 
 void sc_write(const char *text, uint32_t bytes) {

@@ -69,12 +69,21 @@ static inline uint32_t hart_id(void) {
 #define HYPER_L2_ADDRESS HYPER(0x00)
 #define HYPER_BYTES HYPER(0x04)
 #define HYPER_GO HYPER(0x08)
-#define HYPER_GO_READ 0x10u
+#define HYPER_GO_TRANSFER 0x10u
 #define HYPER_COMMAND HYPER(0x18) /* bit 2 read, bit 0 linear burst */
 #define HYPER_FLASH_ADDRESS HYPER(0x1C)
 #define HYPER_STATUS HYPER(0x24) /* bit 0: busy */
 #define HYPER_2D HYPER(0x28)
 #define HYPER_L2_2D HYPER(0x34)
+#define RAM(offset) HYPER(0x80 + (offset)) /* HyperRAM's queue: a transfer is what the registers were */
+#define RAM_L2_ADDRESS(direction) RAM(12u * (direction))
+#define RAM_BYTES(direction) RAM(12u * (direction) + 4u)
+#define RAM_GO(direction) RAM(12u * (direction) + 8u)
+#define RAM_COMMAND RAM(0x18)
+#define RAM_ADDRESS RAM(0x1C)
+#define RAM_STATUS RAM(0x24)
+#define RAM_2D RAM(0x28)
+#define RAM_L2_2D RAM(0x34)
 #define HYPER_PAGE_BOUND HYPER(0x100) /* 4 = bursts are not cut at pages */
 #define HYPER_LATENCY HYPER(0x104)
 #define HYPER_CHIP_SELECT HYPER(0x120) /* 0 = HyperRAM, 1 = HyperFlash */

@@ -16,6 +16,9 @@ extern char sc_cluster_start[];
 extern void sc_fill(uint32_t *from, uint32_t *to, uint32_t word);
 extern uint32_t __sc_cluster_stacks[], __sc_fc_stack_start[];
 extern uint32_t __sc_l1_start[], __sc_l2_start[], __sc_l2_end[];
+#ifdef SC_HAS_WMEM
+extern uint32_t __sc_wmem_start[], __sc_wmem_end[];
+#endif
 extern char SC_CL_STACK[];
 
 const uint32_t *sc_input_words(void) { return sc_input_section; }
@@ -118,7 +121,7 @@ struct sc_waits sc_waits[CLUSTER_CORES];
 
 /* ---- flash ---- */
 
-/* Set once: only the flash is ever used, and only read. */
+/* Set once: flash is only read. */
 static void flash_init(void) {
     REG(UDMA_CLOCKS) = REG(UDMA_CLOCKS) | UDMA_HYPERBUS_CLOCK;
     REG(HYPER_PAGE_BOUND) = 4;
@@ -127,6 +130,10 @@ static void flash_init(void) {
     REG(HYPER_COMMAND) = 5;
     REG(HYPER_2D) = 0;
     REG(HYPER_L2_2D) = 0;
+#if SC_RAM_BYTES > 0
+    REG(RAM_2D) = 0;
+    REG(RAM_L2_2D) = 0;
+#endif
 }
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
@@ -134,7 +141,7 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     REG(HYPER_FLASH_ADDRESS) = flash_offset;
     REG(HYPER_L2_ADDRESS) = (uintptr_t)l2;
     REG(HYPER_BYTES) = bytes;
-    REG(HYPER_GO) = HYPER_GO_READ;
+    REG(HYPER_GO) = HYPER_GO_TRANSFER;
 }
 
 void sc_flash_wait(void) {
@@ -144,6 +151,30 @@ void sc_flash_wait(void) {
     __asm__ volatile("" ::: "memory");
     SC_WAIT_END
 }
+
+#if SC_RAM_BYTES > 0
+
+/* The chip select is that of both queues: flash has it but for the start of a transfer. */
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
+    __asm__ volatile("" ::: "memory");
+    REG(HYPER_CHIP_SELECT) = 0;
+    REG(RAM_ADDRESS) = ram_offset;
+    REG(RAM_COMMAND) = direction == SC_FROM_RAM ? 5 : 1;
+    REG(RAM_L2_ADDRESS(direction)) = (uintptr_t)l2;
+    REG(RAM_BYTES(direction)) = bytes;
+    REG(RAM_GO(direction)) = HYPER_GO_TRANSFER;
+    REG(HYPER_CHIP_SELECT) = 1;
+}
+
+void sc_ram_wait(void) {
+    SC_WAIT_BEGIN
+    while ((REG(RAM_STATUS) & 1) != 0) {
+    }
+    __asm__ volatile("" ::: "memory");
+    SC_WAIT_END
+}
+
+#endif
 
 /* ---- workers ---- */
 
@@ -178,10 +209,10 @@ static void zero_l1(void *arg, int core) {
 }
 
 /* A core writes a word of L2 in 15 cycles, the DMA copies zeros from L1 at 8 bytes per cycle. */
-static void zero_l2(void) {
+static void zero_with_dma(uint32_t *from, uint32_t *to) {
     uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld promises at least 64 bytes */
-    for (uint32_t *at = __sc_l2_start; at < __sc_l2_end; at += zeros / sizeof(uint32_t)) {
-        uint32_t left = (uintptr_t)__sc_l2_end - (uintptr_t)at;
+    for (uint32_t *at = from; at < to; at += zeros / sizeof(uint32_t)) {
+        uint32_t left = (uintptr_t)to - (uintptr_t)at;
         sc_dma_wait(sc_dma_out(at, __sc_l1_start, left < zeros ? left : zeros));
     }
 }
@@ -204,7 +235,10 @@ void __attribute__((noreturn, used)) sc_cluster_main(uint32_t core) {
     }
     controller_init();
     sc_run_workers(zero_l1, NULL);
-    zero_l2();
+    zero_with_dma(__sc_l2_start, __sc_l2_end);
+#ifdef SC_HAS_WMEM
+    zero_with_dma(__sc_wmem_start, __sc_wmem_end);
+#endif
     sc_exit(sc_main());
 }
 

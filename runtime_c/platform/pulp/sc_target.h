@@ -19,6 +19,7 @@
  * an initialiser, which nothing would load. */
 #define SC_L1 __attribute__((section(".bss.sc_l1"), aligned(16)))
 #define SC_L2 __attribute__((section(".bss.sc_l2"), aligned(16)))
+#define SC_WMEM __attribute__((section(".bss.sc_wmem"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
 /* "hot" gathers these functions in the link (.text.hot), so that they do not evict each other from
  * the 4 KiB instruction cache. */

@@ -135,6 +135,23 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
 
 void sc_flash_wait(void) {}
 
+#if SC_RAM_BYTES > 0
+static uint8_t ram[SC_RAM_BYTES];
+
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
+    if (ram_offset > sizeof ram || bytes > sizeof ram - ram_offset) {
+        refuse("a HyperRAM transfer beyond what the program was planned for");
+    }
+    if (direction == SC_FROM_RAM) {
+        memcpy(l2, ram + ram_offset, bytes);
+    } else {
+        memcpy(ram + ram_offset, l2, bytes);
+    }
+}
+
+void sc_ram_wait(void) {}
+#endif
+
 /* ---- time and start ---- */
 
 /* User-mode qemu answers rdinstret with the host's clock: a different number every run, so no. */

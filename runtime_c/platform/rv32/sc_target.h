@@ -8,6 +8,7 @@
 
 #define SC_L1 __attribute__((aligned(16)))
 #define SC_L2 __attribute__((aligned(16)))
+#define SC_WMEM __attribute__((aligned(16)))
 #define SC_L1_DATA __attribute__((aligned(16)))
 #define SC_HOT __attribute__((noinline))
 

@@ -52,11 +52,25 @@ enum sc_op {
 #define SC_TILE_BYTES 2016
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
+#define SC_KV_LAYERS_L2 0 /* the first layers, whose cache is there */
+#define SC_KV_LAYERS_WMEM 0 /* the next ones */
+#define SC_KV_LAYERS_HYPERRAM 0 /* the others */
+#define SC_KV_LAYER_BYTES 480
 #define SC_KV_TILE_BLOCKS 6
 #define SC_KV_TILE_BYTES 0
 #define SC_LOGITS_IN_L1 1
 #define SC_STAGE_BYTES 0
 #define SC_EMBED_STAGE 0
+#define SC_TABLE_STAGE 0
+#define SC_PIECE_WINDOW 64
+#define SC_ROPE_LEVEL SC_IN_L2
+#define SC_ROPE_IN_FLASH 0
+#define SC_ROPE_AT 0u
+#define SC_ROPE_BYTES 384u
+#define SC_PIECES_LEVEL SC_IN_L2
+#define SC_PIECES_IN_FLASH 0
+#define SC_PIECES_AT 384u
+#define SC_PIECES_BYTES 560u
 #define SC_PLANNED_CORES 8
 
 /* widths of the shared buffers */

@@ -1,0 +1,120 @@
+"""What a plan is made of: buffers, matrices and tables with their places, and bytes of C structures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shrinkc import abi
+from shrinkc.engines import CORES, engine_named
+from shrinkc.ir.ops.ropecache import KvShape
+from shrinkc.ir.steps import numbers_of
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import ALIGN, MatrixShape
+from shrinkc.targets import KIB
+
+TILE_ROUND = 8  # row blocks: one per core
+GAINS_L1_MAX = 4 * KIB
+
+
+def align(n: int, to: int = ALIGN) -> int:
+    return -(-n // to) * to
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A region of one memory: live in steps first..last of ``Plan.steps``, at ``offset`` in its arena;
+    behind L1 the linker gives it its place."""
+
+    name: str
+    level: str
+    bytes: int
+    first: int
+    last: int
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
+
+    ``engine`` reads it: the cores tile by tile, others whole and in place.
+    """
+
+    name: str
+    level: str
+    offset: int
+    bytes: int
+    block_bytes: int
+    blocks: int
+    tile_blocks: int
+    engine: str = CORES
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where a table lies that a pass or a token reads few bytes of: "rope", or "pieces", the text of
+    tokens.  It is stored in its memory's blob, like a matrix."""
+
+    name: str
+    level: str
+    offset: int
+    bytes: int
+
+
+def table_sizes(s: ModelShape) -> dict[str, int]:
+    """Bytes of the tables as they are stored."""
+    return {
+        "rope": align(2 * s.context * s.head_dim),
+        "pieces": align(4 * (s.vocab + 1) + s.piece_bytes),
+    }
+
+
+def kv_shape(s: ModelShape) -> KvShape:
+    return KvShape.of(s.context, s.kv_heads, s.head_dim)
+
+
+def kv_layer_bytes(s: ModelShape) -> int:
+    """A layer's cache behind L1: keys, and values behind them."""
+    kv = kv_shape(s)
+    return align(kv.blocks * (kv.k_block + kv.v_block))
+
+
+def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
+    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike."""
+    most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
+    if most >= m.blocks or most < TILE_ROUND:
+        return most
+    count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
+    even = align(-(-m.blocks // count), TILE_ROUND)
+    return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND
+
+
+def gain_bytes(s: ModelShape) -> int:
+    """All norms' gains."""
+    return 2 * s.hidden * (2 * s.num_layers + 1)
+
+
+def gains_in_l1(s: ModelShape) -> bool:
+    """Few gains lie in L1, from where small models read them 1 % of a token sooner."""
+    return gain_bytes(s) <= GAINS_L1_MAX
+
+
+def layer_table_bytes(s: ModelShape) -> int:
+    """sizeof the tables in L1: matrices (a side path has three) and what engines keep of them, layers,
+    functions, and gains where they are few."""
+    sides = sum(1 for m in s.matrices if m.rank)
+    gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
+    tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
+    kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
+    return tables + abi.TABLE_BYTES + gains + align(kept)
+
+
+def layer_bytes(s: ModelShape) -> int:
+    """sizeof(sc_layer) on the 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the
+    gains and epsilon of heads."""
+    at = 16
+    for kind in numbers_of(s.steps).values():
+        size = next(n // 8 for n in (8, 16, 32) if f"int{n}_t" in kind)
+        at = align(at, size) + size
+    at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
+    return align(at + 8, 8) + 8 if s.head_norms else at

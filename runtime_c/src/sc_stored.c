@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Tables that lie among the weights, of which a pass or a token needs few bytes: RoPE's rows and the text of
+ * tokens. */
+#include "sc_platform.h"
+
+#include "sc_buffers.h"
+
+#if SC_TABLE_STAGE > 0
+static SC_L2 uint8_t stage[SC_TABLE_STAGE] __attribute__((aligned(4)));
+
+static const uint8_t *fetched(uint32_t flash_offset, uint32_t bytes) {
+    sc_flash_start(stage, flash_offset, bytes);
+    sc_flash_wait();
+    return stage;
+}
+#endif
+
+/* int16 [position][head_dim / 2][cos, sin] in Q15. */
+void sc_load_rope(void) {
+    const uint32_t row = SC_HEAD_DIM * 2, at = SC_ROPE_AT + sc_now.position * row;
+#if SC_ROPE_IN_FLASH
+    const uint8_t *rows = fetched(at, sc_now.tokens * row);
+#else
+    const uint8_t *rows = SC_BLOB(SC_ROPE_LEVEL) + at;
+#endif
+    sc_dma_wait(sc_dma_in(rope, rows, sc_now.tokens * row));
+}
+
+#if SC_PIECES_IN_FLASH
+static uint32_t staged, staged_end; /* the bytes of the table that are in the stage */
+#endif
+
+/* From byte `at` of the table on, up to the next multiple of 4: uint32 [vocab + 1] offsets into the text that
+ * follows them. */
+static const uint8_t *piece_table(uint32_t at) {
+#if SC_PIECES_IN_FLASH
+    if (at < staged || at >= staged_end) {
+        staged = at & ~3u;
+        staged_end = staged + SC_PIECE_WINDOW < SC_PIECES_BYTES ? staged + SC_PIECE_WINDOW : SC_PIECES_BYTES;
+        fetched(SC_PIECES_AT + staged, staged_end - staged);
+    }
+    return stage + (at - staged);
+#else
+    return SC_BLOB(SC_PIECES_LEVEL) + SC_PIECES_AT + at;
+#endif
+}
+
+static uint32_t piece_offset(uint32_t i) { return *(const uint32_t *)(const void *)piece_table(4 * i); }
+
+sc_piece sc_piece_of(uint32_t token) {
+#if SC_PIECES_IN_FLASH
+    staged = staged_end = 0; /* a pass may have staged its own rows */
+#endif
+    sc_piece piece = {piece_offset(token), 0};
+    piece.end = piece_offset(token + 1);
+    return piece;
+}
+
+uint8_t sc_piece_byte(uint32_t at) { return *piece_table(4 * (SC_VOCAB + 1) + at); }

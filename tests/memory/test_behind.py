@@ -1,0 +1,146 @@
+"""What lies where behind L1 is decided by what a pass would have to fetch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkc.core.errors import DoesNotFit
+from shrinkc.memory.behind import FETCH_CYCLES
+from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.verify import faults_of, verify
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import KIB, MIB, PULP_OPEN, SIRACUSA, Target
+
+from .shapes import make_shape
+
+NO_RAM = replace(SIRACUSA, levels=tuple(v for v in SIRACUSA.levels if v.name != "hyperram"))
+
+SMOL = {
+    "hidden": 576, "ffn": 1536, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64,
+    "vocab": 49152, "piece_bytes": 335_000,
+}  # fmt: skip
+LLAMA_1B = {
+    "hidden": 2048, "ffn": 8192, "layers": 16, "heads": 32, "kv_heads": 8, "head_dim": 64,
+    "vocab": 128256, "piece_bytes": 900_000,
+}  # fmt: skip
+Q4 = QuantOptions(bits=4, group=32, asymmetric=True, head_bits=8)
+Q3 = QuantOptions(bits=3, head_bits=3)
+
+
+def smol(context: int) -> ModelShape:
+    return make_shape(**SMOL, context=context, options=Q4)  # type: ignore[arg-type]
+
+
+def sound(s: ModelShape, t: Target, l1: int | None = None) -> Plan:
+    plan = make_plan(s, t, l1)
+    assert verify(plan, s, t) > 0
+    return plan
+
+
+def tables(plan: Plan) -> dict[str, str]:
+    return {table.name: table.level for table in plan.tables}
+
+
+@pytest.mark.parametrize("context", [88, 512, 1024, 2048])
+def test_contexts_of_smollm2(context: int) -> None:
+    """It was refused above 88 when cache and tables had to lie in L2."""
+    plan = sound(smol(context), SIRACUSA)
+    assert sum(plan.kv_layers.values()) == 30
+    assert tables(plan)["pieces"] == "flash"
+
+
+def test_contexts_of_llama_3_2_1b() -> None:
+    for context in (128, 1024):
+        sound(make_shape(**LLAMA_1B, context=context, options=Q3), SIRACUSA)  # type: ignore[arg-type]
+
+
+def test_without_hyperram_the_cache_fills_l2_and_weight_memory() -> None:
+    plan = sound(smol(400), NO_RAM)
+    assert set(plan.kv_layers) == {"l2", "wmem"}
+    least = make_plan(smol(400), NO_RAM.with_room(l2=3 * MIB))
+    assert least.kv_layers["wmem"] < plan.kv_layers["wmem"], "L2 comes first"
+    with pytest.raises(DoesNotFit, match="L2: need .* Largest: kv cache") as refused:
+        make_plan(smol(1024), NO_RAM)
+    (lack,) = refused.value.lacks
+    exact = NO_RAM.with_room(l2=lack.need)
+    assert sound(smol(1024), exact).used["l2"] == lack.need
+    with pytest.raises(DoesNotFit):
+        make_plan(smol(1024), NO_RAM.with_room(l2=lack.need - 16))
+
+
+def test_on_the_chip_nothing_is_fetched() -> None:
+    """Where weights and cache are on the chip, HyperRAM and flash are left alone."""
+    s = make_shape(context=600, layers=30)
+    plan = sound(s, SIRACUSA, 64 * KIB)
+    assert plan.kv_layers == {"l2": 30}
+    assert plan.used["flash"] == plan.used["hyperram"] == plan.table_stage == 0
+    less = SIRACUSA.with_room(l2=plan.used["l2"] - 20 * KIB)
+    moved = sound(s, less, 64 * KIB)
+    assert set(moved.kv_layers) == {"l2", "wmem"} and moved.used["hyperram"] == 0
+
+
+def test_a_table_goes_to_flash_where_that_lets_weights_stay() -> None:
+    """A few bytes of it per token cost less than a matrix per pass."""
+    s = make_shape(piece_bytes=60_000)
+    whole = sound(s, NO_RAM)
+    assert set(tables(whole).values()) == {"l2"}
+    room = whole.used["l2"] + whole.used["wmem"]
+    short = NO_RAM.with_room(
+        wmem=whole.used["wmem"] // 2, l2=room - whole.used["wmem"] // 2 - 40_000
+    )
+    plan = sound(s, short)
+    assert tables(plan)["pieces"] == "flash"
+    assert {p.level for p in plan.placements} == {"wmem", "l2"}
+    assert plan.stage_bytes == 0 < plan.table_stage
+
+
+def test_a_small_table_stays() -> None:
+    """Weights of less than a fetch are not brought onto the chip for it."""
+    s = make_shape(context=4, vocab=40, piece_bytes=20)
+    need = sum(x.bytes for x in sound(s, NO_RAM).tables)
+    assert need < 2 * FETCH_CYCLES
+    for wmem in range(0, 64 * KIB, 4 * KIB):
+        plan = sound(s, NO_RAM.with_room(wmem=wmem, l2=170 * KIB))
+        assert set(tables(plan).values()) <= {"l2", "wmem"}
+
+
+def test_weights_stay_where_the_cache_can_go() -> None:
+    """What a cache on the chip would push out to flash comes whole in every pass."""
+    plan, without = sound(smol(512), SIRACUSA), sound(smol(128), NO_RAM)
+    assert plan.kv_layers == {"hyperram": 30}
+    assert plan.used["flash"] < without.used["flash"]
+
+
+def test_a_chip_without_weight_memory() -> None:
+    s = make_shape(context=600, layers=30)
+    plan = sound(s, PULP_OPEN.with_room(l2=300 * KIB))
+    assert plan.kv_layers == {"hyperram": 30}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    context=st.integers(64, 500), l2=st.integers(100, 600), wmem=st.integers(0, 900),
+    writable=st.integers(0, 900), ram=st.sampled_from([0, 100, 64 * 1024]), layers=st.integers(2, 12),
+)  # fmt: skip
+def test_any_memories(
+    context: int, l2: int, wmem: int, writable: int, ram: int, layers: int
+) -> None:
+    """A sound plan or a refusal that says of L2 exactly what it takes."""
+    s = make_shape(context=context, layers=layers)
+    levels = tuple(
+        replace(v, writable=writable * KIB) if v.name == "wmem" else v for v in SIRACUSA.levels
+    )
+    t = replace(SIRACUSA, levels=levels).with_room(l2=l2 * KIB, wmem=wmem * KIB, hyperram=ram * KIB)
+    try:
+        plan = make_plan(s, t, 64 * KIB)
+    except DoesNotFit as refused:
+        (lack,) = refused.lacks
+        assert lack.level == "l2" and lack.excess > 0
+        t = t.with_room(l2=lack.need)
+        plan = make_plan(s, t, 64 * KIB)
+    assert faults_of(plan, s, t) == []
