@@ -129,7 +129,7 @@ static sc_cut read_cut(void) {
     c.k = (uint16_t)word(), c.nseg = (uint16_t)word(), c.seg_elems = (uint16_t)word();
     c.last_elems = (uint16_t)word(), c.seg_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
     c.seg_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
-    c.cmax = (uint16_t)word();
+    c.range = (uint16_t)word();
     return c;
 }
 
@@ -173,6 +173,36 @@ static void vector(void) {
     free(input), free(gain), free(perm);
 }
 
+/* 16-bit vectors: two planes of bytes */
+static void wide_vector(void) {
+    const sc_cut cut = read_cut();
+    const int pre_shift = (int)word();
+    const uint32_t low = word(), high = word();
+    const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();
+    int32_t *input = copy(cut.k);
+    int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
+    int32_t *product = guarded(cut.k);
+    const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores, words_of_q = 2u * cut.words;
+    sc_part *partial = guarded(part_words);
+    int8_t *q = guarded(words_of_q);
+    sc_qvec v = {0};
+
+    EACH_CORE(core) sc_q16_scan(&cut, input, product, gain, perm, pre_shift, partial, core, cores);
+    EACH_CORE(core)
+        sc_q16_quantize(&cut, gain ? product : input, gain ? NULL : perm, partial, q, &v, core, cores);
+    if (gain) sc_vec_norm(partial, wide(low, high), &v, cores);
+    if (v.q != q) fail("q of a 16-bit vector");
+
+    const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
+    put_count(2u + words_of_q);
+    put(scale, 2), put(q, words_of_q);
+    release(q, words_of_q, "canary of q");
+    release(product, cut.k, "canary of y");
+    release(partial, part_words, "canary of parts");
+    free(input), free(gain), free(perm);
+}
+
 /* ---- matrices ---- */
 
 static void read_matrix(sc_matrix *m, sc_matrix *b) {
@@ -191,14 +221,16 @@ static void read_matrix(sc_matrix *m, sc_matrix *b) {
     }
 }
 
-static sc_qvec *read_vectors(const sc_cut *cut, uint32_t tokens, int sums) {
+static sc_qvec *read_vectors(const sc_matrix *m, uint32_t tokens) {
+    const sc_cut *cut = &m->in;
+    const int is_wide = (m->format & SC_FMT_Q16) != 0;
     sc_qvec *v = malloc(tokens * sizeof *v);
     for (uint32_t t = 0; t < tokens; t++) {
         v[t].mantissa = word();
         v[t].exponent = (int32_t)word();
-        v[t].q = copy(cut->words);
-        v[t].c = copy(cut->nseg);
-        v[t].sum = sums ? copy(cut->nseg) : NULL;
+        v[t].q = copy(is_wide ? 2u * cut->words : cut->words);
+        v[t].c = is_wide ? NULL : copy(cut->nseg);
+        v[t].sum = m->format & SC_FMT_ASYM ? copy(cut->nseg) : NULL;
     }
     return v;
 }
@@ -208,19 +240,25 @@ static void free_vectors(sc_qvec *v, uint32_t tokens) {
     free(v);
 }
 
-static void matrix(void) {
-    sc_matrix m, b;
-    read_matrix(&m, &b);
-    const uint32_t tokens = word();
+static sc_output read_output(void) {
     sc_output out;
+    memset(&out, 0, sizeof out);
     out.kind = (enum sc_epilogue)word();
     out.stride = word();
     out.gate_shift = (int)word();
     out.silu_shift = (int)word();
     out.up_shift = (int)word();
+    return out;
+}
+
+static void matrix(void) {
+    sc_matrix m, b;
+    read_matrix(&m, &b);
+    const uint32_t tokens = word();
+    sc_output out = read_output();
     const int cores = (int)word(), backwards = (int)word();
-    sc_qvec *x_ = read_vectors(&m.in, tokens, m.format & SC_FMT_ASYM);
-    sc_qvec *side = m.b ? read_vectors(&b.in, tokens, 0) : NULL;
+    sc_qvec *x_ = read_vectors(&m, tokens);
+    sc_qvec *side = m.b ? read_vectors(&b, tokens) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
     out.dst = guarded(n);
@@ -237,6 +275,44 @@ static void matrix(void) {
     free(start);
     free_vectors(x_, tokens), free_vectors(side, tokens);
 }
+
+#ifdef SC_HAS_ENGINES
+static uint16_t *copy_halves(size_t n) {
+    uint16_t *all = copy((n + 1) / 2), *p = malloc(n * 2);
+    memcpy(p, all, n * 2);
+    free(all);
+    return p;
+}
+
+/* What an engine does with the sums of one token: pieces of `rows` rows, joined of two bytes' sums, or
+ * blocks of 8 by sc_matrix_rows(). */
+static void engine_rows(void) {
+    sc_matrix m;
+    read_matrix(&m, NULL);
+    sc_output out = read_output();
+    const uint32_t rows = word();
+    const int joined = (int)word();
+    sc_qvec v = {0};
+    v.mantissa = word();
+    v.exponent = (int32_t)word();
+    int32_t *start = copy(out.stride);
+    out.dst = guarded(out.stride);
+    memcpy(out.dst, start, out.stride * 4);
+    const uint32_t stored = m.blocks * SC_ROWS, count = (stored + rows - 1) / rows;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t row = word(), left = stored - row, n = rows < left ? rows : left;
+        uint16_t *r = copy_halves(n);
+        int32_t *low = copy(n), *high = joined ? copy(n) : NULL;
+        if (joined) sc_matrix_joined(&m, r, row, n, low, high, &v, &out, out.dst);
+        else sc_matrix_rows(&m, r, row, low, &v, &out, out.dst);
+        free(r), free(low), free(high);
+    }
+    put_count(out.stride);
+    put(out.dst, out.stride);
+    release(out.dst, out.stride, "canary of y");
+    free(start);
+}
+#endif
 
 static void embed(void) {
     sc_matrix m;
@@ -383,6 +459,10 @@ int main(void) {
         case 4: embed(); break;
         case 5: heads(); break;
         case 6: sample(); break;
+        case 7: wide_vector(); break;
+#ifdef SC_HAS_ENGINES
+        case 8: engine_rows(); break;
+#endif
         default: fail("no such operation");
         }
         if (at != end_of_command) fail("command too long");

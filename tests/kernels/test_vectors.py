@@ -1,4 +1,4 @@
-"""sc_vec_scan, sc_vec_quantize and sc_vec_sums against numerics/vectors.py, all cores in turn."""
+"""Scans and quantisation of int8 and 16-bit vectors against numerics/vectors.py, all cores in turn."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from shrinkc.numerics.vectors import norm_quantize_vector, quantize_vector, square_pre_shift
+from shrinkc.numerics.vectors import (
+    norm_quantize_q16,
+    norm_quantize_vector,
+    quantize_q16,
+    quantize_vector,
+    square_pre_shift,
+)
 
 from .harness import (
     VECTOR,
+    WIDE_VECTOR,
     Harness,
     assert_same,
     cut_words,
+    half_words,
     padded_q,
+    planes,
     segment_sums,
     to_words,
 )
@@ -82,13 +91,6 @@ def cases() -> Iterator[Case]:
                 )
 
 
-def half_words(values: np.ndarray) -> np.ndarray:
-    """16-bit integers, two to a word."""
-    padded = np.zeros(-(-len(values) // 2) * 2, np.int64)
-    padded[: len(values)] = values
-    return (padded & 0xFFFF).astype(np.uint16).view(np.int32)
-
-
 @pytest.mark.parametrize("config", ["hd4", "hd6"])
 def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> None:
     rng = np.random.default_rng(8)
@@ -124,3 +126,71 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> No
     for got, (case, want) in zip(harness(config).run(commands), wanted, strict=True):
         compared += assert_same(got, want, str(case))
     assert compared > 10000
+
+
+def wide_cases() -> Iterator[Case]:
+    """``cmax`` is the bits.  A word of four inputs is the least that a core has: sizes around 4 * cores,
+    and around the block of inputs that a permutation gathers at a time."""
+    rng = np.random.default_rng(9)
+    kinds = ["random", "random", "random", "zero", "outlier", "full", "power", "below a power"]
+    for cores in range(1, 10):
+        sizes = {
+            *range(1, 4 * cores + 3),
+            *(4 * cores * n + d for n in (2, 3, 7, 16) for d in (-1, 0, 1)),
+        }
+        for k in sizes:
+            bits = int(rng.choice([1, 2, 7, 8, 9, 13, 14, 14, 14]))
+            norm, perm = bool(rng.integers(2)), bool(rng.integers(2))
+            yield Case(
+                k, k, bits, int(rng.choice([4, 8, 16, 32])), cores, norm, perm,
+                bool(rng.integers(2)), str(rng.choice(kinds)),
+            )  # fmt: skip
+    for k in (1, 5, 171, 172, 576, 1041):
+        for kind in kinds:
+            for norm in (False, True):
+                yield Case(k, k, 14, 4, 8, norm, k % 2 == 0, False, kind)
+
+
+def wide_values(case: Case, rng: np.random.Generator) -> np.ndarray:
+    """Among others powers of two and what is rounded up to them, of any size."""
+    if case.kind not in ("power", "below a power"):
+        return values(case, rng)
+    top = 1 << int(rng.integers(0, 31))
+    x = rng.integers(-top, top + 1, case.k)
+    x[int(rng.integers(case.k))] = (top - (case.kind != "power")) * int(rng.choice([-1, 1]))
+    return x
+
+
+@pytest.mark.parametrize("config", ["hd4", "hd6"])
+def test_wide_vectors_are_the_interpreters(harness: Get, config: str) -> None:
+    """Both bytes of every value, zeros behind the last, mantissa and exponent."""
+    rng = np.random.default_rng(10)
+    commands, wanted, highest = [], [], 0
+    for case in wide_cases():
+        x = wide_values(case, rng)
+        pre_shift = square_pre_shift(case.k)
+        eps = max(1, int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61)))
+        gain = rng.integers(-32767, 32768, case.k)
+        perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
+        if case.norm:
+            v = norm_quantize_q16(x[None, perm], case.cmax, pre_shift, eps, gain)
+        else:
+            v = quantize_q16(x[None, perm], case.cmax)
+        parts = [
+            cut_words(case.k, case.k, case.cmax, case.pad),
+            to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
+            to_words([int(case.norm), int(case.perm), case.cores, int(case.backwards)]),
+            to_words(x),
+        ]
+        if case.norm:
+            parts.append(half_words(gain))
+        if case.perm:
+            parts.append(half_words(perm))
+        commands.append((WIDE_VECTOR, np.concatenate(parts)))
+        both = [padded_q(plane, case.k, case.pad) for plane in planes(v.q[0])]
+        wanted.append((case, np.concatenate([to_words([v.mantissa[0], v.exponent[0]]), *both])))
+        highest = max(highest, int(np.abs(v.q).max()))
+    compared = 0
+    for got, (case, want) in zip(harness(config).run(commands), wanted, strict=True):
+        compared += assert_same(got, want, str(case))
+    assert compared > 10000 and highest == 1 << 14
