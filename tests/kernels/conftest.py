@@ -49,7 +49,7 @@ CONFIGS = {
         formats=(3 | GROUPED, 8, 8 | Q16),
         side_path=True,
         engines=True,
-    ),  # fmt: skip
+    ),
     "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8 | Q16,), head_norm=True),
     "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8 | Q16,), head_norm=True),
     "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8 | Q16,), head_norm=True),

@@ -78,6 +78,8 @@ class Harness:
             add_adapters(model, {"q_proj": 3})
         program = compile_model(model, folder / "out", config.options, config.context)
         self.graph: Graph = program.graph
+        header = folder / "out" / "src" / "model.h"
+        header.write_text(header.read_text().replace("SC_PERMS 0", "SC_PERMS 1"))
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())
