@@ -25,6 +25,8 @@ static void __attribute__((noreturn)) fail(const char *what) {
 
 /* ---- the rest of the engine that the kernels under test ask for ---- */
 
+int harness_norm_shift; /* SC_NORM_SHIFT here */
+
 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #if !SC_LOGITS_IN_L1
 int32_t sc_logits[SC_VOCAB];
@@ -173,34 +175,49 @@ static void vector(void) {
     free(input), free(gain), free(perm);
 }
 
-/* 16-bit vectors: two planes of bytes */
-static void wide_vector(void) {
+/* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
+static void wide_vectors(void) {
     const sc_cut cut = read_cut();
-    const int pre_shift = (int)word();
+    harness_norm_shift = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();
-    int32_t *input = copy(cut.k);
+    const uint32_t tokens = word(), apart = word(), whole = word(); /* words between a row and the next */
+    const size_t stride = cut.k + apart, n = (tokens - 1) * stride + cut.k;
+    const size_t parts_of = (size_t)cores + apart, part_words = sizeof(sc_part) / 4 * parts_of * tokens;
+    const size_t words_of_q = 2u * cut.words * tokens;
+    int32_t *input = copy(n);
     int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
     uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
-    int32_t *product = guarded(cut.k);
-    const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores, words_of_q = 2u * cut.words;
+    int32_t *product = guarded(n);
     sc_part *partial = guarded(part_words);
     int8_t *q = guarded(words_of_q);
-    sc_qvec v = {0};
-
-    EACH_CORE(core) sc_q16_scan(&cut, input, product, gain, perm, pre_shift, partial, core, cores);
-    EACH_CORE(core)
-        sc_q16_quantize(&cut, gain ? product : input, gain ? NULL : perm, partial, q, &v, core, cores);
-    if (gain) sc_vec_norm(partial, wide(low, high), &v, cores);
-    if (v.q != q) fail("q of a 16-bit vector");
-
-    const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
-    put_count(2u + words_of_q);
-    put(scale, 2), put(q, words_of_q);
+    sc_qvec *v = calloc(tokens, sizeof *v);
+    sc_q16_job j = {&cut, input, (uint32_t)stride, 0, 1, tokens, gain, perm,
+                    product, (uint32_t)stride, partial, (uint32_t)parts_of, q, v};
+    if (whole) {
+        j.step = (uint32_t)cores;
+        EACH_CORE(core) {
+            j.first = (uint32_t)core;
+            sc_q16_scan(&j, 0, 1);
+            sc_q16_quantize(&j, 0, 1);
+            if (gain) sc_q16_norm(&j, wide(low, high), 1);
+        }
+    } else {
+        EACH_CORE(core) sc_q16_scan(&j, core, cores);
+        EACH_CORE(core) sc_q16_quantize(&j, core, cores);
+        if (gain) sc_q16_norm(&j, wide(low, high), cores);
+    }
+    put_count(2u * tokens + words_of_q);
+    for (uint32_t t = 0; t < tokens; t++) {
+        const int32_t scale[2] = {(int32_t)v[t].mantissa, v[t].exponent};
+        put(scale, 2);
+        if (v[t].q != q + 8u * cut.words * t) fail("q of a 16-bit vector");
+    }
+    put(q, words_of_q);
     release(q, words_of_q, "canary of q");
-    release(product, cut.k, "canary of y");
+    release(product, n, "canary of y");
     release(partial, part_words, "canary of parts");
-    free(input), free(gain), free(perm);
+    free(v), free(input), free(gain), free(perm);
 }
 
 /* ---- matrices ---- */
@@ -459,7 +476,7 @@ int main(void) {
         case 4: embed(); break;
         case 5: heads(); break;
         case 6: sample(); break;
-        case 7: wide_vector(); break;
+        case 7: wide_vectors(); break;
 #ifdef SC_HAS_ENGINES
         case 8: engine_rows(); break;
 #endif

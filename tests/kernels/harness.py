@@ -25,7 +25,7 @@ from shrinkc.storage import WIDTHS
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
-NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTOR, ENGINE_ROWS = range(1, 9)
+NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
@@ -79,7 +79,10 @@ class Harness:
         program = compile_model(model, folder / "out", config.options, config.context)
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
-        header.write_text(header.read_text().replace("SC_PERMS 0", "SC_PERMS 1"))
+        text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
+        text, found = re.subn(r"(SC_NORM_SHIFT) \d+", r"\1 harness_norm_shift", text)
+        assert found == 1
+        header.write_text(text + "extern int harness_norm_shift;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())

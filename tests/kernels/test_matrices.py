@@ -323,13 +323,15 @@ def engine_command(
 @pytest.mark.parametrize("config", WITH_ENGINES)
 @pytest.mark.parametrize("joined", [True, False])
 def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: bool) -> None:
-    """sc_matrix_joined in pieces of 1..32 rows (of gate and up whole blocks) and sc_matrix_rows."""
+    """sc_matrix_joined in pieces of 1..70 rows (of gate and up whole blocks) and sc_matrix_rows."""
     rng = np.random.default_rng(14)
     cases = []
     for kind in (STORE, ADD, SILU):
         for n in (*range(1, 35), 63, 64, 65, 129):
             rows = (
-                int(rng.choice([8, 16, 24, 32] if kind == SILU else range(1, 33))) if joined else 8
+                int(rng.choice([8, 16, 24, 32, 40, 64, 72] if kind == SILU else range(1, 71)))
+                if joined
+                else 8
             )
             k, width = int(rng.choice([*EDGE_K, 1041])), n
             w = random_linear(
