@@ -368,9 +368,7 @@ def input_bits(g: Graph) -> None:
 
 
 def input_of_bytes(g: Graph) -> None:
-    for layer in range(2):
-        op = next(o for o in g.body(layer) if isinstance(o, Linear))
-        retype(g, op.inputs[0], kind="q8", seg=40, cmax=255, bits=0)
+    retype(g, first(g, Linear).inputs[0], kind="q8", seg=40, cmax=255, bits=0)
 
 
 # of matrices with one scale per row
