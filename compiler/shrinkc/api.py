@@ -58,6 +58,7 @@ def plan(
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
+    engines: str | Sequence[str] | None = None,
 ) -> Planned | Shortfall:
     """Say whether a model fits, and where everything would lie, without reading its weights.
 
@@ -67,7 +68,8 @@ def plan(
     ``short_last_group`` lets the last one of a row be shorter; ``asymmetric``: zero points beside
     the scales.  ``context``: positions (tokens) that prompt and answer may take together (None: the
     model's, at most 256).  ``l1``: bytes of L1 to use (None: all).  ``adapter``: of a path that is
-    not open yet.
+    not open yet.  ``engines``: those of the target that may run matrices, as names or a text with commas
+    between them (None: all); the cores always may.
 
     The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
     available bytes per level, buffers, tiles), ``weight_bytes``, ``context`` and ``command``, the
@@ -84,6 +86,7 @@ def plan(
         _request(
             model, target=target, bits=bits, group=group, short_last_group=short_last_group,
             asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+            engines=engines,
         )
     )  # fmt: skip
 
@@ -101,6 +104,7 @@ def compile(  # noqa: A001
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
+    engines: str | Sequence[str] | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
@@ -118,6 +122,7 @@ def compile(  # noqa: A001
     request = _request(
         model, target=target, bits=bits, group=group, short_last_group=short_last_group,
         asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+        engines=engines,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 

@@ -36,8 +36,8 @@ SC_INLINE int32_t sc_load32(const void *p) {
 
 #if SC_SIMD && !SC_XPULP
 
-/* The same sums in the compiler's vectors, for hosts: a product is at most 128 * 127, so that two fit
- * 16 bits; every row has two sums of two products each per word. */
+/* The same sums in the compiler's vectors, for hosts: a product is at most 128 * 128, which fits 16
+ * bits; every row has two sums of two products each per word. */
 typedef int8_t sc_v_bytes __attribute__((vector_size(4 * SC_ROWS)));
 typedef int32_t sc_v_words __attribute__((vector_size(4 * SC_ROWS)));
 typedef int16_t sc_v_halves __attribute__((vector_size(8 * SC_ROWS)));

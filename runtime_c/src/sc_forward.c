@@ -90,6 +90,8 @@ SC_PHASE static void quantize_q16(const sc_matrix *m, sc_q16_job *j, int core) {
             engine->prepare(m, in_place(m), j->q, j->tokens, core);
         }
     }
+#else
+    (void)m;
 #endif
     if (j->tokens >= SC_CORES) { /* whole tokens for each core */
         j->first = (uint32_t)core, j->step = SC_CORES;

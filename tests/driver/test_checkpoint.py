@@ -21,6 +21,7 @@ from shrinkc.importer.gguf_file import GgufFile
 DEFAULTS: dict[str, Any] = {
     "target": "siracusa", "bits": None, "group": None, "short_last_group": False,
     "asymmetric": False, "head_bits": None, "context": None, "l1": None, "adapter": None,
+    "engines": None,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row; end() gives
- * them to the cores in blocks of 8, so that almost every core reads what others wrote. */
+ * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row, of 16-bit
+ * activations on top of the zeros that prepare() has put there; end() gives them to the cores in blocks of
+ * 8, so that almost every core reads what others wrote. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -20,10 +21,26 @@ static int32_t scale(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     return multipliers(m, at)[2 * stored(m) + row * m->in.nseg + g];
 }
 
+static int32_t wide_sum(const sc_matrix *m, const int8_t *w, const int8_t *low) {
+    const int8_t *high = low + 4u * m->in.words;
+    int32_t acc = 0;
+    for (uint32_t i = 0; i < 4u * m->in.words; i++) acc += w[i] * (low[i] + 256 * high[i]);
+    return acc;
+}
+
+static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens, int core) {
+    (void)at, (void)q;
+    for (uint32_t i = (uint32_t)core; i < tokens * stored(m); i += SC_CORES) sums[i] = 0;
+}
+
 static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t row = (uint32_t)core; row < stored(m); row += SC_CORES) {
             const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS), *q = x[t].q;
+            if (m->format & SC_FMT_Q16) {
+                sums[t * stored(m) + row] += wide_sum(m, w, q);
+                continue;
+            }
             int32_t acc = 0;
             for (uint32_t g = 0; g < m->in.nseg; g++) {
                 uint32_t n = 4u * (g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words);
@@ -64,6 +81,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_plain = {begin, end, read_row};
+const sc_engine sc_engine_plain = {prepare, begin, end, read_row};
 
 #endif

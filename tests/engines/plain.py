@@ -1,8 +1,8 @@
 """A compute engine that exists in these tests alone: the interface's first user beside the cores.
 
 It reads whole matrices where they lie, rows of bytes after each other whatever their width, scales
-behind the last row; it sums all rows first (begin) and lets the cores rescale them (end).  Its C twin
-is plain.c.
+behind the last row; it sums all rows as soon as the activations are there (begin) and lets the cores
+rescale them later (end).  Its C twin is plain.c.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from end_to_end.programs import Program, compile_graph
-from shrinkc.engines import Engine, MatrixSpec
+from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import FloatModel
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
@@ -55,9 +55,12 @@ def legal(spec: MatrixSpec) -> str | None:
 
 
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """Other segments and another padding than the cores have."""
-    seg = min(24, k) if group is None else segment_size(k, group)
-    return seg, 12
+    """Another padding than the cores have, and for groups of an even size other segments; that of a
+    whole row says nothing, because it reads one."""
+    if group is None:
+        return min(24, k), 12
+    seg = segment_size(k, group)
+    return (seg if seg % 2 else seg // 2), 12
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
@@ -82,7 +85,8 @@ PLAIN = Engine(
 )
 EAGER = replace(PLAIN, cycles=lambda spec, tokens: 1)  # runs whatever it can
 
-WITH_PLAIN = replace(SIRACUSA, engines=("cores", "plain"))
+WITH_PLAIN = replace(SIRACUSA, engines=(CORES, "plain"))
+CORES_ALONE = replace(SIRACUSA, engines=(CORES,))
 
 
 def lowered(

@@ -22,7 +22,7 @@ from shrinkc.importer import load_config
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import KIB, SIRACUSA
 
-from .plain import EAGER, PLAIN, WITH_PLAIN
+from .plain import CORES_ALONE, EAGER, PLAIN, WITH_PLAIN
 
 LARGE: dict[str, Any] = {
     "hidden": 96,
@@ -76,7 +76,7 @@ def test_plan_says_who_runs_what_and_why_not(tmp_path: Path) -> None:
 def test_plan_says_nothing_where_the_cores_are_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shrinkc.driver.planning.target_named", lambda name: SIRACUSA)
+    monkeypatch.setattr("shrinkc.driver.planning.target_named", lambda name: CORES_ALONE)
     write_tiny_llama(tmp_path / "m", **LARGE)
     plan = planned(tmp_path / "m")
     assert not any("engine" in line for line in plan.lines())
@@ -176,7 +176,7 @@ def test_a_budget_counts_what_the_engine_stores(
     write_tiny_llama(tmp_path / "m", **{**LARGE, "vocab": 112})
     config = load_config(tmp_path / "m")
     settings = gptq.Settings(sym=True, group=32)
-    spaces = [OnChip(config, settings, 0, target, 1000) for target in (SIRACUSA, WITH_PLAIN)]
+    spaces = [OnChip(config, settings, 0, target, 1000) for target in (CORES_ALONE, WITH_PLAIN)]
     cores, both = (s.matrices(config, 32)["down"] for s in spaces)
     assert cores[4] < 0.6 * cores[8]
     assert both[4] > 0.8 * both[8] > 0.8 * cores[8]

@@ -16,7 +16,7 @@ from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Linear
+from shrinkc.ir.ops import Linear, vector_type
 from shrinkc.ir.rules import check
 from shrinkc.ir.serialize import load, save
 from shrinkc.quantize import QuantOptions, lower
@@ -30,10 +30,14 @@ def model(tmp_path: Path) -> FloatModel:
     return load_hf(tmp_path / "model")
 
 
+GROUPS = QuantOptions(group=8)
+
+
 @pytest.fixture
 def graph(model: FloatModel, register: Callable[[Engine], None]) -> Graph:
+    """Groups in the layers, whose segments the engine decides, and a head with one scale per row."""
     register(EAGER)
-    return lowered(model, QuantOptions(), 16)
+    return lowered(model, GROUPS, 16)
 
 
 def matrix(graph: Graph, name: str) -> QLinear:
@@ -43,16 +47,16 @@ def matrix(graph: Graph, name: str) -> QLinear:
 def test_the_text_names_it(model: FloatModel, graph: Graph) -> None:
     lines = [line for line in dump(graph).splitlines() if "int8[" in line]
     assert len(lines) > 8 and all(" on plain" in line for line in lines)
-    assert " on " not in dump(lower(model, QuantOptions(), 16))
+    assert " on " not in dump(lower(model, GROUPS, 16))
 
 
 def test_a_file_keeps_it(graph: Graph, tmp_path: Path) -> None:
     matrix(graph, "layer1.o").engine = CORES
-    matrix(graph, "layer1.o").seg, matrix(graph, "layer1.o").pad = 64, 4
-    op = next(o for o in graph.ops if isinstance(o, Linear) and o.weight.name == "layer1.o")
-    kind = graph.types[op.inputs[0]]
-    graph.types[op.inputs[0]] = type(kind)("q8", kind.width, seg=64, cmax=kind.cmax)
-    op.weight.cmax = kind.cmax
+    w = matrix(graph, "layer1.o")
+    assert w.d is not None
+    w.d, w.seg, w.pad = w.d[:, ::2].copy(), 8, 4
+    op = next(o for o in graph.ops if isinstance(o, Linear) and o.weight is w)
+    graph.types[op.inputs[0]] = vector_type(w)
     save(graph, tmp_path / "ir.safetensors")
     again = load(tmp_path / "ir.safetensors")
     assert dump(again) == dump(graph)
@@ -65,26 +69,32 @@ def test_a_file_of_an_engine_that_is_not_known(
 ) -> None:
     save(graph, tmp_path / "ir.safetensors")
     monkeypatch.delitem(ENGINES, "plain")
-    with pytest.raises(IllegalIR, match=r"engine 'plain'; there are cores .*rule_engine"):
+    with pytest.raises(IllegalIR, match=r"engine 'plain'; there are cores, neureka \(rule_engine"):
         load(tmp_path / "ir.safetensors")
 
 
 def other_segment(graph: Graph) -> None:
     """Segments as the cores have them, on both sides of a matrix."""
     op = next(o for o in graph.ops if isinstance(o, Linear))
-    op.weight.seg, kind = 64, graph.types[op.inputs[0]]
-    graph.types[op.inputs[0]] = type(kind)("q8", kind.width, seg=64, cmax=kind.cmax)
+    assert op.weight.d is not None
+    op.weight.d, op.weight.seg = op.weight.d[:, ::2].copy(), 8
+    graph.types[op.inputs[0]] = vector_type(op.weight)
 
 
 def other_padding(graph: Graph) -> None:
     matrix(graph, "layer0.qkv").pad = 4
 
 
+def other_padding_of_a_row(graph: Graph) -> None:
+    matrix(graph, "head").pad = 4
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (other_segment, "segments of 64 padded to 12; plain asks for 24 and 12"),
-        (other_padding, "segments of 24 padded to 4; plain asks for 24 and 12"),
+        (other_segment, "segments of 8 padded to 12; plain asks for 4 and 12"),
+        (other_padding, "segments of 4 padded to 4; plain asks for 4 and 12"),
+        (other_padding_of_a_row, "head: segments of 64 padded to 4; plain asks for 64 and 12"),
     ],
 )
 def test_a_matrix_that_is_not_cut_as_its_engine_asks(
@@ -96,14 +106,12 @@ def test_a_matrix_that_is_not_cut_as_its_engine_asks(
         check(graph)
 
 
-def test_activations_that_the_engine_does_not_read(
-    graph: Graph, register: Callable[[Engine], None]
-) -> None:
-    from dataclasses import replace
-
-    register(replace(EAGER, activations="q16"))
-    with pytest.raises(IllegalIR, match="plain reads q16, the input is q8"):
-        check(graph)
+def test_one_scale_per_row_is_one_segment_whatever_an_engine_says(graph: Graph) -> None:
+    """Of a grouped matrix it decides the segments."""
+    assert EAGER.cut(64, None, 8)[0] == 24
+    head, down = matrix(graph, "head"), matrix(graph, "layer0.down")
+    assert (head.seg, head.pad, head.x_bits) == (64, 12, 14)
+    assert (down.seg, down.pad, down.x_bits) == (4, 12, 0)
 
 
 def test_a_side_path_beside_the_cores(model: FloatModel) -> None:
@@ -122,13 +130,11 @@ def test_other_matrices_are_as_they_were(
 ) -> None:
     """One on plain: its own integers change, and no others do before it."""
     register(EAGER)
-    one = lower(model, QuantOptions(), 16, choices=Choices({"layer1.down": Choice("plain")}))
-    none = lower(model, QuantOptions(), 16)
+    one = lower(model, GROUPS, 16, choices=Choices({"layer1.down": Choice("plain")}))
+    none = lower(model, GROUPS, 16)
     for op in none.ops:
         if isinstance(op, Linear):
             mine, theirs = op.weight, matrix(one, op.weight.name)
             same = np.array_equal(mine.q, theirs.q) and mine.seg == theirs.seg
             assert same == (op.weight.name != "layer1.down")
-    assert (
-        matrix(one, "layer1.down").seg == EAGER.cut(72, None, 8)[0] != THE_CORES.cut(72, None, 8)[0]
-    )
+    assert matrix(one, "layer1.down").seg == EAGER.cut(72, 8, 8)[0] != THE_CORES.cut(72, 8, 8)[0]

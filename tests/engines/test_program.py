@@ -31,9 +31,8 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
 from shrinkc.simulate.proof import Request, reference
-from shrinkc.targets import SIRACUSA
 
-from .plain import EAGER, PLAIN, WITH_PLAIN, compiled, lowered
+from .plain import CORES_ALONE, EAGER, PLAIN, WITH_PLAIN, compiled, lowered
 
 CONTEXT = 32
 SIZES: dict[str, Any] = {
@@ -67,7 +66,7 @@ CASES = {
         frozenset({"o", "gate_up", "head"}), {}, QuantOptions(bits=4),
         {"k_proj": 3, "down_proj": 2},
     ),
-    "one segment of 252 and more": Case(
+    "padded to 252 and more": Case(
         SLOTS | {"head"}, {"layers": 1, "intermediate": 300}, QuantOptions(bits=4),
         engine=replace(EAGER, cut=lambda k, group, bits: (k, 252)),
     ),
@@ -126,7 +125,11 @@ def test_every_integer_is_the_interpreters(
     assert all(w.engine in (CORES, "plain") for w in found.values())
     for w in found.values():
         engine = case.engine if w.engine == "plain" else THE_CORES
-        assert (w.seg, w.pad) == engine.cut(w.k, w.group, w.bits)
+        assert (w.seg, w.pad) == engine.cut_of(w.k, w.group, w.d is not None, w.bits)
+        assert (w.seg, w.x_bits > 0) == (
+            engine.cut(w.k, w.group, w.bits)[0] if w.d is not None else w.k,
+            w.d is None,
+        )
     program = compiled(graph, model, tmp_path / "out")
     assert {p.name for p in program.plan.placements if p.engine == "plain"} == {
         n for n, w in found.items() if w.engine == "plain"
@@ -185,15 +188,24 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
     assert prove(program, "host", SAN="1", LAZY="1", CORES="3") > 0
 
 
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [
+        (EAGER, QuantOptions()),
+        (replace(EAGER, cut=THE_CORES.cut), QuantOptions(group=16, short_last_group=True)),
+    ],
+    ids=["one scale per row", "the cores' segments"],
+)
 def test_where_a_matrix_is_run_changes_no_integer(
-    tmp_path: Path, register: Callable[[Engine], None]
+    engine: Engine, options: QuantOptions, tmp_path: Path, register: Callable[[Engine], None]
 ) -> None:
-    """An engine that asks for the cores' segments gives the program of the cores, line for line."""
+    """Of one scale per row, or where an engine asks for the cores' segments, its program is that of the
+    cores, line for line."""
     need("host")
-    register(replace(EAGER, cut=THE_CORES.cut))
+    register(engine)
     model = load(Case(SLOTS), tmp_path / "model")
-    there = compiled(lowered(model, QuantOptions(), CONTEXT), model, tmp_path / "there")
-    here = compile_model(model, tmp_path / "here", QuantOptions(), CONTEXT)
+    there = compiled(lowered(model, options, CONTEXT), model, tmp_path / "there")
+    here = compile_model(model, tmp_path / "here", options, CONTEXT)
     assert {w.engine for w in weights(there.graph).values()} == {"plain"}
     assert {w.engine for w in weights(here.graph).values()} == {CORES}
     there.build("host")
@@ -206,11 +218,12 @@ def test_where_a_matrix_is_run_changes_no_integer(
 
 
 def test_its_segments_decide_numbers(tmp_path: Path, register: Callable[[Engine], None]) -> None:
-    """Else the test above would show nothing."""
+    """Of groups; else the test above would show nothing."""
     register(EAGER)
     model = load(Case(SLOTS), tmp_path / "model")
-    there = lowered(model, QuantOptions(), CONTEXT)
-    here = lowered(model, QuantOptions(), CONTEXT, SIRACUSA)
+    options = QuantOptions(group=16, short_last_group=True)
+    there = lowered(model, options, CONTEXT)
+    here = lowered(model, options, CONTEXT, CORES_ALONE)
     request = requests(here)[0]
     got, other = (reference(graph, request).logits for graph in (there, here))
     first = min(got)
@@ -224,7 +237,7 @@ def test_a_wrong_sum_of_it_is_found(tmp_path: Path, register: Callable[[Engine],
     program = compiled(lowered(model, QuantOptions(), CONTEXT), model, tmp_path / "out")
     source = tmp_path / "out" / "src" / "plain.c"
     text = source.read_text()
-    wrong = text.replace("acc += s * x[t].c[g];", "acc += s * x[t].c[g] + (row == 5) * 100000;")
+    wrong = text.replace("+= wide_sum(m, w, q);", "+= wide_sum(m, w, q) + (row == 5) * 1000000;")
     assert wrong != text
     source.write_text(wrong)
     program.build("host")

@@ -68,6 +68,7 @@ PINNED = {
 DEFAULTS: dict[str, Any] = {
     "target": "siracusa", "bits": None, "group": None, "short_last_group": False,
     "asymmetric": False, "head_bits": None, "context": None, "l1": None, "adapter": None,
+    "engines": None,
 }  # fmt: skip
 
 

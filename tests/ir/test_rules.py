@@ -338,13 +338,72 @@ def test_illegal_graph_is_refused_by_name(
     assert f"({rule})" in message and words in message, message
 
 
+def wide_and_grouped(g: Graph) -> None:
+    w = weight(g)
+    w.d = np.ones((w.n, 1), np.uint8)
+
+
+def wide_in_segments(g: Graph) -> None:
+    weight(g).seg = 20
+
+
+def bits_of_more_than_two_signed_bytes(g: Graph) -> None:
+    weight(g).x_bits = 15
+
+
+def bits_below_none(g: Graph) -> None:
+    weight(g).x_bits = -1
+
+
+def wide_accumulator(g: Graph) -> None:
+    """14 bits are right for the 40 inputs that there were."""
+    w = weight(g)
+    assert w.x_bits == 14
+    w.q = np.full((w.n, 2000), 127, np.int8)
+    w.seg = 2000
+
+
+def input_bits(g: Graph) -> None:
+    retype(g, first(g, Linear).inputs[0], bits=13)
+
+
+def input_of_bytes(g: Graph) -> None:
+    retype(g, first(g, Linear).inputs[0], kind="q8", seg=40, cmax=255, bits=0)
+
+
+# of matrices with one scale per row
+ILLEGAL_WIDE: list[tuple[Callable[[Graph], None], str, str]] = [
+    (wide_and_grouped, "rule_activations", "group scales, segments of 40 and 14-bit activations"),
+    (wide_in_segments, "rule_activations", ": segments of 20 and 14-bit activations"),
+    (bits_of_more_than_two_signed_bytes, "rule_activations", "15-bit activations"),
+    (bits_below_none, "rule_activations", "-1-bit activations"),
+    (wide_accumulator, "rule_accumulator", "accumulator up to 4161536000, more than 2147483647"),
+    (input_bits, "rule_linear_types", "input q16[40] 13 bits does not match"),
+    (input_of_bytes, "rule_linear_types", "which reads q16[40] 14 bits"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule", "words"), ILLEGAL_WIDE, ids=lambda v: getattr(v, "__name__", None)
+)
+def test_illegal_graph_of_wide_activations_is_refused_by_name(
+    fresh: Fresh, damage: Callable[[Graph], None], rule: str, words: str
+) -> None:
+    g = fresh(sides=True)
+    damage(g)
+    with pytest.raises(IllegalIR) as refused:
+        check(g)
+    message = str(refused.value)
+    assert f"({rule})" in message and words in message, message
+
+
 def side_of_other_activations(g: Graph) -> None:
-    side(g).a.cmax -= 1
+    side(g).a.x_bits -= 1
 
 
 def side_rank(g: Graph) -> None:
     b = side(g).b
-    b.q = b.q[:, :-1]
+    b.q, b.seg = b.q[:, :-1], b.seg - 1
 
 
 def side_frac(g: Graph) -> None:
@@ -417,7 +476,7 @@ def test_structure(fresh: Fresh, damage: Callable[[Graph], None], words: str) ->
 
 
 def test_every_rule_has_an_illegal_graph() -> None:
-    named = {rule for _, rule, _ in ILLEGAL}
+    named = {rule for _, rule, _ in ILLEGAL + ILLEGAL_WIDE}
     assert named == {r.__name__ for r in rules.rules()}
     files = [rules, *(sys.modules[op.__module__] for op in OPS.values())]
     assert {n for f in files for n in vars(f) if n.startswith("rule_")} == named

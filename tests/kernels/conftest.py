@@ -10,21 +10,23 @@ from end_to_end.programs import need
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS
 
-from .harness import ASYM, GROUPED, Config, Harness
+from .harness import ASYM, GROUPED, Q16, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
     "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), side_path=True),
-    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(8,), simd=False),
-    "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False),
-    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(4,)),
+    "hd4": Config(8, 4, 4, 64, 512, 8, formats=(8 | Q16,), simd=False),
+    "hd6": Config(
+        6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False, engines=True
+    ),
+    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(4 | Q16,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two
-    "long": Config(4, 2, 4, 4096, 50, 8, formats=(8,)),
+    "long": Config(4, 2, 4, 4096, 50, 8, formats=(8 | Q16,)),
     "hd128": Config(
         2, 1, 128, 64, 65, 2, QuantOptions(bits=4, group=32, head_bits=4), formats=(4 | GROUPED,)
     ),
-    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(3,)),
+    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(3 | Q16,)),
     "hd16": Config(
         2,
         2,
@@ -37,15 +39,25 @@ CONFIGS = {
         simd=False,
     ),
     "hd10": Config(
-        2, 1, 10, 24, 50, 3, QuantOptions(bits=3, group=4), formats=(3 | GROUPED, 8), side_path=True
+        2,
+        1,
+        10,
+        24,
+        50,
+        3,
+        QuantOptions(bits=3, group=4),
+        formats=(3 | GROUPED, 8, 8 | Q16),
+        side_path=True,
+        engines=True,
     ),
-    "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8,), head_norm=True),
-    "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8,), head_norm=True),
-    "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8,), head_norm=True),
+    "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8 | Q16,), head_norm=True),
+    "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8 | Q16,), head_norm=True),
+    "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8 | Q16,), head_norm=True),
 }
-ALL_FORMATS = tuple(width | scales for width in WIDTHS for scales in (0, GROUPED, GROUPED | ASYM))
+ALL_FORMATS = tuple(width | how for width in WIDTHS for how in (0, Q16, GROUPED, GROUPED | ASYM))
 GENERIC = ("hd2", "hd6", "hd64")  # all formats share their code
-FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "hd10")  # the last: two, the others one
+WITH_ENGINES = ("hd6", "hd10")  # two accumulators of 16-bit vectors are joined
+FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "hd10")  # the last: three, the others one
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 

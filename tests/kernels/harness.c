@@ -27,6 +27,8 @@ static void __attribute__((noreturn)) fail(const char *what) {
 
 /* ---- the rest of the engine that the kernels under test ask for ---- */
 
+int harness_norm_shift; /* SC_NORM_SHIFT here */
+
 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #if !SC_LOGITS_IN_L1
 int32_t sc_logits[SC_VOCAB];
@@ -150,7 +152,7 @@ static sc_cut read_cut(void) {
     c.k = (uint16_t)word(), c.nseg = (uint16_t)word(), c.seg_elems = (uint16_t)word();
     c.last_elems = (uint16_t)word(), c.seg_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
     c.seg_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
-    c.cmax = (uint16_t)word();
+    c.range = (uint16_t)word();
     return c;
 }
 
@@ -194,6 +196,63 @@ static void vector(void) {
     free(input), free(gain), free(perm);
 }
 
+/* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
+static void wide_vectors(void) {
+    const sc_cut cut = read_cut();
+    harness_norm_shift = (int)word();
+    const uint32_t low = word(), high = word();
+    const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();
+    const uint32_t tokens = word(), apart = word(), whole = word(); /* words between a row and the next */
+    const size_t stride = cut.k + apart, n = (tokens - 1) * stride + cut.k;
+    const size_t parts_of = (size_t)cores + apart, part_words = sizeof(sc_part) / 4 * parts_of * tokens;
+    const size_t words_of_q = 2u * cut.words * tokens;
+    int32_t *input = copy(n);
+    int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
+    int32_t *product = guarded(n);
+    sc_part *partial = guarded(part_words);
+    int8_t *q = guarded(words_of_q);
+    sc_qvec *v = calloc(tokens, sizeof *v);
+    sc_q16_job j = {&cut,
+                    input,
+                    (uint32_t)stride,
+                    0,
+                    1,
+                    tokens,
+                    gain,
+                    perm,
+                    product,
+                    (uint32_t)stride,
+                    partial,
+                    (uint32_t)parts_of,
+                    q,
+                    v};
+    if (whole) {
+        j.step = (uint32_t)cores;
+        EACH_CORE(core) {
+            j.first = (uint32_t)core;
+            sc_q16_scan(&j, 0, 1);
+            sc_q16_quantize(&j, 0, 1);
+            if (gain) sc_q16_norm(&j, wide(low, high), 1);
+        }
+    } else {
+        EACH_CORE(core) sc_q16_scan(&j, core, cores);
+        EACH_CORE(core) sc_q16_quantize(&j, core, cores);
+        if (gain) sc_q16_norm(&j, wide(low, high), cores);
+    }
+    put_count(2u * tokens + words_of_q);
+    for (uint32_t t = 0; t < tokens; t++) {
+        const int32_t scale[2] = {(int32_t)v[t].mantissa, v[t].exponent};
+        put(scale, 2);
+        if (v[t].q != q + 8u * cut.words * t) fail("q of a 16-bit vector");
+    }
+    put(q, words_of_q);
+    release(q, words_of_q, "canary of q");
+    release(product, n, "canary of y");
+    release(partial, part_words, "canary of parts");
+    free(v), free(input), free(gain), free(perm);
+}
+
 /* ---- matrices ---- */
 
 static void read_matrix(sc_matrix *m, sc_matrix *b) {
@@ -212,14 +271,16 @@ static void read_matrix(sc_matrix *m, sc_matrix *b) {
     }
 }
 
-static sc_qvec *read_vectors(const sc_cut *cut, uint32_t tokens, int sums) {
+static sc_qvec *read_vectors(const sc_matrix *m, uint32_t tokens) {
+    const sc_cut *cut = &m->in;
+    const int is_wide = (m->format & SC_FMT_Q16) != 0;
     sc_qvec *v = malloc(tokens * sizeof *v);
     for (uint32_t t = 0; t < tokens; t++) {
         v[t].mantissa = word();
         v[t].exponent = (int32_t)word();
-        v[t].q = copy(cut->words);
-        v[t].c = copy(cut->nseg);
-        v[t].sum = sums ? copy(cut->nseg) : NULL;
+        v[t].q = copy(is_wide ? 2u * cut->words : cut->words);
+        v[t].c = is_wide ? NULL : copy(cut->nseg);
+        v[t].sum = m->format & SC_FMT_ASYM ? copy(cut->nseg) : NULL;
     }
     return v;
 }
@@ -229,19 +290,25 @@ static void free_vectors(sc_qvec *v, uint32_t tokens) {
     free(v);
 }
 
-static void matrix(void) {
-    sc_matrix m, b;
-    read_matrix(&m, &b);
-    const uint32_t tokens = word();
+static sc_output read_output(void) {
     sc_output out;
+    memset(&out, 0, sizeof out);
     out.kind = (enum sc_epilogue)word();
     out.stride = word();
     out.gate_shift = (int)word();
     out.silu_shift = (int)word();
     out.up_shift = (int)word();
+    return out;
+}
+
+static void matrix(void) {
+    sc_matrix m, b;
+    read_matrix(&m, &b);
+    const uint32_t tokens = word();
+    sc_output out = read_output();
     const int cores = (int)word(), backwards = (int)word();
-    sc_qvec *x_ = read_vectors(&m.in, tokens, m.format & SC_FMT_ASYM);
-    sc_qvec *side = m.b ? read_vectors(&b.in, tokens, 0) : NULL;
+    sc_qvec *x_ = read_vectors(&m, tokens);
+    sc_qvec *side = m.b ? read_vectors(&b, tokens) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
     out.dst = guarded(n);
@@ -258,6 +325,46 @@ static void matrix(void) {
     free(start);
     free_vectors(x_, tokens), free_vectors(side, tokens);
 }
+
+#ifdef SC_HAS_ENGINES
+static uint16_t *copy_halves(size_t n) {
+    uint16_t *all = copy((n + 1) / 2), *p = malloc(n * 2);
+    memcpy(p, all, n * 2);
+    free(all);
+    return p;
+}
+
+/* What an engine does with the sums of one token: pieces of `rows` rows, joined of two bytes' sums, or
+ * blocks of 8 by sc_matrix_rows(). */
+static void engine_rows(void) {
+    sc_matrix m;
+    read_matrix(&m, NULL);
+    sc_output out = read_output();
+    const uint32_t rows = word();
+    const int joined = (int)word();
+    sc_qvec v = {0};
+    v.mantissa = word();
+    v.exponent = (int32_t)word();
+    int32_t *start = copy(out.stride);
+    out.dst = guarded(out.stride);
+    memcpy(out.dst, start, out.stride * 4);
+    const uint32_t stored = m.blocks * SC_ROWS, count = (stored + rows - 1) / rows;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t row = word(), left = stored - row, n = rows < left ? rows : left;
+        uint16_t *r = copy_halves(n);
+        int32_t *low = copy(n), *high = joined ? copy(n) : NULL;
+        if (joined)
+            sc_matrix_joined(&m, r, row, n, low, high, &v, &out, out.dst);
+        else
+            sc_matrix_rows(&m, r, row, low, &v, &out, out.dst);
+        free(r), free(low), free(high);
+    }
+    put_count(out.stride);
+    put(out.dst, out.stride);
+    release(out.dst, out.stride, "canary of y");
+    free(start);
+}
+#endif
 
 static void embed(void) {
     sc_matrix m;
@@ -463,6 +570,14 @@ int main(void) {
         case 6:
             sample();
             break;
+        case 7:
+            wide_vectors();
+            break;
+#ifdef SC_HAS_ENGINES
+        case 8:
+            engine_rows();
+            break;
+#endif
         default:
             fail("no such operation");
         }

@@ -19,18 +19,18 @@ from shrinkc.core.resources import resource
 from shrinkc.importer import load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.numerics.vectors import QVector
+from shrinkc.numerics.vectors import Q16Vector, QVector
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
-NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE = 1, 2, 3, 4, 5, 6
+NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
 )  # fmt: skip
-WIDTH, GROUPED, ASYM = 15, 16, 32  # enum sc_format: bits of a weight, and flags
+WIDTH, GROUPED, ASYM, Q16 = 15, 16, 32, 64  # enum sc_format: bits of a weight, and flags
 STORE, ADD, SILU = 0, 1, 2
 BLOCK = X_BLOCK
 
@@ -54,6 +54,7 @@ class Config:
     formats: tuple[int, ...] | None = None
     simd: bool = True
     head_norm: bool = False  # of q and k, as Qwen3 has it
+    engines: bool = False  # with what is there for engines beside the cores
 
 
 class Harness:
@@ -77,19 +78,25 @@ class Harness:
             add_adapters(model, {"q_proj": 3})
         program = compile_model(model, folder / "out", config.options, config.context)
         self.graph: Graph = program.graph
+        header = folder / "out" / "src" / "model.h"
+        text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
+        text, found = re.subn(r"(SC_NORM_SHIFT) \d+", r"\1 harness_norm_shift", text)
+        assert found == 1
+        header.write_text(text + "extern int harness_norm_shift;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())
         else:
             (each,) = re.findall(r"SC_EACH_FORMAT\(X\) (.*)", formats.read_text())
             named = {format_name(f) for f in config.formats}
-            assert each == " ".join(sorted(f"X({name})" for name in named))
+            assert each == " ".join(f"X({name})" for name in sorted(named))
         self.program = folder / "harness"
         runtime = resource("runtime_c")
         kernels = sorted(f for f in (runtime / "src").glob("*.c") if f.name not in ENGINE)
         command = [
             "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
             "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+            *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0"] if config.engines else []),
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
             f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
             f"-I{runtime / 'platform' / 'host'}",
@@ -123,13 +130,13 @@ class Harness:
 
 def all_formats() -> str:
     """A formats.h with every format there is."""
-    each = [bits | scales for bits in WIDTHS for scales in (0, GROUPED, GROUPED | ASYM)]
+    each = [bits | how for bits in WIDTHS for how in (0, Q16, GROUPED, GROUPED | ASYM)]
     return formats_header(map(format_name, each), WIDTHS, "all")
 
 
 def format_name(fmt: int) -> str:
     """As C writes it."""
-    flags = (("SC_FMT_GROUPED", GROUPED), ("SC_FMT_ASYM", ASYM))
+    flags = (("SC_FMT_GROUPED", GROUPED), ("SC_FMT_ASYM", ASYM), ("SC_FMT_Q16", Q16))
     return " | ".join([str(fmt & WIDTH), *(name for name, flag in flags if fmt & flag)])
 
 
@@ -160,6 +167,13 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> int:
     return len(w)
 
 
+def half_words(values: np.ndarray) -> np.ndarray:
+    """16-bit integers, two to a word."""
+    padded = np.zeros(-(-len(values) // 2) * 2, np.int64)
+    padded[: len(values)] = values
+    return (padded & 0xFFFF).astype(np.uint16).view(np.int32)
+
+
 # --- forms on the device -----------------------------------------------------------------
 
 
@@ -168,14 +182,15 @@ def seg_words(n: int, pad: int) -> int:
     return -(-n // pad) * pad // 4
 
 
-def cut_words(k: int, seg: int, cmax: int, pad: int) -> np.ndarray:
-    """sc_cut, derived from its description in sc_model.h."""
+def cut_words(k: int, seg: int, reach: int, pad: int) -> np.ndarray:
+    """sc_cut, derived from its description in sc_model.h; ``reach``: cmax, or the most bits of a 16-bit
+    vector, which is one segment."""
     nseg = -(-k // seg)
     last = k - (nseg - 1) * seg
     full, end = seg_words(seg, pad), seg_words(last, pad)
     blocks = (nseg - 1) * -(-seg // BLOCK) + -(-last // BLOCK)
     return to_words(
-        [k, nseg, seg, last, -(-seg // BLOCK), blocks, full, end, (nseg - 1) * full + end, cmax]
+        [k, nseg, seg, last, -(-seg // BLOCK), blocks, full, end, (nseg - 1) * full + end, reach]
     )
 
 
@@ -195,10 +210,19 @@ def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
 
 
 def format_of(w: QLinear) -> int:
-    return w.bits + GROUPED * (w.d is not None) + ASYM * (w.b is not None)
+    return w.bits + GROUPED * (w.d is not None) + ASYM * (w.b is not None) + Q16 * (w.x_bits > 0)
 
 
-def vector_words(x: QVector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:
+def planes(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The low and the high signed bytes of 16-bit values: q = 256 * high + low."""
+    low = (q + 128) % 256 - 128
+    return low, (q - low) // 256
+
+
+def vector_words(x: QVector | Q16Vector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:
+    if isinstance(x, Q16Vector):
+        both = [padded_q(plane, len(plane), pad) for plane in planes(x.q[token])]
+        return np.concatenate([to_words([x.mantissa[token], x.exponent[token]]), *both])
     parts = [
         to_words([x.mantissa[token], x.exponent[token]]),
         padded_q(x.q[token], seg, pad),
@@ -212,7 +236,7 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
     block_bytes = 0 if is_side else pack_matrix(w, np.arange(ROW_BLOCK) % w.n).shape[1]
     parts = [
         to_words([block_bytes, w.n, -(-rows // ROW_BLOCK), tile_blocks]),
-        cut_words(w.k, w.seg, w.cmax, w.pad),
+        cut_words(w.k, w.seg, w.x_bits or w.cmax, w.pad),
         to_words([format_of(w), w.drop + w.format.fold, w.shift]),
     ]
     return np.concatenate(parts)
@@ -220,8 +244,8 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
 
 def matrix_command(
     w: QLinear,
-    x: QVector,
-    side: QVector | None,
+    x: QVector | Q16Vector,
+    side: Q16Vector | None,
     start: np.ndarray,
     *,
     kind: int,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shrinkc.codegen.pack import pack_matrix
+from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.ir.linear import (
     ACC_MAX,
     SEGMENT_SUM_MAX,
@@ -15,26 +15,31 @@ from shrinkc.ir.linear import (
     LowRank,
     QLinear,
     largest_cmax,
+    largest_x_bits,
 )
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
 from shrinkc.numerics.gating import silu_mul
 from shrinkc.numerics.matrices import embed, linear, rescale
-from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16
 from shrinkc.storage import SIDE_BITS, format_of, segment_size
 
-from .conftest import ALL_FORMATS, CONFIGS, FEW_FORMATS, GENERIC
+from .conftest import ALL_FORMATS, CONFIGS, FEW_FORMATS, GENERIC, WITH_ENGINES
 from .harness import (
     ADD,
     ASYM,
     EMBED,
+    ENGINE_ROWS,
     GROUPED,
+    Q16,
     SILU,
     STORE,
     WIDTH,
     Harness,
     assert_same,
+    half_words,
     matrix_command,
     matrix_words,
+    planes,
     to_words,
 )
 
@@ -53,8 +58,9 @@ def random_linear(
     name: str = "w",
     pad: int | None = None,
 ) -> QLinear:
-    """A matrix of extreme integers that keeps the IR's bounds."""
+    """A matrix of extreme integers that keeps the IR's bounds; one segment of 16-bit activations."""
     bits = fmt & WIDTH
+    seg = k if fmt & Q16 else seg
     low, high = format_of(bits).low, format_of(bits).high
     nseg = -(-k // seg)
     q = rng.integers(low, high + 1, (n, k))
@@ -83,13 +89,37 @@ def random_linear(
         w.drop = int(rng.integers(not w.format.fold, 8))
         while w.unit_bound() > ACC_MAX:
             w.drop += 1
-    w.cmax = largest_cmax(w.unit_bound())
-    assert w.cmax > 0 and np.abs(w.effective()).max() <= WEIGHT_MAX
+    if fmt & Q16:
+        w.cmax, w.x_bits = 0, largest_x_bits(w.segment_bounds())
+    else:
+        w.cmax = largest_cmax(w.unit_bound())
+    assert w.cmax + w.x_bits > 0 and np.abs(w.effective()).max() <= WEIGHT_MAX
     return w
 
 
-def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector:
+def random_mantissas(rng: np.random.Generator, tokens: int) -> np.ndarray:
+    return rng.choice([1 << 14, 1 << 15, int(rng.integers(1 << 14, (1 << 15) + 1))], tokens)
+
+
+def random_wide_input(rng: np.random.Generator, tokens: int, w: QLinear) -> Q16Vector:
+    """Vectors that may reach the accumulator bound, as a whole or in one of their bytes."""
+    top = 1 << w.x_bits
+    q = rng.integers(-top, top + 1, (tokens, w.k))
+    sign = np.where(w.effective()[int(rng.integers(w.n))] < 0, -1, 1)
+    kind = int(rng.integers(4))
+    if kind == 1:
+        q[0] = top * sign
+    elif kind == 2:  # low bytes of -128, and the largest high ones
+        q[0] = (top - 128 if top > 128 else top) * sign
+    elif kind == 3:  # the largest of low bytes alone
+        q[0] = np.where(sign < 0, -128, 127) if top > 128 else sign
+    return Q16Vector(q, random_mantissas(rng, tokens), rng.integers(-20, 21, tokens))
+
+
+def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector | Q16Vector:
     """Vectors that may reach the accumulator bound: q at ±127 and c at cmax in some tokens."""
+    if w.x_bits:
+        return random_wide_input(rng, tokens, w)
     nseg = w.nseg
     q = rng.integers(-127, 128, (tokens, w.k))
     c = rng.integers(1, w.cmax + 1, (tokens, nseg))
@@ -97,13 +127,12 @@ def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector:
         row = int(rng.integers(w.n))
         q[0] = np.where(w.effective()[row] < 0, -127, 127)
         c[0] = w.cmax
-    mantissa = rng.choice([1 << 14, 1 << 15, int(rng.integers(1 << 14, (1 << 15) + 1))], tokens)
-    return QVector(q, c, mantissa, rng.integers(-20, 21, tokens))
+    return QVector(q, c, random_mantissas(rng, tokens), rng.integers(-20, 21, tokens))
 
 
 def random_case(
     rng: np.random.Generator, fmt: int, n: int, k: int, side: bool
-) -> tuple[QLinear, QVector, QVector | None]:
+) -> tuple[QLinear, QVector | Q16Vector, Q16Vector | None]:
     seg = int(rng.choice([segment_size(k, None), 4, 8, 3, 32, 60]))
     seg = max(1, min(seg, k))
     w = random_linear(rng, n, k, fmt, seg, int(rng.integers(-12, 24)))
@@ -111,13 +140,18 @@ def random_case(
     if not side:
         return w, x, None
     rank = int(rng.integers(1, 12))
-    a = random_linear(rng, rank, k, SIDE_BITS, seg, int(rng.integers(0, 12)), "w.a", w.pad)
-    b = random_linear(rng, n, rank, SIDE_BITS, rank, int(rng.integers(0, 24)), "w.b")
-    w.cmax = a.cmax = min(a.cmax, w.cmax)
-    x.c = np.minimum(x.c, w.cmax)
+    wide = fmt & Q16
+    a = random_linear(rng, rank, k, SIDE_BITS | wide, seg, int(rng.integers(0, 12)), "w.a", w.pad)
+    b = random_linear(rng, n, rank, SIDE_BITS | Q16, rank, int(rng.integers(0, 24)), "w.b")
+    if isinstance(x, QVector):
+        w.cmax = a.cmax = min(a.cmax, w.cmax)
+        x.c = np.minimum(x.c, w.cmax)
+    else:
+        w.x_bits = a.x_bits = min(a.x_bits, w.x_bits)
+        x.q = np.clip(x.q, -(1 << w.x_bits), 1 << w.x_bits)
     w.low_rank = LowRank(a, b)
     mid = rescale(a, a.accumulate(x), x)
-    return w, x, quantize_vector(mid, b.seg, b.cmax)
+    return w, x, quantize_q16(mid, b.x_bits)
 
 
 def case_of(
@@ -205,6 +239,9 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
     rng = np.random.default_rng(12)
     cases = []
     for fmt in formats_of(config):
+        if fmt & Q16:
+            cases += wide_bounds(rng, fmt)
+            continue
         for k in (64, 172):
             w = random_linear(rng, 9, k, fmt, 32, shift=-1)
             w.r[:] = 65535
@@ -219,6 +256,112 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
             command = matrix_command(w, x, None, start, kind=STORE, cores=2)
             cases.append((command, linear(w, x), f"bound of format {fmt} k {k}"))
     assert run_cases(harness(config), cases) > 0
+
+
+def wide_bounds(rng: np.random.Generator, fmt: int) -> list[tuple[Command, np.ndarray, str]]:
+    """x = ±2**x_bits along the sign of a row: 14 bits, and fewer for a long one of 127 everywhere."""
+    cases = []
+    for k in (64, 172, 1041, 8200):
+        w = random_linear(rng, 9, k, fmt, k, shift=-1)
+        w.r[:] = 65535
+        if k > 1000:
+            w.q[2:4] = w.format.high
+        w.x_bits = largest_x_bits(w.segment_bounds())
+        row = int(w.segment_bounds().argmax())
+        sign = np.where(w.q[row] < 0, -1, 1).astype(np.int64)
+        top = sign << w.x_bits
+        # all of it; the largest sum of high bytes, less that of low ones; of low bytes alone
+        low = np.where(sign < 0, -128, 127)
+        q = np.stack([top, -top, top - 128 * sign, low])
+        x = Q16Vector(q, np.full(4, 1 << 15), np.zeros(4, int))
+        assert np.abs(w.accumulate(x)).max() == w.acc_bound() <= INT32_MAX
+        assert w.x_bits == 14 or w.acc_bound() > INT32_MAX // 2
+        start = np.zeros((4, 9), int)
+        command = matrix_command(w, x, None, start, kind=STORE, cores=2)
+        cases.append((command, linear(w, x), f"bound of format {fmt} k {k}"))
+        if w.format.high == 127:
+            assert w.x_bits == {64: 14, 172: 14, 1041: 13, 8200: 11}[k]
+    return cases
+
+
+def engine_command(
+    w: QLinear,
+    x: Q16Vector,
+    start: np.ndarray,
+    rows: int,
+    *,
+    kind: int,
+    joined: bool,
+    shifts: tuple[int, int, int],
+    backwards: bool,
+) -> Command:
+    """Pieces of ``rows`` rows with the sums that an engine leaves of each: of low and of high bytes, or
+    of both together.  Rows behind the last have sums of nobody's."""
+    order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
+    stored = -(-len(order) // 8) * 8
+    at = np.full(stored, -1)
+    at[: len(order)] = order
+    low, high = (w.q.astype(np.int64) @ plane for plane in planes(x.q[0]))
+    r = np.where(at >= 0, w.r[at], 0x5A5A)
+    sums = [
+        np.where(at >= 0, s[at], 0x12345678)
+        for s in ((low, high) if joined else (low + 256 * high,))
+    ]
+    m = matrix_words(w, stored, 1)
+    m[1] = len(order)
+    parts = [
+        m, to_words([0, kind, start.shape[1], *shifts, rows, int(joined)]),
+        to_words([x.mantissa[0], x.exponent[0]]), to_words(start[0]),
+    ]  # fmt: skip
+    pieces = range(0, stored, rows)
+    for first in reversed(pieces) if backwards else pieces:
+        piece = slice(first, min(first + rows, stored))
+        parts += [to_words([first]), half_words(r[piece]), *(to_words(s[piece]) for s in sums)]
+    return ENGINE_ROWS, np.concatenate(parts)
+
+
+@pytest.mark.parametrize("config", WITH_ENGINES)
+@pytest.mark.parametrize("joined", [True, False])
+def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: bool) -> None:
+    """sc_matrix_joined in pieces of 1..70 rows (of gate and up whole blocks) and sc_matrix_rows."""
+    rng = np.random.default_rng(14)
+    cases = []
+    for kind in (STORE, ADD, SILU):
+        for n in (*range(1, 35), 63, 64, 65, 129):
+            rows = (
+                int(rng.choice([8, 16, 24, 32, 40, 64, 72] if kind == SILU else range(1, 71)))
+                if joined
+                else 8
+            )
+            k, width = int(rng.choice([*EDGE_K, 1041])), n
+            w = random_linear(
+                rng, 2 * n if kind == SILU else n, k, 8 | Q16, k, int(rng.integers(-12, 24))
+            )
+            if k > 1000:
+                w.q[:] = rng.choice([-127, 127], w.q.shape)
+                w.x_bits = largest_x_bits(w.segment_bounds())
+            x = random_wide_input(rng, 1, w)
+            start = rng.integers(-INT32_MAX, INT32_MAX + 1, (1, width + int(rng.integers(0, 4))))
+            if kind == SILU:  # padded to whole halves of a block
+                width = -(-n // 4) * 4
+                start = rng.integers(
+                    -INT32_MAX, INT32_MAX + 1, (1, width + int(rng.integers(0, 4)))
+                )
+            y, want = linear(w, x), start.copy()
+            shifts = (int(rng.integers(-12, 20)), 0, 0) if kind == SILU else (0, 0, 0)
+            if kind == STORE:
+                want[:, :width] = y
+            elif kind == ADD:
+                want[:, :width] = saturate32(start[:, :width] + y)
+            else:
+                want[:, :n] = silu_mul(y, *shifts)
+            command = engine_command(
+                w, x, start, rows, kind=kind, joined=joined, shifts=shifts,
+                backwards=bool(rng.integers(2)),
+            )  # fmt: skip
+            what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} pieces of {rows} joined {joined}"
+            cases.append((command, want, f"{what} shift {w.shift} exponent {x.exponent[0]}"))
+    assert run_cases(harness(config), cases) > 1000
 
 
 @pytest.mark.parametrize("config", GENERIC + FEW_FORMATS)

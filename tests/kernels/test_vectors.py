@@ -1,4 +1,4 @@
-"""sc_vec_scan, sc_vec_quantize and sc_vec_sums against numerics/vectors.py, all cores in turn."""
+"""Scans and quantisation of int8 and 16-bit vectors against numerics/vectors.py, all cores in turn."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from shrinkc.numerics.vectors import norm_quantize_vector, quantize_vector, square_pre_shift
+from shrinkc.numerics.vectors import (
+    norm_quantize_q16,
+    norm_quantize_vector,
+    quantize_q16,
+    quantize_vector,
+    square_pre_shift,
+)
 
 from .harness import (
     VECTOR,
+    WIDE_VECTORS,
     Harness,
     assert_same,
     cut_words,
+    half_words,
     padded_q,
+    planes,
     segment_sums,
     to_words,
 )
@@ -82,13 +91,6 @@ def cases() -> Iterator[Case]:
                 )
 
 
-def half_words(values: np.ndarray) -> np.ndarray:
-    """16-bit integers, two to a word."""
-    padded = np.zeros(-(-len(values) // 2) * 2, np.int64)
-    padded[: len(values)] = values
-    return (padded & 0xFFFF).astype(np.uint16).view(np.int32)
-
-
 @pytest.mark.parametrize("config", ["hd4", "hd6"])
 def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> None:
     rng = np.random.default_rng(8)
@@ -124,3 +126,108 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> No
     for got, (case, want) in zip(harness(config).run(commands), wanted, strict=True):
         compared += assert_same(got, want, str(case))
     assert compared > 10000
+
+
+@dataclass(frozen=True)
+class WideCase:
+    """``tokens`` rows, ``apart`` words between them; ``whole``: cores have tokens of their own."""
+
+    k: int
+    bits: int
+    pad: int
+    cores: int
+    tokens: int
+    apart: int
+    whole: bool
+    norm: bool
+    perm: bool
+    backwards: bool
+    kind: str = "random"
+
+
+KINDS = ("random", "random", "random", "zero", "outlier", "full", "power", "below a power")
+
+
+def wide_cases() -> Iterator[WideCase]:
+    """Sizes around the cores, words, and the inputs that a permutation gathers at a time."""
+    rng = np.random.default_rng(9)
+
+    def some(k: int, cores: int, bits: int, kind: str) -> WideCase:
+        tokens = int(rng.choice([1, 1, 2, 3, cores, 2 * cores + 1]))
+        flags = [bool(v) for v in rng.integers(2, size=4)]
+        return WideCase(
+            k,
+            bits,
+            int(rng.choice([4, 8, 16, 32, 36])),
+            cores,
+            tokens,
+            int(rng.integers(3)),
+            *flags,
+            kind,
+        )
+
+    for cores in range(1, 10):
+        for k in {
+            *range(1, 4 * cores + 3),
+            *(4 * cores * n + d for n in (2, 3, 7, 16) for d in (-1, 0, 1)),
+        }:
+            yield some(
+                k, cores, int(rng.choice([1, 2, 7, 8, 9, 13, 14, 14, 14])), str(rng.choice(KINDS))
+            )
+    for k in (1, 5, 171, 172, 576, 1041):
+        for kind in KINDS[2:]:
+            yield some(k, 8, 14, kind)
+
+
+def wide_values(case: WideCase, rng: np.random.Generator) -> np.ndarray:
+    """Rows of any size; among others powers of two, and what is rounded up to them."""
+    plain = Case(case.k, case.k, 1, 4, case.cores, kind=case.kind)
+    rows = []
+    for _ in range(case.tokens):
+        if case.kind in ("power", "below a power"):
+            top = 1 << int(rng.integers(0, 31))
+            x = rng.integers(-top, top + 1, case.k)
+            x[int(rng.integers(case.k))] = (top - (case.kind != "power")) * int(rng.choice([-1, 1]))
+            rows.append(x)
+        else:
+            rows.append(values(plain, rng))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("config", ["hd4", "hd6"])
+def test_wide_vectors_are_the_interpreters(harness: Get, config: str) -> None:
+    """Both bytes of every value, zeros behind the last, mantissas and exponents."""
+    rng = np.random.default_rng(10)
+    commands, wanted, highest = [], [], 0
+    for case in wide_cases():
+        x = wide_values(case, rng)
+        pre_shift = square_pre_shift(case.k)
+        eps = max(1, int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61)))
+        gain = rng.integers(-32767, 32768, case.k)
+        perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
+        if case.norm:
+            v = norm_quantize_q16(x[:, perm], case.bits, pre_shift, eps, gain)
+        else:
+            v = quantize_q16(x[:, perm], case.bits)
+        apart = rng.integers(-(1 << 31), 1 << 31, (case.tokens, case.apart))
+        rows = np.concatenate([x, apart], axis=1).reshape(-1)
+        parts = [
+            cut_words(case.k, case.k, case.bits, case.pad),
+            to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
+            to_words([int(case.norm), int(case.perm), case.cores, int(case.backwards)]),
+            to_words([case.tokens, case.apart, int(case.whole)]),
+            to_words(rows[: len(rows) - case.apart]),
+        ]
+        if case.norm:
+            parts.append(half_words(gain))
+        if case.perm:
+            parts.append(half_words(perm))
+        commands.append((WIDE_VECTORS, np.concatenate(parts)))
+        scales = to_words(np.stack([v.mantissa, v.exponent], axis=1).reshape(-1))
+        both = [padded_q(plane, case.k, case.pad) for q in v.q for plane in planes(q)]
+        wanted.append((case, np.concatenate([scales, *both])))
+        highest = max(highest, int(np.abs(v.q).max()))
+    compared = 0
+    for got, (case, want) in zip(harness(config).run(commands), wanted, strict=True):
+        compared += assert_same(got, want, str(case))
+    assert compared > 10000 and highest == 1 << 14

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from shrinkc.engines import Choice, Choices
 from shrinkc.memory.plan import lifetimes, make_plan, planned_sizes
 from shrinkc.memory.verify import faults_of
 from shrinkc.quantize import PASS, QuantOptions
@@ -30,9 +31,7 @@ def test_of_a_plain_model() -> None:
         "x": ("embed", "final.q"),
         "y": ("attn_in.q", "final.q"),
         "xq": ("attn_in.q", "logits"),
-        "xc": ("attn_in.q", "logits"),
         "xv": ("embed", "logits"),
-        "block_max": ("attn_in.q", "final.q"),
         "parts": ("attn_in.q", "final.q"),
         "rope": ("embed", "out"),
         "q8": ("q8", "attn"),
@@ -46,10 +45,25 @@ def test_of_a_plain_model() -> None:
     }
 
 
+def test_of_segments_only_where_there_are_groups() -> None:
+    """Those of a layer; the head has one scale per row."""
+    found = lives(make_shape(options=QuantOptions(bits=4, group=4)))
+    assert found["xc"] == ("attn_in.q", "out")
+    assert found["block_max"] == ("attn_in.q", "down_in.q")
+    assert found["xq"] == ("attn_in.q", "logits")
+
+
+def test_of_an_engines_scratch() -> None:
+    """From where activations are made, for it begins at once, to the last rows."""
+    choices = Choices({f"layer{i}.gate_up": Choice("neureka") for i in range(5)})
+    assert lives(make_shape(choices=choices))["engine"] == ("attn_in.q", "logits")
+    assert "engine" not in lives(make_shape())
+
+
 def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
     options = QuantOptions(bits=4, asymmetric=True)
     found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)
-    for name in ("sy", "sq", "sc"):
+    for name in ("sy", "sq"):
         assert found[name] == ("mid", "h")
     assert found["sv"] == ("embed", "out"), "its pointers are written once"
     assert found["xsum"] == ("attn_in.q", "out"), "the head is symmetric"

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit, PlanInvalid
+from shrinkc.engines import Choice, Choices
 from shrinkc.memory import verify as verify_module
 from shrinkc.memory.plan import Buffer, Plan, make_plan
 from shrinkc.memory.verify import faults_of, verify
@@ -28,6 +29,9 @@ SHAPES: dict[str, ModelShape] = {
         tied=False, options=QuantOptions(bits=4, asymmetric=True), ranks={"qkv": 3, "down": 70}
     ),
     "biases": make_shape(family="qwen2"),
+    "an engine": make_shape(
+        choices=Choices({name: Choice("neureka") for name in ("layer0.gate_up", "layer3.o")})
+    ),
     "norms of heads": make_shape(family="qwen3"),
 }
 BUDGETS = (None, 48 * KIB)

@@ -22,7 +22,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant
 from shrinkc.numerics.fixed import saturate32
 from shrinkc.numerics.matrices import embed, linear, rescale
-from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.numerics.vectors import Q16Vector, quantize_q16
 from shrinkc.quantize import QuantOptions, check_sizes, lower
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
 
@@ -167,44 +167,43 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
     for w in with_side(tmp_path):
         assert w.low_rank is not None
         a, b = w.low_rank.a, w.low_rank.b
-        assert (a.seg, a.cmax, a.k) == (w.seg, w.cmax, w.k)
-        x = QVector(
-            rng.integers(-127, 128, (2, w.k)), rng.integers(1, w.cmax + 1, (2, w.nseg)),
-            rng.integers(1 << 14, 1 << 15, 2), rng.integers(-4, 5, 2),
+        assert (a.seg, a.x_bits, a.k) == (w.seg, w.x_bits, w.k)
+        top = 1 << w.x_bits
+        x = Q16Vector(
+            rng.integers(-top, top + 1, (2, w.k)), rng.integers(1 << 14, 1 << 15, 2),
+            rng.integers(-4, 5, 2),
         )  # fmt: skip
 
-        def product(m: QLinear, v: QVector) -> np.ndarray:
+        def product(m: QLinear, v: Q16Vector) -> np.ndarray:
             rows = [[int(e) for e in row] for row in m.effective()]
-            inputs = [[int(e) for e in row] for row in v.scaled(m.seg)]
+            inputs = [[int(e) for e in row] for row in v.q]
             assert m.drop == 0
             acc = [[sum(p * q for p, q in zip(r, i, strict=True)) for r in rows] for i in inputs]
             return rescale(m, np.array(acc), v)
 
-        mid = quantize_vector(product(a, x), b.seg, b.cmax)
+        mid = quantize_q16(product(a, x), b.x_bits)
         want = saturate32(product(w, x) + product(b, mid))
         np.testing.assert_array_equal(linear(w, x), want)
 
 
 def test_side_path_alone_against_float(tmp_path: Path) -> None:
-    """b (a x) within 2 % of its largest result, for inputs that make it far more than rounding."""
+    """b (a x) within 0.1 % of its largest result, for inputs that make it far more than rounding."""
     rng = np.random.default_rng(5)
     for w in with_side(tmp_path):
         side, w.low_rank = w.low_rank, None
         assert side is not None
         a, b = side.a, side.b
-        v = quantize_vector(
-            np.rint(rng.standard_normal((6, w.k)) * 2.0**20).astype(int), w.seg, w.cmax
-        )
+        v = quantize_q16(np.rint(rng.standard_normal((6, w.k)) * 2.0**20).astype(int), w.x_bits)
         # in units of the fixed point: acc * r * mantissa * 2**(exponent - 32 - shift)
         scale = (v.mantissa * 2.0 ** (v.exponent - v.exponent.max()))[:, None]
-        mid = v.scaled(a.seg) @ a.effective().T * a.r * scale * 2.0 ** (-32 - a.shift)
-        want = mid * 127 * b.cmax @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
+        mid = v.q @ a.effective().T * a.r * scale * 2.0 ** (-32 - a.shift)
+        want = mid * (1 << 14) @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
         raised = math.ceil(math.log2(1000 / np.abs(want).max()))
         v.exponent = v.exponent - v.exponent.max() + raised
         want *= 2.0**raised
         plain = linear(w, v)
         w.low_rank = side
-        assert np.abs(linear(w, v) - plain - want).max() <= 0.02 * np.abs(want).max() + 2
+        assert np.abs(linear(w, v) - plain - want).max() <= 0.001 * np.abs(want).max() + 2
 
 
 @pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
@@ -302,7 +301,7 @@ def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Pat
 
 
 @pytest.mark.parametrize("eps", [2.0**-126, 1e-5, 2.0**-7])
-@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 5e5])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 1e5])
 @pytest.mark.parametrize("hidden", [2, 16])
 def test_every_epsilon_that_is_allowed_is_held(
     tmp_path: Path, eps: float, size: float, hidden: int

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import QuantizeError
-from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax
+from shrinkc.ir.linear import ACC_MAX, QLinear, largest_cmax, largest_x_bits
 from shrinkc.numerics.matrices import linear
-from shrinkc.numerics.vectors import QVector, quantize_vector
+from shrinkc.numerics.vectors import (
+    WIDE_BITS,
+    WIDE_MANTISSA,
+    Q16Vector,
+    QVector,
+    quantize_q16,
+    quantize_vector,
+)
 from shrinkc.quantize.weights import (
     D_MAX,
     Output,
@@ -133,6 +140,9 @@ def test_result_is_stable() -> None:
     for name in ("q", "d", "b", "r"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert (a.shift, a.cmax, a.frac, a.drop) == (b.shift, b.cmax, b.frac, b.drop)
+    rows = [quantised(w, 4) for _ in range(2)]
+    np.testing.assert_array_equal(rows[0].q, rows[1].q)
+    assert rows[0].x_bits == rows[1].x_bits == WIDE_BITS
 
 
 # --- groups ------------------------------------------------------------------------------
@@ -237,6 +247,7 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
     n: int, k: int, bits: int, group: int | None, asymmetric: bool, constant: bool, seed: int
 ) -> None:
     """x = ±127 along every row's signs with c = cmax reaches the bound: |acc| <= 2**31 - 1."""
+    assume(group is not None or asymmetric)
     w = random_weight(n, k, seed)
     if constant:
         w = np.full_like(w, 0.5)
@@ -247,7 +258,7 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
         widest = (15 if bits == 4 else 255) * (D_MAX if group else 1)
         assert k * widest * 127 > ACC_MAX
         return
-    assert 1 <= q.cmax <= 255
+    assert q.cmax == 255 and q.x_bits == 0  # bits are dropped until it can be
     # the multipliers belong to the cmax and drop that were kept in the end
     unit = KAPPA / q.cmax * 2.0 ** (q.frac + q.drop + 32 + q.shift)
     np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
@@ -267,10 +278,61 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
             want.append(sum(((s + half) >> q.drop) * q.cmax for s in sums))
         assert q.accumulate(x)[0].tolist() == want
         assert max(map(abs, want)) <= q.unit_bound() * q.cmax <= ACC_MAX
-    # cmax is as large as the bound allows: where bits can be dropped, the largest of all
-    assert q.cmax == 255 or (q.d is None and q.unit_bound() * (q.cmax + 1) > ACC_MAX * 0.9)
     # and no more is dropped than that needs
     assert q.drop <= (1 if bits == 8 else 0) or q.unit_bound() * 255 > ACC_MAX * 0.4
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("k", [1, 17, 64, 1031, 1041, 8191, 8323, 65535])
+@pytest.mark.parametrize("constant", [False, True])
+def test_wide_activations_stay_in_int32_for_the_worst_input(
+    bits: int, k: int, constant: bool
+) -> None:
+    """x = ±2**x_bits along a row's signs reaches the bound; one bit more would not fit."""
+    w = np.full((2, k), 0.5, np.float32) if constant else random_weight(3, k)
+    q = quantised(w, bits)
+    assert q.d is None and q.b is None and (q.seg, q.cmax) == (k, 0)
+    assert 1 <= q.x_bits <= WIDE_BITS == 14
+    unit = KAPPA * 127 / WIDE_MANTISSA * 2.0 ** (q.frac + 32 + q.shift)
+    np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
+    sums = [sum(abs(int(v)) for v in row) for row in q.q]  # Python integers
+    longest = int(np.argmax(sums))
+    sign = np.where(q.q[longest] < 0, -1, 1).astype(np.int64)
+    x = Q16Vector(sign[None] << q.x_bits, np.array([1 << 14]), np.array([0]))
+    acc = [int(v) for v in q.accumulate(x)[0]]
+    assert acc[longest] == sums[longest] << q.x_bits == q.acc_bound() <= ACC_MAX
+    assert acc == [
+        sum(int(v) * int(s) for v, s in zip(row, sign, strict=True)) << q.x_bits for row in q.q
+    ]
+    assert q.x_bits == WIDE_BITS or sums[longest] << (q.x_bits + 1) > ACC_MAX
+    # a constant row has the largest weights of its width everywhere
+    if constant and bits == 8:
+        assert q.x_bits == min(14, (ACC_MAX // (127 * k)).bit_length() - 1)
+        assert (q.x_bits == WIDE_BITS) == (k <= 1031)
+
+
+def test_largest_x_bits() -> None:
+    for total in (
+        0,
+        1,
+        1 << 16,
+        (1 << 17) - 1,
+        1 << 17,
+        127 * 65535,
+        ACC_MAX >> 1,
+        ACC_MAX,
+        ACC_MAX + 1,
+    ):
+        bits = largest_x_bits(np.array([[127 * total], [0]]))
+        assert 0 <= bits <= 14 and (total << bits <= ACC_MAX or bits == 0)
+        assert bits == 14 or total << (bits + 1) > ACC_MAX
+
+
+def test_a_limit_of_what_is_beside_it_is_kept() -> None:
+    """Both halves of a side path's first product read one vector: the fewer bits."""
+    w = random_weight(4, 40)
+    assert quantised(w, limit=9).x_bits == 9
+    assert quantised(w, 4, limit=255).x_bits == 14
 
 
 def test_largest_cmax() -> None:
@@ -281,13 +343,19 @@ def test_largest_cmax() -> None:
 
 
 def test_too_wide_for_any_accumulator() -> None:
-    """8 bit, 127 * 127 per input: 133,153 equal ones are too many; in groups bits are dropped."""
+    """8 bit, 127 * 127 per input: 133,153 equal ones are too many for int8 activations, of which
+    in groups bits are dropped; 16-bit ones have fewer bits."""
     ones = np.ones((1, 133_200), np.float32)
+    grouped = quantised(ones, group=8)
+    assert grouped.cmax == 255
     with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
-        quantised(ones)
+        quantised(ones, beside=grouped)
     assert "fewer bits" in str(refused.value)
-    assert quantised(ones, 4).cmax >= 1
-    assert quantised(ones, group=8).cmax == 255
+    beside = quantised(ones, 4, beside=grouped)
+    assert beside.x_bits == 0 and beside.cmax == largest_cmax(beside.unit_bound()) >= 1
+    assert quantised(ones).x_bits == 6
+    with pytest.raises(QuantizeError, match="int32 accumulator"):
+        quantised(ones, limit=0)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
@@ -298,10 +366,15 @@ def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> N
     w = random_weight(40, 96, seed=9)
     q = quantised(w, bits, group=group)
     x = np.rint(rng.standard_normal((5, 96)) * 2.0**20).astype(np.int64)
-    v = quantize_vector(x, q.seg, q.cmax)
-    got = linear(q, v) * 2.0**-16
-    unit = (v.mantissa * 2.0**v.exponent)[:, None] * 2.0**-20 / (127 * q.cmax)
-    want = v.scaled(q.seg) * unit @ q.dequantized().T
+    if group is None:
+        wide = quantize_q16(x, q.x_bits)
+        got = linear(q, wide) * 2.0**-16
+        want = wide.q * (wide.mantissa * 2.0 ** (wide.exponent - 34))[:, None] @ q.dequantized().T
+    else:
+        v = quantize_vector(x, q.seg, q.cmax)
+        got = linear(q, v) * 2.0**-16
+        unit = (v.mantissa * 2.0**v.exponent)[:, None] * 2.0**-20 / (127 * q.cmax)
+        want = v.scaled(q.seg) * unit @ q.dequantized().T
     assert np.abs(got - want).max() <= 2.0**-16 + 2.0**-13 * np.abs(want).max()
 
 

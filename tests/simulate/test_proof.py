@@ -274,10 +274,10 @@ def test_the_op_that_differs_is_named(
 
 def test_every_op_of_the_graph_can_be_named(graph: Graph, dumped: dict[str, np.ndarray]) -> None:
     """What a device dumps comes from the graph, and so does what is looked for."""
-    vectors = {op.name for op in graph.body(1) if graph.types[op.out].kind == "q8"}
+    vectors = {op.name for op in graph.body(1) if graph.types[op.out].kind == "q16"}
     assert vectors == {"attn_in.q", "o_in.q", "mlp_in.q", "down_in.q"}
     assert {op.name for op in graph.body(1)} <= set(dumped)
-    for name in {op.name for op in graph.body(1)} | {v[:-1] + x for v in vectors for x in "cs"}:
+    for name in {op.name for op in graph.body(1)} | {f"{v[:-1]}s" for v in vectors}:
         got = on_device(dumped, graph)
         got[name][0] += 1
         found = locate(got, dumped, graph, 1, 1)

@@ -103,7 +103,8 @@ def test_its_programs_are_the_interpreters_equals(
 ) -> None:
     need(on)
     out = tmp_path / "out"
-    python("-m", "shrinkc", "compile", model, "-o", out, "--context", 16, *options)
+    command = ("compile", model, "-o", out, "--context", 16, "--engines", "cores")
+    python("-m", "shrinkc", *command, *options)
     assert "X(6, 16, 2)" in (out / "src" / "formats.h").read_text()
     asked = ("--prompt", PROMPT, "--tokens", 6, "--ignore-eos", "--make", make, "--json")
     verdict = json.loads(python("-m", "shrinkc", "run", out, "--on", on, *asked))["verdict"]

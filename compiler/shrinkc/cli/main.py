@@ -111,6 +111,10 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--l1", type=_Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
         click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
+        click.option(
+            "--engines", metavar="LIST",
+            help="What may run matrices beside the cores, e.g. cores,neureka. [default: all]",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

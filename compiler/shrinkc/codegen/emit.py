@@ -264,7 +264,7 @@ def emit(
         "xq_words": max(m.x_words for m in readers),
         "xsegs": max(m.x_segs for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
-        "q16": int(any(m.wide for m in readers)),
+        "q16": int(any(m.wide for m in [*readers, *side_shapes])),
         "xsums": int(any(m.asymmetric for m in readers)),
         "rank": max(m.rank for m in readers),
         "head_perm": "perm_head" if final.perm is not None else "0",

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,8 @@ _SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modu
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given.
+    """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given,
+    ``engines`` the target's that may run matrices beside the cores (None: all).
 
     ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
     """
@@ -62,6 +63,7 @@ class PlanRequest:
     l1: int | None = None
     adapter: Path | None = None
     given: frozenset[str] = frozenset()
+    engines: tuple[str, ...] | None = None
 
     @classmethod
     def from_options(
@@ -77,8 +79,10 @@ class PlanRequest:
         context: int | None,
         l1: int | None,
         adapter: Path | None,
+        engines: str | Sequence[str] | None,
     ) -> PlanRequest:
-        """From the values of options; QuantizeError for a width that is not possible."""
+        """From the values of options (``engines``: names, or a text with commas between them);
+        QuantizeError for a width that is not possible."""
         if isinstance(model, Checkpoint) and adapter is not None:
             raise UsageError(
                 f"--adapter {adapter}: {model.name} was opened already.",
@@ -94,7 +98,10 @@ class PlanRequest:
             "--asymmetric": asymmetric, "--head-bits": head_bits,
         }  # fmt: skip
         names = frozenset(name for name, value in given.items() if value not in (None, False))
-        return cls(model, target, quant, context, l1, adapter, names)
+        if isinstance(engines, str):
+            engines = [name.strip() for name in engines.split(",")]
+        chosen = None if engines is None else tuple(engines)
+        return cls(model, target, quant, context, l1, adapter, names, chosen)
 
     def opened(self, *, whole: bool) -> Checkpoint:
         """The checkpoint, with its weights if it has to be ``whole``."""
@@ -156,6 +163,7 @@ class Planned:
             "context": self.context,
             "l1": self.plan.l1_budget,
             "adapter": None if adapter is None else name_of(adapter),
+            "engines": ",".join(self.target.engines),
         }
 
     @property
@@ -364,7 +372,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     Unless the model has to be ``whole``, its sizes alone will do; notes then say what is assumed.
     Raises what the importer raises, UsageError, or QuantizeError.
     """
-    target = target_named(request.target)
+    target = _target(request)
     checkpoint = request.opened(whole=whole)
     known, config = checkpoint.formats, checkpoint.config
     check_sizes(config)
@@ -449,6 +457,22 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
 def stored_bytes(shape: ModelShape) -> int:
     """Bytes of all matrices, scales and padding included."""
     return sum(m.bytes for m in shape.stored)
+
+
+def _target(request: PlanRequest) -> Target:
+    """The target, with those of its engines that were asked for."""
+    target = target_named(request.target)
+    if request.engines is None:
+        return target
+    for name in request.engines:
+        if name not in target.engines:
+            raise UsageError(
+                f"--engines {','.join(request.engines)}: {target.name} has no engine '{name}'.",
+                f"allowed: {', '.join(target.engines)}, with commas between them; the cores run what "
+                "no other does.",
+            )
+    kept = {CORES, *request.engines}
+    return replace(target, engines=tuple(name for name in target.engines if name in kept))
 
 
 def _pieces(checkpoint: Checkpoint) -> tuple[int, tuple[str, ...]]:

@@ -51,7 +51,8 @@ class Engine:
     """One engine.
 
     ``store``: how it lays out a matrix.  ``levels``: the memories from which it reads one in place;
-    none: tiles of it are copied into L1, as the cores have it.  ``reads_rows``: its C twin can give a row, as an embedding needs.
+    none: tiles of it are copied into L1, as the cores have it.  ``reads_rows``: its C twin can give a
+    row, as an embedding needs.
 
     ``legal(spec)``: None, or why it cannot run that matrix, as the end of a sentence that begins with
     the matrix.  ``cut(k, group, bits)``: inputs per segment of int8 activations, and the multiple to which

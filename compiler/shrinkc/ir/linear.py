@@ -164,7 +164,8 @@ def q16_bound(bounds: np.ndarray, x_bits: int) -> int:
 
 def largest_x_bits(bounds: np.ndarray) -> int:
     """Most bits of 16-bit activations that keep every accumulator in int32; 0 if none do."""
-    return min(WIDE_BITS, (ACC_MAX // max(q16_bound(bounds, 0), 1)).bit_length() - 1)
+    fit = (ACC_MAX // max(q16_bound(bounds, 0), 1)).bit_length() - 1
+    return max(min(fit, WIDE_BITS), 0)
 
 
 def largest_cmax(unit_bound: int) -> int:

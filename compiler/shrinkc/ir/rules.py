@@ -125,7 +125,8 @@ def rules() -> tuple[Rule, ...]:
 
 
 def check_structure(graph: Graph) -> list[str]:
-    """Single assignment, inputs defined before use, and equal bodies for the layer loop."""
+    """Single assignment, inputs defined before use, and equal bodies for the layer loop; what a matrix
+    reads, 16 or 8 bit, may differ between layers, as the matrices may."""
     faults: list[str] = []
     seen = {"token"}
     for op in graph.ops:
@@ -141,13 +142,13 @@ def check_structure(graph: Graph) -> list[str]:
         return faults
     if not graph.ops or graph.types[graph.ops[-1].out].kind != "token":
         return ["the last op makes no token"]
-    shapes = [
-        [
-            (op.name, op.mnemonic, graph.types[op.out].kind, graph.types[op.out].width)
-            for op in graph.body(i)
-        ]
-        for i in range(graph.num_layers)
-    ]
+    same = {"q8": "q16"}
+
+    def shape(op: Op) -> tuple[str, str, str, int]:
+        t = graph.types[op.out]
+        return op.name, op.mnemonic, same.get(t.kind, t.kind), t.width
+
+    shapes = [[shape(op) for op in graph.body(i)] for i in range(graph.num_layers)]
     faults += [f"layer {i} differs from layer 0" for i, s in enumerate(shapes) if s != shapes[0]]
     return faults
 

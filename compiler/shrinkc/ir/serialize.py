@@ -22,6 +22,10 @@ from shrinkc.ir.ops import OPS, Op, Type
 from shrinkc.ir.rules import check
 
 FORMAT = "shrinkc-ir"
+UNSAID = (
+    ("engine", CORES),
+    ("x_bits", 0),
+)  # fields of a matrix that are stated only where they differ
 
 
 class _Writer:
@@ -40,10 +44,7 @@ class _Writer:
                     self.tensors[f"{w.name}/{f.name}"] = np.ascontiguousarray(v)
                 elif isinstance(v, LowRank):
                     record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
-                elif (f.name, v) not in (
-                    ("engine", CORES),
-                    ("x_bits", 0),
-                ):  # said only where another
+                elif (f.name, v) not in UNSAID:
                     record[f.name] = v
             self.records[w.name] = record
         return self.linears[id(w)]

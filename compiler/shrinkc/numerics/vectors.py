@@ -108,9 +108,7 @@ def norm_quantize_vector(
     return v
 
 
-WIDE_BITS = (
-    14  # most bits of a 16-bit vector's magnitudes, so that both bytes of a value are signed
-)
+WIDE_BITS = 14  # most bits of a 16-bit vector's magnitudes: both bytes of a value are signed
 WIDE_MANTISSA = 1 << (MANTISSA_BITS - 1)  # of one whose scale is a power of two
 
 

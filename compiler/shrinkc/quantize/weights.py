@@ -107,8 +107,8 @@ class Output:
     """What surrounds a matrix.
 
     ``kappa`` is the unit of an int8 input's mantissa times cmax: the input is
-    q * c * mantissa * 2**exponent * kappa / cmax; ``exponent_max`` is of one too.  ``frac`` is the result's fraction bits; with
-    ``exponent_max``, the largest exponent an input can have, it is lowered until the final shift
+    q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
+    ``exponent_max``, the largest exponent an int8 input can have, it is lowered until the final shift
     is to the right for every input: more bits than the accumulator has would be made up.
     """
 
@@ -175,7 +175,8 @@ def quantize_matrix(
 ) -> QLinear:
     """Quantise float [n, k] to integers of ``bits`` bits.
 
-    ``beside`` is another matrix that reads the same input, ``limit`` its cmax or bits; ``engine`` runs it.  Raises QuantizeError when no accumulator bound is possible.
+    ``beside`` is another matrix that reads the same input, ``limit`` its cmax or x_bits; ``engine``
+    runs it.  Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
     grouped = group is not None or asymmetric

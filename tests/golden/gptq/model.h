@@ -1,4 +1,4 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -48,7 +48,7 @@ enum sc_op {
 #define SC_STRIP_SPACE 1
 
 /* schedule */
-#define SC_CHUNK 8
+#define SC_CHUNK 16
 #define SC_TILE_BYTES 16896
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -75,66 +75,69 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 128
-#define SC_XQ_WORDS 24
-#define SC_XSEGS 6
+#define SC_XQ_WORDS 32
+#define SC_XSEGS 6 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 12
 #define SC_XSUMS 1
+#define SC_Q16 1 /* whether there are 16-bit vectors */
 #define SC_RANK 9
-#define SC_SQ_WORDS 3
-#define SC_SSEGS 1
+#define SC_SQ_WORDS 6
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 44
 #define SC_K_BLOCK_BYTES 160
 #define SC_V_BLOCK_BYTES 128
 
-#define SC_SIDE_FORMAT (8) /* of the b matrices */
+#define SC_SIDE_FORMAT (8 | SC_FMT_Q16) /* of the b matrices */
+#define SC_HAS_ENGINES 1
+#define SC_ON_CORES 0 /* sc_matrix.engine */
+#define SC_ON_NEUREKA 1
 
 /* L1 arena */
-#define SC_ARENA_BYTES 48864
+#define SC_ARENA_BYTES 88064
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
-#define SC_AT_LOGITS 33792
+#define SC_AT_ENGINE 33792
+#define SC_BYTES_ENGINE 28032
+#define SC_AT_LOGITS 61824
 #define SC_BYTES_LOGITS 432
-#define SC_AT_Y 33792
-#define SC_BYTES_Y 4096
-#define SC_AT_X 37888
-#define SC_BYTES_X 2048
-#define SC_AT_K_CACHE 39936
+#define SC_AT_Y 61824
+#define SC_BYTES_Y 8192
+#define SC_AT_X 70016
+#define SC_BYTES_X 4096
+#define SC_AT_PARTS 74112
+#define SC_BYTES_PARTS 2048
+#define SC_AT_XQ 76160
+#define SC_BYTES_XQ 2048
+#define SC_AT_K_CACHE 78208
 #define SC_BYTES_K_CACHE 1280
-#define SC_AT_HEAD_SCRATCH 41216
+#define SC_AT_HEAD_SCRATCH 79488
 #define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 41216
+#define SC_AT_HEAD_WORK 79488
 #define SC_BYTES_HEAD_WORK 512
-#define SC_AT_HEAD_STATE 42336
+#define SC_AT_HEAD_STATE 80608
 #define SC_BYTES_HEAD_STATE 1120
-#define SC_AT_PARTS 43456
-#define SC_BYTES_PARTS 1024
-#define SC_AT_V_CACHE 44480
+#define SC_AT_Q8 81728
+#define SC_BYTES_Q8 1024
+#define SC_AT_V_CACHE 82752
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_XQ 45504
-#define SC_BYTES_XQ 768
-#define SC_AT_Q8 46272
-#define SC_BYTES_Q8 512
-#define SC_AT_BLOCK_MAX 46784
-#define SC_BYTES_BLOCK_MAX 384
-#define SC_AT_SY 47168
-#define SC_BYTES_SY 288
-#define SC_AT_ROPE 47456
-#define SC_BYTES_ROPE 256
-#define SC_AT_SV 47712
-#define SC_BYTES_SV 256
-#define SC_AT_XV 47968
-#define SC_BYTES_XV 256
-#define SC_AT_XC 48224
-#define SC_BYTES_XC 192
-#define SC_AT_XSUM 48416
-#define SC_BYTES_XSUM 192
-#define SC_AT_Q_SCALE 48608
-#define SC_BYTES_Q_SCALE 128
-#define SC_AT_SQ 48736
-#define SC_BYTES_SQ 96
-#define SC_AT_SC 48832
-#define SC_BYTES_SC 32
+#define SC_AT_BLOCK_MAX 83776
+#define SC_BYTES_BLOCK_MAX 768
+#define SC_AT_SY 84544
+#define SC_BYTES_SY 576
+#define SC_AT_ROPE 85120
+#define SC_BYTES_ROPE 512
+#define SC_AT_SV 85632
+#define SC_BYTES_SV 512
+#define SC_AT_XV 86144
+#define SC_BYTES_XV 512
+#define SC_AT_SQ 86656
+#define SC_BYTES_SQ 384
+#define SC_AT_XC 87040
+#define SC_BYTES_XC 384
+#define SC_AT_XSUM 87424
+#define SC_BYTES_XSUM 384
+#define SC_AT_Q_SCALE 87808
+#define SC_BYTES_Q_SCALE 256
 
 #endif

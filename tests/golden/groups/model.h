@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 20692
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 20692 --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -76,12 +76,12 @@ enum sc_op {
 /* widths of the shared buffers */
 #define SC_Y_WORDS 132
 #define SC_XQ_WORDS 34
-#define SC_XSEGS 9
+#define SC_XSEGS 9 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 17
 #define SC_XSUMS 1
+#define SC_Q16 0 /* whether there are 16-bit vectors */
 #define SC_RANK 0
 #define SC_SQ_WORDS 0
-#define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 268
 #define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 28

@@ -1,31 +1,38 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
 #include "model.h"
 #include "sc_kernels.h"
 #include "sc_model.h"
+#include "sc_engines.h"
+
+extern const sc_engine sc_engine_neureka;
+SC_L1_DATA const sc_engine *const sc_engines[] = {
+    [SC_ON_CORES] = 0,
+    [SC_ON_NEUREKA] = &sc_engine_neureka,
+};
 
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 144, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0}, /* layer0.qkv */
-    {576u, 144, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 9, 0}, /* layer0.o */
-    {864u, 144, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0}, /* layer0.gate_up */
-    {1728u, 208, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 255}, SC_IN_WMEM, 8, 0, 16, 0}, /* layer0.down */
-    {2144u, 144, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0}, /* layer1.qkv */
-    {2720u, 144, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 9, 0}, /* layer1.o */
-    {3008u, 144, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0}, /* layer1.gate_up */
-    {3872u, 208, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 255}, SC_IN_WMEM, 8, 0, 16, 0}, /* layer1.down */
-    {4288u, 144, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0}, /* head */
+    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0}, /* layer0.qkv */
+    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 6, 0}, /* layer0.o */
+    {1632u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0}, /* layer0.gate_up */
+    {3264u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 15, 0}, /* layer0.down */
+    {3808u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0}, /* layer1.qkv */
+    {4896u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 6, 0}, /* layer1.o */
+    {5440u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0}, /* layer1.gate_up */
+    {7072u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 15, 0}, /* layer1.down */
+    {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0}, /* head */
 };
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      5, 5, 16978, -56, 1, 12, 11,
+      3, 3, 16978, -54, -1, 14, 13,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      5, 5, 16978, -56, 1, 12, 11,
+      3, 3, 16978, -54, -1, 14, 13,
     },
 };
 
@@ -43,7 +50,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {4288u, 144, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 255}, SC_IN_WMEM, 8, 0, 20, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 21, 0};
 
 SC_L1_DATA const int16_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

@@ -1,4 +1,4 @@
-/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824
+/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 --engines cores
  * SPDX-License-Identifier: Apache-2.0
  * The storage formats of this model's matrices; included by sc_dot.h. */
 #include "sc_dot_w8.h"
@@ -6,4 +6,4 @@
 /* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
 #define SC_EACH_WIDTH(X) X(8, 4, 0)
 /* X(sc_matrix.format) */
-#define SC_EACH_FORMAT(X) X(8)
+#define SC_EACH_FORMAT(X) X(8 | SC_FMT_Q16)

@@ -1,4 +1,4 @@
-/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824
+/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 --engines cores
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -36,19 +36,19 @@ enum sc_op {
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_EMBED_FACTOR 1430905465u
+#define SC_EMBED_FACTOR 1447828015u
 #define SC_EMBED_SHIFT 6
 #define SC_NORM_EPS 1007ull
 #define SC_NORM_SHIFT 3
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
-#define SC_LOGIT_SHIFT -1
+#define SC_LOGIT_SHIFT -3
 #define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
 /* schedule */
-#define SC_CHUNK 8
+#define SC_CHUNK 16
 #define SC_TILE_BYTES 2912
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -75,13 +75,13 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 70
-#define SC_XQ_WORDS 11
-#define SC_XSEGS 1
-#define SC_XBLOCKS 6
+#define SC_XQ_WORDS 22
+#define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
+#define SC_XBLOCKS 0
 #define SC_XSUMS 0
+#define SC_Q16 1 /* whether there are 16-bit vectors */
 #define SC_RANK 0
 #define SC_SQ_WORDS 0
-#define SC_SSEGS 0
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 28
@@ -90,40 +90,36 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 14448
+#define SC_ARENA_BYTES 20272
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
 #define SC_AT_LOGITS 5824
 #define SC_BYTES_LOGITS 432
 #define SC_AT_Y 5824
-#define SC_BYTES_Y 2240
-#define SC_AT_HEAD_SCRATCH 8064
-#define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 8064
-#define SC_BYTES_HEAD_WORK 448
-#define SC_AT_HEAD_STATE 9184
-#define SC_BYTES_HEAD_STATE 1120
+#define SC_BYTES_Y 4480
 #define SC_AT_PARTS 10304
-#define SC_BYTES_PARTS 1024
-#define SC_AT_X 11328
-#define SC_BYTES_X 768
-#define SC_AT_K_CACHE 12096
+#define SC_BYTES_PARTS 2048
+#define SC_AT_X 12352
+#define SC_BYTES_X 1536
+#define SC_AT_XQ 13888
+#define SC_BYTES_XQ 1408
+#define SC_AT_HEAD_SCRATCH 15296
+#define SC_BYTES_HEAD_SCRATCH 1120
+#define SC_AT_HEAD_WORK 15296
+#define SC_BYTES_HEAD_WORK 448
+#define SC_AT_HEAD_STATE 16416
+#define SC_BYTES_HEAD_STATE 1120
+#define SC_AT_Q8 17536
+#define SC_BYTES_Q8 768
+#define SC_AT_XV 18304
+#define SC_BYTES_XV 512
+#define SC_AT_K_CACHE 18816
 #define SC_BYTES_K_CACHE 480
-#define SC_AT_Q8 12576
-#define SC_BYTES_Q8 384
-#define SC_AT_XQ 12960
-#define SC_BYTES_XQ 352
-#define SC_AT_V_CACHE 13312
+#define SC_AT_ROPE 19296
+#define SC_BYTES_ROPE 448
+#define SC_AT_V_CACHE 19744
 #define SC_BYTES_V_CACHE 336
-#define SC_AT_XV 13648
-#define SC_BYTES_XV 256
-#define SC_AT_ROPE 13904
-#define SC_BYTES_ROPE 224
-#define SC_AT_BLOCK_MAX 14128
-#define SC_BYTES_BLOCK_MAX 192
-#define SC_AT_Q_SCALE 14320
-#define SC_BYTES_Q_SCALE 96
-#define SC_AT_XC 14416
-#define SC_BYTES_XC 32
+#define SC_AT_Q_SCALE 20080
+#define SC_BYTES_Q_SCALE 192
 
 #endif

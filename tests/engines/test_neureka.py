@@ -1,0 +1,270 @@
+"""N-EUREKA's engines: their bit planes read as the chip reads them, and every integer of their programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from end_to_end.programs import (
+    GREEDY,
+    WARM,
+    Program,
+    add_adapters,
+    compile_graph,
+    missing,
+    need,
+    random_request,
+)
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.codegen.pack import stored_rows
+from shrinkc.engines import CORES, ENGINES, Engine, MatrixSpec
+from shrinkc.importer import FloatModel, load_hf
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops import Embed, Linear
+from shrinkc.quantize import QuantOptions
+from shrinkc.quantize.weights import Output, quantize_matrix
+from shrinkc.targets import SIRACUSA, Target
+
+from .plain import lowered
+
+NAMES = ("neureka", "neureka_3x3")
+CONTEXT = 40
+AHEAD = 32  # bytes that the chip reads past the last weight
+
+
+def spec(**fields: Any) -> MatrixSpec:
+    return MatrixSpec(**{
+        "name": "m", "rows": 64, "k": 64, "bits": 8, "group": None, "asymmetric": False, **fields,
+    })  # fmt: skip
+
+
+def matrix(n: int, k: int, bits: int, engine: str) -> QLinear:
+    """A matrix of every integer of its width."""
+    rng = np.random.default_rng(n + k)
+    w = rng.standard_normal((n, k)).astype(np.float32)
+    made = quantize_matrix("m", w, Output(2.0**-34, 16), bits=bits, engine=engine)
+    low, high = made.format.low, made.format.high
+    made.q[:] = rng.integers(low, high + 1, (n, k))
+    made.q.reshape(-1)[: n * k // 2] = np.resize(np.arange(low, high + 1), n * k // 2)
+    return made
+
+
+# --- bit planes --------------------------------------------------------------------------
+
+
+def dense_weight(data: bytes, row: int, i: int, k: int) -> int:
+    """1x1 mode: 32 bytes per output and 32 inputs; word m has inputs 4 m .. 4 m + 3, of which nibble b
+    has bit b."""
+    at = (row * -(-k // 32) + i // 32) * 32 + i % 32 // 4 * 4
+    word = int.from_bytes(data[at : at + 4], "little")
+    return sum((word >> (4 * b + i % 4) & 1) << b for b in range(8))
+
+
+def folded_weight(data: bytes, row: int, i: int, k: int, bits: int) -> int:
+    """3x3 mode: per output, 28 channels and bit 32 bytes, whose bit 28 tap + c is of channel c; input i
+    is channel i % C of tap i / C, where all have C channels."""
+    channels = -(-k // 36) * 4
+    tap, channel = divmod(i, channels)
+    tile = row * -(-channels // 28) + channel // 28
+    planes = [data[(tile * bits + b) * 32 : (tile * bits + b + 1) * 32] for b in range(bits)]
+    at = 28 * tap + channel % 28
+    return sum((plane[at // 8] >> at % 8 & 1) << b for b, plane in enumerate(planes))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize(
+    ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 253), (5, 300)]
+)
+def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> None:
+    """All of them, and behind the last a multiplier per row, or what is read ahead."""
+    w = matrix(n, k, bits, name)
+    engine = ENGINES[name]
+    data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
+    shape = engine.shape(spec(rows=n, k=k, bits=bits))
+    assert (w.seg, w.pad) == (shape.seg, shape.pad or shape.format.inputs)
+    zero = 128 if name == "neureka" else 1 << (bits - 1)
+    rows = -(-n // 8) * 8
+    padded = -(-k // 36) * 36 if name == "neureka_3x3" else -(-k // 32) * 32
+    for row in range(rows):
+        for i in range(padded):
+            got = (
+                dense_weight(data, row, i, k)
+                if name == "neureka"
+                else folded_weight(data, row, i, k, bits)
+            ) - zero
+            assert got == (int(w.q[row, i]) if row < n and i < k else 0), (row, i)
+    beside = shape.blocks * shape.block_bytes
+    assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
+    assert len(data) == shape.bytes >= beside + AHEAD
+
+
+def test_the_weights_of_3x3_take_space_by_their_bits() -> None:
+    sizes = [ENGINES["neureka_3x3"].shape(spec(k=252, bits=b)).block_bytes for b in (8, 4, 2)]
+    assert sizes[0] == 2 * sizes[1] == 4 * sizes[2] == 8 * 8 * 32
+    dense = {ENGINES["neureka"].shape(spec(bits=b)).block_bytes for b in (8, 4, 2)}
+    assert dense == {8 * 64}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_does_not_run(name: str) -> None:
+    engine = ENGINES[name]
+    assert engine.refusal(spec()) is engine.refusal(spec(embedding=True)) is None
+    for fields in ({"group": 32}, {"asymmetric": True}, {"group": 16, "asymmetric": True}):
+        assert "has scales per group" in str(engine.refusal(spec(**fields)))
+    assert "has a side path" in str(engine.refusal(spec(rank=2)))
+
+
+# --- programs ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of which one engine runs all that it can: ``on`` are names without their layer."""
+
+    engine: str
+    options: QuantOptions = field(default_factory=QuantOptions)
+    sizes: dict[str, Any] = field(default_factory=dict)
+    on: frozenset[str] = frozenset({"qkv", "o", "gate_up", "down", "head"})
+    ranks: dict[str, int] = field(default_factory=dict)
+    biased: bool = False
+
+
+# heads of 10, 88 rows and 44 inputs, 107 rows: nothing divides by 8, 32, 36 or 64
+SIZES: dict[str, Any] = {
+    "hidden": 44, "intermediate": 100, "vocab": 107, "heads": 4, "kv_heads": 2, "head_dim": 10,
+    "layers": 1, "seed": 4,
+}  # fmt: skip
+GROUPED = QuantOptions(bits=4, group=4)
+CASES = {
+    "1x1": Case("neureka"),
+    "1x1, 4 bit, a head of its own": Case(
+        "neureka", QuantOptions(bits=4), {"tied": False, "layers": 2}
+    ),
+    "1x1, biases, several jobs": Case(
+        "neureka", sizes={"intermediate": 300, "vocab": 333}, biased=True
+    ),
+    "1x1, the head alone beside groups": Case("neureka", GROUPED, on=frozenset({"head"})),
+    "1x1, beside side paths": Case(
+        "neureka", on=frozenset({"o", "gate_up", "head"}), ranks={"k_proj": 3, "down_proj": 2}
+    ),
+    "3x3, 8 bit": Case("neureka_3x3"),
+    "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
+    "3x3, 3 bit, several tiles": Case(
+        "neureka_3x3", QuantOptions(bits=3), {"intermediate": 300, "layers": 2, "tied": False}
+    ),
+    "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 120}),
+}  # fmt: skip
+ON_QEMU = ("1x1", "3x3, 4 bit, biases")
+ON_GVSOC = (
+    "1x1", "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 8 bit",
+    "3x3, 4 bit, biases", "3x3, 3 bit, several tiles",
+)  # fmt: skip
+
+
+@pytest.fixture
+def eager(register: Callable[[Engine], None]) -> None:
+    """Both run whatever they can."""
+    for name in NAMES:
+        register(replace(ENGINES[name], cycles=lambda spec, tokens: 1))
+
+
+def load(case: Case, folder: Path) -> FloatModel:
+    sizes = {**SIZES, **case.sizes}
+    if case.biased:
+        rng, dim = np.random.default_rng(7), sizes["head_dim"]
+        sizes["config"] = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+        sizes["overrides"] = {
+            f"model.layers.{i}.self_attn.{p}_proj.bias": rng.standard_normal(n * dim).astype("f4")
+            for i in range(sizes["layers"])
+            for p, n in {"q": 4, "k": 2, "v": 2}.items()
+        }
+    write_tiny_llama(folder, **sizes)
+    model = load_hf(folder)
+    add_adapters(model, case.ranks)
+    return model
+
+
+def target_of(case: Case) -> Target:
+    return replace(SIRACUSA, engines=(CORES, case.engine))
+
+
+def compiled(case: Case, folder: Path) -> Program:
+    model = load(case, folder / "model")
+    graph = lowered(model, case.options, CONTEXT, target_of(case))
+    return compile_graph(graph, model, folder / "out", target_of(case))
+
+
+def engines_of(graph: Graph) -> dict[str, str]:
+    found = {op.weight.name: op.weight.engine for op in graph.ops if isinstance(op, Linear)}
+    return {name.split(".")[-1]: engine for name, engine in found.items()}
+
+
+def prove(program: Program, on: str, *prompts: int, **options: str) -> int:
+    """Values compared of runs with prompts of so many tokens, of which chunks are made."""
+    program.build(on, **options)
+    rng, compared = np.random.default_rng(1), 0
+    for n in prompts:
+        request = random_request(program.graph, rng, n, 4, WARM if n == 3 else GREEDY)
+        compared += program.prove(on, request, timeout_s=240).compared
+    return compared
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: None) -> None:
+    """Where the chip is not: its sums in C, with sanitizers, threads and transfers that come late."""
+    need("host")
+    case = CASES[name]
+    program = compiled(case, tmp_path)
+    assert {n for n, e in engines_of(program.graph).items() if e == case.engine} == case.on
+    assert prove(program, "host", 1, 3, 4, 19, SAN="1", LAZY="1", CORES="3") > 1000
+    if name in ON_QEMU and missing("qemu") is None:
+        assert prove(program, "qemu", 19) > 0
+
+
+@pytest.mark.parametrize("name", ["1x1, biases, several jobs", "3x3, 4 bit, biases"])
+def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
+    need("host")
+    assert prove(compiled(CASES[name], tmp_path), "host", 19, 2, SAN="thread", CORES="8") > 1000
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize("name", ON_GVSOC)
+def test_on_the_chips_simulator(name: str, tmp_path: Path, eager: None) -> None:
+    """The engine itself: jobs of one token and of several, a last chunk that is none of the others."""
+    need("gvsoc")
+    assert prove(compiled(CASES[name], tmp_path), "gvsoc", 19, 3) > 500
+
+
+def test_the_embedding_is_read_from_bit_planes(tmp_path: Path, eager: None) -> None:
+    """Tied: no second copy for the cores; each of the programs above reads its rows so."""
+    for name in ("1x1", "3x3, 8 bit"):
+        graph = compiled(CASES[name], tmp_path / name).graph
+        table = next(op.table for op in graph.ops if isinstance(op, Embed))
+        assert table.engine == CASES[name].engine
+        assert table is next(op.weight for op in graph.ops if op.out == "logits")  # type: ignore[attr-defined]
+
+
+def test_who_runs_a_matrix_changes_no_integer(tmp_path: Path) -> None:
+    """Of one scale per row, whoever runs it."""
+    model = load(CASES["1x1"], tmp_path / "model")
+    graphs = [
+        lowered(model, QuantOptions(bits=4), 16, replace(SIRACUSA, engines=engines))
+        for engines in ((CORES,), SIRACUSA.engines)
+    ]
+    assert set(engines_of(graphs[0]).values()) == {CORES}
+    assert (
+        set(engines_of(graphs[1]).values()) > {CORES} or CORES not in engines_of(graphs[1]).values()
+    )
+    for mine, theirs in zip(*(g.ops for g in graphs), strict=True):
+        if isinstance(mine, Linear) and isinstance(theirs, Linear):
+            a, b = mine.weight, theirs.weight
+            for field_name in ("q", "r"):
+                np.testing.assert_array_equal(getattr(a, field_name), getattr(b, field_name))
+            assert (a.shift, a.frac, a.x_bits, a.seg) == (b.shift, b.frac, b.x_bits, b.seg)
