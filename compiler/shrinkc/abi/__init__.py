@@ -6,11 +6,13 @@
 from shrinkc.abi.contract import (
     HASH_MULTIPLIER,
     INPUT_MAGIC,
+    LOOKUP_MAX,
     MATRIX_BYTES,
     PART_BYTES,
     QVEC_BYTES,
     ROW_BLOCK,
     TABLE_BYTES,
+    TOP_BYTES,
     X_BLOCK,
     Exit,
     InputWord,
@@ -22,16 +24,19 @@ from shrinkc.abi.contract import (
     input_block,
     input_words,
     kv_block_bytes,
+    verified_tokens,
 )
 
 __all__ = [
     "HASH_MULTIPLIER",
     "INPUT_MAGIC",
+    "LOOKUP_MAX",
     "MATRIX_BYTES",
     "PART_BYTES",
     "QVEC_BYTES",
     "ROW_BLOCK",
     "TABLE_BYTES",
+    "TOP_BYTES",
     "X_BLOCK",
     "Exit",
     "InputWord",
@@ -43,4 +48,5 @@ __all__ = [
     "input_block",
     "input_words",
     "kv_block_bytes",
+    "verified_tokens",
 ]

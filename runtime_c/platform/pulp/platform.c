@@ -18,7 +18,7 @@ extern uint32_t __sc_cluster_stacks[], __sc_fc_stack_start[];
 extern uint32_t __sc_l1_start[], __sc_l2_start[], __sc_l2_end[];
 extern char SC_CL_STACK[];
 
-const uint32_t *sc_input_words(void) { return sc_input_section; }
+uint32_t *sc_input_words(void) { return sc_input_section; }
 
 /* ---- console ---- */
 

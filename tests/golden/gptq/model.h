@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 8
+#define SC_VERIFIED 8 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 16896
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -80,10 +81,12 @@ enum sc_op {
 #define SC_ARENA_BYTES 48864
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
-#define SC_AT_LOGITS 33792
-#define SC_BYTES_LOGITS 432
+#define SC_AT_TOPS 33792
+#define SC_BYTES_TOPS 512
 #define SC_AT_Y 33792
 #define SC_BYTES_Y 4096
+#define SC_AT_LOGITS 34304
+#define SC_BYTES_LOGITS 432
 #define SC_AT_X 37888
 #define SC_BYTES_X 2048
 #define SC_AT_K_CACHE 39936

@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 8
+#define SC_VERIFIED 8 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 2016
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -83,7 +84,9 @@ enum sc_op {
 #define SC_BYTES_HEAD_SCRATCH 1632
 #define SC_AT_HEAD_WORK 4032
 #define SC_BYTES_HEAD_WORK 256
-#define SC_AT_LOGITS 4032
+#define SC_AT_TOPS 4032
+#define SC_BYTES_TOPS 512
+#define SC_AT_LOGITS 4544
 #define SC_BYTES_LOGITS 432
 #define SC_AT_PARTS 5664
 #define SC_BYTES_PARTS 1024

@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 8
+#define SC_VERIFIED 8 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 2912
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -79,10 +80,12 @@ enum sc_op {
 #define SC_ARENA_BYTES 14448
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
-#define SC_AT_LOGITS 5824
-#define SC_BYTES_LOGITS 432
+#define SC_AT_TOPS 5824
+#define SC_BYTES_TOPS 512
 #define SC_AT_Y 5824
 #define SC_BYTES_Y 2240
+#define SC_AT_LOGITS 6336
+#define SC_BYTES_LOGITS 432
 #define SC_AT_HEAD_SCRATCH 8064
 #define SC_BYTES_HEAD_SCRATCH 1120
 #define SC_AT_HEAD_WORK 8064
