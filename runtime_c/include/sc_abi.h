@@ -53,7 +53,7 @@ enum sc_exit_code {
 #define SC_LINE_HASH "@H"    /* position layer hash: of the layer's output, the residual stream */
 #define SC_LINE_LOGITS "@L"  /* position first v v ...: logits from first on, 8 hex digits each */
 #define SC_LINE_DUMP "@D"    /* op first v v ...: an op's output, of the position and layer asked for */
-#define SC_LINE_TIME "@C"    /* P|D time: of the prefill, of one decode step, sampling included */
+#define SC_LINE_TIME "@C"    /* P|D time: of the prefill, of one decode pass, sampling included */
 #define SC_LINE_TOKEN "@T"   /* position token hex: the token chosen after position, and its bytes */
 #define SC_LINE_PASS "@V"    /* position tokens kept: so many were fed from there on, and so many count */
 #define SC_LINE_END "@Z"     /* tokens: the run is complete */

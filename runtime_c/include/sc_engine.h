@@ -75,7 +75,8 @@ void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int c
 uint32_t sc_choice(uint32_t t);
 
 /* ---- drafts (controller) ---- */
-/* Writes what may follow the `count` tokens behind them, 0 .. most tokens, and says how many. */
+/* Writes behind the `count` tokens what may follow, 0 .. most tokens and no more than a pass can verify; says how
+ * many. */
 uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most);
 
 /* ---- observing: after each op of a pass, in the order of enum sc_op ---- */

@@ -32,6 +32,8 @@ static void search(void *unused, int core) {
 }
 
 uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most) {
+    if (most > SC_VERIFIED - 1) most = SC_VERIFIED - 1;
+    if (most == 0) return 0;
     s.tokens = tokens;
     s.count = count;
     sc_run_workers(search, 0);

@@ -82,30 +82,18 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
  * one that follows them, but none behind an end token unless the run goes on there.  Says how many. */
 static uint32_t choose(const sc_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position,
                        int go_on) {
-    sc_profile_start(SC_CONTROLLER);
     uint32_t n = 0, draft;
     do {
         draft = next[n];
         next[n] = drafted ? sc_choice(n) : sc_sample(how, position - 1);
     } while (n++ < drafted && next[n - 1] == draft && (go_on || !is_end(draft)));
-    sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
-    return n;
-}
-
-/* At most `most` tokens behind the text, as many as there is room for and a pass can verify. */
-static uint32_t draft(uint32_t *ids, uint32_t count, uint32_t most, uint32_t room) {
-    if (most > room) most = room;
-    if (most > SC_VERIFIED - 1) most = SC_VERIFIED - 1;
-    if (most == 0) return 0;
-    sc_profile_start(SC_CONTROLLER);
-    uint32_t n = sc_draft(ids, count, most);
-    sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
     return n;
 }
 
 int sc_main(void) {
     uint32_t *in = sc_input_words(), *ids = in + SC_IN_TOKENS;
-    const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], lookup = in[SC_IN_LOOKUP];
+    const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], end = prompt + most;
+    const uint32_t lookup = in[SC_IN_LOOKUP];
     const int go_on = in[SC_IN_IGNORE_EOS] != 0;
     const sc_sampling how = {in[SC_IN_INV_TEMP], in[SC_IN_TOP_P], in[SC_IN_SEED]};
     if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return refuse("input of another version");
@@ -134,24 +122,24 @@ int sc_main(void) {
     feed(ids, prompt, 0, SC_LAST_LOGITS);
     if (sc_now.trace & SC_TRACE_LOGITS) return 0;
     while (!ended) {
-        const uint32_t *next = ids + count, n = choose(&how, ids + count, drafted, count, go_on);
+        const uint32_t first = count, fed = 1 + drafted;
+        sc_profile_start(SC_CONTROLLER);
+        count += choose(&how, ids + count, drafted, count, go_on);
+        const int at_end = !go_on && is_end(ids[count - 1]);
+        ended = at_end || count == end;
+        drafted = ended ? 0 : sc_draft(ids, count, end - count - 1 < lookup ? end - count - 1 : lookup);
+        sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
         uint32_t time = sc_time() - start - sc_now.untimed;
         sc_profile_print();
-        if (!text) {
-            emit_time(count == prompt ? SC_PREFILL : SC_DECODE, time);
-            if (lookup && count > prompt) emit_pass(count - 1, drafted + 1, n);
+        if (!text) emit_time(first == prompt ? SC_PREFILL : SC_DECODE, time);
+        if (!text && lookup && first > prompt) emit_pass(first - 1, fed, count - first);
+        for (uint32_t i = first; i < count; i++) {
+            if (!text) emit_line(i - 1, ids[i]);
+            if (text && !(at_end && i + 1 == count)) emit_text(ids[i]);
         }
-        const int at_end = is_end(next[n - 1]) && !go_on;
-        for (uint32_t i = 0; i < n; i++) {
-            if (!text) emit_line(count - 1 + i, next[i]);
-            if (text && !(at_end && i + 1 == n)) emit_text(next[i]);
-        }
-        count += n;
-        ended = at_end || count == prompt + most;
         if (ended) break;
         sc_now.untimed = 0;
         start = sc_time();
-        drafted = draft(ids, count, lookup, prompt + most - count - 1);
         feed(ids + count - 1, 1 + drafted, count - 1, drafted ? SC_CHOICES : SC_LAST_LOGITS);
     }
     if (!text) {

@@ -87,7 +87,7 @@ class Line(StrEnum):
     HASH = "@H", "position layer hash: of the layer's output, the residual stream"
     LOGITS = "@L", "position first v v ...: logits from first on, 8 hex digits each"
     DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
-    TIME = "@C", "P|D time: of the prefill, of one decode step, sampling included"
+    TIME = "@C", "P|D time: of the prefill, of one decode pass, sampling included"
     TOKEN = "@T", "position token hex: the token chosen after position, and its bytes"
     # before the tokens that it gives; of every decode pass, where the input asks for lookup
     PASS = (
