@@ -139,6 +139,7 @@ def run(
     temperature: float = 0.0,
     top_p: float = 1.0,
     ignore_eos: bool = False,
+    lookup: int | None = None,
     verify: bool = True,
     check: bool = True,
     profile: bool = False,
@@ -154,15 +155,18 @@ def run(
     in the model's chat template; ``prompt_ids`` are token ids instead.  ``tokens``: most new ones
     (None: 64, or what the context leaves).  ``temperature`` 0 takes the likeliest token; else 0.02
     to 100, from the likeliest tokens that have the probability ``top_p`` together, drawn by
-    ``seed`` (0 to 2^32 - 1).  ``ignore_eos`` goes on after an end token.  ``make_options``: variables
-    of the directory's Makefile, e.g. {"SAN": "1"}.  ``timeout``: seconds (None: 600, on gvsoc 7200).
+    ``seed`` (0 to 2^32 - 1).  ``ignore_eos`` goes on after an end token.  ``lookup`` (1 to 8, with
+    temperature 0; None: off): up to so many tokens, those that followed the same words before, are
+    drafted and verified in one pass; the tokens stay the same.  ``make_options``: variables of the
+    directory's Makefile, e.g. {"SAN": "1"}.  ``timeout``: seconds (None: 600, on gvsoc 7200).
     ``profile`` (gvsoc): also cycles, instructions and stalls of every operation, as ``profile``.
     ``on_text`` is given the prompt in one piece, then the pieces of the answer as they come, and a
     line's end last.
 
     The result has ``text``, ``prompt_tokens``, ``new_tokens`` (ids), ``seconds``, ``cycles`` (on
-    gvsoc), and ``verdict``: how many values were ``compared`` and how many ``mismatched``; it is
-    None without ``verify``.
+    gvsoc), ``drafts`` (with ``lookup``: ``tokens_per_pass``, and how many tokens were ``drafted`` and
+    ``accepted``), and ``verdict``: how many values were ``compared`` and how many ``mismatched``; it
+    is None without ``verify``.
 
     Raises Mismatch when an integer differs (not with ``check`` False: then ``verdict.ok`` says
     it), UsageError, BadArtifact, ToolMissing, BuildFailed, OutputError or RunFailed.
@@ -172,7 +176,7 @@ def run(
     request = RunRequest.from_options(
         machine=on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed,
         temperature=temperature, top_p=top_p, ignore_eos=ignore_eos, verify=verify,
-        make_options=make_options or {}, timeout=timeout, profile=profile,
+        make_options=make_options or {}, timeout=timeout, profile=profile, lookup=lookup,
     )  # fmt: skip
     result = run_directory(
         Path(directory), request, env=_environment(env), reporter=reporter or Silent(),

@@ -8,9 +8,11 @@
 #define SC_HASH_MULTIPLIER 0x01000193u /* h = h * this + word, from 0 */
 #define SC_ROWS 8                      /* of a block */
 #define SC_BLOCK 8                     /* inputs that one core scans or quantises at a time */
+#define SC_LOOKUP_MAX 8                /* most tokens of a draft */
 #define SC_QVEC_BYTES 32               /* sizeof(sc_qvec) on a 64-bit host */
 #define SC_MATRIX_BYTES 48             /* sizeof(sc_matrix) on a 32-bit target */
 #define SC_PART_BYTES 16               /* sizeof(sc_part) */
+#define SC_TOP_BYTES 8                 /* sizeof(sc_top) */
 #define SC_TABLE_BYTES 2560            /* of the tables of exp2 and sigmoid */
 
 /* words of a run's input: 32 bit, little-endian, the same on every target */
@@ -25,6 +27,7 @@ enum sc_input_word {
     SC_IN_DUMP_POS = 7,   /* with SC_TRACE_DUMP: the position whose ops are printed whole */
     SC_IN_DUMP_LAYER = 8, /* and the layer */
     SC_IN_IGNORE_EOS = 9, /* 1 = go on after an end token */
+    SC_IN_LOOKUP = 10,    /* most tokens to draft for a pass, 0 .. SC_LOOKUP_MAX; greedy only */
     SC_IN_TOKENS = 16     /* first prompt token; the context's words follow */
 };
 
@@ -50,8 +53,9 @@ enum sc_exit_code {
 #define SC_LINE_HASH "@H"    /* position layer hash: of the layer's output, the residual stream */
 #define SC_LINE_LOGITS "@L"  /* position first v v ...: logits from first on, 8 hex digits each */
 #define SC_LINE_DUMP "@D"    /* op first v v ...: an op's output, of the position and layer asked for */
-#define SC_LINE_TIME "@C"    /* P|D time: of the prefill, of one decode step, sampling included */
+#define SC_LINE_TIME "@C"    /* P|D time: of the prefill, of one decode pass, sampling included */
 #define SC_LINE_TOKEN "@T"   /* position token hex: the token chosen after position, and its bytes */
+#define SC_LINE_PASS "@V"    /* position tokens kept: so many were fed from there on, and so many count */
 #define SC_LINE_END "@Z"     /* tokens: the run is complete */
 #define SC_LINE_REFUSED "@E" /* message: the input was refused */
 #define SC_LINE_PROFILE "@P" /* P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c */

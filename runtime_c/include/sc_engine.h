@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The engine: one forward pass over a chunk of tokens, sampling, and the generation loop. */
+ * The engine: one forward pass over a chunk of tokens, sampling, drafts, and the generation loop. */
 #ifndef SC_ENGINE_H
 #define SC_ENGINE_H
 
@@ -12,16 +12,26 @@
 extern uint8_t sc_arena[SC_ARENA_BYTES];
 #define SC_BUFFER(type, offset) ((type)(void *)(sc_arena + (offset)))
 
+/* What a pass gives: sc_logits of its last token (of all with SC_TRACE_LOGITS), or of every token the largest
+ * logit (sc_choice), for which there may be SC_VERIFIED tokens. */
+enum sc_want { SC_NO_LOGITS, SC_LAST_LOGITS, SC_CHOICES };
+
+/* Rows of the logits of some tokens of the chunk, `stride` words apart in sc_logits. */
+typedef struct {
+    uint32_t token, tokens, row, rows, stride;
+} sc_window;
+
 /* Where a run stands; set by the controller, read by the workers. */
 typedef struct {
     uint32_t position; /* of the chunk's first token */
     uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
     uint32_t ids[SC_CHUNK];
-    uint32_t want_logits; /* of the chunk's last token; of all with SC_TRACE_LOGITS */
-    uint32_t trace;       /* enum sc_trace flags */
-    uint32_t observed;    /* ops after which sc_observe is called: 1 << enum sc_op */
+    enum sc_want want;
+    uint32_t trace;    /* enum sc_trace flags */
+    uint32_t observed; /* ops after which sc_observe is called: 1 << enum sc_op */
     uint32_t dump_position, dump_layer;
     uint32_t untimed; /* time spent on observing, to be taken off the step's */
+    sc_window window; /* what sc_logits has; core 0's */
 } sc_step;
 
 extern sc_step sc_now;
@@ -38,7 +48,7 @@ extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 void sc_forward(void *unused, int core); /* for sc_run_workers */
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
-void sc_stream_begin(uint32_t want_logits); /* the last core, before any sc_stream_tile */
+void sc_stream_begin(int with_head); /* the last core, before any sc_stream_tile */
 /* Where a memory's blob begins, of those that a program reads without a fetch. */
 #ifdef SC_HAS_WMEM
 #define SC_BLOB(level) ((level) == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2)
@@ -77,6 +87,21 @@ typedef struct {
 } sc_sampling;
 uint32_t sc_sample(const sc_sampling *how, uint32_t position);
 
+/* A core's largest logit of a token, of those with equal ones the lowest. */
+typedef struct {
+    int32_t value;
+    uint32_t index;
+} sc_top;
+/* All workers: its share of rows row .. row + rows - 1 of the chunk's token `t`, at v; row 0 begins anew. */
+void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int core);
+/* The token with the largest logit, when all rows of `t` have been compared. */
+uint32_t sc_choice(uint32_t t);
+
+/* ---- drafts (controller) ---- */
+/* Writes behind the `count` tokens what may follow, 0 .. most tokens and no more than a pass can verify; says how
+ * many. */
+uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most);
+
 /* ---- observing: after each op of a pass, in the order of enum sc_op ---- */
 uint32_t sc_observed(uint32_t trace); /* the ops that these sc_trace flags are about */
 /* All cores: a layer's hash, the logits, or an op's output, as the input asked for; SC_LAYERS stands for
@@ -107,7 +132,7 @@ void sc_flush(void);
 void sc_puts(const char *text);
 void sc_put_hex(uint32_t v, int digits);
 void sc_put_uint(uint32_t v);
-/* lines of "tag first v v ..." in hex */
-void sc_put_words(const char *tag, const int32_t *v, uint32_t n);
+/* lines of "tag first v v ..." in hex; v is the value of number `first` */
+void sc_put_words(const char *tag, uint32_t first, const int32_t *v, uint32_t n);
 
 #endif

@@ -35,7 +35,7 @@
 /* ---- program ---- */
 int sc_main(void); /* the engine's entry; returns the exit code */
 void sc_exit(int code) __attribute__((noreturn));
-const uint32_t *sc_input_words(void); /* the run's input, see sc_abi.h */
+uint32_t *sc_input_words(void); /* the run's input, see sc_abi.h; new tokens are written behind the prompt */
 
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1 */

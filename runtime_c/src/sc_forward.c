@@ -25,6 +25,7 @@ _Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc
 _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
 _Static_assert(sizeof(void *) != 8 || sizeof(sc_qvec) == SC_QVEC_BYTES, "no more is planned than needed");
 _Static_assert(sizeof(sc_part) == SC_PART_BYTES, "planned size of sc_part");
+_Static_assert(sizeof(sc_top) == SC_TOP_BYTES, "planned size of sc_top");
 _Static_assert(SC_K_BLOCK == SC_K_BLOCK_BYTES, "planned size of 4 positions' keys");
 _Static_assert(SC_V_BLOCK == SC_V_BLOCK_BYTES, "planned size of 4 positions' values");
 _Static_assert(sizeof(void *) != 4 || SC_LAYER_STEPS * sizeof(sc_layer_step) <= 512,
@@ -413,15 +414,60 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
     }
 }
 
+/* After rows of some tokens' logits; before any others take their place. */
+static void compare(const sc_window w, int core) {
+    sc_barrier();
+    for (uint32_t i = 0; i < w.tokens; i++)
+        sc_compare(w.token + i, sc_logits + i * w.stride, w.row, w.rows, core);
+    if (core == 0) sc_now.window = w;
+    sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
+    sc_barrier();
+}
+
+/* The largest logit of every token of the chunk, in one pass over the head: as many rows at a time as sc_logits
+ * has room for. */
+SC_PHASE static void choices(const sc_matrix *m, int core) {
+    const uint32_t tokens = sc_now.tokens;
+    sc_output out = {.kind = SC_STORE, .dst = sc_logits};
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) { /* which give all rows */
+        for (uint32_t t = 0; t < tokens; t++) {
+            linear(m, xv + t, 1, &out, core);
+            compare((sc_window){t, 1, 0, SC_VOCAB, SC_VOCAB}, core);
+        }
+        return;
+    }
+#endif
+    const uint32_t room = SC_VOCAB / (SC_ROWS * tokens),
+                   most = room < SC_CORES ? room : room - room % SC_CORES;
+    for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
+        const uint8_t *tile = sc_stream_tile(core);
+        const uint32_t end = (uint32_t)sc_min(m->blocks, (int32_t)first + m->tile_blocks);
+        for (uint32_t at = first; at < end; at += most, tile += most * m->block_bytes) {
+            const uint32_t blocks = end - at < most ? end - at : most, row = at * SC_ROWS;
+            sc_matrix part = *m;
+            part.rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)(blocks * SC_ROWS));
+            out.stride = blocks * SC_ROWS;
+            sc_matrix_tile(&part, tile, 0, blocks, xv, sv, tokens, &out, core, SC_CORES);
+            compare((sc_window){0, tokens, row, part.rows, out.stride}, core);
+        }
+    }
+}
+
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
-    uint32_t first = sc_now.tokens - 1;
+    uint32_t first = sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
     quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xq[0], xv, core);
     sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
+    if (sc_now.want == SC_CHOICES) {
+        choices(m, core);
+        return;
+    }
+    if (core == 0) sc_now.window = (sc_window){first, 1, 0, SC_VOCAB, SC_VOCAB};
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
@@ -456,7 +502,7 @@ SC_HOT void sc_forward(void *unused, int core) {
 #endif
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
-    if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want_logits);
+    if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want != SC_NO_LOGITS);
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
-    if (sc_now.want_logits) head(core);
+    if (sc_now.want != SC_NO_LOGITS) head(core);
 }

@@ -36,6 +36,16 @@ static void emit_line(uint32_t position, uint32_t token) {
     sc_puts("\n");
 }
 
+static void emit_pass(uint32_t position, uint32_t tokens, uint32_t kept) {
+    sc_puts(SC_LINE_PASS " ");
+    sc_put_uint(position);
+    sc_puts(" ");
+    sc_put_uint(tokens);
+    sc_puts(" ");
+    sc_put_uint(kept);
+    sc_puts("\n");
+}
+
 static void emit_time(const char *what, uint32_t time) {
     sc_puts(SC_LINE_TIME " ");
     sc_puts(what);
@@ -50,14 +60,14 @@ static int is_end(uint32_t token) {
     return 0;
 }
 
-/* Feeds n tokens at `position`, chunk by chunk; logits of the last one. */
-static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
+/* Feeds n tokens at `position`, chunk by chunk; what is wanted, of the last chunk. */
+static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
     while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
         sc_now.position = position;
         sc_now.tokens = chunk;
-        sc_now.want_logits = chunk == n || (sc_now.trace & SC_TRACE_LOGITS);
+        sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
         sc_run_workers(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();
@@ -69,16 +79,23 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position) {
     }
 }
 
-static uint32_t choose(const sc_sampling *how, uint32_t position) {
-    sc_profile_start(SC_CONTROLLER);
-    uint32_t token = sc_sample(how, position);
-    sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
-    return token;
+/* What a pass gave, from next[0] at `position` on, where its draft was: the tokens that were drafted right and the
+ * one that follows them, but none behind an end token unless the run goes on there.  Says how many. */
+static uint32_t choose(const sc_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position,
+                       int go_on) {
+    uint32_t n = 0, draft;
+    do {
+        draft = next[n];
+        next[n] = drafted ? sc_choice(n) : sc_sample(how, position - 1);
+    } while (n++ < drafted && next[n - 1] == draft && (go_on || !is_end(draft)));
+    return n;
 }
 
 int sc_main(void) {
-    const uint32_t *in = sc_input_words();
-    const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], *ids = in + SC_IN_TOKENS;
+    uint32_t *in = sc_input_words(), *ids = in + SC_IN_TOKENS;
+    const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], end = prompt + most;
+    const uint32_t lookup = in[SC_IN_LOOKUP];
+    const int go_on = in[SC_IN_IGNORE_EOS] != 0;
     const sc_sampling how = {in[SC_IN_INV_TEMP], in[SC_IN_TOP_P], in[SC_IN_SEED]};
     if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return refuse("input of another version");
     if (prompt < 1 || prompt > SC_CONTEXT || most > SC_CONTEXT - prompt)
@@ -86,6 +103,10 @@ int sc_main(void) {
     if (how.top_p_q16 < 1 || how.top_p_q16 > 65536) return refuse("top_p outside 1..65536");
     for (uint32_t i = 0; i < prompt; i++)
         if (ids[i] >= SC_VOCAB) return refuse("prompt token outside the vocabulary");
+    if (lookup > SC_LOOKUP_MAX) return refuse("more tokens to draft than a draft may have");
+    if (lookup && how.inv_temp_q16) return refuse("lookup is for greedy sampling");
+    if (lookup && SC_VERIFIED < 2)
+        return refuse("no room for lookup: it was compiled for passes of one token");
 
     sc_now.trace = in[SC_IN_TRACE];
     if ((sc_now.trace & SC_TRACE_LOGITS) && (!SC_ALL_LOGITS || sc_now.trace != SC_TRACE_LOGITS || most > 0))
@@ -93,35 +114,41 @@ int sc_main(void) {
     sc_now.observed = sc_observed(sc_now.trace);
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
-    if (sc_now.trace == SC_TRACE_TEXT)
-        for (uint32_t i = 0; i < prompt; i++) emit_text(ids[i]);
+    const int text = sc_now.trace == SC_TRACE_TEXT;
+    for (uint32_t i = 0; text && i < prompt; i++) emit_text(ids[i]);
 
 #ifdef SC_AT_EXP2
     sc_run_workers(sc_fill_exp2, 0);
 #endif
-    uint32_t position = prompt, token, made = 0, start = sc_time();
+    uint32_t count = prompt, drafted = 0, start = sc_time();
+    int ended = most == 0;
     sc_now.untimed = 0;
-    feed(ids, prompt, 0);
+    feed(ids, prompt, 0, SC_LAST_LOGITS);
     if (sc_now.trace & SC_TRACE_LOGITS) return 0;
-    while (made < most) {
-        token = choose(&how, position - 1);
+    while (!ended) {
+        const uint32_t first = count, fed = 1 + drafted;
+        sc_profile_start(SC_CONTROLLER);
+        count += choose(&how, ids + count, drafted, count, go_on);
+        const int at_end = !go_on && is_end(ids[count - 1]);
+        ended = at_end || count == end;
+        drafted = ended ? 0 : sc_draft(ids, count, end - count - 1 < lookup ? end - count - 1 : lookup);
+        sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
         uint32_t time = sc_time() - start - sc_now.untimed;
         sc_profile_print();
-        if (sc_now.trace != SC_TRACE_TEXT) {
-            emit_time(made ? SC_DECODE : SC_PREFILL, time);
-            emit_line(position - 1, token);
+        if (!text) emit_time(first == prompt ? SC_PREFILL : SC_DECODE, time);
+        if (!text && lookup && first > prompt) emit_pass(first - 1, fed, count - first);
+        for (uint32_t i = first; i < count; i++) {
+            if (!text) emit_line(i - 1, ids[i]);
+            if (text && !(at_end && i + 1 == count)) emit_text(ids[i]);
         }
-        made++;
-        if (is_end(token) && !in[SC_IN_IGNORE_EOS]) break;
-        if (sc_now.trace == SC_TRACE_TEXT) emit_text(token);
-        if (made == most) break;
+        if (ended) break;
         sc_now.untimed = 0;
         start = sc_time();
-        feed(&token, 1, position++);
+        feed(ids + count - 1, 1 + drafted, count - 1, drafted ? SC_CHOICES : SC_LAST_LOGITS);
     }
-    if (sc_now.trace != SC_TRACE_TEXT) {
+    if (!text) {
         sc_puts(SC_LINE_END " ");
-        sc_put_uint(made);
+        sc_put_uint(count - prompt);
     }
     sc_puts("\n");
     sc_flush();

@@ -25,16 +25,16 @@ static void put_hashes(uint32_t layer) {
     }
 }
 
-static void put_logits(void) {
+static void put_logits(uint32_t position, const int32_t *logits) {
     char tag[16] = SC_LINE_LOGITS " ", digits[11];
-    uint32_t v = sc_now.position + sc_now.tokens - 1;
+    uint32_t v = position;
     int i = 10, at = sizeof SC_LINE_LOGITS;
     digits[i] = 0;
     do digits[--i] = (char)('0' + v % 10);
     while (v /= 10);
     while (digits[i]) tag[at++] = digits[i++];
     tag[at] = 0;
-    sc_put_words(tag, sc_logits, SC_VOCAB);
+    sc_put_words(tag, sc_now.window.row, logits, sc_now.window.rows);
 }
 
 static void dump_words(const char *op, const int32_t *v, uint32_t n) {
@@ -42,7 +42,7 @@ static void dump_words(const char *op, const int32_t *v, uint32_t n) {
     int at = sizeof SC_LINE_DUMP;
     while (*op) tag[at++] = *op++;
     tag[at] = 0;
-    sc_put_words(tag, v, n);
+    sc_put_words(tag, 0, v, n);
 }
 
 /* n bytes, or with `high` 16-bit values whose upper bytes are there */
@@ -103,7 +103,9 @@ void sc_observe(enum sc_op op, uint32_t layer, int core) {
         if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer && t < sc_now.tokens)
             dump(op, &sc_layers[layer], t);
         if (op == SC_LAYER_LAST) put_hashes(layer);
-        if (op == SC_OP_LOGITS) put_logits();
+        const sc_window *w = &sc_now.window;
+        for (uint32_t i = 0; op == SC_OP_LOGITS && i < w->tokens; i++)
+            put_logits(sc_now.position + w->token + i, sc_logits + i * w->stride);
         took = sc_time() - start;
         sc_now.untimed += took;
     }

@@ -4,34 +4,49 @@
  * Every core owns a contiguous slice of the vocabulary, so ties go to the lowest index. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
+#include "sc_buffers.h"
 
 static SC_L1 struct {
-    int32_t top[SC_CORES];
-    uint32_t index[SC_CORES];
     uint64_t mass[SC_CORES];
     int32_t max;
     uint32_t factor, threshold;
     int shift;
 } s;
 
-static void slice(int core, uint32_t *from, uint32_t *to) {
-    const uint32_t each = (SC_VOCAB + SC_CORES - 1) / SC_CORES;
-    *from = (uint32_t)core * each < SC_VOCAB ? (uint32_t)core * each : SC_VOCAB;
-    *to = *from + each < SC_VOCAB ? *from + each : SC_VOCAB;
+static void share(uint32_t n, int core, uint32_t *from, uint32_t *to) {
+    const uint32_t each = (n + SC_CORES - 1) / SC_CORES;
+    *from = (uint32_t)core * each < n ? (uint32_t)core * each : n;
+    *to = *from + each < n ? *from + each : n;
 }
 
-static void find_top(void *unused, int core) {
-    uint32_t from, to, index;
-    (void)unused;
-    slice(core, &from, &to);
-    int32_t top = -SC_INT32_MAX;
-    index = from;
+static void slice(int core, uint32_t *from, uint32_t *to) { share(SC_VOCAB, core, from, to); }
+
+void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int core) {
+    uint32_t from, to;
+    share(rows, core, &from, &to);
+    sc_top top = tops[t][core];
+    if (row == 0) top = (sc_top){-SC_INT32_MAX, from < to ? from : SC_VOCAB};
     for (uint32_t i = from; i < to; i++) {
-        if (sc_logits[i] > top) top = sc_logits[i], index = i;
+        if (v[i] > top.value) top = (sc_top){v[i], row + i};
     }
-    s.top[core] = top;
-    s.index[core] = index;
+    tops[t][core] = top;
+}
+
+static const sc_top *top_of(uint32_t t) {
+    const sc_top *best = &tops[t][0];
+    for (int c = 1; c < SC_CORES; c++) {
+        const sc_top *other = &tops[t][c];
+        if (other->value > best->value || (other->value == best->value && other->index < best->index))
+            best = other;
+    }
+    return best;
+}
+
+uint32_t sc_choice(uint32_t t) { return top_of(t)->index; }
+
+static void find_top(void *unused, int core) {
+    (void)unused;
+    sc_compare(0, sc_logits, 0, SC_VOCAB, core);
 }
 
 /* logits -> probabilities Q20, in place */
@@ -81,12 +96,9 @@ static void keep_nucleus(uint32_t top_p_q16) {
 
 uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
     sc_run_workers(find_top, 0);
-    int best = 0;
-    for (int c = 1; c < SC_CORES; c++)
-        if (s.top[c] > s.top[best]) best = c;
-    if (how->inv_temp_q16 == 0) return s.index[best];
+    if (how->inv_temp_q16 == 0) return sc_choice(0);
 
-    s.max = s.top[best];
+    s.max = top_of(0)->value;
     uint64_t factor = (uint64_t)how->inv_temp_q16 * 47274u; /* log2(e) in Q15 */
     int shift = sc_bits64(factor) - 31;
     s.factor = (uint32_t)(shift > 0 ? factor >> shift : factor << -shift);

@@ -79,9 +79,9 @@ SC_HOT static void load_ahead(void) {
 #endif
 }
 
-void sc_stream_begin(uint32_t want_logits) {
+void sc_stream_begin(int with_head) {
     st.load = st.fetch = (cursor){sc_matrices, 0};
-    st.end = sc_matrices + SC_MATRICES - (want_logits ? 0 : 1);
+    st.end = sc_matrices + SC_MATRICES - (with_head ? 0 : 1);
     skip(&st.load);
     st.loads = st.fetches = st.staged = 0;
     for (int c = 0; c < SC_PLANNED_CORES; c++) st.taken[c] = 0;

@@ -35,11 +35,11 @@ void sc_put_uint(uint32_t v) {
     sc_puts(t + i);
 }
 
-void sc_put_words(const char *tag, const int32_t *v, uint32_t n) {
+void sc_put_words(const char *tag, uint32_t first, const int32_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n;) {
         sc_puts(tag);
         sc_puts(" ");
-        sc_put_uint(i);
+        sc_put_uint(first + i);
         for (uint32_t end = n - i < 24 ? n : i + 24; i < end; i++) {
             sc_puts(" ");
             sc_put_hex((uint32_t)v[i], 8);

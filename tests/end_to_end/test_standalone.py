@@ -51,26 +51,27 @@ def call(program: Path, *arguments: str, **streams: object) -> subprocess.Comple
 
 @pytest.mark.parametrize("prompt", ["", "the", "Día 🙂 </s>  x", "--tokens", "a\tb\n"])
 @pytest.mark.parametrize(
-    ("options", "tokens", "temperature", "top_p", "seed", "ignore_eos"),
+    ("options", "tokens", "temperature", "top_p", "seed", "ignore_eos", "lookup"),
     [
-        ([], None, 0, 1, 0, False),
-        (["--tokens", "3", "--seed=4294967295", "--ignore-eos"], 3, 0, 1, 2**32 - 1, True),
-        (["--tokens=2", "--temperature", "0.7", "--top-p", "0.45"], 2, 0.7, 0.45, 0, False),
-        (["--temperature", "0.02", "--top-p", "1e-9"], None, 0.02, 1e-9, 0, False),
+        ([], None, 0, 1, 0, False, 0),
+        (["--lookup", "8", "--tokens=9"], 9, 0, 1, 0, False, 8),
+        (["--tokens", "3", "--seed=4294967295", "--ignore-eos"], 3, 0, 1, 2**32 - 1, True, 0),
+        (["--tokens=2", "--temperature", "0.7", "--top-p", "0.45"], 2, 0.7, 0.45, 0, False, 0),
+        (["--temperature", "0.02", "--top-p", "1e-9"], None, 0.02, 1e-9, 0, False, 0),
         # 32768.5 and 32769.5 of 65536: halves become even
-        (["--top-p", "0.50000762939453125"], None, 0, 0.50000762939453125, 0, False),
-        (["--top-p", "0.50002288818359375"], None, 0, 0.50002288818359375, 0, False),
+        (["--top-p", "0.50000762939453125"], None, 0, 0.50000762939453125, 0, False, 0),
+        (["--top-p", "0.50002288818359375"], None, 0, 0.50002288818359375, 0, False, 0),
     ],
-    ids=["plain", "seed", "sampled", "coldest", "half", "other half"],
+    ids=["plain", "lookup", "seed", "sampled", "coldest", "half", "other half"],
 )
 def test_words_are_those_of_shrinkc(
     program: Path, prompt: str, options: list[str], tokens: int | None, temperature: float,
-    top_p: float, seed: int, ignore_eos: bool,
+    top_p: float, seed: int, ignore_eos: bool, lookup: int,
 ) -> None:  # fmt: skip
     ids = tuple(Tokenizer.of_program(program, read_manifest(program)).encode(prompt))
     new = CONTEXT - len(ids) if tokens is None else tokens
     sampling = sampling_of(temperature, top_p, seed)
-    want = Request(ids, new, sampling, ignore_eos).words(CONTEXT, Trace.TEXT)
+    want = Request(ids, new, sampling, ignore_eos, lookup).words(CONTEXT, Trace.TEXT)
     done = call(program, *options, "--words", "--", prompt)
     assert (done.returncode, done.stderr) == (0, b"")
     np.testing.assert_array_equal(np.frombuffer(done.stdout, "<u4"), want)
@@ -90,6 +91,14 @@ def test_text_is_that_of_shrinkc(program: Path, capfd: pytest.CaptureFixture[str
     assert done.stdout.decode(errors="replace") == told
 
 
+def test_text_with_lookup_is_the_same(program: Path) -> None:
+    """Also where an end token ends it, and where drafts are longer than what is left."""
+    for options in (["--ignore-eos"], ["--tokens", "7"], []):
+        texts = [call(program, *options, *look, "the the the the") for look in ([], ["--lookup=8"])]
+        assert [t.returncode for t in texts] == [0, 0] and texts[0].stdout
+        assert texts[0].stdout == texts[1].stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -103,6 +112,12 @@ def test_text_is_that_of_shrinkc(program: Path, capfd: pytest.CaptureFixture[str
         (["--temperature", "nan"], "0.02 to 100"),
         (["--temperature", "warm"], "--temperature warm is not a number"),
         (["--top-p", "0"], "--top-p 0 is not possible; allowed: above 0, at most 1"),
+        (["--lookup", "0", "a"], "--lookup 0 is not possible; allowed: 1 to 8"),
+        (["--lookup", "9", "a"], "--lookup 9 is not possible; allowed: 1 to 8"),
+        (
+            ["--lookup", "3", "--temperature", "0.7", "a"],
+            "with --temperature 0.7; it is for temperature 0",
+        ),
         (["--ids", "1,two"], "--ids 1,two is not a list of numbers"),
         (["--ids", "1,-2"], "not a list of numbers"),
         (["--ids", "1,380"], "--ids 380 is not possible; allowed: 0 to 379"),
@@ -127,6 +142,7 @@ def test_help_and_a_terminal(program: Path) -> None:
     done = call(program, "--help")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"what the context of 48 leaves" in done.stdout and b"below 380" in done.stdout
+    assert b"the text so far, 1 to 8;" in done.stdout
     ours, its = os.openpty()
     try:  # without arguments there is nothing to do at a terminal
         alone = subprocess.run(

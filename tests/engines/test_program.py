@@ -100,8 +100,10 @@ def weights(graph: Graph) -> dict[str, QLinear]:
 
 
 def requests(graph: Graph) -> list[Request]:
+    """The greedy one also with drafts, whose logits an engine gives a token at a time."""
     rng = np.random.default_rng(1)
-    return [random_request(graph, rng, 13, 11, GREEDY), random_request(graph, rng, 1, 9, WARM)]
+    greedy = random_request(graph, rng, 13, 11, GREEDY)
+    return [greedy, random_request(graph, rng, 1, 9, WARM), replace(greedy, lookup=5)]
 
 
 def prove(program: Program, on: str, **options: str) -> int:

@@ -42,6 +42,7 @@ def test_of_a_plain_model() -> None:
         "k_cache": ("embed", "next"),
         "v_cache": ("embed", "next"),
         "logits": ("logits", "next"),
+        "tops": ("logits", "next"),
     }
 
 

@@ -18,6 +18,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate.proof import (
     Difference,
+    Pass,
     Record,
     Request,
     Verdict,
@@ -181,6 +182,37 @@ def test_no_logits_at_all(judge: Judge, lines: Lines, graph: Graph) -> None:
     assert verdict.mismatched == NEW * graph.vocab
     assert verdict.first_difference is not None
     assert verdict.first_difference.got == "0 values"
+
+
+def drafted(lines: Lines, graph: Graph, kept: int) -> Lines:
+    """The run again, its decode passes one of NEW - 1 tokens, the last of which were drafted wrong; only
+    ``kept`` of them count, whose lines are not printed again."""
+    begin = next(i for i, line in enumerate(lines) if line.startswith(f"@H {FIRST + 1} "))
+    until = next(i for i, line in enumerate(lines) if line.startswith(f"@H {FIRST + 1 + kept} "))
+    wrong = []
+    for at in range(FIRST + 1 + kept, POSITIONS):
+        wrong += [f"@H {at} {layer} 0000abcd" for layer in range(graph.num_layers)]
+        wrong += [f"@L {at} {first} {word(7)} {word(8)}" for first in range(0, graph.vocab, 2)]
+    done = f"@V {FIRST + 1} {NEW - 1} {kept}"
+    return [*lines[:begin], *wrong, *lines[begin:until], done, *lines[until:]]
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_what_came_of_a_wrong_draft_does_not_count(
+    judge: Judge, lines: Lines, graph: Graph, want: Record, kept: int
+) -> None:
+    """Nothing of it is left, and no value that was to be compared was not."""
+    more = drafted(lines, graph, kept)
+    verdict = judge(more)
+    assert (verdict.compared, verdict.mismatched) == (everything(graph), 0)
+    record = parse(more)
+    assert record.hashes == want.hashes and record.logits.keys() == want.logits.keys()
+    assert record.passes == [Pass(NEW - 1, kept)]
+    # without the line that says so it is a difference, as is a position that is not fed again
+    assert not judge(without(more, "@V ")).ok
+    last = next(i for i, line in enumerate(more) if line.startswith("@V "))
+    assert not judge([*more[: last + 1], *without(more[last + 1 :], "@H ")]).ok
+    assert not judge([*more[: last + 1], *without(more[last + 1 :], "@L ")]).ok
 
 
 def test_a_wrong_token(judge: Judge, lines: Lines, want: Record) -> None:

@@ -13,11 +13,13 @@ INPUT_MAGIC = 0x31494353  # "SCI1"
 HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always changes the hash
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
+LOOKUP_MAX = 8  # most tokens of a draft
 
 # sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1
 QVEC_BYTES = 32
 MATRIX_BYTES = 48
 PART_BYTES = 16
+TOP_BYTES = 8
 TABLE_BYTES = 2560  # of the tables of exp2 and sigmoid
 EXP2_STEPS_BYTES = 2 * (16 * 256 + 1)  # of that of exp2 over 16 octaves (sc_softmax.h)
 
@@ -47,6 +49,7 @@ class InputWord(Number):
     DUMP_POS = 7, "with SC_TRACE_DUMP: the position whose ops are printed whole"
     DUMP_LAYER = 8, "and the layer"
     IGNORE_EOS = 9, "1 = go on after an end token"
+    LOOKUP = 10, "most tokens to draft for a pass, 0 .. SC_LOOKUP_MAX; greedy only"
     TOKENS = 16, "first prompt token; the context's words follow"
 
 
@@ -85,8 +88,13 @@ class Line(StrEnum):
     HASH = "@H", "position layer hash: of the layer's output, the residual stream"
     LOGITS = "@L", "position first v v ...: logits from first on, 8 hex digits each"
     DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
-    TIME = "@C", "P|D time: of the prefill, of one decode step, sampling included"
+    TIME = "@C", "P|D time: of the prefill, of one decode pass, sampling included"
     TOKEN = "@T", "position token hex: the token chosen after position, and its bytes"
+    # before the tokens that it gives; of every decode pass, where the input asks for lookup
+    PASS = (
+        "@V",
+        "position tokens kept: so many were fed from there on, and so many count",
+    )
     END = "@Z", "tokens: the run is complete"
     REFUSED = "@E", "message: the input was refused"
     PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
@@ -97,6 +105,14 @@ class Time(StrEnum):
 
     PREFILL = "P"
     DECODE = "D"
+
+
+def verified_tokens(chunk: int, vocab: int) -> int:
+    """Tokens of a pass that can give the choices of all: the draft's and one before them.
+
+    Their logits share the room for one token's, a block of rows each at least.
+    """
+    return max(1, min(chunk, vocab // ROW_BLOCK, LOOKUP_MAX + 1))
 
 
 def input_words(context: int) -> int:

@@ -36,9 +36,11 @@ def header() -> str:
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
         ("ROWS", contract.ROW_BLOCK, "of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that one core scans or quantises at a time"),
+        ("LOOKUP_MAX", contract.LOOKUP_MAX, "most tokens of a draft"),
         ("QVEC_BYTES", contract.QVEC_BYTES, "sizeof(sc_qvec) on a 64-bit host"),
         ("MATRIX_BYTES", contract.MATRIX_BYTES, "sizeof(sc_matrix) on a 32-bit target"),
         ("PART_BYTES", contract.PART_BYTES, "sizeof(sc_part)"),
+        ("TOP_BYTES", contract.TOP_BYTES, "sizeof(sc_top)"),
         ("TABLE_BYTES", contract.TABLE_BYTES, "of the tables of exp2 and sigmoid"),
     )
     defines = [(f"#define SC_{name} {value}", meaning) for name, value, meaning in numbers]

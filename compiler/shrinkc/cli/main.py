@@ -209,6 +209,12 @@ def plan_command(as_json: bool, **options: Any) -> None:
     help="Sample from the likeliest tokens that have this probability together.",
 )
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
+@click.option(
+    "--lookup",
+    type=int,
+    metavar="N",
+    help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
 @click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
 @click.option(

@@ -11,7 +11,14 @@ from typing import TypeVar
 import jinja2
 import numpy as np
 
-from shrinkc.abi import X_BLOCK, head_scratch_bytes, head_state_bytes, input_words, kv_block_bytes
+from shrinkc.abi import (
+    X_BLOCK,
+    head_scratch_bytes,
+    head_state_bytes,
+    input_words,
+    kv_block_bytes,
+    verified_tokens,
+)
 from shrinkc.codegen.formats import c_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
@@ -280,6 +287,7 @@ def emit(
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_layer_in_l1": sizes.kv_layer_in_l1,
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
+        "verified": verified_tokens(plan.chunk, graph.vocab),
         "input_words": input_words(graph.context),
         "context": graph.context,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from shrinkc.abi import Trace
+from shrinkc.abi import LOOKUP_MAX, Trace, verified_tokens
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
@@ -23,6 +24,7 @@ from shrinkc.simulate import RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
     Difference,
+    Pass,
     Record,
     Request,
     Verdict,
@@ -61,6 +63,7 @@ class RunRequest:
     make_options: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     profile: bool = False
+    lookup: int = 0
 
     @classmethod
     def from_options(
@@ -79,6 +82,7 @@ class RunRequest:
         make_options: Mapping[str, str],
         timeout: float | None,
         profile: bool = False,
+        lookup: int | None = None,
     ) -> RunRequest:
         """From the values of options; UsageError when one is not possible."""
         if machine not in MACHINES:
@@ -98,6 +102,8 @@ class RunRequest:
                 "counters.",
                 f"give --on {PROFILED}, or leave it out.",
             )
+        if lookup is not None:
+            _check_lookup(lookup, temperature)
         cores, most = make_options.get("CORES", "1"), max(t.cores for t in TARGETS.values())
         if not (cores.isascii() and cores.isdecimal() and 1 <= int(cores[:9]) <= most):
             raise UsageError(f"--make CORES={cores} is not possible.", f"allowed: 1 to {most}.")
@@ -118,6 +124,21 @@ class RunRequest:
             make_options=dict(make_options),
             timeout=timeout,
             profile=profile,
+            lookup=lookup or 0,
+        )
+
+
+def _check_lookup(lookup: int, temperature: float) -> None:
+    if not 1 <= lookup <= LOOKUP_MAX:
+        raise UsageError(
+            f"--lookup {lookup} is not possible.",
+            f"allowed: 1 to {LOOKUP_MAX} tokens; or leave it out, to draft none.",
+        )
+    if temperature != 0:
+        raise UsageError(
+            f"--lookup is not possible with --temperature {temperature:g}: drafts are verified against "
+            "the likeliest tokens.",
+            "give --temperature 0, or leave --lookup out.",
         )
 
 
@@ -169,6 +190,8 @@ def run_directory(
     if changed:
         reporter.note(f"note: changed since it was compiled: {', '.join(changed)}")
     asked = device_request(request, manifest, tokenizer)
+    if asked.lookup:
+        _check_room_for_lookup(directory, manifest)
     machine = request.machine
     with reporter.stage(f"building for {target.programs[machine]}"):
         options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
@@ -188,6 +211,7 @@ def run_directory(
     record = parse(output.lines)
     _check_ending(output, record, machine)
     profile = _profile(directory, output, record) if request.profile else None
+    drafts = _drafts(directory, record) if asked.lookup else None
 
     verdict = None
     if request.verify:
@@ -202,7 +226,7 @@ def run_directory(
     text = _device_text(tokenizer, asked.prompt, record)
     return RunResult(
         manifest, machine, asked, text, output.seconds, record, verdict, _reports(output),
-        tuple(changed), profile,
+        tuple(changed), profile, drafts,
     )  # fmt: skip
 
 
@@ -237,6 +261,44 @@ class _Device:
 
 
 @dataclass(frozen=True)
+class Drafts:
+    """What lookup did in a run: its decode passes."""
+
+    passes: tuple[Pass, ...]
+
+    @property
+    def drafted(self) -> int:
+        """Tokens, in all."""
+        return sum(p.tokens - 1 for p in self.passes)
+
+    @property
+    def accepted(self) -> int:
+        """Of these, tokens that were needed and right."""
+        return sum(p.kept - 1 for p in self.passes)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """That a pass gave on average; 0 where there was none, because the prefill gave all."""
+        return sum(p.kept for p in self.passes) / max(len(self.passes), 1)
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"lookup: {self.tokens_per_pass:.2f} tokens per pass ({len(self.passes)} passes), "
+            f"{self.accepted} of {self.drafted} drafted tokens accepted"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "passes": len(self.passes),
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tokens_per_pass": round(self.tokens_per_pass, 3),
+        }
+
+
+@dataclass(frozen=True)
 class RunResult:
     """A finished run.
 
@@ -244,6 +306,7 @@ class RunResult:
     start-up included.  ``record``: what the program printed, as values.  ``verdict``: how many
     values were compared with the interpreter's and how many differ; None without verification.
     ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
+    ``drafts``: what lookup did; None without it.
     """
 
     manifest: artifact.Manifest
@@ -256,6 +319,7 @@ class RunResult:
     reports: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     profile: Profile | None = None
+    drafts: Drafts | None = None
 
     @property
     def prompt_tokens(self) -> list[int]:
@@ -274,8 +338,8 @@ class RunResult:
 
     @property
     def cycles(self) -> dict[str, object] | None:
-        """Of the simulated SoC, of the prefill and of each decode step; the other machines have no
-        clock that means anything."""
+        """Of the simulated SoC, of the prefill and of each decode pass, which without lookup gives a
+        token; the other machines have no clock that means anything."""
         if self.machine != "gvsoc":
             return None
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
@@ -294,8 +358,10 @@ class RunResult:
             line = f"cycles: prefill {self.record.prefill_time}"
             line += f" ({self.record.prefill_time / prompt:.0f} per prompt token)"
             if decode:
-                line += f", decode {sum(decode) / len(decode):.0f} per token on average"
+                line += f", decode {sum(decode) / (new - 1):.0f} per token on average"
             out.append(line)
+        if self.drafts is not None:
+            out.append(self.drafts.line())
         if self.profile is not None:
             out += self.profile.lines()
         if self.verdict is None:
@@ -318,6 +384,7 @@ class RunResult:
             "text": self.text,
             "cycles": self.cycles,
             "profile": None if self.profile is None else self.profile.to_json(),
+            "lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
@@ -351,6 +418,32 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
             "compile the model again.",
         )
     return profile
+
+
+def _check_room_for_lookup(directory: Path, manifest: artifact.Manifest) -> None:
+    """UsageError where a pass of the program has no room for a draft."""
+    try:
+        chunk = int(json.loads((directory / artifact.PLAN).read_text(encoding="utf-8"))["chunk"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadArtifact(
+            f"{directory / artifact.PLAN} does not say how many tokens a pass takes: {error}.",
+            "compile the model again.",
+        ) from error
+    if verified_tokens(chunk, manifest.vocab_size) < 2:
+        raise UsageError(
+            f"--lookup is not possible: a pass of {directory} has room for one token.",
+            "leave it out; or compile the model with more --l1 or a shorter --context.",
+        )
+
+
+def _drafts(directory: Path, record: Record) -> Drafts:
+    """BadArtifact where the program knows of no lookup, because an older shrinkc compiled it."""
+    if len(record.passes) != len(record.decode_times):
+        raise BadArtifact(
+            f"{directory} drafts nothing: it was compiled by a shrinkc that had no --lookup.",
+            "compile the model again.",
+        )
+    return Drafts(tuple(record.passes))
 
 
 def _reports(output: RunOutput) -> tuple[str, ...]:
@@ -394,7 +487,7 @@ def device_request(
             f"of {len(prompt)} leaves {room}.",
             f"allowed: 1 to {room}; or compile with a longer --context.",
         )
-    return Request(prompt, tokens, request.sampling, request.ignore_eos)
+    return Request(prompt, tokens, request.sampling, request.ignore_eos, request.lookup)
 
 
 def _device_text(tokenizer: Tokenizer, prompt: tuple[int, ...], record: Record) -> str:

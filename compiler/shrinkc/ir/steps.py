@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from shrinkc.abi import TOP_BYTES, verified_tokens
 from shrinkc.storage import MatrixShape
 
 if TYPE_CHECKING:
@@ -130,6 +131,11 @@ class PassSizes:
     def slot(self, step: Step) -> SlotSizes:
         """Sizes of the matrix that a step multiplies with, or else of the one that reads its result."""
         return self.slots[slot_of(step, self.steps)]
+
+    @property
+    def tops(self) -> int:
+        """Bytes of each core's largest logit, of as many tokens as a pass can verify."""
+        return TOP_BYTES * self.cores * verified_tokens(self.chunk, self.vocab)
 
     def words(self, n: int) -> int:
         """Bytes of ``n`` int32 per token."""

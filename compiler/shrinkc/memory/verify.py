@@ -97,6 +97,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "head_scratch": cores * _skewed(6 * positions + 12),
         "head_state": cores * _head_states(s, plan, cores) * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
+        "tops": 8 * cores * max(1, min(chunk, s.vocab // 8, 9)),
     }
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes

@@ -24,6 +24,7 @@ class Request:
     new_tokens: int
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
+    lookup: int = 0  # most tokens to draft for a pass
 
     def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
         """The input; ``trace`` is flags of Trace, ``dump`` position and layer for Trace.DUMP."""
@@ -37,13 +38,26 @@ class Request:
             InputWord.DUMP_POS: dump[0],
             InputWord.DUMP_LAYER: dump[1],
             InputWord.IGNORE_EOS: int(self.ignore_eos),
+            InputWord.LOOKUP: self.lookup,
         }
         return input_block(context, self.prompt, values)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A decode pass of a run with lookup: ``tokens`` fed, the drafted ones behind the first, of which the
+    first ``kept`` count: so many tokens it gave."""
+
+    tokens: int
+    kept: int
+
+
 @dataclass
 class Record:
-    """The comparable content of a run, from a device or from the interpreter."""
+    """The comparable content of a run, from a device or from the interpreter.
+
+    ``decode_times``: of the passes behind the prefill; without lookup each gives a token.
+    """
 
     tokens: list[int] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
@@ -51,6 +65,7 @@ class Record:
     logits: dict[int, np.ndarray] = field(default_factory=dict)
     prefill_time: int | None = None
     decode_times: list[int] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
     dumps: dict[str, np.ndarray] = field(default_factory=dict)
     complete: bool = False
 
@@ -86,7 +101,10 @@ def _signed(word: str) -> int:
 
 
 def parse(lines: list[str]) -> Record:
-    """Protocol lines to a Record; RunFailed when the device refused its input."""
+    """Protocol lines to a Record; RunFailed when the device refused its input.
+
+    What was computed from tokens that were drafted wrong is not in it.
+    """
     r = Record()
     logits: dict[int, list[int]] = {}
     dumps: dict[str, list[int]] = {}
@@ -103,7 +121,15 @@ def parse(lines: list[str]) -> Record:
             case Line.LOGITS:
                 logits.setdefault(int(f[1]), []).extend(map(_signed, f[3:]))
             case Line.DUMP:
+                if f[2] == "0":  # once more where the token was another one before
+                    dumps[f[1]] = []
                 dumps.setdefault(f[1], []).extend(map(_signed, f[3:]))
+            case Line.PASS:
+                position, tokens, kept = map(int, f[1:])
+                r.passes.append(Pass(tokens, kept))
+                void = range(position + kept, position + tokens)
+                r.hashes = {key: h for key, h in r.hashes.items() if key[0] not in void}
+                logits = {at: v for at, v in logits.items() if at not in void}
             case Line.TIME if f[1] == Time.PREFILL:
                 r.prefill_time = int(f[2])
             case Line.TIME:

@@ -47,7 +47,7 @@ static int read_input(void) {
     return bytes > 0;
 }
 
-const uint32_t *sc_input_words(void) { return input; }
+uint32_t *sc_input_words(void) { return input; }
 
 /* ---- workers ---- */
 

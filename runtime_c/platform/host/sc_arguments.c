@@ -32,10 +32,13 @@ static const char help[] = /* the numbers are those of the model */
     "  --seed S           of the sampler, with a temperature [0]\n"
     "  --ids 1,2,3        the prompt as token ids, each below %u\n"
     "  --ignore-eos       go on after an end token\n"
+    "  --lookup N         draft up to N tokens from the text so far, 1 to %d; same text, with temperature 0\n"
     "  --words            write the input of the programs for other machines to stdout, run nothing\n"
     "  --help             this\n"
     "\n"
     "Without arguments, and with stdin from elsewhere than a terminal, the input is what --words writes.\n";
+
+static void say_help(FILE *to) { fprintf(to, help, CONTEXT, (unsigned)tokenizer()->vocab, SC_LOOKUP_MAX); }
 
 static void __attribute__((noreturn, format(printf, 1, 2))) impossible(const char *format, ...) {
     va_list arguments;
@@ -142,7 +145,7 @@ static size_t put_text(const char *text, uint32_t *tokens) {
 /* ---- the command line ---- */
 
 typedef struct {
-    const char *tokens, *temperature, *top_p, *seed, *ids, *prompt;
+    const char *tokens, *temperature, *top_p, *seed, *ids, *lookup, *prompt;
     int ignore_eos, words;
 } request;
 
@@ -166,11 +169,9 @@ static request parse(char **rest) {
     struct {
         const char *option;
         const char **to;
-    } valued[] = {{"--tokens", &r.tokens},
-                  {"--temperature", &r.temperature},
-                  {"--top-p", &r.top_p},
-                  {"--seed", &r.seed},
-                  {"--ids", &r.ids}};
+    } valued[] = {{"--tokens", &r.tokens}, {"--temperature", &r.temperature},
+                  {"--top-p", &r.top_p},   {"--seed", &r.seed},
+                  {"--ids", &r.ids},       {"--lookup", &r.lookup}};
     int options = 1;
     while (*rest != NULL) {
         const char *argument = *rest++, *value = NULL;
@@ -184,7 +185,7 @@ static request parse(char **rest) {
             continue;
         }
         if (options && strcmp(argument, "--help") == 0) {
-            printf(help, CONTEXT, (unsigned)tokenizer()->vocab);
+            say_help(stdout);
             exit(fflush(stdout) != 0);
         } else if (options && strcmp(argument, "--ignore-eos") == 0) {
             r.ignore_eos = 1;
@@ -208,7 +209,7 @@ static request parse(char **rest) {
 
 enum sc_order sc_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]) {
     if (argc <= 1) {
-        fprintf(stderr, help, CONTEXT, (unsigned)tokenizer()->vocab);
+        say_help(stderr);
         exit(SC_EXIT_USAGE);
     }
     request r = parse(argv + 1);
@@ -227,6 +228,10 @@ enum sc_order sc_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]
     words[SC_IN_SEED] = r.seed != NULL ? whole("--seed", r.seed, 0, UINT32_MAX) : 0;
     words[SC_IN_INV_TEMP] = r.temperature != NULL ? inverse_temperature(r.temperature) : 0;
     words[SC_IN_TOP_P] = r.top_p != NULL ? top_p(r.top_p) : 65536;
+    words[SC_IN_LOOKUP] = r.lookup != NULL ? whole("--lookup", r.lookup, 1, SC_LOOKUP_MAX) : 0;
+    if (words[SC_IN_LOOKUP] && words[SC_IN_INV_TEMP]) {
+        impossible("--lookup is not possible with --temperature %s; it is for temperature 0", r.temperature);
+    }
     words[SC_IN_TRACE] = SC_TRACE_TEXT;
     words[SC_IN_IGNORE_EOS] = (uint32_t)r.ignore_eos;
     if (r.words && isatty(STDOUT_FILENO)) {

@@ -21,7 +21,7 @@ extern uint32_t __sc_wmem_start[], __sc_wmem_end[];
 #endif
 extern char SC_CL_STACK[];
 
-const uint32_t *sc_input_words(void) { return sc_input_section; }
+uint32_t *sc_input_words(void) { return sc_input_section; }
 
 /* ---- console ---- */
 

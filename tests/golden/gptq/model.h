@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 16
+#define SC_VERIFIED 9 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 16896
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -99,10 +100,12 @@ enum sc_op {
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
 #define SC_BYTES_ENGINE 28032
-#define SC_AT_LOGITS 61824
-#define SC_BYTES_LOGITS 432
+#define SC_AT_TOPS 61824
+#define SC_BYTES_TOPS 576
 #define SC_AT_Y 61824
 #define SC_BYTES_Y 8192
+#define SC_AT_LOGITS 62400
+#define SC_BYTES_LOGITS 432
 #define SC_AT_X 70016
 #define SC_BYTES_X 4096
 #define SC_AT_PARTS 74112

@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 1
+#define SC_VERIFIED 1 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 784
 #define SC_KV_IN_L1 0
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -95,6 +96,8 @@ enum sc_op {
 #define SC_BYTES_HEAD_SCRATCH 2144
 #define SC_AT_HEAD_WORK 0
 #define SC_BYTES_HEAD_WORK 320
+#define SC_AT_TOPS 0
+#define SC_BYTES_TOPS 64
 #define SC_AT_TILES 2144
 #define SC_BYTES_TILES 1568
 #define SC_AT_HEAD_STATE 3712

@@ -49,6 +49,7 @@ enum sc_op {
 
 /* schedule */
 #define SC_CHUNK 16
+#define SC_VERIFIED 9 /* tokens of a pass that gives the choices of all */
 #define SC_TILE_BYTES 2912
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -93,10 +94,12 @@ enum sc_op {
 #define SC_ARENA_BYTES 20272
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
-#define SC_AT_LOGITS 5824
-#define SC_BYTES_LOGITS 432
+#define SC_AT_TOPS 5824
+#define SC_BYTES_TOPS 576
 #define SC_AT_Y 5824
 #define SC_BYTES_Y 4480
+#define SC_AT_LOGITS 6400
+#define SC_BYTES_LOGITS 432
 #define SC_AT_PARTS 10304
 #define SC_BYTES_PARTS 2048
 #define SC_AT_X 12352

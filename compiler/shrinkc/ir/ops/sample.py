@@ -39,3 +39,4 @@ class Sample(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         if sizes.logits_in_l1:
             yield Use("logits", Access.UPDATE)
+        yield Use("tops", Access.UPDATE, sizes.tops)
