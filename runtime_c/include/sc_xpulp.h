@@ -88,6 +88,17 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 #define SC_LOOP_CONST_BEGIN(times, twice)                                                                    \
     ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
     ".insn i 0x7b, 5, x0, " #twice ", " #times "\n771:\n"
+/* Around one such loop, with all of its instructions counted: the inner loop's, the one that sets it up and what
+ * follows it, at least one. */
+#define SC_OUTER_LOOP_BEGIN(cnt, insns)                                                                      \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    ".insn i 0x7b, 4, x1, " cnt ", 2*(" #insns ")\n773:\n"
+#define SC_INNER_LOOP_BEGIN(cnt, insns)                                                                      \
+    ".option push\n.option norvc\n.option norelax\n"                                                         \
+    ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n771:\n"
+#define SC_OUTER_LOOP_END(insns)                                                                             \
+    "774:\n.if (774b - 773b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
+    ".option pop"
 #define SC_LOOP_END(insns)                                                                                   \
     "772:\n.if (772b - 771b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
     ".option pop"

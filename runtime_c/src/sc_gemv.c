@@ -170,15 +170,18 @@ SC_HOT static void add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
-/* dst = silu(gate) * up of n rows, the ups SC_ROWS / 2 words behind the gates; |gate * sigmoid| << shift and
- * |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that fixed them */
-static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t n, int32_t *dst) {
+/* dst = silu(gate) * up of n rows in each of several blocks, the ups SC_ROWS / 2 words behind the gates;
+ * |gate * sigmoid| << shift and |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that
+ * fixed them */
+static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
+                             int32_t *dst) {
     const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
 #if SC_XPULP
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 15)
+        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 15 + 2)
+                         SC_INNER_LOOP_BEGIN("%[n]", 15)
                          SC_LW_POST("%[g]", "%[y]")
                          "lw %[u], %[half](%[y])\n"
                          "mv %[v], %[g]\n"
@@ -194,9 +197,11 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
                          "sll %[g], %[g], %[shift]\n"
                          "mulh %[g], %[g], %[u]\n"
                          ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
-                         SC_LOOP_END(15)
+                         SC_LOOP_END(15) "\n"
+                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(15 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
-                         : [n] "r"(n), [gs] "r"(gate_shift), [shift] "r"(shift), [us] "r"(up_shift), [mask] "r"(4095),
+                         : [blocks] "r"(blocks), [n] "r"(n), [step] "r"(4 * (SC_ROWS - n)),
+                           [gs] "r"(gate_shift), [shift] "r"(shift), [us] "r"(up_shift), [mask] "r"(4095),
                            [table] "r"(sc_sigmoid_table + 256), [half] "i"(SC_ROWS / 2 * 4 - 4)
                          : "memory");
         /* clang-format on */
@@ -207,7 +212,8 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
         int32_t g, u, v, i;
         const int32_t limit = (1 << 20) >> -gate_shift;
         /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
+        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 14 + 2)
+                         SC_INNER_LOOP_BEGIN("%[n]", 14)
                          SC_LW_POST("%[g]", "%[y]")
                          "lw %[u], %[half](%[y])\n"
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
@@ -222,9 +228,11 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
                          "sll %[g], %[g], %[shift]\n"
                          "mulh %[g], %[g], %[u]\n"
                          ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
-                         SC_LOOP_END(14)
+                         SC_LOOP_END(14) "\n"
+                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(14 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
-                         : [n] "r"(n), [gs] "r"(-gate_shift), [limit] "r"(limit - 1), [shift] "r"(shift),
+                         : [blocks] "r"(blocks), [n] "r"(n), [step] "r"(4 * (SC_ROWS - n)),
+                           [gs] "r"(-gate_shift), [limit] "r"(limit - 1), [shift] "r"(shift),
                            [us] "r"(up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256),
                            [half] "i"(SC_ROWS / 2 * 4 - 4)
                          : "memory");
@@ -232,16 +240,18 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
         return;
     }
 #endif
-    for (; n; n--, gate++) {
-        int32_t g16 = *gate;
-        if (gate_shift > 0) {
-            g16 = sc_rshift(g16, gate_shift);
-        } else if (gate_shift < 0) { /* saturate where the sigmoid does */
-            const int32_t limit = (1 << 20) >> -gate_shift;
-            g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
+    for (; blocks; blocks--, gate += SC_ROWS - n) {
+        for (uint32_t left = n; left; left--, gate++) {
+            int32_t g16 = *gate;
+            if (gate_shift > 0) {
+                g16 = sc_rshift(g16, gate_shift);
+            } else if (gate_shift < 0) { /* saturate where the sigmoid does */
+                const int32_t limit = (1 << 20) >> -gate_shift;
+                g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
+            }
+            const int32_t s = (int32_t)((uint32_t)sc_mulh(*gate, sc_sigmoid_q31(g16)) << shift);
+            *dst++ = sc_mulh(s, (int32_t)((uint32_t)gate[SC_ROWS / 2] << up_shift));
         }
-        const int32_t s = (int32_t)((uint32_t)sc_mulh(*gate, sc_sigmoid_q31(g16)) << shift);
-        *dst++ = sc_mulh(s, (int32_t)((uint32_t)gate[SC_ROWS / 2] << up_shift));
     }
 }
 
@@ -249,7 +259,7 @@ static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t
 SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows,
                                const int32_t *y) {
     if (out->kind == SC_SILU) {
-        silu_rows(out, y, rows / 2, dst + row / 2);
+        silu_rows(out, y, 1, rows / 2, dst + row / 2);
     } else if (out->kind == SC_ADD) {
         dst += row;
         for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);
@@ -347,13 +357,18 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
     for (; left; left -= n, row += n, r += n, low += n, high += n) {
         int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
         n = out->kind == SC_STORE || left < 32 ? left : 32;
-        join_rows(r, n, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
-        if (__builtin_expect(shift < 0, 0)) lshift_rows(y, n, -shift);
+        /* the last block of gate and up has padding on both sides */
+        const uint32_t stored = out->kind == SC_SILU ? (n + SC_ROWS - 1) / SC_ROWS * SC_ROWS : n;
+        join_rows(r, stored, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
+        if (__builtin_expect(shift < 0, 0)) lshift_rows(y, stored, -shift);
 #ifdef SC_HAS_BIAS
         if (out->bias) add_bias(out->bias + row, (int32_t)n, y);
 #endif
         if (out->kind == SC_SILU) {
-            for (uint32_t b = 0; b < n; b += SC_ROWS) silu_rows(out, y + b, SC_ROWS / 2, dst + (row + b) / 2);
+            const uint32_t blocks = n / SC_ROWS, rest = n % SC_ROWS;
+            if (blocks) silu_rows(out, y, blocks, SC_ROWS / 2, dst + row / 2);
+            if (__builtin_expect(rest > 0, 0))
+                silu_rows(out, y + n - rest, 1, rest / 2, dst + (row + n - rest) / 2);
         } else if (out->kind == SC_ADD) {
             finish_rows(out, dst, row, n, y);
         }
