@@ -80,7 +80,7 @@ SC_PHASE static void embed(int core) {
 #if SC_Q16
 /* The 16-bit input of a matrix.  An engine starts at once, with the values alone: beside the last core, which
  * has that to do, the others quantise. */
-SC_PHASE static void quantize_q16(const sc_matrix *m, sc_q16_job *j, int core) {
+static inline __attribute__((always_inline)) void quantize_q16(const sc_matrix *m, sc_q16_job *j, int core) {
     int cores = SC_CORES, norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
 #ifdef SC_HAS_ENGINES
     const sc_engine *const engine = m->engine == SC_ON_CORES ? 0 : sc_engine_of(m);
@@ -221,8 +221,14 @@ static inline void kv_set_out(const sc_output *out, int core) {
 #endif
 
 /* All rows of a matrix, tile by tile as the stream delivers them. */
-SC_PHASE static void linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out,
-                            int core) {
+#if SC_RANK > 0
+SC_PHASE static
+#else
+static inline
+    __attribute__((always_inline))
+#endif
+    void
+    linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
         kv_set_out(out, core);
