@@ -41,9 +41,18 @@ class Choices:
 ON_CORES = Choices()
 
 
+PROMPT = 16  # tokens that a pass over a prompt takes at once
+
+
+def both(engine: Engine, spec: MatrixSpec) -> int:
+    """Cycles of a decoded token and of one of a prompt: what is quick with one alone may be slow with
+    many."""
+    return engine.cycles(spec, 1) + engine.cycles(spec, PROMPT) // PROMPT
+
+
 @dataclass(frozen=True)
 class _Offer:
-    """An engine that would save ``gain`` cycles per token, for ``bytes`` of a level that it reads."""
+    """An engine that would save ``gain`` cycles of two tokens, for ``bytes`` of a level that it reads."""
 
     spec: MatrixSpec
     engine: Engine
@@ -58,7 +67,8 @@ def choose(
     owners: Mapping[str, str] | None = None,
     barred: Mapping[str, str] | None = None,
 ) -> Choices:
-    """For every matrix the engine that takes the fewest cycles per token; the cores where two are equal.
+    """For every matrix the engine that takes the fewest cycles for a decoded and a prompt token
+    (``both``); the cores where two are equal.
 
     ``engines`` include the cores.  ``room``: bytes of the levels from which matrices can be read in
     place; where it does not hold all that would gain, those get it that gain most per byte.
@@ -72,6 +82,7 @@ def choose(
         uses[owner] += 1
     refused: dict[str, list[tuple[str, str]]] = {s.name: [] for s in specs}
     best = {s.name: (CORES, cores.cycles(s, 1)) for s in specs}
+    on_cores = {s.name: both(cores, s) for s in specs}
     offers: list[list[_Offer]] = []  # per matrix, the best first
     for spec in specs:
         if spec.name in owners:
@@ -80,16 +91,16 @@ def choose(
         for engine in engines:
             if engine.name == CORES:
                 continue
-            reason, have = engine.refusal(spec), best[spec.name][1]
+            reason, have = engine.refusal(spec), on_cores[spec.name]
             if reason is None and (reason := barred.get(engine.name)) is None:
-                takes = engine.cycles(spec, 1)
+                takes = both(engine, spec)
                 if takes < have:
                     size = (
                         -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
                     )
                     found.append(_Offer(spec, engine, (have - takes) * uses[spec.name], size))
                     continue
-                reason = f"takes {takes} cycles there, {have} on the cores"
+                reason = f"takes {takes} cycles there, {have} on the cores, for two tokens"
             refused[spec.name].append((engine.name, reason))
         if found:
             offers.append(sorted(found, key=lambda o: -o.gain))
