@@ -299,21 +299,22 @@ def engine_command(
     of both together.  Rows behind the last have sums of nobody's."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     stored = -(-len(order) // 8) * 8
-    at = np.full(stored, -1)
-    at[: len(order)] = order
+    at = np.full(stored, -2)
+    at[: len(order)] = order  # -1: in the middle of gates and ups, rows of zeros
     low, high = (w.q.astype(np.int64) @ plane for plane in planes(x.q[0]))
-    r = np.where(at >= 0, w.r[at], 0x5A5A)
-    sums = [
-        np.where(at >= 0, s[at], 0x12345678)
-        for s in ((low, high) if joined else (low + 256 * high,))
-    ]
+
+    def stored_as(values: np.ndarray, garbage: int) -> np.ndarray:
+        return np.where(at >= 0, values[at], np.where(at == -1, 0, garbage))
+
+    r = stored_as(w.r, 0x5A5A)
+    sums = [stored_as(s, 0x12345678) for s in ((low, high) if joined else (low + 256 * high,))]
     m = matrix_words(w, stored, 1)
     m[1] = len(order)
     parts = [
-        m, to_words([0, kind, start.shape[1], *shifts, rows, int(joined)]),
+        m, to_words([kind, start.shape[1], *shifts, rows, int(joined)]),
         to_words([x.mantissa[0], x.exponent[0]]), to_words(start[0]),
     ]  # fmt: skip
-    pieces = range(0, stored, rows)
+    pieces = range(0, len(order), rows)
     for first in reversed(pieces) if backwards else pieces:
         piece = slice(first, min(first + rows, stored))
         parts += [to_words([first]), half_words(r[piece]), *(to_words(s[piece]) for s in sums)]
@@ -354,6 +355,7 @@ def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: boo
             elif kind == ADD:
                 want[:, :width] = saturate32(start[:, :width] + y)
             else:
+                want[:, :width] = 0
                 want[:, :n] = silu_mul(y, *shifts)
             command = engine_command(
                 w, x, start, rows, kind=kind, joined=joined, shifts=shifts,
