@@ -113,7 +113,9 @@ class Heard:
 
 def test_a_sweep(model: Path) -> None:
     opened = shrinkc.open(model)
-    found = [shrinkc.plan(opened, bits=b, context=c) for b in (8, 2) for c in (16, 64)]
+    found = [
+        shrinkc.plan(opened, bits=b, context=c, engines=["cores"]) for b in (8, 2) for c in (16, 64)
+    ]
     assert [p.context for p in found if p.fits] == [16, 64, 16, 64]
     sizes = [p.weight_bytes for p in found if p.fits]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3]

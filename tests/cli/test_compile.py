@@ -60,7 +60,7 @@ def test_everybody_may_read_what_the_user_lets_them(compiled: Path) -> None:
 def test_the_memory_map_is_a_picture(compiled: Path) -> None:
     tree = ET.parse(compiled / "memory.svg")
     titles = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}title")]
-    for region in ("layer0.qkv:", "tiles:", "k_cache:", "rope:", "pieces:"):
+    for region in ("layer0.qkv:", "engine:", "k_cache:", "rope:", "pieces:"):
         assert any(t.startswith(region) for t in titles), region
 
 
@@ -92,7 +92,14 @@ def test_same_bytes_from_other_directories_and_hash_seeds(model: Path, tmp_path:
 def test_the_summary_says_what_is_used(cli: Cli, model: Path, tmp_path: Path) -> None:
     result = cli("compile", model, "-o", tmp_path / "out")
     assert (result.code, result.out) == (0, "")
-    for part in ("context 64 (default)", "L1", "weights", "chunks of 8 tokens", "tiles of up to"):
+    for part in (
+        "context 64 (default)",
+        "L1",
+        "weights",
+        "chunks of 16 tokens",
+        "tiles of up to",
+        "neureka: ",
+    ):
         assert part in result.err
 
 
@@ -113,14 +120,41 @@ def test_plan_says_the_same_and_writes_nothing(cli: Cli, model: Path, tmp_path: 
 
 def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path) -> None:
     options = ["--bits", 4, "--group", 4, "--head-bits", 4, "--asymmetric", "--context", 24]
-    result = cli("compile", model, "-o", tmp_path / "o", *options, "--l1", "100k", "--json")
+    result = cli(
+        "compile",
+        model,
+        "-o",
+        tmp_path / "o",
+        *options,
+        "--l1",
+        "100k",
+        "--engines",
+        "cores",
+        "--json",
+    )
     assert result.code == 0
     assert result.json["options"] == {
         "target": "siracusa", "bits": 4, "group": 4, "short_last_group": False, "asymmetric": True,
-        "head_bits": 4, "context": 24, "l1": 102400, "adapter": None,
+        "head_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
     }  # fmt: skip
     text = (tmp_path / "o/ir.txt").read_text()
     assert "int4" in text and "asymmetric" in text and "group 4" in text and "int8" not in text
+
+
+def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:
+    """The cores always may; in the target's order, and said in the command that makes the same."""
+    every = cli("plan", model, "--json").json
+    assert every["options"]["engines"] == "cores,neureka,neureka_3x3"
+    assert every["command"].endswith(" --engines cores,neureka,neureka_3x3")
+    for asked in ("neureka", "neureka, cores", "cores,neureka,neureka"):
+        told = cli("plan", model, "--engines", asked, "--json").json
+        assert told["options"]["engines"] == "cores,neureka"
+        assert {m["engine"] for m in told["engines"].values()} <= {"cores", "neureka"}
+        assert all("neureka_3x3" not in m["refused"] for m in told["engines"].values())
+    alone = cli("plan", model, "--engines", "cores", "--json").json
+    assert alone["options"]["engines"] == "cores" and "engines" not in alone
+    assert "neureka" not in cli("plan", model, "--engines", "cores").out
+    assert cli("plan", model, "--target", "host", "--json").json["options"]["engines"] == "cores"
 
 
 @pytest.mark.parametrize("target", ["host", "rv32"])

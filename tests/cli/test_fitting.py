@@ -42,7 +42,7 @@ def test_need_have_excess_and_largest(cli: Cli, wide: Path, tmp_path: Path) -> N
 
 
 def test_every_alternative_fits(cli: Cli, wide: Path) -> None:
-    options = ["--l1", "24KiB", "--context", "1024"]
+    options = ["--l1", "24KiB", "--context", "1024", "--engines", "cores"]
     changes = offered(cli("plan", wide, *options))
     assert {c[0] for c in changes} >= {"--context", "--l1"}
     for change in changes:
@@ -50,7 +50,7 @@ def test_every_alternative_fits(cli: Cli, wide: Path) -> None:
 
 
 def test_the_context_offered_is_the_longest(cli: Cli, wide: Path) -> None:
-    base = ["plan", wide, "--l1", "24KiB"]
+    base = ["plan", wide, "--l1", "24KiB", "--engines", "cores"]
     context = next(int(c[1]) for c in offered(cli(*base, "--context", 1024)) if c[0] == "--context")
     assert context % 8 == 0
     assert cli(*base, "--context", context).code == 0
@@ -134,7 +134,8 @@ ALL = "--context --bits --head-bits --l1"
     ("fields", "options", "changes"),
     [
         (SMOL, "", ["--context"]),
-        (SMOL, "--l1 48KiB", ["--context --bits", "--context --l1"]),
+        (SMOL, "--l1 48KiB --engines cores", ["--context --bits", "--context --l1"]),
+        (SMOL, "--l1 48KiB", ["--context --l1"]),
         (
             SMOL,
             "--l1 48KiB --bits 4 --head-bits 4 --group 32",
@@ -146,7 +147,8 @@ ALL = "--context --bits --head-bits --l1"
         (LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"]),
         (VAST, "--context 2", ["--bits --head-bits"]),
         (VAST, "--context 4000 --l1 64KiB", [ALL]),
-        (TINY, "--l1 32KiB", ["--context", "--bits", "--l1"]),
+        (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
+        (TINY, "--l1 32KiB", ["--context", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
         (TINY, "--l1 1KiB --context 4000", ["--l1"]),
     ],
@@ -164,11 +166,12 @@ def test_every_hint_can_be_followed(
 
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, SMOL)
-    found = offered(cli("plan", model, "--l1", "48KiB"))
+    plan = ("plan", model, "--engines", "cores", "--l1")
+    found = offered(cli(*plan, "48KiB"))
     assert ["--context", "88", "--l1", "64KiB"] in found
-    assert cli("plan", model, "--l1", "48KiB", "--context", 2).code == 30
-    assert cli("plan", model, "--l1", "60KiB", "--context", 88).code == 30
-    assert cli("plan", model, "--l1", "64KiB", "--context", 96).code == 30
+    assert cli(*plan, "48KiB", "--context", 2).code == 30
+    assert cli(*plan, "60KiB", "--context", 88).code == 30
+    assert cli(*plan, "64KiB", "--context", 96).code == 30
 
 
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:

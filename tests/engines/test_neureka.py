@@ -136,9 +136,10 @@ class Case:
     biased: bool = False
 
 
-# heads of 10, 88 rows and 44 inputs, 107 rows: nothing divides by 8, 32, 36 or 64
+# heads of 10, 88 rows and 44 inputs, 204 and 107 rows: nothing divides by 8, 32, 36 or 64, and half a block
+# of gates and ups is not full
 SIZES: dict[str, Any] = {
-    "hidden": 44, "intermediate": 100, "vocab": 107, "heads": 4, "kv_heads": 2, "head_dim": 10,
+    "hidden": 44, "intermediate": 102, "vocab": 107, "heads": 4, "kv_heads": 2, "head_dim": 10,
     "layers": 1, "seed": 4,
 }  # fmt: skip
 GROUPED = QuantOptions(bits=4, group=4)
@@ -148,7 +149,7 @@ CASES = {
         "neureka", QuantOptions(bits=4), {"tied": False, "layers": 2}
     ),
     "1x1, biases, several jobs": Case(
-        "neureka", sizes={"intermediate": 300, "vocab": 333}, biased=True
+        "neureka", sizes={"intermediate": 301, "vocab": 333}, biased=True
     ),
     "1x1, the head alone beside groups": Case("neureka", GROUPED, on=frozenset({"head"})),
     "1x1, beside side paths": Case(
@@ -157,14 +158,15 @@ CASES = {
     "3x3, 8 bit": Case("neureka_3x3"),
     "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
     "3x3, 3 bit, several tiles": Case(
-        "neureka_3x3", QuantOptions(bits=3), {"intermediate": 300, "layers": 2, "tied": False}
+        "neureka_3x3", QuantOptions(bits=3, head_bits=2), {"intermediate": 299}
     ),
+    "3x3, two layers, a head of its own": Case("neureka_3x3", sizes={"layers": 2, "tied": False}),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 120}),
 }  # fmt: skip
 ON_QEMU = ("1x1", "3x3, 4 bit, biases")
 ON_GVSOC = (
-    "1x1", "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 8 bit",
-    "3x3, 4 bit, biases", "3x3, 3 bit, several tiles",
+    "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 4 bit, biases",
+    "3x3, 3 bit, several tiles",
 )  # fmt: skip
 
 
@@ -211,7 +213,7 @@ def prove(program: Program, on: str, *prompts: int, **options: str) -> int:
     program.build(on, **options)
     rng, compared = np.random.default_rng(1), 0
     for n in prompts:
-        request = random_request(program.graph, rng, n, 4, WARM if n == 3 else GREEDY)
+        request = random_request(program.graph, rng, n, 3, WARM if n == 3 else GREEDY)
         compared += program.prove(on, request, timeout_s=240).compared
     return compared
 
@@ -239,7 +241,7 @@ def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
 def test_on_the_chips_simulator(name: str, tmp_path: Path, eager: None) -> None:
     """The engine itself: jobs of one token and of several, a last chunk that is none of the others."""
     need("gvsoc")
-    assert prove(compiled(CASES[name], tmp_path), "gvsoc", 19, 3) > 500
+    assert prove(compiled(CASES[name], tmp_path), "gvsoc", 18, 3) > 500
 
 
 def test_the_embedding_is_read_from_bit_planes(tmp_path: Path, eager: None) -> None:

@@ -24,7 +24,9 @@ from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
-ENGINE = ("sc_main.c", "sc_forward.c", "sc_stream.c", "sc_text.c", "sc_observe.c")
+ENGINE = (
+    "sc_main.c", "sc_forward.c", "sc_stored.c", "sc_stream.c", "sc_text.c", "sc_observe.c",
+)  # fmt: skip
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
