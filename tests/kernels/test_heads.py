@@ -1,4 +1,4 @@
-"""heads_prepare, heads_attend and sc_head_* against quantize_heads(), store_heads() and attend(), in any pieces."""
+"""heads_prepare, heads_attend, shares and sc_head_* against quantize_heads(), store_heads() and attend()."""
 
 from __future__ import annotations
 

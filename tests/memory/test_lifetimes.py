@@ -41,6 +41,7 @@ def test_of_a_plain_model() -> None:
         "head_state": ("attn", "attn"),
         "k_cache": ("embed", "next"),
         "v_cache": ("embed", "next"),
+        "exp2": ("embed", "next"),
         "logits": ("logits", "next"),
         "tops": ("logits", "next"),
     }
