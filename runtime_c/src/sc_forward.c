@@ -420,7 +420,7 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
     }
 }
 
-/* After rows of some tokens' logits; before any others take their place. */
+/* Between rows of some tokens' logits and those that take their place. */
 static void compare(const sc_window w, int core) {
     sc_barrier();
     for (uint32_t i = 0; i < w.tokens; i++)
@@ -431,8 +431,8 @@ static void compare(const sc_window w, int core) {
 }
 
 /* The largest logit of every token of the chunk, in one pass over the head: as many rows at a time as sc_logits
- * has room for. */
-SC_PHASE static void choices(const sc_matrix *m, int core) {
+ * has room for.  Not among the hot code: it is walked through once a pass, and few passes need it. */
+static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t tokens = sc_now.tokens;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #ifdef SC_HAS_ENGINES

@@ -129,12 +129,14 @@ int sc_main(void) {
         const uint32_t first = count, fed = 1 + drafted;
         sc_profile_start(SC_CONTROLLER);
         count += choose(&how, ids + count, drafted, count, go_on);
-        const int at_end = !go_on && is_end(ids[count - 1]);
-        ended = at_end || count == end;
-        drafted = ended ? 0 : sc_draft(ids, count, end - count - 1 < lookup ? end - count - 1 : lookup);
+        drafted = 0;
+        if (lookup && count < end)
+            drafted = sc_draft(ids, count, end - count - 1 < lookup ? end - count - 1 : lookup);
         sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
         uint32_t time = sc_time() - start - sc_now.untimed;
         sc_profile_print();
+        const int at_end = !go_on && is_end(ids[count - 1]);
+        ended = at_end || count == end;
         if (!text) emit_time(first == prompt ? SC_PREFILL : SC_DECODE, time);
         if (!text && lookup && first > prompt) emit_pass(first - 1, fed, count - first);
         for (uint32_t i = first; i < count; i++) {
