@@ -27,16 +27,23 @@ def steps_of(
 
 
 def test_vectors() -> None:
-    """100 inputs are 13 for a core; in segments of 64 and 36 they are 8 + 5 blocks: two for a core."""
-    steps = steps_of(make_shape(hidden=100, ffn=20), 3, 0)
-    want = {"calls": 1, "tokens": 3, "blocks": 6, "elements": 39, "sums": 0}
-    assert steps["attn_in.q"].work == Work(want)
-    assert steps["mlp_in.q"].work == Work(want)
-    # of 20: 3 blocks, so that no core has more than one; the final norm is of the last token alone
-    assert steps["down_in.q"].work == Work(want | {"blocks": 3, "elements": 9})
-    assert steps["final.q"].work == Work(
-        {"calls": 1, "tokens": 1, "blocks": 2, "elements": 13, "sums": 0}
-    )
+    """100 inputs of 16 bit are 13 for a core, in no blocks; of 9 tokens a core has two."""
+    shape = make_shape(hidden=100, ffn=20)
+    steps = steps_of(shape, 3, 0)
+    want = {"calls": 1, "tokens": 3, "elements": 39, "blocks": 0, "sums": 0}
+    assert steps["attn_in.q"].work == steps["mlp_in.q"].work == Work(want)
+    # of 20 a core has 3; the final norm is of the last token alone
+    assert steps["down_in.q"].work == Work(want | {"elements": 9})
+    assert steps["final.q"].work == Work(want | {"tokens": 1, "elements": 13})
+    many = steps_of(shape, 9, 0)["attn_in.q"].work
+    assert many == Work(want | {"tokens": 2, "elements": 200})
+
+
+def test_vectors_in_segments() -> None:
+    """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums."""
+    options = QuantOptions(bits=4, group=32, asymmetric=True, short_last_group=True)
+    work = steps_of(make_shape(hidden=100, options=options), 9, 0)["attn_in.q"].work
+    assert work == Work({"calls": 1, "tokens": 9, "elements": 117, "blocks": 18, "sums": 36})
 
 
 def test_heads() -> None:
@@ -62,9 +69,31 @@ def test_attention(tokens: int, position: int, heads: int, lives: list[int]) -> 
     fours = sum(-(-live // 4) * 4 for live in lives)
     want = {
         "calls": 1, "heads": len(lives), "channels": 6 * len(lives), "positions": sum(lives),
-        "position_channels": 6 * fours,
+        "position_channels": 6 * fours, "shared": 0,
     }  # fmt: skip
     assert steps_of(shape, tokens, position)["attn"].work == Work(want)
+
+
+@pytest.mark.parametrize(
+    ("heads", "lives"),
+    [
+        # 12 heads: one for each core, and 4 cut in two, half of 26 blocks for each core
+        (12, [101, 52]),
+        # 2 heads are cut in four, 7 blocks at most for each core
+        (2, [28]),
+        # 3 heads would be 3 parts of 8 for each core: 3 times 4 blocks
+        (3, [16, 16, 16]),
+        # all cores have heads of their own
+        (16, [101, 101]),
+    ],
+)
+def test_heads_that_are_fewer_than_cores_share_positions(heads: int, lives: list[int]) -> None:
+    shape = make_shape(heads=heads, kv_heads=1, head_dim=48, context=128, layers=1)
+    work = steps_of(shape, 1, 100)["attn"].work
+    assert work.features["heads"] == len(lives) and work.features["positions"] == sum(lives)
+    assert work.features["shared"] == (heads % 8 > 0)
+    assert steps_of(shape, 1, 3)["attn"].work.features["shared"] == 0
+    assert steps_of(shape, 2, 100)["attn"].work.features["shared"] == 0
 
 
 def test_a_cache_in_pieces_is_moved() -> None:
@@ -75,9 +104,8 @@ def test_a_cache_in_pieces_is_moved() -> None:
     moved = steps_of(shape, 1, 100, l1=70 * KIB)["attn"].work.moved
     k_block, v_block = 4 * 12 * (4 + 12), 4 * 12 * 10
     assert moved == 2 * 26 * (2 * k_block + v_block)
-    assert (
-        steps_of(shape, 1, 100)["attn"].work.moved == 0
-    )  # with all of L1 a layer's is there whole
+    # a cache that is in L1 stays there
+    assert steps_of(make_shape(), 1, 100)["attn"].work.moved == 0
 
 
 def matrix(**fields: object) -> MatrixShape:

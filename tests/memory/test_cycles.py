@@ -30,7 +30,7 @@ def passes(shape: ModelShape, target: Target = SIRACUSA) -> Passes:
     return Passes(shape, make_plan(shape, target), target)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(s=shapes(), tokens=st.integers(1, 8), position=st.integers(0, 500))
 def test_any_shape(s: ModelShape, tokens: int, position: int) -> None:
     try:
@@ -107,7 +107,7 @@ def test_a_plain_program_is_without_the_counters() -> None:
     assert less == pytest.approx(2.0 * len(cost.steps))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(s=shapes())
 def test_a_plan_is_read_back(s: ModelShape) -> None:
     try:

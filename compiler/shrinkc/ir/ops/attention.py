@@ -168,7 +168,7 @@ class Attention(Op):
         d = sizes.head_dim
         features = {
             "calls": 1, "heads": len(most), "channels": len(most) * d, "positions": sum(most),
-            "position_channels": 4 * fours * d, "shared": shares > 0,
+            "position_channels": 4 * fours * d, "shared": int(shares > 0),
         }  # fmt: skip
         return Work(features, moved=cls._moved(turn))
 
