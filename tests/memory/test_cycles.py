@@ -54,10 +54,20 @@ def test_any_shape(s: ModelShape, tokens: int, position: int) -> None:
 
 def test_a_prompt_is_cut_into_chunks() -> None:
     p = passes(make_shape())
-    assert p.plan.chunk == 8
-    chunks = p.prompt(19)
-    assert chunks == [p.steps(8, 0, False), p.steps(8, 8, False), p.steps(3, 16, True)]
+    c = p.plan.chunk
+    chunks = p.prompt(2 * c + 3)
+    assert chunks == [p.steps(c, 0, 0), p.steps(c, c, 0), p.steps(3, 2 * c)]
     assert [chunk[-1].name for chunk in chunks] == ["out", "out", "next"]
+
+
+def test_logits_of_several_tokens() -> None:
+    """As drafts are verified: the final norm, the head and what follows are of each."""
+    p = passes(make_shape())
+    one, all_of = (p.steps(4, 20, logits) for logits in (1, 4))
+    assert one[:-3] == all_of[:-3]
+    for few, more in zip(one[-3:-1], all_of[-3:-1], strict=True):
+        assert few.work.features["calls"] == more.work.features["calls"] == 1
+        assert sum(more.work.features.values()) > sum(few.work.features.values())
 
 
 def test_later_positions_cost_more() -> None:
