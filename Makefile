@@ -1,7 +1,8 @@
 # make demo         compile examples/stories, run it on host and qemu (and GVSoC where there is one)
 # make test         lint and all tests; downloads about 3 GB of libraries (README.md)
 # make test-base    the tests of the base install alone: no torch, 100 MB
-# make bench        cycle counts on GVSoC into docs/results/cycles.md (DATA=folder with stories260K/)
+# make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
+# make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
 # make lint         the checks of the gate that run nothing
 # make format       lay out Python and C sources
@@ -32,7 +33,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench setup packages packages-dev clean
+.PHONY: help demo test test-base bench calibrate setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -125,6 +126,10 @@ test-base: packages $(VENV)/test
 
 bench: packages $(VENV)/base
 	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
+	$(BIN)/python examples/bench/performance.py $(if $(DATA),--data $(DATA)) --output docs/results/performance.md
+
+calibrate: packages $(VENV)/base
+	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))
 
 # ---- checks, each of which is a hook of .pre-commit-config.yaml as well ----
 

@@ -59,6 +59,8 @@ def plan(
     l1: int | None = None,
     adapter: AnyPath | None = None,
     engines: str | Sequence[str] | None = None,
+    position: int | None = None,
+    clock: float | None = None,
 ) -> Planned | Shortfall:
     """Say whether a model fits, and where everything would lie, without reading its weights.
 
@@ -69,10 +71,12 @@ def plan(
     the scales.  ``context``: positions (tokens) that prompt and answer may take together (None: the
     model's, at most 256).  ``l1``: bytes of L1 to use (None: all).  ``adapter``: of a path that is
     not open yet.  ``engines``: those of the target that may run matrices, as names or a text with commas
-    between them (None: all); the cores always may.
+    between them (None: all); the cores always may.  ``position`` of the decode step whose speed is stated,
+    after as many tokens (None: 64, or the last), ``clock`` in MHz (None: the simulator's default).
 
     The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
-    available bytes per level, buffers, tiles), ``weight_bytes``, ``context`` and ``command``, the
+    available bytes per level, buffers, tiles), ``weight_bytes``, ``context``, ``speed`` (cycles of a
+    decode step and of the prefill; None for a target that was not calibrated) and ``command``, the
     command line that compiles it.  A :class:`Shortfall` has ``lacks``, per level ``need``, ``have``
     and ``largest`` in bytes, ``alternatives`` that were checked to fit, and ``error``, the
     DoesNotFit that :func:`compile` raises.
@@ -86,7 +90,7 @@ def plan(
         _request(
             model, target=target, bits=bits, group=group, short_last_group=short_last_group,
             asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
-            engines=engines,
+            engines=engines, position=position, clock=clock,
         )
     )  # fmt: skip
 

@@ -48,16 +48,23 @@ def shrinkc(*words: str) -> str:
 
 
 def write_micro_llama(path: Path) -> Path:
-    """The peer's shape with seeded random weights; the tokenizer of examples/stories serves."""
+    """The peer's shape with seeded random weights."""
+    return write_llama(path, hidden=64, ffn=256, heads=16, kv_heads=16, head_dim=4, layers=8)
+
+
+def write_llama(
+    path: Path, *, hidden: int, ffn: int, heads: int, kv_heads: int, head_dim: int, layers: int,
+    vocab: int = 512,
+) -> Path:  # fmt: skip
+    """A model with seeded random weights; the tokenizer of examples/stories serves."""
     rng = np.random.default_rng(1)
-    d, ffn, heads, layers, vocab = 64, 256, 16, 8, 512
     path.mkdir(parents=True)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab,
-        "hidden_size": d, "intermediate_size": ffn, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": heads, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 512, "rope_theta": 10000.0, "hidden_act": "silu",
-        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 1024, "rope_theta": 10000.0,
+        "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):

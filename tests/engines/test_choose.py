@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from shrinkc.costs import Work, cost_table
 from shrinkc.engines import CORES, ENGINES, THE_CORES, Choices, Engine, MatrixSpec, choose
 from shrinkc.storage import BLOCKS, segment_size
 
@@ -104,18 +105,25 @@ def test_several_engines_are_compared() -> None:
     assert choices.engine("large") == "faster"
 
 
-def test_the_cores_cost_what_was_measured() -> None:
-    """docs/results/profile.md, examples/stories: within a fifth, each."""
-    measured = {(96, 96): 12811 / 5, (160, 96): 14333 / 5, (96, 256): 19717 / 5, (512, 96): 7244}
-    for (rows, k), cycles in measured.items():
-        estimate = THE_CORES.cycles(spec("m", rows, k), 1)
-        assert abs(estimate / cycles - 1) < 0.2, (rows, k, estimate, cycles)
-    # and the order of widths, docs/results/cycles.md
-    of = {bits: THE_CORES.cycles(spec("m", 512, 96, bits=bits), 1) for bits in (8, 4, 3, 2)}
-    assert of[8] < of[4] < of[2] < of[3]
-    grouped = spec("m", 512, 96, bits=4, group=32)
-    assert THE_CORES.cycles(grouped, 1) > of[4]
-    assert THE_CORES.cycles(spec("m", 512, 96), 8) > 7 * of[8]
+def test_the_cores_cost_what_is_calibrated() -> None:
+    """The coefficients of products, less what counters take; more of anything costs more."""
+    table = cost_table("siracusa")
+    assert table is not None
+    one = spec("m", 200, 96)  # 25 blocks in one tile
+    work = Work({"calls": 1, **THE_CORES.work(THE_CORES.shape(one), 1, (25,))})
+    assert THE_CORES.cycles(one, 1) == round(table.cycles("linear", work).whole - table.probe)
+    for bits in (8, 4, 3, 2):
+        less = THE_CORES.cycles(spec("m", 512, 96, bits=bits), 1)
+        more = (
+            THE_CORES.cycles(spec("m", 1024, 96, bits=bits), 1),
+            THE_CORES.cycles(spec("m", 512, 192, bits=bits), 1),
+            THE_CORES.cycles(spec("m", 512, 96, bits=bits, group=32), 1),
+            THE_CORES.cycles(spec("m", 512, 96, bits=bits), 2),
+        )
+        assert less < min(more), bits
+    # a matrix of which each weight is used once is copied no faster than the DMA can
+    large = spec("m", 8192, 2048)
+    assert THE_CORES.cycles(large, 1) >= THE_CORES.shape(large).bytes / table.dma
 
 
 def test_the_cores_run_everything_as_they_always_did() -> None:

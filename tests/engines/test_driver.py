@@ -55,14 +55,15 @@ def test_plan_says_who_runs_what_and_why_not(tmp_path: Path) -> None:
     said = [v.removeprefix("  engines     ") for v in plan.lines() if v.startswith("  engines")]
     chosen = plan.choices.by_name
     on = {n for n, c in chosen.items() if c.engine == "plain"}
-    assert on == {f"layer{i}.{slot}" for i in (0, 1) for slot in ("o", "gate_up")}
+    # the largest gains, the smallest does not, whatever the cores' cycles are calibrated to
+    assert {"layer0.gate_up", "layer1.gate_up"} <= on
     cost = {e: sum(c.cycles for c in chosen.values() if c.engine == e) for e in (CORES, "plain")}
     assert said[:2] == [
         f"cores: {9 - len(on)} of 9 matrices, estimated {cost[CORES]} cycles per token",
         f"plain: {len(on)} of 9 matrices, estimated {cost['plain']} cycles per token",
     ]
     assert "not on plain: head has 107 rows, no multiple of 8" in said
-    assert any(v.startswith("not on plain: layer0.down (and 1 more) takes ") for v in said)
+    assert any(v.startswith("not on plain: layer0.qkv (and ") and " takes " in v for v in said)
     cut = [p for p in plan.plan.placements if p.name not in on]
     tiles = sum(-(-p.blocks // p.tile_blocks) for p in cut)
     assert f", {tiles} tiles of" in "".join(plan.lines())

@@ -85,6 +85,20 @@ def test_the_table() -> None:
     assert len({len(line) for line in lines if not line.startswith("profile")}) == 1
 
 
+def test_predicted_beside_measured() -> None:
+    beside = profile().beside({"embed": 110, "qkv": 1000}, {"qkv": 420, "next": 20})
+    lines = [line.split() for line in beside.lines()]
+    assert lines[1][:4] == ["cycles", "predicted", "off", "share"]
+    assert lines[2][:5] == ["embed", "100", "110", "+10.0", "%"]
+    assert lines[3][:5] == ["qkv", "2000", "1000", "-50.0", "%"]
+    assert lines[4][:4] == ["next", "100", "-", "-"]  # nothing is known of it
+    assert lines[-1][:5] == ["all", "440", "440", "+0.0", "%"]
+    assert len({len(line) for line in beside.lines() if not line.startswith("profile")}) == 1
+    found = beside.to_json()["prefill"]
+    assert isinstance(found, dict) and found["predicted"] == 1110
+    assert [row["predicted"] for row in found["ops"]] == [110, 1000, None]
+
+
 def test_for_programs() -> None:
     found = profile().to_json()["decode"]
     assert isinstance(found, dict)

@@ -162,19 +162,32 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
         print_json(result.to_json())
 
 
-@cli.command("plan", short_help="Say whether a model fits, and where.")
+@cli.command("plan", short_help="Say whether a model fits, where, and how fast.")
 @_model_options
+@click.option(
+    "--position", type=int, metavar="N",
+    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
+)  # fmt: skip
+@click.option(
+    "--clock", type=float, metavar="MHZ",
+    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
+)  # fmt: skip
 @_json_option
 def plan_command(as_json: bool, **options: Any) -> None:
-    """Say whether MODEL fits, and where everything would lie, without reading its weights."""
+    """Say whether MODEL fits, where everything would lie, and how fast it is expected to be.
+
+    Its weights are not read for that.
+    """
     planned = shrinkc.plan(**options)
     if not planned.fits:
         raise planned.error
+    speed = planned.speed
     if as_json:
-        print_json(planned.to_json())
-    else:
-        for line in planned.lines():
-            click.echo(line)
+        print_json({**planned.to_json(), "speed": None if speed is None else speed.to_json()})
+        return
+    without = f"  speed       not estimated: {planned.target.name} was not calibrated"
+    for line in [*planned.lines(), *([without] if speed is None else speed.lines())]:
+        click.echo(line)
 
 
 @cli.command("run", short_help="Build, run and verify a compiled program.")
@@ -217,6 +230,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
 @click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
+@click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
 @click.option(
     "--make",
     "make_options",

@@ -11,6 +11,7 @@ import shrinkc
 from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
 from shrinkc.core.errors import UsageError
+from shrinkc.core.output import check_file, write_file
 
 
 def run(
@@ -23,9 +24,14 @@ def run(
     env: Mapping[str, str],
     console: Console,
     as_json: bool,
+    timeline: Path | None,
     **options: Any,
 ) -> None:
     """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
+    if timeline is not None:
+        if not options["profile"]:
+            raise UsageError("--timeline is a picture of a profile.", "give --profile too.")
+        check_file(timeline)
     result = shrinkc.run(
         directory,
         on=machine,
@@ -40,6 +46,8 @@ def run(
     )
     for line in result.lines():
         console.note(line)
+    if timeline is not None:
+        write_file(timeline, result.timeline())
     if as_json:
         print_json(result.to_json())
     result.check()

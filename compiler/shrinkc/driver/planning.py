@@ -16,6 +16,7 @@ from shrinkc.core.artifact import Option
 from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError, UsageError
 from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
+from shrinkc.driver.estimating import Speed, check_speed, speed_of
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.engines import CORES, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig, open_checkpoint
@@ -51,7 +52,8 @@ _SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modu
 @dataclass(frozen=True)
 class PlanRequest:
     """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given,
-    ``engines`` the target's that may run matrices beside the cores (None: all).
+    ``engines`` the target's that may run matrices beside the cores (None: all), ``position`` and
+    ``clock_mhz`` those that a speed is stated for.
 
     ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
     """
@@ -64,6 +66,8 @@ class PlanRequest:
     adapter: Path | None = None
     given: frozenset[str] = frozenset()
     engines: tuple[str, ...] | None = None
+    position: int | None = None
+    clock_mhz: float | None = None
 
     @classmethod
     def from_options(
@@ -80,9 +84,12 @@ class PlanRequest:
         l1: int | None,
         adapter: Path | None,
         engines: str | Sequence[str] | None,
+        position: int | None = None,
+        clock: float | None = None,
     ) -> PlanRequest:
         """From the values of options (``engines``: names, or a text with commas between them);
-        QuantizeError for a width that is not possible."""
+        QuantizeError for a width that is not possible, UsageError for a position or clock."""
+        check_speed(position, clock)
         if isinstance(model, Checkpoint) and adapter is not None:
             raise UsageError(
                 f"--adapter {adapter}: {model.name} was opened already.",
@@ -101,7 +108,7 @@ class PlanRequest:
         if isinstance(engines, str):
             engines = [name.strip() for name in engines.split(",")]
         chosen = None if engines is None else tuple(engines)
-        return cls(model, target, quant, context, l1, adapter, names, chosen)
+        return cls(model, target, quant, context, l1, adapter, names, chosen, position, clock)
 
     def opened(self, *, whole: bool) -> Checkpoint:
         """The checkpoint, with its weights if it has to be ``whole``."""
@@ -177,6 +184,15 @@ class Planned:
             elif value is not None and value is not False:
                 words += [option, str(value)]
         return quoted(*words)
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """What the cost model says of it; None for a target that was not calibrated.
+
+        UsageError for a position outside the context.
+        """
+        r = self.request
+        return speed_of(self.shape, self.plan, self.target, r.position, r.clock_mhz)
 
     @property
     def weight_bytes(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,11 +17,13 @@ from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, Mismatch, RunFailed, ShrinkcError, UsageError
 from shrinkc.core.progress import Reporter
+from shrinkc.driver.estimating import Predicted, predicted_run, profile_chart
 from shrinkc.driver.story import OnText, Story
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import load
 from shrinkc.numerics.sampling import TOP_P_ONE, Sampling
+from shrinkc.report.timeline import timeline
 from shrinkc.simulate import RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
@@ -226,7 +230,7 @@ def run_directory(
     text = _device_text(tokenizer, asked.prompt, record)
     return RunResult(
         manifest, machine, asked, text, output.seconds, record, verdict, _reports(output),
-        tuple(changed), profile, drafts,
+        tuple(changed), profile, drafts, partial(_predicted, directory, target, asked, record),
     )  # fmt: skip
 
 
@@ -320,6 +324,15 @@ class RunResult:
     changed: tuple[str, ...] = ()
     profile: Profile | None = None
     drafts: Drafts | None = None
+    _predict: Callable[[], Predicted | None] = field(
+        default=lambda: None, repr=False, compare=False
+    )
+
+    @cached_property
+    def predicted(self) -> Predicted | None:
+        """What the cost model says of this run's profile; None without a profile, or for a target
+        that was not calibrated."""
+        return None if self.profile is None else self._predict()
 
     @property
     def prompt_tokens(self) -> list[int]:
@@ -344,6 +357,26 @@ class RunResult:
             return None
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
 
+    def _beside(self) -> Profile | None:
+        """The profile with what was predicted."""
+        if self.profile is None or self.predicted is None:
+            return self.profile
+        return self.profile.beside(*self.predicted.ops())
+
+    def timeline(self) -> str:
+        """The profile as an SVG document; UsageError where the run had none."""
+        if self.profile is None:
+            raise UsageError("a timeline is made of a profile.", "give --profile too.")
+        known = self.predicted
+        charts = [
+            profile_chart("prefill", self.profile.prefill, None if known is None else known.prefill)
+        ]
+        if (decode := self.profile.decode) is not None:
+            title = f"decode step, mean of {decode.steps}"
+            charts.append(profile_chart(title, decode, None if known is None else known.decode))
+        name = f"{self.manifest.model} on {self.machine}, prompt of {len(self.asked.prompt)} tokens"
+        return timeline(name, charts)
+
     def lines(self) -> list[str]:
         """A summary for people, the platform's reports first, the verdict last."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
@@ -362,8 +395,8 @@ class RunResult:
             out.append(line)
         if self.drafts is not None:
             out.append(self.drafts.line())
-        if self.profile is not None:
-            out += self.profile.lines()
+        if (profile := self._beside()) is not None:
+            out += profile.lines()
         if self.verdict is None:
             out.append("not verified: --no-verify was given")
         else:
@@ -376,6 +409,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
+        profile = self._beside()
         return {
             "target": self.machine,
             "model": self.manifest.model,
@@ -383,11 +417,19 @@ class RunResult:
             "new_tokens": self.record.tokens,
             "text": self.text,
             "cycles": self.cycles,
-            "profile": None if self.profile is None else self.profile.to_json(),
+            "profile": None if profile is None else profile.to_json(),
             "lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
+
+
+def _predicted(directory: Path, target: Target, asked: Request, record: Record) -> Predicted | None:
+    prompt = len(asked.prompt)
+    passes = record.passes or [Pass(1, 1)] * len(record.decode_times)
+    starts = itertools.accumulate((p.kept for p in passes), initial=prompt)
+    steps = [(p.tokens, at) for p, at in zip(passes, starts, strict=False)]
+    return predicted_run(directory, load(directory / artifact.IR), target, prompt, steps)
 
 
 def _target_for(directory: Path, manifest: artifact.Manifest, machine: Machine) -> Target:

@@ -1,24 +1,22 @@
 """The cores: they run every matrix, from tiles that are copied into L1.
 
-Cycles are fitted to measurements on GVSoC, 8 cores.  docs/results/profile.md, decode: o, qkv, down and
-head of examples/stories (96, 160, 96 and 512 rows; 96, 96, 256 and 96 inputs) take 2562, 2867, 3943 and
-7244 cycles, the fit says 2470, 3260, 3830 and 7250.  What other widths and groups of 32 cost more is from
-docs/results/cycles.md, mean of decode against that at 8 bit, over the words of all three models.
+What a product takes is what the cost model of Siracusa says of it (costs/siracusa.json), for all targets:
+it is compared with other engines' cycles only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shrinkc.abi import ROW_BLOCK
-from shrinkc.engines.engine import CORES, Engine, MatrixSpec
-from shrinkc.storage import BLOCKS, format_of, segment_size
+from shrinkc.costs import Work, cost_table
+from shrinkc.costs.work import share
+from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
+from shrinkc.storage import BLOCKS, MatrixShape, format_of, segment_size
 
 _CORES = 8
-_START = 870  # barriers, the first tile
-_BLOCK = 390  # 8 rows of one core: rescaled and stored
-_WORDS = {8: 17, 4: 29, 2: 34, 3: 52}  # 8 rows of 4 inputs
-_TABLE = (
-    58  # scales of 8 rows of a segment; offsets were not measured and are taken to cost the same
-)
+_TARGET = "siracusa"
+_TILE = 32 * 1024  # bytes, the planner's largest
 
 
 def legal(spec: MatrixSpec) -> str | None:
@@ -29,16 +27,35 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
     return segment_size(k, group), format_of(bits).inputs
 
 
+def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile, and
+    in each the words of 4 inputs of 8 rows, by width and by whether segments have tables, and these
+    segments."""
+    blocks = tokens * sum(share(n, _CORES) for n in tiles)
+    segments = blocks * shape.nseg
+    kind = "group_words" if shape.grouped or shape.asymmetric else "words"
+    return {
+        "tiles": len(tiles),
+        "token_tiles": tokens * len(tiles),
+        "blocks": blocks,
+        f"{kind}_w{shape.bits}": blocks * shape.words,
+        "segments": segments,
+        "scales": segments * shape.grouped,
+        "offsets": segments * shape.asymmetric,
+    }
+
+
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    shape = ENGINE.shape(spec)
-    # a width that was not measured is taken for the slowest that was
-    per_word = _WORDS.get(spec.bits, max(_WORDS.values()))
-    tables = int(spec.grouped) + int(spec.asymmetric)
-    block = _BLOCK + shape.words * per_word + shape.nseg * tables * _TABLE
-    rounds = -(-spec.rows // (ROW_BLOCK * _CORES))
-    return _START + tokens * rounds * block
+    shape, table = ENGINE.shape(spec), cost_table(_TARGET)
+    assert table is not None
+    per_tile = max(_CORES, _TILE // shape.block_bytes // _CORES * _CORES)
+    blocks = -(-spec.rows // ROW_BLOCK)
+    tiles = [min(per_tile, blocks - at) for at in range(0, blocks, per_tile)]
+    work = Work({"calls": 1, **features(shape, tokens, tiles)})
+    return round(max(table.cycles("linear", work).whole - table.probe, shape.bytes / table.dma))
 
 
 ENGINE = Engine(
-    name=CORES, store=BLOCKS, levels=(), legal=legal, cut=cut, cycles=cycles, reads_rows=True
-)
+    name=CORES, store=BLOCKS, levels=(), legal=legal, cut=cut, cycles=cycles, reads_rows=True,
+    features=features,
+)  # fmt: skip

@@ -7,7 +7,7 @@ matrix is quantised, because segments decide numbers; where a matrix is run then
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shrinkc.storage import MatrixShape, StorageFormat, Store, format_of
@@ -46,6 +46,10 @@ def _nothing(shape: MatrixShape, tokens: int) -> int:
     return 0
 
 
+Features = Mapping[str, float]
+"""Name -> count, see costs.Work."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """One engine.
@@ -60,6 +64,9 @@ class Engine:
     together.  ``cycles(spec, tokens)``: an
     estimate for that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
     the matrix alone.  ``table``: bytes of L1 that its C twin keeps for every matrix of the model, if it runs any.
+    ``features(shape, tokens, tiles)``: what its cycles are proportional to, as the
+    cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
+    in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
     """
 
     name: str
@@ -71,6 +78,7 @@ class Engine:
     scratch: Callable[[MatrixShape, int], int] = _nothing
     table: int = 0
     reads_rows: bool = False
+    features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"
@@ -100,3 +108,16 @@ class Engine:
             spec.name, spec.rows, spec.k, spec.bits, seg, spec.grouped, spec.asymmetric, spec.rank,
             pad if pad != spec.format.inputs else 0, self.name, self.store,
         )  # fmt: skip
+
+    def work(self, shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+        """The features of a product, those of another engine than the cores with its name."""
+        if self.features is None:
+            group = shape.seg if shape.grouped else None
+            spec = MatrixSpec(
+                shape.name, shape.rows, shape.k, shape.bits, group, shape.asymmetric, shape.rank
+            )
+            found: Features = {"estimated": self.cycles(spec, tokens)}
+        else:
+            found = self.features(shape, tokens, tiles)
+        mark = "" if self.name == CORES else f"{self.name}."
+        return {f"{mark}{name}": count for name, count in found.items()}

@@ -10,9 +10,10 @@ inputs, 311 and 1188 with 36 vectors of 64 and 576.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shrinkc.engines.engine import Engine, MatrixSpec
+from shrinkc.engines.engine import Engine, Features, MatrixSpec
 from shrinkc.storage import MatrixShape, Store, StoredRows
 
 if TYPE_CHECKING:
@@ -90,6 +91,17 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
     return JOBS * max(JOB_ROWS * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
+def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what the cores write."""
+    at_once = min(tokens, TOKENS_MAX)
+    rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
+    jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
+    return {
+        "calls": 1, "jobs": jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
+        "pixels": rows * (at_once - 1),
+    }  # fmt: skip
+
+
 ENGINE = Engine(
     name="neureka",
     store=Store("bit planes of 32", 8, block_bytes, pack, beside_bytes),
@@ -100,4 +112,5 @@ ENGINE = Engine(
     scratch=scratch,
     table=IMAGE,
     reads_rows=True,
+    features=features,
 )

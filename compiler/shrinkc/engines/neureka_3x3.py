@@ -10,9 +10,10 @@ Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 5
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shrinkc.engines.engine import Engine, MatrixSpec
+from shrinkc.engines.engine import Engine, Features, MatrixSpec
 from shrinkc.engines.neureka import (
     BLOCK,
     IMAGE,
@@ -77,6 +78,16 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
     return JOBS * 2 * JOB_ROWS * (4 * 4 + 2)
 
 
+def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """Blocks of rows, tiles of channels, and their planes; jobs are what the cores write."""
+    rows = tokens * -(-shape.rows // BLOCK)
+    channels = rows * _tiles(shape.k)
+    jobs = tokens * -(-shape.rows // (2 * JOB_ROWS))
+    return {
+        "calls": 1, "jobs": jobs, "rows": rows, "tiles": channels, "planes": channels * shape.bits,
+    }  # fmt: skip
+
+
 ENGINE = Engine(
     name="neureka_3x3",
     store=Store("bit planes of 252", 8, block_bytes, pack, beside_bytes),
@@ -87,4 +98,5 @@ ENGINE = Engine(
     scratch=scratch,
     table=IMAGE,
     reads_rows=True,
+    features=features,
 )

@@ -142,6 +142,24 @@ class PassSizes:
         return 4 * self.chunk * n
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One execution of a step: for ``tokens`` from ``position`` on.
+
+    ``matrix``: what it multiplies with, or what the op that reads its result does; None: neither.
+    ``tiles``: row blocks of each tile of it, none where it is read in place.  ``table``: the matrix of
+    which rows are embedded; ``outside``: it is in flash.
+    """
+
+    sizes: PassSizes
+    tokens: int
+    position: int
+    matrix: MatrixShape | None
+    tiles: tuple[int, ...]
+    table: MatrixShape
+    outside: bool = False
+
+
 def slot_of(step: Step, steps: Iterable[Step]) -> str:
     """The slot of a step's matrix, or else of the one that reads its result; "" if neither is."""
     reading = (s.matrix for s in steps if step.name in s.inputs and s.matrix is not None)

@@ -9,7 +9,9 @@ not cut: it lies in a memory that the engine reads in place, before all others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.engines import CORES, engine_named
@@ -77,6 +79,15 @@ class Plan:
             if placement["engine"] == CORES:
                 del placement["engine"]
         return out
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Plan:
+        """The plan of which ``to_json`` was written; ValueError or TypeError for another version's."""
+        if found.get("version") != PLAN_VERSION:
+            raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
+        kinds = {"l1": Buffer, "beside": Buffer, "tables": Table, "placements": Placement}
+        lists = {name: [kind(**x) for x in found[name]] for name, kind in kinds.items()}
+        return cls(**{**found, **lists})
 
 
 def pass_sizes(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from shrinkc.abi import Line, Time
 from shrinkc.core.errors import RunFailed
@@ -58,12 +58,14 @@ class Phase:
     """The prefill, or the mean decode step.
 
     ``steps``: how many there were.  ``cycles``: of one, by the run's own clock.  ``counts``: by layer
-    (None: in none) and the op's name in the graph, in order of execution.
+    (None: in none) and the op's name in the graph, in order of execution.  ``predicted``: by op, what
+    a cost model says of them; empty: there is none.
     """
 
     steps: int
     cycles: float
     counts: dict[tuple[int | None, str], Counts]
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ops(self) -> dict[str, Counts]:
@@ -83,18 +85,31 @@ class Phase:
         total = self.total
         ops = {**self.ops, "all": total}
         width = max(map(len, ops))
-        head = f"{'':{width}}" + "".join(f"{name:>{w}}" for name, w in _COLUMNS)
-        rows = [f"{op:{width}}" + _row(counts, total) for op, counts in ops.items()]
+        expected = {**self.predicted, "all": sum(self.predicted.values())}
+        columns = _COLUMNS[:1] + (_PREDICTED if self.predicted else ()) + _COLUMNS[1:]
+        head = f"{'':{width}}" + "".join(f"{name:>{w}}" for name, w in columns)
+        rows = []
+        for op, counts in ops.items():
+            cells = _cells(counts, total)
+            if self.predicted:
+                cells[1:1] = _off(expected.get(op), counts.elapsed)
+            rows.append(f"{op:{width}}" + _aligned(cells, columns))
         counted = f"{total.elapsed:.0f} of {self.cycles:.0f} cycles are in operations"
         return [f"profile of {title}: {counted}", head, *rows]
 
     def to_json(self) -> dict[str, object]:
-        """``ops``: summed over the layers; ``layers``: each op of each layer."""
+        """``ops``: summed over the layers; ``layers``: each op of each layer; ``predicted``: null where
+        there is no cost model."""
+        expected = {op: round(cycles, 1) for op, cycles in self.predicted.items()}
         return {
             "steps": self.steps,
             "cycles": round(self.cycles, 1),
             "counted": round(self.total.elapsed, 1),
-            "ops": [{"op": op, **counts.to_json()} for op, counts in self.ops.items()],
+            "predicted": round(sum(self.predicted.values()), 1) if self.predicted else None,
+            "ops": [
+                {"op": op, **counts.to_json(), "predicted": expected.get(op)}
+                for op, counts in self.ops.items()
+            ],
             "layers": [
                 {"layer": layer, "op": op, **counts.to_json()}
                 for (layer, op), counts in self.counts.items()
@@ -107,15 +122,26 @@ _COLUMNS = (
     ("cycles", 10), ("share", 8), ("instr.", 10), ("load-use", 10), ("icache", 9), ("barrier", 9),
     ("transfer", 10), ("worst/mean", 12),
 )  # fmt: skip
+_PREDICTED = (("predicted", 11), ("off", 9))
 
 
-def _row(c: Counts, total: Counts) -> str:
-    cells = (
+def _off(expected: float | None, measured: float) -> list[str]:
+    """What was predicted, and by how much more than was measured."""
+    if expected is None:
+        return ["-", "-"]
+    return [f"{expected:.0f}", f"{100 * (expected / max(measured, 1) - 1):+.1f} %"]
+
+
+def _cells(c: Counts, total: Counts) -> list[str]:
+    return [
         f"{c.elapsed:.0f}", f"{100 * c.elapsed / max(total.elapsed, 1):.1f} %",
         f"{c.instructions:.0f}", f"{c.load_stalls:.0f}", f"{c.icache:.0f}", f"{c.barrier:.0f}",
         f"{c.transfers:.0f}", f"{c.worst / max(c.active, 1):.2f}",
-    )  # fmt: skip
-    return "".join(f"{cell:>{w}}" for cell, (_, w) in zip(cells, _COLUMNS, strict=True))
+    ]  # fmt: skip
+
+
+def _aligned(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    return "".join(f"{cell:>{w}}" for cell, (_, w) in zip(cells, columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,6 +162,11 @@ class Profile:
         """The same for programs."""
         decode = None if self.decode is None else self.decode.to_json()
         return {"prefill": self.prefill.to_json(), "decode": decode}
+
+    def beside(self, prefill: Mapping[str, float], decode: Mapping[str, float]) -> Profile:
+        """With what a cost model predicts for every op."""
+        last = None if self.decode is None else replace(self.decode, predicted=decode)
+        return Profile(replace(self.prefill, predicted=prefill), last)
 
 
 def read_profile(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
+from shrinkc.costs import Work
+from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads, unit_fault
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
 
@@ -57,6 +59,20 @@ def shares_per_core(sizes: PassSizes) -> int:
         return 1
     shares = left // math.gcd(left, sizes.cores)
     return shares if shares <= SHARES_MAX and sizes.context >= shared_from(sizes) else 1
+
+
+def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
+    """(parts of heads that each core has at a position, parts of a head), (0, 1) where no heads are shared:
+    heads_shared() of sc_shares.h."""
+    left = sizes.heads % sizes.cores
+    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_layer_in_l1):
+        return 0, 1
+    ranges = sizes.cores // math.gcd(left, sizes.cores)
+    shares, blocks = left * ranges // sizes.cores, position // 4 + 1
+    fits = shares * -(-blocks // ranges) <= -(-sizes.context // 4) and blocks >= ranges
+    if shares > SHARES_MAX or position + 1 < shared_from(sizes) or not fits:
+        return 0, 1
+    return shares, ranges
 
 
 @dataclass
@@ -128,3 +144,40 @@ class Attention(Op):
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """Query heads, which the cores take in turn, each with what is cached at its token's position;
+        those that are left over in decoding share out positions."""
+        sizes = turn.sizes
+        shares, ranges = heads_shared(sizes, turn.position) if turn.tokens == 1 else (0, 1)
+        alone = sizes.heads - shares * sizes.cores // ranges
+        lives = (
+            [
+                [
+                    turn.position + item // alone + 1
+                    for item in range(core, turn.tokens * alone, sizes.cores)
+                ]
+                for core in range(sizes.cores)
+            ]
+            if alone
+            else [[]]
+        )
+        most = max(lives, key=sum) + shares * [4 * -(-(turn.position // 4 + 1) // ranges)]
+        fours = sum(-(-live // 4) for live in most)
+        d = sizes.head_dim
+        features = {
+            "calls": 1, "heads": len(most), "channels": len(most) * d, "positions": sum(most),
+            "position_channels": 4 * fours * d, "shared": int(shares > 0),
+        }  # fmt: skip
+        return Work(features, moved=cls._moved(turn))
+
+    @classmethod
+    def _moved(cls, turn: Turn) -> float:
+        """Bytes of a cache that comes through L1 in pieces, for 8 heads at a time."""
+        sizes = turn.sizes
+        if sizes.kv_in_l1 or sizes.kv_layer_in_l1:
+            return 0.0
+        kv = KvShape.of(turn.position + turn.tokens, sizes.kv_heads, sizes.head_dim)
+        rounds = share(turn.tokens * sizes.heads, sizes.cores)
+        return rounds * kv.blocks * (2.0 * kv.k_block + kv.v_block)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shrinkc.costs import Work
+from shrinkc.costs.work import share
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
 
 if TYPE_CHECKING:
@@ -58,3 +60,10 @@ class Embed(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("x", Access.WRITE, sizes.words(sizes.hidden))
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """Each token's row, of a block that comes from flash where the table is there."""
+        elements = turn.tokens * share(turn.sizes.hidden, turn.sizes.cores)
+        fetched = turn.tokens * turn.table.block_bytes if turn.outside else 0
+        return Work({"calls": 1, "tokens": turn.tokens, "elements": elements}, fetched=fetched)

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import QVEC_BYTES
+from shrinkc.costs import Work
+from shrinkc.costs.work import BESIDE, share, total
+from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, saturate32
+from shrinkc.storage import SIDE_BITS, MatrixShape
 
 if TYPE_CHECKING:
     from shrinkc.ir.graph import Graph
@@ -68,6 +72,25 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("sv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
 
 
+def product_work(turn: Turn) -> Work:
+    """What the matrix's engine does, and of a side path its two products (the quantisation between
+    them is one more call).  What another engine has summed the cores rescale, a share of its rows each."""
+    m = turn.matrix
+    assert m is not None
+    features = {"calls": 1.0, **engine_named(m.engine).work(m, turn.tokens, turn.tiles)}
+    if m.engine != CORES:
+        rows = turn.tokens * share(m.rows, turn.sizes.cores)
+        features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.rows": rows}
+    if m.side is not None:
+        first = MatrixShape(
+            f"{m.name}.a", m.rank, m.k, SIDE_BITS, m.seg, False, False, beside_grouped=not m.wide
+        )
+        sides = ((first, (first.blocks,)), (m.side, turn.tiles))
+        works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in sides]
+        return total([Work(features), Work({"calls": 1.0}), *works])
+    return Work(features)
+
+
 @dataclass
 class Linear(Op):
     """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
@@ -118,6 +141,17 @@ class Linear(Op):
         else:
             access = Access.UPDATE if len(step.inputs) == 2 else Access.WRITE
             yield Use(to, access, sizes.words(rows))
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """The product, and the rows that are added to a residual."""
+        product = product_work(turn)
+        if len(step.inputs) < 2:
+            return product
+        rows = product.features.get(f"{BESIDE}.rows")
+        if rows is not None:
+            return product + Work({f"{BESIDE}.added": rows})
+        return product + Work({"added": product.features["blocks"]})
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shrinkc.costs import Work
 from shrinkc.ir.ops.op import Op, State, input_types
-from shrinkc.ir.ops.quant import permuted, rule_permutation, vector_uses
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.ops.quant import permuted, rule_permutation, vector_uses, vector_work
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 
@@ -68,6 +69,10 @@ class NormQuant(Op):
         """y takes x * gain between the two halves."""
         yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
         yield from vector_uses(step, sizes)
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        return vector_work(turn)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> int:

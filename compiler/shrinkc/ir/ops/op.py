@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from shrinkc.costs import Work
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.steps import PassSizes, Step, Use
+from shrinkc.ir.steps import PassSizes, Step, Turn, Use
 from shrinkc.numerics.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Op:
 
     A subclass says what it computes (``run``), what is legal (``TAKES``, ``GIVES``, ``RULES``), and how
     the device does it: ``KERNEL`` is the C function of a layer's step (sc_model.h), ``how`` and
-    ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1.
+    ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1, ``work`` what it costs.
     """
 
     out: str
@@ -115,6 +116,11 @@ class Op:
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         """What the step does with which L1 buffers."""
         raise NotImplementedError(f"{cls.__name__} has no buffers")
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """What one execution does, in counts that are made cycles (costs): of the core that does most."""
+        return Work({"calls": 1, "elements": turn.tokens * cls.width(step, turn.sizes)})
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> int | str:

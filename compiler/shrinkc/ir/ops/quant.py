@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import PART_BYTES, QVEC_BYTES
+from shrinkc.costs import Work
+from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State, input_types
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 
 if TYPE_CHECKING:
@@ -54,6 +56,22 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
 
 
+def vector_work(turn: Turn) -> Work:
+    """Inputs scanned and then rounded; where they are in segments, in blocks that the cores take in
+    turn."""
+    m = turn.matrix
+    assert m is not None
+    cores = turn.sizes.cores
+    # of 16-bit ones a core has whole tokens where there are enough of them
+    whole = m.wide and turn.tokens >= cores
+    tokens = share(turn.tokens, cores) if whole else turn.tokens
+    each = {
+        "tokens": 1, "elements": m.k if whole else share(m.k, cores),
+        "blocks": share(m.x_blocks, cores), "sums": m.nseg * m.asymmetric,
+    }  # fmt: skip
+    return Work({"calls": 1} | {name: tokens * n for name, n in each.items()})
+
+
 @dataclass
 class Quant(Op):
     """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``; ``perm`` as in NormQuant."""
@@ -77,3 +95,7 @@ class Quant(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         return vector_uses(step, sizes)
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        return vector_work(turn)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import kv_block_bytes
+from shrinkc.costs import Work
+from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State, input_types
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 
@@ -196,3 +198,10 @@ class RopeCache(Op):
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield from cache_uses(sizes)
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """Heads of q, k and v, which the cores take in turn."""
+        sizes = turn.sizes
+        heads = share(turn.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.cores)
+        return Work({"calls": 1, "heads": heads, "channels": heads * sizes.head_dim})

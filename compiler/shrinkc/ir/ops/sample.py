@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from shrinkc.costs import Work
+from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.fixed import I64
 from shrinkc.numerics.sampling import sample
 
@@ -40,3 +42,8 @@ class Sample(Op):
         if sizes.logits_in_l1:
             yield Use("logits", Access.UPDATE)
         yield Use("tops", Access.UPDATE, sizes.tops)
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """The largest logit; what sampling by chance takes is not in it."""
+        return Work({"calls": 1, "logits": share(turn.sizes.vocab, turn.sizes.cores)})

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.ir.ops.linear import product_uses
+from shrinkc.costs import Work
+from shrinkc.ir.ops.linear import product_uses, product_work
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import layer_cache_uses
-from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.gating import silu_mul
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class SiluMul(Op):
         yield from product_uses(step, sizes)
         yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """The product with gate and up, whose every block has its share of the gating."""
+        return product_work(turn)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> str:

@@ -1,0 +1,6 @@
+"""What work takes how many cycles: features of ops, coefficients per target, and how those are fitted."""
+
+from shrinkc.costs.table import CALIBRATED, CostTable, cost_table, read_table
+from shrinkc.costs.work import Work
+
+__all__ = ["CALIBRATED", "CostTable", "Work", "cost_table", "read_table"]

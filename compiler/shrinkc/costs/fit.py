@@ -1,0 +1,132 @@
+"""Coefficients from measurements: non-negative least squares of relative errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.costs.table import Error, cycles_of
+from shrinkc.costs.work import BESIDE, Work, lane
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of an op: ``cycles`` without waits for transfers."""
+
+    work: Work
+    cycles: float
+
+
+def nnls(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """x >= 0 [n] that minimises |a x - b|, a [m, n].
+
+    Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23.
+    """
+    n = a.shape[1]
+    x, free = np.zeros(n), np.zeros(n, bool)
+    scale = max(float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)), 1e-300)
+    for _ in range(10 * n + 10):
+        gradient = a.T @ (b - a @ x)
+        gradient[free] = -np.inf
+        if free.all() or gradient.max() <= _TOLERANCE * scale * len(b):
+            break
+        free[int(gradient.argmax())] = True
+        while True:
+            tried = np.zeros(n)
+            tried[free] = np.linalg.lstsq(a[:, free], b, rcond=None)[0]
+            if (tried[free] > 0).all():
+                break
+            # go towards it only as far as nothing becomes negative
+            low = free & (tried <= 0)
+            step = float((x[low] / np.maximum(x[low] - tried[low], 1e-300)).min())
+            x = x + step * (tried - x)
+            free &= x > _TOLERANCE * max(float(x.max()), 1e-300)
+            x[~free] = 0.0
+            if not free.any():
+                tried = x
+                break
+        x = tried
+    return x
+
+
+def fit(samples: Sequence[Sample]) -> dict[str, float]:
+    """Feature -> cycles, none negative, such that relative errors are small.
+
+    Where an engine and the cores work at the same time, the longer of both is what a sample is of: which
+    one it is and the coefficients say each other, from several guesses on; the best is taken.
+    ValueError where nothing was measured.
+    """
+    if not samples or any(s.cycles <= 0 for s in samples):
+        raise ValueError("nothing was measured")
+    best: tuple[float, dict[str, float]] | None = None
+    for guess in ("both", "engine", "cores"):
+        found = _settle(samples, guess)
+        off = [predict(found, s.work) / s.cycles - 1 for s in samples]
+        loss = float(np.square(off).sum())
+        if best is None or loss < best[0]:
+            best = loss, found
+        if not any(lane(name) for s in samples for name in s.work.features):
+            break
+    assert best is not None
+    return best[1]
+
+
+def _settle(samples: Sequence[Sample], guess: str) -> dict[str, float]:
+    """The coefficients from ``guess`` on; as far as they go where they do not settle."""
+    shorter: list[str] = [
+        {"both": "-", "engine": BESIDE, "cores": "engine"}[guess] for _ in samples
+    ]
+    found: dict[str, float] = {}
+    for _ in range(20):
+        counted = [_counted(s.work, less) for s, less in zip(samples, shorter, strict=True)]
+        found = _linear(counted, [s.cycles for s in samples])
+        before, shorter = shorter, [_shorter(found, s.work) for s in samples]
+        if before == shorter:
+            break
+    return found
+
+
+def _shorter(per: Mapping[str, float], work: Work) -> str:
+    """Of an engine and the cores beside it the one that does not count: BESIDE or "engine"."""
+    lanes = dict.fromkeys((BESIDE, "engine"), 0.0)
+    for name, count in work.features.items():
+        if who := lane(name):
+            lanes[BESIDE if who == BESIDE else "engine"] += per.get(name, 0.0) * count
+    return "engine" if lanes[BESIDE] > lanes["engine"] else BESIDE
+
+
+def _counted(work: Work, shorter: str) -> dict[str, float]:
+    """The features of ``work`` but for those of the lane that does not count."""
+    if shorter == BESIDE:
+        return {n: v for n, v in work.features.items() if lane(n) != BESIDE}
+    if shorter == "engine":
+        return {n: v for n, v in work.features.items() if lane(n) in ("", BESIDE)}
+    return dict(work.features)
+
+
+def _linear(counts: Sequence[Mapping[str, float]], cycles: Sequence[float]) -> dict[str, float]:
+    names = sorted({name for c in counts for name in c})
+    rows = np.array(
+        [[c.get(n, 0.0) / took for n in names] for c, took in zip(counts, cycles, strict=True)]
+    )
+    size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    found = nnls(rows / size, np.ones(len(cycles))) / size
+    return {name: float(v) for name, v in zip(names, found, strict=True)}
+
+
+def predict(per: Mapping[str, float], work: Work) -> float:
+    """Cycles from begin to end, without waits."""
+    return cycles_of(per, work).whole
+
+
+def error_of(predicted: Sequence[float], measured: Sequence[float]) -> Error:
+    """ValueError where there is nothing to compare."""
+    if not measured:
+        raise ValueError("nothing was measured")
+    off = np.abs(np.array(predicted) / np.array(measured) - 1)
+    median, p90 = np.quantile(off, [0.5, 0.9])
+    return Error(len(measured), round(float(median), 4), round(float(p90), 4))

@@ -1,0 +1,47 @@
+"""The work of one execution of an op, in counts that its cycles are proportional to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Work:
+    """``features``: name -> count, on the core that does most of it.  What another engine than the cores
+    does is named ``<engine>.<what>``, what the cores do meanwhile ``beside.<what>``: the longer of both
+    counts.  ``moved``: bytes that the DMA copies for this op alone while it
+    runs, tiles of weights excepted.  ``fetched``: bytes from flash that it waits for.
+    """
+
+    features: Mapping[str, float] = field(default_factory=dict)
+    moved: float = 0.0
+    fetched: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        names = {**self.features, **other.features}
+        both = {n: self.features.get(n, 0.0) + other.features.get(n, 0.0) for n in names}
+        return Work(both, self.moved + other.moved, self.fetched + other.fetched)
+
+    def __truediv__(self, n: float) -> Work:
+        features = {name: count / n for name, count in self.features.items()}
+        return Work(features, self.moved / n, self.fetched / n)
+
+
+BESIDE = "beside"
+
+
+def lane(feature: str) -> str:
+    """Who does it: an engine's name, BESIDE, or "" for the cores alone."""
+    name, dot, _ = feature.partition(".")
+    return name if dot else ""
+
+
+def total(works: Iterable[Work]) -> Work:
+    """The sum."""
+    return sum(works, Work())
+
+
+def share(items: int, workers: int) -> int:
+    """Of ``items`` that ``workers`` take in turn, how many the first has, which has most."""
+    return -(-items // workers)

@@ -1,0 +1,188 @@
+"""How fast a planned or compiled model is expected to be, by the cost model of its target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shrinkc.core import artifact
+from shrinkc.core.errors import BadArtifact, UsageError
+from shrinkc.costs import CostTable, cost_table
+from shrinkc.engines import CORES
+from shrinkc.ir.graph import Graph
+from shrinkc.memory.cycles import LABELS, PassCost, Passes, cost_of
+from shrinkc.memory.plan import Plan
+from shrinkc.report.timeline import Chart, Span
+from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
+from shrinkc.simulate.profile import Counts, Phase
+from shrinkc.targets import Target
+
+POSITION = 64  # of the decode step that is stated where nothing else is asked for
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Cycles of a decode step at ``position``, and of the prefill of as many tokens before it, at a clock
+    of ``clock_mhz``.  ``asked``: the clock was given, else it is the simulator's default."""
+
+    position: int
+    clock_mhz: float
+    asked: bool
+    decode: PassCost
+    prefill: PassCost
+    table: CostTable
+
+    def tokens_per_second(self, cost: PassCost, tokens: int = 1) -> float:
+        """Of passes over that many tokens."""
+        return tokens * 1e6 * self.clock_mhz / cost.cycles
+
+    def lines(self) -> list[str]:
+        """For people, below the summary of a plan."""
+        whose = "" if self.asked else ", the simulator's default clock"
+        out = [
+            f"  decode      {self.decode.cycles:,.0f} cycles per token at position {self.position}, "
+            f"{self.tokens_per_second(self.decode):,.1f} tokens/s at {self.clock_mhz:g} MHz{whose}",
+            f"  prefill     {self.prefill.cycles / self.position:,.0f} cycles per token of a prompt of "
+            f"{self.position}, {self.tokens_per_second(self.prefill, self.position):,.1f} tokens/s",
+            f"  limit       {_limit(self.decode)} in decode; {_limit(self.prefill)} in prefill",
+        ]
+        if e := self.table.passes:
+            out.append(
+                f"  error       {100 * e.median:.1f} % in the median, {100 * e.p90:.1f} % at most in 9 of 10: of "
+                f"{e.samples} runs of shapes that took no part in the calibration"
+            )
+        if self.decode.unknown:
+            out.append(f"  not counted {', '.join(self.decode.unknown)}: not calibrated")
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        table, passes = self.table, self.table.passes
+        return {
+            "position": self.position,
+            "clock_mhz": self.clock_mhz,
+            "decode": self._pass_json(self.decode, 1),
+            "prefill": self._pass_json(self.prefill, self.position),
+            "error": {
+                "passes": None if passes is None else asdict(passes),
+                "ops": {op: asdict(e) for op, e in table.errors.items()},
+            },
+            "not_calibrated": list(self.decode.unknown),
+            "model": dict(table.made),
+        }
+
+    def _pass_json(self, cost: PassCost, tokens: int) -> dict[str, object]:
+        return {
+            "tokens": tokens,
+            "cycles_per_token": round(cost.cycles / tokens, 1),
+            "tokens_per_second": round(self.tokens_per_second(cost, tokens), 3),
+            "limit": cost.limit,
+            "busy": {name: round(part, 4) for name, part in cost.busy.items()},
+            "ops": {op: round(cycles / tokens, 1) for op, cycles in cost.ops.items()},
+        }
+
+
+def _limit(cost: PassCost) -> str:
+    name = cost.limit
+    return f"{LABELS.get(name, name)}, busy {100 * cost.busy[name]:.0f} %"
+
+
+def check_speed(position: int | None, clock_mhz: float | None) -> None:
+    """UsageError for values that no model has."""
+    if position is not None and position < 1:
+        raise UsageError(f"--position {position} is not possible.", "allowed: 1 and above.")
+    if clock_mhz is not None and not 0 < clock_mhz < 1e6:
+        raise UsageError(
+            f"--clock {clock_mhz:g} is not possible.", "give MHz above 0 and below 1000000."
+        )
+
+
+def speed_of(
+    shape: ModelShape, plan: Plan, target: Target, position: int | None, clock_mhz: float | None
+) -> Speed | None:
+    """None where the target was not calibrated.  UsageError for a position outside the context."""
+    check_speed(position, clock_mhz)
+    last = plan.context - 1
+    if position is not None and position > last:
+        raise UsageError(
+            f"--position {position} is not possible at context {plan.context}.",
+            f"allowed: 1 to {last}; or give a longer --context.",
+        )
+    table = cost_table(target.name)
+    if table is None:
+        return None
+    at = min(POSITION, last) if position is None else position
+    passes = Passes(shape, plan, target)
+    return Speed(
+        at, table.clock_mhz if clock_mhz is None else clock_mhz, clock_mhz is not None,
+        cost_of([passes.steps(1, at)], table).plain(table),
+        cost_of(passes.prompt(at), table).plain(table), table,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the counters of a profile build are expected to say: of the prefill, and of ``times`` decode
+    steps together."""
+
+    prefill: PassCost
+    decode: PassCost
+    times: int
+
+    def ops(self) -> tuple[dict[str, float], dict[str, float]]:
+        """By op, of the prefill and of the mean decode step."""
+        mean = {op: cycles / max(self.times, 1) for op, cycles in self.decode.ops.items()}
+        return self.prefill.ops, mean
+
+
+def predicted_run(
+    directory: Path, graph: Graph, target: Target, prompt: int, steps: Sequence[tuple[int, int]]
+) -> Predicted | None:
+    """Of a compiled directory, for a prompt of that many tokens and decode steps of (tokens, position); None
+    where the target was not calibrated.  BadArtifact where another version wrote the plan."""
+    table = cost_table(target.name)
+    if table is None:
+        return None
+    passes = Passes(shapes_of_graph(graph, 0), _plan(directory / artifact.PLAN), target)
+    return Predicted(
+        cost_of(passes.prompt(prompt), table),
+        cost_of([passes.steps(tokens, at, tokens) for tokens, at in steps], table),
+        len(steps),
+    )
+
+
+def _plan(path: Path) -> Plan:
+    try:
+        found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        return Plan.of_json(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadArtifact(
+            f"{path} is no memory plan of this version of shrinkc: {error}.",
+            "compile the model again, or run without --profile.",
+        ) from None
+
+
+def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:
+    """The steps of a phase; what the model says of them is that phase's share by step."""
+    busy: dict[tuple[int | None, str], dict[str, float]] = {}
+    for step in () if cost is None else cost.steps:
+        mine = busy.setdefault((step.layer, step.name), {})
+        for name, cycles in step.busy.items():
+            if name != CORES:
+                label = LABELS.get(name, name)
+                mine[label] = mine.get(label, 0.0) + cycles / phase.steps
+    spans = [
+        Span(name, layer, c.elapsed, _parts(c), busy.get((layer, name), {}))
+        for (layer, name), c in phase.counts.items()
+    ]
+    return Chart(title, spans)
+
+
+def _parts(c: Counts) -> dict[str, float]:
+    stalls = c.load_stalls + c.icache
+    return {
+        "working": max(0.0, c.active - stalls), "stalls": stalls, "barrier": c.barrier,
+        "transfers": c.transfers,
+    }  # fmt: skip

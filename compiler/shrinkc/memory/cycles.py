@@ -1,0 +1,211 @@
+"""What a pass costs with a plan: the work of every step made cycles, and the waits for weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from shrinkc.costs import CostTable, Work
+from shrinkc.costs.stream import Stream, Tile
+from shrinkc.engines import CORES
+from shrinkc.ir.steps import PassSizes, Step, Turn, loop_of, slot_of
+from shrinkc.memory.parts import Placement
+from shrinkc.memory.plan import Plan, planned_sizes
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import MatrixShape
+from shrinkc.targets import FETCHED, MEMORIES, Target
+
+DMA, FLASH = "dma", "flash"
+
+LABELS = {CORES: "cores", DMA: "DMA", FLASH: "HyperBus"}
+"""What people call a resource; engines have names of their own."""
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """One step of one layer (None: in none): its op by name, its ``work``, the tiles that it takes."""
+
+    layer: int | None
+    name: str
+    op: str
+    work: Work
+    tiles: tuple[Tile, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """In cycles: ``busy``: of every resource (the cores, another engine, DMA, FLASH); ``waits`` of the
+    cores for DMA and FLASH; ``cycles``: from its begin to its end."""
+
+    layer: int | None
+    name: str
+    cycles: float
+    busy: Mapping[str, float]
+    waits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Of one pass, or of several after each other.  ``unknown``: ops and features that were not calibrated,
+    and count nothing."""
+
+    steps: tuple[StepCost, ...]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def cycles(self) -> float:
+        return sum(s.cycles for s in self.steps)
+
+    @property
+    def ops(self) -> dict[str, float]:
+        """Cycles by op, summed over layers, in order of execution."""
+        out: dict[str, float] = {}
+        for step in self.steps:
+            out[step.name] = out.get(step.name, 0.0) + step.cycles
+        return out
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """Of every resource, as a fraction of all cycles."""
+        out: dict[str, float] = {}
+        for step in self.steps:
+            for name, cycles in step.busy.items():
+                out[name] = out.get(name, 0.0) + cycles
+        return {name: cycles / max(self.cycles, 1.0) for name, cycles in out.items()}
+
+    @property
+    def limit(self) -> str:
+        """The resource that is busy longest."""
+        busy = self.busy
+        return max(busy, key=lambda name: busy[name])
+
+    def plain(self, table: CostTable) -> PassCost:
+        """Without what the counters of a profile build cost each step."""
+
+        def without(s: StepCost) -> StepCost:
+            less = min(table.probe, s.cycles - 1.0)
+            cores = max(0.0, s.busy[CORES] - less)
+            return replace(s, cycles=s.cycles - less, busy={**s.busy, CORES: cores})
+
+        return replace(self, steps=tuple(map(without, self.steps)))
+
+
+@dataclass
+class Passes:
+    """The passes that a plan makes.  Steps are worked out once for all layers that are alike."""
+
+    shape: ModelShape
+    plan: Plan
+    target: Target
+    _sizes: PassSizes = field(init=False, repr=False)
+    _placed: dict[str, Placement] = field(init=False, repr=False)
+    _matrices: list[dict[str, MatrixShape]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sizes = planned_sizes(self.shape, self.target, self.plan)
+        self._placed = {p.name: p for p in self.plan.placements}
+        self._matrices = [
+            {m.name.split(".", 1)[-1]: m for m in layer} for layer in self.shape.layers
+        ]
+
+    def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
+        """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
+        of a token, but where it is 0."""
+        begin, end = loop_of(self._sizes.steps)
+        every = list(enumerate(self._sizes.steps))
+        known: dict[tuple[object, ...], Work] = {}
+
+        def one(at: int, step: Step, layer: int | None) -> StepWork:
+            count = tokens if at <= end else logits
+            return self._step(step, layer, count, position + tokens - count, known)
+
+        out = [one(at, step, None) for at, step in every[:begin]]
+        for layer in range(self.shape.num_layers):
+            out += [one(at, step, layer) for at, step in every[begin : end + 1]]
+        if logits:
+            out += [one(at, step, None) for at, step in every[end + 1 :]]
+        return out
+
+    def prompt(self, tokens: int) -> list[list[StepWork]]:
+        """The passes of a prompt, chunk by chunk."""
+        chunk = self.plan.chunk
+        return [
+            self.steps(min(chunk, tokens - at), at, int(at + chunk >= tokens))
+            for at in range(0, tokens, chunk)
+        ]
+
+    def _step(
+        self, step: Step, layer: int | None, tokens: int, position: int, known: dict[tuple[object, ...], Work]
+    ) -> StepWork:  # fmt: skip
+        slot = slot_of(step, self._sizes.steps)
+        matrix = self.shape.head if slot == "head" else None
+        if layer is not None and slot:
+            matrix = self._matrices[layer][slot]
+        table = self.shape.embedding or self.shape.head
+        tiles: tuple[Tile, ...] = ()
+        blocks: tuple[int, ...] = ()
+        if step.matrix is not None and matrix is not None:
+            blocks, tiles = self._tiles(matrix)
+        alike = None if matrix is None else replace(matrix, name=slot)
+        key = (step.name, alike, blocks)
+        if key not in known:
+            outside = _outside(self._placed[table.name])
+            turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
+            known[key] = step.op.work(step, turn)
+        if matrix is not None and matrix.rank and step.matrix is not None:
+            tiles = (*self._tiles(replace(matrix, name=f"{matrix.name}.a"))[1], *tiles)
+        return StepWork(layer, step.name, step.op.__name__.lower(), known[key], tiles)
+
+    def _tiles(self, matrix: MatrixShape) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+        """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
+        p = self._placed[matrix.name]
+        if p.engine != CORES:
+            return (), ()
+        blocks = tuple(
+            min(p.tile_blocks, p.blocks - at) for at in range(0, p.blocks, p.tile_blocks)
+        )
+        return blocks, tuple(Tile(n * p.block_bytes, _outside(p)) for n in blocks)
+
+
+def _outside(p: Placement) -> bool:
+    return MEMORIES[p.level].access == FETCHED
+
+
+def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:
+    """Cycles of passes after each other, as a profile build would measure them."""
+    out: list[StepCost] = []
+    unknown: dict[str, None] = {}
+    for steps in passes:
+        out += _pass(steps, table, unknown)
+    return PassCost(tuple(out), tuple(unknown))
+
+
+def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> list[StepCost]:
+    stream: Stream | None = None
+    now, out = 0.0, list[StepCost]()
+    for step in steps:
+        if stream is None and step.layer is not None:
+            stream = Stream([t for s in steps for t in s.tiles], table.dma, table.flash, now)
+        takes = table.cycles(step.op, step.work)
+        if not table.knows(step.op):
+            unknown[step.name] = None
+        else:
+            unknown |= dict.fromkeys(f"{step.name}: {n}" for n in table.unknown(step.op, step.work))
+        works = takes.whole
+        fetch = step.work.fetched / table.flash
+        waits = {DMA: max(0.0, step.work.moved / table.dma - works), FLASH: fetch}
+        begin, now = now, now + sum(waits.values())
+        whole = sum(t.bytes for t in step.tiles)
+        for tile in step.tiles:
+            assert stream is not None
+            for name, wait in zip((DMA, FLASH), stream.take(now), strict=True):
+                waits[name] += wait
+                now += wait
+            now += works * tile.bytes / whole
+        if not step.tiles:
+            now += works
+        fetched = sum(t.bytes for t in step.tiles if t.fetched)
+        busy = {CORES: takes.cores, **takes.others, DMA: (whole + step.work.moved) / table.dma}
+        busy[FLASH] = fetch + fetched / table.flash
+        out.append(StepCost(step.layer, step.name, now - begin, busy, waits))
+    return out

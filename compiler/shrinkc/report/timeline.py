@@ -1,0 +1,185 @@
+"""Where the time of a run went, as a picture: lanes of the cores and of what works beside them.
+
+What the cores did is measured, by the counters of a profile build; the lanes below show how much of
+each step the DMA, the HyperBus and other engines are busy, as the cost model has it.  The same run
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
+
+_WIDTH = 1240
+_MARGIN = 20
+_LABEL = 90
+_TEXT = 11
+_LETTER = 6.2  # width of a letter at that size, for what fits into a box
+_CORES = 64  # height of the measured lane
+_LANE = 22
+_GAP = 8
+_TITLE = 44
+_AXIS = 34
+
+PARTS = {
+    "working": "#8fb8de",
+    "stalls": "#f2c879",
+    "barrier": "#d9d9d9",
+    "transfers": "#e8a598",
+}
+"""What a core does: computes; stands for a value just loaded or for instructions; sleeps until
+another core is done; waits for DMA or flash."""
+_BUSY = "#a7d3a6"
+_LEGEND = {
+    "working": "the mean core working",
+    "stalls": "standing for loads or instructions",
+    "barrier": "asleep until others are done",
+    "transfers": "waiting for DMA or flash",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """One step, ``cycles`` long, of which the mean core spends ``parts``; ``busy``: cycles of the DMA and
+    others by lane, None where there is no model of them."""
+
+    name: str
+    layer: int | None
+    cycles: float
+    parts: Mapping[str, float]
+    busy: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.name if self.layer is None else f"layer {self.layer} {self.name}"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Steps in order of execution."""
+
+    title: str
+    spans: Sequence[Span]
+
+    @property
+    def cycles(self) -> float:
+        return sum(s.cycles for s in self.spans)
+
+    @property
+    def lanes(self) -> list[str]:
+        """Those beside the cores that are ever busy, in the order of the first span that has them."""
+        seen: dict[str, float] = {}
+        for span in self.spans:
+            for lane, cycles in span.busy.items():
+                seen[lane] = seen.get(lane, 0.0) + cycles
+        return [lane for lane, cycles in seen.items() if cycles > 0]
+
+    @property
+    def height(self) -> int:
+        return _TITLE + _CORES + len(self.lanes) * (_LANE + _GAP) + _AXIS
+
+
+def timeline(title: str, charts: Sequence[Chart]) -> str:
+    """An SVG document; hovering over a step shows its figures."""
+    top, body = 62, list[str]()
+    for chart in charts:
+        body += _chart(chart, top)
+        top += chart.height + 18
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" '
+        f'font-family="sans-serif" font-size="{_TEXT}">',
+        f'<rect width="{_WIDTH}" height="{top}" fill="white"/>',
+        _text(_MARGIN, 24, title, size=15),
+        *_legend(44, any(chart.lanes for chart in charts)),
+        *body,
+        "</svg>",
+    ]
+    return "\n".join(out) + "\n"
+
+
+def _legend(y: float, modelled: bool) -> list[str]:
+    x, out = float(_MARGIN), []
+    shown = {_LEGEND[name]: colour for name, colour in PARTS.items()}
+    if modelled:
+        shown["busy, by the cost model"] = _BUSY
+    for name, colour in shown.items():
+        out += [_box(x, y - 10, 12, 12, colour, name), _text(x + 17, y, name)]
+        x += 17 + len(name) * _LETTER + 22
+    return out
+
+
+def _chart(chart: Chart, top: float) -> list[str]:
+    left, width = _MARGIN + _LABEL, _WIDTH - 2 * _MARGIN - _LABEL
+    scale = width / max(chart.cycles, 1.0)
+    out = [_text(_MARGIN, top + 12, f"{chart.title}: {chart.cycles:,.0f} cycles", size=13)]
+    y = top + _TITLE - 8
+    out.append(_text(_MARGIN, y + _CORES / 2 + 4, "cores"))
+    lanes = {lane: y + _CORES + _GAP + i * (_LANE + _GAP) for i, lane in enumerate(chart.lanes)}
+    for lane, at in lanes.items():
+        out += [
+            _text(_MARGIN, at + _LANE / 2 + 4, lane),
+            _box(left, at, width, _LANE, "#f6f6f6", f"{lane}: idle"),
+        ]
+    x, layer = float(left), None
+    for span in chart.spans:
+        if span.layer is not None and span.layer != layer:
+            out.append(_text(x + 2, y - 4, f"layer {span.layer}", size=9))
+        layer = span.layer
+        out += _span(span, x, y, scale, lanes)
+        x += span.cycles * scale
+    bottom = max([y + _CORES, *(at + _LANE for at in lanes.values())])
+    return out + _axis(chart, left, bottom + 4, scale)
+
+
+def _span(span: Span, x: float, y: float, scale: float, lanes: Mapping[str, float]) -> list[str]:
+    """The step's box, what the cores did from its left to its right, and the other lanes' share."""
+    width = span.cycles * scale
+    figures = ", ".join(f"{name} {span.parts.get(name, 0):.0f}" for name in PARTS)
+    note = f"{span.label}: {span.cycles:.0f} cycles; {figures}"
+    whole = max(sum(span.parts.values()), 1e-9)
+    out, at = [], x
+    for name, colour in PARTS.items():
+        part = width * span.parts.get(name, 0.0) / whole
+        if part > 0.05:
+            out.append(_box(at, y, part, _CORES, colour, note, edge=False))
+        at += part
+    out.append(_box(x, y, width, _CORES, "none", note))
+    if len(span.name) * _LETTER < width - 4:
+        out.append(_text(x + 3, y + _CORES / 2 + 4, span.name))
+    for lane, top in lanes.items():
+        part = min(1.0, span.busy.get(lane, 0.0) / max(span.cycles, 1e-9))
+        if part > 0:
+            high = part * _LANE
+            note = f"{span.label}: {lane} busy {100 * part:.0f} %"
+            out.append(_box(x, top + _LANE - high, width, high, _BUSY, note, edge=False))
+    return out
+
+
+def _axis(chart: Chart, left: float, y: float, scale: float) -> list[str]:
+    step = 10 ** max(0, len(str(int(chart.cycles))) - 1)
+    if chart.cycles / step < 4:
+        step = max(1, step // 4)
+    out = []
+    for at in range(0, int(chart.cycles) + 1, step):
+        x = left + at * scale
+        out += [
+            f'<path d="M{x:.2f} {y:.2f} v5" stroke="#555" stroke-width="0.6"/>',
+            _text(min(x - 2, _WIDTH - _MARGIN - 42), y + 17, f"{at:,}", size=9),
+        ]
+    return out
+
+
+def _box(
+    x: float, y: float, width: float, height: float, fill: str, note: str, edge: bool = True
+) -> str:
+    line = ' stroke="#555" stroke-width="0.4"' if edge else ""
+    hit = ' pointer-events="none"' if fill == "none" else ""
+    return (
+        f'<rect x="{x:.2f}" y="{y:.2f}" width="{max(width, 0.2):.2f}" height="{max(height, 0.2):.2f}" '
+        f'fill="{fill}"{line}{hit}><title>{escape(note)}</title></rect>'
+    )
+
+
+def _text(x: float, y: float, text: str, size: int = _TEXT) -> str:
+    return f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" pointer-events="none">{escape(text)}</text>'

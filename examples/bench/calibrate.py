@@ -1,0 +1,466 @@
+"""Fits the cost model to runs on GVSoC: writes compiler/shrinkc/costs/<target>.json and the page with its errors.
+
+    python examples/bench/calibrate.py [--work DIR] [--jobs N] [--output FILE]
+
+Small random models of many shapes, widths, contexts and prompts are compiled; a profile build says what
+every op takes, a plain build what the counters add to that.  Each op's cycles are fitted to the features
+that it states (``Op.work``, an engine's ``features``) by non-negative least squares of relative errors.
+Shapes in HELD_OUT take no part in that: the errors that the file states are theirs alone.
+
+With ``--work`` measurements are kept there, and the same program is not run again: a calibration that
+was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cycles import ROOT, write_llama
+
+import shrinkc
+from shrinkc.core.errors import ShrinkcError
+from shrinkc.core.output import write_file
+from shrinkc.costs import CALIBRATED, CostTable, Work, read_table
+from shrinkc.costs.fit import Sample, error_of, fit
+from shrinkc.costs.table import Error
+from shrinkc.costs.work import total
+from shrinkc.engines import CORES
+from shrinkc.memory.cycles import Passes, StepWork, cost_of
+from shrinkc.targets import TARGETS
+
+NEW = 4  # tokens of a run, of which all but the first are decode steps
+NEW_ON_ENGINES = 2  # simulating an engine takes a hundred times as long as simulating a core
+CLOCK_MHZ = 72.0
+FLASH = 0.996  # bytes per cycle, of long transfers
+# of the DMA, 7.98 where nothing else is in its way; the first is begun with
+RATES = (6.4, *(round(5.0 + 0.1 * i, 1) for i in range(30) if i != 14))
+BOUND = 0.9  # of that rate: from there on an op may have waited
+ROUNDS = 6
+COSTS = ROOT / "compiler/shrinkc/costs"
+PAGE = ROOT / "docs/results/costs.md"
+SIMULATOR = "GVSoC edfcd83 (core ac27d00, pulp 9968c4e)"
+
+INTRODUCTION = """
+`shrinkc plan` and `shrinkc run --profile` state predicted cycles. An op says what it does in counts (`Op.work`:
+tiles, blocks of rows, words by width, heads, positions, ...), and a table says what each takes
+([architecture.md](../architecture.md#cost-model)). An error is |predicted / measured - 1| of one op in one phase of
+one run, all layers together: the prefill of a prompt, or the mean decode step after it.
+"""
+
+ENGINES = {name: target.engines for name, target in TARGETS.items()}
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "w8": {},
+    "w4": {"bits": 4},
+    "w3": {"bits": 3},
+    "w2": {"bits": 2},
+    "w8g32": {"bits": 8, "group": 32, "short_last_group": True},
+    "w4g32": {"bits": 4, "group": 32, "short_last_group": True},
+    "w4g64": {"bits": 4, "group": 64, "short_last_group": True},
+    "w4g32a": {"bits": 4, "group": 32, "asymmetric": True, "short_last_group": True},
+    "w3g32": {"bits": 3, "group": 32, "short_last_group": True},
+    "w2g32": {"bits": 2, "group": 32, "short_last_group": True},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and how it is compiled; ``prompts``: lengths of the prompts that are run, all of them in the
+    first format, the first in others."""
+
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layers: int
+    context: int
+    formats: tuple[str, ...] = ("w8", "w4")
+    prompts: tuple[int, ...] = (1, 27)
+    vocab: int = 512
+
+    @property
+    def name(self) -> str:
+        heads = f"{self.heads}/{self.kv_heads}x{self.head_dim}"
+        return f"{self.hidden}-{self.ffn}-{heads}-l{self.layers}-v{self.vocab}-c{self.context}"
+
+
+FITTED = (
+    Shape(64, 160, 8, 4, 8, 2, 64, ("w8", "w4g32"), (1, 45)),
+    Shape(64, 256, 16, 16, 4, 2, 256, ("w8", "w4", "w3"), (9, 200)),
+    Shape(96, 256, 6, 6, 16, 3, 64, ("w8", "w4g32", "w2"), (5, 40)),
+    Shape(128, 352, 4, 4, 32, 2, 128, ("w8", "w4", "w4g32a"), (3, 90)),
+    Shape(128, 512, 8, 2, 16, 2, 384, ("w8", "w8g32"), (16, 300)),
+    Shape(192, 512, 3, 3, 64, 2, 128, ("w8", "w4g64", "w2g32"), (8, 70)),
+    Shape(256, 704, 8, 4, 32, 2, 96, ("w8", "w4", "w3", "w3g32"), (1, 33)),
+    Shape(288, 768, 6, 2, 48, 2, 64, ("w8", "w2", "w4g32"), (4, 29), 1000),
+    Shape(48, 128, 12, 3, 4, 4, 128, ("w8", "w4", "w3g32"), (2, 120)),
+    Shape(384, 1024, 6, 6, 64, 1, 64, ("w8", "w4g32", "w2"), (8, 17), 2048),
+    Shape(576, 1536, 9, 3, 64, 1, 128, ("w8", "w4", "w3"), (1, 20)),
+)
+HELD_OUT = (
+    Shape(80, 224, 10, 5, 8, 2, 96, ("w8", "w4g32"), (7, 60)),
+    Shape(112, 304, 7, 7, 16, 2, 256, ("w8", "w3", "w2"), (2, 180)),
+    Shape(160, 432, 5, 5, 32, 2, 64, ("w8", "w4", "w4g32a"), (6, 50), 700),
+    Shape(224, 640, 14, 2, 16, 2, 160, ("w8", "w4g32"), (1, 100)),
+    Shape(320, 896, 5, 1, 64, 1, 96, ("w8", "w2g32", "w4"), (3, 30)),
+    Shape(64, 192, 16, 8, 4, 3, 320, ("w8", "w4"), (12, 280)),
+    Shape(448, 1184, 7, 7, 64, 1, 64, ("w8", "w4g64"), (5, 21)),
+)
+
+
+# what is run by whichever engine the compiler chooses, on targets that have others than the cores
+ON_ENGINES_FITTED = (
+    Shape(64, 160, 8, 4, 8, 1, 48, ("w8", "w4"), (12,)),
+    Shape(96, 256, 6, 6, 16, 1, 48, ("w8", "w2"), (5,)),
+    Shape(128, 352, 4, 4, 32, 1, 48, ("w8", "w4", "w3"), (3,)),
+    Shape(192, 512, 3, 3, 64, 1, 48, ("w8", "w2"), (18,)),
+    Shape(256, 704, 8, 4, 32, 1, 48, ("w4", "w8"), (1,)),
+    Shape(384, 1024, 6, 6, 64, 1, 48, ("w4",), (2,)),
+)
+ON_ENGINES_HELD_OUT = (
+    Shape(80, 224, 10, 5, 8, 1, 48, ("w8", "w4"), (16,)),
+    Shape(160, 432, 5, 5, 32, 1, 48, ("w8", "w3"), (4,)),
+    Shape(320, 896, 5, 1, 64, 1, 48, ("w4", "w8"), (1,)),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One program and the shape that it is of; ``alone``: the cores run all."""
+
+    shape: Shape
+    format: str
+    target: str
+    alone: bool
+
+    @property
+    def held_out(self) -> bool:
+        return self.shape in HELD_OUT + ON_ENGINES_HELD_OUT
+
+    @property
+    def prompts(self) -> tuple[int, ...]:
+        s = self.shape
+        return s.prompts if self.format == s.formats[0] else s.prompts[:1]
+
+    @property
+    def new(self) -> int:
+        return NEW if self.alone else NEW_ON_ENGINES
+
+    @property
+    def builds(self) -> tuple[bool, ...]:
+        """With counters, and without: to know what these take, and for the check of whole passes."""
+        known = self.alone and self.format == self.shape.formats[0]
+        return (True, False) if known or self.held_out else (True,)
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape.name} {self.format}"
+
+
+def jobs_of(target: str) -> list[Job]:
+    """All programs of a calibration."""
+    others = ENGINES[target] != (CORES,)
+    lists = [(FITTED + HELD_OUT, True)]
+    lists += [(ON_ENGINES_FITTED + ON_ENGINES_HELD_OUT, False)] if others else []
+    return [
+        Job(shape, name, target, alone)
+        for shapes, alone in lists
+        for shape in shapes
+        for name in shape.formats
+    ]
+
+
+@dataclass
+class Measured:
+    """One phase of one run: per op its ``work`` and its ``cycles`` in a profile build; ``plain``: cycles of
+    the plain build, None where there was none."""
+
+    steps: list[list[StepWork]]
+    cycles: dict[str, float]
+    plain: float | None
+    times: int = 1  # how many decode steps ``steps`` are
+
+    def work(self) -> dict[str, Work]:
+        """Per op, of one decode step or the whole prefill."""
+        out: dict[str, list[Work]] = {}
+        for step in (s for steps in self.steps for s in steps):
+            out.setdefault(step.name, []).append(step.work)
+        return {name: total(works) / self.times for name, works in out.items()}
+
+    def tile_bytes(self) -> dict[str, float]:
+        """Per op, what is copied for it."""
+        out: dict[str, float] = {}
+        for step in (s for steps in self.steps for s in steps):
+            size = sum(t.bytes for t in step.tiles) / self.times
+            out[step.name] = out.get(step.name, 0.0) + size
+        return out
+
+
+@dataclass
+class Run:
+    """A job that is done."""
+
+    job: Job
+    phases: list[Measured] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def measure(job: Job, work: Path) -> Run:
+    """Compiles and runs; what was measured before is taken from ``work``."""
+    began = time.monotonic()
+    folder = (
+        work / "programs" / hashlib.sha256(f"{job.target} {job.name}".encode()).hexdigest()[:16]
+    )
+    model = folder / "model"
+    if not (model / "model.safetensors").exists():
+        s = job.shape
+        write_llama(
+            model, hidden=s.hidden, ffn=s.ffn, heads=s.heads, kv_heads=s.kv_heads,
+            head_dim=s.head_dim, layers=s.layers, vocab=s.vocab,
+        )  # fmt: skip
+    out = folder / "out"
+    made = shrinkc.compile(
+        model,
+        out,
+        target=job.target,
+        context=job.shape.context,
+        force=True,
+        engines="cores" if job.alone else None,
+        **FORMATS[job.format],
+    )
+    planned = made.prepared
+    passes = Passes(planned.shape, planned.plan, planned.target)
+    program = hashlib.sha256((out / "manifest.json").read_bytes()).hexdigest()
+    run = Run(job)
+    for prompt in job.prompts:
+        kept = folder / f"{program[:24]}-{prompt}.json"
+        if not kept.exists():
+            write_file(kept, json.dumps(_runs(out, prompt, job)))
+        found = json.loads(kept.read_text())
+        new = found["new"]
+        positions = range(prompt, prompt + new - 1)
+        prefill = Measured(passes.prompt(prompt), *_counts(found, "prefill"))
+        decode = Measured([passes.steps(1, at) for at in positions], *_counts(found, "decode"))
+        run.phases += [prefill, replace(decode, times=len(positions))]
+    run.seconds = time.monotonic() - began
+    return run
+
+
+def _runs(out: Path, prompt: int, job: Job) -> dict[str, Any]:
+    """What its builds say."""
+    ids = [1, *(3 + i % 500 for i in range(prompt - 1))]
+    found: dict[str, Any] = {"new": job.new, "plain": None}
+    for profile in job.builds:
+        done = shrinkc.run(
+            out,
+            on="gvsoc",
+            prompt_ids=ids,
+            tokens=job.new,
+            ignore_eos=True,
+            verify=False,
+            profile=profile,
+        )
+        if done.profile is not None:
+            found |= done.profile.to_json()
+        else:
+            assert done.cycles is not None
+            found["plain"] = done.cycles
+    return found
+
+
+def _counts(found: dict[str, Any], phase: str) -> tuple[dict[str, float], float | None]:
+    cycles = {row["op"]: row["cycles"] for row in found[phase]["ops"]}
+    if found["plain"] is None:
+        return cycles, None
+    plain = found["plain"][phase]
+    return cycles, plain if phase == "prefill" else sum(plain) / len(plain)
+
+
+def samples(runs: list[Run], dma: float) -> Iterator[tuple[str, Sample]]:
+    """(op, what it did and took) of all that waited for no weights: of products that take less than
+    BOUND of what the DMA delivers at ``dma`` bytes per cycle."""
+    for phase in (p for run in runs for p in run.phases):
+        tiles = phase.tile_bytes()
+        kinds = {s.name: s.op for steps in phase.steps for s in steps}
+        for name, work in phase.work().items():
+            cycles = phase.cycles[name]
+            if tiles[name] <= BOUND * dma * cycles:
+                yield kinds[name], Sample(work, cycles)
+
+
+def calibrated(runs: list[Run], target: str) -> CostTable:
+    """The table, with its errors on what was held out."""
+    fitted = [r for r in runs if not r.job.held_out]
+    held = [r for r in runs if r.job.held_out]
+    probe = [
+        (sum(p.cycles.values()) - p.plain) / (sum(map(len, p.steps)) / p.times)
+        for r in fitted
+        for p in r.phases
+        if p.plain is not None
+    ]
+    table = CostTable(
+        target=target, ops={}, dma=RATES[0], flash=FLASH, probe=round(float(np.median(probe)), 1),
+        clock_mhz=CLOCK_MHZ, fitted=tuple(r.job.name for r in fitted),
+        held_out=tuple(r.job.name for r in held),
+        made={
+            "date": date.today().isoformat(), "machine": platform.machine(), "simulator": SIMULATOR,
+            "shrinkc": f"{shrinkc.__version__} {_output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}",
+            "compiler": _output("riscv64-unknown-elf-gcc", "--version"),
+            "command": "make calibrate",
+        },
+    )  # fmt: skip
+    # which products wait for the DMA says its rate, and the rate which those are
+    for _ in range(ROUNDS):
+        by_op: dict[str, list[Sample]] = {}
+        for op, sample in samples(fitted, table.dma):
+            by_op.setdefault(op, []).append(sample)
+        ops = {op: _rounded(fit(found)) for op, found in sorted(by_op.items())}
+        before, table = table.dma, rated(fitted, replace(table, ops=ops))
+        if before == table.dma:
+            break
+    errors, passes = check(held, table)
+    return replace(table, errors=errors, passes=passes)
+
+
+def rated(runs: list[Run], table: CostTable) -> CostTable:
+    """With the rate of the DMA that fits best to the steps that wait for it; as it is where none do."""
+    off = {rate: _off_waiting(runs, replace(table, dma=rate)) for rate in RATES}
+    found = {rate: float(np.mean(errors)) for rate, errors in off.items() if errors}
+    return replace(table, dma=min(found, key=lambda rate: found[rate])) if found else table
+
+
+def _off_waiting(runs: list[Run], table: CostTable) -> list[float]:
+    """Relative errors of the ops that wait for more than a tenth of their time, as the table has it."""
+    out = []
+    for phase in (p for run in runs for p in run.phases):
+        cost = cost_of(phase.steps, table)
+        waits = dict.fromkeys(cost.ops, 0.0)
+        for step in cost.steps:
+            waits[step.name] += sum(step.waits.values())
+        out += [
+            abs(cycles / phase.times / phase.cycles[name] - 1)
+            for name, cycles in cost.ops.items()
+            if waits[name] > 0.1 * cycles
+        ]
+    return out
+
+
+def _rounded(per: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{v:.5g}") for name, v in per.items()}
+
+
+def check(runs: list[Run], table: CostTable) -> tuple[dict[str, Error], Error]:
+    """(per op, waits included, against profile builds; of whole passes against plain ones)."""
+    ops: dict[str, tuple[list[float], list[float]]] = {}
+    passes: tuple[list[float], list[float]] = ([], [])
+    for phase in (p for run in runs for p in run.phases):
+        cost = cost_of(phase.steps, table)
+        kinds = {s.name: s.op for steps in phase.steps for s in steps}
+        for name, cycles in cost.ops.items():
+            predicted, measured = ops.setdefault(kinds[name], ([], []))
+            predicted.append(cycles / phase.times)
+            measured.append(phase.cycles[name])
+        if phase.plain is not None:
+            passes[0].append(cost.plain(table).cycles / phase.times)
+            passes[1].append(phase.plain)
+    return {op: error_of(*found) for op, found in sorted(ops.items())}, error_of(*passes)
+
+
+def _output(*command: str) -> str:
+    """The first line of what a command says, "unknown" where there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.splitlines()[0] if done.stdout else "unknown"
+
+
+def rows(table: CostTable) -> list[str]:
+    """The errors as a table of the documentation."""
+    assert table.passes is not None
+    found = [*table.errors.items(), ("passes of plain programs", table.passes)]
+    return [
+        "| op | runs | median error | 9 of 10 within |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {n} | {e.samples} | {100 * e.median:.1f} % | {100 * e.p90:.1f} % |"
+            for n, e in found
+        ),
+    ]
+
+
+def page() -> str:
+    """docs/results/costs.md, of all targets that have a table."""
+    out = ["# How well cycles are predicted", "", INTRODUCTION.strip()]
+    for target in CALIBRATED:
+        table = read_table(COSTS / f"{target}.json")
+        made = table.made
+        out += [
+            "", f"## {target}", "",
+            f"`{made['command']}`, {made['date']}, {made['machine']}, {made['simulator']}, shrinkc "
+            f"{made['shrinkc']}, {made['compiler']}. Fitted to {len(table.fitted)} programs; "
+            f"the errors are those on {len(table.held_out)} others, of shapes that nothing was fitted to. The "
+            f"counters of a profile build lengthen a step by {table.probe:g} cycles, which plain programs do not "
+            "take.", "", *rows(table), "", "Cycles per feature:", "",
+            "| op | cycles |", "|---|---|",
+            *(
+                f"| {op} | {', '.join(f'{n} {v:g}' for n, v in per.items() if v)} |"
+                for op, per in table.ops.items()
+            ),
+        ]  # fmt: skip
+    return "\n".join(out) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [name for name, target in TARGETS.items() if target.gvsoc]
+    parser.add_argument("--target", default="siracusa", choices=known)
+    parser.add_argument("--work", type=Path, help="keep measurements there (default: nowhere)")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--output", type=Path, help="default: the package's own file")
+    args = parser.parse_args()
+    output = args.output or COSTS / f"{args.target}.json"
+    jobs = jobs_of(args.target)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(args.jobs) as pool:
+        work = (args.work or Path(scratch)).resolve()
+        waiting = {pool.submit(measure, job, work): job for job in jobs}
+        runs: list[Run] = []
+        for done in as_completed(waiting):
+            job = waiting[done]
+            try:
+                runs.append(done.result())
+            except ShrinkcError as error:
+                pool.shutdown(cancel_futures=True)
+                raise SystemExit(f"{job.name}: {error}") from None
+            passed = time.monotonic() - began
+            line = f"{len(runs):3} of {len(jobs)}  {passed:5.0f} s  {job.name} ({runs[-1].seconds:.0f} s)"
+            print(line, file=sys.stderr, flush=True)
+    runs.sort(key=lambda r: jobs.index(r.job))
+    table = calibrated(runs, args.target)
+    write_file(output, json.dumps(table.to_json(), indent=1) + "\n")
+    if output == COSTS / f"{args.target}.json":
+        write_file(PAGE, page())
+    print("\n".join(rows(table)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The script behind ``make calibrate``: from measurements to a table, and on from where it stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from memory.shapes import make_shape
+from shrinkc.costs import cost_table
+from shrinkc.memory.cycles import Passes, cost_of
+from shrinkc.memory.plan import make_plan
+from shrinkc.quantize import QuantOptions
+from shrinkc.targets import SIRACUSA
+
+BENCH = Path(__file__).resolve().parents[2] / "examples" / "bench"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The module of examples/bench/calibrate.py."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        spec = importlib.util.spec_from_file_location("calibrate", BENCH / "calibrate.py")
+        assert spec is not None and spec.loader is not None
+        module: ModuleType = importlib.util.module_from_spec(spec)
+        sys.modules["calibrate"] = module
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+def test_what_is_held_out_is_not_fitted(script: Any) -> None:
+    jobs = script.jobs_of("siracusa")
+    assert len({job.name for job in jobs}) == len(jobs)
+    fitted = {job.shape for job in jobs if not job.held_out}
+    held = {job.shape for job in jobs if job.held_out}
+    assert fitted and held and not fitted & held
+    for attribute in ("hidden", "ffn"):
+        seen = {getattr(s, attribute) for s in fitted}
+        assert sum(getattr(s, attribute) not in seen for s in held) > len(held) / 2
+    for shape in fitted | held:
+        assert max(shape.prompts) + script.NEW <= shape.context
+        assert set(shape.formats) <= set(script.FORMATS)
+
+
+def runs_of(script: Any, table: Any) -> list[Any]:
+    """Runs as they would be measured if ``table`` were true, of shapes with names of their own."""
+    runs = []
+    for at, (hidden, ffn, heads, kv_heads, dim) in enumerate(
+        [(64, 160, 8, 4, 8), (96, 256, 6, 6, 16), (128, 352, 4, 4, 32), (256, 704, 8, 4, 32),
+         (400, 1200, 3, 1, 64), (48, 100, 12, 3, 4), (80, 224, 10, 5, 8), (320, 900, 5, 5, 32)]
+    ):  # fmt: skip
+        for bits in (8, 4):
+            shape = make_shape(
+                hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, head_dim=dim, layers=2,
+                vocab=300 + 200 * at, options=QuantOptions(bits=bits, head_bits=bits),
+            )  # fmt: skip
+            passes = Passes(shape, make_plan(shape, SIRACUSA), SIRACUSA)
+            held = at % 4 == 3
+            shapes = script.HELD_OUT if held else script.FITTED
+            job = script.Job(shapes[at % len(shapes)], f"{at} at {bits}", "siracusa", True)
+            run = script.Run(job)
+            for steps in ([passes.steps(1, 5)], [passes.steps(1, 100)], passes.prompt(30)):
+                cost = cost_of(steps, table)
+                plain = cost.plain(table).cycles
+                run.phases.append(script.Measured(steps, cost.ops, plain))
+            runs.append(run)
+    return runs
+
+
+def test_a_table_is_found_again(script: Any) -> None:
+    """Cycles of products, vectors and the rest, the DMA's rate and what counters cost; no error is left."""
+    known = cost_table("siracusa")
+    assert known is not None
+    known = replace(known, dma=5.9, probe=123.0)
+    found = script.calibrated(runs_of(script, known), "siracusa")
+    assert (found.dma, found.probe) == (5.9, 123.0)
+    assert set(found.errors) == set(known.ops)
+    for op, error in found.errors.items():
+        assert error.p90 < 0.02, op
+    assert found.passes is not None and found.passes.p90 < 0.02
+    assert found.fitted and found.held_out and not set(found.fitted) & set(found.held_out)
+
+
+def test_errors_are_of_what_was_held_out(script: Any) -> None:
+    known = cost_table("siracusa")
+    assert known is not None
+    runs = runs_of(script, known)
+    for run in runs:
+        if run.job.held_out:
+            for phase in run.phases:
+                phase.cycles = {op: 1.25 * cycles for op, cycles in phase.cycles.items()}
+    found = script.calibrated(runs, "siracusa")
+    for op, error in found.errors.items():
+        assert error.median == pytest.approx(0.2, abs=0.01), op
+    assert found.passes.median < 0.01
+
+
+def test_it_goes_on_where_it_stopped(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that was measured is not run again, unless it is another one by now."""
+    calls: list[int] = []
+
+    def measured(out: Path, prompt: int, job: Any) -> dict[str, Any]:
+        calls.append(prompt)
+        ops = [{"op": "qkv", "cycles": 10.0}]
+        phase = {"ops": ops}
+        plain = {"prefill": 9, "decode": [8, 9, 10]}
+        return {"new": job.new, "prefill": phase, "decode": phase, "plain": plain}
+
+    monkeypatch.setattr(script, "_runs", measured)
+    shape = script.Shape(32, 64, 4, 2, 8, 1, 32, ("w8",), (2, 5))
+    job = script.Job(shape, "w8", "siracusa", True)
+    first = script.measure(job, tmp_path)
+    assert calls == [2, 5] and len(first.phases) == 4
+    prefill, decode = first.phases[2:]
+    assert (prefill.plain, decode.plain, decode.times) == (9, 9, 3)
+    assert [len(steps) for steps in (prefill.steps, decode.steps)] == [1, 3]
+    again = script.measure(job, tmp_path)
+    assert calls == [2, 5] and again.phases == first.phases
+    script.measure(replace(job, format="w4"), tmp_path)
+    assert calls == [2, 5, 2]
+
+
+def test_the_page_is_of_the_packaged_tables(script: Any) -> None:
+    assert script.page() == script.PAGE.read_text(encoding="utf-8")
+    assert json.loads((script.COSTS / "siracusa.json").read_text())["target"] == "siracusa"

@@ -1,0 +1,56 @@
+"""Tiles arrive when sc_stream.c would have them: two buffers on the chip, a third tile outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from shrinkc.costs.stream import Stream, Tile
+
+
+def finished(stream: Stream, tiles: int, work: float, now: float = 0.0) -> float:
+    for _ in range(tiles):
+        now += sum(stream.take(now)) + work
+    return now
+
+
+def test_the_first_tile_is_waited_for() -> None:
+    stream = Stream([Tile(800)], dma=8, flash=1)
+    assert stream.take(40.0) == (60.0, 0.0)
+
+
+def test_a_tile_that_is_there_costs_nothing() -> None:
+    stream = Stream([Tile(800)], dma=8, flash=1)
+    assert stream.take(100.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("work", "end"), [(50.0, 10 * 100.0 + 50), (130.0, 100 + 10 * 130.0)])
+def test_the_slower_of_copy_and_work(work: float, end: float) -> None:
+    """Ten tiles of 100 cycles: all but the first travel while the cores work."""
+    assert finished(Stream([Tile(800)] * 10, dma=8, flash=1), 10, work) == end
+
+
+@pytest.mark.parametrize(
+    ("work", "end"), [(50.0, 10 * 800.0 + 100 + 50), (900.0, 800 + 100 + 9000.0)]
+)
+def test_the_slower_of_fetch_and_work(work: float, end: float) -> None:
+    """From flash: the first is fetched and copied, then fetch, copy and work overlap.
+
+    The core that sends a tile into L1 waits until it is fetched, before it works on the one it has.
+    """
+    stream = Stream([Tile(800, fetched=True)] * 10, dma=8, flash=1)
+    now = finished(stream, 10, work)
+    # what is left of the last fetches when the work is the shorter
+    assert end <= now <= end + 900
+
+
+def test_flash_bounds_a_long_stream() -> None:
+    """1000 tiles of 1000 bytes at a byte per cycle take a million cycles and little more."""
+    stream = Stream([Tile(1000, fetched=True)] * 1000, dma=8, flash=1)
+    assert 1e6 < finished(stream, 1000, 300.0) < 1.003e6
+
+
+def test_waits_are_told_apart() -> None:
+    stream = Stream([Tile(800), Tile(800, fetched=True)], dma=8, flash=1)
+    on_chip, outside = stream.take(0.0)
+    assert (on_chip, outside) == (100.0, 700.0)  # the second's fetch began at 0
+    assert stream.take(800.0) == (100.0, 0.0)

@@ -1,0 +1,97 @@
+"""examples/bench/performance.py: figures from runs, and a page that says how they were got."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkc.cli.main import cli
+
+BENCH = Path(__file__).resolve().parents[2] / "examples" / "bench"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The module of examples/bench/performance.py."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        spec = importlib.util.spec_from_file_location("performance", BENCH / "performance.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["performance"] = module
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+def run(decode: list[int], prefill: int = 0) -> dict[str, Any]:
+    return {"cycles": {"decode": decode, "prefill": prefill}}
+
+
+def test_figures_of_runs(script: Any) -> None:
+    """A decode step at position p is the p-th of a run that began with one token."""
+    steps = [100 * at for at in range(1, 20)]
+    one, other = run(steps, 640), run([2 * v for v in steps])
+    assert script.decode_at(7)([one], []) == 700
+    assert script.each_cached(3, 13)([one], []) == 100
+    assert script.prefill([one], []) == 640
+    assert script.ratio_at(7)([other, one], []) == 2
+    assert script.least_of(7)([other, one], []) == 700
+
+
+def test_products_of_a_layer(script: Any) -> None:
+    """Two layers of 64: weights, and scores and values of 8 heads of 8 at every position."""
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
+        "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "rope_theta": 1e4, "hidden_act": "silu",
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    weights = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 160)
+    layers = [{"layer": at, "op": "qkv", "cycles": 500.0} for at in range(2)]
+    found = {
+        "prompt_tokens": [1, 5, 7], "new_tokens": [2, 3, 4],
+        "profile": {"prefill": {"layers": layers}, "decode": {"layers": layers}},
+    }  # fmt: skip
+    # 3 tokens see 1 + 2 + 3 positions; 2 decode steps 4 and 5
+    assert script.layer_macs("prefill")([found], [config]) == (3 * weights + 2 * 2 * 64 * 6) / 1000
+    assert script.layer_macs("decode")([found], [config]) == (weights + 2 * 2 * 64 * 4.5) / 1000
+
+
+def test_a_row_says_whether_the_bar_is_met(script: Any) -> None:
+    at_most = script.Row("w", (), script.prefill, bar=100_000, aim=71_000, published="780,000")
+    assert at_most.cells(99_999.6) == [
+        "w", "**100,000**", "≤ 100,000", "71,000", "yes", "780,000", "–",
+    ]  # fmt: skip
+    assert at_most.cells(100_001)[4] == "no"
+    at_least = script.Row("w", (), script.prefill, bar=35, aim=50, least=True, digits=1)
+    assert at_least.cells(35.04)[1:5] == ["**35.0**", "≥ 35.0", "50.0", "yes"]
+    assert at_least.cells(34.9)[4] == "no"
+
+
+def test_the_page(script: Any) -> None:
+    values = [(row, 1.0) for row in script.ROWS]
+    text = script.page(values, 1234)
+    for row in script.ROWS:
+        assert f"| {row.what} | **" in text
+    assert "1,234 integers" in text and script.SIMULATOR in text and "780,000" in text
+    assert "| cost model, per op" in text
+    commands = [line for line in text.splitlines() if line.startswith("shrinkc ")]
+    assert len(commands) == len(set(commands)) >= 16
+    for line in commands:
+        words = shlex.split(line)[1:]
+        command = cli.commands[words[0]]
+        command.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def test_programs_fit_their_contexts(script: Any) -> None:
+    names = {program.name for row in script.ROWS for program in row.programs}
+    programs = {program for row in script.ROWS for program in row.programs}
+    assert len(names) == len({(p.model, p.context, p.options) for p in programs})
+    assert all((p.prompt or 1) < p.context for p in programs)

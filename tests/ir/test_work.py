@@ -1,0 +1,208 @@
+"""What ops and the cores say that they do, against counts by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memory.shapes import make_shape
+from shrinkc.costs import Work
+from shrinkc.engines import ENGINES, THE_CORES, engine_named
+from shrinkc.ir.steps import PassSizes, Turn
+from shrinkc.memory.cycles import Passes, StepWork
+from shrinkc.memory.plan import make_plan, planned_sizes
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import MatrixShape
+from shrinkc.targets import KIB, SIRACUSA, Target
+
+
+def steps_of(
+    shape: ModelShape, tokens: int, position: int, target: Target = SIRACUSA, l1: int | None = None
+) -> dict[str, StepWork]:
+    """The last layer's and those outside, by name."""
+    passes = Passes(shape, make_plan(shape, target, l1), target)
+    return {s.name: s for s in passes.steps(tokens, position)}
+
+
+def test_vectors() -> None:
+    """100 inputs of 16 bit are 13 for a core, in no blocks; of 9 tokens a core has two."""
+    shape = make_shape(hidden=100, ffn=20)
+    steps = steps_of(shape, 3, 0)
+    want = {"calls": 1, "tokens": 3, "elements": 39, "blocks": 0, "sums": 0}
+    assert steps["attn_in.q"].work == steps["mlp_in.q"].work == Work(want)
+    # of 20 a core has 3; the final norm is of the last token alone
+    assert steps["down_in.q"].work == Work(want | {"elements": 9})
+    assert steps["final.q"].work == Work(want | {"tokens": 1, "elements": 13})
+    many = steps_of(shape, 9, 0)["attn_in.q"].work
+    assert many == Work(want | {"tokens": 2, "elements": 200})
+
+
+def test_vectors_in_segments() -> None:
+    """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums."""
+    options = QuantOptions(bits=4, group=32, asymmetric=True, short_last_group=True)
+    work = steps_of(make_shape(hidden=100, options=options), 9, 0)["attn_in.q"].work
+    assert work == Work({"calls": 1, "tokens": 9, "elements": 117, "blocks": 18, "sums": 36})
+
+
+def test_heads() -> None:
+    """8 + 2 x 4 heads of 6 for 3 tokens are 48 items, 6 on each of 8 cores."""
+    steps = steps_of(make_shape(heads=8, kv_heads=4, head_dim=6), 3, 10)
+    assert steps["q8"].work == Work({"calls": 1, "heads": 6, "channels": 36})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "position", "heads", "lives"),
+    [
+        (1, 0, 8, [1]),
+        (1, 10, 3, [11]),
+        (1, 10, 9, [11, 11]),
+        # 2 x 5 items on 8 cores: core 0 has head 0 of the first and head 3 of the second token
+        (2, 7, 5, [8, 9]),
+        # 4 tokens of one head: the last token's core reads most
+        (4, 7, 1, [11]),
+    ],
+)
+def test_attention(tokens: int, position: int, heads: int, lives: list[int]) -> None:
+    shape = make_shape(heads=heads, kv_heads=1, head_dim=6)
+    fours = sum(-(-live // 4) * 4 for live in lives)
+    want = {
+        "calls": 1, "heads": len(lives), "channels": 6 * len(lives), "positions": sum(lives),
+        "position_channels": 6 * fours, "shared": 0,
+    }  # fmt: skip
+    assert steps_of(shape, tokens, position)["attn"].work == Work(want)
+
+
+@pytest.mark.parametrize(
+    ("heads", "lives"),
+    [
+        # 12 heads: one for each core, and 4 cut in two, half of 26 blocks for each core
+        (12, [101, 52]),
+        # 2 heads are cut in four, 7 blocks at most for each core
+        (2, [28]),
+        # 3 heads would be 3 parts of 8 for each core: 3 times 4 blocks
+        (3, [16, 16, 16]),
+        # all cores have heads of their own
+        (16, [101, 101]),
+    ],
+)
+def test_heads_that_are_fewer_than_cores_share_positions(heads: int, lives: list[int]) -> None:
+    shape = make_shape(heads=heads, kv_heads=1, head_dim=48, context=128, layers=1)
+    work = steps_of(shape, 1, 100)["attn"].work
+    assert work.features["heads"] == len(lives) and work.features["positions"] == sum(lives)
+    assert work.features["shared"] == (heads % 8 > 0)
+    assert steps_of(shape, 1, 3)["attn"].work.features["shared"] == 0
+    assert steps_of(shape, 2, 100)["attn"].work.features["shared"] == 0
+
+
+def test_a_cache_in_pieces_is_moved() -> None:
+    """Keys twice and values once for each round of 8 heads, in blocks of 4 positions."""
+    shape = make_shape(heads=12, kv_heads=12, head_dim=10, context=500, layers=10)
+    plan = make_plan(shape, SIRACUSA, 70 * KIB)
+    assert not plan.kv_in_l1 and 4 * plan.kv_tile_blocks < shape.context
+    moved = steps_of(shape, 1, 100, l1=70 * KIB)["attn"].work.moved
+    k_block, v_block = 4 * 12 * (4 + 12), 4 * 12 * 10
+    assert moved == 2 * 26 * (2 * k_block + v_block)
+    # a cache that is in L1 stays there
+    assert steps_of(make_shape(), 1, 100)["attn"].work.moved == 0
+
+
+def matrix(**fields: object) -> MatrixShape:
+    base = MatrixShape("layer0.o", rows=200, k=100, bits=8, seg=64, grouped=False, asymmetric=False)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def test_a_product_on_the_cores() -> None:
+    """25 blocks in tiles of 16 and 9: 2 + 2 on the busiest core; 16 + 9 words of 4 inputs."""
+    assert THE_CORES.work(matrix(), 3, (16, 9)) == {
+        "tiles": 2, "token_tiles": 6, "blocks": 12, "words_w8": 12 * 25, "segments": 24, "scales": 0,
+        "offsets": 0,
+    }  # fmt: skip
+    grouped = matrix(bits=4, seg=32, grouped=True, asymmetric=True)
+    # segments of 32 and one of 4 that is stored as 8
+    assert THE_CORES.work(grouped, 1, (25,)) == {
+        "tiles": 1, "token_tiles": 1, "blocks": 4, "group_words_w4": 4 * 26, "segments": 16, "scales": 16,
+        "offsets": 16,
+    }  # fmt: skip
+
+
+def test_products_of_a_pass() -> None:
+    shape = make_shape(hidden=64, ffn=172, heads=8, kv_heads=4, head_dim=8)
+    steps = steps_of(shape, 2, 0)
+    qkv = {"calls": 1, **THE_CORES.work(shape.layers[0][0], 2, (16,))}
+    assert steps["qkv"].work == Work(qkv) and steps["qkv"].op == "linear"
+    assert steps["mid"].work.features["added"] == steps["mid"].work.features["blocks"] == 2
+    assert steps["h"].op == "silumul"
+    assert steps["h"].work.features["blocks"] == 2 * 6  # 43 blocks on 8 cores
+    # the head multiplies one token's vector, in the order of the vocabulary
+    assert steps["logits"].work.features["blocks"] == 8
+    assert sum(t.bytes for t in steps["logits"].tiles) == shape.head.bytes
+
+
+def test_a_side_path_is_counted() -> None:
+    plain, side = make_shape(), make_shape(ranks={"qkv": 8})
+    a, b = steps_of(plain, 1, 0)["qkv"], steps_of(side, 1, 0)["qkv"]
+    more = {n: b.work.features[n] - a.work.features[n] for n in a.work.features}
+    assert more["calls"] == 1 and more["tiles"] == 2
+    assert more["words_w8"] == 16 + 2 * 2  # 8 rows of 64 inputs, then 2 blocks of 8 inputs
+    assert len(b.tiles) == len(a.tiles) + 1
+
+
+def test_an_embedding_from_outside_is_fetched() -> None:
+    far = SIRACUSA.with_room(wmem=0, l2=200 * KIB)
+    shape = make_shape(vocab=3000)
+    assert steps_of(shape, 3, 0)["embed"].work == Work({"calls": 1, "tokens": 3, "elements": 24})
+    passes = Passes(shape, make_plan(shape, far), far)
+    assert passes.steps(3, 0)[0].work.fetched == 3 * shape.head.block_bytes
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_product_elsewhere_is_rescaled_by_the_cores() -> None:
+    shape = make_shape()
+    away = tuple(replace(m, engine="plain") for m in shape.layers[0][:1])
+    sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
+    step = next(s for s in sizes.steps if s.name == "qkv")
+    turn = Turn(sizes, 3, 0, away[0], (), shape.head)
+    features = step.op.work(step, turn).features
+    assert features["calls"] == 1 and features["plain.estimated"] == 3 * 1000
+    # 128 rows, 16 for each core, of 3 tokens
+    assert features["beside.rows"] == 48 and features["beside.tokens"] == 3
+    assert not {"added", "beside.added"} & set(features)
+    mid = next(s for s in sizes.steps if s.name == "mid")
+    assert mid.op.work(mid, replace(turn, tokens=1)).features["beside.added"] == 16
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = replace(
+        engine_named("cores"), name="plain", levels=("wmem",), features=None,
+        cycles=lambda spec, tokens: 1000 * tokens,
+    )  # fmt: skip
+    monkeypatch.setitem(ENGINES, "plain", engine)
+
+
+def test_another_engine_says_what_it_does() -> None:
+    fast = replace(
+        engine_named("cores"), name="fast", levels=("wmem",), features=lambda m, t, tiles: {"jobs": 7 * t}
+    )  # fmt: skip
+    assert fast.work(matrix(), 2, ()) == {"fast.jobs": 14}
+    estimate = replace(fast, features=None, cycles=lambda spec, tokens: spec.rows * tokens)
+    assert estimate.work(matrix(), 2, ()) == {"fast.estimated": 400}
+
+
+def test_an_op_that_says_nothing() -> None:
+    from shrinkc.ir.ops.op import Op
+
+    shape = make_shape()
+    sizes: PassSizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
+    step = sizes.steps[0]
+    turn = Turn(sizes, 5, 0, None, (), shape.head)
+    width = step.op.width(step, sizes)
+    assert Op.work.__func__(step.op, step, turn) == Work({"calls": 1, "elements": 5 * width})
+
+
+def test_formats_have_features_of_their_own() -> None:
+    for bits in (8, 4, 3, 2):
+        shape = make_shape(options=QuantOptions(bits=bits, head_bits=bits))
+        assert steps_of(shape, 1, 0)["qkv"].work.features[f"words_w{bits}"] > 0

@@ -1,0 +1,133 @@
+"""A pass made cycles: steps add up, transfers count where they are waited for, and nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkc.core.errors import DoesNotFit
+from shrinkc.costs import CostTable, cost_table
+from shrinkc.memory.cycles import DMA, FLASH, Passes, cost_of
+from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import KIB, SIRACUSA, Target
+
+from .shapes import make_shape, shapes
+
+OUTSIDE = SIRACUSA.with_room(wmem=0, l2=200 * KIB)
+
+
+def table() -> CostTable:
+    found = cost_table("siracusa")
+    assert found is not None
+    return found
+
+
+def passes(shape: ModelShape, target: Target = SIRACUSA) -> Passes:
+    return Passes(shape, make_plan(shape, target), target)
+
+
+@settings(max_examples=20, deadline=None)
+@given(s=shapes(), tokens=st.integers(1, 8), position=st.integers(0, 500))
+def test_any_shape(s: ModelShape, tokens: int, position: int) -> None:
+    try:
+        p = passes(s)
+    except DoesNotFit:
+        return
+    steps = p.steps(min(tokens, p.plan.chunk), position)
+    cost = cost_of([steps], table())
+    assert len(cost.steps) == len(steps) and cost.cycles > 0 and not cost.unknown
+    names = [step.name for step in s.steps if step.in_layer]
+    assert [x.name for x in steps if x.layer == 0] == names
+    assert {x.layer for x in steps} == {None, *range(s.num_layers)}
+    for step in cost.steps:
+        assert step.cycles >= sum(step.waits.values()) >= 0
+    taken = sum(t.bytes for x in steps for t in x.tiles)
+    assert taken == sum(m.bytes for m in s.matrices if m.name != "embedding")
+    # no resource is busy longer than there is time, but for what was on its way before the first layer
+    assert max(cost.busy.values()) < 1.05
+    assert sum(cost.ops.values()) == pytest.approx(cost.cycles)
+
+
+def test_a_prompt_is_cut_into_chunks() -> None:
+    p = passes(make_shape())
+    c = p.plan.chunk
+    chunks = p.prompt(2 * c + 3)
+    assert chunks == [p.steps(c, 0, 0), p.steps(c, c, 0), p.steps(3, 2 * c)]
+    assert [chunk[-1].name for chunk in chunks] == ["out", "out", "next"]
+
+
+def test_logits_of_several_tokens() -> None:
+    """As drafts are verified: the final norm, the head and what follows are of each."""
+    p = passes(make_shape())
+    one, all_of = (p.steps(4, 20, logits) for logits in (1, 4))
+    assert one[:-3] == all_of[:-3]
+    for few, more in zip(one[-3:-1], all_of[-3:-1], strict=True):
+        assert few.work.features["calls"] == more.work.features["calls"] == 1
+        assert sum(more.work.features.values()) > sum(few.work.features.values())
+
+
+def test_later_positions_cost_more() -> None:
+    p = passes(make_shape(context=500))
+    at = [cost_of([p.steps(1, n)], table()).cycles for n in (1, 100, 400)]
+    assert at[0] < at[1] < at[2]
+
+
+def test_weights_from_outside_take_what_the_hyperbus_takes() -> None:
+    """A byte per cycle: far more than the cores need for it."""
+    shape = make_shape(hidden=256, ffn=700, layers=4)
+    near, far = passes(shape), passes(shape, OUTSIDE)
+    assert not any(t.fetched for s in near.steps(1, 9) for t in s.tiles)
+    inside, outside = (cost_of([p.steps(1, 9)], table()) for p in (near, far))
+    assert inside.limit == "cores" and inside.busy[FLASH] == 0
+    assert outside.limit == FLASH and outside.busy[FLASH] > 0.9
+    fetched = sum(p.bytes for p in far.plan.placements if p.level == "flash")
+    assert outside.cycles > fetched / table().flash > 3 * inside.cycles
+    assert sum(s.waits[FLASH] for s in outside.steps) > outside.cycles / 2
+
+
+def test_a_slow_dma_is_waited_for() -> None:
+    steps = passes(make_shape(hidden=256)).steps(1, 0)
+    fast, slow = (cost_of([steps], replace(table(), dma=rate)) for rate in (1e9, 1.0))
+    assert sum(s.waits[DMA] for s in fast.steps) < 1 < sum(s.waits[DMA] for s in slow.steps)
+    assert slow.limit == DMA
+    assert slow.cycles - fast.cycles == pytest.approx(
+        sum(s.waits[DMA] - f.waits[DMA] for s, f in zip(slow.steps, fast.steps, strict=True))
+    )
+
+
+def test_what_was_not_calibrated_is_told() -> None:
+    steps = passes(make_shape()).steps(1, 0)
+    ops = {op: per for op, per in table().ops.items() if op != "attention"}
+    ops["linear"] = {n: v for n, v in ops["linear"].items() if n != "words_w8"}
+    cost = cost_of([steps], replace(table(), ops=ops))
+    assert set(cost.unknown) == {
+        "qkv: words_w8", "attn", "mid: words_w8", "out: words_w8", "logits: words_w8",
+    }  # fmt: skip
+    assert cost.ops["attn"] == 0
+
+
+def test_a_plain_program_is_without_the_counters() -> None:
+    p = passes(make_shape())
+    cost = cost_of([p.steps(1, 0)], table())
+    less = cost.cycles - cost.plain(replace(table(), probe=2.0)).cycles
+    assert less == pytest.approx(2.0 * len(cost.steps))
+
+
+@settings(max_examples=8, deadline=None)
+@given(s=shapes())
+def test_a_plan_is_read_back(s: ModelShape) -> None:
+    try:
+        plan = make_plan(s, SIRACUSA)
+    except DoesNotFit:
+        return
+    assert Plan.of_json(plan.to_json()) == plan
+
+
+def test_a_plan_of_another_version() -> None:
+    found = make_plan(make_shape(), SIRACUSA).to_json()
+    with pytest.raises(ValueError, match="version 1, not"):
+        Plan.of_json({**found, "version": 1})
