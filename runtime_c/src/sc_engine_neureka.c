@@ -105,6 +105,7 @@ static inline int32_t *sums_of(const cut *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
 static SC_L1 sc_dma scales_dma[JOBS];
+static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
 
 static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                                     uint32_t job) {
@@ -137,11 +138,17 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
     return j;
 }
 
-/* The next job, to be committed; waits while two are under way. */
-static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at, const int8_t *q,
-                                                const cut *c, uint32_t job) {
-    const sc_neureka_job j = job_of(m, at, q, c, job);
+/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one. */
+static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at,
+                                                const sc_neureka_job *first, const cut *c, uint32_t job) {
     const part p = part_of(c, job);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    sc_neureka_job j = *first;
+    j.weights += p.first * j.weight_row;
+    j.in += 8u * m->in.words * p.token;
+    j.out = (uint32_t)(uintptr_t)sums_of(c, job);
+    j.last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | (j.last_out_in & 0xFFFF);
+    j.tiles_out_in = ko << 16 | (j.tiles_out_in & 0xFFFF);
     sc_neureka_write(&j);
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
 }
@@ -186,7 +193,8 @@ SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *
     if (core != SC_LAST_CORE(SC_CORES)) return;
     if (tokens > 1) {
         const cut c = cut_of(m, tokens);
-        write_job(m, at, q, &c, 0);
+        several = job_of(m, at, q, &c, 0);
+        write_job(m, at, &several, &c, 0);
         return;
     }
     image *i = image_of(m);
@@ -200,7 +208,7 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     if (tokens > 1) {
         const cut c = cut_of(m, tokens);
         if (c.count == 1) return;
-        write_job(m, at, x->q, &c, 1);
+        write_job(m, at, &several, &c, 1);
     } else {
         if (image_of(m)->count == 1) return;
         write_one(image_of(m), 1);
@@ -236,7 +244,7 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
         if (core == SC_LAST_CORE(SC_CORES) && job + 2 < c.count) {
-            write_job(m, at, x->q, &c, job + 2);
+            write_job(m, at, &several, &c, job + 2);
             sc_neureka_commit();
         }
         store_job(m, x, &c, job, out, core);

@@ -352,11 +352,11 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
                              int32_t *dst) {
     const int32_t shift = right_shift(m, x);
-    int32_t buffer[32];
+    int32_t buffer[64]; /* rows of a job of many tokens */
     uint32_t left = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), n;
     for (; left; left -= n, row += n, r += n, low += n, high += n) {
         int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
-        n = out->kind == SC_STORE || left < 32 ? left : 32;
+        n = out->kind == SC_STORE || left < 64 ? left : 64;
         /* the last block of gate and up has padding on both sides */
         const uint32_t stored = out->kind == SC_SILU ? (n + SC_ROWS - 1) / SC_ROWS * SC_ROWS : n;
         join_rows(r, stored, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
