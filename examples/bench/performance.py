@@ -35,13 +35,14 @@ SMOLLM2 = {"hidden": 576, "ffn": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64
 
 @dataclass(frozen=True)
 class Program:
-    """A model and how it is compiled; ``prompt``: tokens of a prompt to time, else the decode to the
-    end of the context is.  ``profile``: operations are timed too."""
+    """A model, how it is compiled, and its run: ``prompt`` tokens, and decode steps behind them, the first of
+    which is that of position ``prompt``.  ``profile``: operations are timed too."""
 
     model: str
     context: int
     options: tuple[str, ...] = ()
-    prompt: int | None = None
+    prompt: int = 1
+    steps: int = 1
     profile: bool = False
 
     @property
@@ -52,10 +53,15 @@ class Program:
         """(of the compilation, of the run), without ``shrinkc``."""
         compiled = ["compile", model, "--target", "siracusa", "--context", str(self.context)]
         compiled += [*self.options, "-o", out]
-        ids = [1, *(259 + i % 200 for i in range((self.prompt or 1) - 1))]
-        new = 1 if self.prompt else self.context - 1
+        ids = [1, *(259 + i % 200 for i in range(self.prompt - 1))]
         run = ["run", out, "--on", "gvsoc", "--prompt-ids", ",".join(map(str, ids))]
-        run += ["--tokens", str(new), "--ignore-eos", "--json", *(["--profile"] * self.profile)]
+        run += [
+            "--tokens",
+            str(self.steps + 1),
+            "--ignore-eos",
+            "--json",
+            *(["--profile"] * self.profile),
+        ]
         return compiled, run
 
 
@@ -91,35 +97,29 @@ class Row:
                 self.again or "–"]  # fmt: skip
 
 
-def decode_at(position: int) -> Measure:
-    return lambda runs, configs: float(runs[0]["cycles"]["decode"][position - 1])
+def decode(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
+    return float(runs[0]["cycles"]["decode"][0])
 
 
-def each_cached(first: int, last: int) -> Measure:
-    def measure(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
-        steps = runs[0]["cycles"]["decode"]
-        return float(steps[last - 1] - steps[first - 1]) / (last - first)
-
-    return measure
+def each_cached(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
+    """Of two runs, the second behind more tokens."""
+    first, last = (run["cycles"]["decode"][0] for run in runs)
+    return float(last - first) / (len(runs[1]["prompt_tokens"]) - len(runs[0]["prompt_tokens"]))
 
 
 def prefill(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
     return float(runs[0]["cycles"]["prefill"])
 
 
-def ratio_at(position: int) -> Measure:
+def ratio(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
     """The first program's decode step against the second's."""
-
-    def measure(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
-        first, second = (float(run["cycles"]["decode"][position - 1]) for run in runs)
-        return first / second
-
-    return measure
+    first, second = (float(run["cycles"]["decode"][0]) for run in runs)
+    return first / second
 
 
-def least_of(position: int) -> Measure:
+def least(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
     """The fastest program's decode step."""
-    return lambda runs, configs: min(float(r["cycles"]["decode"][position - 1]) for r in runs)
+    return min(float(r["cycles"]["decode"][0]) for r in runs)
 
 
 def layer_macs(phase: str) -> Measure:
@@ -140,29 +140,29 @@ def layer_macs(phase: str) -> Measure:
     return measure
 
 
-LONG = Program("microLlama", 256)
+LONG = {at: Program("microLlama", 256, prompt=at) for at in (64, 248)}
 STORIES = {
-    bits: Program("examples/stories", 64, () if bits == 8 else ("--bits", str(bits)))
+    bits: Program("examples/stories", 64, () if bits == 8 else ("--bits", str(bits)), 62)
     for bits in (8, 4, 2)
 }
 BEST = tuple(
-    Program("stories260K", 64, options)
+    Program("stories260K", 64, options, 62)
     for options in ((), ("--bits", "4"), ("--bits", "2"), ("--bits", "4", "--group", "32"))
 )
 ROWS = (
-    Row("microLlama and a head of 512 tokens, 8 bit, compiled for 256: decode at position 64", (LONG,),
-        decode_at(64), 100_000, 71_000, "780,000", "918,000"),
-    Row("same, at position 248", (LONG,), decode_at(248), 180_000, 120_000, "", "1,990,000"),
-    Row("same, each cached token", (LONG,), each_cached(64, 248), 450, 300, "", "5,700"),
-    Row("same, prefill of 64 tokens", (Program("microLlama", 256, prompt=64),), prefill, 2_500_000,
+    Row("microLlama and a head of 512 tokens, 8 bit, compiled for 256: decode at position 64", (LONG[64],),
+        decode, 100_000, 71_000, "780,000", "918,000"),
+    Row("same, at position 248", (LONG[248],), decode, 180_000, 120_000, "", "1,990,000"),
+    Row("same, each cached token", (LONG[64], LONG[248]), each_cached, 450, 300, "", "5,700"),
+    Row("same, prefill of 64 tokens", (LONG[64],), prefill, 2_500_000,
         1_400_000, "28,300,000", "28,500,000"),
-    Row("stories260K, decode at position 62, best of its formats", BEST, least_of(62), 50_000, 35_000,
+    Row("stories260K, decode at position 62, best of its formats", BEST, least, 50_000, 35_000,
         needs=("stories260K",)),
-    Row("examples/stories, 8 bit, decode at position 62", (STORIES[8],), decode_at(62), 70_000, 50_000),
-    Row("same, 4 bit against 8 bit", (STORIES[4], STORIES[8]), ratio_at(62), 1.0, 0.5, digits=2),
-    Row("same, 2 bit against 4 bit", (STORIES[2], STORIES[4]), ratio_at(62), 1.0, 0.5, digits=2),
-    Row("a layer of SmolLM2-135M's shape, 4 bit per row, decode to position 126: MAC per cycle",
-        (Program("smollm2-layer", 128, ("--bits", "4"), profile=True),), layer_macs("decode"), 35, 50,
+    Row("examples/stories, 8 bit, decode at position 62", (STORIES[8],), decode, 70_000, 50_000),
+    Row("same, 4 bit against 8 bit", (STORIES[4], STORIES[8]), ratio, 1.0, 0.5, digits=2),
+    Row("same, 2 bit against 4 bit", (STORIES[2], STORIES[4]), ratio, 1.0, 0.5, digits=2),
+    Row("a layer of SmolLM2-135M's shape, 4 bit per row, decode at position 16: MAC per cycle",
+        (Program("smollm2-layer", 128, ("--bits", "4"), 16, profile=True),), layer_macs("decode"), 35, 50,
         least=True, digits=1),
     Row("same layer, 8 bit, prefill of 36: MAC per cycle",
         (Program("smollm2-layer", 128, prompt=36, profile=True),), layer_macs("prefill"), 150, 250,
