@@ -35,31 +35,67 @@ static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at)
 }
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
 
-/* Inputs i .. i + 3 of a row, i a multiple of 4; what is beyond the last one is not 0. */
-static void unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[4]) {
-    uint32_t value[4] = {0};
-    if (dense(m)) { /* nibble b of the word has bit b */
-        for (uint32_t b = 0; b < 8; b++)
-            for (uint32_t j = 0; j < 4; j++) value[j] |= (row[i + b / 2] >> (b % 2 * 4 + j) & 1u) << b;
-    } else { /* bit tap * 28 + channel of a plane */
-        const uint32_t bits = bits_of(m), c = channels(m);
-        for (uint32_t j = 0; j < 4 && i + j < m->in.k; j++) {
-            const uint32_t tap = (i + j) / c, channel = (i + j) % c, at = tap * 28 + channel % 28;
-            const uint8_t *plane = row + channel / 28 * bits * TILE_BYTES + at / 8;
-            for (uint32_t b = 0; b < bits; b++) value[j] |= (plane[b * TILE_BYTES] >> at % 8 & 1u) << b;
+/* Inputs of a row that lie together: those of a tile, or of one of its 9 taps. */
+typedef struct {
+    uint32_t first, count;
+} piece;
+
+#define PIECE_MAX 32u
+
+static inline uint32_t pieces_of(const sc_matrix *m) {
+    const uint32_t tiles = (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m);
+    return dense(m) ? tiles : 9 * tiles;
+}
+
+/* Bits whose number has bit u, and not v, and those that have v, and not u, change places. */
+static inline uint32_t exchanged(uint32_t x, int u, int v, uint32_t with_v) {
+    const int apart = (1 << u) - (1 << v);
+    const uint32_t t = (x >> apart ^ x) & with_v;
+    return x ^ t ^ t << apart;
+}
+
+/* Bit b of byte j from bit j of nibble b: what is number 4 b + j becomes 8 j + b. */
+static inline uint32_t bytes_of(uint32_t nibbles) {
+    nibbles = exchanged(nibbles, 4, 1, 0x0000CCCCu);
+    nibbles = exchanged(nibbles, 3, 0, 0x00AA00AAu);
+    nibbles = exchanged(nibbles, 2, 1, 0x0C0C0C0Cu);
+    return exchanged(nibbles, 1, 0, 0x22222222u);
+}
+
+/* Piece i of a row.  Nibble b of a word has bit b of 4 inputs, or bit 28 tap + channel of plane b that of one. */
+static piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
+    const uint32_t k = m->in.k, bits = dense(m) ? 8 : bits_of(m);
+    const uint32_t tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9, at = 28 * tap;
+    const uint8_t *planes = row + tile * (dense(m) ? 1 : bits) * TILE_BYTES;
+    const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
+    const uint32_t there = left < of_tile ? left : of_tile;
+    uint32_t word[PIECE_MAX / 4] = {0};
+    if (dense(m)) {
+        __builtin_memcpy(word, planes, sizeof word);
+    } else {
+        for (uint32_t b = 0; b < bits; b++) {
+            uint32_t plane;
+            __builtin_memcpy(&plane, planes + b * TILE_BYTES + at / 8, 4);
+            plane >>= at % 8;
+            for (uint32_t q = 0; 4 * q < there; q++) word[q] |= (plane >> 4 * q & 15) << 4 * b;
         }
     }
-    for (int j = 0; j < 4; j++) w[j] = (int8_t)((int32_t)value[j] - (1 << ((dense(m) ? 8 : bits_of(m)) - 1)));
+    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
+    for (uint32_t q = 0; q < PIECE_MAX / 4; q++) word[q] = (bytes_of(word[q]) + up) ^ 0x80808080u;
+    __builtin_memcpy(w, word, sizeof word);
+    const uint32_t first = tap * channels(m) + channel;
+    return (piece){first, first >= k ? 0 : k - first < there ? k - first : there};
 }
 
 static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
                      int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
     const int32_t scale = multipliers(m, at)[row];
-    for (uint32_t i = 4 * (uint32_t)core; i < k; i += 4 * (uint32_t)cores) {
-        int8_t w[4];
-        unpack(m, weights, i, w);
-        for (uint32_t j = 0; j < 4 && i + j < k; j++) x[i + j] = sc_requantize(w[j] * scale, factor, shift);
+    (void)k;
+    for (uint32_t i = (uint32_t)core; i < pieces_of(m); i += (uint32_t)cores) {
+        int8_t w[PIECE_MAX];
+        const piece p = unpack(m, weights, i, w);
+        for (uint32_t j = 0; j < p.count; j++) x[p.first + j] = sc_requantize(w[j] * scale, factor, shift);
     }
 }
 
@@ -289,21 +325,29 @@ static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint3
     (void)m, (void)at, (void)x, (void)tokens, (void)core;
 }
 
+/* Of both bytes; a whole piece is a loop of known length, which compilers take for vectors. */
+static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high, uint32_t n) {
+    int32_t l = 0, h = 0;
+    if (n == PIECE_MAX) {
+        for (uint32_t i = 0; i < PIECE_MAX; i++) l += w[i] * low[i], h += w[i] * high[i];
+    } else {
+        for (uint32_t i = 0; i < n; i++) l += w[i] * low[i], h += w[i] * high[i];
+    }
+    return l + 256 * h;
+}
+
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
-    const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words;
+    const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words, pieces = pieces_of(m);
     sc_barrier();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
         for (uint32_t r = 0; r < SC_ROWS; r++) {
-            for (uint32_t i = 0; i < m->in.k; i += 4) {
-                const uint32_t n = m->in.k - i < 4 ? m->in.k - i : 4;
-                int8_t w[4];
-                unpack(m, at + (b * SC_ROWS + r) * row_bytes, i, w);
-                for (uint32_t t = 0; t < tokens; t++) {
-                    const int8_t *low = x[t].q + i, *high = low + pitch;
-                    for (uint32_t j = 0; j < n; j++) acc[t][r] += w[j] * (low[j] + 256 * high[j]);
-                }
+            for (uint32_t i = 0; i < pieces; i++) {
+                int8_t w[PIECE_MAX];
+                const piece p = unpack(m, at + (b * SC_ROWS + r) * row_bytes, i, w);
+                for (uint32_t t = 0; t < tokens; t++)
+                    acc[t][r] += dot(w, x[t].q + p.first, x[t].q + pitch + p.first, p.count);
             }
         }
         for (uint32_t t = 0; t < tokens; t++)
