@@ -142,7 +142,7 @@ SIZES: dict[str, Any] = {
     "hidden": 44, "intermediate": 102, "vocab": 107, "heads": 4, "kv_heads": 2, "head_dim": 10,
     "layers": 1, "seed": 4,
 }  # fmt: skip
-GROUPED = QuantOptions(bits=4, group=4)
+GROUPED = QuantOptions(bits=4, group=4, short_last_group=True)
 CASES = {
     "1x1": Case("neureka"),
     "1x1, 4 bit, a head of its own": Case(
