@@ -37,18 +37,19 @@ typedef struct {
     uint32_t most;    /* the largest shifted difference that is told apart, at most 16 bits */
 } head_softmax;
 
-/* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, which is
- * 0.  Without, a table of one octave and a shift. */
+/* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, from where
+ * on they are 0.  Without, a table of one octave and a shift. */
 #ifdef SC_AT_EXP2
-#define SC_EXP2_STEPS (16 * 256 + 1)
+#define SC_EXP2_STEPS (18 * 256 + 1)
 #define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
 _Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
 #endif
 
-/* The factor has 16 bits and is odd. */
+/* Of a factor of 16 bits that is odd, the largest difference that need be told from others: with the table one whose
+ * product with the factor is 16 to 18 octaves, where all are 0 (the chord of 2^31 / factor, 12 % above it at most). */
 static inline uint32_t largest_difference(uint32_t factor) {
 #ifdef SC_AT_EXP2
-    return 0x80000000u / factor + 1; /* whose product with the factor is the least that the table ends with */
+    return 0x18000u - factor;
 #else
     (void)factor;
     return 0xFFFF;

@@ -26,7 +26,7 @@ static inline int swapped(uint32_t layer) { return (int32_t)layer >= FIRST_SWAPP
 static SC_L2 uint8_t stage[SC_KV_LAYER_BYTES];
 #endif
 
-uint8_t *sc_cache_keys(uint32_t layer) {
+SC_HOT uint8_t *sc_cache_keys(uint32_t layer) {
 #if SC_KV_LAYERS_L2 > 0
     if (layer < SC_KV_LAYERS_L2) return in_l2[layer];
 #endif
@@ -41,7 +41,7 @@ uint8_t *sc_cache_keys(uint32_t layer) {
 #endif
 }
 
-uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + VALUES_AT; }
+SC_HOT uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + VALUES_AT; }
 
 #if SC_KV_LAYERS_HYPERRAM > 0
 

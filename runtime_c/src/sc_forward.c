@@ -180,7 +180,7 @@ static SC_L1 uint32_t kv_next; /* that core's own */
 #define VALUES_OF(layer) ((void)(layer), kv_layer[0] + SC_KV_BLOCKS * SC_K_BLOCK)
 
 /* Blocks that hold positions before this pass's. */
-static void kv_load(uint32_t layer) {
+SC_PHASE static void kv_load(uint32_t layer) {
     if (layer >= SC_LAYERS) return;
     sc_cache_await(layer);
     const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
@@ -199,7 +199,7 @@ static void kv_store(uint32_t layer) {
                            blocks * SC_V_BLOCK);
 }
 
-static void kv_wait(void) {
+SC_PHASE static void kv_wait(void) {
     sc_dma_wait(kv_dma[0]);
     sc_dma_wait(kv_dma[1]);
 }

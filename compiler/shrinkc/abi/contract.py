@@ -21,7 +21,7 @@ MATRIX_BYTES = 48
 PART_BYTES = 16
 TOP_BYTES = 8
 TABLE_BYTES = 2560  # of the tables of exp2 and sigmoid
-EXP2_STEPS_BYTES = 2 * (16 * 256 + 1)  # of that of exp2 over 16 octaves (sc_softmax.h)
+EXP2_STEPS_BYTES = 2 * (18 * 256 + 1)  # of that of exp2 over 18 octaves (sc_softmax.h)
 
 
 class Number(IntEnum):

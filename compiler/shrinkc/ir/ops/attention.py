@@ -38,7 +38,7 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
 
 
 STEPS_FROM = 128
-"""Context from which on 8 KiB of L1 for all values of exp2 are worth two instructions per probability."""
+"""Context from which on 9 KiB of L1 for all values of exp2 are worth two instructions per probability."""
 
 SHARES_MAX = 3
 
