@@ -58,7 +58,7 @@ SC_VIEW(kv_layer, KV_LAYER, uint8_t[SC_KV_BLOCKS * (SC_K_BLOCK + SC_V_BLOCK)], 1
 SC_VIEW(kv_tile, KV_TILE, uint8_t[SC_KV_TILE_BYTES], 2);
 #endif
 #if SC_LOGITS_IN_L1
-_Static_assert(4 * SC_VOCAB <= SC_BYTES_LOGITS, "planned bytes of sc_logits");
+_Static_assert(4 * SC_VOCAB * SC_LOGIT_TOKENS <= SC_BYTES_LOGITS, "planned bytes of sc_logits");
 #endif
 
 #endif

@@ -16,9 +16,9 @@ extern uint8_t sc_arena[SC_ARENA_BYTES];
  * logit (sc_choice), for which there may be SC_VERIFIED tokens. */
 enum sc_want { SC_NO_LOGITS, SC_LAST_LOGITS, SC_CHOICES };
 
-/* Rows of the logits of some tokens of the chunk, `stride` words apart in sc_logits. */
+/* Rows of the logits of the chunk's last tokens, `stride` words apart in sc_logits. */
 typedef struct {
-    uint32_t token, tokens, row, rows, stride;
+    uint32_t tokens, row, rows, stride;
 } sc_window;
 
 /* Where a run stands; set by the controller, read by the workers. */

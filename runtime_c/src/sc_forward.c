@@ -423,8 +423,7 @@ SC_PHASE static void transformer_layer(uint32_t index, int core) {
 /* Between rows of some tokens' logits and those that take their place. */
 static void compare(const sc_window w, int core) {
     sc_barrier();
-    for (uint32_t i = 0; i < w.tokens; i++)
-        sc_compare(w.token + i, sc_logits + i * w.stride, w.row, w.rows, core);
+    for (uint32_t i = 0; i < w.tokens; i++) sc_compare(i, sc_logits + i * w.stride, w.row, w.rows, core);
     if (core == 0) sc_now.window = w;
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
     sc_barrier();
@@ -436,11 +435,10 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t tokens = sc_now.tokens;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES) { /* which give all rows */
-        for (uint32_t t = 0; t < tokens; t++) {
-            linear(m, xv + t, 1, &out, core);
-            compare((sc_window){t, 1, 0, SC_VOCAB, SC_VOCAB}, core);
-        }
+    if (m->engine != SC_ON_CORES) { /* it gives all rows of all tokens */
+        out.stride = SC_VOCAB;
+        linear(m, xv, tokens, &out, core);
+        compare((sc_window){tokens, 0, SC_VOCAB, SC_VOCAB}, core);
         return;
     }
 #endif
@@ -455,7 +453,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
             part.rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)(blocks * SC_ROWS));
             out.stride = blocks * SC_ROWS;
             sc_matrix_tile(&part, tile, 0, blocks, xv, sv, tokens, &out, core, SC_CORES);
-            compare((sc_window){0, tokens, row, part.rows, out.stride}, core);
+            compare((sc_window){tokens, row, part.rows, out.stride}, core);
         }
     }
 }
@@ -473,7 +471,7 @@ SC_PHASE static void head(int core) {
         choices(m, core);
         return;
     }
-    if (core == 0) sc_now.window = (sc_window){first, 1, 0, SC_VOCAB, SC_VOCAB};
+    if (core == 0) sc_now.window = (sc_window){1, 0, SC_VOCAB, SC_VOCAB};
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }

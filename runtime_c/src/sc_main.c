@@ -106,7 +106,7 @@ int sc_main(void) {
     if (lookup > SC_LOOKUP_MAX) return refuse("more tokens to draft than a draft may have");
     if (lookup && how.inv_temp_q16) return refuse("lookup is for greedy sampling");
     if (lookup && SC_VERIFIED < 2)
-        return refuse("no room for lookup: it was compiled for passes of one token");
+        return refuse("no room for lookup: a pass of this program cannot verify a draft");
 
     sc_now.trace = in[SC_IN_TRACE];
     if ((sc_now.trace & SC_TRACE_LOGITS) && (!SC_ALL_LOGITS || sc_now.trace != SC_TRACE_LOGITS || most > 0))

@@ -105,7 +105,7 @@ void sc_observe(enum sc_op op, uint32_t layer, int core) {
         if (op == SC_LAYER_LAST) put_hashes(layer);
         const sc_window *w = &sc_now.window;
         for (uint32_t i = 0; op == SC_OP_LOGITS && i < w->tokens; i++)
-            put_logits(sc_now.position + w->token + i, sc_logits + i * w->stride);
+            put_logits(sc_now.position + sc_now.tokens - w->tokens + i, sc_logits + i * w->stride);
         took = sc_time() - start;
         sc_now.untimed += took;
     }

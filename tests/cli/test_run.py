@@ -263,13 +263,13 @@ def test_lookup_refused(cli: Cli, compiled: Path, options: list[object], said: s
     assert said in result.words
 
 
-def test_lookup_needs_passes_of_several_tokens(cli: Cli, program: Path) -> None:
+def test_lookup_needs_room(cli: Cli, program: Path) -> None:
     plan = json.loads((program / "plan.json").read_text())
-    assert plan["chunk"] > 1
-    (program / "plan.json").write_text(json.dumps({**plan, "chunk": 1}))
+    assert plan["verified"] > 1
+    (program / "plan.json").write_text(json.dumps({**plan, "verified": 1}))
     result = cli("run", program, "--prompt", "a", "--lookup", 2)
     assert (result.code, result.out) == (2, "")
-    assert "has room for one token" in result.words and "--l1" in result.words
+    assert "no room to verify a draft" in result.words and "--l1" in result.words
     (program / "plan.json").write_text("{}")
     result = cli("run", program, "--prompt", "a", "--lookup", 2)
     assert result.code == 61 and "plan.json" in result.words

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.abi import LOOKUP_MAX, Exit, Trace, verified_tokens
+from shrinkc.abi import LOOKUP_MAX, Exit, Trace
 from shrinkc.core.errors import DoesNotFit, RunFailed
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.steps import PassSizes
@@ -95,7 +95,7 @@ def prove_lookup(
 ) -> list[list[Pass]]:
     """The passes of runs with drafts of up to ``most`` tokens, each proved against plain decoding."""
     want = reference(program.graph, request) if want is None else want
-    verified = verified_tokens(program.plan.chunk, program.graph.vocab)
+    verified = program.plan.verified
     found = []
     for n in most:
         asked = replace(request, lookup=n)
@@ -281,7 +281,7 @@ def test_a_wrong_draft_leaves_the_dump_alone(tmp_path: Path) -> None:
     [
         (9, False, None, "more tokens to draft than a draft may have"),
         (3, False, WARM, "lookup is for greedy sampling"),
-        (3, True, None, "no room for lookup: it was compiled for passes of one token"),
+        (3, True, None, "no room for lookup: a pass of this program cannot verify a draft"),
     ],
 )
 def test_the_program_refuses(

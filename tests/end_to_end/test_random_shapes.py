@@ -16,7 +16,7 @@ import pytest
 
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.abi import LOOKUP_MAX, verified_tokens
+from shrinkc.abi import LOOKUP_MAX
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.importer import load_hf
 from shrinkc.numerics.sampling import Sampling
@@ -119,7 +119,7 @@ def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int)
         random_request(program.graph, rng, 1, min(context - 1, 20), hot),
     ]
     wanted = [reference(program.graph, r) for r in requests]
-    if verified_tokens(program.plan.chunk, program.graph.vocab) > 1:
+    if program.plan.verified > 1:
         requests.append(replace(requests[0], lookup=1 + seed % LOOKUP_MAX))
         wanted.append(wanted[0])
     program.build("host", **HOST_BUILDS[seed % len(HOST_BUILDS)])

@@ -29,6 +29,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
 from shrinkc.quantize.weights import Output, quantize_matrix
+from shrinkc.simulate.proof import Request, compare, parse, reference
 from shrinkc.targets import SIRACUSA, Target
 
 from .plain import lowered
@@ -215,7 +216,17 @@ def prove(program: Program, on: str, *prompts: int, **options: str) -> int:
     for n in prompts:
         request = random_request(program.graph, rng, n, 3, WARM if n == 3 else GREEDY)
         compared += program.prove(on, request, timeout_s=240).compared
-    return compared
+    return compared + prove_lookup(program, on)
+
+
+def prove_lookup(program: Program, on: str) -> int:
+    """Values compared of a run that verifies drafts: passes of several tokens, with all of their logits."""
+    request = Request((1, *(40, 41, 42) * 3), 8, ignore_eos=True, lookup=5)
+    got = parse(program.run(on, request, timeout_s=240))
+    verdict = compare(got, reference(program.graph, request), program.graph)
+    assert verdict.ok, verdict
+    assert max(p.tokens for p in got.passes) > 2
+    return verdict.compared
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -24,7 +24,6 @@ from end_to_end.programs import (
     smallest_l1,
 )
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.abi import verified_tokens
 from shrinkc.engines import CORES, THE_CORES, Engine
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
@@ -106,11 +105,10 @@ def requests(graph: Graph) -> list[Request]:
 
 
 def prove(program: Program, on: str, **options: str) -> int:
-    """Values compared of all requests, the greedy one also with drafts: their logits, an engine gives a token
-    at a time."""
+    """Values compared of all requests, the greedy one also with drafts."""
     program.build(on, **options)
     asked = requests(program.graph)
-    if verified_tokens(program.plan.chunk, program.graph.vocab) > 1:
+    if program.plan.verified > 1:
         asked.append(replace(asked[0], lookup=5))
     return sum(program.prove(on, r).compared for r in asked)
 

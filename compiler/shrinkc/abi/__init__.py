@@ -25,7 +25,6 @@ from shrinkc.abi.contract import (
     input_block,
     input_words,
     kv_block_bytes,
-    verified_tokens,
 )
 
 __all__ = [
@@ -50,5 +49,4 @@ __all__ = [
     "input_block",
     "input_words",
     "kv_block_bytes",
-    "verified_tokens",
 ]

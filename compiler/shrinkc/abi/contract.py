@@ -107,14 +107,6 @@ class Time(StrEnum):
     DECODE = "D"
 
 
-def verified_tokens(chunk: int, vocab: int) -> int:
-    """Tokens of a pass that can give the choices of all: the draft's and one before them.
-
-    Their logits share the room for one token's, a block of rows each at least.
-    """
-    return max(1, min(chunk, vocab // ROW_BLOCK, LOOKUP_MAX + 1))
-
-
 def input_words(context: int) -> int:
     """Words of a whole input."""
     return InputWord.TOKENS + context

@@ -17,7 +17,6 @@ from shrinkc.abi import (
     head_state_bytes,
     input_words,
     kv_block_bytes,
-    verified_tokens,
 )
 from shrinkc.codegen.formats import c_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
@@ -287,7 +286,7 @@ def emit(
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_layer_in_l1": sizes.kv_layer_in_l1,
         "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
-        "verified": verified_tokens(plan.chunk, graph.vocab),
+        "logit_tokens": sizes.logit_tokens,
         "input_words": input_words(graph.context),
         "context": graph.context,
     }

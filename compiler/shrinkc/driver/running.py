@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, cast
 
-from shrinkc.abi import LOOKUP_MAX, Trace, verified_tokens
+from shrinkc.abi import LOOKUP_MAX, Trace
 from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
@@ -195,7 +195,7 @@ def run_directory(
         reporter.note(f"note: changed since it was compiled: {', '.join(changed)}")
     asked = device_request(request, manifest, tokenizer)
     if asked.lookup:
-        _check_room_for_lookup(directory, manifest)
+        _check_room_for_lookup(directory)
     machine = request.machine
     with reporter.stage(f"building for {target.programs[machine]}"):
         options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
@@ -462,18 +462,19 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
     return profile
 
 
-def _check_room_for_lookup(directory: Path, manifest: artifact.Manifest) -> None:
+def _check_room_for_lookup(directory: Path) -> None:
     """UsageError where a pass of the program has no room for a draft."""
     try:
-        chunk = int(json.loads((directory / artifact.PLAN).read_text(encoding="utf-8"))["chunk"])
+        plan = json.loads((directory / artifact.PLAN).read_text(encoding="utf-8"))
+        verified = int(plan["verified"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadArtifact(
-            f"{directory / artifact.PLAN} does not say how many tokens a pass takes: {error}.",
+            f"{directory / artifact.PLAN} does not say how many tokens a pass can verify: {error}.",
             "compile the model again.",
         ) from error
-    if verified_tokens(chunk, manifest.vocab_size) < 2:
+    if verified < 2:
         raise UsageError(
-            f"--lookup is not possible: a pass of {directory} has room for one token.",
+            f"--lookup is not possible: a pass of {directory} has no room to verify a draft.",
             "leave it out; or compile the model with more --l1 or a shorter --context.",
         )
 

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from shrinkc.abi import TOP_BYTES, verified_tokens
+from shrinkc.abi import TOP_BYTES
 from shrinkc.storage import MatrixShape
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class PassSizes:
 
     ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1, all of a
-    layer's where they fit."""
+    layer's where they fit.  A pass can give the choices of up to ``verified`` tokens, whose logits have the
+    room of ``logit_tokens``."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -104,6 +105,8 @@ class PassSizes:
     kv_tile: int
     logits_in_l1: bool
     scratch: int = 0
+    verified: int = 1
+    logit_tokens: int = 1
 
     @property
     def kv_layer_in_l1(self) -> bool:
@@ -135,7 +138,7 @@ class PassSizes:
     @property
     def tops(self) -> int:
         """Bytes of each core's largest logit, of as many tokens as a pass can verify."""
-        return TOP_BYTES * self.cores * verified_tokens(self.chunk, self.vocab)
+        return TOP_BYTES * self.cores * self.verified
 
     def words(self, n: int) -> int:
         """Bytes of ``n`` int32 per token."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.steps import Access, PassSizes, loop_of
@@ -42,8 +43,8 @@ class Plan:
     """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
 
     ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
-    last ones in HyperRAM; ``beside``: what memories behind
-    L1 hold beside weights and tables.
+    last ones in HyperRAM; ``beside``: what memories behind L1 hold beside weights and
+    tables; ``verified``: the most tokens of a pass that gives the choices of all.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Plan:
     kv_layers: dict[str, int]
     kv_tile_blocks: int
     logits_in_l1: bool
+    verified: int
     stage_bytes: int
     embed_stage: int
     table_stage: int
@@ -91,23 +93,36 @@ class Plan:
 
 
 def pass_sizes(
-    s: ModelShape, t: Target, chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool
+    s: ModelShape,
+    t: Target,
+    chunk: int,
+    tile: int,
+    kv_l1: bool,
+    kv_tile: int,
+    logits_l1: bool,
+    verified: int = 1,
 ) -> PassSizes:
-    """What the steps of a pass compute their buffers from."""
+    """What the steps of a pass compute their buffers from.
+
+    The cores put some rows of all tokens that are verified where one token's logits have room; other
+    engines give whole results.
+    """
     scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.matrices)
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
         cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv_l1, kv_tile=kv_tile,
-        logits_in_l1=logits_l1, scratch=scratch,
+        logits_in_l1=logits_l1, scratch=scratch, verified=verified,
+        logit_tokens=1 if s.head.engine == CORES else verified,
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
     return pass_sizes(
-        s, t, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1
-    )
+        s, t, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
+        plan.verified,
+    )  # fmt: skip
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
@@ -223,6 +238,25 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
+def _verified(
+    s: ModelShape, t: Target, total: int, chosen: tuple[int, int, bool, int, bool]
+) -> int:
+    """The most tokens of a pass whose choices it can give, in the L1 that is left; 1 where there is no room.
+
+    Of each there is room for a block of rows at least."""
+    chunk, *_, logits_l1 = chosen
+    most = min(chunk, LOOKUP_MAX + 1)
+    if s.head.engine == CORES:
+        most = min(most, s.vocab // ROW_BLOCK)
+    elif not logits_l1:
+        return 1
+    budget = total - t.l1_system - layer_table_bytes(s)
+    fitting = (
+        n for n in range(most, 1, -1) if _arena(l1_buffers(pass_sizes(s, t, *chosen, n))) <= budget
+    )
+    return next(fitting, 1)
+
+
 def bytes_beside_weights(s: ModelShape, t: Target) -> int:
     """Bytes on the chip that no weights can have, where nothing comes from flash.
 
@@ -238,14 +272,15 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     Raises DoesNotFit with need, have and excess of the level and its largest consumers.
     """
     total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
-    l1 = place(l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1)))
+    chosen = chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
+    verified = _verified(s, t, total_l1, chosen)
+    l1 = place(l1_buffers(pass_sizes(s, t, *chosen, verified)))
     behind = arrange(s, t, Asked(kv_l1, logits_l1, chunk, tile))
     capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv_l1, kv_layers=behind.kv_layers, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1,
-        stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
+        verified=verified, stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
         table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
         beside=behind.beside, tables=behind.tables, placements=behind.placements,
         used=behind.used, capacity=capacity,

@@ -65,6 +65,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
         t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
+        plan.verified, 1 if s.head.engine == CORES else plan.verified,
     )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "head_scratch": cores * _skewed(6 * positions + 12),
         "head_state": cores * _head_states(s, plan, cores) * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
-        "tops": 8 * cores * max(1, min(chunk, s.vocab // 8, 9)),
+        "tops": 8 * cores * plan.verified,
     }
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
@@ -124,7 +125,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if s.context >= 128 and ("k_cache" in out or "kv_layer" in out):
         out["exp2"] = EXP2_STEPS_BYTES
     if plan.logits_in_l1:
-        out["logits"] = 4 * s.vocab
+        out["logits"] = 4 * s.vocab * (1 if s.head.engine == CORES else plan.verified)
     return out
 
 
@@ -223,6 +224,9 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     have = {b.name: b for b in plan.l1}
     if len(have) != len(plan.l1):
         yield "two L1 buffers of one name"
+    room = s.vocab // 8 if s.head.engine == CORES else s.vocab if plan.logits_in_l1 else 1
+    if not 1 <= plan.verified <= max(1, min(plan.chunk, 9, room)):
+        yield f"{plan.verified} tokens verified in a pass of {plan.chunk}, with room for {room}"
     sizes = _sizes(plan, s, t)
     yield from _misread(sizes, s)
     need = _bytes(plan, s, t)

@@ -50,6 +50,7 @@ enum sc_op {
 /* schedule */
 #define SC_CHUNK 1
 #define SC_VERIFIED 1 /* tokens of a pass that gives the choices of all */
+#define SC_LOGIT_TOKENS 1 /* tokens whose logits there is room for */
 #define SC_TILE_BYTES 784
 #define SC_KV_IN_L1 0
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */

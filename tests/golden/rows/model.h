@@ -50,6 +50,7 @@ enum sc_op {
 /* schedule */
 #define SC_CHUNK 16
 #define SC_VERIFIED 9 /* tokens of a pass that gives the choices of all */
+#define SC_LOGIT_TOKENS 9 /* tokens whose logits there is room for */
 #define SC_TILE_BYTES 0
 #define SC_KV_IN_L1 1
 #define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
@@ -97,14 +98,14 @@ enum sc_op {
 #define SC_ARENA_BYTES 38272
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
+#define SC_AT_LOGITS 28032
+#define SC_BYTES_LOGITS 3856
 #define SC_AT_PARTS 28032
 #define SC_BYTES_PARTS 2048
-#define SC_AT_TOPS 28032
-#define SC_BYTES_TOPS 576
-#define SC_AT_LOGITS 28608
-#define SC_BYTES_LOGITS 432
 #define SC_AT_Y 30080
 #define SC_BYTES_Y 2048
+#define SC_AT_TOPS 31888
+#define SC_BYTES_TOPS 576
 #define SC_AT_HEAD_SCRATCH 32128
 #define SC_BYTES_HEAD_SCRATCH 1632
 #define SC_AT_HEAD_WORK 32128

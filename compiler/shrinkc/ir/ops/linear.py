@@ -136,7 +136,7 @@ class Linear(Op):
         to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
         if not step.in_layer:
             if sizes.logits_in_l1:
-                yield Use(to, Access.WRITE, 4 * rows)  # of one token only, or parts of some
+                yield Use(to, Access.WRITE, 4 * rows * sizes.logit_tokens)
             yield Use("tops", Access.WRITE, sizes.tops)
         else:
             access = Access.UPDATE if len(step.inputs) == 2 else Access.WRITE
