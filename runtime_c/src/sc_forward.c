@@ -169,21 +169,33 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
 #endif
 }
 
-#if SC_KV_LAYER_IN_L1
+#if !SC_KV_IN_L1
+static SC_L1 sc_dma kv_dma[2];
+
+static inline uint32_t kv_blocks(uint32_t positions) {
+    return (positions + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+}
+
+/* Whether this pass has a layer's cache in L1. */
+static inline int kv_whole(void) {
+    return SC_KV_WINDOW >= SC_KV_BLOCKS || kv_blocks(sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
+}
+#endif
+
+#if SC_KV_WINDOW > 0
 
 /* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
  * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  The
  * core that has tiles copied starts and awaits all of it. */
-static SC_L1 sc_dma kv_dma[2];
 static SC_L1 uint32_t kv_next; /* that core's own */
-#define KEYS(layer) ((void)(layer), kv_layer[0])
-#define VALUES_OF(layer) ((void)(layer), kv_layer[0] + SC_KV_BLOCKS * SC_K_BLOCK)
+#define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
+#define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
 
 /* Blocks that hold positions before this pass's. */
 SC_PHASE static void kv_load(uint32_t layer) {
-    if (layer >= SC_LAYERS) return;
+    if (layer >= SC_LAYERS || !kv_whole()) return;
     sc_cache_await(layer);
-    const uint32_t blocks = (sc_now.position + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    const uint32_t blocks = kv_blocks(sc_now.position);
     if (!blocks) return;
     kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
     kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
@@ -281,10 +293,14 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
 }
 
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
-#if SC_KV_LAYER_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES) && sc_now.position > 0) kv_wait();
-#else
-    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_await(layer);
+#if !SC_KV_IN_L1
+    if (core == SC_LAST_CORE(SC_CORES)) {
+        if (!kv_whole()) sc_cache_await(layer);
+#if SC_KV_WINDOW > 0
+        else if (sc_now.position > 0)
+            kv_wait();
+#endif
+    }
 #endif
     sc_barrier();
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
@@ -296,7 +312,7 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     }
 }
 
-#if SC_KV_IN_L1 || SC_KV_LAYER_IN_L1
+#if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
 SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_scores(h, state, core);
@@ -306,9 +322,9 @@ SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_finish(h, state, core);
 }
 
-SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
     sc_barrier();
-#if SC_KV_LAYER_IN_L1
+#if !SC_KV_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
 #endif
     sc_heads h = {
@@ -321,7 +337,7 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
         head = (uint32_t)heads_attend(&h, (int)head, SC_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
         if (shared) attend_shared(&h, core);
     }
-#if SC_KV_LAYER_IN_L1
+#if !SC_KV_IN_L1
     if (core == SC_LAST_CORE(SC_CORES)) {
         kv_wait();
         sc_cache_swap(index);
@@ -330,7 +346,9 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 #endif
 }
 
-#else
+#endif
+
+#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_KV_BLOCKS
 
 /* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
@@ -375,30 +393,28 @@ static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t block
     }
 }
 
-static SC_L1 sc_dma kv_dma;
-
-static void kv_load(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks) {
+static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks) {
     const uint8_t *src;
     uint32_t bytes;
     kv_piece(index, n, pieces, blocks, &src, &bytes);
-    kv_dma = sc_dma_in(kv_tile[n & 1], src, bytes);
+    kv_dma[0] = sc_dma_in(kv_tile[n & 1], src, bytes);
 }
 
 /* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
-SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
-    const uint32_t blocks = (sc_now.position + sc_now.tokens + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+    const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
     for (uint32_t round = 0; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */
-        if (core == 0) kv_load(index, 0, pieces, blocks);
+        if (core == 0) kv_load_piece(index, 0, pieces, blocks);
         if (item < items) head_begin(layer, item, core);
         for (uint32_t n = 0; n < 3 * pieces; n++) {
-            if (core == 0) sc_dma_wait(kv_dma);
+            if (core == 0) sc_dma_wait(kv_dma[0]);
             sc_barrier();
-            if (core == 0 && n + 1 < 3 * pieces) kv_load(index, n + 1, pieces, blocks);
+            if (core == 0 && n + 1 < 3 * pieces) kv_load_piece(index, n + 1, pieces, blocks);
             if (item >= items) continue;
             uint32_t pass = n / pieces;
             head_pass((enum kv_pass)pass, item, kv_tile[n & 1],
@@ -411,6 +427,19 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 }
 
 #endif
+
+SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_KV_BLOCKS
+    attend_whole(s, index, core);
+#elif SC_KV_WINDOW == 0
+    attend_in_pieces(s, index, core);
+#else
+    if (kv_whole())
+        attend_whole(s, index, core);
+    else
+        attend_in_pieces(s, index, core);
+#endif
+}
 
 SC_PHASE static void transformer_layer(uint32_t index, int core) {
     const sc_layer_step *s = sc_layer_steps;
@@ -501,7 +530,7 @@ SC_HOT void sc_forward(void *unused, int core) {
 #if SC_ROPE_IN_FLASH
     sc_barrier(); /* before another core asks flash for weights */
 #endif
-#if SC_KV_LAYER_IN_L1
+#if SC_KV_WINDOW > 0
     if (core == SC_LAST_CORE(SC_CORES)) kv_load(0);
 #endif
     embed(core);

@@ -1,5 +1,5 @@
-"""Where the cache lies behind L1 never changes a number: L2, weight memory, HyperRAM, a layer here and one there, in
-pieces and a layer at a time; nor does where RoPE's rows and the tokens' texts are read from."""
+"""Where the cache lies behind L1 never changes a number: L2, weight memory, HyperRAM, a layer here and one there;
+in pieces, a layer at a time, or first this and then that; nor does where RoPE's rows and texts are read from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import make_plan, planned_sizes
+from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, reference
@@ -49,13 +49,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(model, graph, shape_of(graph, model), request, reference(graph, request))
 
 
-def by_layer(m: Model) -> int:
-    """An L1 budget at which a layer's cache comes into L1."""
-    for budget in range(SIRACUSA.l1, 0, -KIB):
-        sizes = planned_sizes(m.shape, SIRACUSA, make_plan(m.shape, SIRACUSA, budget))
-        if sizes.kv_layer_in_l1:
+def budget_for(m: Model, mode: str) -> int:
+    """An L1 budget at which a layer's cache comes into L1 always, or in a part of the run; or in pieces."""
+    if mode == "pieces":
+        return smallest_l1(m.shape)
+    for budget in range(SIRACUSA.l1, 0, -KIB // 4):
+        plan = make_plan(m.shape, SIRACUSA, budget)
+        if plan.kv_window_blocks and mode_of(m, plan) == mode:
             return budget
     raise AssertionError("no budget")
+
+
+def mode_of(m: Model, plan: Plan) -> str:
+    if not plan.kv_window_blocks:
+        return "pieces"
+    return "by layer" if 4 * plan.kv_window_blocks >= m.shape.context else "both"
 
 
 @dataclass(frozen=True)
@@ -83,16 +91,17 @@ def cramped(m: Model, l1: int, places: Places) -> Target:
 
 
 def compiled(m: Model, out: Path, mode: str, places: Places) -> Program:
-    l1 = by_layer(m) if mode == "by layer" else smallest_l1(m.shape)
+    l1 = budget_for(m, mode)
     program = compile_graph(m.graph, m.model, out, cramped(m, l1, places), l1)
-    sizes = planned_sizes(m.shape, program.target, program.plan)
-    assert sizes.kv_layer_in_l1 == (mode == "by layer") and not program.plan.kv_in_l1
+    assert mode_of(m, program.plan) == mode and not program.plan.kv_in_l1
+    positions = len(m.request.prompt) + m.request.new_tokens
+    assert mode != "both" or 8 < 4 * program.plan.kv_window_blocks < positions
     assert program.plan.kv_layers == places.layers()
     assert {x.level for x in program.plan.tables} == {"wmem"}
     return program
 
 
-MODES = pytest.mark.parametrize("mode", ["by layer", "pieces"])
+MODES = pytest.mark.parametrize("mode", ["by layer", "both", "pieces"])
 PLACES = pytest.mark.parametrize(
     "places",
     [Places(0, 4), Places(3, 1), Places(0, 0), Places(2, 0), Places(0, 2), Places(1, 1)],
@@ -130,7 +139,7 @@ def test_on_the_soc(tmp_path: Path, small: Model, mode: str, places: Places) -> 
 def with_tables_in_flash(m: Model, out: Path, names: tuple[str, ...], staged: bool) -> Program:
     """On a chip that is too small by little: these tables give their room to weights; staged: of weights too
     something comes from flash."""
-    l1 = by_layer(m)
+    l1 = budget_for(m, "by layer")
     target = cramped(m, l1, Places(LAYERS, 0))
     target = replace(target, levels=tuple(v for v in target.levels if v.name != "hyperram"))
     for l2, wmem in itertools.product((48, 64), range(40)):

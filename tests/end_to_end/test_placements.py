@@ -57,7 +57,7 @@ def want(graph: Graph, request_: Request) -> Record:
 
 def schedule_of(plan: Plan) -> tuple[object, ...]:
     """What the C program does differently from plan to plan."""
-    return plan.chunk, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1
+    return plan.chunk, plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks, plan.logits_in_l1
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,9 @@ def test_every_l1_budget_gives_identical_integers(
         assert sorted(lines) == first, f"L1 of {budget} bytes"
     # KV cache in L1 and in L2, several chunk lengths, several sizes of its pieces
     assert {s[1] for s in schedules} == {True, False}
+    assert any(0 < int(str(s[2])) * 4 < CONTEXT for s in schedules), "a part of a layer's cache"
     assert len({s[0] for s in schedules}) > 1
-    assert len({s[2] for s in schedules}) > 1
+    assert len({s[3] for s in schedules}) > 1
 
 
 def test_first_refused_budget_is_one_byte_below_the_last_planned(

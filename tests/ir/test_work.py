@@ -99,11 +99,13 @@ def test_heads_that_are_fewer_than_cores_share_positions(heads: int, lives: list
 def test_a_cache_in_pieces_is_moved() -> None:
     """Keys twice and values once for each round of 8 heads, in blocks of 4 positions."""
     shape = make_shape(heads=12, kv_heads=12, head_dim=10, context=500, layers=10)
-    plan = make_plan(shape, SIRACUSA, 70 * KIB)
-    assert not plan.kv_in_l1 and 4 * plan.kv_tile_blocks < shape.context
-    moved = steps_of(shape, 1, 100, l1=70 * KIB)["attn"].work.moved
+    plan = make_plan(shape, SIRACUSA, 132 * KIB)
+    assert not plan.kv_in_l1 and 0 < 4 * plan.kv_window_blocks < shape.context
+    moved = steps_of(shape, 1, 490, l1=132 * KIB)["attn"].work.moved
     k_block, v_block = 4 * 12 * (4 + 12), 4 * 12 * 10
-    assert moved == 2 * 26 * (2 * k_block + v_block)
+    assert moved == 2 * 123 * (2 * k_block + v_block)
+    # as long as it is short, a layer's comes into L1
+    assert steps_of(shape, 1, 20, l1=132 * KIB)["attn"].work.moved == 0
     # a cache that is in L1 stays there
     assert steps_of(make_shape(), 1, 100)["attn"].work.moved == 0
 

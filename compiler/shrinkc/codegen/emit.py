@@ -29,7 +29,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.behind import PIECE_WINDOW
-from shrinkc.memory.parts import gains_in_l1, kv_layer_bytes, layer_bytes
+from shrinkc.memory.parts import align, gains_in_l1, kv_layer_bytes, kv_shape, layer_bytes
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
@@ -243,7 +243,7 @@ def emit(
     dotted = on_cores or [w for _, w, _ in stored]  # the kernels are compiled for some format
     formats = {c_format(w) for w in dotted}
     widths = {w.bits for w in dotted} | {m.bits for m in side_shapes}
-    sizes = planned_sizes(shape, target, plan)
+    sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape)
     held = buffer_bytes(sizes)
     values = {
         "command": command,
@@ -284,8 +284,7 @@ def emit(
         "piece_window": PIECE_WINDOW,
         "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
-        "kv_layer_in_l1": sizes.kv_layer_in_l1,
-        "kv_tile_bytes": next((b.bytes // 2 for b in plan.l1 if b.name == "kv_tile"), 0),
+        "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         "logit_tokens": sizes.logit_tokens,
         "input_words": input_words(graph.context),
         "context": graph.context,

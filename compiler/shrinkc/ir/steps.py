@@ -85,9 +85,9 @@ class PassSizes:
     """A pass of ``chunk`` tokens on ``cores``: what ops compute their buffers from.
 
     ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
-    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1, all of a
-    layer's where they fit.  A pass can give the choices of up to ``verified`` tokens, whose logits have the
-    room of ``logit_tokens``."""
+    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
+    ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
+    A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -107,15 +107,23 @@ class PassSizes:
     scratch: int = 0
     verified: int = 1
     logit_tokens: int = 1
+    kv_window: int = 0
 
     @property
     def kv_layer_in_l1(self) -> bool:
-        """Whether a cache that is not in L1 comes there a layer at a time.
+        """Whether a cache that is not in L1 always comes there a layer at a time."""
+        return 0 < self.context <= 4 * self.kv_window
 
-        The step whose matrix is gate and up starts the next layer's, so there has to be one.
-        """
+    def cache_in_l1(self, positions: int) -> bool:
+        """Whether the cache that a layer attends to is in L1 when it has so many positions."""
+        return self.kv_in_l1 or -(-positions // 4) <= self.kv_window
+
+    @property
+    def starts_next_cache(self) -> bool:
+        """Whether a layer's cache can come into L1: the step whose matrix is gate and up starts the next
+        layer's, so there has to be one."""
         starts = sum(s.in_layer and s.op.how(s, self.steps) == "SC_SILU" for s in self.steps)
-        return not self.kv_in_l1 and 4 * self.kv_tile >= self.context and starts == 1
+        return starts == 1
 
     @cached_property
     def _by_name(self) -> dict[str, Step]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
 from shrinkc.core.errors import DoesNotFit, Lack
@@ -36,6 +36,7 @@ PLAN_VERSION = 4
 CHUNKS = (16, 8, 4, 2, 1)
 TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
 KV_TILE_CAP = 16 * KIB
+KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Plan:
     tile_bytes: int
     kv_in_l1: bool
     kv_layers: dict[str, int]
+    kv_window_blocks: int
     kv_tile_blocks: int
     logits_in_l1: bool
     verified: int
@@ -92,13 +94,21 @@ class Plan:
         return cls(**{**found, **lists})
 
 
+class KvUse(NamedTuple):
+    """How the cache uses L1, in blocks of 4 positions: all of it is there; or a layer's while it has no more
+    than ``window``, and else pieces of ``tile``."""
+
+    all_in_l1: bool
+    window: int
+    tile: int
+
+
 def pass_sizes(
     s: ModelShape,
     t: Target,
     chunk: int,
     tile: int,
-    kv_l1: bool,
-    kv_tile: int,
+    kv: KvUse,
     logits_l1: bool,
     verified: int = 1,
 ) -> PassSizes:
@@ -111,18 +121,16 @@ def pass_sizes(
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
-        cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv_l1, kv_tile=kv_tile,
+        cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv.all_in_l1, kv_tile=kv.tile,
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
-        logit_tokens=1 if s.head.engine == CORES else verified,
+        logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window,
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
-    return pass_sizes(
-        s, t, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
-        plan.verified,
-    )  # fmt: skip
+    kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
+    return pass_sizes(s, t, plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.verified)
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
@@ -191,11 +199,11 @@ def _arena(buffers: list[Buffer]) -> int:
     return max(b.offset + b.bytes for b in place(buffers))
 
 
-def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, int, bool]:
-    """(chunk, tile bytes, kv in L1, kv tile blocks, logits in L1) for the best use of L1.
+def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, KvUse, bool]:
+    """(chunk, tile bytes, the cache's use, logits in L1) for the best use of L1.
 
-    Preferences in order: KV cache and logits in L1, then long prefill chunks, then a whole layer's cache
-    where not all layers' is in L1, then large tiles.
+    Preferences in order: KV cache and logits in L1, then long prefill chunks, then a layer's cache, or as much
+    of it as possible, where not all layers' is in L1, then large tiles.
     Raises DoesNotFit when not even the smallest of everything fits.
     """
     overhead = t.l1_system + layer_table_bytes(s)
@@ -205,20 +213,33 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     block = max((m.block_bytes for m in tiled), default=0)
     want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
     want = max(align(want), align(block))
-    kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // max(kv.k_block, kv.v_block)))
+    larger, both = max(kv.k_block, kv.v_block), kv.k_block + kv.v_block
+    kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // larger))
+    pieces = [KvUse(False, 0, kv_tiles), KvUse(False, 0, 1)]
+    by_layer = [KvUse(False, kv.blocks, kv.blocks)]
+    by_layer += [
+        KvUse(False, window, window * both // 2 // ALIGN * ALIGN // larger)
+        for window in (kv.blocks * eighths // 8 for eighths in KV_WINDOWS)
+        if window > 1
+    ]
 
-    def buffers(chunk: int, tile: int, kv_l1: bool, kv_tile: int, logits_l1: bool) -> list[Buffer]:
-        return l1_buffers(pass_sizes(s, t, chunk, tile, kv_l1, kv_tile, logits_l1))
+    def buffers(chunk: int, tile: int, use: KvUse, logits_l1: bool) -> list[Buffer]:
+        return l1_buffers(pass_sizes(s, t, chunk, tile, use, logits_l1))
 
-    def tile_for(chunk: int, kv_l1: bool, kv_tile: int, logits_l1: bool, least: int) -> int:
+    in_l1 = KvUse(True, 0, kv_tiles)
+    outside = pieces
+    if pass_sizes(s, t, 1, 0, in_l1, False).starts_next_cache:
+        outside = by_layer + pieces
+
+    def tile_for(chunk: int, use: KvUse, logits_l1: bool, least: int) -> int:
         """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
-            return _arena(buffers(chunk, tile, kv_l1, kv_tile, logits_l1)) <= budget
+            return _arena(buffers(chunk, tile, use, logits_l1)) <= budget
 
         if not fits(least):
             return -1
-        free = budget - _arena(buffers(chunk, 0, kv_l1, kv_tile, logits_l1))
+        free = budget - _arena(buffers(chunk, 0, use, logits_l1))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
             tile = max(least, tile - 16 * ALIGN)
@@ -228,19 +249,17 @@ def _choose_l1(s: ModelShape, t: Target, total: int) -> tuple[int, int, bool, in
     for enough in (comfortable, align(block)):
         for kv_l1, logits_l1 in ((True, True), (False, True), (False, False)):
             for chunk in CHUNKS if kv_l1 or enough == comfortable else CHUNKS[::-1]:
-                for kv_tile in (kv_tiles, 1) if kv_l1 else (kv.blocks, kv_tiles, 1):
-                    tile = tile_for(chunk, kv_l1, kv_tile, logits_l1, enough)
+                for use in [in_l1] if kv_l1 else outside:
+                    tile = tile_for(chunk, use, logits_l1, enough)
                     if tile >= enough:
-                        return chunk, tile, kv_l1, kv_tile, logits_l1
-    least = place(buffers(1, align(block), False, 1, False))
+                        return chunk, tile, use, logits_l1
+    least = place(buffers(1, align(block), pieces[-1], False))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
-def _verified(
-    s: ModelShape, t: Target, total: int, chosen: tuple[int, int, bool, int, bool]
-) -> int:
+def _verified(s: ModelShape, t: Target, total: int, chosen: tuple[int, int, KvUse, bool]) -> int:
     """The most tokens of a pass whose choices it can give, in the L1 that is left; 1 where there is no room.
 
     Of each there is room for a block of rows at least."""
@@ -262,8 +281,8 @@ def bytes_beside_weights(s: ModelShape, t: Target) -> int:
 
     Raises DoesNotFit where L1, or what is behind it, is too small.
     """
-    chunk, tile, kv_l1, _, logits_l1 = _choose_l1(s, t, t.l1)
-    return beside_weights(s, t, Asked(kv_l1, logits_l1, chunk, tile))
+    chunk, tile, kv, logits_l1 = _choose_l1(s, t, t.l1)
+    return beside_weights(s, t, Asked(kv.all_in_l1, logits_l1, chunk, tile))
 
 
 def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
@@ -272,15 +291,16 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     Raises DoesNotFit with need, have and excess of the level and its largest consumers.
     """
     total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    chosen = chunk, tile, kv_l1, kv_tile, logits_l1 = _choose_l1(s, t, total_l1)
+    chosen = chunk, tile, kv, logits_l1 = _choose_l1(s, t, total_l1)
     verified = _verified(s, t, total_l1, chosen)
     l1 = place(l1_buffers(pass_sizes(s, t, *chosen, verified)))
-    behind = arrange(s, t, Asked(kv_l1, logits_l1, chunk, tile))
+    behind = arrange(s, t, Asked(kv.all_in_l1, logits_l1, chunk, tile))
     capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
-        kv_in_l1=kv_l1, kv_layers=behind.kv_layers, kv_tile_blocks=kv_tile, logits_in_l1=logits_l1,
-        verified=verified, stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
+        kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
+        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, verified=verified,
+        stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
         table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
         beside=behind.beside, tables=behind.tables, placements=behind.placements,
         used=behind.used, capacity=capacity,

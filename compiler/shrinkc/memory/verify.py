@@ -48,7 +48,7 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
     """States per core: more than one where up to three parts of heads fall to each core, which needs
     the cache in L1 and a context in which the cores that idle otherwise are worth a thousand cycles."""
     left = s.heads % cores
-    in_l1 = plan.kv_in_l1 or 4 * plan.kv_tile_blocks >= s.context
+    in_l1 = plan.kv_in_l1 or plan.kv_window_blocks > 0
     if (
         not left
         or not in_l1
@@ -65,7 +65,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
         t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
-        plan.verified, 1 if s.head.engine == CORES else plan.verified,
+        plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
     )  # fmt: skip
 
 
@@ -117,10 +117,12 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if plan.kv_in_l1:
         out["k_cache"] = s.num_layers * positions // 4 * k_block
         out["v_cache"] = s.num_layers * positions // 4 * v_block
-    elif 4 * plan.kv_tile_blocks >= s.context:
-        out["kv_layer"] = positions // 4 * (k_block + v_block)
-    else:
-        piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
+    elif plan.kv_window_blocks:
+        out["kv_layer"] = plan.kv_window_blocks * (k_block + v_block)
+    piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
+    if plan.kv_window_blocks and 4 * plan.kv_window_blocks < s.context:
+        out["kv_layer"] = max(out["kv_layer"], 2 * piece)  # a longer cache comes in pieces
+    elif not plan.kv_in_l1 and not plan.kv_window_blocks:
         out["kv_tile"] = 2 * piece
     if s.context >= 128 and ("k_cache" in out or "kv_layer" in out):
         out["exp2"] = EXP2_STEPS_BYTES
@@ -228,6 +230,10 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     if not 1 <= plan.verified <= max(1, min(plan.chunk, 9, room)):
         yield f"{plan.verified} tokens verified in a pass of {plan.chunk}, with room for {room}"
     sizes = _sizes(plan, s, t)
+    if plan.kv_window_blocks and (plan.kv_in_l1 or not sizes.starts_next_cache):
+        yield "kv_layer: nothing brings a layer's cache there"
+    if plan.kv_window_blocks and plan.kv_tile_blocks > plan.kv_window_blocks:
+        yield f"kv_layer: pieces of {plan.kv_tile_blocks} blocks of {plan.kv_window_blocks}"
     yield from _misread(sizes, s)
     need = _bytes(plan, s, t)
     for step in s.steps:

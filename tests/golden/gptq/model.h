@@ -53,13 +53,13 @@ enum sc_op {
 #define SC_LOGIT_TOKENS 1 /* tokens whose logits there is room for */
 #define SC_TILE_BYTES 16896
 #define SC_KV_IN_L1 1
-#define SC_KV_LAYER_IN_L1 0 /* else, where not all is: in pieces */
+#define SC_KV_WINDOW 0 /* blocks: no longer, a layer's cache comes into L1; else in pieces */
 #define SC_KV_LAYERS_L2 0 /* the first layers, whose cache is there */
 #define SC_KV_LAYERS_WMEM 0 /* the next ones */
 #define SC_KV_LAYERS_HYPERRAM 0 /* the others */
 #define SC_KV_LAYER_BYTES 1152
 #define SC_KV_TILE_BLOCKS 4
-#define SC_KV_TILE_BYTES 0
+#define SC_KV_TILE_BYTES 640
 #define SC_LOGITS_IN_L1 1
 #define SC_STAGE_BYTES 0
 #define SC_EMBED_STAGE 0

@@ -55,7 +55,7 @@ def shares_per_core(sizes: PassSizes) -> int:
     them out by ranges of positions (sc_shares.h), if that is in no more than SHARES_MAX parts per
     core and the context long enough to gain from it."""
     left = sizes.heads % sizes.cores
-    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_layer_in_l1):
+    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_window):
         return 1
     shares = left // math.gcd(left, sizes.cores)
     return shares if shares <= SHARES_MAX and sizes.context >= shared_from(sizes) else 1
@@ -65,7 +65,7 @@ def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
     """(parts of heads that each core has at a position, parts of a head), (0, 1) where no heads are shared:
     heads_shared() of sc_shares.h."""
     left = sizes.heads % sizes.cores
-    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_layer_in_l1):
+    if left == 0 or not sizes.cache_in_l1(position + 1):
         return 0, 1
     ranges = sizes.cores // math.gcd(left, sizes.cores)
     shares, blocks = left * ranges // sizes.cores, position // 4 + 1
@@ -136,10 +136,10 @@ class Attention(Op):
             "head_state", Access.SCRATCH, sizes.cores * shares * head_state_bytes(sizes.head_dim)
         )
         yield from cache_uses(sizes)
-        in_l1 = sizes.kv_in_l1 or sizes.kv_layer_in_l1
+        in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
         if in_l1 and sizes.context >= STEPS_FROM:
             yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
-        if not sizes.kv_in_l1 and not sizes.kv_layer_in_l1:
+        if not in_l1:
             kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
@@ -176,7 +176,7 @@ class Attention(Op):
     def _moved(cls, turn: Turn) -> float:
         """Bytes of a cache that comes through L1 in pieces, for 8 heads at a time."""
         sizes = turn.sizes
-        if sizes.kv_in_l1 or sizes.kv_layer_in_l1:
+        if sizes.cache_in_l1(turn.position + turn.tokens):
             return 0.0
         kv = KvShape.of(turn.position + turn.tokens, sizes.kv_heads, sizes.head_dim)
         rounds = share(turn.tokens * sizes.heads, sizes.cores)

@@ -121,10 +121,10 @@ def cache_uses(sizes: PassSizes) -> Iterable[Use]:
 
 
 def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The cache of the layer at hand, where that comes into L1."""
-    if sizes.kv_layer_in_l1:
+    """The cache of the layer at hand, where that comes into L1 as long as it is short enough."""
+    if sizes.kv_window:
         kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
-        yield Use("kv_layer", Access.KEEP, kv.blocks * (kv.k_block + kv.v_block))
+        yield Use("kv_layer", Access.KEEP, sizes.kv_window * (kv.k_block + kv.v_block))
 
 
 @dataclass
