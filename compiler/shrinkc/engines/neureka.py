@@ -91,13 +91,18 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
     return JOBS * max(JOB_ROWS * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
+def jobs_name(tokens: int) -> str:
+    """Those of one token are made once and then only written."""
+    return "jobs" if tokens == 1 else "jobs_of_several"
+
+
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Blocks of rows and of inputs, and what more tokens at once add; jobs are what the cores write."""
     at_once = min(tokens, TOKENS_MAX)
     rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
     jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
     return {
-        "calls": 1, "jobs": jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
+        "calls": 1, jobs_name(tokens): jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
         "pixels": rows * (at_once - 1),
     }  # fmt: skip
 

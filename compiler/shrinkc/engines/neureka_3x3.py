@@ -21,6 +21,7 @@ from shrinkc.engines.neureka import (
     JOBS,
     START,
     beside_bytes,
+    jobs_name,
     legal,
     with_multipliers,
 )
@@ -84,7 +85,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     channels = rows * _tiles(shape.k)
     jobs = tokens * -(-shape.rows // (2 * JOB_ROWS))
     return {
-        "calls": 1, "jobs": jobs, "rows": rows, "tiles": channels, "planes": channels * shape.bits,
+        "calls": 1, jobs_name(tokens): jobs, "rows": rows, "tiles": channels, "planes": channels * shape.bits,
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from shrinkc.costs import Work
 from shrinkc.costs.work import share
+from shrinkc.engines import CORES
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -63,7 +64,9 @@ class Embed(Op):
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
-        """Each token's row, of a block that comes from flash where the table is there."""
+        """Each token's row, of a block that comes from flash where the table is there, and unpacked from
+        what an engine reads where the table is one's."""
         elements = turn.tokens * share(turn.sizes.hidden, turn.sizes.cores)
+        kind = "elements" if turn.table.engine == CORES else f"elements_{turn.table.engine}"
         fetched = turn.tokens * turn.table.block_bytes if turn.outside else 0
-        return Work({"calls": 1, "tokens": turn.tokens, "elements": elements}, fetched=fetched)
+        return Work({"calls": 1, "tokens": turn.tokens, kind: elements}, fetched=fetched)

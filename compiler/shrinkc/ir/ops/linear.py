@@ -80,7 +80,8 @@ def product_work(turn: Turn) -> Work:
     features = {"calls": 1.0, **engine_named(m.engine).work(m, turn.tokens, turn.tiles)}
     if m.engine != CORES:
         rows = turn.tokens * share(m.rows, turn.sizes.cores)
-        features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.rows": rows}
+        kind = "rows" if turn.tokens == 1 else "rows_of_several"
+        features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.{kind}": rows}
     if m.side is not None:
         first = MatrixShape(
             f"{m.name}.a", m.rank, m.k, SIDE_BITS, m.seg, False, False, beside_grouped=not m.wide
@@ -148,8 +149,9 @@ class Linear(Op):
         product = product_work(turn)
         if len(step.inputs) < 2:
             return product
-        rows = product.features.get(f"{BESIDE}.rows")
-        if rows is not None:
+        assert turn.matrix is not None
+        if turn.matrix.engine != CORES:
+            rows = turn.tokens * share(turn.matrix.rows, turn.sizes.cores)
             return product + Work({f"{BESIDE}.added": rows})
         return product + Work({"added": product.features["blocks"]})
 

@@ -11,6 +11,7 @@ import numpy as np
 from shrinkc.abi import PART_BYTES, QVEC_BYTES
 from shrinkc.costs import Work
 from shrinkc.costs.work import share
+from shrinkc.engines import CORES
 from shrinkc.ir.ops.op import Op, State, input_types
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
@@ -57,19 +58,23 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
 
 
 def vector_work(turn: Turn) -> Work:
-    """Inputs scanned and then rounded; where they are in segments, in blocks that the cores take in
-    turn."""
+    """Inputs scanned and then rounded, where they are in segments in blocks that the cores take in turn;
+    an engine that reads them is started."""
     m = turn.matrix
     assert m is not None
-    cores = turn.sizes.cores
-    # of 16-bit ones a core has whole tokens where there are enough of them
+    cores, starts = turn.sizes.cores, m.engine != CORES
+    # of 16-bit ones a core has whole tokens where there are enough of them; else one starts the engine
     whole = m.wide and turn.tokens >= cores
+    if starts and not whole:
+        cores = max(1, cores - 1)
     tokens = share(turn.tokens, cores) if whole else turn.tokens
     each = {
         "tokens": 1, "elements": m.k if whole else share(m.k, cores),
         "blocks": share(m.x_blocks, cores), "sums": m.nseg * m.asymmetric,
     }  # fmt: skip
-    return Work({"calls": 1} | {name: tokens * n for name, n in each.items()})
+    return Work(
+        {"calls": 1, "starts": int(starts)} | {name: tokens * n for name, n in each.items()}
+    )
 
 
 @dataclass
