@@ -30,7 +30,7 @@ def test_vectors() -> None:
     """100 inputs of 16 bit are 13 for a core, in no blocks; of 9 tokens a core has two."""
     shape = make_shape(hidden=100, ffn=20)
     steps = steps_of(shape, 3, 0)
-    want = {"calls": 1, "tokens": 3, "elements": 39, "blocks": 0, "sums": 0}
+    want = {"calls": 1, "starts": 0, "tokens": 3, "elements": 39, "blocks": 0, "sums": 0}
     assert steps["attn_in.q"].work == steps["mlp_in.q"].work == Work(want)
     # of 20 a core has 3; the final norm is of the last token alone
     assert steps["down_in.q"].work == Work(want | {"elements": 9})
@@ -43,7 +43,8 @@ def test_vectors_in_segments() -> None:
     """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums."""
     options = QuantOptions(bits=4, group=32, asymmetric=True, short_last_group=True)
     work = steps_of(make_shape(hidden=100, options=options), 9, 0)["attn_in.q"].work
-    assert work == Work({"calls": 1, "tokens": 9, "elements": 117, "blocks": 18, "sums": 36})
+    want = {"calls": 1, "starts": 0, "tokens": 9, "elements": 117, "blocks": 18, "sums": 36}
+    assert work == Work(want)
 
 
 def test_heads() -> None:
@@ -169,10 +170,50 @@ def test_a_product_elsewhere_is_rescaled_by_the_cores() -> None:
     features = step.op.work(step, turn).features
     assert features["calls"] == 1 and features["plain.estimated"] == 3 * 1000
     # 128 rows, 16 for each core, of 3 tokens
-    assert features["beside.rows"] == 48 and features["beside.tokens"] == 3
+    assert features["beside.rows_of_several"] == 48 and features["beside.tokens"] == 3
+    assert step.op.work(step, replace(turn, tokens=1)).features["beside.rows"] == 16
     assert not {"added", "beside.added"} & set(features)
     mid = next(s for s in sizes.steps if s.name == "mid")
     assert mid.op.work(mid, replace(turn, tokens=1)).features["beside.added"] == 16
+
+
+@pytest.mark.usefixtures("plain")
+def test_an_engine_is_started_by_a_core_that_quantises_nothing() -> None:
+    shape = make_shape(hidden=100)
+    sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
+    step = next(s for s in sizes.steps if s.name == "attn_in.q")
+    away = replace(shape.layers[0][0], engine="plain")
+    few = step.op.work(step, Turn(sizes, 1, 0, away, (), shape.head)).features
+    assert (few["starts"], few["elements"]) == (1, 15)  # of 100, on 7 cores
+    many = step.op.work(step, Turn(sizes, 16, 0, away, (), shape.head)).features
+    assert (many["starts"], many["elements"]) == (1, 200)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_row_that_an_engine_reads_is_unpacked() -> None:
+    shape = make_shape()
+    sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
+    step = sizes.steps[0]
+    turn = Turn(sizes, 3, 0, None, (), replace(shape.head, engine="plain"))
+    assert step.op.work(step, turn).features == {"calls": 1, "tokens": 3, "elements_plain": 24}
+
+
+def test_jobs_of_neureka() -> None:
+    """200 rows of 100 inputs: 7 blocks of 32 rows, 4 of inputs; in 3x3 mode 12 channels in one tile."""
+    dense, folded = engine_named("neureka"), engine_named("neureka_3x3")
+    m = matrix(seg=100)
+    assert dense.work(m, 1, ()) == {
+        "neureka.calls": 1, "neureka.jobs": 2, "neureka.rows": 7, "neureka.blocks": 28,
+        "neureka.pixels": 0,
+    }  # fmt: skip
+    assert dense.work(m, 16, ()) == {
+        "neureka.calls": 1, "neureka.jobs_of_several": 4, "neureka.rows": 7, "neureka.blocks": 28,
+        "neureka.pixels": 105,
+    }  # fmt: skip
+    assert folded.work(replace(m, bits=4), 3, ()) == {
+        "neureka_3x3.calls": 1, "neureka_3x3.jobs_of_several": 6, "neureka_3x3.rows": 21,
+        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84,
+    }  # fmt: skip
 
 
 @pytest.fixture
