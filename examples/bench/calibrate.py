@@ -47,8 +47,7 @@ NEW = 4  # tokens of a run, of which all but the first are decode steps
 NEW_ON_ENGINES = 2  # simulating an engine takes a hundred times as long as simulating a core
 CLOCK_MHZ = 72.0
 FLASH = 0.996  # bytes per cycle, of long transfers
-# of the DMA, 7.98 where nothing else is in its way; the first is begun with
-RATES = (6.4, *(round(5.0 + 0.1 * i, 1) for i in range(30) if i != 14))
+RATES = tuple(round(7.9 - 0.1 * i, 1) for i in range(40))  # of the DMA, 7.98 alone
 BOUND = 0.9  # of that rate: from there on an op may have waited
 ROUNDS = 6
 COSTS = ROOT / "compiler/shrinkc/costs"
@@ -315,8 +314,8 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
         if p.plain is not None
     ]
     table = CostTable(
-        target=target, ops={}, dma=RATES[0], flash=FLASH, probe=round(float(np.median(probe)), 1),
-        clock_mhz=CLOCK_MHZ, fitted=tuple(r.job.name for r in fitted),
+        target=target, ops={}, dma=min(delivered(fitted), RATES[0]), flash=FLASH,
+        probe=round(float(np.median(probe)), 1), clock_mhz=CLOCK_MHZ, fitted=tuple(r.job.name for r in fitted),
         held_out=tuple(r.job.name for r in held),
         made={
             "date": date.today().isoformat(), "machine": platform.machine(), "simulator": SIMULATOR,
@@ -338,25 +337,36 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
     return replace(table, errors=errors, passes=passes)
 
 
+def delivered(runs: list[Run]) -> float:
+    """Bytes per cycle that tiles came at where they came fastest: the DMA's rate if any op waited."""
+    return max(
+        (
+            size / phase.cycles[name]
+            for run in runs
+            for phase in run.phases
+            for name, size in phase.tile_bytes().items()
+        ),
+        default=0.0,
+    )
+
+
 def rated(runs: list[Run], table: CostTable) -> CostTable:
-    """With the rate of the DMA that fits best to the steps that wait for it; as it is where none do."""
-    off = {rate: _off_waiting(runs, replace(table, dma=rate)) for rate in RATES}
+    """With the rate of the DMA that fits best to all that is copied, the highest of several; as it is where
+    nothing is."""
+    off = {rate: _off(runs, replace(table, dma=rate)) for rate in RATES}
     found = {rate: float(np.mean(errors)) for rate, errors in off.items() if errors}
     return replace(table, dma=min(found, key=lambda rate: found[rate])) if found else table
 
 
-def _off_waiting(runs: list[Run], table: CostTable) -> list[float]:
-    """Relative errors of the ops that wait for more than a tenth of their time, as the table has it."""
+def _off(runs: list[Run], table: CostTable) -> list[float]:
+    """Relative errors of the ops that tiles are copied for."""
     out = []
     for phase in (p for run in runs for p in run.phases):
-        cost = cost_of(phase.steps, table)
-        waits = dict.fromkeys(cost.ops, 0.0)
-        for step in cost.steps:
-            waits[step.name] += sum(step.waits.values())
+        cost, tiles = cost_of(phase.steps, table).ops, phase.tile_bytes()
         out += [
-            abs(cycles / phase.times / phase.cycles[name] - 1)
-            for name, cycles in cost.ops.items()
-            if waits[name] > 0.1 * cycles
+            abs(cost[name] / phase.times / cycles - 1)
+            for name, cycles in phase.cycles.items()
+            if tiles[name]
         ]
     return out
 

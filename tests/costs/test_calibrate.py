@@ -85,8 +85,8 @@ def test_a_table_is_found_again(script: Any) -> None:
     assert (found.dma, found.probe) == (5.9, 123.0)
     assert set(found.errors) == set(known.ops)
     for op, error in found.errors.items():
-        assert error.p90 < 0.02, op
-    assert found.passes is not None and found.passes.p90 < 0.02
+        assert error.p90 < 0.05, op
+    assert found.passes is not None and found.passes.p90 < 0.03
     assert found.fitted and found.held_out and not set(found.fitted) & set(found.held_out)
 
 

@@ -29,7 +29,7 @@ TABLE = CostTable(
 
 @pytest.mark.parametrize("target", CALIBRATED)
 def test_the_packaged_table(target: str) -> None:
-    """Every op and width of today has been measured, and predicts shapes that were held out; how well, the page says."""
+    """Every op and width of today was measured, and on shapes that were held out too."""
     table = cost_table(target)
     assert table is not None and table.target == target and target in TARGETS
     assert TARGETS[target].gvsoc, "only simulated cores have counters"
