@@ -8,6 +8,7 @@ import pytest
 
 from shrinkc.costs import Work, cost_table
 from shrinkc.engines import CORES, ENGINES, THE_CORES, Choices, Engine, MatrixSpec, choose
+from shrinkc.engines.choice import both
 from shrinkc.storage import BLOCKS, segment_size
 
 from .plain import EAGER, PLAIN
@@ -44,7 +45,7 @@ def test_the_cheaper_one_runs_it() -> None:
     assert choices.by_name["large"].cycles == PLAIN.cycles(large, 1) < THE_CORES.cycles(large, 1)
     assert choices.by_name["large"].refused == ()
     assert why_not(choices, "small") == (
-        f"takes {PLAIN.cycles(small, 1)} cycles there, {THE_CORES.cycles(small, 1)} on the cores"
+        f"takes {both(PLAIN, small)} cycles there, {both(THE_CORES, small)} on the cores, for two tokens"
     )
     assert choices.by_name["small"].cycles == THE_CORES.cycles(small, 1)
 
@@ -117,7 +118,6 @@ def test_the_cores_cost_what_is_calibrated() -> None:
         more = (
             THE_CORES.cycles(spec("m", 1024, 96, bits=bits), 1),
             THE_CORES.cycles(spec("m", 512, 192, bits=bits), 1),
-            THE_CORES.cycles(spec("m", 512, 96, bits=bits, group=32), 1),
             THE_CORES.cycles(spec("m", 512, 96, bits=bits), 2),
         )
         assert less < min(more), bits
