@@ -68,6 +68,12 @@ def test_errors_are_relative() -> None:
     assert 100 <= found["calls"] < 200
 
 
+def test_what_never_was_the_longer_costs_nothing() -> None:
+    work = Work({"fast.jobs": 10, "beside.rows": 1})
+    found = fit([Sample(work, 500.0), Sample(work + work, 1000.0)])
+    assert set(found) == {"fast.jobs", "beside.rows"} and predict(found, work) == pytest.approx(500)
+
+
 def test_a_feature_that_some_have() -> None:
     with_both = Sample(Work({"calls": 1, "rows": 10}), 120.0)
     assert fit([Sample(Work({"calls": 1}), 20.0), with_both]) == pytest.approx(

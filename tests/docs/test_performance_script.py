@@ -30,19 +30,20 @@ def script() -> Any:
         sys.path.remove(str(BENCH))
 
 
-def run(decode: list[int], prefill: int = 0) -> dict[str, Any]:
-    return {"cycles": {"decode": decode, "prefill": prefill}}
+def run(decode: int, prompt: int, prefill: int = 0) -> dict[str, Any]:
+    return {
+        "prompt_tokens": list(range(prompt)), "cycles": {"decode": [decode, 1], "prefill": prefill}
+    }  # fmt: skip
 
 
 def test_figures_of_runs(script: Any) -> None:
-    """A decode step at position p is the p-th of a run that began with one token."""
-    steps = [100 * at for at in range(1, 20)]
-    one, other = run(steps, 640), run([2 * v for v in steps])
-    assert script.decode_at(7)([one], []) == 700
-    assert script.each_cached(3, 13)([one], []) == 100
+    """The first decode step behind a prompt is that of its length's position."""
+    one, other = run(700, 7, 640), run(1500, 15)
+    assert script.decode([one], []) == 700
+    assert script.each_cached([one, other], []) == 100
     assert script.prefill([one], []) == 640
-    assert script.ratio_at(7)([other, one], []) == 2
-    assert script.least_of(7)([other, one], []) == 700
+    assert script.ratio([other, one], []) == 1500 / 700
+    assert script.least([other, one], []) == 700
 
 
 def test_products_of_a_layer(script: Any) -> None:
@@ -83,7 +84,7 @@ def test_the_page(script: Any) -> None:
     assert "1,234 integers" in text and script.SIMULATOR in text and "780,000" in text
     assert "| cost model, per op" in text
     commands = [line for line in text.splitlines() if line.startswith("shrinkc ")]
-    assert len(commands) == len(set(commands)) >= 16
+    assert len(commands) == len(set(commands)) >= 14
     for line in commands:
         words = shlex.split(line)[1:]
         command = cli.commands[words[0]]

@@ -72,7 +72,9 @@ def fit(samples: Sequence[Sample]) -> dict[str, float]:
         if not any(lane(name) for s in samples for name in s.work.features):
             break
     assert best is not None
-    return best[1]
+    # of a lane that never was the longer one nothing is known, but that it costs nothing
+    unseen = {name: 0.0 for s in samples for name in s.work.features}
+    return dict(sorted({**unseen, **best[1]}.items()))
 
 
 def _settle(samples: Sequence[Sample], guess: str) -> dict[str, float]:
