@@ -23,9 +23,13 @@
  * ir/ops/attention.py. */
 #define SC_SHARED_FROM (1000 * SC_CORES / ((18 + 2 * SC_HEAD_DIM) * (SC_CORES - SC_SHARED_HEADS)) + 1)
 /* Whether the plan has a state for each share. */
+#ifdef SC_AT_HEAD_STATE
 #define SC_HAS_SHARES                                                                                        \
     (SC_SHARED_HEADS > 0 && SC_CORES * SC_SHARES * SC_HEAD_STATE_BYTES <= SC_BYTES_HEAD_STATE &&             \
      SC_CONTEXT >= SC_SHARED_FROM)
+#else
+#define SC_HAS_SHARES 0
+#endif
 
 typedef struct {
     uint32_t index, head, kv;

@@ -45,19 +45,17 @@ def _x_blocks(k: int, seg: int) -> int:
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
-    """States per core: more than one where up to three parts of heads fall to each core, which needs
-    the cache in L1 and a context in which the cores that idle otherwise are worth a thousand cycles."""
+    """States per core: one where the cache comes in pieces at some position; one per part of a head where
+    up to three fall to each core, the cache is in L1 and cores that idle are worth a thousand cycles."""
+    least = 1 if not plan.kv_in_l1 and 4 * plan.kv_window_blocks < s.context else 0
     left = s.heads % cores
     in_l1 = plan.kv_in_l1 or plan.kv_window_blocks > 0
-    if (
-        not left
-        or not in_l1
-        or s.context <= 1000 * cores // ((18 + 2 * s.head_dim) * (cores - left))
-    ):
-        return 1
+    idle = (18 + 2 * s.head_dim) * (cores - left)
+    if not left or not in_l1 or s.context <= 1000 * cores // idle:
+        return least
     ranges = next(n for n in range(1, cores + 1) if left * n % cores == 0)
     parts = left * ranges // cores
-    return parts if parts <= 3 else 1
+    return parts if parts <= 3 else least
 
 
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
@@ -96,10 +94,11 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
         "head_scratch": cores * _skewed(6 * positions + 12),
-        "head_state": cores * _head_states(s, plan, cores) * _skewed(16 + 4 * head),
         "head_work": 4 * cores * s.head_dim,
         "tops": 8 * cores * plan.verified,
     }
+    if states := cores * _head_states(s, plan, cores):
+        out["head_state"] = states * _skewed(16 + 4 * head)
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
     scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]

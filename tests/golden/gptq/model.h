@@ -96,7 +96,7 @@ enum sc_op {
 #define SC_ON_NEUREKA 1
 
 /* L1 arena */
-#define SC_ARENA_BYTES 88064
+#define SC_ARENA_BYTES 86944
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
@@ -119,29 +119,27 @@ enum sc_op {
 #define SC_BYTES_HEAD_SCRATCH 1120
 #define SC_AT_HEAD_WORK 79488
 #define SC_BYTES_HEAD_WORK 512
-#define SC_AT_HEAD_STATE 80608
-#define SC_BYTES_HEAD_STATE 1120
-#define SC_AT_Q8 81728
+#define SC_AT_Q8 80608
 #define SC_BYTES_Q8 1024
-#define SC_AT_V_CACHE 82752
+#define SC_AT_V_CACHE 81632
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_BLOCK_MAX 83776
+#define SC_AT_BLOCK_MAX 82656
 #define SC_BYTES_BLOCK_MAX 768
-#define SC_AT_SY 84544
+#define SC_AT_SY 83424
 #define SC_BYTES_SY 576
-#define SC_AT_ROPE 85120
+#define SC_AT_ROPE 84000
 #define SC_BYTES_ROPE 512
-#define SC_AT_SV 85632
+#define SC_AT_SV 84512
 #define SC_BYTES_SV 512
-#define SC_AT_XV 86144
+#define SC_AT_XV 85024
 #define SC_BYTES_XV 512
-#define SC_AT_SQ 86656
+#define SC_AT_SQ 85536
 #define SC_BYTES_SQ 384
-#define SC_AT_XC 87040
+#define SC_AT_XC 85920
 #define SC_BYTES_XC 384
-#define SC_AT_XSUM 87424
+#define SC_AT_XSUM 86304
 #define SC_BYTES_XSUM 384
-#define SC_AT_Q_SCALE 87808
+#define SC_AT_Q_SCALE 86688
 #define SC_BYTES_Q_SCALE 256
 
 #endif

@@ -95,7 +95,7 @@ enum sc_op {
 #define SC_ON_NEUREKA 1
 
 /* L1 arena */
-#define SC_ARENA_BYTES 38272
+#define SC_ARENA_BYTES 37664
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
 #define SC_AT_LOGITS 28032
@@ -114,19 +114,17 @@ enum sc_op {
 #define SC_BYTES_X 1024
 #define SC_AT_XQ 34784
 #define SC_BYTES_XQ 768
-#define SC_AT_HEAD_STATE 35552
-#define SC_BYTES_HEAD_STATE 608
-#define SC_AT_K_CACHE 36160
+#define SC_AT_K_CACHE 35552
 #define SC_BYTES_K_CACHE 576
-#define SC_AT_XV 36736
+#define SC_AT_XV 36128
 #define SC_BYTES_XV 512
-#define SC_AT_V_CACHE 37248
+#define SC_AT_V_CACHE 36640
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_Q8 37632
+#define SC_AT_Q8 37024
 #define SC_BYTES_Q8 256
-#define SC_AT_ROPE 37888
+#define SC_AT_ROPE 37280
 #define SC_BYTES_ROPE 256
-#define SC_AT_Q_SCALE 38144
+#define SC_AT_Q_SCALE 37536
 #define SC_BYTES_Q_SCALE 128
 
 #endif

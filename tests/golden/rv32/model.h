@@ -92,7 +92,7 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 20272
+#define SC_ARENA_BYTES 19152
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
 #define SC_AT_TOPS 5824
@@ -111,19 +111,17 @@ enum sc_op {
 #define SC_BYTES_HEAD_SCRATCH 1120
 #define SC_AT_HEAD_WORK 15296
 #define SC_BYTES_HEAD_WORK 448
-#define SC_AT_HEAD_STATE 16416
-#define SC_BYTES_HEAD_STATE 1120
-#define SC_AT_Q8 17536
+#define SC_AT_Q8 16416
 #define SC_BYTES_Q8 768
-#define SC_AT_XV 18304
+#define SC_AT_XV 17184
 #define SC_BYTES_XV 512
-#define SC_AT_K_CACHE 18816
+#define SC_AT_K_CACHE 17696
 #define SC_BYTES_K_CACHE 480
-#define SC_AT_ROPE 19296
+#define SC_AT_ROPE 18176
 #define SC_BYTES_ROPE 448
-#define SC_AT_V_CACHE 19744
+#define SC_AT_V_CACHE 18624
 #define SC_BYTES_V_CACHE 336
-#define SC_AT_Q_SCALE 20080
+#define SC_AT_Q_SCALE 18960
 #define SC_BYTES_Q_SCALE 192
 
 #endif

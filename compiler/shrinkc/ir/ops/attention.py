@@ -50,15 +50,17 @@ def shared_from(sizes: PassSizes) -> int:
     return 1000 * sizes.cores // ((18 + 2 * sizes.head_dim) * (sizes.cores - left)) + 1
 
 
-def shares_per_core(sizes: PassSizes) -> int:
-    """Head states that a core needs: where the cache is in L1, heads that are too few for all cores share
-    them out by ranges of positions (sc_shares.h), if that is in no more than SHARES_MAX parts per
-    core and the context long enough to gain from it."""
+def states_per_core(sizes: PassSizes) -> int:
+    """Head states that a core needs: one where the cache comes in pieces at some position.  Where it is in
+    L1, heads that are too few for all cores share them out by ranges of positions (sc_shares.h), if that
+    is in no more than SHARES_MAX parts per core and the context long enough to gain from it: one per part."""
+    least = 0 if sizes.kv_in_l1 or sizes.kv_layer_in_l1 else 1
     left = sizes.heads % sizes.cores
-    if left == 0 or not (sizes.kv_in_l1 or sizes.kv_window):
-        return 1
+    in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
+    if left == 0 or not in_l1 or sizes.context < shared_from(sizes):
+        return least
     shares = left // math.gcd(left, sizes.cores)
-    return shares if shares <= SHARES_MAX and sizes.context >= shared_from(sizes) else 1
+    return shares if shares <= SHARES_MAX else least
 
 
 def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
@@ -131,10 +133,8 @@ class Attention(Op):
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
         scratch = sizes.cores * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
-        shares = shares_per_core(sizes)
-        yield Use(
-            "head_state", Access.SCRATCH, sizes.cores * shares * head_state_bytes(sizes.head_dim)
-        )
+        if states := sizes.cores * states_per_core(sizes):
+            yield Use("head_state", Access.SCRATCH, states * head_state_bytes(sizes.head_dim))
         yield from cache_uses(sizes)
         in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
         if in_l1 and sizes.context >= STEPS_FROM:
