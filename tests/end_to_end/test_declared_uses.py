@@ -25,7 +25,8 @@ from shrinkc.targets import KIB, SIRACUSA
 
 from .programs import ENV, Program, add_adapters, compile_graph, need, shape_of
 
-REQUEST = Request((1, 5, 9, 100, 7, 2, 44, 12, 3, 80, 6), 3, ignore_eos=True)
+# to the end of the context, where the cache has outgrown any part of it that is in L1
+REQUEST = Request((1, 5, 9, 100, 7, 2, 44, 12, 3, 80, 6), 53, ignore_eos=True)
 
 WATCH = """/* SPDX-License-Identifier: Apache-2.0 */
 #include <sanitizer/asan_interface.h>
