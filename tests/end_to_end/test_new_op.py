@@ -145,7 +145,7 @@ def test_rules_and_files(leaking: Graph, tmp_path: Path) -> None:
     with pytest.raises(IllegalIR, match=r"leak layer0.leak: factor 32768 outside .* \(rule_leak\)"):
         check(leaking)
     leak.factor, leak.inputs = 1, ("layer0.attn_in.q",)
-    with pytest.raises(IllegalIR, match=r"takes \('i32',\), got \('q8',\)"):
+    with pytest.raises(IllegalIR, match=r"takes \('i32',\), got \('q16',\)"):
         check(leaking)
 
 

@@ -131,7 +131,8 @@ def test_a_number_that_c_and_python_state_differently_does_not_compile(
     text = header.read_text()
     header.write_text(text.replace("SC_W6_FOLD = 2", "SC_W6_FOLD = 3"))
     try:
-        python("-m", "shrinkc", "compile", model, "-o", tmp_path / "out", "--bits", 6)
+        compiled = ("compile", model, "-o", tmp_path / "out", "--engines", "cores")
+        python("-m", "shrinkc", *compiled, "--bits", 6)
         python("-m", "shrinkc", "run", tmp_path / "out", "--prompt", PROMPT, code=51)
     finally:
         header.write_text(text)

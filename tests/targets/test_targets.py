@@ -146,5 +146,5 @@ def test_the_names_of_chips_stand_in_few_files() -> None:
         if any(f'"{name}"' in file.read_text() for name in CHIPS)
     }
     described = {f"targets/{name.replace('-', '_')}.py" for name in CHIPS}
-    # the API's default is written out, so that its documentation shows it
-    assert naming == {*described, "api.py"}
+    # the API's default is written out, so that its documentation shows it; cycles were measured on one chip
+    assert naming == {*described, "api.py", "costs/table.py", "engines/cores.py"}
