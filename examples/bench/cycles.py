@@ -100,8 +100,8 @@ def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[st
     )
     first, last, prefill = step_at(out, FIRST), step_at(out, LAST), run(out, PREFILL, 1)
     return {
-        "first": first["cycles"]["decode"][0],
-        "last": last["cycles"]["decode"][0],
+        "first": first["cycles"]["decode"][-1],
+        "last": last["cycles"]["decode"][-1],
         "prefill": prefill["cycles"]["prefill"] / PREFILL,
         "compared": sum(r["verdict"]["compared"] for r in (first, last, prefill)),
     }
@@ -122,8 +122,9 @@ def run(out: Path, prompt: int, tokens: int) -> dict[str, Any]:
 
 
 def step_at(out: Path, position: int) -> dict[str, Any]:
-    """A run whose first decode step is that of ``position``, counted from 0."""
-    return run(out, position, 2)
+    """A run whose last decode step is that of ``position``, counted from 0: the second one where there can be
+    two, because the first makes what the engine's jobs have in common."""
+    return run(out, max(1, position - 1), 3 if position > 1 else 2)
 
 
 def measure_long(model: Path, out: Path) -> list[str]:
@@ -132,7 +133,7 @@ def measure_long(model: Path, out: Path) -> list[str]:
         "compile", str(model), "--target", "siracusa", "-o", str(out), "--context", str(LONG), "--force",
     )  # fmt: skip
     runs = [step_at(out, at) for at in AT]
-    steps = [r["cycles"]["decode"][0] for r in runs]
+    steps = [r["cycles"]["decode"][-1] for r in runs]
     compared = sum(r["verdict"]["compared"] for r in runs)
     each = (steps[-1] - steps[1]) / (AT[-1] - AT[1])
     head = " | ".join(f"position {at}" for at in AT)
