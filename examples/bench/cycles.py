@@ -29,15 +29,14 @@ from shrinkc.importer import parse_config
 from shrinkc.model import matrix_shapes, norm_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFILL = 48
 FIRST, LAST = 1, 62  # positions of decode steps
+PREFILL = LAST - 1  # tokens of the prompt before the last one
 LONG, AT = 256, (1, 64, 128, 248)
 WIDTHS: dict[str, list[str]] = {
     "8 bit": [],
     "8 bit, cores alone": ["--engines", "cores"],
     "4 bit, groups of 32": ["--bits", "4", "--group", "32", "--short-last-group"],
     "4 bit": ["--bits", "4"],
-    "3 bit": ["--bits", "3"],
     "2 bit": ["--bits", "2"],
 }
 
@@ -98,12 +97,12 @@ def measure(model: Path, out: Path, context: int, options: list[str]) -> dict[st
         str(context),
         *options,
     )
-    first, last, prefill = step_at(out, FIRST), step_at(out, LAST), run(out, PREFILL, 1)
+    first, last = step_at(out, FIRST), step_at(out, LAST)
     return {
         "first": first["cycles"]["decode"][-1],
         "last": last["cycles"]["decode"][-1],
-        "prefill": prefill["cycles"]["prefill"] / PREFILL,
-        "compared": sum(r["verdict"]["compared"] for r in (first, last, prefill)),
+        "prefill": last["cycles"]["prefill"] / PREFILL,
+        "compared": sum(r["verdict"]["compared"] for r in (first, last)),
     }
 
 
