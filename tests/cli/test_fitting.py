@@ -133,14 +133,11 @@ ALL = "--context --bits --head-bits --l1"
 @pytest.mark.parametrize(
     ("fields", "options", "changes"),
     [
-        (SMOL, "", ["--context"]),
-        (SMOL, "--l1 48KiB --engines cores", ["--context --bits", "--context --l1"]),
-        (SMOL, "--l1 48KiB", ["--context --l1"]),
-        (
-            SMOL,
-            "--l1 48KiB --bits 4 --head-bits 4 --group 32",
-            ["--context --bits", "--context --l1"],
-        ),
+        (SMOL, "--context 4096 --l1 64KiB --engines cores", ["--context", "--l1"]),
+        (SMOL, "--context 4096 --l1 64KiB", ["--l1"]),
+        (SMOL, "--l1 48KiB --bits 4 --head-bits 4 --group 32", ["--context", "--l1"]),
+        (SMOL, "--l1 56KiB --bits 4 --head-bits 4 --group 32", ["--context", "--bits", "--l1"]),
+        (LARGE, "--context 4000 --bits 3", ["--context"]),
         (LARGE, "--context 2", ["--bits"]),
         (LARGE, "--context 4000", ["--context --bits"]),
         (LARGE, "--context 64 --l1 64KiB", ["--bits --l1"]),
@@ -165,13 +162,12 @@ def test_every_hint_can_be_followed(
 
 
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
-    model = sizes(tmp_path, SMOL)
-    plan = ("plan", model, "--engines", "cores", "--l1")
-    found = offered(cli(*plan, "48KiB"))
-    assert ["--context", "88", "--l1", "64KiB"] in found
-    assert cli(*plan, "48KiB", "--context", 2).code == 30
-    assert cli(*plan, "60KiB", "--context", 88).code == 30
-    assert cli(*plan, "64KiB", "--context", 96).code == 30
+    model = sizes(tmp_path, LARGE)
+    (found,) = offered(cli("plan", model, "--context", 4000, "--l1", "64KiB"))
+    assert found == ["--context", "3360", "--bits", "3", "--l1", "256KiB"]
+    for one_too_little in (3368, 3, "256KiB"), (3360, 4, "256KiB"), (3360, 3, "252KiB"):
+        context, bits, l1 = one_too_little
+        assert cli("plan", model, "--context", context, "--bits", bits, "--l1", l1).code == 30
 
 
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:
