@@ -23,7 +23,9 @@ VOCAB = 107
 def numbers(planned: Any) -> dict[str, Any]:
     """A plan without what a decode table and the notes change."""
     memory = {**planned["memory"], "l2": None}
-    return {**planned, "memory": memory, "notes": None}
+    pieces = {**planned["tables"]["pieces"], "bytes": None}
+    tables = {**planned["tables"], "pieces": pieces}
+    return {**planned, "memory": memory, "tables": tables, "notes": None}
 
 
 def only_config(model: Path, folder: Path) -> Path:
