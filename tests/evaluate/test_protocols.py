@@ -211,7 +211,8 @@ def test_integer_logits_are_the_interpreters_in_float_units(tiny: FloatModel) ->
 @pytest.mark.parametrize(
     ("options", "bound", "same"),
     [
-        (QuantOptions(), 0.005, 0.9),
+        # of the weights' rounding: with 16-bit activations 97 of 100 tokens agree
+        (QuantOptions(), 0.006, 0.96),
         (QuantOptions(4, group=32), 0.05, 0.5),
         (QuantOptions(4, group=32, asymmetric=True, head_bits=4), 0.05, 0.5),
     ],
