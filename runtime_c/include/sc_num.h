@@ -46,25 +46,6 @@ static inline int32_t sc_shift(int32_t v, int s) {
     return s > 0 ? sc_rshift(v, s) : (int32_t)((uint32_t)v << -s);
 }
 
-/* y[i] = x[i] * 2^-s for n > 0 words; y may be x */
-static inline void sc_shift_words(const int32_t *x, int32_t *y, uint32_t n, int s) {
-#if SC_XPULP
-    if (s > 0 && s < 16) { /* beyond, adding half could overflow */
-        int32_t v;
-        /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)
-                         ".insn i 0x0b, 2, %[v], 4(%[x])\n" SC_ROUND("%[v]", "%[s]")
-                         ".insn s 0x2b, 2, %[v], 4(%[y])\n" SC_LOOP_END(3)
-                         : [x] "+&r"(x), [y] "+&r"(y), [v] "=&r"(v)
-                         : [n] "r"(n), [s] "r"(s)
-                         : "memory");
-        /* clang-format on */
-        return;
-    }
-#endif
-    for (; n; n--) *y++ = sc_shift(*x++, s);
-}
-
 /* v * gain / 2^15 rounded down, |gain| <= 32767 */
 static inline int32_t sc_scale_q15(int32_t v, int16_t gain) { return (int32_t)(((int64_t)v * gain) >> 15); }
 

@@ -24,6 +24,12 @@
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
+_Static_assert(JOBS *SC_NEUREKA_SUMS <= SC_BYTES_ENGINE, "planned room of one token's jobs");
+#if SC_ON_NEUREKA != 255
+#define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
+_Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
+               "planned room of many tokens' jobs");
+#endif
 
 static inline int dense(const sc_matrix *m) { return m->engine == SC_ON_NEUREKA; }
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }

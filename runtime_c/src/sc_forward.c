@@ -146,6 +146,10 @@ SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t s
 #if SC_XSEGS > 0
     const sc_cut *cut = &m->in;
     (void)to;
+#if SC_Q16
+    if (core == 0) /* a 16-bit vector has left them where its tokens are */
+        for (uint32_t t = first; t < sc_now.tokens; t++) out[t].q = xq[t];
+#endif
     for (uint32_t t = first; t < sc_now.tokens; t++)
         sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
                     SC_CORES);

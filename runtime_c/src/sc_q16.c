@@ -59,11 +59,11 @@ SC_HOT void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
         const int32_t *x = j->x + t * j->stride;
         int32_t top = 0, *y = j->y + t * j->y_stride + first;
         uint32_t low = 0, high = 0;
-        if (SC_PERMS && j->gain && j->perm) {
+        if (SC_PERMS && j->gain && j->perm && n > 0) {
             add_squares(x + first, n, SC_NORM_SHIFT, &low, &high); /* of all inputs, in whatever order */
             gather(x, j->perm + first, n, y);
             apply_gain(y, gain, n, y);
-            if (n > 0) SC_MAX_WORDS(top, y, n, 4);
+            SC_MAX_WORDS(top, y, n, 4);
         } else if (n > 0) {
             if (j->gain)
                 top = norm_run(x + first, gain, n, SC_NORM_SHIFT, y, &low, &high);

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
+from shrinkc.engines import Choice, Choices
 from shrinkc.memory.behind import FETCH_CYCLES
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import faults_of, verify
@@ -144,3 +145,15 @@ def test_any_memories(
         t = t.with_room(l2=lack.need)
         plan = make_plan(s, t, 64 * KIB)
     assert faults_of(plan, s, t) == []
+
+
+def test_an_embedding_in_flash_where_engines_run_every_matrix() -> None:
+    """Nothing is copied in tiles then, and the embedding's row has its stage all the same."""
+    sizes = {
+        "hidden": 96, "ffn": 256, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 16,
+        "vocab": 49152, "tied": False, "piece_bytes": 335_000,
+    }  # fmt: skip
+    names = [m.name for m in make_shape(**sizes).matrices if m.name != "embedding"]  # type: ignore[arg-type]
+    choices = Choices({name: Choice("neureka") for name in names})
+    s = make_shape(**sizes, choices=choices)  # type: ignore[arg-type]
+    assert sound(s, SIRACUSA).embed_stage > 0

@@ -475,7 +475,8 @@ def _check_room_for_lookup(directory: Path) -> None:
     if verified < 2:
         raise UsageError(
             f"--lookup is not possible: a pass of {directory} has no room to verify a draft.",
-            "leave it out; or compile the model with more --l1 or a shorter --context.",
+            "leave it out; or compile the model with more --l1, a shorter --context, or --engines cores, "
+            "whose head needs the least room.",
         )
 
 

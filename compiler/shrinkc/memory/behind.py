@@ -27,6 +27,7 @@ from shrinkc.memory.parts import (
     tile_blocks,
 )
 from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import ALIGN
 from shrinkc.targets import FETCHED, Target
 
 CACHE_LEVELS = ("l2", "wmem", "hyperram")
@@ -115,7 +116,11 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
     fixed = _fixed(s, t, asked.logits_in_l1)
     stage = embed = table_stage = 0
     if way.staged:
-        stage, embed = asked.tile, max(m.block_bytes for m in (s.head, s.embedding or s.head))
+        # where engines run every matrix nothing travels but the embedding
+        stage, embed = (
+            max(asked.tile, ALIGN),
+            max(m.block_bytes for m in (s.head, s.embedding or s.head)),
+        )
         fixed += [("flash stage", 2 * align(stage)), ("embedding stage", align(embed))]
     if way.in_flash:
         rows = 2 * asked.chunk * s.head_dim if "rope" in way.in_flash else 0
