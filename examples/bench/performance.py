@@ -147,7 +147,12 @@ STORIES = {
 }
 BEST = tuple(
     Program("stories260K", 64, options, 61)
-    for options in ((), ("--bits", "4"), ("--bits", "2"), ("--bits", "4", "--group", "32", "--short-last-group"))
+    for options in (
+        (),
+        ("--bits", "4"),
+        ("--bits", "2"),
+        ("--bits", "4", "--group", "32", "--short-last-group"),
+    )
 )
 ROWS = (
     Row("microLlama and a head of 512 tokens, 8 bit, compiled for 256: decode at position 64", (LONG[64],),
