@@ -32,12 +32,12 @@ def script() -> Any:
 
 def run(decode: int, prompt: int, prefill: int = 0) -> dict[str, Any]:
     return {
-        "prompt_tokens": list(range(prompt)), "cycles": {"decode": [decode, 1], "prefill": prefill}
+        "prompt_tokens": list(range(prompt)), "cycles": {"decode": [1, decode], "prefill": prefill}
     }  # fmt: skip
 
 
 def test_figures_of_runs(script: Any) -> None:
-    """The first decode step behind a prompt is that of its length's position."""
+    """The last decode step: what is made once is made by then."""
     one, other = run(700, 7, 640), run(1500, 15)
     assert script.decode([one], []) == 700
     assert script.each_cached([one, other], []) == 100
