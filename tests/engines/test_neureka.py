@@ -220,8 +220,9 @@ def prove(program: Program, on: str, *prompts: int, **options: str) -> int:
 
 
 def prove_lookup(program: Program, on: str) -> int:
-    """Values compared of a run that verifies drafts: passes of several tokens, with all of their logits."""
-    request = Request((1, *(40, 41, 42) * 3), 8, ignore_eos=True, lookup=5)
+    """Values compared of a run that verifies drafts: passes of several tokens, with all of their logits.
+    Long enough for a text that comes back to what it said."""
+    request = Request((1, *(40, 41, 42) * 2), CONTEXT - 7, ignore_eos=True, lookup=5)
     got = parse(program.run(on, request, timeout_s=240))
     verdict = compare(got, reference(program.graph, request), program.graph)
     assert verdict.ok, verdict
