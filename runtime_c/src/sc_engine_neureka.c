@@ -19,7 +19,6 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-#define SC_NEUREKA_IMAGE 76u
 #define SC_NEUREKA_SUMS ((4u * 4 + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 
@@ -203,7 +202,7 @@ typedef struct {
     uint16_t count;                   /* 0: not made yet */
     uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
 } image;
-_Static_assert(sizeof(image) == SC_NEUREKA_IMAGE, "planned size of an image");
+_Static_assert(sizeof(image) == SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
 
 static __attribute__((noinline)) void make_image(const sc_matrix *m, const uint8_t *at, const int8_t *q,

@@ -22,7 +22,7 @@ from shrinkc.codegen.formats import c_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -277,6 +277,7 @@ def emit(
         "sq_words": max([m.x_words for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
+        "engine_table": max((engine_named(name).table for name in engines), default=0),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),

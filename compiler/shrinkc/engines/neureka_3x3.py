@@ -11,20 +11,20 @@ Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 5
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shrinkc.engines.engine import Engine, Features, MatrixSpec
+from shrinkc.engines.engine import Features, MatrixSpec
 from shrinkc.engines.neureka import (
     BLOCK,
-    IMAGE,
     JOB_ROWS,
     JOBS,
     START,
     beside_bytes,
     jobs_name,
-    legal,
     with_multipliers,
 )
+from shrinkc.engines.neureka import ENGINE as DENSE
 from shrinkc.storage import MatrixShape, Store, StoredRows
 
 if TYPE_CHECKING:
@@ -89,15 +89,12 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     }  # fmt: skip
 
 
-ENGINE = Engine(
+ENGINE = replace(
+    DENSE,
     name="neureka_3x3",
     store=Store("bit planes of 252", 8, block_bytes, pack, beside_bytes),
-    levels=("wmem",),
-    legal=legal,
     cut=cut,
     cycles=cycles,
     scratch=scratch,
-    table=IMAGE,
-    reads_rows=True,
     features=features,
 )

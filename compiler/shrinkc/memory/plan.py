@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.engines import CORES, engine_named
+from shrinkc.engines.choice import PROMPT
+from shrinkc.engines.cores import TILE_CAP
 from shrinkc.ir.steps import Access, PassSizes, loop_of
 from shrinkc.memory.behind import Asked, arrange, beside_weights
 from shrinkc.memory.parts import (
@@ -33,8 +35,7 @@ from shrinkc.targets import KIB, Target
 
 PLAN_VERSION = 4
 
-CHUNKS = (16, 8, 4, 2, 1)
-TILE_CAP = 32 * KIB  # beyond this a larger tile saves nothing measurable
+CHUNKS = (PROMPT, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 
