@@ -21,8 +21,6 @@ typedef struct {
     int32_t s0, s1, s2, s3, s4, s5, s6, s7;
 } sc_rows;
 
-#define SC_INLINE static inline __attribute__((always_inline))
-
 /* X(row) for each of the 8 rows of a block */
 #define SC_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 

@@ -121,7 +121,7 @@ void sc_profile_print(void); /* controller */
 #define sc_profile_resume(untimed, core) ((void)(untimed))
 #define sc_profile_print() ((void)0)
 #endif
-static inline void sc_op_done(enum sc_op op, uint32_t layer, int core) {
+SC_INLINE void sc_op_done(enum sc_op op, uint32_t layer, int core) {
     sc_profile_op(op, layer, core);
     if (__builtin_expect(sc_now.observed >> op & 1, 0)) sc_observe(op, layer, core);
 }

@@ -13,7 +13,7 @@ static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
 }
 
 /* z = x * 2^-e, turned by RoPE and 2^15 times as large; returns the larger of top and max |z|.  z may be x. */
-static inline uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
+SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
 #if SC_XPULP
     const int32_t *x2 = x + SC_HEAD_DIM / 2;
     int32_t *z2 = z + SC_HEAD_DIM / 2, a, b, u, v, w, s;
@@ -54,7 +54,7 @@ static inline uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, i
 }
 
 /* dst[i * stride] = z[i] * 2^-n times the reciprocal, an int8 */
-static inline void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
+SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
 #if SC_XPULP
     int32_t a, b;
     /* clang-format off */
@@ -103,7 +103,7 @@ SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
 
 /* Heads first, first + step, ... below SC_HEADS + 2 * SC_KV_HEADS of the token's qkv: RoPE, int8, and for k and v
  * the append at its position.  Returns the next head, less the number of all: the next token's first. */
-static inline int heads_prepare(const sc_heads *h, int head, int step) {
+SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
     for (; head < SC_HEADS + 2 * SC_KV_HEADS; head += step) {
         int at = head;
         SC_OPAQUE(

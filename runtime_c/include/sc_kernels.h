@@ -19,21 +19,23 @@ typedef struct {
     int32_t exponent;
 } sc_qvec;
 
-/* A core's part of the scan. */
+/* A core's part of the scan, or of a 16-bit vector a share's. */
 typedef struct {
-    uint32_t max; /* of |y| */
-    uint32_t pad;
-    uint64_t sum; /* of (x >> pre_shift)^2 */
+    uint32_t max; /* of |y|, or of a share its bits before x was shifted up */
+    int32_t up;   /* by which a share's x was shifted up */
+    uint64_t sum; /* of (x >> pre_shift)^2, or of a share of (x << up >> drop)^2 */
 } sc_part;
+#define SC_Q16_SHARES 8 /* of a 16-bit vector, whatever the cores */
+#define SC_PARTS (SC_CORES > SC_Q16_SHARES ? SC_CORES : SC_Q16_SHARES)
 
 /* The last core that has work in everything: tasks of one core go to it. */
 #define SC_LAST_CORE(cores) ((cores) - 1)
 
 /* First half of quantisation, this core's blocks: block_max[blocks] and parts[core] of |x|.  Place j
- * is made from input perm[j], or j without perm.  With gain (Q15, in the order of places) it is
- * RMSNorm: the sum of squares too, and the maxima are those of y = x * gain >> 15, which is written
+ * is made from input perm[j], or j without perm.  With gain (Q31, in the order of places) it is
+ * RMSNorm: the sum of squares too, and the maxima are those of y = x * gain >> 31, which is written
  * to y (otherwise unused). */
-void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain, const uint16_t *perm,
+void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
                  int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores);
 /* Second half, after a barrier: int8 values and segment scales; the last core also sets mantissa
  * and exponent.  norm != 0: y is what the scan wrote, and they are those of RMSNorm with epsilon eps;
@@ -45,25 +47,25 @@ void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
 /* What RMSNorm makes of mantissa and exponent: by one core, when the vector is there. */
 void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
 
-/* 16-bit vectors, 256 * high + low, both signed bytes, of several tokens.  The same two halves; with gain,
- * sc_q16_norm() is the last part. */
+/* 16-bit vectors, 256 * high + low, both signed bytes, of several tokens.  The same two halves, cut into shares
+ * (sc_q16.h); with gain, sc_q16_norm() is the last part. */
 typedef struct {
     const sc_cut *cut;
     const int32_t *x; /* [tokens][stride] */
     uint32_t stride;
     uint32_t first, step, tokens; /* first, first + step .. below tokens are quantised */
-    const int16_t *gain;
+    const int32_t *gain;
     const uint16_t *perm;
     int32_t *y; /* [tokens][y_stride], with gain */
     uint32_t y_stride;
-    sc_part *parts; /* [tokens][parts_stride] */
-    uint32_t parts_stride;
-    int8_t *q; /* [tokens][2][words * 4], where out[].q then point to */
+    sc_part *parts; /* [tokens][SC_PARTS] */
+    int8_t *q;      /* [tokens][2][words * 4], where out[].q then point to */
     sc_qvec *out;
 } sc_q16_job;
 void sc_q16_scan(const sc_q16_job *j, int core, int cores);
 void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
-void sc_q16_norm(const sc_q16_job *j, uint64_t eps, int cores);
+/* Of one token: `parts` are its shares. */
+void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out);
 
 /* ---- matrices ---- */
 

@@ -94,7 +94,7 @@ extern const char *const sc_op_names[]; /* of enum sc_op */
 extern const sc_matrix sc_matrices[];
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;
-extern const int16_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN]; /* Q15: attn, mlp of each layer, final */
+extern const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN]; /* Q31: attn, mlp of each layer, final */
 #if SC_PERMS
 extern const uint16_t *const sc_head_perm;
 #endif

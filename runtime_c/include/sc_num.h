@@ -26,6 +26,9 @@ static inline int32_t sc_sat_add(int32_t a, int32_t b) {
     return sc_max(s, -SC_INT32_MAX);
 }
 
+/* Of a residual stream and what is added to it: numerics/fixed.py add_to_residual(). */
+static inline int32_t sc_add_to_residual(int32_t x, int32_t y) { return sc_clip30(x + sc_clip30(y)); }
+
 /* High word of the signed product.  GCC spells it with four instructions when it can prove one
  * factor positive, hence the assembly. */
 static inline int32_t sc_mulh(int32_t a, int32_t b) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What quantising to 8 and to 16 bit have in common, for sc_vector.c and sc_q16.c only. */
+ * What quantising to 8 and to 16 bit have in common, for sc_vector.c and sc_q16.h only. */
 #ifndef SC_SCAN_H
 #define SC_SCAN_H
 
@@ -33,18 +33,18 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
 #endif
 }
 
-/* y[i] = x[i] * gain[i] / 2^15 rounded down */
-static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n, int32_t *y) {
+/* y[i] = x[i] * gain[i] / 2^31 rounded down */
+static inline void apply_gain(const int32_t *x, const int32_t *gain, uint32_t n, int32_t *y) {
 #if SC_XPULP
     int32_t high, low, g;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     ".insn i 0x0b, 1, %[g], 2(%[gain])\n"
+                     ".insn i 0x0b, 2, %[g], 4(%[gain])\n"
                      ".insn i 0x0b, 2, %[l], 4(%[x])\n"
                      "mulh %[h], %[l], %[g]\n"
                      "mul %[l], %[l], %[g]\n"
-                     "slli %[h], %[h], 17\n"
-                     "srli %[l], %[l], 15\n"
+                     "slli %[h], %[h], 1\n"
+                     "srli %[l], %[l], 31\n"
                      "or %[l], %[l], %[h]\n"
                      ".insn s 0x2b, 2, %[l], 4(%[y])\n" SC_LOOP_END(8)
                      : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
@@ -53,8 +53,17 @@ static inline void apply_gain(const int32_t *x, const int16_t *gain, uint32_t n,
                      : "memory");
 /* clang-format on */
 #else
-    for (; n; n--) *y++ = sc_scale_q15(*x++, *gain++);
+    for (; n; n--) *y++ = (int32_t)(((int64_t)*x++ * *gain++) >> 31);
 #endif
+}
+
+/* The token's mantissa and exponent under RMSNorm: numerics/vectors.py _normed(). */
+SC_INLINE void normed(sc_qvec *out, uint64_t total) {
+    int j;
+    const uint32_t product = out->mantissa * sc_rsqrt(total, &j);
+    const int extra = sc_bits(product) - 15;
+    out->mantissa = product >> extra;
+    out->exponent += extra - j;
 }
 
 static inline void gather(const int32_t *x, const uint16_t *perm, uint32_t n, int32_t *y) {

@@ -56,7 +56,7 @@ static inline uint32_t largest_difference(uint32_t factor) {
 #endif
 }
 
-static inline head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
+SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
     const uint32_t product = (uint32_t)scale_mantissa(q_scale) * layer->score_mantissa;
     const int extra = sc_top_bit(product) - 15;
     const int shift = -(extra + scale_exponent(q_scale) + layer->score_exponent + 9 + 18);
@@ -125,8 +125,8 @@ static inline void four_products(const int8_t *q8, const uint8_t *k, int32_t v[4
 #endif
 
 /* Scores of `count` positions whose K records begin at row. */
-static inline void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
-                                  uint32_t count) {
+SC_INLINE void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
+                              uint32_t count) {
     int32_t least = s->least;
     uint32_t records = s->records;
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
@@ -196,7 +196,7 @@ static inline void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q
 }
 
 /* by how many bits a probability times its value's scale, at most records >> 16, loses to have SC_WEIGHT_BITS */
-static inline int weight_drop(uint32_t records) { return sc_top_bit(records) + 1 - SC_WEIGHT_BITS; }
+SC_INLINE int weight_drop(uint32_t records) { return sc_top_bit(records) + 1 - SC_WEIGHT_BITS; }
 
 /* Channels at a time.  The weights of four positions meet their values as four high and four low bytes: made
  * of them once where there are many channels, or else for every few. */
@@ -208,7 +208,7 @@ static inline int weight_drop(uint32_t records) { return sc_top_bit(records) + 1
 #define SPLIT_WEIGHTS (SC_XPULP && VALUES == 4 && SC_HEAD_DIM >= 16)
 
 #if SPLIT_WEIGHTS
-static inline void split_weights(uint16_t *weight, uint32_t blocks) {
+SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
     int32_t a, b, v;
     uint16_t *to = weight;
     /* clang-format off */
@@ -229,8 +229,8 @@ static inline void split_weights(uint16_t *weight, uint32_t blocks) {
 #endif
 
 /* The weights of `count` positions, and zeros after them up to a whole block; scales: the first value's. */
-static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight,
-                                 const uint8_t *scales, uint32_t count) {
+SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
+                             uint32_t count) {
     const int32_t least = s->least;
     const int shift = s->shift, drop = weight_drop(s->records);
     const uint32_t factor = s->factor;
@@ -305,8 +305,8 @@ static inline void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t
 }
 
 /* sum[i] = values of channel i from row on times the weights of `count` positions */
-static inline void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
-                                   int32_t sum[VALUES]) {
+SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
+                               int32_t sum[VALUES]) {
 #if SC_XPULP
     int32_t v0, v1, a, b, h0 = 0, l0 = 0, h1 = 0, l1 = 0;
 #if VALUES == 4
@@ -383,7 +383,7 @@ typedef struct {
     int left, right;
 } mean_scale;
 
-static inline mean_scale head_mean(uint32_t total, uint32_t records, const sc_layer *layer) {
+SC_INLINE mean_scale head_mean(uint32_t total, uint32_t records, const sc_layer *layer) {
     const int z_shift = sc_top_bit(total) - 15;
     const uint32_t reciprocal = 0x80000000u / (total >> z_shift);
     const int shift = 20 + z_shift - weight_drop(records) - layer->v_unit;
@@ -397,7 +397,7 @@ static inline mean_scale head_mean(uint32_t total, uint32_t records, const sc_la
 }
 
 /* In place, n > 0 sums. */
-static inline void means(mean_scale m, int32_t *sum, uint32_t n) {
+SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 #if SC_XPULP
     int32_t v;
     int32_t *out = sum;
@@ -426,7 +426,7 @@ static inline void means(mean_scale m, int32_t *sum, uint32_t n) {
 
 /* The attention of heads first, first + step, ... below `end`; returns the next head, less SC_HEADS: the next
  * token's first where `end` is all. */
-static inline int heads_attend(const sc_heads *h, int head, int step, int end) {
+SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end) {
     for (; head < end; head += step) {
         int at = head;
         SC_OPAQUE(

@@ -9,6 +9,9 @@
 
 #include <stdint.h>
 
+/* Of what is called from one hot place: an instruction cache holds no more of it than its loops. */
+#define SC_INLINE static inline __attribute__((always_inline))
+
 /* The compiler forgets what it knows of v. */
 #define SC_OPAQUE(v) __asm__("" : "+r"(v))
 
@@ -46,6 +49,14 @@ static inline int32_t sc_abs(int32_t a) {
 static inline int sc_to_31(int v) {
     int d;
     __asm__(".insn r 0x33, 2, 0x0A, %0, %1, x6" : "=r"(d) : "r"(v));
+    return d;
+}
+
+/* v clipped to -2^30 .. 2^30 - 1 */
+#define SC_CLIP30(rd, rs) ".insn r 0x33, 1, 0x0A, " rd ", " rs ", x31\n"
+static inline int32_t sc_clip30(int32_t v) {
+    int32_t d;
+    __asm__(SC_CLIP30("%0", "%1") : "=r"(d) : "r"(v));
     return d;
 }
 
@@ -147,6 +158,7 @@ static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
 static inline int32_t sc_round(int32_t v, int32_t s) { return (v + (1 << (s - 1))) >> s; }
 static inline int32_t sc_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int sc_to_31(int v) { return sc_min(sc_max(v, 0), 31); }
+static inline int32_t sc_clip30(int32_t v) { return sc_min(sc_max(v, -(1 << 30)), (1 << 30) - 1); }
 static inline uint32_t sc_low16(uint32_t a) { return a & 0xFFFF; }
 static inline int sc_top_bit(uint32_t v) { return 31 - __builtin_clz(v); }
 static inline int sc_bits(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }

@@ -67,40 +67,72 @@ static inline uint32_t bytes_of(uint32_t nibbles) {
     return exchanged(nibbles, 1, 0, 0x22222222u);
 }
 
-/* Piece i of a row.  Nibble b of a word has bit b of 4 inputs, or bit 28 tap + channel of plane b that of one. */
-static piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
-    const uint32_t k = m->in.k, bits = dense(m) ? 8 : bits_of(m);
-    const uint32_t tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9, at = 28 * tap;
-    const uint8_t *planes = row + tile * (dense(m) ? 1 : bits) * TILE_BYTES;
+/* Where piece i of a row begins, as bits of its planes. */
+typedef struct {
+    uint32_t byte, bit; /* of the first plane; bit of a plane */
+    piece inputs;
+} place;
+
+static inline place place_of(const sc_matrix *m, uint32_t i) {
+    const uint32_t k = m->in.k, tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9;
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
-    const uint32_t there = left < of_tile ? left : of_tile;
+    const uint32_t there = left < of_tile ? left : of_tile, first = tap * channels(m) + channel;
+    return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
+                   (piece){first, first >= k          ? 0
+                                  : k - first < there ? k - first
+                                                      : there}};
+}
+
+/* Nibble b of a word has bit b of 4 inputs: as signed bytes. */
+static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
+    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
+    return (bytes_of(nibbles) + up) ^ 0x80808080u;
+}
+
+/* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b. */
+static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
+    const uint32_t bits = dense(m) ? 8 : bits_of(m);
+    const place p = place_of(m, i);
     uint32_t word[PIECE_MAX / 4] = {0};
     if (dense(m)) {
-        __builtin_memcpy(word, planes, sizeof word);
+        __builtin_memcpy(word, row + p.byte, sizeof word);
     } else {
         for (uint32_t b = 0; b < bits; b++) {
             uint32_t plane;
-            __builtin_memcpy(&plane, planes + b * TILE_BYTES + at / 8, 4);
-            plane >>= at % 8;
-            for (uint32_t q = 0; 4 * q < there; q++) word[q] |= (plane >> 4 * q & 15) << 4 * b;
+            __builtin_memcpy(&plane, row + p.byte + b * TILE_BYTES + p.bit / 8, 4);
+            plane >>= p.bit % 8;
+            for (uint32_t q = 0; 4 * q < p.inputs.count; q++) word[q] |= (plane >> 4 * q & 15) << 4 * b;
         }
     }
-    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
-    for (uint32_t q = 0; q < PIECE_MAX / 4; q++) word[q] = (bytes_of(word[q]) + up) ^ 0x80808080u;
+    for (uint32_t q = 0; q < PIECE_MAX / 4; q++) word[q] = signed_bytes(word[q], bits);
     __builtin_memcpy(w, word, sizeof word);
-    const uint32_t first = tap * channels(m) + channel;
-    return (piece){first, first >= k ? 0 : k - first < there ? k - first : there};
+    return p.inputs;
 }
 
+/* Four inputs at a time, so that few of them are work for all cores. */
 static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
                      int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
     const int32_t scale = multipliers(m, at)[row];
+    const uint32_t bits = dense(m) ? 8 : bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
     (void)k;
-    for (uint32_t i = (uint32_t)core; i < pieces_of(m); i += (uint32_t)cores) {
-        int8_t w[PIECE_MAX];
-        const piece p = unpack(m, weights, i, w);
-        for (uint32_t j = 0; j < p.count; j++) x[p.first + j] = sc_requantize(w[j] * scale, factor, shift);
+    for (uint32_t i = (uint32_t)core; i < pieces_of(m) * quads; i += (uint32_t)cores) {
+        const place p = place_of(m, i / quads);
+        const uint32_t q = i % quads;
+        uint32_t word = 0;
+        if (4 * q >= p.inputs.count) continue;
+        if (dense(m)) {
+            __builtin_memcpy(&word, weights + p.byte + 4 * q, 4);
+        } else {
+            for (uint32_t b = 0; b < bits; b++) {
+                uint32_t plane;
+                __builtin_memcpy(&plane, weights + p.byte + b * TILE_BYTES + p.bit / 8, 4);
+                word |= (plane >> p.bit % 8 >> 4 * q & 15) << 4 * b;
+            }
+        }
+        word = signed_bytes(word, bits);
+        for (uint32_t j = 4 * q; j < 4 * q + 4 && j < p.inputs.count; j++, word >>= 8)
+            x[p.inputs.first + j] = sc_requantize((int8_t)word * scale, factor, shift);
     }
 }
 
@@ -179,28 +211,36 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
     return j;
 }
 
+/* What a context's registers hold but for a job's place: that of a decoded token's matrices by its number, 0 of
+ * several tokens'.  Contexts take turns. */
+static SC_L1 uint32_t forms[2], context;
+
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one. */
 static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at,
                                                 const sc_neureka_job *first, const cut *c, uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_job j = *first;
-    j.weights += p.first * j.weight_row;
     j.in += 8u * m->in.words * p.token;
-    j.out = (uint32_t)(uintptr_t)sums_of(c, job);
-    j.last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | (j.last_out_in & 0xFFFF);
-    j.tiles_out_in = ko << 16 | (j.tiles_out_in & 0xFFFF);
-    sc_neureka_write(&j);
+    sc_neureka_acquire();
+    sc_neureka_place(j.weights + p.first * j.weight_row, (uint32_t)(uintptr_t)sums_of(c, job),
+                     (p.count - (ko - 1) * OUTPUTS) << 16 | (j.last_out_in & 0xFFFF),
+                     ko << 16 | (j.tiles_out_in & 0xFFFF));
+    sc_neureka_form(&j);
+    forms[context] = 0;
+    context ^= 1;
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
 }
 
 /* Of a decoded token all jobs of a matrix are alike but for the last: what is written of them is made once. */
 typedef struct {
     sc_neureka_job job;               /* the first one */
+    uint32_t form;                    /* equal for those that differ in nothing but their place */
     uint32_t job_bytes;               /* of weights */
     uint32_t last_out_in, last_tiles; /* of the last one */
     uint16_t count;                   /* 0: not made yet */
     uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
+    uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
 } image;
 _Static_assert(sizeof(image) == SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
@@ -215,6 +255,11 @@ static __attribute__((noinline)) void make_image(const sc_matrix *m, const uint8
     i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->apart = (uint16_t)((dense(m) ? 1u : 3u) << c.log);
+    /* what the last core has to do first takes it as long as a share of a small job */
+    const uint32_t most = SC_CORES > 1 ? SC_CORES - 1 : 1;
+    i->last_each = (uint16_t)((last.count + most * 2 - 1) / (most * 2) * 2);
+    i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
+    i->form = m->in.words << 5 | bits_of(m) << 1 | (uint32_t)dense(m);
     i->count = (uint16_t)c.count;
 }
 
@@ -222,38 +267,52 @@ static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matric
 
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
-    sc_neureka_job j = i->job;
-    j.weights += job * i->job_bytes;
-    j.out += job % JOBS * SC_NEUREKA_SUMS;
-    if (job + 1u == i->count) j.last_out_in = i->last_out_in, j.tiles_out_in = i->last_tiles;
-    sc_neureka_write(&j);
+    const int last = job + 1u == i->count;
+    const uint32_t now = context;
+    sc_neureka_acquire();
+    sc_neureka_place(i->job.weights + job * i->job_bytes, i->job.out + job % JOBS * SC_NEUREKA_SUMS,
+                     last ? i->last_out_in : i->job.last_out_in, last ? i->last_tiles : i->job.tiles_out_in);
+    if (forms[now] != i->form) {
+        sc_neureka_form(&i->job);
+        forms[now] = i->form;
+    }
+    context = now ^ 1;
 }
 
-SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens,
-                           int core) {
-    if (core != SC_LAST_CORE(SC_CORES)) return;
-    if (tokens > 1) {
-        const cut c = cut_of(m, tokens);
-        several = job_of(m, at, q, &c, 0);
-        write_job(m, at, &several, &c, 0);
-        return;
-    }
+/* The matrix whose first job has been written, but not committed; the last core's own. */
+static SC_L1 const sc_matrix *ready;
+
+SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+    if (ready == m) return;
     image *i = image_of(m);
     if (__builtin_expect(!i->count, 0)) make_image(m, at, q, i);
     write_one(i, 0);
+    ready = m;
+}
+
+/* The next matrix of this pass over one token, if it is known and the engine's: its first job is written while
+ * the last one of the matrix before is under way. */
+static inline const sc_matrix *next_of(const sc_matrix *m) {
+    const sc_matrix *const head = &sc_matrices[SC_MATRICES - 1];
+    if (m == head || (m + 1 == head && sc_now.want == SC_NO_LOGITS)) return 0;
+    return image_of(m + 1)->count ? m + 1 : 0;
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
-    sc_neureka_commit();
     if (tokens > 1) {
         const cut c = cut_of(m, tokens);
-        if (c.count == 1) return;
-        write_job(m, at, &several, &c, 1);
-    } else {
-        if (image_of(m)->count == 1) return;
-        write_one(image_of(m), 1);
+        several = job_of(m, at, x->q, &c, 0);
+        for (uint32_t job = 0; job < c.count && job < 2; job++) {
+            write_job(m, at, &several, &c, job);
+            sc_neureka_commit();
+        }
+        return;
     }
+    sc_neureka_commit();
+    ready = 0;
+    if (image_of(m)->count == 1) return;
+    write_one(image_of(m), 1);
     sc_neureka_commit();
 }
 
@@ -305,13 +364,18 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         left = i->count - ++job;
         if (core == SC_LAST_CORE(SC_CORES)) sc_neureka_wait(left > 0);
         sc_barrier();
-        if (core == SC_LAST_CORE(SC_CORES) && left > 1) {
-            write_one(i, job + 1);
-            sc_neureka_commit();
+        if (core == SC_LAST_CORE(SC_CORES)) {
+            if (left > 1) {
+                write_one(i, job + 1);
+                sc_neureka_commit();
+            } else if (left == 0) {
+                const sc_matrix *const next = next_of(m);
+                if (next) prepare(next, 0, 0);
+            }
         }
         uint32_t n = rows;
         if (left == 0) {
-            n = (i->last_rows + SC_CORES * SC_ROWS - 1u) / (SC_CORES * SC_ROWS) * SC_ROWS;
+            n = out->kind == SC_SILU ? i->last_blocks : i->last_each;
             if (n * (uint32_t)core >= i->last_rows) return;
         }
         const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;

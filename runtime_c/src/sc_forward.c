@@ -4,6 +4,7 @@
 
 #include "sc_buffers.h"
 #include "sc_heads.h"
+#include "sc_q16.h"
 #include "sc_shares.h"
 
 SC_L1 sc_step sc_now;
@@ -77,72 +78,106 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-#if SC_Q16
-/* The 16-bit input of a matrix.  An engine starts at once, with the values alone: beside the last core, which
- * has that to do, the others quantise. */
-static inline __attribute__((always_inline)) void quantize_q16(const sc_matrix *m, sc_q16_job *j, int core) {
-    int cores = SC_CORES, norms = SC_LAST_CORE(SC_CORES); /* it has the fewest inputs */
 #ifdef SC_HAS_ENGINES
-    const sc_engine *const engine = m->engine == SC_ON_CORES ? 0 : sc_engine_of(m);
-    if (engine) {
+/* Before the activations are there, and a barrier before begin(). */
+static inline void prepare(const sc_matrix *m, const int8_t *q, int core) {
+    const sc_engine *const engine = sc_engine_of(m);
+    if (core == SC_LAST_CORE(SC_CORES) && engine->prepare) engine->prepare(m, in_place(m), q);
+}
+#endif
+
+#if SC_Q16
+/* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
+static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
+    sc_q16_job j = *job;
+    sc_barrier();
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, j.q, core);
+#endif
+    if (j.tokens >= SC_CORES) { /* whole tokens for each core */
+        j.first = (uint32_t)core, j.step = SC_CORES;
+        sc_q16_scan(&j, 0, 1);
+        sc_q16_quantize(&j, 0, 1);
+        for (uint32_t t = (uint32_t)core; j.gain && t < j.tokens; t += SC_CORES)
+            sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+    } else {
+        sc_q16_scan(&j, core, SC_CORES);
+        sc_barrier();
+        sc_q16_quantize(&j, core, SC_CORES);
+    }
+    int norms = SC_LAST_CORE(SC_CORES);
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), j.out, j.tokens, core);
         norms = 0;
-        if (engine->prepare) {
-            if (SC_CORES > 1) cores--;
-            engine->prepare(m, in_place(m), j->q, j->tokens, core);
-        }
     }
 #else
     (void)m;
 #endif
-    if (j->tokens >= SC_CORES) { /* whole tokens for each core */
-        j->first = (uint32_t)core, j->step = SC_CORES;
-        sc_q16_scan(j, 0, 1);
-        sc_q16_quantize(j, 0, 1);
-        if (j->gain) sc_q16_norm(j, SC_NORM_EPS, 1);
-        norms = SC_CORES;
+    if (j.tokens >= SC_CORES || !j.gain || core != norms) return;
+    for (uint32_t t = 0; t < j.tokens; t++) sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+}
+
+/* One token's, as several: a share for each core.  An engine starts with the values alone; what a norm makes of
+ * their scale comes beside it. */
+SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
+    const sc_cut *const cut = &m->in;
+    const int last = core == SC_LAST_CORE(SC_CORES);
+    uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
+    sc_barrier();
 #ifdef SC_HAS_ENGINES
-        if (engine) sc_barrier();
+    const int on_engine = m->engine != SC_ON_CORES;
+    if (on_engine) prepare(m, xq[0], core);
 #endif
-    } else {
-        if (core < cores) sc_q16_scan(j, core, cores);
-        sc_barrier();
-        if (core < cores) sc_q16_quantize(j, core, cores);
-#ifdef SC_HAS_ENGINES
-        if (engine) sc_barrier();
-#endif
+    for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
+        if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
+        q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
+        if (SC_CORES == SC_Q16_SHARES) break;
     }
+    sc_barrier();
+    const int most = q16_bits(parts[0]);
+    if (gain) src = y[0];
+    for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
+        if (SC_CORES != SC_Q16_SHARES) n = q16_share(cut->k, (uint32_t)share, &first);
+        q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first);
+        if (SC_CORES == SC_Q16_SHARES) break;
+    }
+    if (last) q16_finish(cut, most, gain != 0, xq[0], xv);
+    int norms = SC_LAST_CORE(SC_CORES);
 #ifdef SC_HAS_ENGINES
-    if (engine) engine->begin(m, in_place(m), j->out, j->tokens, core);
+    if (on_engine) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), xv, 1, core);
+        norms = 0;
+    }
 #endif
-    if (j->gain && core == norms) sc_q16_norm(j, SC_NORM_EPS, cores);
+    if (gain && core == norms) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+}
+#endif
+
+#if SC_Q16
+/* Whether quantize_token() makes a matrix's input. */
+static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
+    return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
 }
 #endif
 
 /* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain
  * through RMSNorm. */
-SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int16_t *gain,
-                              const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
-    sc_barrier();
+static __attribute__((noinline)) void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride,
+                                               const int32_t *gain, const uint16_t *perm, uint32_t first,
+                                               int8_t *to, sc_qvec *out, int core) {
 #if SC_Q16
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
-        sc_q16_job j = {&m->in,
-                        src + first * stride,
-                        stride,
-                        0,
-                        1,
-                        sc_now.tokens - first,
-                        gain,
-                        perm,
-                        y[first],
-                        SC_Y_WORDS,
-                        parts[first],
-                        SC_CORES,
-                        to,
-                        out + first};
-        quantize_q16(m, &j, core);
+        src += first * stride, out += first;
+        const sc_q16_job j = {&m->in, src,        stride,   0,  1,  sc_now.tokens - first, gain, perm,
+                              y[0],   SC_Y_WORDS, parts[0], to, out};
+        quantize_several(m, &j, core);
         return;
     }
 #endif
+    sc_barrier();
 #if SC_XSEGS > 0
     const sc_cut *cut = &m->in;
     (void)to;
@@ -275,15 +310,25 @@ static inline
 /* What a step reads, of the first token. */
 static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
 
-SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
+/* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
+SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
     const sc_layer *l = &sc_layers[layer];
-    quantize(l->m[s->slot], source(s), s->src_stride, sc_gains[2 * layer + s->how], SC_PERM(l->perm[s->slot]),
-             0, xq[0], xv, core);
+    const sc_matrix *m = l->m[s->slot];
+#if SC_Q16
+    if (__builtin_expect(one_token(m, SC_PERM(l->perm[s->slot])), 1)) {
+        quantize_token(m, source(s), gain, core);
+        return;
+    }
+#endif
+    quantize(m, source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), 0, xq[0], xv, core);
+}
+
+SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
+    quantize_step(s, layer, sc_gains[2 * layer + s->how], core);
 }
 
 SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
-    const sc_layer *l = &sc_layers[layer];
-    quantize(l->m[s->slot], source(s), s->src_stride, 0, SC_PERM(l->perm[s->slot]), 0, xq[0], xv, core);
+    quantize_step(s, layer, 0, core);
 }
 
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
@@ -498,7 +543,12 @@ SC_PHASE static void head(int core) {
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
-    quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xq[0], xv, core);
+#if SC_Q16
+    if (one_token(m, SC_PERM(sc_head_perm)))
+        quantize_token(m, x[0], sc_gains[2 * SC_LAYERS], core);
+    else
+#endif
+        quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xq[0], xv, core);
     sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
     if (sc_now.want == SC_CHOICES) {
         choices(m, core);

@@ -173,8 +173,8 @@ SC_HOT static void add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 /* dst = silu(gate) * up of n rows in each of several blocks, the ups SC_ROWS / 2 words behind the gates;
  * |gate * sigmoid| << shift and |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that
  * fixed them */
-static inline void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
-                             int32_t *dst) {
+SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
+                         int32_t *dst) {
     const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
 #if SC_XPULP
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
@@ -262,7 +262,7 @@ SC_HOT static void finish_rows(const sc_output *out, int32_t *dst, uint32_t row,
         silu_rows(out, y, 1, rows / 2, dst + row / 2);
     } else if (out->kind == SC_ADD) {
         dst += row;
-        for (uint32_t r = 0; r < rows; r++) dst[r] = sc_sat_add(dst[r], y[r]);
+        for (uint32_t r = 0; r < rows; r++) dst[r] = sc_add_to_residual(dst[r], y[r]);
     } else {
         dst += row;
         for (uint32_t r = 0; r < rows; r++) dst[r] = y[r];
@@ -318,71 +318,120 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 }
 
 #ifdef SC_HAS_ENGINES
-/* rescale_rows() of low + 256 * high */
-static inline void join_rows(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high,
-                             int32_t mantissa, int32_t right, int32_t *y) {
-    const int32_t half = (1 << right) >> 1;
+#define JOINED_SILU 64u /* rows of gate and up at a time */
+
+/* rescale_rows() of low + 256 * high; to y, or, with `add`, to the residual there */
+static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
+                                                            const int32_t *high, uint32_t mantissa,
+                                                            int32_t right, int add, int32_t *y) {
 #if SC_XPULP
-    int32_t scale, a, h;
+    int32_t s, t, a, b, h, i;
     /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 10)
-                     ".insn i 0x0b, 5, %[s], 2(%[r])\n"
-                     SC_LW_POST("%[h]", "%[high]") SC_LW_POST("%[a]", "%[low]")
-                     "mul %[s], %[s], %[m]\n"
-                     "slli %[h], %[h], 8\n"
-                     "add %[a], %[a], %[h]\n"
-                     "mulh %[a], %[a], %[s]\n"
-                     "add %[a], %[a], %[half]\n"
-                     "sra %[a], %[a], %[right]\n"
-                     ".insn s 0x2b, 2, %[a], 4(%[y])\n" SC_LOOP_END(10)
-                     : [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(scale),
-                       [a] "=&r"(a), [h] "=&r"(h)
-                     : [n] "r"(n), [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
-                     : "memory");
-/* clang-format on */
-#else
-    for (; n; n--, r++) {
-        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
-        *y++ = (sc_mulh(acc, (int32_t)*r * mantissa) + half) >> right;
-    }
+#define JOIN_TWO                                                                                             \
+    SC_LW_POST("%[t]", "%[r]") /* two multipliers */                                                         \
+    SC_LW_POST("%[h]", "%[high]") SC_LW_POST("%[i]", "%[high]")                                              \
+    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[b]", "%[low]")                                                \
+    ".insn r 0x5b, 0, 0, %[s], %[t], %[m]\n"                                                                 \
+    ".insn r 0x5b, 0, 0x20, %[t], %[t], %[m]\n"                                                              \
+    SC_MAC("%[a]", "%[h]", "%[c]") SC_MAC("%[b]", "%[i]", "%[c]")                                            \
+    "mulh %[a], %[a], %[s]\n"                                                                                \
+    "mulh %[b], %[b], %[t]\n"
+#define JOINED                                                                                               \
+    [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
+    [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
+    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right)                   \
+    : "memory"
+    if (n > 1 && add)
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 21) JOIN_TWO
+                         "lw %[s], 0(%[y])\n"
+                         "lw %[t], 4(%[y])\n"
+                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+                         "add %[a], %[a], %[s]\n"
+                         "add %[b], %[b], %[t]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(21) : JOINED);
+    else if (n > 1)
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 15) JOIN_TWO
+                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(15) : JOINED);
+    /* clang-format on */
+#undef JOIN_TWO
+#undef JOINED
+    n &= 1;
 #endif
+    for (; n; n--, r++, y++) {
+        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
+        const int32_t v = sc_round(sc_mulh(acc, (int32_t)(*r * mantissa)), right);
+        *y = add ? sc_add_to_residual(*y, v) : v;
+    }
+}
+
+/* Rows row .. row + rows - 1, up to a block, in their fixed point. */
+static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows, int32_t *y,
+                                const sc_output *out, int32_t *dst) {
+    rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
+#ifdef SC_HAS_BIAS
+    if (out->bias) add_bias(out->bias + row, (int32_t)rows, y);
+#endif
+    finish_rows(out, dst, row, rows, y);
+}
+
+/* As below, where the rounded result is shifted by less than one bit, or has a bias. */
+static __attribute__((noinline, cold)) void join_any(const sc_matrix *m, const uint16_t *r, uint32_t row,
+                                                     uint32_t rows, const int32_t *low, const int32_t *high,
+                                                     const sc_qvec *x, const sc_output *out, int32_t *dst) {
+    const uint32_t stored = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
+    for (uint32_t i = 0; i < stored; i += SC_ROWS) {
+        int32_t y[SC_ROWS] = {0};
+        uint16_t scales[SC_ROWS] = {0};
+        const uint32_t n = rows - i < SC_ROWS ? rows - i : SC_ROWS;
+        for (uint32_t j = 0; j < n; j++) {
+            y[j] = low[i + j] + (int32_t)((uint32_t)high[i + j] << 8);
+            scales[j] = r[i + j];
+        }
+        rescale((const uint8_t *)scales, (int32_t)x->mantissa, right_shift(m, x), y);
+        finish_block(m, row + i, n, y, out, dst);
+    }
 }
 
 SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
                              int32_t *dst) {
-    const int32_t shift = right_shift(m, x);
-    int32_t buffer[64]; /* rows of a job of many tokens */
-    uint32_t left = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), n;
-    for (; left; left -= n, row += n, r += n, low += n, high += n) {
-        int32_t *y = out->kind == SC_STORE ? dst + row : buffer;
-        n = out->kind == SC_STORE || left < 64 ? left : 64;
-        /* the last block of gate and up has padding on both sides */
-        const uint32_t stored = out->kind == SC_SILU ? (n + SC_ROWS - 1) / SC_ROWS * SC_ROWS : n;
-        join_rows(r, stored, low, high, (int32_t)x->mantissa, sc_max(shift, 0), y);
-        if (__builtin_expect(shift < 0, 0)) lshift_rows(y, stored, -shift);
+    const int32_t right = right_shift(m, x);
+    int plain = right > 0;
 #ifdef SC_HAS_BIAS
-        if (out->bias) add_bias(out->bias + row, (int32_t)n, y);
+    plain &= !out->bias;
 #endif
-        if (out->kind == SC_SILU) {
-            const uint32_t blocks = n / SC_ROWS, rest = n % SC_ROWS;
-            if (blocks) silu_rows(out, y, blocks, SC_ROWS / 2, dst + row / 2);
-            if (__builtin_expect(rest > 0, 0))
-                silu_rows(out, y + n - rest, 1, rest / 2, dst + (row + n - rest) / 2);
-        } else if (out->kind == SC_ADD) {
-            finish_rows(out, dst, row, n, y);
-        }
+    if (__builtin_expect(!plain, 0)) {
+        join_any(m, r, row, rows, low, high, x, out, dst);
+        return;
     }
+    uint32_t left = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
+    if (out->kind == SC_ADD) {
+        join_rows(r, left, low, high, x->mantissa, right, 1, dst + row);
+        return;
+    }
+    int32_t buffer[JOINED_SILU];
+    do {
+        const int silu = out->kind == SC_SILU;
+        const uint32_t n = silu && left > JOINED_SILU ? JOINED_SILU : left, rest = n % SC_ROWS;
+        /* the last block of gate and up has padding on both sides */
+        join_rows(r, silu ? n + (SC_ROWS - rest) % SC_ROWS : n, low, high, x->mantissa, right, 0,
+                  silu ? buffer : dst + row);
+        if (!silu) return;
+        if (n - rest) silu_rows(out, buffer, n / SC_ROWS, SC_ROWS / 2, dst + row / 2);
+        if (__builtin_expect(rest > 0, 0))
+            silu_rows(out, buffer + n - rest, 1, rest / 2, dst + (row + n - rest) / 2);
+        left -= n, row += n, r += n, low += n, high += n;
+    } while (left);
 }
 
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
                     const sc_qvec *x, const sc_output *out, int32_t *dst) {
-    const uint32_t rows = (uint32_t)sc_min((int32_t)(m->rows - row), SC_ROWS);
     rescale((const uint8_t *)r, (int32_t)x->mantissa, right_shift(m, x), y);
-#ifdef SC_HAS_BIAS
-    if (out->bias) add_bias(out->bias + row, (int32_t)rows, y);
-#endif
-    finish_rows(out, dst, row, rows, y);
+    finish_block(m, row, SC_ROWS, y, out, dst);
 }
 #endif
 

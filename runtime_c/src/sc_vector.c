@@ -17,7 +17,7 @@ static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, 
     return len < SC_BLOCK ? len : SC_BLOCK;
 }
 
-SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int16_t *gain,
+SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
                         const uint16_t *perm, int pre_shift, uint32_t *block_max, sc_part *parts, int core,
                         int cores) {
     int32_t top = 0;
@@ -90,15 +90,9 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
     return dst;
 }
 
-/* The token's mantissa and exponent under RMSNorm: numerics/vectors.py norm_quantize_vector. */
 SC_HOT void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores) {
-    uint64_t total = eps;
-    for (int c = 0; c < cores; c++) total += parts[c].sum;
-    int j;
-    uint32_t product = out->mantissa * sc_rsqrt(total, &j);
-    int extra = sc_bits(product) - 15;
-    out->mantissa = product >> extra;
-    out->exponent += extra - j;
+    for (int c = 0; c < cores; c++) eps += parts[c].sum;
+    normed(out, eps);
 }
 
 SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row, of 16-bit
+ * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row, of one token's 16-bit
  * activations on top of the zeros that prepare() has put there; end() gives them to the cores in blocks of
  * 8, so that almost every core reads what others wrote. */
 #include "sc_platform.h"
@@ -28,9 +28,9 @@ static int32_t wide_sum(const sc_matrix *m, const int8_t *w, const int8_t *low) 
     return acc;
 }
 
-static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q, uint32_t tokens, int core) {
+static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     (void)at, (void)q;
-    for (uint32_t i = (uint32_t)core; i < tokens * stored(m); i += SC_CORES) sums[i] = 0;
+    for (uint32_t i = 0; i < stored(m); i++) sums[i] = 0;
 }
 
 static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
@@ -38,7 +38,7 @@ static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint3
         for (uint32_t row = (uint32_t)core; row < stored(m); row += SC_CORES) {
             const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS), *q = x[t].q;
             if (m->format & SC_FMT_Q16) {
-                sums[t * stored(m) + row] += wide_sum(m, w, q);
+                sums[t * stored(m) + row] = (tokens == 1 ? sums[row] : 0) + wide_sum(m, w, q);
                 continue;
             }
             int32_t acc = 0;

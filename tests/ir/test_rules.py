@@ -212,7 +212,7 @@ def gain(g: Graph) -> None:
 
 
 def gain_of_minus_one(g: Graph) -> None:
-    first(g, NormQuant).gain[2] = -32768
+    first(g, NormQuant).gain[2] = -(1 << 31)
 
 
 def repeated_input(g: Graph) -> None:
@@ -302,7 +302,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (eps, "rule_norm", "eps 0 outside"),
     (large_eps, "rule_norm", "eps 2305843009213693953 outside"),
     (gain, "rule_norm", "gain is"),
-    (gain_of_minus_one, "rule_norm", "a gain of -32768"),
+    (gain_of_minus_one, "rule_norm", "a gain of -2**31"),
     (repeated_input, "rule_permutation", "no permutation of"),
     (short_permutation, "rule_permutation", "no permutation of 40 inputs"),
     (qkv_width, "rule_qkv", "needs 64 values per token, gets 48"),

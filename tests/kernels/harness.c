@@ -27,7 +27,7 @@ static void __attribute__((noreturn)) fail(const char *what) {
 
 /* ---- the rest of the engine that the kernels under test ask for ---- */
 
-int harness_norm_shift; /* SC_NORM_SHIFT here */
+int harness_norm_shift, harness_norm_drop; /* SC_NORM_SHIFT and SC_NORM_DROP here */
 
 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #if !SC_LOGITS_IN_L1
@@ -166,7 +166,7 @@ static void vector(void) {
     const int has_gain = (int)word(), has_perm = (int)word(), sums = (int)word(), cores = (int)word();
     const int backwards = (int)word();
     int32_t *input = copy(cut.k);
-    int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    int32_t *gain = has_gain ? copy(cut.k) : NULL;
     uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
     int32_t *product = guarded(cut.k);
     uint32_t *maxima = guarded(cut.blocks);
@@ -199,47 +199,34 @@ static void vector(void) {
 /* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
 static void wide_vectors(void) {
     const sc_cut cut = read_cut();
-    harness_norm_shift = (int)word();
+    harness_norm_shift = (int)word(), harness_norm_drop = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();
     const uint32_t tokens = word(), apart = word(), whole = word(); /* words between a row and the next */
     const size_t stride = cut.k + apart, n = (tokens - 1) * stride + cut.k;
-    const size_t parts_of = (size_t)cores + apart, part_words = sizeof(sc_part) / 4 * parts_of * tokens;
+    const size_t part_words = sizeof(sc_part) / 4 * SC_PARTS * tokens;
     const size_t words_of_q = 2u * cut.words * tokens;
     int32_t *input = copy(n);
-    int16_t *gain = has_gain ? copy((cut.k + 1u) / 2) : NULL;
+    int32_t *gain = has_gain ? copy(cut.k) : NULL;
     uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
     int32_t *product = guarded(n);
     sc_part *partial = guarded(part_words);
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
-    sc_q16_job j = {&cut,
-                    input,
-                    (uint32_t)stride,
-                    0,
-                    1,
-                    tokens,
-                    gain,
-                    perm,
-                    product,
-                    (uint32_t)stride,
-                    partial,
-                    (uint32_t)parts_of,
-                    q,
-                    v};
+    sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       1, tokens, gain,
+                    perm, product, (uint32_t)stride, partial, q, v};
     if (whole) {
         j.step = (uint32_t)cores;
         EACH_CORE(core) {
             j.first = (uint32_t)core;
             sc_q16_scan(&j, 0, 1);
             sc_q16_quantize(&j, 0, 1);
-            if (gain) sc_q16_norm(&j, wide(low, high), 1);
         }
     } else {
         EACH_CORE(core) sc_q16_scan(&j, core, cores);
         EACH_CORE(core) sc_q16_quantize(&j, core, cores);
-        if (gain) sc_q16_norm(&j, wide(low, high), cores);
     }
+    for (uint32_t t = 0; gain && t < tokens; t++) sc_q16_norm(partial + SC_PARTS * t, wide(low, high), &v[t]);
     put_count(2u * tokens + words_of_q);
     for (uint32_t t = 0; t < tokens; t++) {
         const int32_t scale[2] = {(int32_t)v[t].mantissa, v[t].exponent};

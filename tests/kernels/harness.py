@@ -82,9 +82,11 @@ class Harness:
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
         text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
-        text, found = re.subn(r"(SC_NORM_SHIFT) \d+", r"\1 harness_norm_shift", text)
-        assert found == 1
-        header.write_text(text + "extern int harness_norm_shift;\n")
+        text, found = re.subn(
+            r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
+        )
+        assert found == 2
+        header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())

@@ -17,7 +17,7 @@ from shrinkc.ir.linear import (
     largest_cmax,
     largest_x_bits,
 )
-from shrinkc.numerics.fixed import INT32_MAX, saturate32
+from shrinkc.numerics.fixed import INT32_MAX, RESIDUAL_BITS, add_to_residual
 from shrinkc.numerics.gating import silu_mul
 from shrinkc.numerics.matrices import embed, linear, rescale
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16
@@ -130,6 +130,12 @@ def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector |
     return QVector(q, c, random_mantissas(rng, tokens), rng.integers(-20, 21, tokens))
 
 
+def residual(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Of all magnitudes that a residual stream may have."""
+    top = 1 << RESIDUAL_BITS
+    return rng.integers(-top, top, shape) >> rng.integers(0, 30, shape)
+
+
 def random_case(
     rng: np.random.Generator, fmt: int, n: int, k: int, side: bool
 ) -> tuple[QLinear, QVector | Q16Vector, Q16Vector | None]:
@@ -164,14 +170,14 @@ def case_of(
     tokens = len(x.q)
     width = n // 2 if kind == SILU else n
     stride = width + int(rng.integers(0, 4))
-    start = rng.integers(-INT32_MAX, INT32_MAX + 1, (tokens, stride))
+    start = residual(rng, (tokens, stride))
     y = linear(w, x)
     gate_shift, silu_shift, up_shift = int(rng.integers(-12, 20)), 0, 0
     want = start.copy()
     if kind == STORE:
         want[:, :width] = y
     elif kind == ADD:
-        want[:, :width] = saturate32(start[:, :width] + y)
+        want[:, :width] = add_to_residual(start[:, :width], y)
     else:
         for _ in range(15):  # the largest shift that the gates allow, as lower() picks it
             try:
@@ -340,13 +346,13 @@ def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: boo
                 w.q[:] = rng.choice([-127, 127], w.q.shape)
                 w.x_bits = largest_x_bits(w.segment_bounds())
             x = random_wide_input(rng, 1, w)
-            start = rng.integers(-INT32_MAX, INT32_MAX + 1, (1, width + int(rng.integers(0, 4))))
+            start = residual(rng, (1, width + int(rng.integers(0, 4))))
             y, want = linear(w, x), start.copy()
             shifts = (int(rng.integers(-12, 20)), 0, 0) if kind == SILU else (0, 0, 0)
             if kind == STORE:
                 want[:, :width] = y
             elif kind == ADD:
-                want[:, :width] = saturate32(start[:, :width] + y)
+                want[:, :width] = add_to_residual(start[:, :width], y)
             else:
                 want[:, :width] = silu_mul(y, *shifts)
             command = engine_command(

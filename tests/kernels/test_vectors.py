@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import (
     norm_quantize_q16,
     norm_quantize_vector,
     quantize_q16,
     quantize_vector,
+    square_drop,
     square_pre_shift,
 )
 
@@ -99,7 +101,7 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> No
         x = values(case, rng)
         pre_shift = square_pre_shift(case.k)
         eps = max(1, int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61)))
-        gain = rng.integers(-32767, 32768, case.k)
+        gain = rng.integers(-INT32_MAX, INT32_MAX + 1, case.k) >> int(rng.integers(0, 20))
         perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
         if case.norm:
             v = norm_quantize_vector(x[None, perm], case.seg, case.cmax, pre_shift, eps, gain)
@@ -112,7 +114,7 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str) -> No
             to_words(x),
         ]
         if case.norm:
-            parts.append(half_words(gain))
+            parts.append(to_words(gain))
         if case.perm:
             parts.append(half_words(perm))
         commands.append((VECTOR, np.concatenate(parts)))
@@ -203,7 +205,7 @@ def test_wide_vectors_are_the_interpreters(harness: Get, config: str) -> None:
         x = wide_values(case, rng)
         pre_shift = square_pre_shift(case.k)
         eps = max(1, int(rng.integers(1, 1 << 61)) >> int(rng.integers(0, 61)))
-        gain = rng.integers(-32767, 32768, case.k)
+        gain = rng.integers(-INT32_MAX, INT32_MAX + 1, case.k) >> int(rng.integers(0, 20))
         perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
         if case.norm:
             v = norm_quantize_q16(x[:, perm], case.bits, pre_shift, eps, gain)
@@ -213,13 +215,13 @@ def test_wide_vectors_are_the_interpreters(harness: Get, config: str) -> None:
         rows = np.concatenate([x, apart], axis=1).reshape(-1)
         parts = [
             cut_words(case.k, case.k, case.bits, case.pad),
-            to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
+            to_words([pre_shift if case.norm else 31, square_drop(case.k), eps, eps >> 32]),
             to_words([int(case.norm), int(case.perm), case.cores, int(case.backwards)]),
             to_words([case.tokens, case.apart, int(case.whole)]),
             to_words(rows[: len(rows) - case.apart]),
         ]
         if case.norm:
-            parts.append(half_words(gain))
+            parts.append(to_words(gain))
         if case.perm:
             parts.append(half_words(perm))
         commands.append((WIDE_VECTORS, np.concatenate(parts)))

@@ -166,7 +166,7 @@ def test_every_target_takes_a_small_model(name: str) -> None:
     plan = make_plan(s, TARGETS[name])
     assert verify(plan, s, TARGETS[name]) > 0
     assert plan.kv_in_l1 and plan.logits_in_l1
-    assert plan.chunk == 16
+    assert plan.chunk >= 8
 
 
 def test_a_budget_beyond_the_target_is_the_targets() -> None:

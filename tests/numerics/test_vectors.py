@@ -145,9 +145,9 @@ def test_norm_against_float(k: int, shift: int) -> None:
     rng = np.random.default_rng(k + shift)
     x = rng.integers(-INT32_MAX, INT32_MAX + 1, (4, k)) >> shift
     u, seg, cmax, eps = square_pre_shift(k), min(64, k), 255, 1 << 10
-    gain = rng.integers(-32767, 32768, k)
+    gain = rng.integers(-INT32_MAX, INT32_MAX + 1, k)
     v = norm_quantize_vector(x, seg, cmax, u, eps, gain)
-    plain = quantize_vector((x * gain) >> 15, seg, cmax)
+    plain = quantize_vector((x * gain) >> 31, seg, cmax)
     np.testing.assert_array_equal(v.q, plain.q)
     np.testing.assert_array_equal(v.c, plain.c)
     assert v.mantissa.min() >= 1 << 14 and v.mantissa.max() < 1 << 15
@@ -155,7 +155,7 @@ def test_norm_against_float(k: int, shift: int) -> None:
     got = v.scaled(seg) * (v.mantissa * 2.0**v.exponent)[:, None] * kappa
     total = ((x.astype(float) / 2.0**u) ** 2).sum(axis=1) + eps
     rms = np.sqrt(total / k) * 2.0**u
-    want = x / rms[:, None] * gain / 32768
+    want = x / rms[:, None] * gain / 2**31
     step = step_of(plain, seg, cmax)
     unit = 2.0 ** plain.exponent[:, None]
     rounding = HALF_STEP * step + UNITS * unit + 1

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.matrices import accumulate_q16
 from shrinkc.numerics.vectors import (
+    SHARES,
     WIDE_BITS,
     WIDE_MANTISSA,
     Q16Vector,
     norm_quantize_q16,
+    places_of_share,
     quantize_q16,
+    square_drop,
     square_pre_shift,
 )
 
@@ -35,7 +38,7 @@ def check(x: np.ndarray, bits: int) -> Q16Vector:
             e = max(exponent, 0)
             assert q == [(b + (1 << e >> 1) >> e) << max(-exponent, 0) for b in row]
         else:
-            assert q == [0] * len(row) and exponent == 0
+            assert q == [0] * len(row) and exponent == 1 - bits
     return v
 
 
@@ -83,8 +86,9 @@ def test_short_vectors_are_shifted_up() -> None:
 
 def test_all_zero() -> None:
     v = check(np.zeros((3, 7), int), 14)
-    assert v.exponent.tolist() == [0, 0, 0]
-    normed = norm_quantize_q16(np.zeros((1, 9), int), 14, square_pre_shift(9), 1, np.full(9, 32767))
+    assert v.exponent.tolist() == [-13, -13, -13]
+    gain = np.full(9, INT32_MAX)
+    normed = norm_quantize_q16(np.zeros((1, 9), int), 14, square_pre_shift(9), 1, gain)
     assert (normed.q == 0).all() and 1 << 14 <= normed.mantissa[0] < 1 << 15
 
 
@@ -113,28 +117,41 @@ def test_both_bytes_are_signed(bits: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 5, 64, 100, 577])
 @pytest.mark.parametrize("shift", [0, 9, 20, 27])
+@pytest.mark.parametrize("spread", [0, 12])
 @pytest.mark.parametrize("bits", [9, 14])
-def test_norm_against_float(k: int, shift: int, bits: int) -> None:
-    """x / rms * gain within half a unit + 2**-13 relative + 1 of x for the gain; the values are those
-    without the norm."""
+def test_norm_against_float(k: int, shift: int, spread: int, bits: int) -> None:
+    """x / rms * gain within half a unit of ``bits`` bits of the largest, however few bits x has; and
+    within what the mantissa and the sum of squares may lose."""
     rng = np.random.default_rng(k + shift)
     x = rng.integers(-INT32_MAX, INT32_MAX + 1, (4, k)) >> shift
+    x >>= rng.integers(0, spread + 1, (4, k))
     u, eps = square_pre_shift(k), 1 << 10
-    gain = rng.integers(-32767, 32768, k)
+    gain = rng.integers(-INT32_MAX, INT32_MAX + 1, k) >> rng.integers(0, 8, k)
     v = norm_quantize_q16(x, bits, u, eps, gain)
-    plain = quantize_q16((x * gain) >> 15, bits)
-    np.testing.assert_array_equal(v.q, plain.q)
     assert v.mantissa.min() >= 1 << 14 and v.mantissa.max() < 1 << 15
+    assert np.abs(v.q).max() <= 1 << bits
     kappa = np.sqrt(k) / (WIDE_MANTISSA * 2.0 ** (31 + u))
     got = v.q * (v.mantissa * 2.0**v.exponent)[:, None] * kappa
     total = ((x.astype(float) / 2.0**u) ** 2).sum(axis=1) + eps
-    rms = np.sqrt(total / k) * 2.0**u
-    want = x / rms[:, None] * gain / 32768
-    rounding = 0.5 * 2.0 ** plain.exponent[:, None] + 1
-    # x >> u floors each square by less than 2**u, which matters only for tiny x
-    floor = 0.0 if u == 0 else 2.0**u / rms[:, None]
-    allowed = rounding / rms[:, None] + np.abs(want) * (2.0**-13 + floor)
-    assert (np.abs(got - want) <= allowed).all()
+    rms = np.sqrt(total / k)[:, None] * 2.0**u
+    want = x * (gain / 2**31)
+    top = np.abs(want).max(axis=1, keepdims=True)
+    # a share has 31 bits before the gain, of whose product the lowest is lost
+    rounding = top * 2.0**-bits * 1.0001 + np.abs(x).max(axis=1, keepdims=True) * 2.0**-28
+    relative = 2.0**-13 + np.sqrt(places_of_share(k)) * 2.0 ** (square_drop(k) - 30)
+    relative += SHARES / 2 / total[:, None]
+    allowed = (rounding + np.abs(want) * relative) / rms
+    assert (np.abs(got - want / rms) <= allowed).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 8, 9, 95, 96, 576, 2048, 8192, 65536])
+def test_no_sum_of_squares_overflows(k: int) -> None:
+    """Of a share whose values all have 31 bits, and none that could keep a bit more."""
+    places, drop = places_of_share(k), square_drop(k)
+    most = (INT32_MAX >> drop) + 1  # of negative ones
+    assert places * most**2 < 1 << 32
+    assert drop == 15 or places * (2 * most) ** 2 >= 1 << 32
+    assert SHARES * places >= k
 
 
 @settings(max_examples=60, deadline=None)

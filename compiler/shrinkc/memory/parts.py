@@ -13,7 +13,7 @@ from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import KIB
 
 TILE_ROUND = 8  # row blocks: one per core
-GAINS_L1_MAX = 4 * KIB
+GAINS_L1_MAX = 8 * KIB
 
 
 def align(n: int, to: int = ALIGN) -> int:
@@ -91,7 +91,7 @@ def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
 
 def gain_bytes(s: ModelShape) -> int:
     """All norms' gains."""
-    return 2 * s.hidden * (2 * s.num_layers + 1)
+    return 4 * s.hidden * (2 * s.num_layers + 1)
 
 
 def gains_in_l1(s: ModelShape) -> bool:

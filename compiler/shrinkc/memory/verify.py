@@ -89,7 +89,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
             for m in readers
         ),
         "xv": 32 * chunk,
-        "parts": 16 * chunk * cores,
+        "parts": 16 * chunk * max(cores, 8),
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
@@ -183,10 +183,10 @@ def _misread(sizes: PassSizes, s: ModelShape) -> Iterator[str]:
 
 
 def _table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, those of functions, and gains of up to 4 KiB."""
+    """Matrix and layer tables in L1, those of functions, and gains of up to 8 KiB."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
-    gains = 2 * s.hidden * (2 * s.num_layers + 1)
-    gains = (gains + 15) // 16 * 16 if gains <= 4096 else 0
+    gains = 4 * s.hidden * (2 * s.num_layers + 1)
+    gains = (gains + 15) // 16 * 16 if gains <= 8192 else 0
     matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
     layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
     for step in s.steps:
@@ -258,7 +258,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "code and stacks": t.l2_system,
         "layer table": _table_bytes(s),
         "input": 4 * (InputWord.TOKENS + s.context),
-        "gains": 2 * s.hidden * (2 * s.num_layers + 1),
+        "gains": 4 * s.hidden * (2 * s.num_layers + 1),
         "permutations": 2 * s.perms,
     }
     if s.biases:

@@ -39,6 +39,15 @@ def bit_length(v: np.ndarray | int) -> np.ndarray:
     return bits + np.where(high > 0, 32, 0)
 
 
+RESIDUAL_BITS = 30  # of a residual stream's magnitudes
+
+
+def add_to_residual(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x + y, both clipped to -2**30 .. 2**30 - 1, so that no sum on the way has more than 32 bits."""
+    low, high = -(1 << RESIDUAL_BITS), (1 << RESIDUAL_BITS) - 1
+    return np.clip(x + np.clip(y, low, high), low, high)
+
+
 def saturate32(v: np.ndarray) -> np.ndarray:
     """Clip to ±(2**31 - 1)."""
     return np.clip(v, -INT32_MAX, INT32_MAX)

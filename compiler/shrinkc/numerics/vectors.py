@@ -32,6 +32,7 @@ from shrinkc.numerics.fixed import (
 )
 
 STORED_MAX = 32767  # largest scale of a head in the cache
+INT32_BITS = 31  # of a magnitude
 HEAD_QSHIFT = 22  # fraction bits of the reciprocal, of at most 15 bits, that makes heads int8
 
 
@@ -97,15 +98,32 @@ def norm_quantize_vector(
     """RMSNorm followed by quantisation of x int32 [T, K].
 
     The int8 values do not depend on the norm, only the mantissa and exponent do.  ``eps`` is
-    the norm's epsilon in the units of ``sum_of_squares``; ``gain`` int [K] in Q15, |gain| <= 32767,
+    the norm's epsilon in the units of ``sum_of_squares``; ``gain`` int [K] in Q31, |gain| < 2**31,
     is applied before quantisation.
     kappa of the result is ``sqrt(K) / (127 * cmax * 2**(31 + pre_shift))``.
     """
     x = np.asarray(x, I64)
     total = sum_of_squares(x, pre_shift) + eps
-    v = quantize_vector((x * gain) >> 15, seg, cmax)
+    v = quantize_vector((x * gain) >> GAIN_BITS, seg, cmax)
     v.mantissa, v.exponent = _normed(v.mantissa, v.exponent, total)
     return v
+
+
+SHARES = 8  # of a norm's places, each with an exponent of its own
+GAIN_BITS = 31  # fraction bits of a norm's gains
+
+
+def places_of_share(k: int) -> int:
+    """Places of each of the ``SHARES`` runs that k places are cut into; the last ones may have fewer."""
+    return -(-k // SHARES)
+
+
+def square_drop(k: int) -> int:
+    """Smallest t for which the squares of a share's values of 31 - t bits sum to less than 2**32."""
+    t = 15
+    while places_of_share(k) << (62 - 2 * t) >= 1 << 32:
+        t += 1
+    return t
 
 
 WIDE_BITS = 14  # most bits of a 16-bit vector's magnitudes: both bytes of a value are signed
@@ -131,8 +149,7 @@ def quantize_q16(x: np.ndarray, bits: int) -> Q16Vector:
     Vectors of fewer bits are shifted up.  kappa of the result is ``2**-f / WIDE_MANTISSA``.
     """
     x = np.asarray(x, I64)
-    top = np.abs(x).max(axis=1)
-    exponent = np.where(top > 0, bit_length(top) - bits, 0)
+    exponent = _bits(x) - bits
     q = round_shift(x, exponent[:, None])
     return Q16Vector(q, np.full(len(q), WIDE_MANTISSA, I64), exponent)
 
@@ -140,13 +157,38 @@ def quantize_q16(x: np.ndarray, bits: int) -> Q16Vector:
 def norm_quantize_q16(
     x: np.ndarray, bits: int, pre_shift: int, eps: int, gain: np.ndarray
 ) -> Q16Vector:
-    """RMSNorm and :func:`quantize_q16`, with the arguments of :func:`norm_quantize_vector`.
+    """RMSNorm and quantisation of x int32 [T, K] to ``bits`` bits, with the arguments of
+    :func:`norm_quantize_vector`.
 
+    A residual stream has few bits in its first layers.  So each of ``SHARES`` runs of places is first
+    shifted up to 31 bits: all of these take part in the product with the gain, which is halved, and
+    the highest 31 - ``square_drop`` in the sum of squares.
     kappa of the result is ``sqrt(K) / (WIDE_MANTISSA * 2**(31 + pre_shift))``.
     """
     x = np.asarray(x, I64)
-    v = quantize_q16((x * gain) >> 15, bits)
-    return Q16Vector(v.q, *_normed(v.mantissa, v.exponent, sum_of_squares(x, pre_shift) + eps))
+    tokens, k = x.shape
+    places, drop = places_of_share(k), square_drop(k)
+    y, total = np.empty_like(x), np.full(tokens, eps, I64)
+    up = np.zeros((tokens, SHARES), I64)
+    largest = np.full((tokens, SHARES), 1 - INT32_BITS, I64)  # bits of magnitudes before the shift
+    for share, first in enumerate(range(0, k, places)):
+        run = slice(first, first + places)
+        up[:, share] = INT32_BITS - _bits(x[:, run])
+        z = x[:, run] << up[:, share, None]
+        squares = ((z >> drop) ** 2).sum(axis=1)
+        total += (squares << 2 * (drop - pre_shift)) >> 2 * up[:, share]
+        y[:, run] = (z * gain[run]) >> 32
+        largest[:, share] = _bits(y[:, run]) - up[:, share]
+    most = largest.max(axis=1)
+    right = np.minimum(most[:, None] + up - bits, INT32_BITS)
+    q = round_shift(y, np.repeat(right, places, axis=1)[:, :k])
+    mantissa = np.full(tokens, WIDE_MANTISSA, I64)
+    return Q16Vector(q, *_normed(mantissa, most + 1 - bits, total))
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    """Of the largest magnitude of each row, at least 1."""
+    return bit_length(np.maximum(np.abs(x).max(axis=1), 1))
 
 
 def _normed(

@@ -11,7 +11,13 @@ from shrinkc.ir.linear import row_slices
 from shrinkc.ir.ops.ropecache import UNIT_MIN
 from shrinkc.model import LlamaConfig
 from shrinkc.numerics.fixed import QMAX
-from shrinkc.numerics.vectors import STORED_MAX, square_pre_shift
+from shrinkc.numerics.vectors import (
+    SHARES,
+    STORED_MAX,
+    places_of_share,
+    square_drop,
+    square_pre_shift,
+)
 
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 # The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
@@ -59,16 +65,17 @@ def largest_norm(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
 
 @dataclass(frozen=True)
 class Gain:
-    """A norm's gain in Q15 of its largest entry; ``unit`` is what 2**-15 stands for, times 2**15."""
+    """A norm's gain as fractions of its largest entry in Q31, or Q15; ``unit``: what 1 stands for."""
 
-    q15: np.ndarray
+    q: np.ndarray
     unit: float
 
     @classmethod
-    def of(cls, gain: np.ndarray) -> Gain:
+    def of(cls, gain: np.ndarray, dtype: type[np.int32] | type[np.int16] = np.int32) -> Gain:
+        most = np.iinfo(dtype).max
         top = max(float(np.abs(gain).max()), 1e-12)
-        q15 = np.rint(gain.astype(np.float64) / top * 32767).astype(np.int16)
-        return cls(q15, top * 32768 / 32767)
+        q = np.rint(gain.astype(np.float64) / top * most).astype(dtype)
+        return cls(q, top * (most + 1) / most)
 
 
 def norm_kappa(k: int) -> float:
@@ -77,13 +84,23 @@ def norm_kappa(k: int) -> float:
 
 
 def norm_slack(k: int, eps: int) -> float:
-    """How much longer than sqrt(K) a norm's result of k inputs can be.
+    """How much longer than sqrt(K) a norm's result of k inputs can be, by ``sum_of_squares``.
 
     The sum of squares is of inputs that are rounded down by less than one unit each, 2**pre_shift:
     (s + sqrt(K)) / sqrt(s**2 + eps) is at most sqrt(1 + K / eps).
     """
     lost = 1 - 2.0 ** -square_pre_shift(k)
     return math.sqrt(1 + k * lost * lost / eps)
+
+
+def norm_slack_of_shares(k: int, eps: int) -> float:
+    """The same where the sum is of shares (``norm_quantize_q16``).
+
+    A share's largest value has 31 bits before ``square_drop`` are rounded off, by which each value loses
+    less than one unit; then every share's sum loses less than one.
+    """
+    lost = math.sqrt(places_of_share(k)) * 2.0 ** (square_drop(k) - 30)
+    return math.sqrt(1 + SHARES / eps) / (1 - lost)
 
 
 def norm_exponent_max(k: int, slack: float) -> int:

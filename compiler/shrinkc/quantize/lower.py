@@ -57,6 +57,7 @@ from shrinkc.quantize.bounds import (
     norm_exponent_max,
     norm_kappa,
     norm_slack,
+    norm_slack_of_shares,
     residual_frac,
     row_bound,
     side_bound,
@@ -262,7 +263,8 @@ class _Lowering:
         self.table = dense(model.embedding)
         self.res_frac = residual_frac(largest(self.table))
         k = c.hidden_size
-        self.slack = norm_slack(k, norm_eps(c, self.res_frac, k))
+        eps = norm_eps(c, self.res_frac, k)
+        self.slack = max(norm_slack(k, eps), norm_slack_of_shares(k, eps))
         self.limits.check(self.res_frac, {_tensor(EMBEDDING, model.embedding): model.embedding})
 
     def emit(self, op: Op, type_: Type) -> str:
@@ -338,7 +340,7 @@ class _Lowering:
         k = self.config.hidden_size
         op = NormQuant(
             f"{tag}.q", (x,), layer, norm_eps(self.config, self.res_frac, k), square_pre_shift(k),
-            gain.q15 if order is None else gain.q15[order], _perm(order),
+            gain.q if order is None else gain.q[order], _perm(order),
         )  # fmt: skip
         return self.emit(op, vector_type(w))
 
@@ -380,8 +382,8 @@ class _Lowering:
         cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd, k_unit, v_unit)
         units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
         if f.q_norm is not None and f.k_norm is not None:
-            q_gain, k_gain = Gain.of(f.q_norm), Gain.of(f.k_norm)
-            cache.q_gain, cache.k_gain = q_gain.q15, k_gain.q15
+            q_gain, k_gain = (Gain.of(n, np.int16) for n in (f.q_norm, f.k_norm))
+            cache.q_gain, cache.k_gain = q_gain.q, k_gain.q
             cache.eps = norm_eps(c, qkv_frac, hd)
             cache.pre_shift = square_pre_shift(hd)
             cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))

@@ -4,6 +4,7 @@
 #define SC_NEUREKA_H
 
 #include "cluster.h"
+#include "sc_xpulp.h"
 
 #define NEUREKA_COMMIT 0x10201000u  /* write 0: run it when the engine is free */
 #define NEUREKA_ACQUIRE 0x10201004u /* read: negative while both contexts are taken */
@@ -24,13 +25,23 @@ typedef struct {
     uint32_t offset, config; /* what is added to every weight */
 } sc_neureka_job;
 
-/* For one core at a time; waits while two jobs are under way.  The job runs when it is committed. */
-static inline void sc_neureka_write(const sc_neureka_job *j) {
+/* For one core at a time: waits while two jobs are under way.  Then come the job's registers, which a context keeps
+ * until they are written again; the job runs when it is committed. */
+SC_INLINE void sc_neureka_acquire(void) {
     while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {
     }
-    REG(NEUREKA_JOB(0)) = j->weights - 0x10400000u;
+}
+
+/* What differs between a matrix's jobs. */
+SC_INLINE void sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t tiles_out_in) {
+    REG(NEUREKA_JOB(0)) = weights - 0x10400000u;
+    REG(NEUREKA_JOB(2)) = out;
+    REG(NEUREKA_JOB(15)) = last_out_in;
+    REG(NEUREKA_JOB(18)) = tiles_out_in;
+}
+
+static __attribute__((noinline)) void sc_neureka_form(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(1)) = j->in;
-    REG(NEUREKA_JOB(2)) = j->out;
     REG(NEUREKA_JOB(6)) = j->in_pixel;
     REG(NEUREKA_JOB(7)) = j->in_row;
     REG(NEUREKA_JOB(8)) = 0;
@@ -40,10 +51,8 @@ static inline void sc_neureka_write(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(12)) = 32;
     REG(NEUREKA_JOB(13)) = j->weight_row;
     REG(NEUREKA_JOB(14)) = 0;
-    REG(NEUREKA_JOB(15)) = j->last_out_in;
     REG(NEUREKA_JOB(16)) = j->pixels_out;
     REG(NEUREKA_JOB(17)) = j->pixels_in;
-    REG(NEUREKA_JOB(18)) = j->tiles_out_in;
     REG(NEUREKA_JOB(19)) = 1u << 16 | 1u;
     REG(NEUREKA_JOB(20)) = 0;
     REG(NEUREKA_JOB(21)) = j->offset;
@@ -57,7 +66,7 @@ static inline void sc_neureka_commit(void) {
 }
 
 /* Until at most `left` (0 or 1) jobs are under way.  The event may be an older job's: hence the loop. */
-static inline void sc_neureka_wait(uint32_t left) {
+SC_INLINE void sc_neureka_wait(uint32_t left) {
     for (;;) {
         const uint32_t status = REG(NEUREKA_STATUS);
         if ((status & 1) + (status >> 8 & 1) <= left) break;

@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 20692 --engines cores,neureka,neureka_3x3
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 21524 --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -40,6 +40,7 @@ enum sc_op {
 #define SC_EMBED_SHIFT 11
 #define SC_NORM_EPS 2517ull
 #define SC_NORM_SHIFT 3
+#define SC_NORM_DROP 17
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3

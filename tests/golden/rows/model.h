@@ -36,10 +36,11 @@ enum sc_op {
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_EMBED_FACTOR 1849651152u
+#define SC_EMBED_FACTOR 1849707600u
 #define SC_EMBED_SHIFT 6
 #define SC_NORM_EPS 2684ull
 #define SC_NORM_SHIFT 2
+#define SC_NORM_DROP 16
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -3
@@ -92,7 +93,7 @@ enum sc_op {
 
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 76 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 84 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ON_NEUREKA 1
 
 /* L1 arena */

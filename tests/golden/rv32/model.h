@@ -36,10 +36,11 @@ enum sc_op {
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */
-#define SC_EMBED_FACTOR 1447828015u
+#define SC_EMBED_FACTOR 1447872200u
 #define SC_EMBED_SHIFT 6
 #define SC_NORM_EPS 1007ull
 #define SC_NORM_SHIFT 3
+#define SC_NORM_DROP 16
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -3

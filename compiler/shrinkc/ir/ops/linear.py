@@ -17,7 +17,7 @@ from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
-from shrinkc.numerics.fixed import INT32_MAX, saturate32
+from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
 from shrinkc.storage import SIDE_BITS, MatrixShape
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def product_work(turn: Turn) -> Work:
 
 @dataclass
 class Linear(Op):
-    """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, saturating.
+    """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, by ``add_to_residual``.
 
-    ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating too.
+    ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating.
     """
 
     OPTIONAL = frozenset({"bias"})
@@ -112,7 +112,7 @@ class Linear(Op):
         y = matrices.linear(self.weight, args[0])
         if self.bias is not None:
             y = saturate32(y + self.bias)
-        return y if len(args) == 1 else saturate32(np.asarray(args[1]) + y)
+        return y if len(args) == 1 else add_to_residual(np.asarray(args[1]), y)
 
     def matrices(self) -> list[QLinear]:
         return self.weight.all()

@@ -25,10 +25,10 @@ def rule_norm(graph: Graph, op: NormQuant) -> str | None:
         return f"pre_shift {op.pre_shift} for width {k}"
     if not 1 <= op.eps <= 1 << 61:
         return f"eps {op.eps} outside 1..2**61"
-    if op.gain.shape != (k,) or op.gain.dtype != np.int16:
+    if op.gain.shape != (k,) or op.gain.dtype != np.int32:
         return f"gain is {op.gain.dtype}{op.gain.shape}"
-    if int(op.gain.min()) < -32767:
-        return "a gain of -32768"
+    if int(op.gain.min()) == -(1 << 31):
+        return "a gain of -2**31"
     return None
 
 
@@ -36,7 +36,7 @@ def rule_norm(graph: Graph, op: NormQuant) -> str | None:
 class NormQuant(Op):
     """i32 -> q16 or q8: RMSNorm and dynamic quantisation of ``x[perm] * gain``.
 
-    ``gain`` int16 [width] in Q15, in the order of the result.  ``perm`` uint16 [width], or None:
+    ``gain`` int32 [width] in Q31, in the order of the result.  ``perm`` uint16 [width], or None:
     place j of the result is made from input perm[j].
     """
 
@@ -58,7 +58,8 @@ class NormQuant(Op):
         return vectors.norm_quantize_vector(x, t.seg, t.cmax, self.pre_shift, self.eps, gain)
 
     def macros(self) -> dict[str, int | str]:
-        return {"NORM_EPS": f"{self.eps}ull", "NORM_SHIFT": self.pre_shift}
+        drop = vectors.square_drop(len(self.gain))
+        return {"NORM_EPS": f"{self.eps}ull", "NORM_SHIFT": self.pre_shift, "NORM_DROP": drop}
 
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One share of a 16-bit vector: twin of quantize_q16() and norm_quantize_q16() in
+ * compiler/shrinkc/numerics/vectors.py.
+ *
+ * Inline, because a decoded token has each share once, between two barriers. */
+#ifndef SC_Q16_H
+#define SC_Q16_H
+
+#include "sc_scan.h"
+
+/* A share's places, whose number is returned; *first of them is its first. */
+SC_INLINE uint32_t q16_share(uint32_t k, uint32_t share, uint32_t *first) {
+    const uint32_t each = (k + SC_Q16_SHARES - 1) / SC_Q16_SHARES, at = each * share;
+    *first = at;
+    return at >= k ? 0 : k - at < each ? k - at : each;
+}
+
+/* y = (x << up) * gain / 2^32, n > 0 of them; returns the largest |y|, at least 1, and the sum of squares of what SC_NORM_DROP
+ * leaves of x << up.  y may be x. */
+SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, int up, int drop, int32_t *y,
+                            uint32_t *squares) {
+    int32_t top = 1;
+    uint32_t sum = 0;
+#if SC_XPULP
+    int32_t v, g, s;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
+                     SC_LW_POST("%[v]", "%[x]")
+                     SC_LW_POST("%[g]", "%[gain]")
+                     "sll %[v], %[v], %[up]\n"
+                     "sra %[s], %[v], %[drop]\n"
+                     "mulh %[v], %[v], %[g]\n"
+                     SC_MAC("%[sum]", "%[s]", "%[s]")
+                     ".insn s 0x2b, 2, %[v], 4(%[y])\n"
+                     ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
+                     ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"
+                     SC_LOOP_END(9)
+                     : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [sum] "+&r"(sum), [t] "+&r"(top),
+                       [v] "=&r"(v), [g] "=&r"(g), [s] "=&r"(s)
+                     : [n] "r"(n), [up] "r"(up), [drop] "r"(drop)
+                     : "memory");
+/* clang-format on */
+#else
+    for (; n; n--) {
+        const int32_t v = (int32_t)((uint32_t)*x++ << up), s = v >> drop;
+        sum += (uint32_t)s * (uint32_t)s;
+        *y = sc_mulh(v, *gain++);
+        top = sc_max(top, sc_abs(*y++));
+    }
+#endif
+    *squares = sum;
+    return (uint32_t)top;
+}
+
+/* First half: n places, those that make them from x on, or, with a permutation, gathered at y. */
+SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int32_t *y,
+                        sc_part *part) {
+    int32_t top = 1, up = 0;
+    if (n > 0) SC_MAX_WORDS(top, x, n, 4);
+    if (gain) {
+        uint32_t squares = 0;
+        up = 30 - sc_top_bit((uint32_t)top);
+        top = 1;
+        if (n > 0) top = (int32_t)q16_gain(x, gain, n, up, drop, y, &squares);
+        part->sum = squares;
+        part->up = up;
+    }
+    part->max = (uint32_t)(sc_top_bit((uint32_t)top) + 1 - up);
+}
+
+/* Bits of the largest magnitude of all shares. */
+SC_INLINE int q16_bits(const sc_part *parts) {
+    int32_t most = -30;
+#if SC_XPULP
+    int32_t v;
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x4) ".insn i 0x0b, 2, %[v], 16(%[p])\n"
+                                                ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n" SC_LOOP_END(2)
+                     : [t] "+&r"(most), [p] "+&r"(parts), [v] "=&r"(v)
+                     :
+                     : "memory");
+    _Static_assert(SC_Q16_SHARES == 8 && sizeof(sc_part) == 16, "what the loop is made for");
+#else
+    for (int i = 0; i < SC_Q16_SHARES; i++) most = sc_max(most, (int32_t)parts[i].max);
+#endif
+    return most;
+}
+
+/* n values of x * 2^-right, rounded half up, as low bytes and, `pitch` behind them, high bytes.  Their
+ * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare. */
+void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int8_t *low, int8_t *high);
+SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, uint32_t pitch) {
+    int8_t *high = low + pitch;
+#if SC_XPULP
+    int32_t v;
+    if (__builtin_expect(bits > 30, 0)) {
+        sc_q16_split_any(x, n, right, low, high);
+        return;
+    }
+#define SPLIT(shift, count)                                                                                  \
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6) SC_LW_POST("%[v]", "%[x]") shift                               \
+                     ".insn s 0x2b, 0, %[v], 1(%[low])\n"                                                    \
+                     "addi %[v], %[v], 128\n"                                                                \
+                     "srai %[v], %[v], 8\n"                                                                  \
+                     ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)                                    \
+                     : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)                      \
+                     : [n] "r"(n), [by] "r"(count)                                                           \
+                     : "memory")
+    if (__builtin_expect(right > 0, 1))
+        SPLIT(SC_ROUND("%[v]", "%[by]"), right);
+    else
+        SPLIT("sll %[v], %[v], %[by]\n", -right);
+#undef SPLIT
+#else
+    (void)bits;
+    sc_q16_split_any(x, n, right, low, high);
+#endif
+}
+
+/* Second half of a share, n places of x on or, with a gain, of what the first half wrote, shifted up; `most`:
+ * bits of all. */
+SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int most, int has_gain, int up,
+                            int8_t *q) {
+    if (n == 0) return;
+    int right = most - cut->range;
+    if (has_gain) right = sc_min(right + up, 31); /* a share may be far smaller than another */
+    q16_split(x, n, right, has_gain ? 30 : most, q, 4u * cut->words);
+}
+
+/* Of the vector, by one core: zeros up to whole words, and what its values stand for. */
+SC_INLINE void q16_finish(const sc_cut *cut, int most, int has_gain, int8_t *q, sc_qvec *out) {
+    const uint32_t pitch = 4u * cut->words;
+    for (uint32_t i = cut->k; i < pitch; i++) q[i] = q[pitch + i] = 0;
+    out->q = q;
+    out->mantissa = 1u << 14;
+    out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
+}
+
+#endif
