@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "codegen": {"abi", "core", "engines", "importer", "ir", "memory", "schedule", "storage", "targets"},
     "build": {"core", "targets"},
     "simulate": {"abi", "build", "core", "ir", "numerics", "targets"},
-    "report": {"memory", "targets"},
+    "report": {"core", "memory", "targets"},
     "checkpoints": {"core", "importer", "model"},
     "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {

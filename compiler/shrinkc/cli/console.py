@@ -108,11 +108,12 @@ def error_text(error: ShrinkcError) -> str:
 class StandardOutput:
     """``sys.stdout`` whose errors say so: the system's own name no file.
 
-    A pipe that nobody reads any more stays a BrokenPipeError.
+    A pipe that nobody reads any more stays a BrokenPipeError.  ``used``: something was written.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream  # None where the caller closed it
+        self.used = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -122,6 +123,7 @@ class StandardOutput:
         with _as_output_error():
             if self._stream is None:
                 raise OSError(errno.EBADF, "it is closed")
+            self.used = True
             return self._stream.write(text)
 
     def flush(self) -> None:

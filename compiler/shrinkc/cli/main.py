@@ -23,112 +23,24 @@ from shrinkc.cli.console import (
     is_terminal,
     print_json,
 )
-from shrinkc.cli.units import parse_size
+from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
+from shrinkc.cli.planning import plan_command
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
-from shrinkc.core.shell import is_text, printable
-from shrinkc.storage import WIDEST, WIDTHS
-from shrinkc.targets import DEFAULT, MACHINES, TARGETS
+from shrinkc.targets import MACHINES
 
 DEFECT = 70
 
-PATH = click.Path(path_type=Path)  # of any bytes
-FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
-FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
+class DefectError(ShrinkcError):
+    """Any exception that is no refusal."""
 
-class _Command(click.Command):
-    """A command whose texts are UTF-8: other bytes that the shell passed on are refused."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
-        for param in self.params:
-            if param.type not in (click.STRING, FOLDER):
-                continue
-            given = ctx.params.get(param.name or "")
-            for value in given if isinstance(given, tuple) else (given,):
-                if value is not None and not is_text(str(value)):
-                    message = f"'{printable(str(value))}' is not UTF-8 text."
-                    raise click.BadParameter(message, ctx, param)
-        return rest
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-
-class _Size(click.ParamType):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return parse_size(str(value))
-        except ValueError as error:
-            self.fail(f"{error}.", param, ctx)
-
-
-class _Device(click.ParamType):
-    """Checked here, before any command begins its work."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from shrinkc.checkpoints import check_device
-
-        check_device(str(value))
-        return str(value)
-
-
-def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def _model_options(command: Any) -> Any:
-    """What decides a program: the same for ``plan`` and ``compile``."""
-    options = (
-        click.argument("model", type=PATH),
-        click.option(
-            "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
-            show_default=True, help="What the program is for.",
-        ),
-        click.option(
-            "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-            help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
-        ),
-        click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
-        click.option(
-            "--short-last-group", is_flag=True,
-            help="Let the last group of a row be shorter where the size does not divide.",
-        ),
-        click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
-        click.option(
-            "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-            help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
-        ),
-        click.option(
-            "--context", type=int,
-            help="Positions that prompt and answer may take. [default: the model's, at most 256]",
-        ),
-        click.option("--l1", type=_Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
-        click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
-        click.option(
-            "--engines", metavar="LIST",
-            help="What may run matrices beside the cores, e.g. cores,neureka. [default: all]",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _json_option(command: Any) -> Any:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
-        command
-    )
+    exit_code = DEFECT
+    title = "defect"
 
 
 @click.group(
-    cls=_Group,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
@@ -145,10 +57,10 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 @cli.command("compile", short_help="Compile a model to a C program with its weights.")
-@_model_options
+@model_options
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
 @click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
-@_json_option
+@json_option
 def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Compile MODEL to a C program with its weights.
 
@@ -160,34 +72,6 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
         console.note(line)
     if as_json:
         print_json(result.to_json())
-
-
-@cli.command("plan", short_help="Say whether a model fits, where, and how fast.")
-@_model_options
-@click.option(
-    "--position", type=int, metavar="N",
-    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
-)  # fmt: skip
-@click.option(
-    "--clock", type=float, metavar="MHZ",
-    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
-)  # fmt: skip
-@_json_option
-def plan_command(as_json: bool, **options: Any) -> None:
-    """Say whether MODEL fits, where everything would lie, and how fast it is expected to be.
-
-    Its weights are not read for that.
-    """
-    planned = shrinkc.plan(**options)
-    if not planned.fits:
-        raise planned.error
-    speed = planned.speed
-    if as_json:
-        print_json({**planned.to_json(), "speed": None if speed is None else speed.to_json()})
-        return
-    without = f"  speed       not estimated: {planned.target.name} was not calibrated"
-    for line in [*planned.lines(), *([without] if speed is None else speed.lines())]:
-        click.echo(line)
 
 
 @cli.command("run", short_help="Build, run and verify a compiled program.")
@@ -239,7 +123,7 @@ def plan_command(as_json: bool, **options: Any) -> None:
     help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
 )
 @click.option("--timeout", type=float, help="Seconds. [default: 600; on gvsoc 7200]")
-@_json_option
+@json_option
 def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
     from shrinkc.cli import telling
@@ -266,8 +150,8 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
-@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
-@_json_option
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
+@json_option
 def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> None:
     """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
 
@@ -305,14 +189,14 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 )
 @click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
 @click.option("--threads", type=int, help="Of torch; results differ in the last digits.")
-@click.option("--device", type=_Device(), help="Of torch. [default: cpu]")
+@click.option("--device", type=Device(), help="Of torch. [default: cpu]")
 @click.option(
     "--engine",
     type=click.Choice(["host", "interpreter"]),
     help="What runs a compiled directory. [default: host]",
 )
 @click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
-@_json_option
+@json_option
 def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
     from shrinkc.cli import evaluating
@@ -354,9 +238,9 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     help="Configurations to mark: a run.json, or a list. May be repeated.",
 )
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
-@click.option("--device", type=_Device(), default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
-@_json_option
+@json_option
 def explore_command(as_json: bool, **options: Any) -> None:
     """Search for recipes that make MODEL small and keep it good.
 
@@ -392,7 +276,7 @@ def explore_command(as_json: bool, **options: Any) -> None:
 @click.option(
     "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
 )
-@_json_option
+@json_option
 def sensitivity_command(as_json: bool, **options: Any) -> None:
     """Measure what it costs to remove, narrow or quantise each layer and matrix of MODEL."""
     from shrinkc.cli import sensitivity
@@ -432,7 +316,7 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
 @click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
 @click.option("--force", is_flag=True, help="Replace what -o and --attention-maps made before.")
-@_json_option
+@json_option
 def franken_command(as_json: bool, **options: Any) -> None:
     """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time, attention maps."""
     from shrinkc.cli import franken
@@ -455,7 +339,7 @@ def convert_command(checkpoint: Path, tokenizer: Path, output: Path) -> None:
 
 
 @cli.command("doctor", short_help="List the outside programs and fixes.")
-@_json_option
+@json_option
 def doctor_command(as_json: bool) -> None:
     """List the outside programs: found, or missing and the command that fixes it."""
     from shrinkc.cli import doctor
@@ -463,18 +347,22 @@ def doctor_command(as_json: bool) -> None:
     doctor.report(dict(os.environ), as_json=as_json)
 
 
+for _command in (plan_command,):
+    cli.add_command(_command)
+
+
 def run_cli(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code; every error is one paragraph on stderr."""
+    """Runs one command line and returns its exit code.
+
+    Every error is one paragraph on stderr, and with ``--json`` also the object on stdout, unless that
+    has its object already.
+    """
     debug = "--debug" in arguments
+    out = StandardOutput(sys.stdout)
+    answer = out if "--json" in arguments else None
     try:
-        with redirect_stdout(StandardOutput(sys.stdout)):
+        with redirect_stdout(out):
             return _invoke(arguments)
-    except ShrinkcError as error:
-        return _failed(error, debug)
-    except click.ClickException as error:
-        return _failed(_usage(error), debug)
-    except KeyboardInterrupt:
-        return _failed(Interrupted("stopped; nothing was left half-written."), debug)
     except SystemExit as stop:
         if not isinstance(stop.code, int):
             raise
@@ -483,23 +371,31 @@ def run_cli(arguments: Sequence[str]) -> int:
         return stop.code
     except BrokenPipeError:  # whoever read our output has enough
         return ShrinkcError.exit_code
-    except OSError as error:
-        # a full disk or missing rights outside of an output: scratch files of a run
-        if error.filename is not None:
-            return _failed(output_error(Path(str(error.filename)), error), debug)
-        refusal = OutputError(
-            f"a file cannot be written: {error.strerror or error}.",
-            f"the system does not say which one; scratch files go to {tempfile.gettempdir()}.",
-        )
-        return _failed(refusal, debug)
     except Exception as error:
-        if debug:
-            _say(traceback.format_exc().rstrip())
-        _say(
-            f"shrinkc: {type(error).__name__}: {error} - this is a defect of shrinkc; "
+        return _failed(_refusal(error), debug, answer)
+    except KeyboardInterrupt:
+        stopped = Interrupted("stopped; nothing was left half-written.")
+        return _failed(stopped, debug, answer)
+
+
+def _refusal(error: Exception) -> ShrinkcError:
+    """What the command line says of any exception."""
+    if isinstance(error, ShrinkcError):
+        return error
+    if isinstance(error, click.ClickException):
+        return _usage(error)
+    if not isinstance(error, OSError):
+        return DefectError(
+            f"{type(error).__name__}: {error} - this is a defect of shrinkc; "
             "'shrinkc --debug ...' shows where, please report it."
         )
-        return DEFECT
+    # a full disk or missing rights outside of an output: scratch files of a run
+    if error.filename is not None:
+        return output_error(Path(str(error.filename)), error)
+    return OutputError(
+        f"a file cannot be written: {error.strerror or error}.",
+        f"the system does not say which one; scratch files go to {tempfile.gettempdir()}.",
+    )
 
 
 def _invoke(arguments: Sequence[str]) -> int:
@@ -515,13 +411,17 @@ def _invoke(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _failed(error: ShrinkcError, debug: bool) -> int:
+def _failed(error: ShrinkcError, debug: bool, answer: StandardOutput | None) -> int:
+    """Says what is wrong, to programs too where they wait for an ``answer`` and have none yet."""
     stopping.finish()
     if isinstance(error, Interrupted) and is_terminal(sys.stderr):
         _say("")  # the terminal has shown ^C
     if debug:
         _say(traceback.format_exc().rstrip())
     _say(error_text(error))
+    if answer is not None and not answer.used:
+        with suppress(OSError, OutputError), redirect_stdout(answer):
+            print_json(error.to_json())
     return error.exit_code
 
 

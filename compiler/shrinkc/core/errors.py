@@ -31,6 +31,13 @@ class ShrinkcError(Exception):
         between = "\n" if "\n" in self.message else " "
         return f"{self.message}{between}Hint: {self.hint}"
 
+    def to_json(self) -> dict[str, object]:
+        """The same for programs: ``error``, and beside it what a kind of refusal knows in numbers."""
+        error = {
+            "code": self.exit_code, "title": self.title, "message": self.message, "hint": self.hint,
+        }  # fmt: skip
+        return {"error": error}
+
 
 class UsageError(ShrinkcError):
     """The command line or an option's value is not usable."""
@@ -136,6 +143,17 @@ class Lack:
         """Bytes that there are too few."""
         return self.need - self.have
 
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "level": self.level,
+            "memories": list(self.memories),
+            "need": self.need,
+            "have": self.have,
+            "excess": self.excess,
+            "largest": [{"name": name, "bytes": size} for name, size in self.largest],
+        }
+
     def __str__(self) -> str:
         label, least = {"l1": ("L1", " at least"), "l2": ("L2", ""), "weights": ("Weights", "")}[
             self.level
@@ -149,14 +167,30 @@ class Lack:
 
 
 class DoesNotFit(ShrinkcError):
-    """The model does not fit the target's memories; ``lacks`` has need, have and excess of each."""
+    """The model does not fit the target's memories; ``lacks`` has need, have and excess of each,
+    ``alternatives`` changes of options that were checked to fit."""
 
     exit_code = 30
     title = "does not fit"
 
-    def __init__(self, message: str, hint: str | None = None, lacks: tuple[Lack, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        lacks: tuple[Lack, ...] = (),
+        alternatives: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint)
         self.lacks = lacks
+        self.alternatives = alternatives
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "fits": False,
+            "lacks": [lack.to_json() for lack in self.lacks],
+            "alternatives": list(self.alternatives),
+            **super().to_json(),
+        }
 
     @classmethod
     def of(cls, lack: Lack) -> DoesNotFit:

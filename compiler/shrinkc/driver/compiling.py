@@ -19,7 +19,6 @@ from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import save
 from shrinkc.quantize import lower
-from shrinkc.report.memory_map import memory_map
 from shrinkc.schedule.shapes import shapes_of_graph
 
 
@@ -88,8 +87,7 @@ def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tok
     (folder / artifact.IR).chmod(text.stat().st_mode)  # the library makes a private file
     plan = json.dumps(prepared.plan.to_json(), indent=1)
     (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
-    picture = memory_map(prepared.plan, prepared.name)
-    (folder / artifact.MEMORY_MAP).write_text(picture, encoding="utf-8")
+    (folder / artifact.MEMORY_MAP).write_text(prepared.picture(), encoding="utf-8")
     (folder / artifact.TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     if tokenizer.chat is not None:
         (folder / artifact.CHAT_TEMPLATE).write_text(tokenizer.chat.to_json(), encoding="utf-8")

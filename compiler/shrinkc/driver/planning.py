@@ -34,6 +34,7 @@ from shrinkc.quantize import (
     inputs_of,
 )
 from shrinkc.quantize.weights import check_groups
+from shrinkc.report.memory_map import memory_map
 from shrinkc.schedule.choose import choose_engines
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
@@ -266,6 +267,10 @@ class Planned:
         out += [f"  engines     {line}" for line in self._engine_lines()]
         return out + [f"  note        {note}" for note in self.notes]
 
+    def picture(self) -> str:
+        """The memory map, as an SVG document."""
+        return memory_map(self.plan, self.name)
+
     def _cache_places(self) -> str:
         """The memories that hold the cache, with their layers where they are several."""
         layers = self.plan.kv_layers
@@ -379,6 +384,7 @@ class Shortfall:
             + " ".join([*map(str, self.lacks), *(f"Note: {n}." for n in self.notes)]),
             hint,
             self.lacks,
+            self.alternatives,
         )
 
 

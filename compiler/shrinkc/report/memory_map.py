@@ -6,9 +6,9 @@ The same plan gives the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 from shrinkc.memory.plan import Plan
+from shrinkc.report.svg import LETTER, TEXT, box, document, words
 from shrinkc.targets import MEMORIES
 
 _WIDTH = 1040
@@ -17,8 +17,6 @@ _LABEL = 110
 _BAR = 34
 _ROW = 78
 _ARENA_HEIGHT = 420
-_TEXT = 11
-_LETTER = 6.2  # width of a letter at that size, for what fits into a box
 _COLOURS = ("#8fb8de", "#a7d3a6", "#f2c879", "#e8a598", "#c3b1e1", "#9fd8d0", "#d9cf9c", "#c9c9c9")
 
 
@@ -36,17 +34,11 @@ def memory_map(plan: Plan, title: str) -> str:
     ]
     arena_top = 50 + _ROW * len(levels) + 40
     height = arena_top + _ARENA_HEIGHT + 70
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-        f'font-family="sans-serif" font-size="{_TEXT}">',
-        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
-        _text(_MARGIN, 24, f"{title}: memory plan for {plan.target}", size=15),
-    ]
+    out = [words(_MARGIN, 24, f"{title}: memory plan for {plan.target}", size=15)]
     for row, level in enumerate(levels):
         out += _level_bar(plan, level, 50 + _ROW * row)
     out += _arena(plan, arena_top)
-    out.append("</svg>")
-    return "\n".join(out) + "\n"
+    return document(_WIDTH, height, out)
 
 
 def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
@@ -58,18 +50,18 @@ def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
     percent = 100 * used / capacity
     shown = "" if span == capacity else f" (the bar shows the first {span} bytes)"
     out = [
-        _text(_MARGIN, y + 21, name, size=13),
-        _box(_MARGIN + _LABEL, y, width, _BAR, "#f4f4f4", f"{name}: {capacity} bytes"),
+        words(_MARGIN, y + 21, name, size=13),
+        box(_MARGIN + _LABEL, y, width, _BAR, "#f4f4f4", f"{name}: {capacity} bytes"),
     ]
     for index, region in enumerate(_regions(plan, level)):
         left = _MARGIN + _LABEL + region.offset * scale
         size = region.bytes * scale
         note = f"{region.name}: {region.bytes} bytes at {region.offset}"
-        out.append(_box(left, y, size, _BAR, _COLOURS[index % len(_COLOURS)], note))
-        if len(region.name) * _LETTER < size - 4:
-            out.append(_text(left + 3, y + 21, region.name))
+        out.append(box(left, y, size, _BAR, _COLOURS[index % len(_COLOURS)], note))
+        if len(region.name) * LETTER < size - 4:
+            out.append(words(left + 3, y + 21, region.name))
     out.append(
-        _text(
+        words(
             _MARGIN + _LABEL, y + _BAR + 15, f"{used} of {capacity} bytes, {percent:.1f} %{shown}"
         )
     )
@@ -99,30 +91,19 @@ def _arena(plan: Plan, y: int) -> list[str]:
     column = (_WIDTH - 2 * _MARGIN - _LABEL) / len(plan.steps)
     scale = _ARENA_HEIGHT / max(1, plan.arena_bytes)
     out = [
-        _text(_MARGIN, y - 22, f"L1 arena over one pass: {plan.arena_bytes} bytes", size=13),
-        _box(left, y, column * len(plan.steps), _ARENA_HEIGHT, "#f4f4f4", "free"),
+        words(_MARGIN, y - 22, f"L1 arena over one pass: {plan.arena_bytes} bytes", size=13),
+        box(left, y, column * len(plan.steps), _ARENA_HEIGHT, "#f4f4f4", "free"),
     ]
-    out += [_text(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(plan.steps)]
+    out += [words(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(plan.steps)]
     for index, b in enumerate(plan.l1):
         x, top = left + b.first * column, y + b.offset * scale
         width, height = (b.last - b.first + 1) * column, b.bytes * scale
         note = f"{b.name}: {b.bytes} bytes at {b.offset}, {plan.steps[b.first]} to {plan.steps[b.last]}"
-        out.append(_box(x, top, width, height, _COLOURS[index % len(_COLOURS)], note))
+        out.append(box(x, top, width, height, _COLOURS[index % len(_COLOURS)], note))
         label = f"{b.name} {b.bytes}"
-        if height >= _TEXT + 1 and len(label) * _LETTER < width - 4:
-            out.append(_text(x + 3, top + height / 2 + 4, label))
-    out.append(_text(_MARGIN, y + 8, "0"))
-    out.append(_text(_MARGIN, y + _ARENA_HEIGHT, str(plan.arena_bytes)))
-    out.append(_text(left, y + _ARENA_HEIGHT + 22, "offset in the arena downwards, steps across"))
+        if height >= TEXT + 1 and len(label) * LETTER < width - 4:
+            out.append(words(x + 3, top + height / 2 + 4, label))
+    out.append(words(_MARGIN, y + 8, "0"))
+    out.append(words(_MARGIN, y + _ARENA_HEIGHT, str(plan.arena_bytes)))
+    out.append(words(left, y + _ARENA_HEIGHT + 22, "offset in the arena downwards, steps across"))
     return out
-
-
-def _box(x: float, y: float, width: float, height: float, fill: str, note: str) -> str:
-    return (
-        f'<rect x="{x:.2f}" y="{y:.2f}" width="{max(width, 0.4):.2f}" height="{max(height, 0.4):.2f}" '
-        f'fill="{fill}" stroke="#555" stroke-width="0.4"><title>{escape(note)}</title></rect>'
-    )
-
-
-def _text(x: float, y: float, text: str, size: int = _TEXT) -> str:
-    return f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}">{escape(text)}</text>'

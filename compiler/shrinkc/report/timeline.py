@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from xml.sax.saxutils import escape
+
+from shrinkc.report.svg import LETTER, box, document, words
 
 _WIDTH = 1240
 _MARGIN = 20
 _LABEL = 90
-_TEXT = 11
-_LETTER = 6.2  # width of a letter at that size, for what fits into a box
 _CORES = 64  # height of the measured lane
 _LANE = 22
 _GAP = 8
@@ -86,16 +85,9 @@ def timeline(title: str, charts: Sequence[Chart]) -> str:
     for chart in charts:
         body += _chart(chart, top)
         top += chart.height + 18
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" '
-        f'font-family="sans-serif" font-size="{_TEXT}">',
-        f'<rect width="{_WIDTH}" height="{top}" fill="white"/>',
-        _text(_MARGIN, 24, title, size=15),
-        *_legend(44, any(chart.lanes for chart in charts)),
-        *body,
-        "</svg>",
-    ]
-    return "\n".join(out) + "\n"
+    head = words(_MARGIN, 24, title, size=15)
+    legend = _legend(44, any(chart.lanes for chart in charts))
+    return document(_WIDTH, top, [head, *legend, *body])
 
 
 def _legend(y: float, modelled: bool) -> list[str]:
@@ -104,27 +96,27 @@ def _legend(y: float, modelled: bool) -> list[str]:
     if modelled:
         shown["busy, by the cost model"] = _BUSY
     for name, colour in shown.items():
-        out += [_box(x, y - 10, 12, 12, colour, name), _text(x + 17, y, name)]
-        x += 17 + len(name) * _LETTER + 22
+        out += [box(x, y - 10, 12, 12, colour, name), words(x + 17, y, name)]
+        x += 17 + len(name) * LETTER + 22
     return out
 
 
 def _chart(chart: Chart, top: float) -> list[str]:
     left, width = _MARGIN + _LABEL, _WIDTH - 2 * _MARGIN - _LABEL
     scale = width / max(chart.cycles, 1.0)
-    out = [_text(_MARGIN, top + 12, f"{chart.title}: {chart.cycles:,.0f} cycles", size=13)]
+    out = [words(_MARGIN, top + 12, f"{chart.title}: {chart.cycles:,.0f} cycles", size=13)]
     y = top + _TITLE - 8
-    out.append(_text(_MARGIN, y + _CORES / 2 + 4, "cores"))
+    out.append(words(_MARGIN, y + _CORES / 2 + 4, "cores"))
     lanes = {lane: y + _CORES + _GAP + i * (_LANE + _GAP) for i, lane in enumerate(chart.lanes)}
     for lane, at in lanes.items():
         out += [
-            _text(_MARGIN, at + _LANE / 2 + 4, lane),
-            _box(left, at, width, _LANE, "#f6f6f6", f"{lane}: idle"),
+            words(_MARGIN, at + _LANE / 2 + 4, lane),
+            box(left, at, width, _LANE, "#f6f6f6", f"{lane}: idle"),
         ]
     x, layer = float(left), None
     for span in chart.spans:
         if span.layer is not None and span.layer != layer:
-            out.append(_text(x + 2, y - 4, f"layer {span.layer}", size=9))
+            out.append(words(x + 2, y - 4, f"layer {span.layer}", size=9))
         layer = span.layer
         out += _span(span, x, y, scale, lanes)
         x += span.cycles * scale
@@ -142,17 +134,17 @@ def _span(span: Span, x: float, y: float, scale: float, lanes: Mapping[str, floa
     for name, colour in PARTS.items():
         part = width * span.parts.get(name, 0.0) / whole
         if part > 0.05:
-            out.append(_box(at, y, part, _CORES, colour, note, edge=False))
+            out.append(box(at, y, part, _CORES, colour, note, edge=False))
         at += part
-    out.append(_box(x, y, width, _CORES, "none", note))
-    if len(span.name) * _LETTER < width - 4:
-        out.append(_text(x + 3, y + _CORES / 2 + 4, span.name))
+    out.append(box(x, y, width, _CORES, "none", note))
+    if len(span.name) * LETTER < width - 4:
+        out.append(words(x + 3, y + _CORES / 2 + 4, span.name))
     for lane, top in lanes.items():
         part = min(1.0, span.busy.get(lane, 0.0) / max(span.cycles, 1e-9))
         if part > 0:
             high = part * _LANE
             note = f"{span.label}: {lane} busy {100 * part:.0f} %"
-            out.append(_box(x, top + _LANE - high, width, high, _BUSY, note, edge=False))
+            out.append(box(x, top + _LANE - high, width, high, _BUSY, note, edge=False))
     return out
 
 
@@ -165,21 +157,6 @@ def _axis(chart: Chart, left: float, y: float, scale: float) -> list[str]:
         x = left + at * scale
         out += [
             f'<path d="M{x:.2f} {y:.2f} v5" stroke="#555" stroke-width="0.6"/>',
-            _text(min(x - 2, _WIDTH - _MARGIN - 42), y + 17, f"{at:,}", size=9),
+            words(min(x - 2, _WIDTH - _MARGIN - 42), y + 17, f"{at:,}", size=9),
         ]
     return out
-
-
-def _box(
-    x: float, y: float, width: float, height: float, fill: str, note: str, edge: bool = True
-) -> str:
-    line = ' stroke="#555" stroke-width="0.4"' if edge else ""
-    hit = ' pointer-events="none"' if fill == "none" else ""
-    return (
-        f'<rect x="{x:.2f}" y="{y:.2f}" width="{max(width, 0.2):.2f}" height="{max(height, 0.2):.2f}" '
-        f'fill="{fill}"{line}{hit}><title>{escape(note)}</title></rect>'
-    )
-
-
-def _text(x: float, y: float, text: str, size: int = _TEXT) -> str:
-    return f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" pointer-events="none">{escape(text)}</text>'

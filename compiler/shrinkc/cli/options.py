@@ -1,0 +1,112 @@
+"""Options that commands share, and their types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shrinkc.cli.units import parse_size
+from shrinkc.core.shell import is_text, printable
+from shrinkc.storage import WIDEST, WIDTHS
+from shrinkc.targets import DEFAULT, TARGETS
+
+PATH = click.Path(path_type=Path)  # of any bytes
+FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
+FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
+
+
+class Command(click.Command):
+    """A command whose texts are UTF-8: other bytes that the shell passed on are refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            if param.type not in (click.STRING, FOLDER):
+                continue
+            given = ctx.params.get(param.name or "")
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not is_text(str(value)):
+                    message = f"'{printable(str(value))}' is not UTF-8 text."
+                    raise click.BadParameter(message, ctx, param)
+        return rest
+
+
+class Group(click.Group):
+    """Of such commands."""
+
+    command_class = Command
+
+
+class Size(click.ParamType):
+    """Bytes, as people write them."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+class Device(click.ParamType):
+    """Checked here, before any command begins its work."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from shrinkc.checkpoints import check_device
+
+        check_device(str(value))
+        return str(value)
+
+
+def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def model_options(command: Any) -> Any:
+    """What decides a program: the same for ``plan`` and ``compile``."""
+    options = (
+        click.argument("model", type=PATH),
+        click.option(
+            "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
+            show_default=True, help="What the program is for.",
+        ),
+        click.option(
+            "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+            help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
+        ),
+        click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
+        click.option(
+            "--short-last-group", is_flag=True,
+            help="Let the last group of a row be shorter where the size does not divide.",
+        ),
+        click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
+        click.option(
+            "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+            help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
+        ),
+        click.option(
+            "--context", type=int,
+            help="Positions that prompt and answer may take. [default: the model's, at most 256]",
+        ),
+        click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
+        click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
+        click.option(
+            "--engines", metavar="LIST",
+            help="What may run matrices beside the cores, e.g. cores,neureka. [default: all]",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def json_option(command: Any) -> Any:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
+        command
+    )

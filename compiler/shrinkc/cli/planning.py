@@ -1,0 +1,84 @@
+"""``shrinkc plan``: whether a model fits, where, and how fast; of one set of options or of many."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+import shrinkc
+from shrinkc.cli.console import print_json
+from shrinkc.cli.options import PATH, Command, json_option, model_options
+
+_AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
+
+
+class PlanCommand(Command):
+    """Takes several words behind one ``--sweep``, up to the first that names no option's values."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        out: list[str] = []
+        for word in args:
+            if len(out) > 1 and out[-2] == "--sweep" and _AXIS.fullmatch(word):
+                out.append("--sweep")
+            out.append(word)
+        return super().parse_args(ctx, out)
+
+
+@click.command("plan", cls=PlanCommand, short_help="Say whether a model fits, where, and how fast.")
+@model_options
+@click.option(
+    "--position", type=int, metavar="N",
+    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
+)  # fmt: skip
+@click.option(
+    "--clock", type=float, metavar="MHZ",
+    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
+)  # fmt: skip
+@click.option(
+    "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
+    help="Plan every combination: bits, head-bits, group, context, l1, target. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--picture", type=PATH, metavar="FILE", help="The memory map, or the sweep, as a picture (SVG)."
+)
+@json_option
+@click.pass_context
+def plan_command(
+    ctx: click.Context,
+    /,
+    axes: tuple[str, ...],
+    picture: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say whether MODEL fits, where everything would lie, and how fast it is expected to be.
+
+    Its weights are not read for that; a config.json alone will do.  Energy is not estimated: nothing
+    that was measured on the chip is there to estimate it from.
+    """
+    if picture is not None:
+        from shrinkc.core.output import check_file
+
+        check_file(picture)
+    if axes:
+        from shrinkc.cli import sweeping
+
+        sweeping.run(ctx, axes, picture, as_json, options)
+        return
+    planned = shrinkc.plan(**options)
+    if not planned.fits:
+        raise planned.error
+    speed = planned.speed
+    if picture is not None:
+        from shrinkc.core.output import write_file
+
+        write_file(picture, planned.picture())
+    if as_json:
+        print_json({**planned.to_json(), "speed": None if speed is None else speed.to_json()})
+        return
+    without = f"  speed       not estimated: {planned.target.name} was not calibrated"
+    for line in [*planned.lines(), *([without] if speed is None else speed.lines())]:
+        click.echo(line)

@@ -1,0 +1,217 @@
+"""Plans of one model for every combination of options' values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from shrinkc.core.errors import QuantizeError, ShrinkcError, UnsupportedModel, UsageError
+from shrinkc.core.progress import Reporter
+from shrinkc.core.words import show_size
+from shrinkc.driver.estimating import POSITION, Speed
+from shrinkc.driver.planning import Planned, PlanRequest, Shortfall, prepare
+from shrinkc.memory.cycles import LABELS
+from shrinkc.report.sweep import Bar, Row, sweep_picture
+from shrinkc.targets import MEMORIES
+
+AXES = ("target", "bits", "head_bits", "group", "context", "l1")
+"""Options of a plan that can take several values: those that are one value each."""
+
+ENERGY = "not estimated: no measurement on the chip to estimate it from"
+
+Value = int | str | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: the ``values`` of the axes, and a plan, what it lacks, or why it is refused."""
+
+    values: Mapping[str, Value]
+    result: Planned | Shortfall | ShrinkcError
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """None also where there is no plan."""
+        return self.result.speed if isinstance(self.result, Planned) else None
+
+    @property
+    def short(self) -> str:
+        """What lacks, or why it is not possible; nothing where it fits."""
+        if isinstance(self.result, Planned):
+            return ""
+        if isinstance(self.result, ShrinkcError):
+            return f"refused: {self.result.message}"
+        names = {"l1": "L1", "l2": "L2", "weights": "weights"}
+        return ", ".join(
+            f"{names[lack.level]} short of {show_size(lack.excess)}" for lack in self.result.lacks
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """``values``, and what ``plan --json`` says of them; ``fits`` is None where they are refused."""
+        found: dict[str, object] = {"values": dict(self.values)}
+        if isinstance(self.result, Planned):
+            speed = None if self.speed is None else self.speed.to_json()
+            return {**found, **self.result.to_json(), "speed": speed}
+        if isinstance(self.result, ShrinkcError):
+            return {**found, "fits": None, **self.result.to_json()}
+        lacks = [lack.to_json() for lack in self.result.lacks]
+        return {**found, "fits": False, "lacks": lacks, "notes": list(self.result.notes)}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All ``points``, the last axis changing first."""
+
+    model: str
+    axes: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether any of them does."""
+        return any(isinstance(p.result, Planned) for p in self.points)
+
+    @property
+    def levels(self) -> list[str]:
+        """The memories that any of the plans uses."""
+        plans = [p.result.plan for p in self.points if isinstance(p.result, Planned)]
+        return [v for v in MEMORIES if any(plan.used.get(v) for plan in plans)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Of all points, each once."""
+        found = [p.result.notes for p in self.points if not isinstance(p.result, ShrinkcError)]
+        return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        heads = [a.replace("_", "-") for a in self.axes]
+        rows = [
+            [*heads, "fits", *(MEMORIES[v].short for v in self.levels), "cycles/token", "tokens/s", "limit"],
+            *(self._row(point) for point in self.points),
+        ]  # fmt: skip
+        widths = [max(map(len, cells)) for cells in itertools.zip_longest(*rows, fillvalue="")]
+        first = len(heads) + 1  # beyond, what a row that does not fit lacks takes the place of all
+        widths[first] = max(len(row[first]) for row in rows if len(row) > first + 1)
+        out = [f"{self.model}: {len(self.points)} plans"]
+        for row in rows:
+            cells = [f"{c:>{w}}" for c, w in zip(row, widths, strict=False)]
+            if len(row) == first + 1:
+                cells[-1] = row[-1]
+            out.append("  " + "  ".join(cells).rstrip())
+        out += [f"  note     {note}" for note in self.notes]
+        speeds = [p.speed for p in self.points if p.speed is not None]
+        if speeds:
+            out += [f"  {line}" for line in _speed_lines(speeds)]
+        return [*out, f"  energy   {ENERGY}"]
+
+    def _row(self, point: Point) -> list[str]:
+        cells = [shown(axis, point.values[axis]) for axis in self.axes]
+        if not isinstance(point.result, Planned):
+            return [*cells, "no" if isinstance(point.result, Shortfall) else "-", point.short]
+        used, speed = point.result.plan.used, point.speed
+        cells += ["yes", *(show_size(used.get(v, 0)) for v in self.levels)]
+        if speed is None:
+            return [*cells, "-", "-", "-"]
+        limit = speed.decode.limit
+        return [
+            *cells, f"{speed.decode.cycles:,.0f}", f"{speed.tokens_per_second(speed.decode):,.2f}",
+            f"{LABELS.get(limit, limit)} {100 * speed.decode.busy[limit]:.0f} %",
+        ]  # fmt: skip
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "model": self.model,
+            "axes": {a: list(dict.fromkeys(p.values[a] for p in self.points)) for a in self.axes},
+            "points": [p.to_json() for p in self.points],
+            "energy": None,
+        }
+
+    def picture(self) -> str:
+        """An SVG document: a row per combination, bars of every memory and of the cycles."""
+        rows = []
+        for point in self.points:
+            labels = [shown(axis, point.values[axis]) for axis in self.axes]
+            bars, cycles, said = list[Bar](), None, point.short
+            if isinstance(point.result, Planned):
+                plan = point.result.plan
+                bars = [Bar(plan.used.get(v, 0), plan.capacity.get(v, 0)) for v in self.levels]
+                if (speed := point.speed) is not None:
+                    cycles = speed.decode.cycles
+                    rate, limit = speed.tokens_per_second(speed.decode), speed.decode.limit
+                    said = f"{cycles:,.0f} cycles, {rate:,.2f} tokens/s, {LABELS.get(limit, limit)}"
+            rows.append(Row(labels, bars, cycles, said))
+        heads = [a.replace("_", "-") for a in self.axes]
+        levels = [MEMORIES[v].short for v in self.levels]
+        return sweep_picture(f"{self.model}: what fits, and how fast", heads, levels, rows)
+
+
+def _speed_lines(speeds: Sequence[Speed]) -> list[str]:
+    """What the speeds of all rows have in common."""
+    s = speeds[0]
+    whose = "" if s.asked else ", the simulator's default clock"
+    out = [f"speed    of a decode step at position {s.position}, at {s.clock_mhz:g} MHz{whose}"]
+    for table in {s.table.target: s.table for s in speeds}.values():
+        if e := table.passes:
+            out.append(
+                f"error    {table.target}: {100 * e.median:.1f} % in the median, {100 * e.p90:.1f} % at "
+                "most in 9 of 10"
+            )
+    return out
+
+
+def shown(axis: str, value: Value) -> str:
+    """A value as a table has it."""
+    if value is None:
+        return "row"
+    return show_size(value) if axis == "l1" and isinstance(value, int) else str(value)
+
+
+def sweep(
+    axes: Mapping[str, Sequence[Value]], options: Mapping[str, Any], reporter: Reporter
+) -> Sweep:
+    """Plans every combination of the ``axes``' values; ``options`` as of PlanRequest.from_options, of which
+    the axes take the place.
+
+    The checkpoint is opened once.  A combination that is not possible for the model (a context, a
+    group) is a point as well; where all are refused, the first refusal is raised.
+    """
+    checkpoint = PlanRequest.from_options(**options).opened(whole=False)
+    given = {**options, "model": checkpoint, "adapter": None}
+    combinations = list(itertools.product(*axes.values()))
+    points: list[Point] = []
+    with reporter.stage("planning") as update:
+        for values in combinations:
+            chosen = dict(zip(axes, values, strict=True))
+            point = Point(chosen, _planned(given | chosen))
+            points.append(point)
+            update(len(points), len(combinations))
+    refused = [p.result for p in points if isinstance(p.result, ShrinkcError)]
+    if len(refused) == len(points):
+        raise refused[0]
+    return Sweep(checkpoint.name, tuple(axes), tuple(_at_one_position(points)))
+
+
+def _planned(options: Mapping[str, Any]) -> Planned | Shortfall | ShrinkcError:
+    try:
+        found = prepare(PlanRequest.from_options(**options))
+        if isinstance(found, Planned) and options.get("position") is not None:
+            _ = found.speed  # refuses a position that the context does not have
+        return found
+    except (QuantizeError, UnsupportedModel, UsageError) as error:
+        return error
+
+
+def _at_one_position(points: Sequence[Point]) -> Iterator[Point]:
+    """The speeds of all at the same position, so that they can be compared: one that every context has."""
+    plans = [p.result for p in points if isinstance(p.result, Planned)]
+    most = min([POSITION, *(plan.context - 1 for plan in plans)])
+    for point in points:
+        found = point.result
+        if isinstance(found, Planned) and found.request.position is None:
+            found = replace(found, request=replace(found.request, position=most))
+        yield replace(point, result=found)
