@@ -145,7 +145,7 @@ def predicted_run(
     table = cost_table(target.name)
     if table is None:
         return None
-    passes = Passes(shapes_of_graph(graph, 0), _plan(directory / artifact.PLAN), target)
+    passes = Passes(shapes_of_graph(graph, 0), read_plan(directory / artifact.PLAN), target)
     return Predicted(
         cost_of(passes.prompt(prompt), table),
         cost_of([passes.steps(tokens, at, tokens) for tokens, at in steps], table),
@@ -153,7 +153,8 @@ def predicted_run(
     )
 
 
-def _plan(path: Path) -> Plan:
+def read_plan(path: Path) -> Plan:
+    """The plan of a compiled directory; BadArtifact where another version wrote it."""
     try:
         found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
         return Plan.of_json(found)

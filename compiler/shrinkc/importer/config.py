@@ -168,11 +168,23 @@ def _family(raw: Mapping[str, Any], problems: _Problems) -> Family:
     return (typed or named or [FAMILIES["llama"]])[0]
 
 
+def neutral_fields(family: Family) -> dict[str, tuple[tuple[Any, ...], str]]:
+    """Field -> (values that change nothing in this family, what any other would mean)."""
+    rules = {**NEUTRAL, **family.neutral}
+    return {name: rule for name, rule in rules.items() if name not in _ignored(family)}
+
+
+def _ignored(family: Family) -> set[str | None]:
+    """Fields that are read, or never need to be."""
+    windowed = "sliding_window" if family.windowed else None
+    return {*READ, family.bias_field, windowed, *HARMLESS, *family.harmless}
+
+
 def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: _Problems) -> None:
-    read = {*READ, family.bias_field, "sliding_window" if family.windowed else None}
-    neutral = {**NEUTRAL, **family.neutral}
+    ignored = _ignored(family)
+    neutral = neutral_fields(family)
     for name, value in raw.items():
-        if name in read or name in HARMLESS or name in family.harmless:
+        if name in ignored:
             continue
         if name in neutral:
             allowed, meaning = neutral[name]

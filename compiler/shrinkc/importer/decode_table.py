@@ -16,7 +16,7 @@ from typing import Any
 from shrinkc.core.errors import BadTokenizer
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
-_SUPPORTED = "ByteLevel, Replace, ByteFallback, Fuse, Strip (leading space), Metaspace"
+SUPPORTED = "ByteLevel, Replace, ByteFallback, Fuse, Strip (leading space), Metaspace"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def build_decoder(spec: Mapping[str, Any] | None) -> Decoder:
             strip = _strip(step, fused) or strip
         else:
             raise BadTokenizer(
-                f"the decoder step {kind!r} is not supported; supported are {_SUPPORTED}."
+                f"the decoder step {kind!r} is not supported; supported are {SUPPORTED}."
             )
 
     def piece_bytes(piece: str) -> bytes:

@@ -63,7 +63,7 @@ _OPTIONAL_FIELDS = {
     ".attention.sliding_window": "sliding_window",
 }
 # metadata -> (values that change nothing, what any other value would mean)
-_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     ".rope.scaling.type": (("none",), "this RoPE scaling is not supported"),
     ".rope.scaling.factor": ((1.0,), "linear RoPE scaling is not supported"),
     ".rope.scale_linear": ((1.0,), "linear RoPE scaling is not supported"),
@@ -197,8 +197,8 @@ def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, An
     faults = []
     for key, value in metadata.items():
         name = family.gguf + key if key.startswith(".") else key
-        if key in _NEUTRAL:
-            allowed, meaning = _NEUTRAL[key]
+        if key in NEUTRAL:
+            allowed, meaning = NEUTRAL[key]
             if value not in allowed:
                 faults.append(f"{name} = {value!r}: {meaning}")
         elif key.startswith(".") and key not in known:

@@ -29,7 +29,7 @@ _HARMLESS = frozenset({
 })
 # fmt: on
 # field -> values that are supported
-_ALLOWED: dict[str, tuple[Any, ...]] = {
+ALLOWED: dict[str, tuple[Any, ...]] = {
     "quant_method": ("gptq",),
     "method": ("gptq",),
     "checkpoint_format": ("gptq", "gptq_v2"),
@@ -128,8 +128,8 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
         raise BadConfig(f"{source} is not an object.")
     problems = _Problems()
     for name, value in raw.items():
-        if name in _ALLOWED:
-            allowed = _ALLOWED[name]
+        if name in ALLOWED:
+            allowed = ALLOWED[name]
             if value not in allowed:
                 supported = ", ".join(repr(item) for item in allowed)
                 problems.unsupported.append(f"{name} = {value!r} (supported: {supported})")

@@ -18,7 +18,7 @@ from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_
 
 _FILE = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
-_MODELS = ("BPE", "Unigram")
+MODELS = ("BPE", "Unigram")
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -225,9 +225,9 @@ def _check_model(spec: dict[str, Any], origin: Path) -> None:
         raise BadTokenizer(f"{origin} has no tokenizer model.")
     # files from before tokenizers 0.9 do not name the type of a BPE
     kind = model.get("type") or ("BPE" if "merges" in model else None)
-    if kind not in _MODELS:
+    if kind not in MODELS:
         raise BadTokenizer(
-            f"{origin} holds a {kind} tokenizer; supported are {' and '.join(_MODELS)}."
+            f"{origin} holds a {kind} tokenizer; supported are {' and '.join(MODELS)}."
         )
     if model.get("dropout"):
         raise BadTokenizer(

@@ -1,0 +1,48 @@
+"""``shrinkc inspect``: what something is, and where its bytes go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.core.errors import UsageError
+from shrinkc.core.shell import printable
+
+
+@click.command("inspect", cls=Command, short_help="Say what a file or directory is, byte by byte.")
+@click.argument("path", type=PATH, required=False)
+@click.option("--supported", is_flag=True, help="What can be compiled, instead of a PATH.")
+@json_option
+def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
+    """Say what PATH is: shapes, bits, bytes and where they go, operations.
+
+    PATH is a checkpoint's directory, a config.json, a GGUF file, a compiled directory, its
+    ir.safetensors, or the directory of a compression run.
+    """
+    if supported == (path is not None):
+        raise UsageError(
+            "inspect takes one thing to look at.", "give a PATH, or --supported without one."
+        )
+    if path is None:
+        from shrinkc.driver.supported import supported as tables
+
+        found = tables()
+    else:
+        from shrinkc.compression.inspecting import inspect_run, step_facts
+        from shrinkc.driver.inspecting import inspect
+
+        with Console().stage("reading"):
+            run = inspect_run(path)
+            if run is None:
+                found = inspect(path)
+                found.facts |= step_facts(path)
+            else:
+                found = run
+    if as_json:
+        print_json(found.to_json())
+        return
+    for line in found.lines():
+        click.echo(printable(line))

@@ -1,0 +1,58 @@
+"""What a compression run and its steps are, from what they say of themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compression.run import RUN, is_run
+from shrinkc.compression.steps import FORMAT, STEP, read_json, read_step
+from shrinkc.compression.summary import rows_of
+from shrinkc.core.errors import BadStep
+from shrinkc.core.findings import Findings, Row
+from shrinkc.core.shell import name_of
+from shrinkc.core.words import show_time
+
+_STEP = re.compile(r"\d\d-.+")
+_LEFT_OUT = ("measured", "protocol", "parameters", "non_zeros", "seconds")
+
+
+def inspect_run(path: Path) -> Findings | None:
+    """A run, step by step, the hashes of their files checked; None where ``path`` is no run."""
+    if not is_run(path):
+        return None
+    found = Findings("compression run", name_of(path))
+    about = read_json(path / RUN)
+    records = []
+    for folder in sorted(p for p in path.iterdir() if p.is_dir() and _STEP.fullmatch(p.name)):
+        try:
+            records.append(read_step(folder))
+        except BadStep as damaged:
+            found.notes.append(str(damaged))
+    steps: list[Row] = []
+    for row, record in zip(rows_of(records), records, strict=True):
+        values = {key: v for key, v in asdict(row).items() if key not in _LEFT_OUT}
+        values["bytes"] = values.pop("packed_bytes")
+        values.pop("bytes_on_disk")
+        steps.append({"step": values.pop("name"), "stage": record.stage, **values})
+    found.facts = {
+        "model": about.get("model"),
+        "steps": len(records),
+        "took": show_time(sum(record.seconds for record in records)),
+        "protocol": next((r.protocol for r in rows_of(records) if r.protocol), None),
+    }
+    found.tables["steps_of_the_run"] = steps
+    return found
+
+
+def step_facts(path: Path) -> dict[str, Any]:
+    """Which step of a run made this directory; nothing where none did."""
+    try:
+        about = read_json(path / STEP)
+    except (OSError, ValueError):
+        return {}
+    if about.get("format") != FORMAT:
+        return {}
+    return {"step": about.get("name"), "stage": about.get("stage")}

@@ -1,0 +1,104 @@
+"""What was found out about something: facts and tables, for people and for programs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shrinkc.core.words import show_size
+
+Row = Mapping[str, object]
+Key = tuple[object, ...]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=layer)\d+(?=\.)")
+
+
+@dataclass
+class Findings:
+    """``kind`` says what ``name`` is.  Keys of facts, tables and columns are those of the JSON; what a
+    table has as ``bytes`` people read as a size."""
+
+    kind: str
+    name: str
+    facts: dict[str, object] = field(default_factory=dict)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        out = [f"{self.name}: {self.kind}"]
+        width = max((len(key) for key in self.facts), default=0)
+        out += [f"  {_label(key):<{width}}  {_shown(key, v)}" for key, v in self.facts.items()]
+        for title, rows in self.tables.items():
+            out += ["", _label(title), *_table(rows)]
+        return out + [f"  note: {note}" for note in self.notes]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "kind": self.kind, "name": self.name, **self.facts, **self.tables, "notes": self.notes,
+        }  # fmt: skip
+
+
+def starred(name: str) -> str:
+    """``name`` with a star for the number of its layer: ``blk.3.ffn_up.weight`` is ``blk.*.ffn_up.weight``."""
+    return _NUMBER.sub("*", name)
+
+
+def alike(rows: Iterable[Row], share_of: str = "bytes") -> list[Row]:
+    """Rows that differ in ``share_of`` alone are one, with their ``count`` and their sum; each has its
+    ``share`` of all.  In the order of the first ones."""
+    sums: dict[Key, int] = {}
+    counts: dict[Key, int] = {}
+    first: dict[Key, Row] = {}
+    for row in rows:
+        key = tuple((k, v) for k, v in row.items() if k != share_of)
+        first.setdefault(key, row)
+        value = row[share_of]
+        assert isinstance(value, int)
+        sums[key] = sums.get(key, 0) + value
+        counts[key] = counts.get(key, 0) + 1
+    whole = max(sum(sums.values()), 1)
+    return [
+        {**row, share_of: sums[key], "count": counts[key], "share": round(sums[key] / whole, 4)}
+        for key, row in first.items()
+    ]
+
+
+def _label(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    heads = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    cells = [[_shown(head, row.get(head, "")) for head in heads] for row in rows]
+    widths = [max(map(len, column)) for column in zip(map(_label, heads), *cells, strict=True)]
+    right = [
+        all(isinstance(row.get(head, 0), (int, float)) and not isinstance(row.get(head), bool) for row in rows)
+        for head in heads
+    ]  # fmt: skip
+    return [
+        "  " + "  ".join(
+            f"{text:>{w}}" if r else f"{text:<{w}}"
+            for text, w, r in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in [[_label(head) for head in heads], *cells]
+    ]  # fmt: skip
+
+
+def _shown(key: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)) and key == "share":
+        return f"{100 * value:.1f} %"
+    if isinstance(value, int):
+        return show_size(value) if key in ("bytes", "used", "available") else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)

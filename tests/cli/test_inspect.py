@@ -1,0 +1,241 @@
+"""``inspect``: what something is, and where its bytes go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.tiny_gguf import tiny_gguf
+from helpers.tiny_gptq import tiny_gptq
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.compression.run import FORMAT as RUN_FORMAT
+from shrinkc.compression.run import RUN
+from shrinkc.compression.run import VERSION as RUN_VERSION
+from shrinkc.compression.steps import StepRecord, list_files, write_json, write_step
+from shrinkc.core.artifact import file_record
+from shrinkc.importer.config import neutral_fields
+from shrinkc.ir.ops import OPS
+from shrinkc.ir.serialize import load
+from shrinkc.model import FAMILIES
+from shrinkc.storage import WIDTHS
+from shrinkc.targets import MEMORIES, TARGETS
+
+from .conftest import Cli
+
+
+def inspected(cli: Cli, path: Path) -> dict[str, Any]:
+    """The object, of which people are told the same."""
+    result = cli("inspect", path, "--json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = result.json
+    lines = cli("inspect", path).out.splitlines()
+    assert lines[0] == f"{found['name']}: {found['kind']}"
+    told = {" ".join(line.split()) for line in lines}
+    for key, value in found.items():
+        label = key.replace("_", " ")
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            assert label in told, "a table"
+            at = lines.index(label)
+            assert lines[at + 1].split()[0] == next(iter(value[0])).split("_")[0]
+            assert len(lines[at + 2 :]) >= len(value)
+    return found
+
+
+def test_a_checkpoint(cli: Cli, model: Path) -> None:
+    found = inspected(cli, model)
+    config = json.loads((model / "config.json").read_text())
+    assert found["kind"] == "Hugging Face checkpoint" and found["compiles"] is True
+    for key, field in (("layers", "num_hidden_layers"), ("ffn", "intermediate_size"),
+                       ("vocabulary", "vocab_size"), ("head_size", "head_dim")):  # fmt: skip
+        assert found[key] == config[field]
+    assert found["bytes"] == sum(row["bytes"] for row in found["tensors"]) > 0
+    assert found["parameters"] * 4 == found["bytes"], "float32, every parameter stored once"
+    down = next(row for row in found["tensors"] if "down_proj" in row["tensor"])
+    assert down["tensor"] == "model.layers.*.mlp.down_proj.weight"
+    assert (down["shape"], down["type"], down["count"]) == ("20x36", "F32", 2)
+    assert down["bytes"] == 2 * 20 * 36 * 4
+    assert sum(row["share"] for row in found["tensors"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_configuration_alone(cli: Cli, model: Path, tmp_path: Path) -> None:
+    shutil.copy(model / "config.json", tmp_path)
+    for path in (tmp_path, tmp_path / "config.json"):
+        found = inspected(cli, path)
+        assert found["kind"] == "configuration without weights" and found["compiles"] is False
+        assert found["layers"] == 2 and found["tokenizer"] is None and len(found["notes"]) == 2
+
+
+def test_a_quantised_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    tiny_gptq(tmp_path / "q", group=16, module_bits={"model.layers.1.mlp.down_proj": 8})
+    found = inspected(cli, tmp_path / "q")
+    assert found["kind"] == "GPTQ checkpoint"
+    counts = {(row["bits"], row["group"]): row["matrices"] for row in found["integers"]}
+    assert counts == {(4, 16): 13, (8, 16): 1}
+
+
+@pytest.mark.libraries("gguf")
+def test_a_gguf_file(cli: Cli, tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "g.gguf")
+    found = inspected(cli, tmp_path / "g.gguf")
+    assert found["kind"] == "GGUF file" and found["compiles"] is True
+    metadata = {row["key"]: row["value"] for row in found["metadata"]}
+    assert metadata["general.architecture"] == "llama"
+    assert metadata["llama.block_count"] == str(found["layers"])
+    assert metadata["tokenizer.ggml.tokens"].endswith(" values")
+    assert any(row["tensor"] == "blk.*.ffn_up.weight" for row in found["tensors"])
+    assert found["bytes"] < (tmp_path / "g.gguf").stat().st_size
+
+
+def test_what_cannot_be_compiled_is_looked_at_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m", config={"hidden_act": "gelu"})
+    found = inspected(cli, tmp_path / "m")
+    assert found["compiles"] is False and "only the silu activation" in found["notes"][0]
+    assert found["bytes"] > 0 and len(found["tensors"]) > 5
+
+
+def test_a_compiled_directory(cli: Cli, compiled: Path, tmp_path: Path) -> None:
+    found = inspected(cli, compiled)
+    assert found["kind"] == "compiled directory" and found["target"] == "siracusa"
+    assert found["changed_files"] == []
+    plan = json.loads((compiled / "plan.json").read_text())
+    parts: dict[str, int] = {}
+    for row in found["where_bytes_go"]:
+        parts[row["memory"]] = parts.get(row["memory"], 0) + row["bytes"]
+    for level, used in plan["used"].items():
+        assert parts.get(MEMORIES[level].label, 0) == used, level
+    files = {row["file"]: row["bytes"] for row in found["files"]}
+    assert files["blobs/wmem.bin"] == plan["used"]["wmem"], "what is planned is what is stored"
+    whole = sum(p.stat().st_size for p in compiled.rglob("*") if p.is_file())
+    assert sum(files.values()) == whole - (compiled / "manifest.json").stat().st_size
+
+    graph = load(compiled / "ir.safetensors")
+    ops = found["operations_of_a_pass"]
+    assert len(ops) + sum(row["op"].startswith("layer*.") for row in ops) == len(graph.ops)
+    stored = {row["matrix"]: row for row in found["matrices_on_the_device"]}
+    assert stored["layer*.down"]["count"] == 2 and stored["layer*.down"]["bits"] == 8
+    assert sum(row["bytes"] for row in stored.values()) == plan["used"]["wmem"]
+
+    alone = inspected(cli, compiled / "ir.safetensors")
+    assert alone["kind"] == "integer model" and alone["matrices_on_the_device"] == list(
+        stored.values()
+    )
+
+    other = tmp_path / "other"
+    shutil.copytree(compiled, other)
+    (other / "plan.json").write_text("{}")
+    changed = inspected(cli, other)
+    assert changed["changed_files"] == ["plan.json"]
+    assert "plan.json is no memory plan of this version" in changed["notes"][0]
+
+
+def step(folder: Path, name: str, stage: str, packed: int, perplexity: float | None) -> None:
+    """A step of a run as compression leaves it, its model aside."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    figures = {
+        "layers": 5, "intermediate": 256, "kv_heads": 2, "parameters": 1000, "non_zeros": 1000,
+        "bytes_on_disk": 2 * packed, "packed_bytes": packed,
+    }  # fmt: skip
+    files = {f: file_record(folder / f) for f in list_files(folder)}
+    metrics: dict[str, Any] = {}
+    if perplexity is not None:
+        metrics = {"perplexity": {"perplexity": perplexity, "protocol": "wikitext512"}}
+    write_step(
+        folder,
+        StepRecord(
+            name=name, stage=stage, seed=0, threads=1, versions={}, fingerprint={}, settings={},
+            parameters={}, notes=[], figures=figures, seconds=30.0, metrics=metrics, files=files,
+        ),
+    )  # fmt: skip
+
+
+def test_a_compression_run(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    step(run / "00-source", "00-source", "source", 2000, 30.5)
+    step(run / "01-gptq", "01-gptq", "gptq", 500, None)
+    write_json(run / RUN, {"format": RUN_FORMAT, "version": RUN_VERSION, "model": "smol"})
+    found = inspected(cli, run)
+    assert (found["kind"], found["model"], found["steps"]) == ("compression run", "smol", 2)
+    assert found["took"] == "60 s" and found["protocol"] == "wikitext512"
+    source, last = found["steps_of_the_run"]
+    assert (source["step"], source["bytes"], source["perplexity"]) == ("00-source", 2000, 30.5)
+    assert (last["stage"], last["bytes"], last["share"]) == ("gptq", 500, 0.25)
+    assert last["perplexity"] is None
+    (run / "01-gptq/config.json").write_text("{ }")
+    damaged = inspected(cli, run)
+    assert damaged["steps"] == 1 and "config.json is not as it was written" in damaged["notes"][0]
+
+
+def test_a_step_of_a_run_says_so(cli: Cli, model: Path, tmp_path: Path) -> None:
+    step(tmp_path / "01-depth", "01-depth", "depth", 500, None)
+    shutil.copytree(model, tmp_path / "01-depth", dirs_exist_ok=True)
+    found = inspected(cli, tmp_path / "01-depth")
+    assert (found["step"], found["stage"], found["layers"]) == ("01-depth", "depth", 2)
+
+
+def test_supported_is_what_the_tables_say(cli: Cli) -> None:
+    result = cli("inspect", "--supported", "--json")
+    assert result.code == 0
+    found = result.json
+    assert {row["family"] for row in found["families"]} == {*FAMILIES}
+    assert [row["bits"] for row in found["weights"]] == [*WIDTHS]
+    assert {row["op"] for row in found["operations"]} >= {name.lower() for name in OPS}
+    assert {row["target"] for row in found["targets"]} == {*TARGETS}
+    for family in FAMILIES.values():
+        said = {
+            row["field"]: row["allowed"]
+            for row in found["configuration_fields"]
+            if family.name in row["families"]
+        }
+        for name, (values, _) in neutral_fields(family).items():
+            if name != "quantization_config":
+                assert said.pop(name) == [json.dumps(value) for value in values]
+        assert said == {}
+    engines = {row["engine"]: row for row in found["engines"]}
+    assert engines["cores"]["bits_in_groups"] == [*WIDTHS] and engines["cores"]["side_paths"]
+    assert engines["neureka"]["targets"] == ["siracusa"] and not engines["neureka"]["side_paths"]
+    text = cli("inspect", "--supported").out
+    assert "Qwen3ForCausalLM" in text and "mixtures of experts are not supported" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "give a PATH, or --supported"),
+        (["x", "--supported"], 2, "give a PATH, or --supported"),
+        (["nowhere"], 10, "nowhere"),
+    ],
+)
+def test_what_is_refused(cli: Cli, arguments: list[str], code: int, said: str) -> None:
+    result = cli("inspect", *arguments)
+    assert (result.code, result.out) == (code, "") and said in result.words
+
+
+def test_damaged_files(cli: Cli, model: Path, compiled: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    for source, place, code in (
+        (model / "model.safetensors", tmp_path / "m/model.safetensors", 13),
+        (compiled / "ir.safetensors", tmp_path / "ir.safetensors", 61),
+    ):
+        place.write_bytes(source.read_bytes()[:-100])
+        result = cli("inspect", place if code == 61 else place.parent)
+        assert (result.code, result.out) == (code, "")
+    (tmp_path / "empty").mkdir()
+    assert cli("inspect", tmp_path / "empty").code == 10
+
+
+def test_no_heavy_library_is_needed(model: Path) -> None:
+    code = (
+        "import sys; from shrinkc.cli.main import run_cli; code = run_cli(['inspect', sys.argv[1]]);"
+        "sys.exit(code or ' '.join({'torch', 'transformers', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
