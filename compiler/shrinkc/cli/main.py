@@ -23,6 +23,7 @@ from shrinkc.cli.console import (
     is_terminal,
     print_json,
 )
+from shrinkc.cli.differing import diff_command
 from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
@@ -348,7 +349,7 @@ def doctor_command(as_json: bool) -> None:
     doctor.report(dict(os.environ), as_json=as_json)
 
 
-for _command in (plan_command, inspect_command):
+for _command in (plan_command, inspect_command, diff_command):
     cli.add_command(_command)
 
 

@@ -275,6 +275,13 @@ class RunChanged(ShrinkcError):
     title = "run changed"
 
 
+class Different(ShrinkcError):
+    """What was compared is not the same."""
+
+    exit_code = 64
+    title = "different"
+
+
 class Interrupted(ShrinkcError):
     """Stopped by the user."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
+from shrinkc.ir.ops import Op
 
 
 def _matrix(w: QLinear) -> str:
@@ -37,6 +38,11 @@ def _value(v: object) -> str:
     return str(v)
 
 
+def attributes(op: Op) -> dict[str, str]:
+    """Every attribute of an op that decides a number, as text."""
+    return {name: _value(value) for name, value in op.attributes().items()}
+
+
 def dump(graph: Graph) -> str:
     """All ops in order with types and every attribute that decides a number."""
     lines = [
@@ -46,7 +52,7 @@ def dump(graph: Graph) -> str:
         f"rope cos {_value(graph.rope_cos)}, sin {_value(graph.rope_sin)}"
     ]
     for op in graph.ops:
-        attributes = ", ".join(f"{k} = {_value(v)}" for k, v in op.attributes().items())
+        said = ", ".join(f"{name} = {text}" for name, text in attributes(op).items())
         inputs = ", ".join(op.inputs)
-        lines.append(f"%{op.out}: {graph.types[op.out]} = {op.mnemonic}({inputs}) {{{attributes}}}")
+        lines.append(f"%{op.out}: {graph.types[op.out]} = {op.mnemonic}({inputs}) {{{said}}}")
     return "\n".join(lines) + "\n"

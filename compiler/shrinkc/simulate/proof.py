@@ -246,23 +246,24 @@ def op_values(
     out: dict[str, np.ndarray] = {}
 
     def observe(op: Op, value: object) -> None:
-        if op.layer != layer:
-            return
-        name = op.name
-        if isinstance(value, (QVector, Q16Vector)):
-            scale = np.array([value.mantissa[-1], value.exponent[-1]])
-            segments = [value.c[-1]] if isinstance(value, QVector) else []
-            names = _vector_names(name, graph.types[op.out].kind)
-            out.update(zip(names, (value.q[-1], scale, *segments), strict=True))
-        elif isinstance(value, QHeads):
-            out[name] = value.q[-1]
-        else:
-            out[name] = np.asarray(value)[-1].reshape(-1)
+        if op.layer == layer:
+            out.update(last_values(op.name, graph.types[op.out].kind, value))
 
     if step > 0:
         interp.forward(ids[:step], logits=False)
     interp.forward(ids[step : step + 1], logits=False, observe=observe)
     return out
+
+
+def last_values(name: str, kind: str, value: object) -> dict[str, np.ndarray]:
+    """An op's output for the last token, one array of integers per dump name."""
+    if isinstance(value, (QVector, Q16Vector)):
+        scale = np.array([value.mantissa[-1], value.exponent[-1]])
+        segments = [value.c[-1]] if isinstance(value, QVector) else []
+        return dict(zip(_vector_names(name, kind), (value.q[-1], scale, *segments), strict=True))
+    if isinstance(value, QHeads):
+        return {name: value.q[-1]}
+    return {name: np.asarray(value)[-1].reshape(-1)}
 
 
 def locate(

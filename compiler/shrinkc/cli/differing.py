@@ -1,0 +1,51 @@
+"""``shrinkc diff``: in what two compiled directories, or two objects of ``--json``, differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.core.errors import Different, UsageError
+from shrinkc.core.shell import printable
+
+
+@click.command("diff", cls=Command, short_help="Say in what two compiled directories differ.")
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@click.option(
+    "--prompt",
+    default="Once upon a time",
+    show_default=True,
+    help="What both interpreters are fed.",
+)
+@click.option(
+    "--positions", type=int, default=8, show_default=True,
+    help="Of the prompt, and of what A goes on with, at most so many.",
+)  # fmt: skip
+@json_option
+def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -> None:
+    """Say in what A and B differ: options, sizes, plan, code, operations, the first integer.
+
+    A and B are compiled directories, or files with what --json printed of two runs or plans.
+    Exit code 0 says that they are the same, 64 that they are not.
+    """
+    from shrinkc.driver.differing import diff_directories, diff_objects
+
+    if positions < 1:
+        raise UsageError(f"--positions {positions} is not possible.", "allowed: 1 and above.")
+    found = (
+        diff_directories(a, b, prompt, positions, Console())
+        if a.is_dir() and b.is_dir()
+        else diff_objects(a, b)
+    )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        for line in found.lines():
+            click.echo(printable(line))
+    if found.tables:
+        kinds = ", ".join(title.replace("_", " ") for title in found.tables)
+        raise Different(f"{printable(str(a))} and {printable(str(b))} differ in: {kinds}.")

@@ -1,0 +1,321 @@
+"""In what two compiled directories, or two objects that commands printed, differ."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from shrinkc.core import artifact
+from shrinkc.core.errors import UsageError
+from shrinkc.core.findings import Findings, Row, starred
+from shrinkc.core.progress import Reporter, Update
+from shrinkc.core.shell import printable
+from shrinkc.driver.estimating import read_plan
+from shrinkc.importer import Tokenizer
+from shrinkc.ir.dump import attributes
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.ir.ops import Op
+from shrinkc.ir.serialize import load
+from shrinkc.memory.plan import Plan
+from shrinkc.simulate.proof import last_values
+from shrinkc.targets import MEMORIES
+
+# what tells the records of a list apart, whatever is enough
+_KEYS = (("name",), ("op",), ("layer", "op"), ("step",), ("memory",), ("memory", "part"))
+_VOLATILE = {"seconds"}  # of every run another
+_PART = 1 << 20  # bytes that are compared at a time
+
+Value = object
+Flat = dict[str, Value]
+
+
+def diff_directories(a: Path, b: Path, prompt: str, positions: int, reporter: Reporter) -> Findings:
+    """Options, sizes, plan, files, code, operations, and the first integer that differs when both
+    interpreters are fed the same tokens: a's ids of ``prompt``, then the likeliest ones of a, for
+    ``positions`` in all.
+
+    A table is there only where it has rows.  Raises BadArtifact, UsageError for a prompt without tokens.
+    """
+    ma, mb = artifact.read_manifest(a), artifact.read_manifest(b)
+    found = _findings(a, b)
+    about = ("model", "target", "context", "shrinkc")
+    options_a = {**{k: getattr(ma, k) for k in about}, **ma.options}
+    options_b = {**{k: getattr(mb, k) for k in about}, **mb.options}
+    found.tables["options"] = _rows(options_a, options_b, "option")
+    pa, pb = read_plan(a / artifact.PLAN), read_plan(b / artifact.PLAN)
+    with reporter.stage("comparing files"):
+        files_a, files_b = _files(a), _files(b)
+        found.tables["sizes"] = _rows(_sizes(pa, files_a), _sizes(pb, files_b), "bytes_of")
+        found.tables["plan"] = _alike(_rows(_decisions(pa), _decisions(pb), "what"))
+        found.tables["code"] = list(_code(a, b, files_a, files_b))
+        found.tables["other_files"] = list(_others(a, b, files_a, files_b))
+    if files_a.get(artifact.IR) != files_b.get(artifact.IR):
+        with reporter.stage("reading the integer models"):
+            ga, gb = load(a / artifact.IR), load(b / artifact.IR)
+        found.tables["operations"] = _operations(ga, gb)
+        ids = Tokenizer.of_program(a, ma).encode(prompt)
+        if not ids:
+            raise UsageError("the prompt has no tokens.", "give another --prompt.")
+        with reporter.stage("comparing integers") as update:
+            first, compared = _first_difference(ga, gb, ids, positions, update)
+        found.facts["values_compared"] = compared
+        found.tables["first_differing_integer"] = [first] if first else []
+        if first is None:
+            found.notes.append(f"all of {compared} values of both interpreters are the same")
+    return _only_differences(found)
+
+
+def diff_objects(a: Path, b: Path) -> Findings:
+    """Two JSON objects, such as ``shrinkc run --json`` prints: every value that differs, and of a run the
+    first token.  Seconds, which no two runs share, are left out.
+
+    Raises UsageError for a file that holds none.
+    """
+    first, second = _object(a), _object(b)
+    found = _findings(a, b)
+    tokens = [side.get("new_tokens") for side in (first, second)]
+    if all(isinstance(side, list) for side in tokens):
+        found.tables["first_differing_token"] = _first_token(*tokens)  # type: ignore[arg-type]
+        first, second = ({k: v for k, v in s.items() if k != "new_tokens"} for s in (first, second))
+    found.tables["values"] = _rows(flat(first), flat(second), "what")
+    return _only_differences(found)
+
+
+def flat(value: Value, path: str = "") -> Flat:
+    """Path -> value of everything in an object that is no object or list itself; records of a list are
+    called by what names them, or by their number."""
+    out: Flat = {}
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in _VOLATILE:
+                out |= flat(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for part, name in zip(value, _names(value), strict=True):
+            out |= flat(part, f"{path}[{name}]")
+    else:
+        out[path] = value
+    return out
+
+
+def _names(records: Sequence[Value]) -> list[str]:
+    for keys in _KEYS:
+        if all(isinstance(r, Mapping) and {*keys} <= r.keys() for r in records):
+            names = [" ".join(str(r[key]) for key in keys) for r in records]  # type: ignore[index]
+            if len({*names}) == len(names):
+                return names
+    return [str(index) for index in range(len(records))]
+
+
+def _decisions(plan: Plan) -> Flat:
+    """A plan without what sizes say, and without places, which all move where one size changes."""
+    said = flat({k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")})
+    return {path: value for path, value in said.items() if not path.endswith(".offset")}
+
+
+def _findings(a: Path, b: Path) -> Findings:
+    return Findings("differences", f"{printable(str(a))} (a), {printable(str(b))} (b)")
+
+
+def _only_differences(found: Findings) -> Findings:
+    found.tables = {title: rows for title, rows in found.tables.items() if rows}
+    found.facts = {"same": not found.tables, **found.facts}
+    return found
+
+
+def _rows(a: Flat, b: Flat, name: str) -> list[Row]:
+    """Of everything that differs both values, None where one side has nothing; of numbers the change."""
+    out: list[Row] = []
+    for key in dict.fromkeys([*a, *b]):
+        va, vb = a.get(key), b.get(key)
+        if va == vb and (key in a) == (key in b):
+            continue
+        row: dict[str, object] = {name: key, "a": va, "b": vb, "change": None}
+        numbers = [v for v in (va, vb) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if len(numbers) == 2 and numbers[0]:
+            row["change"] = f"{100 * (numbers[1] - numbers[0]) / abs(numbers[0]):+.1f} %"
+        out.append(row)
+    return out
+
+
+def _alike(rows: Sequence[Row]) -> list[Row]:
+    """Rows that are the same in several layers are one."""
+    out: dict[tuple[object, ...], dict[str, object]] = {}
+    for row in rows:
+        named = {key: starred(v) if isinstance(v, str) else v for key, v in row.items()}
+        out.setdefault(tuple(named.items()), {**named, "count": 0})
+        again = out[tuple(named.items())]
+        again["count"] = int(str(again["count"])) + 1
+    return list(out.values())
+
+
+# ---- files ----
+
+
+def _files(directory: Path) -> dict[str, artifact.FileRecord]:
+    """Everything but what make has left."""
+    names = artifact.list_files(directory)
+    own = [name for name in names if not name.startswith(f"{artifact.BUILD}/")]
+    return {name: artifact.file_record(directory / name) for name in own}
+
+
+def _is_code(name: str) -> bool:
+    return name.startswith("src/") or name == "Makefile"
+
+
+def _sizes(plan: Plan, files: Mapping[str, artifact.FileRecord]) -> Flat:
+    sizes: Flat = {MEMORIES[level].label: size for level, size in plan.used.items()}
+    sizes["sources"] = sum(record.bytes for name, record in files.items() if _is_code(name))
+    return sizes
+
+
+def _code(
+    a: Path,
+    b: Path,
+    files_a: Mapping[str, artifact.FileRecord],
+    files_b: Mapping[str, artifact.FileRecord],
+) -> Iterator[Row]:
+    """Lines that b has and a has not, and the other way round."""
+    for name in sorted(n for n in {*files_a, *files_b} if _is_code(n)):
+        if files_a.get(name) == files_b.get(name):
+            continue
+        lines = difflib.unified_diff(_lines(a / name), _lines(b / name), n=0)
+        kinds = [line[0] for line in lines][2:]  # behind the two names
+        yield {
+            "file": name, "lines_only_in_a": kinds.count("-"), "lines_only_in_b": kinds.count("+"),
+        }  # fmt: skip
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _others(
+    a: Path,
+    b: Path,
+    files_a: Mapping[str, artifact.FileRecord],
+    files_b: Mapping[str, artifact.FileRecord],
+) -> Iterator[Row]:
+    """Files that are no code, with their bytes and the first one that differs."""
+    for name in sorted(n for n in {*files_a, *files_b} if not _is_code(n)):
+        ra, rb = files_a.get(name), files_b.get(name)
+        if ra == rb:
+            continue
+        at = _first_byte(a / name, b / name) if ra and rb else None
+        yield {
+            "file": name, "bytes_a": ra and ra.bytes, "bytes_b": rb and rb.bytes, "first_byte": at,
+        }  # fmt: skip
+
+
+def _first_byte(a: Path, b: Path) -> int:
+    """Where two files first differ, the end of the shorter one included."""
+    at = 0
+    with a.open("rb") as fa, b.open("rb") as fb:
+        while True:
+            pa, pb = fa.read(_PART), fb.read(_PART)
+            if pa != pb or not pa:
+                size = min(len(pa), len(pb))
+                bad = np.flatnonzero(
+                    np.frombuffer(pa[:size], np.uint8) != np.frombuffer(pb[:size], np.uint8)
+                )
+                return at + (int(bad[0]) if len(bad) else size)
+            at += len(pa)
+
+
+# ---- integers ----
+
+
+def _operations(a: Graph, b: Graph) -> list[Row]:
+    """Ops that one alone has, or of which something differs."""
+    left, right = ({op.out: _described(graph, op) for op in graph.ops} for graph in (a, b))
+    out: list[Row] = []
+    for name in dict.fromkeys([*left, *right]):
+        if name not in left or name not in right:
+            out.append({"op": name, "differs": f"only in {'a' if name in left else 'b'}"})
+        elif left[name] != right[name]:
+            keys = dict.fromkeys([*left[name], *right[name]])
+            changed = [key for key in keys if left[name].get(key) != right[name].get(key)]
+            out.append({"op": name, "differs": ", ".join(changed)})
+    return _alike(out)
+
+
+def _described(graph: Graph, op: Op) -> dict[str, str]:
+    inputs = ", ".join(op.inputs)
+    return {
+        "kind": op.mnemonic, "inputs": inputs, "type": str(graph.types[op.out]), **attributes(op),
+    }  # fmt: skip
+
+
+def _first_difference(
+    a: Graph, b: Graph, prompt: Sequence[int], positions: int, update: Update
+) -> tuple[Row | None, int]:
+    """The first value in order of execution that is another one, and how many were compared.
+
+    An op that b has not, or whose value has another width, ends the comparison: then ``index``, or what
+    lacks, is None.
+    """
+    limit = min(positions, a.context, b.context)
+    feed, compared = list(prompt[:limit]), 0
+    left, right = Interpreter(a), Interpreter(b)
+    for position in range(limit):
+        token = feed[position]
+        if token >= b.vocab:
+            return {"position": position, "token": token, "op": "embed", "index": None}, compared
+        values_a, logits = _values(left, token)
+        values_b, _ = _values(right, token)
+        for name, got in values_a.items():
+            row = {"position": position, "token": token, "op": name, "index": None}
+            other = values_b.get(name)
+            if other is None:
+                return row, compared
+            size = min(len(got), len(other))
+            bad = np.flatnonzero(got[:size] != other[:size])
+            if len(bad) or len(got) != len(other):
+                at = int(bad[0]) if len(bad) else size
+                va, vb = (int(v[at]) if at < len(v) else None for v in (got, other))
+                return {**row, "index": at, "a": va, "b": vb}, compared + at
+            compared += size
+        if position + 1 == len(feed):
+            feed.append(int(logits.argmax()))
+        update(position + 1, limit)
+    return None, compared
+
+
+def _values(interpreter: Interpreter, token: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What every op gives for the next token, by dump name, and the logits."""
+    out: dict[str, np.ndarray] = {}
+    types = interpreter.graph.types
+
+    def observe(op: Op, value: object) -> None:
+        out.update(last_values(op.out, types[op.out].kind, value))
+
+    logits = interpreter.forward([token], observe=observe)[-1]
+    return out, logits
+
+
+# ---- objects ----
+
+
+def _object(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is neither a compiled directory nor a JSON object: {error}.",
+            "give two directories made by 'shrinkc compile', or two files that --json printed.",
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no JSON object.", "give what --json printed.")
+    return content
+
+
+def _first_token(a: Sequence[object], b: Sequence[object]) -> list[Row]:
+    for index in range(max(len(a), len(b))):
+        ends = [side[index] if index < len(side) else None for side in (a, b)]
+        if ends[0] != ends[1]:
+            return [{"index": index, "a": ends[0], "b": ends[1]}]
+    return []
