@@ -31,6 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "build": {"core", "targets"},
     "simulate": {"abi", "build", "core", "ir", "numerics", "targets"},
     "report": {"core", "memory", "targets"},
+    "export": {"core", "ir", "numerics"},
     "checkpoints": {"core", "importer", "model"},
     "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {
@@ -38,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
         "targets",
     },
     "driver": {
-        "abi", "build", "checkpoints", "codegen", "core", "costs", "engines", "evaluation", "importer", "ir",
-        "memory", "model", "numerics", "quantize", "report", "schedule", "simulate", "storage",
+        "abi", "build", "checkpoints", "codegen", "core", "costs", "engines", "evaluation", "export", "importer",
+        "ir", "memory", "model", "numerics", "quantize", "report", "schedule", "simulate", "storage",
         "targets",
     },
     "cli": {
@@ -60,10 +61,10 @@ FACADE = {
 ONLY_FILE = {("simulate", "ir"): "proof.py", ("simulate", "numerics"): "proof.py"}
 
 HEAVY = {
-    "accelerate", "datasets", "gguf", "gptqmodel", "lm_eval", "matplotlib", "optuna", "peft", "torch",
-    "transformers",
+    "accelerate", "datasets", "gguf", "gptqmodel", "lm_eval", "matplotlib", "onnx", "optuna", "peft",
+    "torch", "transformers",
 }  # fmt: skip
-HEAVY_ROOMS = {"checkpoints", "compression", "evaluation"}
+HEAVY_ROOMS = {"checkpoints", "compression", "evaluation", "export"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

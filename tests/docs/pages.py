@@ -59,6 +59,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qemu": (("make", "riscv64-unknown-elf-gcc", "qemu-riscv32"), ()),
     "gvsoc": (("make", "riscv64-unknown-elf-gcc", "gvsoc"), ()),
     "torch": ((), ("torch", "transformers")),
+    "onnx": ((), ("onnx", "onnxruntime")),
 }
 
 _FENCE = re.compile(r"( *)(`{3,})([\w-]*)\s*")
@@ -124,7 +125,7 @@ class Block:
                     return f"{tool.name}: {tool.problem}; {tool.fix}"
             for module in modules:
                 if find_spec(module) is None:
-                    return f"{module} is not installed (pip install '.[compress]')"
+                    return f"{module} is not installed (pip install '.[dev]')"
         return None
 
 

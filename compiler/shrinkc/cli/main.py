@@ -24,6 +24,7 @@ from shrinkc.cli.console import (
     print_json,
 )
 from shrinkc.cli.differing import diff_command
+from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
@@ -349,7 +350,7 @@ def doctor_command(as_json: bool) -> None:
     doctor.report(dict(os.environ), as_json=as_json)
 
 
-for _command in (plan_command, inspect_command, diff_command):
+for _command in (plan_command, inspect_command, diff_command, export_command):
     cli.add_command(_command)
 
 

@@ -234,7 +234,7 @@ class RunFailed(ShrinkcError):
 
 
 class ExtraMissing(ShrinkcError):
-    """Compression needs libraries that the base installation leaves out."""
+    """A command needs libraries that the base installation leaves out."""
 
     exit_code = 53
     title = "libraries missing"

@@ -1,0 +1,34 @@
+"""``shrinkc export``: the integer model for the tools of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.core.errors import UsageError
+
+
+@click.command("export", cls=Command, short_help="Write the integer model as an ONNX graph.")
+@click.argument("directory", type=PATH)
+@click.option("--onnx", is_flag=True, help="As ONNX, of standard operators alone.")
+@click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
+@json_option
+def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> None:
+    """Write the integer model of the compiled DIRECTORY for the tools of others.
+
+    The graph takes tokens and the KV cache, and gives logits, the likeliest token and the cache:
+    exactly the integers of the program.
+    """
+    from shrinkc.driver.exporting import export_onnx
+
+    if not onnx:
+        raise UsageError("no format was asked for.", "give --onnx.")
+    console = Console()
+    result = export_onnx(directory, output, console)
+    for line in result.lines():
+        console.note(line)
+    if as_json:
+        print_json(result.to_json())

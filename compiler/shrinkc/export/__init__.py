@@ -1,0 +1,1 @@
+"""The integer model as an ONNX graph of standard operators."""

@@ -1,0 +1,214 @@
+"""Values of an ONNX graph under construction, with the operators of numpy arrays.
+
+Integers are int64 unless something else is said, as in ``numerics``, and every operator is exact: shifts
+are multiplications and floor divisions by powers of two, for ONNX shifts unsigned integers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
+
+I64 = np.int64
+Number = Union["Value", int, np.ndarray]
+
+POWERS = np.array([1 << n for n in range(63)], I64)
+
+
+@dataclass
+class Builder:
+    """Nodes and constants so far; names begin with that of the operation at hand."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: list[TensorProto] = field(default_factory=list)
+    _scope: str = "model"
+    _counts: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, Value] = field(default_factory=dict)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Within it nodes belong to the operation ``name``."""
+        before, self._scope = self._scope, name
+        yield
+        self._scope = before
+
+    def node(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
+        """The one output of a new node."""
+        from onnx import helper
+
+        name = f"{self._scope}/{kind}"
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        name = f"{name}.{count}"
+        names = [value.name for value in inputs]
+        self.nodes.append(helper.make_node(kind, names, [name], name=name, **attributes))
+        return Value(self, name)
+
+    def constant(self, values: np.ndarray | int | Sequence[int]) -> Value:
+        """int64 unless it is an array of another type; of equal ones there is one."""
+        array = values if isinstance(values, np.ndarray) else np.array(values, I64)
+        key = f"{array.dtype}{array.shape}{array.tobytes().hex()}"
+        if key not in self._known:
+            self._known[key] = self._new_constant(array, f"constant.{len(self._known)}")
+        return self._known[key]
+
+    def table(self, values: np.ndarray, name: str) -> Value:
+        """The constant of that name, made at its first use."""
+        if name not in self._known:
+            self._known[name] = self._new_constant(values, name)
+        return self._known[name]
+
+    def _new_constant(self, array: np.ndarray, name: str) -> Value:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return Value(self, name)
+
+    def value(self, value: Number) -> Value:
+        """``value`` itself, or the constant that it is."""
+        return value if isinstance(value, Value) else self.constant(value)
+
+    # ---- numpy's functions ----
+
+    def where(self, condition: Value, a: Number, b: Number) -> Value:
+        return self.node("Where", condition, self.value(a), self.value(b))
+
+    def maximum(self, a: Number, b: Number) -> Value:
+        return self.node("Max", self.value(a), self.value(b))
+
+    def minimum(self, a: Number, b: Number) -> Value:
+        return self.node("Min", self.value(a), self.value(b))
+
+    def clip(self, v: Value, low: Number, high: Number) -> Value:
+        return self.minimum(self.maximum(v, low), high)
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        return self.node("Concat", *parts, axis=axis)
+
+    def arange(self, start: Value, end: Value) -> Value:
+        """int64 from scalars ``start`` to below ``end``."""
+        return self.node("Range", start, end, self.constant(1))
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor by its name."""
+
+    builder: Builder = field(repr=False)
+    name: str
+
+    def _with(self, kind: str, other: Number, swapped: bool = False) -> Value:
+        both = (self, self.builder.value(other))
+        return self.builder.node(kind, *(both[::-1] if swapped else both))
+
+    def __add__(self, other: Number) -> Value:
+        return self._with("Add", other)
+
+    def __sub__(self, other: Number) -> Value:
+        return self._with("Sub", other)
+
+    def __rsub__(self, other: Number) -> Value:
+        return self._with("Sub", other, swapped=True)
+
+    def __mul__(self, other: Number) -> Value:
+        return self._with("Mul", other)
+
+    def __mod__(self, other: Number) -> Value:
+        """The remainder of a floor division by positive numbers."""
+        return self._with("Mod", other)
+
+    def __neg__(self) -> Value:
+        return self.builder.node("Neg", self)
+
+    def __and__(self, other: Value) -> Value:
+        """Of truth values."""
+        return self._with("And", other)
+
+    def __gt__(self, other: Number) -> Value:
+        return self._with("Greater", other)
+
+    def __ge__(self, other: Number) -> Value:
+        return self._with("GreaterOrEqual", other)
+
+    def over(self, other: Number) -> Value:
+        """Divided by positive numbers, rounded down; for values that are not negative."""
+        return self._with("Div", other)
+
+    def __floordiv__(self, other: Number) -> Value:
+        """Divided by positive numbers, rounded down: ONNX divides towards zero."""
+        return (self - self % other).over(other)
+
+    def __lshift__(self, bits: Number) -> Value:
+        return self * _power(self.builder, bits)
+
+    def __rshift__(self, bits: Number) -> Value:
+        return self // _power(self.builder, bits)
+
+    def right(self, bits: Number) -> Value:
+        """As ``>>``, of values that are not negative."""
+        return self.over(_power(self.builder, bits))
+
+    def abs(self) -> Value:
+        return self.builder.node("Abs", self)
+
+    def _reduced(self, kind: str, axis: int, keep: bool) -> Value:
+        return self.builder.node(kind, self, self.builder.constant([axis]), keepdims=int(keep))
+
+    def sum(self, axis: int, keep: bool = False) -> Value:
+        return self._reduced("ReduceSum", axis, keep)
+
+    def max(self, axis: int, keep: bool = False) -> Value:
+        return self._reduced("ReduceMax", axis, keep)
+
+    def min(self, axis: int, keep: bool = False) -> Value:
+        return self._reduced("ReduceMin", axis, keep)
+
+    def take(self, indices: Number, axis: int = 0) -> Value:
+        return self.builder.node("Gather", self, self.builder.value(indices), axis=axis)
+
+    def part(self, begin: int, end: int, axis: int) -> Value:
+        bounds = (self.builder.constant([n]) for n in (begin, end, axis))
+        return self.builder.node("Slice", self, *bounds)
+
+    def reshape(self, *shape: int) -> Value:
+        """``shape`` may have a 0, the size that there is, and a -1."""
+        return self.builder.node("Reshape", self, self.builder.constant(shape))
+
+    def expand(self, axis: int) -> Value:
+        """With a new axis of one."""
+        return self.builder.node("Unsqueeze", self, self.builder.constant([axis]))
+
+    def transpose(self, *order: int) -> Value:
+        return self.builder.node("Transpose", self, perm=order)
+
+    def cast(self, dtype: type) -> Value:
+        from onnx import helper
+
+        return self.builder.node("Cast", self, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def padded(self, count: int) -> Value:
+        """A matrix with ``count`` more columns of zeros."""
+        if count == 0:
+            return self
+        return self.builder.node("Pad", self, self.builder.constant([0, 0, 0, count]))
+
+    def __matmul__(self, other: Value) -> Value:
+        return self._with("MatMul", other)
+
+    def size(self, axis: int) -> Value:
+        """int64, a scalar."""
+        shape = self.builder.node("Shape", self, start=axis, end=axis + 1)
+        return shape.reshape()
+
+
+def _power(builder: Builder, bits: Number) -> Value:
+    """2**bits, bits 0..62."""
+    if isinstance(bits, int):
+        return builder.constant(1 << bits)
+    return builder.constant(POWERS).take(bits)
