@@ -34,6 +34,9 @@ NEEDED = {
     "franken": ["MODEL", "--layers", "0-1", "--hellaswag", "missing"],
     "convert": ["missing", "missing", "-o", "converted"],
     "doctor": [],
+    "inspect": ["COMPILED"],
+    "diff": ["COMPILED", "COMPILED"],
+    "export": ["COMPILED", "--onnx", "-o", "model.onnx"],
 }
 # numbers in options that are texts for the parser
 ALSO_NUMBERS = {"run": ["--prompt-ids"], "eval": ["--windows"], "franken": ["--layers"]}

@@ -15,6 +15,7 @@ from helpers.tiny_llama import write_tiny_llama
 
 from .conftest import Cli
 from .test_fitting import TINY, sizes
+from .test_options import ODD_NUMBERS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -125,6 +126,13 @@ def test_what_is_refused(cli: Cli, small: Path, words: list[str], code: int, sai
     told = cli("plan", small, "--sweep", *words, "--json")
     assert told.code == code and told.json["error"]["code"] == code
     assert said in told.json["error"]["message"] + " " + (told.json["error"]["hint"] or "")
+
+
+@pytest.mark.parametrize("axis", ["bits", "head-bits", "group", "context", "l1", "target"])
+def test_values_that_nobody_means(cli: Cli, small: Path, axis: str) -> None:
+    for value in (*ODD_NUMBERS, "", "=", "1=2"):
+        result = cli("plan", small, "--sweep", f"{axis}={value}")
+        assert result.code in (2, 20), (value, result.err)
 
 
 def test_the_picture_of_one_plan_is_its_memory_map(cli: Cli, small: Path, tmp_path: Path) -> None:
