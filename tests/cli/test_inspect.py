@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +113,8 @@ def test_a_compiled_directory(cli: Cli, compiled: Path, tmp_path: Path) -> None:
         assert parts.get(MEMORIES[level].label, 0) == used, level
     files = {row["file"]: row["bytes"] for row in found["files"]}
     assert files["blobs/wmem.bin"] == plan["used"]["wmem"], "what is planned is what is stored"
-    whole = sum(p.stat().st_size for p in compiled.rglob("*") if p.is_file())
-    assert sum(files.values()) == whole - (compiled / "manifest.json").stat().st_size
+    manifest = json.loads((compiled / "manifest.json").read_text())
+    assert sum(files.values()) == sum(record["bytes"] for record in manifest["files"].values())
 
     graph = load(compiled / "ir.safetensors")
     ops = found["operations_of_a_pass"]
@@ -131,7 +133,8 @@ def test_a_compiled_directory(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     (other / "plan.json").write_text("{}")
     changed = inspected(cli, other)
     assert changed["changed_files"] == ["plan.json"]
-    assert "plan.json is no memory plan of this version" in changed["notes"][0]
+    assert "plan.json missing or not as compiled" in changed["notes"][0]
+    assert "memory" not in changed and len(changed["files"]) == len(files)
 
 
 def step(folder: Path, name: str, stage: str, packed: int, perplexity: float | None) -> None:
@@ -228,6 +231,45 @@ def test_damaged_files(cli: Cli, model: Path, compiled: Path, tmp_path: Path) ->
         assert (result.code, result.out) == (code, "")
     (tmp_path / "empty").mkdir()
     assert cli("inspect", tmp_path / "empty").code == 10
+
+
+def damaged(value: Any, rng: random.Random) -> None:
+    """Something in an object is another thing than it was, or gone."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        key = rng.choice(list(keys))
+        if not (isinstance(value[key], (dict, list)) and value[key]) or rng.random() < 0.3:
+            break
+        value = value[key]
+    if rng.random() < 0.2:
+        del value[key]
+    else:
+        value[key] = rng.choice([None, -1, 1e300, "x", [], {}, True, 10**40, [{}]])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
+def test_damage_is_told_or_refused_by_name(
+    cli: Cli, compiled: Path, tmp_path: Path, name: str
+) -> None:
+    """Also where the hash says that the file is as it was."""
+    rng = random.Random(name)
+    shutil.copytree(compiled, tmp_path / "d")
+    manifest = (compiled / "manifest.json").read_text()
+    codes = set()
+    for _ in range(40):
+        content = json.loads((compiled / name).read_text())
+        damaged(content, rng)
+        file = tmp_path / "d" / name
+        file.write_text(json.dumps(content))
+        if name != "manifest.json":
+            record = asdict(file_record(file))
+            files = {**json.loads(manifest)["files"], name: record}
+            (tmp_path / "d/manifest.json").write_text(
+                json.dumps({**json.loads(manifest), "files": files})
+            )
+        codes |= {cli("inspect", tmp_path / "d").code}
+        codes |= {cli("diff", compiled, tmp_path / "d", "--positions", 1).code}
+    assert {0, 61, 64} <= codes <= {0, 10, 61, 64}
 
 
 def test_no_heavy_library_is_needed(model: Path) -> None:

@@ -36,10 +36,14 @@ def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -
 
     if positions < 1:
         raise UsageError(f"--positions {positions} is not possible.", "allowed: 1 and above.")
+    if a.is_dir() != b.is_dir():
+        folder, file = (a, b) if a.is_dir() else (b, a)
+        raise UsageError(
+            f"{printable(str(folder))} is a directory and {printable(str(file))} is none.",
+            "give two directories made by 'shrinkc compile', or two files that --json printed.",
+        )
     found = (
-        diff_directories(a, b, prompt, positions, Console())
-        if a.is_dir() and b.is_dir()
-        else diff_objects(a, b)
+        diff_directories(a, b, prompt, positions, Console()) if a.is_dir() else diff_objects(a, b)
     )
     if as_json:
         print_json(found.to_json())

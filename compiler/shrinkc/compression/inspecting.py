@@ -28,9 +28,14 @@ def inspect_run(path: Path) -> Findings | None:
     records = []
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and _STEP.fullmatch(p.name)):
         try:
-            records.append(read_step(folder))
+            record = read_step(folder)
+            rows_of([record])
+            show_time(record.seconds)
+            records.append(record)
         except BadStep as damaged:
             found.notes.append(str(damaged))
+        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+            found.notes.append(f"{folder / STEP} is damaged: {type(error).__name__} {error}.")
     steps: list[Row] = []
     for row, record in zip(rows_of(records), records, strict=True):
         values = {key: v for key, v in asdict(row).items() if key not in _LEFT_OUT}

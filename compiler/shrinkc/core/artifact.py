@@ -90,9 +90,22 @@ def read_manifest(directory: Path) -> Manifest:
                 f"{path} is of version {version}, this shrinkc reads version {VERSION}.", _AGAIN
             )
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
-        return Manifest(files=files, **content)
+        manifest = Manifest(files=files, **content)
+        _check_types(manifest)
+        return manifest
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadArtifact(f"{path} is damaged: {error}.", _AGAIN) from error
+
+
+def _check_types(m: Manifest) -> None:
+    """TypeError for a field that holds something else than it says."""
+    texts = (m.model, m.target, m.command, m.shrinkc, *(r.sha256 for r in m.files.values()))
+    numbers = (m.context, m.vocab_size, *(r.bytes for r in m.files.values()))
+    options = {str, int, bool, type(None)}
+    if not all(type(text) is str for text in texts) or not all(type(n) is int for n in numbers):
+        raise TypeError("a text or a number is none")
+    if type(m.options) is not dict or not {type(v) for v in m.options.values()} <= options:
+        raise TypeError("options are values by name")
 
 
 def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> None:

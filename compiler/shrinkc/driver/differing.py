@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from shrinkc.core.progress import Reporter, Update
 from shrinkc.core.shell import printable
 from shrinkc.driver.estimating import read_plan
 from shrinkc.importer import Tokenizer
+from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.ir.dump import attributes
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
@@ -39,9 +40,12 @@ def diff_directories(a: Path, b: Path, prompt: str, positions: int, reporter: Re
     interpreters are fed the same tokens: a's ids of ``prompt``, then the likeliest ones of a, for
     ``positions`` in all.
 
-    A table is there only where it has rows.  Raises BadArtifact, UsageError for a prompt without tokens.
+    A table is there only where it has rows.  Raises BadArtifact, also where plan or integer model are not as
+    compiled; UsageError for a prompt without tokens.
     """
     ma, mb = artifact.read_manifest(a), artifact.read_manifest(b)
+    for directory, manifest in ((a, ma), (b, mb)):
+        artifact.check_files(directory, manifest, (artifact.PLAN, artifact.IR))
     found = _findings(a, b)
     about = ("model", "target", "context", "shrinkc")
     options_a = {**{k: getattr(ma, k) for k in about}, **ma.options}
@@ -76,7 +80,7 @@ def diff_objects(a: Path, b: Path) -> Findings:
 
     Raises UsageError for a file that holds none.
     """
-    first, second = _object(a), _object(b)
+    first, second = (read_json_object(path, UsageError) for path in (a, b))
     found = _findings(a, b)
     tokens = [side.get("new_tokens") for side in (first, second)]
     if all(isinstance(side, list) for side in tokens):
@@ -137,7 +141,8 @@ def _rows(a: Flat, b: Flat, name: str) -> list[Row]:
         row: dict[str, object] = {name: key, "a": va, "b": vb, "change": None}
         numbers = [v for v in (va, vb) if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if len(numbers) == 2 and numbers[0]:
-            row["change"] = f"{100 * (numbers[1] - numbers[0]) / abs(numbers[0]):+.1f} %"
+            with suppress(OverflowError):  # integers beyond any float
+                row["change"] = f"{100 * (numbers[1] - numbers[0]) / abs(numbers[0]):+.1f} %"
         out.append(row)
     return out
 
@@ -298,19 +303,6 @@ def _values(interpreter: Interpreter, token: int) -> tuple[dict[str, np.ndarray]
 
 
 # ---- objects ----
-
-
-def _object(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} is neither a compiled directory nor a JSON object: {error}.",
-            "give two directories made by 'shrinkc compile', or two files that --json printed.",
-        ) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object.", "give what --json printed.")
-    return content
 
 
 def _first_token(a: Sequence[object], b: Sequence[object]) -> list[Row]:

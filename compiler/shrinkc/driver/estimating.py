@@ -13,11 +13,12 @@ from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.cycles import LABELS, PassCost, Passes, cost_of
+from shrinkc.memory.parts import Buffer, Placement, Table
 from shrinkc.memory.plan import Plan
 from shrinkc.report.timeline import Chart, Span
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
-from shrinkc.targets import Target
+from shrinkc.targets import MEMORIES, Target
 
 POSITION = 64  # of the decode step that is stated where nothing else is asked for
 
@@ -157,12 +158,34 @@ def read_plan(path: Path) -> Plan:
     """The plan of a compiled directory; BadArtifact where another version wrote it."""
     try:
         found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        return Plan.of_json(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        plan = Plan.of_json(found)
+        _check_sizes(plan)
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArtifact(
             f"{path} is no memory plan of this version of shrinkc: {error}.",
-            "compile the model again, or run without --profile.",
+            "compile the model again.",
         ) from None
+
+
+def _check_sizes(plan: Plan) -> None:
+    """Raises what a plan is no plan for whose sizes are no numbers, or of memories that nobody knows."""
+    kept: list[Buffer | Table | Placement] = [
+        *plan.l1,
+        *plan.beside,
+        *plan.tables,
+        *plan.placements,
+    ]
+    numbers = [*plan.used.values(), *plan.capacity.values(), plan.arena_bytes]
+    numbers += [n for x in kept for n in (x.bytes, x.offset)]
+    levels = [*plan.used, *plan.capacity, *(x.level for x in kept)]
+    if not all(type(n) is int for n in numbers) or not {*levels} <= {*MEMORIES}:
+        raise ValueError("a size is no integer, or a memory not known")
+    if (
+        not all(type(x.name) is str for x in kept)
+        or not {"l1"} <= plan.used.keys() == plan.capacity.keys()
+    ):
+        raise ValueError("a name or a memory is missing")
 
 
 def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:

@@ -247,16 +247,17 @@ def _graph_tables(g: Graph) -> dict[str, list[Row]]:
 
 def _compiled(path: Path) -> Findings:
     manifest = artifact.read_manifest(path)
+    changed = artifact.changed_files(path, manifest)
     found = Findings("compiled directory", manifest.model)
     found.facts = {
         "target": manifest.target,
         "command": manifest.command,
         "shrinkc": manifest.shrinkc,
-        "files": len(manifest.files) + 1,
-        "changed_files": artifact.changed_files(path, manifest),
+        "changed_files": changed,
         "built": sorted(p.name for p in (path / artifact.BUILD).glob("*") if p.is_dir()),
     }
     try:
+        artifact.check_files(path, manifest, (artifact.PLAN, artifact.IR))
         plan = read_plan(path / artifact.PLAN)
         graph = load(path / artifact.IR)
     except BadArtifact as damaged:  # or of another version: the rest is true all the same
@@ -270,9 +271,9 @@ def _compiled(path: Path) -> Findings:
         ]  # fmt: skip
         found.tables["where_bytes_go"] = alike(_parts(plan))
         found.tables |= _graph_tables(graph)
+    own = [name for name in artifact.list_files(path) if not name.startswith(f"{artifact.BUILD}/")]
     found.tables["files"] = alike(
-        {"file": _file_group(name), "bytes": record.bytes}
-        for name, record in manifest.files.items()
+        {"file": _file_group(name), "bytes": (path / name).stat().st_size} for name in own
     )
     return found
 
