@@ -96,6 +96,15 @@ def test_what_does_not_fit_and_what_is_not_possible(cli: Cli, small: Path, tmp_p
     assert (tmp_path / "again.svg").read_bytes() == picture.read_bytes()
 
 
+def test_targets_that_were_not_calibrated(cli: Cli, small: Path) -> None:
+    lines = cli("plan", small, "--sweep", "target=siracusa,host").out.splitlines()
+    rows = [line.split() for line in lines[1:4]]
+    assert rows[0][:2] == ["target", "fits"]
+    assert rows[1][0] == "siracusa" and rows[1][-1] == "%"
+    assert rows[2][:2] == ["host", "yes"] and rows[2][-3:] == ["-", "-", "-"]
+    assert "  speed    not estimated: host was not calibrated" in lines
+
+
 def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, TINY)
     result = cli("plan", model, "--sweep", "bits=2,8", "--l1", "8KiB", "--json")

@@ -106,6 +106,9 @@ class Sweep:
         speeds = [p.speed for p in self.points if p.speed is not None]
         if speeds:
             out += [f"  {line}" for line in _speed_lines(speeds)]
+        plans = [p.result for p in self.points if isinstance(p.result, Planned)]
+        without = dict.fromkeys(plan.target.name for plan in plans if plan.speed is None)
+        out += [f"  speed    not estimated: {name} was not calibrated" for name in without]
         return [*out, f"  energy   {ENERGY}"]
 
     def _row(self, point: Point) -> list[str]:
