@@ -378,6 +378,15 @@ def test_ctrl_c_once_more_when_it_has_ended(model: Path) -> None:
     assert ran.stderr == "shrinkc: interrupted: stopped; nothing was left half-written.\n"
 
 
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_what_a_shell_needs_to_complete_words(name: str) -> None:
+    env = {**os.environ, "_SHRINKC_COMPLETE": f"{name}_source"}
+    ran = subprocess.run([sys.executable, "-m", "shrinkc"], env=env, capture_output=True, text=True)
+    assert ran.returncode == 0 and f"_SHRINKC_COMPLETE={name}_complete" in ran.stdout
+    if name == "bash":
+        assert subprocess.run(["bash", "-n"], input=ran.stdout, text=True).returncode == 0
+
+
 def test_words_that_a_shell_completes() -> None:
     asked = {"_SHRINKC_COMPLETE": "bash_complete", "COMP_WORDS": "shrinkc do", "COMP_CWORD": "1"}
     ran = subprocess.run(

@@ -12,7 +12,12 @@ from shrinkc.core.errors import Different, UsageError
 from shrinkc.core.shell import printable
 
 
-@click.command("diff", cls=Command, short_help="Say in what two compiled directories differ.")
+@click.command(
+    "diff",
+    cls=Command,
+    short_help="Say in what two compiled directories differ.",
+    examples=("shrinkc diff out narrow",),
+)
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.option(

@@ -11,7 +11,12 @@ from shrinkc.cli.options import PATH, Command, json_option
 from shrinkc.core.errors import UsageError
 
 
-@click.command("export", cls=Command, short_help="Write the integer model as an ONNX graph.")
+@click.command(
+    "export",
+    cls=Command,
+    short_help="Write the integer model as an ONNX graph.",
+    examples=("shrinkc export out --onnx -o model.onnx",),
+)
 @click.argument("directory", type=PATH)
 @click.option("--onnx", is_flag=True, help="As ONNX, of standard operators alone.")
 @click.option("-o", "--output", type=PATH, required=True, help="The file to write.")

@@ -12,7 +12,16 @@ from shrinkc.core.errors import UsageError
 from shrinkc.core.shell import printable
 
 
-@click.command("inspect", cls=Command, short_help="Say what a file or directory is, byte by byte.")
+@click.command(
+    "inspect",
+    cls=Command,
+    short_help="Say what a file or directory is, byte by byte.",
+    examples=(
+        "shrinkc inspect out",
+        "shrinkc inspect model",
+        "shrinkc inspect --supported",
+    ),
+)
 @click.argument("path", type=PATH, required=False)
 @click.option("--supported", is_flag=True, help="What can be compiled, instead of a PATH.")
 @json_option

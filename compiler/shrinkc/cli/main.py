@@ -59,7 +59,14 @@ def cli(context: click.Context, debug: bool) -> None:
         context.exit(UsageError.exit_code)
 
 
-@cli.command("compile", short_help="Compile a model to a C program with its weights.")
+@cli.command(
+    "compile",
+    short_help="Compile a model to a C program with its weights.",
+    examples=(
+        "shrinkc compile model -o out",
+        "shrinkc compile model -o narrow --bits 4 --group 32 --context 128",
+    ),
+)
 @model_options
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
 @click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
@@ -77,7 +84,14 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
         print_json(result.to_json())
 
 
-@cli.command("run", short_help="Build, run and verify a compiled program.")
+@cli.command(
+    "run",
+    short_help="Build, run and verify a compiled program.",
+    examples=(
+        "shrinkc run out --prompt 'Once upon a time' --tokens 20",
+        "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
+    ),
+)
 @click.argument("directory", type=PATH)
 @click.option(
     "--on",
@@ -85,7 +99,7 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
     type=click.Choice(MACHINES),
     default="host",
     show_default=True,
-    help="Where the program runs.",
+    help="Where the program runs, of those that its --target names.",
 )
 @click.option("--prompt", help="The text to go on from. [default: none]")
 @click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
@@ -134,7 +148,11 @@ def run_command(directory: Path, as_json: bool, **options: Any) -> None:
     telling.run(directory, env=dict(os.environ), console=Console(), as_json=as_json, **options)
 
 
-@cli.command("compress", short_help="Make a model smaller by a recipe.")
+@cli.command(
+    "compress",
+    short_help="Make a model smaller by a recipe.",
+    examples=("shrinkc compress model -o small --recipe small --set calibration.text=train.txt",),
+)
 @click.argument("model")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The run's directory.")
 @click.option(
@@ -166,7 +184,14 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     compressing.run(model, recipe=recipe, as_json=as_json, **options)
 
 
-@cli.command("eval", short_help="Measure a float, quantised or compiled model.")
+@cli.command(
+    "eval",
+    short_help="Measure a float, quantised or compiled model.",
+    examples=(
+        "shrinkc eval out --text wiki.test.raw --windows 4",
+        "shrinkc eval model --hellaswag hub --hellaswag-items 200",
+    ),
+)
 @click.argument("model", type=FILE)
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option(
@@ -209,7 +234,11 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     )
 
 
-@cli.command("explore", short_help="Search recipes: quality against bytes.")
+@cli.command(
+    "explore",
+    short_help="Search recipes: quality against bytes.",
+    examples=("shrinkc explore model --recipe small --trials 20 -o search",),
+)
 @click.argument("model")
 @click.option(
     "--recipe",
@@ -254,7 +283,11 @@ def explore_command(as_json: bool, **options: Any) -> None:
     exploring.run(exploring.ExploreRequest(**options), console=Console(), as_json=as_json)
 
 
-@cli.command("sensitivity", short_help="Say what each part of a model is worth.")
+@cli.command(
+    "sensitivity",
+    short_help="Say what each part of a model is worth.",
+    examples=("shrinkc sensitivity model --text train.txt -o sensitivity",),
+)
 @click.argument("model")
 @click.option(
     "--text",
@@ -288,7 +321,11 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
     sensitivity.run(request, console=Console(), as_json=as_json)
 
 
-@cli.command("franken", short_help="Run a model with layers skipped or repeated.")
+@cli.command(
+    "franken",
+    short_help="Run a model with layers skipped or repeated.",
+    examples=("shrinkc franken model --layers 0-4 --layers 0-2,4 --prompt 'Once upon a time'",),
+)
 @click.argument("model")
 @click.option(
     "--layers",
@@ -327,7 +364,11 @@ def franken_command(as_json: bool, **options: Any) -> None:
     franken.run(franken.FrankenRequest.from_options(**options), console=Console(), as_json=as_json)
 
 
-@cli.command("convert", short_help="llama2.c checkpoint to Hugging Face directory.")
+@cli.command(
+    "convert",
+    short_help="llama2.c checkpoint to Hugging Face directory.",
+    examples=("shrinkc convert stories260K.bin tok512.bin -o model",),
+)
 @click.argument("checkpoint", type=PATH)
 @click.argument("tokenizer", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
@@ -341,7 +382,11 @@ def convert_command(checkpoint: Path, tokenizer: Path, output: Path) -> None:
     console.note(f"{output}: config.json, model.safetensors, tokenizer.json")
 
 
-@cli.command("doctor", short_help="List the outside programs and fixes.")
+@cli.command(
+    "doctor",
+    short_help="List the outside programs and fixes.",
+    examples=("shrinkc doctor",),
+)
 @json_option
 def doctor_command(as_json: bool) -> None:
     """List the outside programs: found, or missing and the command that fixes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,22 @@ FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipp
 
 
 class Command(click.Command):
-    """A command whose texts are UTF-8: other bytes that the shell passed on are refused."""
+    """A command whose texts are UTF-8: other bytes that the shell passed on are refused.
+
+    ``examples`` are command lines that its help shows.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each on a line that can be copied."""
+        if not self.examples:
+            return
+        with formatter.section("Examples"):
+            for line in self.examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
@@ -73,7 +89,7 @@ def model_options(command: Any) -> Any:
         click.argument("model", type=PATH),
         click.option(
             "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
-            show_default=True, help="What the program is for.",
+            show_default=True, help="What the program is for; 'shrinkc run --on' says where it then runs.",
         ),
         click.option(
             "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,

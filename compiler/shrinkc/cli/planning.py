@@ -27,7 +27,15 @@ class PlanCommand(Command):
         return super().parse_args(ctx, out)
 
 
-@click.command("plan", cls=PlanCommand, short_help="Say whether a model fits, where, and how fast.")
+@click.command(
+    "plan",
+    cls=PlanCommand,
+    short_help="Say whether a model fits, where, and how fast.",
+    examples=(
+        "shrinkc plan model --bits 4 --context 128",
+        "shrinkc plan model/config.json --sweep bits=2,4,8 context=64,256 --picture sweep.svg",
+    ),
+)
 @model_options
 @click.option(
     "--position", type=int, metavar="N",
