@@ -23,6 +23,7 @@ from shrinkc.cli.console import (
     is_terminal,
     print_json,
 )
+from shrinkc.cli.converting import convert_command
 from shrinkc.cli.differing import diff_command
 from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
@@ -365,24 +366,6 @@ def franken_command(as_json: bool, **options: Any) -> None:
 
 
 @cli.command(
-    "convert",
-    short_help="llama2.c checkpoint to Hugging Face directory.",
-    examples=("shrinkc convert stories260K.bin tok512.bin -o model",),
-)
-@click.argument("checkpoint", type=PATH)
-@click.argument("tokenizer", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
-def convert_command(checkpoint: Path, tokenizer: Path, output: Path) -> None:
-    """Turn a llama2.c CHECKPOINT.bin and its TOKENIZER.bin into a Hugging Face directory."""
-    console = Console()
-    with console.stage("converting"):
-        from shrinkc.importer import convert_llama2c
-
-        convert_llama2c(checkpoint, tokenizer, output)
-    console.note(f"{output}: config.json, model.safetensors, tokenizer.json")
-
-
-@cli.command(
     "doctor",
     short_help="List the outside programs and fixes.",
     examples=("shrinkc doctor",),
@@ -395,7 +378,7 @@ def doctor_command(as_json: bool) -> None:
     doctor.report(dict(os.environ), as_json=as_json)
 
 
-for _command in (plan_command, inspect_command, diff_command, export_command):
+for _command in (plan_command, inspect_command, diff_command, export_command, convert_command):
     cli.add_command(_command)
 
 
