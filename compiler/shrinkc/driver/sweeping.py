@@ -193,10 +193,15 @@ def sweep(
             point = Point(chosen, _planned(given | chosen))
             points.append(point)
             update(len(points), len(combinations))
+    points = list(_at_one_position(points))
+    with reporter.stage("estimating") as update:
+        for done, point in enumerate(points):
+            update(done, len(points))
+            _ = point.speed  # here, where somebody is told that there is work
     refused = [p.result for p in points if isinstance(p.result, ShrinkcError)]
     if len(refused) == len(points):
         raise refused[0]
-    return Sweep(checkpoint.name, tuple(axes), tuple(_at_one_position(points)))
+    return Sweep(checkpoint.name, tuple(axes), tuple(points))
 
 
 def _planned(options: Mapping[str, Any]) -> Planned | Shortfall | ShrinkcError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from shrinkc.abi import ROW_BLOCK, X_BLOCK
 from shrinkc.storage.blocks import BLOCKS
@@ -109,10 +110,10 @@ class MatrixShape:
             f"{self.name}.b", self.rows, self.rank, SIDE_BITS, self.rank, False, False
         )
 
-    @property
+    @cached_property
     def block_bytes(self) -> int:
         return self.store.block_bytes(self)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return self.blocks * self.block_bytes + self.store.beside_bytes(self)
