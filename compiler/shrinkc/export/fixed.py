@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shrinkc.export.values import I64, POWERS, Number, Value
-from shrinkc.numerics.fixed import EXP2_TABLE, INT32_MAX, SIGMOID_TABLE
+from shrinkc.numerics.fixed import EXP2_TABLE, INT32_MAX, RESIDUAL_BITS, SIGMOID_TABLE
 
 
 def bit_length(v: Value) -> Value:
@@ -15,6 +15,11 @@ def bit_length(v: Value) -> Value:
 
 def saturate32(v: Value) -> Value:
     return v.builder.clip(v, -INT32_MAX, INT32_MAX)
+
+
+def add_to_residual(x: Value, y: Value) -> Value:
+    b, top = x.builder, 1 << RESIDUAL_BITS
+    return b.clip(x + b.clip(y, -top, top - 1), -top, top - 1)
 
 
 def round_shift(v: Value, s: Number) -> Value:

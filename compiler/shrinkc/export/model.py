@@ -10,13 +10,14 @@ import numpy as np
 
 from shrinkc.core.errors import UnsupportedModel
 from shrinkc.export import products
-from shrinkc.export.fixed import saturate32
+from shrinkc.export.fixed import add_to_residual, saturate32
 from shrinkc.export.values import I64, Builder, Value
 from shrinkc.export.vectors import (
     Heads,
     Norm,
     StoredHeads,
     Vector,
+    norm_quantize_q16,
     normed,
     quantize_heads,
     quantize_q16,
@@ -36,6 +37,7 @@ from shrinkc.ir.ops import (
     SiluMul,
 )
 from shrinkc.numerics.attention import SoftmaxScale
+from shrinkc.numerics.vectors import GAIN_BITS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -148,33 +150,30 @@ def _embed(here: _Pass, op: Embed, args: list[Any]) -> Value:
     return products.embed(op.table, args[0], op.factor, op.shift)
 
 
-def _quantised(here: _Pass, op: Op, x: Value, width: int) -> Vector:
-    t = here.graph.types[op.out]
-    if t.kind == "q16":
-        return quantize_q16(x, t.bits)
-    return quantize_vector(x, width, t.seg, t.cmax)
-
-
 def _permuted(x: Value, perm: np.ndarray | None) -> Value:
     return x if perm is None else x.take(perm.astype(I64), axis=1)
 
 
 def _quant(here: _Pass, op: Quant, args: list[Any]) -> Vector:
-    return _quantised(here, op, _permuted(args[0], op.perm), here.graph.types[op.out].width)
+    x, t = _permuted(args[0], op.perm), here.graph.types[op.out]
+    if t.kind == "q16":
+        return quantize_q16(x, t.bits)
+    return quantize_vector(x, t.width, t.seg, t.cmax)
 
 
 def _norm_quant(here: _Pass, op: NormQuant, args: list[Any]) -> Vector:
-    x = _permuted(args[0], op.perm)
-    gained = (x * op.gain.astype(I64)) >> 15
-    vector = _quantised(here, op, gained, here.graph.types[op.out].width)
-    return normed(vector, x, op.pre_shift, op.eps)
+    x, t = _permuted(args[0], op.perm), here.graph.types[op.out]
+    if t.kind == "q16":
+        return norm_quantize_q16(x, t.width, t.bits, op.pre_shift, op.eps, op.gain)
+    gained = (x * op.gain.astype(I64)) >> GAIN_BITS
+    return normed(quantize_vector(gained, t.width, t.seg, t.cmax), x, op.pre_shift, op.eps)
 
 
 def _linear(here: _Pass, op: Linear, args: list[Any]) -> Value:
     y = products.linear(op.weight, args[0])
     if op.bias is not None:
         y = saturate32(y + op.bias.astype(I64))
-    return y if len(args) == 1 else saturate32(args[1] + y)
+    return y if len(args) == 1 else add_to_residual(args[1], y)
 
 
 def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:

@@ -12,7 +12,14 @@ import numpy as np
 from shrinkc.export.fixed import bit_length, round_shift, rsqrt
 from shrinkc.export.values import I64, Value
 from shrinkc.numerics.fixed import MANTISSA_BITS, QMAX, QSHIFT
-from shrinkc.numerics.vectors import HEAD_QSHIFT, WIDE_MANTISSA
+from shrinkc.numerics.vectors import (
+    HEAD_QSHIFT,
+    INT32_BITS,
+    SHARES,
+    WIDE_MANTISSA,
+    places_of_share,
+    square_drop,
+)
 
 
 class Vector(NamedTuple):
@@ -73,11 +80,34 @@ def quantize_vector(x: Value, k: int, seg: int, cmax: int) -> Vector:
 
 
 def quantize_q16(x: Value, bits: int) -> Vector:
-    b = x.builder
-    top = x.abs().max(1)
-    exponent = b.where(top > 0, bit_length(top) - bits, 0)
+    exponent = _bits(x, 1) - bits
     q = round_shift(x, exponent.expand(1))
-    return Vector(q, b.constant([WIDE_MANTISSA]), exponent)
+    return Vector(q, x.builder.constant([WIDE_MANTISSA]), exponent)
+
+
+def norm_quantize_q16(
+    x: Value, k: int, bits: int, pre_shift: int, eps: int, gain: np.ndarray
+) -> Vector:
+    """x [T, k], gain int32 [k]."""
+    b = x.builder
+    places, drop = places_of_share(k), square_drop(k)
+    lacks = SHARES * places - k
+    z = x.padded(lacks).reshape(0, SHARES, places)
+    up = INT32_BITS - _bits(z, 2)
+    z = z << up.expand(2)
+    squares = _squares(z, drop, 2) << 2 * (drop - pre_shift)
+    total = squares.right(up + up).sum(1) + eps
+    y = (z * np.pad(gain.astype(I64), (0, lacks)).reshape(SHARES, places)) >> 32
+    largest = _bits(y, 2) - up
+    most = largest.max(1)
+    right = b.minimum(most.expand(1) + up - bits, INT32_BITS)
+    q = round_shift(y, right.expand(2)).reshape(0, SHARES * places).part(0, k, 1)
+    return Vector(q, *_normed(b.constant([WIDE_MANTISSA]), most + (1 - bits), total))
+
+
+def _bits(x: Value, axis: int) -> Value:
+    """Of the largest magnitude along ``axis``, at least 1."""
+    return bit_length(x.builder.maximum(x.abs().max(axis), 1))
 
 
 def normed(v: Vector, x: Value, pre_shift: int, eps: int) -> Vector:
