@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         named = [name for mark in item.iter_markers("libraries") for name in mark.args]
         if missing := [name for name in named if importlib.util.find_spec(name) is None]:
-            reason = f"needs {', '.join(missing)} (pip install '.[compress]')"
+            reason = f"needs {', '.join(missing)} (make setup)"
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
