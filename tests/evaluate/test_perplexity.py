@@ -38,14 +38,16 @@ def test_cut_windows() -> None:
 
 def test_summary_weighs_tokens_and_spreads_windows() -> None:
     losses = [np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0]), np.array([4.0, 4.0, 1.0])]
-    figures = summary(losses)
+    figures = summary(losses, 30)
     assert figures["tokens"] == 9
     assert figures["loss"] == pytest.approx(21 / 9)
     assert figures["perplexity"] == pytest.approx(math.exp(21 / 9))
     error = np.std([2, 2, 3], ddof=1) / math.sqrt(3)
     assert figures["loss_standard_error"] == pytest.approx(error)
     assert figures["perplexity_standard_error"] == pytest.approx(math.exp(21 / 9) * error)
-    assert summary(losses[:1])["loss_standard_error"] is None
+    assert figures["bits_per_byte"] == pytest.approx(21 / math.log(2) / 30)
+    assert summary(losses[:1], 0)["loss_standard_error"] is None
+    assert summary(losses[:1], 0)["bits_per_byte"] is None
 
 
 def test_the_512_protocol_takes_the_text_as_it_is(tmp_path: Path) -> None:
@@ -113,6 +115,9 @@ def test_the_report_has_the_protocol(tmp_path: Path) -> None:
     assert len(str(part["sha256"])) == 64
     assert (part["kind"], part["dtype"], part["threads"]) == ("fake", "bytes", 1)
     assert part["perplexity"] == pytest.approx(math.exp(FakeScorer.LOSS))
+    # a fake token is a byte, so both measures are the same loss
+    assert part["predicted_bytes"] == 1533
+    assert part["bits_per_byte"] == pytest.approx(FakeScorer.LOSS / math.log(2))
     assert "seconds" in part
 
 

@@ -10,6 +10,7 @@ import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
 from shrinkc.compression.run import RunResult, is_run
+from shrinkc.compression.summary import same_tokens
 from shrinkc.core.errors import Interrupted
 
 
@@ -55,11 +56,13 @@ def run(
 def _lines(result: RunResult, dry_run: bool) -> list[str]:
     if dry_run:
         return ["nothing was written (--dry-run)"]
-    lines = []
+    lines, same = [], same_tokens(result.rows)
     for row in result.rows:
-        perplexity = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
+        quality = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
+        if not same and row.bits_per_byte is not None:
+            quality = f"  {row.bits_per_byte:.4f} bits per byte"
         lines.append(
             f"{row.name:<16} {row.layers} layers, FFN {row.intermediate}: "
-            f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{perplexity}"
+            f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{quality}"
         )
     return [*lines, f"{result.out / 'table.md'}; the model is {result.final}"]

@@ -75,7 +75,11 @@ def _perplexity_rows(result: Mapping[str, Any]) -> list[Row]:
     of = f"{result['windows']} windows, {result['tokens']} tokens"
     error = result["perplexity_standard_error"]
     shown = "" if error is None else f"{error:.2f}"
-    return [(f"{result['protocol']} perplexity", f"{result['perplexity']:.3f}", shown, of)]
+    rows = [(f"{result['protocol']} perplexity", f"{result['perplexity']:.3f}", shown, of)]
+    if result["bits_per_byte"] is not None:
+        size = f"{result['predicted_bytes']} bytes"
+        rows.append(("bits per byte", f"{result['bits_per_byte']:.4f}", "", size))
+    return rows
 
 
 def _trivia_rows(result: Mapping[str, Any]) -> list[Row]:

@@ -52,6 +52,7 @@ class ModelFacts:
             "intermediate": c.intermediate_size,
             "heads": c.num_heads,
             "kv_heads": c.num_kv_heads,
+            "vocabulary": c.vocab_size,
             "parameters": self.parameters,
             "non_zeros": self.non_zeros,
             "bytes_on_disk": self.bytes_on_disk,

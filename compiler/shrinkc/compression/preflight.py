@@ -26,7 +26,9 @@ from shrinkc.core.words import show_size, show_time
 # Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
-PARAMETER_BYTES = {"depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16}
+PARAMETER_BYTES = {
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16,
+}  # fmt: skip
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
 TIMED_PASSES = 4  # at least
@@ -97,7 +99,7 @@ def preflight(
         ))  # fmt: skip
     for stage in recipe.stages:
         module, now = stage_module(stage.kind), chain[-1]
-        if now.quantized and stage.kind in ("depth", "width", "lora"):
+        if now.quantized and stage.kind not in ON_INTEGERS:
             problems.append((
                 UnsupportedModel,
                 f"[{stage.name}] works on float models, but the model is already quantised",

@@ -26,6 +26,7 @@ from shrinkc.compression.fingerprint import (
 from shrinkc.compression.preflight import Preflight, preflight, settle
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage, parse_toml
 from shrinkc.compression.stages import ON_INTEGERS, StepContext, StepReport, stage_module
+from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
     STEP,
     StepRecord,
@@ -453,6 +454,7 @@ class _Run:
             log_dir=logs,
             scratch=scratch,
             teacher=self._model_of(self.records[0]),
+            tokens=tokens_left(self.out / r.name for r in self.records if r.stage == "vocabulary"),
             unquantized=self._model_of(floats[-1]),
         )
         report: StepReport = stage_module(stage.kind).run(stage.settings, context)

@@ -18,20 +18,22 @@ MIB = 1 << 20
 class Row:
     """A step.  ``share``: packed bytes over the bytes of the given model in bf16.
 
-    What was not measured is None.  ``measured``: how the perplexity was, as far as another one has
-    to share it to be compared with it.
+    What was not measured is None.  ``vocabulary``: tokens.  ``measured``: how the perplexity was, as
+    far as another one has to share it to be compared with it.
     """
 
     name: str
     layers: int
     intermediate: int
     kv_heads: int
+    vocabulary: int | None
     parameters: int
     non_zeros: int
     bytes_on_disk: int
     packed_bytes: int
     share: float
     perplexity: float | None
+    bits_per_byte: float | None
     protocol: str | None
     measured: dict[str, Any] | None
     trivia_closed: float | None
@@ -54,12 +56,14 @@ def _row(record: StepRecord, whole: int) -> Row:
         layers=figures["layers"],
         intermediate=figures["intermediate"],
         kv_heads=figures["kv_heads"],
+        vocabulary=figures.get("vocabulary"),
         parameters=figures["parameters"],
         non_zeros=figures["non_zeros"],
         bytes_on_disk=figures["bytes_on_disk"],
         packed_bytes=figures["packed_bytes"],
         share=figures["packed_bytes"] / whole,
         perplexity=_at(metrics, "perplexity", "perplexity"),
+        bits_per_byte=_at(metrics, "perplexity", "bits_per_byte"),
         protocol=_at(metrics, "perplexity", "protocol"),
         measured=_measured(metrics),
         trivia_closed=_at(metrics, "trivia", "closed", "accuracy"),
@@ -84,23 +88,35 @@ def _at(metrics: Any, *keys: str) -> Any:
 def markdown(rows: Sequence[Row]) -> str:
     """The table.  Packed bytes: integers at their width, everything else at 16 bit."""
     head = (
-        "step", "layers", "FFN", "KV heads", "parameters", "non-zeros", "on disk, MiB",
-        "packed, MiB", "of bf16", "perplexity", "TriviaQA closed / open", "HellaSwag acc / norm",
-        "seconds",
+        "step", "layers", "FFN", "KV heads", "tokens", "parameters", "non-zeros", "on disk, MiB",
+        "packed, MiB", "of bf16", "perplexity", "bits per byte", "TriviaQA closed / open",
+        "HellaSwag acc / norm", "seconds",
     )  # fmt: skip
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
         cells = (
-            row.name, row.layers, row.intermediate, row.kv_heads, f"{row.parameters:,}",
-            f"{row.non_zeros:,}", f"{row.bytes_on_disk / MIB:.1f}", f"{row.packed_bytes / MIB:.1f}",
-            f"{row.share:.1%}", "" if row.perplexity is None else f"{row.perplexity:.2f}",
+            row.name, row.layers, row.intermediate, row.kv_heads, row.vocabulary,
+            f"{row.parameters:,}", f"{row.non_zeros:,}", f"{row.bytes_on_disk / MIB:.1f}",
+            f"{row.packed_bytes / MIB:.1f}", f"{row.share:.1%}", _number(row.perplexity, 2),
+            _number(row.bits_per_byte, 4),
             _pair(row.trivia_closed, row.trivia_open), _pair(row.hellaswag, row.hellaswag_norm),
             f"{row.seconds:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     protocols = sorted({row.protocol for row in rows if row.protocol})
     note = f"\nPerplexity: {', '.join(protocols)}; step.json has the whole protocol.\n"
+    if not same_tokens(rows):
+        note += "It is per token: between steps of different tokens, bits per byte compare.\n"
     return "\n".join(lines) + "\n" + (note if protocols else "")
+
+
+def same_tokens(rows: Sequence[Row]) -> bool:
+    """Whether all measured rows predicted the same tokens, so that their perplexities compare."""
+    return len({row.measured["text_tokens"] for row in rows if row.measured}) <= 1
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _pair(first: float | None, second: float | None) -> str:
@@ -110,8 +126,12 @@ def _pair(first: float | None, second: float | None) -> str:
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:
-    """Packed bytes against perplexity, one point per measured step; nothing before the first."""
-    measured = [row for row in rows if row.perplexity is not None]
+    """Packed bytes against perplexity, or against bits per byte where the tokens differ; one point per
+    measured step, nothing before the first."""
+    perplexity = same_tokens(rows)
+    measured = [
+        row for row in rows if (row.perplexity if perplexity else row.bits_per_byte) is not None
+    ]
     if not measured:
         return
     with style():
@@ -120,7 +140,7 @@ def picture(rows: Sequence[Row], file: Path) -> None:
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.add_subplot()
         sizes = [row.packed_bytes / MIB for row in measured]
-        values = [row.perplexity or 0.0 for row in measured]
+        values = [(r.perplexity if perplexity else r.bits_per_byte) or 0.0 for r in measured]
         axes.plot(sizes, values, "-", color="#bbbbbb", zorder=1)
         axes.scatter(sizes, values, color=COLOURS[0], zorder=2)
         for x, y, row in zip(sizes, values, measured, strict=True):
@@ -129,5 +149,6 @@ def picture(rows: Sequence[Row], file: Path) -> None:
         axes.margins(x=0.15, y=0.15)
         axes.set_yscale("log")
         axes.set_xlabel("packed size, MiB")
-        axes.set_ylabel(f"perplexity ({measured[0].protocol})")
+        quality = "perplexity" if perplexity else "bits per byte"
+        axes.set_ylabel(f"{quality} ({measured[0].protocol})")
         save_picture(figure, file)

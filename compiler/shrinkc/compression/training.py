@@ -16,6 +16,7 @@ from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
+from shrinkc.compression.stages.vocabulary import keep_rows
 from shrinkc.compression.texts import check_duplicates, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
 from shrinkc.core.output import new_file
@@ -188,6 +189,8 @@ class Training:
         if settings.distill:
             source = teacher or step.source
             self.teacher = load(source, dtype=settings.dtype, device=step.device).model
+            if step.tokens is not None and source == step.teacher:
+                keep_rows(self.teacher, step.tokens)
         self.losses: list[float] = []
 
     def train(self) -> dict[str, Any]:

@@ -102,6 +102,13 @@ class BadData(ShrinkcError):
     title = "bad data"
 
 
+class TokenizerNotCut(ShrinkcError):
+    """The tokenizer is of a kind of which no token can be left out."""
+
+    exit_code = 18
+    title = "tokenizer cannot be cut"
+
+
 class QuantizeError(ShrinkcError):
     """The requested widths or groups are not possible for this model."""
 

@@ -125,7 +125,18 @@ def text_perplexity(
             f"--context {protocol.window}'; wikitext512 needs the fewest.",
         )
     windows, about = cut_text(scorer.encode, text, protocol, count)
-    return {**about, **summary(scorer.losses(windows, update))}
+    figures = summary(scorer.losses(windows, update), predicted_bytes(scorer.decode, windows))
+    return {**about, **figures}
+
+
+def predicted_bytes(
+    decode: Callable[[Sequence[int]], str], windows: Sequence[Sequence[int]]
+) -> int:
+    """Bytes of UTF-8 that all tokens but the first of each window stand for.
+
+    A character that a border of a window splits counts as the three bytes of U+FFFD on either side.
+    """
+    return sum(len(decode(w).encode()) - len(decode(w[:1]).encode()) for w in windows)
 
 
 def cut_text(
@@ -149,8 +160,11 @@ def cut_text(
     }
 
 
-def summary(losses: Sequence[NDArray[np.float64]]) -> dict[str, object]:
-    """Tokens, mean loss in nats, perplexity, and standard errors from the spread of windows.
+def summary(losses: Sequence[NDArray[np.float64]], size: int) -> dict[str, object]:
+    """Tokens, mean loss in nats, perplexity, bits per byte, and standard errors from the spread of windows.
+
+    ``size``: bytes that the predicted tokens stand for.  Bits per byte are the loss of the whole text
+    over its bytes, which is the same question for every tokenizer; a token's loss is not.
 
     Tokens of a window are not independent, their means nearly are; of equal length, so that
     se(loss) = std(means) / sqrt(windows) and se(perplexity) = perplexity * se(loss).
@@ -162,10 +176,14 @@ def summary(losses: Sequence[NDArray[np.float64]]) -> dict[str, object]:
         means = [part.mean() for part in losses]
         error = float(np.std(means, ddof=1)) / math.sqrt(len(means))
     perplexity = math.exp(loss)
+    bits = loss * tokens / math.log(2)
     return {
         "tokens": tokens,
         "loss": loss,
         "loss_standard_error": error,
         "perplexity": perplexity,
         "perplexity_standard_error": None if error is None else perplexity * error,
+        "predicted_bytes": size,
+        # tokens of a text that was not from this tokenizer's may stand for none at all
+        "bits_per_byte": bits / size if size else None,
     }

@@ -13,6 +13,8 @@ and, where it applies,
   given to choose from by the model's sizes, and a sentence for each that is not the first choice.
 * ``predict(settings, facts) -> ModelFacts``: the model as it will be afterwards.
 * ``inputs(settings) -> dict[str, str]``: name -> SHA-256 of further files that decide the result.
+* ``check_data(settings, calibration, tokenizer) -> list[str]``: notes on the texts that it reads; raises
+  what is wrong with them.
 * ``work(settings, facts, calibration) -> float``: about how many tokens of a forward pass of the model it
   computes (a backward pass counts twice), for the estimate of time.
 """
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
 
-KINDS = ("depth", "width", "lora", "gptq", "scales", "eora")
+KINDS = ("vocabulary", "depth", "width", "lora", "gptq", "scales", "eora")
 ON_INTEGERS = ("gptq", "scales", "eora")  # stages that give a quantised model
 
 

@@ -19,7 +19,8 @@ class StepContext:
     ``source``: directory of the model to change.  ``out``: an empty directory that appears in its
     place once the stage is over.  ``scratch``: kept between interrupted attempts of this very
     stage, for state that lets it go on.  ``log_dir``: for the output of child processes.
-    ``teacher``: the model that was given to compress.  ``unquantized``: the last directory before
+    ``teacher``: the model that was given to compress; ``tokens`` the ids of it that ``source`` still
+    has, in the order of its own, None where those are all.  ``unquantized``: the last directory before
     ``source`` with float weights (``source`` itself unless it is quantised), for EoRA.
     ``dtype``: of the measurements.
     """
@@ -35,6 +36,7 @@ class StepContext:
     log_dir: Path
     scratch: Path
     teacher: Path | None = None
+    tokens: tuple[int, ...] | None = None
     unquantized: Path | None = None
 
 

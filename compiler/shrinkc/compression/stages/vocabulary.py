@@ -1,0 +1,263 @@
+"""Stage ``vocabulary``: the tokens that the texts do not need go, with their rows of the tables.
+
+Which ones, and why every text still has its ids: :mod:`shrinkc.compression.cut_tokenizer`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.checkpoints import load, load_tokenizer, save, stored_dtype
+from shrinkc.compression.calibration import Calibration, encode_texts
+from shrinkc.compression.checks import between, exactly_one
+from shrinkc.compression.cut_tokenizer import Choice, Pieces
+from shrinkc.compression.facts import ModelFacts, predicted
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.texts import Text, read_texts
+from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.core.output import new_file
+
+MULTIPLE = 64  # of which the number of tokens is one, where a share decides it
+TOKENS = "kept_tokens.json"
+# fields of config and generation config that hold ids, besides those called …_token_id
+_ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+_ID_TABLES = ("bad_words_ids", "forced_decoder_ids", "sequence_bias")
+_CHAT = tuple(
+    {"role": role, "content": "Hello"} for role in ("user", "assistant", "user")
+)  # fmt: skip
+# of a text as much is encoded and decoded again to see that nothing is lost
+_CHECKED = 20_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many tokens stay (``keep``), or which ``share`` of the tokens of the texts they have to be.
+
+    Texts come from ``text``, else from the calibration's.
+    """
+
+    text: tuple[str, ...] = ()
+    keep: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        exactly_one(keep=self.keep, share=self.share)
+        if self.keep is not None:
+            between("keep", self.keep, 1)
+        if self.share is not None:
+            between("share", self.share, 0.5, 1.0)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the calibration's texts are counted."""
+        return not self.text
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """More tokens to keep than there are."""
+    have = facts.config.vocab_size
+    if settings.keep is not None and settings.keep >= have:
+        return [f"keep = {settings.keep}: the model has {have} tokens, so none would go"]
+    return []
+
+
+def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
+    """Fewer rows; of a ``share`` it is not known how many, so all are still counted."""
+    return facts if settings.keep is None else predicted(facts, vocab_size=settings.keep)
+
+
+def inputs(settings: Settings) -> dict[str, str]:
+    """Hashes of the texts.  Raises BadData when one cannot be read."""
+    if not settings.text:
+        return {}
+    return {t.name: t.sha256 for t in read_texts(settings.text, "vocabulary.text")}
+
+
+def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
+    """TokenizerNotCut, BadRecipe and BadData before the work, since choosing takes seconds."""
+    choose(settings, _texts(settings, calibration), tokenizer)
+    return []
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """Nothing goes through the model."""
+    return 0.0
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Cuts tokenizer, tables and configs; ``kept_tokens.json`` lists the old id of every new one."""
+    with step.reporter.stage("vocabulary: counting tokens"):
+        old = load_tokenizer(step.source)
+        texts = _texts(settings, step.calibration)
+        pieces, choice = choose(settings, texts, old, _named_ids(step.source))
+        kept = choice.kept
+        tokenizer = _cut_tokenizer(old, pieces, kept, step.scratch / "tokenizer")
+        _check(old, tokenizer, texts)
+    with step.reporter.stage("vocabulary: cutting"):
+        # in the stored dtype: the rows that stay keep every bit
+        model = load(step.source, dtype=stored_dtype(step.source)).model
+        before = int(model.config.vocab_size)
+        keep_rows(model, kept)
+        notes = renumber(model, {index: new for new, index in enumerate(kept)})
+        save(model, tokenizer, step.out)
+        with new_file(step.out / TOKENS) as file:
+            file.write(json.dumps(kept).encode())
+    return StepReport(
+        {
+            "tokens_before": before,
+            "tokens": len(kept),
+            "always_kept": choice.required,
+            "covered": choice.covered,
+            "tokens_of_texts": [sum(_used(texts, t).values()) for t in (old, tokenizer)],
+        },
+        notes,
+    )
+
+
+def tokens_left(steps: Iterable[Path]) -> tuple[int, ...] | None:
+    """The ids of the first model's tokens that are left after these ``steps``, in the order of the new
+    ones; None where no step cut any."""
+    found: tuple[int, ...] | None = None
+    for step in steps:
+        kept = tuple(json.loads((step / TOKENS).read_text(encoding="utf-8")))
+        found = kept if found is None else tuple(found[index] for index in kept)
+    return found
+
+
+def choose(
+    settings: Settings, texts: list[Text], tokenizer: Any, named: Iterable[int] = ()
+) -> tuple[Pieces, Choice]:
+    """The tokens that stay, the ids ``named`` among them.
+
+    Raises TokenizerNotCut, and BadRecipe when ``keep`` is too small.
+    """
+    pieces = Pieces(json.loads(tokenizer.backend_tokenizer.to_str()))
+    always = [index for index in (*named, *_chat_ids(tokenizer)) if index in pieces.pieces]
+    choice = pieces.choose(
+        _used(texts, tokenizer), always, keep=settings.keep, share=settings.share, multiple=MULTIPLE
+    )
+    if settings.keep is not None and len(choice.kept) > settings.keep:
+        raise BadRecipe(
+            f"vocabulary.keep = {settings.keep}: {choice.required} tokens have to stay: bytes, "
+            "special tokens, and those of the chat template.",
+            f"allowed: {choice.required} and more.",
+        )
+    return pieces, choice
+
+
+def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
+    return read_texts(settings.text, "vocabulary.text") if settings.text else calibration.texts
+
+
+def _used(texts: list[Text], tokenizer: Any) -> Counter[int]:
+    return Counter(encode_texts(texts, tokenizer))
+
+
+def _chat_ids(tokenizer: Any) -> list[int]:
+    """The ids of what the chat template writes around messages, none without one."""
+    if not tokenizer.chat_template:
+        return []
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(
+            list(_CHAT), tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError:  # one for other messages than these: it may be spelt in smaller pieces
+        return []
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def keep_rows(model: Any, kept: tuple[int, ...]) -> None:
+    """Leaves only the rows ``kept`` of embedding and head, and makes the config say so."""
+    import torch
+
+    rows = torch.tensor(kept)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+
+    def cut(weight: Any) -> Any:
+        return torch.nn.Parameter(weight.data[rows.to(weight.device)].clone(), requires_grad=False)
+
+    embedding.weight = cut(embedding.weight)
+    head.weight = embedding.weight if tied else cut(head.weight)
+    embedding.num_embeddings = head.out_features = len(kept)
+    embedding.padding_idx = None  # an old id; the config has the new one
+    model.config.vocab_size = model.vocab_size = len(kept)
+
+
+def renumber(model: Any, new: Mapping[int, int]) -> list[str]:
+    """Writes the ids of config and generation config anew; a sentence for each that went."""
+    notes = []
+    for config in (model.config, model.generation_config):
+        for name, value in config.to_dict().items():
+            if name in _ID_TABLES and value is not None:
+                setattr(config, name, None)
+                notes.append(f"{name} of the generation config holds token ids and was left out")
+            elif (name.endswith("_token_id") or name in _ID_LISTS) and value is not None:
+                setattr(config, name, _renumbered(value, new))
+    return notes
+
+
+def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
+    """Ids that are none, such as the -1 of older configs, stay; of a list those that went go."""
+    if isinstance(value, list):
+        return [new[index] for index in value if index in new]
+    return new.get(value, value) if value < 0 else new.get(value)
+
+
+def _named_ids(source: Path) -> set[int]:
+    """The ids that config and generation config name as special."""
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            content = json.loads((source / name).read_text(encoding="utf-8"))
+            for key, value in content.items():
+                if key.endswith("_token_id"):
+                    values = value if isinstance(value, list) else [value]
+                    found.update(index for index in values if index is not None)
+    return found
+
+
+def _cut_tokenizer(old: Any, pieces: Pieces, kept: tuple[int, ...], folder: Path) -> Any:
+    """The tokenizer with ``kept`` alone, as transformers loads it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    old.save_pretrained(folder)
+    # the same vocabulary in other files, which some classes would read first
+    for name in ("tokenizer.model", "vocab.json", "merges.txt"):
+        (folder / name).unlink(missing_ok=True)
+    document = pieces.cut(kept)
+    (folder / "tokenizer.json").write_text(
+        json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    if "added_tokens_decoder" in settings:
+        new = {str(index): str(at) for at, index in enumerate(kept)}
+        table = settings["added_tokens_decoder"]
+        settings["added_tokens_decoder"] = {new[k]: v for k, v in table.items()}
+        settings_file.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def _check(old: Any, new: Any, texts: list[Text]) -> None:
+    """StageFailed unless texts come back from their new ids as they did from their old ones."""
+    for text in texts:
+        part = text.content[:_CHECKED]
+        before, after = (
+            t.backend_tokenizer.decode(
+                t.backend_tokenizer.encode(part).ids, skip_special_tokens=False
+            )
+            for t in (old, new)
+        )
+        if before != after:
+            raise StageFailed(
+                f"vocabulary: {text.name} does not come back from its new ids as it did before.",
+                "this is a defect; please report it with the model's tokenizer.json.",
+            )

@@ -1,0 +1,208 @@
+"""The stage vocabulary: rows, ids and files, and what the stages after it make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.texts import trained_bytelevel
+from helpers.tiny_llama import added_token, sentencepiece_json, write_tiny_llama
+from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.recipe import parse_recipe
+from shrinkc.compression.run import compress
+from shrinkc.compression.stages import lora, vocabulary
+from shrinkc.compression.stages.context import StepContext
+from shrinkc.core.errors import BadRecipe, RunChanged, TokenizerNotCut
+from shrinkc.core.progress import Silent
+from shrinkc.importer import Tokenizer, load_hf
+from shrinkc.importer.chat_template import ChatTemplate
+
+torch = pytest.importorskip("torch")
+
+Step = Callable[..., StepContext]
+KEEP = 440
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def text_ids(directory: Path, text: str) -> list[int]:
+    return list(load(directory).tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_rows_that_stay_are_those_of_the_source(
+    stories: Path, story_file: Path, step: Step, tmp_path: Path
+) -> None:
+    settings = vocabulary.Settings(keep=KEEP)
+    report = vocabulary.run(settings, step())
+    kept = json.loads((tmp_path / "out" / vocabulary.TOKENS).read_text())
+    before, after = load_hf(stories), load_hf(tmp_path / "out")
+    assert after.config.vocab_size == KEEP == len(kept) == report.parameters["tokens"]
+    np.testing.assert_array_equal(after.embedding, before.embedding[kept])
+    for a, b in zip(before.layers, after.layers, strict=True):
+        np.testing.assert_array_equal(a.wq, b.wq)
+    facts = facts_of(tmp_path / "out")
+    assert facts.parameters == vocabulary.predict(settings, facts_of(stories)).parameters
+    assert report.parameters["tokens_before"] == 512 and report.notes == []
+    # what the texts took before and take now
+    text = story_file.read_text()
+    counts = [len(text_ids(path, text)) for path in (stories, tmp_path / "out")]
+    assert report.parameters["tokens_of_texts"] == counts and counts[0] <= counts[1]
+    # on a text whose tokens all stay the model says of them what it said
+    sentence = "Once upon a time, there was a little child named Lily."
+    old, new = (text_ids(path, sentence) for path in (stories, tmp_path / "out"))
+    assert [kept[index] for index in new] == old
+    with torch.no_grad():
+        wanted = load(stories).model(torch.tensor([old])).logits[..., kept]
+        found = load(tmp_path / "out").model(torch.tensor([new])).logits
+    torch.testing.assert_close(found, wanted)
+
+
+def test_without_calibration_text_its_own_is_counted(
+    stories: Path, other_file: Path, step: Step, tmp_path: Path
+) -> None:
+    settings = vocabulary.Settings(share=0.9, text=(str(other_file),))
+    assert not settings.needs_calibration and vocabulary.Settings(keep=9).needs_calibration
+    assert list(vocabulary.inputs(settings)) == [other_file.name]
+    report = vocabulary.run(settings, step(calibration=None)).parameters
+    # 386 cover so much; up to 448 there is room for all of them
+    assert report["covered"] == 1.0 and report["tokens"] == 448
+    assert facts_of(tmp_path / "out").config.vocab_size == 448
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level model whose special tokens come last, with a head of its own and a chat template."""
+    folder = tmp_path_factory.mktemp("untied") / "m"
+    spec = trained_bytelevel()
+    count = len(spec["model"]["vocab"])
+    names = ["<s>", "<|eot|>", "<tool>"]
+    spec["added_tokens"] += [added_token(count + i, name) for i, name in enumerate(names)]
+    write_tiny_llama(
+        folder, vocab=count + 8, tokenizer="none", tied=False, bos_id=count, max_position=512,
+        eos_ids=[2, count + 1], config={"pad_token_id": -1},
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "<|eot|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHAT}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": count, "eos_token_id": [2, count + 1], "suppress_tokens": [5, 700],
+                    "bad_words_ids": [[700]]})
+    )  # fmt: skip
+    return folder
+
+
+def test_ids_in_configs_and_template_follow(
+    untied: Path, story_file: Path, step: Step, tmp_path: Path
+) -> None:
+    settings = vocabulary.Settings(keep=KEEP, text=(str(story_file),))
+    report = vocabulary.run(settings, step(untied))
+    out = tmp_path / "out"
+    kept = json.loads((out / vocabulary.TOKENS).read_text())
+    before, after = load_hf(untied), load_hf(out)
+    assert after.head is not None and before.head is not None
+    np.testing.assert_array_equal(after.head, before.head[kept])
+    np.testing.assert_array_equal(after.embedding, before.embedding[kept])
+    names = {kept.index(i): name for i, name in ((2, "<|im_end|>"), (800, "<s>"), (801, "<|eot|>"))}
+    bos, (end, eot) = after.config.bos_id, after.config.eos_ids
+    assert [names[i] for i in (bos, end, eot)] == ["<s>", "<|im_end|>", "<|eot|>"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["vocab_size"] == KEEP and config["pad_token_id"] == -1
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation["bos_token_id"] == bos and generation["eos_token_id"] == [end, eot]
+    assert generation["suppress_tokens"] == [kept.index(5)] and 700 not in kept
+    assert "bad_words_ids" not in generation or generation["bad_words_ids"] is None
+    assert report.notes == [
+        "bad_words_ids of the generation config holds token ids and was left out"
+    ]
+    # the template writes what it wrote, in the tokens it had
+    assert ChatTemplate.from_dir(out) is not None
+    old, new = (
+        Tokenizer.from_dir(p, c.vocab_size, None)
+        for p, c in ((untied, before.config), (out, after.config))
+    )
+    ids = new.encode_chat("Hello")
+    assert [kept[index] for index in ids] == old.encode_chat("Hello")
+    assert new.encode_table().refusal == ""
+
+
+def test_a_teacher_gets_the_same_tokens(
+    stories: Path, story_file: Path, step: Step, tmp_path: Path
+) -> None:
+    vocabulary.run(vocabulary.Settings(keep=KEEP), step())
+    again = step(
+        tmp_path / "out", teacher=tmp_path / "out", out=tmp_path / "less", scratch=tmp_path / "s"
+    )
+    vocabulary.run(vocabulary.Settings(keep=KEEP - 40), again)
+    tokens = vocabulary.tokens_left([tmp_path / "out", tmp_path / "less"])
+    assert tokens is not None and len(tokens) == KEEP - 40
+    assert vocabulary.tokens_left([]) is None
+    context = step(tmp_path / "less", teacher=stories, tokens=tokens, out=tmp_path / "trained")
+    settings = lora.Settings(
+        samples=4, batch=2, length=64, rank=2, dropout=0.0, distill=1.0, dtype="float32"
+    )
+    report = lora.run(settings, context).parameters
+    # the model is its own teacher, so that there is nothing to learn: were rows in another order,
+    # or its whole vocabulary asked, the divergence would be large
+    assert all(abs(loss) < 1e-5 for _, loss in report["loss_curve"])
+
+
+def test_a_run_compares_in_bits_per_byte(
+    stories: Path, story_file: Path, other_file: Path, tmp_path: Path
+) -> None:
+    tables: dict[str, Any] = {
+        "calibration": {"text": [str(story_file)], "samples": 16, "length": 64},
+        "evaluate": {"text": str(other_file), "windows": 2},
+        "vocabulary": {"keep": 416},
+        "lora": {"samples": 8, "batch": 4, "length": 64, "rank": 2, "distill": 0.5},
+    }
+    out = tmp_path / "run"
+    result = compress(str(stories), out, parse_recipe(tables), reporter=Silent())
+    assert [row.vocabulary for row in result.rows] == [512, 416, 416]
+    assert all(row.bits_per_byte is not None for row in result.rows)
+    table = (out / "table.md").read_text()
+    assert (
+        " | 416 | " in table and "between steps of different tokens, bits per byte compare" in table
+    )
+    record = json.loads((out / "01-vocabulary" / "step.json").read_text())
+    assert record["metrics"]["perplexity"]["bits_per_byte"] == result.rows[1].bits_per_byte
+    # 0.7 bits and a few more of a model that knows such stories
+    assert 0.2 < (result.rows[0].bits_per_byte or 0) < (result.rows[1].bits_per_byte or 0) < 3
+    program = str(tmp_path / "program")
+    assert run_cli(["compile", str(result.final), "-o", program]) == 0
+    assert run_cli(["run", program, "--prompt", "Once upon", "--tokens", "4"]) == 0
+    changed = parse_recipe(tables | {"vocabulary": {"keep": 417}})
+    with pytest.raises(RunChanged, match="vocabulary.keep: 416 → 417"):
+        compress(str(stories), out, changed, reporter=Silent())
+
+
+def test_refusals(stories: Path, story_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="exactly one of keep, share is needed"):
+        vocabulary.Settings()
+    with pytest.raises(BadRecipe, match=r"share = 1.5"):
+        vocabulary.Settings(share=1.5)
+    (problem,) = vocabulary.preflight(vocabulary.Settings(keep=512), facts_of(stories))
+    assert problem == "keep = 512: the model has 512 tokens, so none would go"
+    tables = {
+        "calibration": {"text": [str(story_file)], "samples": 16, "length": 64},
+        "vocabulary": {"keep": 100},
+    }
+    with pytest.raises(BadRecipe, match="keep = 100: 260 tokens have to stay"):
+        compress(str(stories), tmp_path / "o", parse_recipe(tables), reporter=Silent())
+    write_tiny_llama(tmp_path / "m", max_position=512)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(sentencepiece_json()))
+    with pytest.raises(TokenizerNotCut, match="has no bytes to spell a text with"):
+        compress(str(tmp_path / "m"), tmp_path / "o", parse_recipe(tables), reporter=Silent())
+    assert not (tmp_path / "o").exists()
