@@ -443,15 +443,19 @@ def test_decide_measures_and_reports(tmp_path: Path) -> None:
 def test_what_fit_chose_compiles_without_flash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way: measured, chosen, quantised and compiled for a chip with too little memory for
-    the model at 4 bit."""
+    """The whole way: tokens left out, measured, chosen, quantised and compiled for a chip with too
+    little memory for the model at 4 bit."""
     small = SIRACUSA.with_room(wmem=260 * KIB, l2=104 * KIB)
     monkeypatch.setitem(TARGETS, "siracusa", small)
     recipe = parse_recipe({
         "calibration": {"text": [write_text(tmp_path)], "samples": 8, "length": 64},
         "budget": {"fit": "siracusa"},
+        "vocabulary": {"keep": 448},
     })  # fmt: skip
     run = compress(str(STORIES), tmp_path / "run", recipe, reporter=Silent())
+    again = compress(str(STORIES), tmp_path / "run", recipe, reporter=Silent())
+    assert again.rows == run.rows and run.rows[1].name == "01-vocabulary"
+    assert {row.vocabulary for row in run.rows[1:]} == {448}
     report = json.loads((tmp_path / "run" / "budget.json").read_text())["report"]
     assert len(report["matrices_at_bits"]) > 1
 
@@ -488,6 +492,9 @@ def test_stages_that_a_budget_makes_itself(
     recipe = parse_recipe({"budget": {"target_bytes": "1MiB"}, "depth": {"remove": 1}})
     with pytest.raises(BadRecipe, match="the recipe has depth as well"):
         decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
+    tables = {"budget": {"target_bytes": "1MiB"}, "gptq": {}, "vocabulary": {"keep": 400}}
+    with pytest.raises(BadRecipe, match=r"and \[vocabulary\] comes after it"):
+        decide(parse_recipe(tables), STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
     small = quantised(tmp_path_factory, "coarse", COARSE)
     recipe = parse_recipe({"budget": {"target_bytes": "1MiB"}})
     with pytest.raises(BadRecipe, match="quantised already"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,11 @@ def decide(
     return Decision(recipe.with_stages(stages), choice, report)
 
 
+def before_budget(recipe: Recipe) -> list[Stage]:
+    """The stages that run before anything is chosen: those first ones that leave out tokens."""
+    return list(takewhile(lambda stage: stage.kind == "vocabulary", recipe.stages))
+
+
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
     """BadRecipe for stages that a budget makes itself, and for a model that is quantised already."""
     taken = [s.name for s in recipe.stages if s.kind in ("depth", "width")]
@@ -149,6 +154,12 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
         raise BadRecipe(
             f"[budget] chooses layers and widths; the recipe has {', '.join(taken)} as well.",
             "leave those stages out, or the budget.",
+        )
+    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if s.kind == "vocabulary"]
+    if late:
+        raise BadRecipe(
+            f"[budget] chooses for the tokens that there are, and [{late[0]}] comes after it.",
+            "put that table before those of all other stages.",
         )
     if len([s for s in recipe.stages if s.kind == "gptq"]) > 1:
         raise BadRecipe("[budget] allows one stage gptq.")
@@ -570,8 +581,10 @@ def narrow_loss(layer: LayerSensitivity, share: float) -> float:
 def stages_of(
     recipe: Recipe, choice: Choice, config: LlamaConfig, settings: gptq.Settings
 ) -> list[Stage]:
-    """Depth and width first, then the recipe's stages, with one gptq before any eora."""
-    stages = []
+    """Depth and width first, but for what comes before a budget, then the recipe's stages, with one
+    gptq before any eora."""
+    stages = before_budget(recipe)
+    given = [s for s in recipe.stages[len(stages) :] if s.kind not in ("scales", "eora")]
     if choice.removed:
         stages.append(Stage("depth", "depth", depth.Settings(layers=choice.removed)))
     narrow: dict[str, Any] = {}
@@ -582,7 +595,6 @@ def stages_of(
     if narrow:
         stages.append(Stage("width", "width", width.Settings(**narrow)))
     chosen = _gptq_of(choice, config, settings)
-    given = [s for s in recipe.stages if s.kind not in ("scales", "eora")]
     name = next((s.name for s in given if s.kind == "gptq"), "gptq")
     stages += [s for s in given if s.kind != "gptq"]
     stages.append(Stage(name, "gptq", chosen))

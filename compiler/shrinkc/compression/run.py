@@ -262,7 +262,7 @@ class _Run:
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
         if self.recipe.budget is not None:
-            self.recipe = self._chosen(source, facts)
+            self.recipe = self._chosen(*self._before_budget(source, facts))
             self.estimate = ""  # of the stages that were chosen, not of what was given
         self._check_what_is_there()
         if len(self.records) <= len(self.recipe.stages) and not self.estimate:
@@ -514,6 +514,24 @@ class _Run:
         picture(rows, self.out / PICTURE)
 
     # ---- a budget ----
+
+    def _before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
+        """The model that the budget chooses for: what the stages before it leave, run now."""
+        from shrinkc.compression.budget import before_budget, check_recipe
+
+        whole = self.recipe
+        check_recipe(whole, facts)
+        first = before_budget(whole)
+        if not first or (self.out / CHOSEN).exists():
+            return source, facts
+        self.recipe = whole.with_stages(first)
+        self._check_what_is_there()
+        for number in range(len(self.records), len(first) + 1):
+            self._step(number)
+        source = self._model_of(self.records[-1])
+        del self.records[1:]  # read again with those of all stages
+        self.recipe = whole
+        return source, facts_of(source)
 
     def _chosen(self, source: Path, facts: ModelFacts) -> Recipe:
         """The recipe that the budget leads to; the search is made once and kept."""
