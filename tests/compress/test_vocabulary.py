@@ -138,6 +138,16 @@ def test_ids_in_configs_and_template_follow(
     assert new.encode_table().refusal == ""
 
 
+def test_a_model_of_fewer_tokens_keeps_them_all(stories: Path, step: Step, tmp_path: Path) -> None:
+    settings = vocabulary.Settings(keep=4096)
+    assert vocabulary.preflight(settings, facts_of(stories)) == []
+    assert vocabulary.predict(settings, facts_of(stories)).config.vocab_size == 512
+    report = vocabulary.run(settings, step())
+    assert report.notes == ["all 512 tokens of the model stay"]
+    assert vocabulary.tokens_left([tmp_path / "out"]) == tuple(range(512))
+    np.testing.assert_array_equal(load_hf(tmp_path / "out").embedding, load_hf(stories).embedding)
+
+
 def test_a_teacher_gets_the_same_tokens(
     stories: Path, story_file: Path, step: Step, tmp_path: Path
 ) -> None:
@@ -193,8 +203,6 @@ def test_refusals(stories: Path, story_file: Path, tmp_path: Path) -> None:
         vocabulary.Settings()
     with pytest.raises(BadRecipe, match=r"share = 1.5"):
         vocabulary.Settings(share=1.5)
-    (problem,) = vocabulary.preflight(vocabulary.Settings(keep=512), facts_of(stories))
-    assert problem == "keep = 512: the model has 512 tokens, so none would go"
     tables = {
         "calibration": {"text": [str(story_file)], "samples": 16, "length": 64},
         "vocabulary": {"keep": 100},

@@ -37,7 +37,7 @@ _CHECKED = 20_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How many tokens stay (``keep``), or which ``share`` of the tokens of the texts they have to be.
+    """How many tokens stay at most (``keep``), or which ``share`` of the tokens of the texts they have to be.
 
     Texts come from ``text``, else from the calibration's.
     """
@@ -60,16 +60,15 @@ class Settings:
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """More tokens to keep than there are."""
-    have = facts.config.vocab_size
-    if settings.keep is not None and settings.keep >= have:
-        return [f"keep = {settings.keep}: the model has {have} tokens, so none would go"]
+    """Nothing: of a model with fewer tokens than ``keep`` all stay."""
     return []
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     """Fewer rows; of a ``share`` it is not known how many, so all are still counted."""
-    return facts if settings.keep is None else predicted(facts, vocab_size=settings.keep)
+    if settings.keep is None:
+        return facts
+    return predicted(facts, vocab_size=min(settings.keep, facts.config.vocab_size))
 
 
 def inputs(settings: Settings) -> dict[str, str]:
@@ -105,6 +104,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         before = int(model.config.vocab_size)
         keep_rows(model, kept)
         notes = renumber(model, {index: new for new, index in enumerate(kept)})
+        if len(kept) == before:
+            notes.append(f"all {before} tokens of the model stay")
         save(model, tokenizer, step.out)
         with new_file(step.out / TOKENS) as file:
             file.write(json.dumps(kept).encode())
