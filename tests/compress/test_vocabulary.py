@@ -19,7 +19,7 @@ from shrinkc.compression.recipe import parse_recipe
 from shrinkc.compression.run import compress
 from shrinkc.compression.stages import lora, vocabulary
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.core.errors import BadRecipe, RunChanged, TokenizerNotCut
+from shrinkc.core.errors import BadData, BadRecipe, RunChanged, TokenizerNotCut
 from shrinkc.core.progress import Silent
 from shrinkc.importer import Tokenizer, load_hf
 from shrinkc.importer.chat_template import ChatTemplate
@@ -209,6 +209,11 @@ def test_refusals(stories: Path, story_file: Path, tmp_path: Path) -> None:
     }
     with pytest.raises(BadRecipe, match="keep = 100: 260 tokens have to stay"):
         compress(str(stories), tmp_path / "o", parse_recipe(tables), reporter=Silent())
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    with pytest.raises(BadData, match=r"vocabulary.text: empty.txt has no tokens"):
+        nothing = tables | {"vocabulary": {"keep": 400, "text": str(empty)}}
+        compress(str(stories), tmp_path / "o", parse_recipe(nothing), reporter=Silent())
     write_tiny_llama(tmp_path / "m", max_position=512)
     (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(sentencepiece_json()))
     with pytest.raises(TokenizerNotCut, match="has no bytes to spell a text with"):

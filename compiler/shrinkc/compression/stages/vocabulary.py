@@ -20,7 +20,7 @@ from shrinkc.compression.cut_tokenizer import Choice, Pieces
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.texts import Text, read_texts
-from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.core.errors import BadData, BadRecipe, StageFailed
 from shrinkc.core.output import new_file
 
 MULTIPLE = 64  # of which the number of tokens is one, where a share decides it
@@ -136,12 +136,19 @@ def choose(
 ) -> tuple[Pieces, Choice]:
     """The tokens that stay, the ids ``named`` among them.
 
-    Raises TokenizerNotCut, and BadRecipe when ``keep`` is too small.
+    Raises TokenizerNotCut, BadData for texts without a token, and BadRecipe when ``keep`` is too small.
     """
     pieces = Pieces(json.loads(tokenizer.backend_tokenizer.to_str()))
     always = [index for index in (*named, *_chat_ids(tokenizer)) if index in pieces.pieces]
+    used = _used(texts, tokenizer)
+    if not used:
+        names = ", ".join(text.name for text in texts)
+        raise BadData(
+            f"vocabulary.text: {names} has no tokens.",
+            "give text that is like what the model is for.",
+        )
     choice = pieces.choose(
-        _used(texts, tokenizer), always, keep=settings.keep, share=settings.share, multiple=MULTIPLE
+        used, always, keep=settings.keep, share=settings.share, multiple=MULTIPLE
     )
     if settings.keep is not None and len(choice.kept) > settings.keep:
         raise BadRecipe(
