@@ -399,6 +399,7 @@ static __attribute__((noinline, cold)) void join_any(const sc_matrix *m, const u
 SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
                              int32_t *dst) {
+    if (row >= m->rows) return; /* a share of the last block's padding alone */
     const int32_t right = right_shift(m, x);
     int plain = right > 0;
 #ifdef SC_HAS_BIAS

@@ -335,7 +335,7 @@ static void engine_rows(void) {
     int32_t *start = copy(out.stride);
     out.dst = guarded(out.stride);
     memcpy(out.dst, start, out.stride * 4);
-    const uint32_t stored = m.blocks * SC_ROWS, count = (m.rows + rows - 1) / rows;
+    const uint32_t stored = m.blocks * SC_ROWS, count = (stored + rows - 1) / rows;
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t row = word(), left = stored - row, n = rows < left ? rows : left;
         uint16_t *r = copy_halves(n);

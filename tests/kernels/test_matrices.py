@@ -302,7 +302,7 @@ def engine_command(
     backwards: bool,
 ) -> Command:
     """Pieces of ``rows`` rows with the sums that an engine leaves of each: of low and of high bytes, or
-    of both together.  Rows behind the last have sums of nobody's."""
+    of both together.  Rows behind the last have sums of nobody's, and pieces of their own."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     stored = -(-len(order) // 8) * 8
     at = np.full(stored, -2)
@@ -318,7 +318,7 @@ def engine_command(
         matrix_words(w, stored, 1), to_words([kind, start.shape[1], *shifts, rows, int(joined)]),
         to_words([x.mantissa[0], x.exponent[0]]), to_words(start[0]),
     ]  # fmt: skip
-    pieces = range(0, w.n, rows)
+    pieces = range(0, stored, rows)
     for first in reversed(pieces) if backwards else pieces:
         piece = slice(first, min(first + rows, stored))
         parts += [to_words([first]), half_words(r[piece]), *(to_words(s[piece]) for s in sums)]
