@@ -1,7 +1,8 @@
-"""Causal attention by two matrix products, for training on a CPU.
+"""Causal attention by two matrix products, for training on a CPU, and for writing text with a KV cache.
 
 On one core of an EPYC with AVX512-BF16, forward and backward of 9 heads, 512 tokens: 15 ms, against 28 ms of
-SDPA's flash kernel, whose backward pass has no fast bfloat16 path.
+SDPA's flash kernel, whose backward pass has no fast bfloat16 path.  A token of 32 texts at once, 76 keys
+each: 1 ms, against 2.5 ms.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ def use_products(model: Any) -> None:
 def _attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
 ) -> tuple[Any, None]:
-    """``query`` [batch, heads, t, d], ``key`` and ``value`` [batch, kv_heads, t, d] -> [batch, t, heads, d].
+    """``query`` [batch, heads, t, d], ``key`` and ``value`` [batch, kv_heads, keys, d] -> [batch, t, heads, d].
 
-    The query heads of a KV head are rows of one product, so that keys are not copied.
+    The query heads of a KV head are rows of one product, so that keys are not copied.  Either there are
+    as many keys as queries, or one query that may look at all of them.
     """
     import torch
 
     batch, heads, length, width = query.shape
-    groups = key.shape[1]
+    groups, count = key.shape[1:3]
     rows = query.reshape(batch * groups, heads // groups * length, width)
-    keys = key.reshape(batch * groups, length, width)
-    values = value.reshape(batch * groups, length, width)
+    keys = key.reshape(batch * groups, count, width)
+    values = value.reshape(batch * groups, count, width)
     mask = _mask(length, heads // groups, rows.dtype, rows.device)
     scale = options.get("scaling") or width**-0.5
     scores = torch.baddbmm(mask.expand(len(rows), -1, -1), rows, keys.transpose(1, 2), alpha=scale)

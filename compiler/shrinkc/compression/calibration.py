@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.texts import Text, check_duplicates, read_texts
 from shrinkc.core.errors import BadData
 
@@ -27,6 +28,7 @@ class Calibration:
     text: tuple[str, ...]
     samples: int
     length: int
+    own: SelfText | None = None  # what the model writes in this run
     notes: list[str] = field(default_factory=list)
     characters_per_token: float = 4.0  # a guess until the texts were tokenised
     _cached: tuple[Any, Any] = field(default=(None, None), repr=False)  # tokenizer, windows
@@ -34,7 +36,7 @@ class Calibration:
     @cached_property
     def texts(self) -> list[Text]:
         """The texts.  Raises BadData."""
-        return read_texts(self.text, KEY)
+        return read_texts(self.text, KEY, self.own)
 
     def check(self, tokenizer: Any) -> None:
         """BadData for fewer than 2 samples, too short texts and duplicates; fills ``notes``."""
@@ -56,8 +58,9 @@ class Calibration:
             )
         notes = check_duplicates(self.texts, KEY)
         ids = encode_texts(self.texts, tokenizer)
-        if ids:
-            self.characters_per_token = sum(len(text.content) for text in self.texts) / len(ids)
+        written = len(ids) - sum(text.promised for text in self.texts)
+        if written:
+            self.characters_per_token = sum(len(text.content) for text in self.texts) / written
         available = len(ids) // self.length
         if available < self.samples:
             raise BadData(
@@ -93,9 +96,11 @@ class Calibration:
 
 
 def encode_texts(texts: list[Text], tokenizer: Any) -> list[int]:
-    """The ids of all texts, one after the other, without special tokens."""
+    """The ids of all texts, one after the other, without special tokens.  A text that is not written
+    yet has as many as it will have, all different, so that a check can count them."""
     ids: list[int] = []
     for text in texts:
+        ids += range(text.promised)
         # one call for the whole text: that it is longer than the model's context does not matter
         ids += tokenizer(text.content, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

@@ -15,6 +15,7 @@ import shrinkc
 from shrinkc.checkpoints import versions
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.recipe import PATH_KEYS, EvaluateSettings, Recipe, Stage
+from shrinkc.compression.self_text import is_self
 from shrinkc.compression.stages import stage_module
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadData
@@ -51,6 +52,9 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
     for key, value in asdict(stage.settings).items():
         if key not in PATH_KEYS:
             found[f"{stage.name}.{key}"] = list(value) if isinstance(value, tuple) else value
+    for source in getattr(stage.settings, "text", ()):
+        if is_self(source) and calibration.own is not None:
+            found[f"{_FILE}{source}"] = calibration.own.spec(source)
     module = stage_module(stage.kind)
     if hasattr(module, "inputs"):
         for name, digest in module.inputs(stage.settings).items():

@@ -12,7 +12,9 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.fingerprint import needs_calibration
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage
+from shrinkc.compression.self_text import SelfTextSettings
 from shrinkc.compression.stages import ON_INTEGERS, stage_module
+from shrinkc.compression.writing import TOKEN_COST
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,
@@ -32,6 +34,7 @@ PARAMETER_BYTES = {
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
 TIMED_PASSES = 4  # at least
+OWN_TOKEN_BYTES = 6  # of text that the model writes, on disk
 # Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
 # that takes about so many times what loading it takes.
 STEP_LOADS = 5.0
@@ -203,6 +206,12 @@ def _estimate(
     alone, now = seconds_per_token(loaded.model)
     step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
+    own = calibration.own
+    if own is not None and done < len(recipe.stages):
+        left = max(0, recipe.own_tokens() - own.written())
+        seconds += left * TOKEN_COST * alone
+        disk += left * OWN_TOKEN_BYTES
+        memory = _writing_memory(own.settings, chain[0]) if left else 0
     for number, stage in enumerate(recipe.stages):
         before, after = chain[number], chain[number + 1]
         if number < done:
@@ -217,6 +226,13 @@ def _estimate(
         disk += after.bytes_on_disk
         memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
     return Estimate((seconds, seconds * now / alone), memory, disk)
+
+
+def _writing_memory(settings: SelfTextSettings, facts: ModelFacts) -> int:
+    """The model, and keys and values of all documents that are written at a time."""
+    c, size = facts.config, 4 if settings.dtype == "float32" else 2
+    cache = 2 * c.num_layers * c.num_kv_heads * c.head_dim * settings.batch * settings.length
+    return LIBRARY_BYTES + size * (2 * facts.parameters + cache)
 
 
 def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:

@@ -1,7 +1,7 @@
 """A recipe: the stages of a compression run, in order, with their settings.
 
-A TOML file.  The tables ``run``, ``calibration``, ``evaluate`` and ``budget`` are about the whole
-run; every other table is a stage, called by its kind or ``kind-label`` where a kind comes twice.
+A TOML file.  The tables ``run``, ``calibration``, ``self_text``, ``evaluate`` and ``budget`` are about the
+whole run; every other table is a stage, called by its kind or ``kind-label`` where a kind comes twice.
 Paths are relative to the recipe's folder; those of shipped recipes and of ``--set`` to the working
 directory.
 """
@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shrinkc.checkpoints.libraries import THREADS_MAX
 from shrinkc.compression.checks import between, exactly_one, one_of
+from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
 from shrinkc.compression.stages import KINDS, stage_module
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.resources import resource
@@ -80,6 +81,11 @@ class EvaluateSettings:
             between("windows", self.windows, 1)
         between("trivia_items", self.trivia_items, 1)
         between("hellaswag_items", self.hellaswag_items, 1)
+        if self.text is not None and is_self(self.text):
+            raise BadRecipe(
+                f"text = {self.text!r}: what the model writes itself says nothing of how well it does.",
+                "give a text file; one of that name is './self'.",
+            )
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
 
 
@@ -127,18 +133,34 @@ class Recipe:
     stages: tuple[Stage, ...]
     run: RunSettings = field(default_factory=RunSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    self_text: SelfTextSettings = field(default_factory=SelfTextSettings)
     evaluate: EvaluateSettings | None = None
     budget: BudgetSettings | None = None
     name: str = "recipe"
+
+    def __post_init__(self) -> None:
+        """Raises BadRecipe for a size of the model's own text that is none."""
+        for source in filter(is_self, self.calibration.text):
+            tokens_of(source)
+        self.own_tokens()
 
     def with_stages(self, stages: Sequence[Stage]) -> Recipe:
         """The same run with other stages, such as those that a budget chose."""
         return replace(self, stages=tuple(stages), budget=None)
 
+    def own_tokens(self) -> int:
+        """How many tokens of its own text the model has to write for this run."""
+        given = [getattr(stage.settings, "text", ()) for stage in self.stages]
+        if self.budget is not None or any(
+            getattr(stage.settings, "needs_calibration", True) for stage in self.stages
+        ):
+            given.append(self.calibration.text)
+        return max((tokens_of(t) for texts in given for t in texts if is_self(t)), default=0)
+
     def to_toml(self) -> str:
         """The effective recipe, every default written out."""
         tables: dict[str, Any] = {"run": self.run, "calibration": self.calibration}
-        tables |= {"evaluate": self.evaluate, "budget": self.budget}
+        tables |= {"self_text": self.self_text, "evaluate": self.evaluate, "budget": self.budget}
         tables |= {stage.name: stage.settings for stage in self.stages}
         return "\n".join(
             f"[{name}]\n{_toml_table(asdict(table))}" for name, table in tables.items() if table
@@ -148,6 +170,7 @@ class Recipe:
 _GLOBAL: dict[str, Any] = {
     "run": RunSettings,
     "calibration": CalibrationSettings,
+    "self_text": SelfTextSettings,
     "evaluate": EvaluateSettings,
     "budget": BudgetSettings,
 }
@@ -333,7 +356,7 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, list):
             return [absolute(item) for item in value]
-        if not isinstance(value, str) or value.startswith(HUB) or value == "":
+        if not isinstance(value, str) or value.startswith(HUB) or is_self(value) or value == "":
             return value
         path = base / Path(value).expanduser()
         if path.is_fifo():

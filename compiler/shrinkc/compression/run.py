@@ -25,6 +25,8 @@ from shrinkc.compression.fingerprint import (
 )
 from shrinkc.compression.preflight import Preflight, preflight, settle
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage, parse_toml
+from shrinkc.compression.self_text import FOLDER as OWN
+from shrinkc.compression.self_text import SelfText, SelfTextSettings
 from shrinkc.compression.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
@@ -37,6 +39,7 @@ from shrinkc.compression.steps import (
     write_step,
 )
 from shrinkc.compression.summary import Row, markdown, picture, rows_of
+from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import all_files, file_record
 from shrinkc.core.errors import BadStep, OutputError, RunChanged
 from shrinkc.core.output import (
@@ -93,11 +96,17 @@ def foreign_files(out: Path) -> list[str]:
     """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
     record is damaged is taken for made here."""
     own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    try:
+        written = SelfText(out / OWN, SelfTextSettings()).files()
+    except BadStep:  # its record is damaged
+        written = [path.name for path in (out / OWN).iterdir()]
     steps: dict[str, set[str] | None] = {}
     found = []
     for name in all_files(out):
         top, _, rest = name.partition("/")
         if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
+            continue
+        if top == OWN and (rest in written or _is_partial(rest)):
             continue
         if rest and _is_step(top) and (out / top / STEP).is_file():
             if top not in steps:
@@ -216,8 +225,8 @@ class _Run:
     ) -> None:
         self.source, self.out, self.recipe = source, out, recipe
         self.reporter, self.device = reporter, device
-        given = recipe.calibration
-        self.calibration = Calibration(given.text, given.samples, given.length)
+        self.own = SelfText(out / OWN, recipe.self_text) if recipe.own_tokens() else None
+        self.calibration = self._calibration()
         self.notes: list[str] = []
         self.records: list[StepRecord] = []
         self.estimate = ""
@@ -262,11 +271,13 @@ class _Run:
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
         if self.recipe.budget is not None:
+            self._write_own_text(source, facts)
             self.recipe = self._chosen(*self._before_budget(source, facts))
             self.estimate = ""  # of the stages that were chosen, not of what was given
         self._check_what_is_there()
         if len(self.records) <= len(self.recipe.stages) and not self.estimate:
             self._preflight(facts, source)
+        self._write_own_text(source, facts)
         self._write_summary()
         self._measure(0)
         for number in range(1, len(self.recipe.stages) + 1):
@@ -276,6 +287,41 @@ class _Run:
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
         final = self._model_of(self.records[-1])
         return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
+
+    def _calibration(self) -> Calibration:
+        given = self.recipe.calibration
+        return Calibration(given.text, given.samples, given.length, self.own)
+
+    def _write_own_text(self, source: Path, facts: ModelFacts) -> None:
+        """Has MODEL write as much text as the recipe asks for, beyond what is there."""
+        if self.own is None or len(self.records) > len(self.recipe.stages):
+            return
+        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
+        made_from |= {"device": self.device}
+        made_from |= {f"self_text.{k}": v for k, v in asdict(self.recipe.self_text).items()}
+        known = self.own.made_from()
+        changed = differences(known, made_from) if known else []
+        if changed:
+            raise RunChanged(
+                f"{self.own.folder} was written by something else: {'; '.join(changed)}.",
+                "change that back to go on, delete that folder and the steps to begin again, choose another "
+                "output directory, or start over with --force.",
+            )
+        wanted = self.recipe.own_tokens()
+        if self.own.written() >= wanted:
+            return
+        if not self.estimate:
+            self._preflight(facts, source)
+        write_text(
+            self.own,
+            source,
+            wanted,
+            seed=self.recipe.run.seed,
+            device=self.device,
+            made_from=made_from,
+            reporter=self.reporter,
+        )
+        self.calibration = self._calibration()
 
     def _settle(self, facts: ModelFacts) -> None:
         """The recipe is from here on what was chosen of it; a budget chooses by itself."""

@@ -1,4 +1,4 @@
-"""Texts for calibration and training: local files, or data sets of the Hugging Face hub."""
+"""Texts for calibration and training: local files, data sets of the Hugging Face hub, the model's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shrinkc.checkpoints import need
 from shrinkc.compression.recipe import HUB
+from shrinkc.compression.self_text import SelfText, is_self, tokens_of
 from shrinkc.core.errors import BadData
 
 HUB_CHARACTERS = 20_000_000  # as much of a data set is taken: some have terabytes
@@ -23,30 +24,49 @@ _BLANK = re.compile(r"\n[ \t]*\n")
 
 @dataclass(frozen=True)
 class Text:
-    """``name`` is the file's name or the hub id, without folders."""
+    """``name`` is the file's name, the hub id or "self:200k", without folders.  ``own``: what
+    decides a text that the model writes; ``promised``: tokens of one that it has still to write, until
+    when the content is "".
+    """
 
     name: str
     content: str
+    own: str = ""
+    promised: int = 0
 
     @cached_property
     def sha256(self) -> str:
-        """Of the UTF-8 content."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
+        """Of the UTF-8 content; of the model's own text, which is known before it is written, of ``own``."""
+        return hashlib.sha256((self.own or self.content).encode()).hexdigest()
 
 
-def read_texts(sources: tuple[str, ...], key: str) -> list[Text]:
+def read_texts(sources: tuple[str, ...], key: str, own: SelfText | None = None) -> list[Text]:
     """The texts that the recipe's ``key`` lists.
 
-    A path of a text file, of a ``.jsonl`` file whose lines have a field "text", or
-    ``hub:dataset[:config][:split]``.  Line ends become LF.  BadData when one cannot be read, or
-    when there is none.
+    A path of a text file, of a ``.jsonl`` file whose lines have a field "text",
+    ``hub:dataset[:config][:split]``, or ``self[:tokens]`` of the run's ``own``.  Line ends become LF.
+    BadData when one cannot be read, or when there is none.
     """
     if not sources:
         raise BadData(
             f"{key} is not given, so there is no text to work with.",
             f"--set {key}=FILE names a text file that is like what the model is for.",
         )
-    return [_hub(s) if s.startswith(HUB) else _file(Path(s), key) for s in sources]
+    return [_read(source, key, own) for source in sources]
+
+
+def _read(source: str, key: str, own: SelfText | None) -> Text:
+    if not is_self(source):
+        return _hub(source) if source.startswith(HUB) else _file(Path(source), key)
+    if own is None:
+        raise BadData(
+            f"{key} = {source!r}: only a run of 'shrinkc compress' has a model that writes its own text.",
+            "give a text file; one of that name is './self'.",
+        )
+    content, tokens = own.content(tokens_of(source)), tokens_of(source)
+    if content is None:
+        return Text(source, "", own.spec(source), promised=tokens)
+    return Text(source, content, own.spec(source))
 
 
 def _file(path: Path, key: str) -> Text:
@@ -104,7 +124,9 @@ def duplicated(texts: list[Text]) -> tuple[int, int]:
 
 
 def check_duplicates(texts: list[Text], key: str) -> list[str]:
-    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do."""
+    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do.  Not of what
+    the model wrote: its documents all differ."""
+    texts = [text for text in texts if not text.own]
     repeated, total = duplicated(texts)
     names = ", ".join(text.name for text in texts)
     if repeated > MANY_DUPLICATES * total:

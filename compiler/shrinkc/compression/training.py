@@ -14,6 +14,7 @@ from shrinkc.compression.attention import use_products
 from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.self_text import is_self
 from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
@@ -92,10 +93,9 @@ class TrainingSettings:
 
 
 def text_hashes(settings: TrainingSettings, kind: str) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    if not settings.text:
-        return {}
-    return {t.name: t.sha256 for t in read_texts(settings.text, f"{kind}.text")}
+    """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
+    files = tuple(source for source in settings.text if not is_self(source))
+    return {t.name: t.sha256 for t in read_texts(files, f"{kind}.text")} if files else {}
 
 
 def check_texts(
@@ -103,7 +103,7 @@ def check_texts(
 ) -> list[str]:
     """Notes on the text; BadData when it is too short or repeats itself."""
     key = f"{kind}.text"
-    texts = read_texts(settings.text or calibration.text, key)
+    texts = read_texts(settings.text or calibration.text, key, calibration.own)
     notes = check_duplicates(texts, key)
     Windows(encode_texts(texts, tokenizer), settings.length, 0, key)
     return notes
@@ -113,9 +113,9 @@ def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibra
     """About how many windows will be trained on, from the text's length in characters."""
     if settings.epochs is None:
         return settings.samples or DEFAULT_SAMPLES
-    texts = read_texts(settings.text or calibration.text, f"{kind}.text")
+    texts = read_texts(settings.text or calibration.text, f"{kind}.text", calibration.own)
     characters = sum(len(t.content) for t in texts)
-    tokens = characters / calibration.characters_per_token
+    tokens = characters / calibration.characters_per_token + sum(t.promised for t in texts)
     return round(settings.epochs * tokens / settings.length)
 
 
@@ -200,7 +200,8 @@ class Training:
         nats per token.
         """
         settings, key = self.settings, f"{self.kind}.text"
-        texts = read_texts(settings.text or self.step.calibration.text, key)
+        calibration = self.step.calibration
+        texts = read_texts(settings.text or calibration.text, key, calibration.own)
         ids = encode_texts(texts, self.tokenizer)
         windows = Windows(ids, settings.length, self.step.seed, key)
         samples = settings.samples or DEFAULT_SAMPLES

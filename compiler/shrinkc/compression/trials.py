@@ -25,6 +25,8 @@ from shrinkc.compression.fingerprint import (
 from shrinkc.compression.preflight import settle
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compression.run import RUN, SOURCE, compress, evaluation_plan
+from shrinkc.compression.self_text import FOLDER as OWN
+from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.space import TABLE, Space, Values, parse_space
 from shrinkc.compression.stages import KINDS, stage_module
 from shrinkc.compression.steps import STEP, read_json
@@ -76,7 +78,8 @@ class Trials:
             found = model_fingerprint(self.model)
         found |= run_fingerprint(recipe) | evaluation_fingerprint(recipe.evaluate)
         given = recipe.calibration
-        calibration = Calibration(given.text, given.samples, given.length)
+        unwritten = SelfText(self.folder / OWN, recipe.self_text)  # only what decides it counts
+        calibration = Calibration(given.text, given.samples, given.length, unwritten)
         searched = {d.name for d in self.space.dimensions}
         for stage in recipe.stages:
             own = stage_fingerprint(stage, calibration)
@@ -152,20 +155,23 @@ class Trials:
 
     def _take_over(self, recipe: Recipe, out: Path) -> None:
         """Links into ``out`` the steps of the earlier trial that begins with the most stages of
-        ``recipe``; the run then goes on from there, after checking them as it always does."""
+        ``recipe``, and what the model wrote for it; the run then goes on from there, after checking
+        them as it always does."""
         if out.exists():
             return
         best: list[Path] = []
+        own: Path | None = None
         for trial in sorted(self.folder.glob("[0-9]*")):
             steps = list(_shared_steps(trial, recipe))
             if len(steps) > len(best):
                 best = steps
+                own = trial / OWN if (trial / OWN).is_dir() else own
         if not best:
             return
         out.mkdir(parents=True)
         try:
-            for step in best:
-                shutil.copytree(step, out / step.name, copy_function=_link)
+            for folder in [*best, *([own] if own is not None else [])]:
+                shutil.copytree(folder, out / folder.name, copy_function=_link)
             shutil.copyfile(best[0].parent / RUN, out / RUN)
         except OSError:  # another process thins that trial out just now
             shutil.rmtree(out, ignore_errors=True)

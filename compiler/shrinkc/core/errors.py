@@ -109,6 +109,13 @@ class TokenizerNotCut(ShrinkcError):
     title = "tokenizer cannot be cut"
 
 
+class NothingWritten(ShrinkcError):
+    """The model that was to write its own text for calibration or training writes none."""
+
+    exit_code = 18
+    title = "no text written"
+
+
 class QuantizeError(ShrinkcError):
     """The requested widths or groups are not possible for this model."""
 

@@ -38,7 +38,7 @@ FACTOR_MIN = 0.05
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """As :class:`~shrinkc.compression.training.TrainingSettings`; ``learning_rate`` is relative to a
-    scale.  The teacher of ``distill`` is the float model that was quantised.
+    scale.  The teacher of ``distill`` is the uncompressed model.
     """
 
     learning_rate: float = 1e-3
@@ -96,7 +96,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         if settings.train_norms:
             train_norms(model)
 
-    training = Training(settings, step, "scales", prepare, step.unquantized)
+    training = Training(settings, step, "scales", prepare, step.teacher or step.unquantized)
     facts = training.train()
     trained = training.trained_tensors()
     del training

@@ -1,0 +1,188 @@
+"""Text that the model to be shrunk writes itself: the source ``self:200k`` of a recipe's ``text``.
+
+It lies in the run as shards of documents, JSON lines, each with as many texts as are written at a time,
+and a record of what it was made from.  A source takes documents from the beginning until it has its
+tokens, so that all sources of a run share what is written, and more can be written later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compression.checks import between, one_of
+from shrinkc.core.artifact import FileRecord, file_record
+from shrinkc.core.errors import BadRecipe, BadStep, OutputError
+from shrinkc.core.output import new_file, write_file
+
+SELF = "self"
+DEFAULT_TOKENS = 200_000
+LEAST_TOKENS = 100
+FOLDER = "self-text"  # of a run
+RECORD = "record.json"
+FORMAT, VERSION = "shrinkc-self-text", 1
+
+_SOURCE = re.compile(rf"{SELF}(?::(\d{{1,9}}(?:\.\d{{1,9}})?)([kM]?))?")
+_UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
+
+
+@dataclass(frozen=True)
+class SelfTextSettings:
+    """How MODEL writes: logits are divided by ``temperature``; documents have at most ``length`` tokens;
+    ``batch`` of them are written at a time; ``chat``: every second shard holds conversations, where
+    the model has a chat template; ``dtype`` is that of the computation.
+    """
+
+    temperature: float = 0.8
+    length: int = 512
+    batch: int = 32
+    chat: bool = True
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        between("temperature", self.temperature, 0.05, 10)
+        between("length", self.length, 8)
+        between("batch", self.batch, 1, 4096)
+        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+
+
+def is_self(source: str) -> bool:
+    """Whether the source of a recipe means what the model writes; ``./self`` is a file of that name."""
+    return source == SELF or source.startswith(f"{SELF}:")
+
+
+def tokens_of(source: str) -> int:
+    """How many tokens of its own text a source asks for.  BadRecipe when it does not say it rightly."""
+    match = _SOURCE.fullmatch(source)
+    wanted = DEFAULT_TOKENS
+    if match and match[1]:
+        wanted = round(float(match[1]) * _UNITS[match[2]])
+    if match is None or not LEAST_TOKENS <= wanted < 1 << 40:
+        raise BadRecipe(
+            f"text = {source!r} is no size of a text that the model writes; at least {LEAST_TOKENS} tokens "
+            f"are allowed, such as 'self:{LEAST_TOKENS}', 'self:200k' or 'self:1.5M'.",
+            "'self' alone means 'self:200k'; a file of that name is './self'.",
+        )
+    return wanted
+
+
+@dataclass(frozen=True)
+class Document:
+    """``text`` has the special tokens; ``tokens`` is how many were fed and written."""
+
+    text: str
+    tokens: int
+
+
+class SelfText:
+    """The folder ``folder`` of a run, with what was written so far by ``settings``."""
+
+    def __init__(self, folder: Path, settings: SelfTextSettings) -> None:
+        self.folder, self.settings = folder, settings
+
+    # ---- reading ----
+
+    def files(self) -> list[str]:
+        """The names of its files."""
+        shards = [self._shard(number).name for number in range(self.shards())]
+        return [RECORD, *shards] if (self.folder / RECORD).exists() else []
+
+    def made_from(self) -> dict[str, Any]:
+        """What decides the text besides the model, seed, threads and versions; {} before the first shard."""
+        return dict(self._record().get("made_from", {}))
+
+    def begin(self) -> Any:
+        """What documents begin with, as it was kept by :meth:`start`."""
+        return self._record().get("begin")
+
+    def shards(self) -> int:
+        """How many are written."""
+        return len(self._record().get("shards", []))
+
+    def documents(self) -> Iterator[Document]:
+        """Those that are written, without such as repeat an earlier one.  BadStep when a shard is not
+        as it was written."""
+        known: set[str] = set()
+        for number, record in enumerate(self._record().get("shards", [])):
+            path = self._shard(number)
+            if not path.is_file() or file_record(path) != FileRecord(**record):
+                raise BadStep(
+                    f"{path} is missing, or not as it was written.",
+                    f"delete {self.folder} to have the model write it anew: the same text.",
+                )
+            # not splitlines(): a text may hold other separators of lines
+            for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+                document = Document(**json.loads(line))
+                if document.text not in known:
+                    known.add(document.text)
+                    yield document
+
+    def written(self) -> int:
+        """Tokens of :meth:`documents`."""
+        return sum(document.tokens for document in self.documents())
+
+    def content(self, tokens: int) -> str | None:
+        """The first documents that have so many tokens; None when these are not written yet."""
+        parts: list[str] = []
+        total = 0
+        for document in self.documents():
+            parts.append(document.text)
+            total += document.tokens
+            if total >= tokens:
+                return "\n\n".join(parts) + "\n"
+        return None
+
+    def spec(self, source: str) -> str:
+        """What decides a source's text besides the model, for the fingerprint of a stage."""
+        said = {"tokens": tokens_of(source), **asdict(self.settings)}
+        return ", ".join(f"{key} {value}" for key, value in said.items())
+
+    # ---- writing ----
+
+    def tidy(self) -> None:
+        """Removes what a killed process left half-written."""
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink()
+
+    def start(self, made_from: dict[str, Any], begin: Any) -> None:
+        """Makes the folder and its record; ``begin`` is JSON-able."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be made: {error.strerror}.") from error
+        self._write({"made_from": made_from, "begin": begin, "shards": []})
+
+    def add(self, documents: list[Document]) -> None:
+        """The next shard: whole, or not there."""
+        record = self._record()
+        path = self._shard(len(record["shards"]))
+        with new_file(path) as file:
+            for document in documents:
+                file.write((json.dumps(asdict(document), ensure_ascii=False) + "\n").encode())
+        record["shards"].append(asdict(file_record(path)))
+        self._write(record)
+
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.jsonl"
+
+    def _write(self, content: dict[str, Any]) -> None:
+        said = {"format": FORMAT, "version": VERSION, **content}
+        write_file(self.folder / RECORD, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+
+    def _record(self) -> dict[str, Any]:
+        path = self.folder / RECORD
+        if not path.exists():
+            return {}
+        hint = f"delete {self.folder} to have the model write it anew."
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            known = content["format"], content["version"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BadStep(f"{path} is damaged: {error}.", hint) from error
+        if known != (FORMAT, VERSION):
+            raise BadStep(f"{path} is of another version of shrinkc.", hint)
+        return dict(content)
