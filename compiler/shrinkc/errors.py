@@ -28,6 +28,7 @@ from shrinkc.core.errors import (
     ShrinkcError,
     StageFailed,
     ToolMissing,
+    TrainingDiverged,
     UnsupportedModel,
     UsageError,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "ShrinkcError",
     "StageFailed",
     "ToolMissing",
+    "TrainingDiverged",
     "UnsupportedModel",
     "UsageError",
 ]

@@ -18,7 +18,7 @@ from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages import lora
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.training import Windows
-from shrinkc.core.errors import BadData, StageFailed
+from shrinkc.core.errors import BadData, TrainingDiverged
 from shrinkc.importer import load_hf
 
 from .conftest import InterruptAt
@@ -195,7 +195,9 @@ def test_a_loss_that_is_not_finite_stops(pruned: Path, step: Step, tmp_path: Pat
     weights["model.norm.weight"][0] = torch.inf
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     settings = lora.Settings(samples=8, dtype="float32", **FAST)
-    with pytest.raises(StageFailed, match="loss of step 0 is not finite.*lower lora.learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match="loss of step 0 is not finite.*lower lora.learning_rate"
+    ):
         lora.run(settings, step(broken))
     assert not (tmp_path / "out").exists()
 

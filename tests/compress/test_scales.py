@@ -84,7 +84,7 @@ def test_resumed_training_is_the_same_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(scales, "_check", lambda step, before: None)  # it starts a process
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = scales.Settings(samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST)
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
@@ -120,7 +120,7 @@ def test_the_source_stays_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files are hard links: the rewritten one must not be."""
-    monkeypatch.setattr(scales, "_check", lambda step, before: None)
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)
     source = quantised(tmp_path_factory, "coarse", COARSE)
     before = (source / scales.WEIGHTS).read_bytes()
     step = context(tmp_path / "a", source, unquantized=STORIES)

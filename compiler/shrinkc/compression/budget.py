@@ -584,7 +584,7 @@ def stages_of(
     """Depth and width first, but for what comes before a budget, then the recipe's stages, with one
     gptq before any eora."""
     stages = before_budget(recipe)
-    given = [s for s in recipe.stages[len(stages) :] if s.kind not in ("scales", "eora")]
+    given = [s for s in recipe.stages[len(stages) :] if s.kind not in ("scales", "qat", "eora")]
     if choice.removed:
         stages.append(Stage("depth", "depth", depth.Settings(layers=choice.removed)))
     narrow: dict[str, Any] = {}
@@ -598,7 +598,7 @@ def stages_of(
     name = next((s.name for s in given if s.kind == "gptq"), "gptq")
     stages += [s for s in given if s.kind != "gptq"]
     stages.append(Stage(name, "gptq", chosen))
-    return stages + [s for s in recipe.stages if s.kind in ("scales", "eora")]
+    return stages + [s for s in recipe.stages if s.kind in ("scales", "qat", "eora")]
 
 
 def _gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:

@@ -29,7 +29,7 @@ from shrinkc.core.words import show_size, show_time
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "eora": 16,
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "gptq": 16, "scales": 16, "qat": 28, "eora": 16,
 }  # fmt: skip
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
@@ -39,7 +39,7 @@ OWN_TOKEN_BYTES = 6  # of text that the model writes, on disk
 # that takes about so many times what loading it takes.
 STEP_LOADS = 5.0
 # Seconds of a child process besides its work: its libraries.
-CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "eora": 14.0}
+CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "qat": 7.0, "eora": 14.0}
 
 
 @dataclass

@@ -616,7 +616,9 @@ def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
     """With the stage gptq that a budget will put before stages that work on integers."""
     if recipe.budget is None or any(s.kind == "gptq" for s in recipe.stages):
         return recipe
-    first = next((i for i, s in enumerate(recipe.stages) if s.kind in ("scales", "eora")), None)
+    first = next(
+        (i for i, s in enumerate(recipe.stages) if s.kind in ("scales", "qat", "eora")), None
+    )
     if first is None:
         return recipe
     from shrinkc.compression.budget import Space, gptq_settings

@@ -19,7 +19,7 @@ from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
 from shrinkc.compression.texts import check_duplicates, read_texts
-from shrinkc.core.errors import BadData, BadRecipe, StageFailed
+from shrinkc.core.errors import BadData, BadRecipe, TrainingDiverged
 from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
@@ -161,7 +161,8 @@ class Training:
     """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
 
     ``prepare(model)`` changes the frozen model of ``step.source`` in place, so that what is to be
-    trained, and nothing else, requires a gradient (float32).
+    trained, and nothing else, requires a gradient (float32).  ``rate(name)``: how many times the learning
+    rate a tensor has.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Training:
         kind: str,
         prepare: Callable[[Any], None],
         teacher: Path | None,
+        rate: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         import torch
 
@@ -182,8 +184,12 @@ class Training:
         prepare(loaded.model)
         self.model = loaded.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [p for n, p in self.parameters.items() if rate(n) == share], "share": share}
+            for share in sorted({rate(n) for n in self.parameters})
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.teacher = None
         if settings.distill:
@@ -242,14 +248,16 @@ class Training:
         total = 0.0
         for ids in windows.batch(number, settings.batch, settings.micro_batch):
             total += self._backward(ids.to(self.step.device), tokens)
-        if not math.isfinite(total):
-            raise StageFailed(
-                f"{self.kind}: the loss of step {number} is not finite.",
-                f"lower {self.kind}.learning_rate.",
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP))
+        if not math.isfinite(total) or not math.isfinite(norm):
+            what = "gradient" if math.isfinite(total) else "loss"
+            raise TrainingDiverged(
+                f"{self.kind}: the {what} of step {number} is not finite.",
+                f"lower {self.kind}.learning_rate, and delete this step's folder in .scratch of the run to "
+                "begin it again; the steps before it stay.",
             )
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(number, steps)
+            group["lr"] = settings.rate(number, steps) * group["share"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total

@@ -261,6 +261,13 @@ class StageFailed(ShrinkcError):
     title = "stage failed"
 
 
+class TrainingDiverged(ShrinkcError):
+    """The loss of a training is NaN or infinite."""
+
+    exit_code = 55
+    title = "training diverged"
+
+
 class Mismatch(ShrinkcError):
     """The target's integers differ from the interpreter's, or nothing was compared."""
 

@@ -14,6 +14,21 @@ def words_for(count: int, bits: int) -> int:
     return -(-count // 32) * 3 if bits == 3 else -(-count * bits // 32)
 
 
+def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
+    """Return little-endian words [rows, …] of ``values`` uint8 [rows, count], which fill them."""
+    rows, count = values.shape
+    if count * bits % 32:
+        raise ValueError(f"{count} values of {bits} bit do not fill 32-bit words")
+    out = np.empty((rows, count * bits // 8), dtype=np.uint8)
+    for start in range(0, rows, _ROWS):
+        part = values[start : start + _ROWS, :, None]
+        fields = np.unpackbits(part, axis=2, count=bits, bitorder="little")
+        out[start : start + _ROWS] = np.packbits(
+            fields.reshape(len(part), count * bits), axis=1, bitorder="little"
+        )
+    return out.view("<u4")
+
+
 def unpack(words: NDArray[np.integer], bits: int, count: int) -> NDArray[np.uint8]:
     """Return uint8 [rows, count] from little-endian ``words`` [rows, …] of any integer type.
 

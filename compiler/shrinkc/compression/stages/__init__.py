@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
 
-KINDS = ("vocabulary", "depth", "width", "lora", "gptq", "scales", "eora")
-ON_INTEGERS = ("gptq", "scales", "eora")  # stages that give a quantised model
+KINDS = ("vocabulary", "depth", "width", "lora", "gptq", "scales", "qat", "eora")
+ON_INTEGERS = ("gptq", "scales", "qat", "eora")  # stages that give a quantised model
 
 
 class StageModule(Protocol):

@@ -7,8 +7,12 @@ needs no side path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from shrinkc.checkpoints import load
 from shrinkc.compression.calibration import Calibration
@@ -29,6 +33,7 @@ from shrinkc.compression.training import (
 from shrinkc.core.errors import StageFailed, UnsupportedModel
 from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
+from shrinkc.importer.packed_words import pack
 
 WEIGHTS = "model.safetensors"
 # A scale stays positive: the least that its factor can become.
@@ -77,17 +82,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains, and writes the checkpoint with its new scales and gains."""
     import torch
 
-    if find_adapter(step.source) is not None:
-        raise UnsupportedModel(
-            f"{step.source} has an adapter, which was made for the scales as they are.",
-            "put the stage eora after scales.",
-        )
     torch.manual_seed(step.seed)
-    weights = {
-        name: weight
-        for name, weight in read_gptq(step.source).items()
-        if name.startswith("model.layers.")
-    }
+    weights = quantised_matrices(step)
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
@@ -100,9 +96,23 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts = training.train()
     trained = training.trained_tensors()
     del training
-    _write(step, trained)
-    _check(step, weights)
+    write_checkpoint(step, trained)
+    check_checkpoint(step, "scales", {name: weight.q for name, weight in weights.items()})
     return StepReport(facts)
+
+
+def quantised_matrices(step: StepContext) -> dict[str, QuantizedWeight]:
+    """Those of the layers, by module.  UnsupportedModel where a side path goes with them."""
+    if find_adapter(step.source) is not None:
+        raise UnsupportedModel(
+            f"{step.source} has an adapter, which was made for the scales as they are.",
+            "put the stage eora after scales and qat.",
+        )
+    return {
+        name: weight
+        for name, weight in read_gptq(step.source).items()
+        if name.startswith("model.layers.")
+    }
 
 
 def _scaled(weight: QuantizedWeight, settings: Settings, device: str) -> Any:
@@ -137,8 +147,16 @@ def _scaled(weight: QuantizedWeight, settings: Settings, device: str) -> Any:
     return Scaled()
 
 
-def _write(step: StepContext, trained: dict[str, Any]) -> None:
-    """The files of the source with the trained scales and gains in their stored types."""
+def write_checkpoint(
+    step: StepContext,
+    trained: dict[str, Any],
+    integers: Mapping[str, tuple[QuantizedWeight, np.ndarray]] = MappingProxyType({}),
+) -> None:
+    """The files of the source with the trained scales and gains in their stored types.
+
+    ``integers``: module -> the matrix as it was, and its new integers, in the same stored order.
+    """
+    import torch
     from safetensors.torch import load_file, save_file
 
     link_files(step.source, step.out)
@@ -151,6 +169,12 @@ def _write(step: StepContext, trained: dict[str, Any]) -> None:
             tensors[f"{module}.scales"] = new.to(old.dtype).contiguous()
         else:
             tensors[name] = value.to(tensors[name].dtype)
+    for module, (weight, q) in integers.items():
+        if weight.order is not None:  # the file has them in the model's order
+            q = q[:, np.argsort(weight.order)]
+        words = torch.from_numpy(pack(q, weight.bits).view(np.int32).T.copy())
+        assert words.shape == tensors[f"{module}.qweight"].shape
+        tensors[f"{module}.qweight"] = words
     file = step.out / WEIGHTS
     mode = file.stat().st_mode
     file.unlink()  # a hard link: the source's own must stay as it is
@@ -158,18 +182,16 @@ def _write(step: StepContext, trained: dict[str, Any]) -> None:
     file.chmod(mode)
 
 
-def _check(step: StepContext, before: dict[str, QuantizedWeight]) -> None:
-    """StageFailed unless the directory loads, and has the integers it had."""
-    import numpy as np
-
+def check_checkpoint(step: StepContext, kind: str, integers: Mapping[str, np.ndarray]) -> None:
+    """StageFailed unless the directory loads, and has these integers."""
     after = read_gptq(step.out)
-    wrong = [name for name, weight in before.items() if not np.array_equal(weight.q, after[name].q)]
+    wrong = [name for name, q in integers.items() if not np.array_equal(q, after[name].q)]
     if wrong:
-        raise StageFailed(f"scales: the integers of {wrong[0]} are not what they were.")
+        raise StageFailed(f"{kind}: the integers of {wrong[0]} are not what was written.")
     request = {
         "task": "check", "out": str(step.out), "seed": step.seed, "threads": step.threads,
     }  # fmt: skip
-    with step.reporter.stage("scales: loading") as update:
-        log = step.log_dir / "scales.log"
+    with step.reporter.stage(f"{kind}: loading") as update:
+        log = step.log_dir / f"{kind}.log"
         run_child(WORKER, request, log=log, threads=step.threads, update=update)
     load(step.out)

@@ -1,0 +1,277 @@
+"""The stage qat: what its rounding and gradients are, what it recovers, and what it writes."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.compress.quantising import (
+    COARSE,
+    MIXED,
+    STORIES,
+    context,
+    loss,
+    quantised,
+    run_stage,
+    write_text,
+)
+
+from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.recipe import load_recipe
+from shrinkc.compression.stages import qat, scales
+from shrinkc.core.errors import BadRecipe, TrainingDiverged
+from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.packed_words import pack, unpack
+
+from .conftest import InterruptAt
+from .test_scales import weight
+
+torch = pytest.importorskip("torch")
+
+FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 2e-3, "dtype": "float32"}
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("bits", "group", "inputs"), [(4, 32, 96), (3, 16, 40), (2, 40, 40)])
+def test_the_layer_begins_as_it_was_quantised(
+    bits: int, group: int, inputs: int, ordered: bool
+) -> None:
+    given = weight(bits, group, inputs, ordered)
+    floats = np.random.default_rng(1).normal(size=(6, inputs)).astype(np.float32)
+    x = torch.randn(2, 3, inputs, generator=torch.Generator().manual_seed(0))
+    wanted = x @ torch.from_numpy(given.dequantized()).T
+    for begin in (None, floats):  # however far it lies from its float weights
+        layer = qat.rounded(given, begin, "float32", "cpu")
+        torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
+    assert bool((layer.latent != layer.latent.round()).any())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool) -> None:
+    """Against torch's own, with the rounding taken for a constant shift."""
+    given = weight(3, 16, 40, ordered)
+    layer = qat.rounded(given, None, "float32", "cpu")
+    with torch.no_grad():
+        layer.latent += torch.randn(layer.latent.shape, generator=torch.Generator().manual_seed(2))
+        layer.change += 0.1
+        layer.change[0, 0] = -2.0  # below the least factor: it stays there
+    latent, change = (p.detach().clone().requires_grad_() for p in (layer.latent, layer.change))
+    q = latent.clamp(0, 7)
+    q = q + (q.round() - q).detach()
+    scale = torch.from_numpy(given.scale) * (1 + change).clamp_min(scales.FACTOR_MIN)
+    zero = torch.from_numpy(-given.offset / given.scale).round()
+    wide, shift = (t.repeat_interleave(16, 1)[:, :40] for t in (scale, zero))
+    matrix = (q - shift) * wide
+    if given.order is not None:
+        matrix = matrix[:, np.argsort(given.order)]
+    x = torch.randn(5, 40, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    slope = torch.randn(5, 6, generator=torch.Generator().manual_seed(4))
+    (x @ matrix.T * slope).sum().backward()
+    mine = x.detach().clone().requires_grad_()
+    (layer(mine) * slope).sum().backward()
+    torch.testing.assert_close(mine.grad, x.grad)
+    torch.testing.assert_close(layer.latent.grad, latent.grad)
+    torch.testing.assert_close(layer.change.grad, change.grad)
+    assert bool((latent.grad == 0).any()) and bool((latent.grad != 0).any())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packing_is_what_unpacking_undoes(bits: int) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, (1500, 96)).astype(np.uint8)
+    np.testing.assert_array_equal(unpack(pack(values, bits), bits, 96), values)
+    with pytest.raises(ValueError, match="do not fill"):
+        pack(values[:, :5], bits)
+
+
+def trained(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "qat", **settings: Any
+) -> tuple[Path, dict[str, Any]]:
+    """The directory that a stage leaves, and the facts of its record."""
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    teacher = {"unquantized": STORIES, "teacher": STORIES}
+    step, report = run_stage(folder, kind, source, {"distill": 1.0, **FAST, **settings}, **teacher)
+    return step.out, report.parameters
+
+
+def test_it_recovers_more_than_scales(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    out, facts = trained(tmp_path / "a", source, monkeypatch, samples=160, weight_rate=8e-3)
+    _, other = trained(tmp_path / "b", source, monkeypatch, "scales", samples=160)
+    own, scaled = ([loss for _, loss in f["loss_curve"]] for f in (facts, other))
+    assert own[0] == pytest.approx(scaled[0], rel=1e-4)  # it begins as it was quantised
+    assert np.mean(own[-10:]) < 0.9 * np.mean(scaled[-10:]) < np.mean(own[:5])
+    text = write_text(tmp_path)
+    assert loss(out, text) < loss(source, text) - 0.1
+    assert facts_of(out).packed_bytes == facts_of(source).packed_bytes
+
+
+@pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
+def test_only_integers_and_scales_change(
+    name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Groups of 2 bit; and all widths, with rows of one scale and the order that act-order left."""
+    source = quantised(tmp_path_factory, name, kind)
+    out, facts = trained(tmp_path / "a", source, monkeypatch, samples=24, weight_rate=3e-2)
+    before, after = read_gptq(source), read_gptq(out)
+    layers = [n for n in before if n.startswith("model.layers.")]
+    changed = sum(int((after[n].q != before[n].q).sum()) for n in layers)
+    count = sum(before[n].q.size for n in layers)
+    assert facts["integers_changed"] == pytest.approx(changed / count, abs=1e-6)
+    assert 0.001 < changed / count < 0.2
+    assert before.keys() == after.keys()
+    for module, new in after.items():
+        old = before[module]
+        assert (new.bits, new.group) == (old.bits, old.group) and (new.scale > 0).all()
+        np.testing.assert_allclose(new.offset / new.scale, old.offset / old.scale, rtol=1e-3)
+        np.testing.assert_array_equal(
+            new.order if old.order is not None else [], [] if old.order is None else old.order
+        )
+
+
+def test_what_was_trained_is_what_is_written(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that loads gives what the trained one gave."""
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    kept = {}
+
+    class Spy(qat.Training):
+        def trained_tensors(self) -> dict[str, torch.Tensor]:
+            ids = torch.arange(3, 40)[None]
+            with torch.no_grad():
+                kept["logits"] = self.model(ids).logits
+            return super().trained_tensors()
+
+    monkeypatch.setattr(qat, "Training", Spy)
+    out, _ = trained(tmp_path / "a", source, monkeypatch, samples=16)
+    with torch.no_grad():
+        found = load(out).model(torch.arange(3, 40)[None]).logits
+    # scales and gains are stored in 16 bit
+    torch.testing.assert_close(found, kept["logits"], rtol=2e-2, atol=5e-2)
+
+
+RECIPE = """
+[calibration]
+text = ["self:2k"]
+samples = 16
+length = 64
+[self_text]
+length = 64
+batch = 16
+[gptq]
+bits = 2
+group = 32
+sym = false
+[qat]
+samples = 80
+weight_rate = 1e-2
+batch = 4
+length = 64
+dtype = "float32"
+"""
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C within training, then SIGKILL while its state is written all the time."""
+    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    text = write_text(tmp_path)
+    settings = qat.Settings(samples=80, text=(text,), **FAST)
+    whole = context(tmp_path / "whole", source, unquantized=STORIES, teacher=STORIES)
+    qat.run(settings, whole)
+    parts = context(tmp_path / "parts", source, unquantized=STORIES, teacher=STORIES)
+    parts.reporter = InterruptAt("qat", 3)
+    with pytest.raises(KeyboardInterrupt):
+        qat.run(settings, parts)
+    assert not any(parts.out.iterdir())
+    program = (
+        "import sys, torch, json\nfrom pathlib import Path\nfrom tests.compress.test_qat import *\n"
+        "import shrinkc.compression.training as t\nt.SAVE_SECONDS = 0.0\ntorch.set_num_threads(1)\n"
+        "folder, source, text = map(Path, sys.argv[1:])\nstep = context(folder / 'x', source, "
+        "unquantized=STORIES, teacher=STORIES)\nstep.scratch = folder / 'scratch'\n"
+        "qat.run(qat.Settings(samples=80, text=(str(text),), **FAST), step)"
+    )
+    before = (parts.scratch / "training.pt").stat().st_mtime_ns
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "parts"), str(source), text],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    deadline = time.monotonic() + 100
+    while child.poll() is None and time.monotonic() < deadline:
+        if (parts.scratch / "training.pt").stat().st_mtime_ns != before:
+            break
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    parts.reporter = whole.reporter
+    qat.run(settings, parts)
+    for file in whole.out.iterdir():
+        assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
+
+
+def test_a_recipe_from_its_own_text(tmp_path: Path) -> None:
+    file, out = tmp_path / "r.toml", tmp_path / "run"
+    file.write_text(RECIPE)
+    command = ["compress", str(STORIES), "--recipe", str(file), "-o", str(out)]
+    assert run_cli([*command, "--dry-run"]) == 0 and not out.exists()
+    settings = load_recipe(str(file)).stages[1].settings
+    assert settings.distill == 1.0 and settings.train_norms  # towards MODEL by default
+
+
+def test_it_loads_and_compiles(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    settings = {"samples": 8, "weight_rate": 0.1, **FAST}
+    step, _ = run_stage(tmp_path / "a", "qat", source, settings, unquantized=STORIES)
+    program = str(tmp_path / "program")
+    assert run_cli(["compile", str(step.out), "-o", program]) == 0
+    assert run_cli(["run", program, "--on", "host", "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+def test_a_training_that_diverges(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shrinkc.compression import training
+
+    plain, calls = training.loss_and_gradient, []
+
+    def broken(*given: Any) -> tuple[float, Any]:
+        calls.append(1)
+        loss, gradient = plain(*given)
+        return (math.nan if len(calls) == 5 else loss), gradient
+
+    monkeypatch.setattr(training, "loss_and_gradient", broken)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    step = context(tmp_path / "a", source, unquantized=STORIES, teacher=STORIES)
+    with pytest.raises(TrainingDiverged, match="the loss of step 2 is not finite") as caught:
+        qat.run(qat.Settings(samples=80, text=(write_text(tmp_path),), **FAST), step)
+    assert caught.value.exit_code == 55 and "qat.learning_rate" in str(caught.value)
+    assert not any(step.out.iterdir())
+    # what was trained before is kept as it was
+    state = torch.load(step.scratch / "training.pt", weights_only=True)
+    assert len(state["losses"]) == 2 and all(map(math.isfinite, state["losses"]))
+
+
+def test_refusals(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(BadRecipe, match="weight_rate = 2"):
+        qat.Settings(weight_rate=2.0)
+    (problem,) = qat.preflight(qat.Settings(), facts_of(STORIES))
+    assert "needs a quantised model" in problem
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    assert "context is 512" in qat.preflight(qat.Settings(length=1024), facts_of(source))[0]
