@@ -222,7 +222,7 @@ def test_a_model_that_only_ends_texts(stories: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [*range(512)]}))
     with pytest.raises(NothingWritten, match="mute wrote nothing new in 32 attempts") as caught:
         compress(str(mute), tmp_path / "o", recipe(["self:2k"]), reporter=Silent())
-    assert caught.value.exit_code == 18 and "self_text.temperature" in str(caught.value)
+    assert caught.value.exit_code == 19 and "self_text.temperature" in str(caught.value)
 
 
 def test_a_run_on_its_own_text(stories: Path, story_file: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class TokenizerNotCut(ShrinkcError):
 class NothingWritten(ShrinkcError):
     """The model that was to write its own text for calibration or training writes none."""
 
-    exit_code = 18
+    exit_code = 19
     title = "no text written"
 
 
