@@ -271,6 +271,16 @@ def test_mixed_with_a_file_by_size(written: SelfText, story_file: Path, stories:
     assert own is not None and text.removeprefix("<s>").strip()[:100] in own
 
 
+def test_the_tokens_that_it_needs_stay(stories: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = {"self_text": SMALL, "vocabulary": {"text": ["self:1k"], "share": 0.9}}
+    compress(str(stories), out, parse_recipe(given), reporter=Silent())
+    record = json.loads((out / "01-vocabulary" / "step.json").read_text())
+    assert record["parameters"]["tokens"] < 512 and record["parameters"]["covered"] >= 0.9
+    assert "content of self:1k" in record["fingerprint"]
+    assert sum(record["parameters"]["tokens_of_texts"]) > 2000
+
+
 def test_too_little_is_refused_before_it_is_written(stories: Path, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="16 samples of 64 tokens need 1024 tokens, the text has 500"):
         compress(str(stories), tmp_path / "o", recipe(["self:500"]), reporter=Silent())

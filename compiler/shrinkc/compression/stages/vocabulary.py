@@ -18,6 +18,7 @@ from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, exactly_one
 from shrinkc.compression.cut_tokenizer import Choice, Pieces
 from shrinkc.compression.facts import ModelFacts, predicted
+from shrinkc.compression.self_text import is_self
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.texts import Text, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
@@ -72,15 +73,15 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
 
 
 def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    if not settings.text:
-        return {}
-    return {t.name: t.sha256 for t in read_texts(settings.text, "vocabulary.text")}
+    """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
+    files = tuple(source for source in settings.text if not is_self(source))
+    return {t.name: t.sha256 for t in read_texts(files, "vocabulary.text")} if files else {}
 
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
     """TokenizerNotCut, BadRecipe and BadData before the work, since choosing takes seconds."""
-    choose(settings, _texts(settings, calibration), tokenizer)
+    texts = [text for text in _texts(settings, calibration) if not text.promised]
+    choose(settings, texts, tokenizer)
     return []
 
 
@@ -160,7 +161,9 @@ def choose(
 
 
 def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
-    return read_texts(settings.text, "vocabulary.text") if settings.text else calibration.texts
+    if not settings.text:
+        return calibration.texts
+    return read_texts(settings.text, "vocabulary.text", calibration.own)
 
 
 def _used(texts: list[Text], tokenizer: Any) -> Counter[int]:
