@@ -14,6 +14,7 @@ from helpers.texts import trained_bytelevel
 from helpers.tiny_llama import added_token, sentencepiece_json, write_tiny_llama
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
+from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.recipe import parse_recipe
 from shrinkc.compression.run import compress
@@ -72,7 +73,7 @@ def test_without_calibration_text_its_own_is_counted(
     settings = vocabulary.Settings(share=0.9, text=(str(other_file),))
     assert not settings.needs_calibration and vocabulary.Settings(keep=9).needs_calibration
     assert list(vocabulary.inputs(settings)) == [other_file.name]
-    report = vocabulary.run(settings, step(calibration=None)).parameters
+    report = vocabulary.run(settings, step(calibration=Calibration((), 8, 64))).parameters
     # 386 cover so much; up to 448 there is room for all of them
     assert report["covered"] == 1.0 and report["tokens"] == 448
     assert facts_of(tmp_path / "out").config.vocab_size == 448

@@ -80,8 +80,7 @@ def inputs(settings: Settings) -> dict[str, str]:
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
     """TokenizerNotCut, BadRecipe and BadData before the work, since choosing takes seconds."""
-    texts = [text for text in _texts(settings, calibration) if not text.promised]
-    choose(settings, texts, tokenizer)
+    choose(settings, _texts(settings, calibration), tokenizer)
     return []
 
 
@@ -142,7 +141,7 @@ def choose(
     pieces = Pieces(json.loads(tokenizer.backend_tokenizer.to_str()))
     always = [index for index in (*named, *_chat_ids(tokenizer)) if index in pieces.pieces]
     used = _used(texts, tokenizer)
-    if not used:
+    if not used and not any(text.promised for text in texts):
         names = ", ".join(text.name for text in texts)
         raise BadData(
             f"vocabulary.text: {names} has no tokens.",
@@ -167,7 +166,8 @@ def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
 
 
 def _used(texts: list[Text], tokenizer: Any) -> Counter[int]:
-    return Counter(encode_texts(texts, tokenizer))
+    """Ids of the texts that are there; of one that the model has still to write nothing is known."""
+    return Counter(encode_texts([text for text in texts if not text.promised], tokenizer))
 
 
 def _chat_ids(tokenizer: Any) -> list[int]:
