@@ -45,7 +45,11 @@ extern int32_t sc_logits[SC_VOCAB];
 extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
-void sc_forward(void *unused, int core); /* for sc_run_workers */
+/* For sc_run_workers: what comes before the first pass, and a pass. */
+#ifdef SC_HAS_ENGINES
+void sc_start(void *unused, int core);
+#endif
+void sc_forward(void *unused, int core);
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
 void sc_stream_begin(int with_head); /* the last core, before any sc_stream_tile */

@@ -14,9 +14,12 @@
 /* What an engine's source defines as sc_engine_<name>.  All workers call these, with their core; `at` is
  * where the matrix begins.  Its scratch in L1 is at SC_AT_ENGINE, if it asked for any. */
 typedef struct {
+    /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
+     * token's activations will be from q on. */
+    void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
     /* NULL, or by the last core alone what can be done before one token's activations are there, which will be
-     * 16-bit ones from q on. */
-    void (*prepare)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
+     * 16-bit ones. */
+    void (*prepare)(const sc_matrix *m);
     /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents
      * may not be there yet. */
     void (*begin)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core);

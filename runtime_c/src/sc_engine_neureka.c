@@ -238,15 +238,15 @@ typedef struct {
     uint32_t form;                    /* equal for those that differ in nothing but their place */
     uint32_t job_bytes;               /* of weights */
     uint32_t last_out_in, last_tiles; /* of the last one */
-    uint16_t count;                   /* 0: not made yet */
+    uint16_t count;                   /* 0: of a matrix that another engine runs */
     uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
     uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
 } image;
 _Static_assert(sizeof(image) == SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
 
-static __attribute__((noinline)) void make_image(const sc_matrix *m, const uint8_t *at, const int8_t *q,
-                                                 image *i) {
+static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+    image *const i = &images[m - sc_matrices];
     const cut c = cut_of(m, 1);
     const part last = part_of(&c, c.count - 1);
     const sc_neureka_job end = job_of(m, at, q, &c, c.count - 1);
@@ -282,11 +282,9 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
 /* The matrix whose first job has been written, but not committed; the last core's own. */
 static SC_L1 const sc_matrix *ready;
 
-SC_HOT static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+SC_HOT static void prepare(const sc_matrix *m) {
     if (ready == m) return;
-    image *i = image_of(m);
-    if (__builtin_expect(!i->count, 0)) make_image(m, at, q, i);
-    write_one(i, 0);
+    write_one(image_of(m), 0);
     ready = m;
 }
 
@@ -370,7 +368,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
                 sc_neureka_commit();
             } else if (left == 0) {
                 const sc_matrix *const next = next_of(m);
-                if (next) prepare(next, 0, 0);
+                if (next) prepare(next);
             }
         }
         uint32_t n = rows;
@@ -388,6 +386,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 
 #else
 
+#define start 0
 #define prepare 0
 
 static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
@@ -428,10 +427,10 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 #endif
 
 #if SC_ON_NEUREKA != 255
-SC_L1_DATA const sc_engine sc_engine_neureka = {prepare, begin, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka = {start, prepare, begin, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
-SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {prepare, begin, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, end, read_row};
 #endif
 
 #endif

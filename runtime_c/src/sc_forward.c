@@ -80,9 +80,9 @@ SC_PHASE static void embed(int core) {
 
 #ifdef SC_HAS_ENGINES
 /* Before the activations are there, and a barrier before begin(). */
-static inline void prepare(const sc_matrix *m, const int8_t *q, int core) {
+static inline void prepare(const sc_matrix *m, int core) {
     const sc_engine *const engine = sc_engine_of(m);
-    if (core == SC_LAST_CORE(SC_CORES) && engine->prepare) engine->prepare(m, in_place(m), q);
+    if (core == SC_LAST_CORE(SC_CORES) && engine->prepare) engine->prepare(m);
 }
 #endif
 
@@ -92,7 +92,7 @@ static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const
     sc_q16_job j = *job;
     sc_barrier();
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, j.q, core);
+    if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, core);
 #endif
     if (j.tokens >= SC_CORES) { /* whole tokens for each core */
         j.first = (uint32_t)core, j.step = SC_CORES;
@@ -128,7 +128,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     sc_barrier();
 #ifdef SC_HAS_ENGINES
     const int on_engine = m->engine != SC_ON_CORES;
-    if (on_engine) prepare(m, xq[0], core);
+    if (on_engine) prepare(m, core);
 #endif
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
@@ -558,6 +558,15 @@ SC_PHASE static void head(int core) {
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
+
+#ifdef SC_HAS_ENGINES
+void sc_start(void *unused, int core) {
+    (void)unused;
+    if (core != SC_LAST_CORE(SC_CORES)) return;
+    for (const sc_matrix *m = sc_matrices; m < sc_matrices + SC_MATRICES; m++)
+        if (m->engine != SC_ON_CORES && sc_engine_of(m)->start) sc_engine_of(m)->start(m, in_place(m), xq[0]);
+}
+#endif
 
 SC_HOT void sc_forward(void *unused, int core) {
     (void)unused;

