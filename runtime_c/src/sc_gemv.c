@@ -320,7 +320,8 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 #ifdef SC_HAS_ENGINES
 #define JOINED_SILU 64u /* rows of gate and up at a time */
 
-/* rescale_rows() of low + 256 * high; to y, or, with `add`, to the residual there */
+/* rescale_rows() of low + 256 * high, shifted to the right by a bit at least; to y.  Or, with `add`, to the residual
+ * there, and also shifted to the left by up to 30. */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y) {
@@ -339,9 +340,24 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
-    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right)                   \
-    : "memory"
-    if (n > 1 && add)
+    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right)
+    if (n > 1 && add && right <= 0) { /* clipped to what becomes 2^30, and that once more */
+        const int32_t left = -right, limit = 1 << (30 - left);
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
+                         ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
+                         ".insn r 0x33, 5, 0x0A, %[b], %[b], %[limit]\n"
+                         "lw %[s], 0(%[y])\n"
+                         "lw %[t], 4(%[y])\n"
+                         "sll %[a], %[a], %[left]\n"
+                         "sll %[b], %[b], %[left]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         "add %[a], %[a], %[s]\n"
+                         "add %[b], %[b], %[t]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(25)
+                         : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
+    } else if (n > 1 && add)
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 21) JOIN_TWO
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
@@ -350,12 +366,12 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "add %[b], %[b], %[t]\n"
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(21) : JOINED);
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(21) : JOINED : "memory");
     else if (n > 1)
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 15) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(15) : JOINED);
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(15) : JOINED : "memory");
     /* clang-format on */
 #undef JOIN_TWO
 #undef JOINED
@@ -363,7 +379,8 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #endif
     for (; n; n--, r++, y++) {
         const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
-        const int32_t v = sc_round(sc_mulh(acc, (int32_t)(*r * mantissa)), right);
+        const int32_t high_word = sc_mulh(acc, (int32_t)(*r * mantissa));
+        const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
         *y = add ? sc_add_to_residual(*y, v) : v;
     }
 }
@@ -378,7 +395,7 @@ static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows,
     finish_rows(out, dst, row, rows, y);
 }
 
-/* As below, where the rounded result is shifted by less than one bit, or has a bias. */
+/* As below, where join_rows() cannot shift that far, or has a bias to add. */
 static __attribute__((noinline, cold)) void join_any(const sc_matrix *m, const uint16_t *r, uint32_t row,
                                                      uint32_t rows, const int32_t *low, const int32_t *high,
                                                      const sc_qvec *x, const sc_output *out, int32_t *dst) {
@@ -401,7 +418,7 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
                              int32_t *dst) {
     if (row >= m->rows) return; /* a share of the last block's padding alone */
     const int32_t right = right_shift(m, x);
-    int plain = right > 0;
+    int plain = right > (out->kind == SC_ADD ? -31 : 0);
 #ifdef SC_HAS_BIAS
     plain &= !out->bias;
 #endif
