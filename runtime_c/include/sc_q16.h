@@ -15,8 +15,8 @@ SC_INLINE uint32_t q16_share(uint32_t k, uint32_t share, uint32_t *first) {
     return at >= k ? 0 : k - at < each ? k - at : each;
 }
 
-/* y = (x << up) * gain / 2^32, n > 0 of them; returns the largest |y|, at least 1, and the sum of squares of what SC_NORM_DROP
- * leaves of x << up.  y may be x. */
+/* y = (x << up) * gain / 2^32, n > 0 of them; returns the largest |y|, at least 1, and the sum of squares of
+ * x << up >> drop.  y may be x. */
 SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, int up, int drop, int32_t *y,
                             uint32_t *squares) {
     int32_t top = 1;

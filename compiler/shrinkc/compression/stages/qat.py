@@ -23,7 +23,6 @@ from shrinkc.compression.training import (
     Training,
     TrainingSettings,
     check_texts,
-    samples_to_train,
     text_hashes,
     train_norms,
 )
@@ -53,11 +52,7 @@ class Settings(TrainingSettings):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """No quantised model; windows that are longer than the model's context."""
-    problems = settings.length_problems(facts)
-    if not facts.quantized:
-        problems.append("qat needs a quantised model; put a stage gptq before it")
-    return problems
+    return scales.quantised_problems(settings, facts, "qat")
 
 
 def inputs(settings: Settings) -> dict[str, str]:
@@ -71,9 +66,7 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens through the model: forward, backward with weight gradients, and the teacher."""
-    samples = samples_to_train(settings, "qat", calibration)
-    return samples * settings.length * (4.0 if settings.distill else 3.0)
+    return scales.tokens_of_training(settings, "qat", calibration)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

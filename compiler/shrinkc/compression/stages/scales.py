@@ -55,11 +55,7 @@ class Settings(TrainingSettings):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """No quantised model; windows that are longer than the model's context."""
-    problems = settings.length_problems(facts)
-    if not facts.quantized:
-        problems.append("scales needs a quantised model; put a stage gptq before it")
-    return problems
+    return quantised_problems(settings, facts, "scales")
 
 
 def inputs(settings: Settings) -> dict[str, str]:
@@ -73,9 +69,7 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens through the model: forward, backward with weight gradients, and the teacher."""
-    samples = samples_to_train(settings, "scales", calibration)
-    return samples * settings.length * (4.0 if settings.distill else 3.0)
+    return tokens_of_training(settings, "scales", calibration)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -99,6 +93,20 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     write_checkpoint(step, trained)
     check_checkpoint(step, "scales", {name: weight.q for name, weight in weights.items()})
     return StepReport(facts)
+
+
+def quantised_problems(settings: TrainingSettings, facts: ModelFacts, stage: str) -> list[str]:
+    """No quantised model; windows that are longer than the model's context."""
+    problems = settings.length_problems(facts)
+    if not facts.quantized:
+        problems.append(f"{stage} needs a quantised model; put a stage gptq before it")
+    return problems
+
+
+def tokens_of_training(settings: TrainingSettings, stage: str, calibration: Calibration) -> float:
+    """Tokens through the model: forward, backward with weight gradients, and the teacher."""
+    samples = samples_to_train(settings, stage, calibration)
+    return samples * settings.length * (4.0 if settings.distill else 3.0)
 
 
 def quantised_matrices(step: StepContext) -> dict[str, QuantizedWeight]:

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How an op's result becomes a matrix's input, and starts the engine that multiplies it: for sc_forward.c only. */
+#ifndef SC_INPUTS_H
+#define SC_INPUTS_H
+
+#include "sc_buffers.h"
+#include "sc_q16.h"
+
+/* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
+#define SC_PHASE SC_HOT
+
+/* A permutation of inputs, in models that have any. */
+#if SC_PERMS
+#define SC_PERM(p) (p)
+#else
+#define SC_PERM(p) ((const uint16_t *)0)
+#endif
+
+#ifdef SC_HAS_ENGINES
+/* Where a matrix lies that an engine reads in place. */
+static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
+#endif
+
+#ifdef SC_HAS_ENGINES
+/* Before the activations are there, and a barrier before begin(). */
+static inline void prepare(const sc_matrix *m, int core) {
+    const sc_engine *const engine = sc_engine_of(m);
+    if (core == SC_LAST_CORE(SC_CORES) && engine->prepare) engine->prepare(m);
+}
+#endif
+
+#if SC_Q16
+/* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
+static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
+    sc_q16_job j = *job;
+    sc_barrier();
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, core);
+#endif
+    if (j.tokens >= SC_CORES) { /* whole tokens for each core */
+        j.first = (uint32_t)core, j.step = SC_CORES;
+        sc_q16_scan(&j, 0, 1);
+        sc_q16_quantize(&j, 0, 1);
+        for (uint32_t t = (uint32_t)core; j.gain && t < j.tokens; t += SC_CORES)
+            sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+    } else {
+        sc_q16_scan(&j, core, SC_CORES);
+        sc_barrier();
+        sc_q16_quantize(&j, core, SC_CORES);
+    }
+    int norms = SC_LAST_CORE(SC_CORES);
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), j.out, j.tokens, core);
+        norms = 0;
+    }
+#else
+    (void)m;
+#endif
+    if (j.tokens >= SC_CORES || !j.gain || core != norms) return;
+    for (uint32_t t = 0; t < j.tokens; t++) sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+}
+
+/* One token's, as several: a share for each core.  An engine starts with the values alone; what a norm makes of
+ * their scale comes beside it. */
+SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
+    const sc_cut *const cut = &m->in;
+    const int last = core == SC_LAST_CORE(SC_CORES);
+    uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
+    sc_barrier();
+#ifdef SC_HAS_ENGINES
+    const int on_engine = m->engine != SC_ON_CORES;
+    if (on_engine) prepare(m, core);
+#endif
+    for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
+        if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
+        q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
+        if (SC_CORES == SC_Q16_SHARES) break;
+    }
+    sc_barrier();
+    const int most = q16_bits(parts[0]);
+    if (gain) src = y[0];
+    for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
+        if (SC_CORES != SC_Q16_SHARES) n = q16_share(cut->k, (uint32_t)share, &first);
+        q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first);
+        if (SC_CORES == SC_Q16_SHARES) break;
+    }
+    if (last) q16_finish(cut, most, gain != 0, xq[0], xv);
+    int norms = SC_LAST_CORE(SC_CORES);
+#ifdef SC_HAS_ENGINES
+    if (on_engine) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), xv, 1, core);
+        norms = 0;
+    }
+#endif
+    if (gain && core == norms) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+}
+
+/* Whether quantize_token() makes a matrix's input. */
+static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
+    return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
+}
+#endif
+
+/* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain
+ * through RMSNorm. */
+#if SC_XSEGS > 0
+SC_PHASE static
+#else /* of a decoded token quantize_token() does it */
+static
+    __attribute__((noinline))
+#endif
+    void
+    quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
+             const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
+#if SC_Q16
+    if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
+        src += first * stride, out += first;
+        const sc_q16_job j = {&m->in, src,        stride,   0,  1,  sc_now.tokens - first, gain, perm,
+                              y[0],   SC_Y_WORDS, parts[0], to, out};
+        quantize_several(m, &j, core);
+        return;
+    }
+#endif
+    sc_barrier();
+#if SC_XSEGS > 0
+    const sc_cut *cut = &m->in;
+    (void)to;
+#if SC_Q16
+    if (core == 0) /* a 16-bit vector has left them where its tokens are */
+        for (uint32_t t = first; t < sc_now.tokens; t++) out[t].q = xq[t];
+#endif
+    for (uint32_t t = first; t < sc_now.tokens; t++)
+        sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
+                    SC_CORES);
+    sc_barrier();
+    if (gain) src = y[0], stride = SC_Y_WORDS;
+    for (uint32_t t = first; t < sc_now.tokens; t++)
+        sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t], gain != 0, SC_NORM_EPS, &out[t],
+                        core, SC_CORES);
+#if SC_XSUMS
+    if (m->format & SC_FMT_ASYM) {
+        sc_barrier();
+        for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
+    }
+#endif
+#ifdef SC_HAS_ENGINES
+    if (m->engine != SC_ON_CORES) {
+        sc_barrier();
+        sc_engine_of(m)->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
+    }
+#endif
+#endif
+}
+
+#endif
