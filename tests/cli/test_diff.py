@@ -124,17 +124,20 @@ def test_objects_of_runs(cli: Cli, tmp_path: Path) -> None:
     assert found["values"] == [
         {"what": "profile.ops[attn].cycles", "a": 50, "b": 75, "change": "+50.0 %"}
     ]
+    assert found["values_compared"] == 5, "target, and of each operation its name and cycles"
 
 
 def test_what_is_refused(cli: Cli, compiled: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "empty.json").write_text("{}")
     for arguments, code, said in (
         ([compiled, model], 61, "has no manifest.json"),
         ([compiled, tmp_path / "list.json"], 2, "list.json is none. Hint: give two directories"),
         ([tmp_path / "bad.json", tmp_path / "bad.json"], 2, "bad.json is not valid JSON"),
         ([tmp_path / "list.json", tmp_path / "list.json"], 2, "holds a JSON list"),
         ([tmp_path / "none.json", tmp_path / "none.json"], 2, "none.json cannot be read"),
+        ([tmp_path / "empty.json", tmp_path / "empty.json"], 2, "hold no values to compare"),
         ([compiled, compiled, "--positions", 0], 2, "--positions 0 is not possible"),
     ):
         result = cli("diff", *arguments)

@@ -200,7 +200,9 @@ def test_profile(cli: Cli, program: Path, needs: Needs) -> None:
     assert profile["decode"]["steps"] == 2
     for phase in ("prefill", "decode"):
         assert {row["op"] for row in profile[phase]["ops"]} >= {"embed", "qkv", "attn", "next"}
-        assert profile[phase]["counted"] == pytest.approx(profile[phase]["cycles"], rel=0.03)
+        # a pass takes some 900 cycles between its ops and those of the next one, whatever the model
+        outside = profile[phase]["cycles"] - profile[phase]["counted"]
+        assert 0 < outside < 1000 * (1 if phase == "decode" else 3)
     assert "profile of the prefill: " in result.err
     assert "profile of a decode step, mean of 2: " in result.err
     assert {p: p.read_bytes() for p in files} == files

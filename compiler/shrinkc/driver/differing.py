@@ -78,7 +78,7 @@ def diff_objects(a: Path, b: Path) -> Findings:
     """Two JSON objects, such as ``shrinkc run --json`` prints: every value that differs, and of a run the
     first token.  Seconds, which no two runs share, are left out.
 
-    Raises UsageError for a file that holds none.
+    Raises UsageError for a file that holds no object, and where neither holds a value.
     """
     first, second = (read_json_object(path, UsageError) for path in (a, b))
     found = _findings(a, b)
@@ -86,7 +86,14 @@ def diff_objects(a: Path, b: Path) -> Findings:
     if all(isinstance(side, list) for side in tokens):
         found.tables["first_differing_token"] = _first_token(*tokens)  # type: ignore[arg-type]
         first, second = ({k: v for k, v in s.items() if k != "new_tokens"} for s in (first, second))
-    found.tables["values"] = _rows(flat(first), flat(second), "what")
+    of_a, of_b = flat(first), flat(second)
+    found.facts["values_compared"] = len({*of_a, *of_b})
+    if not found.facts["values_compared"] and not found.tables:
+        raise UsageError(
+            f"{printable(str(a))} and {printable(str(b))} hold no values to compare.",
+            "give what --json printed of two runs or plans.",
+        )
+    found.tables["values"] = _rows(of_a, of_b, "what")
     return _only_differences(found)
 
 
