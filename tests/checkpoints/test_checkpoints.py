@@ -15,6 +15,7 @@ from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import (
+    cached,
     check_device,
     libraries,
     load,
@@ -263,3 +264,18 @@ def test_threads_are_pinned() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_cache_has_the_name_that_the_decoder_knows() -> None:
+    """A decoder ignores arguments that it does not know: every token would follow the last one alone."""
+
+    class New:
+        def forward(self, input_ids: object, cache: object = None, **rest: object) -> None: ...
+
+    class Old:
+        def forward(
+            self, input_ids: object, past_key_values: object = None, **rest: object
+        ) -> None: ...
+
+    assert cached(New(), 7) == {"cache": 7}
+    assert cached(Old(), 7) == {"past_key_values": 7}

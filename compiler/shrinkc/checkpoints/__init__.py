@@ -1,6 +1,12 @@
 """Torch models from directories, and back into directories that anybody can load."""
 
-from shrinkc.checkpoints.libraries import check_device, need, use_threads, versions
+from shrinkc.checkpoints.libraries import (
+    cached,
+    check_device,
+    need,
+    use_threads,
+    versions,
+)
 from shrinkc.checkpoints.loading import (
     Loaded,
     load,
@@ -13,6 +19,7 @@ from shrinkc.checkpoints.saving import save
 
 __all__ = [
     "Loaded",
+    "cached",
     "check_device",
     "load",
     "load_tokenizer",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 from shrinkc.core.errors import ExtraMissing, UsageError
 
@@ -42,6 +44,13 @@ def versions() -> dict[str, str]:
 
         found["torch"] = str(torch.__version__)
     return found
+
+
+def cached(decoder: Any, cache: Any) -> dict[str, Any]:
+    """``cache`` as the argument of a transformers decoder: older versions have the old name, from 5.40 on
+    there is only the new one, and one that a version does not know it ignores without a word."""
+    arguments = inspect.signature(decoder.forward).parameters
+    return {"cache" if "cache" in arguments else "past_key_values": cache}
 
 
 def check_device(name: str) -> None:

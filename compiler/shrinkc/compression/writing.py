@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.checkpoints import load
+from shrinkc.checkpoints import cached, load
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.self_text import Document, SelfText, SelfTextSettings
 from shrinkc.core.errors import NothingWritten
@@ -198,7 +198,8 @@ def _choose(model: Any, tokens: Tensor, cache: Any, temperature: float, generato
     """A token per row [rows], drawn from softmax(logits / temperature); ``tokens`` [rows, t] are fed."""
     import torch
 
-    hidden = model.model(input_ids=tokens.to(model.device), cache=cache, use_cache=True)
+    kept = cached(model.model, cache)
+    hidden = model.model(input_ids=tokens.to(model.device), use_cache=True, **kept)
     logits = model.lm_head(hidden.last_hidden_state[:, -1]).float().cpu()
     # by the sums of the probabilities: torch.multinomial takes ten times as long
     sums = torch.softmax(logits / temperature, -1).cumsum(-1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.checkpoints import Loaded, versions
+from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.evaluation.scorer import Choices, first_line_ended
@@ -262,9 +261,7 @@ def _generate(
     ends = end_ids(model)
     cache = DynamicCache(config=model.config)
     decoder = model.get_decoder()
-    # older versions of transformers have the old name, from 5.40 on there is only the new one
-    arguments = inspect.signature(decoder.forward).parameters
-    kept = {"cache" if "cache" in arguments else "past_key_values": cache}
+    kept = cached(decoder, cache)
     new: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     with torch.no_grad():
