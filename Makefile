@@ -3,6 +3,7 @@
 # make test-base    the tests of the base install alone: no torch, 100 MB
 # make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
+# make docs         docs/ as a site in out/site; begin with out/site/index.html
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
 # make lint         the checks of the gate that run nothing
 # make format       lay out Python and C sources
@@ -33,7 +34,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench calibrate setup packages packages-dev clean
+.PHONY: help demo test test-base bench calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -97,10 +98,14 @@ $(VENV)/test: pyproject.toml $(LOCK) | $(BIN)/python
 	@$(pip) --editable '.[test]'
 	@touch $@ $(VENV)/base
 
+$(VENV)/docs: pyproject.toml $(LOCK) | $(BIN)/python
+	@$(pip) --editable '.[docs]'
+	@touch $@ $(VENV)/base
+
 $(VENV)/dev: pyproject.toml $(LOCK) | $(BIN)/python packages-dev
 	@echo "installing torch and the other libraries of compression: gigabytes, so several minutes"
 	@$(pip) --editable '.[dev]'
-	@touch $@ $(VENV)/base $(VENV)/test
+	@touch $@ $(VENV)/base $(VENV)/test $(VENV)/docs
 
 setup: packages-dev $(VENV)/dev
 
@@ -130,6 +135,11 @@ bench: packages $(VENV)/base
 
 calibrate: packages $(VENV)/base
 	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))
+
+# Strict: a link that leads nowhere or a page outside the navigation ends it.  The variable silences
+# the theme's advertisement; with --quiet nothing would be strict.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # ---- checks, each of which is a hook of .pre-commit-config.yaml as well ----
 
