@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import pictures
 from docs.pages import PAGES, Block, PageError, Place, fold, read_blocks, same, update
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
@@ -145,6 +146,12 @@ def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page.write_text(block("<!-- run: needs qemu -->", "true"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not found on PATH" in (read_blocks(page)[0].missing() or "")
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_pictures_are_as_they_are_drawn(name: str) -> None:
+    """`python tests/docs/pages.py --update` writes them."""
+    assert (pictures.FOLDER / f"{name}.svg").read_text("utf-8") == pictures.PICTURES[name]()
 
 
 def test_every_page_is_read() -> None:
