@@ -7,6 +7,7 @@ Every block has a marker on the line before it, a comment that is not seen when 
     <!-- run: exit 30 -->           the last command ends with 30; also "needs qemu; exit 30"
     <!-- parse: REASON -->          not executed for this reason; its shrinkc lines are parsed
     <!-- keys: COMMAND -->          JSON with the keys of what COMMAND prints, where that is not null
+    <!-- source: FILE [NAME …] -->  the text of a file of the checkout, or of these definitions of a Python file
     <!-- recipe: NAME -->           a recipe that can be read; written to NAME for later blocks
     <!-- no-run: REASON -->         nothing to execute, for this reason
 
@@ -22,6 +23,7 @@ is missing) it names.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -68,7 +70,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 _FENCE = re.compile(r"( *)(`{3,})([\w-]*)\s*")
-_MARKER = re.compile(r"<!-- (run|parse|keys|recipe|no-run)(?:: (.+))? -->")
+_MARKER = re.compile(r"<!-- (run|parse|keys|source|recipe|no-run)(?:: (.+))? -->")
 _VARIES = re.compile(r"\d+(?:\.\d+)?(?= s\b| tokens/s\b)")
 _ANY = "..."
 
@@ -262,6 +264,8 @@ class Place:
             _parse(block)
         elif block.kind == "keys":
             self._check_keys(block)
+        elif block.kind == "source":
+            return _source(block, update)
         elif block.kind == "run":
             return self._run(block, update)
         return list(block.lines)
@@ -330,6 +334,39 @@ def _parse(block: Block) -> None:
             cli.commands[name].make_context(name, arguments)
         except (KeyError, click.ClickException) as error:
             raise PageError(f"{block.name}: {line}: {error}") from error
+
+
+def _source(block: Block, update: bool) -> list[str]:
+    """The lines that the marker of ``block`` names; PageError where there are none or, without
+    ``update``, where the page shows others."""
+    file, *names = block.argument.split()
+    if not (ROOT / file).is_file():
+        raise PageError(f"{block.name}: there is no file {file}")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    lines = _definitions(block, text, names) if names else text.rstrip("\n").split("\n")
+    if lines != list(block.lines) and not update:
+        raise PageError(
+            f"{block.name}: the page shows something else than {block.argument}; "
+            "'python tests/docs/pages.py --update' writes it"
+        )
+    return lines
+
+
+def _definitions(block: Block, text: str, names: list[str]) -> list[str]:
+    """Functions, classes and assigned values of a Python file, two blank lines between them."""
+    spans: dict[str, tuple[int, int]] = {}
+    for node in ast.parse(text).body:
+        first, last = node.lineno - 1, node.end_lineno or node.lineno
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            spans[node.name] = (min([first, *(d.lineno - 1 for d in node.decorator_list)]), last)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            spans[node.targets[0].id] = (first, last)
+    if unknown := [name for name in names if name not in spans]:
+        raise PageError(f"{block.name}: {', '.join(unknown)} is not defined there")
+    lines, out = text.split("\n"), list[str]()
+    for name in names:
+        out += ["", ""] * bool(out) + lines[slice(*spans[name])]
+    return out
 
 
 def make_place(folder: Path) -> None:

@@ -96,6 +96,19 @@ def block(marker: str, *lines: str, language: str = "") -> str:
         ("<!-- parse: long -->", ["shrinkc nonsense"], "nonsense"),
         ("<!-- parse: long -->", ["true"], "no line of shrinkc to parse"),
         ("<!-- keys: echo '{}' -->", ['{"a": 1}'], r"shows the keys \['a'\], there are \[\]"),
+        ("<!-- source: nowhere.py -->", ["x"], "there is no file nowhere.py"),
+        (
+            "<!-- source: tests/docs/pages.py FOLD -->",
+            ["FOLD = 1"],
+            "something else than tests/docs/",
+        ),
+        (
+            "<!-- source: tests/docs/pages.py fold -->",
+            ["def fold():"],
+            "something else than tests/docs/",
+        ),
+        ("<!-- source: tests/docs/pages.py gone -->", ["x"], "gone is not defined there"),
+        ("<!-- source: LICENSE -->", ["x"], "something else than LICENSE"),
         ("<!-- recipe: r.toml -->", ["[lora]", "nonsense = 3"], "there is no such key"),
         ("<!-- recipe: r.toml -->", ["[lora]", "[explore]", "gptq.bits = [3]"], "gptq"),
     ],
@@ -116,6 +129,9 @@ def test_what_holds(check: Callable[..., list[Block]]) -> None:
         block("<!-- run -->", "assert 1 + 1 == 2", language="python"),
         block("<!-- parse: long -->", "true", "shrinkc plan MODEL \\", "  --l1 1k  # small"),
         block('<!-- keys: echo \'{"a": {"b": 1}, "c": null}\' -->', '{"a": {"b": 2}, "c": {}}'),
+        block(
+            "<!-- source: tests/docs/pages.py FOLD _ANY -->", "FOLD = 110", "", "", '_ANY = "..."'
+        ),
         block("<!-- no-run: a list -->", "x"),
     ]
     assert len(check("\n".join(page))) == len(page)
