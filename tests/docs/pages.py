@@ -16,8 +16,8 @@ copy of examples/stories with a chat template) and wiki.test.raw (any text).
 
 Output is compared exactly, but for seconds and tokens/s, and with lines of more than 110 columns
 folded at blanks.  A line ``...`` stands for any lines.  ``python tests/docs/pages.py --update`` writes
-the output that there is now into the pages, and what else is made (pictures); what it cannot get here (a tool
-is missing) it names.
+the output that there is now into the pages, and what else is made (pictures, the table of claims.md); what
+it cannot get here (a tool is missing) it names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ import click
 if __name__ == "__main__":  # a script finds the modules of the tests, as pytest does
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from docs import pictures
+from docs import claims, pictures
 from shrinkc.build import find_tool
 from shrinkc.cli.main import cli
 from shrinkc.compression.recipe import parse_recipe, read_tables
@@ -423,6 +423,7 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", type=Path, default=PAGES)
     pictures.write()
     skipped = [line for page in parser.parse_args().pages for line in update(page.resolve())]
+    claims.update()
     sys.exit("\n".join(skipped) or 0)
 
 
