@@ -30,6 +30,9 @@ from shrinkc.importer import parse_config
 from shrinkc.model import matrix_shapes
 
 PAGE = ROOT / "docs" / "results" / "performance.md"
+GAINS = Path(__file__).with_name(
+    "gains.md"
+)  # a kept text: what made it faster, of the commits that did
 SMOLLM2 = {"hidden": 576, "ffn": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64, "layers": 1}
 
 
@@ -238,7 +241,7 @@ def page(values: Sequence[tuple[Row, float]], compared: int) -> str:
         "| what | measured | bar | aim | met | peer, published | peer, re-run |",
         "|---|---:|---:|---:|---|---:|---:|",
         *(f"| {' | '.join(row.cells(value))} |" for row, value in values),
-        *_of_the_model(), "", "## Commands", "",
+        *_of_the_model(), "", *GAINS.read_text(encoding="utf-8").splitlines(), "", "## Commands", "",
     ]  # fmt: skip
     shown: dict[str, None] = {}
     for row, _ in values:

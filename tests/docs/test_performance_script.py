@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_the_page(script: Any) -> None:
         words = shlex.split(line)[1:]
         command = cli.commands[words[0]]
         command.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def test_gains_are_kept(script: Any) -> None:
+    """symptom, cause, fix, before, after, of, commit: on the page as in the text that is kept."""
+    kept = script.GAINS.read_text(encoding="utf-8")
+    assert f"\n\n{kept}\n## Commands\n" in script.page([], 0)
+    assert f"\n\n{kept}\n## Commands\n" in script.PAGE.read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in kept.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["symptom", "cause", "fix", "before", "after", "of", "commit"]
+    for row in rows[1:]:
+        before, after = (float(cell.split()[0].replace(",", "")) for cell in row[3:5])
+        unit, other = (cell.partition(" ")[2] for cell in row[3:5])
+        thousands = {"k": 1000.0}
+        assert after * thousands.get(other, 1) < before * thousands.get(unit, 1), row
+        assert re.fullmatch(r"[0-9a-f]{7}", row[6]), row
+    assert len(rows) > 12
 
 
 def test_programs_fit_their_contexts(script: Any) -> None:
