@@ -43,7 +43,7 @@ def pages() -> list[Path]:
 
 @dataclass(frozen=True)
 class Text:
-    """A page's lines outside of code, by their numbers from 0."""
+    """A page's lines outside of code and comments, by their numbers from 0."""
 
     path: Path
     lines: dict[int, str]
@@ -54,7 +54,7 @@ class Text:
         for at, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
             fence = bool(_FENCE.match(line))
             fenced ^= fence
-            if not fenced and not fence:
+            if not (fenced or fence or line.startswith("<!--")):
                 lines[at] = line
         return cls(path, lines)
 
@@ -197,12 +197,20 @@ def table(claims: list[Claim], commits: Commits) -> list[str]:
     return [*out, ""]
 
 
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return done.stdout
+
+
 def blame(page: str) -> Iterator[tuple[int, tuple[int, str]]]:
     """(line, time and name of the commit that last changed it) of committed lines."""
-    command = ["git", "blame", "--line-porcelain", "--", page]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    if not _git("ls-files", page):
+        return  # a page that is not committed yet
+    text = _git("blame", "--line-porcelain", "--", page)
     heads = re.findall(
-        r"^([0-9a-f]{40}) \d+ (\d+).*?^committer-time (\d+)$", done.stdout, re.MULTILINE | re.DOTALL
+        r"^([0-9a-f]{40}) \d+ (\d+).*?^committer-time (\d+)$", text, re.MULTILINE | re.DOTALL
     )
     for commit, number, time in heads:
         if int(commit, 16):
