@@ -13,18 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from shrinkc.compression.run import RunResult as Compressed
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
+    from shrinkc.driver.reporting import Reported
     from shrinkc.driver.running import RunResult
     from shrinkc.importer import Checkpoint
 
 AnyPath = str | os.PathLike[str]
 
-__all__ = ["compile", "compress", "evaluate", "open", "plan", "run"]
+__all__ = ["compile", "compress", "evaluate", "open", "plan", "run", "write_report"]
 
 
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
@@ -272,6 +274,46 @@ def compress(
         os.fspath(model), Path(output), load_recipe(os.fspath(recipe), assignments),
         reporter=reporter or Silent(), force=force, dry_run=dry_run, device=device,
     )  # fmt: skip
+
+
+def write_report(
+    directory: AnyPath,
+    output: AnyPath | None = None,
+    *,
+    position: int | None = None,
+    clock: float | None = None,
+    run: AnyPath | None = None,
+    evals: Sequence[AnyPath] = (),
+    reporter: Reporter | None = None,
+) -> Reported:
+    """Write a page of HTML, which needs nothing else, about what compile or compress made.
+
+    ``output``: the page (None: ``report.html`` in ``directory``); the same as JSON lies beside it.  Of a
+    compiled directory: ``position`` and ``clock`` as in :func:`plan`; ``run``, a file with what
+    ``shrinkc run --json`` printed (None: the last run with a profile); ``evals``, files with what
+    ``shrinkc eval`` wrote, beside those in the directory.
+
+    The result has ``html``, ``json``, ``bytes`` of the page, and ``data``, which both hold.
+
+    Raises BadArtifact where ``directory`` is neither, or not as it was compiled, BadStep where no step of a
+    run can be read, BadData for a file that is none of what it should be, UsageError, OutputError.
+    """
+    from shrinkc.compression.reporting import run_report
+    from shrinkc.driver import reporting
+
+    folder, reporter = Path(directory), reporter or Silent()
+    asked = reporting.ReportRequest(
+        position, clock, None if run is None else Path(run), tuple(map(Path, evals))
+    )
+    data = run_report(folder)
+    if data is None:
+        data = reporting.compiled_report(folder, asked, reporter)
+    elif asked != reporting.ReportRequest():
+        raise UsageError(
+            f"{folder} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
+            "leave them out.",
+        )
+    return reporting.write_report(data, folder, None if output is None else Path(output), reporter)
 
 
 def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:

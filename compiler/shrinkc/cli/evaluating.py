@@ -14,6 +14,7 @@ import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
+from shrinkc.evaluation.rows import figures
 
 
 def run(
@@ -54,7 +55,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         about.append(f"{model['threads']} thread{'s' * (model['threads'] != 1)}")
     if "engine" in model:
         about.append(f"on {model['engine']}")
-    rows = [row for name in _ROWS if name in report for row in _ROWS[name](report[name])]
+    rows = figures(report)
     out = [f"{model['name']} ({', '.join(about)})"]
     if rows:
         rows = [("measure", "value", "+-", "of"), *rows]
@@ -66,51 +67,6 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for sample in report.get("samples", {}).get("texts", []):
         out += ["", f"> {sample['prompt']}", sample["text"].strip("\n")]
     return out
-
-
-Row = tuple[str, str, str, str]
-
-
-def _perplexity_rows(result: Mapping[str, Any]) -> list[Row]:
-    of = f"{result['windows']} windows, {result['tokens']} tokens"
-    error = result["perplexity_standard_error"]
-    shown = "" if error is None else f"{error:.2f}"
-    rows = [(f"{result['protocol']} perplexity", f"{result['perplexity']:.3f}", shown, of)]
-    if result["bits_per_byte"] is not None:
-        size = f"{result['predicted_bytes']} bytes"
-        rows.append(("bits per byte", f"{result['bits_per_byte']:.4f}", "", size))
-    return rows
-
-
-def _trivia_rows(result: Mapping[str, Any]) -> list[Row]:
-    rows = []
-    for book in ("closed", "open"):
-        part = result[book]
-        if part is None:
-            rows.append((f"TriviaQA {book} book", "-", "", result["open_reason"]))
-            continue
-        of = (
-            f"{part['items']} questions: {part['exact']} exact, {part['contained']} contained, "
-            f"{part['words']} by words"
-        )
-        share, error = part["accuracy"], part["standard_error"]
-        rows.append((f"TriviaQA {book} book", *_percent(share, error), of))
-    return rows
-
-
-def _hellaswag_rows(result: Mapping[str, Any]) -> list[Row]:
-    of = f"{result['items']} tasks"
-    return [
-        (f"HellaSwag {name}", *_percent(result[name], result[f"{name}_standard_error"]), of)
-        for name in ("acc", "acc_norm")
-    ]
-
-
-_ROWS = {"perplexity": _perplexity_rows, "trivia": _trivia_rows, "hellaswag": _hellaswag_rows}
-
-
-def _percent(share: float, error: float | None) -> tuple[str, str]:
-    return f"{100 * share:.2f} %", "" if error is None else f"{100 * error:.2f}"
 
 
 def _windows(text: str) -> int | None:

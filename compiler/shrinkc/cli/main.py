@@ -29,6 +29,7 @@ from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
+from shrinkc.cli.reporting import report_command
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 from shrinkc.targets import MACHINES
@@ -378,7 +379,9 @@ def doctor_command(as_json: bool) -> None:
     doctor.report(dict(os.environ), as_json=as_json)
 
 
-for _command in (plan_command, inspect_command, diff_command, export_command, convert_command):
+for _command in (
+    plan_command, inspect_command, report_command, diff_command, export_command, convert_command,
+):  # fmt: skip
     cli.add_command(_command)
 
 

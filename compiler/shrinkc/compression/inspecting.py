@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.run import RUN, is_run
-from shrinkc.compression.steps import FORMAT, STEP, read_json, read_step
+from shrinkc.compression.steps import FORMAT, STEP, StepRecord, read_json, read_step
 from shrinkc.compression.summary import rows_of
 from shrinkc.core.errors import BadStep
 from shrinkc.core.findings import Findings, Row
@@ -25,17 +25,7 @@ def inspect_run(path: Path) -> Findings | None:
         return None
     found = Findings("compression run", name_of(path))
     about = read_json(path / RUN)
-    records = []
-    for folder in sorted(p for p in path.iterdir() if p.is_dir() and _STEP.fullmatch(p.name)):
-        try:
-            record = read_step(folder)
-            rows_of([record])
-            show_time(record.seconds)
-            records.append(record)
-        except BadStep as damaged:
-            found.notes.append(str(damaged))
-        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-            found.notes.append(f"{folder / STEP} is damaged: {type(error).__name__} {error}.")
+    records, found.notes = read_records(path)
     steps: list[Row] = []
     for row, record in zip(rows_of(records), records, strict=True):
         values = {key: v for key, v in asdict(row).items() if key not in _LEFT_OUT}
@@ -50,6 +40,22 @@ def inspect_run(path: Path) -> Findings | None:
     }
     found.tables["steps_of_the_run"] = steps
     return found
+
+
+def read_records(run: Path) -> tuple[list[StepRecord], list[str]]:
+    """The steps that are whole, and what is wrong with the others."""
+    records, faults = [], []
+    for folder in sorted(p for p in run.iterdir() if p.is_dir() and _STEP.fullmatch(p.name)):
+        try:
+            record = read_step(folder)
+            rows_of([record])
+            show_time(record.seconds)
+            records.append(record)
+        except BadStep as damaged:
+            faults.append(str(damaged))
+        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+            faults.append(f"{folder / STEP} is damaged: {type(error).__name__} {error}.")
+    return records, faults
 
 
 def step_facts(path: Path) -> dict[str, Any]:

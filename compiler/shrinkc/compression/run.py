@@ -40,7 +40,7 @@ from shrinkc.compression.steps import (
 )
 from shrinkc.compression.summary import Row, markdown, picture, rows_of
 from shrinkc.compression.writing import write_text
-from shrinkc.core.artifact import all_files, file_record
+from shrinkc.core.artifact import REPORTS, all_files, file_record, is_report
 from shrinkc.core.errors import BadStep, OutputError, RunChanged
 from shrinkc.core.output import (
     check_folder,
@@ -96,6 +96,7 @@ def foreign_files(out: Path) -> list[str]:
     """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
     record is damaged is taken for made here."""
     own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    own |= {name for name in REPORTS if is_report(out / name)}
     try:
         written = SelfText(out / OWN, SelfTextSettings()).files()
     except BadStep:  # its record is damaged

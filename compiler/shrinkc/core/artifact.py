@@ -21,6 +21,9 @@ MEMORY_MAP = "memory.svg"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.json"  # only of models that have one
 BUILD = "build"  # what make leaves
+PROFILE = f"{BUILD}/profile.json"  # the last run with a profile
+REPORTS = ("report.html", "report.json")  # what `shrinkc report` leaves
+REPORT = "shrinkc-report"  # both say so at their beginning
 
 _AGAIN = "compile the model again."
 
@@ -140,7 +143,17 @@ def foreign_files(directory: Path) -> list[str] | None:
         if name != MANIFEST
         and not name.startswith(f"{BUILD}/")
         and not (name in known and _is(directory / name, known[name]))
+        and not (name in REPORTS and is_report(directory / name))
     ]
+
+
+def is_report(path: Path) -> bool:
+    """Whether ``shrinkc report`` wrote this file."""
+    try:
+        with path.open("rb") as file:
+            return REPORT.encode("ascii") in file.read(64)
+    except OSError:
+        return False
 
 
 def all_files(directory: Path) -> list[str]:

@@ -28,6 +28,18 @@ class Work:
         return Work(features, self.moved / n, self.fetched / n)
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """What one execution of an op computes and touches, whatever does it: for a roofline.
+
+    ``products``: multiplications, each with the addition behind it; of ops that only shift or compare one
+    per element.  ``bytes``: of weights as they are stored, of the cache, of inputs and result, each once.
+    """
+
+    products: float = 0.0
+    bytes: float = 0.0
+
+
 BESIDE = "beside"
 
 

@@ -16,6 +16,7 @@ from shrinkc.build import build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, Mismatch, RunFailed, ShrinkcError, UsageError
+from shrinkc.core.output import write_file
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.estimating import Predicted, predicted_run, profile_chart
 from shrinkc.driver.story import OnText, Story
@@ -228,10 +229,15 @@ def run_directory(
                 closer = _look_closer(device, asked, want, graph, verdict.first_difference)
             verdict = replace(verdict, first_difference=closer)
     text = _device_text(tokenizer, asked.prompt, record)
-    return RunResult(
+    result = RunResult(
         manifest, machine, asked, text, output.seconds, record, verdict, _reports(output),
         tuple(changed), profile, drafts, partial(_predicted, directory, target, asked, record),
     )  # fmt: skip
+    if profile is not None:
+        write_file(
+            directory / artifact.PROFILE, json.dumps(result.to_json(), ensure_ascii=False) + "\n"
+        )
+    return result
 
 
 @dataclass(frozen=True)

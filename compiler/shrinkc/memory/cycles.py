@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from shrinkc.costs import CostTable, Work
+from shrinkc.costs import Arithmetic, CostTable, Work
 from shrinkc.costs.stream import Stream, Tile
 from shrinkc.engines import CORES
 from shrinkc.ir.steps import PassSizes, Step, Turn, loop_of, slot_of
@@ -23,13 +23,15 @@ LABELS = {CORES: "cores", DMA: "DMA", FLASH: "HyperBus"}
 
 @dataclass(frozen=True)
 class StepWork:
-    """One step of one layer (None: in none): its op by name, its ``work``, the tiles that it takes."""
+    """One step of one layer (None: in none): its op by name, its ``work``, the tiles that it takes, its
+    ``arithmetic``."""
 
     layer: int | None
     name: str
     op: str
     work: Work
     tiles: tuple[Tile, ...] = ()
+    arithmetic: Arithmetic = Arithmetic()
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Passes:
         of a token, but where it is 0."""
         begin, end = loop_of(self._sizes.steps)
         every = list(enumerate(self._sizes.steps))
-        known: dict[tuple[object, ...], Work] = {}
+        known: dict[tuple[object, ...], tuple[Work, Arithmetic]] = {}
 
         def one(at: int, step: Step, layer: int | None) -> StepWork:
             count = tokens if at <= end else logits
@@ -135,8 +137,13 @@ class Passes:
         ]
 
     def _step(
-        self, step: Step, layer: int | None, tokens: int, position: int, known: dict[tuple[object, ...], Work]
-    ) -> StepWork:  # fmt: skip
+        self,
+        step: Step,
+        layer: int | None,
+        tokens: int,
+        position: int,
+        known: dict[tuple[object, ...], tuple[Work, Arithmetic]],
+    ) -> StepWork:
         slot = slot_of(step, self._sizes.steps)
         matrix = self.shape.head if slot == "head" else None
         if layer is not None and slot:
@@ -151,10 +158,11 @@ class Passes:
         if key not in known:
             outside = _outside(self._placed[table.name])
             turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
-            known[key] = step.op.work(step, turn)
+            known[key] = step.op.work(step, turn), step.op.arithmetic(step, turn)
         if matrix is not None and matrix.rank and step.matrix is not None:
             tiles = (*self._tiles(replace(matrix, name=f"{matrix.name}.a"))[1], *tiles)
-        return StepWork(layer, step.name, step.op.__name__.lower(), known[key], tiles)
+        work, arithmetic = known[key]
+        return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
 
     def _tiles(self, matrix: MatrixShape) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shrinkc.memory.plan import Plan
-from shrinkc.report.svg import LETTER, TEXT, box, document, words
+from shrinkc.report.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, words
 from shrinkc.targets import MEMORIES
 
 _WIDTH = 1040
@@ -17,7 +17,6 @@ _LABEL = 110
 _BAR = 34
 _ROW = 78
 _ARENA_HEIGHT = 420
-_COLOURS = ("#8fb8de", "#a7d3a6", "#f2c879", "#e8a598", "#c3b1e1", "#9fd8d0", "#d9cf9c", "#c9c9c9")
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
     shown = "" if span == capacity else f" (the bar shows the first {span} bytes)"
     out = [
         words(_MARGIN, y + 21, name, size=13),
-        box(_MARGIN + _LABEL, y, width, _BAR, "#f4f4f4", f"{name}: {capacity} bytes"),
+        box(_MARGIN + _LABEL, y, width, _BAR, EMPTY, f"{name}: {capacity} bytes"),
     ]
     for index, region in enumerate(_regions(plan, level)):
         left = _MARGIN + _LABEL + region.offset * scale
         size = region.bytes * scale
         note = f"{region.name}: {region.bytes} bytes at {region.offset}"
-        out.append(box(left, y, size, _BAR, _COLOURS[index % len(_COLOURS)], note))
+        out.append(box(left, y, size, _BAR, COLOURS[index % len(COLOURS)], note))
         if len(region.name) * LETTER < size - 4:
             out.append(words(left + 3, y + 21, region.name))
     out.append(
@@ -92,14 +91,14 @@ def _arena(plan: Plan, y: int) -> list[str]:
     scale = _ARENA_HEIGHT / max(1, plan.arena_bytes)
     out = [
         words(_MARGIN, y - 22, f"L1 arena over one pass: {plan.arena_bytes} bytes", size=13),
-        box(left, y, column * len(plan.steps), _ARENA_HEIGHT, "#f4f4f4", "free"),
+        box(left, y, column * len(plan.steps), _ARENA_HEIGHT, EMPTY, "free"),
     ]
     out += [words(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(plan.steps)]
     for index, b in enumerate(plan.l1):
         x, top = left + b.first * column, y + b.offset * scale
         width, height = (b.last - b.first + 1) * column, b.bytes * scale
         note = f"{b.name}: {b.bytes} bytes at {b.offset}, {plan.steps[b.first]} to {plan.steps[b.last]}"
-        out.append(box(x, top, width, height, _COLOURS[index % len(_COLOURS)], note))
+        out.append(box(x, top, width, height, COLOURS[index % len(COLOURS)], note))
         label = f"{b.name} {b.bytes}"
         if height >= TEXT + 1 and len(label) * LETTER < width - 4:
             out.append(words(x + 3, top + height / 2 + 4, label))

@@ -8,6 +8,37 @@ from xml.sax.saxutils import escape
 TEXT = 11
 LETTER = 6.2  # width of a letter at that size, for what fits into a box
 
+COLOURS = (
+    "#8fb8de", "#a7d3a6", "#f2c879", "#e8a598", "#c3b1e1", "#9fd8d0", "#d9cf9c", "#c9c9c9",
+)  # fmt: skip
+EMPTY = "#f4f4f4"
+EDGE = "#555"
+
+ON_DARK = {
+    **dict(
+        zip(
+            COLOURS,
+            (
+                "#2f6396",
+                "#38703d",
+                "#8a6414",
+                "#97493a",
+                "#655091",
+                "#2c7067",
+                "#6d6433",
+                "#5c5c5c",
+            ),
+            strict=True,
+        )
+    ),
+    "#d9d9d9": "#4b4d50",
+    EMPTY: "#26292d",
+    "#f6f6f6": "#26292d",
+    "white": "#17191c",
+    EDGE: "#9a9a9a",
+}
+"""What a page shows instead of a colour where it is dark and words are light."""
+
 
 def document(width: int, height: int, body: Iterable[str]) -> str:
     """On white."""
@@ -20,17 +51,40 @@ def document(width: int, height: int, body: Iterable[str]) -> str:
 
 
 def box(
-    x: float, y: float, width: float, height: float, fill: str, note: str, edge: bool = True
-) -> str:
+    x: float, y: float, width: float, height: float, fill: str, note: str, edge: bool = True, opacity: float = 1.0
+) -> str:  # fmt: skip
     """A rectangle that shows ``note`` while the pointer is on it."""
-    line = ' stroke="#555" stroke-width="0.4"' if edge else ""
+    line = f' stroke="{EDGE}" stroke-width="0.4"' if edge else ""
     hit = ' pointer-events="none"' if fill == "none" else ""
+    pale = f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
     return (
         f'<rect x="{x:.2f}" y="{y:.2f}" width="{max(width, 0.2):.2f}" height="{max(height, 0.2):.2f}" '
-        f'fill="{fill}"{line}{hit}><title>{escape(note)}</title></rect>'
+        f'fill="{fill}"{pale}{line}{hit}><title>{escape(note)}</title></rect>'
     )
 
 
-def words(x: float, y: float, text: str, size: int = TEXT) -> str:
-    """Text whose first letter's foot is at (x, y); the pointer goes through it."""
-    return f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" pointer-events="none">{escape(text)}</text>'
+def dot(x: float, y: float, fill: str, note: str, hollow: bool = False) -> str:
+    """A circle that shows ``note``; ``hollow``: only its edge has the colour."""
+    look = (
+        f'fill="none" stroke="{fill}" stroke-width="3"'
+        if hollow
+        else f'fill="{fill}" stroke="{EDGE}"'
+    )
+    return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="6" {look}><title>{escape(note)}</title></circle>'
+
+
+def line(points: Iterable[tuple[float, float]], note: str = "", dashed: bool = False) -> str:
+    """A thin line through ``points``."""
+    path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    title = f"<title>{escape(note)}</title>" if note else ""
+    return f'<polyline points="{path}" fill="none" stroke="{EDGE}"{dash}>{title}</polyline>'
+
+
+def words(x: float, y: float, text: str, size: int = TEXT, end: bool = False) -> str:
+    """Text whose first letter's foot is at (x, y), or with ``end`` its last one's; the pointer goes through it."""
+    anchor = ' text-anchor="end"' if end else ""
+    return (
+        f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}"{anchor} pointer-events="none">'
+        f"{escape(text)}</text>"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shrinkc.core.words import show_size
-from shrinkc.report.svg import LETTER, box, document, words
+from shrinkc.report.svg import COLOURS, EMPTY, LETTER, box, document, words
 
 _MARGIN = 20
 _TOP = 84
@@ -16,7 +16,7 @@ _GAP = 14
 _LEVEL = 110
 _CYCLES = 200
 _SAID = 52  # letters behind the cycles' bar
-_EMPTY, _FILLED, _TIME = "#f4f4f4", "#8fb8de", "#f2c879"
+_FILLED, _TIME = COLOURS[0], COLOURS[2]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _level(x: float, y: float, bar: Bar, name: str) -> list[str]:
     note = f"{name}: {bar.used} of {bar.have} bytes"
     filled = _LEVEL * min(1.0, bar.used / max(bar.have, 1))
     return [
-        box(x, y, _LEVEL, _BAR, _EMPTY, note),
+        box(x, y, _LEVEL, _BAR, EMPTY, note),
         box(x, y, filled, _BAR, _FILLED, note, edge=False),
         words(x + 4, y + 12, show_size(bar.used)),
     ]

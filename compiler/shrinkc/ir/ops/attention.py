@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State
-from shrinkc.ir.ops.ropecache import Cache, KvShape, cache_uses, rule_heads, unit_fault
+from shrinkc.ir.ops.ropecache import (
+    Cache,
+    KvShape,
+    cache_uses,
+    padded,
+    rule_heads,
+    unit_fault,
+)
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
@@ -181,3 +188,14 @@ class Attention(Op):
         kv = KvShape.of(turn.position + turn.tokens, sizes.kv_heads, sizes.head_dim)
         rounds = share(turn.tokens * sizes.heads, sizes.cores)
         return rounds * kv.blocks * (2.0 * kv.k_block + kv.v_block)
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """Of every query head and what is cached at its token's position: the scores, and the sum of
+        values.  The cache is read once for all tokens."""
+        s = turn.sizes
+        positions = sum(turn.position + i + 1 for i in range(turn.tokens))
+        kv = KvShape.of(turn.position + turn.tokens, s.kv_heads, s.head_dim)
+        vectors = turn.tokens * s.heads * (padded(s.head_dim) + 4.0 * s.head_dim)
+        cache = kv.blocks * (kv.k_block + kv.v_block)
+        return Arithmetic(2 * positions * s.heads * s.head_dim, cache + vectors)

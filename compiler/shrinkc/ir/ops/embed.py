@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES
 from shrinkc.ir.linear import QLinear
@@ -70,3 +70,9 @@ class Embed(Op):
         kind = "elements" if turn.table.engine == CORES else f"elements_{turn.table.engine}"
         fetched = turn.tokens * turn.table.block_bytes if turn.outside else 0
         return Work({"calls": 1, "tokens": turn.tokens, kind: elements}, fetched=fetched)
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """A row's weights, each with the row's scale, made int32."""
+        elements = turn.tokens * turn.sizes.hidden
+        return Arithmetic(elements, elements * (turn.table.bits / 8 + 4.0))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import QVEC_BYTES
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.linear import QLinear
@@ -92,6 +92,16 @@ def product_work(turn: Turn) -> Work:
     return Work(features)
 
 
+def product_arithmetic(turn: Turn, written: float) -> Arithmetic:
+    """The product and its side path; ``written`` int32 per row are read or written."""
+    m = turn.matrix
+    assert m is not None
+    side = m.rank * (m.k + m.rows)
+    stored = m.bytes + m.rank * m.k * SIDE_BITS / 8  # b is stored with the matrix
+    vectors = turn.tokens * 4.0 * (m.x_words + written * m.rows)
+    return Arithmetic(turn.tokens * (m.rows * m.k + side), stored + vectors)
+
+
 @dataclass
 class Linear(Op):
     """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, by ``add_to_residual``.
@@ -154,6 +164,11 @@ class Linear(Op):
             rows = turn.tokens * share(turn.matrix.rows, turn.sizes.cores)
             return product + Work({f"{BESIDE}.added": rows})
         return product + Work({"added": product.features["blocks"]})
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """The product; a residual is read as well as written."""
+        return product_arithmetic(turn, float(len(step.inputs)))
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> str:

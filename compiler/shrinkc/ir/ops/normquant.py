@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.ops.op import Op, State, input_types
-from shrinkc.ir.ops.quant import permuted, rule_permutation, vector_uses, vector_work
+from shrinkc.ir.ops.quant import (
+    permuted,
+    rule_permutation,
+    vector_arithmetic,
+    vector_uses,
+    vector_work,
+)
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
@@ -74,6 +80,11 @@ class NormQuant(Op):
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
         return vector_work(turn)
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """Every input is squared, times its gain, and scaled."""
+        return vector_arithmetic(turn, 3)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.steps import PassSizes, Step, Turn, Use
 from shrinkc.numerics.sampling import Sampling
@@ -59,7 +59,7 @@ class Op:
 
     A subclass says what it computes (``run``), what is legal (``TAKES``, ``GIVES``, ``RULES``), and how
     the device does it: ``KERNEL`` is the C function of a layer's step (sc_model.h), ``how`` and
-    ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1, ``work`` what it costs.
+    ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1, ``work`` and ``arithmetic`` what it costs.
     """
 
     out: str
@@ -121,6 +121,12 @@ class Op:
     def work(cls, step: Step, turn: Turn) -> Work:
         """What one execution does, in counts that are made cycles (costs): of the core that does most."""
         return Work({"calls": 1, "elements": turn.tokens * cls.width(step, turn.sizes)})
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """What one execution computes, of all cores: one product per element, int32 in and out."""
+        elements = turn.tokens * cls.width(step, turn.sizes)
+        return Arithmetic(elements, 8.0 * elements)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> int | str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import PART_BYTES, QVEC_BYTES
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES
 from shrinkc.ir.ops.op import Op, State, input_types
@@ -77,6 +77,13 @@ def vector_work(turn: Turn) -> Work:
     )
 
 
+def vector_arithmetic(turn: Turn, each: int) -> Arithmetic:
+    """``each`` product per input; int32 in, the vector's words out."""
+    m = turn.matrix
+    assert m is not None
+    return Arithmetic(turn.tokens * m.k * each, turn.tokens * 4.0 * (m.k + m.x_words))
+
+
 @dataclass
 class Quant(Op):
     """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``; ``perm`` as in NormQuant."""
@@ -104,3 +111,8 @@ class Quant(Op):
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
         return vector_work(turn)
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """Every input is scaled."""
+        return vector_arithmetic(turn, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shrinkc.abi import kv_block_bytes
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State, input_types
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -205,3 +205,14 @@ class RopeCache(Op):
         sizes = turn.sizes
         heads = share(turn.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.cores)
         return Work({"calls": 1, "heads": heads, "channels": heads * sizes.head_dim})
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """Queries and keys are turned, two products per channel, and they and values are scaled."""
+        s = turn.sizes
+        channels = (s.heads + 2 * s.kv_heads) * s.head_dim
+        turned = (s.heads + s.kv_heads) * s.head_dim
+        written = s.heads * padded(s.head_dim) + 2 * s.kv_heads * s.head_dim
+        return Arithmetic(
+            turn.tokens * (channels + 2 * turned), turn.tokens * (4.0 * channels + written)
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.costs import Work
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -47,3 +47,9 @@ class Sample(Op):
     def work(cls, step: Step, turn: Turn) -> Work:
         """The largest logit; what sampling by chance takes is not in it."""
         return Work({"calls": 1, "logits": share(turn.sizes.vocab, turn.sizes.cores)})
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """Every logit is compared."""
+        logits = turn.tokens * turn.sizes.vocab
+        return Arithmetic(logits, 4.0 * logits)

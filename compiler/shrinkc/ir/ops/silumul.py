@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.costs import Work
-from shrinkc.ir.ops.linear import product_uses, product_work
+from shrinkc.costs import Arithmetic, Work
+from shrinkc.ir.ops.linear import product_arithmetic, product_uses, product_work
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import layer_cache_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -67,6 +67,13 @@ class SiluMul(Op):
     def work(cls, step: Step, turn: Turn) -> Work:
         """The product with gate and up, whose every block has its share of the gating."""
         return product_work(turn)
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """The product with gate and up, and per result gate * sigmoid, the sigmoid's slope and times up."""
+        assert turn.matrix is not None
+        product, rows = product_arithmetic(turn, 0.5), turn.tokens * turn.matrix.rows
+        return Arithmetic(product.products + 1.5 * rows, product.bytes)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> str:

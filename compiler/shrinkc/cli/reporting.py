@@ -1,0 +1,67 @@
+"""``shrinkc report``: a page that says everything of a compiled directory or a compression run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import shrinkc
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import PATH, Command, json_option
+
+
+@click.command(
+    "report",
+    cls=Command,
+    short_help="Write a page about a compiled directory or a run.",
+    examples=(
+        "shrinkc report out",
+        "shrinkc report out -o page.html --position 100 --clock 350",
+    ),
+)
+@click.argument("directory", type=PATH)
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE",
+    help="The page; its JSON lies beside it. [default: report.html in DIRECTORY]",
+)  # fmt: skip
+@click.option(
+    "--position", type=int, metavar="N",
+    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
+)  # fmt: skip
+@click.option(
+    "--clock", type=float, metavar="MHZ",
+    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
+)  # fmt: skip
+@click.option(
+    "--run", "run_file", type=PATH, metavar="FILE",
+    help="What 'run --json' printed. [default: the last run with --profile]",
+)  # fmt: skip
+@click.option(
+    "--eval", "evals", type=PATH, multiple=True, metavar="FILE",
+    help="What 'eval -o FILE' wrote, beside those in DIRECTORY. May be repeated.",
+)  # fmt: skip
+@json_option
+def report_command(
+    directory: Path,
+    output: Path | None,
+    position: int | None,
+    clock: float | None,
+    run_file: Path | None,
+    evals: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Write one HTML file, which needs nothing else, and report.json about DIRECTORY.
+
+    DIRECTORY was made by compile (memory map, weights, cycles, timeline, roofline, accuracy) or by
+    compress (bytes against quality, steps, sensitivities, samples).
+    """
+    console = Console()
+    result = shrinkc.write_report(
+        directory, output, position=position, clock=clock, run=run_file, evals=evals,
+        reporter=console,
+    )  # fmt: skip
+    for line in result.lines():
+        console.note(line)
+    if as_json:
+        print_json(result.to_json())

@@ -1,0 +1,105 @@
+"""A compression run as a report: one object, of which a page of HTML is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shrinkc.compression.inspecting import read_records
+from shrinkc.compression.run import CHOSEN, RECIPE, RUN, is_run
+from shrinkc.compression.sensitivity import MODULES
+from shrinkc.compression.steps import StepRecord, read_json
+from shrinkc.compression.summary import rows_of, same_tokens
+from shrinkc.core.errors import BadStep
+from shrinkc.core.shell import name_of
+
+SENSITIVITY = "sensitivity.json"  # as `shrinkc sensitivity -o` calls it
+
+Data = dict[str, Any]
+
+
+def run_report(path: Path) -> Data | None:
+    """Everything that a run says of itself, the hashes of its files checked; None where ``path`` is no run.
+
+    BadStep where no step of it can be read; a damaged one beside others is a note.
+    """
+    if not is_run(path):
+        return None
+    about = read_json(path / RUN)
+    records, notes = read_records(path)
+    if not records:
+        raise BadStep(
+            f"no step of the run {path} can be read" + "".join(f": {note}" for note in notes[:1])
+        )
+    rows = rows_of(records)
+    return {
+        "kind": "compression run",
+        "name": str(about.get("model")),
+        "directory": name_of(path),
+        "recipe": _recipe(path, about),
+        "seconds": round(sum(record.seconds for record in records), 3),
+        "same_tokens": same_tokens(rows),
+        "steps": [
+            {**asdict(row), "stage": record.stage, "notes": record.notes, "settings": record.settings,
+             "samples": _samples(record)}
+            for row, record in zip(rows, records, strict=True)
+        ],
+        "sensitivity": _sensitivity(path, notes),
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _recipe(path: Path, about: Mapping[str, Any]) -> str:
+    with suppress(OSError, ValueError):
+        return (path / RECIPE).read_text(encoding="utf-8")
+    return str(about.get("recipe", ""))
+
+
+def _samples(record: StepRecord) -> list[Data]:
+    with suppress(KeyError, TypeError, AttributeError):
+        texts = record.metrics["samples"]["texts"]
+        return [{"prompt": str(t["prompt"]), "text": str(t["text"])} for t in texts]
+    return []
+
+
+def _sensitivity(path: Path, notes: list[str]) -> Data | None:
+    """Of a budget's search, or a file that ``shrinkc sensitivity`` made there."""
+    for name in (CHOSEN, SENSITIVITY):
+        if not (path / name).is_file():
+            continue
+        try:
+            found = read_json(path / name)
+            return _costs(found["report"]["sensitivity"] if name == CHOSEN else found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            notes.append(f"{name} was left out: it holds no sensitivities ({error!r})")
+    return None
+
+
+def _costs(found: Mapping[str, Any]) -> Data:
+    """``matrices``: width -> matrix -> divergence per layer; ``all_at``: width -> growth of the loss per layer;
+    ``removed``: the same of a whole layer.  Raises for what is no measurement of sensitivity."""
+    loss, kl = found["loss"]["layers"], found["kl"]["layers"]
+    names = {module: module.split(".")[1].removesuffix("_proj") for module in MODULES}
+    widths = list(kl[0]["modules"][MODULES[0]])
+    return {
+        "unit": str(found["unit"]),
+        "baseline": float(found["baseline"]),
+        "tokens": int(found["tokens"]),
+        "samples": int(found["samples"]),
+        "layers": len(kl),
+        "modules": list(names.values()),
+        "matrices": {
+            str(bits): {
+                short: [float(layer["modules"][module][bits]) for layer in kl]
+                for module, short in names.items()
+            }
+            for bits in widths
+        },
+        "all_at": {
+            str(bits): [float(layer["bits"][bits]) for layer in loss] for bits in loss[0]["bits"]
+        },
+        "removed": [float(layer["removed"]) for layer in loss],
+    }

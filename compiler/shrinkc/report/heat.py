@@ -1,0 +1,55 @@
+"""What changes of layers and matrices cost, as pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from shrinkc.report.svg import COLOURS, EMPTY, box, document, words
+
+_WIDTH, _LEFT, _TOP = 1100, 110, 44
+_ROW = 22
+_BARS = 170
+_DECADES = 4  # what is that much less than the largest has no colour
+
+
+def heat(layers: int, rows: Sequence[str], costs: Mapping[str, Sequence[float]], title: str) -> str:
+    """An SVG document: a row per matrix, a column per layer, ``costs[row][layer]``, as logarithms."""
+    most = max((v for values in costs.values() for v in values), default=0.0)
+    column = (_WIDTH - _LEFT - 12) / max(layers, 1)
+    out = [words(12, 20, title, size=14)]
+    out += [words(_LEFT + i * column + 2, _TOP - 5, str(i), size=9) for i in range(layers)]
+    for at, row in enumerate(rows):
+        y = _TOP + at * _ROW
+        out.append(words(12, y + 15, row))
+        for layer, cost in enumerate(costs[row]):
+            note = f"layer {layer} {row}: {cost:.5f}"
+            x = _LEFT + layer * column
+            out.append(box(x, y, column, _ROW, EMPTY, note, edge=False))
+            out.append(box(x, y, column, _ROW, COLOURS[3], note, opacity=_strength(cost, most)))
+    return document(_WIDTH, _TOP + len(rows) * _ROW + 12, out)
+
+
+def _strength(cost: float, most: float) -> float:
+    """0 to 1, a quarter per decade."""
+    if cost <= 0 or most <= 0:
+        return 0.0
+    return max(0.0, 1.0 + math.log10(cost / most) / _DECADES)
+
+
+def costs_of_layers(costs: Sequence[float], title: str) -> str:
+    """An SVG document: a bar per layer."""
+    most = max([*costs, 1e-9])
+    column = (_WIDTH - _LEFT - 12) / max(len(costs), 1)
+    out = [
+        words(12, 20, title, size=14),
+        words(12, _TOP + 12, f"{most:.4g}"),
+        words(12, _TOP + _BARS, "0"),
+    ]
+    for layer, cost in enumerate(costs):
+        high = _BARS * max(cost, 0.0) / most
+        note = f"layer {layer}: {cost:.5f}"
+        x = _LEFT + layer * column
+        out.append(box(x, _TOP + _BARS - high, column * 0.85, high, COLOURS[0], note))
+        out.append(words(x + 2, _TOP + _BARS + 14, str(layer), size=9))
+    return document(_WIDTH, _TOP + _BARS + 26, out)
