@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from helpers.compressed import step
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.compression.run import FORMAT as RUN_FORMAT
 from shrinkc.compression.run import RUN
 from shrinkc.compression.run import VERSION as RUN_VERSION
-from shrinkc.compression.steps import StepRecord, list_files, write_json, write_step
+from shrinkc.compression.steps import write_json
 from shrinkc.core.artifact import file_record
 from shrinkc.importer.config import neutral_fields
 from shrinkc.ir.ops import OPS
@@ -135,27 +136,6 @@ def test_a_compiled_directory(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     assert changed["changed_files"] == ["plan.json"]
     assert "plan.json missing or not as compiled" in changed["notes"][0]
     assert "memory" not in changed and len(changed["files"]) == len(files)
-
-
-def step(folder: Path, name: str, stage: str, packed: int, perplexity: float | None) -> None:
-    """A step of a run as compression leaves it, its model aside."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    figures = {
-        "layers": 5, "intermediate": 256, "kv_heads": 2, "parameters": 1000, "non_zeros": 1000,
-        "bytes_on_disk": 2 * packed, "packed_bytes": packed,
-    }  # fmt: skip
-    files = {f: file_record(folder / f) for f in list_files(folder)}
-    metrics: dict[str, Any] = {}
-    if perplexity is not None:
-        metrics = {"perplexity": {"perplexity": perplexity, "protocol": "wikitext512"}}
-    write_step(
-        folder,
-        StepRecord(
-            name=name, stage=stage, seed=0, threads=1, versions={}, fingerprint={}, settings={},
-            parameters={}, notes=[], figures=figures, seconds=30.0, metrics=metrics, files=files,
-        ),
-    )  # fmt: skip
 
 
 def test_a_compression_run(cli: Cli, tmp_path: Path) -> None:

@@ -74,8 +74,9 @@ def _source(work: StepWork, known: str, engine: str) -> str:
 
 
 def phase_json(phase: Phase, table: CostTable | None) -> Row:
-    """``steps``: each op of each layer; ``ops``: summed over layers; ``layers``: summed over a layer's ops,
-    what is in none under null.  Cycles, products and bytes are of one pass."""
+    """``steps``: each op of each layer; ``ops``: summed over layers; ``points``: over layers whose bytes come
+    from the same place; ``layers``: over a layer's ops, what is in none under null.  Cycles, products and
+    bytes are of one pass."""
     passes = phase.passes
     costs: list[StepCost | None] = [None] * sum(map(len, passes))
     unknown: tuple[str, ...] = ()
@@ -99,7 +100,12 @@ def phase_json(phase: Phase, table: CostTable | None) -> Row:
         "counters_included": phase.counted,
         "not_calibrated": list(unknown),
         "steps": steps,
-        "ops": [_together(list(rows)) for rows in _by(steps, "op").values()],
+        "ops": [_together(rows) for rows in _by(steps, "op").values()],
+        "points": [
+            _together(rows) | {"layers": len(rows)}
+            for same in _by(steps, "op").values()
+            for rows in _by(same, "source").values()
+        ],
         "layers": [
             {"layer": layer, "estimated": _total(rows, "estimated"), "measured": _total(rows, "measured")}
             for layer, rows in _by(steps, "layer").items()
@@ -166,7 +172,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _together(rows: list[Row]) -> Row:
-    """An op of all layers: its place on the roofline, and what it waits for or works with longest."""
+    """An op of several layers: its place on a roofline, and what is busy longest."""
     estimated, measured = _total(rows, "estimated"), _total(rows, "measured")
     products, size = _total(rows, "products") or 0.0, _total(rows, "bytes") or 0.0
     busy: dict[str, float] = {}
@@ -178,7 +184,7 @@ def _together(rows: list[Row]) -> Row:
         "op": first["op"],
         "kind": first["kind"],
         "engine": first["engine"],
-        "source": next((r["source"] for r in rows if r["source"] == FLASH), first["source"]),
+        "source": ", ".join(sorted({r["source"] for r in rows})),
         "limit": _label(max(busy, key=lambda name: busy[name])) if busy else None,
         "estimated": estimated,
         "measured": measured,

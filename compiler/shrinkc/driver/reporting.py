@@ -186,6 +186,12 @@ def _run_of(
             f"{path} is a run of '{run['model']}', and {directory} holds '{manifest.model}'.",
             "give a run of this directory.",
         )
+    taken = len(run["prompt_tokens"]) + len(run["new_tokens"])
+    if taken > manifest.context:
+        raise BadData(
+            f"{path} is a run of {taken} tokens, and {directory} was compiled for {manifest.context}.",
+            "give a run of this directory.",
+        )
     return run, name_of(path)
 
 
@@ -205,7 +211,10 @@ def _check_run(run: Data) -> None:
             if type(row["op"]) is not str:
                 raise ValueError("an op without a name")
         _numbers(row["layer"] for row in phase["layers"])
-    _numbers((len(run["prompt_tokens"]), len(run["new_tokens"])))
+        if phase["steps"] > max(1, len(run["new_tokens"])):
+            raise ValueError("more decode steps than tokens")
+    if not all(type(run[key]) is list for key in ("prompt_tokens", "new_tokens")):
+        raise ValueError("its tokens are no lists")
     if type(run["target"]) is not str or not run["prompt_tokens"]:
         raise ValueError("it names no machine or no prompt")
 

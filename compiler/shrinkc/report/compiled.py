@@ -229,33 +229,34 @@ def _cycles_said(data: Data) -> str:
 
 
 def _ops_table(phase: Data) -> Table:
-    whole = phase["measured"] or phase["estimated"]
-    rows = [
-        (o["op"], o["kind"], number(o["estimated"]), number(o["measured"]), percent(o["off"], sign=True),
-         percent((o["measured"] or o["estimated"] or 0.0) / whole) if whole else NONE,
-         o["limit"] or NONE, number(o["products"]), number(o["bytes"]))
-        for o in phase["ops"]
-    ]  # fmt: skip
-    off = None
-    if phase["measured"] and phase["estimated"]:
-        off = phase["estimated"] / phase["measured"] - 1
-    rows.append(
-        ("all", "", number(phase["estimated"]), number(phase["measured"]), percent(off, sign=True), "", "",
-         number(sum(o["products"] for o in phase["ops"])), number(sum(o["bytes"] for o in phase["ops"])))
-    )  # fmt: skip
+    measured, estimated = phase["measured"], phase["estimated"]
+    ops = phase["ops"]
+    off = estimated / measured - 1 if measured and estimated else None
+    whole = {
+        "op": "all", "kind": "", "limit": "", "estimated": estimated, "measured": measured, "off": off,
+        **{key: sum(o[key] for o in ops) for key in ("products", "bytes")},
+    }  # fmt: skip
+    rows = []
+    for o in (*ops, whole):
+        share = (o["measured"] or o["estimated"] or 0.0) / (measured or estimated or 1.0)
+        cells = [o["op"], o["kind"], number(o["estimated"])]
+        cells += [number(o["measured"]), percent(o["off"], sign=True)] if measured else []
+        cells += [percent(share), o["limit"] or NONE, number(o["products"]), number(o["bytes"])]
+        rows.append(cells)
+    beside = ("#measured cycles", "#estimate off") if measured else ()
     head = (
-        "op", "kind", "#estimated cycles", "#measured cycles", "#estimate off", "#share", "busiest, estimated",
-        "#products", "#bytes",
+        "op", "kind", "#estimated cycles", *beside, "#share", "busiest, estimated", "#products", "#bytes",
     )  # fmt: skip
     return Table(f"{phase['phase']}: {phase['title']}, ops of all layers", head, rows)
 
 
 def _layers_table(phase: Data) -> Table:
+    kinds = ("estimated", "measured") if phase["measured"] else ("estimated",)
     rows = [
-        (layer_name(row["layer"]), number(row["estimated"]), number(row["measured"]))
+        (layer_name(row["layer"]), *(number(row[kind]) for kind in kinds))
         for row in phase["layers"]
     ]
-    head = ("layer", "#estimated cycles", "#measured cycles")
+    head = ("layer", *(f"#{kind} cycles" for kind in kinds))
     return Table(f"{phase['phase']}: layers", head, rows, folded=True)
 
 
@@ -297,9 +298,9 @@ def _roofline(data: Data) -> Section:
     ceilings: dict[tuple[str, float], tuple[str, Data]] = {}
     for phase in data["phases"]:
         lines = data["roofline"][phase["phase"]]
-        svg = roofline(f"{phase['phase']}: {phase['title']}", phase["ops"], lines)
+        svg = roofline(f"{phase['phase']}: {phase['title']}", phase["points"], lines)
         if svg is not None:
-            figures.append(Figure(svg, f"{phase['phase']}, {len(phase['ops'])} ops, layers summed"))
+            figures.append(Figure(svg, f"{phase['phase']}, {len(phase['ops'])} ops"))
             ceilings |= {(c["name"], c["per_cycle"]): (phase["phase"], c) for c in lines}
     if not figures:
         return Section("roofline", "Roofline")
@@ -308,21 +309,21 @@ def _roofline(data: Data) -> Section:
         for _, c in ceilings.values()
     ]
     ops = [
-        (phase["phase"], o["op"], number(o["products_per_byte"], 3), number(o["estimated_products_per_cycle"], 3),
-         number(o["measured_products_per_cycle"], 3), o["source"])
-        for phase in data["phases"] for o in phase["ops"]
+        (phase["phase"], o["op"], number(o["layers"]), number(o["products_per_byte"], 3),
+         number(o["estimated_products_per_cycle"], 3), number(o["measured_products_per_cycle"], 3), o["source"])
+        for phase in data["phases"] for o in phase["points"]
     ]  # fmt: skip
     said = (
         "Products are multiplications with the addition behind them; ops that only shift or compare count one per "
-        "element. Bytes are operands and results, each once: weights as stored, the cache, activations. An op "
-        "can do no more than the flat line of what computes it, nor than the rising line of where its bytes come "
-        "from allows."
+        "element. Bytes are operands and results, each once: weights as stored, the cache, activations. A dot is an "
+        "op of all layers whose weights come from the same place. It stays below the flat line of what computes it, "
+        "and below the rising line of where its bytes come from, but for those that came while another op worked."
     )
     return Section(
         "roofline", "Roofline", said, figures=figures,
         tables=[
             Table("Ceilings and what says so", ("ceiling", "#value", "unit", "from"), rows),
-            Table("Ops", ("phase", "op", "#products per byte", "#estimated products per cycle",
+            Table("Ops", ("phase", "op", "#times", "#products per byte", "#estimated products per cycle",
                           "#measured products per cycle", "bytes from"), ops, folded=True),
         ],
     )  # fmt: skip

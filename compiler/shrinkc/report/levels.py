@@ -10,7 +10,7 @@ from shrinkc.report.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, word
 _WIDTH = 1100
 _LEFT = 96
 _TOP = 64
-_HEIGHT = 400
+_HIGHEST, _EACH = 400, 60  # of a picture, and of each region where there are few
 _UNREAD = 0.45  # opacity of weights in the steps that do not read them
 _SLOTS = 6  # colours of weights, one per slot; others are the last two's
 
@@ -19,22 +19,23 @@ def level_picture(level: Data, steps: Sequence[str]) -> str:
     """An SVG document of one memory of a report."""
     regions = level["regions"]
     end = max([1, *(r["offset"] + r["bytes"] for r in regions)])
-    scale, column = _HEIGHT / end, (_WIDTH - _LEFT - 12) / len(steps)
+    high = min(_HIGHEST, _EACH * len(regions))
+    scale, column = high / end, (_WIDTH - _LEFT - 12) / len(steps)
     percent = 100 * level["used"] / max(level["available"], 1)
     title = f"{level['label']}: {level['used']:,} of {level['available']:,} bytes, {percent:.1f} %"
     out = [
         words(12, 22, title, size=14),
-        box(_LEFT, _TOP, column * len(steps), _HEIGHT, EMPTY, f"{level['label']}: free"),
+        box(_LEFT, _TOP, column * len(steps), high, EMPTY, f"{level['label']}: free"),
     ]
     out += [words(_LEFT + i * column + 3, _TOP - 6, name, size=9) for i, name in enumerate(steps)]
     colours: dict[str, str] = {}
     for index, r in enumerate(regions):
         out += _region(r, index, colours, steps, column, scale)
     for part in range(5):
-        y = _TOP + _HEIGHT * part / 4
+        y = _TOP + high * part / 4
         out.append(words(_LEFT - 6, y + 4, f"{round(end * part / 4):,}", size=9, end=True))
-    out.append(words(_LEFT, _TOP + _HEIGHT + 20, "address downwards, steps of a pass across"))
-    return document(_WIDTH, _TOP + _HEIGHT + 34, out)
+    out.append(words(_LEFT, _TOP + high + 20, "address downwards, steps of a pass across"))
+    return document(_WIDTH, _TOP + high + 34, out)
 
 
 def _region(

@@ -53,16 +53,18 @@ def roofline(title: str, ops: Sequence[Data], ceilings: Sequence[Data]) -> str |
     out = [words(12, 22, title, size=14), *_grid(axes), *_lines(axes, ceilings)]
     colours = {name: COLOURS[i] for i, name in enumerate(_SOURCES)}
     labels = []
+    several = {p["op"] for p in ops if sum(other["op"] == p["op"] for other in ops) > 1}
     for op, kind, x, y in points:
         colour = colours.setdefault(op["source"], COLOURS[len(colours) % len(COLOURS)])
         at = axes.at(x, y)
         note = (
             f"{op['op']} ({op['kind']}), {kind}: {y:.3g} products per cycle, {x:.3g} per byte; "
-            f"bytes from {op['source']}"
+            f"{op['layers']} times, bytes from {op['source']}"
         )
         out.append(dot(*at, colour, note, hollow=kind == "measured"))
         if kind == "estimated" or not op["estimated"]:
-            labels.append((*at, op["op"]))
+            where = f" ({op['source']})" if op["op"] in several else ""
+            labels.append((*at, op["op"] + where))
     out += _labels(labels)
     out += _legend(
         colours, {op["source"] for op, *_ in points}, any(k == "measured" for _, k, *_ in points)
@@ -89,7 +91,9 @@ def _grid(axes: _Axes) -> list[str]:
     right, top = axes.at(10.0**x1, 10.0**y1)
     out.append(line([(left, top), (left, bottom), (right, bottom)]))
     out.append(words(left, _HEIGHT - 12, "products (multiply and add) per byte of operands"))
-    out.append(words(12, top - 10, "products per cycle"))
+    out.append(
+        words(12, top - 10, "products per cycle; lines: ceilings, of products or bytes per cycle")
+    )
     return out
 
 
@@ -104,10 +108,7 @@ def _lines(axes: _Axes, ceilings: Sequence[Data]) -> list[str]:
         note = f"{c['name']}: {per:g} products per cycle; {c['said_by']}"
         ends = [axes.at(10.0**x0, per), axes.at(10.0**x1, per)]
         out.append(line(ends, note, dashed=True))
-        y = ends[1][1] + 4
-        while any(abs(y - other) < _LINE for other in taken):
-            y += 1
-        taken.append(y)
+        y = _free(ends[1][1] + 4, taken)
         out.append(words(ends[1][0] + 6, y, f"{c['name']}: {per:.3g}"))
     for c in (c for c in ceilings if c["of"] == "bytes"):
         per = c["per_cycle"]
@@ -119,12 +120,21 @@ def _lines(axes: _Axes, ceilings: Sequence[Data]) -> list[str]:
             continue
         ends = [axes.at(first, first * per), axes.at(last, last * per)]
         out.append(line(ends, note))
-        text = f"{c['name']}: {per:.3g} bytes per cycle"
-        rises = (ends[0][1] - ends[1][1]) / (ends[1][0] - ends[0][0])
-        x = ends[0][0] + 8
-        y = ends[0][1] - rises * (8 + len(text) * LETTER) - 4  # above the line as far as it reaches
-        out.append(words(x, y, text, size=10))
+        x, y = ends[1]
+        if last * per < top:  # it leaves by the right edge
+            y = _free(y + 4, taken)
+            out.append(words(x + 6, y, f"{c['name']}: {per:.3g} bytes"))
+        else:
+            out.append(words(x - 30, y - 6, f"{c['name']}: {per:.3g} bytes"))
     return out
+
+
+def _free(y: float, taken: list[float]) -> float:
+    """The first place from ``y`` on for a line of words where none of the others is."""
+    while any(abs(y - other) < _LINE for other in taken):
+        y += 1
+    taken.append(y)
+    return y
 
 
 def _labels(found: Sequence[tuple[float, float, str]]) -> list[str]:

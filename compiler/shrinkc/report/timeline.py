@@ -113,10 +113,12 @@ def _chart(chart: Chart, top: float) -> list[str]:
             words(_MARGIN, at + _LANE / 2 + 4, lane),
             box(left, at, width, _LANE, "#f6f6f6", f"{lane}: idle"),
         ]
-    x, layer = float(left), None
+    x, layer, free = float(left), None, float(left)
     for span in chart.spans:
-        if span.layer is not None and span.layer != layer:
-            out.append(words(x + 2, y - 4, f"layer {span.layer}", size=9))
+        if span.layer is not None and span.layer != layer and x >= free:
+            label = f"layer {span.layer}"
+            out.append(words(x + 2, y - 4, label, size=9))
+            free = x + len(label) * LETTER
         layer = span.layer
         out += _span(span, x, y, scale, lanes)
         x += span.cycles * scale

@@ -1,0 +1,307 @@
+"""``report``: one page and the same as JSON, from figures that other commands give too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.compressed import sensitivities, write_run
+from helpers.report import run_of
+from shrinkc.core.artifact import PROFILE, REPORT
+from shrinkc.ir.serialize import load
+
+from .conftest import Cli
+
+PROMPT = 'Lily & <b>Tom</b> "went"'
+
+
+@pytest.fixture
+def out(compiled: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    shutil.copytree(compiled, tmp_path / "out", ignore=shutil.ignore_patterns("build", "report.*"))
+    return tmp_path / "out"
+
+
+def reported(cli: Cli, directory: Path, *options: object) -> dict[str, Any]:
+    """What was written, both files of which say the same name and kind."""
+    result = cli("report", directory, "--json", *options)
+    assert result.code == 0, result.err
+    said = result.json
+    page, data = Path(said["html"]), json.loads(Path(said["json"]).read_text())
+    assert page.stat().st_size == said["bytes"] and str(page) in result.err
+    assert (data["kind"], data["name"]) == (said["kind"], said["name"])
+    assert REPORT in page.read_text()[:64] and data["format"] == REPORT
+    found: dict[str, Any] = data
+    return found
+
+
+class Page(HTMLParser):
+    """Counts tags and keeps what is read as text, ids and addresses."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "srcset", "action", "data", "xlink:href"):
+                self.links.append(value or "")
+            assert not name.startswith("on"), "a handler in markup"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def checked(path: Path) -> Page:
+    """A page that asks for nothing outside itself."""
+    page = Page(path)
+    assert page.tags["script"] == page.tags["style"] == page.tags["main"] == 1
+    assert len(page.ids) == len(set(page.ids)) > 5
+    assert {link for link in page.links if not link.startswith("#")} == {"data:,"}
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    return page
+
+
+# ---- a compiled directory ----
+
+
+def test_memory_and_weights_are_the_plans(cli: Cli, out: Path) -> None:
+    data = reported(cli, out)
+    plan = json.loads((out / "plan.json").read_text())
+    assert data["made"]["command"] == json.loads((out / "manifest.json").read_text())["command"]
+    assert data["verdict"]["fits"] is True and data["verdict"]["compared"] is None
+    for level in data["memory"]:
+        regions = level["regions"]
+        assert level["used"] == plan["used"][level["level"]]
+        assert max(r["offset"] + r["bytes"] for r in regions) == level["used"]
+        for r in regions:
+            for s in (s for s in regions if s is not r):
+                apart = (
+                    r["offset"] + r["bytes"] <= s["offset"]
+                    or s["offset"] + s["bytes"] <= r["offset"]
+                )
+                assert apart or r["last"] < s["first"] or s["last"] < r["first"], (r, s)
+    assert {level["level"] for level in data["memory"]} == {"l1", "l2", "wmem"}
+    stored = {p["offset"]: p["bytes"] for p in plan["placements"]}
+    assert sum(w["bytes"] for w in data["weights"]) == sum(stored.values())
+    weights = [r for level in data["memory"] for r in level["regions"] if r["kind"] == "weights"]
+    assert {r["name"] for r in weights} == {w["name"] for w in data["weights"] if not w["same_as"]}
+    assert all(data["steps"][r["read"]] == "qkv" for r in weights if r["name"].endswith(".qkv"))
+    page = checked(out / "report.html")
+    for level in data["memory"]:
+        assert f"{level['label']}: {level['used']:,} of {level['available']:,} bytes" in page.words
+    assert data["made"]["command"] in page.words
+    for b in plan["l1"]:
+        assert f"{b['name']}: {b['bytes']:,} bytes at" in page.words
+
+
+def test_cycles_are_those_that_plan_states(cli: Cli, model: Path, out: Path) -> None:
+    data = reported(cli, out, "--position", 20, "--clock", 100)
+    speed = cli("plan", model, "--position", 20, "--clock", 100, "--json").json["speed"]
+    decode, prefill = data["phases"]
+    assert decode["estimated"] == pytest.approx(speed["decode"]["cycles_per_token"], abs=2)
+    assert prefill["estimated"] == pytest.approx(20 * speed["prefill"]["cycles_per_token"], abs=20)
+    assert data["verdict"]["tokens_per_second"] == pytest.approx(
+        speed["decode"]["tokens_per_second"], rel=1e-3
+    )
+    assert {o["op"]: o["estimated"] for o in decode["ops"]} == pytest.approx(
+        speed["decode"]["ops"], abs=2
+    )
+    for phase in data["phases"]:
+        for parts in ("steps", "ops", "points", "layers"):
+            total = sum(row["estimated"] for row in phase[parts])
+            assert total == pytest.approx(phase["estimated"], abs=3), parts
+        assert phase["measured"] is None and not phase["counters_included"]
+    page = checked(out / "report.html")
+    assert "All of these are estimated by the cost model" in page.words
+    assert "measured cycles" not in page.words
+
+
+def test_products_are_those_of_the_matrices(cli: Cli, out: Path) -> None:
+    """And of attention over what is cached."""
+    data, graph = reported(cli, out, "--position", 20), load(out / "ir.safetensors")
+    weights = {w["name"]: w for w in data["weights"]}
+    decode, prefill = ({o["op"]: o for o in phase["ops"]} for phase in data["phases"])
+    layers = range(graph.num_layers)
+    for op, slot in (("qkv", "qkv"), ("mid", "o"), ("out", "down")):
+        of = [weights[f"layer{i}.{slot}"] for i in layers]
+        products = sum(w["rows"] * w["inputs"] for w in of)
+        assert decode[op]["products"] == products and prefill[op]["products"] == 20 * products
+        # weights once, whatever comes in and goes out besides
+        assert sum(w["bytes"] for w in of) < decode[op]["bytes"] < 2 * sum(w["bytes"] for w in of)
+    width = graph.heads * graph.head_dim
+    assert decode["attn"]["products"] == 2 * len(layers) * 21 * width
+    assert prefill["attn"]["products"] == 2 * len(layers) * width * sum(range(1, 21))
+    assert decode["next"]["products"] == graph.vocab
+    assert all(o["products"] > 0 and o["bytes"] > 0 for o in (*decode.values(), *prefill.values()))
+
+
+def test_no_estimate_is_above_its_ceiling(cli: Cli, out: Path) -> None:
+    data = reported(cli, out)
+    for phase in data["phases"]:
+        ceilings = data["roofline"][phase["phase"]]
+        assert all(c["said_by"] for c in ceilings)
+        most = {c["name"]: c["per_cycle"] for c in ceilings if c["of"] == "products"}
+        slopes = {c["source"]: c["per_cycle"] for c in ceilings if c["of"] == "bytes"}
+        assert most["cores, activations of 8 bit"] == 32 and slopes["l1"] == 32
+        for p in phase["points"]:
+            reached = p["estimated_products_per_cycle"]
+            assert reached < most.get(p["engine"], 32), p["op"]
+            assert reached < slopes.get(p["source"], 32) * p["products_per_byte"], p["op"]
+
+
+def test_a_profiled_run_stands_beside_the_estimate(cli: Cli, out: Path, tmp_path: Path) -> None:
+    run = run_of(reported(cli, out), factor=2.0)
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    data = reported(cli, out, "--run", tmp_path / "run.json")
+    decode, prefill = data["phases"]
+    assert decode["counters_included"] and decode["measured"] == run["profile"]["decode"]["cycles"]
+    measured = {row["op"]: row["cycles"] for row in run["profile"]["prefill"]["ops"]}
+    assert {o["op"]: o["measured"] for o in prefill["ops"]} == pytest.approx(measured, abs=1)
+    for o in decode["ops"]:
+        assert o["off"] == pytest.approx(o["estimated"] / o["measured"] - 1, abs=1e-3)
+    assert data["verdict"]["compared"] == 77 and data["verdict"]["run"] == "run.json"
+    page = checked(out / "report.html")
+    assert "77 values compared, 0 mismatched" in page.words and "measured cycles" in page.words
+    # where the last run with --profile left it
+    (out / PROFILE).parent.mkdir()
+    (tmp_path / "run.json").rename(out / PROFILE)
+    again = reported(cli, out)
+    assert again["phases"] == data["phases"] and again["verdict"]["run"] == "profile.json"
+    # a run without a profile proves all the same
+    (tmp_path / "plain.json").write_text(json.dumps({**run, "profile": None, "target": "host"}))
+    plain = reported(cli, out, "--run", tmp_path / "plain.json")["verdict"]
+    assert (plain["compared"], plain["measured_cycles"], plain["run_on"]) == (77, None, "host")
+
+
+def test_evaluations_that_lie_there(cli: Cli, out: Path, tmp_path: Path) -> None:
+    perplexity = {
+        "protocol": "wikitext512", "windows": 2, "tokens": 1024, "perplexity": 12.5, "bits_per_byte": None,
+        "perplexity_standard_error": None,
+    }  # fmt: skip
+    report = {"model": {"name": "tiny", "kind": "compiled"}, "perplexity": perplexity}
+    (out / "eval.json").write_text(json.dumps(report))
+    texts = {"texts": [{"prompt": PROMPT, "text": "<script>alert(1)</script>"}]}
+    (tmp_path / "other.json").write_text(json.dumps({"model": report["model"], "samples": texts}))
+    (out / "notes.json").write_text("[]")
+    data = reported(cli, out, "--eval", tmp_path / "other.json")
+    assert [found["file"] for found in data["accuracy"]] == ["other.json", "eval.json"]
+    assert data["accuracy"][1]["rows"][0]["value"] == "12.500"
+    page = checked(out / "report.html")
+    assert (
+        PROMPT in page.words and "<script>alert(1)</script>" in page.words and "b" not in page.tags
+    )
+    assert "12.500" in page.words and "notes.json was left out" in page.words
+
+
+def test_the_same_report_twice(cli: Cli, out: Path, tmp_path: Path) -> None:
+    first = reported(cli, out)
+    html = (out / "report.html").read_bytes()
+    reported(cli, out, "-o", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == html
+    assert json.loads((tmp_path / "again.json").read_text()) == first
+    assert len(html) < 1_000_000
+
+
+def test_without_a_cost_model_nothing_is_estimated(cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert cli("compile", model, "-o", tmp_path / "host", "--target", "host").code == 0
+    data = reported(cli, tmp_path / "host")
+    assert data["speed"] is None and data["verdict"]["tokens_per_second"] is None
+    assert all(o["estimated"] is None and o["products"] > 0 for o in data["phases"][0]["ops"])
+    words = checked(tmp_path / "host/report.html").words
+    assert "was not calibrated" in words and "Timeline" not in words
+
+
+def test_a_report_is_no_foreign_file(cli: Cli, model: Path, out: Path) -> None:
+    reported(cli, out)
+    assert cli("inspect", out, "--json").json["changed_files"] == []
+    assert cli("compile", model, "-o", out, "--force").code == 0
+    assert not (out / "report.html").exists()
+    (out / "report.html").write_text("my own")
+    assert "report.html" in cli("compile", model, "-o", out, "--force").words
+
+
+# ---- a compression run ----
+
+
+def test_a_compression_run(cli: Cli, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "smol", PROMPT)
+    data = reported(cli, tmp_path / "run")
+    assert data["kind"] == "compression run" and data["recipe"] == "[gptq]\nbits = 4\n"
+    assert [s["packed_bytes"] for s in data["steps"]] == [2000, 500]
+    want = sensitivities(5)["kl"]["layers"][4]["modules"]["mlp.down_proj"]["2"]
+    assert data["sensitivity"]["matrices"]["2"]["down"][4] == want
+    page = checked(tmp_path / "run/report.html")
+    assert page.tags["svg"] == 1 + len(data["sensitivity"]["matrices"]) + 1
+    for text in (PROMPT, "there was a cat", "there was a <b>dog</b> & me", "33.25", "25.0 %"):
+        assert text in page.words, text
+    assert "layer 4 down: " in page.words and "01-gptq: 500 B, 25.0 % of bf16" in page.words
+    # a step that is damaged is said, and the others are shown
+    (tmp_path / "run/01-gptq/config.json").write_text("{ }")
+    data = reported(cli, tmp_path / "run")
+    assert len(data["steps"]) == 1 and "is not as it was written" in data["notes"][0]
+    shutil.rmtree(tmp_path / "run/00-source")
+    assert cli("report", tmp_path / "run").code == 62
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "code", "words"),
+    [
+        (lambda d: shutil.rmtree(d), (), 61, "neither a compiled directory nor a compression run"),
+        (lambda d: (d / "manifest.json").unlink(), (), 61, "neither a compiled directory"),
+        (lambda d: (d / "plan.json").write_text("{}"), (), 61, "plan.json missing or not as compiled"),
+        (lambda d: None, ("--position", 100000), 2, "--position 100000 is not possible"),
+        (lambda d: None, ("--clock", 0), 2, "--clock 0 is not possible"),
+        (lambda d: None, ("-o", "no/such/place.html"), 40, "does not exist"),
+        (lambda d: None, ("-o", "page.json"), 2, "is the name of the page's JSON"),
+        (lambda d: None, ("--eval", "nothing.json"), 17, "cannot be read"),
+        (lambda d: None, ("--run", "nothing.json"), 17, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_refusals(
+    cli: Cli, out: Path, prepare: Callable[[Path], object], options: tuple[object, ...], code: int, words: str
+) -> None:  # fmt: skip
+    prepare(out)
+    result = cli("report", out, *options)
+    assert result.code == code and words in result.words, result.err
+    assert not (out / "report.html").exists() and not (out / "report.json").exists()
+
+
+def test_files_that_are_no_run_or_of_another_model(cli: Cli, out: Path, tmp_path: Path) -> None:
+    run, file = run_of(reported(cli, out), factor=1.0), tmp_path / "run.json"
+    profile = run["profile"]
+    worse: list[dict[str, Any]] = [
+        {**run, "model": "another"},
+        {**run, "verdict": {"compared": "7"}},
+        {**run, "profile": {**profile, "prefill": {}}},
+        {**run, "profile": {**profile, "decode": {**profile["decode"], "cycles": "many"}}},
+        {**run, "prompt_tokens": [1] * 10_000},
+        {},
+    ]
+    for content in worse:
+        file.write_text(json.dumps(content))
+        result = cli("report", out, "--run", file)
+        assert result.code == 17, (content.keys(), result.err)
+        assert cli("report", out, "--eval", file).code == 17
+    write_run(tmp_path / "smaller", "smol", PROMPT)
+    assert cli("report", tmp_path / "smaller", "--clock", 100).code == 2
