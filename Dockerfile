@@ -64,12 +64,13 @@ ENV PATH=/opt/tests/bin:$PATH
 USER shrinkc
 RUN python -m pytest -m "not gvsoc" && touch passed
 
-# ---- all tests, which need the libraries of compression, and headers and a compiler to build them ----
+# ---- all tests, which need the libraries of compression, headers and a compiler to build them, and a browser ----
 
 FROM tested AS tested-compress
 USER root
 RUN apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ python3-dev
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        chromium g++ python3-dev
 RUN pip install --editable '.[dev]'
 USER shrinkc
 RUN python -m pytest -m "not gvsoc"

@@ -73,12 +73,14 @@ packages:
 	$(install)
 
 # gptqmodel and a library below it come as source with C in it, for which pip needs Python's headers.
+# Reports are tested in Chromium.
 packages-dev: packages
 	@$(want); \
 	$(find_python); \
 	want "echo '#include <Python.h>' | gcc -fsyntax-only -xc - -I\
 	$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')" python3-dev; \
 	want 'g++ --version' g++; \
+	want 'chromium --version' chromium; \
 	$(install)
 
 $(BIN)/python: | packages

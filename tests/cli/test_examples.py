@@ -19,7 +19,7 @@ from .conftest import Cli
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 # in an order in which one makes what another needs; all others are minutes of work, or need a simulator
-EXECUTED = ("compile", "plan", "inspect", "diff", "export", "doctor", "run")
+EXECUTED = ("compile", "plan", "inspect", "diff", "export", "doctor", "run", "report")
 
 
 @pytest.mark.parametrize("name", commands.commands)
@@ -52,5 +52,5 @@ def test_they_do_what_they_say(
             result = cli(*shlex.split(line)[1:])
             assert result.code == (64 if name == "diff" else 0), (line, result.err)
             done += 1
-    assert done >= 9
+    assert done >= 11
     assert (tmp_path / "sweep.svg").is_file()

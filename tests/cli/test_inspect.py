@@ -249,6 +249,7 @@ def test_damage_is_told_or_refused_by_name(
             )
         codes |= {cli("inspect", tmp_path / "d").code}
         codes |= {cli("diff", compiled, tmp_path / "d", "--positions", 1).code}
+        codes |= {cli("report", tmp_path / "d").code}
     assert {0, 61, 64} <= codes <= {0, 10, 61, 64}
 
 

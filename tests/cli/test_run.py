@@ -203,6 +203,12 @@ def test_profile(cli: Cli, program: Path, needs: Needs) -> None:
         # a pass takes some 900 cycles between its ops and those of the next one, whatever the model
         outside = profile[phase]["cycles"] - profile[phase]["counted"]
         assert 0 < outside < 1000 * (1 if phase == "decode" else 3)
+    assert json.loads((program / "build/profile.json").read_text()) == result.json
+    report = cli("report", program, "-o", program.parent / "report.html", "--json").json["verdict"]
+    assert report["measured_cycles"] == {
+        phase: profile[phase]["cycles"] for phase in ("decode", "prefill")
+    }
+    assert report["compared"] == result.json["verdict"]["compared"] > 0
     assert "profile of the prefill: " in result.err
     assert "profile of a decode step, mean of 2: " in result.err
     assert {p: p.read_bytes() for p in files} == files

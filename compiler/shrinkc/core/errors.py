@@ -96,7 +96,8 @@ class BadRecipe(ShrinkcError):
 
 
 class BadData(ShrinkcError):
-    """Calibration, training or evaluation data is too short, duplicated, or not in its format."""
+    """Data of calibration, training or evaluation, or of a run, is too short, duplicated, or not in its
+    format."""
 
     exit_code = 17
     title = "bad data"

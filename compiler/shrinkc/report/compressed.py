@@ -24,7 +24,14 @@ from shrinkc.report.quality import quality
 
 def sections(data: Data) -> list[Section]:
     """In the order of the page."""
-    return [_verdict(data), _quality(data), _steps(data), _sensitivity(data), _samples(data)]
+    return [
+        _verdict(data),
+        _quality(data),
+        _steps(data),
+        _sensitivity(data),
+        _samples(data),
+        Section("recipe", "Recipe", source_said="As it ran (recipe.toml):", source=data["recipe"]),
+    ]
 
 
 def _verdict(data: Data) -> Section:
@@ -41,10 +48,7 @@ def _verdict(data: Data) -> Section:
             _change("Bits per byte", "bits_per_byte", steps, 4),
             Card("Steps", number(len(steps) - 1), f"took {show_time(data['seconds'])}"),
         ]  # fmt: skip
-    return Section(
-        "verdict", "Verdict", cards=cards, source_said="The recipe as it ran (recipe.toml):",
-        source=data["recipe"], notes=data["notes"],
-    )  # fmt: skip
+    return Section("verdict", "Verdict", cards=cards, notes=data["notes"])
 
 
 def _change(title: str, key: str, steps: Sequence[Data], digits: int) -> Card:

@@ -10,12 +10,14 @@ from shrinkc.report.svg import COLOURS, EMPTY, box, document, words
 _WIDTH, _LEFT, _TOP = 1100, 110, 44
 _ROW = 22
 _BARS = 170
-_DECADES = 4  # what is that much less than the largest has no colour
+_DECADES = 4  # what is that much less than the largest has the weakest colour
 
 
 def heat(layers: int, rows: Sequence[str], costs: Mapping[str, Sequence[float]], title: str) -> str:
     """An SVG document: a row per matrix, a column per layer, ``costs[row][layer]``, as logarithms."""
-    most = max((v for values in costs.values() for v in values), default=0.0)
+    every = [v for values in costs.values() for v in values if v > 0]
+    most = max(every, default=1.0)
+    least = max(min(every, default=1.0), most / 10**_DECADES)
     column = (_WIDTH - _LEFT - 12) / max(layers, 1)
     out = [words(12, 20, title, size=14)]
     out += [words(_LEFT + i * column + 2, _TOP - 5, str(i), size=9) for i in range(layers)]
@@ -26,15 +28,17 @@ def heat(layers: int, rows: Sequence[str], costs: Mapping[str, Sequence[float]],
             note = f"layer {layer} {row}: {cost:.5f}"
             x = _LEFT + layer * column
             out.append(box(x, y, column, _ROW, EMPTY, note, edge=False))
-            out.append(box(x, y, column, _ROW, COLOURS[3], note, opacity=_strength(cost, most)))
+            out.append(
+                box(x, y, column, _ROW, COLOURS[3], note, opacity=_strength(cost, least, most))
+            )
     return document(_WIDTH, _TOP + len(rows) * _ROW + 12, out)
 
 
-def _strength(cost: float, most: float) -> float:
-    """0 to 1, a quarter per decade."""
-    if cost <= 0 or most <= 0:
-        return 0.0
-    return max(0.0, 1.0 + math.log10(cost / most) / _DECADES)
+def _strength(cost: float, least: float, most: float) -> float:
+    """0 to 1, as logarithms from ``least`` or below to ``most``."""
+    if cost <= least:
+        return 0.05
+    return 0.05 + 0.95 * math.log(cost / least) / math.log(most / least)
 
 
 def costs_of_layers(costs: Sequence[float], title: str) -> str:

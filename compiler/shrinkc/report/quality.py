@@ -54,9 +54,9 @@ def quality(steps: Sequence[Data], key: str, name: str) -> str | None:
             f"{number(s['perplexity'], 2)}, {number(s['bits_per_byte'], 4)} bits per byte"
         )
         out.append(dot(x, y, COLOURS[0], note))
-        low_y = y + 4
+        low_y = y - 9
         while any(abs(low_y - t) < _LINE and abs(x - u) < LETTER * 20 for u, t in taken):
             low_y += 2
         taken.append((x, low_y))
-        out.append(words(x + 10, low_y, s["name"]))
+        out.append(words(x + 8, low_y, s["name"]))
     return document(_WIDTH, _HEIGHT, out)

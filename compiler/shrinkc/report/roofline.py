@@ -120,12 +120,11 @@ def _lines(axes: _Axes, ceilings: Sequence[Data]) -> list[str]:
             continue
         ends = [axes.at(first, first * per), axes.at(last, last * per)]
         out.append(line(ends, note))
-        x, y = ends[1]
-        if last * per < top:  # it leaves by the right edge
-            y = _free(y + 4, taken)
-            out.append(words(x + 6, y, f"{c['name']}: {per:.3g} bytes"))
+        (x, y), text = ends[1], f"{c['name']}: {per:.3g} bytes"
+        if last < top / per:  # it leaves by the right edge
+            out.append(words(x + 6, _free(y + 4, taken), text))
         else:
-            out.append(words(x - 30, y - 6, f"{c['name']}: {per:.3g} bytes"))
+            out.append(words(x - 30, y - 6, text))
     return out
 
 
