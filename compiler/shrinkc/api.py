@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -308,11 +307,8 @@ def write_report(
     data = run_report(folder)
     if data is None:
         data = reporting.compiled_report(folder, asked, reporter)
-    elif asked != reporting.ReportRequest():
-        raise UsageError(
-            f"{folder} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
-            "leave them out.",
-        )
+    else:
+        asked.refuse_for_run(folder)
     return reporting.write_report(data, folder, None if output is None else Path(output), reporter)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, UsageError
@@ -159,7 +160,7 @@ def read_plan(path: Path) -> Plan:
     try:
         found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
         plan = Plan.of_json(found)
-        _check_sizes(plan)
+        _check(plan)
         return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArtifact(
@@ -168,24 +169,32 @@ def read_plan(path: Path) -> Plan:
         ) from None
 
 
-def _check_sizes(plan: Plan) -> None:
-    """Raises what a plan is no plan for whose sizes are no numbers, or of memories that nobody knows."""
+def _check(plan: Plan) -> None:
+    """Raises what a plan is no plan for whose values are of other types than it says, that divides by nothing,
+    or that is of memories that nobody knows."""
     kept: list[Buffer | Table | Placement] = [
         *plan.l1,
         *plan.beside,
         *plan.tables,
         *plan.placements,
     ]
-    numbers = [*plan.used.values(), *plan.capacity.values(), plan.arena_bytes]
-    numbers += [n for x in kept for n in (x.bytes, x.offset)]
-    levels = [*plan.used, *plan.capacity, *(x.level for x in kept)]
-    if not all(type(n) is int for n in numbers) or not {*levels} <= {*MEMORIES}:
-        raise ValueError("a size is no integer, or a memory not known")
-    if (
-        not all(type(x.name) is str for x in kept)
-        or not {"l1"} <= plan.used.keys() == plan.capacity.keys()
-    ):
-        raise ValueError("a name or a memory is missing")
+    for part in (plan, *kept):
+        for name, kind in get_type_hints(type(part)).items():
+            value = getattr(part, name)
+            if kind in (int, str, bool) and type(value) is not kind:
+                raise TypeError(f"{name} is {value!r}")
+    counts = [*plan.used.values(), *plan.capacity.values(), *plan.kv_layers.values()]
+    if not all(type(n) is int for n in counts) or not all(type(s) is str for s in plan.steps):
+        raise TypeError("a size is no integer, or a step no name")
+    levels = {*plan.used, *plan.capacity, *plan.kv_layers, *(x.level for x in kept)}
+    if not levels <= {*MEMORIES} or not {"l1"} <= plan.used.keys() == plan.capacity.keys():
+        raise ValueError("a memory is missing or not known")
+    parts = [n for p in plan.placements for n in (p.blocks, p.tile_blocks, p.block_bytes)]
+    if min([plan.chunk, len(plan.steps), len(plan.l1), *parts]) < 1 or plan.context < 2:
+        raise ValueError("there is nothing of what there has to be some")
+    last = len(plan.steps)
+    if not all(0 <= b.first <= b.last < last for b in (*plan.l1, *plan.beside)):
+        raise ValueError("a buffer lives outside of the pass")
 
 
 def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:

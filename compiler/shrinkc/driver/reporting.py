@@ -47,6 +47,14 @@ class ReportRequest:
     run: Path | None = None
     evals: tuple[Path, ...] = ()
 
+    def refuse_for_run(self, directory: Path) -> None:
+        """UsageError where something was asked for that only a compiled directory has."""
+        if self != ReportRequest():
+            raise UsageError(
+                f"{directory} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
+                "leave them out.",
+            )
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -116,6 +124,11 @@ def compiled_report(directory: Path, request: ReportRequest, reporter: Reporter)
         artifact.check_files(directory, manifest, (artifact.PLAN, artifact.IR))
         plan, graph = read_plan(directory / artifact.PLAN), load(directory / artifact.IR)
         shape = shapes_of_graph(graph, 0)
+        if not {m.name for m in shape.matrices} <= {p.name for p in plan.placements}:
+            raise BadArtifact(
+                f"{directory / artifact.PLAN} has no place for some matrices of the integer model.",
+                "compile the model again.",
+            )
         changed = artifact.changed_files(directory, manifest)
     run, whence = _run_of(directory, request, manifest)
     speed = speed_of(shape, plan, target, request.position, request.clock_mhz)
