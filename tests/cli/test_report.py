@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from shrinkc.core.artifact import PROFILE, REPORT
 from shrinkc.ir.serialize import load
 
 from .conftest import Cli
+from .test_inspect import damaged
 
 PROMPT = 'Lily & <b>Tom</b> "went"'
 
@@ -305,3 +307,22 @@ def test_files_that_are_no_run_or_of_another_model(cli: Cli, out: Path, tmp_path
         assert cli("report", out, "--eval", file).code == 17
     write_run(tmp_path / "smaller", "smol", PROMPT)
     assert cli("report", tmp_path / "smaller", "--clock", 100).code == 2
+
+
+def test_damage_is_a_refusal_or_a_note(cli: Cli, out: Path, tmp_path: Path) -> None:
+    """Whatever is another thing than it was in a step or in the file of a run."""
+    write_run(tmp_path / "run", "smol", PROMPT)
+    record = tmp_path / "run/01-gptq/step.json"
+    whole = json.loads(record.read_text())
+    run = run_of(reported(cli, out), factor=1.0)
+    codes: dict[str, set[int]] = {"step": set(), "run": set()}
+    for seed in range(40):
+        for kind, content, file, options in (
+            ("step", whole, record, (tmp_path / "run",)),
+            ("run", run, tmp_path / "r.json", (out, "--run", tmp_path / "r.json")),
+        ):
+            worse = json.loads(json.dumps(content))
+            damaged(worse, random.Random(seed))
+            file.write_text(json.dumps(worse))
+            codes[kind].add(cli("report", *options).code)
+    assert codes == {"step": {0}, "run": {0, 17}}

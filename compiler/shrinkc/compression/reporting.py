@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +19,12 @@ from shrinkc.core.shell import name_of
 
 SENSITIVITY = "sensitivity.json"  # as `shrinkc sensitivity -o` calls it
 
+# what is null where it was not measured
+_OPTIONAL = (
+    "vocabulary", "perplexity", "bits_per_byte", "trivia_closed", "trivia_open", "hellaswag", "hellaswag_norm",
+)  # fmt: skip
+_NO_FIGURES = ("protocol", "measured")
+
 Data = dict[str, Any]
 
 
@@ -29,7 +36,8 @@ def run_report(path: Path) -> Data | None:
     if not is_run(path):
         return None
     about = read_json(path / RUN)
-    records, notes = read_records(path)
+    found, notes = read_records(path)
+    records = [record for record in found if _readable(record, notes)]
     if not records:
         raise BadStep(
             f"no step of the run {path} can be read" + "".join(f": {note}" for note in notes[:1])
@@ -50,6 +58,24 @@ def run_report(path: Path) -> Data | None:
         "sensitivity": _sensitivity(path, notes),
         "notes": notes,
     }  # fmt: skip
+
+
+def _readable(record: StepRecord, notes: list[str]) -> bool:
+    """Whether the figures of a step are numbers and its texts texts; else that is a note."""
+    row = asdict(rows_of([record])[0])
+    texts = [
+        row.pop("name"),
+        record.stage,
+        *(record.notes if type(record.notes) is list else [None]),
+    ]
+    figures = [v for key, v in row.items() if key not in (*_OPTIONAL, *_NO_FIGURES)]
+    figures += [row[key] for key in _OPTIONAL if row[key] is not None]
+    texts += [] if row["protocol"] is None else [row["protocol"]]
+    numbers = all(type(v) in (int, float) and math.isfinite(v) for v in figures)
+    if numbers and all(type(text) is str for text in texts):
+        return True
+    notes.append(f"{record.name} was left out: a figure of it is no number, or a text none")
+    return False
 
 
 def _recipe(path: Path, about: Mapping[str, Any]) -> str:
@@ -86,20 +112,27 @@ def _costs(found: Mapping[str, Any]) -> Data:
     widths = list(kl[0]["modules"][MODULES[0]])
     return {
         "unit": str(found["unit"]),
-        "baseline": float(found["baseline"]),
+        "baseline": _finite(found["baseline"]),
         "tokens": int(found["tokens"]),
         "samples": int(found["samples"]),
         "layers": len(kl),
         "modules": list(names.values()),
         "matrices": {
             str(bits): {
-                short: [float(layer["modules"][module][bits]) for layer in kl]
+                short: [_finite(layer["modules"][module][bits]) for layer in kl]
                 for module, short in names.items()
             }
             for bits in widths
         },
         "all_at": {
-            str(bits): [float(layer["bits"][bits]) for layer in loss] for bits in loss[0]["bits"]
+            str(bits): [_finite(layer["bits"][bits]) for layer in loss] for bits in loss[0]["bits"]
         },
-        "removed": [float(layer["removed"]) for layer in loss],
+        "removed": [_finite(layer["removed"]) for layer in loss],
     }
+
+
+def _finite(value: Any) -> float:
+    """ValueError for what is no number."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,12 +229,12 @@ def _check_run(run: Data) -> None:
             raise ValueError("more decode steps than tokens")
     if not all(type(run[key]) is list for key in ("prompt_tokens", "new_tokens")):
         raise ValueError("its tokens are no lists")
-    if type(run["target"]) is not str or not run["prompt_tokens"]:
-        raise ValueError("it names no machine or no prompt")
+    if not all(type(run[key]) is str for key in ("target", "model")) or not run["prompt_tokens"]:
+        raise ValueError("it names no machine, no model or no prompt")
 
 
 def _numbers(values: Iterable[Any]) -> None:
-    if any(type(v) not in (int, float) for v in values):
+    if not all(type(v) in (int, float) and math.isfinite(v) for v in values):
         raise ValueError("a figure is no number")
 
 
