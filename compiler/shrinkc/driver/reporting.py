@@ -136,6 +136,10 @@ def compiled_report(directory: Path, request: ReportRequest, reporter: Reporter)
     notes: list[str] = []
     if changed:
         notes.append(f"changed since it was compiled: {', '.join(changed)}")
+    if run is not None and run.get("lookup"):
+        notes.append(
+            "the run drafted tokens: its passes took more than one, estimates are of one each"
+        )
     if speed is None:
         notes.append(f"cycles are not estimated: {target.name} was not calibrated")
     with reporter.stage("estimating"):
@@ -257,7 +261,6 @@ def _cycles(
         prompt = len(run["prompt_tokens"])
         tokens = min(prompt, plan.chunk)
         if (decode := profile["decode"]) is not None:
-            # with lookup a pass takes more tokens than one: which, the run does not say
             each = [passes.steps(1, prompt + i) for i in range(decode["steps"])]
             title = f"a decode step, mean of {decode['steps']} after {prompt} tokens"
             phases.append(Phase("decode", title, each, decode["steps"], decode, True))

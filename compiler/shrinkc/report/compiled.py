@@ -174,10 +174,12 @@ def _weights(data: Data) -> Section:
         for w in weights
     ]  # fmt: skip
     s = data["schedule"]
+    cores = ""
+    if s["tile_bytes"]:
+        cores = f"what the cores multiply comes to L1 in tiles of up to {size(s['tile_bytes'])}, "
     said = (
         f"{size(whole)} of weights, scales and offsets, as they are stored. A prompt goes in chunks of "
-        f"{s['chunk']} tokens; what the cores multiply comes to L1 in tiles of up to {size(s['tile_bytes'])}, "
-        "other engines read it in place and take no tiles."
+        f"{s['chunk']} tokens; {cores}other engines read weights in place and take no tiles."
     )
     return Section(
         "weights", "Weights and tiles", said,
