@@ -226,6 +226,7 @@ def test_without_a_cost_model_nothing_is_estimated(cli: Cli, model: Path, tmp_pa
     assert cli("compile", model, "-o", tmp_path / "host", "--target", "host").code == 0
     data = reported(cli, tmp_path / "host")
     assert data["speed"] is None and data["verdict"]["tokens_per_second"] is None
+    assert data["roofline"] == {}
     assert all(o["estimated"] is None and o["products"] > 0 for o in data["phases"][0]["ops"])
     words = checked(tmp_path / "host/report.html").words
     assert "was not calibrated" in words and "Timeline" not in words

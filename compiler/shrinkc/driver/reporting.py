@@ -272,6 +272,7 @@ def _cycles(
         "roofline": {
             phase.name: ceilings(target, plan, passes, table, at_once[phase.name])
             for phase in phases
+            if table is not None or phase.measured is not None  # else there is nothing below them
         },
     }
 

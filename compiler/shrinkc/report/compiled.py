@@ -299,7 +299,7 @@ def _roofline(data: Data) -> Section:
     figures: list[Figure] = []
     ceilings: dict[tuple[str, float], tuple[str, Data]] = {}
     for phase in data["phases"]:
-        lines = data["roofline"][phase["phase"]]
+        lines = data["roofline"].get(phase["phase"], ())
         svg = roofline(f"{phase['phase']}: {phase['title']}", phase["points"], lines)
         if svg is not None:
             figures.append(Figure(svg, f"{phase['phase']}, {len(phase['ops'])} ops"))
