@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from shrinkc.core.progress import Reporter
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, Shortfall
-    from shrinkc.driver.reporting import Reported
-    from shrinkc.driver.running import RunResult
+    from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
 
 __all__ = [
@@ -43,7 +42,7 @@ _HOME = {
     "Planned": "shrinkc.driver.planning",
     "Reported": "shrinkc.driver.reporting",
     "Reporter": "shrinkc.core.progress",
-    "RunResult": "shrinkc.driver.running",
+    "RunResult": "shrinkc.driver.run_result",
     "Shortfall": "shrinkc.driver.planning",
 }
 

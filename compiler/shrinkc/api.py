@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from shrinkc.compression.run import RunResult as Compressed
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
-    from shrinkc.driver.reporting import Reported
-    from shrinkc.driver.running import RunResult
+    from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
 
 AnyPath = str | os.PathLike[str]
@@ -176,7 +175,8 @@ def run(
     Raises Mismatch when an integer differs (not with ``check`` False: then ``verdict.ok`` says
     it), UsageError, BadArtifact, ToolMissing, BuildFailed, OutputError or RunFailed.
     """
-    from shrinkc.driver.running import RunRequest, run_directory
+    from shrinkc.driver.asking import RunRequest
+    from shrinkc.driver.running import run_directory
 
     request = RunRequest.from_options(
         machine=on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed,

@@ -15,7 +15,7 @@ from shrinkc.abi import Exit, Trace
 from shrinkc.build import PROGRAM, build_program
 from shrinkc.cli.main import run_cli
 from shrinkc.core.artifact import read_manifest
-from shrinkc.driver.running import sampling_of
+from shrinkc.driver.asking import sampling_of
 from shrinkc.importer import Tokenizer
 from shrinkc.simulate.proof import Request
 

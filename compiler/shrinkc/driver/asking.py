@@ -1,0 +1,179 @@
+"""What a run is asked to do: from the values of options to the words of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from shrinkc.abi import LOOKUP_MAX
+from shrinkc.build.make import OPTIONS
+from shrinkc.core import artifact
+from shrinkc.core.errors import UsageError
+from shrinkc.importer import Tokenizer
+from shrinkc.numerics.sampling import TOP_P_ONE, Sampling
+from shrinkc.simulate.proof import Request
+from shrinkc.targets import MACHINES, TARGETS
+
+Machine = Literal["host", "qemu", "gvsoc"]
+
+DEFAULT_TOKENS = 64
+TIMEOUT = {"host": 600.0, "qemu": 600.0, "gvsoc": 7200.0}
+TEMPERATURES = (0.02, 100.0)
+SEED_MAX = (1 << 32) - 1
+PROFILED = "gvsoc"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run; ``prompt`` and ``prompt_ids`` exclude each other.
+
+    ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.
+    """
+
+    machine: Machine
+    prompt: str | None = None
+    chat: bool = False
+    prompt_ids: tuple[int, ...] | None = None
+    tokens: int | None = None
+    sampling: Sampling = Sampling()
+    ignore_eos: bool = False
+    verify: bool = True
+    make_options: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    profile: bool = False
+    lookup: int = 0
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        machine: str,
+        prompt: str | None,
+        chat: bool,
+        prompt_ids: Sequence[int] | None,
+        tokens: int | None,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        ignore_eos: bool,
+        verify: bool,
+        make_options: Mapping[str, str],
+        timeout: float | None,
+        profile: bool = False,
+        lookup: int | None = None,
+    ) -> RunRequest:
+        """From the values of options; UsageError when one is not possible."""
+        if machine not in MACHINES:
+            raise UsageError(f"--on {machine} is not possible.", f"allowed: {', '.join(MACHINES)}.")
+        if prompt is not None and prompt_ids is not None:
+            raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
+        if chat and prompt is None:
+            raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
+        if timeout is not None and not timeout > 0:
+            raise UsageError(
+                f"--timeout {timeout:g} is not possible.",
+                "give seconds above 0, or inf for as long as it takes.",
+            )
+        if profile and machine != PROFILED:
+            raise UsageError(
+                f"--profile is not possible on {machine}: only the simulated cores of {PROFILED} have "
+                "counters.",
+                f"give --on {PROFILED}, or leave it out.",
+            )
+        if lookup is not None:
+            _check_lookup(lookup, temperature)
+        cores, most = make_options.get("CORES", "1"), max(t.cores for t in TARGETS.values())
+        if not (cores.isascii() and cores.isdecimal() and 1 <= int(cores[:9]) <= most):
+            raise UsageError(f"--make CORES={cores} is not possible.", f"allowed: 1 to {most}.")
+        if wrong := [name for name in make_options if name not in OPTIONS]:
+            raise UsageError(
+                f"--make {wrong[0]}={make_options[wrong[0]]} is not possible.",
+                f"allowed: {'=, '.join(OPTIONS)}=.",
+            )
+        return cls(
+            machine=cast(Machine, machine),
+            prompt=prompt,
+            chat=chat,
+            prompt_ids=None if prompt_ids is None else tuple(prompt_ids),
+            tokens=tokens,
+            sampling=sampling_of(temperature, top_p, seed),
+            ignore_eos=ignore_eos,
+            verify=verify,
+            make_options=dict(make_options),
+            timeout=timeout,
+            profile=profile,
+            lookup=lookup or 0,
+        )
+
+
+def _check_lookup(lookup: int, temperature: float) -> None:
+    if not 1 <= lookup <= LOOKUP_MAX:
+        raise UsageError(
+            f"--lookup {lookup} is not possible.",
+            f"allowed: 1 to {LOOKUP_MAX} tokens; or leave it out, to draft none.",
+        )
+    if temperature != 0:
+        raise UsageError(
+            f"--lookup is not possible with --temperature {temperature:g}: drafts are verified against "
+            "the likeliest tokens.",
+            "give --temperature 0, or leave --lookup out.",
+        )
+
+
+def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
+    """The device's fixed-point numbers; UsageError outside their ranges."""
+    low, high = TEMPERATURES
+    if not (temperature == 0 or low <= temperature <= high):
+        raise UsageError(
+            f"--temperature {temperature:g} is not possible.",
+            f"allowed: 0 (the likeliest token) or {low:g} to {high:g}.",
+        )
+    if not 0 < top_p <= 1:
+        raise UsageError(f"--top-p {top_p:g} is not possible.", "allowed: above 0, at most 1.")
+    if not 0 <= seed <= SEED_MAX:
+        raise UsageError(f"--seed {seed} is not possible.", f"allowed: 0 to {SEED_MAX}.")
+    return Sampling(
+        inv_temp_q16=round(65536 / temperature) if temperature else 0,
+        top_p_q16=max(1, round(TOP_P_ONE * top_p)),
+        seed=seed,
+    )
+
+
+def device_request(
+    request: RunRequest, manifest: artifact.Manifest, tokenizer: Tokenizer
+) -> Request:
+    """What the device is asked; UsageError with the numbers where the context is too short."""
+    if request.prompt_ids is not None:
+        prompt = request.prompt_ids
+        beyond = [i for i in prompt if not 0 <= i < manifest.vocab_size]
+        if beyond:
+            raise UsageError(
+                f"--prompt-ids: {beyond[0]} is not a token of this model.",
+                f"allowed: 0 to {manifest.vocab_size - 1}.",
+            )
+    elif request.chat:
+        prompt = tuple(tokenizer.encode_chat(request.prompt or ""))
+    else:
+        prompt = tuple(tokenizer.encode(request.prompt or ""))
+    if not prompt:
+        raise UsageError(
+            "the prompt has no tokens, and the model has no token to begin with.",
+            "give a --prompt.",
+        )
+    room = manifest.context - len(prompt)
+    if room < 1:
+        raise UsageError(
+            f"the prompt takes {len(prompt)} tokens and the program was compiled for a context of "
+            f"{manifest.context}, which leaves no room for an answer.",
+            f"use a prompt of at most {manifest.context - 1} tokens, or compile with a longer "
+            "--context.",
+        )
+    tokens = min(DEFAULT_TOKENS, room) if request.tokens is None else request.tokens
+    if not 1 <= tokens <= room:
+        raise UsageError(
+            f"--tokens {tokens} is not possible: the context of {manifest.context} less a prompt "
+            f"of {len(prompt)} leaves {room}.",
+            f"allowed: 1 to {room}; or compile with a longer --context.",
+        )
+    return Request(prompt, tokens, request.sampling, request.ignore_eos, request.lookup)

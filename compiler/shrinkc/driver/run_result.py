@@ -1,0 +1,191 @@
+"""What came of a run: its text, what was measured, and what was proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+from shrinkc.core import artifact
+from shrinkc.core.errors import Mismatch, UsageError
+from shrinkc.driver.asking import Machine
+from shrinkc.driver.estimating import Predicted, profile_chart
+from shrinkc.report.timeline import timeline
+from shrinkc.simulate.profile import Profile
+from shrinkc.simulate.proof import Pass, Record, Request, Verdict
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What lookup did in a run: its decode passes."""
+
+    passes: tuple[Pass, ...]
+
+    @property
+    def drafted(self) -> int:
+        """Tokens, in all."""
+        return sum(p.tokens - 1 for p in self.passes)
+
+    @property
+    def accepted(self) -> int:
+        """Of these, tokens that were needed and right."""
+        return sum(p.kept - 1 for p in self.passes)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """That a pass gave on average; 0 where there was none, because the prefill gave all."""
+        return sum(p.kept for p in self.passes) / max(len(self.passes), 1)
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"lookup: {self.tokens_per_pass:.2f} tokens per pass ({len(self.passes)} passes), "
+            f"{self.accepted} of {self.drafted} drafted tokens accepted"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "passes": len(self.passes),
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tokens_per_pass": round(self.tokens_per_pass, 3),
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    ``text``: the prompt and what the program made of it.  ``seconds``: wall time, proof output and
+    start-up included.  ``record``: what the program printed, as values.  ``verdict``: how many
+    values were compared with the interpreter's and how many differ; None without verification.
+    ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
+    ``drafts``: what lookup did; None without it.
+    """
+
+    manifest: artifact.Manifest
+    machine: Machine
+    asked: Request
+    text: str
+    seconds: float
+    record: Record
+    verdict: Verdict | None
+    reports: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    profile: Profile | None = None
+    drafts: Drafts | None = None
+    _predict: Callable[[], Predicted | None] = field(
+        default=lambda: None, repr=False, compare=False
+    )
+
+    @cached_property
+    def predicted(self) -> Predicted | None:
+        """What the cost model says of this run's profile; None without a profile, or for a target
+        that was not calibrated."""
+        return None if self.profile is None else self._predict()
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        """Ids of the prompt."""
+        return list(self.asked.prompt)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """Ids that the program chose, an end token included."""
+        return list(self.record.tokens)
+
+    def check(self) -> None:
+        """Mismatch where an integer differs, or nothing was compared though it was asked for."""
+        if self.verdict is not None and not self.verdict.ok:
+            raise _mismatch(self.machine, self.verdict)
+
+    @property
+    def cycles(self) -> dict[str, object] | None:
+        """Of the simulated SoC, of the prefill and of each decode pass, which without lookup gives a
+        token; the other machines have no clock that means anything."""
+        if self.machine != "gvsoc":
+            return None
+        return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
+
+    def _beside(self) -> Profile | None:
+        """The profile with what was predicted."""
+        if self.profile is None or self.predicted is None:
+            return self.profile
+        return self.profile.beside(*self.predicted.ops())
+
+    def timeline(self) -> str:
+        """The profile as an SVG document; UsageError where the run had none."""
+        if self.profile is None:
+            raise UsageError("a timeline is made of a profile.", "give --profile too.")
+        known = self.predicted
+        charts = [
+            profile_chart("prefill", self.profile.prefill, None if known is None else known.prefill)
+        ]
+        if (decode := self.profile.decode) is not None:
+            title = f"decode step, mean of {decode.steps}"
+            charts.append(profile_chart(title, decode, None if known is None else known.decode))
+        name = f"{self.manifest.model} on {self.machine}, prompt of {len(self.asked.prompt)} tokens"
+        return timeline(name, charts)
+
+    def lines(self) -> list[str]:
+        """A summary for people, the platform's reports first, the verdict last."""
+        new, prompt = len(self.record.tokens), len(self.asked.prompt)
+        line = f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s"
+        if self.machine == "gvsoc":
+            out = [*self.reports, f"{line} of simulation"]
+        else:
+            speed = new / max(self.seconds, 1e-9)
+            out = [*self.reports, f"{line} ({speed:.1f} tokens/s, start and proof output included)"]
+        decode = self.record.decode_times
+        if self.machine == "gvsoc" and self.record.prefill_time is not None:
+            line = f"cycles: prefill {self.record.prefill_time}"
+            line += f" ({self.record.prefill_time / prompt:.0f} per prompt token)"
+            if decode:
+                line += f", decode {sum(decode) / (new - 1):.0f} per token on average"
+            out.append(line)
+        if self.drafts is not None:
+            out.append(self.drafts.line())
+        if (profile := self._beside()) is not None:
+            out += profile.lines()
+        if self.verdict is None:
+            out.append("not verified: --no-verify was given")
+        else:
+            word = "verified" if self.verdict.ok else "NOT verified"
+            out.append(
+                f"{word}: {self.verdict.compared} values compared, "
+                f"{self.verdict.mismatched} mismatched"
+            )
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        profile = self._beside()
+        return {
+            "target": self.machine,
+            "model": self.manifest.model,
+            "prompt_tokens": list(self.asked.prompt),
+            "new_tokens": self.record.tokens,
+            "text": self.text,
+            "cycles": self.cycles,
+            "profile": None if profile is None else profile.to_json(),
+            "lookup": None if self.drafts is None else self.drafts.to_json(),
+            "seconds": round(self.seconds, 3),
+            "verdict": None if self.verdict is None else asdict(self.verdict),
+        }
+
+
+def _mismatch(machine: Machine, verdict: Verdict) -> Mismatch:
+    if verdict.first_difference is None:
+        return Mismatch(
+            "nothing was compared, which proves nothing.", "ask for at least one new token."
+        )
+    d = verdict.first_difference
+    layer = "" if d.layer is None else f", layer {d.layer}"
+    return Mismatch(
+        f"{verdict.mismatched} of {verdict.compared} values on {machine} differ from the "
+        f"interpreter's, first at step {d.step}{layer}, {d.op}[{d.index}]: got {d.got}, expected "
+        f"{d.expected}.",
+        "if nothing in the directory was changed, this is a defect; please report it with the "
+        "model and this command line.",
+    )
