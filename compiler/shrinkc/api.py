@@ -17,6 +17,7 @@ from shrinkc.core.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from shrinkc.compression.run import RunResult as Compressed
+    from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
     from shrinkc.driver.run_result import RunResult
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 AnyPath = str | os.PathLike[str]
 
-__all__ = ["compile", "compress", "evaluate", "open", "plan", "run", "write_report"]
+__all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run"]
 
 
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
@@ -190,6 +191,50 @@ def run(
     if check:
         result.check()
     return result
+
+
+def chat(
+    directory: AnyPath,
+    *,
+    on: str = "host",
+    system: str | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    lookup: int | None = None,
+    verify: bool = False,
+    make_options: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> Conversation:
+    """Begin a conversation with a compiled directory, in its model's chat template.
+
+    ``system`` is what the model is told before all messages.  ``tokens``: most of one answer (None:
+    what the context leaves).  ``timeout``: seconds for one answer.  ``verify`` compares every answer
+    with the interpreter's; its ``result.check()`` raises Mismatch.  ``on``, ``seed``, ``temperature``,
+    ``top_p``, ``lookup`` and ``make_options`` are those of :func:`run`.
+
+    The result's ``ask(message, on_text)`` gives an Answer: ``text``, ``ended`` ("end": by the model;
+    "tokens": by ``tokens``; "context": it is full), ``forgotten``, how many of the oldest exchanges were
+    left out for it because the context was full, and ``result``, the run.  ``exchanges`` are the
+    messages and answers that are not forgotten.
+
+    Raises UsageError (also where the model has no chat template), BadArtifact, BadTokenizer,
+    ToolMissing, BuildFailed or OutputError.
+    """
+    from shrinkc.driver.asking import RunRequest
+    from shrinkc.driver.chatting import Conversation
+
+    request = RunRequest.from_options(
+        machine=on, prompt=None, chat=False, prompt_ids=None, tokens=tokens, seed=seed,
+        temperature=temperature, top_p=top_p, ignore_eos=False, verify=verify,
+        make_options=make_options or {}, timeout=timeout, lookup=lookup,
+    )  # fmt: skip
+    return Conversation(
+        Path(directory), request, system, env=_environment(env), reporter=reporter or Silent()
+    )
 
 
 def evaluate(

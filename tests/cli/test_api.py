@@ -19,7 +19,7 @@ from shrinkc.core.progress import Update
 
 from .conftest import Cli
 
-FUNCTIONS = ("open", "plan", "compile", "run", "evaluate", "compress", "write_report")
+FUNCTIONS = ("open", "plan", "compile", "run", "chat", "evaluate", "compress")
 
 
 def in_a_process(code: str) -> str:
@@ -224,6 +224,7 @@ def test_compress_checks_its_recipe(model: Path, tmp_path: Path) -> None:
         ("plan", ["plan", "m", "--bits", "4", "--context", "32"]),
         ("compile", ["compile", "m", "-o", "out", "--head-bits", "4"]),
         ("run", ["run", "out", "--prompt", "x", "--no-verify"]),
+        ("chat", ["chat", "out", "--verify"]),
         ("evaluate", ["eval", "m", "--sample", "x"]),
         ("compress", ["compress", "m", "-o", "out", "--recipe", "small"]),
     ],
@@ -244,6 +245,7 @@ def test_a_command_calls_the_function(
     monkeypatch.setattr(shrinkc.api, function, called)
     assert cli(*command).code == 2 and len(calls) == 1
     wanted = {"plan": ("bits", 4), "compile": ("head_bits", 4), "run": ("verify", False)}
+    wanted["chat"] = ("verify", True)
     if function in wanted:
         name, value = wanted[function]
         assert calls[0][name] == value

@@ -15,6 +15,7 @@ import click
 
 import shrinkc
 from shrinkc.cli import stopping
+from shrinkc.cli.chatting import chat_command
 from shrinkc.cli.console import (
     Console,
     StandardOutput,
@@ -29,10 +30,9 @@ from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
-from shrinkc.cli.reporting import report_command
+from shrinkc.cli.telling import run_command
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
-from shrinkc.targets import MACHINES
 
 DEFECT = 70
 
@@ -84,70 +84,6 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
         console.note(line)
     if as_json:
         print_json(result.to_json())
-
-
-@cli.command(
-    "run",
-    short_help="Build, run and verify a compiled program.",
-    examples=(
-        "shrinkc run out --prompt 'Once upon a time' --tokens 20",
-        "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
-    ),
-)
-@click.argument("directory", type=PATH)
-@click.option(
-    "--on",
-    "machine",
-    type=click.Choice(MACHINES),
-    default="host",
-    show_default=True,
-    help="Where the program runs, of those that its --target names.",
-)
-@click.option("--prompt", help="The text to go on from. [default: none]")
-@click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
-@click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
-@click.option(
-    "--tokens", type=int, help="Most new tokens. [default: 64, or what the context leaves]"
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampler.")
-@click.option(
-    "--temperature",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token.",
-)
-@click.option(
-    "--top-p",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Sample from the likeliest tokens that have this probability together.",
-)
-@click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
-@click.option(
-    "--lookup",
-    type=int,
-    metavar="N",
-    help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
-)
-@click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
-@click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
-@click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
-@click.option(
-    "--make",
-    "make_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
-)
-@click.option("--timeout", type=float, help="Seconds. [default: 600; on gvsoc 7200]")
-@json_option
-def run_command(directory: Path, as_json: bool, **options: Any) -> None:
-    """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
-    from shrinkc.cli import telling
-
-    telling.run(directory, env=dict(os.environ), console=Console(), as_json=as_json, **options)
 
 
 @cli.command(
@@ -380,7 +316,8 @@ def doctor_command(as_json: bool) -> None:
 
 
 for _command in (
-    plan_command, inspect_command, report_command, diff_command, export_command, convert_command,
+    run_command, chat_command, plan_command, inspect_command, diff_command, export_command,
+    convert_command,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from shrinkc.build.make import OPTIONS
 from shrinkc.cli.units import parse_size
+from shrinkc.core.errors import UsageError
 from shrinkc.core.shell import is_text, printable
 from shrinkc.storage import WIDEST, WIDTHS
-from shrinkc.targets import DEFAULT, TARGETS
+from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
@@ -119,6 +121,57 @@ def model_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
+    """How a compiled program runs and chooses tokens: the same for ``run`` and ``chat``, but for the
+    default of ``--tokens`` and what ``--timeout`` is the time of."""
+    options = (
+        click.option(
+            "--on", type=click.Choice(MACHINES), default="host", show_default=True,
+            help="Where the program runs, of those that its --target names.",
+        ),
+        click.option("-n", "--tokens", type=int, help=f"Most new tokens. [default: {default_tokens}]"),
+        click.option(
+            "--temperature", type=float, default=0.0, show_default=True,
+            help="0 takes the likeliest token.",
+        ),
+        click.option(
+            "--top-p", type=float, default=1.0, show_default=True,
+            help="Sample from the likeliest tokens that have this probability together.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the sampler."),
+        click.option(
+            "--lookup", type=int, metavar="N",
+            help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
+        ),
+        click.option(
+            "--make", "make_options", multiple=True, metavar="NAME=VALUE", callback=_make_options,
+            help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
+        ),
+        click.option(
+            "--timeout", type=float, help=f"Seconds for {timed}. [default: 600; on gvsoc 7200]"
+        ),
+    )  # fmt: skip
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _make_options(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    out = {}
+    for text in values:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"--make {text} is not possible.", f"allowed: {'=, '.join(OPTIONS)}=.")
+        out[name] = value
+    return out
 
 
 def json_option(command: Any) -> Any:

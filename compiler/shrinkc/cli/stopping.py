@@ -34,6 +34,11 @@ def finish() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def forget() -> None:
+    """After a Ctrl-C that ended what it was meant for: the work goes on."""
+    _came.clear()
+
+
 def check() -> None:
     """Raises KeyboardInterrupt or SystemExit if a signal has come."""
     if _came:

@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 import shrinkc
-from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
+from shrinkc.cli.options import PATH, Command, json_option, run_options
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
 
 
-def run(
+@click.command(
+    "run",
+    cls=Command,
+    short_help="Build, run and verify a compiled program.",
+    examples=(
+        "shrinkc run out --prompt 'Once upon a time' --tokens 20",
+        "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
+    ),
+)
+@click.argument("directory", type=PATH)
+@click.option("-p", "--prompt", help="The text to go on from. [default: none]")
+@click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
+@click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
+@run_options("64, or what the context leaves", "the run")
+@click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
+@click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
+@click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
+@click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
+@json_option
+def run_command(
     directory: Path,
-    *,
-    machine: str,
     prompt_ids: str | None,
     no_verify: bool,
-    make_options: Sequence[str],
-    env: Mapping[str, str],
-    console: Console,
-    as_json: bool,
     timeline: Path | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Runs the compiled ``directory``; raises Mismatch when an integer differs."""
+    """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
+    console = Console()
     if timeline is not None:
         if not options["profile"]:
             raise UsageError("--timeline is a picture of a profile.", "give --profile too.")
         check_file(timeline)
     result = shrinkc.run(
         directory,
-        on=machine,
         prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
         verify=not no_verify,
         check=False,  # what ran is told even where it is not what it should be
-        make_options=dict(_make_option(text) for text in make_options),
-        env=env,
         reporter=console,
         on_text=None if as_json else _Teller(),
         **options,
@@ -63,13 +76,6 @@ class _Teller:
         if self._dim:
             text, self._dim = f"\x1b[2m{text}\x1b[22m", False
         write_text(text)
-
-
-def _make_option(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise UsageError(f"--make {text} is not possible.", f"allowed: {'=, '.join(OPTIONS)}=.")
-    return name, value
 
 
 def _ids(text: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """From files that users have to a FloatModel: checkpoints, adapters, tokenizers."""
 
-from shrinkc.importer.chat_template import ChatTemplate
+from shrinkc.importer.chat_template import ChatTemplate, Message
 from shrinkc.importer.config import parse_config
 from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
@@ -36,6 +36,7 @@ __all__ = [
     "Llama3RopeScaling",
     "LlamaConfig",
     "LowRankAdapter",
+    "Message",
     "QuantizedWeight",
     "Tokenizer",
     "Weight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,9 @@ _FILE = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+Message = Mapping[str, str]
+"""``role`` (system, user or assistant) and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,11 @@ class ChatTemplate:
         content = {"template": self.source, "tokens": self.tokens}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
-    def render(self, message: str) -> str:
-        """One user's message up to where the answer begins, as transformers renders it.
+    def render(self, message: str, before: Sequence[Message] = ()) -> str:
+        """A user's message up to where the answer begins, as transformers renders it.
 
-        BadTokenizer when the template needs something that it does not get.  Templates come with
-        models, so they run in Jinja's sandbox.
+        ``before``: what was said until then.  BadTokenizer when the template needs something that it
+        does not get.  Templates come with models, so they run in Jinja's sandbox.
         """
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
@@ -79,7 +83,7 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
             return environment.from_string(self.source).render(
-                messages=[{"role": "user", "content": message}],
+                messages=[*map(dict, before), {"role": "user", "content": message}],
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import tokenizers
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadTokenizer, UsageError
-from shrinkc.importer.chat_template import ChatTemplate
+from shrinkc.importer.chat_template import ChatTemplate, Message
 from shrinkc.importer.decode_table import build_decoder, join_pieces
 from shrinkc.importer.encode_table import EncodeTable, build_encode_table
 from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
@@ -158,15 +158,16 @@ class Tokenizer:
             ids.insert(0, self.bos_id)
         return ids
 
-    def encode_chat(self, message: str) -> list[int]:
+    def encode_chat(self, message: str, before: Sequence[Message] = ()) -> list[int]:
         """Return the ids of a user's message in the chat template, up to where the answer begins.
 
-        UsageError without a template, BadTokenizer with one that cannot be used.
+        ``before``: the messages that came first.  UsageError without a template, BadTokenizer with
+        one that cannot be used.
         """
         if self.chat is None:
             raise UsageError("the model has no chat template.", "leave out --chat.")
         # the template names every special token itself, BOS too
-        return self.encode(self.chat.render(message), add_bos=False)
+        return self.encode(self.chat.render(message, before), add_bos=False)
 
     def encode_table(self) -> EncodeTable:
         """Return what a program without the library needs to give the ids of :meth:`encode`."""

@@ -1,0 +1,155 @@
+"""A conversation with a compiled program, in the chat template that came with its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shrinkc.core.errors import UsageError
+from shrinkc.core.progress import Reporter
+from shrinkc.driver.asking import DEFAULT_TOKENS, RunRequest
+from shrinkc.driver.run_result import RunResult
+from shrinkc.driver.running import Program
+from shrinkc.driver.story import OnText
+from shrinkc.importer import Message
+from shrinkc.simulate.proof import Request
+
+Ending = Literal["end", "tokens", "context"]
+"""Why an answer ended: the model ended it, it has as many tokens as were asked for, or the context is
+full."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``text``: what the model said to ``message``.  ``forgotten``: exchanges that were left out, the
+    oldest ones, to make room.  ``result``: the run that gave it."""
+
+    message: str
+    text: str
+    ended: Ending
+    forgotten: int
+    result: RunResult
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        run = self.result.to_json()
+        names = ("prompt_tokens", "new_tokens", "cycles", "seconds", "verdict")
+        return {
+            "message": self.message,
+            "answer": self.text,
+            "ended": self.ended,
+            "forgotten": self.forgotten,
+            **{name: run[name] for name in names},
+        }
+
+
+class Conversation:
+    """Messages and answers in turn; every answer is a run that is given all that was said before.
+
+    ``context``: tokens that all of it may take.  When a message does not fit any more, the oldest
+    exchanges are forgotten; what the system was told stays.  ``exchanges``: messages with their answers,
+    those that are not forgotten.
+    """
+
+    def __init__(
+        self, directory: Path, request: RunRequest, system: str | None,
+        *, env: Mapping[str, str], reporter: Reporter,
+    ) -> None:  # fmt: skip
+        """Builds the program; ``request`` says how it runs and how answers are sampled.
+
+        UsageError where the model has no chat template, or the template no place for ``system``; else
+        as :func:`shrinkc.run`.
+        """
+        self._program = Program.open(directory, request, env=env, reporter=reporter)
+        self._reporter = reporter
+        self._system: list[Message] = (
+            [] if system is None else [{"role": "system", "content": system}]
+        )
+        self.exchanges: list[tuple[str, str]] = []
+        self.model = self._program.manifest.model
+        self.context = self._program.manifest.context
+        self._check_template(directory, system)
+        most = self.context - len(self._ids("", 0)) - 1
+        if request.tokens is not None and not 1 <= request.tokens <= most:
+            raise UsageError(
+                f"--tokens {request.tokens} is not possible: an answer can have {most} tokens in a "
+                f"context of {self.context}.",
+                f"allowed: 1 to {most}; or compile with a longer --context.",
+            )
+        self._program.build(reporter)
+
+    def ask(self, message: str, on_text: OnText | None = None) -> Answer:
+        """The answer to ``message``; ``on_text`` is given its pieces as they come, and a line's end.
+
+        Raises UsageError, and leaves the conversation as it is, where the message alone is too long.
+        KeyboardInterrupt ends the answer: what there was of it stays in the conversation.
+        """
+        ids, forgotten = self._fitted(message)
+        room = self.context - len(ids)
+        request = self._program.request
+        most = room if request.tokens is None else min(request.tokens, room)
+        asked = Request(tuple(ids), most, request.sampling, request.ignore_eos, request.lookup)
+        said: list[str] = []
+
+        def tell(text: str) -> None:
+            said.append(text)
+            if on_text is not None:
+                on_text(text)
+
+        self.exchanges = self.exchanges[forgotten:]
+        try:
+            result = self._program.run(asked, reporter=self._reporter, on_text=tell)
+        finally:  # Ctrl-C is no reason to forget what was said
+            text = "".join(said).removesuffix("\n")  # the one that ends the text, not the model's
+            if said:
+                self.exchanges.append((message, text))
+        ending: Ending = "end"
+        if len(result.new_tokens) == most:
+            ending = "context" if most == room else "tokens"
+        return Answer(message, text, ending, forgotten, result)
+
+    def _fitted(self, message: str) -> tuple[list[int], int]:
+        """The prompt, and how many exchanges have to be left out for it and some answer."""
+        wanted = min(self._program.request.tokens or DEFAULT_TOKENS, self.context // 4)
+        for forgotten in range(len(self.exchanges) + 1):
+            ids = self._ids(message, forgotten)
+            room = self.context - len(ids)
+            if room >= wanted:
+                return ids, forgotten
+        if room < 1:
+            raise UsageError(
+                f"the message takes {len(ids)} tokens with what the template puts around it, and the "
+                f"program was compiled for a context of {self.context}.",
+                "say it in fewer words, or compile the model with a longer --context.",
+            )
+        return ids, forgotten
+
+    def _ids(self, message: str, forgotten: int) -> list[int]:
+        before = [
+            {"role": role, "content": content}
+            for exchange in self.exchanges[forgotten:]
+            for role, content in zip(("user", "assistant"), exchange, strict=True)
+        ]
+        return self._program.tokenizer.encode_chat(message, [*self._system, *before])
+
+    def _check_template(self, directory: Path, system: str | None) -> None:
+        template = self._program.tokenizer.chat
+        if template is None:
+            raise UsageError(
+                f"{directory} was compiled from a model that has no chat template.",
+                "it can go on from a text: 'shrinkc run --prompt TEXT'.",
+            )
+        talk = [{"role": "user", "content": "(1)"}, {"role": "assistant", "content": "(2)"}]
+        shown = template.render("(3)", [*self._system, *talk])
+        if system is not None and system.strip() not in shown:
+            raise UsageError(
+                "--system is not possible: the model's chat template has no place for it.",
+                "leave it out, and say it in the first message.",
+            )
+        if not all(part in shown for part in ("(1)", "(2)", "(3)")):
+            raise UsageError(
+                "a chat is not possible: the model's chat template shows a single message.",
+                "ask each time anew: 'shrinkc run --chat --prompt TEXT'.",
+            )

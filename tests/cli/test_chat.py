@@ -1,0 +1,214 @@
+"""``shrinkc chat``: what the program is asked in every turn, what ends an answer, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shrinkc
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.cli import stopping
+
+from .conftest import Cli, Result
+
+Needs = Callable[..., None]
+Chat = Callable[..., Result]
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+
+
+def talking(folder: Path, template: str = TEMPLATE) -> Path:
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that never ends an answer by itself, with room for some turns."""
+    folder = tmp_path_factory.mktemp("chat")
+    write_tiny_llama(folder / "tiny", max_position=120, eos_ids=None)
+    return shrinkc.compile(talking(folder / "tiny"), folder / "out", target="host").output
+
+
+@pytest.fixture
+def chat(cli: Cli, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """chat(program, messages, ...): the messages come line by line from no terminal."""
+    needs("cc", "make")
+
+    def run(program: Path, messages: Sequence[str] | bytes, *options: object) -> Result:
+        lines = messages if isinstance(messages, bytes) else "\n".join(messages).encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        return cli("chat", program, *options)
+
+    return run
+
+
+def test_every_turn_is_told_all_that_was_said(cli: Cli, chat: Chat, program: Path) -> None:
+    options = ["--tokens", 8, "--temperature", 0.7, "--seed", 3]
+    said = chat(program, ["the", "", "in a"], "--system", "you are", *options, "--json")
+    assert said.code == 0
+    first, second = said.json["answers"]
+    text = (
+        f"system: you are\nuser: the\nassistant: {first['answer'].strip()}\nuser: in a\nassistant:"
+    )
+    same = cli("run", program, "--prompt", text, *options, "--json")  # BOS is put in front of it
+    assert second["prompt_tokens"] == same.json["prompt_tokens"]
+    assert second["new_tokens"] == same.json["new_tokens"]
+    assert (first["message"], first["ended"], first["verdict"]) == ("the", "tokens", None)
+
+    told = chat(program, ["the", "in a"], "--system", "you are", *options)
+    assert told.code == 0
+    assert told.out == f"{first['answer']}\n{second['answer']}\n"
+    assert "not verified without --verify" in told.words
+    assert told.words.count("note: the answer ends here by --tokens") == 2
+
+
+def test_answers_are_verified(chat: Chat, program: Path, tmp_path: Path) -> None:
+    result = chat(program, ["the", "a"], "--tokens", 4, "--verify", "--json")
+    assert result.code == 0
+    verdicts = [answer["verdict"] for answer in result.json["answers"]]
+    assert len(verdicts) == 2
+    assert all(v["compared"] > 0 == v["mismatched"] for v in verdicts)
+    assert result.words.count("values compared, 0 mismatched") == 2
+
+    broken = Path(shutil.copytree(program, tmp_path / "broken"))
+    blobs = list((broken / "blobs").glob("*.bin"))
+    blob = max((b for b in blobs if b.name != "tokenizer.bin"), key=lambda b: b.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 3 :] = bytes(b ^ 0x40 for b in data[len(data) // 3 :])
+    blob.write_bytes(data)
+    assert chat(broken, ["the"], "--tokens", 4, "--verify").code == 60
+
+
+def test_a_full_context_forgets_the_oldest(chat: Chat, program: Path) -> None:
+    result = chat(program, ["the", "a cat", "in"], "--system", "you", "--json")
+    assert result.code == 0
+    answers = result.json["answers"]
+    assert [a["forgotten"] for a in answers] == [0, 1, 1]
+    assert {a["ended"] for a in answers} == {"context"}
+    assert all(len(a["prompt_tokens"]) + len(a["new_tokens"]) == 120 for a in answers)
+    assert "the context of 120 tokens is full, the answer ends here" in result.words
+    assert "was full: the oldest message and its answer are forgotten" in result.words
+    # what the system was told stays: the prompt is that of the message alone
+    alone = chat(program, ["in"], "--system", "you", "--json").json["answers"][0]
+    assert answers[2]["prompt_tokens"] == alone["prompt_tokens"]
+
+
+def test_ctrl_c_ends_the_answer(chat: Chat, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[str] = []
+
+    def write(text: str) -> None:
+        pieces.append(text)
+        if len(pieces) == 4:
+            stopping._stop(2, None)  # as the signal does
+
+    monkeypatch.setattr("shrinkc.cli.chatting.write_text", write)
+    asked: list[Any] = []
+    encode = shrinkc.importer.Tokenizer.encode_chat
+
+    def encoding(self: Any, message: str, before: Any = ()) -> list[int]:
+        asked.append([m["content"] for m in before])
+        return encode(self, message, before)
+
+    monkeypatch.setattr("shrinkc.importer.Tokenizer.encode_chat", encoding)
+    result = chat(program, ["the", "a"], "--tokens", 8)
+    assert result.code == 0
+    assert result.words.count("note: stopped; what was said of the answer counts") == 1
+    assert asked[-1] == ["the", "".join(pieces[:4])]
+    assert len(pieces) > 12  # the second answer is whole
+
+
+def test_on_a_terminal(tmp_path: Path, needs: Needs) -> None:
+    """Streaming, Ctrl-C in an answer and at the prompt, Ctrl-D."""
+    needs("cc", "make")
+    model = talking(Path(shutil.copytree(STORIES, tmp_path / "stories")))
+    out = shrinkc.compile(model, tmp_path / "out", target="host", context=512).output
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-m", "shrinkc", "chat", str(out), "--temperature", "1"]
+
+    def terminal() -> None:
+        os.setsid()
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the one that Ctrl-C comes from
+
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, preexec_fn=terminal
+    ) as process:
+        os.close(theirs)
+        seen = ""
+
+        def until(text: str, after: int) -> int:
+            """Where ``text`` ends in what is on the screen."""
+            nonlocal seen
+            deadline = time.monotonic() + 60
+            while text not in seen[after:]:
+                ready, _, _ = select.select([ours], [], [], max(0, deadline - time.monotonic()))
+                assert ready, seen
+                seen += os.read(ours, 4096).decode()
+            return seen.index(text, after) + len(text)
+
+        try:
+            at = until("> ", 0)
+            os.write(ours, b"Once upon a time\n")
+            at = until("Once upon a time\r\n", at)
+            at = until(" ", at)  # the answer has begun
+            os.write(ours, b"\x03")
+            at = until("note: stopped", at)
+            at = until("> ", at)
+            os.write(ours, b"never said\x03")
+            at = until("Ctrl-D ends the chat", at)
+            at = until("> ", at)
+            os.write(ours, b"\x04")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "said"),
+    [
+        (None, [], "has no chat template. Hint: it can go on from a text: 'shrinkc run"),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+         ["--system", "be brief"], "--system is not possible: the model's chat template has no place"),
+        ("Q: {{ messages[-1].content }}", [], "the model's chat template shows a single message"),
+        (TEMPLATE, ["--tokens", 0], "--tokens 0 is not possible"),
+        (TEMPLATE, ["--tokens", 64], "an answer can have"),
+        (TEMPLATE, ["--on", "gvsoc"], "does not run on gvsoc"),
+    ],
+)  # fmt: skip
+def test_refused(
+    chat: Chat, model: Path, tmp_path: Path, template: str | None, options: list[object], said: str
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    if template is not None:
+        talking(folder, template)
+    out = shrinkc.compile(folder, tmp_path / "out", target="host").output
+    result = chat(out, ["the"], *options)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.words
+
+
+def test_messages_that_cannot_be(chat: Chat, program: Path) -> None:
+    result = chat(program, ["a" * 120])
+    assert (result.code, result.out) == (2, "")
+    assert "compiled for a context of 120" in result.words
+    result = chat(program, b"\xff\n")
+    assert (result.code, result.out) == (2, "")
+    assert "a message is not UTF-8 text" in result.words
