@@ -145,7 +145,7 @@ def run(
     top_p: float = 1.0,
     ignore_eos: bool = False,
     lookup: int | None = None,
-    verify: bool = True,
+    verify: bool | int = True,
     check: bool = True,
     profile: bool = False,
     make_options: Mapping[str, str] | None = None,
@@ -164,14 +164,16 @@ def run(
     temperature 0; None: off): up to so many tokens, those that followed the same words before, are
     drafted and verified in one pass; the tokens stay the same.  ``make_options``: variables of the
     directory's Makefile, e.g. {"SAN": "1"}.  ``timeout``: seconds (None: 600, on gvsoc 7200).
+    ``verify``: with N above 1 the interpreter follows the run's tokens, every layer's output is
+    compared, but logits and choice of every Nth token and the last one alone.
     ``profile`` (gvsoc): also cycles, instructions and stalls of every operation, as ``profile``.
     ``on_text`` is given the prompt in one piece, then the pieces of the answer as they come, and a
     line's end last.
 
-    The result has ``text``, ``prompt_tokens``, ``new_tokens`` (ids), ``seconds``, ``cycles`` (on
-    gvsoc), ``drafts`` (with ``lookup``: ``tokens_per_pass``, and how many tokens were ``drafted`` and
-    ``accepted``), and ``verdict``: how many values were ``compared`` and how many ``mismatched``; it
-    is None without ``verify``.
+    The result has ``text``, ``prompt_tokens``, ``new_tokens`` (ids), ``seconds``, ``speed`` (of prefill
+    and decode, not on gvsoc), ``cycles`` (on gvsoc), ``drafts`` (with ``lookup``:
+    ``tokens_per_pass``, and how many tokens were ``drafted`` and ``accepted``), and ``verdict``: how
+    many values were ``compared`` and how many ``mismatched``; it is None without ``verify``.
 
     Raises Mismatch when an integer differs (not with ``check`` False: then ``verdict.ok`` says
     it), UsageError, BadArtifact, ToolMissing, BuildFailed, OutputError or RunFailed.

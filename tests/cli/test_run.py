@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -74,6 +75,7 @@ def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> Non
     # 8 positions x 2 layers x 20 values, 6 times 107 logits, 6 tokens and their text
     assert run["verdict"] == {
         "compared": 8 * 2 * 20 + 6 * 107 + 6 + 6, "mismatched": 0, "first_difference": None,
+        "every": 1,
     }  # fmt: skip
     assert isinstance(run["text"], str)
 
@@ -162,6 +164,92 @@ def test_the_streamed_text_is_the_text(cli: Cli, tmp_path: Path, needs: Needs) -
         assert told.code == object_.code == 0
         assert told.out == object_.json["text"] + "\n"
         assert told.out.startswith("día 🙂")
+
+
+def test_the_prompt_of_a_file(
+    cli: Cli, compiled: Path, tmp_path: Path, needs: Needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("cc", "make")
+    file = tmp_path / "prompt.txt"
+    file.write_text("the cat\nin\n")
+    asked = ["-n", 3, "--ignore-eos", "--json"]
+    want = cli("run", compiled, "-p", "the cat\nin", *asked)
+    assert want.code == 0 and len(want.json["new_tokens"]) == 3
+    given = cli("run", compiled, "--prompt-file", file, *asked)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    piped = cli("run", compiled, "--prompt-file", "-", *asked)
+    for run in (given, piped):
+        assert run.json["prompt_tokens"] == want.json["prompt_tokens"]
+        assert run.json["new_tokens"] == want.json["new_tokens"]
+
+
+def test_prompt_files_refused(cli: Cli, compiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"ab\xff")
+    for options, said in (
+        (["--prompt-file", tmp_path / "none"], "none cannot be read: No such file"),
+        (["--prompt-file", tmp_path], "cannot be read: Is a directory"),
+        (
+            ["--prompt-file", tmp_path / "bytes"],
+            "bytes is not UTF-8 text: invalid start byte at byte 2",
+        ),
+        (["--prompt-file", "-", "--prompt", "x"], "exclude each other"),
+        (["--prompt-file", "-", "--prompt-ids", "1"], "exclude each other"),
+    ):
+        result = cli("run", compiled, *options)
+        assert (result.code, result.out) == (2, "") and said in result.words, options
+
+
+def test_options_that_do_nothing_are_named(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    base = ["run", compiled, "-p", "x", "-n", 1]
+    said = cli(*base, "--seed", 3, "--top-p", 0.5).words
+    assert "note: --seed and --top-p do nothing at temperature 0" in said
+    assert "note: --seed does nothing at temperature 0" in cli(*base, "--seed", 3).words
+    assert "note: --seed" not in cli(*base, "--seed", 3, "--temperature", 0.5).words
+
+
+def test_prefill_and_decode_have_their_speeds(cli: Cli, compiled: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    base = ["run", compiled, "--prompt-ids", "1,5,9", "--ignore-eos"]
+    run = cli(*base, "-n", 6, "--json")
+    speed = run.json["speed"]
+    assert (speed["prefill"]["tokens"], speed["decode"]["tokens"]) == (3, 5)
+    both = speed["prefill"]["seconds"] + speed["decode"]["seconds"]
+    assert 0 < both < run.json["seconds"] + 1
+    assert f"decode {speed['decode']['tokens_per_second']:.1f} tokens/s" in run.words
+    one = cli(*base, "-n", 1, "--json")
+    assert one.json["speed"]["decode"] is None and " decode " not in one.words
+
+
+def test_a_part_is_verified(cli: Cli, program: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    base = ["run", program, "--prompt-ids", "1,5,9", "-n", 6, "--ignore-eos", "--json"]
+    result = cli(*base, "--verify", "every:4")
+    assert result.code == 0
+    # 8 positions x 2 layers x 20 values; tokens 0, 4 and 5 with their logits and text
+    assert result.json["verdict"] == {
+        "compared": 8 * 2 * 20 + 3 * (107 + 2), "mismatched": 0, "first_difference": None, "every": 4,
+    }  # fmt: skip
+    assert "logits and choice of 3 of 6 tokens alone (every:4)" in result.words
+    assert cli(*base, "--verify", "all").json["verdict"]["every"] == 1
+    # where a difference is found, all of the run is compared
+    plan = json.loads((program / "plan.json").read_text())
+    at = next(p for p in plan["placements"] if p["name"] == "layer1.o")
+    blob = program / "blobs/wmem.bin"
+    data = bytearray(blob.read_bytes())
+    data[at["offset"] + 16 + 3] ^= 0x40
+    blob.write_bytes(data)
+    broken = cli(*base, "--verify", "every:4")
+    assert broken.code == 60 and broken.json["verdict"]["first_difference"]["op"] == "mid"
+
+
+@pytest.mark.parametrize("value", ["every", "every:", "every:0", "every:-1", "some", "every:1e3"])
+def test_verify_refused(cli: Cli, compiled: Path, value: str) -> None:
+    result = cli("run", compiled, "--verify", value)
+    assert (result.code, result.out) == (2, "")
+    assert f"--verify {value} is not possible" in result.words
+    result = cli("run", compiled, "--verify", "all", "--no-verify")
+    assert (result.code, "exclude each other" in result.words) == (2, True)
 
 
 def test_make_options(cli: Cli, program: Path, needs: Needs) -> None:

@@ -7,6 +7,7 @@ such a run and says what the verdict must be.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import RunFailed
 from shrinkc.importer import load_hf
 from shrinkc.ir.graph import Graph
+from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
+from shrinkc.simulate import proof
 from shrinkc.simulate.proof import (
     Difference,
     Pass,
@@ -23,6 +26,7 @@ from shrinkc.simulate.proof import (
     Request,
     Verdict,
     compare,
+    followed,
     locate,
     op_values,
     parse,
@@ -322,3 +326,80 @@ def test_the_earliest_op_is_named(graph: Graph, dumped: dict[str, np.ndarray]) -
         got[name][0] -= 3
     found = locate(got, dumped, graph, 1, 1)
     assert found is not None and found.op == "attn"
+
+
+# --- the interpreter follows a run ----------------------------------------------------------
+
+
+SAMPLED = Sampling(inv_temp_q16=50000, top_p_q16=60000, seed=7)
+FOLLOWED = [
+    Request((1, 40, 41), 9, ignore_eos=True),
+    Request((1, 40, 41), 9, SAMPLED, ignore_eos=True),
+    Request((5,), 1),
+]
+
+
+def same(got: Record | None, want: Record) -> bool:
+    return (
+        got is not None
+        and (got.tokens, got.hashes, got.complete) == (want.tokens, want.hashes, want.complete)
+        and got.logits.keys() == want.logits.keys()
+        and all((got.logits[at] == want.logits[at]).all() for at in want.logits)
+    )
+
+
+@pytest.mark.parametrize("asked", FOLLOWED)
+def test_a_run_that_is_followed_is_the_interpreters_own(
+    graph: Graph, asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = reference(graph, asked)
+    assert same(followed(graph, asked, want.tokens), want)
+    monkeypatch.setattr(proof, "_TOGETHER", 3)
+    assert same(followed(graph, asked, want.tokens), want)
+
+
+@pytest.mark.parametrize("asked", FOLLOWED[:2])
+def test_another_token_is_not_followed(graph: Graph, asked: Request) -> None:
+    want = reference(graph, asked).tokens
+    for at in range(len(want)):
+        for other in ((want[at] + 1) % graph.vocab, graph.vocab, -1):
+            assert followed(graph, asked, [*want[:at], other, *want[at + 1 :]]) is None
+    assert followed(graph, asked, want[:-1]) is None
+    assert followed(graph, asked, [*want, want[-1]]) is None
+    assert followed(graph, asked, []) is None
+
+
+def test_a_run_ends_where_it_has_to(graph: Graph) -> None:
+    """After an end token, and not before."""
+    asked = Request((1, 40, 41), 9)
+    tokens = reference(graph, replace(asked, ignore_eos=True)).tokens
+    ending = replace(graph, eos_ids=(tokens[4],))
+    stop = tokens.index(tokens[4]) + 1
+    want = reference(ending, asked)
+    assert len(want.tokens) == stop < 9
+    assert same(followed(ending, asked, want.tokens), want)
+    for every in (1, 2, 8):
+        assert followed(ending, asked, tokens, every) is None
+        assert followed(ending, asked, tokens[: stop - 1], every) is None
+
+
+@pytest.mark.parametrize("every", [2, 4, 8, 50])
+def test_some_tokens_are_asked(graph: Graph, every: int) -> None:
+    """Layers of all positions, logits and choice of every Nth token and the last; and those count."""
+    asked = FOLLOWED[0]
+    want = reference(graph, asked)
+    some = followed(graph, asked, want.tokens, every)
+    assert some is not None and some.hashes == want.hashes and some.tokens == want.tokens
+    places = [i for i in range(9) if i % every == 0 or i == 8]
+    assert [at - FIRST for at in some.logits] == places
+    assert all((some.logits[at] == want.logits[at]).all() for at in some.logits)
+    pieces = [b"<%d>" % i for i in range(graph.vocab)]
+    got = replace(want, pieces=[pieces[token] for token in want.tokens])
+    verdict = compare(got, some, graph, pieces)
+    layers = (PROMPT + 8) * graph.num_layers * graph.hidden
+    assert (verdict.compared, verdict.mismatched) == (layers + len(places) * (graph.vocab + 2), 0)
+    # a choice that was not asked is not proved; one that was, is
+    for at in range(9):
+        other = [*want.tokens[:at], (want.tokens[at] + 1) % graph.vocab, *want.tokens[at + 1 :]]
+        if at in places:
+            assert followed(graph, asked, other, every) is None

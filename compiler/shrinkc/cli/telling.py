@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
 from shrinkc.cli.options import PATH, Command, json_option, run_options
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
+from shrinkc.core.shell import printable
+
+
+def _every(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    if value is None or value == "all":
+        return None if value is None else 1
+    number = value.removeprefix("every:")
+    if number == value or re.fullmatch(r"0*[1-9][0-9]{0,8}", number) is None:
+        raise UsageError(
+            f"--verify {value} is not possible.",
+            "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
+        )
+    return int(number)
 
 
 @click.command(
@@ -21,22 +35,34 @@ from shrinkc.core.output import check_file, write_file
     short_help="Build, run and verify a compiled program.",
     examples=(
         "shrinkc run out --prompt 'Once upon a time' --tokens 20",
+        "shrinkc run out -p 'Once upon a time' -n 20 --verify every:8",
         "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
     ),
 )
 @click.argument("directory", type=PATH)
 @click.option("-p", "--prompt", help="The text to go on from. [default: none]")
+@click.option(
+    "--prompt-file", type=click.Path(allow_dash=True), metavar="FILE|-",
+    help="The same from a UTF-8 file, or (-) from stdin, without the newline that ends it.",
+)  # fmt: skip
 @click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
 @click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
 @run_options("64, or what the context leaves", "the run")
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
+@click.option(
+    "--verify", metavar="all|every:N", callback=_every,
+    help="Of the tokens whose logits and choice are compared; of layers it is all. [default: all]",
+)  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
 @click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
 @click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
 @json_option
 def run_command(
     directory: Path,
+    prompt: str | None,
+    prompt_file: str | None,
     prompt_ids: str | None,
+    verify: int | None,
     no_verify: bool,
     timeline: Path | None,
     as_json: bool,
@@ -48,10 +74,19 @@ def run_command(
         if not options["profile"]:
             raise UsageError("--timeline is a picture of a profile.", "give --profile too.")
         check_file(timeline)
+    if no_verify and verify is not None:
+        raise UsageError("--verify and --no-verify exclude each other.", "give one of them.")
+    if prompt_file is not None:
+        if prompt is not None or prompt_ids is not None:
+            raise UsageError(
+                "--prompt-file, --prompt and --prompt-ids exclude each other.", "give one of them."
+            )
+        prompt = _text_of(prompt_file)
     result = shrinkc.run(
         directory,
         prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
-        verify=not no_verify,
+        prompt=prompt,
+        verify=0 if no_verify else verify or 1,
         check=False,  # what ran is told even where it is not what it should be
         reporter=console,
         on_text=None if as_json else _Teller(),
@@ -64,6 +99,28 @@ def run_command(
     if as_json:
         print_json(result.to_json())
     result.check()
+
+
+def _text_of(name: str) -> str:
+    """The text of a file, or of stdin; without the newline that ends its last line."""
+    shown = "standard input" if name == "-" else printable(name)
+    try:
+        data = _stdin() if name == "-" else Path(name).read_bytes()
+        return data.decode("utf-8").removesuffix("\n")
+    except OSError as error:
+        raise UsageError(
+            f"--prompt-file: {shown} cannot be read: {error.strerror}.",
+            "give a text file, or - for stdin.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--prompt-file: {shown} is not UTF-8 text: {error.reason} at byte {error.start}.",
+            "convert it, for instance with iconv.",
+        ) from error
+
+
+def _stdin() -> bytes:
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: the caller closed it
 
 
 class _Teller:

@@ -10,6 +10,7 @@ from shrinkc.abi import LOOKUP_MAX
 from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
+from shrinkc.core.words import listed
 from shrinkc.importer import Tokenizer
 from shrinkc.numerics.sampling import TOP_P_ONE, Sampling
 from shrinkc.simulate.proof import Request
@@ -28,7 +29,8 @@ PROFILED = "gvsoc"
 class RunRequest:
     """What to run; ``prompt`` and ``prompt_ids`` exclude each other.
 
-    ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.
+    ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.  ``verify``: 0 for
+    nothing, 1 for every integer, N to leave out logits and choice of all but every Nth token.
     """
 
     machine: Machine
@@ -38,7 +40,7 @@ class RunRequest:
     tokens: int | None = None
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
-    verify: bool = True
+    verify: int = 1
     make_options: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     profile: bool = False
@@ -57,7 +59,7 @@ class RunRequest:
         temperature: float,
         top_p: float,
         ignore_eos: bool,
-        verify: bool,
+        verify: int,
         make_options: Mapping[str, str],
         timeout: float | None,
         profile: bool = False,
@@ -74,6 +76,11 @@ class RunRequest:
             raise UsageError(
                 f"--timeout {timeout:g} is not possible.",
                 "give seconds above 0, or inf for as long as it takes.",
+            )
+        if verify < 0:
+            raise UsageError(
+                f"--verify every:{verify} is not possible.",
+                "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
             )
         if profile and machine != PROFILED:
             raise UsageError(
@@ -99,12 +106,26 @@ class RunRequest:
             tokens=tokens,
             sampling=sampling_of(temperature, top_p, seed),
             ignore_eos=ignore_eos,
-            verify=verify,
+            verify=int(verify),
             make_options=dict(make_options),
             timeout=timeout,
             profile=profile,
             lookup=lookup or 0,
         )
+
+    def notes(self) -> list[str]:
+        """What the user may not expect."""
+        sampling = self.sampling
+        if sampling.inv_temp_q16:
+            return []
+        given = {"--seed": sampling.seed != 0, "--top-p": sampling.top_p_q16 != TOP_P_ONE}
+        idle = [name for name, changed in given.items() if changed]
+        if not idle:
+            return []
+        does = "does" if len(idle) == 1 else "do"
+        return [
+            f"note: {listed(idle)} {does} nothing at temperature 0, which takes the likeliest token"
+        ]
 
 
 def _check_lookup(lookup: int, temperature: float) -> None:

@@ -78,6 +78,8 @@ class Conversation:
                 f"context of {self.context}.",
                 f"allowed: 1 to {most}; or compile with a longer --context.",
             )
+        for note in request.notes():
+            reporter.note(note)
         self._program.build(reporter)
 
     def ask(self, message: str, on_text: OnText | None = None) -> Answer:

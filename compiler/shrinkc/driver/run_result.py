@@ -61,7 +61,7 @@ class RunResult:
     start-up included.  ``record``: what the program printed, as values.  ``verdict``: how many
     values were compared with the interpreter's and how many differ; None without verification.
     ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
-    ``drafts``: what lookup did; None without it.
+    ``drafts``: what lookup did; None without it.  ``heard``: seconds from the start to every token.
     """
 
     manifest: artifact.Manifest
@@ -75,6 +75,7 @@ class RunResult:
     changed: tuple[str, ...] = ()
     profile: Profile | None = None
     drafts: Drafts | None = None
+    heard: tuple[float, ...] = ()
     _predict: Callable[[], Predicted | None] = field(
         default=lambda: None, repr=False, compare=False
     )
@@ -108,6 +109,27 @@ class RunResult:
             return None
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
 
+    @property
+    def speed(self) -> dict[str, dict[str, float] | None] | None:
+        """Wall time of the prefill, start-up and first token included, and of the tokens after that (None:
+        there is none), proof output included; None on the simulator, whose time says nothing."""
+        if self.machine == "gvsoc" or not self.heard:
+            return None
+
+        def part(tokens: int, seconds: float) -> dict[str, float]:
+            rate = tokens / max(seconds, 1e-9)
+            return {
+                "tokens": tokens,
+                "seconds": round(seconds, 3),
+                "tokens_per_second": round(rate, 1),
+            }
+
+        first, last, more = self.heard[0], self.heard[-1], len(self.heard) - 1
+        return {
+            "prefill": part(len(self.asked.prompt), first),
+            "decode": part(more, last - first) if more else None,
+        }
+
     def _beside(self) -> Profile | None:
         """The profile with what was predicted."""
         if self.profile is None or self.predicted is None:
@@ -135,8 +157,13 @@ class RunResult:
         if self.machine == "gvsoc":
             out = [*self.reports, f"{line} of simulation"]
         else:
-            speed = new / max(self.seconds, 1e-9)
-            out = [*self.reports, f"{line} ({speed:.1f} tokens/s, start and proof output included)"]
+            rates = [
+                f"{name} {part['tokens_per_second']:.1f} tokens/s"
+                for name, part in (self.speed or {}).items()
+                if part is not None
+            ]
+            proof = "start" if self.verdict is None else "start and proof output"
+            out = [*self.reports, f"{line} ({', '.join(rates)}, {proof} included)"]
         decode = self.record.decode_times
         if self.machine == "gvsoc" and self.record.prefill_time is not None:
             line = f"cycles: prefill {self.record.prefill_time}"
@@ -156,6 +183,12 @@ class RunResult:
                 f"{word}: {self.verdict.compared} values compared, "
                 f"{self.verdict.mismatched} mismatched"
             )
+            if (every := self.verdict.every) > 1:
+                asked = len(range(0, new - 1, every)) + 1
+                out[-1] += (
+                    f"; every layer's output, but logits and choice of {asked} of {new} tokens alone "
+                    f"(every:{every}): the others were taken as they came"
+                )
         return out
 
     def to_json(self) -> dict[str, object]:
@@ -171,6 +204,7 @@ class RunResult:
             "profile": None if profile is None else profile.to_json(),
             "lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),
+            "speed": self.speed,
             "verdict": None if self.verdict is None else asdict(self.verdict),
         }
 

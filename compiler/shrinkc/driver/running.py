@@ -30,6 +30,7 @@ from shrinkc.simulate.proof import (
     Record,
     Request,
     compare,
+    followed,
     locate,
     op_values,
     parse,
@@ -53,6 +54,8 @@ def run_directory(
     BuildFailed, OutputError or RunFailed.
     """
     program = Program.open(directory, request, env=env, reporter=reporter)
+    for note in request.notes():
+        reporter.note(note)
     asked = device_request(request, program.manifest, program.tokenizer)
     if asked.lookup:
         _check_room_for_lookup(directory)
@@ -135,8 +138,11 @@ class Program:
         if request.verify:
             with reporter.stage("checking against the interpreter"):
                 graph = load(directory / artifact.IR)
-                want = reference(graph, asked)
+                want = followed(graph, asked, record.tokens, request.verify)
+                every = 1 if want is None else request.verify
+                want = want or reference(graph, asked)  # what differs is compared whole
                 verdict = compare(record, want, graph, self.tokenizer.decode_table())
+                verdict = replace(verdict, every=every)
             if verdict.first_difference is not None:
                 with reporter.stage("looking for the first difference"):
                     closer = self._look_closer(asked, want, graph, verdict.first_difference)
@@ -144,7 +150,7 @@ class Program:
         text = _device_text(self.tokenizer, asked.prompt, record)
         return RunResult(
             self.manifest, request.machine, asked, text, output.seconds, record, verdict,
-            _reports(output), self.changed, profile, drafts,
+            _reports(output), self.changed, profile, drafts, tuple(story.seconds),
             partial(_predicted, directory, self.target, asked, record),
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import time
 from collections.abc import Callable
 
 from shrinkc.abi import Line
@@ -37,12 +38,15 @@ class Story:
         self._prompt, self._most = prompt, most
         self._on_text, self._update, self._on_first = on_text, update, on_first
         self._tokens = 0
+        self.started = time.monotonic()
+        self.seconds: list[float] = []  # since then, at every token
 
     def on_line(self, line: str) -> None:
         """One line of the program's output."""
         if not line.startswith(f"{Line.TOKEN} "):
             return
         self._tokens += 1
+        self.seconds.append(time.monotonic() - self.started)
         if self._on_text is None:
             self._update(self._tokens, self._most)
             return

@@ -68,7 +68,7 @@ class Interpreter:
         self.state.position += len(ids)
         return np.asarray(out) if logits else np.zeros((0, g.vocab), I64)
 
-    def choose(self, logits: np.ndarray, how: Sampling) -> int:
-        """The token that follows, from the last position's logits [vocab]."""
+    def choose(self, logits: np.ndarray, how: Sampling) -> list[int]:
+        """The tokens that follow the last T positions, from their logits [T, vocab]."""
         self.state.sampling = how
-        return int(self._last.run(self.state, [logits[None]])[0])
+        return [int(token) for token in self._last.run(self.state, [logits])]

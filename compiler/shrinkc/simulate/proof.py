@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,11 +85,15 @@ class Difference:
 
 @dataclass
 class Verdict:
-    """``compared`` values (a hash counts as the values it covers), ``mismatched`` among them."""
+    """``compared`` values (a hash counts as the values it covers), ``mismatched`` among them.
+
+    ``every``: so many tokens have one whose logits and choice were compared; 1: of all.
+    """
 
     compared: int
     mismatched: int
     first_difference: Difference | None
+    every: int = 1
 
     @property
     def ok(self) -> bool:
@@ -106,7 +111,7 @@ def parse(lines: list[str]) -> Record:
     What was computed from tokens that were drafted wrong is not in it.
     """
     r = Record()
-    logits: dict[int, list[int]] = {}
+    logits: dict[int, list[np.ndarray]] = {}
     dumps: dict[str, list[int]] = {}
     for line in lines:
         f = line.split()
@@ -119,7 +124,8 @@ def parse(lines: list[str]) -> Record:
             case Line.HASH:
                 r.hashes[int(f[1]), int(f[2])] = int(f[3], 16)
             case Line.LOGITS:
-                logits.setdefault(int(f[1]), []).extend(map(_signed, f[3:]))
+                words = np.frombuffer(bytes.fromhex("".join(f[3:])), ">i4")
+                logits.setdefault(int(f[1]), []).append(words)
             case Line.DUMP:
                 if f[2] == "0":  # once more where the token was another one before
                     dumps[f[1]] = []
@@ -138,42 +144,98 @@ def parse(lines: list[str]) -> Record:
                 r.complete = True
             case Line.REFUSED:
                 raise RunFailed(f"the program refused its input: {' '.join(f[1:])}.")
-    r.logits = {k: np.array(v, np.int64) for k, v in logits.items()}
+    r.logits = {k: np.concatenate(v).astype(np.int64) for k, v in logits.items()}
     r.dumps = {k: np.array(v, np.int64) for k, v in dumps.items()}
     return r
 
 
 def reference(graph: Graph, request: Request) -> Record:
     """What the interpreter does with the same request."""
-    r = Record()
-    interp = Interpreter(graph)
-    outs = {graph.body(i)[-1].out: i for i in range(graph.num_layers)}
-    start = 0
-
-    def observe(op: Op, value: object) -> None:
-        if op.out in outs:
-            for t, row in enumerate(np.asarray(value)):
-                r.hashes[start + t, outs[op.out]] = hash_words(row)
-
+    follower = _Follower(graph, request)
+    r = follower.record
     feed = list(request.prompt)
-    while len(r.tokens) < request.new_tokens:
-        start = interp.position
-        logits = interp.forward(feed, observe=observe)[-1]
-        position = interp.position - 1
-        r.logits[position] = logits
-        token = interp.choose(logits, request.sampling)
-        r.tokens.append(token)
-        if token in graph.eos_ids and not request.ignore_eos:
-            break
-        feed = [token]
+    while not follower.ended:
+        feed = follower.feed(feed)
+        r.tokens += feed
     r.complete = True
     return r
 
 
+def followed(
+    graph: Graph, request: Request, tokens: Sequence[int], every: int = 1
+) -> Record | None:
+    """What :func:`reference` gives, in few passes, if the interpreter chooses ``tokens``; else None.
+
+    It is fed the tokens of the run that is checked.  Where it chooses the same one after each, they are
+    its own as well.  With ``every`` above 1 it is asked that after every so many tokens and after the last one
+    alone: the other tokens of the record are the run's, and it has no logits of theirs.
+    """
+    follower = _Follower(graph, request)
+    r = follower.record
+    if len(tokens) > request.new_tokens:
+        return None
+    at = 0
+    feed = list(request.prompt)
+    while at < len(tokens) and not follower.ended:
+        # the next one that is chosen is the last of those that this pass gives
+        count = 1 if at == 0 else min(len(tokens) - at, _TOGETHER if every == 1 else every)
+        if not all(0 <= token < graph.vocab for token in tokens[at : at + count]):
+            return None
+        if at:
+            feed = list(tokens[at - 1 : at - 1 + count])
+        chosen = follower.feed(feed, all_logits=every == 1 and at > 0)
+        given = list(tokens[at : at + count])
+        if chosen != given[-len(chosen) :]:
+            return None
+        for token in given:
+            if follower.ended:
+                return None  # the run went on where it had to end
+            r.tokens.append(token)
+        at += count
+    if at < len(tokens) or not follower.ended:
+        return None
+    r.complete = True
+    return r
+
+
+_TOGETHER = 64  # positions whose logits are kept in memory at once
+
+
+class _Follower:
+    """The interpreter on a request, and the record of what it computes."""
+
+    def __init__(self, graph: Graph, request: Request) -> None:
+        self.record = Record()
+        self._graph, self._request = graph, request
+        self._interpreter = Interpreter(graph)
+        self._outs = {graph.body(i)[-1].out: i for i in range(graph.num_layers)}
+        self._start = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the tokens of the record are all."""
+        tokens, request = self.record.tokens, self._request
+        at_end = bool(tokens) and tokens[-1] in self._graph.eos_ids and not request.ignore_eos
+        return at_end or len(tokens) >= request.new_tokens
+
+    def feed(self, ids: list[int], *, all_logits: bool = False) -> list[int]:
+        """The tokens that follow all of ``ids``, or the last of them; they are no part of the record yet."""
+        self._start = self._interpreter.position
+        logits = self._interpreter.forward(ids, all_logits=all_logits, observe=self._observe)
+        first = self._interpreter.position - len(logits)
+        self.record.logits |= dict(enumerate(logits, first))
+        return self._interpreter.choose(logits, self._request.sampling)
+
+    def _observe(self, op: Op, value: object) -> None:
+        if op.out in self._outs:
+            for t, row in enumerate(np.asarray(value)):
+                self.record.hashes[self._start + t, self._outs[op.out]] = hash_words(row)
+
+
 def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None = None) -> Verdict:
     """Tokens, logits and every layer's hash; with ``pieces``, the tokenizer's decode table, also
-    the bytes that the device's own table gave.  Order of the report: step, layers, logits, token,
-    text."""
+    the bytes that the device's own table gave.  Of tokens without logits in ``want`` nothing but the layers is
+    compared.  Order of the report: step, layers, logits, token, text."""
     compared = mismatched = 0
     first: tuple[tuple[int, int], Difference] | None = None
 
@@ -211,14 +273,17 @@ def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None 
             )
     steps = sorted(want.logits)
     for i, token in enumerate(want.tokens):
+        step = steps[0] + i
+        if step not in want.logits:
+            continue
         compared += 1
         other_token = got.tokens[i] if i < len(got.tokens) else None
         if other_token != token:
             mismatched += 1
             shown_token = "missing" if other_token is None else other_token
             note(
-                (steps[i], graph.num_layers + 1),
-                Difference(steps[i], None, "token", 0, shown_token, token),
+                (step, graph.num_layers + 1),
+                Difference(step, None, "token", 0, shown_token, token),
             )
         if pieces is not None:
             compared += 1
@@ -226,8 +291,8 @@ def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None 
             if shown != pieces[token].hex():
                 mismatched += 1
                 note(
-                    (steps[i], graph.num_layers + 2),
-                    Difference(steps[i], None, "text", 0, shown, pieces[token].hex()),
+                    (step, graph.num_layers + 2),
+                    Difference(step, None, "text", 0, shown, pieces[token].hex()),
                 )
     extra = len(got.tokens) - len(want.tokens)
     if extra > 0 or not got.complete:
