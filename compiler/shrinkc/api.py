@@ -31,7 +31,8 @@ __all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run"]
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
     """Open a model: its configuration, tokenizer and headers are read, and checked, once.
 
-    ``model`` is a Hugging Face or GPTQModel directory or a ``.gguf`` file; to be planned, a
+    ``model`` is a Hugging Face or GPTQModel directory, a ``.gguf`` file, or an id of the hub with its
+    owner (of which weights are fetched when it is compiled); to be planned, a
     ``config.json`` alone will do, or a directory without weights (then ``notes`` say what is
     missing, and ``whole`` is False).  ``adapter`` is a PEFT LoRA directory that is kept as a side
     path; it takes the place of one that comes with a GPTQModel directory.
@@ -42,9 +43,9 @@ def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa:
 
     Raises ModelNotFound, BadConfig, UnsupportedModel, BadTokenizer, BadWeights or ShapeMismatch.
     """
-    from shrinkc.importer import open_checkpoint
+    from shrinkc.driver.opening import open_model
 
-    return open_checkpoint(Path(model), None if adapter is None else Path(adapter))
+    return open_model(Path(model), None if adapter is None else Path(adapter))
 
 
 def plan(

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,9 @@ ATTENTION = "sdpa"  # masks causally by itself when a layer is called without a 
 DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+_HUB_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
+_HUB_WEIGHTS = ["*.safetensors"]
+_INDEX = "*.index.json"  # of weights in several files
 
 
 @dataclass
@@ -73,12 +76,7 @@ def resolve(source: str) -> Path:
             "rename it, or give a symbolic link to it.",
         )
     if path.is_dir():
-        steps = sorted(path.glob("[0-9][0-9]-*/step.json"))
-        if steps and not (path / "config.json").exists():
-            raise ModelNotFound(
-                f"{source} is a run of 'shrinkc compress', not a model.",
-                f"give one of its steps, such as {steps[-1].parent}.",
-            )
+        _refuse_run(path)
         files = sorted(path.glob("*.gguf"))
         return files[0] if len(files) == 1 and not (path / "config.json").exists() else path
     if path.is_file():
@@ -93,12 +91,44 @@ def resolve(source: str) -> Path:
     return _from_hub(source)
 
 
-def _from_hub(name: str) -> Path:
+def located(model: Path, *, weights: bool) -> Path:
+    """Where ``model`` lies, for what reads paths: an id of the hub, with its owner, is fetched.
+
+    Without ``weights`` that is configuration and tokenizer alone, and what is in the cache.  Any other path
+    is given back as it is, to be checked by its reader.  Raises ModelNotFound for the directory of a
+    compression run, and where the hub does not give the model.
+    """
+    if model.is_dir():
+        _refuse_run(model)
+    name = str(model)
+    if model.exists() or "/" not in name or not _HUB_ID.fullmatch(name) or model.suffix == ".gguf":
+        return model
+    if find_spec("huggingface_hub") is None:
+        raise ModelNotFound(
+            f"{name} does not exist.",
+            'check the path of the model; ids of the hub need: pip install ".[compress]" in a checkout.',
+        )
+    return _from_hub(name, weights=weights)
+
+
+def _refuse_run(path: Path) -> None:
+    """ModelNotFound for the directory of a compression run: its steps are the models."""
+    steps = sorted(path.glob("[0-9][0-9]-*/step.json"))
+    if steps and not (path / "config.json").exists():
+        raise ModelNotFound(
+            f"{path} is a run of 'shrinkc compress', not a model.",
+            f"give one of its steps, such as {steps[-1].parent}.",
+        )
+
+
+def _from_hub(name: str, *, weights: bool = True) -> Path:
     need("huggingface_hub")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        if weights:
+            return Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *_HUB_WEIGHTS]))
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=[_INDEX]))
     except Exception as error:  # whatever the network or the hub says
         first = str(error).strip().split("\n")[0]
         raise ModelNotFound(

@@ -76,7 +76,8 @@ def cli(context: click.Context, debug: bool) -> None:
 def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Compile MODEL to a C program with its weights.
 
-    MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.
+    MODEL is a Hugging Face directory, a GPTQModel directory, a GGUF file, or an id of the hub such as
+    OWNER/NAME.
     """
     console = Console()
     result = shrinkc.compile(output=output, force=force, reporter=console, **options)

@@ -64,8 +64,8 @@ def plan_command(
 ) -> None:
     """Say whether MODEL fits, where everything would lie, and how fast it is expected to be.
 
-    Its weights are not read for that; a config.json alone will do.  Energy is not estimated: nothing
-    that was measured on the chip is there to estimate it from.
+    Its weights are not read for that; a config.json alone will do, or an id of the hub.  Energy is not
+    estimated: nothing that was measured on the chip is there to estimate it from.
     """
     if picture is not None:
         from shrinkc.core.output import check_file

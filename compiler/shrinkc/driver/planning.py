@@ -18,8 +18,9 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, check_speed, speed_of
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
+from shrinkc.driver.opening import open_model
 from shrinkc.engines import CORES, ON_CORES, Choices
-from shrinkc.importer import Checkpoint, Formats, LlamaConfig, open_checkpoint
+from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
@@ -114,11 +115,11 @@ class PlanRequest:
     def opened(self, *, whole: bool) -> Checkpoint:
         """The checkpoint, with its weights if it has to be ``whole``."""
         if not isinstance(self.model, Checkpoint):
-            return open_checkpoint(self.model, self.adapter, whole=whole)
+            return open_model(self.model, self.adapter, whole=whole)
         if not whole or self.model.whole:
             return self.model
         adapter = self.model.adapter if self.model.adapter_given else None
-        return open_checkpoint(self.model.path, adapter, whole=True)
+        return open_model(Path(self.model.hub or self.model.path), adapter, whole=True)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Checkpoint:
     ``adapter``: the directory of the low-rank adapter that is loaded too; ``adapter_given`` tells
     one that was asked for from one that comes with a GPTQModel directory.
     ``ranks``: (layer, module such as "q_proj") -> rank of the adapter's side path.
+    ``hub``: the id of a model that was fetched from the hub.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Checkpoint:
     ranks: Mapping[tuple[int, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     _load: _Load | None = field(default=None, repr=False, compare=False)
+    hub: str | None = None
 
     @property
     def whole(self) -> bool:
