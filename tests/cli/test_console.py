@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from shrinkc.cli import console, stopping
 from shrinkc.cli.main import DEFECT
+from shrinkc.cli.main import cli as commands
 from shrinkc.cli.stopping import TERMINATED
 from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
@@ -238,7 +240,15 @@ def full_file(disk: Path) -> Path:
     return disk / "out"
 
 
-LINES = ["plan {model}", "plan {model} --json", "--help", "plan --help", "--version", "doctor"]
+# progress is no complaint, but would be read as one
+LINES = [
+    "plan -q {model}",
+    "plan -q {model} --json",
+    "--help",
+    "plan --help",
+    "--version",
+    "doctor -q",
+]
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -396,3 +406,57 @@ def test_words_that_a_shell_completes() -> None:
         text=True,
     )
     assert (ran.stdout, ran.stderr) == ("plain,doctor\n", "")
+
+
+# --- more and less --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", commands.commands)
+def test_every_command_can_be_quiet_and_verbose(cli: Cli, name: str) -> None:
+    command = commands.commands[name]
+    names = [option for param in command.params for option in param.opts]
+    assert {"-q", "--quiet", "-v", "--verbose"} <= set(names)
+    assert len(names) == len(set(names))
+    result = cli(name, "-q", "-v", *shlex.split(command.examples[0])[2:])  # type: ignore[attr-defined]
+    assert (result.code, "--quiet and --verbose exclude each other" in result.words) == (2, True)
+
+
+def test_quiet(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
+    result = cli("compile", model, "-o", tmp_path / "out", "--quiet")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    result = cli("compile", model, "-o", tmp_path / "out", "-q", "--json")
+    assert (result.code, result.json["error"]["code"]) == (40, 40)
+    assert "exists" in result.words, "errors are said all the same"
+    assert "2 layers" in cli("plan", model, "-q").out, "and so are results"
+
+
+def test_verbose(cli: Cli, model: Path, tmp_path: Path) -> None:
+    quick = ["compile", model, "-o", tmp_path / "out"]
+    assert "planning" not in cli(*quick).err
+    result = cli(*quick, "--force", "--verbose")
+    assert re.search(r"^planning: \d+\.\d s$", result.err, re.MULTILINE)
+    assert re.search(r"^loading weights: \d+\.\d s$", result.err, re.MULTILINE)
+    assert cli("plan", model, "--json", "-v").json["fits"], "stdout has the object alone"
+
+
+def test_lines_thin_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own: an hour of work is some 40 lines, and later ones are 5 minutes apart."""
+    now = 0.0
+
+    class Ended:
+        def wait(self, seconds: float) -> bool:
+            nonlocal now
+            now += seconds
+            return now > 10000
+
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    console.Console(stream)._report(Stage("training", 0.0), Ended())  # type: ignore[arg-type]
+    times = [int(float(line.split()[1])) for line in stream.getvalue().splitlines()]
+    assert times[:5] == [2, 4, 6, 8, 10]
+    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    assert gaps == sorted(gaps) or max(gaps) - 1 <= max(gaps[-3:])
+    assert len([t for t in times if t <= 3600]) in range(30, 50)
+    assert 299 <= gaps[-1] <= 301

@@ -27,6 +27,8 @@ NEEDED = {
     "compile": ["MODEL", "-o", "out", "--force"],
     "plan": ["MODEL"],
     "run": ["COMPILED", "--tokens", "2"],
+    "chat": ["COMPILED"],
+    "recipes": ["small"],
     "compress": ["MODEL", "-o", "run", "--recipe", "small", "--dry-run"],
     "eval": ["MODEL", "--trivia", "missing", "--hellaswag", "missing"],
     "explore": ["MODEL", "--recipe", "small", "--trials", "1", "-o", "search"],

@@ -12,7 +12,7 @@ import click
 import shrinkc
 from shrinkc.cli import stopping
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import PATH, Command, json_option, run_options
+from shrinkc.cli.options import PATH, Command, json_option, make_variables, run_options
 from shrinkc.core.errors import UsageError
 
 PROMPT = "> "
@@ -39,7 +39,10 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
     each.  When the context is full, the oldest messages are forgotten, and that is said.
     """
     console = Console()
-    talk = shrinkc.chat(directory, verify=verify, reporter=console, **options)
+    variables = make_variables(options.pop("make_options"))
+    talk = shrinkc.chat(
+        directory, verify=verify, make_options=variables, reporter=console, **options
+    )
     proof = "every answer is verified" if verify else "answers are not verified without --verify"
     console.note(
         f"{talk.model} on {options['on']}, context {talk.context} tokens; {proof}; "
@@ -63,6 +66,8 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
             console.note(f"note: {error}")
             continue
         told.append(answer)
+        for line in answer.result.lines()[:1]:
+            console.detail(line)
         for note in _notes(answer, talk.context):
             console.note(note)
         answer.result.check()

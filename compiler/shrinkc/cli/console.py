@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+import click
+
 from shrinkc.cli.stopping import check
 from shrinkc.core.errors import OutputError, ShrinkcError
 from shrinkc.core.progress import Stage, Update
@@ -21,7 +23,10 @@ from shrinkc.core.shell import printable
 
 QUIET_SECONDS = 2.0  # work that takes less is not reported
 BAR_SECONDS = 0.2  # between two pictures of a bar
-LINE_SECONDS = 2.0  # between two lines where there is no terminal
+LINE_SECONDS = 2.0  # between two lines where there is no terminal, at first
+LINE_GROWTH = 0.2  # of the time that a stage has taken, when that is more
+LINE_SECONDS_MAX = 300.0
+VERBOSITY = "shrinkc.verbosity"  # in the context's meta: -1 with --quiet, 1 with --verbose
 WIDTH = 100
 
 
@@ -35,13 +40,22 @@ def takes_escapes(stream: TextIO) -> bool:
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
+def verbosity() -> int:
+    """What the command line that is being executed asks for."""
+    context = click.get_current_context(silent=True)
+    return 0 if context is None else int(context.meta.get(VERBOSITY, 0))
+
+
 class Console:
-    """A Reporter on stderr: a bar on a terminal, a line every two seconds elsewhere."""
+    """A Reporter on stderr: a bar on a terminal, elsewhere a line now and then, the less often the longer
+    it takes.  ``quiet``: nothing of that; ``verbose``: stages at once, and how long each took."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.terminal = is_terminal(self.stream)
         self._escapes = takes_escapes(self.stream)
+        self.quiet = verbosity() < 0
+        self.verbose = verbosity() > 0
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
@@ -58,15 +72,18 @@ class Console:
             check()
             state.update(done, total, note, time.monotonic())
 
-        reporter.start()
+        if not self.quiet:
+            reporter.start()
         try:
             yield update
         finally:
             ended.set()
-            reporter.join()
+            if not self.quiet:
+                reporter.join()
+            self.detail(f"{title}: {time.monotonic() - state.started:.1f} s")
 
     def _report(self, state: Stage, ended: threading.Event) -> None:
-        if ended.wait(QUIET_SECONDS):
+        if ended.wait(BAR_SECONDS if self.verbose else QUIET_SECONDS):
             return
         while True:
             now = time.monotonic()
@@ -75,7 +92,8 @@ class Console:
                 self._write(self._erase(room) + state.bar(now, room))
             else:
                 self._write(f"{state.line(now)}\n")
-            if ended.wait(BAR_SECONDS if self.terminal else LINE_SECONDS):
+            rare = max(LINE_SECONDS, min(LINE_GROWTH * (now - state.started), LINE_SECONDS_MAX))
+            if ended.wait(BAR_SECONDS if self.terminal else rare):
                 break
         if self.terminal:
             self._write(self._erase(shutil.get_terminal_size().columns - 1))
@@ -85,7 +103,13 @@ class Console:
 
     def note(self, text: str) -> None:
         """One line for the user."""
-        self._write(printable(text) + "\n")
+        if not self.quiet:
+            self._write(printable(text) + "\n")
+
+    def detail(self, text: str) -> None:
+        """One line for a user who wants to know more."""
+        if self.verbose:
+            self.note(text)
 
     def _write(self, text: str) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from shrinkc.build.tools import Tool, find_tools
-from shrinkc.cli.console import print_json
+from shrinkc.cli.console import Console, print_json
 from shrinkc.core.errors import ToolMissing
 
 MINIMUM = ("cc", "make")
@@ -17,7 +17,8 @@ _APT = "apt-get install "
 
 def report(env: Mapping[str, str], *, as_json: bool) -> None:
     """Prints the table; ToolMissing when not even host programs can be built."""
-    tools = find_tools(env)
+    with Console().stage("looking for tools"):
+        tools = find_tools(env)
     missing = [t for t in tools if not t.usable]
     lacking = [t for t in missing if t.name in MINIMUM]
     if as_json:

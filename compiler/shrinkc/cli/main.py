@@ -30,6 +30,7 @@ from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
+from shrinkc.cli.recipes import recipes_command
 from shrinkc.cli.telling import run_command
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
@@ -99,7 +100,7 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
     type=FILE,
     required=True,
     metavar="FILE|NAME",
-    help="A TOML file, or a shipped recipe: reference, small, siracusa.",
+    help="A TOML file, or a shipped recipe, see 'shrinkc recipes'.",
 )
 @click.option(
     "--set",
@@ -318,7 +319,7 @@ def doctor_command(as_json: bool) -> None:
 
 for _command in (
     run_command, chat_command, plan_command, inspect_command, diff_command, export_command,
-    convert_command,
+    convert_command, recipes_command,
 ):  # fmt: skip
     cli.add_command(_command)
 

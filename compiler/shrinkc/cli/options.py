@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from shrinkc.build.make import OPTIONS
+from shrinkc.cli.console import VERBOSITY
 from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import UsageError
 from shrinkc.core.shell import is_text, printable
@@ -20,6 +21,14 @@ FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they tak
 FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
 
+def _verbosity(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+    if not given:
+        return
+    if VERBOSITY in ctx.meta:
+        raise UsageError("--quiet and --verbose exclude each other.", "give one of them.")
+    ctx.meta[VERBOSITY] = -1 if param.name == "quiet" else 1
+
+
 class Command(click.Command):
     """A command whose texts are UTF-8: other bytes that the shell passed on are refused.
 
@@ -28,6 +37,16 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(
+                ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_verbosity,
+                help="Say nothing but results and errors.",
+            ),
+            click.Option(
+                ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbosity,
+                help="Say what is done, and how long it took.",
+            ),
+        ]  # fmt: skip
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -146,7 +165,7 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
             help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
         ),
         click.option(
-            "--make", "make_options", multiple=True, metavar="NAME=VALUE", callback=_make_options,
+            "--make", "make_options", multiple=True, metavar="NAME=VALUE",
             help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
         ),
         click.option(
@@ -162,9 +181,8 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
     return add
 
 
-def _make_options(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
+def make_variables(values: Sequence[str]) -> dict[str, str]:
+    """By name, from the values of ``--make``; UsageError for one without ``=``."""
     out = {}
     for text in values:
         name, separator, value = text.partition("=")

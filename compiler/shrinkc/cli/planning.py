@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import shrinkc
-from shrinkc.cli.console import print_json
+from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.options import PATH, Command, json_option, model_options
 
 _AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
@@ -76,7 +76,8 @@ def plan_command(
 
         sweeping.run(ctx, axes, picture, as_json, options)
         return
-    planned = shrinkc.plan(**options)
+    with Console().stage("planning"):
+        planned = shrinkc.plan(**options)
     if not planned.fits:
         raise planned.error
     speed = planned.speed

@@ -11,22 +11,25 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
-from shrinkc.cli.options import PATH, Command, json_option, run_options
+from shrinkc.cli.options import PATH, Command, json_option, make_variables, run_options
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
 from shrinkc.core.shell import printable
 
 
-def _every(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    if value is None or value == "all":
-        return None if value is None else 1
-    number = value.removeprefix("every:")
-    if number == value or re.fullmatch(r"0*[1-9][0-9]{0,8}", number) is None:
-        raise UsageError(
-            f"--verify {value} is not possible.",
-            "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
-        )
-    return int(number)
+class Every(click.ParamType):
+    """``all`` (1) or ``every:N``."""
+
+    name = "every"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"all|every:0*([1-9][0-9]{0,8})", str(value))
+        if match is None:
+            raise UsageError(
+                f"--verify {value} is not possible.",
+                "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
+            )
+        return int(match[1] or 1)
 
 
 @click.command(
@@ -50,7 +53,7 @@ def _every(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 @run_options("64, or what the context leaves", "the run")
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
 @click.option(
-    "--verify", metavar="all|every:N", callback=_every,
+    "--verify", type=Every(), metavar="all|every:N",
     help="Of the tokens whose logits and choice are compared; of layers it is all. [default: all]",
 )  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
@@ -64,6 +67,7 @@ def run_command(
     prompt_ids: str | None,
     verify: int | None,
     no_verify: bool,
+    make_options: tuple[str, ...],
     timeline: Path | None,
     as_json: bool,
     **options: Any,
@@ -90,6 +94,7 @@ def run_command(
         check=False,  # what ran is told even where it is not what it should be
         reporter=console,
         on_text=None if as_json else _Teller(),
+        make_options=make_variables(make_options),
         **options,
     )
     for line in result.lines():
