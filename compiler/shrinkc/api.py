@@ -244,7 +244,7 @@ def evaluate(
     model: AnyPath,
     *,
     text: AnyPath | None = None,
-    protocol: str = "wikitext512",
+    protocol: str | None = None,
     windows: int | None = None,
     trivia: AnyPath | None = None,
     trivia_items: int | None = None,
@@ -263,7 +263,8 @@ def evaluate(
     """Measure a model: a compiled directory, a float or GPTQ directory, a ``.gguf`` file, a hub id.
 
     At least one of: ``text``, a file for perplexity ("hub" fetches WikiText-2), cut by ``protocol``
-    ("wikitext512" or "wikitext2048") into ``windows`` of 512 or 2048 tokens (None: all);
+    ("wikitext512" or "wikitext2048"; "wikitext64" to "wikitext256" are for short contexts; None: the
+    first, or what fits) into ``windows`` of as many tokens (None: all);
     ``trivia``, questions of TriviaQA as JSON lines; ``hellaswag``, tasks; ``samples``, texts to go
     on from (with ``chat``, messages).  ``trivia_items`` and ``hellaswag_items`` count what is asked
     (None: all).

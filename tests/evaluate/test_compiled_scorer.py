@@ -116,7 +116,9 @@ def test_a_context_that_is_too_short_says_what_to_compile(directory: Path, tmp_p
     text = tmp_path / "a.txt"
     text.write_text("the cat and the hen " * 200)
     scorer = CompiledScorer(directory, ENV, on="interpreter")
-    with pytest.raises(UsageError, match="512 positions, tiny has 96.*--context 512"):
+    with pytest.raises(
+        UsageError, match="512 positions, tiny has 96.*--context 512.*--protocol wikitext64"
+    ):
         evaluate(scorer, EvalPlan(text=text, windows=1), Silent())
 
 

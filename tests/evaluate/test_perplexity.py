@@ -142,3 +142,37 @@ def test_files_are_read_before_anything_is_computed(tmp_path: Path) -> None:
         evaluate(scorer, plan, Silent())
     asked: Sequence[object] = scorer.asked
     assert not asked
+
+
+class Noted(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    ("positions", "name", "said"),
+    [(4096, "wikitext512", False), (512, "wikitext512", False), (511, "wikitext256", True),
+     (256, "wikitext256", True), (130, "wikitext128", True), (64, "wikitext64", True)],
+)  # fmt: skip
+def test_a_short_context_has_windows_that_fit(
+    tmp_path: Path, positions: int, name: str, said: bool
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("abcdefgh" * 200)
+    scorer, reporter = FakeScorer(max_length=positions), Noted()
+    report = evaluate(scorer, EvalPlan(text=text, protocol=None, windows=2), reporter)
+    part = report["perplexity"]
+    window = int(name.removeprefix("wikitext"))
+    assert (part["protocol"], part["window"], part["windows"]) == (name, window, 2)  # type: ignore[index]
+    assert scorer.asked == [[list((b"abcdefgh" * 200)[i * window :][:window]) for i in range(2)]]
+    assert ([name in note for note in reporter.notes] == [True]) == said
+
+
+def test_a_context_that_holds_no_window(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("abcdefgh" * 200)
+    with pytest.raises(UsageError, match="wikitext64 needs 64 positions, fake has 63"):
+        evaluate(FakeScorer(max_length=63), EvalPlan(text=text, protocol=None), Noted())

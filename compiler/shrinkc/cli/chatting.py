@@ -66,7 +66,7 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
             console.note(f"note: {error}")
             continue
         told.append(answer)
-        for line in answer.result.lines()[:1]:
+        for line in answer.result.lines()[:-1]:
             console.detail(line)
         for note in _notes(answer, talk.context):
             console.note(note)

@@ -136,10 +136,8 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option(
     "--protocol",
-    type=click.Choice(["wikitext512", "wikitext2048"]),
-    default="wikitext512",
-    show_default=True,
-    help="How the text is cut.",
+    type=click.Choice([f"wikitext{n}" for n in (64, 128, 256, 512, 2048)]),
+    help="How the text is cut. [default: wikitext512, or what a shorter context holds]",
 )
 @click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
 @click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")

@@ -647,7 +647,7 @@ def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
 
     return EvalPlan(
         text=path(settings.text),
-        protocol=settings.protocol,  # type: ignore[arg-type]  # checked by EvaluateSettings
+        protocol=settings.protocol,
         windows=settings.windows,
         trivia=path(settings.trivia),
         trivia_items=settings.trivia_items,

@@ -34,7 +34,7 @@ class EvalRequest:
         *,
         model: str,
         text: str | None,
-        protocol: str,
+        protocol: str | None,
         windows: int | None,
         trivia: str | None,
         trivia_items: int | None,
@@ -50,7 +50,7 @@ class EvalRequest:
     ) -> EvalRequest:
         """From the values of options; UsageError when one is not possible."""
         plan = EvalPlan(
-            text=data_path(text), protocol=cast(Any, protocol), windows=windows,
+            text=data_path(text), protocol=protocol, windows=windows,
             trivia=data_path(trivia), trivia_items=trivia_items, hellaswag=data_path(hellaswag),
             hellaswag_items=hellaswag_items, samples=tuple(sample), chat=chat,
         )  # fmt: skip

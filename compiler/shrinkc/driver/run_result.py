@@ -163,7 +163,9 @@ class RunResult:
                 if part is not None
             ]
             proof = "start" if self.verdict is None else "start and proof output"
-            out = [*self.reports, f"{line} ({', '.join(rates)}, {proof} included)"]
+            out = [*self.reports, f"{line}, {proof} included"]
+            if rates:
+                out.append(f"speed: {', '.join(rates)}")
         decode = self.record.decode_times
         if self.machine == "gvsoc" and self.record.prefill_time is not None:
             line = f"cycles: prefill {self.record.prefill_time}"

@@ -83,10 +83,27 @@ def _with_blank_lines(lines: Sequence[str]) -> list[str]:
 TEXT_PROTOCOLS = {
     p.name: p
     for p in (
-        TextProtocol("wikitext512", 512, False, as_it_is),
+        *(TextProtocol(f"wikitext{n}", n, False, as_it_is) for n in (64, 128, 256, 512)),
         TextProtocol("wikitext2048", 2048, True, joined_rows),
     )
 }
+
+
+DEFAULT_PROTOCOL = "wikitext512"
+
+
+def fitting(positions: int) -> str:
+    """The protocol of the longest windows, up to those of the usual one, that ``positions`` hold.
+
+    Where none fits it is the shortest, which will be refused.
+    """
+    names = [
+        p.name
+        for p in TEXT_PROTOCOLS.values()
+        if p.window <= TEXT_PROTOCOLS[DEFAULT_PROTOCOL].window
+    ]
+    fit = [name for name in names if TEXT_PROTOCOLS[name].window <= positions]
+    return (fit or names[:1])[-1]
 
 
 def cut_windows(ids: Sequence[int], length: int, count: int | None = None) -> list[list[int]]:
@@ -122,7 +139,7 @@ def text_perplexity(
             f"{protocol.name} needs {protocol.window} positions, {scorer.name} has "
             f"{scorer.max_length}.",
             "a compiled directory has as many as it was compiled for: 'shrinkc compile ... "
-            f"--context {protocol.window}'; wikitext512 needs the fewest.",
+            f"--context {protocol.window}'; or take --protocol {fitting(scorer.max_length)}.",
         )
     windows, about = cut_text(scorer.encode, text, protocol, count)
     figures = summary(scorer.losses(windows, update), predicted_bytes(scorer.decode, windows))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.evaluation.hellaswag import hellaswag, read_hellaswag
 from shrinkc.evaluation.items import file_facts, spread
-from shrinkc.evaluation.perplexity import COMPARED, TEXT_PROTOCOLS, cut_text, text_perplexity
+from shrinkc.evaluation.perplexity import (
+    COMPARED,
+    DEFAULT_PROTOCOL,
+    TEXT_PROTOCOLS,
+    cut_text,
+    fitting,
+    text_perplexity,
+)
 from shrinkc.evaluation.protocols import read_text
 from shrinkc.evaluation.scorer import CONDITIONS, Scorer
 from shrinkc.evaluation.trivia import closed_book, open_book, read_trivia
@@ -27,11 +33,13 @@ Result = dict[str, object]
 class EvalPlan:
     """What to measure: None or empty leaves a part out; a count of None means all.
 
+    ``protocol``: None is the usual one, or where the model has too few positions for its windows, one with
+    windows that fit.
     ``samples`` are prompts to go on from, or with ``chat`` messages of a user.
     """
 
     text: Path | None = None
-    protocol: Literal["wikitext512", "wikitext2048"] = "wikitext512"
+    protocol: str | None = DEFAULT_PROTOCOL
     windows: int | None = None
     trivia: Path | None = None
     trivia_items: int | None = None
@@ -54,6 +62,13 @@ def evaluate(scorer: Scorer, plan: EvalPlan, reporter: Reporter) -> Result:
     its file, what can change its number (see CONDITIONS), and wall seconds.  Files are read
     before anything is computed.  Raises BadData, UsageError, BadWeights.
     """
+    if plan.protocol is None:
+        plan = replace(plan, protocol=fitting(scorer.max_length))
+        if plan.text is not None and plan.protocol != DEFAULT_PROTOCOL:
+            reporter.note(
+                f"note: {scorer.name} has {scorer.max_length} positions, too few for the windows of "
+                f"{DEFAULT_PROTOCOL}: this is {plan.protocol}, and not to be compared with it"
+            )
     parts = _parts(plan)
     if not parts:
         raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
@@ -84,12 +99,12 @@ def _parts(plan: EvalPlan) -> list[tuple[str, str, Callable[[Scorer, Update], Re
 
 
 def _perplexity(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
-    if plan.protocol not in TEXT_PROTOCOLS:
+    protocol = TEXT_PROTOCOLS.get(plan.protocol or DEFAULT_PROTOCOL)
+    if protocol is None:
         raise UsageError(
             f"no protocol called '{plan.protocol}'.", f"allowed: {', '.join(TEXT_PROTOCOLS)}."
         )
     text, facts = read_text(path), file_facts(path)
-    protocol = TEXT_PROTOCOLS[plan.protocol]
 
     def work(scorer: Scorer, update: Update) -> Result:
         return {**text_perplexity(scorer, text, protocol, plan.windows, update), **facts}
@@ -106,7 +121,7 @@ def text_measured(
     BadData, UsageError.
     """
     assert plan.text is not None
-    protocol, text = TEXT_PROTOCOLS[plan.protocol], read_text(plan.text)
+    protocol, text = TEXT_PROTOCOLS[plan.protocol or DEFAULT_PROTOCOL], read_text(plan.text)
     about = cut_text(encode, text, protocol, plan.windows)[1] | file_facts(plan.text)
     about |= {"dtype": dtype}
     return {key: about[key] for key in COMPARED}
