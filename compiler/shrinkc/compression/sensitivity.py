@@ -452,7 +452,8 @@ def _row(name: str, cells: list[str]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5f}"
+    # of some hundred tokens: more digits would be those of the text
+    return "-" if value is None else f"{value:.2g}"
 
 
 def draw(s: Sensitivity, file: Path) -> None:
