@@ -19,6 +19,7 @@ import pytest
 import shrinkc
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.cli import stopping
+from shrinkc.driver import running
 
 from .conftest import Cli, Result
 
@@ -132,6 +133,25 @@ def test_ctrl_c_ends_the_answer(chat: Chat, program: Path, monkeypatch: pytest.M
     assert result.words.count("note: stopped; what was said of the answer counts") == 1
     assert asked[-1] == ["the", "".join(pieces[:4])]
     assert len(pieces) > 12  # the second answer is whole
+
+
+def test_ctrl_c_before_the_answer_takes_the_message_back(
+    chat: Chat, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = running.run_program
+    calls = []
+
+    def stopped_at_first(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return stopping._stop(2, None) if len(calls) == 1 else run(*arguments, **options)
+
+    monkeypatch.setattr(running, "run_program", stopped_at_first)
+    result = chat(program, ["the", "a"], "--tokens", 4, "--json")
+    assert result.code == 0
+    assert "note: stopped before anything was said; the message does not count" in result.words
+    (answer,) = result.json["answers"]
+    alone = chat(program, ["a"], "--tokens", 4, "--json").json["answers"][0]
+    assert answer["prompt_tokens"] == alone["prompt_tokens"]
 
 
 def test_on_a_terminal(tmp_path: Path, needs: Needs) -> None:

@@ -56,9 +56,14 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
             answer = talk.ask(message, None if as_json else write_text)
         except KeyboardInterrupt:
             stopping.forget()
-            if not as_json:
+            begun = bool(talk.exchanges) and talk.exchanges[-1][0] is message
+            if begun and not as_json:
                 write_text("\n")
-            console.note("note: stopped; what was said of the answer counts")
+            console.note(
+                "note: stopped; what was said of the answer counts"
+                if begun
+                else "note: stopped before anything was said; the message does not count"
+            )
             continue
         except UsageError as error:
             if not sys.stdin.isatty():
