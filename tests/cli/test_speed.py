@@ -132,7 +132,7 @@ def test_from_python(long: Path) -> None:
 def test_no_heavy_library_is_needed(long: Path) -> None:
     """A plan with its speed does not import torch; a moment is all it takes."""
     code = (
-        "import sys; from shrinkc.cli.main import run_cli; code = run_cli(['plan', sys.argv[1]]);"
+        "import sys; from shrinkc.cli.main import run_cli; code = run_cli(['plan', '-q', sys.argv[1]]);"
         "sys.exit(code or ' '.join({'torch', 'transformers', 'scipy'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run(

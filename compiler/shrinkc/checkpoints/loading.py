@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from contextlib import redirect_stderr
@@ -98,10 +99,11 @@ def located(model: Path, *, weights: bool) -> Path:
     is given back as it is, to be checked by its reader.  Raises ModelNotFound for the directory of a
     compression run, and where the hub does not give the model.
     """
-    if model.is_dir():
+    name = os.fspath(model)
+    if os.path.isdir(model):  # unlike a Path's own question, one about any name
         _refuse_run(model)
-    name = str(model)
-    if model.exists() or "/" not in name or not _HUB_ID.fullmatch(name) or model.suffix == ".gguf":
+    here = os.path.exists(model)
+    if here or "/" not in name or not _HUB_ID.fullmatch(name) or model.suffix == ".gguf":
         return model
     if find_spec("huggingface_hub") is None:
         raise ModelNotFound(
