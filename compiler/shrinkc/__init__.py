@@ -8,8 +8,8 @@
         shrinkc.compile(model, "out", bits=4, group=32, context=128)
         print(shrinkc.run("out", prompt="Once upon a time").text)
 
-``open``, ``plan``, ``compile``, ``run``, ``chat``, ``evaluate`` and ``compress`` are what the commands
-call; ``errors`` has what they raise.  Nothing is imported before it is used.
+``open``, ``plan``, ``compile``, ``run``, ``chat``, ``evaluate``, ``compress`` and ``write_report`` are what
+the commands call; ``errors`` has what they raise.  Nothing is imported before it is used.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from shrinkc import errors
-    from shrinkc.api import chat, compile, compress, evaluate, open, plan, run  # noqa: A004
+    from shrinkc.api import chat, compile, compress, evaluate, open, plan, run, write_report  # noqa: A004
     from shrinkc.core.progress import Reporter
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, Shortfall
+    from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
 
 __all__ = [
-    "Checkpoint", "Compiled", "Conversation", "Planned", "Reporter", "RunResult", "Shortfall",
+    "Checkpoint", "Compiled", "Conversation", "Planned", "Reported", "Reporter", "RunResult", "Shortfall",
     "__version__", "chat", "compile", "compress", "errors", "evaluate", "open", "plan", "run",
+    "write_report",
 ]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(
-        ("open", "plan", "compile", "run", "chat", "evaluate", "compress"), "shrinkc.api"
+        ("open", "plan", "compile", "run", "chat", "evaluate", "compress", "write_report"),
+        "shrinkc.api",
     ),
     "Checkpoint": "shrinkc.importer",
     "Compiled": "shrinkc.driver.compiling",

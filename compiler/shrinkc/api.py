@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
+    from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
 
 AnyPath = str | os.PathLike[str]
 
-__all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run"]
+__all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run", "write_report"]
 
 
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001

@@ -19,7 +19,7 @@ from shrinkc.core.progress import Update
 
 from .conftest import Cli
 
-FUNCTIONS = ("open", "plan", "compile", "run", "chat", "evaluate", "compress")
+FUNCTIONS = ("open", "plan", "compile", "run", "chat", "evaluate", "compress", "write_report")
 
 
 def in_a_process(code: str) -> str:

@@ -19,7 +19,7 @@ from .conftest import Cli
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 # in an order in which one makes what another needs; all others are minutes of work, or need a simulator
-EXECUTED = ("compile", "plan", "inspect", "diff", "export", "doctor", "run", "recipes")
+EXECUTED = ("compile", "plan", "inspect", "diff", "export", "doctor", "run", "report", "recipes")
 
 
 @pytest.mark.parametrize("name", commands.commands)

@@ -31,6 +31,7 @@ from shrinkc.cli.inspecting import inspect_command
 from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
 from shrinkc.cli.planning import plan_command
 from shrinkc.cli.recipes import recipes_command
+from shrinkc.cli.reporting import report_command
 from shrinkc.cli.telling import run_command
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
@@ -316,8 +317,8 @@ def doctor_command(as_json: bool) -> None:
 
 
 for _command in (
-    run_command, chat_command, plan_command, inspect_command, diff_command, export_command,
-    convert_command, recipes_command,
+    run_command, chat_command, plan_command, inspect_command, report_command, diff_command,
+    export_command, convert_command, recipes_command,
 ):  # fmt: skip
     cli.add_command(_command)
 

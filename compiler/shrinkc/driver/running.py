@@ -14,6 +14,7 @@ from shrinkc.abi import Trace
 from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, RunFailed, ShrinkcError, UsageError
+from shrinkc.core.output import write_file
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.asking import TIMEOUT, Machine, RunRequest, device_request
 from shrinkc.driver.estimating import Predicted, predicted_run
@@ -148,11 +149,17 @@ class Program:
                     closer = self._look_closer(asked, want, graph, verdict.first_difference)
                 verdict = replace(verdict, first_difference=closer)
         text = _device_text(self.tokenizer, asked.prompt, record)
-        return RunResult(
+        result = RunResult(
             self.manifest, request.machine, asked, text, output.seconds, record, verdict,
             _reports(output), self.changed, profile, drafts, tuple(story.seconds),
             partial(_predicted, directory, self.target, asked, record),
         )  # fmt: skip
+        if profile is not None:
+            write_file(
+                directory / artifact.PROFILE,
+                json.dumps(result.to_json(), ensure_ascii=False) + "\n",
+            )
+        return result
 
     def _run(
         self,
