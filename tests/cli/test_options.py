@@ -29,6 +29,7 @@ NEEDED = {
     "run": ["COMPILED", "--tokens", "2"],
     "chat": ["COMPILED"],
     "recipes": ["small"],
+    "report": ["COMPILED", "-o", "page.html"],
     "compress": ["MODEL", "-o", "run", "--recipe", "small", "--dry-run"],
     "eval": ["MODEL", "--trivia", "missing", "--hellaswag", "missing"],
     "explore": ["MODEL", "--recipe", "small", "--trials", "1", "-o", "search"],
