@@ -2,6 +2,7 @@
 # make test         lint and all tests; downloads about 3 GB of libraries (README.md)
 # make test-base    the tests of the base install alone: no torch, 100 MB
 # make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
+# make random-shapes  prove random models on host, qemu and GVSoC into docs/results (HOST=1000 GVSOC=100)
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
@@ -34,7 +35,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-base bench random-shapes calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -134,6 +135,12 @@ test-base: packages $(VENV)/test
 bench: packages $(VENV)/base
 	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
 	$(BIN)/python examples/bench/performance.py $(if $(DATA),--data $(DATA)) --output docs/results/performance.md
+
+# Where it was stopped it goes on, while no source changes.
+suite = env PYTHONPATH=compiler:tests $(BIN)/python -m
+
+random-shapes: packages $(VENV)/test
+	$(suite) end_to_end.random_shapes --host $(or $(HOST),1000) --gvsoc $(or $(GVSOC),100)
 
 calibrate: packages $(VENV)/base
 	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))

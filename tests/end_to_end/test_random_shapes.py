@@ -1,104 +1,27 @@
 """Property: a random LLaMA shape either compiles and gives the interpreter's integers on the
-host and under qemu-riscv32, or is refused with a hint.
+host and under qemu-riscv32, or is refused with a documented error.
 
-SHRINKC_RANDOM_SHAPES raises the number of shapes.
+`make random-shapes` proves more of them, on GVSoC too.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from helpers.layer import MODULES
+from helpers.campaign import Journal
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.abi import LOOKUP_MAX
-from shrinkc.core.errors import ShrinkcError
 from shrinkc.importer import load_hf
-from shrinkc.numerics.sampling import Sampling
+from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions
-from shrinkc.simulate.proof import Request, reference
+from shrinkc.simulate.proof import Record, Request, reference
 
-from .programs import GREEDY, Program, add_adapters, compile_model, missing, need, random_request
+from .programs import GREEDY, compile_model, missing, need
+from .random_shapes import REFUSALS, campaign, section, try_shape
+from .shapes import build, draw, prove, requests
 
-COUNT = int(os.environ.get("SHRINKC_RANDOM_SHAPES", "10"))
-HOST_BUILDS: tuple[dict[str, str], ...] = (
-    {"SAN": "1"},
-    {"SAN": "1", "LAZY": "1"},
-    {"CORES": "8"},
-    {"CORES": "3", "LAZY": "1"},
-)
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One drawn shape: arguments of write_tiny_llama, of the quantiser, and the rest."""
-
-    model: dict[str, Any]
-    options: QuantOptions
-    context: int
-    ranks: dict[str, int]
-
-
-def draw(seed: int) -> Case:
-    """A random case.  Every fourth seed has a regular shape, every fifth has side paths."""
-    rng = np.random.default_rng(1000 + seed)
-
-    def pick(*values: Any) -> Any:
-        return values[int(rng.integers(len(values)))]
-
-    kv_heads = pick(1, 1, 2, 3)
-    model = {
-        "hidden": int(rng.integers(5, 101)),
-        "intermediate": int(rng.integers(3, 151)),
-        "layers": pick(1, 1, 2, 3),
-        "kv_heads": kv_heads,
-        "heads": kv_heads * pick(1, 2, 3, 4),
-        "head_dim": pick(4, 6, 8, 10, 14, 32, 64, 66, 128),
-        "vocab": int(rng.integers(20, 300)),
-        "tied": pick(True, False),
-        "rope_theta": pick(500.0, 1e4, 5e5),
-        "rope_scaling": pick(None, None, LLAMA3),
-        "dtype": pick("float32", "float16", "bfloat16"),
-        "eos_ids": pick(2, [2, 5]),
-        "seed": seed,
-    }
-    ranks: dict[str, int] = {}
-    group = pick(None, 4, 5, 8, 17, 32, 60, 64, 100, 200)
-    if seed % 4 == 3:
-        model.update(hidden=64, intermediate=192, heads=4, kv_heads=2, head_dim=16)
-        group = pick(8, 16, 32, 64)
-    if seed % 5 == 4:
-        group = pick(None, 64)
-        ranks = {m: int(rng.integers(1, 10)) for m in MODULES if rng.random() < 0.7}
-        if group == 64:  # side paths read the activation groups of their matrix
-            model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
-    options = QuantOptions(
-        bits=pick(8, 4, 3, 2),
-        group=group,
-        asymmetric=pick(False, True),
-        head_bits=pick(8, 8, 4),
-        short_last_group=True,
-    )
-    return Case(model, options, int(rng.integers(9, 71)), ranks)
-
-
-def build_case(case: Case, folder: Path) -> Program:
-    write_tiny_llama(folder / "model", **case.model)
-    model = load_hf(folder / "model")
-    add_adapters(model, case.ranks, seed=3)
-    return compile_model(model, folder / "out", case.options, case.context)
+COUNT = 10
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
@@ -106,29 +29,13 @@ def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int)
     need("host")
     case = draw(seed)
     try:
-        program = build_case(case, tmp_path)
-    except ShrinkcError as refusal:
-        assert refusal.hint, f"{case}: refused without a hint: {refusal}"
+        program = build(case, tmp_path)
+    except REFUSALS as refusal:
         pytest.skip(f"{case} refused: {refusal}")
-    rng = np.random.default_rng(seed)
-    context = program.graph.context
-    prompt = int(rng.integers(1, context))
-    hot = Sampling(int(rng.integers(20000, 200000)), int(rng.integers(1, 65537)), seed)
-    requests = [
-        random_request(program.graph, rng, prompt, min(12, context - prompt)),
-        random_request(program.graph, rng, 1, min(context - 1, 20), hot),
-    ]
-    wanted = [reference(program.graph, r) for r in requests]
-    if program.plan.verified > 1:
-        requests.append(replace(requests[0], lookup=1 + seed % LOOKUP_MAX))
-        wanted.append(wanted[0])
-    program.build("host", **HOST_BUILDS[seed % len(HOST_BUILDS)])
-    for request, want in zip(requests, wanted, strict=True):
-        program.prove("host", request, want)
+    runs = requests(program, seed)
+    assert prove(program, "host", seed, runs) > 0
     if missing("qemu") is None:
-        program.build("qemu")
-        for request, want in zip(requests, wanted, strict=True):
-            program.prove("qemu", request, want)
+        assert prove(program, "qemu", seed, runs) > 0
 
 
 def test_qemu_is_there_for_the_property_above() -> None:
@@ -141,11 +48,48 @@ def test_most_random_shapes_are_not_refused(tmp_path: Path) -> None:
     compiled = 0
     for seed in range(COUNT):
         try:
-            build_case(draw(seed), tmp_path / str(seed))
+            build(draw(seed), tmp_path / str(seed))
             compiled += 1
-        except ShrinkcError as refusal:
-            assert refusal.hint
+        except REFUSALS:
+            continue
     assert compiled >= 0.8 * COUNT
+
+
+def test_the_command_counts_goes_on_and_tells(tmp_path: Path) -> None:
+    """A difference is a fault with its seed; what is in the journal is not proved again."""
+    need("host")
+    about = {"sources": "these"}
+    calls: list[tuple[int, int, str]] = []
+
+    def update(done: int, total: int, note: str = "") -> None:
+        calls.append((done, total, note))
+
+    journal = Journal(tmp_path / "journal.jsonl", about)
+    first = campaign(journal, ("host",), 1, update)
+    journal.close()
+    (tmp_path / "journal.jsonl").open("a").write('{"seed": 1, "cut sho')
+    again = Journal(tmp_path / "journal.jsonl", about)
+    assert again.records == first == campaign(again, ("host",), 1, update)
+    assert calls[0] == calls[1] and calls[0][:2] == (1, 1)
+    wrong = {**first[0], "seed": 1, "compared": {}, "fault": "AssertionError: layer0[3]"}
+    text = section({("host",): [*first, wrong]}, "make random-shapes HOST=1")
+    compared = first[0]["compared"]["host"]
+    assert compared > 0 and f"| host | 1 | 1 | 0 | {compared:,} | 0–1 |" in text
+    assert f"| family | {draw(0).family} | 1 |" in text
+    assert Journal(tmp_path / "journal.jsonl", {"sources": "others"}).records == []
+
+
+def test_a_program_that_differs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("host")
+
+    def other(graph: Graph, request: Request) -> Record:
+        want = reference(graph, request)
+        want.tokens[-1] ^= 1
+        return want
+
+    monkeypatch.setattr("end_to_end.shapes.reference", other)
+    record = try_shape(0, ("host",))
+    assert "fault" in record and "mismatched=1" in record["fault"] and not record["compared"]
 
 
 def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> None:

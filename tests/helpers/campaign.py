@@ -1,0 +1,98 @@
+"""Long series of trials by command: a journal to go on from, and their sections of one page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "results" / "robustness.md"
+_TITLE = "# Robustness\n\nEach section is written by the command that it names.\n"
+
+
+class Journal:
+    """A file with a JSON object per line: first ``about``, what the trials are of, then one for each.
+
+    A journal about something else, such as other sources, is begun anew.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = [value for value in map(_parsed, lines) if value is not None]
+        head = dict(about)
+        if found[:1] == [head]:
+            self.records = found[1:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # written again: a line that was cut short must not swallow the next one
+        text = "".join(json.dumps(value) + "\n" for value in [head, *self.records])
+        path.write_text(text, encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Writes the record of one trial, at once."""
+        self.records.append(dict(record))
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sources_hash(*folders: str) -> str:
+    """Of every source below ``folders`` of the project, whatever is installed."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def provenance(command: str) -> str:
+    """The sentence that says how a section's figures were made."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    at = f", commit {commit}" if commit else ""
+    return (
+        f"`{command}`, {date.today().isoformat()}{at}; {os.cpu_count()} cores of "
+        f"{platform.machine()}, Python {platform.python_version()}."
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown; numbers are to the right, with commas."""
+    lines = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+    numbers = [all(re.fullmatch(r"[\d,.–]+", row[i]) for row in lines) for i in range(len(head))]
+    rule = ["---:" if number else "---" for number in numbers]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), rule, *lines]) + "\n"
+
+
+def write_section(page: Path, title: str, text: str) -> None:
+    """Puts a section into ``page`` in place of the one of that title; sections are in order of titles."""
+    old = page.read_text(encoding="utf-8") if page.is_file() else _TITLE
+    parts = re.split(r"(?m)^(?=## )", old)
+    sections = {part.splitlines()[0]: part.rstrip() for part in parts[1:]}
+    sections[f"## {title}"] = f"## {title}\n\n{text.rstrip()}"
+    body = [parts[0].rstrip(), *(sections[name] for name in sorted(sections))]
+    page.write_text("\n\n".join(body) + "\n", encoding="utf-8")
