@@ -2,7 +2,8 @@
 # make test         lint and all tests; downloads about 3 GB of libraries (README.md)
 # make test-base    the tests of the base install alone: no torch, 100 MB
 # make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
-# make random-shapes  prove random models on host, qemu and GVSoC into docs/results (HOST=1000 GVSOC=100)
+# make fuzz         change inputs of every importer, into docs/results/robustness.md (N=20000 SEED=1)
+# make random-shapes  prove random models on host, qemu and GVSoC, into the same page (HOST=1000 GVSOC=100)
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
@@ -35,7 +36,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench random-shapes calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-base bench fuzz random-shapes calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -138,6 +139,9 @@ bench: packages $(VENV)/base
 
 # Where it was stopped it goes on, while no source changes.
 suite = env PYTHONPATH=compiler:tests $(BIN)/python -m
+
+fuzz: packages $(VENV)/dev
+	$(suite) fuzz.campaign -n $(or $(N),20000) --seed $(or $(SEED),1)
 
 random-shapes: packages $(VENV)/test
 	$(suite) end_to_end.random_shapes --host $(or $(HOST),1000) --gvsoc $(or $(GVSOC),100)

@@ -1,0 +1,180 @@
+"""Many trials: every importer in turn, what escaped made smaller, and what the page says of it.
+
+    PYTHONPATH=compiler:tests python -m fuzz.campaign -n 20000 --seed 1
+
+What was tried is not tried again, while no source changes.  Ends with 1 where an input escaped: a traceback,
+exit code 70 or one that the importer does not document, something half-written, a warning, a process that
+died, or more than a trial's share of time and memory.  ``--again SUBJECT/NUMBER`` shows one trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import shrinkc.errors
+from helpers.campaign import PAGE, ROOT, Journal, provenance, sources_hash, table, write_section
+from shrinkc.cli.console import Console
+from shrinkc.core.errors import ShrinkcError
+
+from .subjects import SUBJECTS, Subject
+from .trial import CPU_SECONDS, MEMORY, SECONDS, Outcome, make_input, try_input
+
+SOURCES = ("compiler", "tests/fuzz", "tests/helpers")
+TITLE = "Mutated inputs"
+# what commands import when they run: once, in the process that all trials are forked from
+LOADED = (
+    "cli.telling", "driver.compiling", "driver.differing", "driver.evaluating", "driver.inspecting",
+    "driver.planning", "driver.running", "compression.inspecting", "compression.stages.gptq",
+)  # fmt: skip
+TITLES = {
+    kind.exit_code: kind.title
+    for kind in vars(shrinkc.errors).values()
+    if isinstance(kind, type) and issubclass(kind, ShrinkcError)
+}
+
+
+def load() -> None:
+    """Imports what trials need, so that none of them has to."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not live on in a forked process
+    for name in LOADED:
+        importlib.import_module(f"shrinkc.{name}")
+
+
+def make_bases(subjects: Iterable[Subject], folder: Path) -> None:
+    """Writes the valid inputs of ``subjects`` below ``folder``."""
+    for subject in subjects:
+        (folder / subject.name).mkdir(parents=True)
+        subject.make(folder / subject.name)
+
+
+def reduced(subject: Subject, bases: Path, seed: str, work: Path, found: Outcome) -> Outcome:
+    """The same escape from as few mutations as possible."""
+    without: frozenset[int] = frozenset()
+    for number in range(5):
+        fewer = without | {number}
+        outcome = try_input(subject, bases, seed, work, fewer)
+        if outcome.escape and outcome.code == found.code and outcome.steps:
+            without, found = fewer, outcome
+    return found
+
+
+def campaign(
+    subjects: Sequence[Subject],
+    bases: Path,
+    count: int,
+    seed: int,
+    journal: Journal,
+    update: Callable[[int, int, str], None],
+    work: Path,
+) -> list[dict[str, Any]]:
+    """Tries ``count`` inputs, of every subject in turn; returns the records, those of the journal among them."""
+    known = {(r["subject"], r["number"]): r for r in journal.records}
+    turns = ((number, subject) for number in itertools.count() for subject in subjects)
+    records = []
+    escapes = 0
+    for done, (number, subject) in enumerate(itertools.islice(turns, count), 1):
+        record = known.get((subject.name, number))
+        if record is None:
+            key, place = f"{seed}/{subject.name}/{number}", work / f"{subject.name}-{number}"
+            outcome = try_input(subject, bases / subject.name, key, place)
+            record = {
+                "subject": subject.name, "number": number, "code": outcome.code, "cpu": outcome.cpu,
+                "memory": outcome.memory,
+            }  # fmt: skip
+            if outcome.escape:
+                least = reduced(subject, bases / subject.name, key, place, outcome)
+                record |= {"escape": least.escape, "said": least.said, "steps": list(least.steps)}
+                record["action"] = list(least.action)
+            journal.add(record)
+        escapes += "escape" in record
+        records.append(record)
+        update(done, count, f"{escapes} escaped")
+    return records
+
+
+def section(records: Sequence[dict[str, Any]], command: str) -> str:
+    """What the page says: importers against exit codes."""
+    names = list(dict.fromkeys(r["subject"] for r in records))
+    by_name = {n: Counter(r["code"] for r in records if r["subject"] == n) for n in names}
+    codes = sorted({r["code"] for r in records})
+    escapes = Counter(r["subject"] for r in records if "escape" in r)
+    rows: list[list[Any]] = [
+        [n, by_name[n].total(), escapes[n], *(by_name[n][code] for code in codes)] for n in names
+    ]
+    totals = Counter(r["code"] for r in records)
+    rows.append(["all", len(records), escapes.total(), *(totals[code] for code in codes)])
+    said = "; ".join(f"{code}: {TITLES.get(code, 'success' if not code else '?')}" for code in codes)
+    return "\n".join([
+        provenance(command),
+        "Every input is a valid one with one to five changes: values, keys, types and text of JSON and TOML, "
+        "lengths, offsets, shapes, types and values of binary files, and blind bytes. An input escapes when it "
+        "ends in a traceback, a warning, an exit code that its importer does not document, something "
+        f"half-written, or takes more than {CPU_SECONDS} s of CPU, {SECONDS} s of the clock or {MEMORY >> 30} GiB.",
+        "",
+        table(["importer", "inputs", "escaped", *map(str, codes)], rows),
+        f"Exit codes: {said}. The slowest trial took {max(r['cpu'] for r in records):.2f} s of CPU, the "
+        f"largest {max(r['memory'] for r in records) >> 10} MiB, that of the fuzzer itself included.",
+    ])  # fmt: skip
+
+
+def show(subject: Subject, bases: Path, key: str, place: Path) -> None:
+    """Leaves the input of one trial at ``place`` and says how it ended."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    make_input(subject, bases / subject.name, key, place / "in")
+    outcome = try_input(subject, bases / subject.name, key, place / "work")
+    outcome = reduced(subject, bases / subject.name, key, place / "work", outcome)
+    print(f"{' '.join(outcome.action)}  in {place}: exit code {outcome.code}, {outcome.escape or 'fine'}")
+    print(*outcome.steps, outcome.said, sep="\n")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-n", type=int, default=20000, help="Inputs, of all importers together.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "fuzz")
+    parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
+    parser.add_argument("--again", metavar="SUBJECT/NUMBER", help="One trial, with its input kept.")
+    options = parser.parse_args()
+    if lacking := {s.name: s.missing() for s in SUBJECTS.values() if s.missing()}:
+        sys.exit(f"missing: {lacking}")
+    load()
+    with tempfile.TemporaryDirectory() as folder:
+        bases, subjects = Path(folder) / "bases", list(SUBJECTS.values())
+        if options.again:
+            name, _, number = options.again.partition("/")
+            make_bases([SUBJECTS[name]], bases)
+            key = f"{options.seed}/{name}/{int(number)}"
+            show(SUBJECTS[name], bases, key, options.work / f"{name}-{number}")
+            return
+        with Console().stage("making valid inputs"):
+            make_bases(subjects, bases)
+        about = {"sources": sources_hash(*SOURCES), "seed": options.seed}
+        journal = Journal(options.work / f"seed-{options.seed}.jsonl", about)
+        with Console().stage(f"{options.n} inputs") as update:
+            records = campaign(
+                subjects, bases, options.n, options.seed, journal, update, Path(folder) / "work"
+            )
+    write_section(
+        options.output, TITLE, section(records, f"make fuzz N={options.n} SEED={options.seed}")
+    )
+    escaped = [r for r in records if "escape" in r]
+    for r in escaped:
+        print(f"{r['subject']}/{r['number']}: {r['escape']}", *r["steps"], sep="\n  ", file=sys.stderr)
+    print(f"{options.output}: written; {len(escaped)} of {len(records)} escaped", file=sys.stderr)
+    sys.exit(bool(escaped))
+
+
+if __name__ == "__main__":
+    main()
