@@ -51,7 +51,18 @@ def safetensors(rng: Random, data: bytes) -> tuple[bytes, str]:
     parts = parsed(data)
     if parts is None or not parts.names:
         return blind(rng, data)
-    ways = (_header_value, _length, _renamed, _retyped, _reshaped, _moved, _dropped, _values, _values, _inner)
+    ways = (
+        _header_value,
+        _length,
+        _renamed,
+        _retyped,
+        _reshaped,
+        _moved,
+        _dropped,
+        _values,
+        _values,
+        _inner,
+    )
     try:
         return rng.choice(ways)(rng, parts)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
@@ -71,7 +82,9 @@ def _length(rng: Random, parts: Tensors) -> tuple[bytes, str]:
 
 def _renamed(rng: Random, parts: Tensors) -> tuple[bytes, str]:
     name = rng.choice(parts.names)
-    other = rng.choice((*parts.names, name + ".x", "", name.replace("0", "1"), name.rpartition(".")[0]))
+    other = rng.choice(
+        (*parts.names, name + ".x", "", name.replace("0", "1"), name.rpartition(".")[0])
+    )
     header = {(other if key == name else key): value for key, value in parts.header.items()}
     return Tensors(header, parts.data).written(), f"{name} is called {other!r}"
 
@@ -139,7 +152,9 @@ def _values(rng: Random, parts: Tensors) -> tuple[bytes, str]:
     """Values that no model has, or zeros, or noise, in a part of a tensor or all of it."""
     name = rng.choice(parts.names)
     begin, end = parts.header[name]["data_offsets"]
-    size = {"F32": 4, "F64": 8, "I64": 8, "I32": 4, "U8": 1, "I8": 1}.get(parts.header[name]["dtype"], 2)
+    size = {"F32": 4, "F64": 8, "I64": 8, "I32": 4, "U8": 1, "I8": 1}.get(
+        parts.header[name]["dtype"], 2
+    )
     count = (end - begin) // size
     first = rng.randrange(count)
     many = min(count - first, rng.choice((1, 1, 1, count, count)))
@@ -284,7 +299,17 @@ def _blocks(rng: Random, data: bytes, begin: int) -> tuple[bytes, str]:
     if begin >= len(data) - 4:
         return blind(rng, data)
     at = rng.randrange(begin, len(data) - 4) // 2 * 2
-    new = rng.choice((b"\xff\x7f", b"\x00\x7c", b"\x00\xfc", b"\xff\x7b", b"\0\0", b"\0\0\xc0\x7f", b"\0\0\x80\x7f"))
+    new = rng.choice(
+        (
+            b"\xff\x7f",
+            b"\x00\x7c",
+            b"\x00\xfc",
+            b"\xff\x7b",
+            b"\0\0",
+            b"\0\0\xc0\x7f",
+            b"\0\0\x80\x7f",
+        )
+    )
     return data[:at] + new + data[at + len(new) :], f"values at {at} are {new.hex()}"
 
 

@@ -19,7 +19,20 @@ FLOATS = (
     0.0, -0.0, 0.5, -1.0, 1e-45, 1e-38, 1e-8, 1e4, 1e38, 1e300, -1e300,
     float("inf"), float("-inf"), float("nan"),
 )  # fmt: skip
-WORDS = (b"", b"\0", b"\xff", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"{", b"}", b"[", b'"', b"\\", b"\n")
+WORDS = (
+    b"",
+    b"\0",
+    b"\xff",
+    b"\xff\xfe",
+    b"\xc3",
+    b"\xed\xa0\x80",
+    b"{",
+    b"}",
+    b"[",
+    b'"',
+    b"\\",
+    b"\n",
+)
 
 
 def truncated(rng: Random, data: bytes) -> tuple[bytes, str]:

@@ -113,7 +113,9 @@ def section(records: Sequence[dict[str, Any]], command: str) -> str:
     ]
     totals = Counter(r["code"] for r in records)
     rows.append(["all", len(records), escapes.total(), *(totals[code] for code in codes)])
-    said = "; ".join(f"{code}: {TITLES.get(code, 'success' if not code else '?')}" for code in codes)
+    said = "; ".join(
+        f"{code}: {TITLES.get(code, 'success' if not code else '?')}" for code in codes
+    )
     return "\n".join([
         provenance(command),
         "Every input is a valid one with one to five changes: values, keys, types and text of JSON and TOML, "
@@ -134,7 +136,9 @@ def show(subject: Subject, bases: Path, key: str, place: Path) -> None:
     make_input(subject, bases / subject.name, key, place / "in")
     outcome = try_input(subject, bases / subject.name, key, place / "work")
     outcome = reduced(subject, bases / subject.name, key, place / "work", outcome)
-    print(f"{' '.join(outcome.action)}  in {place}: exit code {outcome.code}, {outcome.escape or 'fine'}")
+    print(
+        f"{' '.join(outcome.action)}  in {place}: exit code {outcome.code}, {outcome.escape or 'fine'}"
+    )
     print(*outcome.steps, outcome.said, sep="\n")
 
 
@@ -171,7 +175,9 @@ def main() -> None:
     )
     escaped = [r for r in records if "escape" in r]
     for r in escaped:
-        print(f"{r['subject']}/{r['number']}: {r['escape']}", *r["steps"], sep="\n  ", file=sys.stderr)
+        print(
+            f"{r['subject']}/{r['number']}: {r['escape']}", *r["steps"], sep="\n  ", file=sys.stderr
+        )
     print(f"{options.output}: written; {len(escaped)} of {len(records)} escaped", file=sys.stderr)
     sys.exit(bool(escaped))
 

@@ -92,7 +92,9 @@ def _configs(folder: Path) -> None:
         if family == "mistral":
             about["sliding_window"] = 64
         extra = {}
-        for part, rows in (("q_proj", 8), ("k_proj", 4), ("v_proj", 4)) if family == "qwen2" else ():
+        for part, rows in (
+            (("q_proj", 8), ("k_proj", 4), ("v_proj", 4)) if family == "qwen2" else ()
+        ):
             extra[f"model.layers.0.self_attn.{part}.bias"] = np.ones(rows, np.float32)
         write_tiny_llama(folder / family / "model", config=about, overrides=extra, **SIZES)
     for path in folder.iterdir():

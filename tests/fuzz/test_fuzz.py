@@ -47,9 +47,7 @@ def test_every_mutated_input_is_read_or_refused_by_name(
     def update(done: int, total: int, note: str = "") -> None:
         calls.append(done)
 
-    records = campaign(
-        [SUBJECTS[name]], bases(name), INPUTS, 0, journal, update, tmp_path / "work"
-    )
+    records = campaign([SUBJECTS[name]], bases(name), INPUTS, 0, journal, update, tmp_path / "work")
     assert [r for r in records if "escape" in r] == []
     assert calls[-1] == INPUTS and len({r["code"] for r in records}) > 1, "some are refused"
     text = section(records, "make fuzz")

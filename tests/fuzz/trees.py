@@ -14,7 +14,7 @@ Place = tuple[Any, Any]
 """A container and the key or index in it."""
 
 TEXTS = (
-    "", " ", "\0", "a" * 5000, "\ud800", "\U0001f600", "../../../etc/passwd", "/dev/null", "nan", "1e999",
+    "", " ", "\0", "a" * 5000, "\ud800", "\U0001f600", "../../../etc/passwd", "/dev/null", "~nobody/x", "nan", "1e999",
     "true", "-1", "\u202e", "{{ x }}", "{% for", "(", "[a-", "\\", "*", "llama", "float32", "\n",
 )  # fmt: skip
 _TWICE = "\0twice"  # of a key that occurs twice in the text
@@ -42,9 +42,13 @@ def odd_value(rng: Random, old: Any) -> Any:
         near = (old + 1, old - 1, -old, old * 2, old // 2, old * 1000, float(old), str(old))
         return rng.choice((*near, rng.choice(INTEGERS), 10**400))
     if isinstance(old, float) and kind < 6:
-        return rng.choice((-old, old * 1e6, old * 1e-6, int(old) if abs(old) < 1e9 else 0, rng.choice(FLOATS)))
+        return rng.choice(
+            (-old, old * 1e6, old * 1e-6, int(old) if abs(old) < 1e9 else 0, rng.choice(FLOATS))
+        )
     if isinstance(old, str) and kind < 6:
-        return rng.choice((old[:-1], old * 2, old.upper(), f" {old}", f"{old}\0", rng.choice(TEXTS)))
+        return rng.choice(
+            (old[:-1], old * 2, old.upper(), f" {old}", f"{old}\0", rng.choice(TEXTS))
+        )
     if isinstance(old, list) and kind < 6:
         return rng.choice((old[:-1], old[1:], old * 2, old[::-1], [old], [*old, None], []))
     if isinstance(old, dict) and kind < 6:
@@ -108,7 +112,10 @@ def json_values(rng: Random, data: bytes) -> tuple[bytes, str]:
     if not isinstance(tree, (dict, list)):
         return text(rng, data)
     said = mutate_tree(rng, tree)
-    return dump_json(tree), said
+    try:
+        return dump_json(tree), said
+    except RecursionError:  # lies too deep to be written
+        return text(rng, data)
 
 
 def toml_values(rng: Random, data: bytes) -> tuple[bytes, str]:
@@ -118,7 +125,10 @@ def toml_values(rng: Random, data: bytes) -> tuple[bytes, str]:
     except (ValueError, RecursionError):
         return text(rng, data)
     said = mutate_tree(rng, tree)
-    return _toml(tree), said
+    try:
+        return _toml(tree), said
+    except RecursionError:  # lies too deep to be written
+        return text(rng, data)
 
 
 def _toml(tree: dict[str, Any]) -> bytes:
@@ -126,7 +136,10 @@ def _toml(tree: dict[str, Any]) -> bytes:
     lines = [f"{_key(k)} = {_toml_value(v)}" for k, v in loose.items()]
     for name, content in tree.items():
         if isinstance(content, dict):
-            lines += [f"[{_key(name)}]", *(f"{_key(k)} = {_toml_value(v)}" for k, v in content.items())]
+            lines += [
+                f"[{_key(name)}]",
+                *(f"{_key(k)} = {_toml_value(v)}" for k, v in content.items()),
+            ]
     return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
 
 

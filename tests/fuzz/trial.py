@@ -69,7 +69,9 @@ def try_input(
         try:
             _child(subject, bases, seed, work, without, end)
         except BaseException:
-            os.write(end, json.dumps({"escape": f"fuzzer: {traceback.format_exc()[-600:]}"}).encode())
+            os.write(
+                end, json.dumps({"escape": f"fuzzer: {traceback.format_exc()[-600:]}"}).encode()
+            )
         finally:
             os._exit(0)
     os.close(end)
@@ -182,14 +184,21 @@ def _child(
     said = (work / "err").read_text(errors="replace")
     escape = escape or _wrong(subject, code, said)
     escape = escape or _left_behind(code, work, before)
-    about = {"code": code, "escape": escape[:1000], "action": action, "steps": [s[:300] for s in steps]}
+    about = {
+        "code": code,
+        "escape": escape[:1000],
+        "action": action,
+        "steps": [s[:300] for s in steps],
+    }
     os.write(end, json.dumps(about).encode())
 
 
 def _redirect(work: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for name, number in (("out", 1), ("err", 2)):
-        file = os.open(work / f"{name}.txt" if name == "out" else work / name, os.O_CREAT | os.O_WRONLY)
+        file = os.open(
+            work / f"{name}.txt" if name == "out" else work / name, os.O_CREAT | os.O_WRONLY
+        )
         os.dup2(file, number)
         os.close(file)
     os.dup2(null, 0)

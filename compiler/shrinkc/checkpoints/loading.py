@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from shrinkc.core.errors import (
     UnsupportedModel,
     UsageError,
 )
+from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import is_text
 from shrinkc.model import family_of
 
@@ -326,7 +326,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             "tokenizer.json).",
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadConfig(f"{file} is not readable JSON: {error}.") from error
     if not isinstance(content, dict):

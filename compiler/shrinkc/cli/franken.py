@@ -15,6 +15,7 @@ from shrinkc.compression import attention_maps, franken
 from shrinkc.core.artifact import all_files
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_directory, new_directory
+from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import name_of
 from shrinkc.driver.evaluating import data_path, with_files
 from shrinkc.evaluation.plan import EvalPlan
@@ -183,7 +184,7 @@ def _configurations(request: FrankenRequest, num_layers: int) -> list[franken.Co
 def _beside_result(folder: Path) -> list[str] | None:
     """Files in an output directory that this command does not make; None if it made none of it."""
     try:
-        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        content = parse_json((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or not {"configurations", "story"} <= content.keys():

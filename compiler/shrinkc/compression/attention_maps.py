@@ -16,6 +16,7 @@ from shrinkc.checkpoints import Loaded
 from shrinkc.compression.franken import Configuration, assemble, generate, prompt_ids
 from shrinkc.compression.pictures import save_picture, style
 from shrinkc.core.artifact import all_files
+from shrinkc.core.parsing import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +138,7 @@ def draw_maps(
 def beside_maps(folder: Path) -> list[str] | None:
     """Files in ``folder`` that :func:`draw_maps` does not make; None if it made none of it."""
     try:
-        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        content = parse_json((folder / RESULT).read_text(encoding="utf-8"))
         names = [c["name"] for c in content["configurations"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

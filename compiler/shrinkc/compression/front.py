@@ -13,6 +13,7 @@ from shrinkc.compression.explore import Outcome, Result, front_of
 from shrinkc.compression.pictures import COLOURS, MARKERS, save_picture, style
 from shrinkc.core.errors import BadData
 from shrinkc.core.output import write_file
+from shrinkc.core.parsing import parse_json
 
 MIB = 1 << 20
 REASON = 160  # characters of a reason in a table
@@ -38,7 +39,7 @@ def read_references(file: Path, measured: Mapping[str, Any]) -> list[Reference]:
     that names all that do not, or do not say.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadData(f"{file} is no readable JSON file: {error}.") from error
     faults: dict[str, list[str]] = {}

@@ -208,7 +208,7 @@ def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), base, path.stem
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"{path} is not a readable TOML file: {error}.") from error
 
 
@@ -358,13 +358,17 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
             return [absolute(item) for item in value]
         if not isinstance(value, str) or value.startswith(HUB) or is_self(value) or value == "":
             return value
-        path = base / Path(value).expanduser()
-        if path.is_fifo():
+        try:
+            path = base / Path(value).expanduser()
+            is_pipe, full = path.is_fifo(), str(path.resolve())
+        except (ValueError, RuntimeError, OSError) as error:  # a NUL, ~ of nobody, a link to itself
+            raise BadRecipe(f"{value!r} is no name of a file: {error}.", "give a path.") from error
+        if is_pipe:
             raise BadRecipe(
                 f"{value} is a pipe, which can be read only once; a run reads its texts several times.",
                 "give the name of a file.",
             )
-        return str(path.resolve())
+        return full
 
     return {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
 

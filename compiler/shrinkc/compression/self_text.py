@@ -18,6 +18,7 @@ from shrinkc.compression.checks import between, one_of
 from shrinkc.core.artifact import FileRecord, file_record
 from shrinkc.core.errors import BadRecipe, BadStep, OutputError
 from shrinkc.core.output import new_file, write_file
+from shrinkc.core.parsing import parse_json
 
 SELF = "self"
 DEFAULT_TOKENS = 200_000
@@ -116,7 +117,7 @@ class SelfText:
                 )
             # not splitlines(): a text may hold other separators of lines
             for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-                document = Document(**json.loads(line))
+                document = Document(**parse_json(line))
                 if document.text not in known:
                     known.add(document.text)
                     yield document
@@ -179,7 +180,7 @@ class SelfText:
             return {}
         hint = f"delete {self.folder} to have the model write it anew."
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             known = content["format"], content["version"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise BadStep(f"{path} is damaged: {error}.", hint) from error

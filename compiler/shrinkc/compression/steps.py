@@ -12,6 +12,7 @@ from shrinkc.compression.fingerprint import Fingerprint
 from shrinkc.core.artifact import FileRecord, file_record
 from shrinkc.core.errors import BadStep
 from shrinkc.core.output import write_file
+from shrinkc.core.parsing import parse_json
 
 STEP = "step.json"
 FORMAT = "shrinkc-step"
@@ -66,7 +67,7 @@ def read_step(directory: Path) -> StepRecord:
         f"delete {directory} and the steps after it to make them again, or start over with --force."
     )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise BadStep(f"{path} is not the record of a compression step.", hint)
         version = content.pop("version", None)
@@ -98,7 +99,7 @@ def read_step(directory: Path) -> StepRecord:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file.  Raises OSError, ValueError."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content

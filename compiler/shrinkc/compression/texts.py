@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from shrinkc.checkpoints import need
 from shrinkc.compression.recipe import HUB
 from shrinkc.compression.self_text import SelfText, is_self, tokens_of
 from shrinkc.core.errors import BadData
+from shrinkc.core.parsing import parse_json
 
 HUB_CHARACTERS = 20_000_000  # as much of a data set is taken: some have terabytes
 DUPLICATE_LENGTH = 50  # shorter paragraphs, such as headings, may come again
@@ -84,7 +84,7 @@ def _file(path: Path, key: str) -> Text:
 
 def _line(path: Path, number: int, line: str) -> str:
     try:
-        text = json.loads(line)["text"]
+        text = parse_json(line)["text"]
     except (ValueError, TypeError, KeyError) as error:
         raise BadData(f'{path}, line {number}: an object with a field "text" is needed.') from error
     return str(text)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shrinkc.core.errors import BadArtifact
+from shrinkc.core.parsing import parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = "shrinkc-program"
@@ -60,7 +61,7 @@ class Manifest:
 def is_artifact(directory: Path) -> bool:
     """Whether shrinkc compiled this directory, in any version."""
     try:
-        content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        content = parse_json((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -84,7 +85,7 @@ def read_manifest(directory: Path) -> Manifest:
             f"{directory} has no {MANIFEST}.", "give a directory made by 'shrinkc compile'."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise BadArtifact(f"{path} is not the manifest of a compiled program.", _AGAIN)
         version = content.pop("version", None)
@@ -132,7 +133,7 @@ def foreign_files(directory: Path) -> list[str] | None:
     results aside; None when shrinkc did not compile it.  Also of directories of other versions."""
     if not is_artifact(directory):
         return None
-    content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    content = parse_json((directory / MANIFEST).read_text(encoding="utf-8"))
     try:
         known = {name: FileRecord(**record) for name, record in content["files"].items()}
     except (KeyError, TypeError, AttributeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import get_type_hints
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, UsageError
+from shrinkc.core.parsing import parse_json
 from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph
@@ -158,7 +158,7 @@ def predicted_run(
 def read_plan(path: Path) -> Plan:
     """The plan of a compiled directory; BadArtifact where another version wrote it."""
     try:
-        found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        found: Mapping[str, object] = parse_json(path.read_text(encoding="utf-8"))
         plan = Plan.of_json(found)
         _check(plan)
         return plan

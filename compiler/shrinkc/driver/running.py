@@ -15,6 +15,7 @@ from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, RunFailed, ShrinkcError, UsageError
 from shrinkc.core.output import write_file
+from shrinkc.core.parsing import parse_json
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.asking import TIMEOUT, Machine, RunRequest, device_request
 from shrinkc.driver.estimating import Predicted, predicted_run
@@ -235,7 +236,7 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
 def _check_room_for_lookup(directory: Path) -> None:
     """UsageError where a pass of the program has no room for a draft."""
     try:
-        plan = json.loads((directory / artifact.PLAN).read_text(encoding="utf-8"))
+        plan = parse_json((directory / artifact.PLAN).read_text(encoding="utf-8"))
         verified = int(plan["verified"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadArtifact(

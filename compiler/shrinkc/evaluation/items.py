@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shrinkc.core.errors import BadData, UsageError
+from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import printable
 
 Item = TypeVar("Item")
@@ -50,7 +50,7 @@ def json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise BadData(f"{path}, line {number}: no JSON: {error}.") from error
         if not isinstance(row, dict):

@@ -49,6 +49,7 @@ class Tokenizer:
         """
         spec = parse_json_object(source, origin, BadTokenizer)
         _check_model(spec, origin)
+        _check_templates(spec.get("post_processor"), origin)
         try:
             self._engine: Any = tokenizers.Tokenizer.from_str(source)
             self._engine.encode("")  # a post-processor of missing tokens is noticed only here
@@ -235,3 +236,28 @@ def _check_model(spec: dict[str, Any], origin: Path) -> None:
             f"{origin}: BPE dropout {model['dropout']} makes encoding random.",
             hint="set dropout to null.",
         )
+
+
+def _check_templates(processor: Any, origin: Path) -> None:
+    """Raise BadTokenizer for a template of tokens that it does not define, at which the library panics."""
+    if not isinstance(processor, dict):
+        return
+    for part in _list(processor.get("processors")):
+        _check_templates(part, origin)
+    known = processor.get("special_tokens")
+    used = {
+        str(piece["SpecialToken"].get("id"))
+        for pieces in (processor.get("single"), processor.get("pair"))
+        for piece in _list(pieces)
+        if isinstance(piece, dict) and isinstance(piece.get("SpecialToken"), dict)
+    }
+    if missing := sorted(used - set(known if isinstance(known, dict) else ())):
+        raise BadTokenizer(
+            f"{origin}: the post-processor's template names {', '.join(missing)}, which its "
+            "special_tokens do not define.",
+            hint="save it again with the current transformers.",
+        )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from shrinkc.core.errors import BadArtifact
+from shrinkc.core.parsing import parse_json
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.linear import LowRank, QLinear
@@ -89,7 +90,7 @@ def load(path: Path) -> Graph:
     except (OSError, SafetensorError) as e:
         raise BadArtifact(f"{path} cannot be read: {e}.", "compile the model again.") from e
     try:
-        return _rebuild(path, json.loads(text), tensors)
+        return _rebuild(path, parse_json(text), tensors)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise BadArtifact(
             f"{path} is damaged ({type(e).__name__}: {e}).", "compile the model again."
