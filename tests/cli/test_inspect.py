@@ -253,6 +253,19 @@ def test_damage_is_told_or_refused_by_name(
     assert {0, 61, 64} <= codes <= {0, 10, 61, 64}
 
 
+def test_json_nested_too_deeply(cli: Cli, compiled: Path, tmp_path: Path) -> None:
+    """In a compiled directory and in a step of a run: refused, or noted."""
+    shutil.copytree(compiled, tmp_path / "d")
+    (tmp_path / "d/manifest.json").write_text('{"format":' + "[" * 100_000)
+    assert cli("inspect", tmp_path / "d").code == 10
+    assert cli("run", tmp_path / "d").code == 61
+    step(tmp_path / "run" / "00-source", "00-source", "source", 2000, 30.5)
+    write_json(tmp_path / "run" / RUN, {"format": RUN_FORMAT, "version": RUN_VERSION, "model": "m"})
+    (tmp_path / "run/00-source/step.json").write_text("[" * 100_000)
+    found = inspected(cli, tmp_path / "run")
+    assert found["steps"] == 0 and "nested too deeply" in found["notes"][0]
+
+
 def test_no_heavy_library_is_needed(model: Path) -> None:
     code = (
         "import sys; from shrinkc.cli.main import run_cli; code = run_cli(['inspect', sys.argv[1]]);"

@@ -93,6 +93,18 @@ def test_a_text_through_a_pipe_is_refused(piped: Callable[[str], str]) -> None:
         load_recipe("small", [f"calibration.text={pipe}"])
 
 
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/a"])
+def test_a_text_of_an_impossible_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="is no name of a file"):
+        parse_recipe({**DEPTH, "evaluate": {"text": name}}, base=tmp_path)
+
+
+def test_tables_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(BadRecipe, match="not a readable TOML"):
+        load_recipe(str(tmp_path / "r.toml"))
+
+
 def test_texts_with_quotes_and_backslashes_survive(tmp_path: Path) -> None:
     text = 'a "quoted" \\ path\twith é'
     recipe = parse_recipe({**DEPTH, "evaluate": {"samples": [text]}})

@@ -6,18 +6,23 @@ host and under qemu-riscv32, or is refused with a documented error.
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.campaign import Journal
+from helpers.layer import MODULES
+from helpers.quantised import Format
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.build import build_program
 from shrinkc.importer import load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions
 from shrinkc.simulate.proof import Record, Request, reference
 
-from .programs import GREEDY, compile_model, missing, need
+from .programs import ENV, GREEDY, compile_model, missing, need
 from .random_shapes import REFUSALS, campaign, section, try_shape
 from .shapes import build, draw, prove, requests
 
@@ -36,6 +41,30 @@ def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int)
     assert prove(program, "host", seed, runs) > 0
     if missing("qemu") is None:
         assert prove(program, "qemu", seed, runs) > 0
+
+
+def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
+    """Every width of weights, on the cores and on their engine, with side paths, biases and groups: the
+    kernels of one program are all that there are, and it links for the chip."""
+    need("qemu")
+    case = draw(29)
+    assert {f.bits for f in case.stored.values()} == {2, 3, 4, 8}
+    widths, zeros = itertools.cycle((2, 3, 4, 8)), itertools.cycle(("middle", "integer", "float"))
+    stored = {
+        f"{layer} {name}": Format(next(widths), None if layer % 2 else 16, next(zeros), layer == 0)
+        for layer in range(5)
+        for name in MODULES
+    }
+    sizes = {"layers": 5, "intermediate": 192, "tied": False}
+    program = build(
+        replace(
+            case, model={**case.model, **sizes}, stored=stored, ranks=dict.fromkeys(MODULES, 2),
+            place="usual",
+        ),
+        tmp_path,
+    )  # fmt: skip
+    assert {m.engine for m in program.shape.stored} == {"cores", "neureka"}
+    build_program(program.out, "siracusa", env=ENV)
 
 
 def test_qemu_is_there_for_the_property_above() -> None:

@@ -345,15 +345,27 @@ def test_unreadable_files(tmp_path: Path, data: bytes, said: str) -> None:
 
 
 def test_what_makes_the_library_panic(tmp_path: Path) -> None:
-    """A panic of Rust is no Exception, and one of a post-processor comes with the first text."""
+    """A panic of Rust is no Exception."""
     prefix = sentencepiece_json()
     prefix["model"]["continuing_subword_prefix"] = "x" * 10
-    template = sentencepiece_json()
-    template["post_processor"]["special_tokens"] = {}
-    for spec in (prefix, template):
-        (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
-        with pytest.raises(BadTokenizer, match="is not accepted by tokenizers"):
-            Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(prefix))
+    with pytest.raises(BadTokenizer, match="is not accepted by tokenizers"):
+        Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_template_of_tokens_that_it_does_not_define(
+    tmp_path: Path, inside: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library would print its panic before it can be refused."""
+    spec = sentencepiece_json()
+    spec["post_processor"]["special_tokens"] = {}
+    if inside:
+        spec["post_processor"] = {"type": "Sequence", "processors": [spec["post_processor"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(BadTokenizer, match="names <s>, which its special_tokens do not define"):
+        Tokenizer.from_dir(tmp_path, DEFAULT_VOCAB)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("single", [3, None, [3], ["Sequence"], {"Sequence": {}}])

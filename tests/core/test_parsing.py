@@ -1,0 +1,17 @@
+"""JSON that somebody else may have written."""
+
+from __future__ import annotations
+
+import pytest
+
+from shrinkc.core.parsing import parse_json
+
+
+def test_what_is_json() -> None:
+    assert parse_json(b'{"a": [1, null]}') == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a":' * 100_000, b"\xff", "9" * 10_000])
+def test_all_else_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
