@@ -115,7 +115,7 @@ def make_input(
     place.mkdir(exist_ok=True)
     for path in base.rglob("*"):
         if path.is_file():
-            os.link(path, place / path.relative_to(base))
+            _link(path, place / path.relative_to(base))
     names = [n for n in subject.changeable(base) if subject.mutators(n)]
     done = []
     for number in range(count):
@@ -130,6 +130,13 @@ def make_input(
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             done.append("its hashes cannot be brought up to date")
     return base, action, done
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # on another disk
+        shutil.copy2(path, place)
 
 
 def _mutate(rng: Random, subject: Subject, path: Path, names: list[str]) -> str:

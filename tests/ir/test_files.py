@@ -193,6 +193,18 @@ def test_no_json(tmp_path: Path) -> None:
         load(tmp_path / "x")
 
 
+def test_a_type_that_numpy_lacks(ir: Path) -> None:
+    data = ir.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    kinds = [t for name, t in header.items() if t.get("dtype") == "U16"]
+    kinds[0]["dtype"] = "BF16"
+    text = json.dumps(header).encode()
+    ir.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        load(ir)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -459,6 +459,14 @@ def unequal_layers(g: Graph) -> None:
     retype(g, next(op for op in g.ops if op.layer == 1 and isinstance(op, SiluMul)).out, width=7)
 
 
+def rope_of_another_shape(g: Graph) -> None:
+    g.rope_cos = g.rope_cos[None]
+
+
+def rope_of_another_type(g: Graph) -> None:
+    g.rope_sin = g.rope_sin.astype(np.int32)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -466,6 +474,8 @@ def unequal_layers(g: Graph) -> None:
         (double_definition, "defined twice"),
         (unequal_layers, "layer 1 differs from layer 0"),
         (missing_type, "no type"),
+        (rope_of_another_shape, r"rope cos is int16\(1, .*, not int16\("),
+        (rope_of_another_type, "rope sin is int32"),
     ],
 )
 def test_structure(fresh: Fresh, damage: Callable[[Graph], None], words: str) -> None:

@@ -74,7 +74,7 @@ def build_encode_table(
     empty: Sequence[int],
     first: int | None,
 ) -> EncodeTable:
-    """Translate a ``tokenizer.json`` that the library has accepted.
+    """Translate a ``tokenizer.json`` that the library has accepted, which takes lists for some records.
 
     ``id_of`` gives an added token's id, ``empty`` the ids of an empty prompt, ``first`` that of
     BOS, or None where prompts start without.
@@ -87,6 +87,9 @@ def build_encode_table(
         model = _model(spec["model"], cutting[-1].kind == "BYTES")
     except _UnknownPartError as part:
         return EncodeTable(tuple(empty), first, refusal=f"{part} is not known to it")
+    except (AttributeError, KeyError, TypeError) as other:
+        refusal = f"a part of another form ({type(other).__name__}: {other}) is not known to it"
+        return EncodeTable(tuple(empty), first, refusal=refusal)
     steps = (Step("ADDED_EARLY"), *normalizing, Step("ADDED_LATE"), *cutting)
     return EncodeTable(tuple(empty), first, "", before, steps=steps, added=added, **model)
 

@@ -153,6 +153,16 @@ def check_structure(graph: Graph) -> list[str]:
     return faults
 
 
+def check_tables(graph: Graph) -> list[str]:
+    """RoPE has a row for every position."""
+    rows = (graph.context, graph.head_dim // 2)
+    return [
+        f"rope {label} is {rope.dtype}{rope.shape}, not int16{rows}"
+        for label, rope in (("cos", graph.rope_cos), ("sin", graph.rope_sin))
+        if rope.shape != rows or rope.dtype != np.int16
+    ]
+
+
 def check(graph: Graph) -> None:
     """Raise IllegalIR naming every violated rule."""
     faults = check_structure(graph)
@@ -163,6 +173,7 @@ def check(graph: Graph) -> None:
                 if fault is not None:
                     faults.append(f"{op.mnemonic} {op.out}: {fault} ({rule.__name__})")
                     break  # later rules may rely on this one
+        faults += check_tables(graph)
     if faults:
         raise IllegalIR(
             f"{len(faults)} violation(s): " + "; ".join(faults[:20]),

@@ -87,7 +87,7 @@ def load(path: Path) -> Graph:
             if text is None:
                 raise BadArtifact(f"{path} is not a shrinkc IR file.", "compile the model again.")
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as e:
+    except (OSError, SafetensorError, TypeError, AttributeError) as e:  # numpy lacks some types
         raise BadArtifact(f"{path} cannot be read: {e}.", "compile the model again.") from e
     try:
         return _rebuild(path, parse_json(text), tensors)
