@@ -69,8 +69,12 @@ def traits(case: Case, program: Program) -> dict[str, list[str]]:
 def campaign(
     journal: Journal, machines: tuple[str, ...], count: int, update: Update
 ) -> list[dict[str, Any]]:
-    """Tries seeds from 0 on until ``count`` of them matched on all ``machines``; returns the records."""
+    """Tries seeds from 0 on until ``count`` of them matched on all ``machines``; returns the records.
+
+    What ended in a fault before is tried again.
+    """
     known = {r["seed"]: r for r in journal.records if r["machines"] == list(machines)}
+    known = {seed: r for seed, r in known.items() if "fault" not in r}
     found: list[dict[str, Any]] = []
     matched, seed = 0, 0
     while matched < count:
@@ -94,7 +98,8 @@ def section(found: dict[tuple[str, ...], list[dict[str, Any]]], command: str) ->
         compared = sum(sum(r["compared"].values()) for r in records)
         matched = len(records) - faults - refused
         where = " and ".join(machines)
-        rows.append([where, matched, faults, refused, compared, f"0–{len(records) - 1}"])
+        last = f"0–{len(records) - 1}" if records else "–"
+        rows.append([where, matched, faults, refused, compared, last])
     head = ["machine", "shapes that match", "that do not", "refused", "values compared", "seeds"]
     counts: dict[tuple[str, str], Counter[tuple[str, ...]]] = {}
     for machines, records in found.items():

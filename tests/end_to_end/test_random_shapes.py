@@ -105,6 +105,9 @@ def test_the_command_counts_goes_on_and_tells(tmp_path: Path) -> None:
     compared = first[0]["compared"]["host"]
     assert compared > 0 and f"| host | 1 | 1 | 0 | {compared:,} | 0–1 |" in text
     assert f"| family | {draw(0).family} | 1 |" in text
+    again.add({**wrong, "seed": 0, "machines": ["host"]})
+    retried = campaign(again, ("host",), 1, update)
+    assert retried == first and len(again.records) == 3, "a fault is tried again"
     assert Journal(tmp_path / "journal.jsonl", {"sources": "others"}).records == []
 
 
