@@ -15,3 +15,11 @@ def test_what_is_json() -> None:
 def test_all_else_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
+
+
+@pytest.mark.parametrize("number", ["4.0", "1e3", "NaN", "-Infinity"])
+def test_integers_alone(number: str) -> None:
+    assert parse_json("[4]", integers=True) == [4]
+    parse_json(number)
+    with pytest.raises(ValueError, match="is no integer"):
+        parse_json(number, integers=True)

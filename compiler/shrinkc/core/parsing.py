@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What ``json.loads`` gives; raises ValueError for all that is no JSON, brackets without end included."""
+def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
+    """What ``json.loads`` gives; raises ValueError for all that is no JSON, brackets without end included,
+    and for numbers that are no ``integers`` where only those are allowed."""
+    other = _refuse if integers else None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=other, parse_constant=other)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+
+
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"{number} is no integer")

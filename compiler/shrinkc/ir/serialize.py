@@ -90,7 +90,7 @@ def load(path: Path) -> Graph:
     except (OSError, SafetensorError, TypeError, AttributeError) as e:  # numpy lacks some types
         raise BadArtifact(f"{path} cannot be read: {e}.", "compile the model again.") from e
     try:
-        return _rebuild(path, parse_json(text), tensors)
+        return _rebuild(path, parse_json(text, integers=True), tensors)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise BadArtifact(
             f"{path} is damaged ({type(e).__name__}: {e}).", "compile the model again."
@@ -129,7 +129,14 @@ def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -
         "rope_cos": tensors["graph/rope_cos"],
         "rope_sin": tensors["graph/rope_sin"],
     }
-    fields |= {"ops": ops, "types": {k: Type(**t) for k, t in head["types"].items()}}
+    fields |= {"ops": ops, "types": {k: _type(t) for k, t in head["types"].items()}}
     graph = Graph(**fields)
     check(graph)
     return graph
+
+
+def _type(record: dict[str, Any]) -> Type:
+    found = Type(**record)
+    if any(type(v) is not int for key, v in dataclasses.asdict(found).items() if key != "kind"):
+        raise TypeError(f"{record} is no type of a value")
+    return found
