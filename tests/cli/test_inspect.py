@@ -253,6 +253,19 @@ def test_damage_is_told_or_refused_by_name(
     assert {0, 61, 64} <= codes <= {0, 10, 61, 64}
 
 
+def test_names_that_no_file_can_have(cli: Cli, compiled: Path, tmp_path: Path) -> None:
+    """In the manifest of a compiled directory, and in the record of a step."""
+    shutil.copytree(compiled, tmp_path / "d")
+    step(tmp_path / "run" / "00-source", "00-source", "source", 2000, 30.5)
+    write_json(tmp_path / "run" / RUN, {"format": RUN_FORMAT, "version": RUN_VERSION, "model": "m"})
+    for record in (tmp_path / "d/manifest.json", tmp_path / "run/00-source/step.json"):
+        content = json.loads(record.read_text())
+        content["files"]["x" * 5000] = {"bytes": 1, "sha256": ""}
+        record.write_text(json.dumps(content))
+    assert "x" * 5000 in inspected(cli, tmp_path / "d")["changed_files"]
+    assert "File name too long" in inspected(cli, tmp_path / "run")["notes"][0]
+
+
 def test_json_nested_too_deeply(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     """In a compiled directory and in a step of a run: refused, or noted."""
     shutil.copytree(compiled, tmp_path / "d")

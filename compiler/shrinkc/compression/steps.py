@@ -88,10 +88,13 @@ def read_step(directory: Path) -> StepRecord:
     faults = []
     for name, wanted in files.items():
         file = directory / name
-        if not file.is_file():
-            faults.append(f"{name} is missing")
-        elif file_record(file) != wanted:
-            faults.append(f"{name} is not as it was written")
+        try:
+            if not file.is_file():
+                faults.append(f"{name} is missing")
+            elif file_record(file) != wanted:
+                faults.append(f"{name} is not as it was written")
+        except OSError as error:  # its name may be none that a file can have
+            faults.append(f"{name[:80]} cannot be read: {error.strerror}")
     if faults:
         raise BadStep(f"{directory}: {', '.join(faults)}.", hint)
     return record

@@ -186,4 +186,7 @@ def _unchanged(directory: Path, manifest: Manifest, name: str) -> bool:
 
 
 def _is(path: Path, record: FileRecord) -> bool:
-    return path.is_file() and file_record(path) == record
+    try:
+        return path.is_file() and file_record(path) == record
+    except OSError:  # it cannot be read, or a damaged manifest names what no file can be called
+        return False
