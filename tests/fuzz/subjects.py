@@ -108,7 +108,7 @@ def _safetensors(folder: Path) -> None:
 
 
 def _gptq(folder: Path) -> None:
-    sizes = {"hidden": 32, "intermediate": 32, "layers": 1, "heads": 2, "kv_heads": 1}
+    sizes = {"hidden": 32, "intermediate": 32, "layers": 1, "heads": 2, "kv_heads": 2}
     tiny_gptq(folder / "plain" / "model", bits=4, group=32, **sizes)
     tiny_gptq(
         folder / "mixed" / "model", bits=3, group=16, sym=False, desc_act="shared", layout="gptq_v2",
