@@ -63,3 +63,16 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
     const uint8_t byte = w[(at >> 3) * 4 * SC_ROWS + row * 4 + (at & 3)];
     return (int8_t)(at & 4 ? byte & 0xF0 : byte << 4) >> 4;
 }
+
+SC_INLINE void sc_widen_w4(int32_t *to, const uint8_t **w, uint32_t words) {
+    const uint8_t *from = *w;
+    for (; words; words -= 2, from += 4 * SC_ROWS, to += 2 * SC_ROWS) {
+#define SC_W4_WIDEN(r)                                                                                       \
+    {                                                                                                        \
+        const uint32_t v = (uint32_t)sc_load32(from + 4 * r);                                                \
+        to[r] = (int32_t)(v << 4 & 0xF0F0F0F0u), to[SC_ROWS + r] = (int32_t)(v & 0xF0F0F0F0u);               \
+    }
+        SC_EACH_ROW(SC_W4_WIDEN)
+    }
+    *w = from;
+}

@@ -50,3 +50,8 @@ SC_INLINE void sc_dot_w8(sc_rows *a, const uint8_t **w, const int8_t **x, uint32
 SC_INLINE int32_t sc_get_w8(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)w[(at >> 2) * 4 * SC_ROWS + row * 4 + (at & 3)];
 }
+
+SC_INLINE void sc_widen_w8(int32_t *to, const uint8_t **w, uint32_t words) {
+    __builtin_memcpy(to, *w, 4 * SC_ROWS * words);
+    *w += 4 * SC_ROWS * words;
+}

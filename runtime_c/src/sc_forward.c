@@ -126,6 +126,20 @@ static inline void kv_set_out(const sc_output *out, int core) {
 #define kv_set_out(out, core) ((void)0)
 #endif
 
+/* A tile's rows of the chunk's tokens. */
+static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                            const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+#ifdef SC_AT_PRODUCTS
+    if (tokens > 1 && sc_for_several(m)) {
+        const uint32_t each = SC_BYTES_PRODUCTS / SC_PLANNED_CORES & ~3u;
+        sc_matrix_tokens(m, tile, first, count, in, sv, tokens, out,
+                         SC_BUFFER(int32_t *, SC_AT_PRODUCTS + each * (uint32_t)core), core, SC_CORES);
+        return;
+    }
+#endif
+    sc_matrix_tile(m, tile, first, count, in, sv, tokens, out, core, SC_CORES);
+}
+
 /* All rows of a matrix, tile by tile as the stream delivers them. */
 #if SC_RANK > 0
 SC_PHASE static
@@ -158,7 +172,7 @@ static inline
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
         if (first + n == m->blocks) kv_set_out(out, core);
-        sc_matrix_tile(m, tile, first, n, in, sv, tokens, out, core, SC_CORES);
+        multiply(m, tile, first, n, in, tokens, out, core);
     }
 }
 
@@ -385,7 +399,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
             sc_matrix part = *m;
             part.rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)(blocks * SC_ROWS));
             out.stride = blocks * SC_ROWS;
-            sc_matrix_tile(&part, tile, 0, blocks, xv, sv, tokens, &out, core, SC_CORES);
+            multiply(&part, tile, 0, blocks, xv, tokens, &out, core);
             compare((sc_window){tokens, row, part.rows, out.stride}, core);
         }
     }

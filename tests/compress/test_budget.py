@@ -39,7 +39,7 @@ from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.planning import PlanRequest
 from shrinkc.importer import LlamaConfig, formats, load_config
-from shrinkc.memory.plan import make_plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 

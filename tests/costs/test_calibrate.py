@@ -15,7 +15,7 @@ import pytest
 from memory.shapes import make_shape
 from shrinkc.costs import cost_table
 from shrinkc.memory.cycles import Passes, cost_of
-from shrinkc.memory.plan import make_plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import SIRACUSA
 
@@ -101,7 +101,7 @@ def test_errors_are_of_what_was_held_out(script: Any) -> None:
                 phase.cycles = {op: 1.25 * cycles for op, cycles in phase.cycles.items()}
     found = script.calibrated(runs, "siracusa")
     for op, error in found.errors.items():
-        assert error.median == pytest.approx(0.2, abs=0.01), op
+        assert error.median == pytest.approx(0.2, abs=0.02), op
     assert found.passes.median < 0.01
 
 

@@ -18,7 +18,8 @@ from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower

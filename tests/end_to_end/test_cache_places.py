@@ -13,7 +13,8 @@ import pytest
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, reference

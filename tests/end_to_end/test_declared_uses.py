@@ -16,7 +16,8 @@ from shrinkc.abi import Trace
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.ir.steps import PassSizes
-from shrinkc.memory.plan import make_plan, planned_sizes
+from shrinkc.memory.plan import planned_sizes
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate import run_program

@@ -15,7 +15,8 @@ from shrinkc.abi import LOOKUP_MAX, Exit, Trace
 from shrinkc.core.errors import DoesNotFit, RunFailed
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.steps import PassSizes
-from shrinkc.memory.plan import Plan, make_plan, planned_sizes
+from shrinkc.memory.plan import Plan, planned_sizes
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import run_program
 from shrinkc.simulate.proof import Pass, Record, Request, compare, parse, reference

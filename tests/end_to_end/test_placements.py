@@ -11,7 +11,8 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import Plan, make_plan, planned_sizes
+from shrinkc.memory.plan import Plan, planned_sizes
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape

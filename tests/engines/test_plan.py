@@ -12,7 +12,8 @@ import pytest
 from memory.shapes import make_shape
 from shrinkc.core.errors import DoesNotFit, PlanInvalid
 from shrinkc.engines import CORES, Choice, Choices, Engine
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, SIRACUSA

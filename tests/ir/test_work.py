@@ -11,7 +11,8 @@ from shrinkc.costs import Work
 from shrinkc.engines import ENGINES, THE_CORES, engine_named
 from shrinkc.ir.steps import PassSizes, Turn
 from shrinkc.memory.cycles import Passes, StepWork
-from shrinkc.memory.plan import make_plan, planned_sizes
+from shrinkc.memory.plan import planned_sizes
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape

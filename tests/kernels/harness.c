@@ -294,21 +294,43 @@ static void matrix(void) {
     const uint32_t tokens = word();
     sc_output out = read_output();
     const int cores = (int)word(), backwards = (int)word();
+    const uint32_t scratch_words = word(); /* of each core, with several tokens */
     sc_qvec *x_ = read_vectors(&m, tokens);
     sc_qvec *side = m.b ? read_vectors(&b, tokens) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
     out.dst = guarded(n);
     memcpy(out.dst, start, n * 4);
+    int32_t *again = NULL;
+    (void)scratch_words;
+#ifdef SC_AT_PRODUCTS
+    if (tokens > 1 && sc_for_several(&m)) {
+        again = guarded(n);
+        memcpy(again, start, n * 4);
+    }
+#endif
     for (uint32_t first = 0; first < m.blocks; first += m.tile_blocks) {
         uint32_t count = (uint32_t)m.blocks - first < m.tile_blocks ? m.blocks - first : m.tile_blocks;
         uint8_t *tile = copy((size_t)count * m.block_bytes / 4);
         EACH_CORE(core) sc_matrix_tile(&m, tile, first, count, x_, side, tokens, &out, core, cores);
+#ifdef SC_AT_PRODUCTS
+        sc_output other = out;
+        other.dst = again;
+        EACH_CORE(core) if (again) {
+            int32_t *scratch = guarded(scratch_words);
+            sc_matrix_tokens(&m, tile, first, count, x_, side, tokens, &other, scratch, core, cores);
+            release(scratch, scratch_words, "canary of a core's sums");
+        }
+#endif
         free(tile);
     }
-    put_count(n);
+    put_count(again ? 2 * n : n);
     put(out.dst, n);
     release(out.dst, n, "canary of y");
+    if (again) {
+        put(again, n);
+        release(again, n, "canary of y of several tokens");
+    }
     free(start);
     free_vectors(x_, tokens), free_vectors(side, tokens);
 }

@@ -21,7 +21,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.vectors import Q16Vector, QVector
 from shrinkc.quantize import QuantOptions
-from shrinkc.storage import WIDTHS
+from shrinkc.storage import WIDTHS, MatrixShape
 
 # what needs a whole model or a console; everything else of runtime_c/src is linked
 ENGINE = (
@@ -82,6 +82,7 @@ class Harness:
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
         text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
+        self.several = "SC_AT_PRODUCTS" in text  # whether several tokens are multiplied at once
         text, found = re.subn(
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
         )
@@ -260,7 +261,8 @@ def matrix_command(
     silu_shift: int = 0,
     up_shift: int = 0,
 ) -> tuple[int, np.ndarray]:
-    """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``."""
+    """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``; and of several
+    tokens sc_matrix_tokens too, whose result comes behind."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     blocks = pack_matrix(w, order)
     tile_blocks = len(blocks) if tile_blocks is None else tile_blocks
@@ -270,11 +272,14 @@ def matrix_command(
         parts.append(to_words([0]))
     else:
         parts += [to_words([1]), matrix_words(w.low_rank.b, len(order), 1, is_side=True)]
-    parts.append(
-        to_words(
-            [tokens, kind, start.shape[1], gate_shift, silu_shift, up_shift, cores, int(backwards)]
-        )
-    )
+    tabled = w.d is not None
+    shape = MatrixShape(
+        w.name, w.n, w.k, w.bits, w.seg, tabled, w.b is not None, pad=w.pad,
+        beside_grouped=not tabled and not w.x_bits,
+    )  # fmt: skip
+    scratch = ((tokens + 1) // 2 * 2 * shape.sums + shape.widened) // 4
+    how = [tokens, kind, start.shape[1], gate_shift, silu_shift, up_shift, cores, int(backwards)]
+    parts.append(to_words([*how, scratch]))
     parts += [vector_words(x, t, w.seg, w.pad, w.b is not None) for t in range(tokens)]
     if w.low_rank is not None:
         assert side is not None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.engines import Choice, Choices
 from shrinkc.memory.behind import FETCH_CYCLES
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of, verify
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.costs import CostTable, cost_table
 from shrinkc.memory.cycles import DMA, FLASH, Passes, cost_of
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, SIRACUSA, Target
 

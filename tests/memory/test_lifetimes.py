@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from shrinkc.engines import Choice, Choices
-from shrinkc.memory.plan import lifetimes, make_plan, planned_sizes
+from shrinkc.memory.plan import lifetimes, planned_sizes
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
 from shrinkc.quantize import PASS, QuantOptions
 from shrinkc.schedule.shapes import ModelShape

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.memory.parts import tile_blocks
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, MIB, SIRACUSA, TARGETS, Target

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, SIRACUSA

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from shrinkc.core.errors import DoesNotFit, PlanInvalid
 from shrinkc.engines import Choice, Choices
 from shrinkc.memory import verify as verify_module
-from shrinkc.memory.plan import Buffer, Plan, make_plan
+from shrinkc.memory.plan import Buffer, Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of, verify
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
@@ -444,6 +445,7 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
         "shrinkc.ir.steps.Step",
         "shrinkc.memory.plan.Plan",
         "shrinkc.schedule.shapes.ModelShape",
+        "shrinkc.storage.MatrixShape",
         "shrinkc.targets.Target",
     }
 

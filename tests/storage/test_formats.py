@@ -27,7 +27,7 @@ def test_every_format_has_its_kernel() -> None:
         assert form.bits == bits
         source = (include / f"sc_dot_w{bits}.h").read_text()
         numbers = f"SC_W{bits}_INPUTS = {form.inputs}, SC_W{bits}_FOLD = {form.fold}"
-        for text in (f"sc_dot_w{bits}(", f"sc_get_w{bits}(", numbers):
+        for text in (f"sc_dot_w{bits}(", f"sc_get_w{bits}(", f"sc_widen_w{bits}(", numbers):
             assert text in source
 
 

@@ -13,7 +13,7 @@ import shrinkc
 from memory.shapes import make_shape
 from shrinkc.core.errors import DoesNotFit, UsageError
 from shrinkc.core.resources import resource
-from shrinkc.memory.plan import make_plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of, verify
 from shrinkc.targets import (
     CHIPS,

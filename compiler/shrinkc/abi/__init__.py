@@ -14,6 +14,7 @@ from shrinkc.abi.contract import (
     ROW_BLOCK,
     TABLE_BYTES,
     TOP_BYTES,
+    WIDE_WORDS,
     X_BLOCK,
     Exit,
     InputWord,
@@ -25,6 +26,7 @@ from shrinkc.abi.contract import (
     input_block,
     input_words,
     kv_block_bytes,
+    product_bytes,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "ROW_BLOCK",
     "TABLE_BYTES",
     "TOP_BYTES",
+    "WIDE_WORDS",
     "X_BLOCK",
     "Exit",
     "InputWord",
@@ -49,4 +52,5 @@ __all__ = [
     "input_block",
     "input_words",
     "kv_block_bytes",
+    "product_bytes",
 ]

@@ -12,6 +12,7 @@ from enum import IntEnum, StrEnum
 INPUT_MAGIC = 0x31494353  # "SCI1"
 HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always changes the hash
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
+WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
 X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
 LOOKUP_MAX = 8  # most tokens of a draft
 
@@ -140,6 +141,12 @@ def head_scratch_bytes(context: int) -> int:
 def head_state_bytes(head_dim: int) -> int:
     """sizeof(sc_head_state)."""
     return _skewed(16 + 4 * _whole_words(head_dim))
+
+
+def product_bytes(tokens: int, sums: int, wide: int) -> int:
+    """Of a core that multiplies several tokens with a tile: ``sums`` for each, of an even number of tokens,
+    and ``wide`` bytes of weights made 8 bit."""
+    return _skewed((tokens + 1) // 2 * 2 * sums + wide)
 
 
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:

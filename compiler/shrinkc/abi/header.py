@@ -36,6 +36,11 @@ def header() -> str:
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
         ("ROWS", contract.ROW_BLOCK, "of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that one core scans or quantises at a time"),
+        (
+            "WIDE_WORDS",
+            contract.WIDE_WORDS,
+            "of a row of a 16-bit vector's matrix, made 8 bit at a time",
+        ),
         ("LOOKUP_MAX", contract.LOOKUP_MAX, "most tokens of a draft"),
         ("QVEC_BYTES", contract.QVEC_BYTES, "sizeof(sc_qvec) on a 64-bit host"),
         ("MATRIX_BYTES", contract.MATRIX_BYTES, "sizeof(sc_matrix) on a 32-bit target"),

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from shrinkc.ir.linear import QLinear
 from shrinkc.storage import format_of
 
-MOST = 4  # formats with code of their own, each up to 1.2 KB of the 16 KB for hot code (link.ld)
+MOST = 4  # formats with code of their own, each up to 1.2 KB of the 24 KB for hot code (link.ld)
+
+_ONE_BY_ONE = "8 | SC_FMT_Q16"  # for several tokens sc_matrix_tile is as good: sc_for_several()
 
 
 def c_format(w: QLinear) -> str:
@@ -32,6 +34,12 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
     each_width = " ".join(f"X({f.bits}, {f.inputs}, {f.fold})" for f in stored)
     named = sorted(set(formats))
     each_format = " ".join(f"X({f})" for f in named)
+    several = [name for name in named if name != _ONE_BY_ONE]
+    flags = (
+        "\n/* flags that some, and all, of those have that several tokens meet at once */\n"
+        f"#define SC_SEVERAL_SOME ({' | '.join(several)})\n"
+        f"#define SC_SEVERAL_ALL ({' & '.join(f'({name})' for name in several)})\n"
+    )
     listed = f"/* X(sc_matrix.format) */\n#define SC_EACH_FORMAT(X) {each_format}\n"
     return (
         f"/* {command}\n * SPDX-License-Identifier: Apache-2.0\n"
@@ -40,4 +48,5 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
         "/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */\n"
         f"#define SC_EACH_WIDTH(X) {each_width}\n"
         f"{listed if len(named) <= MOST else ''}"
+        f"{flags if several else ''}"
     )

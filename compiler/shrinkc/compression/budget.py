@@ -37,7 +37,7 @@ from shrinkc.core.progress import Reporter, Update
 from shrinkc.core.words import listed
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.memory.parts import align
-from shrinkc.memory.plan import bytes_beside_weights, make_plan
+from shrinkc.memory.planner import bytes_beside_weights, make_plan
 from shrinkc.model import NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.choose import choose_engines

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from shrinkc.core.errors import DoesNotFit, Lack
-from shrinkc.memory.plan import make_plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WIDTHS

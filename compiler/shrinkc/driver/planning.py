@@ -21,7 +21,8 @@ from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.driver.opening import open_model
 from shrinkc.engines import CORES, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
-from shrinkc.memory.plan import Plan, make_plan
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shrinkc.abi import ROW_BLOCK
+from shrinkc.abi import ROW_BLOCK, WIDE_WORDS
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
@@ -27,11 +27,32 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
     return segment_size(k, group), format_of(bits).inputs
 
 
+def _pairs(blocks: int, tokens: int) -> int:
+    """Of tokens, which a core has of a block: where a tile has fewer blocks than there are cores, the tokens
+    are shared out as well (sc_gemm.c)."""
+    parts = _CORES // blocks if blocks < _CORES else 1
+    twos = -(-tokens // 2)
+    return -(-twos // parts)
+
+
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile, and
     in each the words of 4 inputs of 8 rows, by width and by whether segments have tables, and these
-    segments."""
-    blocks = tokens * sum(share(n, _CORES) for n in tiles)
+    segments.  Of several tokens weights are made 8 bit once, and two vectors meet them at a time."""
+    each = sum(share(n, _CORES) for n in tiles)
+    if tokens > 1 and shape.sums:
+        twos = sum(share(n, _CORES) * _pairs(n, tokens) for n in tiles)
+        pairs = twos * (2 if shape.wide else 1)
+        return {
+            "tiles": len(tiles),
+            "blocks_of_several": 2 * twos,
+            f"widened_w{shape.bits}": each * shape.words * (shape.bits < 8),
+            "pair_words": pairs * shape.words,
+            "pairs": pairs * (-(-shape.words // WIDE_WORDS) if shape.wide else shape.nseg),
+            "pair_scales": pairs * shape.nseg * shape.grouped,
+            "pair_offsets": pairs * shape.nseg * shape.asymmetric,
+        }
+    blocks = tokens * each
     segments = blocks * shape.nseg
     kind = "group_words" if shape.grouped or shape.asymmetric else "words"
     return {

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shrinkc.abi import TOP_BYTES
+from shrinkc.engines import CORES
 from shrinkc.storage import MatrixShape
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class SlotSizes:
     asymmetric: bool
     rank: int
     side_words: int
+    sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
+    widened: int = 0
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
@@ -77,6 +80,8 @@ class SlotSizes:
             any(m.asymmetric for m in matrices),
             max(m.rank for m in matrices),
             max((m.x_words for m in sides), default=0),
+            max((m.sums for m in matrices if m.engine == CORES), default=0),
+            max((m.widened for m in matrices if m.engine == CORES), default=0),
         )
 
 

@@ -17,6 +17,7 @@ from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step
 from shrinkc.memory.plan import Plan
 from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import MatrixShape
 from shrinkc.targets import Target
 
 READS = {Access.READ, Access.UPDATE, Access.AHEAD, Access.KEEP}
@@ -42,6 +43,28 @@ def _words(k: int, seg: int, bits: int, pad: int = 0) -> int:
 
 def _x_blocks(k: int, seg: int) -> int:
     return sum((n + 7) // 8 for n in _segments(k, seg))
+
+
+def _slots(matrices: list[MatrixShape]) -> list[list[MatrixShape]]:
+    """Those of one slot of all layers together."""
+    by_slot: dict[str, list[MatrixShape]] = {}
+    for m in matrices:
+        by_slot.setdefault(m.name.split(".", 1)[-1], []).append(m)
+    return list(by_slot.values())
+
+
+def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) -> int:
+    """Of a core: 8 sums per token, twice where bytes are apart, and 8 rows of a segment, or of 128 inputs,
+    as bytes where they are not stored as such."""
+    sums = max(32 if m in narrow else 64 for m in slot)
+    pieces = [
+        _words(min(m.k, m.seg), m.seg, m.bits, m.pad)
+        if m in narrow
+        else min(32, _words(m.k, m.seg, m.bits, m.pad))
+        for m in slot
+        if m.bits < 8
+    ]
+    return _skewed((chunk + chunk % 2) * sums + 32 * max(pieces, default=0))
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
@@ -104,6 +127,9 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]
     if any(scratch):
         out["engine"] = max(scratch)
+    several = [m for m in readers if m.engine == CORES and (m in narrow or m.bits < 8)]
+    if several and chunk > 1:
+        out["products"] = cores * max(_products(slot, narrow, chunk) for slot in _slots(several))
     if narrow:
         out["xc"] = 4 * chunk * nseg
         out["block_max"] = 4 * chunk * max(_x_blocks(m.k, m.seg) for m in narrow)

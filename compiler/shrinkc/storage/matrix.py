@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from shrinkc.abi import ROW_BLOCK, X_BLOCK
+from shrinkc.abi import ROW_BLOCK, WIDE_WORDS, X_BLOCK
 from shrinkc.storage.blocks import BLOCKS
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
@@ -97,6 +97,22 @@ class MatrixShape:
         if self.wide:
             return 0
         return (self.nseg - 1) * -(-self.seg // X_BLOCK) + -(-self.last // X_BLOCK)
+
+    @property
+    def sums(self) -> int:
+        """Bytes of a token's sums of a block where the cores multiply several tokens at once: with 16-bit
+        vectors of low and high bytes, and 0 where their 8-bit weights serve these two already."""
+        if self.wide:
+            return 0 if self.bits == 8 else 8 * ROW_BLOCK
+        return 4 * ROW_BLOCK
+
+    @property
+    def widened(self) -> int:
+        """Bytes of the weights of a block that are made 8 bit at a time for that: a segment's, or a piece's."""
+        if self.bits == 8:
+            return 0
+        words = min(self.words, WIDE_WORDS) if self.wide else self.seg_words(min(self.seg, self.k))
+        return 4 * ROW_BLOCK * words
 
     @property
     def blocks(self) -> int:

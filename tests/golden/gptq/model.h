@@ -98,7 +98,7 @@ enum sc_op {
 #define SC_ON_NEUREKA 1
 
 /* L1 arena */
-#define SC_ARENA_BYTES 86944
+#define SC_ARENA_BYTES 92160
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
@@ -109,39 +109,41 @@ enum sc_op {
 #define SC_BYTES_Y 8192
 #define SC_AT_LOGITS 62400
 #define SC_BYTES_LOGITS 432
-#define SC_AT_X 70016
+#define SC_AT_PRODUCTS 70016
+#define SC_BYTES_PRODUCTS 5216
+#define SC_AT_X 75232
 #define SC_BYTES_X 4096
-#define SC_AT_PARTS 74112
+#define SC_AT_PARTS 79328
 #define SC_BYTES_PARTS 2048
-#define SC_AT_XQ 76160
+#define SC_AT_XQ 81376
 #define SC_BYTES_XQ 2048
-#define SC_AT_K_CACHE 78208
+#define SC_AT_K_CACHE 83424
 #define SC_BYTES_K_CACHE 1280
-#define SC_AT_HEAD_SCRATCH 79488
+#define SC_AT_HEAD_SCRATCH 84704
 #define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 79488
+#define SC_AT_HEAD_WORK 84704
 #define SC_BYTES_HEAD_WORK 512
-#define SC_AT_Q8 80608
+#define SC_AT_Q8 85824
 #define SC_BYTES_Q8 1024
-#define SC_AT_V_CACHE 81632
+#define SC_AT_V_CACHE 86848
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_BLOCK_MAX 82656
+#define SC_AT_BLOCK_MAX 87872
 #define SC_BYTES_BLOCK_MAX 768
-#define SC_AT_SY 83424
+#define SC_AT_SY 88640
 #define SC_BYTES_SY 576
-#define SC_AT_ROPE 84000
+#define SC_AT_ROPE 89216
 #define SC_BYTES_ROPE 512
-#define SC_AT_SV 84512
+#define SC_AT_SV 89728
 #define SC_BYTES_SV 512
-#define SC_AT_XV 85024
+#define SC_AT_XV 90240
 #define SC_BYTES_XV 512
-#define SC_AT_SQ 85536
+#define SC_AT_SQ 90752
 #define SC_BYTES_SQ 384
-#define SC_AT_XC 85920
+#define SC_AT_XC 91136
 #define SC_BYTES_XC 384
-#define SC_AT_XSUM 86304
+#define SC_AT_XSUM 91520
 #define SC_BYTES_XSUM 384
-#define SC_AT_Q_SCALE 86688
+#define SC_AT_Q_SCALE 91904
 #define SC_BYTES_Q_SCALE 256
 
 #endif

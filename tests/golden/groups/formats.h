@@ -7,3 +7,7 @@
 #define SC_EACH_WIDTH(X) X(4, 8, 4)
 /* X(sc_matrix.format) */
 #define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM)
+
+/* flags that some, and all, of those have that several tokens meet at once */
+#define SC_SEVERAL_SOME (4 | SC_FMT_GROUPED | 4 | SC_FMT_GROUPED | SC_FMT_ASYM)
+#define SC_SEVERAL_ALL ((4 | SC_FMT_GROUPED) & (4 | SC_FMT_GROUPED | SC_FMT_ASYM))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.abi import QVEC_BYTES
+from shrinkc.abi import QVEC_BYTES, product_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
@@ -60,6 +60,9 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
     if sizes.scratch:
         yield Use("engine", Access.READ)
+    if sizes.chunk > 1 and slot.sums:
+        each = product_bytes(sizes.chunk, slot.sums, slot.widened)
+        yield Use("products", Access.SCRATCH, sizes.cores * each)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
     if slot.nseg:
         yield Use("xc", Access.READ)
@@ -163,7 +166,8 @@ class Linear(Op):
         if turn.matrix.engine != CORES:
             rows = turn.tokens * share(turn.matrix.rows, turn.sizes.cores)
             return product + Work({f"{BESIDE}.added": rows})
-        return product + Work({"added": product.features["blocks"]})
+        blocks = product.features.get("blocks_of_several", 0) or product.features["blocks"]
+        return product + Work({"added": blocks})
 
     @classmethod
     def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:

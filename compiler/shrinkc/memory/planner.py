@@ -1,0 +1,189 @@
+"""Making a plan: how L1 is used decides what is behind it, and cycles decide between two ways to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
+from shrinkc.core.errors import DoesNotFit, Lack
+from shrinkc.costs import CostTable, cost_table
+from shrinkc.engines import CORES
+from shrinkc.engines.choice import PROMPT
+from shrinkc.engines.cores import TILE_CAP
+from shrinkc.memory.behind import Asked, arrange, beside_weights
+from shrinkc.memory.cycles import Passes, cost_of
+from shrinkc.memory.parts import TILE_ROUND, Buffer, align, kv_shape, layer_table_bytes
+from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import ALIGN, MatrixShape
+from shrinkc.targets import KIB, Target
+
+CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
+KV_TILE_CAP = 16 * KIB
+KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
+
+
+def copied(s: ModelShape) -> list[MatrixShape]:
+    """The matrices of which tiles pass through L1."""
+    return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
+
+
+def _arena(buffers: list[Buffer]) -> int:
+    return max(b.offset + b.bytes for b in place(buffers))
+
+
+class L1Use(NamedTuple):
+    """How a plan uses L1: tokens of a chunk, bytes of a tile, the cache, and whether logits are there."""
+
+    chunk: int
+    tile: int
+    kv: KvUse
+    logits: bool
+
+
+def _choose_l1(s: ModelShape, t: Target, total: int, chunks: Sequence[int] = CHUNKS) -> L1Use:
+    """A way to use L1.
+
+    Preferences in order: KV cache and logits in L1, then long prefill chunks, then a layer's cache, or as much
+    of it as possible, where not all layers' is in L1, then large tiles.
+    Raises DoesNotFit when not even the smallest of everything fits.
+    """
+    overhead = t.l1_system + layer_table_bytes(s)
+    budget = total - overhead
+    kv = kv_shape(s)
+    tiled = [m for m in s.matrices if m.engine == CORES] if copied(s) else []
+    block = max((m.block_bytes for m in tiled), default=0)
+    want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
+    want = max(align(want), align(block))
+    larger, both = max(kv.k_block, kv.v_block), kv.k_block + kv.v_block
+    kv_tiles = max(1, min(kv.blocks, KV_TILE_CAP // larger))
+    pieces = [KvUse(False, 0, kv_tiles), KvUse(False, 0, 1)]
+    by_layer = [KvUse(False, kv.blocks, kv.blocks)]
+    by_layer += [
+        KvUse(False, window, window * both // 2 // ALIGN * ALIGN // larger)
+        for window in (kv.blocks * eighths // 8 for eighths in KV_WINDOWS)
+        if window > 1
+    ]
+
+    def buffers(chunk: int, tile: int, use: KvUse, logits_l1: bool) -> list[Buffer]:
+        return l1_buffers(pass_sizes(s, t, chunk, tile, use, logits_l1))
+
+    in_l1 = KvUse(True, 0, kv_tiles)
+    outside = pieces
+    if pass_sizes(s, t, 1, 0, in_l1, False).starts_next_cache:
+        outside = by_layer + pieces
+
+    def tile_for(chunk: int, use: KvUse, logits_l1: bool, least: int) -> int:
+        """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
+
+        def fits(tile: int) -> bool:
+            return _arena(buffers(chunk, tile, use, logits_l1)) <= budget
+
+        if not fits(least):
+            return -1
+        free = budget - _arena(buffers(chunk, 0, use, logits_l1))
+        tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
+        while not fits(tile):  # a larger tile may push others further than its own size
+            tile = max(least, tile - 16 * ALIGN)
+        return tile
+
+    comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
+    ways = (
+        (least, kv_l1, logits_l1, chunk)
+        for least in (comfortable, align(block))
+        for kv_l1, logits_l1 in ((True, True), (False, True), (False, False))
+        for chunk in (chunks if kv_l1 or least == comfortable else chunks[::-1])
+    )
+    for enough, kv_l1, logits_l1, chunk in ways:
+        for use in [in_l1] if kv_l1 else outside:
+            tile = tile_for(chunk, use, logits_l1, enough)
+            if tile >= enough:
+                return L1Use(chunk, tile, use, logits_l1)
+    least = place(buffers(1, align(block), pieces[-1], False))
+    need = max(b.offset + b.bytes for b in least) + overhead
+    top = sorted(least, key=lambda b: -b.bytes)[:3]
+    raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
+
+
+def _verified(s: ModelShape, t: Target, total: int, chosen: L1Use) -> int:
+    """The most tokens of a pass whose choices it can give, in the L1 that is left; 1 where there is no room.
+
+    Of each there is room for a block of rows at least."""
+    most = min(chosen.chunk, LOOKUP_MAX + 1)
+    if s.head.engine == CORES:
+        most = min(most, s.vocab // ROW_BLOCK)
+    elif not chosen.logits:
+        return 1
+    budget = total - t.l1_system - layer_table_bytes(s)
+    fitting = (
+        n for n in range(most, 1, -1) if _arena(l1_buffers(pass_sizes(s, t, *chosen, n))) <= budget
+    )
+    return next(fitting, 1)
+
+
+def _asked(use: L1Use) -> Asked:
+    return Asked(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
+
+
+def bytes_beside_weights(s: ModelShape, t: Target) -> int:
+    """Bytes on the chip that no weights can have, where nothing comes from flash.
+
+    Raises DoesNotFit where L1, or what is behind it, is too small.
+    """
+    try:
+        plan = make_plan(s, t)
+    except DoesNotFit:  # with these weights
+        return beside_weights(s, t, _asked(_choose_l1(s, t, t.l1)))
+    asked = Asked(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
+    return beside_weights(s, t, asked)
+
+
+def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
+    """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).  What is best in L1 for a
+    decoded token may leave short chunks for a prompt: longer ones are taken where cycles of both speak for them.
+
+    Raises DoesNotFit with need, have and excess of the level and its largest consumers.
+    """
+    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
+    first = _choose_l1(s, t, total_l1)
+    plans, table = [_plan(s, t, total_l1, first)], cost_table(t.name)
+    longer = [chunk for chunk in CHUNKS if chunk > first.chunk]
+    if table is None or not longer:
+        return plans[0]
+    for chunk in longer:
+        try:
+            plans.append(_plan(s, t, total_l1, _choose_l1(s, t, total_l1, [chunk])))
+        except DoesNotFit:  # or what is in L1 in the first has no place behind it
+            continue
+    return min(plans, key=lambda p: _cycles(s, t, p, table))
+
+
+def _cycles(s: ModelShape, t: Target, plan: Plan, table: CostTable) -> float:
+    """Of decoded tokens and as many of a prompt, at a quarter, half, and the end of the context."""
+    passes, total = Passes(s, plan, t), 0.0
+    for behind in (s.context // 4, s.context // 2, s.context):
+        chunk = min(plan.chunk, behind) or 1
+        prompt = passes.steps(chunk, max(0, behind - chunk), 0)
+        decode = passes.steps(1, max(0, behind - 1))
+        total += cost_of([decode], table).cycles + cost_of([prompt], table).cycles / chunk
+    return total
+
+
+def _plan(s: ModelShape, t: Target, total_l1: int, chosen: L1Use) -> Plan:
+    chunk, tile, kv, logits_l1 = chosen
+    verified = _verified(s, t, total_l1, chosen)
+    l1 = place(l1_buffers(pass_sizes(s, t, *chosen, verified)))
+    behind = arrange(s, t, _asked(chosen))
+    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
+    plan = Plan(
+        target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
+        kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
+        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, verified=verified,
+        stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
+        table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
+        beside=behind.beside, tables=behind.tables, placements=behind.placements,
+        used=behind.used, capacity=capacity,
+    )  # fmt: skip
+    plan.used["l1"] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
+    return plan

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What becomes of a block's sums: rescaled, and then stored, added, or gated. */
+#ifndef SC_ROWS_H
+#define SC_ROWS_H
+
+#include "sc_kernels.h"
+
+static inline uint32_t row_scale(const uint8_t *block, int r) {
+    uint16_t v;
+    __builtin_memcpy(&v, __builtin_assume_aligned(block + 2 * r, 2), 2);
+    return v;
+}
+
+/* sc_lshift_sat() for a block, where the result has more bits than the accumulator */
+void sc_lshift_rows(int32_t *y, uint32_t n, int shift);
+
+/* y[r] = y[r] * r[r] * mantissa * 2^-(32 + right), rounded half up: a rolled loop, so that a block's
+ * code fits the 512 bytes of a core's private instruction buffer */
+static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r, int32_t mantissa,
+                                                               int32_t right, int32_t *y) {
+    const int32_t half = (1 << right) >> 1;
+#if SC_XPULP
+    int32_t scale, acc;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x14)
+                     ".insn i 0x0b, 5, %[s], 2(%[r])\n"
+                     "lw %[a], 0(%[y])\n"
+                     "mul %[s], %[s], %[m]\n"
+                     "mulh %[a], %[a], %[s]\n"
+                     "add %[a], %[a], %[half]\n"
+                     "sra %[a], %[a], %[right]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[y])\n" SC_LOOP_END(7)
+                     : [r] "+&r"(r), [y] "+&r"(y), [s] "=&r"(scale), [a] "=&r"(acc)
+                     : [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
+                     : "memory");
+/* clang-format on */
+#else
+    for (int i = 0; i < SC_ROWS; i++)
+        y[i] = (sc_mulh(y[i], (int32_t)row_scale(r, i) * mantissa) + half) >> right;
+#endif
+}
+
+/* acc -> the result's fixed point, in place: sc_requantize() with the shift's cases taken out */
+static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
+                                                          int32_t shift, int32_t *y) {
+    rescale_rows(block, mantissa, sc_max(shift, 0), y);
+    if (__builtin_expect(shift < 0, 0)) sc_lshift_rows(y, SC_ROWS, -shift);
+}
+
+static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
+    return sc_min(m->shift - x->exponent, 30);
+}
+
+#if SC_RANK > 0
+/* y += what a side path's second matrix, which follows a block's weights, makes of its input. */
+void sc_add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side, int32_t y[SC_ROWS]);
+#endif
+#ifdef SC_HAS_BIAS
+void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y);
+#endif
+
+/* What happens to a block's rows other than being stored whole. */
+void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows, const int32_t *y);
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A tile's product with several tokens: a segment's weights are made 8 bit once for all of them, and then
+ * meet two vectors at a time, so that what was loaded is used twice. */
+#include "sc_platform.h"
+
+#include "model.h"
+
+#ifdef SC_AT_PRODUCTS
+#include "sc_dot.h"
+#include "sc_rows.h"
+
+/* In a core's scratch: weights of a piece of a block, and sums of each token, of whom there is an even number;
+ * with 16-bit activations those of low bytes, and of high ones. */
+/* Whether a format has a flag: what no matrix needs is not compiled. */
+#define HAS(flag) (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
+
+SC_INLINE void widen(const int format, int32_t *to, const uint8_t **w, uint32_t words) {
+#define WIDEN(bits, inputs, fold)                                                                            \
+    case bits:                                                                                               \
+        sc_widen_w##bits(to, w, words);                                                                      \
+        return;
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(WIDEN) }
+    __builtin_unreachable();
+}
+
+/* Rows of 8 bit of the next words at *w: there, or made of them. */
+SC_INLINE const uint8_t *rows_of(const int format, const uint8_t **w, uint32_t words, int32_t *wide) {
+    const uint8_t *rows = *w;
+    if ((format & SC_FMT_BITS) == 8) {
+        *w += 4 * SC_ROWS * words;
+        return rows;
+    }
+    widen(format, wide, w, words);
+    return (const uint8_t *)wide;
+}
+
+/* Products of 8 rows with two vectors: [8][2]. */
+SC_INLINE void pair_products(const uint8_t *w, const int8_t *x, const int8_t *y, uint32_t words,
+                             int32_t *to) {
+    sc_rows p, q;
+    sc_dot_pair(&p, &q, w, x, y, words);
+#define KEEP(r) to[2 * r] = p.s##r, to[2 * r + 1] = q.s##r;
+    SC_EACH_ROW(KEEP)
+}
+
+/* How a segment's products with two vectors are added up. */
+typedef struct {
+    const uint8_t *d, *b; /* its tables of scales and offsets */
+    int32_t u, v;         /* scales of the vectors' segment */
+    int32_t less, other;  /* what offsets are multiplied with */
+    int32_t drop;
+} segment;
+
+/* acc[r] += round((p[r] * d[r] + b[r] * less) / 2^drop) * u, and for the second vector, whose sums follow; loops as
+ * small as a core's private instruction buffer. */
+SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, int32_t *acc) {
+    const uint8_t *d = s->d, *b = s->b;
+#if SC_XPULP
+    int32_t scale, offset, e, f, g, h;
+    /* clang-format off */
+#define PAIR_TAIL                                                                                            \
+    SC_ROUND("%[e]", "%[drop]") SC_ROUND("%[f]", "%[drop]")                                                  \
+    SC_MAC("%[g]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[v]")                                            \
+    ".insn s 0x2b, 2, %[g], 4(%[acc])\n"                                                                     \
+    "sw %[h], 28(%[acc])\n"
+    if (HAS(SC_FMT_ASYM)) {
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
+                         ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
+                         ".insn i 0x0b, 1, %[offset], 2(%[b])\n"
+                         SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[p]")
+                         "lw %[g], 0(%[acc])\n"
+                         "mul %[e], %[e], %[scale]\n"
+                         "mul %[f], %[f], %[scale]\n"
+                         "lw %[h], 32(%[acc])\n"
+                         SC_MAC("%[e]", "%[offset]", "%[less]") SC_MAC("%[f]", "%[offset]", "%[other]")
+                         PAIR_TAIL SC_LOOP_END(16)
+                         : [d] "+&r"(d), [b] "+&r"(b), [p] "+&r"(p), [acc] "+&r"(acc), [scale] "=&r"(scale),
+                           [offset] "=&r"(offset), [e] "=&r"(e), [f] "=&r"(f), [g] "=&r"(g), [h] "=&r"(h)
+                         : [n] "r"(SC_ROWS), [less] "r"(s->less), [other] "r"(s->other), [u] "r"(s->u),
+                           [v] "r"(s->v), [drop] "r"(s->drop)
+                         : "memory");
+        return;
+    }
+    if (HAS(SC_FMT_GROUPED)) {
+        (void)offset;
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 13)
+                         ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
+                         SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[p]")
+                         "lw %[g], 0(%[acc])\n"
+                         "mul %[e], %[e], %[scale]\n"
+                         "mul %[f], %[f], %[scale]\n"
+                         "lw %[h], 32(%[acc])\n"
+                         PAIR_TAIL SC_LOOP_END(13)
+                         : [d] "+&r"(d), [p] "+&r"(p), [acc] "+&r"(acc), [scale] "=&r"(scale), [e] "=&r"(e),
+                           [f] "=&r"(f), [g] "=&r"(g), [h] "=&r"(h)
+                         : [n] "r"(SC_ROWS), [u] "r"(s->u), [v] "r"(s->v), [drop] "r"(s->drop)
+                         : "memory");
+        return;
+    }
+#undef PAIR_TAIL
+/* clang-format on */
+#endif
+    for (int r = 0; r < SC_ROWS; r++, p += 2) {
+        int32_t e = p[0] >> sc_fold(format), f = p[1] >> sc_fold(format); /* exact */
+        if (HAS(SC_FMT_GROUPED)) {
+            const int32_t scale = d[r], offset = HAS(SC_FMT_ASYM) ? sc_offset16(b, r) : 0;
+            e = sc_round(sc_mac((int32_t)((uint32_t)p[0] * (uint32_t)scale), offset, s->less), s->drop);
+            f = sc_round(sc_mac((int32_t)((uint32_t)p[1] * (uint32_t)scale), offset, s->other), s->drop);
+        }
+        acc[r] = sc_mac(acc[r], e, s->u);
+        acc[SC_ROWS + r] = sc_mac(acc[SC_ROWS + r], f, s->v);
+    }
+}
+
+/* sums[token][8] of a block, exact in int32: block_dot() for all tokens.  Returns the end of its weights. */
+static inline const uint8_t *block_segments(const sc_matrix *m, const int format, const uint8_t *w,
+                                            const sc_qvec *x, uint32_t tokens, int32_t *wide, int32_t *sums) {
+    int32_t products[2 * SC_ROWS];
+    segment s = {.drop = m->drop};
+    for (uint32_t g = 0, at = 0; g < m->in.nseg; g++) {
+        const uint32_t words = g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words;
+        s.d = w, s.b = w + SC_ROWS;
+        if (HAS(SC_FMT_GROUPED)) w += SC_ROWS;
+        if (HAS(SC_FMT_ASYM)) w += 2 * SC_ROWS;
+        const uint8_t *const rows = rows_of(format, &w, words, wide);
+        int32_t *acc = sums;
+        for (uint32_t t = 0; t < tokens; t += 2, acc += 2 * SC_ROWS) {
+            const sc_qvec *u = &x[t], *v = &x[t + 1 < tokens ? t + 1 : t];
+            pair_products(rows, u->q + at, v->q + at, words, products);
+            s.u = u->c[g], s.v = v->c[g];
+            if (HAS(SC_FMT_ASYM)) {
+                s.less = -u->sum[g] * (1 << sc_fold(format));
+                s.other = -v->sum[g] * (1 << sc_fold(format));
+            }
+            add_pair(format, &s, products, acc);
+        }
+        at += 4 * words;
+    }
+    return w;
+}
+
+/* The same of 16-bit activations, which have no segments: a piece at a time, low and high bytes the pair. */
+static inline const uint8_t *block_pieces(const sc_matrix *m, const int format, const uint8_t *w,
+                                          const sc_qvec *x, uint32_t tokens, int32_t *wide, int32_t *sums) {
+    for (uint32_t at = 0; at < m->in.words; at += SC_WIDE_WORDS) {
+        const uint32_t left = m->in.words - at, words = left < SC_WIDE_WORDS ? left : SC_WIDE_WORDS;
+        const uint8_t *const rows = rows_of(format, &w, words, wide);
+        int32_t *acc = sums;
+        for (uint32_t t = 0; t < tokens; t++, acc += 2 * SC_ROWS) {
+            const int8_t *q = x[t].q + 4 * at;
+            sc_rows low, high;
+            sc_dot_pair(&low, &high, rows, q, q + 4 * m->in.words, words);
+#define JOIN(r) acc[r] += low.s##r, acc[SC_ROWS + r] += high.s##r;
+            SC_EACH_ROW(JOIN)
+        }
+    }
+    for (uint32_t t = 0; t < tokens; t++, sums += 2 * SC_ROWS)
+        for (int r = 0; r < SC_ROWS; r++)
+            sums[r] = (int32_t)((uint32_t)(sums[SC_ROWS + r] >> sc_fold(format)) << 8) +
+                      (sums[r] >> sc_fold(format));
+    return w;
+}
+
+SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                             const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                             int32_t *scratch, int core, int cores) {
+    const int format = m->format;
+    const uint32_t each = HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS, even = (tokens + 1) / 2 * 2;
+    int32_t *const wide = scratch + each * even;
+    /* blocks are shared out, and where there are fewer than cores tokens too, an even number of them */
+    const uint32_t parts = count < (uint32_t)cores ? (uint32_t)cores / count : 1;
+    const uint32_t share = (even / 2 + parts - 1) / parts * 2;
+    for (uint32_t i = (uint32_t)core; i < count * parts; i += (uint32_t)cores) {
+        const uint32_t b = i / parts, from = (i - b * parts) * share;
+        if (from >= tokens) continue;
+        const uint32_t n = tokens - from < share ? tokens - from : share;
+        const uint8_t *const block = tile + b * m->block_bytes, *const w = block + 2 * SC_ROWS;
+        const uint32_t row = (first + b) * SC_ROWS;
+        const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
+        const sc_qvec *v = x + from;
+        for (uint32_t j = 0; j < each * ((n + 1) / 2 * 2); j++) scratch[j] = 0;
+        const uint8_t *end = HAS(SC_FMT_Q16) ? block_pieces(m, format, w, v, n, wide, scratch)
+                                             : block_segments(m, format, w, v, n, wide, scratch);
+        int32_t *y = scratch, *dst = out->dst + from * out->stride;
+        for (uint32_t t = from; t < from + n; t++, v++, y += each, dst += out->stride) {
+            rescale(block, (int32_t)v->mantissa, right_shift(m, v), y);
+#if SC_RANK > 0
+            if (m->b) sc_add_side(m->b, end, &side[t], y);
+#else
+            (void)end, (void)side;
+#endif
+#ifdef SC_HAS_BIAS
+            if (out->bias) sc_add_bias(out->bias + row, rows, y);
+#endif
+            sc_finish_rows(out, dst, row, (uint32_t)rows, y);
+        }
+    }
+}
+
+#endif
