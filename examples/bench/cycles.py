@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from changes import write_page
 from safetensors.numpy import save_file
 
 from shrinkc.importer import parse_config
@@ -195,7 +196,7 @@ def main() -> None:
             "token, head and greedy sampling included, tracing excluded; every integer of every run was compared "
             "with the interpreter, 0 mismatches.\n\n"
         )
-        args.output.write_text(head + text)
+        write_page(args.output, head + text)
 
 
 if __name__ == "__main__":

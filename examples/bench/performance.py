@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from calibrate import SIMULATOR
+from changes import write_page
 from cycles import ROOT, shrinkc, write_llama, write_micro_llama
 
-from shrinkc.core.output import write_file
 from shrinkc.core.shell import quoted
 from shrinkc.costs import cost_table
 from shrinkc.importer import parse_config
@@ -285,7 +285,7 @@ def main() -> None:
         text = page(values, compared)
     print(text)
     if args.output:
-        write_file(args.output, text)
+        write_page(args.output, text)
 
 
 if __name__ == "__main__":

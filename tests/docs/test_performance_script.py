@@ -113,3 +113,37 @@ def test_programs_fit_their_contexts(script: Any) -> None:
     programs = {program for row in script.ROWS for program in row.programs}
     assert len(names) == len({(p.model, p.context, p.options) for p in programs})
     assert all((p.prompt or 1) < p.context for p in programs)
+
+
+def test_a_page_is_compared_with_the_one_before(script: Any) -> None:
+    """Every figure of both pages; slower ones first, of cycles the larger, per cycle the smaller."""
+    changes = sys.modules["changes"]
+    before = (
+        "# Page\n\n| what | measured | bar | met |\n|---|---:|---:|---|\n"
+        "| decode | **1,000** | ≤ 900 | no |\n| same, at 8 | **2,000** | ≤ 900 | no |\n"
+        "| layer: MAC per cycle | **29.2** | ≥ 35.0 | no |\n\n"
+        "| model | weights | context | position 1 | values compared |\n|---|---|---|---|---|\n"
+        "| stories | 8 bit | 64 | 83,325 | 33,770 |\n"
+    )
+    assert changes.figures(before) == {
+        "decode": {"measured": 1000}, "decode: same, at 8": {"measured": 2000},
+        "layer: MAC per cycle": {"measured": 29.2}, "stories, 8 bit": {"position 1": 83325},
+    }  # fmt: skip
+    assert changes.changes(before, before) == []
+    after = before.replace("2,000", "2,100").replace("29.2", "28.0").replace("83,325", "80,000")
+    assert changes.changes(before, after) == [
+        "slower: decode: same, at 8.measured: 2,000 -> 2,100 (+5.0 %)",
+        "slower: layer: MAC per cycle.measured: 29.2 -> 28 (-4.1 %)",
+        "faster: stories, 8 bit.position 1: 83,325 -> 80,000 (-4.0 %)",
+    ]
+    renamed = changes.changes(before, before.replace("| stories |", "| tales |"))
+    assert renamed == ["gone: stories, 8 bit.position 1", "new: tales, 8 bit.position 1"]
+
+
+def test_every_figure_of_the_pages_is_compared(script: Any) -> None:
+    results = BENCH.parents[1] / "docs" / "results"
+    for name in ("performance.md", "cycles.md"):
+        page = (results / name).read_text(encoding="utf-8")
+        found = sys.modules["changes"].figures(page)
+        assert len(found) >= 10
+        assert all(v > 0 for row in found.values() for v in row.values())

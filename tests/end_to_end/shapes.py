@@ -16,7 +16,7 @@ from shrinkc.abi import LOOKUP_MAX
 from shrinkc.engines import CORES
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.plan import make_plan
+from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.choose import choose_engines
