@@ -143,7 +143,7 @@ def with_tables_in_flash(m: Model, out: Path, names: tuple[str, ...], staged: bo
     l1 = budget_for(m, "by layer")
     target = cramped(m, l1, Places(LAYERS, 0))
     target = replace(target, levels=tuple(v for v in target.levels if v.name != "hyperram"))
-    for l2, wmem in itertools.product((48, 64), range(40)):
+    for l2, wmem in itertools.product((24, 32), range(40)):
         smaller = target.with_room(wmem=wmem * KIB, l2=target.l2 + l2 * KIB)
         plan = make_plan(m.shape, smaller, l1)
         moved = {x.name for x in plan.tables if x.level == "flash"}

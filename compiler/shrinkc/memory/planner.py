@@ -154,7 +154,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     for chunk in longer:
         try:
             plans.append(_plan(s, t, total_l1, _choose_l1(s, t, total_l1, [chunk])))
-        except DoesNotFit:  # or what is in L1 in the first has no place behind it
+        except DoesNotFit:  # or what is not in L1 then has no place behind it
             continue
     return min(plans, key=lambda p: _cycles(s, t, p, table))
 

@@ -16,7 +16,7 @@ SIRACUSA = Target(
         Level("l1", 256 * KIB),
         # 4 MiB MRAM and, behind them, 4 MiB SRAM in one address range, less the hot code and a word that
         # hardware reads past the last weight
-        Level("wmem", 8 * MIB - 24 * KIB - 32, writable=4 * MIB),
+        Level("wmem", 8 * MIB - 28 * KIB - 32, writable=4 * MIB),
         Level("l2", 2 * MIB),
         Level("flash", 512 * MIB),
         Level("hyperram", 64 * MIB),
