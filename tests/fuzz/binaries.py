@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from random import Random
 from typing import Any, NamedTuple
 
@@ -222,6 +222,15 @@ def spots(data: bytes) -> Iterator[Spot]:
         at += size
         return int.from_bytes(data[at - size : at], "little")
 
+    def named(what: str) -> Generator[Spot, None, str]:
+        nonlocal at
+        yield Spot(at, 8, f"length of a {what}")
+        length = read(8)
+        text = data[at : at + length].decode("utf-8", "replace")
+        yield Spot(at, min(length, 8), f"{what} {text}")
+        at += length
+        return text
+
     def value(kind: int, key: str) -> Iterator[Spot]:
         nonlocal at
         if kind == _STRING:
@@ -245,19 +254,11 @@ def spots(data: bytes) -> Iterator[Spot]:
         at = 8
         tensors, entries = read(8), read(8)
         for _ in range(entries):
-            yield Spot(at, 8, "length of a key")
-            length = read(8)
-            key = data[at : at + length].decode("utf-8", "replace")
-            yield Spot(at, min(length, 8), f"key {key}")
-            at += length
+            key = yield from named("key")
             yield Spot(at, 4, f"type of {key}")
             yield from value(read(4), key)
         for _ in range(tensors):
-            yield Spot(at, 8, "length of a name")
-            length = read(8)
-            name = data[at : at + length].decode("utf-8", "replace")
-            yield Spot(at, min(length, 8), f"name {name}")
-            at += length
+            name = yield from named("name")
             yield Spot(at, 4, f"dimensions of {name}")
             for _ in range(read(4)):
                 yield Spot(at, 8, f"a size of {name}")

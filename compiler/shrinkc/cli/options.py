@@ -192,6 +192,19 @@ def make_variables(values: Sequence[str]) -> dict[str, str]:
     return out
 
 
+def speed_options(command: Any) -> Any:
+    """``--position`` and ``--clock``: of what cycles and tokens per second are said."""
+    position = click.option(
+        "--position", type=int, metavar="N",
+        help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
+    )  # fmt: skip
+    clock = click.option(
+        "--clock", type=float, metavar="MHZ",
+        help="The cluster's, for tokens per second. [default: 72, the simulator's]",
+    )  # fmt: skip
+    return position(clock(command))
+
+
 def json_option(command: Any) -> Any:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(

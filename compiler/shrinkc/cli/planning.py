@@ -10,7 +10,7 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option, model_options
+from shrinkc.cli.options import PATH, Command, json_option, model_options, speed_options
 
 _AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
 
@@ -37,14 +37,7 @@ class PlanCommand(Command):
     ),
 )
 @model_options
-@click.option(
-    "--position", type=int, metavar="N",
-    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
-)  # fmt: skip
-@click.option(
-    "--clock", type=float, metavar="MHZ",
-    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
-)  # fmt: skip
+@speed_options
 @click.option(
     "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
     help="Plan every combination: bits, head-bits, group, context, l1, target. May be repeated.",

@@ -8,7 +8,7 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, Command, json_option, speed_options
 
 
 @click.command(
@@ -25,14 +25,7 @@ from shrinkc.cli.options import PATH, Command, json_option
     "-o", "--output", type=PATH, metavar="FILE",
     help="The page; its JSON lies beside it. [default: report.html in DIRECTORY]",
 )  # fmt: skip
-@click.option(
-    "--position", type=int, metavar="N",
-    help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
-)  # fmt: skip
-@click.option(
-    "--clock", type=float, metavar="MHZ",
-    help="The cluster's, for tokens per second. [default: 72, the simulator's]",
-)  # fmt: skip
+@speed_options
 @click.option(
     "--run", "run_file", type=PATH, metavar="FILE",
     help="What 'run --json' printed. [default: the last run with --profile]",
