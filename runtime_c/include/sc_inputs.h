@@ -37,29 +37,28 @@ static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, core);
 #endif
-    if (j.tokens >= SC_CORES) { /* whole tokens for each core */
-        j.first = (uint32_t)core, j.step = SC_CORES;
-        sc_q16_scan(&j, 0, 1);
-        sc_q16_quantize(&j, 0, 1);
-        for (uint32_t t = (uint32_t)core; j.gain && t < j.tokens; t += SC_CORES)
-            sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
-    } else {
+    /* whole tokens for each core, and a share of those that are left */
+    const uint32_t tokens = j.tokens, whole = tokens - tokens % SC_CORES;
+    j.first = (uint32_t)core, j.step = SC_CORES, j.tokens = whole;
+    sc_q16_scan(&j, 0, 1);
+    sc_q16_quantize(&j, 0, 1);
+    for (uint32_t t = j.first; j.gain && t < whole; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+    j.first = whole, j.step = 1, j.tokens = tokens;
+    if (whole < tokens) {
         sc_q16_scan(&j, core, SC_CORES);
         sc_barrier();
         sc_q16_quantize(&j, core, SC_CORES);
     }
-    int norms = SC_LAST_CORE(SC_CORES);
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
         sc_barrier();
-        sc_engine_of(m)->begin(m, in_place(m), j.out, j.tokens, core);
-        norms = 0;
+        sc_engine_of(m)->begin(m, in_place(m), j.out, tokens, core);
     }
 #else
     (void)m;
 #endif
-    if (j.tokens >= SC_CORES || !j.gain || core != norms) return;
-    for (uint32_t t = 0; t < j.tokens; t++) sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+    for (uint32_t t = whole + (uint32_t)core; j.gain && t < tokens; t += SC_CORES)
+        sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]); /* those that this core has finished */
 }
 
 /* One token's, as several: a share for each core.  An engine starts with the values alone; what a norm makes of

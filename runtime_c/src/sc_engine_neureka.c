@@ -18,6 +18,7 @@
 #define OUTPUTS 32u    /* of a tile */
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
+#define PARTS_LOG 3 /* a job's rows are that many blocks at least, as a power of two, but for the last one's */
 #define TOKENS_MAX 18u
 #define SC_NEUREKA_SUMS ((4u * 4 + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
@@ -109,30 +110,39 @@ static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, i
     return p.inputs;
 }
 
+/* Inputs first .. of a row, of which `count` are left, from four bytes. */
+static inline void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
+                             int32_t *x) {
+    for (uint32_t j = 0; j < 4 && j < count; j++, word >>= 8)
+        x[j] = sc_requantize((int8_t)word * scale, factor, shift);
+}
+
 /* Four inputs at a time, so that few of them are work for all cores. */
 static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
                      int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
     const int32_t scale = multipliers(m, at)[row];
-    const uint32_t bits = dense(m) ? 8 : bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
-    (void)k;
+    if (dense(m)) { /* one after the other */
+        for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
+            uint32_t word;
+            __builtin_memcpy(&word, __builtin_assume_aligned(weights + i, 4), 4);
+            read_four(signed_bytes(word, 8), k - i, scale, factor, shift, x + i);
+        }
+        return;
+    }
+    const uint32_t bits = bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
     for (uint32_t i = (uint32_t)core; i < pieces_of(m) * quads; i += (uint32_t)cores) {
         const place p = place_of(m, i / quads);
         const uint32_t q = i % quads;
         uint32_t word = 0;
         if (4 * q >= p.inputs.count) continue;
-        if (dense(m)) {
-            __builtin_memcpy(&word, weights + p.byte + 4 * q, 4);
-        } else {
-            for (uint32_t b = 0; b < bits; b++) {
-                uint32_t plane;
-                __builtin_memcpy(&plane, weights + p.byte + b * TILE_BYTES + p.bit / 8, 4);
-                word |= (plane >> p.bit % 8 >> 4 * q & 15) << 4 * b;
-            }
+        for (uint32_t b = 0; b < bits; b++) {
+            uint32_t plane;
+            __builtin_memcpy(&plane, weights + p.byte + b * TILE_BYTES + p.bit / 8, 4);
+            word |= (plane >> p.bit % 8 >> 4 * q & 15) << 4 * b;
         }
-        word = signed_bytes(word, bits);
-        for (uint32_t j = 4 * q; j < 4 * q + 4 && j < p.inputs.count; j++, word >>= 8)
-            x[p.inputs.first + j] = sc_requantize((int8_t)word * scale, factor, shift);
+        read_four(signed_bytes(word, bits), p.inputs.count - 4 * q, scale, factor, shift,
+                  x + p.inputs.first + 4 * q);
     }
 }
 
@@ -314,21 +324,24 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     sc_neureka_commit();
 }
 
-/* This core's share of what a job of several tokens has summed. */
+/* This core's share of what a job of several tokens has summed: of each token as few parts of the rows as give all
+ * cores as much to do. */
 static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
                       int core) {
     const part p = part_of(c, job);
-    /* all rows of some tokens, or some rows of all */
-    const int whole = c->each >= SC_CORES;
-    const uint32_t rows =
-        whole ? p.count : (p.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS;
-    const uint32_t first = whole ? 0 : rows * (uint32_t)core, apart = (dense(m) ? 1u : 3u) << c->log;
-    if (first >= p.count) return;
-    const uint32_t n = p.count - first < rows ? p.count - first : rows;
-    for (uint32_t t = whole ? (uint32_t)core : 0; t < c->each; t += whole ? SC_CORES : 1) {
-        const int32_t *low = sums_of(c, job) + ((2 * t) << c->log) + first;
-        sc_matrix_joined(m, scales_of(c, job) + first, p.first + first, n, low, low + apart, &x[p.token + t],
-                         out, out->dst + (p.token + t) * out->stride);
+    const uint32_t apart = (dense(m) ? 1u : 3u) << c->log;
+    const uint16_t *const scales = scales_of(c, job);
+    const int32_t *const sums = sums_of(c, job);
+    uint32_t parts = 0; /* as a power of two */
+    while (parts < PARTS_LOG && (c->each << parts) % SC_CORES) parts++;
+    const uint32_t rows = (p.count + (SC_ROWS << parts) - 1) >> parts & ~(SC_ROWS - 1u);
+    for (uint32_t i = (uint32_t)core; i < c->each << parts; i += SC_CORES) {
+        const uint32_t t = i >> parts, first = (i & ((1u << parts) - 1)) * rows;
+        if (first >= p.count) continue;
+        const uint32_t n = p.count - first < rows ? p.count - first : rows;
+        const int32_t *low = sums + ((2 * t) << c->log) + first;
+        sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
+                         out->dst + (p.token + t) * out->stride);
     }
 }
 
