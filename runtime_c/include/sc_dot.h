@@ -6,7 +6,8 @@
  *   SC_W<bits>_FOLD    log2 of what its sums are multiplied by
  *   sc_dot_w<bits>()   a += 2^FOLD * sum of w * x over the next `words` activation words; w and x move on
  *   sc_get_w<bits>()   one weight, for an embedding row
- *   sc_widen_w<bits>() 2^FOLD times the weights of the next `words` words of 4 inputs, as 8 bit; w moves on
+ *   sc_widen_w<bits>() 2^FOLD times the weights of the next `words` words of 4 inputs, as 8 bit: of a row and a
+ *                      word to[row of 8 * row + word of them * word]; w moves on
  *
  * The eight sums are named fields, not an array, and every function is inlined: they live in
  * registers.  Where an instruction set has a loop of its own, that loop counts its instructions by

@@ -69,13 +69,14 @@ SC_INLINE int32_t sc_get_w2(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)(byte << (6 - 2 * (at >> 2 & 3)) & 0xC0) >> 6;
 }
 
-SC_INLINE void sc_widen_w2(int32_t *to, const uint8_t **w, uint32_t words) {
+SC_INLINE void sc_widen_w2(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
     const uint8_t *from = *w;
-    for (; words; words -= 4, to += 3 * SC_ROWS) {
-        for (int r = 0; r < SC_ROWS; r++, from += 4, to++) {
+    for (; words; words -= 4, to += 4 * word) {
+        int32_t *at = to;
+        for (int r = 0; r < SC_ROWS; r++, from += 4, at += row) {
             const uint32_t v = (uint32_t)sc_load32(from);
-            to[0] = (int32_t)(v << 6 & 0xC0C0C0C0u), to[SC_ROWS] = (int32_t)(v << 4 & 0xC0C0C0C0u);
-            to[2 * SC_ROWS] = (int32_t)(v << 2 & 0xC0C0C0C0u), to[3 * SC_ROWS] = (int32_t)(v & 0xC0C0C0C0u);
+            at[0] = (int32_t)(v << 6 & 0xC0C0C0C0u), at[word] = (int32_t)(v << 4 & 0xC0C0C0C0u);
+            at[2 * word] = (int32_t)(v << 2 & 0xC0C0C0C0u), at[3 * word] = (int32_t)(v & 0xC0C0C0C0u);
         }
     }
     *w = from;

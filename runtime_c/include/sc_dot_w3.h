@@ -122,19 +122,20 @@ SC_INLINE int32_t sc_get_w3(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)(top & 0xE0) >> 5;
 }
 
-SC_INLINE void sc_widen_w3(int32_t *to, const uint8_t **w, uint32_t words) {
+SC_INLINE void sc_widen_w3(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
     const uint8_t *from = *w;
-    for (; words; words -= 8, from += SC_W3_UNIT - 4 * SC_ROWS, to += 7 * SC_ROWS) {
-        for (int r = 0; r < SC_ROWS; r++, from += 4, to++) {
-            uint32_t word[3];
-            for (int i = 0; i < 3; i++) {
-                word[i] = (uint32_t)sc_load32(from + 4 * SC_ROWS * i);
-                to[2 * i * SC_ROWS] = (int32_t)(word[i] & 0xE0E0E0E0u);
-                to[(2 * i + 1) * SC_ROWS] = (int32_t)(word[i] << 3 & 0xE0E0E0E0u);
+    for (; words; words -= 8, from += SC_W3_UNIT - 4 * SC_ROWS, to += 8 * word) {
+        int32_t *at = to;
+        for (int r = 0; r < SC_ROWS; r++, from += 4, at += row) {
+            uint32_t stored[3];
+            for (uint32_t i = 0; i < 3; i++) {
+                stored[i] = (uint32_t)sc_load32(from + 4 * SC_ROWS * i);
+                at[2 * i * word] = (int32_t)(stored[i] & 0xE0E0E0E0u);
+                at[(2 * i + 1) * word] = (int32_t)(stored[i] << 3 & 0xE0E0E0E0u);
             }
-            for (int i = 0; i < 2; i++)
-                to[(6 + i) * SC_ROWS] =
-                    (int32_t)((word[i] << 6 & 0xC0C0C0C0u) | (word[2] << (4 + i) & 0x20202020u));
+            for (uint32_t i = 0; i < 2; i++)
+                at[(6 + i) * word] =
+                    (int32_t)((stored[i] << 6 & 0xC0C0C0C0u) | (stored[2] << (4 + i) & 0x20202020u));
         }
     }
     *w = from;

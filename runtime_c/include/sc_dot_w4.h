@@ -64,13 +64,34 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)(at & 4 ? byte & 0xF0 : byte << 4) >> 4;
 }
 
-SC_INLINE void sc_widen_w4(int32_t *to, const uint8_t **w, uint32_t words) {
+SC_INLINE void sc_widen_w4(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
     const uint8_t *from = *w;
-    for (; words; words -= 2, from += 4 * SC_ROWS, to += 2 * SC_ROWS) {
+#if SC_XPULP
+    if (__builtin_constant_p(word) && word == 1) {
+        for (; words; words -= 2, to += 2) {
+            int32_t *at = to, v, lo;
+            /* clang-format off */
+            __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x12)
+                             SC_LW_POST("%[v]", "%[w]")
+                             "slli %[lo], %[v], 4\n"
+                             "and %[v], %[v], %[m]\n"
+                             "and %[lo], %[lo], %[m]\n"
+                             "sw %[v], 4(%[to])\n"
+                             ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n" SC_LOOP_END(6)
+                             : [w] "+&r"(from), [to] "+&r"(at), [v] "=&r"(v), [lo] "=&r"(lo)
+                             : [m] "r"(0xF0F0F0F0u), [step] "r"(4 * row)
+                             : "memory");
+            /* clang-format on */
+        }
+        *w = from;
+        return;
+    }
+#endif
+    for (; words; words -= 2, from += 4 * SC_ROWS, to += 2 * word) {
 #define SC_W4_WIDEN(r)                                                                                       \
     {                                                                                                        \
         const uint32_t v = (uint32_t)sc_load32(from + 4 * r);                                                \
-        to[r] = (int32_t)(v << 4 & 0xF0F0F0F0u), to[SC_ROWS + r] = (int32_t)(v & 0xF0F0F0F0u);               \
+        to[r * row] = (int32_t)(v << 4 & 0xF0F0F0F0u), to[r * row + word] = (int32_t)(v & 0xF0F0F0F0u);      \
     }
         SC_EACH_ROW(SC_W4_WIDEN)
     }

@@ -51,7 +51,7 @@ SC_INLINE int32_t sc_get_w8(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)w[(at >> 2) * 4 * SC_ROWS + row * 4 + (at & 3)];
 }
 
-SC_INLINE void sc_widen_w8(int32_t *to, const uint8_t **w, uint32_t words) {
-    __builtin_memcpy(to, *w, 4 * SC_ROWS * words);
-    *w += 4 * SC_ROWS * words;
+SC_INLINE void sc_widen_w8(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
+    for (; words; words--, *w += 4 * SC_ROWS, to += word)
+        for (uint32_t r = 0; r < SC_ROWS; r++) to[r * row] = sc_load32(*w + 4 * r);
 }

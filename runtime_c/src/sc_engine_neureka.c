@@ -8,6 +8,7 @@
 
 #include "sc_engine.h"
 #include "sc_engines.h"
+#include "sc_planes.h"
 
 #if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3)
 
@@ -51,21 +52,6 @@ typedef struct {
 static inline uint32_t pieces_of(const sc_matrix *m) {
     const uint32_t tiles = (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m);
     return dense(m) ? tiles : 9 * tiles;
-}
-
-/* Bits whose number has bit u, and not v, and those that have v, and not u, change places. */
-static inline uint32_t exchanged(uint32_t x, int u, int v, uint32_t with_v) {
-    const int apart = (1 << u) - (1 << v);
-    const uint32_t t = (x >> apart ^ x) & with_v;
-    return x ^ t ^ t << apart;
-}
-
-/* Bit b of byte j from bit j of nibble b: what is number 4 b + j becomes 8 j + b. */
-static inline uint32_t bytes_of(uint32_t nibbles) {
-    nibbles = exchanged(nibbles, 4, 1, 0x0000CCCCu);
-    nibbles = exchanged(nibbles, 3, 0, 0x00AA00AAu);
-    nibbles = exchanged(nibbles, 2, 1, 0x0C0C0C0Cu);
-    return exchanged(nibbles, 1, 0, 0x22222222u);
 }
 
 /* Where piece i of a row begins, as bits of its planes. */
@@ -197,12 +183,13 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
     const uint32_t in = channels(m), ki = (in + channels_of_tile(m) - 1) / channels_of_tile(m);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_job j = {
-        .weights = (uint32_t)(uintptr_t)at + p.first * row_bytes,
+        .weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM + p.first * row_bytes,
         .in = (uint32_t)(uintptr_t)q + 2 * pitch * p.token,
         .out = (uint32_t)(uintptr_t)sums_of(c, job),
         .weight_row = row_bytes,
         .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | (in - (ki - 1) * channels_of_tile(m)),
         .tiles_out_in = ko << 16 | ki,
+        .tiles_of_pixels = 1u << 16 | 1u,
     };
     if (dense(m)) { /* vectors are pixels, 6 in a row */
         const uint32_t width = c->pixels < 6 ? c->pixels : 6;
@@ -210,20 +197,16 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
         j.in_pixel = pitch, j.in_row = width * pitch;
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
-        j.config = NEUREKA_1X1 | 7u;
+        j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
     } else { /* a vector is an image of 3x3, low bytes above high ones; of four results two are of one alone */
         j.pixels_out = 4u << 16 | 1u, j.pixels_in = 6u << 16 | 3u;
         j.in_pixel = in, j.in_row = 3 * in;
         j.out_pixel = j.out_row = 4u << c->log;
         j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
-        j.config = NEUREKA_3X3 | (bits_of(m) - 1);
+        j.config = NEUREKA_3X3 | NEUREKA_IN_WMEM | (bits_of(m) - 1);
     }
     return j;
 }
-
-/* What a context's registers hold but for a job's place: that of a decoded token's matrices by its number, 0 of
- * several tokens'.  Contexts take turns. */
-static SC_L1 uint32_t forms[2], context;
 
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one. */
 static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at,
@@ -237,8 +220,7 @@ static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_
                      (p.count - (ko - 1) * OUTPUTS) << 16 | (j.last_out_in & 0xFFFF),
                      ko << 16 | (j.tiles_out_in & 0xFFFF));
     sc_neureka_form(&j);
-    forms[context] = 0;
-    context ^= 1;
+    sc_neureka_written(0);
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
 }
 
@@ -278,15 +260,11 @@ static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matric
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const int last = job + 1u == i->count;
-    const uint32_t now = context;
     sc_neureka_acquire();
     sc_neureka_place(i->job.weights + job * i->job_bytes, i->job.out + job % JOBS * SC_NEUREKA_SUMS,
                      last ? i->last_out_in : i->job.last_out_in, last ? i->last_tiles : i->job.tiles_out_in);
-    if (forms[now] != i->form) {
-        sc_neureka_form(&i->job);
-        forms[now] = i->form;
-    }
-    context = now ^ 1;
+    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
+    sc_neureka_written(i->form);
 }
 
 /* The matrix whose first job has been written, but not committed; the last core's own. */

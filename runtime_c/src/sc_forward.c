@@ -5,6 +5,7 @@
 #include "sc_buffers.h"
 #include "sc_heads.h"
 #include "sc_inputs.h"
+#include "sc_products.h"
 #include "sc_shares.h"
 
 SC_L1 sc_step sc_now;
@@ -129,6 +130,12 @@ static inline void kv_set_out(const sc_output *out, int core) {
 /* A tile's rows of the chunk's tokens. */
 static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                             const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+#ifdef SC_PRODUCTS
+    if (tokens > 1 && sc_on_products(m)) {
+        sc_matrix_products(m, tile, first, count, in, sv, tokens, out, SC_BUFFER(uint8_t *, SC_AT_PRODUCTS), core);
+        return;
+    }
+#endif
 #ifdef SC_AT_PRODUCTS
     if (tokens > 1 && sc_for_several(m)) {
         const uint32_t each = SC_BYTES_PRODUCTS / SC_PLANNED_CORES & ~3u;
@@ -138,6 +145,15 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
     }
 #endif
     sc_matrix_tile(m, tile, first, count, in, sv, tokens, out, core, SC_CORES);
+}
+
+/* What the first tile of a matrix asks for when it is there. */
+static inline void multiply_first(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, int core) {
+#ifdef SC_PRODUCTS
+    if (tokens > 1 && sc_on_products(m)) sc_products_planes(m, in, tokens, core);
+#else
+    (void)m, (void)in, (void)tokens, (void)core;
+#endif
 }
 
 /* All rows of a matrix, tile by tile as the stream delivers them. */
@@ -172,6 +188,7 @@ static inline
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
         if (first + n == m->blocks) kv_set_out(out, core);
+        if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
 }
@@ -394,6 +411,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
         const uint32_t end = (uint32_t)sc_min(m->blocks, (int32_t)first + m->tile_blocks);
+        if (first == 0) multiply_first(m, xv, tokens, core);
         for (uint32_t at = first; at < end; at += most, tile += most * m->block_bytes) {
             const uint32_t blocks = end - at < most ? end - at : most, row = at * SC_ROWS;
             sc_matrix part = *m;

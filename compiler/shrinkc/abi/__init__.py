@@ -14,6 +14,8 @@ from shrinkc.abi.contract import (
     ROW_BLOCK,
     TABLE_BYTES,
     TOP_BYTES,
+    PRODUCT_BLOCKS,
+    PRODUCT_WORDS,
     WIDE_WORDS,
     X_BLOCK,
     Exit,
@@ -27,6 +29,7 @@ from shrinkc.abi.contract import (
     input_words,
     kv_block_bytes,
     product_bytes,
+    shared_product_bytes,
 )
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "ROW_BLOCK",
     "TABLE_BYTES",
     "TOP_BYTES",
+    "PRODUCT_BLOCKS",
+    "PRODUCT_WORDS",
     "WIDE_WORDS",
     "X_BLOCK",
     "Exit",
@@ -53,4 +58,5 @@ __all__ = [
     "input_words",
     "kv_block_bytes",
     "product_bytes",
+    "shared_product_bytes",
 ]

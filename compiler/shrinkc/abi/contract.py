@@ -12,6 +12,8 @@ from enum import IntEnum, StrEnum
 INPUT_MAGIC = 0x31494353  # "SCI1"
 HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always changes the hash
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
+PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
+PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
 X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
 LOOKUP_MAX = 8  # most tokens of a draft
@@ -147,6 +149,13 @@ def product_bytes(tokens: int, sums: int, wide: int) -> int:
     """Of a core that multiplies several tokens with a tile: ``sums`` for each, of an even number of tokens,
     and ``wide`` bytes of weights made 8 bit."""
     return _skewed((tokens + 1) // 2 * 2 * sums + wide)
+
+
+def shared_product_bytes(tokens: int, words: int) -> int:
+    """Of what N-EUREKA multiplies with several tokens, in segments of that many words: two runs of rows and their
+    sums, and what becomes of those (sc_products.c)."""
+    pixels = -(-ROW_BLOCK * PRODUCT_BLOCKS // 6) * 6
+    return 8 * pixels * (words + tokens) + 4 * ROW_BLOCK * PRODUCT_BLOCKS * tokens
 
 
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shrinkc.abi import ROW_BLOCK, WIDE_WORDS
+from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, WIDE_WORDS
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
@@ -63,6 +63,29 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
         "segments": segments,
         "scales": segments * shape.grouped,
         "offsets": segments * shape.asymmetric,
+    }
+
+
+def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """The same of several tokens where N-EUREKA multiplies (sc_products.c): jobs, pairs of rows and what is added
+    up of them, units of what is widened, and what is done with a block of a token."""
+    runs = [
+        n // count + (at < n % count)
+        for n in tiles
+        for count in [-(-n // PRODUCT_BLOCKS)]
+        for at in range(count)
+    ]
+    pairs = sum(share(4 * n, _CORES) for n in runs) * shape.nseg
+    units = shape.words * 4 // shape.format.inputs
+    return {
+        "tiles": len(tiles),
+        "blocks_of_several": sum(share(n * tokens, _CORES) for n in runs),
+        "planes": tokens * share(shape.words, _CORES),
+        "jobs": len(runs) * shape.nseg,
+        "row_pairs": pairs,
+        "added_pairs": pairs * tokens,
+        "offset_pairs": pairs * tokens * shape.asymmetric,
+        f"row_units_w{shape.bits}": sum(share(n * units, _CORES) for n in runs),
     }
 
 

@@ -68,6 +68,7 @@ class SlotSizes:
     side_words: int
     sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
     widened: int = 0
+    product_words: int = 0  # of a segment that another engine can multiply with several tokens
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
@@ -82,6 +83,7 @@ class SlotSizes:
             max((m.x_words for m in sides), default=0),
             max((m.sums for m in matrices if m.engine == CORES), default=0),
             max((m.widened for m in matrices if m.engine == CORES), default=0),
+            max((m.product_words for m in matrices if m.engine == CORES), default=0),
         )
 
 
@@ -92,7 +94,8 @@ class PassSizes:
     ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
-    A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``."""
+    A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
+    ``several_on_neureka``: it multiplies segments that have scales with several tokens for the cores."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -113,6 +116,7 @@ class PassSizes:
     verified: int = 1
     logit_tokens: int = 1
     kv_window: int = 0
+    several_on_neureka: bool = False
 
     @property
     def kv_layer_in_l1(self) -> bool:

@@ -67,6 +67,15 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
     return _skewed((chunk + chunk % 2) * sums + 32 * max(pieces, default=0))
 
 
+def _shared_products(m: MatrixShape, chunk: int) -> int:
+    """Of a matrix whose segments have scales and are made of 32 inputs: twice bytes and sums of 64 rows, in
+    whole sixes, and the words that sums are added to."""
+    sizes = {(n + 31) // 32 * 32 for n in _segments(m.k, m.seg)}
+    if not m.grouped or sizes != set(_segments(m.k, m.seg)):
+        return 0
+    return 2 * 66 * (max(sizes) + 4 * chunk) + 64 * 4 * chunk
+
+
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
     """States per core: one where the cache comes in pieces at some position; one per part of a head where
     up to three fall to each core, the cache is in L1 and cores that idle are worth a thousand cycles."""
@@ -87,6 +96,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
+        "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
     )  # fmt: skip
 
 
@@ -129,7 +139,10 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         out["engine"] = max(scratch)
     several = [m for m in readers if m.engine == CORES and (m in narrow or m.bits < 8)]
     if several and chunk > 1:
-        out["products"] = cores * max(_products(slot, narrow, chunk) for slot in _slots(several))
+        out["products"] = max(
+            cores * max(_products(slot, narrow, chunk) for slot in _slots(several)),
+            max(_shared_products(m, chunk) for m in several) if "neureka" in t.engines else 0,
+        )
     if narrow:
         out["xc"] = 4 * chunk * nseg
         out["block_max"] = 4 * chunk * max(_x_blocks(m.k, m.seg) for m in narrow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from shrinkc.abi import ROW_BLOCK, WIDE_WORDS, X_BLOCK
+from shrinkc.abi import PRODUCT_WORDS, ROW_BLOCK, WIDE_WORDS, X_BLOCK
 from shrinkc.storage.blocks import BLOCKS
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
@@ -113,6 +113,13 @@ class MatrixShape:
             return 0
         words = min(self.words, WIDE_WORDS) if self.wide else self.seg_words(min(self.seg, self.k))
         return 4 * ROW_BLOCK * words
+
+    @property
+    def product_words(self) -> int:
+        """Words of a segment, where N-EUREKA can multiply it with several tokens; 0 where it cannot."""
+        words = self.seg_words(min(self.seg, self.k))
+        whole = words % PRODUCT_WORDS == 0 and self.seg_words(self.last) % PRODUCT_WORDS == 0
+        return words if self.grouped and not self.wide and whole else 0
 
     @property
     def blocks(self) -> int:

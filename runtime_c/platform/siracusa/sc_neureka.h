@@ -11,16 +11,20 @@
 #define NEUREKA_JOB(i) (0x10201020u + 4u * (i))
 #define EVENT_NEUREKA (1u << 12)
 
-/* Weights from weight memory, signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset
- * for all weights; the lowest bits are those of a weight less 1. */
-#define NEUREKA_3X3 (1u << 9 | 1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
+#define NEUREKA_WMEM 0x10400000u /* weights there count from here, those in L1 have addresses */
+
+/* Signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset for all weights; the lowest bits
+ * are those of a weight less 1. */
+#define NEUREKA_IN_WMEM (1u << 9)
+#define NEUREKA_3X3 (1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
 #define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
 
 /* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
 typedef struct {
     uint32_t weights, in, out;
     uint32_t in_pixel, in_row, out_pixel, out_row, weight_row;
-    uint32_t last_out_in, tiles_out_in, pixels_in, pixels_out;
+    uint32_t last_out_in, tiles_out_in, pixels_in, pixels_out; /* pixels: of the last tile of 6 x 6 */
+    uint32_t tiles_of_pixels;
     uint32_t offset, config; /* what is added to every weight */
 } sc_neureka_job;
 
@@ -31,10 +35,19 @@ static inline __attribute__((always_inline)) void sc_neureka_acquire(void) {
     }
 }
 
+/* What a context's registers hold but for a job's place, as a number that is not 0 of who wrote it.  Contexts take
+ * turns. */
+extern uint32_t sc_neureka_forms[2], sc_neureka_context;
+static inline uint32_t sc_neureka_holds(void) { return sc_neureka_forms[sc_neureka_context]; }
+static inline void sc_neureka_written(uint32_t form) {
+    sc_neureka_forms[sc_neureka_context] = form;
+    sc_neureka_context ^= 1;
+}
+
 /* What differs between a matrix's jobs. */
 static inline __attribute__((always_inline)) void
 sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t tiles_out_in) {
-    REG(NEUREKA_JOB(0)) = weights - 0x10400000u;
+    REG(NEUREKA_JOB(0)) = weights;
     REG(NEUREKA_JOB(2)) = out;
     REG(NEUREKA_JOB(15)) = last_out_in;
     REG(NEUREKA_JOB(18)) = tiles_out_in;
@@ -53,7 +66,7 @@ static __attribute__((noinline)) void sc_neureka_form(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(14)) = 0;
     REG(NEUREKA_JOB(16)) = j->pixels_out;
     REG(NEUREKA_JOB(17)) = j->pixels_in;
-    REG(NEUREKA_JOB(19)) = 1u << 16 | 1u;
+    REG(NEUREKA_JOB(19)) = j->tiles_of_pixels;
     REG(NEUREKA_JOB(20)) = 0;
     REG(NEUREKA_JOB(21)) = j->offset;
     REG(NEUREKA_JOB(22)) = 0;

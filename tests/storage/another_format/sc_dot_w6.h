@@ -35,16 +35,16 @@ SC_INLINE int32_t sc_get_w6(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)(top & 0xFC) >> 2;
 }
 
-SC_INLINE void sc_widen_w6(int32_t *to, const uint8_t **w, uint32_t words) {
-    for (; words; words -= 4, *w += SC_W6_UNIT, to += 4 * SC_ROWS) {
-        for (int r = 0; r < SC_ROWS; r++) {
+SC_INLINE void sc_widen_w6(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
+    for (; words; words -= 4, *w += SC_W6_UNIT, to += 4 * word) {
+        for (uint32_t r = 0; r < SC_ROWS; r++) {
             uint32_t last = 0;
-            for (int i = 0; i < 3; i++) {
-                const uint32_t word = (uint32_t)sc_load32(*w + 4 * (SC_ROWS * i + r));
-                to[SC_ROWS * i + r] = (int32_t)(word & 0xFCFCFCFCu);
-                last |= (word & 0x03030303u) << (6 - 2 * i);
+            for (uint32_t i = 0; i < 3; i++) {
+                const uint32_t stored = (uint32_t)sc_load32(*w + 4 * (SC_ROWS * i + r));
+                to[r * row + i * word] = (int32_t)(stored & 0xFCFCFCFCu);
+                last |= (stored & 0x03030303u) << (6 - 2 * i);
             }
-            to[SC_ROWS * 3 + r] = (int32_t)last;
+            to[r * row + 3 * word] = (int32_t)last;
         }
     }
 }

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.abi import QVEC_BYTES, product_bytes
+from shrinkc.abi import QVEC_BYTES, product_bytes, shared_product_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
+from shrinkc.engines.cores import with_neureka
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
@@ -63,6 +64,9 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     if sizes.chunk > 1 and slot.sums:
         each = product_bytes(sizes.chunk, slot.sums, slot.widened)
         yield Use("products", Access.SCRATCH, sizes.cores * each)
+        if sizes.several_on_neureka and slot.product_words:
+            room = shared_product_bytes(sizes.chunk, slot.product_words)
+            yield Use("products", Access.SCRATCH, room)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
     if slot.nseg:
         yield Use("xc", Access.READ)
@@ -81,6 +85,8 @@ def product_work(turn: Turn) -> Work:
     m = turn.matrix
     assert m is not None
     features = {"calls": 1.0, **engine_named(m.engine).work(m, turn.tokens, turn.tiles)}
+    if turn.sizes.several_on_neureka and m.engine == CORES and m.product_words and turn.tokens > 1:
+        features = {"calls": 1.0, **with_neureka(m, turn.tokens, turn.tiles)}
     if m.engine != CORES:
         rows = turn.tokens * share(m.rows, turn.sizes.cores)
         kind = "rows" if turn.tokens == 1 else "rows_of_several"
