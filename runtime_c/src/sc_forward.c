@@ -475,14 +475,21 @@ SC_HOT void sc_forward(void *unused, int core) {
             sv[t] = (sc_qvec){sq[t], 0, 0, 0, 0};
 #endif
         }
+#if SC_ROPE_IN_FLASH
         sc_load_rope();
+#endif
     }
 #if SC_ROPE_IN_FLASH
     sc_barrier(); /* before another core asks flash for weights */
 #endif
-#if SC_KV_WINDOW > 0
-    if (core == SC_LAST_CORE(SC_CORES)) kv_load(0);
+    if (core == SC_LAST_CORE(SC_CORES)) {
+#if !SC_ROPE_IN_FLASH
+        sc_load_rope(); /* not behind a cache */
 #endif
+#if SC_KV_WINDOW > 0
+        kv_load(0);
+#endif
+    }
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want != SC_NO_LOGITS);

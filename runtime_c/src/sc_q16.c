@@ -6,6 +6,12 @@
 
 SC_HOT void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
     for (uint32_t t = j->first; t < j->tokens; t += j->step) {
+        if (cores == 1 && !j->gain) { /* shares are shifted together: one loop for all */
+            sc_part *parts = j->parts + t * SC_PARTS;
+            q16_scan(j->x + t * j->stride, 0, j->cut->k, 0, 0, &parts[0]);
+            for (int share = 1; share < SC_Q16_SHARES; share++) parts[share].max = parts[0].max;
+            continue;
+        }
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
             uint32_t first;
             const uint32_t n = q16_share(j->cut->k, (uint32_t)share, &first);
@@ -29,6 +35,11 @@ SC_HOT void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
         const int32_t *x = j->gain ? j->y + t * j->y_stride : j->x + t * j->stride;
         int8_t *q = j->q + 2 * t * pitch;
         const int most = q16_bits(parts);
+        if (cores == 1 && !j->gain && !(SC_PERMS && j->perm)) {
+            q16_quantize(j->cut, x, j->cut->k, most, 0, 0, q);
+            q16_finish(j->cut, most, 0, q, &j->out[t]);
+            continue;
+        }
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
             uint32_t first;
             const uint32_t n = q16_share(j->cut->k, (uint32_t)share, &first);

@@ -115,6 +115,70 @@ SC_HOT void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uin
 #ifdef SC_HAS_ENGINES
 #define JOINED_SILU 64u /* rows of gate and up at a time */
 
+#if SC_XPULP
+/* join_rows() and silu_rows() of whole blocks in one loop, for the gates' shifts that it can do; returns whether it
+ * did. */
+SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
+                          uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst) {
+    const int gate_shift = out->gate_shift;
+    int32_t a, b, h, i;
+    /* clang-format off */
+#define JOIN_BLOCKS(count)                                                                                   \
+    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4)                                                              \
+    SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
+    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[h]", "%[high]")                                               \
+    "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
+    "lw %[i], 12(%[high])\n"                                                                                 \
+    SC_MAC("%[a]", "%[h]", "%[c]") SC_MAC("%[b]", "%[i]", "%[c]")                                            \
+    ".insn i 0x0b, 5, %[h], 2(%[r])\n"                                                                       \
+    "lhu %[i], 6(%[r])\n"                                                                                    \
+    ".insn r 0x5b, 0, 0, %[h], %[h], %[m]\n"                                                                 \
+    ".insn r 0x5b, 0, 0, %[i], %[i], %[m]\n"                                                                 \
+    "mulh %[a], %[a], %[h]\n"                                                                                \
+    "mulh %[b], %[b], %[i]\n"                                                                                \
+    SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+#define GATE_BLOCKS(count)                                                                                   \
+    "srai %[i], %[h], 10\n"                                                                                  \
+    "andi %[i], %[i], -4\n"                                                                                  \
+    ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
+    "and %[h], %[h], %[mask]\n"                                                                              \
+    "sll %[b], %[b], %[us]\n"                                                                                \
+    ".insn r 0x5b, 1, 0x40, %[i], %[i], %[h]\n" /* plus its lower half times h's */                          \
+    "mulh %[a], %[a], %[i]\n"                                                                                \
+    "sll %[a], %[a], %[shift]\n"                                                                             \
+    "mulh %[a], %[a], %[b]\n"                                                                                \
+    ".insn s 0x2b, 2, %[a], 4(%[dst])\n"                                                                     \
+    SC_LOOP_END(count) "\n"                                                                                  \
+    "addi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 4)
+#define GATED                                                                                                \
+    [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b),        \
+    [h] "=&r"(h), [i] "=&r"(i)                                                                               \
+    : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
+      [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256)
+    if (gate_shift > 0 && gate_shift < 16) {
+        __asm__ volatile(JOIN_BLOCKS(27)
+                         "mv %[h], %[a]\n"
+                         SC_ROUND("%[h]", "%[gs]")
+                         ".insn r 0x33, 1, 0x0A, %[h], %[h], x21\n"
+                         GATE_BLOCKS(27) : GATED, [gs] "r"(gate_shift) : "memory");
+        return 1;
+    }
+    if (gate_shift <= 0 && gate_shift >= -12) {
+        __asm__ volatile(JOIN_BLOCKS(26)
+                         ".insn r 0x33, 5, 0x0A, %[h], %[a], %[limit]\n"
+                         "sll %[h], %[h], %[gs]\n"
+                         GATE_BLOCKS(26) : GATED, [gs] "r"(-gate_shift),
+                         [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
+        return 1;
+    }
+    /* clang-format on */
+#undef JOIN_BLOCKS
+#undef GATE_BLOCKS
+#undef GATED
+    return 0;
+}
+#endif
+
 /* rescale_rows() of low + 256 * high, shifted to the right by a bit at least; to y.  Or, with `add`, to the residual
  * there, and also shifted to the left by up to 30. */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
@@ -226,9 +290,16 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
         join_rows(r, left, low, high, x->mantissa, right, 1, dst + row);
         return;
     }
+    const int silu = out->kind == SC_SILU;
     int32_t buffer[JOINED_SILU];
+#if SC_XPULP
+    const uint32_t whole = left & ~(SC_ROWS - 1u);
+    if (silu && whole && joined_silu(r, whole / SC_ROWS, low, high, x->mantissa, right, out, dst + row / 2)) {
+        left -= whole, row += whole, r += whole, low += whole, high += whole;
+        if (__builtin_expect(left == 0, 1)) return;
+    }
+#endif
     do {
-        const int silu = out->kind == SC_SILU;
         const uint32_t n = silu && left > JOINED_SILU ? JOINED_SILU : left, rest = n % SC_ROWS;
         /* the last block of gate and up has padding on both sides */
         join_rows(r, silu ? n + (SC_ROWS - rest) % SC_ROWS : n, low, high, x->mantissa, right, 0,

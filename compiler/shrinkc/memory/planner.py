@@ -19,7 +19,7 @@ from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import KIB, Target
 
-CHUNKS = (18, PROMPT, 12, 8, 4, 2, 1)
+CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 
