@@ -67,12 +67,19 @@ def sources_hash(*folders: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _commit() -> str:
+    """Of these files; nothing where there is no git, or no repository of it."""
+    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
 def provenance(command: str) -> str:
     """The sentence that says how a section's figures were made."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    ).stdout.strip()  # fmt: skip
+    commit = _commit()
     at = f", commit {commit}" if commit else ""
     return (
         f"`{command}`, {date.today().isoformat()}{at}; {os.cpu_count()} cores of "
