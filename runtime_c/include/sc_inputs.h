@@ -42,7 +42,8 @@ static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const
     j.first = (uint32_t)core, j.step = SC_CORES, j.tokens = whole;
     sc_q16_scan(&j, 0, 1);
     sc_q16_quantize(&j, 0, 1);
-    for (uint32_t t = j.first; j.gain && t < whole; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
+    for (uint32_t t = j.first; j.gain && t < whole; t += SC_CORES)
+        sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
     j.first = whole, j.step = 1, j.tokens = tokens;
     if (whole < tokens) {
         sc_q16_scan(&j, core, SC_CORES);

@@ -20,8 +20,9 @@ static inline int sc_on_products(const sc_matrix *m) {
 void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, int core);
 
 /* As sc_matrix_tokens(), in `room`, of which all cores have the same; all of them, which meet at barriers. */
-void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
-                        const sc_qvec *side, uint32_t tokens, const sc_output *out, uint8_t *room, int core);
+void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                        const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                        uint8_t *room, int core);
 #endif
 
 #endif

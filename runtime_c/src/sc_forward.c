@@ -132,7 +132,8 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
                             const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_PRODUCTS
     if (tokens > 1 && sc_on_products(m)) {
-        sc_matrix_products(m, tile, first, count, in, sv, tokens, out, SC_BUFFER(uint8_t *, SC_AT_PRODUCTS), core);
+        sc_matrix_products(m, tile, first, count, in, sv, tokens, out, SC_BUFFER(uint8_t *, SC_AT_PRODUCTS),
+                           core);
         return;
     }
 #endif

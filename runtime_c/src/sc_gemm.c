@@ -17,7 +17,7 @@
 SC_INLINE void widen(const int format, int32_t *to, const uint8_t **w, uint32_t words) {
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits:                                                                                               \
-        sc_widen_w##bits(to, 1, SC_ROWS, w, words);                                                                      \
+        sc_widen_w##bits(to, 1, SC_ROWS, w, words);                                                          \
         return;
     switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(WIDEN) }
     __builtin_unreachable();

@@ -32,8 +32,8 @@ void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, i
 typedef struct {
     const uint8_t *blocks; /* the first one's first segment */
     uint32_t block_bytes, segment_bytes, count;
-    uint32_t each;  /* words of a segment, but for the last one's */
-    uint32_t bytes; /* of all segments of a block */
+    uint32_t each;    /* words of a segment, but for the last one's */
+    uint32_t bytes;   /* of all segments of a block */
     uint8_t *rows[2]; /* [8 * count][segment], and what is missing to whole rows of an image */
     int32_t *sums[2]; /* [the same][tokens] */
     int32_t *acc;     /* [4 * count][tokens][2] */
@@ -124,12 +124,13 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t at, uint32
 
 /* acc += round((p * d - b * sum of x) / 2^drop) * c, a core's share of segment g: the same two rows of every
  * other block, and all tokens. */
-SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32_t g, uint32_t tokens, int32_t drop,
-                        int core) {
+SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32_t g, uint32_t tokens,
+                        int32_t drop, int core) {
     enum { PAIRS = SC_ROWS / 2, STEP = SC_CORES / PAIRS };
     _Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
     const uint32_t stride = 4u * (uint32_t)(x[1].c - x[0].c), pair = (uint32_t)core % PAIRS;
-    const uint32_t b = (uint32_t)core / PAIRS, block_bytes = STEP * r->block_bytes, words = STEP * SC_ROWS * tokens;
+    const uint32_t b = (uint32_t)core / PAIRS, block_bytes = STEP * r->block_bytes,
+                   words = STEP * SC_ROWS * tokens;
     const uint8_t *table = r->blocks + b * r->block_bytes + g * r->segment_bytes;
     const int32_t *from = r->sums[g & 1] + (b * SC_ROWS + 2 * pair) * tokens;
     const int32_t *const scales = x[0].c + g, *const sums = HAS(SC_FMT_ASYM) ? x[0].sum + g : scales;
@@ -189,8 +190,8 @@ SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32
 }
 
 /* A core's share of a run's blocks and tokens, whose first block is the matrix's `first`. */
-static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const sc_qvec *x, const sc_qvec *side,
-                       uint32_t tokens, const sc_output *out, int core) {
+static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const sc_qvec *x,
+                       const sc_qvec *side, uint32_t tokens, const sc_output *out, int core) {
     for (uint32_t b = 0, t = (uint32_t)core;; t += SC_CORES) {
         for (; t >= tokens; t -= tokens) b++;
         if (b >= r->count) return;
@@ -223,10 +224,12 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
         run r = run_of(room, count - at < length ? count - at : length, each, tokens);
         r.block_bytes = m->block_bytes;
         r.segment_bytes = tables(format) + SC_ROWS * each / 2 * (format & SC_FMT_BITS);
-        r.bytes = segments * r.segment_bytes - SC_ROWS * (each - m->in.last_words) / 2 * (format & SC_FMT_BITS);
+        r.bytes =
+            segments * r.segment_bytes - SC_ROWS * (each - m->in.last_words) / 2 * (format & SC_FMT_BITS);
         r.blocks = tile + at * m->block_bytes + 2 * SC_ROWS;
         widen_rows(&r, format, 0, segments > 1 ? each : m->in.last_words, core);
-        for (uint32_t g = 0; g <= segments; g++) { /* the job of g starts, the sums of the one before are there */
+        /* at g its job starts, and the sums of the one before are there */
+        for (uint32_t g = 0; g <= segments; g++) {
             if (core == SC_LAST_CORE(SC_CORES) && g > 0) sc_neureka_wait(0);
             sc_barrier();
             if (g == 0)

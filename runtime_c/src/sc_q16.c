@@ -54,7 +54,8 @@ SC_HOT void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
                 q16_quantize(j->cut, x + first, n, most, j->gain != 0, parts[share].up, q + first);
             }
         }
-        if ((int)((t - j->first) / j->step) % cores == core) q16_finish(j->cut, most, j->gain != 0, q, &j->out[t]);
+        if ((int)((t - j->first) / j->step) % cores == core)
+            q16_finish(j->cut, most, j->gain != 0, q, &j->out[t]);
     }
 }
 

@@ -36,7 +36,11 @@ def header() -> str:
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
         ("ROWS", contract.ROW_BLOCK, "of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that one core scans or quantises at a time"),
-        ("PRODUCT_BLOCKS", contract.PRODUCT_BLOCKS, "of a run that N-EUREKA multiplies with several tokens"),
+        (
+            "PRODUCT_BLOCKS",
+            contract.PRODUCT_BLOCKS,
+            "of a run that N-EUREKA multiplies with several tokens",
+        ),
         ("PRODUCT_WORDS", contract.PRODUCT_WORDS, "of a row that it takes at a time"),
         (
             "WIDE_WORDS",

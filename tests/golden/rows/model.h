@@ -93,7 +93,7 @@ enum sc_op {
 
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 84 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 88 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ON_NEUREKA 1
 
 /* L1 arena */
