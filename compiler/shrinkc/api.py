@@ -258,6 +258,7 @@ def evaluate(
     threads: int | None = None,
     device: str | None = None,
     engine: str | None = None,
+    resume: AnyPath | None = None,
     env: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -275,10 +276,14 @@ def evaluate(
     extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", ``batch`` sequences at a
     time, ``threads`` and ``device``.
 
+    ``resume``: a file that keeps what was scored as it is scored, with which the same call goes on after an
+    interruption and gives the same numbers; delete it when the result is where it belongs.
+
     Returns what ``shrinkc eval --json`` prints: ``model``, and of what was asked for
     ``perplexity``, ``trivia``, ``hellaswag``, ``samples``, each with its protocol and seconds.
 
-    Raises UsageError, BadData, ExtraMissing, and what the model's kind raises.
+    Raises UsageError, BadData, ExtraMissing, RunChanged when ``resume`` was begun for something else, and
+    what the model's kind raises.
     """
     from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 
@@ -288,7 +293,10 @@ def evaluate(
         hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, batch=batch,
         threads=threads, device=device, engine=engine,
     )  # fmt: skip
-    return evaluate_model(request, env=_environment(env), reporter=reporter or Silent())
+    return evaluate_model(
+        request, env=_environment(env), reporter=reporter or Silent(),
+        resume=None if resume is None else Path(resume),
+    )  # fmt: skip
 
 
 def compress(

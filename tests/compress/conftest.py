@@ -1,11 +1,10 @@
-"""A real tiny model, text for it, and ways to interrupt."""
+"""A real tiny model, and text for it."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.recipe import Recipe, parse_recipe
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.core.progress import Silent, Update
+from shrinkc.core.progress import Silent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -100,26 +99,6 @@ def step(tmp_path: Path, stories: Path, story_file: Path) -> Callable[..., StepC
         return StepContext(**(values | changes))
 
     return make
-
-
-class InterruptAt:
-    """A Reporter like a user who presses Ctrl-C at the ``count``-th sign of progress in ``title``."""
-
-    def __init__(self, title: str, count: int) -> None:
-        self.title, self.count, self.seen = title, count, 0
-
-    def note(self, text: str) -> None:
-        """Not a sign of progress."""
-
-    @contextmanager
-    def stage(self, title: str) -> Iterator[Update]:
-        def update(done: int, total: int, note: str = "", /) -> None:
-            if self.title in title:
-                self.seen += 1
-                if self.seen == self.count:
-                    raise KeyboardInterrupt
-
-        yield update
 
 
 def tables(text: Path, other: Path | None = None) -> dict[str, Any]:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import depth
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.core.progress import Silent
 from shrinkc.importer import load_hf
-
-from .conftest import InterruptAt
 
 torch = pytest.importorskip("torch")
 

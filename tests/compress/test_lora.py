@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.facts import facts_of
@@ -20,8 +21,6 @@ from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.training import Windows
 from shrinkc.core.errors import BadData, TrainingDiverged
 from shrinkc.importer import load_hf
-
-from .conftest import InterruptAt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")

@@ -24,6 +24,7 @@ from tests.compress.quantising import (
     write_text,
 )
 
+from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.facts import facts_of
@@ -33,7 +34,6 @@ from shrinkc.core.errors import BadRecipe, TrainingDiverged
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.packed_words import pack, unpack
 
-from .conftest import InterruptAt
 from .test_scales import weight
 
 torch = pytest.importorskip("torch")

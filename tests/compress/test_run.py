@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from helpers.interrupting import InterruptAt
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
@@ -32,7 +33,7 @@ from shrinkc.core.errors import (
 from shrinkc.core.output import new_file
 from shrinkc.core.progress import Silent
 
-from .conftest import InterruptAt, story_text, tables
+from .conftest import story_text, tables
 
 pytest.importorskip("peft")
 torch = pytest.importorskip("torch")

@@ -16,14 +16,13 @@ from tests.compress.quantising import (
     write_text,
 )
 
+from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import scales
 from shrinkc.core.errors import BadRecipe, UnsupportedModel
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import QuantizedWeight
-
-from .conftest import InterruptAt
 
 torch = pytest.importorskip("torch")
 

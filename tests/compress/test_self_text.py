@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe, shipped
@@ -23,7 +24,6 @@ from shrinkc.compression.writing import Beginnings, _cache, _Row, write_shard, w
 from shrinkc.core.errors import BadData, BadRecipe, BadStep, NothingWritten, RunChanged
 from shrinkc.core.progress import Silent
 
-from .conftest import InterruptAt
 from .quantising import Recorder
 
 torch = pytest.importorskip("torch")

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.interrupting import InterruptAt
 from helpers.layer import MODULES
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import width
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.importer import load_hf
-
-from .conftest import InterruptAt
 
 torch = pytest.importorskip("torch")
 

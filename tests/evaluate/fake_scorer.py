@@ -28,6 +28,7 @@ class FakeScorer:
     asked: list[list[list[int]]] = field(default_factory=list)
     name: str = "fake"
     vocab: int = 257
+    batch: int = 1
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return [self.BOS] * special + list(text.encode())

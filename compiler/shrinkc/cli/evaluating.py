@@ -13,7 +13,7 @@ import click
 import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.core.errors import UsageError
-from shrinkc.core.output import check_file, write_file
+from shrinkc.core.output import check_file, replaced_file, write_file
 from shrinkc.evaluation.rows import figures
 
 
@@ -23,19 +23,33 @@ def run(
     windows: str,
     sample: tuple[str, ...],
     output: Path | None,
+    resume: Path | None,
     env: Mapping[str, str],
     console: Console,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Measures, writes ``output`` whole, and prints a table (or with ``as_json`` the report), also
-    when ``output`` cannot be written after all."""
+    when ``output`` cannot be written after all.
+
+    What is scored is kept in ``resume``, or beside ``output``, until the report is where it was asked for."""
     count = _windows(windows)
     if output is not None:
         check_file(output)
-    report = shrinkc.evaluate(
-        model, windows=count, samples=sample, env=env, reporter=console, **options
-    )
+        resume = resume or _beside(output)
+    try:
+        report = shrinkc.evaluate(
+            model,
+            windows=count,
+            samples=sample,
+            resume=resume,
+            env=env,
+            reporter=console,
+            **options,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        console.note(_how_to_go_on(resume))
+        raise
     try:
         if output is not None:
             write_file(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -45,6 +59,26 @@ def run(
         else:
             for line in lines(report):
                 click.echo(line)
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+
+
+def _beside(output: Path) -> Path | None:
+    """The place for what was scored so far; none beside a pipe or a device."""
+    file = replaced_file(output)
+    if file is None:
+        return None
+    if not output.is_symlink():
+        file = output  # as the user calls it
+    return file.with_name(f"{file.name}.resume")
+
+
+def _how_to_go_on(resume: Path | None) -> str:
+    if resume is None:
+        return "note: with -o FILE or --resume FILE the same command would go on from here"
+    if not resume.exists():
+        return "note: nothing was scored yet"
+    return f"note: the same command goes on from here, with {resume}"
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:

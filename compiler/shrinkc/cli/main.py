@@ -163,6 +163,12 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     help="What runs a compiled directory. [default: host]",
 )
 @click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
+@click.option(
+    "--resume",
+    type=PATH,
+    metavar="FILE",
+    help="Keeps what was scored until the end, to go on from. [default: OUTPUT.resume]",
+)
 @json_option
 def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""

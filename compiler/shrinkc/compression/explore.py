@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from shrinkc.checkpoints import need
-from shrinkc.compression.fingerprint import Fingerprint, differences
 from shrinkc.compression.space import Space, Values
 from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed, UsageError
+from shrinkc.core.fingerprint import Fingerprint, differences
 
 STARTUP = 10  # trials before the sampler learns from them
 GUIDED = 40  # proposals of the sampler that may be known already, then random ones

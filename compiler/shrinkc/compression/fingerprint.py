@@ -1,15 +1,9 @@
-"""What a step was made from, as labelled values: so that a difference can be named.
-
-A fingerprint is a flat table, label -> value.  Files go in by their content's hash under their
-name, never their folder, so that a run can move.
-"""
+"""What a step was made from (see :mod:`shrinkc.core.fingerprint`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import shrinkc
 from shrinkc.checkpoints import versions
@@ -19,12 +13,7 @@ from shrinkc.compression.self_text import is_self
 from shrinkc.compression.stages import stage_module
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadData
-
-Fingerprint = dict[str, Any]
-
-_FILE = "content of "
-# what a model directory may hold besides the model
-_NO_MODEL = (".md", ".png", ".svg", ".gitattributes", ".lock")
+from shrinkc.core.fingerprint import FILE, Fingerprint
 
 
 def run_fingerprint(recipe: Recipe) -> Fingerprint:
@@ -32,18 +21,6 @@ def run_fingerprint(recipe: Recipe) -> Fingerprint:
     found = {f"run.{key}": value for key, value in asdict(recipe.run).items()}
     found |= {f"version of {name}": version for name, version in versions().items()}
     return found | {"version of shrinkc": shrinkc.__version__}
-
-
-def model_fingerprint(source: Path) -> Fingerprint:
-    """Every file of a model, a directory or a GGUF file."""
-    if source.is_file():
-        return {f"{_FILE}{source.name}": file_record(source).sha256}
-    files = sorted(
-        p for p in source.rglob("*")
-        if p.is_file() and not p.name.endswith(_NO_MODEL) and p.name != "step.json"
-        and not any(part.startswith(".") for part in p.relative_to(source).parts)
-    )  # fmt: skip
-    return {f"{_FILE}{p.relative_to(source).as_posix()}": file_record(p).sha256 for p in files}
 
 
 def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
@@ -54,16 +31,14 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
             found[f"{stage.name}.{key}"] = list(value) if isinstance(value, tuple) else value
     for source in getattr(stage.settings, "text", ()):
         if is_self(source) and calibration.own is not None:
-            found[f"{_FILE}{source}"] = calibration.own.spec(source)
+            found[f"{FILE}{source}"] = calibration.own.spec(source)
     module = stage_module(stage.kind)
     if hasattr(module, "inputs"):
         for name, digest in module.inputs(stage.settings).items():
-            found[f"{_FILE}{name}"] = digest
+            found[f"{FILE}{name}"] = digest
     if needs_calibration(stage):
         for key, value in calibration.fingerprint().items():
-            found[f"calibration.{key}" if "text" not in key else f"{_FILE}calibration {key}"] = (
-                value
-            )
+            found[f"calibration.{key}" if "text" not in key else f"{FILE}calibration {key}"] = value
     return found
 
 
@@ -80,7 +55,7 @@ def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
     for key, value in asdict(settings).items():
         if key in PATH_KEYS and value is not None:
             try:
-                found[f"{_FILE}{Path(value).name}"] = file_record(Path(value)).sha256
+                found[f"{FILE}{Path(value).name}"] = file_record(Path(value)).sha256
             except OSError as error:
                 raise BadData(
                     f"evaluate.{key}: {value} cannot be read: {error.strerror}."
@@ -88,27 +63,3 @@ def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
         else:
             found[f"evaluate.{key}"] = list(value) if isinstance(value, tuple) else value
     return found
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Every value that differs, in words, old → new."""
-    found = []
-    for label in [*old, *(label for label in new if label not in old)]:
-        before, after = old.get(label), new.get(label)
-        if before == after and (label in old) == (label in new):
-            continue
-        if label.startswith(_FILE):
-            name = label.removeprefix(_FILE)
-            if label not in new:
-                found.append(f"{name} is no longer used")
-            elif label not in old:
-                found.append(f"{name} is new")
-            else:
-                found.append(f"{name} has other content")
-        else:
-            found.append(f"{label}: {_show(before)} → {_show(after)}")
-    return found
-
-
-def _show(value: Any) -> str:
-    return "not given" if value is None else str(value)

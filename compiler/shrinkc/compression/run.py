@@ -16,10 +16,7 @@ from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
 from shrinkc.compression.fingerprint import (
-    Fingerprint,
-    differences,
     evaluation_fingerprint,
-    model_fingerprint,
     run_fingerprint,
     stage_fingerprint,
 )
@@ -42,6 +39,7 @@ from shrinkc.compression.summary import Row, markdown, picture, rows_of
 from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import REPORTS, all_files, file_record, is_report
 from shrinkc.core.errors import BadStep, OutputError, RunChanged
+from shrinkc.core.fingerprint import Fingerprint, differences, model_fingerprint
 from shrinkc.core.output import (
     check_folder,
     make_folder,

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from shrinkc.compression.blocks import batches, block, embed, rope
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import TIED_DAMP
-from shrinkc.compression.fingerprint import differences
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
 from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData, RunChanged
+from shrinkc.core.fingerprint import differences
 from shrinkc.core.output import output_error, write_file
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES

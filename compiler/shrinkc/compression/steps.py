@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.fingerprint import Fingerprint
 from shrinkc.core.artifact import FileRecord, file_record
 from shrinkc.core.errors import BadStep
+from shrinkc.core.fingerprint import Fingerprint
 from shrinkc.core.output import write_file
 from shrinkc.core.parsing import parse_json
 

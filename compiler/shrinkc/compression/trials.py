@@ -16,9 +16,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.explore import InfeasibleError, Outcome, Result, front_of
 from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
 from shrinkc.compression.fingerprint import (
-    Fingerprint,
     evaluation_fingerprint,
-    model_fingerprint,
     run_fingerprint,
     stage_fingerprint,
 )
@@ -31,6 +29,7 @@ from shrinkc.compression.space import TABLE, Space, Values, parse_space
 from shrinkc.compression.stages import KINDS, stage_module
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
+from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import text_measured
 from shrinkc.importer import load_config

@@ -291,7 +291,7 @@ class BadStep(ShrinkcError):
 
 
 class RunChanged(ShrinkcError):
-    """A compression run cannot go on: its inputs differ from those it was started with."""
+    """A compression run or an evaluation cannot go on: its inputs differ from those it was started with."""
 
     exit_code = 63
     title = "run changed"

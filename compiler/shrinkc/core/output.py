@@ -229,6 +229,17 @@ def write_file(out: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def replaced_file(out: Path) -> Path | None:
+    """The regular file that :func:`new_file` replaces or makes; None for what it writes as it comes.
+
+    Raises OutputError.
+    """
+    try:
+        return None if _descriptor(out) is not None else _replaced(out)
+    except OSError as error:
+        raise output_error(out, error) from error
+
+
 def check_file(out: Path) -> None:
     """OutputError when :func:`new_file` could not write ``out``, as far as that can be known: to be
     asked before the long work."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +11,18 @@ from typing import Any, cast
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
+from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
+from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter
-from shrinkc.evaluation import CompiledScorer, EvalPlan, Scorer, TorchScorer, evaluate
+from shrinkc.evaluation import (
+    CompiledScorer,
+    EvalPlan,
+    Scorer,
+    TorchScorer,
+    evaluate,
+    fitted,
+    made_from,
+)
 from shrinkc.evaluation.compiled_scorer import Engine
 from shrinkc.evaluation.hub import SOURCES, data_file
 
@@ -71,15 +82,40 @@ class EvalRequest:
 
 
 def evaluate_model(
-    request: EvalRequest, *, env: Mapping[str, str], reporter: Reporter
+    request: EvalRequest, *, env: Mapping[str, str], reporter: Reporter, resume: Path | None = None
 ) -> dict[str, Any]:
     """The report of a measurement, see :func:`shrinkc.evaluation.evaluate`.
 
-    ``env`` says where programs are found.  Raises what a scorer raises, BadData, UsageError.
+    ``env`` says where programs are found.  ``resume``: the file that keeps what was scored, from which an
+    interrupted measurement goes on; it stays, whatever happens, if there is anything in it.  Raises what a
+    scorer raises, BadData, UsageError, and what a :class:`Journal` does.
     """
     with TemporaryDirectory(prefix="shrinkc-") as folder:
         plan = with_files(request.plan, Path(folder), reporter)
-        return evaluate(_scorer(request, env, reporter), plan, reporter)
+        scorer, source = _scorer(request, env, reporter)
+        if resume is None:
+            return evaluate(scorer, plan, reporter)
+        plan = fitted(plan, scorer, reporter)
+        with reporter.stage("reading the model"):
+            origin = model_fingerprint(source) | made_from(scorer, plan)
+        with _journal(resume, origin, reporter) as journal:
+            return evaluate(scorer, plan, reporter, journal)
+
+
+@contextmanager
+def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Journal]:
+    """The file with what was scored, which is left alone if there is anything in it."""
+    journal = Journal(path, origin)
+    if journal.records:
+        reporter.note(f"note: goes on from {path}")
+    if journal.damaged:
+        reporter.note(f"note: what {journal.damaged} of the lines of {path} said is scored again")
+    try:
+        yield journal
+    finally:
+        if journal.empty:
+            path.unlink(missing_ok=True)
+        journal.close()
 
 
 def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
@@ -98,7 +134,10 @@ def data_path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _scorer(request: EvalRequest, env: Mapping[str, str], reporter: Reporter) -> Scorer:
+def _scorer(
+    request: EvalRequest, env: Mapping[str, str], reporter: Reporter
+) -> tuple[Scorer, Path]:
+    """What runs the model, and the file or directory that decides what it is."""
     path = Path(request.model)
     if artifact.is_artifact(path):
         options = ("dtype", "device", "threads", "batch")
@@ -110,7 +149,8 @@ def _scorer(request: EvalRequest, env: Mapping[str, str], reporter: Reporter) ->
                 "leave that out.",
             )
         with reporter.stage("building the program"):
-            return CompiledScorer(path, env, request.engine or "host")
+            # the manifest has the hash of every file
+            return CompiledScorer(path, env, request.engine or "host"), path / artifact.MANIFEST
     if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
         artifact.read_manifest(path)  # says what is wrong with it
     if request.engine is not None:
@@ -128,5 +168,5 @@ def _scorer(request: EvalRequest, env: Mapping[str, str], reporter: Reporter) ->
             request.model, dtype=request.dtype or "float32", device=request.device or "cpu"
         )
     if request.batch is None:
-        return TorchScorer(loaded)
-    return TorchScorer(loaded, batch=request.batch)
+        return TorchScorer(loaded), loaded.path
+    return TorchScorer(loaded, batch=request.batch), loaded.path

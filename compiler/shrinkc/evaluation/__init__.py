@@ -3,7 +3,7 @@
 from shrinkc.evaluation.compiled_scorer import CompiledScorer
 from shrinkc.evaluation.models import LogitsOf, float_logits, integer_logits
 from shrinkc.evaluation.perplexity import COMPARED
-from shrinkc.evaluation.plan import EvalPlan, evaluate, text_measured
+from shrinkc.evaluation.plan import EvalPlan, evaluate, fitted, made_from, text_measured
 from shrinkc.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -31,8 +31,10 @@ __all__ = [
     "TorchScorer",
     "agreement",
     "evaluate",
+    "fitted",
     "float_logits",
     "integer_logits",
+    "made_from",
     "measure",
     "perplexity_of",
     "read_text",

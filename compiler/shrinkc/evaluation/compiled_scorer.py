@@ -61,6 +61,7 @@ class CompiledScorer:
         self.name = name_of(directory)
         self.vocab = self._manifest.vocab_size
         self.max_length = self._manifest.context
+        self.batch = 1
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See Scorer."""

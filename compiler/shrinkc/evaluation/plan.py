@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import shrinkc
 from shrinkc.core.errors import UsageError
+from shrinkc.core.fingerprint import FILE, Fingerprint
+from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.evaluation.hellaswag import hellaswag, read_hellaswag
 from shrinkc.evaluation.items import file_facts, spread
@@ -20,6 +23,7 @@ from shrinkc.evaluation.perplexity import (
     text_perplexity,
 )
 from shrinkc.evaluation.protocols import read_text
+from shrinkc.evaluation.resuming import ResumingScorer
 from shrinkc.evaluation.scorer import CONDITIONS, Scorer
 from shrinkc.evaluation.trivia import closed_book, open_book, read_trivia
 
@@ -54,21 +58,19 @@ class EvalPlan:
         return not (self.text or self.trivia or self.hellaswag or self.samples)
 
 
-def evaluate(scorer: Scorer, plan: EvalPlan, reporter: Reporter) -> Result:
+def evaluate(
+    scorer: Scorer, plan: EvalPlan, reporter: Reporter, journal: Journal | None = None
+) -> Result:
     """Measures all of ``plan``; JSON-able: ``model``, then one entry per part that was asked for.
 
     ``perplexity``, ``trivia`` (with ``closed`` and ``open``, which is null with ``open_reason``
     where the file has no contexts), ``hellaswag``, ``samples``.  Every entry holds its protocol,
     its file, what can change its number (see CONDITIONS), and wall seconds.  Files are read
-    before anything is computed.  Raises BadData, UsageError, BadWeights.
+    before anything is computed.  With a ``journal`` of this very evaluation (see :func:`made_from`) what it
+    holds is not computed again, and what is computed goes into it at once; seconds are those of all
+    attempts.  Raises BadData, UsageError, BadWeights.
     """
-    if plan.protocol is None:
-        plan = replace(plan, protocol=fitting(scorer.max_length))
-        if plan.text is not None and plan.protocol != DEFAULT_PROTOCOL:
-            reporter.note(
-                f"note: {scorer.name} has {scorer.max_length} positions, too few for the windows of "
-                f"{DEFAULT_PROTOCOL}: this is {plan.protocol}, and not to be compared with it"
-            )
+    plan = fitted(plan, scorer, reporter)
     parts = _parts(plan)
     if not parts:
         raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
@@ -77,11 +79,38 @@ def evaluate(scorer: Scorer, plan: EvalPlan, reporter: Reporter) -> Result:
     report: Result = {"model": about}
     for name, title, work in parts:
         started = time.monotonic()
+        resuming = None if journal is None else ResumingScorer(scorer, journal, name, reporter)
         with reporter.stage(title) as update:
-            result = work(scorer, update)
-        seconds = round(time.monotonic() - started, 3)
-        report[name] = {**result, **conditions, "seconds": seconds}
+            result = work(resuming or scorer, update)
+        seconds = time.monotonic() - started + (resuming.seconds if resuming else 0.0)
+        report[name] = {**result, **conditions, "seconds": round(seconds, 3)}
     return report
+
+
+def fitted(plan: EvalPlan, scorer: Scorer, reporter: Reporter) -> EvalPlan:
+    """``plan`` with its protocol; ``reporter`` is told when that is not the usual one."""
+    if plan.protocol is not None:
+        return plan
+    plan = replace(plan, protocol=fitting(scorer.max_length))
+    if plan.text is not None and plan.protocol != DEFAULT_PROTOCOL:
+        reporter.note(
+            f"note: {scorer.name} has {scorer.max_length} positions, too few for the windows of "
+            f"{DEFAULT_PROTOCOL}: this is {plan.protocol}, and not to be compared with it"
+        )
+    return plan
+
+
+def made_from(scorer: Scorer, plan: EvalPlan) -> Fingerprint:
+    """What decides every number of an evaluation, but the model's files: how it computes, the
+    content of files, what of them is asked.  Raises BadData."""
+    found: Fingerprint = {f"model.{key}": value for key, value in scorer.describe().items()}
+    found["version of shrinkc"] = shrinkc.__version__
+    for key, value in vars(plan).items():
+        if isinstance(value, Path):
+            found[f"{FILE}{value.name}"] = file_facts(value)["sha256"]
+        elif value is not None:
+            found[key.replace("_", "-")] = value
+    return found
 
 
 def _parts(plan: EvalPlan) -> list[tuple[str, str, Callable[[Scorer, Update], Result]]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.progress import Update
+
+Item = TypeVar("Item", bound=Sized)
+Out = TypeVar("Out")
 
 CONDITIONS = ("kind", "dtype", "device", "threads", "engine")
 """Keys of ``describe()`` that can change a number: they are stored with every result."""
@@ -22,17 +25,23 @@ class Choices:
     context: list[int]
     endings: list[list[int]]
 
+    def __len__(self) -> int:
+        """Tokens of all of it."""
+        return len(self.context) + sum(map(len, self.endings))
+
 
 class Scorer(Protocol):
     """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
 
-    ``vocab``: number of token ids; ``max_length``: positions the model has.  ``update(done,
-    total)`` is called in whatever unit the work counts.
+    ``vocab``: number of token ids; ``max_length``: positions the model has; ``batch``: how many items
+    of a call it computes together, those of :func:`batches`.  ``update(done, total)`` is called in
+    whatever unit the work counts.
     """
 
     name: str
     vocab: int
     max_length: int
+    batch: int
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of ``text``; ``special``: with what the tokenizer itself puts around a text."""
@@ -74,6 +83,28 @@ class Scorer(Protocol):
     def describe(self) -> dict[str, object]:
         """What was asked and how it computes: CONDITIONS where they apply, versions, sizes."""
         ...
+
+
+def batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """Which items are computed together: those of similar length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[at : at + batch] for at in range(0, len(order), batch)]
+
+
+def in_batches(
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    batch: int,
+    update: Update,
+    work: Callable[[Sequence[Item]], list[Out]],
+) -> list[Out]:
+    """``work`` on :func:`batches` of items; results in the items' order."""
+    results: dict[int, Out] = {}
+    update(0, len(items))
+    for part in batches(lengths, batch):
+        results.update(zip(part, work([items[i] for i in part]), strict=True))
+        update(len(results), len(items))
+    return [results[i] for i in range(len(items))]
 
 
 def whole_sequences(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
-from shrinkc.evaluation.scorer import Choices, first_line_ended
+from shrinkc.evaluation.scorer import Choices, first_line_ended, in_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Item = TypeVar("Item")
-Out = TypeVar("Out")
 
 BATCH = 8
 _LOGIT_BYTES = 64 << 20  # of float32 logits at a time: a large vocabulary takes much memory
@@ -35,7 +32,7 @@ class TorchScorer:
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
         self._kind = loaded.kind
-        self._batch = batch
+        self.batch = batch
         self.name = loaded.path.name
         self.vocab = int(self._model.config.vocab_size)
         self.max_length = int(self._model.config.max_position_embeddings)
@@ -62,17 +59,17 @@ class TorchScorer:
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """See Scorer."""
-        return _in_batches(
-            sequences, [len(s) for s in sequences], self._batch, update,
+        return in_batches(
+            sequences, [len(s) for s in sequences], self.batch, update,
             lambda part: _sequence_losses(self._model, part),
         )  # fmt: skip
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
         """See Scorer.  A context is computed once for all its endings."""
-        lengths = [len(q.context) + sum(map(len, q.endings)) for q in questions]
-        return _in_batches(
-            questions, lengths, self._batch, update, lambda part: _choice_losses(self._model, part)
-        )
+        return in_batches(
+            questions, [len(q) for q in questions], self.batch, update,
+            lambda part: _choice_losses(self._model, part),
+        )  # fmt: skip
 
     def generate(
         self,
@@ -87,8 +84,8 @@ class TorchScorer:
         def ended(ids: list[int]) -> bool:
             return first_line and first_line_ended(self.decode(ids))
 
-        return _in_batches(
-            prompts, [len(p) for p in prompts], self._batch, update,
+        return in_batches(
+            prompts, [len(p) for p in prompts], self.batch, update,
             lambda part: _generate(self._model, part, max_new, ended),
         )  # fmt: skip
 
@@ -102,7 +99,7 @@ class TorchScorer:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "device": self._model.device.type,
             "threads": torch.get_num_threads(),
-            "batch": self._batch,
+            "batch": self.batch,
             "layers": int(self._model.config.num_hidden_layers),
             "parameters": int(self._model.num_parameters()),
             "max_length": self.max_length,
@@ -128,24 +125,6 @@ def perplexity_of(model: Any, sequences: Tensor, *, batch: int = BATCH) -> float
     finally:
         model.train(training)
     return float(np.exp(np.concatenate(parts).mean()))
-
-
-def _in_batches(
-    items: Sequence[Item],
-    lengths: Sequence[int],
-    batch: int,
-    update: Update,
-    work: Callable[[Sequence[Item]], list[Out]],
-) -> list[Out]:
-    """``work`` on batches of items of similar length, the longest first; results in order."""
-    order = sorted(range(len(items)), key=lambda i: -lengths[i])
-    results: dict[int, Out] = {}
-    update(0, len(items))
-    for at in range(0, len(order), batch):
-        part = order[at : at + batch]
-        results.update(zip(part, work([items[i] for i in part]), strict=True))
-        update(len(results), len(items))
-    return [results[i] for i in range(len(items))]
 
 
 def _sequence_losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[NDArray]:

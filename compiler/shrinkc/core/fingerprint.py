@@ -1,0 +1,55 @@
+"""What a result was made from, as labelled values: so that a difference can be named.
+
+A fingerprint is a flat table, label -> value.  Files go in by their content's hash under their
+name, never their folder, so that all of it can move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shrinkc.core.artifact import file_record
+
+Fingerprint = dict[str, Any]
+
+FILE = "content of "
+# what a model directory may hold besides the model
+_NO_MODEL = (".md", ".png", ".svg", ".gitattributes", ".lock")
+
+
+def model_fingerprint(source: Path) -> Fingerprint:
+    """Every file of a model, a directory or a GGUF file."""
+    if source.is_file():
+        return {f"{FILE}{source.name}": file_record(source).sha256}
+    files = sorted(
+        p for p in source.rglob("*")
+        if p.is_file() and not p.name.endswith(_NO_MODEL) and p.name != "step.json"
+        and not any(part.startswith(".") for part in p.relative_to(source).parts)
+    )  # fmt: skip
+    return {f"{FILE}{p.relative_to(source).as_posix()}": file_record(p).sha256 for p in files}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Every value that differs, in words, old → new."""
+    found = []
+    for label in [*old, *(label for label in new if label not in old)]:
+        before, after = old.get(label), new.get(label)
+        if before == after and (label in old) == (label in new):
+            continue
+        if label.startswith(FILE):
+            name = label.removeprefix(FILE)
+            if label not in new:
+                found.append(f"{name} is no longer used")
+            elif label not in old:
+                found.append(f"{name} is new")
+            else:
+                found.append(f"{name} has other content")
+        else:
+            found.append(f"{label}: {_show(before)} → {_show(after)}")
+    return found
+
+
+def _show(value: Any) -> str:
+    return "not given" if value is None else str(value)

@@ -1,0 +1,134 @@
+"""What long work has done, written as it is done: interrupted, it goes on from there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shrinkc.core.errors import BadData, OutputError, RunChanged
+from shrinkc.core.fingerprint import Fingerprint, differences
+from shrinkc.core.output import output_error
+from shrinkc.core.parsing import parse_json
+
+_MAGIC = b"shrinkc-journal 1\n"
+
+
+class Journal:
+    """A file that says what the work is made from, and then each piece of it, a line apiece.
+
+    A line has its checksum in front.  One that is not as it was written, such as the last one of a
+    process that was killed, counts for nothing: ``damaged`` of them were found, and what they said
+    has to be done again.  ``records`` are those that were found whole, in their order;
+    ``empty``: there is none in the file now.
+
+    ``path`` is made where it is not there yet.  Raises RunChanged when it was begun for something
+    else than ``made_from`` says, BadData when it is no journal, OutputError when it cannot be
+    written or another process is at work with it.
+    """
+
+    def __init__(self, path: Path, made_from: Fingerprint) -> None:
+        self.path = path
+        self._file = _locked(path)
+        self._full = False
+        try:
+            self.records, self.damaged = self._read(json.loads(json.dumps(made_from)))
+        except BaseException:
+            os.close(self._file)
+            raise
+        self.empty = not self.records
+
+    def _read(self, made_from: Fingerprint) -> tuple[list[dict[str, Any]], int]:
+        content = self.path.read_bytes()
+        if not content.startswith(_MAGIC) and not _MAGIC.startswith(content):
+            raise BadData(
+                f"{self.path} is no record of earlier work.",
+                "give the name of one, or of a file that is not there yet.",
+            )
+        lines = content[len(_MAGIC) :].split(b"\n")
+        found = [value for value in map(_parsed, lines) if value is not None]
+        if not found or "made_from" not in found[0]:
+            os.ftruncate(self._file, 0)  # new, or what says what the rest is of is damaged
+            self._write(_MAGIC + _line({"made_from": made_from}))
+            return [], sum(map(bool, lines))
+        changed = differences(found[0]["made_from"], made_from)
+        if changed:
+            raise RunChanged(
+                f"{self.path} was begun for something else: {'; '.join(changed)}.",
+                "change that back to go on, delete the file to begin anew, or choose another one.",
+            )
+        if lines[-1]:
+            self._write(b"\n")  # what was cut short must not swallow the next line
+        return found[1:], sum(map(bool, lines)) - len(found)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Writes a record, at once.  After an OutputError the file is as it was, and remains so: the next
+        ones are lost without another word."""
+        if not self._full:
+            self._full = True
+            self._write(_line(record))
+            self._full = self.empty = False
+
+    def close(self) -> None:
+        """Lets others work with the file."""
+        os.close(self._file)
+
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            while written < len(line):  # a full disk may take a part
+                written += os.write(self._file, line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise output_error(self.path, error) from error
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(value, allow_nan=False).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    with suppress(ValueError):
+        value = parse_json(text)
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _locked(path: Path) -> int:
+    """The file, open for appending; whoever closes it gives up the lock."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OutputError(f"{path} is no regular file.", "give the name of a file.")
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    return file
+        except BlockingIOError as error:
+            os.close(file)
+            raise OutputError(
+                f"another shrinkc is working with {path}.", "wait for it, or choose another file."
+            ) from error
+        except OutputError:
+            os.close(file)
+            raise
+        except OSError as error:
+            os.close(file)
+            raise output_error(path, error) from error
+        os.close(file)  # the one that had it has deleted it
