@@ -17,8 +17,8 @@ from shrinkc.core.errors import RunFailed, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.core.shell import name_of, quoted
 from shrinkc.evaluation.protocols import token_losses
-from shrinkc.evaluation.scorer import Choices, whole_sequences
-from shrinkc.importer import Tokenizer
+from shrinkc.evaluation.scorer import Choices, Predicted, whole_sequences
+from shrinkc.importer import Message, Tokenizer
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.serialize import load
 from shrinkc.simulate import run_program
@@ -51,6 +51,7 @@ class CompiledScorer:
         self._encoder.no_truncation()
         self._encoder.no_padding()
         self._graph = load(directory / artifact.IR)
+        self.end_ids = tuple(self._graph.eos_ids)
         self._frac = next(
             self._graph.types[op.out].frac
             for op in self._graph.ops
@@ -71,17 +72,37 @@ class CompiledScorer:
         """See Scorer."""
         return self._tokenizer.encode_chat(message)
 
+    @property
+    def bos_id(self) -> int | None:
+        """The token that prompts begin with, or else what the chat template calls so."""
+        chat = self._tokenizer.chat
+        if self._manifest.bos_id is not None or chat is None:
+            return self._manifest.bos_id
+        found: int | None = self._encoder.token_to_id(chat.tokens.get("bos_token", ""))
+        return found
+
+    def chat_text(self, message: str, before: Sequence[Message]) -> str:
+        """A message after those ``before`` it in the chat template, up to where the answer begins."""
+        if self._tokenizer.chat is None:
+            raise UsageError(f"{self.name} has no chat template.", "leave out what asks for one.")
+        return self._tokenizer.chat.render(message, before)
+
     def decode(self, ids: Sequence[int]) -> str:
         """See Scorer; by the table that the device prints with."""
         return self._tokenizer.decode(ids)
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
-        """See Scorer; memory for one sequence's logits as int32 at a time."""
+        """See Scorer."""
+        return [found.losses for found in self.predicted(sequences, update)]
+
+    def predicted(self, sequences: Sequence[Sequence[int]], update: Update) -> list[Predicted]:
+        """Of each sequence; memory for one sequence's logits as int32 at a time."""
         out = []
         update(0, len(sequences))
         fed = [list(s[:-1]) for s in sequences]
         for logits, sequence in zip(self._logits(fed), sequences, strict=True):
-            out.append(token_losses(logits, sequence[1:], self._frac))
+            losses = token_losses(logits, sequence[1:], self._frac)
+            out.append(Predicted(losses, logits.argmax(axis=1) == sequence[1:]))
             update(len(out), len(sequences))
         return out
 

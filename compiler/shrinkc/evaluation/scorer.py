@@ -30,6 +30,15 @@ class Choices:
         return len(self.context) + sum(map(len, self.endings))
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """Of each token of a sequence after the first: ``losses`` float64 [n], the cross-entropy in nats, and
+    ``greedy`` bool [n], whether it is the likeliest (among equals the one of the lowest id)."""
+
+    losses: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+
+
 class Scorer(Protocol):
     """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
-from shrinkc.evaluation.scorer import Choices, first_line_ended, in_batches
+from shrinkc.evaluation.scorer import Choices, Predicted, first_line_ended, in_batches
+from shrinkc.importer import Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,8 @@ class TorchScorer:
         self.name = loaded.path.name
         self.vocab = int(self._model.config.vocab_size)
         self.max_length = int(self._model.config.max_position_embeddings)
+        self.bos_id: int | None = self._tokenizer.bos_token_id
+        self.end_ids = tuple(sorted(end_ids(self._model)))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See Scorer."""
@@ -43,12 +46,21 @@ class TorchScorer:
 
     def encode_chat(self, message: str) -> list[int]:
         """See Scorer."""
+        return self.encode(self.chat_text(message, ()), special=False)
+
+    def chat_text(self, message: str, before: Sequence[Message]) -> str:
+        """A message after those ``before`` it in the chat template, up to where the answer begins.
+
+        Raises UsageError when the model has no template.
+        """
         if not self._tokenizer.chat_template:
             raise UsageError(f"{self.name} has no chat template.", "leave out --chat.")
-        text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        text: str = self._tokenizer.apply_chat_template(
+            [*before, {"role": "user", "content": message}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
-        return self.encode(text, special=False)
+        return text
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Scorer."""
@@ -59,9 +71,13 @@ class TorchScorer:
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """See Scorer."""
+        return [found.losses for found in self.predicted(sequences, update)]
+
+    def predicted(self, sequences: Sequence[Sequence[int]], update: Update) -> list[Predicted]:
+        """Of each sequence."""
         return in_batches(
             sequences, [len(s) for s in sequences], self.batch, update,
-            lambda part: _sequence_losses(self._model, part),
+            lambda part: _predicted(self._model, part),
         )  # fmt: skip
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
@@ -118,16 +134,16 @@ def perplexity_of(model: Any, sequences: Tensor, *, batch: int = BATCH) -> float
     try:
         rows = sequences.tolist()
         parts = [
-            loss
+            found.losses
             for at in range(0, len(rows), batch)
-            for loss in _sequence_losses(model, rows[at : at + batch])
+            for found in _predicted(model, rows[at : at + batch])
         ]
     finally:
         model.train(training)
     return float(np.exp(np.concatenate(parts).mean()))
 
 
-def _sequence_losses(model: Any, sequences: Sequence[Sequence[int]]) -> list[NDArray]:
+def _predicted(model: Any, sequences: Sequence[Sequence[int]]) -> list[Predicted]:
     """Padding on the right needs no mask: attention is causal."""
     import torch
 
@@ -192,24 +208,26 @@ def _choice_losses(model: Any, questions: Sequence[Choices]) -> list[list[float]
             last = len(question.context) - 1
             places = [p for at, end in spans[row] for p in (last, *range(at, end - 1))]
             targets = ids[row, last + 1 : spans[row][-1][1]]
-            losses = iter(_cross_entropy(model, hidden[row, places], targets))
+            losses = iter(_cross_entropy(model, hidden[row, places], targets).losses)
             out.append([float(sum(next(losses) for _ in ending)) for ending in question.endings])
         return out
 
 
-def _cross_entropy(model: Any, hidden: Tensor, targets: Tensor) -> NDArray:
-    """Float64 [n] of ``targets`` int64 [n] after ``hidden`` [n, width], a slice at a time."""
+def _cross_entropy(model: Any, hidden: Tensor, targets: Tensor) -> Predicted:
+    """Of ``targets`` int64 [n] after ``hidden`` [n, width], a slice at a time."""
     import torch
 
     head = model.get_output_embeddings()
     rows = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
-    losses = []
+    losses, greedy = [], []
     for at in range(0, len(targets), rows):
         logits = head(hidden[at : at + rows]).float()
-        wanted = logits.gather(1, targets[at : at + rows, None])[:, 0]
+        part = targets[at : at + rows]
+        wanted = logits.gather(1, part[:, None])[:, 0]
         losses.append((torch.logsumexp(logits, 1).double() - wanted.double()).cpu().numpy())
-    result = np.concatenate(losses)
-    if not np.isfinite(result).all():
+        greedy.append((logits.argmax(1) == part).cpu().numpy())
+    result = Predicted(np.concatenate(losses), np.concatenate(greedy))
+    if not np.isfinite(result.losses).all():
         raise BadWeights(
             "the model's loss is not a finite number.",
             "its weights overflow in this dtype; try --dtype float32.",
