@@ -274,7 +274,7 @@ def evaluate(
     A compiled directory runs on ``engine`` "host" (default; needs a C compiler) or "interpreter",
     and must have been compiled for a context of a window.  What is not compiled needs torch (the
     extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", ``batch`` sequences at a
-    time, ``threads`` and ``device``.
+    time, ``threads`` (None: one for each 128 of the hidden size, at most torch's choice) and ``device``.
 
     ``resume``: a file that keeps what was scored as it is scored, with which the same call goes on after an
     interruption and gives the same numbers; delete it when the result is where it belongs.

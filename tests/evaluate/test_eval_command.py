@@ -205,3 +205,24 @@ def test_what_was_measured_is_printed_when_the_disk_is_full_by_then(
     monkeypatch.setattr(evaluating, "evaluate", measure)
     assert shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out, *option).code == 0
     assert [p.name for p in disk.iterdir()] == ["report.json"]
+
+
+# ---- threads ----
+
+
+def test_a_small_model_takes_one_thread(shrinkc: Any, files: dict[str, Path]) -> None:
+    import torch
+
+    from shrinkc.checkpoints import suited_threads
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        wanted = {96: 1, 128: 1, 255: 1, 256: 2, 384: 3, 4096: 3}
+        assert {hidden: suited_threads(hidden) for hidden in wanted} == wanted
+        task = [STORIES, "--hellaswag", files["hellaswag"], "--json"]
+        assert shrinkc(*task).json["model"]["threads"] == 1
+        assert shrinkc(*task, "--threads", 2).json["model"]["threads"] == 2
+        assert torch.get_num_threads() == 3  # what a caller in Python had chosen
+    finally:
+        torch.set_num_threads(before)

@@ -4,6 +4,8 @@ from shrinkc.checkpoints.libraries import (
     cached,
     check_device,
     need,
+    suited_threads,
+    threads_within,
     use_threads,
     versions,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "resolve",
     "save",
     "stored_dtype",
+    "suited_threads",
+    "threads_within",
     "torch_dtype",
     "use_threads",
     "versions",

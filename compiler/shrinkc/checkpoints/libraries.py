@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from shrinkc.core.errors import ExtraMissing, UsageError
 
 THREADS_MAX = 1024
+COLUMNS_PER_THREAD = 128  # of a matrix that is worth dividing
 # What decides the numbers of a stage: recorded in step.json, part of a run's fingerprint.
 RECORDED = ("torch", "transformers", "peft", "gptqmodel", "safetensors", "tokenizers", "numpy")
 # say at import that optional CUDA libraries are missing
@@ -86,6 +88,31 @@ def use_threads(n: int) -> None:
     torch.set_num_threads(n)
     with suppress(RuntimeError):  # allowed once per process, before any parallel work
         torch.set_num_interop_threads(1)
+
+
+@contextmanager
+def threads_within(n: int) -> Iterator[None]:
+    """As :func:`use_threads`, until the context ends."""
+    need("torch")
+    import torch
+
+    before = torch.get_num_threads()
+    use_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def suited_threads(hidden: int) -> int:
+    """How many threads a model of hidden size ``hidden`` gains from: torch's own choice, or fewer.
+
+    Threads wait for each other at every operation.  With matrices of 96 columns two are never quicker than
+    one, not even on idle cores; where these have other work, they take several times as long.
+    """
+    import torch
+
+    return max(1, min(torch.get_num_threads(), hidden // COLUMNS_PER_THREAD))
 
 
 def quiet() -> None:

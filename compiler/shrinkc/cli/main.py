@@ -155,7 +155,9 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     help="Of a float model's weights and sums. [default: float32]",
 )
 @click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
-@click.option("--threads", type=int, help="Of torch; results differ in the last digits.")
+@click.option(
+    "--threads", type=int, help="Of torch; results differ in the last digits. [default: by size]"
+)
 @click.option("--device", type=Device(), help="Of torch. [default: cpu]")
 @click.option(
     "--engine",

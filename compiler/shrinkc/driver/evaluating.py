@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,9 +90,9 @@ def evaluate_model(
     interrupted measurement goes on; it stays, whatever happens, if there is anything in it.  Raises what a
     scorer raises, BadData, UsageError, and what a :class:`Journal` does.
     """
-    with TemporaryDirectory(prefix="shrinkc-") as folder:
+    with TemporaryDirectory(prefix="shrinkc-") as folder, ExitStack() as meanwhile:
         plan = with_files(request.plan, Path(folder), reporter)
-        scorer, source = _scorer(request, env, reporter)
+        scorer, source = _scorer(request, env, reporter, meanwhile)
         if resume is None:
             return evaluate(scorer, plan, reporter)
         plan = fitted(plan, scorer, reporter)
@@ -135,9 +135,12 @@ def data_path(value: str | None) -> Path | None:
 
 
 def _scorer(
-    request: EvalRequest, env: Mapping[str, str], reporter: Reporter
+    request: EvalRequest, env: Mapping[str, str], reporter: Reporter, meanwhile: ExitStack
 ) -> tuple[Scorer, Path]:
-    """What runs the model, and the file or directory that decides what it is."""
+    """What runs the model, and the file or directory that decides what it is.
+
+    ``meanwhile`` is the time in which torch has as many threads as are asked for.
+    """
     path = Path(request.model)
     if artifact.is_artifact(path):
         options = ("dtype", "device", "threads", "batch")
@@ -158,15 +161,18 @@ def _scorer(
             f"--engine {request.engine}: {path} is not a compiled directory.",
             "leave --engine out, or give a directory made by 'shrinkc compile'.",
         )
-    from shrinkc.checkpoints import load, need, use_threads
+    from shrinkc.checkpoints import load, need, suited_threads, threads_within
 
     need("torch", "transformers")
     if request.threads is not None:
-        use_threads(request.threads)
+        meanwhile.enter_context(threads_within(request.threads))
     with reporter.stage("loading the model"):
         loaded = load(
             request.model, dtype=request.dtype or "float32", device=request.device or "cpu"
         )
+    if request.threads is None:
+        threads = suited_threads(loaded.model.config.hidden_size)
+        meanwhile.enter_context(threads_within(threads))
     if request.batch is None:
         return TorchScorer(loaded), loaded.path
     return TorchScorer(loaded, batch=request.batch), loaded.path

@@ -20,7 +20,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from shrinkc.checkpoints import load, use_threads
+from shrinkc.checkpoints import load, suited_threads, use_threads
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.evaluation.compiled_scorer import CompiledScorer, Engine
@@ -61,10 +61,10 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
         else:
             if engine is not None:
                 raise UsageError(f"engine={engine}: {path} is not a compiled directory.")
-            if threads is not None:
-                use_threads(threads)
+            loaded = load(path, dtype=dtype, device=device or "cpu")
+            use_threads(threads or suited_threads(loaded.model.config.hidden_size))
             batch = BATCH if isinstance(batch_size, str) else batch_size
-            self.scorer = TorchScorer(load(path, dtype=dtype, device=device or "cpu"), batch=batch)
+            self.scorer = TorchScorer(loaded, batch=batch)
         if not self.scorer.end_ids and self.scorer.bos_id is None and prefix_token_id is None:
             raise UsageError(
                 f"{self.scorer.name} has neither a BOS nor an end token.",
