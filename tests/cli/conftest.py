@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,12 @@ def compiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compiled") / "tiny"
     assert run_cli(["compile", str(model), "-o", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def program(compiled: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(compiled, tmp_path / "program"))
 
 
 @pytest.fixture

@@ -9,23 +9,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.targets import SIRACUSA, TARGETS
 
 from .conftest import Cli
 
 Needs = Callable[..., None]
-
-
-@pytest.fixture
-def program(compiled: Path, tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(compiled, tmp_path / "program"))
 
 
 def test_host(cli: Cli, compiled: Path, needs: Needs) -> None:
@@ -259,154 +251,6 @@ def test_make_options(cli: Cli, program: Path, needs: Needs) -> None:
     )
     assert result.code == 0
     assert "-fsanitize=address" in (program / "build/host/flags").read_text()
-
-
-@pytest.mark.gvsoc
-def test_stacks_are_reported(cli: Cli, program: Path, needs: Needs) -> None:
-    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
-    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 2]
-    assert "stack bytes" not in cli("run", program, *options).err
-    result = cli("run", program, *options, "--make", "STACKS=1", "--json")
-    assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
-    for core in range(9):
-        assert f"platform: stack bytes used by core {core}: 0x" in result.words
-
-
-@pytest.mark.gvsoc
-def test_profile(cli: Cli, program: Path, needs: Needs) -> None:
-    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
-    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 3, "--ignore-eos", "--json"]
-    plain = cli("run", program, *options)
-    assert plain.code == 0 and plain.json["profile"] is None and "profile" not in plain.err
-    files = {
-        p: p.read_bytes() for p in program.rglob("*") if "build" not in p.parts and p.is_file()
-    }
-    result = cli("run", program, *options, "--profile")
-    assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
-    assert result.json["new_tokens"] == plain.json["new_tokens"]
-    profile = result.json["profile"]
-    assert profile["decode"]["steps"] == 2
-    for phase in ("prefill", "decode"):
-        assert {row["op"] for row in profile[phase]["ops"]} >= {"embed", "qkv", "attn", "next"}
-        # a pass takes some 900 cycles between its ops and those of the next one, whatever the model
-        outside = profile[phase]["cycles"] - profile[phase]["counted"]
-        assert 0 < outside < 1000 * (1 if phase == "decode" else 3)
-    assert json.loads((program / "build/profile.json").read_text()) == result.json
-    report = cli("report", program, "-o", program.parent / "report.html", "--json").json["verdict"]
-    assert report["measured_cycles"] == {
-        phase: profile[phase]["cycles"] for phase in ("decode", "prefill")
-    }
-    assert report["compared"] == result.json["verdict"]["compared"] > 0
-    assert "profile of the prefill: " in result.err
-    assert "profile of a decode step, mean of 2: " in result.err
-    assert {p: p.read_bytes() for p in files} == files
-    text = cli("run", program, *options[:-1], "--profile", "--no-verify")
-    assert text.code == 0 and "@P" not in text.out and "profile of the prefill: " in text.err
-
-
-def test_lookup(cli: Cli, compiled: Path, needs: Needs) -> None:
-    """The same run, its drafts counted; plain runs say nothing of drafts."""
-    needs("cc", "make")
-    options = ["--prompt-ids", "1,40,41,42,40,41,42,40", "--tokens", 16, "--ignore-eos"]
-    plain = cli("run", compiled, *options, "--json")
-    result = cli("run", compiled, *options, "--lookup", 3, "--json")
-    assert plain.code == result.code == 0
-    assert plain.json["lookup"] is None and "lookup" not in plain.err
-    for key in ("prompt_tokens", "new_tokens", "text", "verdict"):
-        assert result.json[key] == plain.json[key]
-    said = result.json["lookup"]
-    assert said.keys() == {"passes", "drafted", "accepted", "tokens_per_pass"}
-    assert said["passes"] + said["accepted"] == 15  # the prefill gives the other token
-    assert 0 < said["accepted"] <= said["drafted"] <= 3 * said["passes"]
-    assert said["tokens_per_pass"] == pytest.approx(15 / said["passes"], abs=0.001)
-    assert (
-        f"lookup: {15 / said['passes']:.2f} tokens per pass ({said['passes']} passes), "
-        f"{said['accepted']} of {said['drafted']} drafted tokens accepted"
-    ) in result.words
-    told = [cli("run", compiled, *options, *look) for look in ([], ["--lookup", 8])]
-    assert told[0].out == told[1].out != ""
-
-
-@pytest.mark.gvsoc
-def test_lookup_on_gvsoc(cli: Cli, program: Path, needs: Needs) -> None:
-    """Cycles are those of passes, and a profile's too; what was drafted is verified."""
-    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
-    options = ["--on", "gvsoc", "--prompt-ids", "1,40,41,42,40,41,42,40", "--tokens", 12]
-    options += ["--ignore-eos", "--lookup", 4, "--json"]
-    for more in ([], ["--profile"]):
-        result = cli("run", program, *options, *more)
-        assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
-        passes = result.json["lookup"]["passes"]
-        decode = result.json["cycles"]["decode"]
-        assert len(decode) == passes < 11 and min(decode) > 0
-        assert f"decode {sum(decode) / 11:.0f} per token" in result.err
-    decode = result.json["profile"]["decode"]
-    assert decode["steps"] == passes
-    assert decode["counted"] == pytest.approx(decode["cycles"], rel=0.03)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--lookup", 0], "--lookup 0 is not possible. Hint: allowed: 1 to 8 tokens"),
-        (["--lookup", 9], "--lookup 9 is not possible. Hint: allowed: 1 to 8 tokens"),
-        (["--lookup", 2, "--temperature", 0.5], "--lookup is not possible with --temperature 0.5"),
-    ],
-)
-def test_lookup_refused(cli: Cli, compiled: Path, options: list[object], said: str) -> None:
-    result = cli("run", compiled, "--prompt", "a", *options)
-    assert (result.code, result.out) == (2, "")
-    assert said in result.words
-
-
-def test_lookup_needs_room(cli: Cli, program: Path) -> None:
-    plan = json.loads((program / "plan.json").read_text())
-    assert plan["verified"] > 1
-    (program / "plan.json").write_text(json.dumps({**plan, "verified": 1}))
-    result = cli("run", program, "--prompt", "a", "--lookup", 2)
-    assert (result.code, result.out) == (2, "")
-    assert "no room to verify a draft" in result.words and "--l1" in result.words
-    (program / "plan.json").write_text("{}")
-    result = cli("run", program, "--prompt", "a", "--lookup", 2)
-    assert result.code == 61 and "plan.json" in result.words
-
-
-def test_a_program_from_before_there_was_lookup(cli: Cli, program: Path, needs: Needs) -> None:
-    needs("cc", "make")
-    main = program / "src/runtime/sc_main.c"
-    text = main.read_text()
-    assert text.count("lookup = in[SC_IN_LOOKUP]") == 1
-    main.write_text(text.replace("lookup = in[SC_IN_LOOKUP]", "lookup = 0"))
-    result = cli("run", program, "--prompt", "a", "--tokens", 4, "--ignore-eos", "--lookup", 2)
-    assert result.code == 61
-    assert "drafts nothing" in result.words and "compile the model again" in result.words
-
-
-@pytest.mark.parametrize("machine", ["host", "qemu"])
-def test_profile_is_for_gvsoc(cli: Cli, compiled: Path, machine: str) -> None:
-    result = cli("run", compiled, "--on", machine, "--profile")
-    assert (result.code, result.out) == (2, "")
-    assert f"--profile is not possible on {machine}" in result.words
-    assert "give --on gvsoc" in result.words
-
-
-def test_profile_needs_counters(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = replace(SIRACUSA, program=replace(SIRACUSA.program, options={}))
-    monkeypatch.setitem(TARGETS, "siracusa", without)
-    result = cli("run", compiled, "--on", "gvsoc", "--profile")
-    assert (result.code, result.out) == (2, "")
-    assert "programs for siracusa have no counters" in result.words
-
-
-@pytest.mark.gvsoc
-def test_a_program_from_before_there_were_profiles(cli: Cli, program: Path, needs: Needs) -> None:
-    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
-    makefile = (program / "Makefile").read_text()
-    assert "-DSC_PROFILE" in makefile
-    (program / "Makefile").write_text(makefile.replace("-DSC_PROFILE", ""))
-    result = cli("run", program, "--on", "gvsoc", "--prompt", "x", "--tokens", 2, "--profile")
-    assert result.code == 61
-    assert "gives no profile" in result.words and "compile the model again" in result.words
 
 
 @pytest.mark.parametrize("target", ["host", "rv32"])

@@ -13,14 +13,19 @@ from pathlib import Path
 import numpy as np
 
 import shrinkc
+from helpers.compressed import sensitivities, write_run
 from helpers.layer import MODULES
+from helpers.report import run_of
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
 from importer import llama2c_reference as llama2c
-from shrinkc.compression.run import FORMAT, RECIPE, RUN, VERSION
+from shrinkc.compression.reporting import SENSITIVITY
+from shrinkc.compression.run import CHOSEN, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
+from shrinkc.core.progress import Silent
+from shrinkc.driver.reporting import ReportRequest, compiled_report
 
 from .binaries import GGUF, SAFETENSORS
 from .blind import BLIND, Mutator
@@ -235,6 +240,52 @@ def _seal_run(folder: Path) -> None:
         path.write_text(json.dumps(content))
 
 
+# as `shrinkc eval` writes it
+EVALUATION = {
+    "model": {"name": "tiny", "kind": "compiled", "dtype": "integer", "engine": "host"},
+    "perplexity": {
+        "protocol": "wikitext64", "windows": 2, "tokens": 126, "perplexity": 31.5, "perplexity_standard_error": 0.5,
+        "predicted_bytes": 300, "bits_per_byte": 2.5,
+    },
+    "trivia": {
+        "closed": {
+            "items": 4, "exact": 1, "contained": 1, "words": 0, "accuracy": 0.5, "standard_error": 0.2,
+        },
+        "open": None, "open_reason": "it has no contexts",
+    },
+    "hellaswag": {
+        "items": 4, "acc": 0.5, "acc_standard_error": 0.2, "acc_norm": 0.25, "acc_norm_standard_error": None,
+    },
+    "samples": {"texts": [{"prompt": "the", "text": " cat & <b>hen</b>"}]},
+}  # fmt: skip
+
+
+def _reports(folder: Path) -> None:
+    """A compiled directory with an evaluation in it; a profiled run and another evaluation beside it."""
+    for name, options in (
+        ("rows", {"context": 16}),
+        ("groups", {"context": 12, "bits": 4, "group": 4}),
+    ):
+        write_tiny_llama(folder.parent / "told" / name, **SIZES)
+        out = folder / name / "out"
+        out.parent.mkdir(parents=True)
+        shrinkc.compile(folder.parent / "told" / name, output=out, **options)
+        run = run_of(compiled_report(out, ReportRequest(), Silent()), 1.5)
+        for path, content in (
+            (out.parent / "run.json", run),
+            (out.parent / "eval.json", EVALUATION),
+            (out / "eval.json", EVALUATION),
+        ):
+            path.write_text(json.dumps(content))
+
+
+def _run_reports(folder: Path) -> None:
+    write_run(folder / "budget", "tiny", "Once")
+    write_run(folder / "measured", "tiny", "Once")
+    (folder / "measured" / CHOSEN).unlink()
+    write_json(folder / "measured" / SENSITIVITY, sensitivities(2))
+
+
 RUN_ACTIONS: tuple[Action, ...] = (
     ("inspect", "{in}"),
     ("inspect", "{in}/01-gptq"),
@@ -287,6 +338,23 @@ SUBJECTS = {
             "run", _runs,
             {"0*/model.safetensors": SAFETENSORS, "0*/*.json": JSON, "*.json": JSON, "*.toml": TOML},
             RUN_ACTIONS, MODEL | {62}, _seal_run,
+        ),
+        Subject(
+            "report", _reports,
+            {
+                "out/src/*": (), "out/Makefile": (), "out/manifest.json": JSON, "out/plan.json": JSON,
+                "out/eval.json": JSON, "*.json": JSON, "out/ir.safetensors": SAFETENSORS,
+            },
+            (
+                ("report", "{in}/out", "-o", "{out}.html"),
+                ("report", "{in}/out", "--run", "{in}/run.json", "-o", "{out}.html"),
+                ("report", "{in}/out", "--eval", "{in}/eval.json", "-o", "{out}.html", "--json"),
+            ),
+            frozenset({0, 2, 17, 21, 61}), _seal_compiled,
+        ),
+        Subject(
+            "run-report", _run_reports, {"0*/step.json": JSON, "*.json": JSON, "*.toml": TOML},
+            (("report", "{in}", "-o", "{out}.html"),), frozenset({0, 61, 62}), _seal_run,
         ),
     )
 }  # fmt: skip

@@ -257,7 +257,7 @@ def _left_behind(code: int, work: Path, before: dict[str, tuple[int, int]]) -> s
     if left := os.listdir(work / "tmp"):
         return f"left behind: {left}"
     others = set(os.listdir(work)) - {"in", "tmp", "err", "out.txt"}
-    if others - {"out"} or (code and others):
+    if others - {"out", "out.html", "out.json"} or (code and others):
         return f"half-written: {sorted(others)}"
     out = work / "out"
     if is_artifact(out) and changed_files(out, read_manifest(out)):
