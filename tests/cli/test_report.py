@@ -327,3 +327,36 @@ def test_damage_is_a_refusal_or_a_note(cli: Cli, out: Path, tmp_path: Path) -> N
             file.write_text(json.dumps(worse))
             codes[kind].add(cli("report", *options).code)
     assert codes == {"step": {0}, "run": {0, 17}}
+
+
+def test_texts_and_numbers_that_no_file_or_float_can_hold(
+    cli: Cli, out: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", "smol", PROMPT)
+    write_run(tmp_path / "other", "smol", PROMPT)
+    shutil.copytree(tmp_path / "other/00-source", tmp_path / "run/02-huge")
+    for name, change in (
+        ("00-source", {"packed_bytes": 10**400}), ("01-gptq", {}), ("02-huge", {"parameters": 10**400}),
+    ):  # fmt: skip
+        file = tmp_path / "run" / name / "step.json"
+        step = json.loads(file.read_text())
+        step["figures"] |= change
+        step["metrics"]["perplexity"]["protocol"] = "\ud800"
+        file.write_text(json.dumps(step))
+    data = reported(cli, tmp_path / "run")
+    assert [s["protocol"] for s in data["steps"]] == ["?"]
+    assert "00-source/step.json is damaged: OverflowError" in data["notes"][0]
+    assert "was left out: a figure of it is no number" in data["notes"][1]
+    (out / "eval.json").symlink_to("eval.json")
+    assert "eval.json was left out" in reported(cli, out)["notes"][0]
+    (tmp_path / "eval.json").write_text(
+        json.dumps({
+            "model": {},
+            "perplexity": {
+                "protocol": "wikitext512", "windows": 1, "tokens": 511, "perplexity": 10**400,
+                "perplexity_standard_error": None, "bits_per_byte": None,
+            },
+        })
+    )  # fmt: skip
+    result = cli("report", out, "--eval", tmp_path / "eval.json")
+    assert result.code == 17 and "is no evaluation of shrinkc" in result.words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shrinkc.core.parsing import parse_json
+from shrinkc.core.parsing import is_number, parse_json
 
 
 def test_what_is_json() -> None:
@@ -23,3 +23,9 @@ def test_integers_alone(number: str) -> None:
     parse_json(number)
     with pytest.raises(ValueError, match="is no integer"):
         parse_json(number, integers=True)
+
+
+def test_what_can_be_reckoned_with() -> None:
+    assert all(map(is_number, (0, -4, 2.5, 10**300)))
+    others = (None, "4", [4], True, float("nan"), float("inf"), 10**400)
+    assert not any(map(is_number, others))

@@ -221,6 +221,7 @@ def test_a_type_that_numpy_lacks(ir: Path) -> None:
         pytest.param(lambda h, t: h["types"].pop("layer0.qkv"), id="no-type"),
         pytest.param(lambda h, t: h["types"]["layer0.qkv"].update(width="8"), id="text-as-width"),
         pytest.param(lambda h, t: h["types"]["layer0.qkv"].update(frac=4.0), id="fraction-as-bits"),
+        pytest.param(lambda h, t: h.update(hidden=[[]]), id="list-as-size"),
     ],
 )
 def test_incomplete(

@@ -53,7 +53,7 @@ def read_records(run: Path) -> tuple[list[StepRecord], list[str]]:
             records.append(record)
         except BadStep as damaged:
             faults.append(str(damaged))
-        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             faults.append(f"{folder / STEP} is damaged: {type(error).__name__} {error}.")
     return records, faults
 

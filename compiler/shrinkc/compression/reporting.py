@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from shrinkc.compression.sensitivity import MODULES
 from shrinkc.compression.steps import StepRecord, read_json
 from shrinkc.compression.summary import rows_of, same_tokens
 from shrinkc.core.errors import BadStep
+from shrinkc.core.parsing import is_number
 from shrinkc.core.shell import name_of
 
 SENSITIVITY = "sensitivity.json"  # as `shrinkc sensitivity -o` calls it
@@ -71,7 +71,7 @@ def _readable(record: StepRecord, notes: list[str]) -> bool:
     figures = [v for key, v in row.items() if key not in (*_OPTIONAL, *_NO_FIGURES)]
     figures += [row[key] for key in _OPTIONAL if row[key] is not None]
     texts += [] if row["protocol"] is None else [row["protocol"]]
-    numbers = all(type(v) in (int, float) and math.isfinite(v) for v in figures)
+    numbers = all(map(is_number, figures))
     if numbers and all(type(text) is str for text in texts):
         return True
     notes.append(f"{record.name} was left out: a figure of it is no number, or a text none")
@@ -133,6 +133,6 @@ def _costs(found: Mapping[str, Any]) -> Data:
 
 def _finite(value: Any) -> float:
     """ValueError for what is no number."""
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError(f"{value!r} is no number")
     return float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 
@@ -14,6 +15,16 @@ def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
         return json.loads(text, parse_float=other, parse_constant=other)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number that can be reckoned with: finite, and no integer beyond a float."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 def _refuse(number: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -23,7 +24,8 @@ def printable(text: str) -> str:
 
 def name_of(path: Path) -> str:
     """The last part of ``path``, wherever a link leads, as it may stand in a text file."""
-    return printable(path.resolve().name)
+    # unlike a Path's own, which does not end at a link that leads to itself
+    return printable(os.path.basename(os.path.realpath(path)))
 
 
 def quoted(*words: str | Path) -> str:

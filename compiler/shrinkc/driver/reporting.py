@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import shrinkc
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, BadData, ShrinkcError, UsageError
 from shrinkc.core.output import check_file, write_file
+from shrinkc.core.parsing import is_number
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of, printable
 from shrinkc.core.words import show_size
@@ -94,12 +95,23 @@ def write_report(data: Data, directory: Path, html: Path | None, reporter: Repor
     check_file(html)
     check_file(beside)
     about = {"format": artifact.REPORT, "version": VERSION, "shrinkc": shrinkc.__version__}
-    data = {**about, **data}
+    data = _as_text({**about, **data})
     with reporter.stage("drawing the report"):
         text = page(data)
     write_file(beside, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_file(html, text)
     return Reported(html, beside, len(text.encode("utf-8")), data)
+
+
+def _as_text(value: Any) -> Any:
+    """Of JSON, with a question mark for what UTF-8 has no form for: half a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, (list, tuple)):
+        return [_as_text(v) for v in value]
+    return (
+        {_as_text(k): _as_text(v) for k, v in value.items()} if isinstance(value, dict) else value
+    )
 
 
 def compiled_report(directory: Path, request: ReportRequest, reporter: Reporter) -> Data:
@@ -238,7 +250,7 @@ def _check_run(run: Data) -> None:
 
 
 def _numbers(values: Iterable[Any]) -> None:
-    if not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+    if not all(map(is_number, values)):
         raise ValueError("a figure is no number")
 
 
@@ -403,9 +415,13 @@ def _accuracy(
 ) -> list[Data]:
     """What evaluations say: those that were given, and those in the directory."""
     out = [_evaluation(path, read_json_object(path, BadData)) for path in given]
-    known = {path.resolve() for path in given}
+    known = {os.path.realpath(path) for path in given}
     for path in sorted(directory.glob("*.json")):
-        if path.name in manifest.files or path.resolve() in known or path.name == artifact.MANIFEST:
+        if (
+            path.name in manifest.files
+            or os.path.realpath(path) in known
+            or path.name == artifact.MANIFEST
+        ):
             continue
         try:
             if path.stat().st_size > EVAL_MOST:
@@ -435,7 +451,7 @@ def _evaluation(path: Path, report: Data) -> Data:
         ]
         if not rows and not samples:
             raise KeyError("no figure")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadData(
             f"{path} is no evaluation of shrinkc: {error!r}.", "give what 'shrinkc eval -o FILE' wrote."
         ) from None  # fmt: skip

@@ -129,6 +129,9 @@ def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -
         "rope_cos": tensors["graph/rope_cos"],
         "rope_sin": tensors["graph/rope_sin"],
     }
+    for f in dataclasses.fields(Graph):
+        if f.type == "int" and type(fields.get(f.name, 0)) is not int:
+            raise TypeError(f"{f.name} is no integer")
     fields |= {"ops": ops, "types": {k: _type(t) for k, t in head["types"].items()}}
     graph = Graph(**fields)
     check(graph)
