@@ -62,6 +62,7 @@ def plan(
     l1: int | None = None,
     adapter: AnyPath | None = None,
     engines: str | Sequence[str] | None = None,
+    code: str | None = None,
     position: int | None = None,
     clock: float | None = None,
 ) -> Planned | Shortfall:
@@ -74,8 +75,9 @@ def plan(
     the scales.  ``context``: positions (tokens) that prompt and answer may take together (None: the
     model's, at most 256).  ``l1``: bytes of L1 to use (None: all).  ``adapter``: of a path that is
     not open yet.  ``engines``: those of the target that may run matrices, as names or a text with commas
-    between them (None: all); the cores always may.  ``position`` of the decode step whose speed is stated,
-    after as many tokens (None: 64, or the last), ``clock`` in MHz (None: the simulator's default).
+    between them (None: all); the cores always may.  ``code``: the memory that the decode path's code lies in
+    (siracusa: wmem, which None is, or l2).  ``position`` of the decode step whose speed is stated, after as
+    many tokens (None: 64, or the last), ``clock`` in MHz (None: the simulator's default).
 
     The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
     available bytes per level, buffers, tiles), ``weight_bytes``, ``context``, ``speed`` (cycles of a
@@ -93,7 +95,7 @@ def plan(
         _request(
             model, target=target, bits=bits, group=group, short_last_group=short_last_group,
             asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
-            engines=engines, position=position, clock=clock,
+            engines=engines, code=code, position=position, clock=clock,
         )
     )  # fmt: skip
 
@@ -112,6 +114,7 @@ def compile(  # noqa: A001
     l1: int | None = None,
     adapter: AnyPath | None = None,
     engines: str | Sequence[str] | None = None,
+    code: str | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
@@ -129,7 +132,7 @@ def compile(  # noqa: A001
     request = _request(
         model, target=target, bits=bits, group=group, short_last_group=short_last_group,
         asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
-        engines=engines,
+        engines=engines, code=code,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 

@@ -131,15 +131,31 @@ def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path)
         "100k",
         "--engines",
         "cores",
+        "--code",
+        "l2",
         "--json",
     )
     assert result.code == 0
     assert result.json["options"] == {
         "target": "siracusa", "bits": 4, "group": 4, "short_last_group": False, "asymmetric": True,
         "head_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
+        "code": "l2",
     }  # fmt: skip
     text = (tmp_path / "o/ir.txt").read_text()
     assert "int4" in text and "asymmetric" in text and "group 4" in text and "int8" not in text
+
+
+def test_where_code_lies(cli: Cli, model: Path) -> None:
+    """Its room is taken there; said in the command that makes the same, where there is a choice."""
+    usual, moved = (cli("plan", model, "--code", code, "--json").json for code in ("wmem", "l2"))
+    assert usual == cli("plan", model, "--json").json
+    assert " --code wmem " in usual["command"] and " --code l2 " in moved["command"]
+    room = {code: {k: v["available"] for k, v in told["memory"].items()}
+            for code, told in (("wmem", usual), ("l2", moved))}  # fmt: skip
+    assert room["l2"]["wmem"] - room["wmem"]["wmem"] == 28 * 1024
+    assert room["wmem"]["l2"] - room["l2"]["l2"] == 28 * 1024
+    host = cli("plan", model, "--target", "host", "--json").json
+    assert host["options"]["code"] is None and "--code" not in host["command"]
 
 
 def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:

@@ -144,6 +144,16 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
         (["--engines", "cores,gpu"], 2, "--engines cores,gpu: siracusa has no engine 'gpu'."),
         (["--engines", ""], 2, "allowed: cores, neureka, neureka_3x3, with commas between them"),
         (["--engines", "neureka", "--target", "host"], 2, "host has no engine 'neureka'"),
+        (
+            ["--code", "l1"],
+            2,
+            "--code l1: siracusa cannot have its code there. Hint: allowed: wmem, l2.",
+        ),
+        (
+            ["--code", "l2", "--target", "host"],
+            2,
+            "host cannot have its code there. Hint: leave --code out",
+        ),
         (["--nonsense"], 2, "No such option"),
     ],
     ids=str,

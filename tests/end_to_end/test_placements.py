@@ -250,3 +250,24 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     program.prove(
         "host", Request((1, 40, 41, 42, 43, 44, 45, 46, 47, 48), 10, WARM, ignore_eos=True)
     )
+
+
+@pytest.mark.gvsoc
+def test_code_in_l2(tmp_path: Path) -> None:
+    """The same integers and plan with the decode path's code in L2, and more cycles: so it runs from there."""
+    need("gvsoc")
+    write_tiny_llama(tmp_path / "model", hidden=40, intermediate=88, heads=4, kv_heads=2)
+    model = load_hf(tmp_path / "model")
+    lowered = lower(model, QuantOptions(), 24)
+    request = Request((1, 40, 41, 42), 4, WARM, ignore_eos=True)
+    want, cycles, plans = reference(lowered, request), [], []
+    for code in SIRACUSA.code:
+        out, target = tmp_path / code, SIRACUSA.with_code(code)
+        program = compile_graph(lowered, model, out, target).build("gvsoc")
+        got = parse(program.run("gvsoc", request, timeout_s=300))
+        verdict = compare(got, want, lowered)
+        assert verdict.ok and verdict.compared > 0, verdict
+        cycles.append(got.decode_times[-1])
+        plans.append(replace(program.plan, capacity={}))
+    assert plans[0] == plans[1]
+    assert SIRACUSA.code == ("wmem", "l2") and cycles[0] < cycles[1]

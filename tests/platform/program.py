@@ -91,5 +91,5 @@ def makefile(target: Target) -> str:
         ram_bytes=100_000,
         command="shrinkc compile selftest",
         target=target,
-        targets=TARGETS,
+        targets=TARGETS | {target.name: target},
     )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from program import BOS, FIRST_BYTE, INPUT_WORDS, input_words, make_directory
+from program import BOS, FIRST_BYTE, INPUT_WORDS, input_words, make_directory, sizes_for
 
 from conftest import ENV, Built, need
 from shrinkc.abi import INPUT_MAGIC
@@ -85,6 +85,24 @@ int sc_main(void) {
     build_program(exact, "siracusa", env=ENV)
     over = make_directory(tmp_path / "over", source=source.replace("SC_EXTRA", "1"))
     with pytest.raises(BuildFailed, match=r"region .L1. overflowed"):
+        build_program(over, "siracusa", env=ENV)
+
+
+@pytest.mark.parametrize("code", SIRACUSA.code)
+def test_weights_that_overflow_what_code_leaves_are_refused_by_the_linker(
+    tmp_path: Path, code: str
+) -> None:
+    """What the planner may fill is there, wherever the code lies, and hardly more."""
+    need("siracusa")
+    target = SIRACUSA.with_code(code)
+    room = target.room("wmem")
+    exact = make_directory(
+        tmp_path / "exact", sizes={**sizes_for(target), "wmem": room}, target=target
+    )
+    build_program(exact, "siracusa", env=ENV)
+    more = {**sizes_for(target), "wmem": room + 64}
+    over = make_directory(tmp_path / "over", sizes=more, target=target)
+    with pytest.raises(BuildFailed, match=r"region .WMEM. overflowed"):
         build_program(over, "siracusa", env=ENV)
 
 

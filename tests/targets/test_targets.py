@@ -48,7 +48,7 @@ def test_its_files_are_there(target: Target) -> None:
         assert any((resource("runtime_c") / "platform" / folder).iterdir())
     if target.program.isa is not None:
         script = (resource("toolchain") / target.name / "link.ld").read_text()
-        for symbol in target.program.symbols:
+        for symbol in target.symbols:
             assert symbol in script
         for level in target.on_chip:
             section = {"wmem": ".sc_wmem", "l2": ".sc_l2_blob"}[level.name]
@@ -97,6 +97,9 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
         ({"program": replace(SIRACUSA.program, folders=("pulp",))}, "the target's own folder first"),
         ({"program": replace(SIRACUSA.program, isa=None)}, "the host has no linker script"),
         ({"program": replace(SIRACUSA.program, sections=False)}, "every blob has its section"),
+        ({"code": ("flash", "l2")}, "code lies in memories that the DMA copies from"),
+        ({"code": ()}, "code has memories and bytes, or neither"),
+        ({"code_bytes": -64}, "code_bytes has -64 bytes"),
     ],
 )  # fmt: skip
 def test_a_description_that_contradicts_itself_is_refused(
@@ -124,6 +127,23 @@ def test_memories_that_are_not_there() -> None:
     l2 = small.room("l2") + lack.excess + 16 * len(large.matrices)
     plan = make_plan(large, small.with_room(l2=l2))
     assert verify(plan, large, small.with_room(l2=l2)) > 0
+
+
+@ALL
+def test_code_takes_its_room_where_it_lies(target: Target) -> None:
+    """And back where it was, all is as before."""
+    for name in target.code:
+        moved = target.with_code(name)
+        for level in target.on_chip:
+            here = (level.name == name) - (level.name == target.code[0])
+            assert moved.room(level.name) == level.bytes - here * target.code_bytes
+        places = {s: v for s, v in moved.symbols.items() if s.startswith("SC_CODE_IN_")}
+        assert [s for s, v in places.items() if v] == [f"SC_CODE_IN_{name.upper()}"]
+        assert len(places) == len(target.code)
+        again = moved.with_code(target.code[0])
+        assert (again.levels, again.symbols) == (target.levels, target.symbols)
+    with pytest.raises(ValueError, match=f"target {target.name} has no code in l1"):
+        target.with_code("l1")
 
 
 def test_a_plan_that_uses_what_is_not_there_has_a_fault() -> None:

@@ -131,6 +131,10 @@ def model_options(command: Any) -> Any:
             help="Positions that prompt and answer may take. [default: the model's, at most 256]",
         ),
         click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
+        click.option(
+            "--code", metavar="MEMORY",
+            help="Where the decode path's code lies, of siracusa: wmem or l2. [default: wmem]",
+        ),
         click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
         click.option(
             "--engines", metavar="LIST",

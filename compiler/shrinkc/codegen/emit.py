@@ -255,7 +255,7 @@ def emit(
         "per_layer": numbers_of(shape.steps),
         "plan": plan,
         "target": target,
-        "targets": TARGETS,
+        "targets": TARGETS | {target.name: target},
         "layers": layers,
         "sides": sides,
         "matrices": matrices,

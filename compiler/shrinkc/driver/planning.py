@@ -55,8 +55,9 @@ _SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modu
 @dataclass(frozen=True)
 class PlanRequest:
     """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given,
-    ``engines`` the target's that may run matrices beside the cores (None: all), ``position`` and
-    ``clock_mhz`` those that a speed is stated for.
+    ``engines`` the target's that may run matrices beside the cores (None: all), ``code`` the memory that
+    the decode path's code lies in (None: the target's first), ``position`` and ``clock_mhz`` those that a
+    speed is stated for.
 
     ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
     """
@@ -69,6 +70,7 @@ class PlanRequest:
     adapter: Path | None = None
     given: frozenset[str] = frozenset()
     engines: tuple[str, ...] | None = None
+    code: str | None = None
     position: int | None = None
     clock_mhz: float | None = None
 
@@ -87,6 +89,7 @@ class PlanRequest:
         l1: int | None,
         adapter: Path | None,
         engines: str | Sequence[str] | None,
+        code: str | None = None,
         position: int | None = None,
         clock: float | None = None,
     ) -> PlanRequest:
@@ -111,7 +114,7 @@ class PlanRequest:
         if isinstance(engines, str):
             engines = [name.strip() for name in engines.split(",")]
         chosen = None if engines is None else tuple(engines)
-        return cls(model, target, quant, context, l1, adapter, names, chosen, position, clock)
+        return cls(model, target, quant, context, l1, adapter, names, chosen, code, position, clock)
 
     def opened(self, *, whole: bool) -> Checkpoint:
         """The checkpoint, with its weights if it has to be ``whole``."""
@@ -172,6 +175,7 @@ class Planned:
             "head_bits": None if "--head-bits" in fixed else q.head_bits,
             "context": self.context,
             "l1": self.plan.l1_budget,
+            "code": self.target.code[0] if self.target.code else None,
             "adapter": None if adapter is None else name_of(adapter),
             "engines": ",".join(self.target.engines),
         }
@@ -484,8 +488,15 @@ def stored_bytes(shape: ModelShape) -> int:
 
 
 def _target(request: PlanRequest) -> Target:
-    """The target, with those of its engines that were asked for."""
+    """The target, with its code where it was asked for, and those of its engines that were."""
     target = target_named(request.target)
+    if request.code is not None:
+        if request.code not in target.code:
+            raise UsageError(
+                f"--code {request.code}: {target.name} cannot have its code there.",
+                f"allowed: {', '.join(target.code)}." if target.code else "leave --code out.",
+            )
+        target = target.with_code(request.code)
     if request.engines is None:
         return target
     for name in request.engines:

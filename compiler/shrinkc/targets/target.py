@@ -101,6 +101,8 @@ class Target:
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
     its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
     is a SoC that it knows.  ``engines``: the names of those that multiply matrices (shrinkc/engines).
+    ``code``: memories that the code of the decode path may lie in, first the one in which it does; there its
+    ``code_bytes`` are no part of what the planner may fill.  Without them link.ld decides.
     """
 
     name: str
@@ -113,13 +115,17 @@ class Target:
     program: Program
     gvsoc: str | None = None
     engines: tuple[str, ...] = ("cores",)
+    code: tuple[str, ...] = ()
+    code_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError with everything that contradicts itself, or that the engine cannot do."""
         names = [v.name for v in self.levels]
         unknown = sorted({*names} - {*MEMORIES})
         own = [machine for machine, name in self.programs.items() if name == self.name]
-        sizes = {"l1_system": self.l1_system, "l2_system": self.l2_system}
+        sizes = {
+            "l1_system": self.l1_system, "l2_system": self.l2_system, "code_bytes": self.code_bytes,
+        }  # fmt: skip
         sizes |= {v.name: v.bytes for v in self.levels}
         p = self.program
         faults = [
@@ -141,6 +147,9 @@ class Target:
                  p.folders[:1] != (self.name,)),
                 ("the host has no linker script", p.isa is None and (p.symbols or p.sections)),
                 ("on a SoC every blob has its section", bool(self.gvsoc) != p.sections),
+                ("code lies in memories that the DMA copies from",
+                 not {*self.code} <= {name for name, m in MEMORIES.items() if m.access == COPIED}),
+                ("code has memories and bytes, or neither", bool(self.code) != bool(self.code_bytes)),
             )
             if wrong
         ]  # fmt: skip
@@ -197,6 +206,26 @@ class Target:
             raise ValueError(f"target {self.name} has no {', '.join(absent)}")
         levels = tuple(replace(v, bytes=sizes.get(v.name, v.bytes)) for v in self.levels)
         return replace(self, levels=levels)
+
+    def with_code(self, memory: str) -> Target:
+        """With the code of the decode path in another one of ``code``, its bytes taken there and not where it was."""
+        if memory not in self.code:
+            raise ValueError(f"target {self.name} has no code in {memory}")
+        if memory == self.code[0]:
+            return self
+        now, size = self.code[0], self.code_bytes
+        moved = self.with_room(**{now: self.room(now) + size, memory: self.room(memory) - size})
+        return replace(moved, code=(memory, *(name for name in self.code if name != memory)))
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """Numbers that link.ld is given: the program's, the bytes of its code, and the memory that it is in (1)."""
+        places = {f"SC_CODE_IN_{name.upper()}": int(name == self.code[0]) for name in self.code}
+        return {
+            **self.program.symbols,
+            **({"SC_CODE": self.code_bytes} if self.code else {}),
+            **places,
+        }
 
     @property
     def output(self) -> Path:

@@ -1,4 +1,4 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --engines cores,neureka,neureka_3x3
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
