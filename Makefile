@@ -2,6 +2,7 @@
 # make test         lint and all tests; downloads about 3 GB of libraries (README.md)
 # make test-base    the tests of the base install alone: no torch, 100 MB
 # make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
+# make bench-flash  the same of models in flash, into flash.md (SMOLLM2=its GGUF file); half an hour, 16 GB
 # make fuzz         change inputs of every importer, into docs/results/robustness.md (N=20000 SEED=1)
 # make random-shapes  prove random models on host, qemu and GVSoC, into the same page (HOST=1000 GVSOC=100)
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
@@ -36,7 +37,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench fuzz random-shapes calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-base bench bench-flash fuzz random-shapes calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -136,6 +137,9 @@ test-base: packages $(VENV)/test
 bench: packages $(VENV)/base
 	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
 	$(BIN)/python examples/bench/performance.py $(if $(DATA),--data $(DATA)) --output docs/results/performance.md
+
+bench-flash: packages $(VENV)/base
+	$(BIN)/python examples/bench/performance.py --flash $(if $(SMOLLM2),--smollm2 $(SMOLLM2)) --output docs/results/flash.md
 
 # Where it was stopped it goes on, while no source changes.
 suite = env PYTHONPATH=compiler:tests $(BIN)/python -m

@@ -12,7 +12,8 @@ from pathlib import Path
 from shrinkc.core.output import write_file
 from shrinkc.driver.differing import diff_objects
 
-FASTER_WHERE_MORE = "per cycle"  # what a row is called whose figure is no number of cycles
+# what rows are called whose figures are no numbers of cycles
+FASTER_WHERE_MORE = ("per cycle", "hyperbus bound", "times as fast", "accepted")
 _NUMBER = re.compile(r"-?[\d,]+(?:\.\d+)?")
 
 
@@ -57,7 +58,7 @@ def changes(before: str, after: str) -> list[str]:
         if not isinstance(a, float) or not isinstance(b, float):
             other.append(f"{'new' if a is None else 'gone'}: {what}")
             continue
-        worse = (b < a) if FASTER_WHERE_MORE in what.lower() else (b > a)
+        worse = (b < a) if any(words in what.lower() for words in FASTER_WHERE_MORE) else (b > a)
         line = f"{'slower' if worse else 'faster'}: {what}: {a:,g} -> {b:,g} ({row['change']})"
         (slower if worse else other).append(line)
     return [*slower, *other]
