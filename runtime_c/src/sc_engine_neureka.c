@@ -19,10 +19,9 @@
 #define OUTPUTS 32u    /* of a tile */
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
-#define PARTS_LOG                                                                                            \
-    3 /* a job's rows are that many blocks at least, as a power of two, but for the last one's */
 #define TOKENS_MAX 18u
 #define SC_NEUREKA_SUMS ((4u * 4 + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
+#define PARTS_LOG 3    /* of the most parts that a token's rows of a job are cut into: blocks */
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");

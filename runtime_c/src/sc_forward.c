@@ -148,7 +148,7 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
     sc_matrix_tile(m, tile, first, count, in, sv, tokens, out, core, SC_CORES);
 }
 
-/* What the first tile of a matrix asks for when it is there. */
+/* Before the first tile is multiplied: the engine's form of the activations, which then nothing else can read. */
 static inline void multiply_first(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, int core) {
 #ifdef SC_PRODUCTS
     if (tokens > 1 && sc_on_products(m)) sc_products_planes(m, in, tokens, core);

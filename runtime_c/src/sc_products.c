@@ -14,8 +14,11 @@
 #include "sc_planes.h"
 #include "sc_rows.h"
 
-#define WIDTH 6u /* pixels of an image's row, and image rows of a tile */
-#define FORM 1u  /* no other job's number: those of engines have words in their upper bits */
+#define WIDTH 6u    /* pixels of an image's row, and image rows of a tile */
+#define OUTPUTS 32u /* of a job, which are tokens */
+#define FORM 1u     /* no other job's number: those of engines have words in their upper bits */
+
+_Static_assert(SC_CHUNK <= OUTPUTS, "more tokens than a job has outputs");
 
 /* Whether a format has a flag: what no matrix needs is not compiled. */
 #define HAS(flag) (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
@@ -99,8 +102,8 @@ SC_INLINE void widen_rows(const run *r, const int format, uint32_t g, uint32_t w
 static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t at, uint32_t words, uint32_t tokens) {
     const uint32_t tiles = words / SC_PRODUCT_WORDS;
     sc_neureka_acquire();
-    sc_neureka_place((uint32_t)(uintptr_t)x->q + at, (uint32_t)(uintptr_t)r->sums[g & 1], tokens << 16 | 32u,
-                     1u << 16 | tiles);
+    sc_neureka_place((uint32_t)(uintptr_t)x->q + at, (uint32_t)(uintptr_t)r->sums[g & 1],
+                     tokens << 16 | 4 * SC_PRODUCT_WORDS, 1u << 16 | tiles);
     if (g < 2 || words != r->each) {
         const uint32_t high = pixels(r->count) / WIDTH, last = (high - 1) % WIDTH + 1;
         const sc_neureka_job j = {
@@ -186,6 +189,8 @@ SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32
                              : "memory");
         }
         /* clang-format on */
+#undef LOADS
+#undef TAIL
     }
 }
 

@@ -34,6 +34,9 @@ SHAPES: dict[str, ModelShape] = {
         choices=Choices({name: Choice("neureka") for name in ("layer0.gate_up", "layer3.o")})
     ),
     "norms of heads": make_shape(family="qwen3"),
+    "groups that padding makes whole": make_shape(
+        hidden=60, ffn=80, options=QuantOptions(bits=2, group=20, short_last_group=True)
+    ),
 }
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)

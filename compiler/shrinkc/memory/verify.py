@@ -68,12 +68,12 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
 
 
 def _shared_products(m: MatrixShape, chunk: int) -> int:
-    """Of a matrix whose segments have scales and are made of 32 inputs: twice bytes and sums of 64 rows, in
-    whole sixes, and the words that sums are added to."""
-    sizes = {(n + 31) // 32 * 32 for n in _segments(m.k, m.seg)}
-    if not m.grouped or sizes != set(_segments(m.k, m.seg)):
+    """Of a matrix whose segments have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
+    rows, in whole sixes, and the words that sums are added to."""
+    words = {_words(n, n, m.bits, m.pad) for n in _segments(m.k, m.seg)}
+    if not m.grouped or any(n % 8 for n in words):
         return 0
-    return 2 * 66 * (max(sizes) + 4 * chunk) + 64 * 4 * chunk
+    return 2 * 66 * 4 * (max(words) + chunk) + 64 * 4 * chunk
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
