@@ -61,15 +61,15 @@ CASES = cases()
 
 
 def with_l1(plan: Plan, at: int, **fields: object) -> Plan:
-    out = copy.deepcopy(plan)
-    out.l1[at] = replace(out.l1[at], **fields)  # type: ignore[arg-type]
-    return out
+    l1 = list(plan.l1)
+    l1[at] = replace(l1[at], **fields)  # type: ignore[arg-type]
+    return replace(plan, l1=l1)
 
 
 def with_placement(plan: Plan, at: int, **fields: object) -> Plan:
-    out = copy.deepcopy(plan)
-    out.placements[at] = replace(out.placements[at], **fields)  # type: ignore[arg-type]
-    return out
+    placements = list(plan.placements)
+    placements[at] = replace(placements[at], **fields)  # type: ignore[arg-type]
+    return replace(plan, placements=placements)
 
 
 def live_together(a: Buffer, b: Buffer) -> bool:
