@@ -108,7 +108,10 @@ def test_the_command_counts_goes_on_and_tells(tmp_path: Path) -> None:
     again.add({**wrong, "seed": 0, "machines": ["host"]})
     retried = campaign(again, ("host",), 1, update)
     assert retried == first and len(again.records) == 3, "a fault is tried again"
-    assert Journal(tmp_path / "journal.jsonl", {"sources": "others"}).records == []
+    again.close()
+    others = Journal(tmp_path / "journal.jsonl", {"sources": "others"})
+    assert others.records == []
+    others.close()
 
 
 def test_a_program_that_differs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

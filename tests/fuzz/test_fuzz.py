@@ -55,6 +55,7 @@ def test_every_mutated_input_is_read_or_refused_by_name(
     assert records == campaign(
         [SUBJECTS[name]], bases(name), INPUTS, 0, journal, update, tmp_path / "nowhere"
     ), "what is in the journal is not tried again"
+    journal.close()
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -109,6 +110,7 @@ def test_an_escape_is_told_with_the_mutations_that_it_takes(
     )  # fmt: skip
     journal = Journal(tmp_path / "journal.jsonl", {})
     records = campaign([subject], bases("config"), 40, 0, journal, lambda *_: None, tmp_path / "w")
+    journal.close()
     found = [r for r in records if "escape" in r]
     assert found and all(r["escape"].startswith("KeyError") for r in found)
     assert all(step.startswith("model/config.json") for r in found for step in r["steps"])

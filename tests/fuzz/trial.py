@@ -6,6 +6,7 @@ the input's seed decides everything: what is read, how it is changed, and how it
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -173,6 +174,7 @@ def _instead(rng: Random, path: Path) -> str:
 def _child(
     subject: Subject, bases: Path, seed: str, work: Path, without: frozenset[int], end: int
 ) -> None:
+    gc.freeze()  # what the parent has left open is not the trial's to warn of
     made, out, scratch = work / "in", work / "out", work / "tmp"
     scratch.mkdir()
     base, action, steps = make_input(subject, bases, seed, made, without)
