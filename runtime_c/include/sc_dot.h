@@ -122,6 +122,10 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
 
 #include "formats.h" /* generated: the files of the formats that this model has */
 
+/* Whether `format`, of a matrix that meets several tokens, has a flag: what no such matrix needs is not compiled. */
+#define SC_SEVERAL_HAS(flag)                                                                                 \
+    (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
+
 /* The sums of a format are 2^fold times what they mean; where it is a constant, so is that. */
 SC_INLINE int sc_fold(const int format) {
 #define FOLD(bits, inputs, fold)                                                                             \

@@ -11,9 +11,6 @@
 
 /* In a core's scratch: weights of a piece of a block, and sums of each token, of whom there is an even number;
  * with 16-bit activations those of low bytes, and of high ones. */
-/* Whether a format has a flag: what no matrix needs is not compiled. */
-#define HAS(flag) (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
-
 SC_INLINE void widen(const int format, int32_t *to, const uint8_t **w, uint32_t words) {
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits:                                                                                               \
@@ -63,7 +60,7 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
     SC_MAC("%[g]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[v]")                                            \
     ".insn s 0x2b, 2, %[g], 4(%[acc])\n"                                                                     \
     "sw %[h], 28(%[acc])\n"
-    if (HAS(SC_FMT_ASYM)) {
+    if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
                          ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
                          ".insn i 0x0b, 1, %[offset], 2(%[b])\n"
@@ -81,7 +78,7 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
                          : "memory");
         return;
     }
-    if (HAS(SC_FMT_GROUPED)) {
+    if (SC_SEVERAL_HAS(SC_FMT_GROUPED)) {
         (void)offset;
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 13)
                          ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
@@ -102,8 +99,8 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
 #endif
     for (int r = 0; r < SC_ROWS; r++, p += 2) {
         int32_t e = p[0] >> sc_fold(format), f = p[1] >> sc_fold(format); /* exact */
-        if (HAS(SC_FMT_GROUPED)) {
-            const int32_t scale = d[r], offset = HAS(SC_FMT_ASYM) ? sc_offset16(b, r) : 0;
+        if (SC_SEVERAL_HAS(SC_FMT_GROUPED)) {
+            const int32_t scale = d[r], offset = SC_SEVERAL_HAS(SC_FMT_ASYM) ? sc_offset16(b, r) : 0;
             e = sc_round(sc_mac((int32_t)((uint32_t)p[0] * (uint32_t)scale), offset, s->less), s->drop);
             f = sc_round(sc_mac((int32_t)((uint32_t)p[1] * (uint32_t)scale), offset, s->other), s->drop);
         }
@@ -120,15 +117,15 @@ static inline const uint8_t *block_segments(const sc_matrix *m, const int format
     for (uint32_t g = 0, at = 0; g < m->in.nseg; g++) {
         const uint32_t words = g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words;
         s.d = w, s.b = w + SC_ROWS;
-        if (HAS(SC_FMT_GROUPED)) w += SC_ROWS;
-        if (HAS(SC_FMT_ASYM)) w += 2 * SC_ROWS;
+        if (SC_SEVERAL_HAS(SC_FMT_GROUPED)) w += SC_ROWS;
+        if (SC_SEVERAL_HAS(SC_FMT_ASYM)) w += 2 * SC_ROWS;
         const uint8_t *const rows = rows_of(format, &w, words, wide);
         int32_t *acc = sums;
         for (uint32_t t = 0; t < tokens; t += 2, acc += 2 * SC_ROWS) {
             const sc_qvec *u = &x[t], *v = &x[t + 1 < tokens ? t + 1 : t];
             pair_products(rows, u->q + at, v->q + at, words, products);
             s.u = u->c[g], s.v = v->c[g];
-            if (HAS(SC_FMT_ASYM)) {
+            if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
                 s.less = -u->sum[g] * (1 << sc_fold(format));
                 s.other = -v->sum[g] * (1 << sc_fold(format));
             }
@@ -165,7 +162,7 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
                              const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                              int32_t *scratch, int core, int cores) {
     const int format = m->format;
-    const uint32_t each = HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS, even = (tokens + 1) / 2 * 2;
+    const uint32_t each = SC_SEVERAL_HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS, even = (tokens + 1) / 2 * 2;
     int32_t *const wide = scratch + each * even;
     /* blocks are shared out, and where there are fewer than cores tokens too, an even number of them */
     const uint32_t parts = count < (uint32_t)cores ? (uint32_t)cores / count : 1;
@@ -179,8 +176,8 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
         const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
         const sc_qvec *v = x + from;
         for (uint32_t j = 0; j < each * ((n + 1) / 2 * 2); j++) scratch[j] = 0;
-        const uint8_t *end = HAS(SC_FMT_Q16) ? block_pieces(m, format, w, v, n, wide, scratch)
-                                             : block_segments(m, format, w, v, n, wide, scratch);
+        const uint8_t *end = SC_SEVERAL_HAS(SC_FMT_Q16) ? block_pieces(m, format, w, v, n, wide, scratch)
+                                                        : block_segments(m, format, w, v, n, wide, scratch);
         int32_t *y = scratch, *dst = out->dst + from * out->stride;
         for (uint32_t t = from; t < from + n; t++, v++, y += each, dst += out->stride) {
             rescale(block, (int32_t)v->mantissa, right_shift(m, v), y);

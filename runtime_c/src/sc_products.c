@@ -20,9 +20,6 @@
 
 _Static_assert(SC_CHUNK <= OUTPUTS, "more tokens than a job has outputs");
 
-/* Whether a format has a flag: what no matrix needs is not compiled. */
-#define HAS(flag) (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
-
 void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, int core) {
     for (uint32_t t = 0; t < tokens; t++) {
         uint32_t *word = (uint32_t *)(void *)x[t].q;
@@ -67,12 +64,13 @@ static inline run run_of(uint8_t *room, uint32_t count, uint32_t words, uint32_t
 }
 
 static inline uint32_t tables(const int format) {
-    return (HAS(SC_FMT_GROUPED) ? SC_ROWS : 0) + (HAS(SC_FMT_ASYM) ? 2 * SC_ROWS : 0);
+    return (SC_SEVERAL_HAS(SC_FMT_GROUPED) ? SC_ROWS : 0) + (SC_SEVERAL_HAS(SC_FMT_ASYM) ? 2 * SC_ROWS : 0);
 }
 
 /* A core's share of segment g's weights, as bytes: rows of `words` words.  Units are what a format stores together of
- * 8 rows: every core has the same ones of some blocks, or some of all. */
-SC_INLINE void widen_rows(const run *r, const int format, uint32_t g, uint32_t words, int core) {
+ * 8 rows: every core has the same ones of some blocks, or some of all.  Once in the hot code, though called twice. */
+SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int format, uint32_t g,
+                                                        uint32_t words, int core) {
     int32_t *const to = (int32_t *)(void *)r->rows[g & 1];
     const uint8_t *const from = r->blocks + g * r->segment_bytes + tables(format);
 #define WIDEN(bits, inputs, fold)                                                                            \
@@ -136,13 +134,14 @@ SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32
                    words = STEP * SC_ROWS * tokens;
     const uint8_t *table = r->blocks + b * r->block_bytes + g * r->segment_bytes;
     const int32_t *from = r->sums[g & 1] + (b * SC_ROWS + 2 * pair) * tokens;
-    const int32_t *const scales = x[0].c + g, *const sums = HAS(SC_FMT_ASYM) ? x[0].sum + g : scales;
+    const int32_t *const scales = x[0].c + g, *const sums =
+                                                  SC_SEVERAL_HAS(SC_FMT_ASYM) ? x[0].sum + g : scales;
     int32_t *to = r->acc + (b * SC_ROWS + 2 * pair) * tokens;
     for (uint32_t left = r->count - b + STEP - 1; left >= STEP;
          left -= STEP, table += block_bytes, from += words, to += words) {
         const int32_t d0 = table[2 * pair], d1 = table[2 * pair + 1], fold = sc_fold(format);
         int32_t b0 = 0, b1 = 0;
-        if (HAS(SC_FMT_ASYM)) {
+        if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
             b0 = sc_offset16(table + SC_ROWS, 2 * (int)pair) * (1 << fold);
             b1 = sc_offset16(table + SC_ROWS, 2 * (int)pair + 1) * (1 << fold);
         }
@@ -158,7 +157,7 @@ SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32
     SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
     ".insn s 0x2b, 2, %[k], 4(%[acc])\n"                                                                     \
     ".insn s 0x2b, 2, %[h], 4(%[acc])\n"
-        if (HAS(SC_FMT_ASYM)) {
+        if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
             __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
                              LOADS
                              ".insn r 0x0b, 7, 0x10, %[s], %[sum], %[stride]\n"

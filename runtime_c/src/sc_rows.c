@@ -14,6 +14,23 @@ SC_HOT void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
+#if SC_XPULP
+/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions. */
+/* clang-format off */
+#define SC_GATED                                                                                             \
+    "srai %[i], %[v], 10\n"                                                                                  \
+    "andi %[i], %[i], -4\n"                                                                                  \
+    ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
+    "and %[v], %[v], %[mask]\n"                                                                              \
+    "sll %[u], %[u], %[us]\n"                                                                                \
+    ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */                          \
+    "mulh %[g], %[g], %[i]\n"                                                                                \
+    "sll %[g], %[g], %[shift]\n"                                                                             \
+    "mulh %[g], %[g], %[u]\n"                                                                                \
+    ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+/* clang-format on */
+#endif
+
 /* dst = silu(gate) * up of n rows in each of several blocks, the ups SC_ROWS / 2 words behind the gates;
  * |gate * sigmoid| << shift and |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that
  * fixed them */
@@ -31,16 +48,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
-                         "srai %[i], %[v], 10\n"
-                         "andi %[i], %[i], -4\n"
-                         ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"
-                         "and %[v], %[v], %[mask]\n"
-                         ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */
-                         "sll %[u], %[u], %[us]\n"
-                         "mulh %[g], %[g], %[i]\n"
-                         "sll %[g], %[g], %[shift]\n"
-                         "mulh %[g], %[g], %[u]\n"
-                         ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+                         SC_GATED
                          SC_LOOP_END(15) "\n"
                          "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(15 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
@@ -62,16 +70,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                          "lw %[u], %[half](%[y])\n"
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
                          "sll %[v], %[v], %[gs]\n"
-                         "srai %[i], %[v], 10\n"
-                         "andi %[i], %[i], -4\n"
-                         ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"
-                         "and %[v], %[v], %[mask]\n"
-                         ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n"
-                         "sll %[u], %[u], %[us]\n"
-                         "mulh %[g], %[g], %[i]\n"
-                         "sll %[g], %[g], %[shift]\n"
-                         "mulh %[g], %[g], %[u]\n"
-                         ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+                         SC_GATED
                          SC_LOOP_END(14) "\n"
                          "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(14 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
@@ -121,52 +120,43 @@ SC_HOT void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uin
 SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                           uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst) {
     const int gate_shift = out->gate_shift;
-    int32_t a, b, h, i;
+    int32_t g, u, v, i;
     /* clang-format off */
 #define JOIN_BLOCKS(count)                                                                                   \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4)                                                              \
     SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
-    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[h]", "%[high]")                                               \
-    "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
+    SC_LW_POST("%[g]", "%[low]") SC_LW_POST("%[v]", "%[high]")                                               \
+    "lw %[u], 12(%[low])\n" /* of the up */                                                                  \
     "lw %[i], 12(%[high])\n"                                                                                 \
-    SC_MAC("%[a]", "%[h]", "%[c]") SC_MAC("%[b]", "%[i]", "%[c]")                                            \
-    ".insn i 0x0b, 5, %[h], 2(%[r])\n"                                                                       \
+    SC_MAC("%[g]", "%[v]", "%[c]") SC_MAC("%[u]", "%[i]", "%[c]")                                            \
+    ".insn i 0x0b, 5, %[v], 2(%[r])\n"                                                                       \
     "lhu %[i], 6(%[r])\n"                                                                                    \
-    ".insn r 0x5b, 0, 0, %[h], %[h], %[m]\n"                                                                 \
+    ".insn r 0x5b, 0, 0, %[v], %[v], %[m]\n"                                                                 \
     ".insn r 0x5b, 0, 0, %[i], %[i], %[m]\n"                                                                 \
-    "mulh %[a], %[a], %[h]\n"                                                                                \
-    "mulh %[b], %[b], %[i]\n"                                                                                \
-    SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+    "mulh %[g], %[g], %[v]\n"                                                                                \
+    "mulh %[u], %[u], %[i]\n"                                                                                \
+    SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]")
 #define GATE_BLOCKS(count)                                                                                   \
-    "srai %[i], %[h], 10\n"                                                                                  \
-    "andi %[i], %[i], -4\n"                                                                                  \
-    ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
-    "and %[h], %[h], %[mask]\n"                                                                              \
-    "sll %[b], %[b], %[us]\n"                                                                                \
-    ".insn r 0x5b, 1, 0x40, %[i], %[i], %[h]\n" /* plus its lower half times h's */                          \
-    "mulh %[a], %[a], %[i]\n"                                                                                \
-    "sll %[a], %[a], %[shift]\n"                                                                             \
-    "mulh %[a], %[a], %[b]\n"                                                                                \
-    ".insn s 0x2b, 2, %[a], 4(%[dst])\n"                                                                     \
+    SC_GATED                                                                                                 \
     SC_LOOP_END(count) "\n"                                                                                  \
     "addi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 4)
 #define GATED                                                                                                \
-    [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b),        \
-    [h] "=&r"(h), [i] "=&r"(i)                                                                               \
+    [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
+    [v] "=&r"(v), [i] "=&r"(i)                                                                               \
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256)
     if (gate_shift > 0 && gate_shift < 16) {
         __asm__ volatile(JOIN_BLOCKS(27)
-                         "mv %[h], %[a]\n"
-                         SC_ROUND("%[h]", "%[gs]")
-                         ".insn r 0x33, 1, 0x0A, %[h], %[h], x21\n"
+                         "mv %[v], %[g]\n"
+                         SC_ROUND("%[v]", "%[gs]")
+                         ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
                          GATE_BLOCKS(27) : GATED, [gs] "r"(gate_shift) : "memory");
         return 1;
     }
     if (gate_shift <= 0 && gate_shift >= -12) {
         __asm__ volatile(JOIN_BLOCKS(26)
-                         ".insn r 0x33, 5, 0x0A, %[h], %[a], %[limit]\n"
-                         "sll %[h], %[h], %[gs]\n"
+                         ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+                         "sll %[v], %[v], %[gs]\n"
                          GATE_BLOCKS(26) : GATED, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
         return 1;

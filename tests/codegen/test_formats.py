@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from end_to_end.programs import add_adapters, compile_model, need
+from end_to_end.programs import add_adapters, compile_graph, compile_model, need
+from end_to_end.shapes import build, draw, float_model
+from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import build_program
 from shrinkc.codegen.formats import MOST, formats_header
+from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import load_hf
+from shrinkc.memory.parts import kv_shape
+from shrinkc.memory.planner import make_plan
 from shrinkc.storage import WIDTHS
+from shrinkc.targets import KIB, SIRACUSA
 
 SCALES = ("", " | SC_FMT_GROUPED", " | SC_FMT_GROUPED | SC_FMT_ASYM")
 ALL = [f"{bits}{scales}" for bits in WIDTHS for scales in SCALES]
@@ -40,7 +47,7 @@ def test_so_many_formats_share_their_code() -> None:
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -> None:
     """All at once, and the few with the largest code, beside a side path; the linker script refuses more."""
-    need("gvsoc")
+    need("qemu")  # its compiler
     write_tiny_llama(tmp_path / "model")
     model = load_hf(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
@@ -52,3 +59,33 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
         header = formats_header([*formats], WIDTHS, "x")
         (program.out / "src" / "formats.h").write_text(header)
         build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": profile})
+
+
+def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
+    """Every width, scales per group and per row, side paths, norms of heads, permutations, an engine, products of
+    several tokens on N-EUREKA, and a layer's cache that is in L1 while it is short and then comes in pieces."""
+    need("qemu")
+    case = replace(
+        draw(275), family="qwen3", ranks=dict.fromkeys(MODULES, 3), target=SIRACUSA,
+        engines=SIRACUSA.engines, place="usual",
+    )  # fmt: skip
+    usual = build(case, tmp_path / "usual")
+    shape, blocks = usual.shape, kv_shape(usual.shape).blocks
+
+    def both(l1: int) -> bool:
+        try:
+            plan = make_plan(shape, SIRACUSA, l1)
+        except DoesNotFit:
+            return False
+        return plan.chunk > 1 and 0 < plan.kv_window_blocks < blocks
+
+    l1 = next(filter(both, range(32 * KIB, 256 * KIB, 2 * KIB)))
+    model = float_model(case, tmp_path / "again")
+    program = compile_graph(usual.graph, model, tmp_path / "out", SIRACUSA, l1)
+    macros, formats = (
+        (program.out / "src" / name).read_text() for name in ("model.h", "formats.h")
+    )
+    for name in ("SC_SEVERAL_ON_NEUREKA", "SC_HAS_HEAD_NORM", "SC_HAS_ENGINES"):
+        assert f"#define {name} 1" in macros
+    assert all(f"sc_dot_w{bits}.h" in formats for bits in WIDTHS) and shape.perms
+    build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": "1"})

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.campaign import PAGE, ROOT, Journal, provenance, sources_hash, table, write_section
+from helpers.campaign import PAGE, ROOT, journal_of, provenance, sources_hash, table, write_section
 from shrinkc.cli.console import Console
 from shrinkc.core.errors import DoesNotFit, QuantizeError
+from shrinkc.core.journal import Journal
 
 from .programs import Program, missing
 from .shapes import Case, build, draw, prove, requests
@@ -138,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     if lacking := [text for on in ("host", "qemu", "gvsoc") if (text := missing(on))]:
         sys.exit("\n".join(lacking))
-    journal = Journal(options.work / "journal.jsonl", {"sources": sources_hash(*SOURCES)})
+    journal = journal_of(options.work / "journal", {"sources": sources_hash(*SOURCES)})
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     began = time.monotonic()
     for machines, count in ((("host", "qemu"), options.host), (("gvsoc",), options.gvsoc)):

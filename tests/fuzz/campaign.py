@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import shrinkc.errors
-from helpers.campaign import PAGE, ROOT, Journal, provenance, sources_hash, table, write_section
+from helpers.campaign import PAGE, ROOT, journal_of, provenance, sources_hash, table, write_section
 from shrinkc.cli.console import Console
 from shrinkc.core.errors import ShrinkcError
+from shrinkc.core.journal import Journal
 
 from .subjects import SUBJECTS, Subject
 from .trial import CPU_SECONDS, MEMORY, SECONDS, Outcome, make_input, try_input
@@ -166,7 +167,7 @@ def main() -> None:
         with Console().stage("making valid inputs"):
             make_bases(subjects, bases)
         about = {"sources": sources_hash(*SOURCES), "seed": options.seed}
-        journal = Journal(options.work / f"seed-{options.seed}.jsonl", about)
+        journal = journal_of(options.work / f"seed-{options.seed}", about)
         with Console().stage(f"{options.n} inputs") as update:
             records = campaign(
                 subjects, bases, options.n, options.seed, journal, update, Path(folder) / "work"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.campaign import Journal
+from helpers.campaign import journal_of
 
 from .blind import BLIND, truncated
 from .campaign import campaign, load, make_bases, section
@@ -41,7 +41,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_every_mutated_input_is_read_or_refused_by_name(
     name: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    journal = Journal(tmp_path / "journal.jsonl", {"sources": "these"})
+    path, about = tmp_path / "journal", {"sources": "these"}
+    journal = journal_of(path, about)
     calls: list[int] = []
 
     def update(done: int, total: int, note: str = "") -> None:
@@ -52,6 +53,8 @@ def test_every_mutated_input_is_read_or_refused_by_name(
     assert calls[-1] == INPUTS and len({r["code"] for r in records}) > 1, "some are refused"
     text = section(records, "make fuzz")
     assert f"| {name} | {INPUTS} | 0 |" in text
+    journal.close()
+    journal = journal_of(path, about)
     assert records == campaign(
         [SUBJECTS[name]], bases(name), INPUTS, 0, journal, update, tmp_path / "nowhere"
     ), "what is in the journal is not tried again"
@@ -108,7 +111,7 @@ def test_an_escape_is_told_with_the_mutations_that_it_takes(
         SUBJECTS["config"], actions=(("py:trusting", "{in}/model"),),
         files={"model/config.json": (truncated,), "model/*.json": BLIND},
     )  # fmt: skip
-    journal = Journal(tmp_path / "journal.jsonl", {})
+    journal = journal_of(tmp_path / "journal", {})
     records = campaign([subject], bases("config"), 40, 0, journal, lambda *_: None, tmp_path / "w")
     journal.close()
     found = [r for r in records if "escape" in r]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -13,47 +12,22 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from shrinkc.core.errors import BadData, RunChanged
+from shrinkc.core.journal import Journal
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results" / "robustness.md"
 _TITLE = "# Robustness\n\nEach section is written by the command that it names.\n"
 
 
-class Journal:
-    """A file with a JSON object per line: first ``about``, what the trials are of, then one for each.
-
-    A journal about something else, such as other sources, is begun anew.
-    """
-
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self.path = path
-        self.records: list[dict[str, Any]] = []
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        found = [value for value in map(_parsed, lines) if value is not None]
-        head = dict(about)
-        if found[:1] == [head]:
-            self.records = found[1:]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # written again: a line that was cut short must not swallow the next one
-        text = "".join(json.dumps(value) + "\n" for value in [head, *self.records])
-        path.write_text(text, encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Writes the record of one trial, at once."""
-        self.records.append(dict(record))
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
+def journal_of(path: Path, about: Mapping[str, Any]) -> Journal:
+    """The journal of a campaign; one about something else, such as other sources, is begun anew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+        return Journal(path, dict(about))
+    except (RunChanged, BadData):
+        path.unlink()
+        return Journal(path, dict(about))
 
 
 def sources_hash(*folders: str) -> str:

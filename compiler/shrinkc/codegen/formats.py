@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from shrinkc.ir.linear import QLinear
 from shrinkc.storage import format_of
 
-MOST = 4  # formats with code of their own, each up to 1.2 KB of the 28 KB for hot code (link.ld)
+MOST = 4  # formats with code of their own, each up to 1.2 KB of the 32 KB for hot code (link.ld)
 
 _ONE_BY_ONE = "8 | SC_FMT_Q16"  # for several tokens sc_matrix_tile is as good: sc_for_several()
 

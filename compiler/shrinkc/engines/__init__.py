@@ -17,6 +17,7 @@ def engine_named(name: str) -> Engine:
 __all__ = [
     "CORES",
     "ENGINES",
+    "NEUREKA",
     "ON_CORES",
     "THE_CORES",
     "Choice",

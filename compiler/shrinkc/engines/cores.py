@@ -67,8 +67,8 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 
 def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """The same of several tokens where N-EUREKA multiplies (sc_products.c): jobs, pairs of rows and what is added
-    up of them, units of what is widened, and what is done with a block of a token."""
+    """The same of several tokens where N-EUREKA multiplies (sc_products.c): jobs, what is added up of pairs of
+    rows, units of what is widened, and what is done with a block of a token."""
     runs = [
         n // count + (at < n % count)
         for n in tiles
@@ -82,7 +82,6 @@ def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Featu
         "blocks_of_several": sum(share(n * tokens, _CORES) for n in runs),
         "planes": tokens * share(shape.words, _CORES),
         "jobs": len(runs) * shape.nseg,
-        "row_pairs": pairs,
         "added_pairs": pairs * tokens,
         "offset_pairs": pairs * tokens * shape.asymmetric,
         f"row_units_w{shape.bits}": sum(share(n * units, _CORES) for n in runs),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from shrinkc.engines import CORES, engine_named
+from shrinkc.engines import CORES, NEUREKA, engine_named
 from shrinkc.ir.steps import Access, PassSizes, loop_of
 from shrinkc.memory.parts import (
     Buffer,
@@ -112,7 +112,7 @@ def pass_sizes(
         cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv.all_in_l1, kv_tile=kv.tile,
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window,
-        several_on_neureka="neureka" in t.engines and any(m.product_words for m in s.matrices),
+        several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.matrices),
     )  # fmt: skip
 
 
