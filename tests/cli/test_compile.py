@@ -19,6 +19,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.cli.main import run_cli
 from shrinkc.core import artifact
 from shrinkc.ir.serialize import load
+from shrinkc.targets import SIRACUSA
 
 from .conftest import Cli
 
@@ -152,8 +153,8 @@ def test_where_code_lies(cli: Cli, model: Path) -> None:
     assert " --code wmem " in usual["command"] and " --code l2 " in moved["command"]
     room = {code: {k: v["available"] for k, v in told["memory"].items()}
             for code, told in (("wmem", usual), ("l2", moved))}  # fmt: skip
-    assert room["l2"]["wmem"] - room["wmem"]["wmem"] == 28 * 1024
-    assert room["wmem"]["l2"] - room["l2"]["l2"] == 28 * 1024
+    assert room["l2"]["wmem"] - room["wmem"]["wmem"] == SIRACUSA.code_bytes
+    assert room["wmem"]["l2"] - room["l2"]["l2"] == SIRACUSA.code_bytes
     host = cli("plan", model, "--target", "host", "--json").json
     assert host["options"]["code"] is None and "--code" not in host["command"]
 

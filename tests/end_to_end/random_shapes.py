@@ -9,11 +9,14 @@ but what the compiler documents.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +71,35 @@ def traits(case: Case, program: Program) -> dict[str, list[str]]:
 
 
 def campaign(
-    journal: Journal, machines: tuple[str, ...], count: int, update: Update
+    journal: Journal, machines: tuple[str, ...], count: int, update: Update, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Tries seeds from 0 on until ``count`` of them matched on all ``machines``; returns the records.
+    """Tries seeds from 0 on until ``count`` of them matched on all ``machines``, ``jobs`` at once; returns
+    the records in order of seeds.
 
     What ended in a fault before is tried again.
     """
     known = {r["seed"]: r for r in journal.records if r["machines"] == list(machines)}
     known = {seed: r for seed, r in known.items() if "fault" not in r}
     found: list[dict[str, Any]] = []
-    matched, seed = 0, 0
-    while matched < count:
-        record = known.get(seed)
-        if record is None:
-            record = {"machines": list(machines), **try_shape(seed, machines)}
-            journal.add(record)
-        found.append(record)
-        matched += "fault" not in record and "refused" not in record
-        seed += 1
-        update(matched, count, f"seed {seed}")
+    matched = 0
+    # a fork of a process that has threads may wait forever
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        trials: dict[int, Future[dict[str, Any]]] = {}
+        try:
+            while matched < count:
+                seed = len(found)
+                for ahead in range(seed, seed + min(2 * jobs, count - matched)):
+                    if ahead not in known and ahead not in trials:
+                        trials[ahead] = pool.submit(try_shape, ahead, machines)
+                record = known.get(seed)
+                if record is None:
+                    record = {"machines": list(machines), **trials.pop(seed).result()}
+                    journal.add(record)
+                found.append(record)
+                matched += "fault" not in record and "refused" not in record
+                update(matched, count, f"seed {seed + 1}")
+        finally:
+            pool.shutdown(cancel_futures=True)
     return found
 
 
@@ -134,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--host", type=int, default=1000, help="Shapes on host and qemu.")
     parser.add_argument("--gvsoc", type=int, default=100, help="Shapes on GVSoC.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="Shapes at a time.")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "random-shapes")
     parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
     options = parser.parse_args()
@@ -144,7 +158,7 @@ def main() -> None:
     began = time.monotonic()
     for machines, count in ((("host", "qemu"), options.host), (("gvsoc",), options.gvsoc)):
         with Console().stage(f"{count} shapes on {' and '.join(machines)}") as update:
-            found[machines] = campaign(journal, machines, count, update)
+            found[machines] = campaign(journal, machines, count, update, options.jobs)
     command = f"make random-shapes HOST={options.host} GVSOC={options.gvsoc}"
     write_section(options.output, TITLE, section(found, command))
     faults = [r for records in found.values() for r in records if "fault" in r]
