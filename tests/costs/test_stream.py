@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shrinkc.costs.stream import Stream, Tile
 
@@ -54,3 +56,29 @@ def test_waits_are_told_apart() -> None:
     on_chip, outside = stream.take(0.0)
     assert (on_chip, outside) == (100.0, 700.0)  # the second's fetch began at 0
     assert stream.take(800.0) == (100.0, 0.0)
+
+
+RUNS = st.lists(
+    st.tuples(
+        st.integers(1, 3000), st.booleans(), st.integers(1, 40), st.sampled_from([0.0, 30.5, 400.0])
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(runs=RUNS, dma=st.sampled_from([1.7, 8.0]), flash=st.sampled_from([0.3, 1.0, 8.0]))
+def test_equal_tiles_at_once_are_those_one_by_one(
+    runs: list[tuple[int, bool, int, float]], dma: float, flash: float
+) -> None:
+    tiles = [Tile(size, fetched) for size, fetched, count, _ in runs for _ in range(count)]
+    one_by_one, at_once = Stream(tiles, dma, flash, 5.0), Stream(tiles, dma, flash, 5.0)
+    now = 7.0
+    for _, _, count, work in runs:
+        begin, waits = now, [0.0, 0.0]
+        for _ in range(count):
+            took = one_by_one.take(now)
+            waits = [a + b for a, b in zip(waits, took, strict=True)]
+            now += sum(took) + work
+        assert at_once.take_equal(begin, count, work) == pytest.approx(waits, abs=1e-3)

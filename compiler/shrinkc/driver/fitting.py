@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from shrinkc.core.errors import DoesNotFit, Lack
-from shrinkc.memory.planner import make_plan
+from shrinkc.memory.planner import check_fits
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WIDTHS
@@ -41,7 +41,7 @@ def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack,
 def _lack(shape: ModelShape, target: Target) -> Lack | None:
     """The first level that lacks something."""
     try:
-        make_plan(shape, target)
+        check_fits(shape, target)
     except DoesNotFit as error:
         return error.lacks[0]
     return None

@@ -22,7 +22,7 @@ from shrinkc.driver.opening import open_model
 from shrinkc.engines import CORES, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan
-from shrinkc.memory.planner import make_plan
+from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (
@@ -437,7 +437,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
             others = choices.engines - {CORES}
             try:
                 if others:
-                    make_plan(shape, target)
+                    check_fits(shape, target)
                 return choices, shape
             except DoesNotFit as refused:
                 lack = refused.lacks[0]
@@ -461,7 +461,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         try:
             check(quant)
-            make_plan(shape_for(quant, context), target, l1)
+            check_fits(shape_for(quant, context), target, l1)
         except (DoesNotFit, QuantizeError):
             return False
         return True

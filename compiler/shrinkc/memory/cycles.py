@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from shrinkc.costs import Arithmetic, CostTable, Work
+from shrinkc.costs import Arithmetic, CostTable, Cycles, Work
 from shrinkc.costs.stream import Stream, Tile
 from shrinkc.engines import CORES
 from shrinkc.ir.steps import PassSizes, Step, Turn, loop_of, slot_of
@@ -102,6 +103,8 @@ class Passes:
     _sizes: PassSizes = field(init=False, repr=False)
     _placed: dict[str, Placement] = field(init=False, repr=False)
     _matrices: list[dict[str, MatrixShape]] = field(init=False, repr=False)
+    _slots: dict[str, str] = field(init=False, repr=False)  # of every step
+    _cut: dict[str, tuple[tuple[int, ...], tuple[Tile, ...]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sizes = planned_sizes(self.shape, self.target, self.plan)
@@ -109,6 +112,8 @@ class Passes:
         self._matrices = [
             {m.name.split(".", 1)[-1]: m for m in layer} for layer in self.shape.layers
         ]
+        self._slots = {step.name: slot_of(step, self._sizes.steps) for step in self._sizes.steps}
+        self._cut = {}
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
@@ -144,7 +149,7 @@ class Passes:
         position: int,
         known: dict[tuple[object, ...], tuple[Work, Arithmetic]],
     ) -> StepWork:
-        slot = slot_of(step, self._sizes.steps)
+        slot = self._slots[step.name]
         matrix = self.shape.head if slot == "head" else None
         if layer is not None and slot:
             matrix = self._matrices[layer][slot]
@@ -152,27 +157,32 @@ class Passes:
         tiles: tuple[Tile, ...] = ()
         blocks: tuple[int, ...] = ()
         if step.matrix is not None and matrix is not None:
-            blocks, tiles = self._tiles(matrix)
-        alike = None if matrix is None else replace(matrix, name=slot)
-        key = (step.name, alike, blocks)
+            blocks, tiles = self._tiles(matrix.name)
+        key = (step.name, None if matrix is None else matrix.kind, blocks)
         if key not in known:
             outside = _outside(self._placed[table.name])
             turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
             known[key] = step.op.work(step, turn), step.op.arithmetic(step, turn)
         if matrix is not None and matrix.rank and step.matrix is not None:
-            tiles = (*self._tiles(replace(matrix, name=f"{matrix.name}.a"))[1], *tiles)
+            tiles = (*self._tiles(f"{matrix.name}.a")[1], *tiles)
         work, arithmetic = known[key]
         return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
 
-    def _tiles(self, matrix: MatrixShape) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+    def _tiles(self, matrix: str) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
-        p = self._placed[matrix.name]
-        if p.engine != CORES:
-            return (), ()
-        blocks = tuple(
-            min(p.tile_blocks, p.blocks - at) for at in range(0, p.blocks, p.tile_blocks)
-        )
-        return blocks, tuple(Tile(n * p.block_bytes, _outside(p)) for n in blocks)
+        if matrix not in self._cut:
+            self._cut[matrix] = _cut(self._placed[matrix])
+        return self._cut[matrix]
+
+
+def _cut(p: Placement) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+    if p.engine != CORES:
+        return (), ()
+    whole, rest = divmod(p.blocks, p.tile_blocks)
+    blocks = (p.tile_blocks,) * whole + (rest,) * bool(rest)
+    outside = _outside(p)
+    tile = Tile(p.tile_blocks * p.block_bytes, outside)
+    return blocks, (tile,) * whole + (Tile(rest * p.block_bytes, outside),) * bool(rest)
 
 
 def _outside(p: Placement) -> bool:
@@ -188,28 +198,39 @@ def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:
     return PassCost(tuple(out), tuple(unknown))
 
 
+def _runs(tiles: Sequence[Tile]) -> list[tuple[Tile, int]]:
+    """Tiles, and how many that are equal follow each other."""
+    return [(tile, len(list(run))) for tile, run in itertools.groupby(tiles)]
+
+
 def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> list[StepCost]:
     stream: Stream | None = None
     now, out = 0.0, list[StepCost]()
+    known: dict[tuple[str, int], Cycles] = {}  # steps that are alike have one work
     for step in steps:
         if stream is None and step.layer is not None:
             stream = Stream([t for s in steps for t in s.tiles], table.dma, table.flash, now)
-        takes = table.cycles(step.op, step.work)
-        if not table.knows(step.op):
-            unknown[step.name] = None
-        else:
-            unknown |= dict.fromkeys(f"{step.name}: {n}" for n in table.unknown(step.op, step.work))
+        alike = step.name, id(step.work)
+        if alike not in known:
+            known[alike] = table.cycles(step.op, step.work)
+            if not table.knows(step.op):
+                unknown[step.name] = None
+            else:
+                lacking = table.unknown(step.op, step.work)
+                unknown |= dict.fromkeys(f"{step.name}: {n}" for n in lacking)
+        takes = known[alike]
         works = takes.whole
         fetch = step.work.fetched / table.flash
         waits = {DMA: max(0.0, step.work.moved / table.dma - works), FLASH: fetch}
         begin, now = now, now + sum(waits.values())
         whole = sum(t.bytes for t in step.tiles)
-        for tile in step.tiles:
+        for tile, count in _runs(step.tiles):
             assert stream is not None
-            for name, wait in zip((DMA, FLASH), stream.take(now), strict=True):
+            each = works * tile.bytes / whole
+            took = stream.take_equal(now, count, each)
+            for name, wait in zip((DMA, FLASH), took, strict=True):
                 waits[name] += wait
-                now += wait
-            now += works * tile.bytes / whole
+            now += sum(took) + count * each
         if not step.tiles:
             now += works
         fetched = sum(t.bytes for t in step.tiles if t.fetched)

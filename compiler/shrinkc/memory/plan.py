@@ -9,12 +9,13 @@ not cut: it lies in a memory that the engine reads in place, before all others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from shrinkc.engines import CORES, NEUREKA, engine_named
-from shrinkc.ir.steps import Access, PassSizes, loop_of
+from shrinkc.ir.steps import Access, PassSizes, Step, Use, loop_of
 from shrinkc.memory.parts import (
     Buffer,
     Placement,
@@ -105,14 +106,14 @@ def pass_sizes(
     The cores put some rows of all tokens that are verified where one token's logits have room; other
     engines give whole results.
     """
-    scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.matrices)
+    scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.kinds)
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
         cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv.all_in_l1, kv_tile=kv.tile,
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window,
-        several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.matrices),
+        several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
     )  # fmt: skip
 
 
@@ -124,10 +125,17 @@ def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
     """What every L1 buffer has to hold: the most that any step asks of it."""
+    return _most(_uses(sizes))
+
+
+def _uses(sizes: PassSizes) -> list[list[Use]]:
+    return [list(step.op.uses(step, sizes)) for step in sizes.steps]
+
+
+def _most(uses: list[list[Use]]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for step in sizes.steps:
-        for use in step.op.uses(step, sizes):
-            found[use.buffer] = max(found.get(use.buffer, 0), use.bytes)
+    for use in itertools.chain.from_iterable(uses):
+        found[use.buffer] = max(found.get(use.buffer, 0), use.bytes)
     return found
 
 
@@ -137,15 +145,18 @@ def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, int]]:
     Over the whole layer loop where a layer reads what is there from before: from the layer before it, or
     since the pass began.
     """
-    begin, end = loop_of(sizes.steps)
+    return _alive(sizes.steps, _uses(sizes))
+
+
+def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int, int]]:
+    begin, end = loop_of(steps)
     found: dict[str, tuple[int, int]] = {}
     written: set[str] = set()  # in this layer
-    for at, step in enumerate(sizes.steps):
-        uses = list(step.op.uses(step, sizes))
-        for use in uses:
+    for at, (step, of_step) in enumerate(zip(steps, uses, strict=True)):
+        for use in of_step:
             first, last = found.get(use.buffer, (at, at))
             if use.access is Access.KEEP:
-                first, last = 0, len(sizes.steps) - 1
+                first, last = 0, len(steps) - 1
             if use.access is Access.AHEAD:
                 first = 0
             comes_in = use.access in (Access.READ, Access.UPDATE, Access.AHEAD)
@@ -153,14 +164,15 @@ def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, int]]:
                 first, last = min(first, begin), max(last, end)
             found[use.buffer] = first, max(last, at)
         if step.in_layer:
-            written |= {use.buffer for use in uses if use.access is Access.WRITE}
+            written |= {use.buffer for use in of_step if use.access is Access.WRITE}
     return found
 
 
 def l1_buffers(sizes: PassSizes) -> list[Buffer]:
     """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
-    alive = lifetimes(sizes)
-    return [Buffer(n, "l1", align(size), *alive[n]) for n, size in buffer_bytes(sizes).items()]
+    uses = _uses(sizes)
+    alive = _alive(sizes.steps, uses)
+    return [Buffer(n, "l1", align(size), *alive[n]) for n, size in _most(uses).items()]
 
 
 def place(buffers: list[Buffer]) -> list[Buffer]:

@@ -29,10 +29,6 @@ def copied(s: ModelShape) -> list[MatrixShape]:
     return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
-def _arena(buffers: list[Buffer]) -> int:
-    return max(b.offset + b.bytes for b in place(buffers))
-
-
 class L1Use(NamedTuple):
     """How a plan uses L1: tokens of a chunk, bytes of a tile, the cache, and whether logits are there."""
 
@@ -42,7 +38,41 @@ class L1Use(NamedTuple):
     logits: bool
 
 
-def _choose_l1(s: ModelShape, t: Target, total: int, chunks: Sequence[int] = CHUNKS) -> L1Use:
+class _Arena:
+    """What ways to use L1 need of it, each worked out once."""
+
+    def __init__(self, s: ModelShape, t: Target) -> None:
+        self._s, self._t = s, t
+        self._bytes: dict[tuple[L1Use, int], int] = {}
+        self._alive: dict[L1Use, int] = {}
+
+    def buffers(self, use: L1Use, verified: int = 1) -> list[Buffer]:
+        """Every buffer, not yet placed."""
+        return l1_buffers(pass_sizes(self._s, self._t, *use, verified))
+
+    def bytes(self, use: L1Use, verified: int = 1) -> int:
+        """Of the arena."""
+        known, key = self._bytes, (use, verified)
+        if key not in known:
+            known[key] = max(b.offset + b.bytes for b in place(self.buffers(use, verified)))
+        return known[key]
+
+    def alive(self, use: L1Use) -> int:
+        """The most bytes that are alive at once with the shortest chunk: with a longer one they are no
+        fewer, and no arena is smaller."""
+        use = use._replace(chunk=CHUNKS[-1])
+        if use not in self._alive:
+            buffers = self.buffers(use)
+            self._alive[use] = max(
+                sum(b.bytes for b in buffers if b.first <= at <= b.last)
+                for at in {b.first for b in buffers}
+            )
+        return self._alive[use]
+
+
+def _choose_l1(
+    s: ModelShape, t: Target, total: int, arena: _Arena, chunks: Sequence[int] = CHUNKS
+) -> L1Use:
     """A way to use L1.
 
     Preferences in order: KV cache and logits in L1, then long prefill chunks, then a layer's cache, or as much
@@ -66,9 +96,6 @@ def _choose_l1(s: ModelShape, t: Target, total: int, chunks: Sequence[int] = CHU
         if window > 1
     ]
 
-    def buffers(chunk: int, tile: int, use: KvUse, logits_l1: bool) -> list[Buffer]:
-        return l1_buffers(pass_sizes(s, t, chunk, tile, use, logits_l1))
-
     in_l1 = KvUse(True, 0, kv_tiles)
     outside = pieces
     if pass_sizes(s, t, 1, 0, in_l1, False).starts_next_cache:
@@ -78,11 +105,11 @@ def _choose_l1(s: ModelShape, t: Target, total: int, chunks: Sequence[int] = CHU
         """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
-            return _arena(buffers(chunk, tile, use, logits_l1)) <= budget
+            return arena.bytes(L1Use(chunk, tile, use, logits_l1)) <= budget
 
-        if not fits(least):
+        if arena.alive(L1Use(chunk, least, use, logits_l1)) > budget or not fits(least):
             return -1
-        free = budget - _arena(buffers(chunk, 0, use, logits_l1))
+        free = budget - arena.bytes(L1Use(chunk, 0, use, logits_l1))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
             tile = max(least, tile - 16 * ALIGN)
@@ -100,13 +127,13 @@ def _choose_l1(s: ModelShape, t: Target, total: int, chunks: Sequence[int] = CHU
             tile = tile_for(chunk, use, logits_l1, enough)
             if tile >= enough:
                 return L1Use(chunk, tile, use, logits_l1)
-    least = place(buffers(1, align(block), pieces[-1], False))
+    least = place(arena.buffers(L1Use(1, align(block), pieces[-1], False)))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
     raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
 
 
-def _verified(s: ModelShape, t: Target, total: int, chosen: L1Use) -> int:
+def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use) -> int:
     """The most tokens of a pass whose choices it can give, in the L1 that is left; 1 where there is no room.
 
     Of each there is room for a block of rows at least."""
@@ -116,10 +143,7 @@ def _verified(s: ModelShape, t: Target, total: int, chosen: L1Use) -> int:
     elif not chosen.logits:
         return 1
     budget = total - t.l1_system - layer_table_bytes(s)
-    fitting = (
-        n for n in range(most, 1, -1) if _arena(l1_buffers(pass_sizes(s, t, *chosen, n))) <= budget
-    )
-    return next(fitting, 1)
+    return next((n for n in range(most, 1, -1) if arena.bytes(chosen, n) <= budget), 1)
 
 
 def _asked(use: L1Use) -> Asked:
@@ -134,9 +158,19 @@ def bytes_beside_weights(s: ModelShape, t: Target) -> int:
     try:
         plan = make_plan(s, t)
     except DoesNotFit:  # with these weights
-        return beside_weights(s, t, _asked(_choose_l1(s, t, t.l1)))
+        return beside_weights(s, t, _asked(_choose_l1(s, t, t.l1, _Arena(s, t))))
     asked = Asked(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
     return beside_weights(s, t, asked)
+
+
+def check_fits(s: ModelShape, t: Target, l1_budget: int | None = None) -> None:
+    """Raises DoesNotFit where :func:`make_plan` would, without its choice between plans."""
+    total_l1, arena = _room(t, l1_budget), _Arena(s, t)
+    _plan(s, t, total_l1, arena, _choose_l1(s, t, total_l1, arena))
+
+
+def _room(t: Target, l1_budget: int | None) -> int:
+    return t.l1 if l1_budget is None else min(l1_budget, t.l1)
 
 
 def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
@@ -145,15 +179,16 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
     Raises DoesNotFit with need, have and excess of the level and its largest consumers.
     """
-    total_l1 = t.l1 if l1_budget is None else min(l1_budget, t.l1)
-    first = _choose_l1(s, t, total_l1)
-    plans, table = [_plan(s, t, total_l1, first)], cost_table(t.name)
+    total_l1, arena = _room(t, l1_budget), _Arena(s, t)
+    first = _choose_l1(s, t, total_l1, arena)
+    plans, table = [_plan(s, t, total_l1, arena, first)], cost_table(t.name)
     longer = [chunk for chunk in CHUNKS if chunk > first.chunk]
     if table is None or not longer:
         return plans[0]
     for chunk in longer:
         try:
-            plans.append(_plan(s, t, total_l1, _choose_l1(s, t, total_l1, [chunk])))
+            chosen = _choose_l1(s, t, total_l1, arena, [chunk])
+            plans.append(_plan(s, t, total_l1, arena, chosen))
         except DoesNotFit:  # or what is not in L1 then has no place behind it
             continue
     return min(plans, key=lambda p: _cycles(s, t, p, table))
@@ -170,10 +205,10 @@ def _cycles(s: ModelShape, t: Target, plan: Plan, table: CostTable) -> float:
     return total
 
 
-def _plan(s: ModelShape, t: Target, total_l1: int, chosen: L1Use) -> Plan:
+def _plan(s: ModelShape, t: Target, total_l1: int, arena: _Arena, chosen: L1Use) -> Plan:
     chunk, tile, kv, logits_l1 = chosen
-    verified = _verified(s, t, total_l1, chosen)
-    l1 = place(l1_buffers(pass_sizes(s, t, *chosen, verified)))
+    verified = _verified(s, t, total_l1, arena, chosen)
+    l1 = place(arena.buffers(chosen, verified))
     behind = arrange(s, t, _asked(chosen))
     capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(

@@ -58,6 +58,11 @@ class ModelShape:
         return out + ([self.embedding] if self.embedding else [])
 
     @cached_property
+    def kinds(self) -> list[MatrixShape]:
+        """One of all matrices that differ in no more than their names."""
+        return list({m.kind: m for m in self.matrices}.values())
+
+    @cached_property
     def slots(self) -> dict[str, SlotSizes]:
         """What the matrices of each slot ask for, over all layers."""
         found: dict[str, list[MatrixShape]] = {"head": [self.head]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from shrinkc.abi import PRODUCT_WORDS, ROW_BLOCK, WIDE_WORDS, X_BLOCK
@@ -50,6 +50,11 @@ class MatrixShape:
     store: Store = BLOCKS
     beside_grouped: bool = False  # first half of a side path: reads what a grouped matrix reads
 
+    @cached_property
+    def kind(self) -> MatrixShape:
+        """The same without its name: equal where two matrices differ in no more."""
+        return replace(self, name="")
+
     @property
     def wide(self) -> bool:
         """Whether it reads 16-bit activations."""
@@ -59,7 +64,7 @@ class MatrixShape:
     def format(self) -> StorageFormat:
         return format_of(self.bits)
 
-    @property
+    @cached_property
     def nseg(self) -> int:
         return -(-self.k // self.seg)
 
@@ -72,7 +77,7 @@ class MatrixShape:
         pad = self.pad or self.format.inputs
         return -(-elements // pad) * pad // WORD
 
-    @property
+    @cached_property
     def words(self) -> int:
         return (self.nseg - 1) * self.seg_words(self.seg) + self.seg_words(self.last)
 
@@ -114,7 +119,7 @@ class MatrixShape:
         words = min(self.words, WIDE_WORDS) if self.wide else self.seg_words(min(self.seg, self.k))
         return 4 * ROW_BLOCK * words
 
-    @property
+    @cached_property
     def product_words(self) -> int:
         """Words of a segment, where N-EUREKA can multiply it with several tokens; 0 where it cannot."""
         words = self.seg_words(min(self.seg, self.k))
