@@ -19,7 +19,7 @@ from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.plan import Plan
-from shrinkc.memory.planner import make_plan
+from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
@@ -135,7 +135,7 @@ def smallest_l1(shape: ModelShape, target: Target = SIRACUSA) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            make_plan(shape, target, middle)
+            check_fits(shape, target, middle)
             high = middle
         except DoesNotFit:
             low = middle

@@ -4,7 +4,7 @@ in pieces, a layer at a time, or first this and then that; nor does where RoPE's
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Model:
     shape: ModelShape
     request: Request
     want: Record
+    budgets: dict[str, int] = field(default_factory=dict)  # of L1, by mode
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def budget_for(m: Model, mode: str) -> int:
     """An L1 budget at which a layer's cache comes into L1 always, or in a part of the run; or in pieces."""
-    if mode == "pieces":
-        return smallest_l1(m.shape)
+    if mode not in m.budgets:
+        m.budgets[mode] = smallest_l1(m.shape) if mode == "pieces" else _searched(m, mode)
+    return m.budgets[mode]
+
+
+def _searched(m: Model, mode: str) -> int:
     for budget in range(SIRACUSA.l1, 0, -KIB // 4):
         plan = make_plan(m.shape, SIRACUSA, budget)
         if plan.kv_window_blocks and mode_of(m, plan) == mode:
