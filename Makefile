@@ -5,6 +5,7 @@
 # make bench-flash  the same of models in flash, into flash.md (SMOLLM2=its GGUF file); half an hour, 16 GB
 # make fuzz         change inputs of every importer, into docs/results/robustness.md (N=20000 SEED=1)
 # make random-shapes  prove random models on host, qemu and GVSoC, into the same page (HOST=1000 GVSOC=100)
+# make kills        kill a compression run at random moments, into the same page (N=20 SEED=1)
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
@@ -37,7 +38,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench bench-flash fuzz random-shapes calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-base bench bench-flash fuzz random-shapes kills calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -149,6 +150,9 @@ fuzz: packages $(VENV)/dev
 
 random-shapes: packages $(VENV)/test
 	$(suite) end_to_end.random_shapes --host $(or $(HOST),1000) --gvsoc $(or $(GVSOC),100)
+
+kills: packages $(VENV)/dev
+	$(suite) compress.kills -n $(or $(N),20) --seed $(or $(SEED),1)
 
 calibrate: packages $(VENV)/base
 	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))

@@ -166,7 +166,7 @@ def test_a_sweep_imports_no_torch(small: Path) -> None:
 
 def test_a_refusal_in_fields(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, TINY)
-    result = cli("plan", model, "--l1", "1KiB", "--context", 4000, "--json")
+    result = cli("plan", model, "--l1", "1KiB", "--context", 4000, "--json", "-q")
     assert result.code == 30 and result.json["fits"] is False
     for lack in result.json["lacks"]:
         assert lack["need"] - lack["have"] == lack["excess"] > 0 and lack["largest"]

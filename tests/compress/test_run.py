@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from helpers.interrupting import InterruptAt
+from helpers.runs import contents
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
@@ -48,26 +49,6 @@ def whole(
     """A run that nothing disturbed; tests that change it take a copy."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, compress(str(stories), out, recipe, reporter=Silent())
-
-
-def contents(out: Path) -> dict[str, Any]:
-    """Every file of a run by name; of JSON what does not depend on the time it took."""
-    found: dict[str, Any] = {}
-    for file in sorted(out.rglob("*")):
-        name = file.relative_to(out).as_posix()
-        if not file.is_file() or name == "table.md":
-            continue
-        if file.suffix == ".json":
-            found[name] = without_seconds(json.loads(file.read_text()))
-        else:
-            found[name] = file.read_bytes()
-    return found
-
-
-def without_seconds(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
-    return [without_seconds(v) for v in value] if isinstance(value, list) else value
 
 
 def copy_of(whole: tuple[Path, RunResult], tmp_path: Path) -> Path:

@@ -1,0 +1,202 @@
+"""Kills a compression run at random moments, each time goes on with it, and holds what comes out against a run
+that nothing disturbed.
+
+    PYTHONPATH=compiler:tests python -m compress.kills -n 20 --seed 1
+
+A run of the example goes through a text that the model writes itself, vocabulary, depth, width, lora, gptq, qat and
+evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
+command then goes on, and is killed again, until it ends, and the next run begins.  Ends with 1 where a file of a run
+is another than undisturbed, or a command ends with anything but success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.campaign import PAGE, ROOT, provenance, table, write_section
+from helpers.runs import contents
+from shrinkc.cli.console import Console
+
+from .conftest import story_text
+
+TITLE = "Killed runs"
+OWN_TEXT = "the model's own text"
+STORIES = ROOT / "examples" / "stories"
+STAGES = ("vocabulary", "depth", "width", "lora", "gptq", "qat")
+RECIPE = """
+[calibration]
+text = ["self:6k"]
+samples = 16
+length = 64
+[vocabulary]
+keep = 400
+[depth]
+remove = 1
+protect_first = 1
+protect_last = 1
+[width]
+ffn = 0.25
+multiple = 32
+[lora]
+samples = 600
+batch = 4
+micro_batch = 4
+length = 64
+[gptq]
+bits = 4
+group = 32
+sym = false
+embeddings = { bits = 8, group = 32 }
+[qat]
+samples = 600
+batch = 4
+micro_batch = 4
+length = 64
+[evaluate]
+text = "others.txt"
+windows = 4
+"""
+# training keeps its state after every step, so that going on from such a state is what is tried
+PROGRAM = (
+    "import shrinkc.compression.training as training, sys; training.SAVE_SECONDS = 0.0; "
+    "from shrinkc.cli.main import run_cli; sys.exit(run_cli(sys.argv[1:]))"
+)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """After how many seconds of a command it came, and what was under way."""
+
+    seconds: float
+    during: str
+
+
+def command(out: Path, recipe: Path) -> list[str]:
+    return [
+        sys.executable, "-c", PROGRAM, "compress", str(STORIES), "-o", str(out), "--recipe", str(recipe),
+    ]  # fmt: skip
+
+
+def start(out: Path, recipe: Path) -> subprocess.Popen[str]:
+    log = out.with_suffix(".log").open("w")
+    return subprocess.Popen(
+        command(out, recipe), stdout=log, stderr=log, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
+    )  # fmt: skip
+
+
+def under_way(out: Path) -> str:
+    """The step that a run is at: the first that is not complete."""
+    if not (out / "00-source").is_dir():
+        return "source"
+    done = sum(
+        (out / f"{n:02d}-{kind}" / "step.json").is_file() for n, kind in enumerate(STAGES, 1)
+    )
+    if not any(out.glob("01-*")):
+        return OWN_TEXT
+    return STAGES[done] if done < len(STAGES) else "evaluate"
+
+
+def killed(out: Path, recipe: Path, after: float) -> Kill | None:
+    """Runs, or goes on, and kills that ``after`` so many seconds; None: it had ended before.  Raises
+    RuntimeError when it ended with anything but success."""
+    process = start(out, recipe)
+    try:
+        code = process.wait(after)
+    except subprocess.TimeoutExpired:
+        during = under_way(out)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return Kill(after, during)
+    if code:
+        raise RuntimeError(out.with_suffix(".log").read_text())
+    return None
+
+
+def differing(out: Path, whole: Path) -> list[str]:
+    """Names of files that one has and the other has not, or of which the contents differ."""
+    one, other = contents(out), contents(whole)
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def section(kills: Sequence[Kill], runs: int, wrong: Sequence[str], told: str) -> str:
+    """What the page says."""
+    counts = Counter(kill.during for kill in kills)
+    rows = [[name, counts[name]] for name in ["source", OWN_TEXT, *STAGES, "evaluate"]]
+    verdict = f"{len(wrong)} files differ: {', '.join(wrong)}." if wrong else "No byte differs."
+    return "\n".join([
+        provenance(told),
+        f"SIGKILL at {len(kills)} random moments in {runs} runs of examples/stories with all stages but eora and "
+        "scales, training keeping its state after every step, each gone on with by the same command; then every "
+        "file, in JSON all but the seconds that something took, is held against those of an undisturbed run. "
+        + verdict,
+        "",
+        table(["killed during", "times"], rows),
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-n", type=int, default=20, help="Kills.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    kills: list[Kill] = []
+    wrong: list[str] = []
+    runs = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = write_recipe(folder)
+        whole = folder / "whole"
+        with Console().stage("an undisturbed run"):
+            began = time.monotonic()
+            assert killed(whole, recipe, 3600.0) is None
+            lasts = time.monotonic() - began
+        with Console().stage(f"{options.n} kills") as update:
+            while len(kills) < options.n:
+                out, runs = folder / f"run{runs}", runs + 1
+                while (
+                    kill := killed(out, recipe, _moment(rng, lasts, len(kills) < options.n))
+                ) is not None:
+                    kills.append(kill)
+                    update(len(kills), options.n, f"{kill.during} after {kill.seconds:.0f} s")
+                wrong += [f"{out.name}/{file}" for file in differing(out, whole)]
+                shutil.rmtree(out)
+    write_section(
+        options.output,
+        TITLE,
+        section(kills, runs, wrong, f"make kills N={options.n} SEED={options.seed}"),
+    )
+    print(f"{options.output}: written; {len(wrong)} files differ", file=sys.stderr)
+    sys.exit(bool(wrong))
+
+
+def _moment(rng: random.Random, lasts: float, more: bool) -> float:
+    """Seconds until the next kill; where there are enough, none that a run lives to see."""
+    return rng.uniform(0.0, lasts) if more else 3600.0
+
+
+def write_recipe(folder: Path) -> Path:
+    """The recipe, and the text of its evaluation beside it."""
+    (folder / "others.txt").write_text(story_text(1, 60), encoding="utf-8")
+    file = folder / "recipe.toml"
+    file.write_text(RECIPE, encoding="utf-8")
+    return file
+
+
+if __name__ == "__main__":
+    main()
