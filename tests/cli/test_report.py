@@ -347,6 +347,11 @@ def test_texts_and_numbers_that_no_file_or_float_can_hold(
     assert [s["protocol"] for s in data["steps"]] == ["?"]
     assert "00-source/step.json is damaged: OverflowError" in data["notes"][0]
     assert "was left out: a figure of it is no number" in data["notes"][1]
+    for tokens in (None, [3], "3"):
+        step["metrics"]["perplexity"] |= {"protocol": "p", "text_tokens": tokens}
+        file = tmp_path / "other/00-source/step.json"
+        file.write_text(json.dumps(step | {"figures": json.loads(file.read_text())["figures"]}))
+        assert "was left out" in reported(cli, tmp_path / "other")["notes"][0]
     (out / "eval.json").symlink_to("eval.json")
     assert "eval.json was left out" in reported(cli, out)["notes"][0]
     (tmp_path / "eval.json").write_text(

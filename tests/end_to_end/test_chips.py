@@ -3,6 +3,7 @@ are about."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("chips") / "model"
     write_tiny_llama(path, hidden=64, intermediate=128, layers=2)
     return path
+
+
+@pytest.mark.parametrize("name", CHIPS)
+@pytest.mark.parametrize("option", ["", "PROFILE=1"])
+def test_it_is_built_without_a_warning(model: Path, tmp_path: Path, name: str, option: str) -> None:
+    """Whatever part of the runtime a model leaves unused."""
+    need("qemu")
+    target, out = TARGETS[name], tmp_path / "out"
+    shrinkc.compile(model, output=out, target=name, context=32, engines="cores")
+    done = subprocess.run(
+        ["make", "-s", "-C", out, name, *filter(None, [option])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", ""), target.title
 
 
 @pytest.mark.gvsoc

@@ -70,6 +70,7 @@ def _readable(record: StepRecord, notes: list[str]) -> bool:
     ]
     figures = [v for key, v in row.items() if key not in (*_OPTIONAL, *_NO_FIGURES)]
     figures += [row[key] for key in _OPTIONAL if row[key] is not None]
+    figures += [] if row["measured"] is None else [row["measured"].get("text_tokens")]
     texts += [] if row["protocol"] is None else [row["protocol"]]
     numbers = all(map(is_number, figures))
     if numbers and all(type(text) is str for text in texts):

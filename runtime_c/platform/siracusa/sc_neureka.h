@@ -53,7 +53,7 @@ sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t 
     REG(NEUREKA_JOB(18)) = tiles_out_in;
 }
 
-static __attribute__((noinline)) void sc_neureka_form(const sc_neureka_job *j) {
+static __attribute__((noinline, unused)) void sc_neureka_form(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(1)) = j->in;
     REG(NEUREKA_JOB(6)) = j->in_pixel;
     REG(NEUREKA_JOB(7)) = j->in_row;
