@@ -26,6 +26,7 @@ PROFILE = f"{BUILD}/profile.json"  # the last run with a profile
 REPORTS = ("report.html", "report.json")  # what `shrinkc report` leaves
 REPORT = "shrinkc-report"  # both say so at their beginning
 
+_MAX_SIZE = 1 << 24  # of context and vocabulary: no model has more, and tables are made of it
 _AGAIN = "compile the model again."
 
 Option = str | int | bool | None
@@ -102,7 +103,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _check_types(m: Manifest) -> None:
-    """TypeError for a field that holds something else than it says."""
+    """TypeError for a field that holds something else than it says, ValueError for an impossible size."""
     texts = (m.model, m.target, m.command, m.shrinkc, *(r.sha256 for r in m.files.values()))
     numbers = (m.context, m.vocab_size, *(r.bytes for r in m.files.values()))
     options = {str, int, bool, type(None)}
@@ -110,6 +111,9 @@ def _check_types(m: Manifest) -> None:
         raise TypeError("a text or a number is none")
     if type(m.options) is not dict or not {type(v) for v in m.options.values()} <= options:
         raise TypeError("options are values by name")
+    for name, size in (("context", m.context), ("vocab_size", m.vocab_size)):
+        if not 0 < size <= _MAX_SIZE:
+            raise ValueError(f"{name} = {size}; 1 to {_MAX_SIZE} is possible")
 
 
 def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
