@@ -175,6 +175,17 @@ def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:
     assert cli("plan", model, "--target", "host", "--json").json["options"]["engines"] == "cores"
 
 
+def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m", hidden=64, intermediate=128, heads=4, kv_heads=2, layers=2)
+    grouped = ("plan", tmp_path / "m", "--bits", 4, "--group", 32)
+    told = cli(*grouped, "--json").json["prompt_products"]
+    assert len(told) == 8 and {name.split(".")[0] for name in told} == {"layer0", "layer1"}
+    said = "in a prompt neureka multiplies the groups of 8 of the cores' matrices"
+    assert said in cli(*grouped).out
+    assert said not in cli(*grouped, "--engines", "cores").out
+    assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []
+
+
 @pytest.mark.parametrize("target", ["host", "rv32"])
 def test_other_targets(cli: Cli, model: Path, tmp_path: Path, target: str) -> None:
     assert cli("compile", model, "--target", target, "-o", tmp_path / "out").code == 0

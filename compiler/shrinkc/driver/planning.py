@@ -19,10 +19,10 @@ from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, check_speed, speed_of
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.driver.opening import open_model
-from shrinkc.engines import CORES, ON_CORES, Choices
+from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
-from shrinkc.memory.plan import Plan
-from shrinkc.memory.planner import check_fits, make_plan
+from shrinkc.memory.plan import Plan, planned_sizes
+from shrinkc.memory.planner import check_fits, copied, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (
@@ -287,6 +287,14 @@ class Planned:
         parts = [f"{MEMORIES[level].label} ({count} layers)" for level, count in layers.items()]
         return " and ".join(parts)
 
+    @property
+    def products(self) -> list[str]:
+        """The matrices of the cores of which N-EUREKA multiplies the segments with several tokens at once."""
+        sizes = planned_sizes(self.shape, self.target, self.plan)
+        if not sizes.several_on_neureka or self.plan.chunk == 1:
+            return []
+        return [m.name for m in copied(self.shape) if m.product_words]
+
     def _engine_lines(self) -> list[str]:
         """Who runs how much, and why not more; nothing where the target has the cores alone."""
         chosen = self.choices.by_name
@@ -297,6 +305,11 @@ class Planned:
             for engine in self.target.engines
             if chosen
         ]
+        if products := self.products:
+            out.append(
+                f"in a prompt {NEUREKA.name} multiplies the groups of {len(products)} of the cores' matrices, "
+                "which add them up"
+            )
         why: dict[tuple[str, str], list[str]] = {}
         for name, choice in chosen.items():
             for engine, reason in choice.refused:
@@ -335,7 +348,7 @@ class Planned:
             name: {"engine": c.engine, "cycles": c.cycles, "refused": dict(c.refused)}
             for name, c in self.choices.by_name.items()
         }
-        return {"engines": found} if found else {}
+        return {"engines": found, "prompt_products": self.products} if found else {}
 
 
 def fixed_options(
