@@ -34,7 +34,7 @@ def test_the_loss_and_its_gradient(weight: float, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shrinkc.compression.soft_loss.ROWS", 3)
     torch.manual_seed(0)
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
-    head = torch.randn(11, 5, dtype=torch.float64)
+    head = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
     known = torch.randn(8, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
     targets = torch.randint(11, (8,))
     student = torch.log_softmax(hidden @ head.T, 1)
@@ -43,9 +43,13 @@ def test_the_loss_and_its_gradient(weight: float, monkeypatch: pytest.MonkeyPatc
     wanted = wanted + weight * (teacher.exp() * (teacher - student)).sum()
     wanted.backward()
     side = known if weight else None
-    loss, gradient = loss_and_gradient(hidden.detach(), head, targets, side, weight)
+    given, to_head = (hidden.detach(), head.detach()), torch.ones(11, 5)
+    loss, gradient = loss_and_gradient(*given, targets, side, weight, to_head)
     assert loss == pytest.approx(wanted.item(), rel=1e-5)  # its logits are float32
     torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(to_head - 1, head.grad.float(), rtol=1e-4, atol=1e-5)
+    again, same = loss_and_gradient(*given, targets, side, weight)
+    assert again == loss and bool((same == gradient).all())
 
 
 def test_attention_by_products_is_attention(stories: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.compress.quantising import (
 from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
+from shrinkc.compression import rounding
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.recipe import load_recipe
 from shrinkc.compression.stages import qat, scales
@@ -51,7 +53,7 @@ def test_the_layer_begins_as_it_was_quantised(
     x = torch.randn(2, 3, inputs, generator=torch.Generator().manual_seed(0))
     wanted = x @ torch.from_numpy(given.dequantized()).T
     for begin in (None, floats):  # however far it lies from its float weights
-        layer = qat.rounded(given, begin, "float32", "cpu")
+        layer = rounding.rounded(given, begin, "float32", "cpu")
         torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
     assert bool((layer.latent != layer.latent.round()).any())
 
@@ -60,7 +62,7 @@ def test_the_layer_begins_as_it_was_quantised(
 def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool) -> None:
     """Against torch's own, with the rounding taken for a constant shift."""
     given = weight(3, 16, 40, ordered)
-    layer = qat.rounded(given, None, "float32", "cpu")
+    layer = rounding.rounded(given, None, "float32", "cpu")
     with torch.no_grad():
         layer.latent += torch.randn(layer.latent.shape, generator=torch.Generator().manual_seed(2))
         layer.change += 0.1
@@ -68,7 +70,7 @@ def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool
     latent, change = (p.detach().clone().requires_grad_() for p in (layer.latent, layer.change))
     q = latent.clamp(0, 7)
     q = q + (q.round() - q).detach()
-    scale = torch.from_numpy(given.scale) * (1 + change).clamp_min(scales.FACTOR_MIN)
+    scale = torch.from_numpy(given.scale) * (1 + change).clamp_min(rounding.FACTOR_MIN)
     zero = torch.from_numpy(-given.offset / given.scale).round()
     wide, shift = (t.repeat_interleave(16, 1)[:, :40] for t in (scale, zero))
     matrix = (q - shift) * wide
@@ -83,6 +85,41 @@ def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool
     torch.testing.assert_close(layer.latent.grad, latent.grad)
     torch.testing.assert_close(layer.change.grad, change.grad)
     assert bool((latent.grad == 0).any()) and bool((latent.grad != 0).any())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_gradients_of_a_table(tied: bool) -> None:
+    """Of what is embedded and of what a head multiplies with, in one tensor where the table is both."""
+    given = weight(4, 16, 40, False)
+    own = np.random.default_rng(3).random(given.offset.shape, dtype=np.float32)
+    given = replace(given, offset=given.offset + given.scale * own)  # no whole zero points
+    table = rounding.rounded_table(given, None, "float32", "cpu")
+    torch.testing.assert_close(table.weight, torch.from_numpy(given.dequantized()))
+    with torch.no_grad():
+        table.latent += torch.randn(table.latent.shape, generator=torch.Generator().manual_seed(2))
+        table.change += 0.1
+    latent, change = (p.detach().clone().requires_grad_() for p in (table.latent, table.change))
+    q = latent.clamp(0, 15)
+    q = q + (q.round() - q).detach()
+    scale, zero = (
+        part.repeat_interleave(16, 1)[:, :40]
+        for part in (
+            torch.from_numpy(given.scale) * (1 + change),
+            torch.from_numpy(-given.offset / given.scale),
+        )
+    )
+    matrix = (q - zero) * scale
+    ids = torch.tensor([[3, 0, 3], [5, 1, 3]])  # one of them comes three times, two never
+    x = torch.randn(4, 40, generator=torch.Generator().manual_seed(3))
+    loss = torch.nn.functional.embedding(ids, matrix).square().sum()
+    loss = loss + (x @ matrix.T).square().sum() if tied else loss
+    loss.backward()
+    mine = table(ids).square().sum()
+    mine = mine + (x @ table.weight.T).square().sum() if tied else mine
+    mine.backward()
+    torch.testing.assert_close(table.latent.grad, latent.grad)
+    torch.testing.assert_close(table.change.grad, change.grad)
+    assert tied or not table.latent.grad[[2, 4]].any()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -126,9 +163,11 @@ def test_only_integers_and_scales_change(
     source = quantised(tmp_path_factory, name, kind)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=24, weight_rate=3e-2)
     before, after = read_gptq(source), read_gptq(out)
-    layers = [n for n in before if n.startswith("model.layers.")]
-    changed = sum(int((after[n].q != before[n].q).sum()) for n in layers)
-    count = sum(before[n].q.size for n in layers)
+    tables = [n for n in before if not n.startswith("model.layers.")]
+    assert tables == (["model.embed_tokens"] if name == "mixed" else [])
+    changed = sum(int((after[n].q != before[n].q).sum()) for n in before)
+    count = sum(before[n].q.size for n in before)
+    assert all((after[n].q != before[n].q).any() for n in tables)
     assert facts["integers_changed"] == pytest.approx(changed / count, abs=1e-6)
     assert 0.001 < changed / count < 0.2
     assert before.keys() == after.keys()
@@ -141,11 +180,13 @@ def test_only_integers_and_scales_change(
         )
 
 
+@pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
 def test_what_was_trained_is_what_is_written(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The model that loads gives what the trained one gave."""
-    source = quantised(tmp_path_factory, "coarse", COARSE)
+    source = quantised(tmp_path_factory, name, kind)
     kept = {}
 
     class Spy(qat.Training):
@@ -161,6 +202,15 @@ def test_what_was_trained_is_what_is_written(
         found = load(out).model(torch.arange(3, 40)[None]).logits
     # scales and gains are stored in 16 bit
     torch.testing.assert_close(found, kept["logits"], rtol=2e-2, atol=5e-2)
+
+
+def test_tables_are_left_alone(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = quantised(tmp_path_factory, "mixed", MIXED)
+    out, _ = trained(tmp_path / "a", source, monkeypatch, samples=8, tables=False)
+    file = "embedding.safetensors"
+    assert (out / file).read_bytes() == (source / file).read_bytes()
 
 
 RECIPE = """

@@ -1,7 +1,7 @@
 """The loss of a large vocabulary, without keeping its logits.
 
 Logits of 49,152 tokens are most of the memory and much of the time of a small model's training.
-The head is frozen, so the gradient of the hidden state can be had at once, a few rows at a time.
+The gradients of the hidden state and of the head can be had at once, a few rows at a time.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ ROWS = 128
 
 
 def loss_and_gradient(
-    hidden: Any, head: Any, targets: Any, teacher: tuple[Any, Any] | None, weight: float
+    hidden: Any,
+    head: Any,
+    targets: Any,
+    teacher: tuple[Any, Any] | None,
+    weight: float,
+    to_head: Any = None,
 ) -> tuple[float, Any]:
     """Sum over rows of (1 − w) · CE(target) + w · KL(teacher ‖ student) in nats, and d sum / d hidden.
 
     ``hidden`` [rows, d] after the final norm, ``head`` [vocab, d], ``targets`` int64 [rows],
     ``teacher`` its hidden states and head, or None (then w is 0).  The gradient of the logits is
     softmax − (1 − w) · onehot − w · softmax(teacher).  Logits are float32, the matrix products are
-    of the head's dtype.
+    of the head's dtype.  d sum / d head is added to ``to_head`` [vocab, d], float32, where that is given.
     """
     import torch
     from torch.nn import functional
@@ -44,5 +49,8 @@ def loss_and_gradient(
                 total += (1 - weight) * cross + weight * divergence
                 slope = logits.exp_().sub_(soft, alpha=weight)
             slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, weight - 1.0))
-            gradient[rows] = torch.mm(slope.to(head.dtype), head)
+            slope = slope.to(head.dtype)
+            gradient[rows] = torch.mm(slope, head)
+            if to_head is not None:
+                to_head += torch.mm(slope.T, hidden[rows])
     return total, gradient

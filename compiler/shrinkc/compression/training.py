@@ -277,10 +277,16 @@ class Training:
             with torch.no_grad():
                 known = self.teacher.model(input_ids=ids, use_cache=False).last_hidden_state
             side = (known[:, :-1].flatten(0, 1), self.teacher.lm_head.weight)
+        head = self.model.lm_head.weight
+        to_head = torch.zeros_like(head, dtype=torch.float32) if head.requires_grad else None
         loss, gradient = loss_and_gradient(
-            hidden, self.model.lm_head.weight, ids[:, 1:].flatten(), side, self.settings.distill
+            hidden, head.detach(), ids[:, 1:].flatten(), side, self.settings.distill, to_head
         )
-        hidden.backward(gradient / tokens)
+        if to_head is None:
+            hidden.backward(gradient / tokens)
+        else:
+            slopes = [gradient / tokens, (to_head / tokens).to(head.dtype)]
+            torch.autograd.backward([hidden, head], slopes)
         return loss / tokens
 
     def _recent(self) -> float:

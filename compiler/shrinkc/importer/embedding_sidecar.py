@@ -20,9 +20,11 @@ from shrinkc.core.output import new_file
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
+from shrinkc.model import EMBEDDING, HEAD
 
 SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
+TABLE_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
 _FORMAT, _VERSION = "shrinkc-embedding", "1"
 _WIDTHS = (4, 8)
 # the largest relative error of rounding to a type (half a unit in the last place)

@@ -27,8 +27,7 @@ from shrinkc.core.errors import BadConfig, ShapeMismatch, UnsupportedModel
 from shrinkc.importer.assembly import assemble, check_names_and_shapes
 from shrinkc.importer.config import parse_config, read_config
 from shrinkc.importer.embedding_sidecar import (
-    HEAD_SIDECAR,
-    SIDECAR,
+    TABLE_FILES,
     check_agreement,
     embedding_format,
     read_embedding,
@@ -114,6 +113,15 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
     return found
 
 
+def read_tables(directory: Path) -> dict[str, QuantizedWeight]:
+    """The quantised embedding and head that :func:`read_gptq` would return."""
+    return {
+        name: read_embedding(directory / file)
+        for name, file in TABLE_FILES.items()
+        if (directory / file).is_file()
+    }
+
+
 def gptq_formats(checkpoint: GptqFiles) -> dict[str, tuple[int, int, bool]]:
     """Return module -> (bits, inputs per scale, asymmetric), from configuration and headers."""
     formats = {
@@ -196,7 +204,7 @@ class GptqFiles:
         _check_dtypes(path, weights, quantized)
         sidecars = {
             name: path / file
-            for name, file in ((EMBEDDING, SIDECAR), (HEAD, HEAD_SIDECAR))
+            for name, file in TABLE_FILES.items()
             if name in floats and (path / file).is_file()
         }
         return cls(path, config, gptq.zero_shift, weights, shapes, quantized, floats, sidecars)

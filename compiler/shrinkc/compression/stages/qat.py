@@ -4,12 +4,13 @@ Each weight has a latent value in steps of its grid, whose nearest integer the f
 gradient goes through the rounding as if it was none, where the latent lies within the grid (the
 straight-through estimator, Bengio et al. 2013).  Scales learn as in Esser et al. 2020 ("LSQ"), the loss is
 the divergence to MODEL (Liu et al. 2023, "LLM-QAT").  Zero points, groups and the order of inputs
-stay, so what comes out is stored and compiled as what went in.
+stay, so what comes out is stored and compiled as what went in.  Embedding and head are trained as matrices are; a
+table that is both gets the gradients of both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.rounding import FACTOR_MIN, nearest, rounded, rounded_table
 from shrinkc.compression.stages import scales
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.training import (
@@ -26,22 +28,22 @@ from shrinkc.compression.training import (
     text_hashes,
     train_norms,
 )
+from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
+from shrinkc.importer.gptq import read_tables
 from shrinkc.importer.model import QuantizedWeight, dense
-
-# How far from its integer a latent begins at most: the model begins as it was quantised, whatever the
-# rounding of its neighbours was made up for in a weight.
-BEGIN_MAX = 0.45
+from shrinkc.model import EMBEDDING, HEAD
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """As :class:`~shrinkc.compression.training.TrainingSettings`; ``learning_rate`` is relative to a
-    scale, ``weight_rate`` that of the weights in steps of their grid.  The teacher of ``distill`` is the
-    uncompressed model.
+    scale, ``weight_rate`` that of the weights in steps of their grid.  ``tables``: embedding and head are
+    trained as well, where they are quantised.  The teacher of ``distill`` is the uncompressed model.
     """
 
     learning_rate: float = 1e-3
     weight_rate: float = 3e-3
+    tables: bool = True
     train_norms: bool = True
     distill: float = 1.0
 
@@ -75,6 +77,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
     torch.manual_seed(step.seed)
     weights = scales.quantised_matrices(step)
+    tables = read_tables(step.source) if settings.tables else {}
     floats = _float_matrices(step)
 
     def prepare(model: Any) -> None:
@@ -82,6 +85,11 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             parent, _, child = name.rpartition(".")
             layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device)
             setattr(model.get_submodule(parent), child, layer)
+        for name, weight in tables.items():
+            table = rounded_table(weight, floats.pop(name, None), settings.dtype, step.device)
+            model.set_submodule(name, table)
+            if name == EMBEDDING and HEAD not in tables and model.config.tie_word_embeddings:
+                model.lm_head = table
         if settings.train_norms:
             train_norms(model)
 
@@ -91,17 +99,32 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts = training.train()
     trained = training.trained_tensors()
     del training
-    integers = {}
+    before, integers = {**weights, **tables}, {}
     for name in [name for name in trained if name.endswith(".latent")]:
         module = name.removesuffix(".latent")
-        integers[module] = (
-            _integers(trained.pop(name), weights[module].bits).numpy().astype(np.uint8)
-        )
-    moved = sum(int(np.count_nonzero(q != weights[name].q)) for name, q in integers.items())
+        integers[module] = nearest(trained.pop(name), before[module].bits).numpy().astype(np.uint8)
+    moved = sum(int(np.count_nonzero(q != before[name].q)) for name, q in integers.items())
     facts["integers_changed"] = round(moved / sum(q.size for q in integers.values()), 6)
-    scales.write_checkpoint(step, trained, {n: (weights[n], q) for n, q in integers.items()})
+    new = {
+        name: _with(table, integers[name], trained.pop(f"{name}.change"))
+        for name, table in tables.items()
+    }
+    for name, table in new.items():
+        trained[f"{name}.weight"] = torch.from_numpy(table.dequantized())
+    scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
+    for name, table in new.items():
+        write_embedding(step.out / TABLE_FILES[name], table)
     scales.check_checkpoint(step, "qat", integers)
     return StepReport(facts)
+
+
+def _with(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
+    """The table with its new integers, and its scales changed as its file can hold them."""
+    factor = (1 + change.numpy()).clip(min=FACTOR_MIN)
+    scale, offset = ((part * factor).astype(np.float16) for part in (table.scale, table.offset))
+    least = np.finfo(np.float16).smallest_subnormal
+    scale = np.maximum(scale, least).astype(np.float32)
+    return replace(table, q=q, scale=scale, offset=offset.astype(np.float32))
 
 
 def _rate(settings: Settings) -> Any:
@@ -121,80 +144,9 @@ def _float_matrices(step: StepContext) -> dict[str, np.ndarray]:
     if step.unquantized is None or step.unquantized == step.source:
         return {}
     model = load_model(step.unquantized)
-    return {
+    tables = {EMBEDDING: model.embedding, HEAD: model.head}
+    return {name: dense(table) for name, table in tables.items() if table is not None} | {
         module_name(index, module): dense(getattr(layer, field))
         for index, layer in enumerate(model.layers)
         for module, field in FIELDS.items()
     }
-
-
-def _integers(latent: Any, bits: int) -> Any:
-    return latent.round().clamp_(0, 2**bits - 1)
-
-
-def rounded(weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, device: str) -> Any:
-    """A linear layer [out, in] whose integers and scales are trained; at first it is ``weight``.
-
-    ``floats`` [out, in], what it was quantised from, says on which side of its integer a latent begins.
-    """
-    import torch
-
-    from shrinkc.checkpoints import torch_dtype
-
-    top, group, inputs = 2**weight.bits - 1, weight.group, weight.q.shape[1]
-    compute = torch_dtype(dtype)
-
-    def spread(per_group: Any) -> Any:
-        return per_group.repeat_interleave(group, 1)[:, :inputs]
-
-    scale = torch.from_numpy(weight.scale).to(device)
-    zero = torch.from_numpy(-weight.offset / weight.scale).round().to(device)
-    begin = torch.from_numpy(weight.q).float().to(device)
-    order = None
-    if weight.order is not None:
-        order = torch.from_numpy(weight.order.astype("int64")).to(device)
-    if floats is not None:
-        given = torch.from_numpy(np.ascontiguousarray(floats)).float().to(device)
-        given = given if order is None else given[:, order]
-        begin += (given / spread(scale) + spread(zero) - begin).clamp_(-BEGIN_MAX, BEGIN_MAX)
-
-    def codes(latent: Any) -> Any:
-        return _integers(latent.detach(), weight.bits).sub_(spread(zero))
-
-    def factor(change: Any) -> Any:
-        return (1 + change).clamp_min(scales.FACTOR_MIN)
-
-    class Product(torch.autograd.Function):  # type: ignore[misc]
-        """x · Wᵀ.  W is made again on the way back: kept, it would be as large as the model."""
-
-        @staticmethod
-        def forward(ctx: Any, x: Any, latent: Any, change: Any) -> Any:
-            ctx.save_for_backward(x, latent, change)
-            return x @ (codes(latent) * spread(scale * factor(change))).to(compute).T
-
-        @staticmethod
-        def backward(ctx: Any, slope: Any) -> Any:
-            x, latent, change = ctx.saved_tensors
-            wide, whole = spread(scale * factor(change)), codes(latent)
-            to_x = slope @ (whole * wide).to(compute)
-            to_w = (slope.flatten(0, -2).T @ x.flatten(0, -2)).float()
-            padded = torch.nn.functional.pad(whole.mul_(to_w), (0, -inputs % group))
-            to_change = padded.view(len(padded), -1, group).sum(2) * scale
-            to_change *= (change > scales.FACTOR_MIN - 1).float()
-            inside = (latent >= 0).logical_and_(
-                latent <= top
-            )  # beyond it the integer cannot change
-            return to_x, to_w.mul_(wide).mul_(inside), to_change
-
-    class Rounded(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.latent = torch.nn.Parameter(begin)
-            self.change = torch.nn.Parameter(torch.zeros_like(scale))
-
-        def forward(self, x: Any) -> Any:
-            x = x.to(compute)
-            # the columns lie in stored order
-            return Product.apply(x if order is None else x[..., order], self.latent, self.change)
-
-    return Rounded()

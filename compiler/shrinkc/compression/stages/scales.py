@@ -19,6 +19,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.child import run_child
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.rounding import FACTOR_MIN
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
 from shrinkc.compression.stages.gptq import WORKER
@@ -36,8 +37,6 @@ from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
 
 WEIGHTS = "model.safetensors"
-# A scale stays positive: the least that its factor can become.
-FACTOR_MIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
