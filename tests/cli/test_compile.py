@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.cli.main import run_cli
 from shrinkc.core import artifact
@@ -184,6 +185,11 @@ def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path
     assert said in cli(*grouped).out
     assert said not in cli(*grouped, "--engines", "cores").out
     assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []
+    pytest.importorskip("gguf")
+    tiny_gguf(
+        tmp_path / "m.gguf", intermediate=128
+    )  # its head has groups too, and one token of a prompt
+    assert cli("plan", tmp_path / "m.gguf", "--json").json["prompt_products"] == told
 
 
 @pytest.mark.parametrize("target", ["host", "rv32"])

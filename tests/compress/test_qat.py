@@ -34,6 +34,7 @@ from shrinkc.compression.recipe import load_recipe
 from shrinkc.compression.stages import qat, scales
 from shrinkc.core.errors import BadRecipe, TrainingDiverged
 from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack, unpack
 
 from .test_scales import weight
@@ -202,6 +203,23 @@ def test_what_was_trained_is_what_is_written(
         found = load(out).model(torch.arange(3, 40)[None]).logits
     # scales and gains are stored in 16 bit
     torch.testing.assert_close(found, kept["logits"], rtol=2e-2, atol=5e-2)
+
+
+def test_tables_are_stored_as_they_were() -> None:
+    """A symmetric one stays symmetric, and a scale that float16 can hardly hold stays one."""
+    rng = np.random.default_rng(4)
+    q = rng.integers(0, 256, (40, 64)).astype(np.uint8)
+    scale = rng.uniform(2.0**-15, 2.0**-3, (40, 2)).astype(np.float16).astype(np.float32)
+    scale[3] = 2.0**-24
+    table = QuantizedWeight(8, 32, q, scale, -128 * scale)
+    change = torch.from_numpy(rng.uniform(-1.2, 0.5, (40, 2)).astype(np.float32))
+    found = qat.changed_table(table, q[::-1], change)
+    np.testing.assert_array_equal(found.offset, -128 * found.scale)
+    np.testing.assert_array_equal(found.scale, found.scale.astype(np.float16))
+    assert (found.scale > 0).all() and (found.q == q[::-1]).all()
+    usual = (found.scale > 2.0**-13) & (change.numpy() > rounding.FACTOR_MIN - 1)
+    wanted = scale * (1 + change.numpy())
+    np.testing.assert_allclose(found.scale[usual], wanted[usual], rtol=1e-3)
 
 
 def test_tables_are_left_alone(

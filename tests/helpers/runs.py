@@ -8,7 +8,8 @@ from typing import Any
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """Every file of a run by name; of JSON what does not depend on the time it took."""
+    """Every file of a run by name, but the logs of libraries, which say how long something took; of JSON what does
+    not depend on that."""
     found: dict[str, Any] = {}
     for file in sorted(out.rglob("*")):
         name = file.relative_to(out).as_posix()

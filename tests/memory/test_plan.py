@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.memory.parts import tile_blocks
 from shrinkc.memory.plan import Plan
-from shrinkc.memory.planner import make_plan
+from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import KIB, MIB, SIRACUSA, TARGETS, Target
@@ -41,6 +41,21 @@ def targets(draw: st.DrawFn) -> Target:
         v for v in target.levels if v.name in ("l1", "l2") or v.bytes or draw(st.booleans())
     )
     return replace(target, levels=there, cores=draw(st.sampled_from([1, 3, 8])))
+
+
+@EXAMPLES
+@given(s=shapes(), t=targets(), budget=st.integers(0, 300 * KIB))
+def test_what_fits_has_a_plan_and_what_does_not_has_none(
+    s: ModelShape, t: Target, budget: int
+) -> None:
+    said = []
+    for ask in (check_fits, make_plan):
+        try:
+            ask(s, t, budget)
+            said.append("")
+        except DoesNotFit as refusal:
+            said.append(str(refusal))
+    assert said[0] == said[1]
 
 
 @EXAMPLES

@@ -138,7 +138,7 @@ def rounded_table(
         @staticmethod
         def backward(ctx: Any, slope: Any) -> Any:
             latent, change = ctx.saved_tensors
-            return grid.gradients(latent, change, slope.float().clone())
+            return grid.gradients(latent, change, slope.to(torch.float32, copy=True))
 
     class RoundedTable(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Training on text: what the stages ``lora`` and ``scales`` share."""
+"""Training on text: what the stages ``lora``, ``scales`` and ``qat`` share."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ class Training:
         if to_head is None:
             hidden.backward(gradient / tokens)
         else:
-            slopes = [gradient / tokens, (to_head / tokens).to(head.dtype)]
+            slopes = [gradient / tokens, to_head.div_(tokens).to(head.dtype)]
             torch.autograd.backward([hidden, head], slopes)
         return loss / tokens
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from shrinkc.driver.opening import open_model
 from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
-from shrinkc.memory.planner import check_fits, copied, make_plan
+from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import (
@@ -289,11 +290,13 @@ class Planned:
 
     @property
     def products(self) -> list[str]:
-        """The matrices of the cores of which N-EUREKA multiplies the segments with several tokens at once."""
+        """The matrices of the cores of which N-EUREKA multiplies the segments with the tokens of a prompt at once;
+        the head is not among them: of a prompt it takes the last token alone."""
         sizes = planned_sizes(self.shape, self.target, self.plan)
         if not sizes.several_on_neureka or self.plan.chunk == 1:
             return []
-        return [m.name for m in copied(self.shape) if m.product_words]
+        layers = itertools.chain.from_iterable(self.shape.layers)
+        return [m.name for m in layers if m.engine == CORES and m.product_words]
 
     def _engine_lines(self) -> list[str]:
         """Who runs how much, and why not more; nothing where the target has the cores alone."""

@@ -113,15 +113,6 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
     return found
 
 
-def read_tables(directory: Path) -> dict[str, QuantizedWeight]:
-    """The quantised embedding and head that :func:`read_gptq` would return."""
-    return {
-        name: read_embedding(directory / file)
-        for name, file in TABLE_FILES.items()
-        if (directory / file).is_file()
-    }
-
-
 def gptq_formats(checkpoint: GptqFiles) -> dict[str, tuple[int, int, bool]]:
     """Return module -> (bits, inputs per scale, asymmetric), from configuration and headers."""
     formats = {

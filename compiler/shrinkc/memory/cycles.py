@@ -104,7 +104,7 @@ class Passes:
     _placed: dict[str, Placement] = field(init=False, repr=False)
     _matrices: list[dict[str, MatrixShape]] = field(init=False, repr=False)
     _slots: dict[str, str] = field(init=False, repr=False)  # of every step
-    _cut: dict[str, tuple[tuple[int, ...], tuple[Tile, ...]]] = field(init=False, repr=False)
+    _tiles_of: dict[str, tuple[tuple[int, ...], tuple[Tile, ...]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sizes = planned_sizes(self.shape, self.target, self.plan)
@@ -113,7 +113,7 @@ class Passes:
             {m.name.split(".", 1)[-1]: m for m in layer} for layer in self.shape.layers
         ]
         self._slots = {step.name: slot_of(step, self._sizes.steps) for step in self._sizes.steps}
-        self._cut = {}
+        self._tiles_of = {}
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
@@ -170,9 +170,9 @@ class Passes:
 
     def _tiles(self, matrix: str) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
-        if matrix not in self._cut:
-            self._cut[matrix] = _cut(self._placed[matrix])
-        return self._cut[matrix]
+        if matrix not in self._tiles_of:
+            self._tiles_of[matrix] = _cut(self._placed[matrix])
+        return self._tiles_of[matrix]
 
 
 def _cut(p: Placement) -> tuple[tuple[int, ...], tuple[Tile, ...]]:

@@ -29,7 +29,6 @@ from shrinkc.compression.training import (
     train_norms,
 )
 from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
-from shrinkc.importer.gptq import read_tables
 from shrinkc.importer.model import QuantizedWeight, dense
 from shrinkc.model import EMBEDDING, HEAD
 
@@ -76,8 +75,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     import torch
 
     torch.manual_seed(step.seed)
-    weights = scales.quantised_matrices(step)
-    tables = read_tables(step.source) if settings.tables else {}
+    before = scales.quantised_matrices(step, settings.tables)
+    tables = {name: before[name] for name in TABLE_FILES if name in before}
+    weights = {name: weight for name, weight in before.items() if name not in tables}
     floats = _float_matrices(step)
 
     def prepare(model: Any) -> None:
@@ -90,6 +90,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             model.set_submodule(name, table)
             if name == EMBEDDING and HEAD not in tables and model.config.tie_word_embeddings:
                 model.lm_head = table
+        floats.clear()
         if settings.train_norms:
             train_norms(model)
 
@@ -99,14 +100,14 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts = training.train()
     trained = training.trained_tensors()
     del training
-    before, integers = {**weights, **tables}, {}
+    integers = {}
     for name in [name for name in trained if name.endswith(".latent")]:
         module = name.removesuffix(".latent")
         integers[module] = nearest(trained.pop(name), before[module].bits).numpy().astype(np.uint8)
     moved = sum(int(np.count_nonzero(q != before[name].q)) for name, q in integers.items())
     facts["integers_changed"] = round(moved / sum(q.size for q in integers.values()), 6)
     new = {
-        name: _with(table, integers[name], trained.pop(f"{name}.change"))
+        name: changed_table(table, integers[name], trained.pop(f"{name}.change"))
         for name, table in tables.items()
     }
     for name, table in new.items():
@@ -118,13 +119,15 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     return StepReport(facts)
 
 
-def _with(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
-    """The table with its new integers, and its scales changed as its file can hold them."""
-    factor = (1 + change.numpy()).clip(min=FACTOR_MIN)
-    scale, offset = ((part * factor).astype(np.float16) for part in (table.scale, table.offset))
-    least = np.finfo(np.float16).smallest_subnormal
-    scale = np.maximum(scale, least).astype(np.float32)
-    return replace(table, q=q, scale=scale, offset=offset.astype(np.float32))
+def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
+    """``table`` with new integers, and with its scales 1 + ``change`` [vocab, groups] times as large, as its
+    file can hold them."""
+    scale = table.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
+    least, most = np.finfo(np.float16).tiny, np.finfo(np.float16).max
+    scale = scale.clip(min(least, table.scale.min()), most).astype(np.float16).astype(np.float32)
+    # of the scale as it is stored, so that a symmetric table stays one
+    offset = (table.offset / table.scale * scale).astype(np.float16).astype(np.float32)
+    return replace(table, q=q, scale=scale, offset=offset)
 
 
 def _rate(settings: Settings) -> Any:

@@ -32,6 +32,7 @@ from shrinkc.compression.training import (
     train_norms,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
+from shrinkc.importer.embedding_sidecar import TABLE_FILES
 from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
@@ -108,17 +109,20 @@ def tokens_of_training(settings: TrainingSettings, stage: str, calibration: Cali
     return samples * settings.length * (4.0 if settings.distill else 3.0)
 
 
-def quantised_matrices(step: StepContext) -> dict[str, QuantizedWeight]:
-    """Those of the layers, by module.  UnsupportedModel where a side path goes with them."""
+def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, QuantizedWeight]:
+    """Those of the layers, by module, and with ``tables`` embedding and head where they are stored as such.
+    UnsupportedModel where a side path goes with them."""
     if find_adapter(step.source) is not None:
         raise UnsupportedModel(
             f"{step.source} has an adapter, which was made for the scales as they are.",
             "put the stage eora after scales and qat.",
         )
+    found = read_gptq(step.source)
     return {
         name: weight
-        for name, weight in read_gptq(step.source).items()
+        for name, weight in found.items()
         if name.startswith("model.layers.")
+        or (tables and name in TABLE_FILES and (step.source / TABLE_FILES[name]).is_file())
     }
 
 
