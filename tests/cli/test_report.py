@@ -14,7 +14,7 @@ import pytest
 
 from helpers.compressed import sensitivities, write_run
 from helpers.report import run_of
-from shrinkc.core.artifact import PROFILE, REPORT
+from shrinkc.core.artifact import PROFILE, REPORT, read_manifest, write_manifest
 from shrinkc.ir.serialize import load
 
 from .conftest import Cli
@@ -288,6 +288,21 @@ def test_refusals(
     result = cli("report", out, *options)
     assert result.code == code and words in result.words, result.err
     assert not (out / "report.html").exists() and not (out / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("engine", " neureka", "there is no engine ' neureka'"), ("level", "l9", "a memory is missing or not known")],
+)  # fmt: skip
+def test_a_plan_of_what_there_is_not(
+    cli: Cli, out: Path, field: str, value: str, words: str
+) -> None:
+    plan = json.loads((out / "plan.json").read_text())
+    plan["placements"][0][field] = value
+    (out / "plan.json").write_text(json.dumps(plan))
+    write_manifest(out, read_manifest(out))  # as if it had been compiled so
+    result = cli("report", out)
+    assert result.code == 61 and words in result.words, result.err
 
 
 def test_files_that_are_no_run_or_of_another_model(cli: Cli, out: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, UsageError
 from shrinkc.core.parsing import parse_json
 from shrinkc.costs import CostTable, cost_table
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.cycles import LABELS, PassCost, Passes, cost_of
 from shrinkc.memory.parts import Buffer, Placement, Table
@@ -171,7 +171,7 @@ def read_plan(path: Path) -> Plan:
 
 def _check(plan: Plan) -> None:
     """Raises what a plan is no plan for whose values are of other types than it says, that divides by nothing,
-    or that is of memories that nobody knows."""
+    or that is of memories or engines that nobody knows."""
     kept: list[Buffer | Table | Placement] = [
         *plan.l1,
         *plan.beside,
@@ -189,6 +189,8 @@ def _check(plan: Plan) -> None:
     levels = {*plan.used, *plan.capacity, *plan.kv_layers, *(x.level for x in kept)}
     if not levels <= {*MEMORIES} or not {"l1"} <= plan.used.keys() == plan.capacity.keys():
         raise ValueError("a memory is missing or not known")
+    if unknown := {p.engine for p in plan.placements} - {*ENGINES}:
+        raise ValueError(f"there is no engine {sorted(unknown)[0]!r}")
     parts = [n for p in plan.placements for n in (p.blocks, p.tile_blocks, p.block_bytes)]
     if min([plan.chunk, len(plan.steps), len(plan.l1), *parts]) < 1 or plan.context < 2:
         raise ValueError("there is nothing of what there has to be some")
