@@ -186,9 +186,8 @@ def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path
     assert said not in cli(*grouped, "--engines", "cores").out
     assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []
     pytest.importorskip("gguf")
-    tiny_gguf(
-        tmp_path / "m.gguf", intermediate=128
-    )  # its head has groups too, and one token of a prompt
+    # its head has groups too, and multiplies one token of a prompt
+    tiny_gguf(tmp_path / "m.gguf", intermediate=128)
     assert cli("plan", tmp_path / "m.gguf", "--json").json["prompt_products"] == told
 
 

@@ -125,22 +125,29 @@ def killed(out: Path, recipe: Path, after: float) -> Kill | None:
     return None
 
 
-def differing(out: Path, whole: Path) -> list[str]:
-    """Names of files that one has and the other has not, or of which the contents differ."""
+def differing(out: Path, whole: Path) -> tuple[int, list[str]]:
+    """How many files were compared, and the names of those that one has and the other has not, or of which the
+    contents differ."""
     one, other = contents(out), contents(whole)
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    names = sorted(one.keys() | other.keys())
+    return len(names), [name for name in names if one.get(name) != other.get(name)]
 
 
-def section(kills: Sequence[Kill], runs: int, wrong: Sequence[str], told: str) -> str:
-    """What the page says."""
+def section(
+    kills: Sequence[Kill], runs: int, compared: int, wrong: Sequence[str], told: str
+) -> str:
+    """What the page says.  ``compared``: files, of all runs together."""
     counts = Counter(kill.during for kill in kills)
     rows = [[name, counts[name]] for name in ["source", OWN_TEXT, *STAGES, "evaluate"]]
-    verdict = f"{len(wrong)} files differ: {', '.join(wrong)}." if wrong else "No byte differs."
+    verdict = (
+        f"{compared} files were compared, {len(wrong)} differ{''.join(f'; {w}' for w in wrong)}."
+    )
     return "\n".join([
         provenance(told),
         f"SIGKILL at {len(kills)} random moments in {runs} runs of examples/stories with all stages but eora and "
         "scales, training keeping its state after every step, each gone on with by the same command; then every "
-        "file, in JSON all but the seconds that something took, is held against those of an undisturbed run. "
+        "file but table.md and logs, in JSON all but the seconds that something took, is held against that of an "
+        "undisturbed run. "
         + verdict,
         "",
         table(["killed during", "times"], rows),
@@ -157,7 +164,7 @@ def main() -> None:
     rng = random.Random(options.seed)
     kills: list[Kill] = []
     wrong: list[str] = []
-    runs = 0
+    runs = compared = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = write_recipe(folder)
@@ -175,12 +182,14 @@ def main() -> None:
                 ) is not None:
                     kills.append(kill)
                     update(len(kills), options.n, f"{kill.during} after {kill.seconds:.0f} s")
-                wrong += [f"{out.name}/{file}" for file in differing(out, whole)]
+                count, names = differing(out, whole)
+                compared += count
+                wrong += [f"{out.name}/{name}" for name in names]
                 shutil.rmtree(out)
     write_section(
         options.output,
         TITLE,
-        section(kills, runs, wrong, f"make kills N={options.n} SEED={options.seed}"),
+        section(kills, runs, compared, wrong, f"make kills N={options.n} SEED={options.seed}"),
     )
     print(f"{options.output}: written; {len(wrong)} files differ", file=sys.stderr)
     sys.exit(bool(wrong))
