@@ -38,6 +38,10 @@ SC_VIEW(sv, SV, sc_qvec, SC_CHUNK);
 #else
 static sc_qvec *const sv = 0;
 #endif
+#ifdef SC_AT_SPLIT
+SC_VIEW(split, SPLIT, int32_t[SC_CORES][SC_ROWS],
+        2); /* sums of a token's blocks and of the next one's, by core */
+#endif
 SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM], SC_CHUNK);
 SC_VIEW(q8, Q8, int8_t[SC_HEADS * SC_HDP], SC_CHUNK);
 SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);

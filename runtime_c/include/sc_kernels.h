@@ -96,6 +96,29 @@ static inline int sc_for_several(const sc_matrix *m) {
     return (m->format & (SC_FMT_BITS | SC_FMT_Q16)) != (8 | SC_FMT_Q16);
 }
 
+#if SC_SPLIT
+/* Where a tile has at most half as many blocks as there are cores, so many of them split a block's inputs that none
+ * is left over.  First half, of one token: what this core's part adds to its block's sums. */
+void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
+                   int32_t (*sums)[SC_ROWS], int core, int cores);
+/* Second half, after a barrier: with the sums of all cores, which it changes, what sc_matrix_tile() does with
+ * those of a block, into the token's dst. */
+void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
+                   const sc_qvec *side, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
+                   int core, int cores);
+/* The same of several tokens, in place of sc_matrix_tokens(): sums are in the cores' scratch, that of the first at
+ * `scratch` of the second half, and words `apart` from one to the next. */
+void sc_split_sums_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
+                              uint32_t tokens, int32_t *scratch, int core, int cores);
+void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                              const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                              const int32_t *scratch, uint32_t apart, int core, int cores);
+#endif
+/* Whether it is done: a short block is not worth another barrier. */
+static inline int sc_is_split(const sc_matrix *m, uint32_t count, int cores) {
+    return 2 * count <= (uint32_t)cores && m->in.words >= SC_SPLIT_WORDS;
+}
+
 #ifdef SC_HAS_ENGINES
 /* For engines that only multiply: rows of one token, from `row` on, a multiple of 8 where gate and up are
  * one matrix; rescaled with their multipliers r and stored as sc_matrix_tile() does it.  Of 16-bit vectors the

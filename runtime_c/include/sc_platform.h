@@ -50,9 +50,10 @@ sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes);
 sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes);
 void sc_dma_wait(sc_dma handle);
 
-/* ---- off-chip flash, only ever read, one transfer outstanding at a time ---- */
+/* ---- off-chip flash, only ever read: up to 8 transfers outstanding, done in the order in which they are
+ * started ---- */
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
-void sc_flash_wait(void);
+void sc_flash_wait(uint32_t left); /* until only so many, fewer than there are, are still to be done */
 
 /* ---- HyperRAM: up to 8 transfers outstanding, done in the order in which they are started; beside those of
  * flash ---- */

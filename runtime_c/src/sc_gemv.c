@@ -34,30 +34,34 @@ SC_INLINE int32_t get(const int format, const uint8_t *w, uint32_t row, uint32_t
     __builtin_unreachable();
 }
 
-/* acc[8] of one block times one vector, exact in int32.  Returns the end of the block's weights. */
-SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const uint8_t *block,
-                                   const sc_qvec *x, int32_t *acc) {
-    const uint8_t *w = block + 2 * SC_ROWS;
-    const int8_t *xq = x->q;
-    if (format & SC_FMT_Q16) {
-        sc_rows low, high; /* its bytes follow the low ones */
-        if ((format & SC_FMT_BITS) == 8) {
-            w = sc_dot_pair(&low, &high, w, xq, xq + 4 * m->in.words, m->in.words);
-        } else {
-            const uint8_t *again = w;
-            low = high = (sc_rows){0};
-            dot(format, &low, &w, &xq, m->in.words);
-            dot(format, &high, &again, &xq, m->in.words);
-        }
+/* acc[8] of a block's words with as many of a 16-bit vector, whose high bytes lie `high` behind its low ones; exact
+ * in int32.  Returns the end of these weights. */
+SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int8_t *x, uint32_t high_at,
+                                   uint32_t words, int32_t *acc) {
+    sc_rows low, high;
+    if ((format & SC_FMT_BITS) == 8) {
+        w = sc_dot_pair(&low, &high, w, x, x + high_at, words);
+    } else {
+        const uint8_t *again = w;
+        const int8_t *y = x + high_at;
+        low = high = (sc_rows){0};
+        dot(format, &low, &w, &x, words);
+        dot(format, &high, &again, &y, words);
+    }
 #define JOIN(r)                                                                                              \
     acc[r] = (int32_t)((uint32_t)(high.s##r >> sc_fold(format)) << 8) + (low.s##r >> sc_fold(format));
-        SC_EACH_ROW(JOIN)
-        return w;
-    }
-    const int32_t *c = x->c, *sum = x->sum;
+    SC_EACH_ROW(JOIN)
+    return w;
+}
+
+/* The same of segments first .. end - 1, at least one, with an int8 vector; w and xq are where the first begins. */
+SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, const uint8_t *w,
+                                      const int8_t *xq, const sc_qvec *x, uint32_t first, uint32_t end,
+                                      int32_t *acc) {
+    const int32_t *c = x->c + first, *sum = (format & SC_FMT_ASYM) ? x->sum + first : x->sum;
     const uint32_t nseg = m->in.nseg;
     const int32_t drop = m->drop;
-    for (uint32_t g = 1; g <= nseg; g++) {
+    for (uint32_t g = first + 1; g <= end; g++) {
         const uint8_t *d = w, *b = w + SC_ROWS;
         const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
         sc_rows a = {0};
@@ -78,13 +82,21 @@ SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const u
 #define FIRST(r) acc[r] = a.s##r * scale;
 #define FURTHER(r) acc[r] = sc_mac(acc[r], a.s##r, scale);
         SC_EACH_ROW(PREPARE)
-        if (g == 1) {
+        if (g == first + 1) {
             SC_EACH_ROW(FIRST)
         } else {
             SC_EACH_ROW(FURTHER)
         }
     }
     return w;
+}
+
+/* acc[8] of one block times one vector, exact in int32.  Returns the end of the block's weights. */
+SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const uint8_t *block,
+                                   const sc_qvec *x, int32_t *acc) {
+    const uint8_t *w = block + 2 * SC_ROWS;
+    if (format & SC_FMT_Q16) return words_dot(format, w, x->q, 4 * m->in.words, m->in.words, acc);
+    return segments_dot(m, format, w, x->q, x, 0, m->in.nseg, acc);
 }
 
 /* The same where the format may be known at run time only: asked for its width once, and not in each segment. */
@@ -155,10 +167,72 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 #endif
 }
 
+#if SC_SPLIT
+/* The part-th of `parts` of a block's sums. */
+SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x,
+                        uint32_t part, uint32_t parts, int32_t *acc) {
+    const sc_part_of p = sc_split_part(m, format, part, parts);
+    const uint8_t *w = block + 2 * SC_ROWS + p.bytes;
+    for (int r = 0; r < SC_ROWS; r++) acc[r] = 0;
+    if (p.first == p.end) return;
+    if (format & SC_FMT_Q16)
+        words_dot(format, w, x->q + 4 * p.first, 4 * m->in.words, p.end - p.first, acc);
+    else
+        segments_dot(m, format, w, x->q + p.first * 4 * m->in.seg_words, x, p.first, p.end, acc);
+}
+
+/* Not among the hot code: its loops are long. */
+SC_CLONES void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
+                             int32_t (*sums)[SC_ROWS], int core, int cores) {
+    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts;
+    if (b >= count) return;
+    const uint8_t *const block = tile + b * m->block_bytes;
+    const uint32_t part = (uint32_t)core - b * parts;
+#ifdef SC_EACH_FORMAT
+#define PART(format)                                                                                         \
+    case format:                                                                                             \
+        part_dot(m, format, block, x, part, parts, sums[core]);                                              \
+        return;
+    switch (m->format) { SC_EACH_FORMAT(PART) }
+#else
+#define PART(bits, inputs, fold)                                                                             \
+    case bits:                                                                                               \
+        part_dot(m, bits | (m->format & ~SC_FMT_BITS), block, x, part, parts, sums[core]);                   \
+        return;
+    switch (m->format & SC_FMT_BITS) { SC_EACH_WIDTH(PART) }
+#endif
+    __builtin_unreachable();
+}
+
+void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
+                   const sc_qvec *side, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
+                   int core, int cores) {
+    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts;
+    if (b >= count || (uint32_t)core != b * parts) return;
+    const uint8_t *const block = tile + b * m->block_bytes;
+    const uint32_t row = (first + b) * SC_ROWS;
+    const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
+    int32_t *const y = sums[core];
+    for (uint32_t p = 1; p < parts; p++)
+        for (int r = 0; r < SC_ROWS; r++) y[r] = (int32_t)((uint32_t)y[r] + (uint32_t)y[SC_ROWS * p + r]);
+    rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
+#if SC_RANK > 0
+    if (m->b) {
+        sc_add_side(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m, m->format), side, y);
+    }
+#else
+    (void)side;
+#endif
+#ifdef SC_HAS_BIAS
+    if (out->bias) sc_add_bias(out->bias + row, rows, y);
+#endif
+    sc_finish_rows(out, dst, row, (uint32_t)rows, y);
+}
+#endif
+
 SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k,
                          uint32_t factor, int shift, int32_t *x, int core, int cores) {
-    const uint32_t head =
-        (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
+    const uint32_t head = sc_table_bytes(format);
     const uint32_t seg_bytes = head + m->in.seg_words * SC_ROWS * (uint32_t)(format & SC_FMT_BITS) / 2;
     const int32_t r = (int32_t)row_scale(block, (int)row);
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {

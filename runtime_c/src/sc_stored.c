@@ -10,7 +10,7 @@ static SC_L2 uint8_t stage[SC_TABLE_STAGE] __attribute__((aligned(4)));
 
 static const uint8_t *fetched(uint32_t flash_offset, uint32_t bytes) {
     sc_flash_start(stage, flash_offset, bytes);
-    sc_flash_wait();
+    sc_flash_wait(0);
     return stage;
 }
 #endif

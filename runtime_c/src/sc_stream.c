@@ -2,15 +2,16 @@
  * Weight tiles from wherever they are stored into two L1 buffers.
  *
  * Tiles are consumed in one fixed order: in the order of sc_matrices.  While the
- * cores work on one tile, the last core has the next under way; from flash a third is on its way into an
- * L2 staging buffer, so the slow memory never waits for the fast one.
+ * cores work on one tile, the last core has the next under way; from flash further ones are on their way into
+ * staging buffers in L2, as many as keep the slow memory busy while the cores are at something else than tiles.
  */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
 
 #if SC_STAGE_BYTES > 0
-static SC_L2 uint8_t stage[2][SC_STAGE_BYTES] __attribute__((aligned(16)));
+static SC_L2 uint8_t stage[SC_STAGES][SC_STAGE_BYTES] __attribute__((aligned(16)));
+#define STAGE(n) stage[(n) % SC_STAGES]
 #endif
 
 /* The next tile. */
@@ -23,7 +24,7 @@ static SC_L1 struct {
     cursor load, fetch;       /* to copy into L1; to read from flash */
     const sc_matrix *end;     /* of this pass: with or without the head */
     uint32_t loads;           /* tiles copied or under way: the buffer is its parity */
-    uint32_t fetches, staged; /* flash tiles asked for, and handed on: the stage is its parity */
+    uint32_t fetches, staged; /* flash tiles asked for, and handed on, in a stage each by turns */
     sc_dma dma;
     uint32_t taken[SC_PLANNED_CORES]; /* per core, so that nobody reads a count another core moves on */
 } st;
@@ -50,14 +51,16 @@ static void advance(cursor *c) {
 }
 
 #if SC_STAGE_BYTES > 0
-/* Starts reading the next tile that lives in flash, unless one is under way already. */
+/* Starts reading the next tiles that live in flash, as far as there are stages: the one that was handed on last may
+ * still be copied. */
 static void fetch_ahead(void) {
     cursor *c = &st.fetch;
-    if (st.fetches != st.staged) return;
-    while (c->m < st.end && c->m->level != SC_IN_FLASH) c->m++;
-    if (c->m >= st.end) return;
-    sc_flash_start(stage[st.fetches++ & 1], c->m->offset + c->block * c->m->block_bytes, tile_bytes(c));
-    advance(c);
+    while (st.fetches - st.staged < SC_STAGES - 1) {
+        while (c->m < st.end && c->m->level != SC_IN_FLASH) c->m++;
+        if (c->m >= st.end) return;
+        sc_flash_start(STAGE(st.fetches++), c->m->offset + c->block * c->m->block_bytes, tile_bytes(c));
+        advance(c);
+    }
 }
 #endif
 
@@ -68,8 +71,8 @@ SC_HOT static void load_ahead(void) {
     const uint8_t *src = SC_BLOB(c->m->level) + c->m->offset + c->block * c->m->block_bytes;
 #if SC_STAGE_BYTES > 0
     if (c->m->level == SC_IN_FLASH) {
-        sc_flash_wait();
-        src = stage[st.staged++ & 1];
+        sc_flash_wait(st.fetches - st.staged - 1);
+        src = STAGE(st.staged++);
     }
 #endif
     st.dma = sc_dma_in(tiles[st.loads++ & 1], src, tile_bytes(c));

@@ -288,6 +288,43 @@ static sc_output read_output(void) {
     return out;
 }
 
+/* A tile's rows into dst, by cores that split its blocks wherever they are few, however short. */
+static void matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                         const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *how,
+                         int32_t *dst, uint32_t scratch_words, int cores, int backwards) {
+    sc_output out = *how;
+    out.dst = dst;
+    if (2 * count > (uint32_t)cores) {
+        EACH_CORE(core) sc_matrix_tile(m, tile, first, count, x, side, tokens, &out, core, cores);
+        return;
+    }
+#ifdef SC_AT_PRODUCTS
+    if (tokens > 1 && sc_for_several(m)) {
+        const size_t all = (size_t)cores * scratch_words;
+        int32_t *scratch = guarded(all);
+        for (size_t i = 0; i < all; i++) scratch[i] = 0x5A5A5A5A;
+        EACH_CORE(core)
+        sc_split_sums_of_several(m, tile, count, x, tokens, scratch + (size_t)core * scratch_words, core,
+                                 cores);
+        EACH_CORE(core)
+        sc_split_rows_of_several(m, tile, first, count, x, side, tokens, &out, scratch, scratch_words, core,
+                                 cores);
+        release(scratch, all, "canary of the cores' scratch");
+        return;
+    }
+#endif
+    (void)scratch_words;
+    int32_t *words = guarded((size_t)cores * SC_ROWS);
+    int32_t(*sums)[SC_ROWS] = (int32_t(*)[SC_ROWS])words;
+    for (uint32_t t = 0; t < tokens; t++, dst += out.stride) {
+        const sc_qvec *of = side ? &side[t] : NULL;
+        for (int i = 0; i < cores * SC_ROWS; i++) words[i] = 0x5A5A5A5A;
+        EACH_CORE(core) sc_split_sums(m, tile, count, &x[t], sums, core, cores);
+        EACH_CORE(core) sc_split_rows(m, tile, first, count, &x[t], of, sums, &out, dst, core, cores);
+    }
+    release(words, (size_t)cores * SC_ROWS, "canary of parts of sums");
+}
+
 static void matrix(void) {
     sc_matrix m, b;
     read_matrix(&m, &b);
@@ -301,7 +338,8 @@ static void matrix(void) {
     int32_t *start = copy(n);
     out.dst = guarded(n);
     memcpy(out.dst, start, n * 4);
-    int32_t *again = NULL;
+    int32_t *again = NULL, *split = guarded(n);
+    memcpy(split, start, n * 4);
     (void)scratch_words;
 #ifdef SC_AT_PRODUCTS
     if (tokens > 1 && sc_for_several(&m)) {
@@ -322,11 +360,14 @@ static void matrix(void) {
             release(scratch, scratch_words, "canary of a core's sums");
         }
 #endif
+        matrix_split(&m, tile, first, count, x_, side, tokens, &out, split, scratch_words, cores, backwards);
         free(tile);
     }
-    put_count(again ? 2 * n : n);
+    put_count(again ? 3 * n : 2 * n);
     put(out.dst, n);
     release(out.dst, n, "canary of y");
+    put(split, n);
+    release(split, n, "canary of y of blocks that are split");
     if (again) {
         put(again, n);
         release(again, n, "canary of y of several tokens");

@@ -87,6 +87,7 @@ class Harness:
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
         )
         assert found == 2
+        text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
@@ -261,8 +262,8 @@ def matrix_command(
     silu_shift: int = 0,
     up_shift: int = 0,
 ) -> tuple[int, np.ndarray]:
-    """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``; and of several
-    tokens sc_matrix_tokens too, whose result comes behind."""
+    """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``; the same with blocks
+    that cores split where a tile has few; and of several tokens sc_matrix_tokens too, whose result comes last."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     blocks = pack_matrix(w, order)
     tile_blocks = len(blocks) if tile_blocks is None else tile_blocks

@@ -91,12 +91,10 @@ static uint32_t count_nonzero(const uint8_t *p, uint32_t n) {
 static void check_initial_memory(void) {
     report("L1 zeroed", sizeof l1_big, count_nonzero(l1_big, sizeof l1_big));
     report("L2 zeroed", sizeof l2_big, count_nonzero(l2_big, sizeof l2_big));
-    report("bss zeroed", sizeof plain_bss,
-           count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
+    report("bss zeroed", sizeof plain_bss, count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
     report("data set", 3, (plain_data[0] != 7) + (plain_data[1] != 8) + (plain_data[2] != 9));
     report("L1 data set", 4,
-           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) +
-               (l1_data[3] != 0xDEADBEEFu));
+           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) + (l1_data[3] != 0xDEADBEEFu));
 }
 
 static uint32_t count_unlike(const uint8_t *p, uint32_t kind, uint32_t first, uint32_t n) {
@@ -121,9 +119,7 @@ static void check_blobs(void) {
 static SC_L1 uint32_t ran[SC_CORES], wrong_in[SC_CORES];
 static SC_L1 uint32_t turn[ROUNDS][SC_CORES];
 
-static void count_me(void *arg, int core) {
-    ran[core] += *(uint32_t *)arg;
-}
+static void count_me(void *arg, int core) { ran[core] += *(uint32_t *)arg; }
 
 /* Every core must see what all others wrote before the barrier, and nobody may be a round ahead. */
 static void meet(void *arg, int core) {
@@ -269,14 +265,14 @@ static void read_flash(void *arg, int core) {
     struct piece *p = arg;
     if (core == 0) {
         sc_flash_start(l2_flash + 1, p->offset, p->bytes);
-        sc_flash_wait();
+        sc_flash_wait(0);
         p->bytes = flash_faults(p->offset, p->bytes);
     }
 }
 
 static void check_flash(void) {
-    static const struct piece pieces[] = {
-        {0, 4}, {4, 64}, {1020, 8}, {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
+    static const struct piece pieces[] = {{0, 4},        {4, 64},         {1020, 8},
+                                          {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
     uint32_t wrong = 0, pieces_read = sizeof pieces / sizeof pieces[0];
     for (uint32_t i = 0; i < pieces_read; i++) {
         struct piece p = pieces[i];
@@ -285,7 +281,7 @@ static void check_flash(void) {
         wrong += p.bytes;
         fill((uint8_t *)l2_flash, sizeof l2_flash);
         sc_flash_start(l2_flash + 1, pieces[i].offset, pieces[i].bytes); /* by the controller */
-        sc_flash_wait();
+        sc_flash_wait(0);
         wrong += flash_faults(pieces[i].offset, pieces[i].bytes);
     }
     report("flash", pieces_read, wrong);
@@ -316,7 +312,7 @@ static uint32_t ram_faults(uint32_t first) {
         uint32_t part = (i + 1) % RAM_PARTS;
         wrong += count_unlike(back + i * RAM_PART, RAM_KIND, first + part * RAM_PART, RAM_PART);
     }
-    sc_flash_wait();
+    sc_flash_wait(0);
     return wrong + flash_faults(65532, 1024) + (back[RAM_PARTS * RAM_PART] != GUARD);
 }
 
@@ -429,7 +425,7 @@ static void measure(void) {
     uint32_t a = sc_time();
     sc_flash_start(l2_flash, 0, 4096);
     uint32_t b = sc_time();
-    sc_flash_wait();
+    sc_flash_wait(0);
     uint32_t c = sc_time();
     show_cycles("flash_start", b - a);
     show_cycles("flash 4 KiB", c - a);

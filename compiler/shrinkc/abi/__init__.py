@@ -14,6 +14,7 @@ from shrinkc.abi.contract import (
     PRODUCT_WORDS,
     QVEC_BYTES,
     ROW_BLOCK,
+    SPLIT_WORDS,
     TABLE_BYTES,
     TOP_BYTES,
     WIDE_WORDS,
@@ -30,6 +31,7 @@ from shrinkc.abi.contract import (
     kv_block_bytes,
     product_bytes,
     shared_product_bytes,
+    split_bytes,
 )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "PRODUCT_WORDS",
     "QVEC_BYTES",
     "ROW_BLOCK",
+    "SPLIT_WORDS",
     "TABLE_BYTES",
     "TOP_BYTES",
     "WIDE_WORDS",
@@ -59,4 +62,5 @@ __all__ = [
     "kv_block_bytes",
     "product_bytes",
     "shared_product_bytes",
+    "split_bytes",
 ]

@@ -14,6 +14,7 @@ HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always chan
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
+SPLIT_WORDS = 128  # words of a row from which on cores split a block, where a tile has few
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
 X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
 LOOKUP_MAX = 8  # most tokens of a draft
@@ -149,6 +150,11 @@ def product_bytes(tokens: int, sums: int, wide: int) -> int:
     """Of a core that multiplies several tokens with a tile: ``sums`` for each, of an even number of tokens,
     and ``wide`` bytes of weights made 8 bit."""
     return _skewed((tokens + 1) // 2 * 2 * sums + wide)
+
+
+def split_bytes(cores: int) -> int:
+    """Sums of a block of every core that splits one, of two tokens (sc_forward.c)."""
+    return 2 * cores * 4 * ROW_BLOCK
 
 
 def shared_product_bytes(tokens: int, words: int) -> int:

@@ -43,6 +43,11 @@ def header() -> str:
         ),
         ("PRODUCT_WORDS", contract.PRODUCT_WORDS, "of a row that it takes at a time"),
         (
+            "SPLIT_WORDS",
+            contract.SPLIT_WORDS,
+            "of a row from which on cores split a block, where a tile has few",
+        ),
+        (
             "WIDE_WORDS",
             contract.WIDE_WORDS,
             "of a row of a 16-bit vector's matrix, made 8 bit at a time",

@@ -286,6 +286,7 @@ def emit(
         "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
+        "split": sizes.split,
         "several_on_neureka": sizes.several_on_neureka and "products" in held,
         "logit_tokens": sizes.logit_tokens,
         "input_words": input_words(graph.context),

@@ -7,8 +7,9 @@ it is compared with other engines' cycles only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, WIDE_WORDS
+from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, SPLIT_WORDS, WIDE_WORDS
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
@@ -27,6 +28,12 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
     return segment_size(k, group), format_of(bits).inputs
 
 
+def split_parts(shape: MatrixShape, blocks: int, cores: int = _CORES) -> int:
+    """Of how many cores each has a part of a block's inputs, in a tile of so many blocks; 1 where blocks are
+    whole (sc_is_split)."""
+    return cores // blocks if 2 * blocks <= cores and shape.words >= SPLIT_WORDS else 1
+
+
 def _pairs(blocks: int, tokens: int) -> int:
     """Of tokens, which a core has of a block: where a tile has fewer blocks than there are cores, the tokens
     are shared out as well (sc_gemm.c)."""
@@ -35,31 +42,64 @@ def _pairs(blocks: int, tokens: int) -> int:
     return -(-twos // parts)
 
 
+class _Share(NamedTuple):
+    """What the core that has most has of a tile: of so many ``blocks``, each with ``words`` of its words and
+    ``segments``; ``parts``: how many cores split each."""
+
+    blocks: int
+    words: int
+    segments: int
+    parts: int
+
+
+def _share(shape: MatrixShape, blocks: int) -> _Share:
+    parts = split_parts(shape, blocks)
+    if parts == 1:
+        return _Share(share(blocks, _CORES), shape.words, shape.nseg, 1)
+    if not shape.wide:
+        segments = share(shape.nseg, parts)
+        words = min(shape.words, segments * shape.seg_words(min(shape.seg, shape.k)))
+        return _Share(1, words, segments, parts)
+    unit = shape.format.inputs // 4
+    return _Share(1, share(shape.words // unit, parts) * unit, 1, parts)
+
+
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile, and
+    """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile or split, and
     in each the words of 4 inputs of 8 rows, by width and by whether segments have tables, and these
     segments.  Of several tokens weights are made 8 bit once, and two vectors meet them at a time."""
-    each = sum(share(n, _CORES) for n in tiles)
+    shares = [_share(shape, n) for n in tiles]
+    split = sum(s.parts > 1 for s in shares)
     if tokens > 1 and shape.sums:
-        twos = sum(share(n, _CORES) * _pairs(n, tokens) for n in tiles)
-        pairs = twos * (2 if shape.wide else 1)
+        # where blocks are few, but not split, their tokens are shared out
+        twos = [
+            -(-tokens // 2) if s.parts > 1 else s.blocks * _pairs(n, tokens)
+            for s, n in zip(shares, tiles, strict=True)
+        ]
+        both = 2 if shape.wide else 1
+        pairs = [
+            t * both * (-(-s.words // WIDE_WORDS) if shape.wide else s.segments)
+            for t, s in zip(twos, shares, strict=True)
+        ]
+        segments = sum(t * s.segments for t, s in zip(twos, shares, strict=True))
         return {
             "tiles": len(tiles),
-            "blocks_of_several": 2 * twos,
-            f"widened_w{shape.bits}": each * shape.words * (shape.bits < 8),
-            "pair_words": pairs * shape.words,
-            "pairs": pairs * (-(-shape.words // WIDE_WORDS) if shape.wide else shape.nseg),
-            "pair_scales": pairs * shape.nseg * shape.grouped,
-            "pair_offsets": pairs * shape.nseg * shape.asymmetric,
+            "blocks_of_several": 2 * sum(twos),
+            "split_of_several": tokens * split,
+            f"widened_w{shape.bits}": sum(s.blocks * s.words for s in shares) * (shape.bits < 8),
+            "pair_words": both * sum(t * s.words for t, s in zip(twos, shares, strict=True)),
+            "pairs": sum(pairs),
+            "pair_scales": segments * shape.grouped,
+            "pair_offsets": segments * shape.asymmetric,
         }
-    blocks = tokens * each
-    segments = blocks * shape.nseg
+    segments = tokens * sum(s.blocks * s.segments for s in shares)
     kind = "group_words" if shape.grouped or shape.asymmetric else "words"
     return {
         "tiles": len(tiles),
         "token_tiles": tokens * len(tiles),
-        "blocks": blocks,
-        f"{kind}_w{shape.bits}": blocks * shape.words,
+        "blocks": tokens * sum(s.blocks for s in shares),
+        "split_tiles": tokens * split,
+        f"{kind}_w{shape.bits}": tokens * sum(s.blocks * s.words for s in shares),
         "segments": segments,
         "scales": segments * shape.grouped,
         "offsets": segments * shape.asymmetric,

@@ -95,7 +95,8 @@ class PassSizes:
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
-    ``several_on_neureka``: it multiplies segments that have scales with several tokens for the cores."""
+    ``split``: of some tile the cores split blocks.  ``several_on_neureka``: it multiplies segments that have
+    scales with several tokens for the cores."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -116,6 +117,7 @@ class PassSizes:
     verified: int = 1
     logit_tokens: int = 1
     kv_window: int = 0
+    split: bool = False
     several_on_neureka: bool = False
 
     @property

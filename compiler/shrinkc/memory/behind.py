@@ -27,8 +27,8 @@ from shrinkc.memory.parts import (
     tile_blocks,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import ALIGN
-from shrinkc.targets import FETCHED, Target
+from shrinkc.storage import ALIGN, MatrixShape
+from shrinkc.targets import FETCHED, MEMORIES, Target
 
 CACHE_LEVELS = ("l2", "wmem", "hyperram")
 """Where the cache may lie that is not in L1, a layer here and a layer there."""
@@ -39,12 +39,16 @@ FETCH_CYCLES = 250  # a fetch of few bytes: seven registers, the latency, and as
 
 @dataclass(frozen=True)
 class Asked:
-    """What the use of L1 that was decided asks of the memories behind it."""
+    """What the use of L1 that was decided asks of the memories behind it.  ``stages``: buffers that tiles from flash
+    come through; ``spread``: where not all weights have room on the chip, those that have are not the first ones
+    that a pass reads, but some all along, so that flash never waits long for one of its own."""
 
     kv_in_l1: bool
     logits_in_l1: bool
     chunk: int
     tile: int
+    stages: int = 2
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
             max(asked.tile, ALIGN),
             max(m.block_bytes for m in (s.head, s.embedding or s.head)),
         )
-        fixed += [("flash stage", 2 * align(stage)), ("embedding stage", align(embed))]
+        fixed += [("flash stage", asked.stages * align(stage)), ("embedding stage", align(embed))]
     if way.in_flash:
         rows = 2 * asked.chunk * s.head_dim if "rope" in way.in_flash else 0
         table_stage = max(rows, PIECE_WINDOW if "pieces" in way.in_flash else 0)
@@ -168,8 +172,8 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
 
 
 def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement | Lack | None:
-    """Everything placed that way: weights in the order in which they are read, each in the first memory
-    that still holds it; those first that an engine reads in place."""
+    """Everything placed that way: weights in the order in which they are read, or some of those before all others,
+    each in the first memory that still holds it; those first that an engine reads in place."""
     reserved = _reserve(s, t, asked, way)
     if not isinstance(reserved, _Reserved):
         return reserved
@@ -179,7 +183,8 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         at[table.level] = max(at[table.level], table.offset + table.bytes)
     out: dict[str, Placement] = {}
     owners, placed = dict(s.shared), 0
-    for m in sorted(s.matrices, key=lambda m: m.engine == CORES):
+    usual = sorted(s.matrices, key=lambda m: m.engine == CORES)
+    for m in _spread(usual, owners, room, at) if asked.spread else usual:
         if owners.get(m.name) in out:
             out[m.name] = replace(out[owners[m.name]], name=m.name)
             continue
@@ -203,7 +208,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         return Lack("weights", need, placed, tuple((m.name, m.bytes) for m in big), names)
     always = (0, len(s.steps) - 1)
     beside = [Buffer(name, level, align(size), *always) for name, level, size in reserved.buffers]
-    placements = list(out.values())
+    placements = [out[m.name] for m in usual]
     return Arrangement(
         placements, reserved.tables, {v: reserved.kv_layers[v] for v in CACHE_LEVELS if v in reserved.kv_layers},
         beside,
@@ -211,6 +216,28 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         reserved.stage, reserved.embed, reserved.table_stage,
         _fetched(s, t, placements, way) + _swapped(s, reserved.kv_layers.get("hyperram", 0)),
     )  # fmt: skip
+
+
+def _spread(
+    usual: list[MatrixShape], owners: dict[str, str], room: dict[str, int], at: dict[str, int]
+) -> list[MatrixShape]:
+    """Another order, in which those that are to be on the chip come before the others: of what travels, as even a
+    share all along as whole matrices allow.  What shares its bytes stands behind their owner."""
+    in_place = [m for m in usual if m.engine != CORES]
+    free = {v: room[v] - at[v] for v in room if MEMORIES[v].access != FETCHED}
+    left = sum(free.values()) - sum(align(m.bytes) for m in in_place if m.name not in owners)
+    travels = [m for m in usual if m.engine == CORES]
+    fitting = [
+        m for m in travels if m.name not in owners and m.bytes <= max(free.values(), default=0)
+    ]
+    share = left / max(1, sum(m.bytes for m in fitting))
+    chosen, owed = set[str](), 0.0
+    for m in fitting:
+        owed += share * m.bytes
+        if owed >= m.bytes / 2:
+            chosen.add(m.name)
+            owed -= m.bytes
+    return in_place + sorted(travels, key=lambda m: (m.name in owners, m.name not in chosen))
 
 
 def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -> int:

@@ -171,18 +171,18 @@ class Passes:
     def _tiles(self, matrix: str) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
         if matrix not in self._tiles_of:
-            self._tiles_of[matrix] = _cut(self._placed[matrix])
+            self._tiles_of[matrix] = _cut(self._placed[matrix], self.plan.stages)
         return self._tiles_of[matrix]
 
 
-def _cut(p: Placement) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+def _cut(p: Placement, stages: int) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
     if p.engine != CORES:
         return (), ()
     whole, rest = divmod(p.blocks, p.tile_blocks)
     blocks = (p.tile_blocks,) * whole + (rest,) * bool(rest)
-    outside = _outside(p)
-    tile = Tile(p.tile_blocks * p.block_bytes, outside)
-    return blocks, (tile,) * whole + (Tile(rest * p.block_bytes, outside),) * bool(rest)
+    ahead = stages - 1 if _outside(p) else 0  # one more may still be copied
+    tile = Tile(p.tile_blocks * p.block_bytes, ahead)
+    return blocks, (tile,) * whole + (Tile(rest * p.block_bytes, ahead),) * bool(rest)
 
 
 def _outside(p: Placement) -> bool:

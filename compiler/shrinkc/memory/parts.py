@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shrinkc import abi
+from shrinkc.abi import SPLIT_WORDS
 from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.ops.ropecache import KvShape
 from shrinkc.ir.steps import numbers_of
@@ -80,13 +81,20 @@ def kv_layer_bytes(s: ModelShape) -> int:
 
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
-    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike."""
+    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike; fewer than cores where
+    these split long blocks evenly."""
     most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
     if most >= m.blocks or most < TILE_ROUND:
-        return most
+        return 1 << most.bit_length() - 1 if m.words >= SPLIT_WORDS and most < TILE_ROUND else most
     count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
     even = align(-(-m.blocks // count), TILE_ROUND)
     return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND
+
+
+def tile_sizes(m: MatrixShape, tile_bytes: int) -> list[int]:
+    """Row blocks of a matrix's tiles, each number once."""
+    most = tile_blocks(m, tile_bytes)
+    return [n for n in (most, m.blocks % most) if n]
 
 
 def gain_bytes(s: ModelShape) -> int:

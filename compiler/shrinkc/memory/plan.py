@@ -15,17 +15,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from shrinkc.engines import CORES, NEUREKA, engine_named
+from shrinkc.engines.cores import split_parts
 from shrinkc.ir.steps import Access, PassSizes, Step, Use, loop_of
 from shrinkc.memory.parts import (
     Buffer,
     Placement,
     Table,
     align,
+    tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import Target
 
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Plan:
     logits_in_l1: bool
     verified: int
     stage_bytes: int
+    stages: int
     embed_stage: int
     table_stage: int
     steps: list[str]
@@ -107,12 +110,18 @@ def pass_sizes(
     engines give whole results.
     """
     scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.kinds)
+    split = any(
+        split_parts(m, blocks, t.cores) > 1
+        for m in s.kinds
+        if m.engine == CORES
+        for blocks in tile_sizes(m, tile)
+    )
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
         cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv.all_in_l1, kv_tile=kv.tile,
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
-        logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window,
+        logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
     )  # fmt: skip
 

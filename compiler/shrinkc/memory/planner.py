@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
@@ -22,6 +23,12 @@ from shrinkc.targets import KIB, Target
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
+STAGES = (
+    3,
+    4,
+    6,
+    8,
+)  # for tiles from flash, beyond two; 7 transfers may be queued while one is copied
 
 
 def copied(s: ModelShape) -> list[MatrixShape]:
@@ -176,47 +183,79 @@ def _room(t: Target, l1_budget: int | None) -> int:
 def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     """Plan ``s`` for ``t`` within ``l1_budget`` bytes of L1 (default: all of it).  What is best in L1 for a
     decoded token may leave short chunks for a prompt: longer ones are taken where cycles of both speak for them.
+    So are, of weights of which a part has room on the chip, some all along instead of the first, and more buffers
+    than two for tiles from flash: both keep it busy while the cores do without.
 
     Raises DoesNotFit with need, have and excess of the level and its largest consumers.
     """
     total_l1, arena = _room(t, l1_budget), _Arena(s, t)
-    first = _choose_l1(s, t, total_l1, arena)
-    plans, table = [_plan(s, t, total_l1, arena, first)], cost_table(t.name)
-    longer = [chunk for chunk in CHUNKS if chunk > first.chunk]
-    if table is None or not longer:
-        return plans[0]
-    for chunk in longer:
+    first, table = _choose_l1(s, t, total_l1, arena), cost_table(t.name)
+    best = _Candidate(first, _asked(first), _plan(s, t, total_l1, arena, first))
+    if table is None:
+        return best.plan
+    cycles = _cycles(s, t, best.plan, table)
+
+    def better(chosen: L1Use, asked: Asked) -> None:
+        nonlocal best, cycles
+        try:
+            plan = _plan(s, t, total_l1, arena, chosen, asked)
+        except DoesNotFit:  # what is not in L1 then, or the buffers, have no place behind it
+            return
+        if (takes := _cycles(s, t, plan, table)) < cycles:
+            best, cycles = _Candidate(chosen, asked, plan), takes
+
+    for chunk in (chunk for chunk in CHUNKS if chunk > first.chunk):
         try:
             chosen = _choose_l1(s, t, total_l1, arena, [chunk])
-            plans.append(_plan(s, t, total_l1, arena, chosen))
-        except DoesNotFit:  # or what is not in L1 then has no place behind it
+        except DoesNotFit:
             continue
-    return min(plans, key=lambda p: _cycles(s, t, p, table))
+        better(chosen, _asked(chosen))
+    if best.plan.stage_bytes:
+        better(best.chosen, replace(best.asked, spread=True))
+        for stages in STAGES:
+            better(best.chosen, replace(best.asked, stages=stages))
+    return best.plan
+
+
+class _Candidate(NamedTuple):
+    chosen: L1Use
+    asked: Asked
+    plan: Plan
 
 
 def _cycles(s: ModelShape, t: Target, plan: Plan, table: CostTable) -> float:
-    """Of decoded tokens and as many of a prompt, at a quarter, half, and the end of the context."""
+    """Of decoded tokens and as many of a prompt, half of them at its end, at a quarter, half, and the end of
+    the context."""
     passes, total = Passes(s, plan, t), 0.0
     for behind in (s.context // 4, s.context // 2, s.context):
         chunk = min(plan.chunk, behind) or 1
-        prompt = passes.steps(chunk, max(0, behind - chunk), 0)
+        prompt = [passes.steps(chunk, max(0, behind - chunk), logits) for logits in (0, 1)]
         decode = passes.steps(1, max(0, behind - 1))
-        total += cost_of([decode], table).cycles + cost_of([prompt], table).cycles / chunk
+        total += cost_of([decode], table).cycles + cost_of(prompt, table).cycles / (2 * chunk)
     return total
 
 
-def _plan(s: ModelShape, t: Target, total_l1: int, arena: _Arena, chosen: L1Use) -> Plan:
+def _plan(
+    s: ModelShape,
+    t: Target,
+    total_l1: int,
+    arena: _Arena,
+    chosen: L1Use,
+    asked: Asked | None = None,
+) -> Plan:
+    """``asked``: of what is behind L1, where it is not the usual."""
     chunk, tile, kv, logits_l1 = chosen
+    asked = asked or _asked(chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
     l1 = place(arena.buffers(chosen, verified))
-    behind = arrange(s, t, _asked(chosen))
+    behind = arrange(s, t, asked)
     capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
         kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, verified=verified,
-        stage_bytes=behind.stage_bytes, embed_stage=behind.embed_stage,
-        table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
+        stage_bytes=behind.stage_bytes, stages=asked.stages if behind.stage_bytes else 0,
+        embed_stage=behind.embed_stage, table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
         beside=behind.beside, tables=behind.tables, placements=behind.placements,
         used=behind.used, capacity=capacity,
     )  # fmt: skip

@@ -90,13 +90,27 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
     return parts if parts <= 3 else least
 
 
+def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
+    """Whether some tile has no more than half a block per core, of at least 512 inputs each."""
+    long = {
+        m.name for m in s.matrices if m.engine == CORES and _words(m.k, m.seg, m.bits, m.pad) >= 128
+    }
+    tiles = [
+        n
+        for p in plan.placements
+        if p.name in long
+        for n in (p.tile_blocks, p.blocks % p.tile_blocks)
+    ]
+    return any(0 < n <= cores // 2 for n in tiles)
+
+
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
     return PassSizes(
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
         t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
-        "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
+        _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
     )  # fmt: skip
 
 
@@ -134,6 +148,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         out["head_state"] = states * _skewed(16 + 4 * head)
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
+    if _splits(plan, s, cores):
+        out["split"] = 2 * cores * 32
     scratch = [ENGINES[m.engine].scratch(m, chunk) for m in readers]
     if any(scratch):
         out["engine"] = max(scratch)
@@ -307,7 +323,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if not plan.logits_in_l1:
         needs["logits"] = 4 * s.vocab
     if plan.stage_bytes:
-        needs["flash stage"] = 2 * plan.stage_bytes
+        needs["flash stage"] = plan.stages * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
     if "hyperram" in plan.kv_layers:
         needs["kv stage"] = _layer_cache(s)

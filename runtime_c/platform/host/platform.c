@@ -165,12 +165,15 @@ void sc_dma_wait(sc_dma handle) {
 
 /* ---- flash ---- */
 
-static struct transfer flash;
+#define MAX_QUEUED 8
+
+static struct transfer flash[MAX_QUEUED]; /* the oldest first */
+static uint32_t flash_queued;
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     size_t size = (size_t)(sc_blob_flash_end - sc_blob_flash);
-    if (flash.from != NULL) {
-        refuse("two flash transfers outstanding");
+    if (flash_queued == MAX_QUEUED) {
+        refuse("more than 8 flash transfers outstanding");
     }
     if (((uintptr_t)l2 | flash_offset) % 4 != 0) {
         refuse("a flash transfer that is not 4-byte aligned");
@@ -178,16 +181,24 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     if (flash_offset > size || bytes > size - flash_offset) {
         refuse("a flash transfer beyond the end of the flash image");
     }
-    begin(&flash, l2, sc_blob_flash + flash_offset, bytes);
+    begin(&flash[flash_queued++], l2, sc_blob_flash + flash_offset, bytes);
 }
 
-void sc_flash_wait(void) { finish(&flash); }
+void sc_flash_wait(uint32_t left) {
+    if (flash_queued <= left) {
+        refuse("wait for a flash transfer that was not started");
+    }
+    uint32_t done = flash_queued - left;
+    for (uint32_t i = 0; i < done; i++) {
+        finish(&flash[i]);
+    }
+    memmove(flash, flash + done, left * sizeof flash[0]);
+    flash_queued = left;
+}
 
 /* ---- HyperRAM ---- */
 
 #if SC_RAM_BYTES > 0
-
-#define MAX_QUEUED 8
 
 static uint8_t ram[SC_RAM_BYTES];
 static struct transfer queue[MAX_QUEUED];

@@ -72,7 +72,8 @@ static inline uint32_t hart_id(void) {
 #define HYPER_GO_TRANSFER 0x10u
 #define HYPER_COMMAND HYPER(0x18) /* bit 2 read, bit 0 linear burst */
 #define HYPER_FLASH_ADDRESS HYPER(0x1C)
-#define HYPER_STATUS HYPER(0x24) /* bit 0: busy */
+#define HYPER_STATUS HYPER(0x24)                    /* bit 0: busy */
+#define HYPER_QUEUED(status) ((status) >> 1 & 255u) /* transfers that are not done */
 #define HYPER_2D HYPER(0x28)
 #define HYPER_L2_2D HYPER(0x34)
 #define RAM(offset) HYPER(0x80 + (offset)) /* HyperRAM's queue: a transfer is what the registers were */

@@ -144,9 +144,9 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     REG(HYPER_GO) = HYPER_GO_TRANSFER;
 }
 
-void sc_flash_wait(void) {
+void sc_flash_wait(uint32_t left) {
     SC_WAIT_BEGIN
-    while ((REG(HYPER_STATUS) & 1) != 0) {
+    while (left > 0 ? HYPER_QUEUED(REG(HYPER_STATUS)) > left : (REG(HYPER_STATUS) & 1) != 0) {
     }
     __asm__ volatile("" ::: "memory");
     SC_WAIT_END

@@ -133,7 +133,7 @@ void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     memcpy(l2, sc_blob_flash + flash_offset, bytes);
 }
 
-void sc_flash_wait(void) {}
+void sc_flash_wait(uint32_t left) { (void)left; }
 
 #if SC_RAM_BYTES > 0
 static uint8_t ram[SC_RAM_BYTES];

@@ -53,6 +53,7 @@ enum sc_op {
 #define SC_VERIFIED 1 /* tokens of a pass that gives the choices of all */
 #define SC_LOGIT_TOKENS 1 /* tokens whose logits there is room for */
 #define SC_TILE_BYTES 784
+#define SC_SPLIT 0 /* whether cores split blocks of tiles that have few */
 #define SC_KV_IN_L1 0
 #define SC_KV_WINDOW 0 /* blocks: no longer, a layer's cache comes into L1; else in pieces */
 #define SC_KV_LAYERS_L2 3 /* the first layers, whose cache is there */
@@ -63,6 +64,7 @@ enum sc_op {
 #define SC_KV_TILE_BYTES 192
 #define SC_LOGITS_IN_L1 0
 #define SC_STAGE_BYTES 0
+#define SC_STAGES 0
 #define SC_EMBED_STAGE 0
 #define SC_TABLE_STAGE 0
 #define SC_PIECE_WINDOW 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shrinkc.abi import QVEC_BYTES, product_bytes, shared_product_bytes
+from shrinkc.abi import QVEC_BYTES, product_bytes, shared_product_bytes, split_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
@@ -59,6 +59,8 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     slot = sizes.slot(step)
     if sizes.tile:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
+    if sizes.split:
+        yield Use("split", Access.SCRATCH, split_bytes(sizes.cores))
     if sizes.scratch:
         yield Use("engine", Access.READ)
     if sizes.chunk > 1 and slot.sums:
