@@ -257,6 +257,7 @@ def evaluate(
     samples: Sequence[str] = (),
     chat: bool = False,
     dtype: str | None = None,
+    kv_bits: int | None = None,
     batch: int | None = None,
     threads: int | None = None,
     device: str | None = None,
@@ -276,8 +277,9 @@ def evaluate(
 
     A compiled directory runs on ``engine`` "host" (default; needs a C compiler) or "interpreter",
     and must have been compiled for a context of a window.  What is not compiled needs torch (the
-    extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", ``batch`` sequences at a
-    time, ``threads`` (None: one for each 128 of the hidden size, at most torch's choice) and ``device``.
+    extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", keys and values rounded to ``kv_bits``
+    (2 to 8; None: as they are), ``batch`` sequences at a time, ``threads`` (None: one for each 128 of the hidden
+    size, at most torch's choice) and ``device``.
 
     ``resume``: a file that keeps what was scored as it is scored, with which the same call goes on after an
     interruption and gives the same numbers; delete it when the result is where it belongs.
@@ -293,8 +295,8 @@ def evaluate(
     request = EvalRequest.from_options(
         model=os.fspath(model), text=_name(text), protocol=protocol, windows=windows,
         trivia=_name(trivia), trivia_items=trivia_items, hellaswag=_name(hellaswag),
-        hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, batch=batch,
-        threads=threads, device=device, engine=engine,
+        hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, kv_bits=kv_bits,
+        batch=batch, threads=threads, device=device, engine=engine,
     )  # fmt: skip
     return evaluate_model(
         request, env=_environment(env), reporter=reporter or Silent(),

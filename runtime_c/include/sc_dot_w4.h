@@ -64,6 +64,38 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
     return (int8_t)(at & 4 ? byte & 0xF0 : byte << 4) >> 4;
 }
 
+#if SC_XPULP
+/* sc_widen_w4() of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and `to` as many rows as
+ * 8 times `skip` says.  50 instructions each. */
+#define SC_W4_COLUMN 1
+SC_INLINE void sc_widen_column_w4(int32_t *to, uint32_t row, uint32_t skip, const uint8_t *w, uint32_t apart,
+                                  uint32_t blocks) {
+    int32_t v, lo, u, un;
+    /* clang-format off */
+    __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[n]", 12 + 3)
+                     SC_INNER_LOOP_BEGIN("%[four]", 12)
+                     SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")
+                     "slli %[lo], %[v], 4\n"
+                     "and %[v], %[v], %[m]\n"
+                     "and %[lo], %[lo], %[m]\n"
+                     "slli %[un], %[u], 4\n"
+                     "sw %[v], 4(%[to])\n"
+                     ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"
+                     "and %[u], %[u], %[m]\n"
+                     "and %[un], %[un], %[m]\n"
+                     "sw %[u], 4(%[to])\n"
+                     ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n"
+                     SC_LOOP_END(12) "\n"
+                     "add %[w], %[w], %[apart]\n"
+                     "add %[to], %[to], %[skip]\n" SC_OUTER_LOOP_END(12 + 3)
+                     : [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
+                     : [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(0xF0F0F0F0u), [step] "r"(4 * row),
+                       [apart] "r"(apart - 4 * SC_ROWS), [skip] "r"((skip - 1) * 4 * SC_ROWS * row)
+                     : "memory");
+    /* clang-format on */
+}
+#endif
+
 SC_INLINE void sc_widen_w4(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {
     const uint8_t *from = *w;
 #if SC_XPULP

@@ -67,6 +67,13 @@ static inline uint32_t tables(const int format) {
     return (SC_SEVERAL_HAS(SC_FMT_GROUPED) ? SC_ROWS : 0) + (SC_SEVERAL_HAS(SC_FMT_ASYM) ? 2 * SC_ROWS : 0);
 }
 
+/* Whether a format has a loop of its own over a unit of several blocks, which then is done. */
+#ifdef SC_W4_COLUMN
+#define COLUMN(bits, ...) ((bits) == 4 ? (sc_widen_column_w4(__VA_ARGS__), 1) : 0)
+#else
+#define COLUMN(bits, ...) 0
+#endif
+
 /* A core's share of segment g's weights, as bytes: rows of `words` words.  Units are what a format stores together of
  * 8 rows: every core has the same ones of some blocks, or some of all.  Once in the hot code, though called twice. */
 SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int format, uint32_t g,
@@ -76,19 +83,23 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits: {                                                                                             \
         const uint32_t unit = inputs / 4, bytes = SC_ROWS * inputs * bits / 8, units = words / unit;         \
-        uint32_t b = (uint32_t)core, first = 0, blocks = SC_CORES, step = 1;                                 \
-        if (units >= SC_CORES) {                                                                             \
-            b = 0, first = (uint32_t)core, blocks = 1, step = SC_CORES;                                      \
-        } else if ((units & (units - 1)) == 0) { /* no division */                                           \
-            const int log = sc_top_bit(units);                                                               \
-            b = (uint32_t)core >> log, first = (uint32_t)core & (units - 1), blocks = SC_CORES >> log;       \
-            step = units;                                                                                    \
-        }                                                                                                    \
-        for (; b < r->count; b += blocks)                                                                    \
-            for (uint32_t u = first; u < units; u += step) {                                                 \
-                const uint8_t *w = from + b * r->block_bytes + u * bytes;                                    \
-                sc_widen_w##bits(to + b * SC_ROWS * words + u * unit, words, 1, &w, unit);                   \
+        int log = 0; /* of the units that cores take side by side: no division */                            \
+        if (units >= SC_CORES)                                                                               \
+            log = sc_top_bit(SC_CORES);                                                                      \
+        else if ((units & (units - 1)) == 0)                                                                 \
+            log = sc_top_bit(units);                                                                         \
+        const uint32_t b = (uint32_t)core >> log, blocks = SC_CORES >> log, step = 1u << log;                \
+        if (b >= r->count) return;                                                                           \
+        const uint32_t count = (r->count - b + blocks - 1) >> sc_top_bit(blocks);                            \
+        for (uint32_t u = (uint32_t)core & (step - 1); u < units; u += step) {                               \
+            const uint8_t *w = from + b * r->block_bytes + u * bytes;                                        \
+            int32_t *rows = to + b * SC_ROWS * words + u * unit;                                             \
+            if (COLUMN(bits, rows, words, blocks, w, blocks * r->block_bytes, count)) continue;              \
+            for (uint32_t i = 0; i < count; i++, rows += blocks * SC_ROWS * words) {                         \
+                const uint8_t *at = w + i * blocks * r->block_bytes;                                         \
+                sc_widen_w##bits(rows, words, 1, &at, unit);                                                 \
             }                                                                                                \
+        }                                                                                                    \
         return;                                                                                              \
     }
     switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(WIDEN) }

@@ -85,6 +85,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     """The table of a report for people, then the sampled texts."""
     model = report["model"]
     about = [model["kind"], model["dtype"]]
+    if "kv_bits" in model:
+        about.append(f"keys and values of {model['kv_bits']} bit")
     if "threads" in model:
         about.append(f"{model['threads']} thread{'s' * (model['threads'] != 1)}")
     if "engine" in model:

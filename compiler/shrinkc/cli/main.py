@@ -154,6 +154,11 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     type=click.Choice(["float32", "bfloat16"]),
     help="Of a float model's weights and sums. [default: float32]",
 )
+@click.option(
+    "--kv-bits",
+    type=int,
+    help="Of a float model's cached keys and values, 2 to 8. [default: as they are]",
+)
 @click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
 @click.option(
     "--threads", type=int, help="Of torch; results differ in the last digits. [default: by size]"

@@ -25,6 +25,7 @@ from shrinkc.evaluation import (
 )
 from shrinkc.evaluation.compiled_scorer import Engine
 from shrinkc.evaluation.hub import SOURCES, data_file
+from shrinkc.evaluation.kv_cache import check_bits
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EvalRequest:
     batch: int | None
     threads: int | None
     engine: Engine | None
+    kv_bits: int | None
 
     @classmethod
     def from_options(
@@ -58,6 +60,7 @@ class EvalRequest:
         batch: int | None,
         threads: int | None,
         engine: str | None,
+        kv_bits: int | None,
     ) -> EvalRequest:
         """From the values of options; UsageError when one is not possible."""
         plan = EvalPlan(
@@ -78,7 +81,8 @@ class EvalRequest:
         ):  # fmt: skip
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
-        return cls(model, plan, dtype, device, batch, threads, cast(Engine | None, engine))
+        check_bits(kv_bits)
+        return cls(model, plan, dtype, device, batch, threads, cast(Engine | None, engine), kv_bits)
 
 
 def evaluate_model(
@@ -143,8 +147,10 @@ def _scorer(
     """
     path = Path(request.model)
     if artifact.is_artifact(path):
-        options = ("dtype", "device", "threads", "batch")
-        wrong = [f"--{name}" for name in options if getattr(request, name) is not None]
+        options = ("dtype", "kv_bits", "device", "threads", "batch")
+        wrong = [
+            f"--{name.replace('_', '-')}" for name in options if getattr(request, name) is not None
+        ]
         if wrong:
             raise UsageError(
                 f"{' and '.join(wrong)}: {path} is a compiled program, which runs as it was "
@@ -173,6 +179,5 @@ def _scorer(
     if request.threads is None:
         threads = suited_threads(loaded.model.config.hidden_size)
         meanwhile.enter_context(threads_within(threads))
-    if request.batch is None:
-        return TorchScorer(loaded), loaded.path
-    return TorchScorer(loaded, batch=request.batch), loaded.path
+    batch = {} if request.batch is None else {"batch": request.batch}
+    return TorchScorer(loaded, kv_bits=request.kv_bits, **batch), loaded.path

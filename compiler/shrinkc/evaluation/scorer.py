@@ -14,7 +14,7 @@ from shrinkc.core.progress import Update
 Item = TypeVar("Item", bound=Sized)
 Out = TypeVar("Out")
 
-CONDITIONS = ("kind", "dtype", "device", "threads", "engine")
+CONDITIONS = ("kind", "dtype", "kv_bits", "device", "threads", "engine")
 """Keys of ``describe()`` that can change a number: they are stored with every result."""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
+from shrinkc.evaluation.kv_cache import check_bits, use_cache_of
 from shrinkc.evaluation.scorer import Choices, Predicted, first_line_ended, in_batches
 from shrinkc.importer import Message
 
@@ -23,13 +24,18 @@ _LOGIT_BYTES = 64 << 20  # of float32 logits at a time: a large vocabulary takes
 
 class TorchScorer:
     """A Scorer of ``loaded``; ``batch`` sequences at a time, which changes no more than rounding.
+    ``kv_bits``: keys and values are rounded to so many, in the model that was given; None: they are not.
 
     Sequences of a batch are of similar length and are padded where no token sees the padding.
     """
 
-    def __init__(self, loaded: Loaded, *, batch: int = BATCH) -> None:
+    def __init__(self, loaded: Loaded, *, batch: int = BATCH, kv_bits: int | None = None) -> None:
         if batch < 1:
             raise UsageError(f"a batch of {batch} is not possible.", "allowed: 1 and more.")
+        check_bits(kv_bits)
+        if kv_bits is not None:
+            use_cache_of(loaded.model, kv_bits)
+        self._kv_bits = kv_bits
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
         self._kind = loaded.kind
@@ -113,6 +119,7 @@ class TorchScorer:
             "name": self.name,
             "kind": self._kind,
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            **({} if self._kv_bits is None else {"kv_bits": self._kv_bits}),
             "device": self._model.device.type,
             "threads": torch.get_num_threads(),
             "batch": self.batch,
