@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
+from shrinkc.costs import cost_table
 from shrinkc.engines import Choice, Choices
-from shrinkc.memory.behind import FETCH_CYCLES
+from shrinkc.memory.behind import FETCH_CYCLES, Asked, arrange
+from shrinkc.memory.cycles import Passes, cost_of
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of, verify
@@ -160,3 +162,52 @@ def test_an_embedding_in_flash_where_engines_run_every_matrix() -> None:
     choices = Choices({name: Choice("neureka") for name in names})
     s = make_shape(**sizes, choices=choices)  # type: ignore[arg-type]
     assert sound(s, SIRACUSA).embed_stage > 0
+
+
+def on_chip(plan: Plan) -> list[int]:
+    """Layers that have a matrix on the chip, once for each."""
+    return [
+        int(p.name.split(".")[0].removeprefix("layer"))
+        for p in plan.placements
+        if p.level != "flash" and p.name.startswith("layer")
+    ]
+
+
+def test_what_has_room_on_the_chip_lies_all_along_a_pass() -> None:
+    """Of SmolLM2, whose flash would wait while the cores are at three layers on the chip; each third of the layers has
+    its share, and flash delivers no more than a hundredth more than if the first ones were there."""
+    s = smol(512)
+    plan = sound(s, SIRACUSA)
+    thirds = [sum(at // 10 == third for at in on_chip(plan)) for third in range(3)]
+    assert min(thirds) > 0 and max(thirds) - min(thirds) <= 2, thirds
+    asked = Asked(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
+    first = arrange(s, SIRACUSA, asked)
+    layers = {p.name.split(".")[0] for p in first.placements if p.level != "flash"}
+    assert layers == {f"layer{i}" for i in range(len(layers))}
+    assert plan.used["flash"] < 1.01 * first.used["flash"]
+
+
+def test_flash_has_a_longer_queue_where_that_pays() -> None:
+    """More buffers than two where cycles say so, never so many that nothing fits; two are the least."""
+    table = cost_table("siracusa")
+    assert table is not None
+    s = smol(512)
+    plan = sound(s, SIRACUSA)
+    assert 2 < plan.stages <= 8
+    fewer = replace(plan, stages=2)
+    longer, shorter = (cost_of([Passes(s, p, SIRACUSA).steps(1, 64)], table) for p in (plan, fewer))
+    assert longer.cycles < 0.99 * shorter.cycles
+    least = make_plan(s, SIRACUSA.with_room(wmem=0, l2=1 << 30)).used["l2"]
+    assert sound(s, SIRACUSA.with_room(wmem=0, l2=least)).stages == 0, "nothing travels from flash"
+    exact = l2_of_two_stages(s)
+    assert sound(s, SIRACUSA.with_room(wmem=0, l2=exact)).stages == 2
+    with pytest.raises(DoesNotFit):
+        make_plan(s, SIRACUSA.with_room(wmem=0, l2=exact - 16))
+
+
+def l2_of_two_stages(s: ModelShape) -> int:
+    """The least L2 with which all weights are in flash."""
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(s, SIRACUSA.with_room(wmem=0, l2=SIRACUSA.l2_system))
+    (lack,) = refused.value.lacks
+    return lack.need
