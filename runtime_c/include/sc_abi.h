@@ -10,7 +10,8 @@
 #define SC_BLOCK 8                     /* inputs that one core scans or quantises at a time */
 #define SC_PRODUCT_BLOCKS 8            /* of a run that N-EUREKA multiplies with several tokens */
 #define SC_PRODUCT_WORDS 8             /* of a row that it takes at a time */
-#define SC_SPLIT_WORDS 128             /* of a row from which on cores split a block, where a tile has few */
+#define SC_SPLIT_WORDS 192             /* of a row from which on cores split a block, where a tile has few */
+#define SC_SPLIT_SEGMENTS 8            /* and segments, where it has scales for them */
 #define SC_WIDE_WORDS 32               /* of a row of a 16-bit vector's matrix, made 8 bit at a time */
 #define SC_LOOKUP_MAX 8                /* most tokens of a draft */
 #define SC_QVEC_BYTES 32               /* sizeof(sc_qvec) on a 64-bit host */

@@ -66,7 +66,7 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
 
 #if SC_XPULP
 /* sc_widen_w4() of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and `to` as many rows as
- * 8 times `skip` says.  50 instructions each. */
+ * 8 times `skip` says.  51 instructions each. */
 #define SC_W4_COLUMN 1
 SC_INLINE void sc_widen_column_w4(int32_t *to, uint32_t row, uint32_t skip, const uint8_t *w, uint32_t apart,
                                   uint32_t blocks) {

@@ -97,8 +97,8 @@ static inline int sc_for_several(const sc_matrix *m) {
 }
 
 #if SC_SPLIT
-/* Where a tile has at most half as many blocks as there are cores, so many of them split a block's inputs that none
- * is left over.  First half, of one token: what this core's part adds to its block's sums. */
+/* Where a tile has at most half as many blocks as there are cores, as many of them as there are for each split a
+ * block's inputs.  First half, of one token: what this core's part adds to its block's sums. */
 void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
                    int32_t (*sums)[SC_ROWS], int core, int cores);
 /* Second half, after a barrier: with the sums of all cores, which it changes, what sc_matrix_tile() does with
@@ -114,9 +114,10 @@ void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t 
                               const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                               const int32_t *scratch, uint32_t apart, int core, int cores);
 #endif
-/* Whether it is done: a short block is not worth another barrier. */
+/* Whether it is done: a short block is not worth another barrier, and a segment has no parts. */
 static inline int sc_is_split(const sc_matrix *m, uint32_t count, int cores) {
-    return 2 * count <= (uint32_t)cores && m->in.words >= SC_SPLIT_WORDS;
+    return 2 * count <= (uint32_t)cores && m->in.words >= SC_SPLIT_WORDS &&
+           ((m->format & SC_FMT_Q16) || m->in.nseg >= SC_SPLIT_SEGMENTS);
 }
 
 #ifdef SC_HAS_ENGINES

@@ -34,8 +34,8 @@ SC_INLINE int32_t get(const int format, const uint8_t *w, uint32_t row, uint32_t
     __builtin_unreachable();
 }
 
-/* acc[8] of a block's words with as many of a 16-bit vector, whose high bytes lie `high` behind its low ones; exact
- * in int32.  Returns the end of these weights. */
+/* acc[8] of a block's words with as many of a 16-bit vector, whose high bytes lie `high_at` behind its low ones;
+ * exact in int32.  Returns the end of these weights. */
 SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int8_t *x, uint32_t high_at,
                                    uint32_t words, int32_t *acc) {
     sc_rows low, high;

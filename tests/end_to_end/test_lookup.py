@@ -132,6 +132,7 @@ class Case:
     flash: bool = False
 
 
+LONG = {"hidden": 772, "intermediate": 24, "heads": 2, "head_dim": 6, "layers": 1, "vocab": 90}
 WIDE = {"hidden": 40, "intermediate": 88, "heads": 4, "kv_heads": 2, "head_dim": 6}
 CASES = {
     "as planned": Case(),
@@ -156,6 +157,12 @@ CASES = {
         QuantOptions(group=17, short_last_group=True),
     ),
     "24 tokens in all: verified by 3": Case({"vocab": 24, "tied": True}),
+    "blocks that cores split": Case(
+        LONG, QuantOptions(bits=4, head_bits=4), planned=lambda plan, sizes: plan.verified > 1 and sizes.split
+    ),
+    "blocks that cores split, 8 bit": Case(
+        LONG, planned=lambda plan, sizes: plan.verified > 1 and sizes.split
+    ),
 }  # fmt: skip
 
 
@@ -194,7 +201,8 @@ def test_it_is_plain_greedy_decoding(name: str, tmp_path: Path) -> None:
     found += prove_lookup(program, "host", to_the_end, (3, 8))
     passes = [p for run in found for p in run]
     assert 0 < sum(p.kept - 1 for p in passes) < sum(p.tokens - 1 for p in passes)
-    program.build("host", CORES="3", LAZY="1")
+    cores = "8" if name.startswith("blocks") else "3"
+    program.build("host", CORES=cores, LAZY="1")
     prove_lookup(program, "host", again, (2, 8), want)
 
 

@@ -32,7 +32,7 @@ from .programs import (
 CONTEXT = 24
 # name -> sizes, formats, ranks of side paths, and how many cores split a block in tiles of the L1 that is given
 SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]] = {
-    "w8": ({"intermediate": 530}, QuantOptions(), {}, {2, 4}),
+    "w8": ({"intermediate": 786}, QuantOptions(), {}, {2, 4}),
     "w4-a-block-for-all": (
         {"hidden": 72, "intermediate": 1045},
         QuantOptions(bits=4, head_bits=4),
@@ -46,7 +46,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]]
         {2, 4},
     ),
     "w4-offsets-sides": (
-        {"hidden": 64, "head_dim": 16, "intermediate": 544},
+        {"hidden": 64, "head_dim": 16, "intermediate": 800},
         QuantOptions(bits=4, group=32, asymmetric=True),
         {"down_proj": 20, "gate_proj": 3},
         {2, 4, 8},

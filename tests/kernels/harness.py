@@ -87,6 +87,7 @@ class Harness:
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
         )
         assert found == 2
+        assert "SC_SPLIT 0" in text
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
         formats = folder / "out" / "src" / "formats.h"

@@ -297,6 +297,26 @@ def test_flash_without_its_stage() -> None:
     out = copy.deepcopy(plan)
     out.stage_bytes = 0
     assert refused(out, s, t)
+    for stages in (-1, 0, 1, 9, plan.stages + 1 if plan.stages < 8 else 10):
+        out = copy.deepcopy(plan)
+        out.stages = stages
+        assert refused(out, s, t), stages
+    _, s, t, plan = next(c for c in CASES if not c[3].stage_bytes)
+    out = copy.deepcopy(plan)
+    out.stages = 2
+    assert refused(out, s, t)
+
+
+def test_long_rows_in_tiles_of_no_block_or_without_room_for_sums() -> None:
+    s = make_shape(hidden=64, ffn=1000, heads=4, kv_heads=4, head_dim=16)
+    plan = make_plan(s, SIRACUSA, 48 << 10)
+    assert verify(plan, s, SIRACUSA) > 0
+    at = next(i for i, p in enumerate(plan.placements) if p.name.endswith("down"))
+    assert refused(with_placement(plan, at, tile_blocks=0), s, SIRACUSA)
+    assert any(b.name == "split" for b in plan.l1), "cores split the blocks of `down`"
+    out = copy.deepcopy(plan)
+    out.l1 = [b for b in out.l1 if b.name != "split"]
+    assert refused(out, s, SIRACUSA)
 
 
 def test_embedding_in_flash_without_its_stage() -> None:

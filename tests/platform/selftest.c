@@ -74,7 +74,7 @@ static uint8_t pattern(uint32_t kind, uint32_t i) {
 static SC_L1 uint8_t l1_small[SC_CORES][SMALL];
 static SC_L1 uint8_t l1_big[BIG + 64];
 static SC_L2 uint8_t l2_small[SC_CORES][SMALL];
-static SC_L2 uint8_t l2_big[BIG + 64];
+static SC_L2 uint8_t l2_big[BIG + 64] __attribute__((aligned(4)));
 static SC_L2 uint32_t l2_flash[(70000 + 16) / 4];
 static SC_L1_DATA uint32_t l1_data[4] = {1, 0x80000000u, 3, 0xDEADBEEFu};
 static uint32_t plain_bss[64];
@@ -287,6 +287,27 @@ static void check_flash(void) {
     report("flash", pieces_read, wrong);
 }
 
+/* As many transfers as the queue holds: each is whole, to its last word, when all but those behind it are done. */
+enum { QUEUED = 8, QUEUED_BYTES = 4 * 1021 };
+
+static void check_flash_queue(void) {
+    uint32_t wrong = 0;
+    for (uint32_t round = 0; round < 3; round++) {
+        fill(l2_big, QUEUED * QUEUED_BYTES + 4);
+        for (uint32_t i = 0; i < QUEUED; i++)
+            sc_flash_start(l2_big + i * QUEUED_BYTES, 4 * (1000 * i + round), QUEUED_BYTES);
+        for (uint32_t i = 0; i < QUEUED; i++) {
+            sc_flash_wait(QUEUED - 1 - i);
+            const uint8_t *got = l2_big + i * QUEUED_BYTES;
+            /* the end first: it is what arrives last */
+            for (uint32_t at = QUEUED_BYTES; at-- > 0;)
+                wrong += got[at] != pattern(FLASH, 4 * (1000 * i + round) + at);
+        }
+        wrong += l2_big[QUEUED * QUEUED_BYTES] != GUARD;
+    }
+    report("flash queue", 3 * QUEUED, wrong);
+}
+
 /* ---- HyperRAM ---- */
 
 enum { RAM_PARTS = 4, RAM_PART = 4 * 1021, RAM_KIND = 77 };
@@ -483,6 +504,7 @@ int sc_main(void) {
     check_dma();
 #if SC_TEST_FLASH
     check_flash();
+    check_flash_queue();
     check_ram();
 #endif
     check_console();

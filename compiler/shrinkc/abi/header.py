@@ -47,6 +47,7 @@ def header() -> str:
             contract.SPLIT_WORDS,
             "of a row from which on cores split a block, where a tile has few",
         ),
+        ("SPLIT_SEGMENTS", contract.SPLIT_SEGMENTS, "and segments, where it has scales for them"),
         (
             "WIDE_WORDS",
             contract.WIDE_WORDS,

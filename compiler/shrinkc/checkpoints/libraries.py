@@ -16,7 +16,9 @@ from shrinkc.core.errors import ExtraMissing, UsageError
 THREADS_MAX = 1024
 COLUMNS_PER_THREAD = 128  # of a matrix that is worth dividing
 # What decides the numbers of a stage: recorded in step.json, part of a run's fingerprint.
-RECORDED = ("torch", "transformers", "peft", "gptqmodel", "safetensors", "tokenizers", "numpy")
+RECORDED = (
+    "torch", "transformers", "peft", "gptqmodel", "auto-round", "safetensors", "tokenizers", "numpy",
+)  # fmt: skip
 # say at import that optional CUDA libraries are missing
 _CHATTY = ("torchao", "torch.utils._pytree")
 

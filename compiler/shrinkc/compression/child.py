@@ -23,6 +23,8 @@ POLL_SECONDS = 0.3
 SHOWN_LINES = 5
 # how GPTQModel says where it is; layers count from 0, so the second number is the last one
 _LAYER = re.compile(rb"layer\s+\[?(\d+) of (\d+)")
+# and AutoRound: how many blocks are done, of how many
+_BLOCK = re.compile(rb"Quantizing model\.layers\.\d+:[^\r\n]*?(\d+)/(\d+) \[")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 
 
@@ -111,9 +113,11 @@ def last_lines(log: Path) -> list[str]:
     """The last lines of ``log`` that are no progress bars, without control characters."""
     text = log.read_bytes()[-(1 << 16) :].decode(errors="replace")
     lines = [_CONTROL.sub("", part.rsplit("\r", 1)[-1]).strip() for part in text.split("\n")]
-    return [line[:300] for line in lines if line and not _LAYER.search(line.encode())][
-        -SHOWN_LINES:
-    ]
+    return [
+        line[:300]
+        for line in lines
+        if line and not (_LAYER.search(line.encode()) or _BLOCK.search(line.encode()))
+    ][-SHOWN_LINES:]
 
 
 def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update) -> None:
@@ -122,11 +126,12 @@ def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
-        tail = tail[-64:] + output.read()
-        found = _LAYER.findall(tail)
-        if found:
+        tail = tail[-160:] + output.read()
+        if found := _LAYER.findall(tail):
             layer, last = map(int, found[-1])
             total = last + 1
+        elif found := _BLOCK.findall(tail):
+            layer, total = map(int, found[-1])
         update(layer, total)
         if process.returncode is not None:
             update(total, total)

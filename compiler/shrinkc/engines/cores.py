@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, SPLIT_WORDS, WIDE_WORDS
+from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, SPLIT_SEGMENTS, SPLIT_WORDS, WIDE_WORDS
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
@@ -31,7 +31,12 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
 def split_parts(shape: MatrixShape, blocks: int, cores: int = _CORES) -> int:
     """Of how many cores each has a part of a block's inputs, in a tile of so many blocks; 1 where blocks are
     whole (sc_is_split)."""
-    return cores // blocks if 2 * blocks <= cores and shape.words >= SPLIT_WORDS else 1
+    return cores // blocks if 2 * blocks <= cores and divisible(shape) else 1
+
+
+def divisible(shape: MatrixShape) -> bool:
+    """Whether cores can split a block, and it is long enough for that."""
+    return shape.words >= SPLIT_WORDS and (shape.wide or shape.nseg >= SPLIT_SEGMENTS)
 
 
 def _pairs(blocks: int, tokens: int) -> int:

@@ -27,7 +27,7 @@ def check_bits(bits: int | None) -> None:
 
 def rounded(x: Tensor, bits: int) -> Tensor:
     """``x`` [..., head_dim] on a grid of 2**bits values from the least to the largest of each head, which are
-    on it: no value moves by more than half a step.  Computed in float32."""
+    on it: no value moves by more than half a step, but for the rounding of its dtype.  Computed in float32."""
     wide = x.float()
     low = wide.amin(-1, keepdim=True)
     step = (wide.amax(-1, keepdim=True) - low) / (2**bits - 1)

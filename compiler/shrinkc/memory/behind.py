@@ -224,12 +224,13 @@ def _spread(
     """Another order, in which those that are to be on the chip come before the others: of what travels, as even a
     share all along as whole matrices allow.  What shares its bytes stands behind their owner."""
     in_place = [m for m in usual if m.engine != CORES]
-    free = {v: room[v] - at[v] for v in room if MEMORIES[v].access != FETCHED}
-    left = sum(free.values()) - sum(align(m.bytes) for m in in_place if m.name not in owners)
-    travels = [m for m in usual if m.engine == CORES]
-    fitting = [
-        m for m in travels if m.name not in owners and m.bytes <= max(free.values(), default=0)
-    ]
+    taken = sum(align(m.bytes) for m in in_place if m.name not in owners)
+    free = [room[v] - at[v] for v in room if MEMORIES[v].access != FETCHED]
+    left = sum(free) - taken
+    # an embedding of its own does not travel: of it a row is read
+    travels = [m for m in usual if m.engine == CORES and m.name != "embedding"]
+    most = min(left, max(free, default=0))
+    fitting = [m for m in travels if m.name not in owners and m.bytes <= most]
     share = left / max(1, sum(m.bytes for m in fitting))
     chosen, owed = set[str](), 0.0
     for m in fitting:
@@ -237,7 +238,8 @@ def _spread(
         if owed >= m.bytes / 2:
             chosen.add(m.name)
             owed -= m.bytes
-    return in_place + sorted(travels, key=lambda m: (m.name in owners, m.name not in chosen))
+    rest = [m for m in usual if m.name == "embedding" and m.engine == CORES]
+    return in_place + sorted(travels, key=lambda m: (m.name in owners, m.name not in chosen)) + rest
 
 
 def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shrinkc import abi
-from shrinkc.abi import SPLIT_WORDS
 from shrinkc.engines import CORES, engine_named
+from shrinkc.engines.cores import divisible
 from shrinkc.ir.ops.ropecache import KvShape
 from shrinkc.ir.steps import numbers_of
 from shrinkc.schedule.shapes import ModelShape
@@ -85,7 +85,8 @@ def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
     these split long blocks evenly."""
     most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
     if most >= m.blocks or most < TILE_ROUND:
-        return 1 << most.bit_length() - 1 if m.words >= SPLIT_WORDS and most < TILE_ROUND else most
+        evenly = most < min(m.blocks, TILE_ROUND) and divisible(m)
+        return 1 << most.bit_length() - 1 if evenly else most
     count = -(-m.blocks // (most // TILE_ROUND * TILE_ROUND))
     even = align(-(-m.blocks // count), TILE_ROUND)
     return even if even * m.block_bytes <= tile_bytes else most // TILE_ROUND * TILE_ROUND

@@ -110,9 +110,9 @@ def pass_sizes(
     engines give whole results.
     """
     scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.kinds)
-    split = any(
+    split = tile > 0 and any(
         split_parts(m, blocks, t.cores) > 1
-        for m in s.kinds
+        for m in s.readers
         if m.engine == CORES
         for blocks in tile_sizes(m, tile)
     )

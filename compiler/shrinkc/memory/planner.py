@@ -23,12 +23,8 @@ from shrinkc.targets import KIB, Target
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
-STAGES = (
-    3,
-    4,
-    6,
-    8,
-)  # for tiles from flash, beyond two; 7 transfers may be queued while one is copied
+# Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
+STAGES = (3, 4, 6, 8)
 
 
 def copied(s: ModelShape) -> list[MatrixShape]:
@@ -211,9 +207,11 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             continue
         better(chosen, _asked(chosen))
     if best.plan.stage_bytes:
-        better(best.chosen, replace(best.asked, spread=True))
         for stages in STAGES:
             better(best.chosen, replace(best.asked, stages=stages))
+        # what is spread is worth more with a longer queue
+        for stages in dict.fromkeys((best.asked.stages, STAGES[-1])):
+            better(best.chosen, replace(best.asked, stages=stages, spread=True))
     return best.plan
 
 

@@ -91,15 +91,21 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
 
 
 def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
-    """Whether some tile has no more than half a block per core, of at least 512 inputs each."""
+    """Whether some tile has no more than half a block per core, of at least 768 inputs each and of segments that
+    eight cores can share."""
     long = {
-        m.name for m in s.matrices if m.engine == CORES and _words(m.k, m.seg, m.bits, m.pad) >= 128
+        m.name
+        for m in s.matrices
+        if m.name != "embedding"
+        and m.engine == CORES
+        and _words(m.k, m.seg, m.bits, m.pad) >= 192
+        and (len(_segments(m.k, m.seg)) >= 8 or not (m.grouped or m.asymmetric or m.beside_grouped))
     }
     tiles = [
         n
         for p in plan.placements
         if p.name in long
-        for n in (p.tile_blocks, p.blocks % p.tile_blocks)
+        for n in (p.tile_blocks, p.blocks % max(1, p.tile_blocks))
     ]
     return any(0 < n <= cores // 2 for n in tiles)
 
@@ -440,6 +446,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     for x in plan.tables:
         spans.setdefault(x.level, []).append((x.offset, x.offset + x.bytes, x.name))
     table = "embedding" if s.embedding else "head"
+    if not (2 <= plan.stages <= 8 if plan.stage_bytes else plan.stages == 0):
+        yield f"{plan.stages} flash stages of {plan.stage_bytes} bytes: 2 to 8, of which one is copied, or none"
     for m in s.matrices:
         p = by_name.pop(m.name, None)
         if p is None:

@@ -63,6 +63,12 @@ class ModelShape:
         return list({m.kind: m for m in self.matrices}.values())
 
     @cached_property
+    def readers(self) -> list[MatrixShape]:
+        """The same of those that are multiplied with: all but an embedding of its own."""
+        every = [m for layer in self.layers for m in layer] + [self.head]
+        return list({m.kind: m for m in every}.values())
+
+    @cached_property
     def slots(self) -> dict[str, SlotSizes]:
         """What the matrices of each slot ask for, over all layers."""
         found: dict[str, list[MatrixShape]] = {"head": [self.head]}

@@ -1,6 +1,6 @@
 """Stage ``gptq``: GPTQ of all matrices of the layers, and our own of embedding and head.
 
-GPTQModel does it in a child process (``gptq_worker``), whose output is kept as a log.
+GPTQModel does it, or AutoRound, in a child process (``gptq_worker``), whose output is kept as a log.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from shrinkc.compression.child import run_child
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
+from shrinkc.importer import load_config
 from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, matrix_shapes
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ TABLE_WIDTHS = (4, 8, 16)
 GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
 WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
+METHODS = ("gptq", "autoround")
+_BATCH = 8  # windows of a step of AutoRound
 _OVERRIDE = {"bits", "group", "sym", "desc_act"}
 
 
@@ -39,7 +42,9 @@ class Settings:
     ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
     ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
     is on wherever GPTQModel can do it.  ``damp``: share of the Hessian's mean diagonal that is
-    added to it.  ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
+    added to it.  ``method`` "autoround" (Cheng et al. 2024) trains the rounding of a block's weights instead, and
+    their ranges, by signed gradient descent on what the block gives, in ``iterations`` steps of 8 windows; it has no
+    order of inputs and no damping.  ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
     first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
     wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head, the
     group one or several as well.
@@ -51,6 +56,8 @@ class Settings:
     desc_act: bool = False
     act_group_aware: bool | None = None
     damp: float = 0.05
+    method: str = "gptq"
+    iterations: int = 200
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     embeddings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,6 +69,7 @@ class Settings:
             problems += _problems("", {"group": group})
         if not _is(self.damp, (int, float)) or not 0 < self.damp < 1:
             problems.append(f"damp = {self.damp!r}; between 0 and 1 is allowed")
+        problems += self._method_problems()
         if self.act_group_aware not in (None, True, False):
             problems.append(f"act_group_aware = {self.act_group_aware!r}; true or false")
         if self.act_group_aware and (self.desc_act or -1 in several(self.group)):
@@ -74,6 +82,18 @@ class Settings:
         problems += _embedding_problems(self.embeddings)
         if problems:
             raise BadRecipe("; ".join(problems) + ".")
+
+    def _method_problems(self) -> Iterator[str]:
+        if self.method not in METHODS:
+            yield f"method = {self.method!r}; allowed: {', '.join(METHODS)}"
+        if not _is(self.iterations, int) or not 1 <= self.iterations <= 10_000:
+            yield f"iterations = {self.iterations!r}; allowed: 1 to 10000"
+        orders = [
+            self.desc_act,
+            *(o.get("desc_act") for o in self.modules.values() if isinstance(o, Mapping)),
+        ]
+        if self.method == "autoround" and (self.act_group_aware or any(orders)):
+            yield "desc_act and act_group_aware are GPTQ's; method = 'autoround' has no order of inputs"
 
     @property
     def table_bits(self) -> int:
@@ -103,7 +123,7 @@ class Settings:
     @property
     def group_aware(self) -> bool:
         """``act_group_aware``, given or implied."""
-        possible = not self.desc_act and self.group != -1
+        possible = self.method == "gptq" and not self.desc_act and self.group != -1
         return possible if self.act_group_aware is None else self.act_group_aware
 
     def dynamic(self) -> dict[str, dict[str, Any]]:
@@ -305,6 +325,11 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
     Rounding the columns one after the other takes as long as 8 tokens for every one of them,
     whatever the text (SmolLM2, 4 windows of 64).
     """
+    if (
+        settings.method == "autoround"
+    ):  # forward and backward, and once more each block's inputs and results
+        batch = min(_BATCH, calibration.samples) * settings.iterations
+        return calibration.length * (3.0 * batch + 2.0 * calibration.samples)
     shapes = module_shapes(facts.config).values()
     columns = sum(n * k * k for n, k in shapes) / sum(n * k for n, k in shapes)
     return 4.0 * calibration.samples * calibration.length + 8.0 * columns
@@ -320,6 +345,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     np.save(calibration, windows.numpy())
     request = {
         "task": "gptq",
+        "method": settings.method,
+        "iterations": settings.iterations,
+        "batch": _BATCH,
         "source": str(step.source),
         "out": str(step.out),
         "scratch": str(step.scratch),
@@ -331,10 +359,13 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         "act_group_aware": settings.group_aware,
         "damp": settings.damp,
         "dynamic": settings.dynamic(),
+        "differing": _differing(settings, load_config(step.source)),
         "embeddings": {"bits": settings.table_bits, "group": settings.table_group},
         "seed": step.seed,
         "threads": step.threads,
+        # on a CPU GPTQ needs float32; where AutoRound trains, float32 weights may be multiplied in bfloat16
         "dtype": "float32" if step.device == "cpu" else step.dtype,
+        "mixed": step.dtype == "bfloat16",
         "device": step.device,
     }
     with step.reporter.stage("gptq") as update:
@@ -343,11 +374,18 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     return _report(settings, request, windows.shape)
 
 
+def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, Any]]:
+    """Full name -> ``bits, group, sym, desc_act`` of the modules that have other ones than most."""
+    usual = replace(settings, modules={}).of("")
+    found = {name: settings.of(name) for name in module_shapes(config)}
+    return {name: own for name, own in found.items() if own != usual}
+
+
 def _report(settings: Settings, request: dict[str, Any], windows: Sequence[int]) -> StepReport:
     samples, length = windows
-    parameters = {key: request[key] for key in ("bits", "group", "sym", "desc_act", "damp")}
+    own = ("desc_act", "damp", "act_group_aware") if settings.method == "gptq" else ("iterations",)
+    parameters = {key: request[key] for key in ("method", "bits", "group", "sym", *own)}
     parameters |= {
-        "act_group_aware": request["act_group_aware"],
         "modules": {name: dict(override) for name, override in settings.modules.items()},
         "embeddings": request["embeddings"],
         "calibration": {"samples": samples, "length": length},

@@ -27,6 +27,8 @@ _HALF_MAX = 65504.0
 # used, the checkpoint names the kernel that knows all.
 _CPU_GROUPS = (32, 64, 128, 256)
 _EVERY_GROUP = "gptq_torch"
+# AutoRound's, by whether they are symmetric: its usual symmetric one has negative scales, which no engine knows
+_GRIDS = {True: "int_sym_gptq", False: "int"}
 CHECKED_TOKENS = 32
 CHECKED_ERROR = 0.02
 
@@ -60,12 +62,15 @@ def quantize(request: dict[str, Any]) -> None:
         pack_impl="original",
         device=request["device"],
     )
-    model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
-    model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
     saved = scratch / "saved"
     shutil.rmtree(saved, ignore_errors=True)  # of an attempt that was interrupted
-    model.save(str(saved))
-    del model
+    if request["method"] == "autoround":
+        saved = _round_trained(request, windows, start, saved, config)
+    else:
+        model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
+        model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
+        model.save(str(saved))
+        del model
     out.mkdir(parents=True, exist_ok=True)
     _assemble(source, saved, out)
     if start != source:
@@ -74,6 +79,54 @@ def quantize(request: dict[str, Any]) -> None:
         for file, table in tables.items():
             write_embedding(out / file, table)
     check(out)
+
+
+def _round_trained(
+    request: dict[str, Any], windows: np.ndarray, start: Path, saved: Path, config: Any
+) -> Path:
+    """AutoRound instead: the folder below ``saved`` with what it made of ``start``, which states the formats as
+    ``config`` does, GPTQModel's."""
+    from importlib.metadata import version
+
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    AutoRound(
+        model,
+        AutoTokenizer.from_pretrained(start, local_files_only=True),
+        bits=request["bits"],
+        group_size=request["group"],
+        sym=request["sym"],
+        data_type=_GRIDS[request["sym"]],
+        layer_config={
+            name: {
+                "bits": own["bits"],
+                "group_size": own["group"],
+                "sym": own["sym"],
+                "data_type": _GRIDS[own["sym"]],
+            }
+            for name, own in request["differing"].items()
+        },
+        iters=request["iterations"],
+        batch_size=min(request["batch"], len(windows)),
+        nsamples=len(windows),
+        seqlen=windows.shape[1],
+        dataset=_samples(windows),
+        seed=request["seed"],
+        device_map=request["device"],
+        amp=request["mixed"],
+        enable_torch_compile=False,
+    ).quantize_and_save(str(saved), format="auto_gptq")
+    (file,) = saved.rglob("config.json")
+    fields = json.loads(file.read_text())
+    stated = config.to_dict() | {"quant_method": "gptq"}
+    # who wrote it decides for GPTQModel how zero points are meant: AutoRound's are as its own
+    writers = ("gptqmodel", "auto-round")
+    stated["meta"] = {"quantizer": [f"{name}:{version(name)}" for name in writers]}
+    _write_json(file, fields | {"quantization_config": stated})
+    return file.parent
 
 
 def _samples(windows: np.ndarray) -> list[dict[str, Any]]:
