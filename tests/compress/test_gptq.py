@@ -228,3 +228,78 @@ def test_the_check_finds_a_weight_that_differs(
     model.model.layers[2].mlp.up_proj.weight.data[3, 5] += 0.01
     with pytest.raises(StageFailed, match=r"1 of 36 .*layers\.2\.mlp\.up_proj"):
         gptq_worker.check(out)
+
+
+TRAINED: dict[str, Any] = {
+    "bits": 3, "group": 32, "sym": False, "method": "autoround", "iterations": 12,
+    "embeddings": {"bits": 4, "group": 32},
+    "modules": {"down_proj": {"bits": 4, "group": 64}, "layers.1.self_attn.k_proj": {"bits": 2, "sym": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "awq"}, "method = 'awq'; allowed: gptq, autoround"),
+        ({"iterations": 0}, "iterations = 0"),
+        ({"method": "autoround", "desc_act": True}, "has no order of inputs"),
+        ({"method": "autoround", "act_group_aware": True}, "has no order of inputs"),
+        ({"method": "autoround", "modules": {"up_proj": {"desc_act": True}}}, "no order of inputs"),
+    ],
+)
+def test_settings_of_autoround(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe) as refusal:
+        Settings(**settings)
+    assert said in refusal.value.message
+
+
+@pytest.mark.libraries("gptqmodel", "auto_round", "torch")
+def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """Formats and bytes as planned, module by module; nearer to the model than GPTQ by as many bits; and a program
+    compiled from it answers."""
+    out = quantised(tmp_path_factory, "trained", TRAINED)
+    settings, weights, config = Settings(**TRAINED), read_gptq(out), load_gptq_config(out)
+    facts = facts_of(STORIES)
+    shapes = gptq.module_shapes(facts.config)
+    assert set(weights) == {*shapes, "model.embed_tokens"}
+    for name, shape in shapes.items():
+        wanted, weight, stated = settings.of(name), weights[name], config.format_of(name)
+        assert (weight.shape, weight.bits, weight.group) == (shape, wanted["bits"], wanted["group"])
+        assert stated is not None
+        assert (stated.bits, stated.group_size, stated.sym) == (
+            wanted["bits"], wanted["group"], wanted["sym"],
+        )  # fmt: skip
+        assert weight.order is None and (weight.scale > 0).all()
+    key = weights["model.layers.1.self_attn.k_proj"]
+    assert np.array_equal(key.offset, -2 * key.scale)
+    found = facts_of(out)
+    assert found.packed_bytes == gptq.predict(settings, facts).packed_bytes
+    assert found.bits == gptq.predict(settings, facts).bits
+    plain = quantised(
+        tmp_path_factory,
+        "untrained",
+        {k: v for k, v in TRAINED.items() if k not in ("method", "iterations")},
+    )
+    text = write_text_file(tmp_path)
+    before, after, usual = loss(STORIES, text), loss(out, text), loss(plain, text)
+    assert after - before < usual - before
+    program = tmp_path / "program"
+    assert run_cli(["compile", str(out), "-o", str(program)]) == 0
+    assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+@pytest.mark.libraries("gptqmodel", "auto_round", "torch")
+def test_trained_rounding_of_whole_rows_again(tmp_path: Path) -> None:
+    """One scale per row, symmetric: the same bytes again, and how far it is."""
+    settings = {"bits": 4, "group": -1, "method": "autoround", "iterations": 4}
+    both = [run_stage(tmp_path / name, "gptq", STORIES, settings) for name in "ab"]
+    (first, report), (second, _) = both
+    assert filecmp.cmp(
+        first.out / "model.safetensors", second.out / "model.safetensors", shallow=False
+    )
+    assert filecmp.cmp(first.out / "config.json", second.out / "config.json", shallow=False)
+    assert report.parameters["method"] == "autoround" and "damp" not in report.parameters
+    heard = first.reporter.heard
+    assert heard[-1] == ("gptq", 5, 5) and any(0 < done < 5 for _, done, _ in heard)
+    for name, weight in read_gptq(first.out).items():
+        assert np.array_equal(weight.offset, -8 * weight.scale), name
