@@ -11,6 +11,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
+from shrinkc.memory import planner
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
@@ -129,6 +130,33 @@ def test_kv_cache_in_l2_in_several_pieces(
     program.build("host", SAN="1", LAZY="1", CORES="8")
     program.prove("host", request_, want)
     program.prove("host", replace(request_, sampling=GREEDY))
+
+
+def test_weights_on_the_chip_all_along_a_pass(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    shape: ModelShape,
+    want: Record,
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every other matrix in weight memory, what then still fits behind them and out of order, the rest in flash
+    through four buffers; late transfers and early ones."""
+    need("host")
+    plain = planner._asked
+    monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), spread=True, stages=4))
+    monkeypatch.setattr(planner, "STAGES", (4,))
+    room = sum(m.bytes for m in shape.matrices) // 2
+    target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape))
+    program = compile_graph(graph, story_model, tmp_path / "out", target)
+    plan = program.plan
+    assert plan.stages == 4 and {p.level for p in plan.placements} >= {"wmem", "flash"}
+    offsets = [p.offset for p in plan.placements if p.level == "wmem"]
+    assert offsets != sorted(offsets), "a matrix that fitted last comes before another"
+    for options in ({"SAN": "1", "LAZY": "1", "CORES": "8"}, {}):
+        program.build("host", **options)
+        program.prove("host", request_, want)
 
 
 @pytest.fixture(scope="module")

@@ -337,7 +337,8 @@ def _write_blobs(
             for table in (x for x in plan.tables if x.level == level.name):
                 f.write(bytes(table.offset - f.tell()))
                 f.write(tables[table.name].ljust(table.bytes, b"\0"))
-            for p in (p for p in plan.placements if p.level == level.name):
+            here = (p for p in plan.placements if p.level == level.name)
+            for p in sorted(here, key=lambda p: p.offset):
                 w, order = by_name[p.name]
                 packed = pack_stored(w, order)
                 if packed.shape != (p.bytes,):
