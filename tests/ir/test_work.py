@@ -124,13 +124,13 @@ def test_a_product_on_the_cores() -> None:
     """25 blocks in tiles of 16 and 9: 2 + 2 on the busiest core; 16 + 9 words of 4 inputs."""
     assert THE_CORES.work(matrix(), 3, (16, 9)) == {
         "tiles": 2, "token_tiles": 6, "blocks": 12, "words_w8": 12 * 25, "segments": 24, "scales": 0,
-        "offsets": 0,
+        "offsets": 0, "split_tiles": 0,
     }  # fmt: skip
     grouped = matrix(bits=4, seg=32, grouped=True, asymmetric=True)
     # segments of 32 and one of 4 that is stored as 8
     assert THE_CORES.work(grouped, 1, (25,)) == {
         "tiles": 1, "token_tiles": 1, "blocks": 4, "group_words_w4": 4 * 26, "segments": 16, "scales": 16,
-        "offsets": 16,
+        "offsets": 16, "split_tiles": 0,
     }  # fmt: skip
 
 
