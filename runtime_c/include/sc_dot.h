@@ -135,43 +135,6 @@ SC_INLINE int sc_fold(const int format) {
     __builtin_unreachable();
 }
 
-/* Inputs of a row that a format stores together. */
-SC_INLINE uint32_t sc_inputs(const int format) {
-#define INPUTS(bits, inputs, fold)                                                                           \
-    case bits:                                                                                               \
-        return inputs;
-    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(INPUTS) }
-    __builtin_unreachable();
-}
-
-/* What a segment of a block has before its weights. */
-SC_INLINE uint32_t sc_table_bytes(const int format) {
-    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
-}
-
-/* Of a block's segments, tables and weights. */
-SC_INLINE uint32_t sc_weight_bytes(const sc_matrix *m, const int format) {
-    return m->in.nseg * sc_table_bytes(format) + m->in.words * 4u * (uint32_t)(format & SC_FMT_BITS);
-}
-
-#if SC_SPLIT
-/* The part-th of `parts` of a block's inputs: words of 16-bit activations, or else segments, first .. end - 1, whose
- * weights begin `bytes` behind the block's first.  The last parts may be empty. */
-typedef struct {
-    uint32_t first, end, bytes;
-} sc_part_of;
-
-SC_INLINE sc_part_of sc_split_part(const sc_matrix *m, const int format, uint32_t part, uint32_t parts) {
-    const uint32_t word = 4u * (uint32_t)(format & SC_FMT_BITS); /* bytes of one, of 8 rows */
-    const int wide = format & SC_FMT_Q16;
-    const uint32_t unit = wide ? sc_inputs(format) / 4 : 1, whole = wide ? m->in.words : m->in.nseg;
-    const uint32_t share = (whole / unit + parts - 1) / parts * unit, first = part * share;
-    if (first >= whole) return (sc_part_of){0, 0, 0};
-    return (sc_part_of){first, whole - first < share ? whole : first + share,
-                        first * (wide ? word : sc_table_bytes(format) + m->in.seg_words * word)};
-}
-#endif
-
 /* Of row r, in a segment's table of offsets. */
 static inline int32_t sc_offset16(const uint8_t *b, int r) {
     int16_t v;

@@ -47,6 +47,16 @@ typedef struct sc_matrix {
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
+/* What a segment of a block has before its weights. */
+static inline uint32_t sc_table_bytes(const int format) {
+    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
+}
+
+/* Of a block's segments, tables and weights. */
+static inline uint32_t sc_weight_bytes(const sc_matrix *m) {
+    return m->in.nseg * sc_table_bytes(m->format) + m->in.words * 4u * (m->format & SC_FMT_BITS);
+}
+
 /* Matrices of a layer in the order they are streamed. */
 enum sc_slot { SC_QKV, SC_O, SC_GU, SC_DOWN, SC_SLOTS };
 

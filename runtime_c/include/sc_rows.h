@@ -62,4 +62,24 @@ void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y);
 /* What happens to a block's rows other than being stored whole. */
 void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows, const int32_t *y);
 
+/* What becomes of a token's sums y of a block, whose first row is `row`; `side`: the token's, where there are side
+ * paths. */
+static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_t row, const sc_qvec *x,
+                               const sc_qvec *side, const sc_output *out, int32_t *dst, int32_t *y) {
+    const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
+    rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
+#if SC_RANK > 0
+    if (m->b) sc_add_side(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m), side, y);
+#else
+    (void)side;
+#endif
+#ifdef SC_HAS_BIAS
+    if (out->bias) sc_add_bias(out->bias + row, rows, y);
+#endif
+    sc_finish_rows(out, dst, row, (uint32_t)rows, y);
+}
+
+/* A token's input of the side path, where there is one. */
+static inline const sc_qvec *side_of(const sc_qvec *side, uint32_t t) { return SC_RANK > 0 ? &side[t] : 0; }
+
 #endif

@@ -8,6 +8,7 @@
 #ifdef SC_AT_PRODUCTS
 #include "sc_dot.h"
 #include "sc_rows.h"
+#include "sc_split.h"
 
 /* In a core's scratch: weights of a piece of a block, and sums of each token, of whom there is an even number;
  * with 16-bit activations those of low bytes, and of high ones. */
@@ -110,10 +111,10 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
 }
 
 /* sums[token][8] of segments first .. end - 1 of a block, whose weights begin at w, exact in int32: block_dot() for
- * all tokens.  Returns the end of these weights. */
-static inline const uint8_t *block_segments(const sc_matrix *m, const int format, const uint8_t *w,
-                                            uint32_t first, uint32_t end, const sc_qvec *x, uint32_t tokens,
-                                            int32_t *wide, int32_t *sums) {
+ * all tokens. */
+static inline void block_segments(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
+                                  uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
+                                  int32_t *sums) {
     int32_t products[2 * SC_ROWS];
     segment s = {.drop = m->drop};
     for (uint32_t g = first, at = first * 4 * m->in.seg_words; g < end; g++) {
@@ -135,14 +136,13 @@ static inline const uint8_t *block_segments(const sc_matrix *m, const int format
         }
         at += 4 * words;
     }
-    return w;
 }
 
 /* The same of 16-bit activations, which have no segments but words: a piece at a time, low and high bytes the
  * pair. */
-static inline const uint8_t *block_pieces(const sc_matrix *m, const int format, const uint8_t *w,
-                                          uint32_t first, uint32_t end, const sc_qvec *x, uint32_t tokens,
-                                          int32_t *wide, int32_t *sums) {
+static inline void block_pieces(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
+                                uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
+                                int32_t *sums) {
     for (uint32_t at = first; at < end; at += SC_WIDE_WORDS) {
         const uint32_t left = end - at, words = left < SC_WIDE_WORDS ? left : SC_WIDE_WORDS;
         const uint8_t *const rows = rows_of(format, &w, words, wide);
@@ -159,40 +159,21 @@ static inline const uint8_t *block_pieces(const sc_matrix *m, const int format, 
         for (int r = 0; r < SC_ROWS; r++)
             sums[r] = (int32_t)((uint32_t)(sums[SC_ROWS + r] >> sc_fold(format)) << 8) +
                       (sums[r] >> sc_fold(format));
-    return w;
 }
 
 /* All that a core has of a block, for tokens of x: sums[token][`each`], which are there in the first 8. */
-SC_INLINE const uint8_t *block_tokens(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
-                                      uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
-                                      int32_t *sums, uint32_t each) {
+SC_INLINE void block_tokens(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
+                            uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide, int32_t *sums,
+                            uint32_t each) {
     for (uint32_t j = 0; j < each * ((tokens + 1) / 2 * 2); j++) sums[j] = 0;
-    return SC_SEVERAL_HAS(SC_FMT_Q16) ? block_pieces(m, format, w, first, end, x, tokens, wide, sums)
-                                      : block_segments(m, format, w, first, end, x, tokens, wide, sums);
+    if (SC_SEVERAL_HAS(SC_FMT_Q16))
+        block_pieces(m, format, w, first, end, x, tokens, wide, sums);
+    else
+        block_segments(m, format, w, first, end, x, tokens, wide, sums);
 }
 
 /* Words of sums of a token. */
 SC_INLINE uint32_t sums_of(const int format) { return SC_SEVERAL_HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS; }
-
-/* A token's input of the side path, where there is one. */
-SC_INLINE const sc_qvec *side_of(const sc_qvec *side, uint32_t t) { return SC_RANK > 0 ? &side[t] : 0; }
-
-/* What becomes of a token's sums y of the block whose first row is `row`. */
-SC_INLINE void finish_token(const sc_matrix *m, const uint8_t *block, const uint8_t *end, uint32_t row,
-                            const sc_qvec *x, const sc_qvec *side, const sc_output *out, int32_t *dst,
-                            int32_t *y) {
-    const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
-    rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
-#if SC_RANK > 0
-    if (m->b) sc_add_side(m->b, end, side, y);
-#else
-    (void)end, (void)side;
-#endif
-#ifdef SC_HAS_BIAS
-    if (out->bias) sc_add_bias(out->bias + row, rows, y);
-#endif
-    sc_finish_rows(out, dst, row, (uint32_t)rows, y);
-}
 
 SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                              const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
@@ -209,11 +190,10 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
         if (from >= tokens) continue;
         const uint32_t n = tokens - from < share ? tokens - from : share;
         const uint8_t *const block = tile + b * m->block_bytes;
-        const uint8_t *end =
-            block_tokens(m, format, block + 2 * SC_ROWS, 0, whole, x + from, n, wide, scratch, each);
+        block_tokens(m, format, block + 2 * SC_ROWS, 0, whole, x + from, n, wide, scratch, each);
         int32_t *y = scratch, *dst = out->dst + from * out->stride;
         for (uint32_t t = from; t < from + n; t++, y += each, dst += out->stride)
-            finish_token(m, block, end, (first + b) * SC_ROWS, &x[t], side_of(side, t), out, dst, y);
+            finish_sums(m, block, (first + b) * SC_ROWS, &x[t], side_of(side, t), out, dst, y);
     }
 }
 
@@ -221,30 +201,31 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
 void sc_split_sums_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
                               uint32_t tokens, int32_t *scratch, int core, int cores) {
     const int format = m->format;
-    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts;
-    if (b >= count) return;
+    const sc_split_place at = sc_split_at(count, core, cores);
+    if (at.block >= count) return;
     const uint32_t each = sums_of(format);
-    const sc_part_of p = sc_split_part(m, format, (uint32_t)core - b * parts, parts);
-    block_tokens(m, format, tile + b * m->block_bytes + 2 * SC_ROWS + p.bytes, p.first, p.end, x, tokens,
-                 scratch + each * ((tokens + 1) / 2 * 2), scratch, each);
+    const sc_split_part p = sc_split_inputs(m, format, &at);
+    const uint8_t *const w = tile + at.block * m->block_bytes + 2 * SC_ROWS + p.bytes;
+    block_tokens(m, format, w, p.first, p.end, x, tokens, scratch + each * ((tokens + 1) / 2 * 2), scratch,
+                 each);
 }
 
 void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                               const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                               const int32_t *scratch, uint32_t apart, int core, int cores) {
     const int format = m->format;
-    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts, each = sums_of(format);
-    if (b >= count) return;
-    const uint8_t *const block = tile + b * m->block_bytes;
-    const uint8_t *const end = block + 2 * SC_ROWS + sc_weight_bytes(m, format);
-    scratch += b * parts * apart;
-    for (uint32_t t = (uint32_t)core - b * parts; t < tokens; t += parts) {
+    const sc_split_place at = sc_split_at(count, core, cores);
+    if (at.block >= count) return;
+    const uint8_t *const block = tile + at.block * m->block_bytes;
+    const uint32_t each = sums_of(format);
+    scratch += at.block * at.parts * apart;
+    for (uint32_t t = at.part; t < tokens; t += at.parts) {
         int32_t y[SC_ROWS] = {0};
-        for (uint32_t p = 0; p < parts; p++)
+        for (uint32_t p = 0; p < at.parts; p++)
             for (uint32_t r = 0; r < SC_ROWS; r++)
                 y[r] = (int32_t)((uint32_t)y[r] + (uint32_t)scratch[p * apart + t * each + r]);
-        finish_token(m, block, end, (first + b) * SC_ROWS, &x[t], side_of(side, t), out,
-                     out->dst + t * out->stride, y);
+        finish_sums(m, block, (first + at.block) * SC_ROWS, &x[t], side_of(side, t), out,
+                    out->dst + t * out->stride, y);
     }
 }
 #endif

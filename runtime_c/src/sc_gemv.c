@@ -8,6 +8,7 @@
 
 #include "sc_dot.h"
 #include "sc_rows.h"
+#include "sc_split.h"
 
 /* Python packs and scales by the same numbers. */
 #define AGREE(bits, inputs, fold)                                                                            \
@@ -168,10 +169,10 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 }
 
 #if SC_SPLIT
-/* The part-th of `parts` of a block's sums. */
+/* A part of a block's sums, of which the last ones may be empty. */
 SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x,
-                        uint32_t part, uint32_t parts, int32_t *acc) {
-    const sc_part_of p = sc_split_part(m, format, part, parts);
+                        const sc_split_place *at, int32_t *acc) {
+    const sc_split_part p = sc_split_inputs(m, format, at);
     const uint8_t *w = block + 2 * SC_ROWS + p.bytes;
     for (int r = 0; r < SC_ROWS; r++) acc[r] = 0;
     if (p.first == p.end) return;
@@ -184,20 +185,19 @@ SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *blo
 /* Not among the hot code: its loops are long. */
 SC_CLONES void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
                              int32_t (*sums)[SC_ROWS], int core, int cores) {
-    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts;
-    if (b >= count) return;
-    const uint8_t *const block = tile + b * m->block_bytes;
-    const uint32_t part = (uint32_t)core - b * parts;
+    const sc_split_place at = sc_split_at(count, core, cores);
+    if (at.block >= count) return;
+    const uint8_t *const block = tile + at.block * m->block_bytes;
 #ifdef SC_EACH_FORMAT
 #define PART(format)                                                                                         \
     case format:                                                                                             \
-        part_dot(m, format, block, x, part, parts, sums[core]);                                              \
+        part_dot(m, format, block, x, &at, sums[core]);                                                      \
         return;
     switch (m->format) { SC_EACH_FORMAT(PART) }
 #else
 #define PART(bits, inputs, fold)                                                                             \
     case bits:                                                                                               \
-        part_dot(m, bits | (m->format & ~SC_FMT_BITS), block, x, part, parts, sums[core]);                   \
+        part_dot(m, bits | (m->format & ~SC_FMT_BITS), block, x, &at, sums[core]);                           \
         return;
     switch (m->format & SC_FMT_BITS) { SC_EACH_WIDTH(PART) }
 #endif
@@ -207,26 +207,12 @@ SC_CLONES void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t c
 void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
                    const sc_qvec *side, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
                    int core, int cores) {
-    const uint32_t parts = (uint32_t)cores / count, b = (uint32_t)core / parts;
-    if (b >= count || (uint32_t)core != b * parts) return;
-    const uint8_t *const block = tile + b * m->block_bytes;
-    const uint32_t row = (first + b) * SC_ROWS;
-    const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
+    const sc_split_place at = sc_split_at(count, core, cores);
+    if (at.block >= count || at.part > 0) return;
     int32_t *const y = sums[core];
-    for (uint32_t p = 1; p < parts; p++)
+    for (uint32_t p = 1; p < at.parts; p++)
         for (int r = 0; r < SC_ROWS; r++) y[r] = (int32_t)((uint32_t)y[r] + (uint32_t)y[SC_ROWS * p + r]);
-    rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
-#if SC_RANK > 0
-    if (m->b) {
-        sc_add_side(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m, m->format), side, y);
-    }
-#else
-    (void)side;
-#endif
-#ifdef SC_HAS_BIAS
-    if (out->bias) sc_add_bias(out->bias + row, rows, y);
-#endif
-    sc_finish_rows(out, dst, row, (uint32_t)rows, y);
+    finish_sums(m, tile + at.block * m->block_bytes, (first + at.block) * SC_ROWS, x, side, out, dst, y);
 }
 #endif
 

@@ -33,7 +33,6 @@ typedef struct {
     const uint8_t *blocks; /* the first one's first segment */
     uint32_t block_bytes, segment_bytes, count;
     uint32_t each;    /* words of a segment, but for the last one's */
-    uint32_t bytes;   /* of all segments of a block */
     uint8_t *rows[2]; /* [8 * count][segment], and what is missing to whole rows of an image */
     int32_t *sums[2]; /* [the same][tokens] */
     int32_t *acc;     /* [4 * count][tokens][2] */
@@ -213,19 +212,9 @@ static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const s
         const uint32_t row = (first + b) * SC_ROWS;
         const uint8_t *const block = r->blocks + b * r->block_bytes;
         const int32_t *acc = r->acc + (b * SC_ROWS * tokens + 2 * t);
-        const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
         int32_t y[SC_ROWS];
         for (int j = 0; j < SC_ROWS; j += 2, acc += 2 * tokens) y[j] = acc[0], y[j + 1] = acc[1];
-        rescale(block - 2 * SC_ROWS, (int32_t)x[t].mantissa, right_shift(m, &x[t]), y);
-#if SC_RANK > 0
-        if (m->b) sc_add_side(m->b, block + r->bytes, &side[t], y);
-#else
-        (void)side;
-#endif
-#ifdef SC_HAS_BIAS
-        if (out->bias) sc_add_bias(out->bias + row, rows, y);
-#endif
-        sc_finish_rows(out, out->dst + t * out->stride, row, (uint32_t)rows, y);
+        finish_sums(m, block - 2 * SC_ROWS, row, &x[t], side_of(side, t), out, out->dst + t * out->stride, y);
     }
 }
 
@@ -239,8 +228,6 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
         run r = run_of(room, count - at < length ? count - at : length, each, tokens);
         r.block_bytes = m->block_bytes;
         r.segment_bytes = tables(format) + SC_ROWS * each / 2 * (format & SC_FMT_BITS);
-        r.bytes =
-            segments * r.segment_bytes - SC_ROWS * (each - m->in.last_words) / 2 * (format & SC_FMT_BITS);
         r.blocks = tile + at * m->block_bytes + 2 * SC_ROWS;
         widen_rows(&r, format, 0, segments > 1 ? each : m->in.last_words, core);
         /* at g its job starts, and the sums of the one before are there */

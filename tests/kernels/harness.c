@@ -288,15 +288,15 @@ static sc_output read_output(void) {
     return out;
 }
 
-/* A tile's rows into dst, by cores that split its blocks wherever they are few, however short. */
-static void matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                         const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *how,
-                         int32_t *dst, uint32_t scratch_words, int cores, int backwards) {
+/* A tile's rows into dst, by cores that split its blocks wherever they are few, however short: whether they were. */
+static uint32_t matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                             const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *how,
+                             int32_t *dst, uint32_t scratch_words, int cores, int backwards) {
     sc_output out = *how;
     out.dst = dst;
     if (2 * count > (uint32_t)cores) {
         EACH_CORE(core) sc_matrix_tile(m, tile, first, count, x, side, tokens, &out, core, cores);
-        return;
+        return 0;
     }
 #ifdef SC_AT_PRODUCTS
     if (tokens > 1 && sc_for_several(m)) {
@@ -310,7 +310,7 @@ static void matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first
         sc_split_rows_of_several(m, tile, first, count, x, side, tokens, &out, scratch, scratch_words, core,
                                  cores);
         release(scratch, all, "canary of the cores' scratch");
-        return;
+        return 1;
     }
 #endif
     (void)scratch_words;
@@ -323,6 +323,7 @@ static void matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first
         EACH_CORE(core) sc_split_rows(m, tile, first, count, &x[t], of, sums, &out, dst, core, cores);
     }
     release(words, (size_t)cores * SC_ROWS, "canary of parts of sums");
+    return 1;
 }
 
 static void matrix(void) {
@@ -338,7 +339,7 @@ static void matrix(void) {
     int32_t *start = copy(n);
     out.dst = guarded(n);
     memcpy(out.dst, start, n * 4);
-    int32_t *again = NULL, *split = guarded(n);
+    int32_t *again = NULL, *split = guarded(n), tiles_split = 0;
     memcpy(split, start, n * 4);
     (void)scratch_words;
 #ifdef SC_AT_PRODUCTS
@@ -360,10 +361,11 @@ static void matrix(void) {
             release(scratch, scratch_words, "canary of a core's sums");
         }
 #endif
-        matrix_split(&m, tile, first, count, x_, side, tokens, &out, split, scratch_words, cores, backwards);
+        tiles_split += matrix_split(&m, tile, first, count, x_, side, tokens, &out, split, scratch_words,
+                                    cores, backwards);
         free(tile);
     }
-    put_count(again ? 3 * n : 2 * n);
+    put_count((again ? 3 * n : 2 * n) + 1);
     put(out.dst, n);
     release(out.dst, n, "canary of y");
     put(split, n);
@@ -372,6 +374,7 @@ static void matrix(void) {
         put(again, n);
         release(again, n, "canary of y of several tokens");
     }
+    put(&tiles_split, 1);
     free(start);
     free_vectors(x_, tokens), free_vectors(side, tokens);
 }

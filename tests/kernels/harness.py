@@ -264,7 +264,8 @@ def matrix_command(
     up_shift: int = 0,
 ) -> tuple[int, np.ndarray]:
     """sc_matrix_tile over all of w for every token of x, into rows that begin as ``start``; the same with blocks
-    that cores split where a tile has few; and of several tokens sc_matrix_tokens too, whose result comes last."""
+    that cores split where a tile has few; and of several tokens sc_matrix_tokens too, whose result follows; last the
+    number of tiles whose blocks were split."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     blocks = pack_matrix(w, order)
     tile_blocks = len(blocks) if tile_blocks is None else tile_blocks

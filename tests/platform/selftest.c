@@ -91,10 +91,12 @@ static uint32_t count_nonzero(const uint8_t *p, uint32_t n) {
 static void check_initial_memory(void) {
     report("L1 zeroed", sizeof l1_big, count_nonzero(l1_big, sizeof l1_big));
     report("L2 zeroed", sizeof l2_big, count_nonzero(l2_big, sizeof l2_big));
-    report("bss zeroed", sizeof plain_bss, count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
+    report("bss zeroed", sizeof plain_bss,
+           count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
     report("data set", 3, (plain_data[0] != 7) + (plain_data[1] != 8) + (plain_data[2] != 9));
     report("L1 data set", 4,
-           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) + (l1_data[3] != 0xDEADBEEFu));
+           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) +
+               (l1_data[3] != 0xDEADBEEFu));
 }
 
 static uint32_t count_unlike(const uint8_t *p, uint32_t kind, uint32_t first, uint32_t n) {
@@ -119,7 +121,9 @@ static void check_blobs(void) {
 static SC_L1 uint32_t ran[SC_CORES], wrong_in[SC_CORES];
 static SC_L1 uint32_t turn[ROUNDS][SC_CORES];
 
-static void count_me(void *arg, int core) { ran[core] += *(uint32_t *)arg; }
+static void count_me(void *arg, int core) {
+    ran[core] += *(uint32_t *)arg;
+}
 
 /* Every core must see what all others wrote before the barrier, and nobody may be a round ahead. */
 static void meet(void *arg, int core) {
@@ -271,8 +275,8 @@ static void read_flash(void *arg, int core) {
 }
 
 static void check_flash(void) {
-    static const struct piece pieces[] = {{0, 4},        {4, 64},         {1020, 8},
-                                          {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
+    static const struct piece pieces[] = {
+        {0, 4}, {4, 64}, {1020, 8}, {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
     uint32_t wrong = 0, pieces_read = sizeof pieces / sizeof pieces[0];
     for (uint32_t i = 0; i < pieces_read; i++) {
         struct piece p = pieces[i];
@@ -294,14 +298,16 @@ static void check_flash_queue(void) {
     uint32_t wrong = 0;
     for (uint32_t round = 0; round < 3; round++) {
         fill(l2_big, QUEUED * QUEUED_BYTES + 4);
-        for (uint32_t i = 0; i < QUEUED; i++)
+        for (uint32_t i = 0; i < QUEUED; i++) {
             sc_flash_start(l2_big + i * QUEUED_BYTES, 4 * (1000 * i + round), QUEUED_BYTES);
+        }
         for (uint32_t i = 0; i < QUEUED; i++) {
             sc_flash_wait(QUEUED - 1 - i);
             const uint8_t *got = l2_big + i * QUEUED_BYTES;
             /* the end first: it is what arrives last */
-            for (uint32_t at = QUEUED_BYTES; at-- > 0;)
+            for (uint32_t at = QUEUED_BYTES; at-- > 0;) {
                 wrong += got[at] != pattern(FLASH, 4 * (1000 * i + round) + at);
+            }
         }
         wrong += l2_big[QUEUED * QUEUED_BYTES] != GUARD;
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shrinkc.checkpoints import need
 from shrinkc.compression.child import run_child
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
@@ -228,6 +229,8 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     """What would fail: groups that do not divide, words that do not fill, an already quantised model."""
     settings, _ = settle(settings, facts)
     problems = []
+    if settings.method == "autoround":
+        need("auto_round")
     if facts.quantized:
         problems.append(
             "the model is quantised already; start from its float version, or leave the stage out"

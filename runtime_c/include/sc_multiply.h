@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A tile times the vectors of some tokens: which kernel does it.  All workers call, with their core; for
+ * sc_forward.c alone. */
+#ifndef SC_MULTIPLY_H
+#define SC_MULTIPLY_H
+
+#include "sc_buffers.h"
+#include "sc_products.h"
+
+#if SC_SPLIT
+/* Sums are in one of two places in turn: nobody is a token ahead of who still needs the other. */
+SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                                    const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+    for (uint32_t t = 0; t < tokens; t++) {
+        const sc_qvec *side = SC_RANK > 0 ? &sv[t] : 0;
+        sc_split_sums(m, tile, count, &in[t], split[t & 1], core, SC_CORES);
+        sc_barrier();
+        sc_split_rows(m, tile, first, count, &in[t], side, split[t & 1], out, out->dst + t * out->stride,
+                      core, SC_CORES);
+    }
+}
+#endif
+
+/* A tile's rows of the chunk's tokens. */
+static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
+                            const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+#ifdef SC_PRODUCTS
+    if (tokens > 1 && sc_on_products(m)) {
+        sc_matrix_products(m, tile, first, count, in, sv, tokens, out, SC_BUFFER(uint8_t *, SC_AT_PRODUCTS),
+                           core);
+        return;
+    }
+#endif
+#ifdef SC_AT_PRODUCTS
+    if (tokens > 1 && sc_for_several(m)) {
+        const uint32_t apart = SC_BYTES_PRODUCTS / SC_PLANNED_CORES / 4;
+        int32_t *const scratches = SC_BUFFER(int32_t *, SC_AT_PRODUCTS);
+        int32_t *const own = scratches + apart * (uint32_t)core;
+#if SC_SPLIT
+        if (sc_is_split(m, count, SC_CORES)) {
+            sc_split_sums_of_several(m, tile, count, in, tokens, own, core, SC_CORES);
+            sc_barrier();
+            sc_split_rows_of_several(m, tile, first, count, in, sv, tokens, out, scratches, apart, core,
+                                     SC_CORES);
+            return;
+        }
+#endif
+        sc_matrix_tokens(m, tile, first, count, in, sv, tokens, out, own, core, SC_CORES);
+        return;
+    }
+#endif
+#if SC_SPLIT
+    if (sc_is_split(m, count, SC_CORES)) {
+        multiply_split(m, tile, first, count, in, tokens, out, core);
+        return;
+    }
+#endif
+    sc_matrix_tile(m, tile, first, count, in, sv, tokens, out, core, SC_CORES);
+}
+
+/* Before the first tile is multiplied: the engine's form of the activations, which then nothing else can read. */
+static inline void multiply_first(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, int core) {
+#ifdef SC_PRODUCTS
+    if (tokens > 1 && sc_on_products(m)) sc_products_planes(m, in, tokens, core);
+#else
+    (void)m, (void)in, (void)tokens, (void)core;
+#endif
+}
+
+#endif

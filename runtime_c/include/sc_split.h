@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Who has which part of which block where cores split the blocks of a tile (sc_is_split()). */
+#ifndef SC_SPLIT_H
+#define SC_SPLIT_H
+
+#include "sc_dot.h"
+
+/* Of a core: its block of the tile, or none if that is not below `count`, and its part of how many. */
+typedef struct {
+    uint32_t block, part, parts;
+} sc_split_place;
+
+static inline sc_split_place sc_split_at(uint32_t count, int core, int cores) {
+    const uint32_t parts = (uint32_t)cores / count, block = (uint32_t)core / parts;
+    return (sc_split_place){block, (uint32_t)core - block * parts, parts};
+}
+
+/* Inputs of a row that a format stores together. */
+SC_INLINE uint32_t sc_inputs(const int format) {
+#define INPUTS(bits, inputs, fold)                                                                           \
+    case bits:                                                                                               \
+        return inputs;
+    switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(INPUTS) }
+    __builtin_unreachable();
+}
+
+/* A part of a block's inputs: words of 16-bit activations, or else segments, first .. end - 1, whose
+ * weights begin `bytes` behind the block's first.  The last parts may be empty. */
+typedef struct {
+    uint32_t first, end, bytes;
+} sc_split_part;
+
+SC_INLINE sc_split_part sc_split_inputs(const sc_matrix *m, const int format, const sc_split_place *at) {
+    const uint32_t word = 4u * (uint32_t)(format & SC_FMT_BITS); /* bytes of one, of 8 rows */
+    const int wide = format & SC_FMT_Q16;
+    const uint32_t unit = wide ? sc_inputs(format) / 4 : 1, whole = wide ? m->in.words : m->in.nseg;
+    const uint32_t share = (whole / unit + at->parts - 1) / at->parts * unit, first = at->part * share;
+    if (first >= whole) return (sc_split_part){0, 0, 0};
+    return (sc_split_part){first, whole - first < share ? whole : first + share,
+                           first * (wide ? word : sc_table_bytes(format) + m->in.seg_words * word)};
+}
+
+#endif
