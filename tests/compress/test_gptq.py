@@ -14,11 +14,11 @@ import pytest
 from tests.compress.quantising import COARSE, MIXED, STORIES, Recorder, loss, quantised, run_stage
 from tests.compress.quantising import write_text as write_text_file
 
-from shrinkc.checkpoints import load
+from shrinkc.checkpoints import libraries, load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import gptq, gptq_worker
-from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.core.errors import BadRecipe, ExtraMissing, StageFailed
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.gptq_config import load_gptq_config
 
@@ -251,6 +251,16 @@ def test_settings_of_autoround(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRecipe) as refusal:
         Settings(**settings)
     assert said in refusal.value.message
+
+
+def test_autoround_that_is_not_installed_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "auto_round" else name)
+    facts = facts_of(STORIES)
+    assert gptq.preflight(Settings(group=32), facts) == []
+    with pytest.raises(ExtraMissing, match="auto_round is not installed"):
+        gptq.preflight(Settings(group=32, method="autoround"), facts)
 
 
 @pytest.mark.libraries("gptqmodel", "auto_round", "torch")
