@@ -34,7 +34,7 @@ from .conftest import story_text
 TITLE = "Killed runs"
 OWN_TEXT = "the model's own text"
 STORIES = ROOT / "examples" / "stories"
-STAGES = ("vocabulary", "depth", "width", "lora", "gptq", "qat")
+STAGES = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "qat")
 RECIPE = """
 [calibration]
 text = ["self:6k"]
@@ -54,6 +54,9 @@ samples = 600
 batch = 4
 micro_batch = 4
 length = 64
+[equalize]
+group = 32
+sym = false
 [gptq]
 bits = 4
 group = 32

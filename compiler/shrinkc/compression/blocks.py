@@ -32,6 +32,29 @@ def block(layer: Any, hidden: Any, tables: Any) -> Any:
     return out[0] if isinstance(out, tuple) else out
 
 
+def watched(
+    layer: Any, hidden: list[Any], tables: Any, names: tuple[str, ...]
+) -> tuple[dict[str, Any], list[Any]]:
+    """Second moments XᵀX / tokens of what goes into the modules ``names`` of a block, float64 [inputs, inputs],
+    and the states after it.
+    """
+    sums: dict[str, Any] = dict.fromkeys(names, 0.0)
+
+    def watch(name: str) -> Any:
+        def hook(module: Any, inputs: tuple[Any, ...]) -> None:
+            x = inputs[0].flatten(0, -2).float()
+            sums[name] = sums[name] + (x.T @ x).double()
+
+        return hook
+
+    handles = [layer.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
+    after = [block(layer, h, tables) for h in hidden]
+    for handle in handles:
+        handle.remove()
+    tokens = sum(h.shape[0] * h.shape[1] for h in hidden)
+    return {name: total / tokens for name, total in sums.items()}, after
+
+
 def loss_sum(model: Any, hidden: Any, ids: Any) -> Any:
     """The sum, in nats, of the losses of all tokens of ``ids`` [batch, t] after the first.
 

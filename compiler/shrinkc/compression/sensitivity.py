@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.blocks import batches, block, embed, rope
+from shrinkc.compression.blocks import batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import TIED_DAMP
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
@@ -275,20 +275,8 @@ class _Run:
 
     def _watched(self, layer: Any, hidden: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Matrix -> second moment of its inputs, float64 [k, k]; and the states after the layer."""
-        sums: dict[str, Any] = dict.fromkeys(set(INPUT_OF.values()), 0.0)
-
-        def watch(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-            def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-                x = inputs[0].flatten(0, -2).float()
-                sums[name] = sums[name] + (x.T @ x).double()
-
-            return hook
-
-        handles = [layer.get_submodule(n).register_forward_pre_hook(watch(n)) for n in sums]
-        after = [block(layer, h, self.tables) for h in hidden]
-        for handle in handles:
-            handle.remove()
-        moments = {name: total / self.fit.numel() for name, total in sums.items()}
+        names = tuple(dict.fromkeys(INPUT_OF.values()))
+        moments, after = watched(layer, hidden, self.tables, names)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
 
     def _probe(

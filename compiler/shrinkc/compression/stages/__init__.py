@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
 
-KINDS = ("vocabulary", "depth", "width", "lora", "gptq", "scales", "qat", "eora")
+KINDS = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "scales", "qat", "eora")
 ON_INTEGERS = ("gptq", "scales", "qat", "eora")  # stages that give a quantised model
 
 

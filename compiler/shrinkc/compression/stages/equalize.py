@@ -1,0 +1,271 @@
+"""Stage ``equalize``: a scale for every input of the matrices, such that rounding them loses less.
+
+What a matrix W reads is divided by s and W's columns are multiplied with it, which changes nothing of the model: the
+division goes into what makes the input, a norm's gains or the rows of the matrix before it.  It stores no byte.
+The rounding that follows (``gptq``) then has its steps where they matter.  Scales that are tried are
+
+* those of AWQ (Lin et al. 2023), ``s = x^a / w^b`` with an input's magnitude x and its largest weight w;
+* the least of ``sum over groups of a row of max(|w| s)^2 * sum(x^2 / s^2)``, what rounding loses where its errors know
+  nothing of each other.  Of log(s) that is the logarithm of sums and products of exponentials, a convex function, so that
+  gradients find the least (:func:`learned`).
+
+Those are taken with which rounding to nearest loses least, on all of the second moment of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
+from shrinkc.compression.blocks import batches, embed, rope, watched
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.gptq import GROUPS, WIDTHS
+from shrinkc.core.output import new_file
+from shrinkc.model import ATTENTION, MLP
+
+LIMIT = 2.0**10  # of a scale, and of one divided by it
+_WEIGHTS = (0.0, 0.5)  # exponents b that are tried
+_STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The grid that the weights are going to be rounded to, as ``gptq`` has it: ``bits``, ``group`` (-1: one scale per
+    row), ``sym``.  ``points``: how many exponents a of the inputs are tried, from 0 to 1; ``learn``: whether :func:`learned` scales are.
+    """
+
+    bits: int = 4
+    group: int = -1
+    sym: bool = True
+    points: int = 6
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("bits", self.bits, WIDTHS)
+        one_of("group", self.group, GROUPS)
+        for key in ("sym", "learn"):
+            one_of(key, getattr(self, key), (True, False))
+        between("points", self.points, 2, 101)
+
+
+@dataclass(frozen=True)
+class Site:
+    """``readers`` of a block are given what ``maker`` makes: a norm, or a matrix whose rows come in
+    ``heads`` parts, each of which is read ``shared`` times."""
+
+    maker: str
+    readers: tuple[str, ...]
+    heads: int = 1
+    shared: int = 1
+
+
+def sites(heads: int, kv_heads: int) -> tuple[Site, ...]:
+    """All places of a block where a scale can go from what is read to what makes it."""
+    q, k, v, o = ATTENTION
+    gate, up, down = MLP
+    return (
+        Site("input_layernorm", (q, k, v)),
+        Site(v, (o,), kv_heads, heads // kv_heads),
+        Site("post_attention_layernorm", (gate, up)),
+        Site(up, (down,)),
+    )
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """A group that does not divide what the matrices read."""
+    c = facts.config
+    sizes = {c.hidden_size, c.num_heads * c.head_dim, c.intermediate_size}
+    wrong = sorted(k for k in sizes if settings.group != -1 and k % settings.group)
+    if wrong:
+        listed = " and ".join(map(str, wrong))
+        return [f"group = {settings.group} does not divide {listed} inputs; it is that of [gptq]"]
+    return []
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """Second moments take as long as the matrices, and a pair of exponents as long as two tokens per input."""
+    c = facts.config
+    pairs = settings.points * len(_WEIGHTS) + (_STEPS / 10 if settings.learn else 0)
+    return 2.0 * calibration.samples * calibration.length + 2.0 * pairs * c.hidden_size
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Scales layer after layer; finished layers are kept in ``scratch``."""
+    import torch
+
+    loaded = load(step.source, dtype="float32", device=step.device)
+    model = loaded.model
+    windows = step.calibration.windows(loaded.tokenizer).to(step.device)
+    places = sites(model.config.num_attention_heads, model.config.num_key_value_heads)
+    names = tuple(site.readers[0] for site in places)
+    layers = list(model.model.layers)
+    facts: list[dict[str, Any]] = []
+    with torch.no_grad(), step.reporter.stage("equalize") as update:
+        tables = rope(model, windows.shape[1])
+        hidden = [embed(model, ids) for ids in batches(windows)]
+        states = [step.scratch / f"layer{index}.pt" for index in range(len(layers))]
+        finished = sum(state.exists() for state in states)
+        update(finished, len(layers))
+        for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
+            # the layer as it was: it gives the same with scales as without
+            moments, hidden = watched(layer, hidden, tables, names)
+            if state.exists():
+                facts.append(_restore(layer, state))
+                continue
+            facts.append({})
+            for site in places:
+                moment = moments[site.readers[0]]
+                facts[-1][site.readers[0]] = equalize(settings, layer, site, moment)
+            _save_state(layer, facts[-1], state)
+            update(index + 1, len(layers))
+    model.to(torch_dtype(stored_dtype(step.source)))
+    save(model, loaded.tokenizer, step.out)
+    return StepReport({"layers": facts})
+
+
+def equalize(settings: Settings, layer: Any, site: Site, moment: Any) -> dict[str, Any]:
+    """Scales one site of ``layer`` in place; ``moment`` [inputs, inputs]: of what its readers are given.
+
+    Returns which scales were taken, and the loss of rounding relative to that without any.
+    """
+    import torch
+
+    readers = [layer.get_submodule(name) for name in site.readers]
+    weights = [reader.weight.float() for reader in readers]
+    gram = moment.float()
+    x = _shared(moment.diagonal().float(), site, "mean").sqrt()
+    w = _shared(torch.cat(weights).abs().amax(0), site, "max")
+    best, how = torch.ones_like(x), "none"
+    plain = least = rounding_loss(settings, weights, gram, _repeated(best, site))
+
+    def attempt(scale: Any, name: str) -> None:
+        nonlocal best, how, least
+        loss = rounding_loss(settings, weights, gram, _repeated(scale, site))
+        if loss < least:
+            best, how, least = scale, name, loss
+
+    for a, b in _pairs(settings.points):
+        attempt(scales(x, w, a, b), f"inputs^{a:g} / weights^{b:g}")
+    if settings.learn:
+        attempt(learned(settings, weights, gram, site, best), "learned")
+    for reader in readers:
+        reader.weight.mul_(_repeated(best, site).to(reader.weight.dtype))
+    made = layer.get_submodule(site.maker).weight
+    made.div_(best.to(made.dtype) if made.dim() == 1 else best.to(made.dtype)[:, None])
+    return {"scales": how, "loss": least / plain if plain else 1.0}
+
+
+def _pairs(points: int) -> Iterator[tuple[float, float]]:
+    for i in range(points):
+        for b in _WEIGHTS:
+            if i or b:
+                yield round(i / (points - 1), 6), b
+
+
+def scales(x: Any, w: Any, a: float, b: float) -> Any:
+    """``x^a / w^b`` with a geometric mean of 1, within LIMIT; an input that is always 0, or never
+    read, keeps its scale."""
+    import torch
+
+    used = (x > 0) & (w > 0)
+    one = torch.ones_like(x)
+    logs = a * torch.where(used, x, one).log() - b * torch.where(used, w, one).log()
+    return _centred(logs, used)
+
+
+def _centred(logs: Any, used: Any) -> Any:
+    """The scales of ``logs``; 1 for what is not ``used``."""
+    import torch
+
+    mean = logs[used].mean() if used.any() else 0.0
+    return torch.where(used, (logs - mean).exp(), torch.ones_like(logs)).clamp(1 / LIMIT, LIMIT)
+
+
+def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start: Any) -> Any:
+    """Scales [rows of the maker] for which errors that know nothing of each other cost least, from ``start``."""
+    import torch
+
+    x = gram.diagonal()
+    size = len(x) if settings.group == -1 else settings.group
+    squares = [weight.square() for weight in weights]
+    wholes = [float(((weight @ gram) * weight).sum()) for weight in weights]
+    parts = [(s, whole) for s, whole in zip(squares, wholes, strict=True) if whole > 0]
+    used = (_shared(x, site, "max") > 0) & (_shared(torch.cat(squares).amax(0), site, "max") > 0)
+    logs = start.log().clone().requires_grad_(True)
+    if not parts or not used.any():
+        return start
+    optimizer = torch.optim.Adam([logs], lr=_RATE)
+    with torch.enable_grad():
+        for step in range(_STEPS):
+            scale = _repeated((2 * logs).exp(), site)
+            noise = (x / scale).view(-1, size).sum(1)
+            tops = ((s * scale).view(len(s), -1, size).amax(-1) / whole for s, whole in parts)
+            optimizer.zero_grad()
+            sum((top * noise).sum() for top in tops).log().backward()
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * (1 - step / _STEPS)
+            optimizer.step()
+    return _centred(logs.detach(), used)
+
+
+def rounding_loss(settings: Settings, weights: list[Any], gram: Any, scale: Any) -> float:
+    """What the readers' results lose when ``weights`` [out, in] times ``scale`` [in] are rounded: for each
+    the squared error relative to the result's square, added up.  ``gram``: second moment of the inputs."""
+    loss = 0.0
+    for weight in weights:
+        scaled = weight * scale
+        lost = (nearest(scaled, settings.bits, settings.group, settings.sym) - scaled) / scale
+        whole = float(((weight @ gram) * weight).sum())
+        loss += float(((lost @ gram) * lost).sum()) / whole if whole > 0 else 0.0
+    return loss
+
+
+def nearest(weight: Any, bits: int, group: int, sym: bool) -> Any:
+    """``weight`` [out, in] rounded to the grid that GPTQ begins with: the range of each group in 2^bits steps."""
+    groups = weight.view(len(weight), -1, weight.shape[1] if group == -1 else group)
+    top = 2**bits - 1
+    low = groups.amin(-1, keepdim=True).clamp(max=0)
+    high = groups.amax(-1, keepdim=True).clamp(min=0)
+    if sym:
+        high = high.maximum(-low)
+        low = -high
+    step = ((high - low) / top).clamp_min(1e-12)
+    zero = (top + 1) / 2 if sym else (-low / step).round()
+    q = (groups / step + zero).round().clamp(0, top)
+    return ((q - zero) * step).view_as(weight)
+
+
+def _shared(values: Any, site: Site, how: str) -> Any:
+    """One value for each row of the maker, of those [inputs] of the readers."""
+    parts = values.view(site.heads, site.shared, -1)
+    return (parts.mean(1) if how == "mean" else parts.amax(1)).flatten()
+
+
+def _repeated(scale: Any, site: Site) -> Any:
+    """[rows of the maker] -> [inputs of the readers]"""
+    parts = scale.view(site.heads, 1, -1)
+    return parts.expand(-1, site.shared, -1).flatten()
+
+
+# ---- state of an interrupted run ----
+
+
+def _save_state(layer: Any, facts: dict[str, Any], file: Path) -> None:
+    import torch
+
+    with new_file(file) as state:
+        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
+
+
+def _restore(layer: Any, file: Path) -> dict[str, Any]:
+    import torch
+
+    state = torch.load(file, weights_only=True)
+    layer.load_state_dict(state["weights"])
+    return dict(state["facts"])

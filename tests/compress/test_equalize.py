@@ -1,0 +1,213 @@
+"""Stage equalize: the model stays what it is, and rounding it loses less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.interrupting import InterruptAt
+from shrinkc.checkpoints import load, save
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import equalize
+from shrinkc.compression.stages.context import StepContext
+from shrinkc.compression.stages.equalize import Settings, Site
+from shrinkc.core.errors import BadRecipe
+from shrinkc.model import ATTENTION, MLP
+
+torch = pytest.importorskip("torch")
+
+Step = Callable[..., StepContext]
+READ = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])  # the first reader of every site
+
+
+def by_hand(weight: np.ndarray, bits: int, group: int, sym: bool) -> np.ndarray:
+    """Every group of a row rounded to the nearest of 2^bits values over its range, 0 among them."""
+    out = np.zeros_like(weight)
+    size = weight.shape[1] if group == -1 else group
+    top = 2**bits - 1
+    for row in range(weight.shape[0]):
+        for at in range(0, weight.shape[1], size):
+            w = weight[row, at : at + size]
+            low, high = min(w.min(), 0.0), max(w.max(), 0.0)
+            if sym:
+                high = max(high, -low)
+                low = -high
+            step = (high - low) / top
+            zero = 2 ** (bits - 1) if sym else round(-low / step)
+            values = (np.arange(2**bits) - zero) * step
+            out[row, at : at + size] = values[np.abs(w[:, None] - values).argmin(1)]
+    return out
+
+
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, -1), (3, 8), (2, -1), (8, 4)])
+def test_rounding_is_to_the_nearest_value_of_the_grid(bits: int, group: int, sym: bool) -> None:
+    rng = np.random.default_rng(bits + group)
+    weight = rng.normal(size=(5, 24)) + 0.5
+    got = equalize.nearest(torch.tensor(weight), bits, group, sym).numpy()
+    np.testing.assert_allclose(got, by_hand(weight, bits, group, sym), atol=1e-12)
+
+
+def test_the_loss_of_rounding_by_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    x, scale = rng.normal(size=(60, 12)), rng.uniform(0.5, 2, 12)
+    weights = [rng.normal(size=(n, 12)) for n in (4, 7)]
+    wanted = 0.0
+    for w in weights:
+        rounded = by_hand(w * scale, 3, -1, True) / scale
+        wanted += ((x @ (rounded - w).T) ** 2).sum() / ((x @ w.T) ** 2).sum()
+    got = equalize.rounding_loss(
+        Settings(bits=3), [torch.tensor(w) for w in weights], torch.tensor(x.T @ x / 60), torch.tensor(scale)
+    )  # fmt: skip
+    assert got == pytest.approx(wanted, rel=1e-9)
+
+
+def test_scales_are_awqs_with_a_mean_of_one() -> None:
+    rng = np.random.default_rng(1)
+    x, w = rng.uniform(0.1, 5, 20), rng.uniform(0.1, 5, 20)
+    x[3] = w[7] = 0  # an input that is never there, one that is never read
+    got = equalize.scales(torch.tensor(x), torch.tensor(w), 0.5, 0.25).numpy()
+    used = [i for i in range(20) if i not in (3, 7)]
+    wanted = x[used] ** 0.5 / w[used] ** 0.25
+    np.testing.assert_allclose(got[used], wanted / np.exp(np.log(wanted).mean()))
+    assert got[3] == got[7] == 1
+    wild = equalize.scales(torch.tensor([1e-30, 1.0, 1e30]), torch.ones(3), 1.0, 0.0)
+    assert wild.tolist() == [1 / equalize.LIMIT, 1, equalize.LIMIT]
+
+
+def test_a_value_head_has_one_scale_for_all_heads_that_read_it() -> None:
+    site = Site("v", ("o",), heads=2, shared=3)
+    values = torch.arange(2 * 3 * 4, dtype=torch.float64)
+    wanted = values.numpy().reshape(2, 3, 4)
+    np.testing.assert_array_equal(
+        equalize._shared(values, site, "mean"), wanted.mean(1).reshape(-1)
+    )
+    np.testing.assert_array_equal(equalize._shared(values, site, "max"), wanted.max(1).reshape(-1))
+    rows = torch.arange(8)
+    got = equalize._repeated(rows, site).tolist()
+    assert got == [head * 4 + i for head in range(2) for _ in range(3) for i in range(4)]
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(bits=2, group=32, sym=False)])
+def test_the_model_stays_what_it_is(
+    stories: Path, step: Step, tmp_path: Path, settings: Settings
+) -> None:
+    report = equalize.run(settings, step()).parameters["layers"]
+    before, after = load(stories), load(tmp_path / "out")
+    windows = step().calibration.windows(before.tokenizer)
+    with torch.no_grad():
+        a, b = before.model(windows).logits, after.model(windows).logits
+    # what is stored is float16, of a weight and of the gain that undoes its scale
+    assert float((a - b).abs().mean()) < 2e-3 * float(a.abs().mean())
+    assert [sorted(layer) for layer in report] == [sorted(READ)] * 5
+    losses = [site["loss"] for layer in report for site in layer.values()]
+    assert max(losses) <= 1 and np.median(losses) < 0.95
+    old, new = facts_of(stories), facts_of(tmp_path / "out")
+    assert (old.parameters, old.packed_bytes) == (new.parameters, new.packed_bytes)
+    for name, weight in before.model.named_parameters():
+        touched = any(part in name for part in (*MLP, *ATTENTION, "layernorm"))
+        same = torch.equal(weight, after.model.get_parameter(name))
+        assert touched or same, name
+
+
+def rounding_divergence(source: Path, context: StepContext) -> float:
+    """Nats per token of a model rounded to nearest at 3 bit, one scale per row, to the same as it is."""
+    loaded = load(source)
+    windows = context.calibration.windows(loaded.tokenizer)
+    with torch.no_grad():
+        whole = loaded.model(windows).logits.log_softmax(-1)
+        for layer in loaded.model.model.layers:
+            for name in (*ATTENTION, *MLP):
+                weight = layer.get_submodule(name).weight
+                weight.copy_(equalize.nearest(weight, 3, -1, True))
+        changed = loaded.model(windows).logits.log_softmax(-1)
+    return float((whole.exp() * (whole - changed)).sum(-1).mean())
+
+
+def test_a_model_that_was_made_hard_to_round(stories: Path, step: Step, tmp_path: Path) -> None:
+    """The same model with inputs of very different sizes, as outliers make them in larger ones: rounded
+    after the stage it is better than the one that was not made so."""
+    loaded = load(stories, dtype="float32")
+    config = loaded.model.config
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in loaded.model.model.layers:
+            for site in equalize.sites(config.num_attention_heads, config.num_key_value_heads):
+                maker = layer.get_submodule(site.maker).weight
+                scale = torch.empty(len(maker)).normal_(generator=random).exp()
+                maker.div_(scale.view(-1, *[1] * (maker.dim() - 1)))
+                for name in site.readers:
+                    layer.get_submodule(name).weight.mul_(equalize._repeated(scale, site))
+    hard = tmp_path / "hard"
+    hard.mkdir()
+    save(loaded.model, loaded.tokenizer, hard)
+    equalize.run(Settings(bits=3), step(source=hard))
+    plain, worse, better = (
+        rounding_divergence(source, step()) for source in (stories, hard, tmp_path / "out")
+    )
+    assert worse > 2 * plain
+    assert better < 0.97 * plain, (plain, worse, better)
+
+
+def test_an_input_with_large_weights_gets_a_scale() -> None:
+    """Of which no activation makes much: without scales it takes the steps of all the others."""
+    rng = np.random.default_rng(5)
+    layer = torch.nn.ModuleDict({
+        "norm": torch.nn.LayerNorm(16, bias=False),
+        "reader": torch.nn.Linear(16, 8, bias=False),
+    })
+    weight = torch.tensor(rng.normal(size=(8, 16)), dtype=torch.float32)
+    weight[:, 5] *= 40
+    layer["reader"].weight = torch.nn.Parameter(weight.clone())
+    layer.requires_grad_(False)
+    magnitudes = torch.ones(16)
+    magnitudes[5] = 1 / 40
+    moment = torch.diag(magnitudes**2)
+    found = equalize.equalize(Settings(), layer, Site("norm", ("reader",)), moment)
+    assert found["loss"] < 0.05
+    gain = layer["norm"].weight
+    assert gain[5] / gain[4] > 10  # what the weight lost
+    torch.testing.assert_close(layer["reader"].weight * gain, weight)
+
+
+def test_an_interrupt_loses_one_layer(step: Step, tmp_path: Path) -> None:
+    settings = Settings(points=3)
+    with pytest.raises(KeyboardInterrupt):
+        equalize.run(settings, step(reporter=InterruptAt("equalize", 4)))
+    assert not (tmp_path / "out").exists()
+    done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scratch").glob("layer*.pt")}
+    assert len(done) == 3
+    resumed = equalize.run(settings, step()).parameters
+    for name, when in done.items():
+        assert (tmp_path / "scratch" / name).stat().st_mtime_ns == when
+    (tmp_path / "fresh").mkdir()
+    other = step(out=tmp_path / "again", scratch=tmp_path / "fresh")
+    assert resumed == equalize.run(settings, other).parameters
+    for file in (tmp_path / "out").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"bits": 5}, "bits = 5; 2, 3, 4, 8 are allowed"),
+        ({"group": 0}, "group = 0; -1, 16, 32"),
+        ({"sym": 3}, "sym = 3; True, False are allowed"),
+        ({"learn": "yes"}, "learn = 'yes'; True, False are allowed"),
+        ({"points": 1}, "points = 1; 2 to 101 is allowed"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe, match=said):
+        Settings(**settings)
+
+
+def test_preflight(stories: Path) -> None:
+    facts = facts_of(stories)
+    assert equalize.preflight(Settings(group=32), facts) == []
+    (said,) = equalize.preflight(Settings(group=64), facts)
+    assert said == "group = 64 does not divide 96 inputs; it is that of [gptq]"
