@@ -128,24 +128,38 @@ static
 #if SC_XSEGS > 0
     const sc_cut *cut = &m->in;
     (void)to;
+    /* whole tokens for each core, and a share of those that are left */
+    const uint32_t tokens = sc_now.tokens, whole = tokens - (tokens - first) % SC_CORES;
+    for (uint32_t t = first + (uint32_t)core; t < whole; t += SC_CORES) {
+        sc_qvec v = out[t];
 #if SC_Q16
-    if (core == 0) /* a 16-bit vector has left them where its tokens are */
-        for (uint32_t t = first; t < sc_now.tokens; t++) out[t].q = xq[t];
+        v.q = xq[t]; /* a 16-bit vector has left it where its tokens are */
 #endif
-    for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
-                    SC_CORES);
-    sc_barrier();
-    if (gain) src = y[0], stride = SC_Y_WORDS;
-    for (uint32_t t = first; t < sc_now.tokens; t++)
-        sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t], gain != 0, SC_NORM_EPS, &out[t],
-                        core, SC_CORES);
-#if SC_XSUMS
-    if (m->format & SC_FMT_ASYM) {
-        sc_barrier();
-        for (uint32_t t = first; t < sc_now.tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
+        if (!(SC_XSUMS && m->format & SC_FMT_ASYM)) v.sum = 0;
+        sc_vec_token(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, SC_NORM_EPS, block_max[t], &v);
+        v.sum = out[t].sum;
+        out[t] = v;
     }
+    if (whole < tokens) {
+#if SC_Q16
+        if (core == 0)
+            for (uint32_t t = whole; t < tokens; t++) out[t].q = xq[t];
 #endif
+        for (uint32_t t = whole; t < tokens; t++)
+            sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
+                        SC_CORES);
+        sc_barrier();
+        if (gain) src = y[0], stride = SC_Y_WORDS;
+        for (uint32_t t = whole; t < tokens; t++)
+            sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t], gain != 0, SC_NORM_EPS,
+                            &out[t], core, SC_CORES);
+#if SC_XSUMS
+        if (m->format & SC_FMT_ASYM) {
+            sc_barrier();
+            for (uint32_t t = whole; t < tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
+        }
+#endif
+    }
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
         sc_barrier();

@@ -44,6 +44,9 @@ void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, 
                      const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
 /* After another barrier, only where sums are needed: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
+/* All of it by one core, with sums where `out` has a place for them; tops[nseg] is scratch. */
+void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
+                  int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out);
 /* What RMSNorm makes of mantissa and exponent: by one core, when the vector is there. */
 void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
 

@@ -3,8 +3,8 @@
  * tokens' activations are its weights, of which it reads bit planes.  So what is stored in few bits need only become
  * bytes, and activations, far fewer, become planes.
  *
- * Of a run of blocks every segment is a job.  While the engine is at one, the cores add up the sums of the one
- * before and widen the weights of the next. */
+ * Of a run of blocks every segment is a job.  While the engine is at a step's, of one segment or two, the cores add up
+ * the sums of the step before and widen the weights of the next. */
 #include "sc_platform.h"
 
 #include "sc_products.h"
@@ -28,21 +28,33 @@ void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, i
     }
 }
 
-/* A run of blocks of a tile: what the cores and the engine share.  Buffers take turns by segment. */
+/* A run of blocks of a tile: what the cores and the engine share.  Buffers take turns by step. */
 typedef struct {
     const uint8_t *blocks; /* the first one's first segment */
     uint32_t block_bytes, segment_bytes, count;
-    uint32_t each;    /* words of a segment, but for the last one's */
-    uint8_t *rows[2]; /* [8 * count][segment], and what is missing to whole rows of an image */
-    int32_t *sums[2]; /* [the same][tokens] */
-    int32_t *acc;     /* [4 * count][tokens][2] */
+    uint32_t segments, step; /* in all, and of a step */
+    uint32_t each, last;     /* words of a segment, and of the last one */
+    uint32_t rows_apart;     /* bytes of a segment's rows, and words of its sums, in a buffer */
+    uint32_t sums_apart;
+    uint8_t
+        *rows[2]; /* [segment of a step][8 * count][inputs], and what is missing to whole rows of an image */
+    int32_t *sums[2]; /* [segment of a step][the same][pitch] */
+    int32_t *acc;     /* [4 * count][pitch][2] */
 } run;
 
 static inline uint32_t pixels(uint32_t blocks) { return (SC_ROWS * blocks + WIDTH - 1) / WIDTH * WIDTH; }
+static inline uint32_t words_of(const run *r, uint32_t g) { return g + 1 < r->segments ? r->each : r->last; }
+
+/* Words from a row's sums to the next's: odd, so that cores at different rows do not meet in a bank. */
+static inline uint32_t pitch_of(uint32_t tokens) { return tokens | 1; }
+
+/* Segments of a step: two of short ones, which then are added up at once. */
+static inline uint32_t step_of(uint32_t words) { return words <= SC_PRODUCT_PAIR_WORDS ? 2 : 1; }
 
 /* Bytes of a run in `room`. */
 static inline uint32_t run_bytes(uint32_t blocks, uint32_t words, uint32_t tokens) {
-    return 8 * pixels(blocks) * (words + tokens) + 4 * SC_ROWS * blocks * tokens;
+    const uint32_t pitch = pitch_of(tokens);
+    return 8 * step_of(words) * pixels(blocks) * (words + pitch) + 4 * SC_ROWS * blocks * pitch;
 }
 
 /* As many blocks as there is room for, of a tile's `count`, in runs of equal length. */
@@ -53,12 +65,14 @@ static inline uint32_t run_length(uint32_t count, uint32_t words, uint32_t token
     return (count + runs - 1) / runs;
 }
 
-static inline run run_of(uint8_t *room, uint32_t count, uint32_t words, uint32_t tokens) {
-    run r = {.count = count, .each = words};
+static inline run run_of(const sc_matrix *m, uint8_t *room, uint32_t count, uint32_t tokens) {
+    run r = {.count = count, .segments = m->in.nseg, .each = m->in.seg_words, .last = m->in.last_words};
     const uint32_t n = pixels(count);
-    r.rows[0] = room, r.rows[1] = room + 4 * n * words;
-    r.sums[0] = (int32_t *)(void *)(r.rows[1] + 4 * n * words), r.sums[1] = r.sums[0] + n * tokens;
-    r.acc = r.sums[1] + n * tokens;
+    r.step = step_of(r.each), r.rows_apart = 4 * n * r.each, r.sums_apart = n * pitch_of(tokens);
+    r.rows[0] = room, r.rows[1] = room + r.step * r.rows_apart;
+    r.sums[0] = (int32_t *)(void *)(r.rows[1] + r.step * r.rows_apart);
+    r.sums[1] = r.sums[0] + r.step * r.sums_apart;
+    r.acc = r.sums[1] + r.step * r.sums_apart;
     return r;
 }
 
@@ -73,33 +87,49 @@ static inline uint32_t tables(const int format) {
 #define COLUMN(bits, ...) 0
 #endif
 
-/* A core's share of segment g's weights, as bytes: rows of `words` words.  Units are what a format stores together of
- * 8 rows: every core has the same ones of some blocks, or some of all.  Once in the hot code, though called twice. */
+/* The last core, which starts the engine's jobs, leaves so many blocks of its unit to as many others. */
+#define LEFT_TO_OTHERS 3u
+
+/* A core's share of a step's weights, from segment g on, as bytes: rows of so many words as that one has.  Units are
+ * what a format stores together of 8 rows: every core has the same ones of some blocks, or some of all.  Once in the
+ * hot code, though called twice. */
 SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int format, uint32_t g,
-                                                        uint32_t words, int core) {
-    int32_t *const to = (int32_t *)(void *)r->rows[g & 1];
+                                                        uint32_t buffer, int core) {
+    const uint32_t two = r->step > 1 && g + 1 < r->segments;
+    const uint32_t words0 = words_of(r, g), words1 = two ? words_of(r, g + 1) : 0;
     const uint8_t *const from = r->blocks + g * r->segment_bytes + tables(format);
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits: {                                                                                             \
-        const uint32_t unit = inputs / 4, bytes = SC_ROWS * inputs * bits / 8, units = words / unit;         \
+        const uint32_t unit = inputs / 4, bytes = SC_ROWS * inputs * bits / 8;                               \
+        const uint32_t units0 = words0 / unit, units = units0 + words1 / unit;                               \
         int log = 0; /* of the units that cores take side by side: no division */                            \
         if (units >= SC_CORES)                                                                               \
             log = sc_top_bit(SC_CORES);                                                                      \
         else if ((units & (units - 1)) == 0)                                                                 \
             log = sc_top_bit(units);                                                                         \
-        const uint32_t b = (uint32_t)core >> log, blocks = SC_CORES >> log, step = 1u << log;                \
+        const uint32_t blocks = SC_CORES >> log, step = 1u << log;                                           \
+        uint32_t b = (uint32_t)core >> log, i = (uint32_t)core & (step - 1), left = 0;                       \
         if (b >= r->count) return;                                                                           \
-        const uint32_t count = (r->count - b + blocks - 1) >> sc_top_bit(blocks);                            \
-        for (uint32_t u = (uint32_t)core & (step - 1); u < units; u += step) {                               \
-            const uint8_t *w = from + b * r->block_bytes + u * bytes;                                        \
-            int32_t *rows = to + b * SC_ROWS * words + u * unit;                                             \
-            if (COLUMN(bits, rows, words, blocks, w, blocks * r->block_bytes, count)) continue;              \
-            for (uint32_t i = 0; i < count; i++, rows += blocks * SC_ROWS * words) {                         \
-                const uint8_t *at = w + i * blocks * r->block_bytes;                                         \
-                sc_widen_w##bits(rows, words, 1, &at, unit);                                                 \
+        uint32_t count = (r->count - b + blocks - 1) >> sc_top_bit(blocks);                                  \
+        if (units == SC_CORES && count > LEFT_TO_OTHERS) left = LEFT_TO_OTHERS;                              \
+        if (core == SC_LAST_CORE(SC_CORES)) count -= left, left = 0;                                         \
+        for (;;) {                                                                                           \
+            const uint32_t second = i >= units0, u = second ? i - units0 : i;                                \
+            const uint32_t words = second ? words1 : words0;                                                 \
+            const uint8_t *w = from + second * r->segment_bytes + b * r->block_bytes + u * bytes;            \
+            int32_t *rows = (int32_t *)(void *)(r->rows[buffer] + second * r->rows_apart) +                  \
+                            b * SC_ROWS * words + u * unit;                                                  \
+            if (!COLUMN(bits, rows, words, blocks, w, blocks * r->block_bytes, count)) {                     \
+                for (uint32_t n = 0; n < count; n++, rows += blocks * SC_ROWS * words) {                     \
+                    const uint8_t *at = w + n * blocks * r->block_bytes;                                     \
+                    sc_widen_w##bits(rows, words, 1, &at, unit);                                             \
+                }                                                                                            \
             }                                                                                                \
+            i += step;                                                                                       \
+            if (i < units) continue;                                                                         \
+            if ((uint32_t)core >= left) return;                                                              \
+            b = r->count - left + (uint32_t)core, i = SC_CORES - 1, count = 1, left = 0;                     \
         }                                                                                                    \
-        return;                                                                                              \
     }
     switch (format & SC_FMT_BITS) { SC_EACH_WIDTH(WIDEN) }
     __builtin_unreachable();
@@ -107,19 +137,21 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
 }
 
 /* The job of segment g; those of a run are alike but for their places. */
-static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t at, uint32_t words, uint32_t tokens) {
-    const uint32_t tiles = words / SC_PRODUCT_WORDS;
+static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t buffer, uint32_t tokens) {
+    const uint32_t words = words_of(r, g), second = g % r->step;
+    const uint32_t in = (uint32_t)(uintptr_t)r->rows[buffer] + second * r->rows_apart;
+    const uint32_t weights = (uint32_t)(uintptr_t)x->q + 4 * g * r->each;
+    const uint32_t sums = (uint32_t)(uintptr_t)(r->sums[buffer] + second * r->sums_apart);
     sc_neureka_acquire();
-    sc_neureka_place((uint32_t)(uintptr_t)x->q + at, (uint32_t)(uintptr_t)r->sums[g & 1],
-                     tokens << 16 | 4 * SC_PRODUCT_WORDS, 1u << 16 | tiles);
     if (g < 2 || words != r->each) {
+        const uint32_t pitch = pitch_of(tokens);
         const uint32_t high = pixels(r->count) / WIDTH, last = (high - 1) % WIDTH + 1;
         const sc_neureka_job j = {
-            .in = (uint32_t)(uintptr_t)r->rows[g & 1],
+            .in = in,
             .in_pixel = 4 * words,
             .in_row = 4 * words * WIDTH,
-            .out_pixel = 4 * tokens,
-            .out_row = 4 * tokens * WIDTH,
+            .out_pixel = 4 * pitch,
+            .out_row = 4 * pitch * WIDTH,
             .weight_row = (uint32_t)(x[1].q - x[0].q),
             .pixels_in = last << 16 | WIDTH,
             .pixels_out = last << 16 | WIDTH,
@@ -127,80 +159,156 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t at, uint32
             .offset = (uint32_t)-128,
             .config = NEUREKA_1X1 | 7u,
         };
+        sc_neureka_place(weights, sums, tokens << 16 | 4 * SC_PRODUCT_WORDS,
+                         1u << 16 | words / SC_PRODUCT_WORDS);
         sc_neureka_form(&j);
+    } else {
+        sc_neureka_move(weights, in, sums);
     }
     sc_neureka_written(FORM);
     sc_neureka_commit();
 }
 
-/* acc += round((p * d - b * sum of x) / 2^drop) * c, a core's share of segment g: the same two rows of every
- * other block, and all tokens. */
-SC_INLINE void add_rows(const run *r, const int format, const sc_qvec *x, uint32_t g, uint32_t tokens,
-                        int32_t drop, int core) {
-    enum { PAIRS = SC_ROWS / 2, STEP = SC_CORES / PAIRS };
-    _Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
-    const uint32_t stride = 4u * (uint32_t)(x[1].c - x[0].c), pair = (uint32_t)core % PAIRS;
-    const uint32_t b = (uint32_t)core / PAIRS, block_bytes = STEP * r->block_bytes,
-                   words = STEP * SC_ROWS * tokens;
-    const uint8_t *table = r->blocks + b * r->block_bytes + g * r->segment_bytes;
-    const int32_t *from = r->sums[g & 1] + (b * SC_ROWS + 2 * pair) * tokens;
-    const int32_t *const scales = x[0].c + g, *const sums =
-                                                  SC_SEVERAL_HAS(SC_FMT_ASYM) ? x[0].sum + g : scales;
-    int32_t *to = r->acc + (b * SC_ROWS + 2 * pair) * tokens;
-    for (uint32_t left = r->count - b + STEP - 1; left >= STEP;
-         left -= STEP, table += block_bytes, from += words, to += words) {
-        const int32_t d0 = table[2 * pair], d1 = table[2 * pair + 1], fold = sc_fold(format);
-        int32_t b0 = 0, b1 = 0;
-        if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
-            b0 = sc_offset16(table + SC_ROWS, 2 * (int)pair) * (1 << fold);
-            b1 = sc_offset16(table + SC_ROWS, 2 * (int)pair + 1) * (1 << fold);
-        }
-        const int32_t *p = from, *q = from + tokens, *c = scales, *sum = sums;
-        int32_t *acc = to;
-        int32_t e, f, k, h, u, s;
-        /* clang-format off */
-#define LOADS                                                                                                \
-    SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[q]")                                                    \
-    ".insn r 0x0b, 7, 0x10, %[u], %[c], %[stride]\n"
-#define TAIL                                                                                                 \
-    SC_ROUND("%[e]", "%[drop]") SC_ROUND("%[f]", "%[drop]")                                                  \
-    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
-    ".insn s 0x2b, 2, %[k], 4(%[acc])\n"                                                                     \
-    ".insn s 0x2b, 2, %[h], 4(%[acc])\n"
-        if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
-            __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
-                             LOADS
-                             ".insn r 0x0b, 7, 0x10, %[s], %[sum], %[stride]\n"
-                             "mul %[e], %[e], %[d0]\n"
-                             "mul %[f], %[f], %[d1]\n"
-                             "lw %[k], 0(%[acc])\n"
-                             "lw %[h], 4(%[acc])\n"
-                             ".insn r 0x33, 1, 0x21, %[e], %[b0], %[s]\n" /* e -= b0 * s */
-                             ".insn r 0x33, 1, 0x21, %[f], %[b1], %[s]\n"
-                             TAIL SC_LOOP_END(16)
-                             : [p] "+&r"(p), [q] "+&r"(q), [c] "+&r"(c), [sum] "+&r"(sum), [acc] "+&r"(acc),
-                               [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h), [u] "=&r"(u), [s] "=&r"(s)
-                             : [n] "r"(tokens), [stride] "r"(stride), [d0] "r"(d0), [d1] "r"(d1), [b0] "r"(b0),
-                               [b1] "r"(b1), [drop] "r"(drop)
+/* What the loops over blocks and tokens read from memory, since their registers are taken. */
+typedef struct {
+    int32_t offsets;   /* bytes from a pair's scales to its offsets */
+    int32_t segment;   /* to the next segment's */
+    int32_t blocks;    /* to the next block's that the core has */
+    int32_t fold;      /* of the format's sums */
+    int32_t tokens;    /* in all */
+    int32_t back;      /* bytes that the pointers to segments' scales have gone on when all tokens are done */
+    int32_t sums, acc; /* bytes from there to those of the core's next block */
+    int32_t count;     /* of its blocks */
+    const uint8_t *t;  /* of the first one: the scales of its pair of rows */
+    const int32_t *c, *sum; /* of the first token; where two segments are added those of the second */
+    const int32_t *p, *q;   /* sums of a segment, and of the next */
+    int32_t *to;
+} adding;
+_Static_assert(sizeof(adding) == 4 * 15, "loads count words");
+
+/* clang-format off */
+/* p.lw rd, index(ptr) and, with the index added to the pointer behind it, p.lw rd, index(ptr!); p.msu */
+#define LW_AT(rd, ptr, index) ".insn r 0x03, 7, 0x10, " rd ", " ptr ", " index "\n"
+#define LW_POST(rd, ptr, index) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " index "\n"
+#define MSU(rd, a, b) ".insn r 0x33, 1, 0x21, " rd ", " a ", " b "\n"
+#define SW_POST(rs, ptr) ".insn s 0x2b, 2, " rs ", 4(" ptr ")\n"
+#define LOAD(rd, place) "lw %[" rd "], 4*" #place "(%[known])\n"
+/* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
+ * both loops, `inner` in the inner one. */
+#define ADD_ONE(inner, extra, OFFSET)                                                                        \
+    BEGIN(OFFSET)                                                                                            \
+    SC_OUTER_LOOP_BEGIN("%[e]", 25 + extra)                                                                  \
+    OFFSET(LOAD("e", 0)) LOAD("u", 2)                                                                        \
+    "lbu %[d0], 0(%[t])\n" "lbu %[d1], 1(%[t])\n"                                                            \
+    OFFSET("add %[f], %[t], %[e]\n" LOAD("v", 3) "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")               \
+    "add %[t], %[t], %[u]\n" LOAD("u", 4)                                                                    \
+    OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n")                                            \
+    SC_INNER_LOOP_BEGIN("%[u]", 13 + inner)                                                                  \
+    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") LW_POST("%[u]", "%[c]", "%[stride]")          \
+    OFFSET(LW_POST("%[s]", "%[sum]", "%[stride]"))                                                           \
+    "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
+    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
+    OFFSET(MSU("%[f]", "%[b1]", "%[s]") MSU("%[e]", "%[b0]", "%[s]"))                                        \
+    SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
+    SC_MAC("%[h]", "%[f]", "%[u]") SC_MAC("%[k]", "%[e]", "%[u]")                                            \
+    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
+    LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(25 + extra)
+#define ADD_TWO(inner, extra, OFFSET)                                                                        \
+    BEGIN(OFFSET) LOAD("q", 13)                                                                              \
+    SC_OUTER_LOOP_BEGIN("%[e]", 39 + extra)                                                                  \
+    OFFSET(LOAD("e", 0)) LOAD("x", 1) LOAD("u", 2)                                                           \
+    "lbu %[d0], 0(%[t])\n" "lbu %[d1], 1(%[t])\n" "add %[y], %[t], %[x]\n"                                   \
+    OFFSET("add %[f], %[t], %[e]\n" "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")                             \
+    "lbu %[d2], 0(%[y])\n" "lbu %[d3], 1(%[y])\n"                                                            \
+    OFFSET("add %[y], %[y], %[e]\n" LOAD("v", 3) "lh %[b2], 0(%[y])\n" "lh %[b3], 2(%[y])\n")               \
+    "add %[t], %[t], %[u]\n" LOAD("u", 4)                                                                    \
+    OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n"                                             \
+           "sll %[b2], %[b2], %[v]\n" "sll %[b3], %[b3], %[v]\n")                                            \
+    SC_INNER_LOOP_BEGIN("%[u]", 22 + inner)                                                                  \
+    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") OFFSET("lw %[s], -4(%[sum])\n")               \
+    LW_AT("%[y]", "%[q]", "%[row]") SC_LW_POST("%[x]", "%[q]")                                               \
+    "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
+    OFFSET(MSU("%[f]", "%[b1]", "%[s]") MSU("%[e]", "%[b0]", "%[s]"))                                        \
+    OFFSET(LW_POST("%[s]", "%[sum]", "%[stride]"))                                                           \
+    "lw %[u], -4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]")                                               \
+    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
+    "mul %[y], %[y], %[d3]\n" "mul %[x], %[x], %[d2]\n"                                                      \
+    OFFSET(MSU("%[y]", "%[b3]", "%[s]") MSU("%[x]", "%[b2]", "%[s]"))                                        \
+    SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
+    SC_ROUND("%[y]", "%[drop]") SC_ROUND("%[x]", "%[drop]")                                                  \
+    SC_MAC("%[h]", "%[f]", "%[u]") SC_MAC("%[k]", "%[e]", "%[u]")                                            \
+    SC_MAC("%[h]", "%[y]", "%[v]") SC_MAC("%[k]", "%[x]", "%[v]")                                            \
+    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(22 + inner) "\n"                         \
+    LOAD("e", 5) NEXT "add %[q], %[q], %[f]\n" OFFSET("sub %[sum], %[sum], %[e]\n")                         \
+    SC_OUTER_LOOP_END(39 + extra)
+#define BEGIN(OFFSET)                                                                                        \
+    LOAD("e", 8) LOAD("t", 9) LOAD("c", 10) OFFSET(LOAD("sum", 11)) LOAD("p", 12) LOAD("acc", 14)
+#define NEXT                                                                                                 \
+    LOAD("f", 6) LOAD("k", 7)                                                                                \
+    "sub %[c], %[c], %[e]\n" "add %[p], %[p], %[f]\n" "add %[acc], %[acc], %[k]\n"
+#define WITH(...) __VA_ARGS__
+#define WITHOUT(...)
+/* clang-format on */
+
+enum { PAIRS = SC_ROWS / 2, EVERY = SC_CORES / PAIRS }; /* of a block, and which blocks a core has */
+_Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
+
+/* What a core adds up in a run: the same two rows of its blocks, of all tokens; then the places of a step. */
+static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32_t tokens, int core) {
+    const uint32_t pair = (uint32_t)core % PAIRS, first = (uint32_t)core / PAIRS;
+    const int32_t row = 4 * (int32_t)pitch_of(tokens), n = (int32_t)tokens;
+    return (adding){
+        .offsets = SC_ROWS + 2 * (int32_t)pair,
+        .segment = (int32_t)r->segment_bytes,
+        .blocks = EVERY * (int32_t)r->block_bytes,
+        .fold = sc_fold(format),
+        .tokens = n,
+        .back = n * 4 * (int32_t)(x[1].c - x[0].c),
+        .sums = EVERY * SC_ROWS * row - 4 * n,
+        .acc = EVERY * SC_ROWS * row - 8 * n,
+        .count = (int32_t)((r->count + EVERY - 1 - first) / EVERY),
+        .t = r->blocks + first * r->block_bytes + 2 * pair,
+        .c = x[0].c,
+        .sum = SC_SEVERAL_HAS(SC_FMT_ASYM) ? x[0].sum : 0,
+        .to = r->acc + (first * SC_ROWS + 2 * pair) * pitch_of(tokens),
+    };
+}
+
+/* acc += round((p * d - b * sum of x) / 2^drop) * c, of a core's share of a step's sums from segment g on. */
+SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_qvec *x, uint32_t g,
+                        uint32_t buffer, uint32_t tokens, int32_t drop) {
+    if (known->count == 0) return;
+    const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c), row = 4 * (int32_t)pitch_of(tokens);
+    const int two = r->step > 1 && g + 1 < r->segments;
+    known->p = r->sums[buffer] + (known->to - r->acc), known->q = known->p + r->sums_apart;
+    if (two) known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
+    int32_t t, p, c, acc, e, f, k, h, u, v, d0, d1;
+    int32_t sum, s, b0, b1, q, x_, y_, d2, d3, b2, b3;
+#define OUT                                                                                                  \
+    [t] "=&r"(t), [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k),    \
+        [h] "=&r"(h), [u] "=&r"(u), [d0] "=&r"(d0), [d1] "=&r"(d1)
+#define OFFSETS [sum] "=&r"(sum), [s] "=&r"(s), [b0] "=&r"(b0), [b1] "=&r"(b1)
+#define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
+#define IN [row] "r"(row), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
+    if (two) {
+        if (SC_SEVERAL_HAS(SC_FMT_ASYM))
+            __asm__ volatile(ADD_TWO(6, 19, WITH)
+                             : OUT, TWO, OFFSETS, [b2] "=&r"(b2), [b3] "=&r"(b3)
+                             : IN
                              : "memory");
-        } else {
-            (void)b0, (void)b1, (void)sum, (void)s;
-            __asm__ volatile(SC_LOOP_BEGIN("%[n]", 13)
-                             LOADS
-                             "mul %[e], %[e], %[d0]\n"
-                             "mul %[f], %[f], %[d1]\n"
-                             "lw %[k], 0(%[acc])\n"
-                             "lw %[h], 4(%[acc])\n"
-                             TAIL SC_LOOP_END(13)
-                             : [p] "+&r"(p), [q] "+&r"(q), [c] "+&r"(c), [acc] "+&r"(acc), [e] "=&r"(e),
-                               [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h), [u] "=&r"(u)
-                             : [n] "r"(tokens), [stride] "r"(stride), [d0] "r"(d0), [d1] "r"(d1), [drop] "r"(drop)
-                             : "memory");
-        }
-        /* clang-format on */
-#undef LOADS
-#undef TAIL
+        else
+            __asm__ volatile(ADD_TWO(0, 0, WITHOUT) : OUT, TWO : IN : "memory");
+    } else if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
+        __asm__ volatile(ADD_ONE(3, 11, WITH) : OUT, OFFSETS, [v] "=&r"(v) : IN : "memory");
+    } else {
+        __asm__ volatile(ADD_ONE(0, 0, WITHOUT) : OUT : IN : "memory");
     }
+#undef OUT
+#undef OFFSETS
+#undef TWO
+#undef IN
+    known->t += (1 + two) * (int32_t)r->segment_bytes;
+    known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
 }
 
 /* A core's share of a run's blocks and tokens, whose first block is the matrix's `first`. */
@@ -211,9 +319,9 @@ static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const s
         if (b >= r->count) return;
         const uint32_t row = (first + b) * SC_ROWS;
         const uint8_t *const block = r->blocks + b * r->block_bytes;
-        const int32_t *acc = r->acc + (b * SC_ROWS * tokens + 2 * t);
+        const int32_t *acc = r->acc + (b * SC_ROWS * pitch_of(tokens) + 2 * t);
         int32_t y[SC_ROWS];
-        for (int j = 0; j < SC_ROWS; j += 2, acc += 2 * tokens) y[j] = acc[0], y[j + 1] = acc[1];
+        for (int j = 0; j < SC_ROWS; j += 2, acc += 2 * pitch_of(tokens)) y[j] = acc[0], y[j + 1] = acc[1];
         finish_sums(m, block - 2 * SC_ROWS, row, &x[t], side_of(side, t), out, out->dst + t * out->stride, y);
     }
 }
@@ -225,22 +333,23 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
     const uint32_t segments = m->in.nseg, each = m->in.seg_words;
     const uint32_t length = run_length(count, each, tokens);
     for (uint32_t at = 0; at < count; at += length) {
-        run r = run_of(room, count - at < length ? count - at : length, each, tokens);
+        run r = run_of(m, room, count - at < length ? count - at : length, tokens);
         r.block_bytes = m->block_bytes;
         r.segment_bytes = tables(format) + SC_ROWS * each / 2 * (format & SC_FMT_BITS);
         r.blocks = tile + at * m->block_bytes + 2 * SC_ROWS;
-        widen_rows(&r, format, 0, segments > 1 ? each : m->in.last_words, core);
-        /* at g its job starts, and the sums of the one before are there */
-        for (uint32_t g = 0; g <= segments; g++) {
+        adding known = adding_of(&r, format, x, tokens, core);
+        widen_rows(&r, format, 0, 0, core);
+        /* at g the jobs of its step begin, and the sums of the step before are there */
+        for (uint32_t g = 0, buffer = 0; g < segments + r.step; g += r.step, buffer ^= 1) {
             if (core == SC_LAST_CORE(SC_CORES) && g > 0) sc_neureka_wait(0);
             sc_barrier();
             if (g == 0)
-                for (uint32_t i = (uint32_t)core; i < SC_ROWS * r.count * tokens; i += SC_CORES) r.acc[i] = 0;
-            if (g < segments && core == SC_LAST_CORE(SC_CORES))
-                fire(&r, x, g, 4 * g * each, g + 1 < segments ? each : m->in.last_words, tokens);
-            if (g + 1 < segments)
-                widen_rows(&r, format, g + 1, g + 2 < segments ? each : m->in.last_words, core);
-            if (g > 0) add_rows(&r, format, x, g - 1, tokens, m->drop, core);
+                for (uint32_t i = (uint32_t)core; i < SC_ROWS * r.count * pitch_of(tokens); i += SC_CORES)
+                    r.acc[i] = 0;
+            if (core == SC_LAST_CORE(SC_CORES))
+                for (uint32_t i = g; i < g + r.step && i < segments; i++) fire(&r, x, i, buffer, tokens);
+            if (g + r.step < segments) widen_rows(&r, format, g + r.step, buffer ^ 1, core);
+            if (g > 0) add_rows(&r, format, &known, x, g - r.step, buffer ^ 1, tokens, m->drop);
         }
         sc_barrier();
         finish_run(&r, m, first + at, x, side, tokens, out, core);

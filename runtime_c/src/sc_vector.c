@@ -4,17 +4,16 @@
 
 #include "sc_scan.h"
 
-/* Segment, offset in it and length of a block. */
-static inline uint32_t locate(const sc_cut *cut, uint32_t block, uint32_t *seg, uint32_t *at) {
-    uint32_t g = 0, b = block;
-    while (b >= cut->seg_blocks) { /* a handful of segments: cheaper than a division */
-        b -= cut->seg_blocks;
-        g++;
-    }
-    uint32_t len = (g + 1 == cut->nseg ? cut->last_elems : cut->seg_elems) - b * SC_BLOCK;
-    *seg = g;
-    *at = b * SC_BLOCK;
-    return len < SC_BLOCK ? len : SC_BLOCK;
+/* A block of a cut: in which segment it is, the how manieth there, and its elements. */
+typedef struct {
+    uint32_t seg, at, len;
+} place;
+
+/* Of block `at` places on from segment seg's first one. */
+SC_INLINE place place_of(const sc_cut *cut, uint32_t seg, uint32_t at) {
+    for (; at >= cut->seg_blocks; at -= cut->seg_blocks) seg++; /* a few segments: cheaper than a division */
+    const uint32_t left = (seg + 1 == cut->nseg ? cut->last_elems : cut->seg_elems) - at * SC_BLOCK;
+    return (place){seg, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
 SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
@@ -22,9 +21,10 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
                         int cores) {
     int32_t top = 0;
     uint32_t low = 0, high = 0;
-    for (uint32_t b = (uint32_t)core; b < cut->blocks; b += (uint32_t)cores) {
-        uint32_t seg, at, len = locate(cut, b, &seg, &at);
-        const uint32_t base = seg * cut->seg_elems + at;
+    place p = place_of(cut, 0, (uint32_t)core);
+    for (uint32_t b = (uint32_t)core; b < cut->blocks;
+         b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
+        const uint32_t len = p.len, base = p.seg * cut->seg_elems + p.at * SC_BLOCK;
         const int32_t *v = x + base;
         int32_t block_top = 0, gathered[SC_BLOCK];
         if (gain) add_squares(v, len, pre_shift, &low, &high); /* of all inputs, in whatever order */
@@ -95,54 +95,131 @@ SC_HOT void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int co
     normed(out, eps);
 }
 
+/* A token's mantissa and exponent, from its largest value. */
+static inline void scale_of(uint32_t top, sc_qvec *out) {
+    out->exponent = top ? sc_bits(top) - 15 : 0;
+    out->mantissa = top ? (uint32_t)sc_shift((int32_t)top, out->exponent) : 1u << 14;
+}
+
+/* A segment's scale, and 127 * 2^SC_QSHIFT over what 127 stands for. */
+static inline uint32_t segment_scale(const sc_cut *cut, uint32_t seg_top, uint32_t top, uint32_t mantissa,
+                                     int exponent, int32_t *reciprocal) {
+    uint32_t c = cut->range, limit = mantissa;
+    if (seg_top != top || top == 0) { /* otherwise both divisions are known */
+        c = ((uint32_t)sc_shift((int32_t)seg_top, exponent) * c + mantissa - 1) / mantissa;
+        c += c == 0;
+        limit = (mantissa * c + cut->range - 1) / cut->range;
+    }
+    *reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
+    return c;
+}
+
+/* The segment's padding must not disturb the dot product. */
+static inline void pad(int8_t *dst, uint32_t count) {
+    for (; count; count--) *dst++ = 0;
+}
+
 SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm,
                             const uint32_t *block_max, const sc_part *parts, int norm, uint64_t eps,
                             sc_qvec *out, int core, int cores) {
     int32_t top = 0;
     SC_MAX_WORDS(top, &parts[0].max, (uint32_t)cores, (int)sizeof(sc_part));
-    const int exponent = top ? sc_bits((uint32_t)top) - 15 : 0;
-    const uint32_t mantissa = top ? (uint32_t)sc_shift(top, exponent) : 1u << 14;
+    sc_qvec scale = *out;
+    scale_of((uint32_t)top, &scale);
 
-    for (uint32_t b = (uint32_t)core; b < cut->blocks; b += (uint32_t)cores) {
-        uint32_t seg, at, len = locate(cut, b, &seg, &at);
-        const int last = seg + 1 == cut->nseg;
-        const uint32_t first = b - at / SC_BLOCK, end = last ? cut->blocks : first + cut->seg_blocks;
-        int32_t seg_top = 0;
+    place p = place_of(cut, 0, (uint32_t)core);
+    for (uint32_t b = (uint32_t)core; b < cut->blocks;
+         b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
+        const int last = p.seg + 1 == cut->nseg;
+        const uint32_t at = p.at * SC_BLOCK, first = b - p.at,
+                       end = last ? cut->blocks : first + cut->seg_blocks;
+        int32_t seg_top = 0, reciprocal;
         SC_MAX_WORDS(seg_top, block_max + first, end - first, 4);
-        uint32_t c = cut->range, limit = mantissa;
-        if (seg_top != top || top == 0) { /* otherwise both divisions are known */
-            c = ((uint32_t)sc_shift(seg_top, exponent) * c + mantissa - 1) / mantissa;
-            c += c == 0;
-            limit = (mantissa * c + cut->range - 1) / cut->range;
-        }
-        const int32_t reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
-        if (at == 0) out->c[seg] = (int32_t)c;
+        const uint32_t c =
+            segment_scale(cut, (uint32_t)seg_top, (uint32_t)top, scale.mantissa, scale.exponent, &reciprocal);
+        if (at == 0) out->c[p.seg] = (int32_t)c;
 
-        const int32_t *v = y + seg * cut->seg_elems + at;
+        const int32_t *v = y + p.seg * cut->seg_elems + at;
         int32_t gathered[SC_BLOCK];
         if (perm && !norm) {
-            gather(y, perm + seg * cut->seg_elems + at, len, gathered);
+            gather(y, perm + p.seg * cut->seg_elems + at, p.len, gathered);
             v = gathered;
         }
-        int8_t *dst = quantize_run(v, len, exponent, reciprocal, out->q + seg * cut->seg_words * 4 + at);
-        if (b + 1 == end) { /* the segment's padding must not disturb the dot product */
-            uint32_t pad = 4u * (last ? cut->last_words : cut->seg_words) - at - len;
-            for (; pad; pad--) *dst++ = 0;
-        }
+        int8_t *dst =
+            quantize_run(v, p.len, scale.exponent, reciprocal, out->q + p.seg * cut->seg_words * 4 + at);
+        if (b + 1 == end) pad(dst, 4u * (last ? cut->last_words : cut->seg_words) - at - p.len);
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest blocks */
-        out->mantissa = mantissa;
-        out->exponent = exponent;
+        out->mantissa = scale.mantissa;
+        out->exponent = scale.exponent;
         if (norm) sc_vec_norm(parts, eps, out, cores);
     }
 }
 
-void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores) {
-    for (uint32_t g = (uint32_t)core; g < cut->nseg; g += (uint32_t)cores) {
-        uint32_t words = g + 1 == cut->nseg ? cut->last_words : cut->seg_words;
-        const int8_t *q = v->q + g * cut->seg_words * 4;
-        int32_t sum = 0;
-        for (uint32_t i = 0; i < words * 4; i++) sum += q[i];
-        v->sum[g] = sum;
+static inline int32_t sum_of(const int8_t *q, uint32_t words) {
+    int32_t sum = 0;
+    for (; words; words--, q += 4) {
+        int32_t four;
+        __builtin_memcpy(&four, __builtin_assume_aligned(q, 4), 4);
+        sum = sc_sdot4(sum, four, 0x01010101);
     }
+    return sum;
+}
+
+SC_HOT void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
+                         const uint16_t *perm, int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
+    uint32_t low = 0, high = 0;
+    int32_t top = 0;
+    for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
+        const uint32_t count = g + 1 == cut->nseg ? cut->last_elems : cut->seg_elems;
+        const uint32_t most = perm ? SC_BLOCK : count; /* at a time */
+        int32_t seg_top = 0;
+        if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
+            const int32_t *v = x + at;
+            int32_t gathered[SC_BLOCK];
+            n = left < most ? left : most;
+            if (perm) {
+                gather(x, perm + at, n, gathered);
+                v = gathered;
+            }
+            if (gain) {
+                apply_gain(v, gain + at, n, y + at);
+                v = y + at;
+            }
+            SC_MAX_WORDS(seg_top, v, n, 4);
+        }
+        tops[g] = (uint32_t)seg_top;
+        top = sc_max(top, seg_top);
+    }
+    scale_of((uint32_t)top, out);
+    const int exponent = out->exponent;
+    for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
+        const int last = g + 1 == cut->nseg;
+        const uint32_t count = last ? cut->last_elems : cut->seg_elems;
+        const uint32_t words = last ? cut->last_words : cut->seg_words,
+                       most = perm && !gain ? SC_BLOCK : count;
+        int8_t *const q = out->q + g * cut->seg_words * 4, *dst = q;
+        int32_t reciprocal;
+        out->c[g] = (int32_t)segment_scale(cut, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
+        for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
+            const int32_t *v = (gain ? y : x) + at;
+            int32_t gathered[SC_BLOCK];
+            n = left < most ? left : most;
+            if (perm && !gain) {
+                gather(x, perm + at, n, gathered);
+                v = gathered;
+            }
+            dst = quantize_run(v, n, exponent, reciprocal, dst);
+        }
+        pad(dst, 4 * words - count);
+        if (out->sum) out->sum[g] = sum_of(q, words);
+    }
+    if (gain) normed(out, eps + ((uint64_t)high << 32 | low));
+}
+
+void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores) {
+    for (uint32_t g = (uint32_t)core; g < cut->nseg; g += (uint32_t)cores)
+        v->sum[g] =
+            sum_of(v->q + g * cut->seg_words * 4, g + 1 == cut->nseg ? cut->last_words : cut->seg_words);
 }

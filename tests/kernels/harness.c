@@ -164,7 +164,7 @@ static void vector(void) {
     const int pre_shift = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), sums = (int)word(), cores = (int)word();
-    const int backwards = (int)word();
+    const int backwards = (int)word(), whole = (int)word();
     int32_t *input = copy(cut.k);
     int32_t *gain = has_gain ? copy(cut.k) : NULL;
     uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
@@ -174,12 +174,16 @@ static void vector(void) {
     sc_part *partial = guarded(part_words);
     sc_qvec v = {guarded(cut.words), guarded(cut.nseg), sums ? guarded(cut.nseg) : NULL, 0, 0};
 
-    EACH_CORE(core)
-    sc_vec_scan(&cut, input, product, gain, perm, pre_shift, maxima, partial, core, cores);
-    EACH_CORE(core)
-    sc_vec_quantize(&cut, gain ? product : input, perm, maxima, partial, has_gain, wide(low, high), &v, core,
-                    cores);
-    if (sums) EACH_CORE(core) sc_vec_sums(&cut, &v, core, cores);
+    if (whole) {
+        sc_vec_token(&cut, input, product, gain, perm, pre_shift, wide(low, high), maxima, &v);
+    } else {
+        EACH_CORE(core)
+        sc_vec_scan(&cut, input, product, gain, perm, pre_shift, maxima, partial, core, cores);
+        EACH_CORE(core)
+        sc_vec_quantize(&cut, gain ? product : input, perm, maxima, partial, has_gain, wide(low, high), &v,
+                        core, cores);
+        if (sums) EACH_CORE(core) sc_vec_sums(&cut, &v, core, cores);
+    }
 
     const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
     put_count(2u + cut.words + cut.nseg + (sums ? cut.nseg : 0u));

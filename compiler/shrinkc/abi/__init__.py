@@ -11,6 +11,7 @@ from shrinkc.abi.contract import (
     MATRIX_BYTES,
     PART_BYTES,
     PRODUCT_BLOCKS,
+    PRODUCT_PAIR_WORDS,
     PRODUCT_WORDS,
     QVEC_BYTES,
     ROW_BLOCK,
@@ -31,6 +32,7 @@ from shrinkc.abi.contract import (
     input_words,
     kv_block_bytes,
     product_bytes,
+    product_step,
     shared_product_bytes,
     split_bytes,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "MATRIX_BYTES",
     "PART_BYTES",
     "PRODUCT_BLOCKS",
+    "PRODUCT_PAIR_WORDS",
     "PRODUCT_WORDS",
     "QVEC_BYTES",
     "ROW_BLOCK",
@@ -63,6 +66,7 @@ __all__ = [
     "input_words",
     "kv_block_bytes",
     "product_bytes",
+    "product_step",
     "shared_product_bytes",
     "split_bytes",
 ]

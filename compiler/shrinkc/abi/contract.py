@@ -14,6 +14,7 @@ HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always chan
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
+PRODUCT_PAIR_WORDS = 16  # of a segment up to which two of them are multiplied, and added up, at a time
 SPLIT_WORDS = 192  # words of a row from which on cores split a block, where a tile has few
 SPLIT_SEGMENTS = 8  # and segments, where it has scales for them: there are no parts of one
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
@@ -158,11 +159,18 @@ def split_bytes(cores: int) -> int:
     return 2 * cores * 4 * ROW_BLOCK
 
 
+def product_step(words: int) -> int:
+    """Segments of that many words which N-EUREKA multiplies with several tokens before the cores add them up."""
+    return 2 if words <= PRODUCT_PAIR_WORDS else 1
+
+
 def shared_product_bytes(tokens: int, words: int) -> int:
-    """Of what N-EUREKA multiplies with several tokens, in segments of that many words: two runs of rows and their
+    """Of what N-EUREKA multiplies with several tokens, in segments of that many words: two steps' rows and their
     sums, and what becomes of those (sc_products.c)."""
     pixels = -(-ROW_BLOCK * PRODUCT_BLOCKS // 6) * 6
-    return 8 * pixels * (words + tokens) + 4 * ROW_BLOCK * PRODUCT_BLOCKS * tokens
+    pitch = tokens | 1
+    steps = 8 * product_step(words) * pixels * (words + pitch)
+    return steps + 4 * ROW_BLOCK * PRODUCT_BLOCKS * pitch
 
 
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shrinkc.abi import PRODUCT_BLOCKS, ROW_BLOCK, SPLIT_SEGMENTS, SPLIT_WORDS, WIDE_WORDS
+from shrinkc.abi import (
+    PRODUCT_BLOCKS,
+    ROW_BLOCK,
+    SPLIT_SEGMENTS,
+    SPLIT_WORDS,
+    WIDE_WORDS,
+    product_step,
+)
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
@@ -112,8 +119,8 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 
 def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """The same of several tokens where N-EUREKA multiplies (sc_products.c): jobs, what is added up of pairs of
-    rows, units of what is widened, and what is done with a block of a token."""
+    """The same of several tokens where N-EUREKA multiplies (sc_products.c): steps of a segment or two, what is added up
+    of pairs of rows, units of what is widened, and what is done with a block of a token."""
     runs = [
         n // count + (at < n % count)
         for n in tiles
@@ -126,7 +133,7 @@ def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Featu
         "tiles": len(tiles),
         "blocks_of_several": sum(share(n * tokens, _CORES) for n in runs),
         "planes": tokens * share(shape.words, _CORES),
-        "jobs": len(runs) * shape.nseg,
+        "product_steps": len(runs) * -(-shape.nseg // product_step(shape.product_words)),
         "added_pairs": pairs * tokens,
         "offset_pairs": pairs * tokens * shape.asymmetric,
         f"row_units_w{shape.bits}": sum(share(n * units, _CORES) for n in runs),

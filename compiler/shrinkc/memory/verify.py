@@ -69,11 +69,13 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
 
 def _shared_products(m: MatrixShape, chunk: int) -> int:
     """Of a matrix whose segments have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
-    rows, in whole sixes, and the words that sums are added to."""
+    rows, in whole sixes, of one segment, or of two that have 64 inputs at most, and the words that sums are added
+    to.  An odd number of sums for every row."""
     words = {_words(n, n, m.bits, m.pad) for n in _segments(m.k, m.seg)}
     if not m.grouped or any(n % 8 for n in words):
         return 0
-    return 2 * 66 * 4 * (max(words) + chunk) + 64 * 4 * chunk
+    odd = chunk + (chunk + 1) % 2
+    return 2 * (2 if max(words) <= 16 else 1) * 66 * 4 * (max(words) + odd) + 64 * 4 * odd
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
