@@ -53,7 +53,8 @@ find_python = python=; for p in python3 python3.13 python3.12 python3.11 /usr/bi
     do $$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
     2> /dev/null && { python=$$p; break; }; done
 
-# What is missing of "test command, Debian packages" pairs, and its installation.
+# What is missing of "test command, Debian packages" pairs, and its installation.  A machine that has just been started
+# updates itself: its package lists and database are in use for a while.
 want    = want() { sh -c "$$1" > /dev/null 2>&1 || missing="$$missing $$2"; }; missing=
 install = test -n "$$missing" || exit 0; \
 	if ! command -v apt-get > /dev/null; then \
@@ -64,9 +65,13 @@ install = test -n "$$missing" || exit 0; \
 	    echo "make: run this as root first: apt-get install$$missing" >&2; exit 1; \
 	fi; \
 	echo "installing$$missing"; \
-	$(SUDO) apt-get update -qq && \
+	for wait in 20 60 no; do \
+	    $(SUDO) apt-get update -qq && break; \
+	    test $$wait = no && exit 1; \
+	    echo "apt-get update: again in $$wait s" >&2; sleep $$wait; \
+	done; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    $$missing < /dev/null
+	    -o DPkg::Lock::Timeout=300 $$missing < /dev/null
 
 packages:
 	@$(want); \
