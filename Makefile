@@ -65,10 +65,11 @@ install = test -n "$$missing" || exit 0; \
 	    echo "make: run this as root first: apt-get install$$missing" >&2; exit 1; \
 	fi; \
 	echo "installing$$missing"; \
-	for wait in 20 60 no; do \
-	    $(SUDO) apt-get update -qq && break; \
-	    test $$wait = no && exit 1; \
-	    echo "apt-get update: again in $$wait s" >&2; sleep $$wait; \
+	for wait in 10 20 60 no; do \
+	    said=$$($(SUDO) env LC_ALL=C apt-get update -qq 2>&1) && break; \
+	    echo "$$said" >&2; \
+	    case "$$wait $$said" in no*) exit 1;; *"Could not get lock"*) ;; *) exit 1;; esac; \
+	    echo "once more in $$wait s" >&2; sleep $$wait; \
 	done; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    -o DPkg::Lock::Timeout=300 $$missing < /dev/null

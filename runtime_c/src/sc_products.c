@@ -179,7 +179,7 @@ typedef struct {
     int32_t back;      /* bytes that the pointers to segments' scales have gone on when all tokens are done */
     int32_t sums, acc; /* bytes from there to those of the core's next block */
     int32_t count;     /* of its blocks */
-    const uint8_t *t;  /* of the first one: the scales of its pair of rows */
+    const uint8_t *t;  /* of the block at hand: the scales of its pair of rows */
     const int32_t *c, *sum; /* of the first token; where two segments are added those of the second */
     const int32_t *p, *q;   /* sums of a segment, and of the next */
     int32_t *to;
@@ -193,56 +193,57 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
 #define MSU(rd, a, b) ".insn r 0x33, 1, 0x21, " rd ", " a ", " b "\n"
 #define SW_POST(rs, ptr) ".insn s 0x2b, 2, " rs ", 4(" ptr ")\n"
 #define LOAD(rd, place) "lw %[" rd "], 4*" #place "(%[known])\n"
+#define STORE(rs, place) "sw %[" rs "], 4*" #place "(%[known])\n"
 /* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
- * both loops, `inner` in the inner one. */
+ * both loops, `inner` in the inner one.  Registers are short: k is the sum of a segment's inputs too. */
 #define ADD_ONE(inner, extra, OFFSET)                                                                        \
     BEGIN(OFFSET)                                                                                            \
-    SC_OUTER_LOOP_BEGIN("%[e]", 25 + extra)                                                                  \
-    OFFSET(LOAD("e", 0)) LOAD("u", 2)                                                                        \
-    "lbu %[d0], 0(%[t])\n" "lbu %[d1], 1(%[t])\n"                                                            \
-    OFFSET("add %[f], %[t], %[e]\n" LOAD("v", 3) "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")               \
-    "add %[t], %[t], %[u]\n" LOAD("u", 4)                                                                    \
-    OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n")                                            \
+    SC_OUTER_LOOP_BEGIN("%[e]", 27 + extra)                                                                  \
+    LOAD("k", 9) LOAD("u", 2) OFFSET(LOAD("e", 0))                                                           \
+    "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n"                                                            \
+    OFFSET("add %[f], %[k], %[e]\n" LOAD("h", 3) "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")               \
+    "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
+    OFFSET("sll %[b0], %[b0], %[h]\n" "sll %[b1], %[b1], %[h]\n")                                            \
     SC_INNER_LOOP_BEGIN("%[u]", 13 + inner)                                                                  \
     LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") LW_POST("%[u]", "%[c]", "%[stride]")          \
-    OFFSET(LW_POST("%[s]", "%[sum]", "%[stride]"))                                                           \
+    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
     "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
+    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
     "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
-    OFFSET(MSU("%[f]", "%[b1]", "%[s]") MSU("%[e]", "%[b0]", "%[s]"))                                        \
     SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
-    SC_MAC("%[h]", "%[f]", "%[u]") SC_MAC("%[k]", "%[e]", "%[u]")                                            \
+    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
     SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
-    LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(25 + extra)
+    LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(27 + extra)
 #define ADD_TWO(inner, extra, OFFSET)                                                                        \
     BEGIN(OFFSET) LOAD("q", 13)                                                                              \
-    SC_OUTER_LOOP_BEGIN("%[e]", 39 + extra)                                                                  \
-    OFFSET(LOAD("e", 0)) LOAD("x", 1) LOAD("u", 2)                                                           \
-    "lbu %[d0], 0(%[t])\n" "lbu %[d1], 1(%[t])\n" "add %[y], %[t], %[x]\n"                                   \
-    OFFSET("add %[f], %[t], %[e]\n" "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")                             \
+    SC_OUTER_LOOP_BEGIN("%[e]", 41 + extra)                                                                  \
+    LOAD("k", 9) LOAD("x", 1) LOAD("u", 2) OFFSET(LOAD("e", 0))                                              \
+    "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n" "add %[y], %[k], %[x]\n"                                   \
+    OFFSET("add %[f], %[k], %[e]\n" "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")                             \
     "lbu %[d2], 0(%[y])\n" "lbu %[d3], 1(%[y])\n"                                                            \
     OFFSET("add %[y], %[y], %[e]\n" LOAD("v", 3) "lh %[b2], 0(%[y])\n" "lh %[b3], 2(%[y])\n")               \
-    "add %[t], %[t], %[u]\n" LOAD("u", 4)                                                                    \
+    "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
     OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n"                                             \
            "sll %[b2], %[b2], %[v]\n" "sll %[b3], %[b3], %[v]\n")                                            \
     SC_INNER_LOOP_BEGIN("%[u]", 22 + inner)                                                                  \
-    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") OFFSET("lw %[s], -4(%[sum])\n")               \
+    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") OFFSET("lw %[k], -4(%[sum])\n")               \
     LW_AT("%[y]", "%[q]", "%[row]") SC_LW_POST("%[x]", "%[q]")                                               \
     "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
-    OFFSET(MSU("%[f]", "%[b1]", "%[s]") MSU("%[e]", "%[b0]", "%[s]"))                                        \
-    OFFSET(LW_POST("%[s]", "%[sum]", "%[stride]"))                                                           \
+    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
+    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
     "lw %[u], -4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]")                                               \
-    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
     "mul %[y], %[y], %[d3]\n" "mul %[x], %[x], %[d2]\n"                                                      \
-    OFFSET(MSU("%[y]", "%[b3]", "%[s]") MSU("%[x]", "%[b2]", "%[s]"))                                        \
+    OFFSET(MSU("%[y]", "%[b3]", "%[k]") MSU("%[x]", "%[b2]", "%[k]"))                                        \
+    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
     SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
     SC_ROUND("%[y]", "%[drop]") SC_ROUND("%[x]", "%[drop]")                                                  \
-    SC_MAC("%[h]", "%[f]", "%[u]") SC_MAC("%[k]", "%[e]", "%[u]")                                            \
-    SC_MAC("%[h]", "%[y]", "%[v]") SC_MAC("%[k]", "%[x]", "%[v]")                                            \
+    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
+    SC_MAC("%[k]", "%[x]", "%[v]") SC_MAC("%[h]", "%[y]", "%[v]")                                            \
     SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(22 + inner) "\n"                         \
     LOAD("e", 5) NEXT "add %[q], %[q], %[f]\n" OFFSET("sub %[sum], %[sum], %[e]\n")                         \
-    SC_OUTER_LOOP_END(39 + extra)
+    SC_OUTER_LOOP_END(41 + extra)
 #define BEGIN(OFFSET)                                                                                        \
-    LOAD("e", 8) LOAD("t", 9) LOAD("c", 10) OFFSET(LOAD("sum", 11)) LOAD("p", 12) LOAD("acc", 14)
+    LOAD("e", 8) LOAD("c", 10) OFFSET(LOAD("sum", 11)) LOAD("p", 12) LOAD("acc", 14)
 #define NEXT                                                                                                 \
     LOAD("f", 6) LOAD("k", 7)                                                                                \
     "sub %[c], %[c], %[e]\n" "add %[p], %[p], %[f]\n" "add %[acc], %[acc], %[k]\n"
@@ -282,12 +283,12 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
     const int two = r->step > 1 && g + 1 < r->segments;
     known->p = r->sums[buffer] + (known->to - r->acc), known->q = known->p + r->sums_apart;
     if (two) known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
-    int32_t t, p, c, acc, e, f, k, h, u, v, d0, d1;
-    int32_t sum, s, b0, b1, q, x_, y_, d2, d3, b2, b3;
+    const uint8_t *const t = known->t;
+    int32_t p, c, acc, e, f, k, h, u, v, d0, d1, sum, b0, b1, q, x_, y_, d2, d3, b2, b3;
 #define OUT                                                                                                  \
-    [t] "=&r"(t), [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k),    \
-        [h] "=&r"(h), [u] "=&r"(u), [d0] "=&r"(d0), [d1] "=&r"(d1)
-#define OFFSETS [sum] "=&r"(sum), [s] "=&r"(s), [b0] "=&r"(b0), [b1] "=&r"(b1)
+    [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h),    \
+        [u] "=&r"(u), [d0] "=&r"(d0), [d1] "=&r"(d1)
+#define OFFSETS [sum] "=&r"(sum), [b0] "=&r"(b0), [b1] "=&r"(b1)
 #define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
 #define IN [row] "r"(row), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
     if (two) {
@@ -299,7 +300,7 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
         else
             __asm__ volatile(ADD_TWO(0, 0, WITHOUT) : OUT, TWO : IN : "memory");
     } else if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
-        __asm__ volatile(ADD_ONE(3, 11, WITH) : OUT, OFFSETS, [v] "=&r"(v) : IN : "memory");
+        __asm__ volatile(ADD_ONE(3, 11, WITH) : OUT, OFFSETS : IN : "memory");
     } else {
         __asm__ volatile(ADD_ONE(0, 0, WITHOUT) : OUT : IN : "memory");
     }
@@ -307,7 +308,7 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
 #undef OFFSETS
 #undef TWO
 #undef IN
-    known->t += (1 + two) * (int32_t)r->segment_bytes;
+    known->t = t + (1 + two) * (int32_t)r->segment_bytes;
     known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
 }
 

@@ -166,3 +166,21 @@ def test_a_budget_puts_gptq_before_stages_on_integers(
     )
     assert result.estimate.startswith("estimate: about") and result.estimate in hints.notes
     assert not (tmp_path / "o").exists()
+
+
+def test_inputs_scaled_for_another_grid_are_noted(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
+        "equalize": {"bits": 4, "group": -1},
+        "gptq": {"bits": 4, "group": 32},
+    }
+    said = "[equalize] is for bits = 4, group = -1, sym = true, but [gptq] rounds to bits = 4, group = 32, sym = true"
+    for group, noted in ((-1, True), (32, False)):
+        recipe["equalize"]["group"] = group
+        hints = Recorder()
+        compress(
+            str(stories), tmp_path / str(group), parse_recipe(recipe), reporter=hints, dry_run=True
+        )
+        assert any(said in note for note in hints.notes) == noted

@@ -113,7 +113,16 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str, whole
         parts = [
             cut_words(case.k, case.seg, case.cmax, case.pad),
             to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
-            to_words([int(case.norm), int(case.perm), int(sums), case.cores, int(case.backwards), int(whole)]),
+            to_words(
+                [
+                    int(case.norm),
+                    int(case.perm),
+                    int(sums),
+                    case.cores,
+                    int(case.backwards),
+                    int(whole),
+                ]
+            ),
             to_words(x),
         ]
         if case.norm:

@@ -101,3 +101,15 @@ def test_a_plan_for_other_steps() -> None:
     plan = make_plan(shape, SIRACUSA)
     other = replace(shape, steps=(*shape.steps[:-1], replace(shape.steps[-1], name="other")))
     assert any("planned for the steps" in fault for fault in faults_of(plan, other, SIRACUSA))
+
+
+def test_layers_in_groups_of_different_sizes() -> None:
+    """Two segments of 64 at a time take more room than one of 96."""
+    few, many = (
+        make_shape(
+            hidden=192, ffn=576, head_dim=24, layers=2, options=QuantOptions(bits=4, group=group)
+        )
+        for group in (64, 96)
+    )
+    mixed = replace(many, layers=(few.layers[0], many.layers[1]))
+    assert faults_of(make_plan(mixed, SIRACUSA), mixed, SIRACUSA) == []

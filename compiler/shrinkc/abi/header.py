@@ -42,7 +42,11 @@ def header() -> str:
             "of a run that N-EUREKA multiplies with several tokens",
         ),
         ("PRODUCT_WORDS", contract.PRODUCT_WORDS, "of a row that it takes at a time"),
-        ("PRODUCT_PAIR_WORDS", contract.PRODUCT_PAIR_WORDS, "of a segment up to which two are a step"),
+        (
+            "PRODUCT_PAIR_WORDS",
+            contract.PRODUCT_PAIR_WORDS,
+            "of a segment up to which two are a step",
+        ),
         (
             "SPLIT_WORDS",
             contract.SPLIT_WORDS,

@@ -29,7 +29,8 @@ from shrinkc.core.words import show_size, show_time
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 14, "gptq": 16, "scales": 16, "qat": 36, "eora": 16,
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 14, "gptq": 16, "scales": 16, "qat": 36,
+    "eora": 16,
 }  # fmt: skip
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
@@ -118,6 +119,7 @@ def preflight(
         found = module.preflight(stage.settings, now)
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
+    notes += _grid_notes(recipe)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
@@ -132,6 +134,23 @@ def preflight(
         raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
     assert estimate is not None
     return Preflight(estimate, chain[1:], notes)
+
+
+def _grid_notes(recipe: Recipe) -> list[str]:
+    """Of each stage that prepares weights for a grid: whether the stage that rounds them has another one."""
+    notes = []
+    for number, stage in enumerate(recipe.stages):
+        rounds = next((s for s in recipe.stages[number:] if s.kind == "gptq"), None)
+        if stage.kind != "equalize" or rounds is None:
+            continue
+        grids = [(s.settings.bits, s.settings.group, s.settings.sym) for s in (stage, rounds)]
+        if grids[0] != grids[1]:
+            texts = [f"bits = {b}, group = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
+            notes.append(
+                f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}: with the same it "
+                "would lose less"
+            )
+    return notes
 
 
 def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:

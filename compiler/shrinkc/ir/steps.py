@@ -68,7 +68,9 @@ class SlotSizes:
     side_words: int
     sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
     widened: int = 0
-    product_words: int = 0  # of a segment that another engine can multiply with several tokens
+    product_words: frozenset[int] = (
+        frozenset()
+    )  # of segments that another engine can multiply with several tokens
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
@@ -83,7 +85,7 @@ class SlotSizes:
             max((m.x_words for m in sides), default=0),
             max((m.sums for m in matrices if m.engine == CORES), default=0),
             max((m.widened for m in matrices if m.engine == CORES), default=0),
-            max((m.product_words for m in matrices if m.engine == CORES), default=0),
+            frozenset(m.product_words for m in matrices if m.engine == CORES and m.product_words),
         )
 
 

@@ -54,7 +54,8 @@ sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t 
 }
 
 /* The same of jobs that have as much to do as the one that the context had before. */
-static inline __attribute__((always_inline)) void sc_neureka_move(uint32_t weights, uint32_t in, uint32_t out) {
+static inline __attribute__((always_inline)) void sc_neureka_move(uint32_t weights, uint32_t in,
+                                                                  uint32_t out) {
     REG(NEUREKA_JOB(0)) = weights;
     REG(NEUREKA_JOB(1)) = in;
     REG(NEUREKA_JOB(2)) = out;

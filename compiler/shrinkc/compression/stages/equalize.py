@@ -5,9 +5,9 @@ division goes into what makes the input, a norm's gains or the rows of the matri
 The rounding that follows (``gptq``) then has its steps where they matter.  Scales that are tried are
 
 * those of AWQ (Lin et al. 2023), ``s = x^a / w^b`` with an input's magnitude x and its largest weight w;
-* the least of ``sum over groups of a row of max(|w| s)^2 * sum(x^2 / s^2)``, what rounding loses where its errors know
-  nothing of each other.  Of log(s) that is the logarithm of sums and products of exponentials, a convex function, so that
-  gradients find the least (:func:`learned`).
+* the least of ``sum over groups of a row of max(|w| s)^2 * sum(x^2 / s^2)``, what rounding loses where its errors
+  know nothing of each other.  Of log(s) that is the logarithm of sums and products of exponentials, a convex
+  function, so that gradients find the least (:func:`learned`).
 
 Those are taken with which rounding to nearest loses least, on all of the second moment of the inputs.
 """
@@ -15,7 +15,7 @@ Those are taken with which rounding to nearest loses least, on all of the second
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages.context import StepContext, StepReport
-from shrinkc.compression.stages.gptq import GROUPS, WIDTHS
+from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, several
 from shrinkc.core.output import new_file
 from shrinkc.model import ATTENTION, MLP
 
@@ -36,22 +36,29 @@ _STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
 
 @dataclass(frozen=True)
 class Settings:
-    """The grid that the weights are going to be rounded to, as ``gptq`` has it: ``bits``, ``group`` (-1: one scale per
-    row), ``sym``.  ``points``: how many exponents a of the inputs are tried, from 0 to 1; ``learn``: whether :func:`learned` scales are.
+    """The grid that the weights are going to be rounded to, as ``gptq`` has it: ``bits``, ``group`` (-1: one scale
+    per row; of several the first that divides the inputs of all matrices), ``sym``.  ``points``: how many exponents a
+    of the inputs are tried, from 0 to 1; ``learn``: whether :func:`learned` scales are.
     """
 
     bits: int = 4
-    group: int = -1
+    group: int | tuple[int, ...] = -1
     sym: bool = True
     points: int = 6
     learn: bool = True
 
     def __post_init__(self) -> None:
         one_of("bits", self.bits, WIDTHS)
-        one_of("group", self.group, GROUPS)
+        for group in several(self.group) or ([],):
+            one_of("group", group, GROUPS)
         for key in ("sym", "learn"):
             one_of(key, getattr(self, key), (True, False))
         between("points", self.points, 2, 101)
+
+    @property
+    def first_group(self) -> int:
+        """The only one once the settings are settled."""
+        return int(several(self.group)[0])
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,24 @@ def sites(heads: int, kv_heads: int) -> tuple[Site, ...]:
     )
 
 
+def _inputs(facts: ModelFacts) -> set[int]:
+    c = facts.config
+    return {c.hidden_size, c.num_heads * c.head_dim, c.intermediate_size}
+
+
+def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
+    """Of several groups the first that divides, as ``gptq`` takes it; a sentence where that is not the first."""
+    group, notes = first_dividing("group", several(settings.group), _inputs(facts))
+    return replace(settings, group=group), notes
+
+
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     """A group that does not divide what the matrices read."""
-    c = facts.config
-    sizes = {c.hidden_size, c.num_heads * c.head_dim, c.intermediate_size}
-    wrong = sorted(k for k in sizes if settings.group != -1 and k % settings.group)
+    group = settle(settings, facts)[0].first_group
+    wrong = sorted(k for k in _inputs(facts) if group != -1 and k % group)
     if wrong:
         listed = " and ".join(map(str, wrong))
-        return [f"group = {settings.group} does not divide {listed} inputs; it is that of [gptq]"]
+        return [f"group = {group} does not divide {listed} inputs; give the group of [gptq]"]
     return []
 
 
@@ -100,7 +117,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     import torch
 
     loaded = load(step.source, dtype="float32", device=step.device)
-    model = loaded.model
+    model, stored = loaded.model, torch_dtype(stored_dtype(step.source))
     windows = step.calibration.windows(loaded.tokenizer).to(step.device)
     places = sites(model.config.num_attention_heads, model.config.num_key_value_heads)
     names = tuple(site.readers[0] for site in places)
@@ -121,16 +138,19 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             facts.append({})
             for site in places:
                 moment = moments[site.readers[0]]
-                facts[-1][site.readers[0]] = equalize(settings, layer, site, moment)
+                facts[-1][site.readers[0]] = equalize(settings, layer, site, moment, stored)
             _save_state(layer, facts[-1], state)
             update(index + 1, len(layers))
-    model.to(torch_dtype(stored_dtype(step.source)))
+    model.to(stored)
     save(model, loaded.tokenizer, step.out)
     return StepReport({"layers": facts})
 
 
-def equalize(settings: Settings, layer: Any, site: Site, moment: Any) -> dict[str, Any]:
-    """Scales one site of ``layer`` in place; ``moment`` [inputs, inputs]: of what its readers are given.
+def equalize(
+    settings: Settings, layer: Any, site: Site, moment: Any, stored: Any
+) -> dict[str, Any]:
+    """Scales one site of ``layer`` in place; ``moment`` [inputs, inputs]: of what its readers are given,
+    ``stored``: the dtype that holds all of it afterwards, with its whole precision.
 
     Returns which scales were taken, and the loss of rounding relative to that without any.
     """
@@ -141,11 +161,15 @@ def equalize(settings: Settings, layer: Any, site: Site, moment: Any) -> dict[st
     gram = moment.float()
     x = _shared(moment.diagonal().float(), site, "mean").sqrt()
     w = _shared(torch.cat(weights).abs().amax(0), site, "max")
+    made = layer.get_submodule(site.maker).weight
+    tops = made.float().abs() if made.dim() == 1 else made.float().abs().amax(1)
     best, how = torch.ones_like(x), "none"
     plain = least = rounding_loss(settings, weights, gram, _repeated(best, site))
 
     def attempt(scale: Any, name: str) -> None:
         nonlocal best, how, least
+        if not (_storable(tops / scale, stored) and _storable(w * scale, stored)):
+            return
         loss = rounding_loss(settings, weights, gram, _repeated(scale, site))
         if loss < least:
             best, how, least = scale, name, loss
@@ -156,9 +180,17 @@ def equalize(settings: Settings, layer: Any, site: Site, moment: Any) -> dict[st
         attempt(learned(settings, weights, gram, site, best), "learned")
     for reader in readers:
         reader.weight.mul_(_repeated(best, site).to(reader.weight.dtype))
-    made = layer.get_submodule(site.maker).weight
     made.div_(best.to(made.dtype) if made.dim() == 1 else best.to(made.dtype)[:, None])
     return {"scales": how, "loss": least / plain if plain else 1.0}
+
+
+def _storable(tops: Any, stored: Any) -> bool:
+    """Whether ``stored`` has room for the largest of each row or column, and all of its bits for those near it."""
+    import torch
+
+    kind = torch.finfo(stored)
+    used = tops[tops > 0]
+    return bool(((used <= kind.max / 2) & (used >= kind.tiny * 2**6)).all())
 
 
 def _pairs(points: int) -> Iterator[tuple[float, float]]:
@@ -169,22 +201,25 @@ def _pairs(points: int) -> Iterator[tuple[float, float]]:
 
 
 def scales(x: Any, w: Any, a: float, b: float) -> Any:
-    """``x^a / w^b`` with a geometric mean of 1, within LIMIT; an input that is always 0, or never
-    read, keeps its scale."""
+    """``x^a / w^b`` with a geometric mean of 1, within LIMIT."""
     import torch
 
-    used = (x > 0) & (w > 0)
-    one = torch.ones_like(x)
+    used, one = (x > 0) & (w > 0), torch.ones_like(x)
     logs = a * torch.where(used, x, one).log() - b * torch.where(used, w, one).log()
-    return _centred(logs, used)
+    return _centred(logs, used, w)
 
 
-def _centred(logs: Any, used: Any) -> Any:
-    """The scales of ``logs``; 1 for what is not ``used``."""
+def _centred(logs: Any, used: Any, w: Any) -> Any:
+    """The scales of ``logs``.  An input that is not ``used``, always 0 or never read, keeps its own, but where its
+    weights ``w`` would be the largest: they are to cost the others nothing."""
     import torch
 
-    mean = logs[used].mean() if used.any() else 0.0
-    return torch.where(used, (logs - mean).exp(), torch.ones_like(logs)).clamp(1 / LIMIT, LIMIT)
+    if not used.any():
+        return torch.ones_like(logs)
+    scale = (logs - logs[used].mean()).exp().clamp(1 / LIMIT, LIMIT)
+    top = (w * scale)[used].max()
+    rest = torch.where(w > top, top / w, 1.0).clamp_min(1 / LIMIT)
+    return torch.where(used, scale, rest)
 
 
 def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start: Any) -> Any:
@@ -192,14 +227,18 @@ def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start
     import torch
 
     x = gram.diagonal()
-    size = len(x) if settings.group == -1 else settings.group
-    squares = [weight.square() for weight in weights]
+    size = len(x) if settings.first_group == -1 else settings.first_group
+    w = _shared(torch.cat(weights).abs().amax(0), site, "max")
+    used = (_shared(x, site, "max") > 0) & (w > 0)
     wholes = [float(((weight @ gram) * weight).sum()) for weight in weights]
-    parts = [(s, whole) for s, whole in zip(squares, wholes, strict=True) if whole > 0]
-    used = (_shared(x, site, "max") > 0) & (_shared(torch.cat(squares).amax(0), site, "max") > 0)
-    logs = start.log().clone().requires_grad_(True)
-    if not parts or not used.any():
+    parts = [
+        (weight.square() * _repeated(used, site), whole)
+        for weight, whole in zip(weights, wholes, strict=True)
+        if whole > 0
+    ]
+    if not parts:
         return start
+    logs = start.log().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([logs], lr=_RATE)
     with torch.enable_grad():
         for step in range(_STEPS):
@@ -211,7 +250,7 @@ def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - step / _STEPS)
             optimizer.step()
-    return _centred(logs.detach(), used)
+    return _centred(logs.detach(), used, w)
 
 
 def rounding_loss(settings: Settings, weights: list[Any], gram: Any, scale: Any) -> float:
@@ -220,7 +259,7 @@ def rounding_loss(settings: Settings, weights: list[Any], gram: Any, scale: Any)
     loss = 0.0
     for weight in weights:
         scaled = weight * scale
-        lost = (nearest(scaled, settings.bits, settings.group, settings.sym) - scaled) / scale
+        lost = (nearest(scaled, settings.bits, settings.first_group, settings.sym) - scaled) / scale
         whole = float(((weight @ gram) * weight).sum())
         loss += float(((lost @ gram) * lost).sum()) / whole if whole > 0 else 0.0
     return loss

@@ -203,26 +203,27 @@ def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
 
     Where none divides, the last: :func:`preflight` says what is wrong with it.
     """
-    shapes, notes = module_shapes(facts.config), list[str]()
+    shapes = module_shapes(facts.config)
     inputs = {k for name, (_, k) in shapes.items() if "group" not in settings.override(name)}
-
-    def first(key: str, groups: tuple[int, ...], sizes: set[int]) -> int:
-        fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
-        chosen = next(fitting, groups[-1])
-        if chosen != groups[0]:
-            notes.append(
-                f"{key} = {chosen}, of {', '.join(map(str, groups))} the first that divides "
-                f"{' and '.join(map(str, sorted(sizes)))} inputs"
-            )
-        return chosen
-
-    table = dict(settings.embeddings)
+    table, notes = dict(settings.embeddings), list[str]()
     if "group" in table:
-        table["group"] = first(
+        table["group"], notes = first_dividing(
             "embeddings.group", settings.table_groups, {facts.config.hidden_size}
         )
-    group = first("group", several(settings.group), inputs)
-    return replace(settings, group=group, embeddings=table), notes
+    group, more = first_dividing("group", several(settings.group), inputs)
+    return replace(settings, group=group, embeddings=table), notes + more
+
+
+def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[int, list[str]]:
+    """The first of ``groups`` that divides all ``sizes``, else the last; a sentence where it is not the first."""
+    fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
+    chosen = next(fitting, groups[-1])
+    if chosen == groups[0]:
+        return chosen, []
+    return chosen, [
+        f"{key} = {chosen}, of {', '.join(map(str, groups))} the first that divides "
+        f"{' and '.join(map(str, sorted(sizes)))} inputs"
+    ]
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:

@@ -67,7 +67,7 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         each = product_bytes(sizes.chunk, slot.sums, slot.widened)
         yield Use("products", Access.SCRATCH, sizes.cores * each)
         if sizes.several_on_neureka and slot.product_words:
-            room = shared_product_bytes(sizes.chunk, slot.product_words)
+            room = max(shared_product_bytes(sizes.chunk, words) for words in slot.product_words)
             yield Use("products", Access.SCRATCH, room)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
     if slot.nseg:
