@@ -98,9 +98,9 @@ def test_the_shipped_recipe_small_works_on_the_example(
     recipe = load_recipe(str(out / "recipe.toml"))
     settings = next(stage.settings for stage in recipe.stages if stage.kind == "gptq")
     assert settings.group == 32 and settings.embeddings == {"bits": 4, "group": 32}
-    assert json.loads((out / "03-gptq" / "step.json").read_text())["settings"]["group"] == 32
+    assert json.loads((out / "04-gptq" / "step.json").read_text())["settings"]["group"] == 32
     program = str(tmp_path / "program")
-    assert run_cli(["compile", str(out / "04-scales"), "-o", program]) == 0
+    assert run_cli(["compile", str(out / "05-scales"), "-o", program]) == 0
     assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
 
 
