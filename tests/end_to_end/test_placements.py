@@ -141,13 +141,13 @@ def test_weights_on_the_chip_all_along_a_pass(
     request_: Request,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every other matrix in weight memory, what then still fits behind them and out of order, the rest in flash
+    """Every third matrix in weight memory, what then still fits behind them and out of order, the rest in flash
     through four buffers; late transfers and early ones."""
     need("host")
     plain = planner._asked
     monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), spread=True, stages=4))
     monkeypatch.setattr(planner, "STAGES", (4,))
-    room = sum(m.bytes for m in shape.matrices) // 2
+    room = sum(m.bytes for m in shape.matrices) // 3
     target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape))
     program = compile_graph(graph, story_model, tmp_path / "out", target)
     plan = program.plan

@@ -56,7 +56,7 @@ SLOTS = frozenset({"qkv", "o", "gate_up", "down"})
 CASES = {
     "all with biases, and the embedding's rows": Case(SLOTS | {"head"}, biased=True),
     "chosen by cost": Case(
-        frozenset({"gate_up", "down"}), {"intermediate": 400, "vocab": 107}, engine=PLAIN
+        frozenset({"qkv", "gate_up", "down"}), {"intermediate": 400, "vocab": 107}, engine=PLAIN
     ),
     "a head of its own, groups of 16": Case(
         SLOTS | {"head"}, {"tied": False, "intermediate": 144},
