@@ -166,8 +166,8 @@ static inline int32_t sum_of(const int8_t *q, uint32_t words) {
     return sum;
 }
 
-void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
-                         const uint16_t *perm, int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
+void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
+                  int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
     uint32_t low = 0, high = 0;
     int32_t top = 0;
     for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
