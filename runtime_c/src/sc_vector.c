@@ -16,6 +16,27 @@ SC_INLINE place place_of(const sc_cut *cut, uint32_t seg, uint32_t at) {
     return (place){seg, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
+/* n places from `at` on: where they lie in x, or, with perm and at most SC_BLOCK of them, gathered from there. */
+static inline const int32_t *ordered(const int32_t *x, const uint16_t *perm, uint32_t at, uint32_t n,
+                                     int32_t *gathered) {
+    if (!perm) return x + at;
+    gather(x, perm + at, n, gathered);
+    return gathered;
+}
+
+/* The largest of so many places and `top`, with gain of y, which then is written. */
+static inline int32_t gained_top(const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
+                                 uint32_t at, uint32_t n, int32_t top) {
+    int32_t gathered[SC_BLOCK];
+    const int32_t *v = ordered(x, perm, at, n, gathered);
+    if (gain) {
+        apply_gain(v, gain + at, n, y + at);
+        v = y + at;
+    }
+    SC_MAX_WORDS(top, v, n, 4);
+    return top;
+}
+
 SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
                         const uint16_t *perm, int pre_shift, uint32_t *block_max, sc_part *parts, int core,
                         int cores) {
@@ -24,19 +45,9 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
     place p = place_of(cut, 0, (uint32_t)core);
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
          b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
-        const uint32_t len = p.len, base = p.seg * cut->seg_elems + p.at * SC_BLOCK;
-        const int32_t *v = x + base;
-        int32_t block_top = 0, gathered[SC_BLOCK];
-        if (gain) add_squares(v, len, pre_shift, &low, &high); /* of all inputs, in whatever order */
-        if (perm) {
-            gather(x, perm + base, len, gathered);
-            v = gathered;
-        }
-        if (gain) {
-            apply_gain(v, gain + base, len, y + base);
-            v = y + base;
-        }
-        SC_MAX_WORDS(block_top, v, len, 4);
+        const uint32_t base = p.seg * cut->seg_elems + p.at * SC_BLOCK;
+        if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        const int32_t block_top = gained_top(x, y, gain, perm, base, p.len, 0);
         block_max[b] = (uint32_t)block_top;
         top = sc_max(top, block_top);
     }
@@ -139,12 +150,8 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
             segment_scale(cut, (uint32_t)seg_top, (uint32_t)top, scale.mantissa, scale.exponent, &reciprocal);
         if (at == 0) out->c[p.seg] = (int32_t)c;
 
-        const int32_t *v = y + p.seg * cut->seg_elems + at;
         int32_t gathered[SC_BLOCK];
-        if (perm && !norm) {
-            gather(y, perm + p.seg * cut->seg_elems + at, p.len, gathered);
-            v = gathered;
-        }
+        const int32_t *v = ordered(y, norm ? 0 : perm, p.seg * cut->seg_elems + at, p.len, gathered);
         int8_t *dst =
             quantize_run(v, p.len, scale.exponent, reciprocal, out->q + p.seg * cut->seg_words * 4 + at);
         if (b + 1 == end) pad(dst, 4u * (last ? cut->last_words : cut->seg_words) - at - p.len);
@@ -176,18 +183,8 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
         int32_t seg_top = 0;
         if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in whatever order */
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
-            const int32_t *v = x + at;
-            int32_t gathered[SC_BLOCK];
             n = left < most ? left : most;
-            if (perm) {
-                gather(x, perm + at, n, gathered);
-                v = gathered;
-            }
-            if (gain) {
-                apply_gain(v, gain + at, n, y + at);
-                v = y + at;
-            }
-            SC_MAX_WORDS(seg_top, v, n, 4);
+            seg_top = gained_top(x, y, gain, perm, at, n, seg_top);
         }
         tops[g] = (uint32_t)seg_top;
         top = sc_max(top, seg_top);
@@ -203,13 +200,9 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
         int32_t reciprocal;
         out->c[g] = (int32_t)segment_scale(cut, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
-            const int32_t *v = (gain ? y : x) + at;
             int32_t gathered[SC_BLOCK];
             n = left < most ? left : most;
-            if (perm && !gain) {
-                gather(x, perm + at, n, gathered);
-                v = gathered;
-            }
+            const int32_t *v = gain ? y + at : ordered(x, perm, at, n, gathered);
             dst = quantize_run(v, n, exponent, reciprocal, dst);
         }
         pad(dst, 4 * words - count);

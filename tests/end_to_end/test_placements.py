@@ -141,8 +141,8 @@ def test_weights_on_the_chip_all_along_a_pass(
     request_: Request,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every third matrix in weight memory, what then still fits behind them and out of order, the rest in flash
-    through four buffers; late transfers and early ones."""
+    """Some matrices all along a pass in weight memory, what then still fits behind them and out of order, the rest
+    in flash through four buffers; late transfers and early ones."""
     need("host")
     plain = planner._asked
     monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), spread=True, stages=4))

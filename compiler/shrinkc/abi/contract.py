@@ -14,9 +14,7 @@ HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always chan
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
-PRODUCT_PAIR_WORDS = (
-    16  # of a segment up to which two of them are multiplied, and added up, at a time
-)
+PRODUCT_PAIR_WORDS = 16  # of a segment up to which two of them are added up at a time
 SPLIT_WORDS = 192  # words of a row from which on cores split a block, where a tile has few
 SPLIT_SEGMENTS = 8  # and segments, where it has scales for them: there are no parts of one
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time

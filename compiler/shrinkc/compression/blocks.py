@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from shrinkc.core.output import new_file
 
 BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy, little enough for its memory
 
@@ -53,6 +56,14 @@ def watched(
         handle.remove()
     tokens = sum(h.shape[0] * h.shape[1] for h in hidden)
     return {name: total / tokens for name, total in sums.items()}, after
+
+
+def keep(layer: Any, facts: dict[str, Any], file: Path) -> None:
+    """Writes a block that a stage is through with, and what it found out; ``file`` appears whole."""
+    import torch
+
+    with new_file(file) as state:
+        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
 
 
 def loss_sum(model: Any, hidden: Any, ids: Any) -> Any:

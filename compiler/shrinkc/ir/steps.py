@@ -68,9 +68,8 @@ class SlotSizes:
     side_words: int
     sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
     widened: int = 0
-    product_words: frozenset[int] = (
-        frozenset()
-    )  # of segments that another engine can multiply with several tokens
+    # of segments that another engine can multiply with several tokens
+    product_words: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:

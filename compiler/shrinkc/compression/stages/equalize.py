@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, embed, rope, watched
+from shrinkc.compression.blocks import batches, embed, keep, rope, watched
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, several
-from shrinkc.core.output import new_file
 from shrinkc.model import ATTENTION, MLP
 
 LIMIT = 2.0**10  # of a scale, and of one divided by it
@@ -139,7 +138,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             for site in places:
                 moment = moments[site.readers[0]]
                 facts[-1][site.readers[0]] = equalize(settings, layer, site, moment, stored)
-            _save_state(layer, facts[-1], state)
+            keep(layer, facts[-1], state)
             update(index + 1, len(layers))
     model.to(stored)
     save(model, loaded.tokenizer, step.out)
@@ -293,13 +292,6 @@ def _repeated(scale: Any, site: Site) -> Any:
 
 
 # ---- state of an interrupted run ----
-
-
-def _save_state(layer: Any, facts: dict[str, Any], file: Path) -> None:
-    import torch
-
-    with new_file(file) as state:
-        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
 
 
 def _restore(layer: Any, file: Path) -> dict[str, Any]:

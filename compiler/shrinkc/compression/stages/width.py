@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, block, embed, rope
+from shrinkc.compression.blocks import batches, block, embed, keep, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
-from shrinkc.core.output import new_file
 from shrinkc.model import ATTENTION, MLP, NAMES
 
 STRUCTURED, PATTERN = "structured", "n:m"
@@ -144,7 +143,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             else:
                 prune = _zero if settings.method == PATTERN else _narrow
                 facts.append(prune(settings, model.config, layer, hidden, tables))
-                _save_state(layer, facts[-1], state)
+                keep(layer, facts[-1], state)
             hidden = [block(layer, h, tables) for h in hidden]
             if index >= finished:
                 update(index + 1, len(layers))
@@ -361,13 +360,6 @@ def _zero(
 
 
 # ---- state of an interrupted run ----
-
-
-def _save_state(layer: Any, facts: dict[str, Any], file: Path) -> None:
-    import torch
-
-    with new_file(file) as state:
-        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
 
 
 def _restore(layer: Any, file: Path) -> dict[str, Any]:
