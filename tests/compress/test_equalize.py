@@ -60,9 +60,9 @@ def test_the_loss_of_rounding_by_brute_force() -> None:
     for w in weights:
         rounded = by_hand(w * scale, 3, -1, True) / scale
         wanted += ((x @ (rounded - w).T) ** 2).sum() / ((x @ w.T) ** 2).sum()
-    got = equalize.rounding_loss(
-        Settings(bits=3), [torch.tensor(w) for w in weights], torch.tensor(x.T @ x / 60), torch.tensor(scale)
-    )  # fmt: skip
+    tensors, gram = [torch.tensor(w) for w in weights], torch.tensor(x.T @ x / 60)
+    wholes = equalize.results(tensors, gram)
+    got = equalize.rounding_loss(Settings(bits=3), tensors, wholes, gram, torch.tensor(scale))  # fmt: skip
     assert got == pytest.approx(wanted, rel=1e-9)
 
 
@@ -211,12 +211,13 @@ def test_an_input_that_is_never_there_costs_the_others_nothing(how: str) -> None
     x = torch.tensor(rng.uniform(0.1, 3, 16), dtype=torch.float32) ** 2
     x[3] = 0
     settings, site, gram = Settings(), Site("norm", ("reader",)), torch.diag(x)
+    wholes = equalize.results([weight], gram)
     if how == "learned":
-        got = equalize.learned(settings, [weight], gram, site, torch.ones(16))
+        got = equalize.learned(settings, [weight], wholes, gram, site, torch.ones(16))
     else:
         got = equalize.scales(x.sqrt(), weight.abs().amax(0), 0.2, 0.0)
     plain, scaled = (
-        equalize.rounding_loss(settings, [weight], gram, s) for s in (torch.ones(16), got)
+        equalize.rounding_loss(settings, [weight], wholes, gram, s) for s in (torch.ones(16), got)
     )
     assert scaled < plain / 20
     assert got[3] < 0.2

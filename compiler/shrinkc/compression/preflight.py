@@ -29,7 +29,7 @@ from shrinkc.core.words import show_size, show_time
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 14, "gptq": 16, "scales": 16, "qat": 36,
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 11, "gptq": 16, "scales": 16, "qat": 36,
     "eora": 16,
 }  # fmt: skip
 TIMED_TOKENS = 512

@@ -31,6 +31,7 @@ from shrinkc.model import ATTENTION, MLP
 LIMIT = 2.0**10  # of a scale, and of one divided by it
 _WEIGHTS = (0.0, 0.5)  # exponents b that are tried
 _STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
+_LEARNING = 10  # it takes as long as so many pairs of exponents
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Second moments take as long as the matrices, and a pair of exponents as long as two tokens per input."""
+    """Second moments take as long as the matrices, and a pair of exponents as long as four tokens per input
+    (SmolLM2, 32 windows of 512)."""
     c = facts.config
-    pairs = settings.points * len(_WEIGHTS) + (_STEPS / 10 if settings.learn else 0)
-    return 2.0 * calibration.samples * calibration.length + 2.0 * pairs * c.hidden_size
+    pairs = settings.points * len(_WEIGHTS) + (_LEARNING if settings.learn else 0)
+    return 2.0 * calibration.samples * calibration.length + 4.0 * pairs * c.hidden_size
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -163,20 +165,21 @@ def equalize(
     made = layer.get_submodule(site.maker).weight
     tops = made.float().abs() if made.dim() == 1 else made.float().abs().amax(1)
     best, how = torch.ones_like(x), "none"
-    plain = least = rounding_loss(settings, weights, gram, _repeated(best, site))
+    wholes = results(weights, gram)
+    plain = least = rounding_loss(settings, weights, wholes, gram, _repeated(best, site))
 
     def attempt(scale: Any, name: str) -> None:
         nonlocal best, how, least
         if not (_storable(tops / scale, stored) and _storable(w * scale, stored)):
             return
-        loss = rounding_loss(settings, weights, gram, _repeated(scale, site))
+        loss = rounding_loss(settings, weights, wholes, gram, _repeated(scale, site))
         if loss < least:
             best, how, least = scale, name, loss
 
     for a, b in _pairs(settings.points):
         attempt(scales(x, w, a, b), f"inputs^{a:g} / weights^{b:g}")
     if settings.learn:
-        attempt(learned(settings, weights, gram, site, best), "learned")
+        attempt(learned(settings, weights, wholes, gram, site, best), "learned")
     for reader in readers:
         reader.weight.mul_(_repeated(best, site).to(reader.weight.dtype))
     made.div_(best.to(made.dtype) if made.dim() == 1 else best.to(made.dtype)[:, None])
@@ -221,15 +224,17 @@ def _centred(logs: Any, used: Any, w: Any) -> Any:
     return torch.where(used, scale, rest)
 
 
-def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start: Any) -> Any:
-    """Scales [rows of the maker] for which errors that know nothing of each other cost least, from ``start``."""
+def learned(
+    settings: Settings, weights: list[Any], wholes: list[float], gram: Any, site: Site, start: Any
+) -> Any:
+    """Scales [rows of the maker] for which errors that know nothing of each other cost least, from ``start``;
+    the rest as of :func:`rounding_loss`."""
     import torch
 
     x = gram.diagonal()
     size = len(x) if settings.first_group == -1 else settings.first_group
     w = _shared(torch.cat(weights).abs().amax(0), site, "max")
     used = (_shared(x, site, "max") > 0) & (w > 0)
-    wholes = [float(((weight @ gram) * weight).sum()) for weight in weights]
     parts = [
         (weight.square() * _repeated(used, site), whole)
         for weight, whole in zip(weights, wholes, strict=True)
@@ -252,14 +257,21 @@ def learned(settings: Settings, weights: list[Any], gram: Any, site: Site, start
     return _centred(logs.detach(), used, w)
 
 
-def rounding_loss(settings: Settings, weights: list[Any], gram: Any, scale: Any) -> float:
+def results(weights: list[Any], gram: Any) -> list[float]:
+    """The mean square of what each of ``weights`` [out, in] gives, all rows added up; ``gram`` [in, in]: second
+    moment of the inputs."""
+    return [float(((weight @ gram) * weight).sum()) for weight in weights]
+
+
+def rounding_loss(
+    settings: Settings, weights: list[Any], wholes: list[float], gram: Any, scale: Any
+) -> float:
     """What the readers' results lose when ``weights`` [out, in] times ``scale`` [in] are rounded: for each
-    the squared error relative to the result's square, added up.  ``gram``: second moment of the inputs."""
+    the squared error relative to ``wholes``, the :func:`results`, added up."""
     loss = 0.0
-    for weight in weights:
+    for weight, whole in zip(weights, wholes, strict=True):
         scaled = weight * scale
         lost = (nearest(scaled, settings.bits, settings.first_group, settings.sym) - scaled) / scale
-        whole = float(((weight @ gram) * weight).sum())
         loss += float(((lost @ gram) * lost).sum()) / whole if whole > 0 else 0.0
     return loss
 
