@@ -14,7 +14,8 @@ enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32, SC_FMT
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
  * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or
- * for the first half of a side path the format beside it, stores together. */
+ * for the first half of a side path the format beside it, stores together.  Of a 16-bit vector, whose high bytes are
+ * `words` words behind its low ones, last_words may be fewer: up to there both are followed by zeros. */
 typedef struct {
     uint16_t k, nseg, seg_elems, last_elems;
     uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */

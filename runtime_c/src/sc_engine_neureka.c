@@ -3,9 +3,10 @@
  *
  * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  Two jobs are under way while
  * the cores join, rescale and store what the one before has summed; a target without the engine computes the
- * same sums where it stores them. */
+ * same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is the cores'. */
 #include "sc_platform.h"
 
+#include "sc_dot.h"
 #include "sc_engine.h"
 #include "sc_engines.h"
 #include "sc_planes.h"
@@ -20,12 +21,14 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-#define SC_NEUREKA_SUMS ((4u * 4 + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 #define PARTS_LOG 3    /* of the most parts that a token's rows of a job are cut into: blocks */
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
+#define TAPS 9u
+#define CHANNELS 28u /* of a tile of a 3x3 image */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
-_Static_assert(JOBS *SC_NEUREKA_SUMS <= SC_BYTES_ENGINE, "planned room of one token's jobs");
+_Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
+               "planned room of one token's jobs");
 #if SC_ON_NEUREKA != 255
 #define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
 _Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
@@ -34,13 +37,42 @@ _Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
 
 static inline int dense(const sc_matrix *m) { return m->engine == SC_ON_NEUREKA; }
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
-/* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
-static inline uint32_t channels(const sc_matrix *m) { return dense(m) ? m->in.k : 4u * m->in.words / 9; }
-static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : 28; }
+static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }
 static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
     return (const uint16_t *)(const void *)(at + m->blocks * m->block_bytes);
 }
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
+
+#ifdef SC_ENGINE_TAILS
+/* Channels of a row's tiles, of a 3x3 image. */
+static inline uint32_t channels_of_tiles(const sc_matrix *m) {
+    return m->block_bytes / SC_ROWS / (TILE_BYTES * bits_of(m)) * CHANNELS;
+}
+/* Inputs of a row that are not the engine's. */
+static inline uint32_t tail(const sc_matrix *m) {
+    const uint32_t whole = dense(m) ? m->in.k : TAPS * channels_of_tiles(m);
+    return m->in.k > whole ? m->in.k - whole : 0;
+}
+/* Tails: blocks of 8 rows, words of 8 bit as those of the cores', behind the multipliers.  A word more apart than
+ * they have, neighbours begin in other L1 banks. */
+static inline uint32_t tail_block_bytes(uint32_t words) { return 4 * (SC_ROWS * words + 1); }
+static inline const uint8_t *tails(const sc_matrix *m, const uint8_t *at) {
+    const uint32_t scales = 2 * padded_rows(m);
+    return (const uint8_t *)multipliers(m, at) + (scales < 32 ? 32 : scales);
+}
+#else
+static inline uint32_t tail(const sc_matrix *m) {
+    (void)m;
+    return 0;
+}
+#define channels_of_tiles(m) 0u
+#endif
+/* Whole words of it. */
+static inline uint32_t tail_words(const sc_matrix *m) { return (tail(m) + 3) / 4; }
+/* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
+static inline uint32_t channels(const sc_matrix *m) {
+    return dense(m) ? m->in.k : tail(m) ? channels_of_tiles(m) : 4u * m->in.words / TAPS;
+}
 
 /* Inputs of a row that lie together: those of a tile, or of one of its 9 taps. */
 typedef struct {
@@ -61,7 +93,7 @@ typedef struct {
 } place;
 
 static inline place place_of(const sc_matrix *m, uint32_t i) {
-    const uint32_t k = m->in.k, tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9;
+    const uint32_t k = m->in.k - tail(m), tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9;
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
     const uint32_t there = left < of_tile ? left : of_tile, first = tap * channels(m) + channel;
     return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
@@ -130,6 +162,13 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
         read_four(signed_bytes(word, bits), p.inputs.count - 4 * q, scale, factor, shift,
                   x + p.inputs.first + 4 * q);
     }
+#ifdef SC_ENGINE_TAILS
+    const uint32_t left = tail(m), first = k - left;
+    const uint8_t *const words =
+        tails(m, at) + row / SC_ROWS * tail_block_bytes(tail_words(m)) + 4 * (row % SC_ROWS);
+    for (uint32_t i = 4u * (uint32_t)core; i < left; i += 4u * (uint32_t)cores)
+        read_four((uint32_t)sc_load32(words + SC_ROWS * i), left - i, scale, factor, shift, x + first + i);
+#endif
 }
 
 #ifdef SC_NEUREKA
@@ -139,15 +178,20 @@ typedef struct {
     uint32_t log, rows;    /* of a job, as a power of two; in all */
     uint32_t tokens, each; /* in all; of a job: all or one */
     uint32_t pixels;       /* of a job's result */
+    uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
     uint32_t count;
 } cut;
 
 static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
-    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 0};
-    if (!dense(m)) c.each = 1, c.pixels = 4;
+    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
+    if (!dense(m)) {
+        c.each = 1;
+        c.apart = tail(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
+        c.pixels = c.apart + 1;
+    }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
     /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
-    if (c.pixels <= 4) c.log++;
+    if (c.pixels <= 4 || !dense(m)) c.log++;
     c.count = (c.rows + (1u << c.log) - 1) >> c.log;
     if (c.each < tokens) c.count *= tokens;
     return c;
@@ -164,6 +208,13 @@ static inline part part_of(const cut *c, uint32_t job) {
     const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
     return (part){first, left < most ? left : most, token};
 }
+
+#ifdef SC_ENGINE_TAILS
+#define TOKEN_PIXELS 5u
+#else
+#define TOKEN_PIXELS 4u
+#endif
+#define SC_NEUREKA_SUMS ((4u * TOKEN_PIXELS + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 
 /* Scratch of a job: multipliers of its rows, then sums [pixel][row]. */
 static inline uint16_t *scales_of(const cut *c, uint32_t job) {
@@ -198,8 +249,8 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
         j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
-    } else { /* a vector is an image of 3x3, low bytes above high ones; of four results two are of one alone */
-        j.pixels_out = 4u << 16 | 1u, j.pixels_in = 6u << 16 | 3u;
+    } else { /* a vector is an image of 3x3, low bytes above high ones; two of the results are of one alone */
+        j.pixels_out = c->pixels << 16 | 1u, j.pixels_in = (c->pixels + 2) << 16 | 3u;
         j.in_pixel = in, j.in_row = 3 * in;
         j.out_pixel = j.out_row = 4u << c->log;
         j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
@@ -233,8 +284,13 @@ typedef struct {
     uint16_t count;                   /* 0: of a matrix that another engine runs */
     uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
     uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
+#ifdef SC_ENGINE_TAILS
+    const uint8_t *tails; /* the first row's */
+    uint16_t tail_words;  /* of a row, or 0 */
+    uint16_t high;        /* bytes from a vector's low ones to its high ones */
+#endif
 } image;
-_Static_assert(sizeof(image) == SC_ENGINE_TABLE, "planned size of an image");
+_Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
 
 static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
@@ -246,12 +302,16 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->job_bytes = m->block_bytes / SC_ROWS << c.log;
     i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
-    i->apart = (uint16_t)((dense(m) ? 1u : 3u) << c.log);
+    i->apart = (uint16_t)(c.apart << c.log);
     /* what the last core has to do first takes it as long as a share of a small job */
     const uint32_t most = SC_CORES > 1 ? SC_CORES - 1 : 1;
     i->last_each = (uint16_t)((last.count + most * 2 - 1) / (most * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
-    i->form = m->in.words << 5 | bits_of(m) << 1 | (uint32_t)dense(m);
+#ifdef SC_ENGINE_TAILS
+    i->tails = tails(m, at), i->tail_words = (uint16_t)tail_words(m), i->high = (uint16_t)(4 * m->in.words);
+    if (i->tail_words) i->last_each = i->last_blocks;
+#endif
+    i->form = m->in.words << 6 | (uint32_t)(tail(m) > 0) << 5 | bits_of(m) << 1 | (uint32_t)dense(m);
     i->count = (uint16_t)c.count;
 }
 
@@ -267,13 +327,76 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
     sc_neureka_written(i->form);
 }
 
+#ifdef SC_ENGINE_TAILS
+/* Behind the sums of one token's jobs: of a job what its tails add up to, and the tails of two jobs. */
+_Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
+               "a core has whole blocks of a job");
+static SC_L1 sc_dma tails_dma[2];
+static inline int32_t *tail_sums(void) {
+    return (int32_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + JOBS * SC_NEUREKA_SUMS);
+}
+static inline uint8_t *tail_tile(const image *i, uint32_t job) {
+    return (uint8_t *)(tail_sums() + (2u << JOB_ROWS_LOG)) +
+           (job & 1) * (i->rows / SC_ROWS) * tail_block_bytes(i->tail_words);
+}
+
+/* By the last core, when nobody needs those of the job before the one before. */
+static inline void fetch_tails(const image *i, uint32_t job) {
+    const uint32_t bytes = tail_block_bytes(i->tail_words), blocks = i->rows / SC_ROWS;
+    tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
+                                   (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
+}
+
+/* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
+static __attribute__((noinline)) void multiply_tails(const image *i, uint32_t job, const int8_t *q,
+                                                     uint32_t first, uint32_t rows, int add, int32_t *sums) {
+    const uint32_t words = i->tail_words;
+    const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
+    const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * tail_block_bytes(words);
+    for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
+        sc_rows a, b;
+        w = sc_dot_pair(&a, &b, w, low, high, words) + 4;
+#define SUM(r)                                                                                               \
+    sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)a.s##r + ((uint32_t)b.s##r << 8));
+        SC_EACH_ROW(SUM)
+#undef SUM
+    }
+}
+
+/* low[n] += what the tails of the same rows add up to. */
+static inline void add_tails(int32_t *low, const int32_t *sums, uint32_t n) {
+#if SC_XPULP
+    int32_t a, b, c, d;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
+                     SC_LW_POST("%[a]", "%[sums]") SC_LW_POST("%[c]", "%[sums]")
+                     "lw %[b], 0(%[low])\nlw %[d], 4(%[low])\n"
+                     "add %[a], %[a], %[b]\nadd %[c], %[c], %[d]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[low])\n.insn s 0x2b, 2, %[c], 4(%[low])\n"
+                     SC_LOOP_END(8)
+                     : [low] "+&r"(low), [sums] "+&r"(sums), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
+                     : [n] "r"(n / 2)
+                     : "memory");
+    /* clang-format on */
+#else
+    for (; n; n--, low++) *low = (int32_t)((uint32_t)*low + (uint32_t)*sums++);
+#endif
+}
+#endif
+
 /* The matrix whose first job has been written, but not committed; the last core's own. */
 static SC_L1 const sc_matrix *ready;
 
-SC_HOT static void prepare(const sc_matrix *m) {
-    if (ready == m) return;
+static inline void write_first(const sc_matrix *m) {
     write_one(image_of(m), 0);
     ready = m;
+#ifdef SC_ENGINE_TAILS
+    if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
+#endif
+}
+
+SC_HOT static void prepare(const sc_matrix *m) {
+    if (ready != m) write_first(m);
 }
 
 /* The next matrix of this pass over one token, if it is known and the engine's: its first job is written while
@@ -293,13 +416,23 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
             write_job(m, at, &several, &c, job);
             sc_neureka_commit();
         }
+#ifdef SC_ENGINE_TAILS
+        if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
+#endif
         return;
     }
     sc_neureka_commit();
     ready = 0;
-    if (image_of(m)->count == 1) return;
-    write_one(image_of(m), 1);
-    sc_neureka_commit();
+    if (image_of(m)->count > 1) {
+        write_one(image_of(m), 1);
+        sc_neureka_commit();
+    }
+#ifdef SC_ENGINE_TAILS
+    if (image_of(m)->tail_words) {
+        sc_dma_wait(tails_dma[0]);
+        if (image_of(m)->count > 1) fetch_tails(image_of(m), 1);
+    }
+#endif
 }
 
 /* This core's share of what a job of several tokens has summed: of each token as few parts of the rows as give all
@@ -307,9 +440,9 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
 static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
                       int core) {
     const part p = part_of(c, job);
-    const uint32_t apart = (dense(m) ? 1u : 3u) << c->log;
+    const uint32_t apart = c->apart << c->log;
     const uint16_t *const scales = scales_of(c, job);
-    const int32_t *const sums = sums_of(c, job);
+    int32_t *const sums = sums_of(c, job);
     uint32_t parts = 0; /* as a power of two */
     while (parts < PARTS_LOG && (c->each << parts) % SC_CORES) parts++;
     const uint32_t rows = (p.count + (SC_ROWS << parts) - 1) >> parts & ~(SC_ROWS - 1u);
@@ -317,7 +450,11 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
         const uint32_t t = i >> parts, first = (i & ((1u << parts) - 1)) * rows;
         if (first >= p.count) continue;
         const uint32_t n = p.count - first < rows ? p.count - first : rows;
-        const int32_t *low = sums + ((2 * t) << c->log) + first;
+        int32_t *const low = sums + ((2 * t) << c->log) + first;
+#ifdef SC_ENGINE_TAILS
+        const image *const im = image_of(m);
+        if (im->tail_words) multiply_tails(im, job / c->tokens, x[p.token + t].q, first, n, 1, low);
+#endif
         sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
                          out->dst + (p.token + t) * out->stride);
     }
@@ -327,6 +464,13 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
                                                   uint32_t tokens, const sc_output *out, int core) {
     const cut c = cut_of(m, tokens);
     for (uint32_t job = 0; job < c.count; job++) {
+#ifdef SC_ENGINE_TAILS
+        /* tails serve all tokens: they come with the first one's job */
+        const image *const im = image_of(m);
+        const uint32_t rows = job / tokens;
+        const int tailed = core == SC_LAST_CORE(SC_CORES) && im->tail_words && job == rows * tokens;
+        if (tailed) sc_dma_wait(tails_dma[rows & 1]);
+#endif
         if (core == SC_LAST_CORE(SC_CORES)) {
             sc_dma_wait(scales_dma[job % JOBS]);
             sc_neureka_wait(job + 1 < c.count);
@@ -336,9 +480,23 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
             write_job(m, at, &several, &c, job + 2);
             sc_neureka_commit();
         }
+#ifdef SC_ENGINE_TAILS
+        if (tailed && rows + 1 < im->count) fetch_tails(im, rows + 1);
+#endif
         store_job(m, x, &c, job, out, core);
     }
 }
+
+#ifdef SC_ENGINE_TAILS
+/* Those of a core's rows of a job of one token, whose tails are there. */
+static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+    const int last = job + 1u == i->count;
+    const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
+    const uint32_t left = (last ? i->last_rows : i->rows) - mine;
+    if (mine >= (last ? i->last_rows : i->rows)) return;
+    multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, tail_sums() + mine);
+}
+#endif
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
@@ -347,31 +505,50 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         return;
     }
     const image *i = image_of(m);
-    uint32_t rows = i->rows / SC_CORES, job = 0, left;
+    uint32_t job = 0, left;
     const uint16_t *scales = multipliers(m, at);
+#ifdef SC_ENGINE_TAILS
+    if (i->tail_words) {
+        sc_barrier(); /* the first job's have come */
+        own_tails(i, 0, x, core);
+    }
+#endif
     do { /* as above; multipliers are read where they are, each once */
         left = i->count - ++job;
-        if (core == SC_LAST_CORE(SC_CORES)) sc_neureka_wait(left > 0);
+        if (core == SC_LAST_CORE(SC_CORES)) {
+#ifdef SC_ENGINE_TAILS
+            if (i->tail_words && left) sc_dma_wait(tails_dma[job & 1]);
+#endif
+            sc_neureka_wait(left > 0);
+        }
         sc_barrier();
         if (core == SC_LAST_CORE(SC_CORES)) {
             if (left > 1) {
                 write_one(i, job + 1);
                 sc_neureka_commit();
+#ifdef SC_ENGINE_TAILS
+                if (i->tail_words) fetch_tails(i, job + 1); /* where those of the job at hand were */
+#endif
             } else if (left == 0) {
                 const sc_matrix *const next = next_of(m);
-                if (next) prepare(next);
+                if (next && ready != next) write_first(next);
             }
         }
-        uint32_t n = rows;
+        uint32_t n = i->rows / SC_CORES;
         if (left == 0) {
             n = out->kind == SC_SILU ? i->last_blocks : i->last_each;
             if (n * (uint32_t)core >= i->last_rows) return;
         }
         const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;
-        const int32_t *low =
-            (const int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
-        sc_matrix_joined(m, scales + row, row, left == 0 && i->last_rows - mine < n ? i->last_rows - mine : n,
-                         low, low + i->apart, x, out, out->dst);
+        if (left == 0 && i->last_rows - mine < n) n = i->last_rows - mine;
+        int32_t *const low = (int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
+#ifdef SC_ENGINE_TAILS
+        if (i->tail_words) add_tails(low, tail_sums() + mine, n);
+#endif
+        sc_matrix_joined(m, scales + row, row, n, low, low + i->apart, x, out, out->dst);
+#ifdef SC_ENGINE_TAILS
+        if (i->tail_words && left) own_tails(i, job, x, core);
+#endif
     } while (left);
 }
 
@@ -409,6 +586,17 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
                     acc[t][r] += dot(w, x[t].q + p.first, x[t].q + pitch + p.first, p.count);
             }
         }
+#ifdef SC_ENGINE_TAILS
+        const uint32_t words = tail_words(m), first = m->in.k - tail(m);
+        for (uint32_t t = 0; words && t < tokens; t++) {
+            const int8_t *const q = x[t].q + first;
+            sc_rows low, high;
+            sc_dot_pair(&low, &high, tails(m, at) + b * tail_block_bytes(words), q, q + pitch, words);
+#define SUM(r) acc[t][r] += low.s##r + 256 * high.s##r;
+            SC_EACH_ROW(SUM)
+#undef SUM
+        }
+#endif
         for (uint32_t t = 0; t < tokens; t++)
             sc_matrix_rows(m, multipliers(m, at) + b * SC_ROWS, b * SC_ROWS, acc[t], &x[t], out,
                            out->dst + t * out->stride);

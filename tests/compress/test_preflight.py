@@ -13,6 +13,7 @@ import pytest
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load_tokenizer
+from shrinkc.compression import preflight
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.preflight import Estimate, seconds_per_token
 from shrinkc.compression.recipe import Recipe, parse_recipe
@@ -184,3 +185,30 @@ def test_inputs_scaled_for_another_grid_are_noted(
             str(stories), tmp_path / str(group), parse_recipe(recipe), reporter=hints, dry_run=True
         )
         assert any(said in note for note in hints.notes) == noted
+
+
+@pytest.mark.parametrize(("ratio", "noted"), [(7.3, True), (1.4, False)])
+def test_a_cpu_without_bfloat16_is_noted(
+    ratio: float,
+    noted: bool,
+    stories: Path,
+    story_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what is computed so, and of nothing else."""
+    monkeypatch.setattr(preflight, "bfloat16_ratio", lambda: ratio)
+    recipe = {
+        "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
+        "lora": {"samples": 32, "batch": 4, "length": 32, "dtype": "bfloat16"},
+        "gptq": {"bits": 4, "group": 32},
+        "scales": {"samples": 32, "batch": 4, "length": 32, "dtype": "float32"},
+    }
+    hints = Recorder()
+    compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=hints, dry_run=True)
+    said = 'takes 7.3 times as long in bfloat16 as in float32: dtype = "float32" in [lora] would'
+    assert any(said in note for note in hints.notes) == noted
+
+
+def test_the_ratio_of_dtypes_is_measured() -> None:
+    assert 0.01 < preflight.bfloat16_ratio() < 1000

@@ -67,6 +67,13 @@ def dense_weight(data: bytes, row: int, i: int, k: int) -> int:
     return sum((word >> (4 * b + i % 4) & 1) << b for b in range(8))
 
 
+def tail_weight(data: bytes, at: int, row: int, i: int, words: int) -> int:
+    """Behind the multipliers, which end at ``at``: blocks of 8 rows, 4 inputs of one row after the other, and 4
+    bytes between blocks.  Input i of those that are there."""
+    block = at + row // 8 * (32 * words + 4)
+    return int(np.frombuffer(data, np.int8)[block + i // 4 * 32 + row % 8 * 4 + i % 4])
+
+
 def folded_weight(data: bytes, row: int, i: int, k: int, bits: int) -> int:
     """3x3 mode: per output, 28 channels and bit 32 bytes, whose bit 28 tap + c is of channel c; input i
     is channel i % C of tap i / C, where all have C channels."""
@@ -81,7 +88,7 @@ def folded_weight(data: bytes, row: int, i: int, k: int, bits: int) -> int:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize(
-    ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 253), (5, 300)]
+    ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 289), (5, 300)]
 )
 def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> None:
     """All of them, and behind the last a multiplier per row, or what is read ahead."""
@@ -104,6 +111,46 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
     assert len(data) == shape.bytes >= beside + AHEAD
+
+
+@pytest.mark.parametrize(
+    ("bits", "n", "k", "tail"),
+    [(4, 13, 508, 4), (8, 64, 281, 29), (3, 9, 2048, 32), (2, 5, 768, 12), (4, 64, 1536, 24)],
+)
+def test_a_tail_lies_where_the_cores_read_it(bits: int, n: int, k: int, tail: int) -> None:
+    """The engine has whole tiles of 252, and every weight is there once."""
+    w = matrix(n, k, bits, "neureka_3x3")
+    engine = ENGINES["neureka_3x3"]
+    assert engine.tail(k, bits) == tail == k % 252
+    data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
+    shape = engine.shape(spec(rows=n, k=k, bits=bits))
+    rows, beside, words = -(-n // 8) * 8, shape.blocks * shape.block_bytes, -(-tail // 4)
+    assert shape.block_bytes == 8 * 32 * bits * (k // 252)
+    after = beside + max(2 * rows, AHEAD)
+    assert len(data) == shape.bytes == after + rows // 8 * (32 * words + 4)
+    zero = 1 << (bits - 1)
+    for row in range(rows):
+        got = [folded_weight(data, row, i, k - tail, bits) - zero for i in range(k - tail)]
+        got += [tail_weight(data, after, row, i, words) for i in range(4 * words)]
+        want = w.q[row].tolist() if row < n else [0] * k
+        assert got == want + [0] * (4 * words - tail)
+    assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
+
+
+def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
+    """Those of 252 and 504 inputs have none, long ones would take longer than a tile, as would some of few bits; and
+    high bytes begin where a row of the image does, the fourth from low ones."""
+    engine = ENGINES["neureka_3x3"]
+    assert not any(engine.tail(k, bits) for k in (64, 252, 504, 576, 4096) for bits in (2, 3, 4, 8))
+    assert engine.tail(281, 8) == 29
+    assert engine.tail(281, 2) == 0
+    for k in range(1, 4000):
+        for bits in (2, 3, 4, 8):
+            _, pad = engine.cut(k, None, bits)
+            if engine.tail(k, bits):
+                assert k <= pad == 4 * 3 * (k // 252 * 28)
+            else:
+                assert pad == 36
 
 
 def test_the_weights_of_3x3_take_space_by_their_bits() -> None:
@@ -162,12 +209,21 @@ CASES = {
         "neureka_3x3", QuantOptions(bits=3, head_bits=2), {"intermediate": 299}
     ),
     "3x3, two layers, a head of its own": Case("neureka_3x3", sizes={"layers": 2, "tied": False}),
+    "3x3, 4 bit, tails": Case(
+        "neureka_3x3",
+        QuantOptions(bits=4, head_bits=4),
+        {"hidden": 256, "intermediate": 202},
+        biased=True,
+    ),
+    "3x3, 8 bit, tails, a head of its own": Case(
+        "neureka_3x3", sizes={"intermediate": 513, "tied": False}
+    ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
 }  # fmt: skip
-ON_QEMU = ("1x1", "3x3, 4 bit, biases")
+ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails")
 ON_GVSOC = (
     "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 4 bit, biases",
-    "3x3, 3 bit, several tiles",
+    "3x3, 3 bit, several tiles", "3x3, 4 bit, tails",
 )  # fmt: skip
 
 
@@ -242,7 +298,9 @@ def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: Non
         assert prove(program, "qemu", 19) > 0
 
 
-@pytest.mark.parametrize("name", ["1x1, biases, several jobs", "3x3, 4 bit, biases"])
+@pytest.mark.parametrize(
+    "name", ["1x1, biases, several jobs", "3x3, 4 bit, biases", "3x3, 4 bit, tails"]
+)
 def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
     need("host")
     assert prove(compiled(CASES[name], tmp_path), "host", 19, 2, SAN="thread", CORES="8") > 1000

@@ -32,7 +32,7 @@ from shrinkc.memory.behind import PIECE_WINDOW
 from shrinkc.memory.parts import align, gains_in_l1, kv_layer_bytes, kv_shape, layer_bytes
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import MatrixShape
+from shrinkc.storage import WORD, MatrixShape
 from shrinkc.targets import TARGETS, Target
 
 T = TypeVar("T", bound=Op)
@@ -65,6 +65,9 @@ def _c_matrix(
     p = next((p for p in plan.placements if p.name == name), None)
     if p is None:
         raise AssertionError(f"{name} has no place in the plan")
+    last = shape.seg_words(shape.last)
+    if engine_named(w.engine).tail(w.k, w.bits):
+        last = -(-w.k // WORD)  # up to where zeros have to be; its high bytes are further away
     return CMatrix(
         offset=0 if rides_in else p.offset,
         block_bytes=shape.block_bytes,
@@ -79,7 +82,7 @@ def _c_matrix(
             -(-w.seg // X_BLOCK),
             -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
             shape.seg_words(w.seg),
-            shape.seg_words(shape.last),
+            last,
             shape.words,
             w.x_bits or w.cmax,
         ),
@@ -277,6 +280,7 @@ def emit(
         "sq_words": max([m.x_words for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
+        "tails": any(engine_named(m.engine).tail(m.k, m.bits) for m in shape.matrices),
         "engine_table": max((engine_named(name).table for name in engines), default=0),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),

@@ -120,6 +120,7 @@ def preflight(
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
     notes += _grid_notes(recipe)
+    notes += _dtype_notes(recipe, loaded.model.device.type)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
@@ -174,6 +175,40 @@ def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
     if not failed and hasattr(module, "predict"):
         return module.predict(stage.settings, facts)
     return replace(facts, quantized=True) if stage.kind == "gptq" else facts
+
+
+SLOW = 1.5
+"""Times as long as in float32 from which on it is said that a device computes in bfloat16."""
+
+
+def _dtype_notes(recipe: Recipe, device: str) -> list[str]:
+    """Whether something is computed in bfloat16 on a CPU that has no instructions for it."""
+    own = {"self_text": recipe.self_text} if recipe.own_tokens() else {}
+    tables = own | {stage.name: stage.settings for stage in recipe.stages}
+    names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
+    if not names or device != "cpu" or (ratio := bfloat16_ratio()) < SLOW:
+        return []
+    listed = ", ".join(f"[{name}]" for name in names)
+    return [
+        f'this CPU takes {ratio:.1f} times as long in bfloat16 as in float32: dtype = "float32" in {listed} '
+        "would save that, for twice the memory"
+    ]
+
+
+def bfloat16_ratio() -> float:
+    """How many times as long as in float32 a matrix product in bfloat16 takes on this CPU."""
+    import torch
+
+    taken: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = (torch.ones(n, 512, dtype=dtype) for n in (64, 1024))
+        runs = []
+        for _ in range(4):  # the first one prepares
+            began = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            runs.append(time.perf_counter() - began)
+        taken[dtype] = min(runs[1:])
+    return taken[torch.bfloat16] / taken[torch.float32]
 
 
 def _data_problems(

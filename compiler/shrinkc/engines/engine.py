@@ -46,6 +46,10 @@ def _nothing(shape: MatrixShape, tokens: int) -> int:
     return 0
 
 
+def _none_behind(k: int, bits: int) -> int:
+    return 0
+
+
 Features = Mapping[str, float]
 """Name -> count, see costs.Work."""
 
@@ -67,6 +71,7 @@ class Engine:
     ``features(shape, tokens, tiles)``: what its cycles are proportional to, as the
     cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
     in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
+    ``tail(k, bits)``: inputs at the end of every row that the cores multiply for it.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Engine:
     table: int = 0
     reads_rows: bool = False
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
+    tail: Callable[[int, int], int] = _none_behind
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"
