@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shrinkc.core.progress import Reporter
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
-    from shrinkc.driver.planning import Planned, Shortfall
+    from shrinkc.driver.planned import Planned, Shortfall
     from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
@@ -44,11 +44,11 @@ _HOME = {
     "Checkpoint": "shrinkc.importer",
     "Compiled": "shrinkc.driver.compiling",
     "Conversation": "shrinkc.driver.chatting",
-    "Planned": "shrinkc.driver.planning",
+    "Planned": "shrinkc.driver.planned",
     "Reported": "shrinkc.driver.reporting",
     "Reporter": "shrinkc.core.progress",
     "RunResult": "shrinkc.driver.run_result",
-    "Shortfall": "shrinkc.driver.planning",
+    "Shortfall": "shrinkc.driver.planned",
 }
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from shrinkc.compression.run import RunResult as Compressed
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
-    from shrinkc.driver.planning import Planned, PlanRequest, Shortfall
+    from shrinkc.driver.plan_request import PlanRequest
+    from shrinkc.driver.planned import Planned, Shortfall
     from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
@@ -376,7 +377,7 @@ def write_report(
 
 
 def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:
-    from shrinkc.driver.planning import PlanRequest
+    from shrinkc.driver.plan_request import PlanRequest
 
     if isinstance(model, (str, os.PathLike)):
         model = Path(model)

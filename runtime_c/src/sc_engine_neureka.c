@@ -340,16 +340,17 @@ static inline uint8_t *tail_tile(const image *i, uint32_t job) {
            (job & 1) * (i->rows / SC_ROWS) * tail_block_bytes(i->tail_words);
 }
 
-/* By the last core, when nobody needs those of the job before the one before. */
-static inline void fetch_tails(const image *i, uint32_t job) {
+/* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
+ * multiplies them: that has no room for it. */
+static __attribute__((noinline)) void fetch_tails(const image *i, uint32_t job) {
     const uint32_t bytes = tail_block_bytes(i->tail_words), blocks = i->rows / SC_ROWS;
     tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
                                    (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
 }
 
 /* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
-static __attribute__((noinline)) void multiply_tails(const image *i, uint32_t job, const int8_t *q,
-                                                     uint32_t first, uint32_t rows, int add, int32_t *sums) {
+static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first, uint32_t rows,
+                           int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
     const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
     const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * tail_block_bytes(words);
@@ -387,16 +388,13 @@ static inline void add_tails(int32_t *low, const int32_t *sums, uint32_t n) {
 /* The matrix whose first job has been written, but not committed; the last core's own. */
 static SC_L1 const sc_matrix *ready;
 
-static inline void write_first(const sc_matrix *m) {
+SC_HOT static void prepare(const sc_matrix *m) {
+    if (ready == m) return;
     write_one(image_of(m), 0);
     ready = m;
 #ifdef SC_ENGINE_TAILS
     if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
 #endif
-}
-
-SC_HOT static void prepare(const sc_matrix *m) {
-    if (ready != m) write_first(m);
 }
 
 /* The next matrix of this pass over one token, if it is known and the engine's: its first job is written while
@@ -407,31 +405,39 @@ static inline const sc_matrix *next_of(const sc_matrix *m) {
     return image_of(m + 1)->count ? m + 1 : 0;
 }
 
+static __attribute__((noinline)) void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x,
+                                                    uint32_t tokens) {
+    const cut c = cut_of(m, tokens);
+    several = job_of(m, at, x->q, &c, 0);
+    for (uint32_t job = 0; job < c.count && job < 2; job++) {
+        write_job(m, at, &several, &c, job);
+        sc_neureka_commit();
+    }
+#ifdef SC_ENGINE_TAILS
+    if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
+#endif
+}
+
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     if (core != SC_LAST_CORE(SC_CORES)) return;
     if (tokens > 1) {
-        const cut c = cut_of(m, tokens);
-        several = job_of(m, at, x->q, &c, 0);
-        for (uint32_t job = 0; job < c.count && job < 2; job++) {
-            write_job(m, at, &several, &c, job);
-            sc_neureka_commit();
-        }
-#ifdef SC_ENGINE_TAILS
-        if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
-#endif
+        begin_several(m, at, x, tokens);
         return;
     }
     sc_neureka_commit();
     ready = 0;
+#ifdef SC_ENGINE_TAILS
+    const uint32_t tailed = image_of(m)->tail_words;
     if (image_of(m)->count > 1) {
         write_one(image_of(m), 1);
         sc_neureka_commit();
+        if (tailed) fetch_tails(image_of(m), 1);
     }
-#ifdef SC_ENGINE_TAILS
-    if (image_of(m)->tail_words) {
-        sc_dma_wait(tails_dma[0]);
-        if (image_of(m)->count > 1) fetch_tails(image_of(m), 1);
-    }
+    if (tailed) sc_dma_wait(tails_dma[0]);
+#else
+    if (image_of(m)->count == 1) return;
+    write_one(image_of(m), 1);
+    sc_neureka_commit();
 #endif
 }
 
@@ -489,7 +495,7 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
 
 #ifdef SC_ENGINE_TAILS
 /* Those of a core's rows of a job of one token, whose tails are there. */
-static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
     const int last = job + 1u == i->count;
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
     const uint32_t left = (last ? i->last_rows : i->rows) - mine;
@@ -531,7 +537,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #endif
             } else if (left == 0) {
                 const sc_matrix *const next = next_of(m);
-                if (next && ready != next) write_first(next);
+                if (next) prepare(next);
             }
         }
         uint32_t n = i->rows / SC_CORES;

@@ -37,7 +37,7 @@ from shrinkc.compression.stages import gptq, stage_module
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
-from shrinkc.driver.planning import PlanRequest
+from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.importer import LlamaConfig, formats, load_config
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions

@@ -14,7 +14,8 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import BadConfig, ModelNotFound, UsageError
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model
-from shrinkc.driver.planning import PlanRequest, prepare
+from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.planning import prepare
 from shrinkc.importer import Checkpoint, load_model, open_checkpoint
 from shrinkc.importer.gguf_file import GgufFile
 

@@ -10,7 +10,8 @@ import pytest
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model
-from shrinkc.driver.planning import Shortfall, prepare
+from shrinkc.driver.planned import Shortfall
+from shrinkc.driver.planning import prepare
 
 from .test_checkpoint import request
 

@@ -16,7 +16,9 @@ from shrinkc.compression.budget import OnChip
 from shrinkc.compression.stages import gptq
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model
-from shrinkc.driver.planning import Planned, PlanRequest, Shortfall, prepare
+from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.planned import Planned, Shortfall
+from shrinkc.driver.planning import prepare
 from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import load_config
 from shrinkc.quantize import QuantOptions

@@ -20,7 +20,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core import artifact
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model
-from shrinkc.driver.planning import PlanRequest
+from shrinkc.driver.plan_request import PlanRequest
 
 FOLDER = Path(__file__).parent
 TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c", "src/formats.h")

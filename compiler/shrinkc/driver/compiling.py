@@ -13,7 +13,9 @@ from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import quoted
-from shrinkc.driver.planning import Planned, PlanRequest, Shortfall, prepare
+from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.planned import Planned, Shortfall
+from shrinkc.driver.planning import prepare
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph

@@ -12,7 +12,9 @@ from shrinkc.core.errors import QuantizeError, ShrinkcError, UnsupportedModel, U
 from shrinkc.core.progress import Reporter
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import POSITION, Speed
-from shrinkc.driver.planning import Planned, PlanRequest, Shortfall, prepare
+from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.planned import Planned, Shortfall
+from shrinkc.driver.planning import prepare
 from shrinkc.memory.cycles import LABELS
 from shrinkc.report.sweep import Bar, Row, sweep_picture
 from shrinkc.targets import MEMORIES

@@ -1,0 +1,311 @@
+"""What a plan says of itself, and what a model lacks that does not fit: for people and for programs."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from shrinkc.core.artifact import Option
+from shrinkc.core.errors import DoesNotFit, Lack
+from shrinkc.core.shell import name_of, quoted
+from shrinkc.core.words import show_size
+from shrinkc.driver.estimating import Speed, speed_of
+from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices
+from shrinkc.importer import Checkpoint, Formats, LlamaConfig
+from shrinkc.memory.plan import Plan, planned_sizes
+from shrinkc.memory.planner import make_plan
+from shrinkc.memory.verify import verify
+from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
+from shrinkc.report.memory_map import memory_map
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import MEMORIES, Target
+
+_TABLES = {"rope": "RoPE table", "pieces": "token texts"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was made from: the model fits.
+
+    ``plan`` says where everything lies; ``context`` is in tokens; ``notes`` are what had to be
+    assumed where the checkpoint is not whole.  ``choices``: which engine runs which matrix.
+    """
+
+    request: PlanRequest
+    checkpoint: Checkpoint
+    context: int
+    target: Target
+    shape: ModelShape
+    plan: Plan
+    notes: tuple[str, ...] = ()
+    choices: Choices = ON_CORES
+
+    fits: ClassVar[Literal[True]] = True
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.checkpoint.name
+
+    @property
+    def config(self) -> LlamaConfig:
+        """Of the model."""
+        return self.checkpoint.config
+
+    @property
+    def formats(self) -> Formats | None:
+        """Of the matrices that the checkpoint stores as integers."""
+        return self.checkpoint.formats
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Every option that decides the program, without paths."""
+        q = self.request.quant
+        adapter = self.checkpoint.adapter if self.checkpoint.adapter_given else None
+        fixed = fixed_options(self.config, self.formats, q)
+        return {
+            "target": self.target.name,
+            "bits": None if "--bits" in fixed else q.bits,
+            "group": q.group,
+            "short_last_group": q.short_last_group,
+            "asymmetric": q.asymmetric,
+            "head_bits": None if "--head-bits" in fixed else q.head_bits,
+            "context": self.context,
+            "l1": self.plan.l1_budget,
+            "code": self.target.code[0] if self.target.code else None,
+            "adapter": None if adapter is None else name_of(adapter),
+            "engines": ",".join(self.target.engines),
+        }
+
+    @property
+    def command(self) -> str:
+        """The command line that makes the same program: names instead of paths, nothing implied."""
+        words = ["shrinkc", "compile", self.name]
+        for name, value in self.options.items():
+            option = "--" + name.replace("_", "-")
+            if value is True:
+                words.append(option)
+            elif value is not None and value is not False:
+                words += [option, str(value)]
+        return quoted(*words)
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """What the cost model says of it; None for a target that was not calibrated.
+
+        UsageError for a position outside the context.
+        """
+        r = self.request
+        return speed_of(self.shape, self.plan, self.target, r.position, r.clock_mhz)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Stored bytes of all matrices, scales and padding included."""
+        again = dict(self.shape.shared)
+        return sum(p.bytes for p in self.plan.placements if p.name not in again)
+
+    def _widths(self) -> str:
+        q = self.request.quant
+        known = self.formats or {}
+        fixed = fixed_options(self.config, self.formats, q)
+        said = []
+        if "--bits" not in fixed:
+            group = f" in groups of {q.group}" if q.group else ""
+            said.append(f"{q.bits} bit{' asymmetric' if q.asymmetric else ''}{group}")
+        counts = Counter(
+            (bits, group if group < inputs_of(self.config, name) else 0, asymmetric)
+            for name, (bits, group, asymmetric) in known.items()
+        )
+        for (bits, size, asymmetric), count in sorted(counts.items()):
+            kind = " asymmetric" if asymmetric else ""
+            groups = f" in groups of {size}" if size else ""
+            said.append(f"{bits} bit{kind}{groups} ({count} of the checkpoint's matrices)")
+        if "--head-bits" not in fixed:
+            tables = {EMBEDDING: "embedding", HEAD: "head"}
+            if self.config.tie_embeddings:
+                tables = {EMBEDDING: "embedding and head"}
+            floats = [label for name, label in tables.items() if name not in known]
+            said.append(f"{' and '.join(floats)} at {q.head_bits} bit")
+        if self.shape.shared:
+            said.append(f"{len(self.shape.shared)} matrices that repeat others not stored again")
+        return ", ".join(said)
+
+    def for_shape(self, shape: ModelShape) -> Planned:
+        """With a plan for ``shape``: what the headers of a quantised checkpoint leave open (column
+        orders, zero points that all lie in the middle) is known once it is read."""
+        if shape == self.shape:
+            return self
+        plan = make_plan(shape, self.target, self.request.l1)
+        verify(plan, shape, self.target)
+        return replace(self, shape=shape, plan=plan)
+
+    def lines(self) -> list[str]:
+        """A summary for people."""
+        c, p = self.config, self.plan
+        implied = " (default)" if self.request.context is None else ""
+        cut = [x for x in p.placements if x.name != "embedding" and x.engine == CORES]
+        tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
+        out = [
+            f"{self.name} for {self.target.name}: {c.num_layers} layers, hidden {c.hidden_size}, "
+            f"vocabulary {c.vocab_size}, context {self.context}{implied}",
+            f"  weights     {show_size(self.weight_bytes)} at {self._widths()}",
+        ]
+        for level, have in p.capacity.items():
+            used, label = p.used[level], MEMORIES[level].short
+            if used or level in ("l1", "l2"):
+                share = f"{100 * used / have:.0f} %" if have else "-"
+                out.append(
+                    f"  {label:<11} {show_size(used):>10} of {show_size(have):>10}  {share:>5}"
+                )
+        out.append(
+            f"  schedule    chunks of {p.chunk} tokens, {tiles} tiles of up to "
+            f"{show_size(p.tile_bytes)} per pass, KV cache in {self._cache_places()}, logits in "
+            f"{'L1' if p.logits_in_l1 else 'L2'}"
+        )
+        away = [x for x in p.tables if x.level != "l2"]
+        out += [
+            f"  {_TABLES[x.name]:<11} {show_size(x.bytes):>10} in {MEMORIES[x.level].label}, to leave L2 to others"
+            for x in away
+        ]
+        out += [f"  engines     {line}" for line in self._engine_lines()]
+        return out + [f"  note        {note}" for note in self.notes]
+
+    def picture(self) -> str:
+        """The memory map, as an SVG document."""
+        return memory_map(self.plan, self.name)
+
+    def _cache_places(self) -> str:
+        """The memories that hold the cache, with their layers where they are several."""
+        layers = self.plan.kv_layers
+        if not layers:
+            return "L1"
+        if len(layers) == 1:
+            return MEMORIES[next(iter(layers))].label
+        parts = [f"{MEMORIES[level].label} ({count} layers)" for level, count in layers.items()]
+        return " and ".join(parts)
+
+    @property
+    def products(self) -> list[str]:
+        """The matrices of the cores of which N-EUREKA multiplies the segments with the tokens of a prompt at once;
+        the head is not among them: of a prompt it takes the last token alone."""
+        sizes = planned_sizes(self.shape, self.target, self.plan)
+        if not sizes.several_on_neureka or self.plan.chunk == 1:
+            return []
+        layers = itertools.chain.from_iterable(self.shape.layers)
+        return [m.name for m in layers if m.engine == CORES and m.product_words]
+
+    def _engine_lines(self) -> list[str]:
+        """Who runs how much, and why not more; nothing where the target has the cores alone."""
+        chosen = self.choices.by_name
+        runs = Counter(c.engine for c in chosen.values())
+        out = [
+            f"{engine}: {runs[engine]} of {len(chosen)} matrices, estimated "
+            f"{sum(c.cycles for c in chosen.values() if c.engine == engine)} cycles per token"
+            for engine in self.target.engines
+            if chosen
+        ]
+        if products := self.products:
+            out.append(
+                f"in a prompt {NEUREKA.name} multiplies the groups of {len(products)} of the cores' matrices, "
+                "which add them up"
+            )
+        why: dict[tuple[str, str], list[str]] = {}
+        for name, choice in chosen.items():
+            for engine, reason in choice.refused:
+                why.setdefault((engine, reason), []).append(name)
+        for (engine, reason), names in why.items():
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            out.append(f"not on {engine}: {names[0]}{more} {reason}")
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs."""
+        p = self.plan
+        return {
+            "model": self.name,
+            "command": self.command,
+            "options": self.options,
+            "fits": True,
+            "memory": {
+                level: {"used": p.used[level], "available": have}
+                for level, have in p.capacity.items()
+            },
+            "weight_bytes": self.weight_bytes,
+            "chunk": p.chunk,
+            "tile_bytes": p.tile_bytes,
+            "kv_in_l1": p.kv_in_l1,
+            "kv_layers": p.kv_layers,
+            "tables": {x.name: {"level": x.level, "bytes": x.bytes} for x in p.tables},
+            "logits_in_l1": p.logits_in_l1,
+            "notes": list(self.notes),
+            **self._engines_json(),
+        }
+
+    def _engines_json(self) -> dict[str, object]:
+        """The choice of every matrix, where there is one."""
+        found = {
+            name: {"engine": c.engine, "cycles": c.cycles, "refused": dict(c.refused)}
+            for name, c in self.choices.by_name.items()
+        }
+        return {"engines": found, "prompt_products": self.products} if found else {}
+
+
+def fixed_options(
+    config: LlamaConfig, formats: Formats | None, quant: QuantOptions
+) -> frozenset[str]:
+    """The options that a quantised checkpoint leaves nothing to decide for."""
+    known = formats or {}
+    fixed: set[str] = set()
+    tables = {EMBEDDING} if config.tie_embeddings else {EMBEDDING, HEAD}
+    if tables <= known.keys():
+        fixed.add("--head-bits")
+    if not float_inputs(config, known):
+        fixed |= {"--bits", "--asymmetric"}
+        if not quant.grouped_tables or "--head-bits" in fixed:
+            fixed |= {"--group", "--short-last-group"}
+    return frozenset(fixed)
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """A model that does not fit: what every memory lacks.
+
+    ``context`` is in tokens; see :class:`shrinkc.core.errors.Lack` for levels and bytes.
+    """
+
+    name: str
+    target: Target
+    context: int
+    lacks: tuple[Lack, ...]
+    notes: tuple[str, ...] = ()
+    _search: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
+
+    fits: ClassVar[Literal[False]] = False
+
+    @cached_property
+    def alternatives(self) -> tuple[str, ...]:
+        """Changes of options, as the command line writes them, each one checked to fit; made of
+        many plans when first asked for."""
+        return tuple(self._search())
+
+    @property
+    def error(self) -> DoesNotFit:
+        """The refusal that says all of it."""
+        hint = (
+            f"these were checked to fit: {'; '.join(self.alternatives)}."
+            if self.alternatives
+            else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
+            "all of them together."
+        )
+        return DoesNotFit(
+            f"{self.name} at context {self.context} on {self.target.name}: "
+            + " ".join([*map(str, self.lacks), *(f"Note: {n}." for n in self.notes)]),
+            hint,
+            self.lacks,
+            self.alternatives,
+        )
