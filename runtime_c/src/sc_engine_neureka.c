@@ -55,7 +55,7 @@ static inline uint32_t tail(const sc_matrix *m) {
 }
 /* Tails: blocks of 8 rows, words of 8 bit as those of the cores', behind the multipliers.  A word more apart than
  * they have, neighbours begin in other L1 banks. */
-static inline uint32_t tail_block_bytes(uint32_t words) { return 4 * (SC_ROWS * words + 1); }
+#define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
 static inline const uint8_t *tails(const sc_matrix *m, const uint8_t *at) {
     const uint32_t scales = 2 * padded_rows(m);
     return (const uint8_t *)multipliers(m, at) + (scales < 32 ? 32 : scales);
@@ -165,7 +165,7 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
 #ifdef SC_ENGINE_TAILS
     const uint32_t left = tail(m), first = k - left;
     const uint8_t *const words =
-        tails(m, at) + row / SC_ROWS * tail_block_bytes(tail_words(m)) + 4 * (row % SC_ROWS);
+        tails(m, at) + row / SC_ROWS * TAIL_BLOCK(tail_words(m)) + 4 * (row % SC_ROWS);
     for (uint32_t i = 4u * (uint32_t)core; i < left; i += 4u * (uint32_t)cores)
         read_four((uint32_t)sc_load32(words + SC_ROWS * i), left - i, scale, factor, shift, x + first + i);
 #endif
@@ -332,18 +332,27 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
 _Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
                "a core has whole blocks of a job");
 static SC_L1 sc_dma tails_dma[2];
+_Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << (JOB_ROWS_LOG + 1)) +
+                       2 * (2u << JOB_ROWS_LOG) / SC_ROWS * TAIL_BLOCK(1) <=
+                   SC_BYTES_ENGINE,
+               "planned room of a job's tails");
 static inline int32_t *tail_sums(void) {
     return (int32_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + JOBS * SC_NEUREKA_SUMS);
 }
+/* A core's own: which rows they are of differs from the job at hand to the last one, whose sums are made before all
+ * cores are done with those at hand. */
+static inline int32_t *own_sums(const image *i, int core) {
+    return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
+}
 static inline uint8_t *tail_tile(const image *i, uint32_t job) {
     return (uint8_t *)(tail_sums() + (2u << JOB_ROWS_LOG)) +
-           (job & 1) * (i->rows / SC_ROWS) * tail_block_bytes(i->tail_words);
+           (job & 1) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
 }
 
 /* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
  * multiplies them: that has no room for it. */
 static __attribute__((noinline)) void fetch_tails(const image *i, uint32_t job) {
-    const uint32_t bytes = tail_block_bytes(i->tail_words), blocks = i->rows / SC_ROWS;
+    const uint32_t bytes = TAIL_BLOCK(i->tail_words), blocks = i->rows / SC_ROWS;
     tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
                                    (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
 }
@@ -353,7 +362,7 @@ static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32
                            int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
     const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
-    const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * tail_block_bytes(words);
+    const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
     for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
         sc_rows a, b;
         w = sc_dot_pair(&a, &b, w, low, high, words) + 4;
@@ -500,7 +509,7 @@ static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, co
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
     const uint32_t left = (last ? i->last_rows : i->rows) - mine;
     if (mine >= (last ? i->last_rows : i->rows)) return;
-    multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, tail_sums() + mine);
+    multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, own_sums(i, core));
 }
 #endif
 
@@ -549,7 +558,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         if (left == 0 && i->last_rows - mine < n) n = i->last_rows - mine;
         int32_t *const low = (int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
 #ifdef SC_ENGINE_TAILS
-        if (i->tail_words) add_tails(low, tail_sums() + mine, n);
+        if (i->tail_words) add_tails(low, own_sums(i, core), n);
 #endif
         sc_matrix_joined(m, scales + row, row, n, low, low + i->apart, x, out, out->dst);
 #ifdef SC_ENGINE_TAILS
@@ -597,7 +606,7 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
         for (uint32_t t = 0; words && t < tokens; t++) {
             const int8_t *const q = x[t].q + first;
             sc_rows low, high;
-            sc_dot_pair(&low, &high, tails(m, at) + b * tail_block_bytes(words), q, q + pitch, words);
+            sc_dot_pair(&low, &high, tails(m, at) + b * TAIL_BLOCK(words), q, q + pitch, words);
 #define SUM(r) acc[t][r] += low.s##r + 256 * high.s##r;
             SC_EACH_ROW(SUM)
 #undef SUM
