@@ -217,7 +217,13 @@ def test_jobs_of_neureka() -> None:
     }  # fmt: skip
     assert folded.work(replace(m, bits=4), 3, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs_of_several": 6, "neureka_3x3.rows": 21,
-        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84,
+        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 0,
+    }  # fmt: skip
+    # of 768 inputs three whole tiles, and three words for the cores
+    long = folded.shape(MatrixSpec("m", 200, 768, 4, None, False))
+    assert folded.work(long, 1, ()) == {
+        "neureka_3x3.calls": 1, "neureka_3x3.jobs": 2, "neureka_3x3.rows": 7,
+        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 21,
     }  # fmt: skip
 
 
