@@ -8,7 +8,7 @@ import pytest
 
 from memory.shapes import make_shape
 from shrinkc.costs import Work
-from shrinkc.engines import ENGINES, THE_CORES, engine_named
+from shrinkc.engines import ENGINES, THE_CORES, MatrixSpec, engine_named
 from shrinkc.ir.steps import PassSizes, Turn
 from shrinkc.memory.cycles import Passes, StepWork
 from shrinkc.memory.plan import planned_sizes
