@@ -6,25 +6,18 @@
  * same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is the cores'. */
 #include "sc_platform.h"
 
-#include "sc_dot.h"
 #include "sc_engine.h"
 #include "sc_engines.h"
-#include "sc_planes.h"
 
 #if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3)
 
-#ifndef SC_ON_NEUREKA
-#define SC_ON_NEUREKA 255
-#endif
+#include "sc_neureka_rows.h"
 
 #define OUTPUTS 32u    /* of a tile */
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-#define PARTS_LOG 3    /* of the most parts that a token's rows of a job are cut into: blocks */
-#define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
-#define TAPS 9u
-#define CHANNELS 28u /* of a tile of a 3x3 image */
+#define PARTS_LOG 3 /* of the most parts that a token's rows of a job are cut into: blocks */
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
@@ -34,142 +27,6 @@ _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
 _Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
                "planned room of many tokens' jobs");
 #endif
-
-static inline int dense(const sc_matrix *m) { return m->engine == SC_ON_NEUREKA; }
-static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
-static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }
-static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
-    return (const uint16_t *)(const void *)(at + m->blocks * m->block_bytes);
-}
-static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
-
-#ifdef SC_ENGINE_TAILS
-/* Channels of a row's tiles, of a 3x3 image. */
-static inline uint32_t channels_of_tiles(const sc_matrix *m) {
-    return m->block_bytes / SC_ROWS / (TILE_BYTES * bits_of(m)) * CHANNELS;
-}
-/* Inputs of a row that are not the engine's. */
-static inline uint32_t tail(const sc_matrix *m) {
-    const uint32_t whole = dense(m) ? m->in.k : TAPS * channels_of_tiles(m);
-    return m->in.k > whole ? m->in.k - whole : 0;
-}
-/* Tails: blocks of 8 rows, words of 8 bit as those of the cores', behind the multipliers.  A word more apart than
- * they have, neighbours begin in other L1 banks. */
-#define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
-static inline const uint8_t *tails(const sc_matrix *m, const uint8_t *at) {
-    const uint32_t scales = 2 * padded_rows(m);
-    return (const uint8_t *)multipliers(m, at) + (scales < 32 ? 32 : scales);
-}
-#else
-static inline uint32_t tail(const sc_matrix *m) {
-    (void)m;
-    return 0;
-}
-#define channels_of_tiles(m) 0u
-#endif
-/* Whole words of it. */
-static inline uint32_t tail_words(const sc_matrix *m) { return (tail(m) + 3) / 4; }
-/* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
-static inline uint32_t channels(const sc_matrix *m) {
-    return dense(m) ? m->in.k : tail(m) ? channels_of_tiles(m) : 4u * m->in.words / TAPS;
-}
-
-/* Inputs of a row that lie together: those of a tile, or of one of its 9 taps. */
-typedef struct {
-    uint32_t first, count;
-} piece;
-
-#define PIECE_MAX 32u
-
-static inline uint32_t pieces_of(const sc_matrix *m) {
-    const uint32_t tiles = (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m);
-    return dense(m) ? tiles : 9 * tiles;
-}
-
-/* Where piece i of a row begins, as bits of its planes. */
-typedef struct {
-    uint32_t byte, bit; /* of the first plane; bit of a plane */
-    piece inputs;
-} place;
-
-static inline place place_of(const sc_matrix *m, uint32_t i) {
-    const uint32_t k = m->in.k - tail(m), tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9;
-    const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
-    const uint32_t there = left < of_tile ? left : of_tile, first = tap * channels(m) + channel;
-    return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
-                   (piece){first, first >= k          ? 0
-                                  : k - first < there ? k - first
-                                                      : there}};
-}
-
-/* Nibble b of a word has bit b of 4 inputs: as signed bytes. */
-static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
-    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
-    return (bytes_of(nibbles) + up) ^ 0x80808080u;
-}
-
-/* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b. */
-static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
-    const uint32_t bits = dense(m) ? 8 : bits_of(m);
-    const place p = place_of(m, i);
-    uint32_t word[PIECE_MAX / 4] = {0};
-    if (dense(m)) {
-        __builtin_memcpy(word, row + p.byte, sizeof word);
-    } else {
-        for (uint32_t b = 0; b < bits; b++) {
-            uint32_t plane;
-            __builtin_memcpy(&plane, row + p.byte + b * TILE_BYTES + p.bit / 8, 4);
-            plane >>= p.bit % 8;
-            for (uint32_t q = 0; 4 * q < p.inputs.count; q++) word[q] |= (plane >> 4 * q & 15) << 4 * b;
-        }
-    }
-    for (uint32_t q = 0; q < PIECE_MAX / 4; q++) word[q] = signed_bytes(word[q], bits);
-    __builtin_memcpy(w, word, sizeof word);
-    return p.inputs;
-}
-
-/* Inputs first .. of a row, of which `count` are left, from four bytes. */
-static inline void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
-                             int32_t *x) {
-    for (uint32_t j = 0; j < 4 && j < count; j++, word >>= 8)
-        x[j] = sc_requantize((int8_t)word * scale, factor, shift);
-}
-
-/* Four inputs at a time, so that few of them are work for all cores. */
-static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
-                     int shift, int32_t *x, int core, int cores) {
-    const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
-    const int32_t scale = multipliers(m, at)[row];
-    if (dense(m)) { /* one after the other */
-        for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
-            uint32_t word;
-            __builtin_memcpy(&word, __builtin_assume_aligned(weights + i, 4), 4);
-            read_four(signed_bytes(word, 8), k - i, scale, factor, shift, x + i);
-        }
-        return;
-    }
-    const uint32_t bits = bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
-    for (uint32_t i = (uint32_t)core; i < pieces_of(m) * quads; i += (uint32_t)cores) {
-        const place p = place_of(m, i / quads);
-        const uint32_t q = i % quads;
-        uint32_t word = 0;
-        if (4 * q >= p.inputs.count) continue;
-        for (uint32_t b = 0; b < bits; b++) {
-            uint32_t plane;
-            __builtin_memcpy(&plane, weights + p.byte + b * TILE_BYTES + p.bit / 8, 4);
-            word |= (plane >> p.bit % 8 >> 4 * q & 15) << 4 * b;
-        }
-        read_four(signed_bytes(word, bits), p.inputs.count - 4 * q, scale, factor, shift,
-                  x + p.inputs.first + 4 * q);
-    }
-#ifdef SC_ENGINE_TAILS
-    const uint32_t left = tail(m), first = k - left;
-    const uint8_t *const words =
-        tails(m, at) + row / SC_ROWS * TAIL_BLOCK(tail_words(m)) + 4 * (row % SC_ROWS);
-    for (uint32_t i = 4u * (uint32_t)core; i < left; i += 4u * (uint32_t)cores)
-        read_four((uint32_t)sc_load32(words + SC_ROWS * i), left - i, scale, factor, shift, x + first + i);
-#endif
-}
 
 #ifdef SC_NEUREKA
 
@@ -327,72 +184,7 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
     sc_neureka_written(i->form);
 }
 
-#ifdef SC_ENGINE_TAILS
-/* Behind the sums of one token's jobs: of a job what its tails add up to, and the tails of two jobs. */
-_Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
-               "a core has whole blocks of a job");
-static SC_L1 sc_dma tails_dma[2];
-_Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << (JOB_ROWS_LOG + 1)) +
-                       2 * (2u << JOB_ROWS_LOG) / SC_ROWS * TAIL_BLOCK(1) <=
-                   SC_BYTES_ENGINE,
-               "planned room of a job's tails");
-static inline int32_t *tail_sums(void) {
-    return (int32_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + JOBS * SC_NEUREKA_SUMS);
-}
-/* A core's own: which rows they are of differs from the job at hand to the last one, whose sums are made before all
- * cores are done with those at hand. */
-static inline int32_t *own_sums(const image *i, int core) {
-    return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
-}
-static inline uint8_t *tail_tile(const image *i, uint32_t job) {
-    return (uint8_t *)(tail_sums() + (2u << JOB_ROWS_LOG)) +
-           (job & 1) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
-}
-
-/* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
- * multiplies them: that has no room for it. */
-static __attribute__((noinline)) void fetch_tails(const image *i, uint32_t job) {
-    const uint32_t bytes = TAIL_BLOCK(i->tail_words), blocks = i->rows / SC_ROWS;
-    tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
-                                   (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
-}
-
-/* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
-static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first, uint32_t rows,
-                           int add, int32_t *sums) {
-    const uint32_t words = i->tail_words;
-    const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
-    const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
-    for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
-        sc_rows a, b;
-        w = sc_dot_pair(&a, &b, w, low, high, words) + 4;
-#define SUM(r)                                                                                               \
-    sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)a.s##r + ((uint32_t)b.s##r << 8));
-        SC_EACH_ROW(SUM)
-#undef SUM
-    }
-}
-
-/* low[n] += what the tails of the same rows add up to. */
-static inline void add_tails(int32_t *low, const int32_t *sums, uint32_t n) {
-#if SC_XPULP
-    int32_t a, b, c, d;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     SC_LW_POST("%[a]", "%[sums]") SC_LW_POST("%[c]", "%[sums]")
-                     "lw %[b], 0(%[low])\nlw %[d], 4(%[low])\n"
-                     "add %[a], %[a], %[b]\nadd %[c], %[c], %[d]\n"
-                     ".insn s 0x2b, 2, %[a], 4(%[low])\n.insn s 0x2b, 2, %[c], 4(%[low])\n"
-                     SC_LOOP_END(8)
-                     : [low] "+&r"(low), [sums] "+&r"(sums), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
-                     : [n] "r"(n / 2)
-                     : "memory");
-    /* clang-format on */
-#else
-    for (; n; n--, low++) *low = (int32_t)((uint32_t)*low + (uint32_t)*sums++);
-#endif
-}
-#endif
+#include "sc_neureka_tails.h"
 
 /* The matrix whose first job has been written, but not committed; the last core's own. */
 static SC_L1 const sc_matrix *ready;
@@ -401,9 +193,7 @@ SC_HOT static void prepare(const sc_matrix *m) {
     if (ready == m) return;
     write_one(image_of(m), 0);
     ready = m;
-#ifdef SC_ENGINE_TAILS
-    if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
-#endif
+    if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
 }
 
 /* The next matrix of this pass over one token, if it is known and the engine's: its first job is written while
@@ -422,9 +212,7 @@ static __attribute__((noinline)) void begin_several(const sc_matrix *m, const ui
         write_job(m, at, &several, &c, job);
         sc_neureka_commit();
     }
-#ifdef SC_ENGINE_TAILS
-    if (image_of(m)->tail_words) fetch_tails(image_of(m), 0);
-#endif
+    if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
@@ -435,19 +223,13 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     }
     sc_neureka_commit();
     ready = 0;
-#ifdef SC_ENGINE_TAILS
-    const uint32_t tailed = image_of(m)->tail_words;
-    if (image_of(m)->count > 1) {
-        write_one(image_of(m), 1);
+    const image *const i = image_of(m);
+    if (i->count > 1) {
+        write_one(i, 1);
         sc_neureka_commit();
-        if (tailed) fetch_tails(image_of(m), 1);
+        if (tailed(i)) fetch_tails(i, 1);
     }
-    if (tailed) sc_dma_wait(tails_dma[0]);
-#else
-    if (image_of(m)->count == 1) return;
-    write_one(image_of(m), 1);
-    sc_neureka_commit();
-#endif
+    if (tailed(i)) await_tails(0);
 }
 
 /* This core's share of what a job of several tokens has summed: of each token as few parts of the rows as give all
@@ -466,10 +248,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
         if (first >= p.count) continue;
         const uint32_t n = p.count - first < rows ? p.count - first : rows;
         int32_t *const low = sums + ((2 * t) << c->log) + first;
-#ifdef SC_ENGINE_TAILS
-        const image *const im = image_of(m);
-        if (im->tail_words) multiply_tails(im, job / c->tokens, x[p.token + t].q, first, n, 1, low);
-#endif
+        if (tailed(image_of(m)))
+            multiply_tails(image_of(m), job / c->tokens, x[p.token + t].q, first, n, 1, low);
         sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
                          out->dst + (p.token + t) * out->stride);
     }
@@ -478,15 +258,13 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
 static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x,
                                                   uint32_t tokens, const sc_output *out, int core) {
     const cut c = cut_of(m, tokens);
+    const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
-#ifdef SC_ENGINE_TAILS
         /* tails serve all tokens: they come with the first one's job */
-        const image *const im = image_of(m);
         const uint32_t rows = job / tokens;
-        const int tailed = core == SC_LAST_CORE(SC_CORES) && im->tail_words && job == rows * tokens;
-        if (tailed) sc_dma_wait(tails_dma[rows & 1]);
-#endif
+        const int tails_come = core == SC_LAST_CORE(SC_CORES) && tailed(i) && job == rows * tokens;
         if (core == SC_LAST_CORE(SC_CORES)) {
+            if (tails_come) await_tails(rows);
             sc_dma_wait(scales_dma[job % JOBS]);
             sc_neureka_wait(job + 1 < c.count);
         }
@@ -495,23 +273,10 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
             write_job(m, at, &several, &c, job + 2);
             sc_neureka_commit();
         }
-#ifdef SC_ENGINE_TAILS
-        if (tailed && rows + 1 < im->count) fetch_tails(im, rows + 1);
-#endif
+        if (tails_come && rows + 1 < i->count) fetch_tails(i, rows + 1);
         store_job(m, x, &c, job, out, core);
     }
 }
-
-#ifdef SC_ENGINE_TAILS
-/* Those of a core's rows of a job of one token, whose tails are there. */
-static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
-    const int last = job + 1u == i->count;
-    const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
-    const uint32_t left = (last ? i->last_rows : i->rows) - mine;
-    if (mine >= (last ? i->last_rows : i->rows)) return;
-    multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, own_sums(i, core));
-}
-#endif
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
@@ -522,18 +287,14 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     const image *i = image_of(m);
     uint32_t job = 0, left;
     const uint16_t *scales = multipliers(m, at);
-#ifdef SC_ENGINE_TAILS
-    if (i->tail_words) {
+    if (tailed(i)) {
         sc_barrier(); /* the first job's have come */
         own_tails(i, 0, x, core);
     }
-#endif
     do { /* as above; multipliers are read where they are, each once */
         left = i->count - ++job;
         if (core == SC_LAST_CORE(SC_CORES)) {
-#ifdef SC_ENGINE_TAILS
-            if (i->tail_words && left) sc_dma_wait(tails_dma[job & 1]);
-#endif
+            if (tailed(i) && left) await_tails(job);
             sc_neureka_wait(left > 0);
         }
         sc_barrier();
@@ -541,9 +302,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             if (left > 1) {
                 write_one(i, job + 1);
                 sc_neureka_commit();
-#ifdef SC_ENGINE_TAILS
-                if (i->tail_words) fetch_tails(i, job + 1); /* where those of the job at hand were */
-#endif
+                if (tailed(i)) fetch_tails(i, job + 1); /* where those of the job at hand were */
             } else if (left == 0) {
                 const sc_matrix *const next = next_of(m);
                 if (next) prepare(next);
@@ -557,13 +316,9 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;
         if (left == 0 && i->last_rows - mine < n) n = i->last_rows - mine;
         int32_t *const low = (int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
-#ifdef SC_ENGINE_TAILS
-        if (i->tail_words) add_tails(low, own_sums(i, core), n);
-#endif
+        if (tailed(i)) add_own_tails(i, core, low, n);
         sc_matrix_joined(m, scales + row, row, n, low, low + i->apart, x, out, out->dst);
-#ifdef SC_ENGINE_TAILS
-        if (i->tail_words && left) own_tails(i, job, x, core);
-#endif
+        if (tailed(i) && left) own_tails(i, job, x, core);
     } while (left);
 }
 

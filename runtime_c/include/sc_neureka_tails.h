@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Tails: what rows have behind N-EUREKA's last whole tile, which the cores multiply while it is at its own.  For
+ * sc_engine_neureka.c alone, whose jobs they go with. */
+#ifndef SC_NEUREKA_TAILS_H
+#define SC_NEUREKA_TAILS_H
+
+#include "sc_neureka_rows.h"
+
+#ifdef SC_ENGINE_TAILS
+static inline int tailed(const image *i) { return i->tail_words > 0; }
+
+/* Behind the sums of one token's jobs: of a job what its tails add up to, and the tails of two jobs. */
+_Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
+               "a core has whole blocks of a job");
+static SC_L1 sc_dma tails_dma[2];
+_Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << (JOB_ROWS_LOG + 1)) +
+                       2 * (2u << JOB_ROWS_LOG) / SC_ROWS * TAIL_BLOCK(1) <=
+                   SC_BYTES_ENGINE,
+               "planned room of a job's tails");
+static inline int32_t *tail_sums(void) {
+    return (int32_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + JOBS * SC_NEUREKA_SUMS);
+}
+/* A core's own: which rows they are of differs from the job at hand to the last one, whose sums are made before all
+ * cores are done with those at hand. */
+static inline int32_t *own_sums(const image *i, int core) {
+    return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
+}
+static inline uint8_t *tail_tile(const image *i, uint32_t job) {
+    return (uint8_t *)(tail_sums() + (2u << JOB_ROWS_LOG)) +
+           (job & 1) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
+}
+
+/* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
+ * multiplies them: that has no room for it. */
+static __attribute__((noinline)) void fetch_tails(const image *i, uint32_t job) {
+    const uint32_t bytes = TAIL_BLOCK(i->tail_words), blocks = i->rows / SC_ROWS;
+    tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
+                                   (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
+}
+
+/* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
+static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first, uint32_t rows,
+                           int add, int32_t *sums) {
+    const uint32_t words = i->tail_words;
+    const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
+    const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
+    for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
+        sc_rows a, b;
+        w = sc_dot_pair(&a, &b, w, low, high, words) + 4;
+#define SUM(r)                                                                                               \
+    sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)a.s##r + ((uint32_t)b.s##r << 8));
+        SC_EACH_ROW(SUM)
+#undef SUM
+    }
+}
+
+/* low[n] += what the tails of a core's rows add up to. */
+static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_t n) {
+    const int32_t *sums = own_sums(i, core);
+#if SC_XPULP
+    int32_t a, b, c, d;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
+                     SC_LW_POST("%[a]", "%[sums]") SC_LW_POST("%[c]", "%[sums]")
+                     "lw %[b], 0(%[low])\nlw %[d], 4(%[low])\n"
+                     "add %[a], %[a], %[b]\nadd %[c], %[c], %[d]\n"
+                     ".insn s 0x2b, 2, %[a], 4(%[low])\n.insn s 0x2b, 2, %[c], 4(%[low])\n"
+                     SC_LOOP_END(8)
+                     : [low] "+&r"(low), [sums] "+&r"(sums), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
+                     : [n] "r"(n / 2)
+                     : "memory");
+    /* clang-format on */
+#else
+    for (; n; n--, low++) *low = (int32_t)((uint32_t)*low + (uint32_t)*sums++);
+#endif
+}
+
+/* Those of a core's rows of a job of one token, whose tails are there. */
+static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+    const int last = job + 1u == i->count;
+    const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
+    const uint32_t left = (last ? i->last_rows : i->rows) - mine;
+    if (mine >= (last ? i->last_rows : i->rows)) return;
+    multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, own_sums(i, core));
+}
+
+/* Those of a job have come: by the last core, before a barrier. */
+static inline void await_tails(uint32_t job) { sc_dma_wait(tails_dma[job & 1]); }
+
+#else
+
+static inline int tailed(const image *i) {
+    (void)i;
+    return 0;
+}
+static inline void fetch_tails(const image *i, uint32_t job) { (void)i, (void)job; }
+static inline void await_tails(uint32_t job) { (void)job; }
+static inline void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
+                                  uint32_t rows, int add, int32_t *sums) {
+    (void)i, (void)job, (void)q, (void)first, (void)rows, (void)add, (void)sums;
+}
+static inline void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+    (void)i, (void)job, (void)x, (void)core;
+}
+static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_t n) {
+    (void)i, (void)core, (void)low, (void)n;
+}
+
+#endif
+#endif
