@@ -53,6 +53,24 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
     return (uint32_t)top;
 }
 
+/* z = x * 2^up, which has no more than 15 bits: of weights of few bits, whose products are small */
+SC_INLINE void lift_head(const int32_t *x, int up, int32_t *z) {
+#if SC_XPULP
+    int32_t v;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)
+                     SC_LW_POST("%[v]", "%[x]")
+                     "sll %[v], %[v], %[up]\n"
+                     ".insn s 0x2b, 2, %[v], 4(%[z])\n" SC_LOOP_END(3)
+                     : [x] "+&r"(x), [z] "+&r"(z), [v] "=&r"(v)
+                     : [n] "r"(SC_HEAD_DIM), [up] "r"(up)
+                     : "memory");
+    /* clang-format on */
+#else
+    for (int i = 0; i < SC_HEAD_DIM; i++) z[i] = (int32_t)((uint32_t)x[i] << up);
+#endif
+}
+
 /* dst[i * stride] = z[i] * 2^-n times the reciprocal, an int8 */
 SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
 #if SC_XPULP
@@ -128,7 +146,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             n = sc_top_bit(top) - 14;
             exponent = e + n - 15;
         } else if (__builtin_expect(n < 0, 0)) {
-            for (int i = 0; i < SC_HEAD_DIM; i++) h->work[i] = (int32_t)((uint32_t)z[i] << -n);
+            lift_head(z, -n, h->work);
             z = h->work, top <<= -n, n = 0;
         }
         top >>= n;

@@ -108,9 +108,16 @@ static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, i
     return p.inputs;
 }
 
-/* Inputs first .. of a row, of which `count` are left, from four bytes. */
-static inline void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
-                             int32_t *x) {
+/* sc_requantize() of a word's bytes times a row's multiplier, of `count` and four at most.  High words are below
+ * 2^22, so that adding half a unit cannot overflow. */
+SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
+                         int32_t *x) {
+    if (__builtin_expect(shift > 0 && shift < 31 && count >= 4, 1)) {
+#define READ(j) x[j] = sc_round(sc_mulh((int8_t)(word >> 8 * (j)) * scale, (int32_t)factor), shift)
+        READ(0), READ(1), READ(2), READ(3);
+#undef READ
+        return;
+    }
     for (uint32_t j = 0; j < 4 && j < count; j++, word >>= 8)
         x[j] = sc_requantize((int8_t)word * scale, factor, shift);
 }

@@ -17,7 +17,9 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-#define PARTS_LOG 3 /* of the most parts that a token's rows of a job are cut into: blocks */
+/* What writing a job takes, in blocks of rows that are stored, or gated, meanwhile. */
+#define WRITING 4u
+#define WRITING_SILU 2u
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
@@ -232,26 +234,26 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     if (tailed(i)) await_tails(0);
 }
 
-/* This core's share of what a job of several tokens has summed: of each token as few parts of the rows as give all
- * cores as much to do. */
+/* This core's share of what a job of several tokens has summed: as many blocks as the other cores have, one token's
+ * after the other's.  The last core, which writes the next job meanwhile, has fewer. */
 static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
                       int core) {
     const part p = part_of(c, job);
-    const uint32_t apart = c->apart << c->log;
+    const uint32_t apart = c->apart << c->log, blocks = p.count / SC_ROWS, all = c->each * blocks;
+    const uint32_t shared = all + (job + 2 < c->count ? out->kind == SC_SILU ? WRITING_SILU : WRITING : 0);
     const uint16_t *const scales = scales_of(c, job);
     int32_t *const sums = sums_of(c, job);
-    uint32_t parts = 0; /* as a power of two */
-    while (parts < PARTS_LOG && (c->each << parts) % SC_CORES) parts++;
-    const uint32_t rows = (p.count + (SC_ROWS << parts) - 1) >> parts & ~(SC_ROWS - 1u);
-    for (uint32_t i = (uint32_t)core; i < c->each << parts; i += SC_CORES) {
-        const uint32_t t = i >> parts, first = (i & ((1u << parts) - 1)) * rows;
-        if (first >= p.count) continue;
-        const uint32_t n = p.count - first < rows ? p.count - first : rows;
+    uint32_t at = shared * (uint32_t)core / SC_CORES;
+    const uint32_t end = core == SC_LAST_CORE(SC_CORES) ? all : shared * ((uint32_t)core + 1) / SC_CORES;
+    for (uint32_t t = at / blocks; at < end && at < all; t++) {
+        const uint32_t first = (at - t * blocks) * SC_ROWS, to = (t + 1) * blocks;
+        const uint32_t n = ((end < to ? end : to) - at) * SC_ROWS;
         int32_t *const low = sums + ((2 * t) << c->log) + first;
         if (tailed(image_of(m)))
             multiply_tails(image_of(m), job / c->tokens, x[p.token + t].q, first, n, 1, low);
         sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
                          out->dst + (p.token + t) * out->stride);
+        at = to;
     }
 }
 
