@@ -53,7 +53,7 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
     return (uint32_t)top;
 }
 
-/* z = x * 2^up, which has no more than 15 bits: of weights of few bits, whose products are small */
+/* z = x * 2^up, which has at most 15 bits besides its sign */
 SC_INLINE void lift_head(const int32_t *x, int up, int32_t *z) {
 #if SC_XPULP
     int32_t v;
@@ -145,7 +145,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             z = h->work;
             n = sc_top_bit(top) - 14;
             exponent = e + n - 15;
-        } else if (__builtin_expect(n < 0, 0)) {
+        } else if (__builtin_expect(n < 0, 0)) { /* sums of weights of few bits are small */
             lift_head(z, -n, h->work);
             z = h->work, top <<= -n, n = 0;
         }

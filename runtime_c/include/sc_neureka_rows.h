@@ -108,8 +108,8 @@ static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, i
     return p.inputs;
 }
 
-/* sc_requantize() of a word's bytes times a row's multiplier, of `count` and four at most.  High words are below
- * 2^22, so that adding half a unit cannot overflow. */
+/* sc_requantize() of min(count, 4) bytes of a word times a row's multiplier.  High words are at most 2^22, so that adding
+ * half a unit cannot overflow; shifts that are clamped, or to the left, are rare. */
 SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
                          int32_t *x) {
     if (__builtin_expect(shift > 0 && shift < 31 && count >= 4, 1)) {

@@ -17,9 +17,10 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-/* What writing a job takes, in blocks of rows that are stored, or gated, meanwhile. */
-#define WRITING 4u
-#define WRITING_SILU 2u
+/* What writing a job takes the last core, in blocks of rows that it could store, or gate, meanwhile: measured, and
+ * of no meaning for results. */
+#define WRITING_BLOCKS 4u
+#define WRITING_BLOCKS_SILU 2u
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
@@ -234,26 +235,27 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     if (tailed(i)) await_tails(0);
 }
 
-/* This core's share of what a job of several tokens has summed: as many blocks as the other cores have, one token's
- * after the other's.  The last core, which writes the next job meanwhile, has fewer. */
+/* This core's share of what a job of several tokens has summed.  Blocks are counted through all of its tokens; a
+ * core has as many as the others, but for the last one, which writes the next job meanwhile. */
 static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
                       int core) {
     const part p = part_of(c, job);
     const uint32_t apart = c->apart << c->log, blocks = p.count / SC_ROWS, all = c->each * blocks;
-    const uint32_t shared = all + (job + 2 < c->count ? out->kind == SC_SILU ? WRITING_SILU : WRITING : 0);
+    const uint32_t writing = out->kind == SC_SILU ? WRITING_BLOCKS_SILU : WRITING_BLOCKS;
+    const uint32_t shared = all + (job + 2 < c->count ? writing : 0);
     const uint16_t *const scales = scales_of(c, job);
     int32_t *const sums = sums_of(c, job);
-    uint32_t at = shared * (uint32_t)core / SC_CORES;
-    const uint32_t end = core == SC_LAST_CORE(SC_CORES) ? all : shared * ((uint32_t)core + 1) / SC_CORES;
-    for (uint32_t t = at / blocks; at < end && at < all; t++) {
-        const uint32_t first = (at - t * blocks) * SC_ROWS, to = (t + 1) * blocks;
-        const uint32_t n = ((end < to ? end : to) - at) * SC_ROWS;
+    uint32_t block = shared * (uint32_t)core / SC_CORES;
+    const uint32_t stop = core == SC_LAST_CORE(SC_CORES) ? all : shared * ((uint32_t)core + 1) / SC_CORES;
+    for (uint32_t t = block / blocks; block < stop && block < all; t++) {
+        const uint32_t first = (block - t * blocks) * SC_ROWS, next = (t + 1) * blocks;
+        const uint32_t n = ((stop < next ? stop : next) - block) * SC_ROWS;
         int32_t *const low = sums + ((2 * t) << c->log) + first;
         if (tailed(image_of(m)))
             multiply_tails(image_of(m), job / c->tokens, x[p.token + t].q, first, n, 1, low);
         sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
                          out->dst + (p.token + t) * out->stride);
-        at = to;
+        block = next;
     }
 }
 
