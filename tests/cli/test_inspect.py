@@ -17,9 +17,9 @@ from helpers.compressed import step
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.compression.run import FORMAT as RUN_FORMAT
-from shrinkc.compression.run import RUN
-from shrinkc.compression.run import VERSION as RUN_VERSION
+from shrinkc.compression.run_directory import FORMAT as RUN_FORMAT
+from shrinkc.compression.run_directory import RUN
+from shrinkc.compression.run_directory import VERSION as RUN_VERSION
 from shrinkc.compression.steps import write_json
 from shrinkc.core.artifact import file_record
 from shrinkc.importer.config import neutral_fields

@@ -16,18 +16,9 @@ from tests.compress.quantising import COARSE, STORIES, Recorder, quantised, writ
 
 from helpers.tiny_gptq import tiny_gptq
 from shrinkc.compression import budget as budgets
-from shrinkc.compression.budget import (
-    FUSED,
-    Choice,
-    OnChip,
-    Space,
-    allowed_bytes,
-    best,
-    decide,
-    space_of,
-    stages_of,
-)
+from shrinkc.compression.budget import allowed_bytes, decide, space_of, stages_of
 from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.choices import FUSED, Choice, OnChip, Space, best, narrow_loss
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
@@ -149,7 +140,7 @@ def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
         kept = [i for i in range(c.num_layers) if i not in order[:gone]]
         fixed = sum(costs.layers[i].removed for i in order[:gone])
         for i in kept:
-            fixed += budgets.narrow_loss(costs.layers[i], 1 - ffn / c.intermediate_size)
+            fixed += narrow_loss(costs.layers[i], 1 - ffn / c.intermediate_size)
             fixed += kv * (costs.layers[i].kv_group or 0.0)
         shapes = gptq.module_shapes(replace(config, num_layers=1))
         items: list[list[Option]] = []
@@ -361,7 +352,7 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
     losses += [max(0.0, costs.layers[i].removed) for i in choice.removed]
     share = 1 - choice.ffn / SMALL.intermediate_size
     kept = {i for i, _ in choice.bits}
-    losses += [budgets.narrow_loss(costs.layers[i], share) for i in kept]
+    losses += [narrow_loss(costs.layers[i], share) for i in kept]
     losses += [choice.kv_groups * (costs.layers[i].kv_group or 0.0) for i in kept]
     assert choice.loss == pytest.approx(sum(losses) + costs.embedding[choice.table_bits])
 

@@ -18,7 +18,8 @@ from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe, shipped
-from shrinkc.compression.run import compress, foreign_files
+from shrinkc.compression.run import compress
+from shrinkc.compression.run_directory import foreign_files
 from shrinkc.compression.self_text import SelfText, SelfTextSettings, tokens_of
 from shrinkc.compression.writing import Beginnings, _cache, _Row, write_shard, write_text
 from shrinkc.core.errors import BadData, BadRecipe, BadStep, NothingWritten, RunChanged

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.compression.budget import OnChip
+from shrinkc.compression.choices import OnChip
 from shrinkc.compression.stages import gptq
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model

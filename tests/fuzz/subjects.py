@@ -21,7 +21,7 @@ from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
 from importer import llama2c_reference as llama2c
 from shrinkc.compression.reporting import SENSITIVITY
-from shrinkc.compression.run import CHOSEN, FORMAT, RECIPE, RUN, VERSION
+from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
 from shrinkc.core.progress import Silent

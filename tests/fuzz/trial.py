@@ -24,7 +24,7 @@ from random import Random
 
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import load_recipe, parse_toml
-from shrinkc.compression.run import foreign_files
+from shrinkc.compression.run_directory import foreign_files
 from shrinkc.compression.steps import STEP, read_step
 from shrinkc.core.artifact import changed_files, is_artifact, read_manifest
 from shrinkc.core.errors import ShrinkcError

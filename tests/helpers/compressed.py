@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.run import CHOSEN, FORMAT, RECIPE, RUN, VERSION
+from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS
 from shrinkc.compression.steps import StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import file_record

@@ -9,7 +9,8 @@ from pathlib import Path
 import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
-from shrinkc.compression.run import RunResult, is_run
+from shrinkc.compression.run import RunResult
+from shrinkc.compression.run_directory import is_run
 from shrinkc.compression.summary import same_tokens
 from shrinkc.core.errors import Interrupted
 

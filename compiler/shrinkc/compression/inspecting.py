@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.run import RUN, is_run
+from shrinkc.compression.run_directory import RUN, is_run
 from shrinkc.compression.steps import FORMAT, STEP, StepRecord, read_json, read_step
 from shrinkc.compression.summary import rows_of
 from shrinkc.core.errors import BadStep

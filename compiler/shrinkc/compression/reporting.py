@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.inspecting import read_records
-from shrinkc.compression.run import CHOSEN, RECIPE, RUN, is_run
+from shrinkc.compression.run_directory import CHOSEN, RECIPE, RUN, is_run
 from shrinkc.compression.sensitivity import MODULES
 from shrinkc.compression.steps import StepRecord, read_json
 from shrinkc.compression.summary import rows_of, same_tokens

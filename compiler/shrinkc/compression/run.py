@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions
 from shrinkc.compression.calibration import Calibration
@@ -22,12 +18,30 @@ from shrinkc.compression.fingerprint import (
 )
 from shrinkc.compression.preflight import Preflight, preflight, settle
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage, parse_toml
+from shrinkc.compression.run_directory import (
+    CHOSEN,
+    FORMAT,
+    LOGS,
+    MADE_FROM,
+    PICTURE,
+    RECIPE,
+    RUN,
+    SCRATCH,
+    SOURCE,
+    TABLE,
+    VERSION,
+    begun,
+    clear,
+    foreign_files,
+    is_run,
+    is_step,
+    locked,
+)
 from shrinkc.compression.self_text import FOLDER as OWN
-from shrinkc.compression.self_text import SelfText, SelfTextSettings
+from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.stages import ON_INTEGERS, StepContext, StepReport, stage_module
 from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
-    STEP,
     StepRecord,
     list_files,
     read_json,
@@ -37,31 +51,13 @@ from shrinkc.compression.steps import (
 )
 from shrinkc.compression.summary import Row, markdown, picture, rows_of
 from shrinkc.compression.writing import write_text
-from shrinkc.core.artifact import REPORTS, all_files, file_record, is_report
-from shrinkc.core.errors import BadStep, OutputError, RunChanged
+from shrinkc.core.artifact import file_record
+from shrinkc.core.errors import BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, differences, model_fingerprint
-from shrinkc.core.output import (
-    check_folder,
-    make_folder,
-    new_directory,
-    output_error,
-    refuse_to_delete,
-    remove_folders,
-    write_file,
-)
+from shrinkc.core.output import check_folder, new_directory, refuse_to_delete, write_file
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
 from shrinkc.importer import load_config
-
-RUN = "run.json"
-RECIPE, TABLE, PICTURE = "recipe.toml", "table.md", "run.svg"
-LOCK = ".lock"
-LOGS, SCRATCH = "logs", ".scratch"
-FORMAT = "shrinkc-run"
-VERSION = 1
-SOURCE = "00-source"
-MADE_FROM = "made-from.json"  # beside a stage's state: the fingerprint of that stage
-CHOSEN = "budget.json"  # what a budget chose, and from what
 
 
 @dataclass(frozen=True)
@@ -73,63 +69,6 @@ class RunResult:
     final: Path
     estimate: str
     notes: list[str]
-
-
-def is_run(directory: Path) -> bool:
-    """Whether shrinkc made this directory as a run, in any version."""
-    try:
-        return read_json(directory / RUN).get("format") == FORMAT
-    except (OSError, ValueError):
-        return False
-
-
-def _begun(directory: Path) -> bool:
-    """Whether this is a run, or what an attempt left or has so far that came to none yet."""
-    if is_run(directory) or (directory / SOURCE / STEP).is_file():
-        return True
-    return all(path.name == LOCK or _is_partial(path.name) for path in directory.iterdir())
-
-
-def foreign_files(out: Path) -> list[str]:
-    """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
-    record is damaged is taken for made here."""
-    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
-    own |= {name for name in REPORTS if is_report(out / name)}
-    try:
-        written = SelfText(out / OWN, SelfTextSettings()).files()
-    except BadStep:  # its record is damaged
-        written = [path.name for path in (out / OWN).iterdir()]
-    steps: dict[str, set[str] | None] = {}
-    found = []
-    for name in all_files(out):
-        top, _, rest = name.partition("/")
-        if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
-            continue
-        if top == OWN and (rest in written or _is_partial(rest)):
-            continue
-        if rest and _is_step(top) and (out / top / STEP).is_file():
-            if top not in steps:
-                steps[top] = _recorded(out / top)
-            known = steps[top]
-            if known is None or rest in known:
-                continue
-        found.append(name)
-    return found
-
-
-def _recorded(step: Path) -> set[str] | None:
-    try:
-        return {STEP, *read_json(step / STEP)["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _is_step(name: str) -> bool:
-    return name[:2].isdigit() and name[2:3] == "-"
-
-
-def _is_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
 
 
 def compress(
@@ -153,69 +92,16 @@ def compress(
     use_threads(recipe.run.threads)
     source = resolve(model)
     # a run that is there is continued, so only something else is in the way
-    check_folder(out, _begun)
+    check_folder(out, begun)
     run = _Run(source, out, recipe, reporter, device)
     if dry_run:
         return run.plan()
-    with _locked(out):
+    with locked(out):
         if force and is_run(out):
             refuse_to_delete(out, foreign_files(out))
             run.plan()  # refusals come while the earlier run is still there
-            _clear(out)
+            clear(out)
         return run.go()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """OutputError while another process works on ``out``."""
-    made = make_folder(out)
-    with _lock(out):
-        try:
-            yield
-        finally:
-            # while the lock is held: whoever comes next finds all of it or nothing
-            if made and not is_run(out):  # refused before anything was made
-                shutil.rmtree(out.resolve(), ignore_errors=True)
-                remove_folders(made)
-            else:
-                (out / LOCK).unlink(missing_ok=True)
-
-
-def _lock(out: Path) -> TextIO:
-    """The locked file; whoever closes it gives up the lock."""
-    while True:
-        try:
-            make_folder(out)
-            file = (out / LOCK).open("w")
-        except FileNotFoundError:
-            continue  # the one that had it removes all of it just now
-        except OSError as error:
-            raise output_error(out, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
-                    return file
-        except BlockingIOError as error:
-            file.close()
-            raise OutputError(
-                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
-            ) from error
-        except OSError as error:
-            file.close()
-            raise output_error(out / LOCK, error) from error
-        file.close()  # the one that had it has removed it: this is no file that others would find
-
-
-def _clear(out: Path) -> None:
-    """Removes what is in a run; it stays one, so that the next attempt may go on."""
-    for path in out.iterdir():
-        if path.name in (LOCK, RUN):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 class _Run:
@@ -402,7 +288,7 @@ class _Run:
         wanted = [SOURCE, *(self._name(i + 1) for i in range(len(self.recipe.stages)))]
         present = sorted(
             p.name for p in self.out.iterdir()
-            if p.is_dir() and _is_step(p.name)
+            if p.is_dir() and is_step(p.name)
         )  # fmt: skip
         others = [name for name in present if name not in wanted]
         if others:
@@ -620,7 +506,8 @@ def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
     )
     if first is None:
         return recipe
-    from shrinkc.compression.budget import Space, gptq_settings
+    from shrinkc.compression.budget import gptq_settings
+    from shrinkc.compression.choices import Space
 
     settings = gptq_settings(recipe)
     group = Space(facts.config, settings, 0).group(

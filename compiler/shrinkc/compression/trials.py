@@ -22,7 +22,8 @@ from shrinkc.compression.fingerprint import (
 )
 from shrinkc.compression.preflight import settle
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
-from shrinkc.compression.run import RUN, SOURCE, compress, evaluation_plan
+from shrinkc.compression.run import compress, evaluation_plan
+from shrinkc.compression.run_directory import RUN, SOURCE
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.space import TABLE, Space, Values, parse_space

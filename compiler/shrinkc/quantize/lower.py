@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from shrinkc.core.errors import QuantizeError
 from shrinkc.engines import ON_CORES, Choices
-from shrinkc.importer import Formats
-from shrinkc.importer.model import (
-    FloatLayer,
-    FloatModel,
-    LlamaConfig,
-    LowRankAdapter,
-    QuantizedWeight,
-    Weight,
-    dense,
-)
+from shrinkc.importer.model import FloatLayer, FloatModel, QuantizedWeight, Weight, dense
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import CMAX, LowRank, QLinear
 from shrinkc.ir.ops import (
@@ -43,9 +34,7 @@ from shrinkc.model import (
     HEAD,
     SLOT_MODULES,
     check_window,
-    dimensions,
     module_name,
-    slot_shapes,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
 from shrinkc.numerics.vectors import square_pre_shift
@@ -60,22 +49,15 @@ from shrinkc.quantize.bounds import (
     norm_slack_of_shares,
     residual_frac,
     row_bound,
-    side_bound,
     stored_unit,
 )
+from shrinkc.quantize.formats import QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.rope import rope_tables
-from shrinkc.quantize.weights import (
-    MatrixFormat,
-    Output,
-    check_groups,
-    convert_matrix,
-    fuse,
-    quantize_matrix,
-)
-from shrinkc.storage import SIDE_BITS, WIDEST, WIDTHS, format_of
+from shrinkc.quantize.sources import Source, source_of
+from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
+from shrinkc.storage import SIDE_BITS
 
-ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 GATE_MAX = INT32_MAX - (1 << 15)  # half a unit of its sigmoid's input can be added
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
 
@@ -97,136 +79,6 @@ PASS = (
     Step(Sample, "next", ("logits",), False),
 )
 """The steps of what ``lower`` makes, for planning before there is a graph: those of its graph."""
-
-
-@dataclass(frozen=True)
-class QuantOptions:
-    """Widths of the weights.  ``group`` None = one scale per row."""
-
-    bits: int = WIDEST
-    group: int | None = None
-    asymmetric: bool = False
-    head_bits: int = WIDEST
-    short_last_group: bool = False
-
-    def __post_init__(self) -> None:
-        for label, bits in (("--bits", self.bits), ("--head-bits", self.head_bits)):
-            if bits not in WIDTHS:
-                allowed = ", ".join(map(str, WIDTHS))
-                raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
-
-    @property
-    def grouped_tables(self) -> bool:
-        """Whether embedding and head have groups too, where there are groups."""
-        return format_of(self.head_bits).grouped_tables
-
-    @property
-    def head_group(self) -> int | None:
-        """``group`` of embedding and head."""
-        return self.group if self.grouped_tables else None
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The modules of one matrix [n, k] as they come: floats, or a checkpoint's integers whose
-    column j is input ``order[j]``; side path a [rank, k] and b [n, rank], or None; bias [n] or
-    None."""
-
-    name: str
-    weight: Weight
-    side: LowRankAdapter | None
-    bias: np.ndarray | None = None
-
-    @property
-    def order(self) -> np.ndarray | None:
-        return self.weight.order if isinstance(self.weight, QuantizedWeight) else None
-
-    def bound(self, rows: slice = slice(None), gain: np.ndarray | None = None) -> float:
-        """Largest |result| for inputs gain * x, ||x|| <= sqrt(K); ``rows`` of it."""
-        plain = row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
-        return plain + self.bias_bound()
-
-    def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
-        """Largest |result| of the rows between ``cuts``, from the integers ``w`` of this matrix:
-        rounding may lengthen a row."""
-        parts = np.split(w.dequantized(), cuts)
-        stored = gain if self.order is None else gain[self.order]
-        extra = self.bias_bound()
-        if w.low_rank is not None:
-            extra += side_bound(w.low_rank.a.dequantized(), w.low_rank.b.dequantized(), stored)
-        return [row_bound(part, stored) + extra for part in parts]
-
-    def bias_bound(self) -> float:
-        return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0.0))
-
-    def fixed_bias(self, frac: int) -> np.ndarray | None:
-        """The bias with ``frac`` fraction bits, as saturated int32."""
-        if self.bias is None:
-            return None
-        values = np.rint(self.bias.astype(np.float64) * 2.0**frac)
-        return np.clip(values, -INT32_MAX, INT32_MAX).astype(np.int32)
-
-    def side_bound(self, gain: np.ndarray | None) -> float:
-        if self.side is None:
-            return 0.0
-        return side_bound(self.side.a, self.side.b, gain)
-
-    def plain_frac(self) -> int:
-        """Fraction bits that results would need for inputs of the size that a norm gives: what no
-        norm bounds, the residual stream takes no more of."""
-        plain = self.weight.shape[1] * largest(self.weight) + self.side_bound(None)
-        return frac_for(plain + self.bias_bound())
-
-    def with_rows(self, order: np.ndarray) -> _Source:
-        """Rows in another order."""
-        w = self.weight
-        if isinstance(w, QuantizedWeight):
-            w = replace(w, q=w.q[order], scale=w.scale[order], offset=w.offset[order])
-        else:
-            w = w[order]
-        side = None if self.side is None else LowRankAdapter(self.side.a, self.side.b[order])
-        return _Source(self.name, w, side)
-
-
-def _source(layer: FloatLayer, index: int, slot: str) -> _Source:
-    """Fuses what reads the same input.  Raises QuantizeError for what cannot be one matrix."""
-    parts: dict[str, Weight] = {m: getattr(layer, FIELDS[m]) for m in SLOT_MODULES[slot]}
-    quantised = {m: w for m, w in parts.items() if isinstance(w, QuantizedWeight)}
-    weight: Weight
-    if not quantised:
-        weight = np.concatenate([dense(w) for w in parts.values()])
-    elif len(quantised) < len(parts):
-        raise _mixed(index, quantised, [m for m in parts if m not in quantised])
-    else:
-        weight = fuse({f"layer {index} {m}": w for m, w in quantised.items()})
-    return _Source(
-        f"layer{index}.{slot}", weight, _fused_side(layer, parts), _fused_bias(layer, parts)
-    )
-
-
-def _fused_bias(layer: FloatLayer, parts: dict[str, Weight]) -> np.ndarray | None:
-    """Zeros for modules without one; None if none has."""
-    if not layer.biases.keys() & parts.keys():
-        return None
-    return np.concatenate(
-        [layer.biases.get(m, np.zeros(w.shape[0], np.float32)) for m, w in parts.items()]
-    )
-
-
-def _fused_side(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
-    """One side path for all: a on top of each other, b as blocks of a diagonal."""
-    found = [(m, layer.adapters[m]) for m in parts if m in layer.adapters]
-    if not found:
-        return None
-    rank = sum(x.a.shape[0] for _, x in found)
-    starts = dict(zip(parts, np.cumsum([0, *(w.shape[0] for w in parts.values())]), strict=False))
-    b = np.zeros((sum(w.shape[0] for w in parts.values()), rank), np.float32)
-    at = 0
-    for module, x in found:
-        rows = slice(starts[module], starts[module] + x.b.shape[0])
-        b[rows, at : at + x.a.shape[0]] = x.b
-        at += x.a.shape[0]
-    return LowRankAdapter(np.concatenate([x.a for _, x in found]), b)
 
 
 class _Lowering:
@@ -272,7 +124,7 @@ class _Lowering:
         self.graph.types[op.out] = type_
         return op.out
 
-    def matrix(self, source: _Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
+    def matrix(self, source: Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
         """The integers of a matrix and its side path, for inputs gain * x."""
         o, weight = self.options, source.weight
         engine = self.choices.engine(source.name)
@@ -312,7 +164,7 @@ class _Lowering:
         index: int,
         slot: str,
         layer: FloatLayer,
-        source: _Source,
+        source: Source,
         frac: int,
         norm: tuple[str, np.ndarray] | None = None,
     ) -> None:
@@ -364,7 +216,7 @@ class _Lowering:
         hd, h, kv, k = c.head_dim, c.num_heads, c.num_kv_heads, c.hidden_size
         nq = h * hd
 
-        source, gain = _source(f, index, "qkv"), Gain.of(f.attn_norm)
+        source, gain = source_of(f, index, "qkv"), Gain.of(f.attn_norm)
         frac = frac_for(self.slack * source.bound(gain=f.attn_norm))
         if f.q_norm is not None:
             frac = min(frac, FRAC_OF_NORMS_MAX)
@@ -404,7 +256,7 @@ class _Lowering:
             ),
             Type("i32", nq, frac=qkv_frac),
         )  # fmt: skip
-        source = _source(f, index, "o")
+        source = source_of(f, index, "o")
         self.check(index, "o", f, source, source.plain_frac())
         w = self.matrix(source, Output(2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
@@ -412,8 +264,8 @@ class _Lowering:
 
         ffn = c.intermediate_size
         down, source, gain = (
-            _source(f, index, "down"),
-            _source(f, index, "gate_up"),
+            source_of(f, index, "down"),
+            source_of(f, index, "gate_up"),
             Gain.of(f.mlp_norm),
         )
         if down.order is not None:
@@ -512,118 +364,11 @@ def _perm(order: np.ndarray | None) -> np.ndarray | None:
     return None if order is None else order.astype(np.uint16)
 
 
-def matrix_formats(
-    c: LlamaConfig, options: QuantOptions, formats: Formats | None
-) -> tuple[list[dict[str, MatrixFormat]], MatrixFormat, MatrixFormat]:
-    """(per layer slot -> format, of the head, of the embedding) before any weight is read.
-
-    ``formats`` are a checkpoint's (importer.formats); ``options`` are for what is float.  Raises
-    QuantizeError as ``lower`` would.
-    """
-    known = formats or {}
-    inputs = _inputs(c)
-    own = MatrixFormat(options.bits, options.group, options.asymmetric)
-    layers: list[dict[str, MatrixFormat]] = []
-    for i in range(c.num_layers):
-        slots = {}
-        for slot, modules in SLOT_MODULES.items():
-            names = {m: module_name(i, m) for m in modules}
-            parts = [known[name] for name in names.values() if name in known]
-            if parts and len(parts) < len(modules):
-                raise _mixed(
-                    i, [m for m in modules if names[m] in known],
-                    [m for m in modules if names[m] not in known],
-                )  # fmt: skip
-            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else own
-        layers.append(slots)
-
-    def table(name: str) -> MatrixFormat:
-        if name in known:
-            return MatrixFormat.fused([known[name]], c.hidden_size)
-        return MatrixFormat(options.head_bits, options.head_group, False)
-
-    embedding = table(EMBEDDING)
-    return layers, embedding if c.tie_embeddings else table(HEAD), embedding
-
-
-def inputs_of(c: LlamaConfig, name: str) -> int:
-    """Inputs k of a module by its name in a checkpoint."""
-    module = name.rsplit(".", 1)[-1]
-    slot = next((s for s, modules in SLOT_MODULES.items() if module in modules), None)
-    return c.hidden_size if slot is None else _inputs(c)[slot]
-
-
-def _inputs(c: LlamaConfig) -> dict[str, int]:
-    return {slot: k for slot, (_, k) in slot_shapes(c).items()}
-
-
 def _quantised_modules(model: FloatModel) -> set[str]:
     weights: dict[str, Weight | None] = {EMBEDDING: model.embedding, HEAD: model.head}
     for i, layer in enumerate(model.layers):
         weights |= {module_name(i, m): getattr(layer, field) for m, field in FIELDS.items()}
     return {name for name, w in weights.items() if isinstance(w, QuantizedWeight)}
-
-
-def _mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
-    return QuantizeError(
-        f"layer {index}: {', '.join(quantised)} are quantised and {', '.join(floats)} float, but "
-        "they are one matrix on the device.",
-        "quantise all of them, or none.",
-    )
-
-
-def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
-    """Name -> inputs of the layers' float matrices.
-
-    ``quantised`` are the names (module_name) of the modules that are integers already.
-    """
-    found = {
-        slot: k
-        for slot, k in _inputs(c).items()
-        if any(
-            module_name(i, m) not in quantised
-            for i in range(c.num_layers)
-            for m in SLOT_MODULES[slot]
-        )
-    }
-    if "qkv" in found and "gate_up" in found:
-        return {"qkv and gate_up": found.pop("qkv")} | {
-            s: found[s] for s in found if s != "gate_up"
-        }
-    return found
-
-
-def grouped_inputs(
-    c: LlamaConfig, quantised: Collection[str], options: QuantOptions
-) -> dict[str, int]:
-    """What --group has to divide: float_inputs, and the inputs of an embedding or head in groups."""
-    found = float_inputs(c, quantised)
-    tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
-    floats = options.grouped_tables and not tables <= set(quantised)
-    if floats and c.hidden_size not in found.values():
-        found["embedding and head"] = c.hidden_size
-    return found
-
-
-def check_sizes(c: LlamaConfig) -> None:
-    """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
-    sizes = {
-        "vocab_size": (c.vocab_size, ROWS_MAX),
-        "the rows of q, k and v": (slot_shapes(c)["qkv"][0], ROWS_MAX),
-        "hidden_size": (c.hidden_size, INPUTS_MAX),
-        "num_attention_heads * head_dim": (dimensions(c)["q"], INPUTS_MAX),
-        "intermediate_size": (c.intermediate_size, INPUTS_MAX),
-    }
-    beyond = [
-        f"{what} = {size}; at most {most} is allowed"
-        for what, (size, most) in sizes.items()
-        if size > most
-    ]
-    if beyond:
-        raise QuantizeError(
-            f"the tables of the generated program do not hold this model: {'; '.join(beyond)}.",
-            "check config.json; a smaller model of the family may fit.",
-        )
 
 
 def lower(

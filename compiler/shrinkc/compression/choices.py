@@ -1,0 +1,465 @@
+"""What there is to choose for a model within so many bytes (layers, widths, bit-widths), and the best of it.
+
+Bytes are packed ones (:class:`Space`), or those that the compiled program will take on a chip (:class:`OnChip`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from shrinkc.compression.knapsack import Option, knapsack
+from shrinkc.compression.sensitivity import MODULES, Costs, LayerSensitivity
+from shrinkc.compression.stages import gptq
+from shrinkc.compression.stages.gptq import WIDTHS
+from shrinkc.core.errors import BadRecipe, BudgetUnreachable, DoesNotFit
+from shrinkc.core.progress import Update
+from shrinkc.core.words import listed
+from shrinkc.importer import LlamaConfig
+from shrinkc.memory.parts import align
+from shrinkc.memory.planner import bytes_beside_weights, make_plan
+from shrinkc.model import NAMES, SLOT_MODULES
+from shrinkc.quantize import QuantOptions
+from shrinkc.schedule.choose import choose_engines
+from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
+from shrinkc.targets import Target
+
+TABLE_WIDTHS = tuple(bits for bits in gptq.TABLE_WIDTHS if bits < 16)  # 16: as they are
+KEPT_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the FFN channels
+MOST_REMOVED = 0.5  # of the layers
+PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one measurement says
+FFN_MULTIPLE = 64
+GROUPS = (64, 32, 16)
+# what is stored as one matrix on a chip, and so at one width
+FUSED = {slot: tuple(NAMES[part] for part in parts) for slot, parts in SLOT_MODULES.items()}
+# of choosing again with fewer bytes, where the planner finds no place for all matrices: first just
+# fewer, which is often enough, then by bisection
+ROUNDS, STEPPED = 12, 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``bits``: module (of the layers that stay, old numbers) -> width; ``loss``: predicted growth
+    in nats per token; ``bytes``: as the :class:`Space` counts them."""
+
+    removed: tuple[int, ...]
+    ffn: int
+    kv_groups: int
+    group: int
+    table_bits: int
+    bits: dict[tuple[int, str], int]
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model with so many layers, FFN channels and KV heads, but for its tables.
+
+    ``units``: what has one width in a layer -> width -> bytes; ``beside``: all that has no width.
+    """
+
+    group: int
+    units: dict[str, dict[int, int]]
+    beside: int
+
+
+class Space:
+    """What can be chosen for a model, and what it takes: as :attr:`ModelFacts.packed_bytes` counts.
+
+    ``units``: what is given one width in a layer -> its modules.
+    """
+
+    counted = "packed_bytes"
+    units: Mapping[str, tuple[str, ...]] = {module: (module,) for module in MODULES}
+
+    def __init__(self, config: LlamaConfig, settings: gptq.Settings, rank: int) -> None:
+        self.config, self.settings, self.rank = config, settings, rank
+
+    def ffns(self) -> list[int]:
+        """Numbers of FFN channels, all of them first."""
+        whole = self.config.intermediate_size
+        found = [whole]
+        for share in KEPT_SHARES[1:]:
+            kept = round(share * whole / FFN_MULTIPLE) * FFN_MULTIPLE
+            if 0 < kept < found[-1]:
+                found.append(kept)
+        return found
+
+    def kv_groups(self) -> range:
+        """KV heads that may go: there is a measurement for one."""
+        return range(min(2, self.config.num_kv_heads))
+
+    def removals(self) -> range:
+        """Numbers of layers that may go."""
+        count = self.config.num_layers
+        free = count - PROTECT_FIRST - PROTECT_LAST
+        return range(max(0, min(free, int(MOST_REMOVED * count))) + 1)
+
+    def narrowed(self, ffn: int, kv_groups: int) -> LlamaConfig:
+        """The config with these widths."""
+        c = self.config
+        heads = c.num_kv_heads - kv_groups
+        return replace(
+            c, intermediate_size=ffn, num_kv_heads=heads,
+            num_heads=heads * (c.num_heads // c.num_kv_heads),
+        )  # fmt: skip
+
+    def group(self, config: LlamaConfig) -> int | None:
+        """The recipe's group (of several the first) if it divides all inputs, else the largest that does."""
+        sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
+        wanted = gptq.several(self.settings.group)
+        options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
+        return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
+
+    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+        """Matrix of one layer -> width -> bytes, with its side path."""
+        shapes = gptq.module_shapes(replace(config, num_layers=1))
+        s = self.settings
+        return {
+            name.removeprefix(gptq.LAYER.format(0)): {
+                bits: gptq.matrix_bytes(
+                    n, k, bits=bits, group=group, sym=s.sym, desc_act=s.desc_act
+                )
+                + 2 * self.rank * (n + k)
+                for bits in WIDTHS
+                if n * bits % 32 == 0 and k * bits % 32 == 0
+            }
+            for name, (n, k) in shapes.items()
+        }
+
+    def tables(self) -> dict[int, int]:
+        """Width -> bytes of embedding and head."""
+        c = self.config
+        count = 1 if c.tie_embeddings else 2
+        return {
+            bits: count * gptq.table_bytes(c.vocab_size, c.hidden_size, bits, self.table_group())
+            for bits in TABLE_WIDTHS
+        }
+
+    def table_group(self) -> int:
+        """The recipe's group if it divides the hidden size, else the largest that does."""
+        options = (*self.settings.table_groups, 64, 32, 16, 8)
+        return next((g for g in options if self.config.hidden_size % g == 0), 1)
+
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes of what no width changes: the gains."""
+        return 2 * config.hidden_size * (2 * config.num_layers + 1)
+
+    def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
+        """What a model of so many layers and these widths takes; None: GPTQ cannot store it.
+
+        Raises DoesNotFit where no bit-widths can make it fit.
+        """
+        config = replace(self.narrowed(ffn, kv_groups), num_layers=layers)
+        group = self.group(config)
+        if group is None:
+            return None
+        units = self.matrices(config, group)
+        return Sizes(group, units, self.beside(config, group)) if all(units.values()) else None
+
+    def smallest(self) -> Choice:
+        """The choice of the fewest bytes, its loss unknown; BudgetUnreachable, BadRecipe: there is none."""
+        left = self.config.num_layers - self.removals()[-1]
+        removed = tuple(range(PROTECT_FIRST, PROTECT_FIRST + self.removals()[-1]))
+        kept = [i for i in range(self.config.num_layers) if i not in removed]
+        table, table_bytes = min(self.tables().items(), key=lambda size: size[1])
+        found: list[Choice] = []
+        refused: DoesNotFit | None = None
+        for ffn, kv in product(self.ffns(), self.kv_groups()):
+            try:
+                sizes = self.sizes(left, ffn, kv)
+            except DoesNotFit as error:
+                refused = error
+                continue
+            if sizes is None:
+                continue
+            least = {u: min(of.items(), key=lambda size: size[1]) for u, of in sizes.units.items()}
+            bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
+            layer = sum(size for _, size in least.values())
+            total = left * layer + sizes.beside + table_bytes
+            found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, math.nan))
+        if not found and refused is not None:
+            raise BudgetUnreachable(
+                f"even the smallest choice does not fit. {refused.message}",
+                "give a smaller model.",
+            )
+        if not found:
+            raise BadRecipe(
+                "[budget] finds no groups and widths that GPTQ can store this model's matrices in.",
+                "inputs have to be multiples of 16, unless gptq.group = -1, and outputs of 4.",
+            )
+        return min(found, key=lambda c: c.bytes)
+
+    def least(self) -> int:
+        """Bytes of the smallest model there is to choose."""
+        return self.smallest().bytes
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable unless there is something to choose."""
+        least = self.least()
+        if least > budget:
+            raise BudgetUnreachable(
+                f"{budget} bytes are out of reach: the least is {least} bytes, with half of the "
+                f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(TABLE_WIDTHS)} bit "
+                "embeddings.",
+                f"give at least target_bytes = {least}, or a smaller model.",
+            )
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss within ``budget`` bytes; see :func:`best`."""
+        return best(self, costs, budget, update)
+
+
+class OnChip(Space):
+    """The same choices, counted as the compiled program will take them of L2 and what else is on the chip.
+
+    Matrices are those that the compiler stores, so that the modules of one share a width; what else
+    lies in L2 (code, tables, keys and values at the default context) counts as well.
+    """
+
+    counted = "chip_bytes"
+    units = FUSED
+
+    def __init__(
+        self, config: LlamaConfig, settings: gptq.Settings, rank: int, target: Target, pieces: int
+    ) -> None:
+        """``pieces``: bytes of the tokenizer's decode table."""
+        super().__init__(config, settings, rank)
+        outside = {v.name: 0 for v in target.stored if v not in target.on_chip}
+        self.target, self.pieces = target.with_room(**outside), pieces
+        self._beside: dict[tuple[int, int, int], int] = {}
+
+    def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
+        """What the compiler will make of the model that a stage gptq leaves."""
+        ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
+        formats, options = gptq.formats(settings, config), QuantOptions()
+        choices = choose_engines(config, options, ranks, formats, (), self.target)
+        found = shapes_of_config(
+            config, options, default_context(config), self.pieces, ranks, formats, choices=choices
+        )
+        # act-order: all inputs but those of down, whose order that of gate's and up's rows becomes
+        inputs = 2 * config.hidden_size + config.num_heads * config.head_dim
+        return replace(found, perms=config.num_layers * inputs) if settings.desc_act else found
+
+    def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
+        """With one width for all matrices, and one for the tables."""
+        tables = {"bits": table_bits, "group": self.table_group()}
+        settings = replace(self.settings, bits=bits, group=group, modules={}, embeddings=tables)
+        return self.shape(config, settings)
+
+    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+        """Stored matrix of one layer -> width -> bytes, with its side path."""
+        allowed = super().matrices(config, group)
+        found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
+        for bits in WIDTHS:
+            one = self.uniform(replace(config, num_layers=1), group, bits, min(TABLE_WIDTHS))
+            for slot, modules in self.units.items():
+                if all(bits in allowed[m] for m in modules):
+                    stored = [m for m in one.layers[0] if m.name.split(".")[1] == slot]
+                    found[slot][bits] = sum(align(m.bytes) for m in stored)
+        return found
+
+    def tables(self) -> dict[int, int]:
+        """Width -> bytes of embedding and head; only widths at which a memory holds them, if any."""
+        found, fitting = {}, {}
+        config = replace(self.config, num_layers=1)
+        group = gptq.several(self.settings.group)[0]
+        for bits in TABLE_WIDTHS:
+            one = self.uniform(config, group, min(WIDTHS), bits)
+            stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
+            found[bits] = sum(map(align, stored))
+            if max(stored) <= max(v.bytes for v in self.target.on_chip):
+                fitting[bits] = found[bits]
+        return fitting or found
+
+    def beside(self, config: LlamaConfig, group: int) -> int:
+        """Bytes on the chip that no weights can have, with the narrowest matrices; DoesNotFit where there
+        are too few."""
+        key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
+        if key not in self._beside:
+            shape = self.uniform(config, group, min(WIDTHS), min(TABLE_WIDTHS))
+            self._beside[key] = bytes_beside_weights(shape, self.target)
+        return self._beside[key]
+
+    def shape_of(self, choice: Choice) -> ModelShape:
+        """What the compiler will make of a choice."""
+        config = self.narrowed(choice.ffn, choice.kv_groups)
+        config = replace(config, num_layers=config.num_layers - len(choice.removed))
+        return self.shape(config, gptq_of(choice, self.config, self.settings))
+
+    def planned(self, choice: Choice) -> Choice | None:
+        """The choice with the bytes that its memory plan takes; None: not without flash."""
+        try:
+            used = make_plan(self.shape_of(choice), self.target).used
+        except DoesNotFit:
+            return None
+        return replace(choice, bytes=sum(used[v.name] for v in self.target.on_chip))
+
+    def free(self, shape: ModelShape) -> int:
+        """Bytes on the chip that weights can have; DoesNotFit where L1 is too small."""
+        return sum(v.bytes for v in self.target.on_chip) - bytes_beside_weights(shape, self.target)
+
+    def refusal(self, choice: Choice) -> BudgetUnreachable:
+        """What to raise where the smallest choice does not fit: need and have."""
+        shape = self.shape_of(choice)
+        largest = max(shape.stored, key=lambda m: m.bytes)
+        try:
+            why = (
+                f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
+                f"{self.free(shape)} in {listed([v.label for v in self.target.on_chip])}"
+                + "".join(
+                    f", {v.bytes} of them in {v.label}"
+                    for v in self.target.on_chip
+                    if v.name != "l2"
+                )
+                + "."
+            )
+        except DoesNotFit as error:
+            why = error.message
+        return BudgetUnreachable(
+            f"{self.target.name} does not hold the smallest choice, context {shape.context}: {why}",
+            "give a smaller model, or target_bytes: what these memories do not hold is then read "
+            "from flash.",
+        )
+
+    def check(self, budget: int) -> None:
+        """BudgetUnreachable, with need and have, unless the smallest choice fits."""
+        smallest = self.smallest()
+        if self.planned(smallest) is None:
+            raise self.refusal(smallest)
+
+    def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
+        """The choice with the least predicted loss that the planner finds places for.
+
+        Where a choice has too many bytes, or they do not come out even with the memories, it
+        is made again with fewer.  BudgetUnreachable where the smallest does not fit.
+        """
+        low, high, at = self.least(), budget, budget
+        found: Choice | None = None
+        for number in range(ROUNDS):
+            choice = best(self, costs, at, update)
+            if planned := self.planned(choice):
+                found, low, lacking = planned, at, 0
+            else:
+                shape = self.shape_of(choice)
+                lacking = max(0, _stored(shape) - self.free(shape))
+                high = choice.bytes - max(1, lacking)
+            if low >= high:
+                break
+            at = high if lacking or number < STEPPED else (low + high + 1) // 2
+        if found is None:
+            least = best(self, costs, self.least(), update)
+            found = self.planned(least)
+            if found is None:
+                raise self.refusal(least)
+        return found
+
+
+def _stored(shape: ModelShape) -> int:
+    """Bytes of all weights as they are placed."""
+    return sum(align(m.bytes) for m in shape.stored)
+
+
+def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
+    """The choice with the least predicted loss within ``budget`` bytes.
+
+    For every number of layers, FFN width and number of KV heads the bit-widths are a knapsack
+    with a choice per matrix, solved exactly up to the rounding of STEPS.  Of equals, the smaller.
+    """
+    count = len(s.layers)
+    order = sorted(
+        range(PROTECT_FIRST, count - PROTECT_LAST), key=lambda i: (s.layers[i].removed, i)
+    )
+    tables = space.tables()
+    found: list[Choice] = []
+    grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
+    for number, (gone, ffn, kv) in enumerate(grid):
+        update(number, len(grid))
+        try:
+            sizes = space.sizes(count - gone, ffn, kv)
+        except DoesNotFit:
+            continue
+        if sizes is None:
+            continue
+        removed = tuple(sorted(order[:gone]))
+        kept = [i for i in range(count) if i not in removed]
+        fixed = sum(max(0.0, s.layers[i].removed) for i in removed)
+        for i in kept:
+            fixed += narrow_loss(s.layers[i], 1 - ffn / space.config.intermediate_size)
+            fixed += max(0.0, s.layers[i].kv_group or 0.0) * kv
+        if found and fixed >= min(c.loss for c in found):
+            continue  # already worse, whatever the widths
+        names = [(i, u) for i in kept for u in space.units]
+        items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
+        items.append(_options(tables, _by_width(s.embedding, TABLE_WIDTHS)))
+        picked = knapsack(items, budget - sizes.beside)
+        if picked is None:
+            continue
+        total = sum(items[n][p][1] for n, p in enumerate(picked))
+        *widths, table = (items[n][p][0] for n, p in enumerate(picked))
+        loss = fixed + sum(items[n][p][2] for n, p in enumerate(picked))
+        chosen = zip(names, widths, strict=True)
+        bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
+        total += sizes.beside
+        found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, loss))
+    if not found:
+        raise BudgetUnreachable(
+            f"{budget} bytes are out of reach: the least is {space.least()} bytes.",
+            f"give at least target_bytes = {space.least()}, or a smaller model.",
+        )
+    return min(found, key=lambda c: (c.loss, c.bytes))
+
+
+def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Option]:
+    return [(bits, size, losses[bits]) for bits, size in sizes.items()]
+
+
+def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
+    """Width -> growth with all of ``modules`` at that width."""
+    each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
+    return {bits: sum(growth[bits] for growth in each) for bits in WIDTHS}
+
+
+def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
+    """Growths that never shrink with fewer bits and are never negative: small ones are noise."""
+    out, worst = {}, 0.0
+    for bits in sorted(widths, reverse=True):
+        worst = max(worst, measured[bits])
+        out[bits] = worst
+    return out
+
+
+def narrow_loss(layer: LayerSensitivity, share: float) -> float:
+    """Growth when ``share`` of the FFN channels go: straight lines between the measured shares."""
+    points = sorted({0.0: 0.0, **layer.ffn}.items())
+    return float(np.interp(share, [x for x, _ in points], [max(0.0, y) for _, y in points]))
+
+
+def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:
+    """The commonest width for all, the others as overrides by the layers' new numbers."""
+    kept = [i for i in range(config.num_layers) if i not in choice.removed]
+    number = {old: new for new, old in enumerate(kept)}
+    widths = list(choice.bits.values())
+    common = max(sorted(set(widths)), key=widths.count)
+    layers: dict[tuple[str, int], list[int]] = {}
+    for (layer, module), bits in choice.bits.items():
+        if bits != common:
+            layers.setdefault((module, bits), []).append(number[layer])
+    modules = {}
+    for (module, bits), numbers in sorted(layers.items()):
+        every = len(numbers) == len(kept)
+        place = "" if every else rf"layers\.({'|'.join(map(str, sorted(numbers)))})\."
+        modules[place + module.replace(".", r"\.")] = {"bits": bits}
+    space = Space(config, settings, 0)
+    return replace(
+        settings,
+        bits=common,
+        group=choice.group,
+        modules=modules,
+        embeddings={"bits": choice.table_bits, "group": space.table_group()},
+    )

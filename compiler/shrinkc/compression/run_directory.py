@@ -1,0 +1,139 @@
+"""The directory of a compression run: names in it, what in it is a run's own, and that one process has it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from shrinkc.compression.self_text import FOLDER as OWN
+from shrinkc.compression.self_text import SelfText, SelfTextSettings
+from shrinkc.compression.steps import STEP, read_json
+from shrinkc.core.artifact import REPORTS, all_files, is_report
+from shrinkc.core.errors import BadStep, OutputError
+from shrinkc.core.output import make_folder, output_error, remove_folders
+
+RUN = "run.json"
+RECIPE, TABLE, PICTURE = "recipe.toml", "table.md", "run.svg"
+LOCK = ".lock"
+LOGS, SCRATCH = "logs", ".scratch"
+FORMAT = "shrinkc-run"
+VERSION = 1
+SOURCE = "00-source"
+MADE_FROM = "made-from.json"  # beside a stage's state: the fingerprint of that stage
+CHOSEN = "budget.json"  # what a budget chose, and from what
+
+
+def is_run(directory: Path) -> bool:
+    """Whether shrinkc made this directory as a run, in any version."""
+    try:
+        return read_json(directory / RUN).get("format") == FORMAT
+    except (OSError, ValueError):
+        return False
+
+
+def begun(directory: Path) -> bool:
+    """Whether this is a run, or what an attempt left or has so far that came to none yet."""
+    if is_run(directory) or (directory / SOURCE / STEP).is_file():
+        return True
+    return all(path.name == LOCK or _is_partial(path.name) for path in directory.iterdir())
+
+
+def foreign_files(out: Path) -> list[str]:
+    """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
+    record is damaged is taken for made here."""
+    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    own |= {name for name in REPORTS if is_report(out / name)}
+    try:
+        written = SelfText(out / OWN, SelfTextSettings()).files()
+    except BadStep:  # its record is damaged
+        written = [path.name for path in (out / OWN).iterdir()]
+    steps: dict[str, set[str] | None] = {}
+    found = []
+    for name in all_files(out):
+        top, _, rest = name.partition("/")
+        if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
+            continue
+        if top == OWN and (rest in written or _is_partial(rest)):
+            continue
+        if rest and is_step(top) and (out / top / STEP).is_file():
+            if top not in steps:
+                steps[top] = _recorded(out / top)
+            known = steps[top]
+            if known is None or rest in known:
+                continue
+        found.append(name)
+    return found
+
+
+def _recorded(step: Path) -> set[str] | None:
+    try:
+        return {STEP, *read_json(step / STEP)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_step(name: str) -> bool:
+    """Whether a step's directory has such a name."""
+    return name[:2].isdigit() and name[2:3] == "-"
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """OutputError while another process works on ``out``."""
+    made = make_folder(out)
+    with _lock(out):
+        try:
+            yield
+        finally:
+            # while the lock is held: whoever comes next finds all of it or nothing
+            if made and not is_run(out):  # refused before anything was made
+                shutil.rmtree(out.resolve(), ignore_errors=True)
+                remove_folders(made)
+            else:
+                (out / LOCK).unlink(missing_ok=True)
+
+
+def _lock(out: Path) -> TextIO:
+    """The locked file; whoever closes it gives up the lock."""
+    while True:
+        try:
+            make_folder(out)
+            file = (out / LOCK).open("w")
+        except FileNotFoundError:
+            continue  # the one that had it removes all of it just now
+        except OSError as error:
+            raise output_error(out, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(
+                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
+            ) from error
+        except OSError as error:
+            file.close()
+            raise output_error(out / LOCK, error) from error
+        file.close()  # the one that had it has removed it: this is no file that others would find
+
+
+def clear(out: Path) -> None:
+    """Removes what is in a run; it stays one, so that the next attempt may go on."""
+    for path in out.iterdir():
+        if path.name in (LOCK, RUN):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

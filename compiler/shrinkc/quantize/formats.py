@@ -1,0 +1,158 @@
+"""What is known of a model's matrices before a weight is read: options, storage formats, inputs, and sizes that the
+generated program's tables hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from shrinkc.core.errors import QuantizeError
+from shrinkc.importer import Formats
+from shrinkc.importer.model import LlamaConfig
+from shrinkc.model import (
+    EMBEDDING,
+    HEAD,
+    SLOT_MODULES,
+    dimensions,
+    module_name,
+    slot_shapes,
+)
+from shrinkc.quantize.weights import MatrixFormat
+from shrinkc.storage import WIDEST, WIDTHS, format_of
+
+ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
+
+
+@dataclass(frozen=True)
+class QuantOptions:
+    """Widths of the weights.  ``group`` None = one scale per row."""
+
+    bits: int = WIDEST
+    group: int | None = None
+    asymmetric: bool = False
+    head_bits: int = WIDEST
+    short_last_group: bool = False
+
+    def __post_init__(self) -> None:
+        for label, bits in (("--bits", self.bits), ("--head-bits", self.head_bits)):
+            if bits not in WIDTHS:
+                allowed = ", ".join(map(str, WIDTHS))
+                raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
+
+    @property
+    def grouped_tables(self) -> bool:
+        """Whether embedding and head have groups too, where there are groups."""
+        return format_of(self.head_bits).grouped_tables
+
+    @property
+    def head_group(self) -> int | None:
+        """``group`` of embedding and head."""
+        return self.group if self.grouped_tables else None
+
+
+def matrix_formats(
+    c: LlamaConfig, options: QuantOptions, formats: Formats | None
+) -> tuple[list[dict[str, MatrixFormat]], MatrixFormat, MatrixFormat]:
+    """(per layer slot -> format, of the head, of the embedding) before any weight is read.
+
+    ``formats`` are a checkpoint's (importer.formats); ``options`` are for what is float.  Raises
+    QuantizeError as ``lower`` would.
+    """
+    known = formats or {}
+    inputs = _inputs(c)
+    own = MatrixFormat(options.bits, options.group, options.asymmetric)
+    layers: list[dict[str, MatrixFormat]] = []
+    for i in range(c.num_layers):
+        slots = {}
+        for slot, modules in SLOT_MODULES.items():
+            names = {m: module_name(i, m) for m in modules}
+            parts = [known[name] for name in names.values() if name in known]
+            if parts and len(parts) < len(modules):
+                raise mixed(
+                    i, [m for m in modules if names[m] in known],
+                    [m for m in modules if names[m] not in known],
+                )  # fmt: skip
+            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else own
+        layers.append(slots)
+
+    def table(name: str) -> MatrixFormat:
+        if name in known:
+            return MatrixFormat.fused([known[name]], c.hidden_size)
+        return MatrixFormat(options.head_bits, options.head_group, False)
+
+    embedding = table(EMBEDDING)
+    return layers, embedding if c.tie_embeddings else table(HEAD), embedding
+
+
+def inputs_of(c: LlamaConfig, name: str) -> int:
+    """Inputs k of a module by its name in a checkpoint."""
+    module = name.rsplit(".", 1)[-1]
+    slot = next((s for s, modules in SLOT_MODULES.items() if module in modules), None)
+    return c.hidden_size if slot is None else _inputs(c)[slot]
+
+
+def _inputs(c: LlamaConfig) -> dict[str, int]:
+    return {slot: k for slot, (_, k) in slot_shapes(c).items()}
+
+
+def mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
+    """What to raise where parts of one matrix are integers and others are not."""
+    return QuantizeError(
+        f"layer {index}: {', '.join(quantised)} are quantised and {', '.join(floats)} float, but "
+        "they are one matrix on the device.",
+        "quantise all of them, or none.",
+    )
+
+
+def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
+    """Name -> inputs of the layers' float matrices.
+
+    ``quantised`` are the names (module_name) of the modules that are integers already.
+    """
+    found = {
+        slot: k
+        for slot, k in _inputs(c).items()
+        if any(
+            module_name(i, m) not in quantised
+            for i in range(c.num_layers)
+            for m in SLOT_MODULES[slot]
+        )
+    }
+    if "qkv" in found and "gate_up" in found:
+        return {"qkv and gate_up": found.pop("qkv")} | {
+            s: found[s] for s in found if s != "gate_up"
+        }
+    return found
+
+
+def grouped_inputs(
+    c: LlamaConfig, quantised: Collection[str], options: QuantOptions
+) -> dict[str, int]:
+    """What --group has to divide: float_inputs, and the inputs of an embedding or head in groups."""
+    found = float_inputs(c, quantised)
+    tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
+    floats = options.grouped_tables and not tables <= set(quantised)
+    if floats and c.hidden_size not in found.values():
+        found["embedding and head"] = c.hidden_size
+    return found
+
+
+def check_sizes(c: LlamaConfig) -> None:
+    """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
+    sizes = {
+        "vocab_size": (c.vocab_size, ROWS_MAX),
+        "the rows of q, k and v": (slot_shapes(c)["qkv"][0], ROWS_MAX),
+        "hidden_size": (c.hidden_size, INPUTS_MAX),
+        "num_attention_heads * head_dim": (dimensions(c)["q"], INPUTS_MAX),
+        "intermediate_size": (c.intermediate_size, INPUTS_MAX),
+    }
+    beyond = [
+        f"{what} = {size}; at most {most} is allowed"
+        for what, (size, most) in sizes.items()
+        if size > most
+    ]
+    if beyond:
+        raise QuantizeError(
+            f"the tables of the generated program do not hold this model: {'; '.join(beyond)}.",
+            "check config.json; a smaller model of the family may fit.",
+        )
