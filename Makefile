@@ -83,7 +83,7 @@ packages:
 	$(install)
 
 # gptqmodel and a library below it come as source with C in it, for which pip needs Python's headers.
-# Reports are tested in Chromium.
+# Reports are tested in Chromium; with ccache the tests, which build hundreds of programs, take less time.
 packages-dev: packages
 	@$(want); \
 	$(find_python); \
@@ -91,6 +91,7 @@ packages-dev: packages
 	$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')" python3-dev; \
 	want 'g++ --version' g++; \
 	want 'chromium --version' chromium; \
+	want 'ccache --version' ccache; \
 	$(install)
 
 $(BIN)/python: | packages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from helpers import compiler_cache
 from helpers import small_disk as small_disks
 
 # before numpy is imported: the matrices of the tests are too small for several threads
@@ -48,6 +50,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="Write the files below tests/golden anew."
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One cache for all processes of a run: those that xdist starts have the environment of the first."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = compiler_cache.put_in_front()
+    if folder is not None:
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
