@@ -126,6 +126,12 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
 #define SC_SEVERAL_HAS(flag)                                                                                 \
     (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
 
+/* sc_table_bytes() of such a format. */
+#define SC_SEVERAL_TABLES                                                                                    \
+    ((SC_SEVERAL_HAS(SC_FMT_GROUPED) ? SC_ROWS : 0u) + (!SC_SEVERAL_HAS(SC_FMT_ASYM)   ? 0u                  \
+                                                        : SC_SEVERAL_HAS(SC_FMT_ZEROS) ? SC_ROWS / 2         \
+                                                                                       : 2 * SC_ROWS))
+
 /* The sums of a format are 2^fold times what they mean; where it is a constant, so is that. */
 SC_INLINE int sc_fold(const int format) {
 #define FOLD(bits, inputs, fold)                                                                             \
@@ -141,5 +147,16 @@ static inline int32_t sc_offset16(const uint8_t *b, int r) {
     __builtin_memcpy(&v, __builtin_assume_aligned(b + 2 * r, 2), 2);
     return v;
 }
+
+/* Of row r, in a segment's word of zero points; as a macro r is a constant. */
+static inline int32_t sc_zero_point(int32_t word, int r) {
+    return (int32_t)((uint32_t)word << (28 - 4 * r)) >> 28;
+}
+#if SC_XPULP
+#define SC_ZERO_POINT(z, word, r)                                                                            \
+    __asm__(".insn r 0x33, 0, 0x63, %0, %1, x%2" : "=r"(z) : "r"(word), "i"(4 * (r))) /* p.extract */
+#else
+#define SC_ZERO_POINT(z, word, r) (z) = sc_zero_point(word, r)
+#endif
 
 #endif

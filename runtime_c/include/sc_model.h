@@ -9,8 +9,15 @@
 #include "sc_abi.h"
 
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
-/* bits of a weight, what a block holds beside row scales and weights, and whether it reads 16-bit vectors */
-enum sc_format { SC_FMT_BITS = 15, SC_FMT_GROUPED = 16, SC_FMT_ASYM = 32, SC_FMT_Q16 = 64 };
+/* bits of a weight, what a block holds beside row scales and weights, whether it reads 16-bit vectors, and of
+ * asymmetric ones whether offsets are zero points */
+enum sc_format {
+    SC_FMT_BITS = 15,
+    SC_FMT_GROUPED = 16,
+    SC_FMT_ASYM = 32,
+    SC_FMT_Q16 = 64,
+    SC_FMT_ZEROS = 128
+};
 
 /* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
  * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or
@@ -25,9 +32,9 @@ typedef struct {
 
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
  *   uint16 r[8]
- *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights
- * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop), or with
- * SC_FMT_Q16 just the sum of w * x.
+ *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric, or signed nibbles z[8] of zero points] weights
+ * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop), where zero points have
+ * b = d * z, or with SC_FMT_Q16 just the sum of w * x.
  * Weights: words of 8 rows after each other; how many inputs are in a word, and where, is said in the
  * sc_dot_w*.h of each width.
  * A side path's b matrix (SC_SIDE_FORMAT) follows each block's weights in the same form. */
@@ -48,9 +55,14 @@ typedef struct sc_matrix {
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
+/* Bytes of a segment's offsets. */
+static inline uint32_t sc_offset_bytes(const int format) {
+    return !(format & SC_FMT_ASYM) ? 0u : format & SC_FMT_ZEROS ? SC_ROWS / 2 : 2 * SC_ROWS;
+}
+
 /* What a segment of a block has before its weights. */
 static inline uint32_t sc_table_bytes(const int format) {
-    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? 2 * SC_ROWS : 0u);
+    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + sc_offset_bytes(format);
 }
 
 /* Of a block's segments, tables and weights. */

@@ -66,16 +66,22 @@ SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, cons
         const uint8_t *d = w, *b = w + SC_ROWS;
         const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
         sc_rows a = {0};
-        if (format & SC_FMT_GROUPED) w += SC_ROWS;
-        if (format & SC_FMT_ASYM) w += 2 * SC_ROWS;
+        w += sc_table_bytes(format);
         dot(format, &a, &w, &xq, words);
         const int32_t scale = *c++;
         /* everything is 2^fold times itself until it is rounded */
         const int32_t less = (format & SC_FMT_ASYM) ? -*sum++ * (1 << sc_fold(format)) : 0;
+        const int32_t zeros = (format & SC_FMT_ZEROS) ? sc_load32(b) : 0;
 #define PREPARE(r)                                                                                           \
     if (format & SC_FMT_GROUPED) {                                                                           \
+        if (format & SC_FMT_ZEROS) {                                                                         \
+            int32_t zero;                                                                                    \
+            SC_ZERO_POINT(zero, zeros, r);                                                                   \
+            a.s##r = sc_mac(a.s##r, zero, less);                                                             \
+        }                                                                                                    \
         a.s##r = (int32_t)((uint32_t)a.s##r * d[r]);                                                         \
-        if (format & SC_FMT_ASYM) a.s##r = sc_mac(a.s##r, sc_offset16(b, r), less);                          \
+        if ((format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM)                                          \
+            a.s##r = sc_mac(a.s##r, sc_offset16(b, r), less);                                                \
         a.s##r = sc_round(a.s##r, drop);                                                                     \
     } else {                                                                                                 \
         a.s##r >>= sc_fold(format); /* exact */                                                              \
@@ -225,8 +231,9 @@ SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *bl
         uint32_t g = i / m->in.seg_elems, at = i - g * m->in.seg_elems;
         const uint8_t *seg = block + 2 * SC_ROWS + g * seg_bytes;
         int32_t v = get(format, seg + head, row, at);
+        if (format & SC_FMT_ZEROS) v -= sc_zero_point(sc_load32(seg + SC_ROWS), (int)row);
         if (format & SC_FMT_GROUPED) v *= seg[row];
-        if (format & SC_FMT_ASYM) v -= sc_offset16(seg + SC_ROWS, (int)row);
+        if ((format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM) v -= sc_offset16(seg + SC_ROWS, (int)row);
         x[i] = sc_requantize(v * r, factor, shift);
     }
 }

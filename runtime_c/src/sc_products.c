@@ -76,9 +76,7 @@ static inline run run_of(const sc_matrix *m, uint8_t *room, uint32_t count, uint
     return r;
 }
 
-static inline uint32_t tables(const int format) {
-    return (SC_SEVERAL_HAS(SC_FMT_GROUPED) ? SC_ROWS : 0) + (SC_SEVERAL_HAS(SC_FMT_ASYM) ? 2 * SC_ROWS : 0);
-}
+static inline uint32_t tables(const int format) { return SC_SEVERAL_TABLES; }
 
 /* Whether a format has a loop of its own over a unit of several blocks, which then is done. */
 #ifdef SC_W4_COLUMN
@@ -171,7 +169,7 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t buffer, ui
 
 /* What the loops over blocks and tokens read from memory, since their registers are taken. */
 typedef struct {
-    int32_t offsets;   /* bytes from a pair's scales to its offsets */
+    int32_t offsets;   /* bytes from a pair's scales to its offsets, or zero points */
     int32_t segment;   /* to the next segment's */
     int32_t blocks;    /* to the next block's that the core has */
     int32_t fold;      /* of the format's sums */
@@ -196,12 +194,12 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
 #define STORE(rs, place) "sw %[" rs "], 4*" #place "(%[known])\n"
 /* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
  * both loops, `inner` in the inner one.  Registers are short: k is the sum of a segment's inputs too. */
-#define ADD_ONE(inner, extra, OFFSET)                                                                        \
+#define ADD_ONE(inner, extra, OFFSET, FETCH)                                                                        \
     BEGIN(OFFSET)                                                                                            \
     SC_OUTER_LOOP_BEGIN("%[e]", 27 + extra)                                                                  \
     LOAD("k", 9) LOAD("u", 2) OFFSET(LOAD("e", 0))                                                           \
     "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n"                                                            \
-    OFFSET("add %[f], %[k], %[e]\n" LOAD("h", 3) "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")               \
+    OFFSET("add %[f], %[k], %[e]\n" LOAD("h", 3) FETCH("f", "b0", "b1", "d0", "d1"))                         \
     "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
     OFFSET("sll %[b0], %[b0], %[h]\n" "sll %[b1], %[b1], %[h]\n")                                            \
     SC_INNER_LOOP_BEGIN("%[u]", 13 + inner)                                                                  \
@@ -214,14 +212,14 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
     SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
     SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
     LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(27 + extra)
-#define ADD_TWO(inner, extra, OFFSET)                                                                        \
+#define ADD_TWO(inner, extra, OFFSET, FETCH)                                                                        \
     BEGIN(OFFSET) LOAD("q", 13)                                                                              \
     SC_OUTER_LOOP_BEGIN("%[e]", 41 + extra)                                                                  \
     LOAD("k", 9) LOAD("x", 1) LOAD("u", 2) OFFSET(LOAD("e", 0))                                              \
     "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n" "add %[y], %[k], %[x]\n"                                   \
-    OFFSET("add %[f], %[k], %[e]\n" "lh %[b0], 0(%[f])\n" "lh %[b1], 2(%[f])\n")                             \
+    OFFSET("add %[f], %[k], %[e]\n" FETCH("f", "b0", "b1", "d0", "d1"))                                      \
     "lbu %[d2], 0(%[y])\n" "lbu %[d3], 1(%[y])\n"                                                            \
-    OFFSET("add %[y], %[y], %[e]\n" LOAD("v", 3) "lh %[b2], 0(%[y])\n" "lh %[b3], 2(%[y])\n")               \
+    OFFSET("add %[y], %[y], %[e]\n" LOAD("v", 3) FETCH("y", "b2", "b3", "d2", "d3"))                         \
     "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
     OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n"                                             \
            "sll %[b2], %[b2], %[v]\n" "sll %[b3], %[b3], %[v]\n")                                            \
@@ -249,6 +247,12 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
     "sub %[c], %[c], %[e]\n" "add %[p], %[p], %[f]\n" "add %[acc], %[acc], %[k]\n"
 #define WITH(...) __VA_ARGS__
 #define WITHOUT(...)
+/* Offsets of a pair of rows: there, 2 instructions, or products of zero points, which are a byte, with scales: 6 */
+#define THERE(at, b, c, d, e) "lh %[" b "], 0(%[" at "])\n" "lh %[" c "], 2(%[" at "])\n"
+#define OF_ZEROS(at, b, c, d, e)                                                                             \
+    "lb %[" c "], 0(%[" at "])\n"                                                                           \
+    "slli %[" b "], %[" c "], 28\n" "srai %[" c "], %[" c "], 4\n" "srai %[" b "], %[" b "], 28\n"         \
+    "mul %[" b "], %[" b "], %[" d "]\n" "mul %[" c "], %[" c "], %[" e "]\n"
 /* clang-format on */
 
 enum { PAIRS = SC_ROWS / 2, EVERY = SC_CORES / PAIRS }; /* of a block, and which blocks a core has */
@@ -259,7 +263,7 @@ static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32
     const uint32_t pair = (uint32_t)core % PAIRS, first = (uint32_t)core / PAIRS;
     const int32_t row = 4 * (int32_t)pitch_of(tokens), n = (int32_t)tokens;
     return (adding){
-        .offsets = SC_ROWS + 2 * (int32_t)pair,
+        .offsets = SC_ROWS + (SC_SEVERAL_HAS(SC_FMT_ZEROS) ? -(int32_t)pair : 2 * (int32_t)pair),
         .segment = (int32_t)r->segment_bytes,
         .blocks = EVERY * (int32_t)r->block_bytes,
         .fold = sc_fold(format),
@@ -289,23 +293,26 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
     [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h),    \
         [u] "=&r"(u), [d0] "=&r"(d0), [d1] "=&r"(d1)
 #define OFFSETS [sum] "=&r"(sum), [b0] "=&r"(b0), [b1] "=&r"(b1)
+#define MORE [b2] "=&r"(b2), [b3] "=&r"(b3)
 #define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
 #define IN [row] "r"(row), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
     if (two) {
-        if (SC_SEVERAL_HAS(SC_FMT_ASYM))
-            __asm__ volatile(ADD_TWO(6, 19, WITH)
-                             : OUT, TWO, OFFSETS, [b2] "=&r"(b2), [b3] "=&r"(b3)
-                             : IN
-                             : "memory");
+        if (SC_SEVERAL_HAS(SC_FMT_ZEROS))
+            __asm__ volatile(ADD_TWO(6, 27, WITH, OF_ZEROS) : OUT, TWO, OFFSETS, MORE : IN : "memory");
+        else if (SC_SEVERAL_HAS(SC_FMT_ASYM))
+            __asm__ volatile(ADD_TWO(6, 19, WITH, THERE) : OUT, TWO, OFFSETS, MORE : IN : "memory");
         else
-            __asm__ volatile(ADD_TWO(0, 0, WITHOUT) : OUT, TWO : IN : "memory");
+            __asm__ volatile(ADD_TWO(0, 0, WITHOUT, THERE) : OUT, TWO : IN : "memory");
+    } else if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) {
+        __asm__ volatile(ADD_ONE(3, 15, WITH, OF_ZEROS) : OUT, OFFSETS : IN : "memory");
     } else if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
-        __asm__ volatile(ADD_ONE(3, 11, WITH) : OUT, OFFSETS : IN : "memory");
+        __asm__ volatile(ADD_ONE(3, 11, WITH, THERE) : OUT, OFFSETS : IN : "memory");
     } else {
-        __asm__ volatile(ADD_ONE(0, 0, WITHOUT) : OUT : IN : "memory");
+        __asm__ volatile(ADD_ONE(0, 0, WITHOUT, THERE) : OUT : IN : "memory");
     }
 #undef OUT
 #undef OFFSETS
+#undef MORE
 #undef TWO
 #undef IN
     known->t = t + (1 + two) * (int32_t)r->segment_bytes;

@@ -20,10 +20,11 @@ from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import load_hf
 from shrinkc.memory.parts import kv_shape
 from shrinkc.memory.planner import make_plan
-from shrinkc.storage import WIDTHS
+from shrinkc.storage import WIDTHS, ZERO_BITS
 from shrinkc.targets import KIB, SIRACUSA
 
-SCALES = ("", " | SC_FMT_GROUPED", " | SC_FMT_GROUPED | SC_FMT_ASYM")
+ASYM = " | SC_FMT_GROUPED | SC_FMT_ASYM"
+SCALES = ("", " | SC_FMT_GROUPED", ASYM, f"{ASYM} | SC_FMT_ZEROS")
 ALL = [f"{bits}{scales}" for bits in WIDTHS for scales in SCALES]
 
 
@@ -52,9 +53,11 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
     model = load_hf(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
     program = compile_model(model, tmp_path / "out", context=16)
-    largest = [f for f in ALL if "ASYM" in f]
-    lists = [ALL, *map(list, combinations(largest, MOST))]
-    assert len(lists) > 1
+    points = [f"{ASYM} | SC_FMT_ZEROS" if bits <= ZERO_BITS else ASYM for bits in WIDTHS]
+    kinds = ([ASYM] * len(WIDTHS), points)
+    largest = [[f"{b}{kind}" for b, kind in zip(WIDTHS, each, strict=True)] for each in kinds]
+    lists = [ALL, *(list(some) for each in largest for some in combinations(each, MOST))]
+    assert len(lists) > 2
     for formats in lists:
         header = formats_header([*formats], WIDTHS, "x")
         (program.out / "src" / "formats.h").write_text(header)

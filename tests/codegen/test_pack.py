@@ -9,12 +9,15 @@ import pytest
 
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.ir.linear import LowRank, QLinear
-from shrinkc.storage import MatrixShape
+from shrinkc.storage import MatrixShape, Offsets
 
 ROWS = 8
+ZEROS, WIDE = 1, 2  # of asymmetric ones
 EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 64, 65, 100, 172, 173)
 FORMATS = [
-    (bits, grouped, asym) for bits in (8, 4, 3, 2) for grouped, asym in ((0, 0), (1, 0), (1, 1))
+    (bits, grouped, asym)
+    for bits in (8, 4, 3, 2)
+    for grouped, asym in ((0, 0), (1, 0), (1, ZEROS), (1, WIDE))
 ]
 
 
@@ -54,8 +57,8 @@ def read(
 ) -> Read:
     """One block of 8 rows, byte by byte, from ``at`` on.
 
-    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric] weights, of which
-    every row has a word in turn.  All integers are signed.
+    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8], or nibbles z[8] with b = d * z, if asymmetric]
+    weights, of which every row has a word in turn.  All integers are signed.
     """
     nseg = (k + seg - 1) // seg
     out = Read(np.zeros((ROWS, k), int), np.ones((ROWS, nseg), int), np.zeros((ROWS, nseg), int),
@@ -72,7 +75,11 @@ def read(
             for row in range(ROWS):
                 out.d[row, g] = data[at + row]
             at += ROWS
-        if asym:
+        if asym == ZEROS:
+            for row in range(ROWS):
+                out.b[row, g] = out.d[row, g] * signed(data[at + row // 2] >> 4 * (row % 2) & 15, 4)
+            at += ROWS // 2
+        elif asym:
             for row in range(ROWS):
                 out.b[row, g] = signed(data[at + 2 * row] | data[at + 2 * row + 1] << 8, 16)
             at += 2 * ROWS
@@ -106,11 +113,14 @@ def make(
 ) -> QLinear:
     nseg = -(-k // seg)
     low, high = {8: (-128 if asym else -127, 128), 4: (-8, 8), 3: (-4, 4), 2: (-2, 2)}[bits]
+    d = rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None
+    b = rng.integers(-32768, 32768, (n, nseg)).astype(np.int16) if asym else None
+    if asym == ZEROS:
+        assert d is not None
+        b = (d * rng.integers(-8, 8, (n, nseg))).astype(np.int16)
     return QLinear(
         name="w", bits=bits, group=seg if grouped else None, seg=seg,
-        q=rng.integers(low, high, (n, k)).astype(np.int8),
-        d=rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None,
-        b=rng.integers(-32768, 32768, (n, nseg)).astype(np.int16) if asym else None,
+        q=rng.integers(low, high, (n, k)).astype(np.int8), d=d, b=b, zero_points=asym == ZEROS,
         r=rng.integers(0, 65536, n).astype(np.uint16), drop=0, shift=0, cmax=1, frac=0,
         pad=pad or UNITS[bits][0],
         row_scale=np.ones(n),
@@ -119,7 +129,7 @@ def make(
 
 def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
     """Every integer of w in its place, padding zero; returns how many were compared."""
-    grouped, asym = int(w.d is not None), int(w.b is not None)
+    grouped, asym = int(w.d is not None), int(w.offsets)
     compared = 0
     assert packed.dtype == np.uint8 and len(packed) == -(-len(order) // ROWS)
     for b, block in enumerate(packed):
@@ -163,7 +173,7 @@ def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: 
                 b = make(rng, n, rank, min(64, rank), 8, 0, 0)
                 w.low_rank = LowRank(make(rng, rank, k, seg, 8, 0, 0), b)
             compared += check(w, np.arange(n), pack_matrix(w))
-            shape = MatrixShape("w", n, k, bits, seg, bool(grouped), bool(asym),
+            shape = MatrixShape("w", n, k, bits, seg, bool(grouped), Offsets(asym),
                                 w.low_rank.a.n if w.low_rank else 0)  # fmt: skip
             assert pack_matrix(w).shape == (shape.blocks, shape.block_bytes)
     assert compared > 10_000
@@ -175,7 +185,7 @@ def test_a_side_path_next_to_4_bit_weights_is_padded_to_their_words() -> None:
     for k, seg in ((37, 37), (37, 12), (100, 60), (8, 8), (5, 3)):
         a = make(rng, 9, k, seg, 8, 0, 0, pad=8)
         assert check(a, np.arange(9), pack_matrix(a)) == 9 * (k + 1)
-        shape = MatrixShape("w.a", 9, k, 8, seg, False, False, 0, 8)
+        shape = MatrixShape("w.a", 9, k, 8, seg, False, Offsets.NONE, 0, 8)
         assert pack_matrix(a).shape == (shape.blocks, shape.block_bytes)
 
 
@@ -202,7 +212,7 @@ def test_examples_of_the_narrow_formats() -> None:
 def test_packing_is_injective(bits: int, least: int) -> None:
     """Any single changed integer changes the bytes."""
     rng = np.random.default_rng(1)
-    w = make(rng, 9, 21, 8, bits, 1, 1)
+    w = make(rng, 9, 21, 8, bits, 1, WIDE)
     base = pack_matrix(w).tobytes()
     for table in (w.q, w.d, w.b, w.r):
         assert table is not None

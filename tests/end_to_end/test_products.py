@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.quantised import Format, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import load_hf
+from shrinkc.ir.ops import Linear
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
@@ -28,12 +30,30 @@ from .programs import (
     shape_of,
 )
 
-SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], str]] = {
+SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], str]] = {
     "w4-offsets-sides": (
         {"hidden": 96, "intermediate": 160, "heads": 3, "kv_heads": 1, "head_dim": 32},
         QuantOptions(bits=4, group=32, asymmetric=True),
         {"q_proj": 3, "o_proj": 2, "up_proj": 5},
         "",
+    ),
+    "w4-zero-points-sides": (
+        {"hidden": 96, "intermediate": 160, "heads": 3, "kv_heads": 1, "head_dim": 32},
+        Format(4, 32, "integer"),
+        {"q_proj": 3, "o_proj": 2, "up_proj": 5},
+        "",
+    ),
+    "w3-zero-points-one-segment": (
+        {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 2, "head_dim": 16},
+        Format(3, 96, "integer"),
+        {},
+        "",
+    ),
+    "w2-zero-points-flash": (
+        {"hidden": 64, "intermediate": 288, "heads": 2, "kv_heads": 1, "head_dim": 32},
+        Format(2, 64, "integer"),
+        {},
+        "flash",
     ),
     "w3-small-l1": (
         {"hidden": 128, "intermediate": 320, "heads": 4, "kv_heads": 2, "head_dim": 32},
@@ -71,8 +91,15 @@ def test_products(tmp_path: Path, name: str) -> None:
     shape, options, ranks, place = SHAPES[name]
     write_tiny_llama(tmp_path / "model", layers=2, **shape)
     model = load_hf(tmp_path / "model")
+    if isinstance(options, Format):
+        checkpoint = options
+        model = quantised_model(model, lambda layer, module: checkpoint if layer >= 0 else None)
+        options = QuantOptions()
     add_adapters(model, ranks)
     graph, target, l1 = lower(model, options, CONTEXT), SIRACUSA, None
+    if "zero-points" in name:
+        layers = [op for op in graph.ops if isinstance(op, Linear) and op.layer >= 0]
+        assert all(op.weight.zero_points for op in layers)
     sizes = shape_of(graph, model)
     if place == "flash":
         target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(sizes))

@@ -47,7 +47,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def legal(spec: MatrixSpec) -> str | None:
-    if spec.asymmetric:
+    if spec.offsets:
         return "has offsets, for which plain has no sums"
     if spec.rows % 8:
         return f"has {spec.rows} rows, no multiple of 8"

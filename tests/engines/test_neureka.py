@@ -30,6 +30,7 @@ from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
 from shrinkc.quantize.weights import Output, quantize_matrix
 from shrinkc.simulate.proof import Request, compare, parse, reference
+from shrinkc.storage import Offsets
 from shrinkc.targets import SIRACUSA, Target
 
 from .plain import lowered
@@ -41,7 +42,7 @@ AHEAD = 32  # bytes that the chip reads past the last weight
 
 def spec(**fields: Any) -> MatrixSpec:
     return MatrixSpec(**{
-        "name": "m", "rows": 64, "k": 64, "bits": 8, "group": None, "asymmetric": False, **fields,
+        "name": "m", "rows": 64, "k": 64, "bits": 8, "group": None, "offsets": Offsets.NONE, **fields,
     })  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from helpers.layer import MODULES
-from shrinkc.importer import FloatModel, QuantizedWeight
+from shrinkc.importer import FloatModel, Formats, QuantizedWeight
+from shrinkc.importer.model import Zero
 
 # what reads one input shares one order of columns, as GPTQ's act-order does
 _SLOTS = list(dict.fromkeys(part.slot for part in MODULES.values()))
@@ -80,12 +81,15 @@ def quantised_model(
     return replace(model, layers=layers, **tables)
 
 
-def formats_of(model: FloatModel) -> dict[str, tuple[int, int, bool]]:
+def formats_of(model: FloatModel) -> Formats:
     """What importer.formats() says of such a checkpoint."""
 
-    def entry(w: QuantizedWeight) -> tuple[int, int, bool]:
-        middle = 1 << (w.bits - 1)
-        return w.bits, w.group, bool(np.abs(w.offset / w.scale + middle).max() > 1e-3)
+    def entry(w: QuantizedWeight) -> tuple[int, int, Zero]:
+        points = w.offset / w.scale + (1 << (w.bits - 1))
+        zero = Zero.MIDDLE if np.abs(points).max() < 1e-3 else Zero.POINT
+        if np.abs(points - np.rint(points)).max() > 1e-3:
+            zero = Zero.ANY
+        return w.bits, w.group, zero
 
     out = {}
     for i, layer in enumerate(model.layers):

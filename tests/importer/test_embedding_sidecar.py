@@ -15,6 +15,7 @@ from shrinkc.importer.embedding_sidecar import (
     read_embedding,
     write_embedding,
 )
+from shrinkc.importer.model import Zero
 
 
 def table(
@@ -40,7 +41,7 @@ def test_round_trip(tmp_path: Path, bits: int, group: int, symmetric: bool) -> N
     for name in ("q", "scale", "offset"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
     shown = embedding_format(tmp_path / "e.safetensors", written.shape)
-    assert shown == (bits, group, not symmetric)
+    assert shown == (bits, group, Zero.MIDDLE if symmetric else Zero.ANY)
     with pytest.raises(ShapeMismatch, match="the table of the model is"):
         embedding_format(tmp_path / "e.safetensors", (written.shape[0] + 1, written.shape[1]))
     assert [file.name for file in tmp_path.iterdir()] == ["e.safetensors"]

@@ -30,8 +30,11 @@ from shrinkc.importer import (
     load_model,
 )
 from shrinkc.importer.gguf_file import GgufFile
+from shrinkc.importer.model import Zero
 
 UP = "model.layers.0.mlp.up_proj"
+
+ZEROS = {"Q8_0": Zero.MIDDLE, "Q4_0": Zero.POINT, "Q4_1": Zero.ANY}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -49,7 +52,7 @@ def test_every_type(tmp_path: Path, kind: str, tied: bool) -> None:
     bits = int(kind[1])
     assert found is not None
     assert len(found) == (15 if tied else 16)
-    assert set(found.values()) == {(bits, 32, kind != "Q8_0")}
+    assert set(found.values()) == {(bits, 32, ZEROS[kind])}
     for weight in (model.embedding, model.layers[1].wq, model.layers[0].w_down):
         assert isinstance(weight, QuantizedWeight)
         assert (weight.bits, weight.group, weight.order) == (bits, 32, None)

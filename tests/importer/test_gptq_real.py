@@ -14,7 +14,7 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from importer.quantize_with_gptqmodel import CASES, RANK, TOKENS, WITH_EORA
-from shrinkc.importer import QuantizedWeight, formats, forward, load_model
+from shrinkc.importer import Formats, QuantizedWeight, formats, forward, load_model
 from shrinkc.importer.gptq import read_gptq
 
 PROGRAM = Path(__file__).with_name("quantize_with_gptqmodel.py")
@@ -66,7 +66,7 @@ def test_logits(quantized: Path, case: str) -> None:
 
 
 def test_formats(quantized: Path) -> None:
-    def of(case: str) -> dict[str, tuple[int, int, bool]]:
+    def of(case: str) -> Formats:
         found = formats(quantized / case)
         assert found is not None
         weights = read_gptq(quantized / case)

@@ -15,7 +15,7 @@ from shrinkc.memory.plan import planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import MatrixShape
+from shrinkc.storage import MatrixShape, Offsets
 from shrinkc.targets import KIB, SIRACUSA, Target
 
 
@@ -117,7 +117,9 @@ def test_a_cache_in_pieces_is_moved() -> None:
 
 
 def matrix(**fields: object) -> MatrixShape:
-    base = MatrixShape("layer0.o", rows=200, k=100, bits=8, seg=64, grouped=False, asymmetric=False)
+    base = MatrixShape(
+        "layer0.o", rows=200, k=100, bits=8, seg=64, grouped=False, offsets=Offsets.NONE
+    )
     return replace(base, **fields)  # type: ignore[arg-type]
 
 
@@ -127,7 +129,7 @@ def test_a_product_on_the_cores() -> None:
         "tiles": 2, "token_tiles": 6, "blocks": 12, "words_w8": 12 * 25, "segments": 24, "scales": 0,
         "offsets": 0, "split_tiles": 0,
     }  # fmt: skip
-    grouped = matrix(bits=4, seg=32, grouped=True, asymmetric=True)
+    grouped = matrix(bits=4, seg=32, grouped=True, offsets=Offsets.WIDE)
     # segments of 32 and one of 4 that is stored as 8
     assert THE_CORES.work(grouped, 1, (25,)) == {
         "tiles": 1, "token_tiles": 1, "blocks": 4, "group_words_w4": 4 * 26, "segments": 16, "scales": 16,
@@ -220,7 +222,7 @@ def test_jobs_of_neureka() -> None:
         "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 0,
     }  # fmt: skip
     # of 768 inputs three whole tiles, and three words for the cores
-    long = folded.shape(MatrixSpec("m", 200, 768, 4, None, False))
+    long = folded.shape(MatrixSpec("m", 200, 768, 4, None, Offsets.NONE))
     assert folded.work(long, 1, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs": 2, "neureka_3x3.rows": 7,
         "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 21,

@@ -10,7 +10,7 @@ from end_to_end.programs import need
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS
 
-from .harness import ASYM, GROUPED, Q16, Config, Harness
+from .harness import GROUPED, KINDS, Q16, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
@@ -54,7 +54,7 @@ CONFIGS = {
     "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8 | Q16,), head_norm=True),
     "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8 | Q16,), head_norm=True),
 }
-ALL_FORMATS = tuple(width | how for width in WIDTHS for how in (0, Q16, GROUPED, GROUPED | ASYM))
+ALL_FORMATS = tuple(width | how for width in WIDTHS for how in KINDS)
 GENERIC = ("hd2", "hd6", "hd64")  # all formats share their code
 WITH_ENGINES = ("hd6", "hd10")  # two accumulators of 16-bit vectors are joined
 FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "hd10")  # the last: three, the others one

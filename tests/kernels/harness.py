@@ -32,7 +32,14 @@ NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
 )  # fmt: skip
-WIDTH, GROUPED, ASYM, Q16 = 15, 16, 32, 64  # enum sc_format: bits of a weight, and flags
+WIDTH, GROUPED, ASYM, Q16, ZEROS = (
+    15,
+    16,
+    32,
+    64,
+    128,
+)  # enum sc_format: bits of a weight, and flags
+KINDS = (0, Q16, GROUPED, GROUPED | ASYM, GROUPED | ASYM | ZEROS)
 STORE, ADD, SILU = 0, 1, 2
 BLOCK = X_BLOCK
 
@@ -137,13 +144,18 @@ class Harness:
 
 def all_formats() -> str:
     """A formats.h with every format there is."""
-    each = [bits | how for bits in WIDTHS for how in (0, Q16, GROUPED, GROUPED | ASYM)]
+    each = [bits | how for bits in WIDTHS for how in KINDS]
     return formats_header(map(format_name, each), WIDTHS, "all")
 
 
 def format_name(fmt: int) -> str:
     """As C writes it."""
-    flags = (("SC_FMT_GROUPED", GROUPED), ("SC_FMT_ASYM", ASYM), ("SC_FMT_Q16", Q16))
+    flags = (
+        ("SC_FMT_GROUPED", GROUPED),
+        ("SC_FMT_ASYM", ASYM),
+        ("SC_FMT_Q16", Q16),
+        ("SC_FMT_ZEROS", ZEROS),
+    )
     return " | ".join([str(fmt & WIDTH), *(name for name, flag in flags if fmt & flag)])
 
 
@@ -217,7 +229,8 @@ def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
 
 
 def format_of(w: QLinear) -> int:
-    return w.bits + GROUPED * (w.d is not None) + ASYM * (w.b is not None) + Q16 * (w.x_bits > 0)
+    flags = GROUPED * (w.d is not None) + ASYM * (w.b is not None) + ZEROS * w.zero_points
+    return w.bits + flags + Q16 * (w.x_bits > 0)
 
 
 def planes(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,7 +290,7 @@ def matrix_command(
         parts += [to_words([1]), matrix_words(w.low_rank.b, len(order), 1, is_side=True)]
     tabled = w.d is not None
     shape = MatrixShape(
-        w.name, w.n, w.k, w.bits, w.seg, tabled, w.b is not None, pad=w.pad,
+        w.name, w.n, w.k, w.bits, w.seg, tabled, w.offsets, pad=w.pad,
         beside_grouped=not tabled and not w.x_bits,
     )  # fmt: skip
     scratch = ((tokens + 1) // 2 * 2 * shape.sums + shape.widened) // 4

@@ -35,6 +35,7 @@ from .harness import (
     SILU,
     STORE,
     WIDTH,
+    ZEROS,
     Harness,
     assert_same,
     half_words,
@@ -70,7 +71,13 @@ def random_linear(
     d = b = None
     if fmt & GROUPED:
         d = rng.integers(1, int(rng.choice([2, 16, 128, 256])), (n, nseg)).astype(np.uint8)
-    if fmt & ASYM:
+    if fmt & ZEROS:
+        assert d is not None
+        d = np.minimum(d, 32767 // (np.maximum(-low, high) + 8)).astype(np.uint8)
+        b = (d * rng.integers(-8, 8, (n, nseg))).astype(np.int16)
+        if rng.random() < 0.3:
+            b = (d * rng.choice([-8, 7], (n, nseg))).astype(np.int16)
+    elif fmt & ASYM:
         assert d is not None
         # |q d - b| within int16, at either end of the range that leaves
         room = 32767 - np.maximum(-low, high) * d.astype(int)
@@ -81,11 +88,11 @@ def random_linear(
         name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
         d=d, b=b, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
         drop=0, shift=shift, cmax=255, frac=0, pad=pad or format_of(bits).inputs,
-        row_scale=np.ones(n),
+        row_scale=np.ones(n), zero_points=bool(fmt & ZEROS),
     )  # fmt: skip
     while w.segment_bounds().max() << w.format.fold > SEGMENT_SUM_MAX:
-        assert w.b is not None
-        w.b //= 2
+        assert w.b is not None and w.d is not None
+        w.b = w.d * (w.zeros() // 2).astype(np.int16) if w.zero_points else w.b // 2
     if d is not None:
         w.drop = int(rng.integers(not w.format.fold, 8))
         while w.unit_bound() > ACC_MAX:

@@ -15,6 +15,7 @@ from helpers.quantised import Format, formats_of, quantise, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import FloatModel, QuantizedWeight, forward, load_hf
+from shrinkc.importer.model import Zero
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.linear import QLinear
@@ -22,6 +23,7 @@ from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.quantize.weights import D_MAX, MatrixFormat, Output, convert_matrix, fuse
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
+from shrinkc.storage import ZERO_BITS, Offsets
 
 OUT = Output(2.0**-20 / 127, 16)
 FORMATS = [
@@ -90,6 +92,34 @@ def test_zero_points_stay_exact(bits: int) -> None:
     zeros = dequantized(w) == 0
     assert zeros.any()
     assert (m.dequantized()[zeros] == 0).all()
+    assert m.zero_points == (bits <= ZERO_BITS)
+    if m.zero_points:
+        np.testing.assert_array_equal(m.zeros(), np.repeat(zero, per, axis=1))
+
+
+@pytest.mark.parametrize(("point", "stored"), [(0, True), (15, True), (16, False), (7.5, False)])
+def test_zero_points_that_do_not_fit_are_offsets(point: float, stored: bool) -> None:
+    """16, which a file of GPTQ's first format can hold, and what is no integer."""
+    w = quantise(random_weight(20, 96, 3), Format(4, 32, "integer"), np.random.default_rng(1))
+    offset = w.offset.copy()
+    offset[3, 1] = -point * w.scale[3, 1]
+    w = replace(w, offset=offset)
+    m = convert_matrix("w", w, OUT)
+    assert m.zero_points is stored and m.b is not None and m.d is not None
+    if point != 7.5:
+        at = m.nseg // w.scale.shape[1]
+        assert (m.b[3, at : 2 * at] == m.d[3, at : 2 * at].astype(int) * (point - 8)).all()
+
+
+def test_a_group_of_zeros_has_no_say_about_its_row() -> None:
+    """Importers put 1 where a file's scale is 0."""
+    w = quantise(random_weight(4, 96, 3), Format(4, 32, "integer"), np.random.default_rng(1))
+    scale, offset, q = w.scale.copy(), w.offset.copy(), w.q.copy()
+    scale[2, 1], offset[2, 1], q[2, 32:64] = 1, -3, 3
+    m = convert_matrix("w", replace(w, scale=scale, offset=offset, q=q), OUT)
+    assert m.zero_points and m.d is not None
+    np.testing.assert_array_equal(m.dequantized()[2, 32:64], 0)
+    assert m.d[2].max() >= D_MAX // 2 - 1
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -190,8 +220,10 @@ def test_parts_of_different_widths_and_groups() -> None:
     assert (w.bits, w.group) == (8, 16)
     want = np.concatenate([dequantized(p) for p in parts.values()])
     np.testing.assert_allclose(dequantized(w), want, rtol=1e-6, atol=1e-7)
-    declared = [(4, 64, True), (8, 48, False), (2, 192, False)]
-    assert MatrixFormat.of(w) == MatrixFormat.fused(declared, 192) == MatrixFormat(8, 16, True)
+    declared = [(4, 64, Zero.POINT), (8, 48, Zero.MIDDLE), (2, 192, Zero.MIDDLE)]
+    assert (
+        MatrixFormat.of(w) == MatrixFormat.fused(declared, 192) == MatrixFormat(8, 16, Offsets.WIDE)
+    )
     m = convert_matrix("w", w, OUT)
     np.testing.assert_array_equal(m.q[:5].astype(int) + 8, parts["q"].q)
     np.testing.assert_array_equal(m.q[5:8].astype(int) + 128, parts["k"].q)

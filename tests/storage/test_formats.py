@@ -10,7 +10,7 @@ import pytest
 from shrinkc.abi import ROW_BLOCK
 from shrinkc.cli.main import cli
 from shrinkc.core.resources import resource
-from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, segment_size
+from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, Offsets, segment_size
 
 
 def test_widths_are_offered_by_plan_and_compile() -> None:
@@ -46,19 +46,23 @@ def test_packed_bytes_are_those_of_the_bits(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("asymmetric", [False, True])
-def test_a_matrix_takes_what_its_integers_and_scales_take(bits: int, asymmetric: bool) -> None:
-    """576 x 576 in groups of 64: weights, a byte of scale and two of offset per group, two per row."""
+@pytest.mark.parametrize(
+    ("offsets", "each"), [(Offsets.NONE, 1), (Offsets.ZEROS, 1.5), (Offsets.WIDE, 3)]
+)
+def test_a_matrix_takes_what_its_integers_and_scales_take(
+    bits: int, offsets: Offsets, each: float
+) -> None:
+    """576 x 576 in groups of 64: weights, a byte of scale and half of one or two of offset per group, two per row."""
     n = k = 576
-    shape = MatrixShape("w", n, k, bits, segment_size(k, 64), True, asymmetric)
+    shape = MatrixShape("w", n, k, bits, segment_size(k, 64), True, offsets)
     groups = n * k // 64
-    assert shape.bytes == n * k * bits // 8 + groups * (3 if asymmetric else 1) + 2 * n
+    assert shape.bytes == n * k * bits // 8 + groups * each + 2 * n
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 65, 100, 172])
 def test_padding_is_less_than_a_unit_per_segment(bits: int, k: int) -> None:
-    shape = MatrixShape("w", ROW_BLOCK, k, bits, segment_size(k, None), False, False)
+    shape = MatrixShape("w", ROW_BLOCK, k, bits, segment_size(k, None), False, Offsets.NONE)
     unit = FORMATS[bits].inputs
     stored = 4 * shape.words
     assert k <= stored < k + shape.nseg * unit
@@ -71,11 +75,13 @@ def test_the_room_is_a_file_per_format() -> None:
 
 
 @pytest.mark.parametrize("bits", [3, 2])
-@pytest.mark.parametrize("asymmetric", [False, True])
-def test_narrow_weights_take_what_they_must(bits: int, asymmetric: bool) -> None:
-    """576 x 576 in groups of 64: at most 1.02 times the integers, a byte (and two for an offset) per group
-    and two per row."""
+@pytest.mark.parametrize(
+    ("offsets", "each"), [(Offsets.NONE, 1), (Offsets.ZEROS, 1.5), (Offsets.WIDE, 3)]
+)
+def test_narrow_weights_take_what_they_must(bits: int, offsets: Offsets, each: float) -> None:
+    """576 x 576 in groups of 64: at most 1.02 times the integers, a byte (and half of one or two for an offset)
+    per group and two per row."""
     n, group = 576, 64
-    stored = MatrixShape("m", n, n, bits, segment_size(n, group), True, asymmetric).bytes
-    least = n * n * bits / 8 + n * (n // group) * (3 if asymmetric else 1) + 2 * n
+    stored = MatrixShape("m", n, n, bits, segment_size(n, group), True, offsets).bytes
+    least = n * n * bits / 8 + n * (n // group) * each + 2 * n
     assert least <= stored <= 1.02 * least

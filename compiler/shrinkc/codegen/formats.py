@@ -17,6 +17,7 @@ def c_format(w: QLinear) -> str:
     flags = (
         ("SC_FMT_GROUPED", w.d is not None),
         ("SC_FMT_ASYM", w.b is not None),
+        ("SC_FMT_ZEROS", w.zero_points),
         ("SC_FMT_Q16", w.x_bits > 0),
     )
     return " | ".join([str(w.bits), *(name for name, on in flags if on)])

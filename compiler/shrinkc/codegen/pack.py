@@ -34,9 +34,10 @@ def stored_rows(w: QLinear, order: np.ndarray | None, block: int) -> StoredRows:
     order = np.arange(w.n) if order is None else order
     q, r = _rows(w.q, order, block), _rows(w.r, order, block)
     d = None if w.d is None else _rows(w.d, order, block)
-    b = None if w.b is None else _rows(w.b, order, block)
+    b = None if w.b is None or w.zero_points else _rows(w.b, order, block)
+    zeros = _rows(w.zeros(), order, block) if w.zero_points else None
     side = None if w.low_rank is None else stored_rows(w.low_rank.b, order, block)
-    return StoredRows(w.format, w.seg, w.pad, q, d, b, r, side)
+    return StoredRows(w.format, w.seg, w.pad, q, d, b, zeros, r, side)
 
 
 def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:

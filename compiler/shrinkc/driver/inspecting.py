@@ -165,7 +165,7 @@ def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, object]:
 
 def _formats(opened: Checkpoint) -> list[Row]:
     formats = opened.formats or {}
-    counts = Counter(formats.values())
+    counts = Counter((bits, group, bool(zero)) for bits, group, zero in formats.values())
     return [
         {"bits": bits, "group": group, "asymmetric": asymmetric, "matrices": count}
         for (bits, group, asymmetric), count in sorted(counts.items())

@@ -118,8 +118,8 @@ class Planned:
             group = f" in groups of {q.group}" if q.group else ""
             said.append(f"{q.bits} bit{' asymmetric' if q.asymmetric else ''}{group}")
         counts = Counter(
-            (bits, group if group < inputs_of(self.config, name) else 0, asymmetric)
-            for name, (bits, group, asymmetric) in known.items()
+            (bits, group if group < inputs_of(self.config, name) else 0, bool(zero))
+            for name, (bits, group, zero) in known.items()
         )
         for (bits, size, asymmetric), count in sorted(counts.items()):
             kind = " asymmetric" if asymmetric else ""

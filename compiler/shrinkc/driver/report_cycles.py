@@ -12,6 +12,7 @@ from shrinkc.costs.work import BESIDE, lane
 from shrinkc.engines import CORES, MatrixSpec, engine_named
 from shrinkc.memory.cycles import DMA, FLASH, LABELS, Passes, StepCost, StepWork, cost_of
 from shrinkc.memory.plan import Plan
+from shrinkc.storage import Offsets
 from shrinkc.targets import Target
 
 L1 = "l1"
@@ -239,7 +240,7 @@ def _ceiling(name: str, of: str, per_cycle: float, said: str, source: str | None
 
 def _engine_ceiling(name: str, bits: int, table: CostTable | None, tokens: int) -> Row:
     engine = engine_named(name)
-    spec = MatrixSpec("large", LARGE, LARGE, bits, None, False)
+    spec = MatrixSpec("large", LARGE, LARGE, bits, None, Offsets.NONE)
     if table is not None and table.knows("linear"):
         work = Work(engine.work(engine.shape(spec), tokens, ()))
         cycles = table.cycles("linear", work).whole

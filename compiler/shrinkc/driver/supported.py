@@ -21,7 +21,7 @@ from shrinkc.importer.model import WIDTHS as GPTQ_WIDTHS
 from shrinkc.importer.tokenizer import MODELS as TOKENIZERS
 from shrinkc.ir.ops import OPS
 from shrinkc.model import FAMILIES, Family
-from shrinkc.storage.formats import FORMATS, WIDEST
+from shrinkc.storage import FORMATS, WIDEST, Offsets
 from shrinkc.targets import MEMORIES, TARGETS
 
 _SIZE, _GROUP = 256, 32  # of a matrix that engines are asked about
@@ -73,7 +73,7 @@ def supported() -> Findings:
     found.tables["engines"] = [
         {
             "engine": e.name, "bits_with_a_scale_per_row": _runs(e, None), "bits_in_groups": _runs(e, _GROUP),
-            "side_paths": e.refusal(MatrixSpec("matrix", _SIZE, _SIZE, WIDEST, None, False, _GROUP)) is None,
+            "side_paths": e.refusal(MatrixSpec("matrix", _SIZE, _SIZE, WIDEST, None, Offsets.NONE, _GROUP)) is None,
             "targets": [t.name for t in TARGETS.values() if e.name in t.engines],
         }
         for e in ENGINES.values()
@@ -114,5 +114,5 @@ def _runs(engine: Engine, group: int | None) -> list[int]:
     return [
         bits
         for bits in FORMATS
-        if engine.refusal(MatrixSpec("matrix", _SIZE, _SIZE, bits, group, False)) is None
+        if engine.refusal(MatrixSpec("matrix", _SIZE, _SIZE, bits, group, Offsets.NONE)) is None
     ]

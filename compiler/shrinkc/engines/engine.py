@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shrinkc.storage import MatrixShape, StorageFormat, Store, format_of
+from shrinkc.storage import MatrixShape, Offsets, StorageFormat, Store, format_of
 
 CORES = "cores"
 
@@ -28,7 +28,7 @@ class MatrixSpec:
     k: int
     bits: int
     group: int | None
-    asymmetric: bool
+    offsets: Offsets
     rank: int = 0
     embedding: bool = False
 
@@ -39,7 +39,7 @@ class MatrixSpec:
     @property
     def grouped(self) -> bool:
         """Whether segments have scales of their own."""
-        return self.group is not None or self.asymmetric
+        return self.group is not None or self.offsets is not Offsets.NONE
 
 
 def _nothing(shape: MatrixShape, tokens: int) -> int:
@@ -111,7 +111,7 @@ class Engine:
         """How the matrix is stored where this engine runs it."""
         seg, pad = self.cut_of(spec.k, spec.group, spec.grouped, spec.bits)
         return MatrixShape(
-            spec.name, spec.rows, spec.k, spec.bits, seg, spec.grouped, spec.asymmetric, spec.rank,
+            spec.name, spec.rows, spec.k, spec.bits, seg, spec.grouped, spec.offsets, spec.rank,
             pad if pad != spec.format.inputs else 0, self.name, self.store,
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ class Engine:
         if self.features is None:
             group = shape.seg if shape.grouped else None
             spec = MatrixSpec(
-                shape.name, shape.rows, shape.k, shape.bits, group, shape.asymmetric, shape.rank
+                shape.name, shape.rows, shape.k, shape.bits, group, shape.offsets, shape.rank
             )
             found: Features = {"estimated": self.cycles(spec, tokens)}
         else:

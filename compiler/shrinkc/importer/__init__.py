@@ -7,7 +7,6 @@ from shrinkc.importer.hf import load_hf
 from shrinkc.importer.llama2c import convert_llama2c
 from shrinkc.importer.loading import (
     Checkpoint,
-    Formats,
     formats,
     load_config,
     load_model,
@@ -17,6 +16,7 @@ from shrinkc.importer.lora import adapter_ranks, load_adapter
 from shrinkc.importer.model import (
     FloatLayer,
     FloatModel,
+    Formats,
     Llama3RopeScaling,
     LlamaConfig,
     LowRankAdapter,

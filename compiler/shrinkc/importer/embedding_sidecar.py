@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ShapeMismatch
 from shrinkc.core.output import new_file
-from shrinkc.importer.model import QuantizedWeight
+from shrinkc.importer.model import QuantizedWeight, Zero
 from shrinkc.importer.packed_words import unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.model import EMBEDDING, HEAD
@@ -88,15 +88,15 @@ def read_embedding(path: Path) -> QuantizedWeight:
     return QuantizedWeight(bits, group, q, scale, offset)
 
 
-def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, bool]:
-    """Return (bits, inputs per scale, asymmetric) from the header.
+def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero]:
+    """Return (bits, inputs per scale, where zero is) from the header.
 
     Raises BadWeights, or ShapeMismatch unless the table is ``shape`` (vocab, hidden).
     """
     file, bits, group = _open(path)
     vocab, width = file.entries["q"].shape
     _check_shape(path, (vocab, width * 8 // bits), shape)
-    return bits, group, file.metadata.get("symmetric") != "true"
+    return bits, group, Zero.MIDDLE if file.metadata.get("symmetric") == "true" else Zero.ANY
 
 
 def check_agreement(

@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.model import QuantizedWeight, Weight
+from shrinkc.importer.model import QuantizedWeight, Weight, Zero
 from shrinkc.importer.weight_checks import non_finite
 
 GROUP = 32
-INTEGER_FORMATS = {"Q8_0": (8, GROUP, False), "Q4_0": (4, GROUP, True), "Q4_1": (4, GROUP, True)}
-"""Type -> (bits, inputs per scale, asymmetric).
+INTEGER_FORMATS = {
+    "Q8_0": (8, GROUP, Zero.MIDDLE),
+    "Q4_0": (4, GROUP, Zero.POINT),
+    "Q4_1": (4, GROUP, Zero.ANY),
+}
+"""Type -> (bits, inputs per scale, where zero is).
 
 Q4_0 writes negative scales where the extreme of a block is positive; with scales above 0, the
 zero points of those blocks are 7 instead of 8.

@@ -20,6 +20,7 @@ from shrinkc.importer.hf import Progress, meter, refuse_faults
 from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import (
     FloatModel,
+    Formats,
     Llama3RopeScaling,
     LlamaConfig,
     QuantizedWeight,
@@ -114,8 +115,8 @@ def load_gguf(
     return model
 
 
-def gguf_formats(file: GgufFile, config: LlamaConfig) -> dict[str, tuple[int, int, bool]]:
-    """Return module -> (bits, inputs per scale, asymmetric) of what is stored as integers."""
+def gguf_formats(file: GgufFile, config: LlamaConfig) -> Formats:
+    """Return module -> (bits, inputs per scale, where zero is) of what is stored as integers."""
     modules = _checked_modules(file, config)
     kinds = {module: file.tensors[modules[module]].kind for module in matrix_shapes(config)}
     return {m: INTEGER_FORMATS[kind] for m, kind in kinds.items() if kind in INTEGER_FORMATS}

@@ -42,7 +42,7 @@ from shrinkc.importer.hf import (
     refuse_faults,
 )
 from shrinkc.importer.lora import load_adapter
-from shrinkc.importer.model import FloatModel, LlamaConfig, QuantizedWeight, Weight, dense
+from shrinkc.importer.model import FloatModel, Formats, LlamaConfig, QuantizedWeight, Weight, dense
 from shrinkc.importer.packed_words import unpack, words_for
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
@@ -113,10 +113,10 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
     return found
 
 
-def gptq_formats(checkpoint: GptqFiles) -> dict[str, tuple[int, int, bool]]:
-    """Return module -> (bits, inputs per scale, asymmetric), from configuration and headers."""
+def gptq_formats(checkpoint: GptqFiles) -> Formats:
+    """Return module -> (bits, inputs per scale, where zero is), from configuration and headers."""
     formats = {
-        name: (fmt.bits, fmt.group(checkpoint.shapes[name][1]), not fmt.sym)
+        name: (fmt.bits, fmt.group(checkpoint.shapes[name][1]), fmt.zero)
         for name, fmt in checkpoint.quantized.items()
     }
     for name, sidecar in checkpoint.sidecars.items():
@@ -124,13 +124,11 @@ def gptq_formats(checkpoint: GptqFiles) -> dict[str, tuple[int, int, bool]]:
     return formats
 
 
-def gptq_formats_by_rules(
-    gptq: GptqConfig, config: LlamaConfig
-) -> dict[str, tuple[int, int, bool]]:
+def gptq_formats_by_rules(gptq: GptqConfig, config: LlamaConfig) -> Formats:
     """Return what :func:`gptq_formats` would, without weights: all matrices of the layers that no
     rule excludes."""
     return {
-        name: (fmt.bits, fmt.group(shape[1]), not fmt.sym)
+        name: (fmt.bits, fmt.group(shape[1]), fmt.zero)
         for name, shape in matrix_shapes(config).items()
         if name not in (EMBEDDING, HEAD) and (fmt := gptq.format_of(name)) is not None
     }

@@ -11,7 +11,7 @@ from typing import Any
 from shrinkc.core.errors import BadConfig, UnsupportedModel
 from shrinkc.importer.config import read_config
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import WIDTHS
+from shrinkc.importer.model import WIDTHS, Zero
 
 QUANTIZE_CONFIG = "quantize_config.json"
 PER_CHANNEL = -1
@@ -52,6 +52,10 @@ class ModuleFormat:
     bits: int
     group_size: int
     sym: bool
+
+    @property
+    def zero(self) -> Zero:
+        return Zero.MIDDLE if self.sym else Zero.POINT
 
     def group(self, inputs: int) -> int:
         """Return the number of inputs per scale, at most all of them."""

@@ -26,13 +26,10 @@ from shrinkc.importer.gptq_config import GptqConfig, gptq_config_of, parse_gptq_
 from shrinkc.importer.hf import Progress, check_directory, open_hf, read_hf
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.lora import adapter_ranks
-from shrinkc.importer.model import FloatModel, LlamaConfig
+from shrinkc.importer.model import FloatModel, Formats, LlamaConfig
 from shrinkc.importer.repeats import repeated_layers
 from shrinkc.importer.tokenizer import Tokenizer, has_tokenizer
 from shrinkc.importer.weight_files import has_weights
-
-Formats = dict[str, tuple[int, int, bool]]
-"""Module name -> (bits, inputs per scale, asymmetric) of the matrices stored as integers."""
 
 _Load = Callable[[Path | None, Progress | None], FloatModel]
 

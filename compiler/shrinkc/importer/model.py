@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,36 @@ from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.model import Llama3RopeScaling, LlamaConfig
 
 __all__ = [
-    "WIDTHS", "FloatLayer", "FloatModel", "Llama3RopeScaling", "LlamaConfig", "LowRankAdapter",
-    "QuantizedWeight", "Weight", "dense",
+    "WIDTHS",
+    "FloatLayer",
+    "FloatModel",
+    "Formats",
+    "Llama3RopeScaling",
+    "LlamaConfig",
+    "LowRankAdapter",
+    "QuantizedWeight",
+    "Weight",
+    "Zero",
+    "dense",
 ]  # fmt: skip
 
 WIDTHS = (2, 3, 4, 8)
 """Bits per weight that a QuantizedWeight may have."""
+
+
+class Zero(IntEnum):
+    """Where zero is among the integers of a checkpoint's groups: true where not in the middle.
+
+    MIDDLE: the middle of their range.  POINT: an integer of each group's own.  ANY: anywhere.
+    """
+
+    MIDDLE = 0
+    POINT = 1
+    ANY = 2
+
+
+Formats = dict[str, tuple[int, int, Zero]]
+"""Module name -> (bits, inputs per scale, where zero is) of the matrices stored as integers."""
 
 
 @dataclass(frozen=True, eq=False)

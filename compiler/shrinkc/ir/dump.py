@@ -18,6 +18,8 @@ def _matrix(w: QLinear) -> str:
         digest.update(b"-" if t is None else np.ascontiguousarray(t).tobytes())
     scales = f"group {w.group}" if w.group else "per row"
     kind = "asymmetric" if w.b is not None else "symmetric"
+    if w.zero_points:
+        kind += " (zero points)"
     reads = f"x {w.x_bits} bits" if w.x_bits else f"seg {w.seg} cmax {w.cmax}"
     text = (
         f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} {reads} "

@@ -12,7 +12,7 @@ from shrinkc.engines import CORES
 from shrinkc.numerics.fixed import I64, QMAX
 from shrinkc.numerics.matrices import accumulate, accumulate_q16, effective, product_type
 from shrinkc.numerics.vectors import WIDE_BITS, Q16Vector, QVector
-from shrinkc.storage import StorageFormat, format_of
+from shrinkc.storage import Offsets, StorageFormat, format_of
 
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
@@ -35,6 +35,7 @@ class QLinear:
     ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
     first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
     has decided ``seg`` and ``pad``; beyond these it changes no integer.
+    ``zero_points``: b is d times signed integers of ZERO_BITS bits, which are stored in its place.
     ``x_bits``: bits of the 16-bit activations that it reads as one segment, with d None and acc the plain
     sum of q * x; 0: it reads int8 ones with segment scales up to ``cmax``.
     ``row_scale`` float64 [n] is kept for bounds, reports and tests; the device has r.
@@ -57,6 +58,7 @@ class QLinear:
     low_rank: LowRank | None = None
     engine: str = CORES
     x_bits: int = 0
+    zero_points: bool = False
 
     @property
     def format(self) -> StorageFormat:
@@ -73,6 +75,18 @@ class QLinear:
     @property
     def nseg(self) -> int:
         return -(-self.k // self.seg)
+
+    @property
+    def offsets(self) -> Offsets:
+        """How b is stored."""
+        if self.b is None:
+            return Offsets.NONE
+        return Offsets.ZEROS if self.zero_points else Offsets.WIDE
+
+    def zeros(self) -> np.ndarray:
+        """int8 [n, nseg]: b / d, of a matrix with zero points."""
+        assert self.zero_points and self.b is not None and self.d is not None
+        return (self.b // self.d).astype(np.int8)
 
     def all(self) -> list[QLinear]:
         """Itself, and the halves of its side path."""

@@ -15,12 +15,13 @@ from shrinkc.ir.linear import (
     ACC_MAX,
     SEGMENT_SUM_MAX,
     WEIGHT_MAX,
+    QLinear,
     magnitudes,
 )
 from shrinkc.ir.ops import OPS, Linear, Op, input_types
 from shrinkc.ir.ops.op import Rule
 from shrinkc.numerics.vectors import WIDE_BITS
-from shrinkc.storage import FORMATS, WORD
+from shrinkc.storage import FORMATS, WORD, ZERO_MAX, ZERO_MIN
 
 
 def rule_signature(graph: Graph, op: Op) -> str | None:
@@ -47,6 +48,8 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: a group scale of 0"
         if w.b is not None and w.d is None:
             return f"{w.name}: offsets without group scales"
+        if w.zero_points and not _are_zero_points(w):
+            return f"{w.name}: offsets that are no zero points"
         if w.r.shape != (w.n,) or w.r.dtype != np.uint16:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if w.group is not None and w.group % w.seg:
@@ -55,6 +58,13 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
         if w.pad % unit:
             return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
     return None
+
+
+def _are_zero_points(w: QLinear) -> bool:
+    if w.b is None or w.d is None:
+        return False
+    zeros, rest = np.divmod(w.b.astype(np.int32), w.d)
+    return not rest.any() and ZERO_MIN <= int(zeros.min()) and int(zeros.max()) <= ZERO_MAX
 
 
 def rule_drop(graph: Graph, op: Op) -> str | None:

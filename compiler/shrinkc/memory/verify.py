@@ -456,7 +456,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{m.name}: not placed"
             continue
         rows, size, beside = 8, 16 + _words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits, 0
-        size += 8 * len(_segments(m.k, m.seg)) * (int(m.grouped) + 2 * int(m.asymmetric))
+        offsets = {0: 0, 1: 4, 2: 16}[m.offsets]  # none, zero points, any
+        size += len(_segments(m.k, m.seg)) * (8 * int(m.grouped) + offsets)
         if m.rank:
             size += 16 + _words(m.rank, m.rank, 8) * 32
         if m.engine != CORES:  # only the engine's store knows how it lays out a matrix

@@ -18,7 +18,7 @@ from shrinkc.model import (
     slot_shapes,
 )
 from shrinkc.quantize.weights import MatrixFormat
-from shrinkc.storage import WIDEST, WIDTHS, format_of
+from shrinkc.storage import WIDEST, WIDTHS, Offsets, format_of
 
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 
@@ -60,7 +60,8 @@ def matrix_formats(
     """
     known = formats or {}
     inputs = _inputs(c)
-    own = MatrixFormat(options.bits, options.group, options.asymmetric)
+    offsets = Offsets.WIDE if options.asymmetric else Offsets.NONE
+    own = MatrixFormat(options.bits, options.group, offsets)
     layers: list[dict[str, MatrixFormat]] = []
     for i in range(c.num_layers):
         slots = {}
@@ -78,7 +79,7 @@ def matrix_formats(
     def table(name: str) -> MatrixFormat:
         if name in known:
             return MatrixFormat.fused([known[name]], c.hidden_size)
-        return MatrixFormat(options.head_bits, options.head_group, False)
+        return MatrixFormat(options.head_bits, options.head_group, Offsets.NONE)
 
     embedding = table(EMBEDDING)
     return layers, embedding if c.tie_embeddings else table(HEAD), embedding

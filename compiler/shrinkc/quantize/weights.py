@@ -16,7 +16,7 @@ import numpy as np
 
 from shrinkc.core.errors import QuantizeError
 from shrinkc.engines import CORES, engine_named
-from shrinkc.importer.model import QuantizedWeight
+from shrinkc.importer.model import QuantizedWeight, Zero
 from shrinkc.ir.linear import (
     ACC_MAX,
     CMAX,
@@ -32,10 +32,11 @@ from shrinkc.ir.linear import (
 )
 from shrinkc.numerics.fixed import MANTISSA_BITS, QMAX
 from shrinkc.numerics.vectors import WIDE_MANTISSA
-from shrinkc.storage import WIDEST, format_of
+from shrinkc.storage import WIDEST, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, format_of
 
 D_MAX = 255
 R_MAX = 65535
+_SAME = 1e-3  # of a step: files hold scales and offsets of 16 bits
 B_MAX = 32767
 # Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
 USUAL_GROUPS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
@@ -228,13 +229,14 @@ def convert_matrix(
     """The same integers q, shifted by a constant to signed ones; columns in stored order.
 
     Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
-    hold (with the integers of its row) is off by no more than half a unit: a zero stays one.
+    hold (with the integers of its row) is off by no more than half a unit: a zero stays one.  Zero
+    points that are small integers stay what they are.
     A group of one value needs no scale, and what the file says there (importers put 1 where it is
     0) decides nothing.
     """
     k = weight.q.shape[1]
     middle = 1 << (weight.bits - 1)
-    form = MatrixFormat.of(weight)
+    form, points = MatrixFormat.of(weight), _zero_points(weight)
     cut = _Cut.of(name, k, form.bits, form.group, form.grouped, engine)
     q = (weight.q.astype(np.int16) - middle).astype(np.int8)
     scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
@@ -243,6 +245,8 @@ def convert_matrix(
     first = np.minimum.reduceat(weight.q, starts, axis=1)
     flat = first == np.maximum.reduceat(weight.q, starts, axis=1)
     flat &= form.asymmetric or first == middle  # without offsets, only the middle needs no scale
+    if zeros := form.offsets is Offsets.ZEROS:
+        flat &= first == points + middle  # nor with zero points: only zero does not
     nearest = np.where(flat, first, np.clip(-offset / scale, least, most))
     rest = scale * nearest + offset
 
@@ -251,6 +255,8 @@ def convert_matrix(
             return _Integers(q, None, None)
         unit = row[:, None]
         d = np.where(flat, 1, np.clip(np.rint(scale / unit), 1, D_MAX))
+        if zeros:
+            return _Integers(q, d, d * points)
         b = np.rint(d * (nearest - middle) - rest / unit) if form.asymmetric else None
         return _Integers(q, d, b)
 
@@ -258,16 +264,29 @@ def convert_matrix(
     only_flat = np.maximum(np.abs(rest).max(axis=1) / B_MAX, 1e-30)
     row = np.where(row > 0, row, only_flat)
     # a unit that is rounded down would take d past its range
-    return _settled(cut, row, integers, np.ceil if form.grouped else np.rint, out, limit)
+    rounding = np.ceil if form.grouped else np.rint
+    found = _settled(cut, row, integers, rounding, out, limit)
+    return replace(found, zero_points=zeros)
+
+
+def _zero_points(weight: QuantizedWeight) -> np.ndarray:
+    """float64 [n, groups]: what is zero of each group, from the middle of the range of its integers on."""
+    found: np.ndarray = -weight.offset.astype(np.float64) / weight.scale - (1 << (weight.bits - 1))
+    nearest = np.rint(found)
+    return np.where(np.abs(found - nearest) < _SAME, nearest, found)
 
 
 @dataclass(frozen=True)
 class MatrixFormat:
-    """How a matrix is stored: its bits, inputs per scale (None: all of a row), with offsets."""
+    """How a matrix is stored: its bits, inputs per scale (None: all of a row), its offsets."""
 
     bits: int
     group: int | None
-    asymmetric: bool
+    offsets: Offsets
+
+    @property
+    def asymmetric(self) -> bool:
+        return self.offsets is not Offsets.NONE
 
     @property
     def grouped(self) -> bool:
@@ -277,22 +296,26 @@ class MatrixFormat:
     @classmethod
     def of(cls, weight: QuantizedWeight) -> MatrixFormat:
         """That of a checkpoint's integers; symmetric if the middle of their range is always zero."""
-        off = weight.offset.astype(np.float64) / weight.scale + (1 << (weight.bits - 1))
-        asymmetric = bool(np.abs(off).max(initial=0.0) > 1e-3)
-        return cls.fused([(weight.bits, weight.group, asymmetric)], weight.q.shape[1])
+        points = _zero_points(weight)
+        zero = Zero.MIDDLE
+        if points.any():
+            known = points == np.rint(points)
+            known &= (points >= ZERO_MIN) & (points <= ZERO_MAX)
+            zero = Zero.POINT if known.all() else Zero.ANY
+        return cls.fused([(weight.bits, weight.group, zero)], weight.q.shape[1])
 
     @classmethod
-    def fused(cls, parts: Sequence[tuple[int, int, bool]], k: int) -> MatrixFormat:
-        """Of matrices of k inputs on top of each other, each (bits, inputs per scale, asymmetric).
+    def fused(cls, parts: Sequence[tuple[int, int, Zero]], k: int) -> MatrixFormat:
+        """Of matrices of k inputs on top of each other, each (bits, inputs per scale, where zero is).
 
-        The widest part decides, and the gcd of the groups.
+        The widest part decides, the gcd of the groups, and the part whose offsets take most.
         """
         groups = [group for _, group, _ in parts if group < k]
-        return cls(
-            bits=max(bits for bits, _, _ in parts),
-            group=math.gcd(*groups) if groups else None,
-            asymmetric=any(asymmetric for _, _, asymmetric in parts),
-        )
+        bits, zero = max(bits for bits, _, _ in parts), max(zero for _, _, zero in parts)
+        offsets = Offsets.NONE
+        if zero is not Zero.MIDDLE:
+            offsets = Offsets.ZEROS if zero is Zero.POINT and bits <= ZERO_BITS else Offsets.WIDE
+        return cls(bits=bits, group=math.gcd(*groups) if groups else None, offsets=offsets)
 
 
 def fuse(parts: dict[str, QuantizedWeight]) -> QuantizedWeight:
@@ -306,7 +329,7 @@ def fuse(parts: dict[str, QuantizedWeight]) -> QuantizedWeight:
                 "quantise them without act-order (desc_act=false).",
             )
     k = first.q.shape[1]
-    form = MatrixFormat.fused([(p.bits, p.group, False) for p in parts.values()], k)
+    form = MatrixFormat.fused([(p.bits, p.group, Zero.MIDDLE) for p in parts.values()], k)
     group = form.group or k
     at = np.arange(0, k, group)
     wide = [_widened(p, form.bits) for p in parts.values()]

@@ -17,7 +17,7 @@ from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
 from shrinkc.ir.steps import SlotSizes, Step
 from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
 from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
-from shrinkc.storage import SIDE_BITS, MatrixShape, format_of
+from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets, format_of
 
 DEFAULT_CONTEXT = 256
 
@@ -92,7 +92,7 @@ def _shape(w: QLinear, name: str) -> MatrixShape:
     slot = name.rsplit(".", 1)[-1]
     own = format_of(w.bits).inputs
     return MatrixShape(
-        name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.b is not None,
+        name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.offsets,
         w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
         w.engine, engine_named(w.engine).store,
         beside_grouped=w.d is None and not w.x_bits,
@@ -166,7 +166,7 @@ def matrix_specs(
 
     def spec(name: str, rows: int, k: int, f: MatrixFormat, rank: int = 0) -> MatrixSpec:
         tied = name == "head" and c.tie_embeddings
-        return MatrixSpec(name, rows, k, f.bits, f.group, f.asymmetric, rank, tied)
+        return MatrixSpec(name, rows, k, f.bits, f.group, f.offsets, rank, tied)
 
     layers = [
         [
@@ -231,7 +231,7 @@ def shapes_of_config(
                 pad = both if both > own else 0
                 out.append(
                     MatrixShape(
-                        a, rank, spec.k, SIDE_BITS, main.seg, False, False, 0, pad,
+                        a, rank, spec.k, SIDE_BITS, main.seg, False, Offsets.NONE, 0, pad,
                         beside_grouped=not main.wide,
                     )
                 )  # fmt: skip

@@ -13,6 +13,7 @@ from shrinkc.storage.matrix import (
     MatrixShape,
     segment_size,
 )
+from shrinkc.storage.offsets import ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets
 from shrinkc.storage.store import ALIGN, Store, StoredRows
 
 __all__ = [
@@ -25,7 +26,11 @@ __all__ = [
     "WIDEST",
     "WIDTHS",
     "WORD",
+    "ZERO_BITS",
+    "ZERO_MAX",
+    "ZERO_MIN",
     "MatrixShape",
+    "Offsets",
     "StorageFormat",
     "Store",
     "StoredRows",

@@ -26,11 +26,14 @@ def pack_blocks(w: StoredRows) -> np.ndarray:
     blocks = len(w.q) // ROW_BLOCK
     parts: list[np.ndarray] = [w.r.astype("<u2").view("uint8").reshape(blocks, -1)]
     b = None if w.b is None else w.b.astype("<i2")
+    zeros = None if w.zeros is None else w.zeros.reshape(blocks, ROW_BLOCK, -1).view("uint8") & 15
     for g, at in enumerate(range(0, w.q.shape[1], w.seg)):
         if w.d is not None:
             parts.append(w.d[:, g].reshape(blocks, ROW_BLOCK).view("uint8"))
         if b is not None:
             parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view("uint8"))
+        if zeros is not None:  # row 0 in the low bits of the first byte
+            parts.append(zeros[:, 0::2, g] | zeros[:, 1::2, g] << 4)
         parts.append(w.format.pack(w.q[:, at : at + w.seg], w.pad))
     if w.side is not None:
         parts.append(pack_blocks(w.side))

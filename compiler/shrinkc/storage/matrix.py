@@ -9,6 +9,7 @@ from shrinkc.abi import PRODUCT_WORDS, ROW_BLOCK, WIDE_WORDS, X_BLOCK
 from shrinkc.storage.blocks import BLOCKS
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
+from shrinkc.storage.offsets import Offsets
 from shrinkc.storage.store import Store
 
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
@@ -43,7 +44,7 @@ class MatrixShape:
     bits: int
     seg: int
     grouped: bool
-    asymmetric: bool
+    offsets: Offsets
     rank: int = 0
     pad: int = 0  # 0: as the bits ask for; QLinear.pad
     engine: str = "cores"
@@ -54,6 +55,10 @@ class MatrixShape:
     def kind(self) -> MatrixShape:
         """The same without its name: equal where two matrices differ in no more."""
         return replace(self, name="")
+
+    @property
+    def asymmetric(self) -> bool:
+        return self.offsets is not Offsets.NONE
 
     @property
     def wide(self) -> bool:
@@ -93,8 +98,8 @@ class MatrixShape:
 
     @property
     def header(self) -> int:
-        """Bytes of d and b per segment of a block."""
-        return ROW_BLOCK * (int(self.grouped) + 2 * int(self.asymmetric))
+        """Bytes of d, and of b or zero points, per segment of a block."""
+        return ROW_BLOCK * int(self.grouped) + self.offsets.bytes
 
     @property
     def x_blocks(self) -> int:
@@ -135,7 +140,7 @@ class MatrixShape:
         if self.rank == 0:
             return None
         return MatrixShape(
-            f"{self.name}.b", self.rows, self.rank, SIDE_BITS, self.rank, False, False
+            f"{self.name}.b", self.rows, self.rank, SIDE_BITS, self.rank, False, Offsets.NONE
         )
 
     @cached_property

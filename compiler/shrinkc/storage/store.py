@@ -24,8 +24,9 @@ ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
 class StoredRows:
     """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
 
-    q int8 [rows, k], d uint8 and b int16 [rows, segments] or None, r uint16 [rows]; segments of
-    ``seg`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a side path.
+    q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, segments] or None,
+    r uint16 [rows]; segments of ``seg`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a
+    side path.
     """
 
     format: StorageFormat
@@ -34,6 +35,7 @@ class StoredRows:
     q: np.ndarray
     d: np.ndarray | None
     b: np.ndarray | None
+    zeros: np.ndarray | None
     r: np.ndarray
     side: StoredRows | None = None
 

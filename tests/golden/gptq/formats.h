@@ -7,8 +7,8 @@
 /* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
 #define SC_EACH_WIDTH(X) X(8, 4, 0) X(4, 8, 4)
 /* X(sc_matrix.format) */
-#define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM) X(8) X(8 | SC_FMT_GROUPED | SC_FMT_ASYM)
+#define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS) X(8) X(8 | SC_FMT_GROUPED | SC_FMT_ASYM)
 
 /* flags that some, and all, of those have that several tokens meet at once */
-#define SC_SEVERAL_SOME (4 | SC_FMT_GROUPED | SC_FMT_ASYM | 8 | 8 | SC_FMT_GROUPED | SC_FMT_ASYM)
-#define SC_SEVERAL_ALL ((4 | SC_FMT_GROUPED | SC_FMT_ASYM) & (8) & (8 | SC_FMT_GROUPED | SC_FMT_ASYM))
+#define SC_SEVERAL_SOME (4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS | 8 | 8 | SC_FMT_GROUPED | SC_FMT_ASYM)
+#define SC_SEVERAL_ALL ((4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS) & (8) & (8 | SC_FMT_GROUPED | SC_FMT_ASYM))

@@ -17,6 +17,7 @@ from shrinkc.compression.child import run_child
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
+from shrinkc.importer.model import Zero
 from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, matrix_shapes
 
 if TYPE_CHECKING:
@@ -303,9 +304,13 @@ def formats(settings: Settings, config: Any) -> Formats:
     found: Formats = {}
     for name, (_, k) in module_shapes(config).items():
         s = settings.of(name)
-        found[name] = (s["bits"], k if s["group"] == -1 else s["group"], not s["sym"])
+        found[name] = (
+            s["bits"],
+            k if s["group"] == -1 else s["group"],
+            Zero.MIDDLE if s["sym"] else Zero.POINT,
+        )
     if settings.table_bits < 16:
-        table = (settings.table_bits, settings.table_group, True)
+        table = (settings.table_bits, settings.table_group, Zero.ANY)
         found |= dict.fromkeys(_tables(config), table)
     return found
 

@@ -19,7 +19,7 @@ from shrinkc.ir.ops.quant import scan_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
-from shrinkc.storage import SIDE_BITS, MatrixShape
+from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets
 
 if TYPE_CHECKING:
     from shrinkc.ir.graph import Graph
@@ -95,7 +95,14 @@ def product_work(turn: Turn) -> Work:
         features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.{kind}": rows}
     if m.side is not None:
         first = MatrixShape(
-            f"{m.name}.a", m.rank, m.k, SIDE_BITS, m.seg, False, False, beside_grouped=not m.wide
+            f"{m.name}.a",
+            m.rank,
+            m.k,
+            SIDE_BITS,
+            m.seg,
+            False,
+            Offsets.NONE,
+            beside_grouped=not m.wide,
         )
         sides = ((first, (first.blocks,)), (m.side, turn.tiles))
         works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in sides]
