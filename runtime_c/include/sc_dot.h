@@ -120,6 +120,9 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
 
 #endif
 
+/* Offsets of a segment's rows, whose scales begin at d, in place of its zero points; returns them as a table. */
+const uint8_t *sc_offsets_of_zeros(const uint8_t *d, int16_t offsets[SC_ROWS]);
+
 #include "formats.h" /* generated: the files of the formats that this model has */
 
 /* Whether `format`, of a matrix that meets several tokens, has a flag: what no such matrix needs is not compiled. */

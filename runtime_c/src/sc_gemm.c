@@ -43,7 +43,7 @@ SC_INLINE void pair_products(const uint8_t *w, const int8_t *x, const int8_t *y,
 
 /* How a segment's products with two vectors are added up. */
 typedef struct {
-    const uint8_t *d, *b; /* its tables of scales, and of offsets or zero points */
+    const uint8_t *d, *b; /* its tables of scales and offsets */
     int32_t u, v;         /* scales of the vectors' segment */
     int32_t less, other;  /* what offsets are multiplied with */
     int32_t drop;
@@ -61,27 +61,6 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
     SC_MAC("%[g]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[v]")                                            \
     ".insn s 0x2b, 2, %[g], 4(%[acc])\n"                                                                     \
     "sw %[h], 28(%[acc])\n"
-    if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) {
-        int32_t zeros = sc_load32(b);
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)
-                         ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
-                         ".insn r 0x33, 0, 0x63, %[offset], %[zeros], x0\n"
-                         SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[p]")
-                         "srli %[zeros], %[zeros], 4\n"
-                         SC_MAC("%[e]", "%[offset]", "%[less]") SC_MAC("%[f]", "%[offset]", "%[other]")
-                         "lw %[g], 0(%[acc])\n"
-                         "mul %[e], %[e], %[scale]\n"
-                         "mul %[f], %[f], %[scale]\n"
-                         "lw %[h], 32(%[acc])\n"
-                         PAIR_TAIL SC_LOOP_END(17)
-                         : [d] "+&r"(d), [zeros] "+&r"(zeros), [p] "+&r"(p), [acc] "+&r"(acc),
-                           [scale] "=&r"(scale), [offset] "=&r"(offset), [e] "=&r"(e), [f] "=&r"(f),
-                           [g] "=&r"(g), [h] "=&r"(h)
-                         : [n] "r"(SC_ROWS), [less] "r"(s->less), [other] "r"(s->other), [u] "r"(s->u),
-                           [v] "r"(s->v), [drop] "r"(s->drop)
-                         : "memory");
-        return;
-    }
     if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
                          ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
@@ -122,10 +101,7 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
     for (int r = 0; r < SC_ROWS; r++, p += 2) {
         int32_t e = p[0] >> sc_fold(format), f = p[1] >> sc_fold(format); /* exact */
         if (SC_SEVERAL_HAS(SC_FMT_GROUPED)) {
-            const int32_t scale = d[r];
-            const int32_t offset = SC_SEVERAL_HAS(SC_FMT_ZEROS)  ? scale * sc_zero_point(sc_load32(b), r)
-                                   : SC_SEVERAL_HAS(SC_FMT_ASYM) ? sc_offset16(b, r)
-                                                                 : 0;
+            const int32_t scale = d[r], offset = SC_SEVERAL_HAS(SC_FMT_ASYM) ? sc_offset16(b, r) : 0;
             e = sc_round(sc_mac((int32_t)((uint32_t)p[0] * (uint32_t)scale), offset, s->less), s->drop);
             f = sc_round(sc_mac((int32_t)((uint32_t)p[1] * (uint32_t)scale), offset, s->other), s->drop);
         }
@@ -140,10 +116,13 @@ static inline void block_segments(const sc_matrix *m, const int format, const ui
                                   uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
                                   int32_t *sums) {
     int32_t products[2 * SC_ROWS];
+    int16_t offsets[SC_ROWS];
     segment s = {.drop = m->drop};
     for (uint32_t g = first, at = first * 4 * m->in.seg_words; g < end; g++) {
         const uint32_t words = g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words;
         s.d = w, s.b = w + SC_ROWS;
+        /* for all tokens, so that adding knows offsets alone */
+        if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) s.b = sc_offsets_of_zeros(s.d, offsets);
         w += SC_SEVERAL_TABLES;
         const uint8_t *const rows = rows_of(format, &w, words, wide);
         int32_t *acc = sums;

@@ -35,6 +35,13 @@ SC_INLINE int32_t get(const int format, const uint8_t *w, uint32_t row, uint32_t
     __builtin_unreachable();
 }
 
+SC_HOT __attribute__((noinline)) const uint8_t *sc_offsets_of_zeros(const uint8_t *d,
+                                                                    int16_t offsets[SC_ROWS]) {
+    const int32_t zeros = sc_load32(d + SC_ROWS);
+    for (int r = 0; r < SC_ROWS; r++) offsets[r] = (int16_t)(d[r] * sc_zero_point(zeros, r));
+    return (const uint8_t *)offsets;
+}
+
 /* acc[8] of a block's words with as many of a 16-bit vector, whose high bytes lie `high_at` behind its low ones;
  * exact in int32.  Returns the end of these weights. */
 SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int8_t *x, uint32_t high_at,
@@ -65,23 +72,31 @@ SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, cons
     for (uint32_t g = first + 1; g <= end; g++) {
         const uint8_t *d = w, *b = w + SC_ROWS;
         const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
-        sc_rows a = {0};
-        w += sc_table_bytes(format);
-        dot(format, &a, &w, &xq, words);
         const int32_t scale = *c++;
         /* everything is 2^fold times itself until it is rounded */
         const int32_t less = (format & SC_FMT_ASYM) ? -*sum++ * (1 << sc_fold(format)) : 0;
-        const int32_t zeros = (format & SC_FMT_ZEROS) ? sc_load32(b) : 0;
+        sc_rows a = {0};
+#ifndef SC_EACH_FORMAT /* code for all formats, which has no room for more than one way */
+        const int wide = format & SC_FMT_ASYM;
+        int16_t offsets[SC_ROWS];
+        if (format & SC_FMT_ZEROS) b = sc_offsets_of_zeros(d, offsets);
+#else
+        const int wide = (format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM;
+        if (format & SC_FMT_ZEROS) { /* products begin with what they are less */
+            const int32_t zeros = sc_load32(b);
+#define BEGIN(r)                                                                                             \
+    SC_ZERO_POINT(a.s##r, zeros, r);                                                                         \
+    a.s##r *= less;
+            SC_EACH_ROW(BEGIN)
+#undef BEGIN
+        }
+#endif
+        w += sc_table_bytes(format);
+        dot(format, &a, &w, &xq, words);
 #define PREPARE(r)                                                                                           \
     if (format & SC_FMT_GROUPED) {                                                                           \
-        if (format & SC_FMT_ZEROS) {                                                                         \
-            int32_t zero;                                                                                    \
-            SC_ZERO_POINT(zero, zeros, r);                                                                   \
-            a.s##r = sc_mac(a.s##r, zero, less);                                                             \
-        }                                                                                                    \
         a.s##r = (int32_t)((uint32_t)a.s##r * d[r]);                                                         \
-        if ((format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM)                                          \
-            a.s##r = sc_mac(a.s##r, sc_offset16(b, r), less);                                                \
+        if (wide) a.s##r = sc_mac(a.s##r, sc_offset16(b, r), less);                                          \
         a.s##r = sc_round(a.s##r, drop);                                                                     \
     } else {                                                                                                 \
         a.s##r >>= sc_fold(format); /* exact */                                                              \

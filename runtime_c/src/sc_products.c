@@ -284,10 +284,14 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
                         uint32_t buffer, uint32_t tokens, int32_t drop) {
     if (known->count == 0) return;
     const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c), row = 4 * (int32_t)pitch_of(tokens);
-    const int two = r->step > 1 && g + 1 < r->segments;
+    const int asym = SC_SEVERAL_HAS(SC_FMT_ASYM), zeros = SC_SEVERAL_HAS(SC_FMT_ZEROS);
+    const int more = r->step > 1 && g + 1 < r->segments;
+    /* where others have zero points, the offsets of a matrix, a table's, are added one segment at a time: there is no
+     * room for one loop more */
+    const int apart = (SC_SEVERAL_SOME & SC_FMT_ZEROS) != 0, two = more && !(apart && asym && !zeros);
     known->p = r->sums[buffer] + (known->to - r->acc), known->q = known->p + r->sums_apart;
-    if (two) known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
-    const uint8_t *const t = known->t;
+    if (two) known->c++, known->sum += asym;
+    const uint8_t *t = known->t;
     int32_t p, c, acc, e, f, k, h, u, v, d0, d1, sum, b0, b1, q, x_, y_, d2, d3, b2, b3;
 #define OUT                                                                                                  \
     [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h),    \
@@ -296,27 +300,29 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
 #define MORE [b2] "=&r"(b2), [b3] "=&r"(b3)
 #define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
 #define IN [row] "r"(row), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
-    if (two) {
-        if (SC_SEVERAL_HAS(SC_FMT_ZEROS))
+    for (int left = more && !two;; left--) {
+        if (two && zeros)
             __asm__ volatile(ADD_TWO(6, 27, WITH, OF_ZEROS) : OUT, TWO, OFFSETS, MORE : IN : "memory");
-        else if (SC_SEVERAL_HAS(SC_FMT_ASYM))
+        else if (!apart && two && asym)
             __asm__ volatile(ADD_TWO(6, 19, WITH, THERE) : OUT, TWO, OFFSETS, MORE : IN : "memory");
-        else
+        else if (two)
             __asm__ volatile(ADD_TWO(0, 0, WITHOUT, THERE) : OUT, TWO : IN : "memory");
-    } else if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) {
-        __asm__ volatile(ADD_ONE(3, 15, WITH, OF_ZEROS) : OUT, OFFSETS : IN : "memory");
-    } else if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
-        __asm__ volatile(ADD_ONE(3, 11, WITH, THERE) : OUT, OFFSETS : IN : "memory");
-    } else {
-        __asm__ volatile(ADD_ONE(0, 0, WITHOUT, THERE) : OUT : IN : "memory");
+        else if (zeros)
+            __asm__ volatile(ADD_ONE(3, 15, WITH, OF_ZEROS) : OUT, OFFSETS : IN : "memory");
+        else if (asym)
+            __asm__ volatile(ADD_ONE(3, 11, WITH, THERE) : OUT, OFFSETS : IN : "memory");
+        else
+            __asm__ volatile(ADD_ONE(0, 0, WITHOUT, THERE) : OUT : IN : "memory");
+        known->t = t += (1 + two) * (int32_t)r->segment_bytes;
+        known->c++, known->sum += asym;
+        if (left <= 0) break;
+        known->p = known->q;
     }
 #undef OUT
 #undef OFFSETS
 #undef MORE
 #undef TWO
 #undef IN
-    known->t = t + (1 + two) * (int32_t)r->segment_bytes;
-    known->c++, known->sum += SC_SEVERAL_HAS(SC_FMT_ASYM);
 }
 
 /* A core's share of a run's blocks and tokens, whose first block is the matrix's `first`. */

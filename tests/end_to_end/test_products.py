@@ -17,6 +17,7 @@ from shrinkc.ir.ops import Linear
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
+from shrinkc.storage import Offsets
 from shrinkc.targets import SIRACUSA
 
 from .programs import (
@@ -41,6 +42,12 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
         {"hidden": 96, "intermediate": 160, "heads": 3, "kv_heads": 1, "head_dim": 32},
         Format(4, 32, "integer"),
         {"q_proj": 3, "o_proj": 2, "up_proj": 5},
+        "",
+    ),
+    "w4-both-offsets": (
+        {"hidden": 64, "intermediate": 160, "heads": 2, "kv_heads": 1, "head_dim": 32},
+        Format(4, 32, "integer"),
+        {},
         "",
     ),
     "w3-zero-points-one-segment": (
@@ -93,13 +100,26 @@ def test_products(tmp_path: Path, name: str) -> None:
     model = load_hf(tmp_path / "model")
     if isinstance(options, Format):
         checkpoint = options
-        model = quantised_model(model, lambda layer, module: checkpoint if layer >= 0 else None)
+        others = ("o_proj", "down_proj") if name == "w4-both-offsets" else ()
+        model = quantised_model(
+            model,
+            lambda layer, module: (
+                None
+                if layer < 0
+                else replace(checkpoint, zero="float")
+                if module in others
+                else checkpoint
+            ),
+        )
         options = QuantOptions()
     add_adapters(model, ranks)
     graph, target, l1 = lower(model, options, CONTEXT), SIRACUSA, None
+    layers = [op.weight for op in graph.ops if isinstance(op, Linear) and op.layer >= 0]
+    kinds = {w.offsets for w in layers}
     if "zero-points" in name:
-        layers = [op for op in graph.ops if isinstance(op, Linear) and op.layer >= 0]
-        assert all(op.weight.zero_points for op in layers)
+        assert kinds == {Offsets.ZEROS}
+    if "both" in name:
+        assert kinds == {Offsets.ZEROS, Offsets.WIDE}
     sizes = shape_of(graph, model)
     if place == "flash":
         target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(sizes))
