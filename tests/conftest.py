@@ -19,6 +19,9 @@ from helpers import small_disk as small_disks
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+# before others copy the environment; one cache for all processes of a run, which have that of the first
+COMPILERS = compiler_cache.put_in_front()
+
 # what a shell without job control has a background job ignore, and its children with it
 for number, usual in (
     (signal.SIGINT, signal.default_int_handler),
@@ -53,12 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One cache for all processes of a run: those that xdist starts have the environment of the first."""
-    if hasattr(config, "workerinput"):
-        return
-    folder = compiler_cache.put_in_front()
-    if folder is not None:
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    if COMPILERS is not None:
+        config.add_cleanup(lambda: shutil.rmtree(COMPILERS, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -151,10 +151,11 @@ static inline int32_t sc_offset16(const uint8_t *b, int r) {
     return v;
 }
 
-/* Of row r, in a segment's word of zero points; as a macro r is a constant. */
+/* Of row r, in a segment's word of zero points. */
 static inline int32_t sc_zero_point(int32_t word, int r) {
     return (int32_t)((uint32_t)word << (28 - 4 * r)) >> 28;
 }
+/* The same in one instruction, of an r that is a constant. */
 #if SC_XPULP
 #define SC_ZERO_POINT(z, word, r)                                                                            \
     __asm__(".insn r 0x33, 0, 0x63, %0, %1, x%2" : "=r"(z) : "r"(word), "i"(4 * (r))) /* p.extract */

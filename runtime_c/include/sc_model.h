@@ -55,14 +55,10 @@ typedef struct sc_matrix {
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
-/* Bytes of a segment's offsets. */
-static inline uint32_t sc_offset_bytes(const int format) {
-    return !(format & SC_FMT_ASYM) ? 0u : format & SC_FMT_ZEROS ? SC_ROWS / 2 : 2 * SC_ROWS;
-}
-
 /* What a segment of a block has before its weights. */
 static inline uint32_t sc_table_bytes(const int format) {
-    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + sc_offset_bytes(format);
+    const uint32_t offsets = format & SC_FMT_ZEROS ? SC_ROWS / 2 : 2 * SC_ROWS;
+    return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? offsets : 0u);
 }
 
 /* Of a block's segments, tables and weights. */

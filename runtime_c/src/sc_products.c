@@ -194,7 +194,7 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
 #define STORE(rs, place) "sw %[" rs "], 4*" #place "(%[known])\n"
 /* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
  * both loops, `inner` in the inner one.  Registers are short: k is the sum of a segment's inputs too. */
-#define ADD_ONE(inner, extra, OFFSET, FETCH)                                                                        \
+#define ADD_ONE(inner, extra, OFFSET, FETCH)                                                                 \
     BEGIN(OFFSET)                                                                                            \
     SC_OUTER_LOOP_BEGIN("%[e]", 27 + extra)                                                                  \
     LOAD("k", 9) LOAD("u", 2) OFFSET(LOAD("e", 0))                                                           \
@@ -212,7 +212,7 @@ _Static_assert(sizeof(adding) == 4 * 15, "loads count words");
     SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
     SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
     LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(27 + extra)
-#define ADD_TWO(inner, extra, OFFSET, FETCH)                                                                        \
+#define ADD_TWO(inner, extra, OFFSET, FETCH)                                                                 \
     BEGIN(OFFSET) LOAD("q", 13)                                                                              \
     SC_OUTER_LOOP_BEGIN("%[e]", 41 + extra)                                                                  \
     LOAD("k", 9) LOAD("x", 1) LOAD("u", 2) OFFSET(LOAD("e", 0))                                              \
@@ -286,7 +286,7 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
     const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c), row = 4 * (int32_t)pitch_of(tokens);
     const int asym = SC_SEVERAL_HAS(SC_FMT_ASYM), zeros = SC_SEVERAL_HAS(SC_FMT_ZEROS);
     const int more = r->step > 1 && g + 1 < r->segments;
-    /* where others have zero points, the offsets of a matrix, a table's, are added one segment at a time: there is no
+    /* in a program with zero points other offsets, a table's most likely, are added one segment at a time: there is no
      * room for one loop more */
     const int apart = (SC_SEVERAL_SOME & SC_FMT_ZEROS) != 0, two = more && !(apart && asym && !zeros);
     known->p = r->sums[buffer] + (known->to - r->acc), known->q = known->p + r->sums_apart;

@@ -10,7 +10,7 @@ from end_to_end.programs import need
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS
 
-from .harness import GROUPED, KINDS, Q16, Config, Harness
+from .harness import ASYM, GROUPED, KINDS, Q16, ZEROS, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
@@ -50,6 +50,27 @@ CONFIGS = {
         side_path=True,
         engines=True,
     ),
+    "points": Config(
+        2,
+        1,
+        4,
+        24,
+        43,
+        8,
+        QuantOptions(bits=4, group=8, asymmetric=True),
+        formats=(4 | GROUPED | ASYM | ZEROS,),
+        simd=False,
+    ),
+    "both": Config(
+        2,
+        2,
+        6,
+        24,
+        43,
+        3,
+        QuantOptions(bits=4, group=4, asymmetric=True),
+        formats=(4 | GROUPED | ASYM | ZEROS, 2 | GROUPED | ASYM, 3 | GROUPED | ASYM | ZEROS),
+    ),
     "norm2": Config(2, 1, 2, 17, 37, 1, formats=(8 | Q16,), head_norm=True),
     "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8 | Q16,), head_norm=True),
     "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8 | Q16,), head_norm=True),
@@ -57,7 +78,8 @@ CONFIGS = {
 ALL_FORMATS = tuple(width | how for width in WIDTHS for how in KINDS)
 GENERIC = ("hd2", "hd6", "hd64")  # all formats share their code
 WITH_ENGINES = ("hd6", "hd10")  # two accumulators of 16-bit vectors are joined
-FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "hd10")  # the last: three, the others one
+# the last two: three, the others one
+FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "points", "both", "hd10")
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ class Harness:
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())
+        elif any(f & ZEROS for f in config.formats):  # which no float model is rounded to
+            formats.write_text(header_of(config.formats))
         else:
             (each,) = re.findall(r"SC_EACH_FORMAT\(X\) (.*)", formats.read_text())
             named = {format_name(f) for f in config.formats}
@@ -144,8 +147,11 @@ class Harness:
 
 def all_formats() -> str:
     """A formats.h with every format there is."""
-    each = [bits | how for bits in WIDTHS for how in KINDS]
-    return formats_header(map(format_name, each), WIDTHS, "all")
+    return header_of([bits | how for bits in WIDTHS for how in KINDS])
+
+
+def header_of(formats: Sequence[int]) -> str:
+    return formats_header(map(format_name, formats), {f & WIDTH for f in formats}, "harness")
 
 
 def format_name(fmt: int) -> str:

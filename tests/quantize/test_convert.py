@@ -99,7 +99,7 @@ def test_zero_points_stay_exact(bits: int) -> None:
 
 @pytest.mark.parametrize(("point", "stored"), [(0, True), (15, True), (16, False), (7.5, False)])
 def test_zero_points_that_do_not_fit_are_offsets(point: float, stored: bool) -> None:
-    """16, which a file of GPTQ's first format can hold, and what is no integer."""
+    """16, which is beyond them and which no importer gives, and what is no integer."""
     w = quantise(random_weight(20, 96, 3), Format(4, 32, "integer"), np.random.default_rng(1))
     offset = w.offset.copy()
     offset[3, 1] = -point * w.scale[3, 1]

@@ -119,8 +119,8 @@ def formats(path: Path) -> Formats | None:
     """Return how the matrices of ``path`` are stored, or None if all of them are floats.
 
     Keys are names such as "model.layers.0.self_attn.q_proj", "model.embed_tokens", "lm_head";
-    a matrix that is not there is float.  Reads configuration and headers only.  ``asymmetric``
-    is False where the zero point of every group is the middle of the range.
+    a matrix that is not there is float.  Reads configuration and headers only, which
+    say of :class:`Zero` the most that the integers may turn out to be.
     """
     source = _Source.of(Path(path))
     if source.file is not None:

@@ -36,8 +36,8 @@ from shrinkc.storage import WIDEST, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, form
 
 D_MAX = 255
 R_MAX = 65535
-_SAME = 1e-3  # of a step: files hold scales and offsets of 16 bits
 B_MAX = 32767
+_SAME = 1e-3  # of a step: files hold scales and offsets of 16 bits
 # Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
 USUAL_GROUPS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
 
@@ -230,7 +230,8 @@ def convert_matrix(
 
     Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
     hold (with the integers of its row) is off by no more than half a unit: a zero stays one.  Zero
-    points that are small integers stay what they are.
+    points that are small integers stay what they are, whether a group has a zero or not; of those a group of
+    one value other than zero needs its scale.
     A group of one value needs no scale, and what the file says there (importers put 1 where it is
     0) decides nothing.
     """
