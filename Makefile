@@ -27,7 +27,8 @@ DOCKER ?= docker
 BASE   ?= debian:13-slim
 DIGEST ?=
 # processes of the tests; one with torch in it takes about 1 GB
-JOBS   ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# nproc would say what OMP_NUM_THREADS is, which is exported below
+JOBS   ?= $(shell n=$$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc); echo $$((n < 4 ? n : 4)))
 
 BIN  := $(VENV)/bin
 C    := $(sort $(wildcard runtime_c/*/*.[ch] runtime_c/*/*/*.[ch]))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -69,6 +73,18 @@ def test_every_target_that_the_makefile_offers_exists() -> None:
     assert len(offered) > 10
     for target in offered:
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+def test_the_tests_run_on_all_cores() -> None:
+    """The Makefile exports OMP_NUM_THREADS, which nproc takes for the number of cores."""
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "JOBS")
+    }
+    asked = subprocess.run(
+        ["make", "-n", "test-base"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert f" -n {min(len(os.sched_getaffinity(0)), 4)} " in asked.stdout
 
 
 def test_the_image_installs_from_the_lock() -> None:
