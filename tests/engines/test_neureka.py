@@ -165,7 +165,11 @@ def test_the_weights_of_3x3_take_space_by_their_bits() -> None:
 def test_what_it_does_not_run(name: str) -> None:
     engine = ENGINES[name]
     assert engine.refusal(spec()) is engine.refusal(spec(embedding=True)) is None
-    for fields in ({"group": 32}, {"asymmetric": True}, {"group": 16, "asymmetric": True}):
+    for fields in (
+        {"group": 32},
+        {"offsets": Offsets.WIDE},
+        {"group": 16, "offsets": Offsets.WIDE},
+    ):
         assert "has scales per group" in str(engine.refusal(spec(**fields)))
     assert "has a side path" in str(engine.refusal(spec(rank=2)))
 
