@@ -20,7 +20,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 # before others copy the environment; one cache for all processes of a run, which have that of the first
-COMPILERS = compiler_cache.put_in_front()
+CACHE = compiler_cache.put_in_front()
 
 # what a shell without job control has a background job ignore, and its children with it
 for number, usual in (
@@ -56,8 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if COMPILERS is not None:
-        config.add_cleanup(lambda: shutil.rmtree(COMPILERS, ignore_errors=True))
+    if CACHE is not None:
+        config.add_cleanup(lambda: shutil.rmtree(CACHE, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

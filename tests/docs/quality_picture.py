@@ -17,12 +17,12 @@ HIGHEST = 100.0  # MB: the model as it is lies far to the right, as a line
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of a way to fewer bytes.  ``alone``: bits per byte of GPTQ with no help, or None."""
+    """A way to fewer bytes.  ``before``: bits per byte before ``qat``; None: the model as it is."""
 
     name: str
     mb: float
     bits_per_byte: float
-    alone: float | None
+    before: float | None
 
 
 def rows() -> list[Row]:
@@ -33,15 +33,15 @@ def rows() -> list[Row]:
     for line in table.splitlines():
         cells = [cell.strip().strip("*") for cell in line.strip("| ").split("|")]
         if len(cells) > 4 and re.fullmatch(r"[\d.]+", cells[1]):
-            alone = float(cells[4]) if re.fullmatch(r"[\d.]+", cells[4]) else None
-            found.append(Row(cells[0], float(cells[1]), float(cells[3]), alone))
+            before = float(cells[4]) if re.fullmatch(r"[\d.]+", cells[4]) else None
+            found.append(Row(cells[0], float(cells[1]), float(cells[3]), before))
     return found
 
 
 def quality() -> str:
-    """Two marks per way: after all that was done, and of GPTQ alone, joined by a line."""
+    """Two marks per way: before and after training through the rounding, joined by a line."""
     base, *others = rows()
-    top = max(r.alone or r.bits_per_byte for r in others) * 1.06
+    top = max(r.before or r.bits_per_byte for r in others) * 1.06
     least = base.bits_per_byte * 0.95
 
     def x(mb: float) -> float:
@@ -66,21 +66,20 @@ def quality() -> str:
         ),
         f'<path class="line" stroke-dasharray="4 4" d="M{LEFT:g},{y(base.bits_per_byte):.1f} H{RIGHT:g}"/>',
         text(
-            RIGHT,
-            y(base.bits_per_byte) + 14,
+            LEFT + 8,
+            y(base.bits_per_byte) - 6,
             f"as it is, {base.mb:g} MB",
             size=11,
             kind="soft",
-            at="end",
         ),
     ]
     for i, r in enumerate(others):
         at, ours = x(r.mb), y(r.bits_per_byte)
-        if r.alone is not None:
-            alone = y(r.alone)
+        if r.before is not None:
+            before = y(r.before)
             out += [
-                f'<path class="line" d="M{at:.1f},{alone:.1f} V{ours:.1f}"/>',
-                f'<circle class="b" cx="{at:.1f}" cy="{alone:.1f}" r="5"/>',
+                f'<path class="line" d="M{at:.1f},{before:.1f} V{ours:.1f}"/>',
+                f'<circle class="b" cx="{at:.1f}" cy="{before:.1f}" r="5"/>',
             ]
         out += [
             f'<circle class="a" cx="{at:.1f}" cy="{ours:.1f}" r="5"/>',
@@ -94,9 +93,9 @@ def quality() -> str:
         ]
     out += [
         f'<circle class="b" cx="{RIGHT - 220:g}" cy="{TOP:g}" r="5"/>',
-        text(RIGHT - 208, TOP + 4, "GPTQ alone, to the same bytes", size=12),
+        text(RIGHT - 208, TOP + 4, "rounded", size=12),
         f'<circle class="a" cx="{RIGHT - 220:g}" cy="{TOP + 20:g}" r="5"/>',
-        text(RIGHT - 208, TOP + 24, "all of the recipe", size=12),
+        text(RIGHT - 208, TOP + 24, "and trained through the rounding", size=12),
     ]
     y0 = BOTTOM + 62
     for i, r in enumerate(others):

@@ -1,8 +1,7 @@
 """Compilers with ccache in front of them, since tests build hundreds of programs of the same sources.
 
 Two programs differ in their generated headers, so most of their files come out of the preprocessor
-alike: about two thirds of all compilations of a run of the tests are found in the cache.  It begins empty
-and ends with the run, so that no result of one run can decide another.
+alike.  The cache begins empty and ends with the run, so that no result of one run can decide another.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from shrinkc.core.errors import BadArtifact, IllegalIR
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.interpreter import Interpreter
+from shrinkc.ir.ops import Linear
 from shrinkc.ir.serialize import FORMAT, load, save
 
 Fresh = Callable[..., Graph]
@@ -53,6 +54,15 @@ def test_round_trip_is_exact(fresh: Fresh, tmp_path: Path, sides: bool) -> None:
     assert same(g, again) > 100
     ids = [1, 5, 9, 2]
     np.testing.assert_array_equal(Interpreter(g).forward(ids), Interpreter(again).forward(ids))
+
+
+def test_zero_points_stay_such(fresh: Fresh, tmp_path: Path) -> None:
+    g = fresh()
+    op = next(op for op in g.ops if isinstance(op, Linear))
+    assert op.weight.d is not None and not op.weight.zero_points
+    op.weight.b, op.weight.zero_points = 0 * op.weight.d.astype(np.int16), True
+    save(g, tmp_path / "ir")
+    assert same(g, load(tmp_path / "ir")) > 100
 
 
 def test_tied_table_is_stored_once_and_stays_shared(fresh: Fresh, tmp_path: Path) -> None:

@@ -123,6 +123,27 @@ def offsets_alone(g: Graph) -> None:
     weight(g).d = None
 
 
+def _with_zero_points(g: Graph, point: int) -> QLinear:
+    w = weight(g)
+    assert w.d is not None
+    w.b, w.zero_points = w.d.astype(np.int16) * np.int16(point), True
+    return w
+
+
+def zero_points_between(g: Graph) -> None:
+    w = _with_zero_points(g, -8)
+    assert w.b is not None and w.d is not None
+    w.d[0, 0], w.b[0, 0] = 2, 3
+
+
+def zero_points_beyond(g: Graph) -> None:
+    _with_zero_points(g, 8)
+
+
+def zero_points_of_none(g: Graph) -> None:
+    _with_zero_points(g, 7).b = None
+
+
 def type_of_r(g: Graph) -> None:
     weight(g).r = weight(g).r.astype(np.int32)
 
@@ -281,6 +302,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (type_of_b, "rule_matrix", "b is int32"),
     (scale_of_zero, "rule_matrix", "a group scale of 0"),
     (offsets_alone, "rule_matrix", "offsets without group scales"),
+    (zero_points_between, "rule_matrix", "offsets that are no zero points"),
+    (zero_points_beyond, "rule_matrix", "offsets that are no zero points"),
+    (zero_points_of_none, "rule_matrix", "offsets that are no zero points"),
     (type_of_r, "rule_matrix", "row scales are int32"),
     (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
     (padding, "rule_matrix", "4-bit segments padded to 4"),

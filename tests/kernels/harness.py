@@ -33,13 +33,8 @@ NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
     "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
 )  # fmt: skip
-WIDTH, GROUPED, ASYM, Q16, ZEROS = (
-    15,
-    16,
-    32,
-    64,
-    128,
-)  # enum sc_format: bits of a weight, and flags
+# enum sc_format: bits of a weight, and flags
+WIDTH, GROUPED, ASYM, Q16, ZEROS = 15, 16, 32, 64, 128
 KINDS = (0, Q16, GROUPED, GROUPED | ASYM, GROUPED | ASYM | ZEROS)
 STORE, ADD, SILU = 0, 1, 2
 BLOCK = X_BLOCK
