@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,14 @@ def preflight(
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
     notes += _grid_notes(recipe)
-    notes += _dtype_notes(recipe, loaded.model.device.type)
+    slowed = _slowed(recipe, loaded.model.device.type)
+    notes += _dtype_notes(slowed)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
     estimate = None
     if not problems:
-        estimate = _estimate(recipe, chain, calibration, loaded, done, loading)
+        estimate = _estimate(recipe, chain, calibration, loaded, done, loading, slowed)
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -181,33 +183,47 @@ SLOW = 1.5
 """Times as long as in float32 from which on it is said that a device computes in bfloat16."""
 
 
-def _dtype_notes(recipe: Recipe, device: str) -> list[str]:
-    """Whether something is computed in bfloat16 on a CPU that has no instructions for it."""
+def _slowed(recipe: Recipe, device: str) -> dict[str, float]:
+    """Tables of the recipe that compute in bfloat16 on a CPU without instructions for it: times as long as in
+    float32."""
     own = {"self_text": recipe.self_text} if recipe.own_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
     if not names or device != "cpu" or (ratio := bfloat16_ratio()) < SLOW:
+        return {}
+    return dict.fromkeys(names, ratio)
+
+
+def _dtype_notes(slowed: Mapping[str, float]) -> list[str]:
+    if not slowed:
         return []
-    listed = ", ".join(f"[{name}]" for name in names)
+    listed = ", ".join(f"[{name}]" for name in slowed)
     return [
-        f'this CPU takes {ratio:.1f} times as long in bfloat16 as in float32: dtype = "float32" in {listed} '
-        "would save that, for twice the memory"
+        f"this CPU takes {max(slowed.values()):.1f} times as long in bfloat16 as in float32: "
+        f'dtype = "float32" in {listed} would save that, for twice the memory'
     ]
 
 
 def bfloat16_ratio() -> float:
-    """How many times as long as in float32 a matrix product in bfloat16 takes on this CPU."""
+    """How many times as long as in float32 matrix products in bfloat16 take on this CPU: one forward, and the one
+    that takes its gradient back, which need not be as slow.  Time that this thread had a processor for, and one
+    thread: several on a busy machine wait for each other longer than they multiply."""
     import torch
 
     taken: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x, w = (torch.ones(n, 512, dtype=dtype) for n in (64, 1024))
-        runs = []
-        for _ in range(4):  # the first one prepares
-            began = time.perf_counter()
-            torch.nn.functional.linear(x, w)
-            runs.append(time.perf_counter() - began)
-        taken[dtype] = min(runs[1:])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            x, w = (torch.ones(n, 512, dtype=dtype) for n in (64, 1024))
+            runs = []
+            for _ in range(4):  # the first one prepares
+                began = time.thread_time()
+                torch.mm(torch.nn.functional.linear(x, w), w)
+                runs.append(time.thread_time() - began)
+            taken[dtype] = min(runs[1:])
+    finally:
+        torch.set_num_threads(threads)
     return taken[torch.bfloat16] / taken[torch.float32]
 
 
@@ -255,15 +271,17 @@ def _estimate(
     loaded: Any,
     done: int,
     loading: float,
+    slowed: Mapping[str, float],
 ) -> Estimate:
-    """Time scales with the parameters that a token passes; evaluation counts its perplexity only."""
+    """Time scales with the parameters that a token passes, and as ``_slowed`` says; evaluation counts its
+    perplexity only."""
     alone, now = seconds_per_token(loaded.model)
     step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
     own = calibration.own
     if own is not None and done < len(recipe.stages):
         left = max(0, recipe.own_tokens() - own.written())
-        seconds += left * TOKEN_COST * alone
+        seconds += left * TOKEN_COST * alone * slowed.get("self_text", 1.0)
         disk += left * OWN_TOKEN_BYTES
         memory = _writing_memory(own.settings, chain[0]) if left else 0
     for number, stage in enumerate(recipe.stages):
@@ -274,6 +292,7 @@ def _estimate(
         tokens = 6.0 * calibration.samples * calibration.length
         if hasattr(module, "work"):
             tokens = module.work(stage.settings, before, calibration)
+        tokens *= slowed.get(stage.name, 1.0)
         tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
         seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
         seconds += CHILD_SECONDS.get(stage.kind, 0.0)
