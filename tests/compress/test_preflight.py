@@ -197,7 +197,7 @@ def test_a_cpu_without_bfloat16_is_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of what is computed so, and of nothing else."""
-    monkeypatch.setattr(preflight, "bfloat16_ratio", lambda: ratio)
+    monkeypatch.setattr(preflight, "bfloat16_ratios", lambda: (1.0, ratio))
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
         "lora": {"samples": 32, "batch": 4, "length": 32, "dtype": "bfloat16"},
@@ -213,27 +213,28 @@ def test_a_cpu_without_bfloat16_is_noted(
 def test_what_a_cpu_is_slow_at_is_estimated_longer(
     stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stages in bfloat16 by the ratio, others not."""
+    """Stages in bfloat16 by the ratio, others not, and none where the model was timed in it."""
     monkeypatch.setattr(preflight, "seconds_per_token", lambda model: (1.0, 1.0))
 
-    def seconds(ratio: float, dtype: str) -> float:
-        monkeypatch.setattr(preflight, "bfloat16_ratio", lambda: ratio)
+    def seconds(ratio: float, dtype: str, timed_in: str = "float32") -> float:
+        monkeypatch.setattr(preflight, "bfloat16_ratios", lambda: (1.0, ratio))
         found: list[preflight.Estimate] = []
         make = preflight._estimate
         monkeypatch.setattr(preflight, "_estimate", lambda *a: found.append(make(*a)) or found[-1])
         lora = {"samples": 32, "batch": 4, "length": 32, "dtype": dtype}
         recipe = parse_recipe({
-            "run": {"dtype": "float32"},
+            "run": {"dtype": timed_in},
             "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
             "lora": lora,
         })  # fmt: skip
-        out = tmp_path / f"{ratio}-{dtype}"
+        out = tmp_path / f"{ratio}-{dtype}-{timed_in}"
         compress(str(stories), out, recipe, reporter=Recorder(), dry_run=True)
         monkeypatch.setattr(preflight, "_estimate", make)
         return found[0].seconds[0]
 
     assert seconds(8.0, "bfloat16") > 7 * seconds(1.0, "bfloat16")
     assert seconds(8.0, "float32") < 2 * seconds(1.0, "bfloat16")
+    assert seconds(8.0, "bfloat16", "bfloat16") < 2 * seconds(1.0, "bfloat16")
 
 
 def test_the_ratio_of_dtypes_is_measured() -> None:
@@ -243,7 +244,7 @@ def test_the_ratio_of_dtypes_is_measured() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert 0.01 < preflight.bfloat16_ratio() < 1000
+        assert all(0.01 < ratio < 1000 for ratio in preflight.bfloat16_ratios())
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

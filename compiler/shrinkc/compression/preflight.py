@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -189,9 +189,11 @@ def _slowed(recipe: Recipe, device: str) -> dict[str, float]:
     own = {"self_text": recipe.self_text} if recipe.own_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
-    if not names or device != "cpu" or (ratio := bfloat16_ratio()) < SLOW:
+    if not names or device != "cpu":
         return {}
-    return dict.fromkeys(names, ratio)
+    forward, training = bfloat16_ratios()
+    slowed = {name: forward if name in own else training for name in names}
+    return {name: ratio for name, ratio in slowed.items() if ratio >= SLOW}
 
 
 def _dtype_notes(slowed: Mapping[str, float]) -> list[str]:
@@ -204,27 +206,42 @@ def _dtype_notes(slowed: Mapping[str, float]) -> list[str]:
     ]
 
 
-def bfloat16_ratio() -> float:
-    """How many times as long as in float32 matrix products in bfloat16 take on this CPU: one forward, and the one
-    that takes its gradient back, which need not be as slow.  Time that this thread had a processor for, and one
-    thread: several on a busy machine wait for each other longer than they multiply."""
+def bfloat16_ratios() -> tuple[float, float]:
+    """How many times as long as in float32 matrix products in bfloat16 take on this CPU: forward, and of training,
+    with the gradients of both factors, which need not be as slow.  Time that this thread had a processor for, and
+    one thread: several on a busy machine wait for each other longer than they multiply."""
     import torch
 
-    taken: dict[torch.dtype, float] = {}
+    taken: dict[torch.dtype, list[float]] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for dtype in (torch.float32, torch.bfloat16):
-            x, w = (torch.ones(n, 512, dtype=dtype) for n in (64, 1024))
-            runs = []
-            for _ in range(4):  # the first one prepares
-                began = time.thread_time()
-                torch.mm(torch.nn.functional.linear(x, w), w)
-                runs.append(time.thread_time() - began)
-            taken[dtype] = min(runs[1:])
+            x, w, y = (
+                torch.ones(*shape, dtype=dtype) for shape in ((64, 512), (1024, 512), (64, 1024))
+            )
+            taken[dtype] = [
+                _fastest(product)
+                for product in (
+                    lambda x=x, w=w: torch.nn.functional.linear(x, w),
+                    lambda y=y, w=w: torch.mm(y, w),
+                    lambda y=y, x=x: torch.mm(y.T, x),
+                )
+            ]
     finally:
         torch.set_num_threads(threads)
-    return taken[torch.bfloat16] / taken[torch.float32]
+    exact, low = taken[torch.float32], taken[torch.bfloat16]
+    return low[0] / exact[0], sum(low) / sum(exact)
+
+
+def _fastest(work: Callable[[], Any]) -> float:
+    """Seconds of this thread, of three runs behind one that prepares."""
+    runs = []
+    for _ in range(4):
+        began = time.thread_time()
+        work()
+        runs.append(time.thread_time() - began)
+    return min(runs[1:])
 
 
 def _data_problems(
@@ -276,6 +293,8 @@ def _estimate(
     """Time scales with the parameters that a token passes, and as ``_slowed`` says; evaluation counts its
     perplexity only."""
     alone, now = seconds_per_token(loaded.model)
+    if recipe.run.dtype == "bfloat16":  # what was timed is as slow itself
+        slowed = {}
     step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
     own = calibration.own
