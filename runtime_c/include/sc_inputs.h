@@ -31,7 +31,7 @@ static inline void prepare(const sc_matrix *m, int core) {
 
 #if SC_Q16
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
-static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
+SC_HOT static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
     sc_barrier();
 #ifdef SC_HAS_ENGINES
@@ -39,12 +39,8 @@ static __attribute__((noinline)) void quantize_several(const sc_matrix *m, const
 #endif
     /* whole tokens for each core, and a share of those that are left */
     const uint32_t tokens = j.tokens, whole = tokens - tokens % SC_CORES;
-    j.first = (uint32_t)core, j.step = SC_CORES, j.tokens = whole;
-    sc_q16_scan(&j, 0, 1);
-    sc_q16_quantize(&j, 0, 1);
-    for (uint32_t t = j.first; j.gain && t < whole; t += SC_CORES)
-        sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]);
-    j.first = whole, j.step = 1, j.tokens = tokens;
+    for (uint32_t t = (uint32_t)core; t < whole; t += SC_CORES) sc_q16_token(&j, t, SC_NORM_EPS);
+    j.first = whole;
     if (whole < tokens) {
         sc_q16_scan(&j, core, SC_CORES);
         sc_barrier();
@@ -118,8 +114,8 @@ static
 #if SC_Q16
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
         src += first * stride, out += first;
-        const sc_q16_job j = {&m->in, src,        stride,   0,  1,  sc_now.tokens - first, gain, perm,
-                              y[0],   SC_Y_WORDS, parts[0], to, out};
+        const sc_q16_job j = {&m->in,     src,      stride, 0,  sc_now.tokens - first, gain, perm, y[0],
+                              SC_Y_WORDS, parts[0], to,     out};
         quantize_several(m, &j, core);
         return;
     }

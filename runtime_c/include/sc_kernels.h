@@ -56,7 +56,7 @@ typedef struct {
     const sc_cut *cut;
     const int32_t *x; /* [tokens][stride] */
     uint32_t stride;
-    uint32_t first, step, tokens; /* first, first + step .. below tokens are quantised */
+    uint32_t first, tokens; /* first .. tokens - 1 are quantised */
     const int32_t *gain;
     const uint16_t *perm;
     int32_t *y; /* [tokens][y_stride], with gain */
@@ -67,6 +67,8 @@ typedef struct {
 } sc_q16_job;
 void sc_q16_scan(const sc_q16_job *j, int core, int cores);
 void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
+/* All of token t by one core, whatever `first` is. */
+void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps);
 /* Of one token: `parts` are its shares. */
 void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out);
 

@@ -56,7 +56,7 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
 SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int32_t *y,
                         sc_part *part) {
     int32_t top = 1, up = 0;
-    if (n > 0) SC_MAX_WORDS(top, x, n, 4);
+    if (n > 0) SC_MAX_RUN(top, x, n);
     if (gain) {
         uint32_t squares = 0;
         up = 30 - sc_top_bit((uint32_t)top);
@@ -66,6 +66,21 @@ SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int d
         part->up = up;
     }
     part->max = (uint32_t)(sc_top_bit((uint32_t)top) + 1 - up);
+}
+
+/* Adds a share's squares, less what was shifted up, to a sum in two words: GCC makes twice as much of 64 bits. */
+#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31 */
+SC_INLINE void q16_add_squares(uint32_t squares, int up, uint32_t *low, uint32_t *high) {
+    const int left = SC_NORM_UNIT - 2 * up;
+    uint32_t l = 0;
+    if (left >= 0) {
+        l = squares << left;
+        *high += squares >> 1 >> (31 - left);
+    } else if (left > -32) {
+        l = squares >> -left;
+    }
+    *low += l;
+    *high += *low < l;
 }
 
 /* Bits of the largest magnitude of all shares. */
@@ -86,29 +101,47 @@ SC_INLINE int q16_bits(const sc_part *parts) {
 }
 
 /* n values of x * 2^-right, rounded half up, as low bytes and, `pitch` behind them, high bytes.  Their
- * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare. */
+ * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare, and so are values that
+ * do not come in fours. */
 void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int8_t *low, int8_t *high);
 SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, uint32_t pitch) {
     int8_t *high = low + pitch;
 #if SC_XPULP
-    int32_t v;
-    if (__builtin_expect(bits > 30, 0)) {
-        sc_q16_split_any(x, n, right, low, high);
-        return;
+    int32_t a, b, c, d;
+    const uint32_t some = __builtin_expect(bits > 30, 0) ? n : n % 4;
+    if (__builtin_expect(some > 0, 0)) {
+        n -= some;
+        sc_q16_split_any(x + n, some, right, low + n, high + n);
+        if (n == 0) return;
     }
-#define SPLIT(shift, count)                                                                                  \
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6) SC_LW_POST("%[v]", "%[x]") shift                               \
-                     ".insn s 0x2b, 0, %[v], 1(%[low])\n"                                                    \
-                     "addi %[v], %[v], 128\n"                                                                \
-                     "srai %[v], %[v], 8\n"                                                                  \
-                     ".insn s 0x2b, 0, %[v], 1(%[high])\n" SC_LOOP_END(6)                                    \
-                     : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [v] "=&r"(v)                      \
-                     : [n] "r"(n), [by] "r"(count)                                                           \
-                     : "memory")
-    if (__builtin_expect(right > 0, 1))
-        SPLIT(SC_ROUND("%[v]", "%[by]"), right);
-    else
-        SPLIT("sll %[v], %[v], %[by]\n", -right);
+    /* clang-format off */
+    /* Four values at a time, whose bytes are stored as words.  A value and 128 are below 2^15. */
+#define SPLIT(SHIFT, count)                                                                                  \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)                                                           \
+                         SC_LW_POST("%[a]", "%[x]") SC_LW_POST("%[b]", "%[x]")                               \
+                         SC_LW_POST("%[c]", "%[x]") SC_LW_POST("%[d]", "%[x]")                               \
+                         SHIFT("%[a]") SHIFT("%[b]") SHIFT("%[c]") SHIFT("%[d]")                             \
+                         SC_PACK("%[a]", "%[b]", "%[a]") SC_PACK("%[c]", "%[d]", "%[c]")                     \
+                         "mv %[b], %[a]\n"                                                                   \
+                         SC_ADD_HALVES("%[a]", "%[a]", "%[half]") SC_ADD_HALVES("%[d]", "%[c]", "%[half]")   \
+                         SC_SHUFFLE("%[b]", "%[c]", "%[lows]") SC_SHUFFLE("%[a]", "%[d]", "%[highs]")        \
+                         ".insn s 0x2b, 2, %[b], 4(%[low])\n"                                                \
+                         ".insn s 0x2b, 2, %[a], 4(%[high])\n" SC_LOOP_END(17)                               \
+                         : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [a] "=&r"(a), [b] "=&r"(b),   \
+                           [c] "=&r"(c), [d] "=&r"(d)                                                        \
+                         : [n] "r"(n / 4), [by] "r"(count), [half] "r"(0x00800080), [lows] "r"(0x06040200),  \
+                           [highs] "r"(0x07050301)                                                           \
+                         : "memory");
+#define ROUNDED(v) SC_ROUND(v, "%[by]")
+#define LIFTED(v) "sll " v ", " v ", %[by]\n"
+    /* clang-format on */
+    if (__builtin_expect(right > 0, 1)) {
+        SPLIT(ROUNDED, right);
+    } else {
+        SPLIT(LIFTED, -right);
+    }
+#undef ROUNDED
+#undef LIFTED
 #undef SPLIT
 #else
     (void)bits;

@@ -89,6 +89,23 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
                          : "memory");                                                                        \
     } while (0)
 
+/* max(top, |words|) over n > 0 words from ptr on, from both ends of a run of them: two loads before either is needed,
+ * and an odd number's middle one twice */
+#define SC_MAX_RUN(top, ptr, count)                                                                          \
+    do {                                                                                                     \
+        int32_t v_, w_;                                                                                      \
+        const uint32_t all_ = (count), half_ = (all_ + 1) / 2;                                               \
+        const int32_t *p_ = (ptr), *q_ = p_ + (all_ - half_);                                                \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6) SC_LW_POST("%[v]", "%[p]") SC_LW_POST(                     \
+                             "%[w]", "%[q]") ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                       \
+                                             ".insn r 0x33, 0, 0x02, %[w], %[w], x0\n"                       \
+                                             ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"                     \
+                                             ".insn r 0x33, 6, 0x02, %[t], %[t], %[w]\n" SC_LOOP_END(6)      \
+                         : [t] "+&r"(top), [p] "+&r"(p_), [q] "+&r"(q_), [v] "=&r"(v_), [w] "=&r"(w_)        \
+                         : [n] "r"(half_)                                                                    \
+                         : "memory");                                                                        \
+    } while (0)
+
 /* Hardware loop, `cnt` (a register) times over the `insns` instructions up to SC_LOOP_END, which has the
  * assembler check that number: the encoding holds the place of the last one. */
 #define SC_LOOP_BEGIN(cnt, insns)                                                                            \
@@ -120,6 +137,10 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
 #define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
 #define SC_MAC(acc, a, b) ".insn r 0x33, 0, 0x21, " acc ", " a ", " b "\n"
+/* rd = high:low of their lower halves; both halves added; bytes of rd and rs (4 .. 7) as `order` says */
+#define SC_PACK(rd, high, low) ".insn r 0x57, 0, 0x68, " rd ", " high ", " low "\n"
+#define SC_ADD_HALVES(rd, a, b) ".insn r 0x57, 0, 0x00, " rd ", " a ", " b "\n"
+#define SC_SHUFFLE(rd, rs, order) ".insn r 0x57, 1, 0x64, " rd ", " rs ", " order "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 
@@ -135,6 +156,8 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
             top = sc_max(top, sc_abs(v_));                                                                   \
         }                                                                                                    \
     } while (0)
+
+#define SC_MAX_RUN(top, ptr, count) SC_MAX_WORDS(top, ptr, count, 4)
 
 static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
 static inline int32_t sc_max(int32_t a, int32_t b) { return a > b ? a : b; }

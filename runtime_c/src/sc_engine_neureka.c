@@ -119,22 +119,6 @@ static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const
     return j;
 }
 
-/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one. */
-static __attribute__((noinline)) void write_job(const sc_matrix *m, const uint8_t *at,
-                                                const sc_neureka_job *first, const cut *c, uint32_t job) {
-    const part p = part_of(c, job);
-    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
-    sc_neureka_job j = *first;
-    j.in += 8u * m->in.words * p.token;
-    sc_neureka_acquire();
-    sc_neureka_place(j.weights + p.first * j.weight_row, (uint32_t)(uintptr_t)sums_of(c, job),
-                     (p.count - (ko - 1) * OUTPUTS) << 16 | (j.last_out_in & 0xFFFF),
-                     ko << 16 | (j.tiles_out_in & 0xFFFF));
-    sc_neureka_form(&j);
-    sc_neureka_written(0);
-    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
-}
-
 /* Of a decoded token all jobs of a matrix are alike but for the last: what is written of them is made once. */
 typedef struct {
     sc_neureka_job job;               /* the first one */
@@ -207,12 +191,32 @@ static inline const sc_matrix *next_of(const sc_matrix *m) {
     return image_of(m + 1)->count ? m + 1 : 0;
 }
 
-static __attribute__((noinline)) void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x,
-                                                    uint32_t tokens) {
+/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
+ * its and no other's but for the job's place. */
+SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const sc_neureka_job *first,
+                             uint32_t form, const cut *c, uint32_t job) {
+    const part p = part_of(c, job);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    sc_neureka_acquire();
+    if (sc_neureka_holds() != form) sc_neureka_form(first);
+    sc_neureka_place(first->weights + p.first * first->weight_row, (uint32_t)(uintptr_t)sums_of(c, job),
+                     (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF),
+                     ko << 16 | (first->tiles_out_in & 0xFFFF));
+    sc_neureka_read(first->in + 8u * m->in.words * p.token);
+    sc_neureka_written(form);
+    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
+}
+
+/* Of a matrix's jobs of several tokens; those of one have none of these. */
+static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
+    return image_of(m)->form | tokens << 24;
+}
+
+SC_HOT static void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
     several = job_of(m, at, x->q, &c, 0);
     for (uint32_t job = 0; job < c.count && job < 2; job++) {
-        write_job(m, at, &several, &c, job);
+        write_job(m, at, &several, form_of(m, tokens), &c, job);
         sc_neureka_commit();
     }
     if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
@@ -259,8 +263,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
     }
 }
 
-static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x,
-                                                  uint32_t tokens, const sc_output *out, int core) {
+SC_HOT static void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                               const sc_output *out, int core) {
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
@@ -274,7 +278,7 @@ static __attribute__((noinline)) void end_several(const sc_matrix *m, const uint
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
         if (core == SC_LAST_CORE(SC_CORES) && job + 2 < c.count) {
-            write_job(m, at, &several, &c, job + 2);
+            write_job(m, at, &several, form_of(m, tokens), &c, job + 2);
             sc_neureka_commit();
         }
         if (tails_come && rows + 1 < i->count) fetch_tails(i, rows + 1);

@@ -216,6 +216,10 @@ def residual_frac(g: Graph) -> None:
     retype(g, op.inputs[1], frac=op.weight.frac - 1)
 
 
+def norm_of_one(g: Graph) -> None:
+    retype(g, first(g, NormQuant).inputs[0], width=1)
+
+
 def pre_shift(g: Graph) -> None:
     first(g, NormQuant).pre_shift += 1
 
@@ -323,6 +327,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (bias_of_another_type, "rule_linear_types", "bias is float64(48,)"),
     (bias_that_does_not_negate, "rule_linear_types", "a bias of -2**31"),
     (pre_shift, "rule_norm", "pre_shift"),
+    (norm_of_one, "rule_norm", "a norm over 1 value"),
     (eps, "rule_norm", "eps 0 outside"),
     (large_eps, "rule_norm", "eps 2305843009213693953 outside"),
     (gain, "rule_norm", "gain is"),

@@ -217,20 +217,16 @@ static void wide_vectors(void) {
     sc_part *partial = guarded(part_words);
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
-    sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       1, tokens, gain,
-                    perm, product, (uint32_t)stride, partial, q, v};
+    sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       tokens, gain,
+                    perm, product, (uint32_t)stride, partial, q,      v};
     if (whole) {
-        j.step = (uint32_t)cores;
-        EACH_CORE(core) {
-            j.first = (uint32_t)core;
-            sc_q16_scan(&j, 0, 1);
-            sc_q16_quantize(&j, 0, 1);
-        }
+        for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {
         EACH_CORE(core) sc_q16_scan(&j, core, cores);
         EACH_CORE(core) sc_q16_quantize(&j, core, cores);
+        for (uint32_t t = 0; gain && t < tokens; t++)
+            sc_q16_norm(partial + SC_PARTS * t, wide(low, high), &v[t]);
     }
-    for (uint32_t t = 0; gain && t < tokens; t++) sc_q16_norm(partial + SC_PARTS * t, wide(low, high), &v[t]);
     put_count(2u * tokens + words_of_q);
     for (uint32_t t = 0; t < tokens; t++) {
         const int32_t scale[2] = {(int32_t)v[t].mantissa, v[t].exponent};

@@ -53,6 +53,8 @@ sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t 
     REG(NEUREKA_JOB(18)) = tiles_out_in;
 }
 
+static inline void sc_neureka_read(uint32_t in) { REG(NEUREKA_JOB(1)) = in; }
+
 /* The same of jobs that have as much to do as the one that the context had before. */
 static inline __attribute__((always_inline)) void sc_neureka_move(uint32_t weights, uint32_t in,
                                                                   uint32_t out) {
@@ -61,7 +63,7 @@ static inline __attribute__((always_inline)) void sc_neureka_move(uint32_t weigh
     REG(NEUREKA_JOB(2)) = out;
 }
 
-static __attribute__((noinline, unused)) void sc_neureka_form(const sc_neureka_job *j) {
+SC_HOT __attribute__((unused)) static void sc_neureka_form(const sc_neureka_job *j) {
     REG(NEUREKA_JOB(1)) = j->in;
     REG(NEUREKA_JOB(6)) = j->in_pixel;
     REG(NEUREKA_JOB(7)) = j->in_row;
