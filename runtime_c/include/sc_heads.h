@@ -136,7 +136,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
         }
 #endif
         int32_t most = 1;
-        SC_MAX_WORDS(most, z, SC_HEAD_DIM, 4);
+        SC_MAX_RUN(most, z, SC_HEAD_DIM);
         uint32_t top = (uint32_t)most;
         int n = sc_top_bit(top) - 14, exponent = n;
         if (!is_v) {

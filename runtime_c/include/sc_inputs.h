@@ -31,14 +31,15 @@ static inline void prepare(const sc_matrix *m, int core) {
 
 #if SC_Q16
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
-SC_HOT static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
+SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
     sc_barrier();
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, core);
 #endif
     /* whole tokens for each core, and a share of those that are left */
-    const uint32_t tokens = j.tokens, whole = tokens - tokens % SC_CORES;
+    const int alone = j.gain || !(SC_PERMS && j.perm);
+    const uint32_t tokens = j.tokens, whole = alone ? tokens - tokens % SC_CORES : 0;
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_CORES) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {

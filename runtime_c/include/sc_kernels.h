@@ -8,6 +8,14 @@
 #include "sc_model.h"
 #include "sc_num.h"
 
+/* Of what prompts of matrices with one scale per row run: among the hot code where that of scales per group, which has
+ * several times its size, leaves room for it. */
+#if SC_XSEGS > 0
+#define SC_WARM __attribute__((noinline))
+#else
+#define SC_WARM SC_HOT
+#endif
+
 /* ---- quantised vectors (numerics/vectors.py) ---- */
 
 /* One token's quantised form. */
@@ -67,7 +75,7 @@ typedef struct {
 } sc_q16_job;
 void sc_q16_scan(const sc_q16_job *j, int core, int cores);
 void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
-/* All of token t by one core, whatever `first` is. */
+/* All of token t by one core, whatever `first` is: with a gain, or without a permutation. */
 void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps);
 /* Of one token: `parts` are its shares. */
 void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out);

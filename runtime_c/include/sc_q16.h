@@ -159,12 +159,14 @@ SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int
     q16_split(x, n, right, has_gain ? 30 : most, q, 4u * cut->words);
 }
 
+#define SC_WIDE_MANTISSA (1u << 15) /* of a scale that is a power of two */
+
 /* Of the vector, by one core: zeros up to whole words, and what its values stand for. */
 SC_INLINE void q16_finish(const sc_cut *cut, int most, int has_gain, int8_t *q, sc_qvec *out) {
     const uint32_t pitch = 4u * cut->words;
     for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
     out->q = q;
-    out->mantissa = 1u << 14;
+    out->mantissa = SC_WIDE_MANTISSA;
     out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
 }
 

@@ -193,8 +193,8 @@ static inline const sc_matrix *next_of(const sc_matrix *m) {
 
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
  * its and no other's but for the job's place. */
-SC_HOT static void write_job(const sc_matrix *m, const uint8_t *at, const sc_neureka_job *first,
-                             uint32_t form, const cut *c, uint32_t job) {
+SC_WARM static void write_job(const sc_matrix *m, const uint8_t *at, const sc_neureka_job *first,
+                              uint32_t form, const cut *c, uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_acquire();
@@ -212,7 +212,7 @@ static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
     return image_of(m)->form | tokens << 24;
 }
 
-SC_HOT static void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
+SC_WARM static void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
     several = job_of(m, at, x->q, &c, 0);
     for (uint32_t job = 0; job < c.count && job < 2; job++) {
@@ -263,8 +263,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
     }
 }
 
-SC_HOT static void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                               const sc_output *out, int core) {
+SC_WARM static void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                                const sc_output *out, int core) {
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {

@@ -120,21 +120,21 @@ SC_HOT void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uin
 SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                           uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst) {
     const int gate_shift = out->gate_shift;
-    int32_t g, u, v, i;
+    int32_t g, u, v, i, a, b;
     /* clang-format off */
 #define JOIN_BLOCKS(count)                                                                                   \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4)                                                              \
     SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
-    SC_LW_POST("%[g]", "%[low]") SC_LW_POST("%[v]", "%[high]")                                               \
-    "lw %[u], 12(%[low])\n" /* of the up */                                                                  \
-    "lw %[i], 12(%[high])\n"                                                                                 \
-    SC_MAC("%[g]", "%[v]", "%[c]") SC_MAC("%[u]", "%[i]", "%[c]")                                            \
+    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[g]", "%[high]")                                               \
+    "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
+    "lw %[u], 12(%[high])\n"                                                                                 \
     ".insn i 0x0b, 5, %[v], 2(%[r])\n"                                                                       \
     "lhu %[i], 6(%[r])\n"                                                                                    \
-    ".insn r 0x5b, 0, 0, %[v], %[v], %[m]\n"                                                                 \
-    ".insn r 0x5b, 0, 0, %[i], %[i], %[m]\n"                                                                 \
-    "mulh %[g], %[g], %[v]\n"                                                                                \
-    "mulh %[u], %[u], %[i]\n"                                                                                \
+    SC_MAC("%[a]", "%[g]", "%[c]") SC_MAC("%[b]", "%[u]", "%[c]")                                            \
+    SC_FACTOR("%[v]", "%[v]", "%[m]") SC_FACTOR("%[i]", "%[i]", "%[m]")                                      \
+    SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
+    SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
+    SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
     SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]")
 #define GATE_BLOCKS(count)                                                                                   \
     SC_GATED                                                                                                 \
@@ -142,22 +142,22 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
     "addi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 4)
 #define GATED                                                                                                \
     [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
-    [v] "=&r"(v), [i] "=&r"(i)                                                                               \
+    [v] "=&r"(v), [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b)                                                   \
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256)
     if (gate_shift > 0 && gate_shift < 16) {
-        __asm__ volatile(JOIN_BLOCKS(27)
+        __asm__ volatile(JOIN_BLOCKS(31)
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
-                         GATE_BLOCKS(27) : GATED, [gs] "r"(gate_shift) : "memory");
+                         GATE_BLOCKS(31) : GATED, [gs] "r"(gate_shift) : "memory");
         return 1;
     }
     if (gate_shift <= 0 && gate_shift >= -12) {
-        __asm__ volatile(JOIN_BLOCKS(26)
+        __asm__ volatile(JOIN_BLOCKS(30)
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
                          "sll %[v], %[v], %[gs]\n"
-                         GATE_BLOCKS(26) : GATED, [gs] "r"(-gate_shift),
+                         GATE_BLOCKS(30) : GATED, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
         return 1;
     }
@@ -179,20 +179,20 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
     /* clang-format off */
 #define JOIN_TWO                                                                                             \
     SC_LW_POST("%[t]", "%[r]") /* two multipliers */                                                         \
-    SC_LW_POST("%[h]", "%[high]") SC_LW_POST("%[i]", "%[high]")                                              \
-    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[b]", "%[low]")                                                \
-    ".insn r 0x5b, 0, 0, %[s], %[t], %[m]\n"                                                                 \
-    ".insn r 0x5b, 0, 0x20, %[t], %[t], %[m]\n"                                                              \
-    SC_MAC("%[a]", "%[h]", "%[c]") SC_MAC("%[b]", "%[i]", "%[c]")                                            \
-    "mulh %[a], %[a], %[s]\n"                                                                                \
-    "mulh %[b], %[b], %[t]\n"
+    SC_LW_POST("%[a]", "%[high]") SC_LW_POST("%[b]", "%[high]")                                              \
+    SC_LW_POST("%[h]", "%[low]") SC_LW_POST("%[i]", "%[low]")                                                \
+    SC_FACTOR("%[s]", "%[t]", "%[m]") SC_FACTOR_OF_HIGH("%[t]", "%[t]", "%[m]")                              \
+    SC_MAC("%[h]", "%[a]", "%[c]") SC_MAC("%[i]", "%[b]", "%[c]")                                            \
+    SC_TWICE("%[s]") SC_TWICE("%[t]")                                                                        \
+    SC_TIMES_LOW("%[a]", "%[h]", "%[s]") SC_TIMES_LOW("%[b]", "%[i]", "%[t]")                                \
+    SC_TIMES_HIGH("%[a]", "%[h]", "%[s]") SC_TIMES_HIGH("%[b]", "%[i]", "%[t]")
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
     : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right)
     if (n > 1 && add && right <= 0) { /* clipped to what becomes 2^30, and that once more */
         const int32_t left = -right, limit = 1 << (30 - left);
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 29) JOIN_TWO
                          ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
                          ".insn r 0x33, 5, 0x0A, %[b], %[b], %[limit]\n"
                          "lw %[s], 0(%[y])\n"
@@ -204,10 +204,10 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "add %[b], %[b], %[t]\n"
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(25)
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(29)
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
     } else if (n > 1 && add)
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 21) JOIN_TWO
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
@@ -215,12 +215,12 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "add %[b], %[b], %[t]\n"
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(21) : JOINED : "memory");
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(25) : JOINED : "memory");
     else if (n > 1)
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 15) JOIN_TWO
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 19) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(15) : JOINED : "memory");
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(19) : JOINED : "memory");
     /* clang-format on */
 #undef JOIN_TWO
 #undef JOINED
@@ -228,7 +228,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #endif
     for (; n; n--, r++, y++) {
         const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
-        const int32_t high_word = sc_mulh(acc, (int32_t)(*r * mantissa));
+        const int32_t high_word = sc_mulh(acc, row_factor(*r, mantissa));
         const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
         *y = add ? sc_add_to_residual(*y, v) : v;
     }

@@ -33,7 +33,7 @@ static inline int32_t gained_top(const int32_t *x, int32_t *y, const int32_t *ga
         apply_gain(v, gain + at, n, y + at);
         v = y + at;
     }
-    SC_MAX_WORDS(top, v, n, 4);
+    SC_MAX_RUN(top, v, n);
     return top;
 }
 
@@ -55,45 +55,40 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
     parts[core].sum = (uint64_t)high << 32 | low;
 }
 
-/* n int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up */
+/* n > 0 int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up; returns where they end */
 static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal,
                                    int8_t *dst) {
-    if (__builtin_expect(exponent > 0 && exponent < 16, 1)) { /* at 16 adding half could overflow */
 #if SC_XPULP
-        int32_t v;
+    if (__builtin_expect(exponent < 16, 1)) { /* at 16 adding half could overflow */
+        /* two runs at once, so that nothing waits for what it needs: of an odd number the middle one is in both */
+        const uint32_t half = (n + 1) / 2, apart = n - half;
+        const int32_t *src2 = src + apart;
+        int8_t *const end = dst + n, *dst2 = dst + apart;
+        int32_t v, w;
         /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 5)
-                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
-                         SC_ROUND("%[v]", "%[e]")
-                         "mul %[v], %[v], %[r]\n"
-                         SC_ROUND_IMM("%[v]", "%[v]", "23")
-                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n" SC_LOOP_END(5)
-                         : [src] "+&r"(src), [dst] "+&r"(dst), [v] "=&r"(v)
-                         : [n] "r"(n), [e] "r"(exponent), [r] "r"(reciprocal)
-                         : "memory");
-/* clang-format on */
-#else
-        for (; n; n--)
-            *dst++ =
-                (int8_t)((sc_rshift(*src++, exponent) * reciprocal + (1 << (SC_QSHIFT - 1))) >> SC_QSHIFT);
-#endif
-        return dst;
-    }
-#if SC_XPULP
-    if (exponent <= 0) { /* no more than 15 bits: nothing is lost */
-        int32_t v;
-        /* clang-format off */
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 5)
-                         ".insn i 0x0b, 2, %[v], 4(%[src])\n"
-                         "sll %[v], %[v], %[e]\n"
-                         "mul %[v], %[v], %[r]\n"
-                         SC_ROUND_IMM("%[v]", "%[v]", "23")
-                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n" SC_LOOP_END(5)
-                         : [src] "+&r"(src), [dst] "+&r"(dst), [v] "=&r"(v)
-                         : [n] "r"(n), [e] "r"(-exponent), [r] "r"(reciprocal)
-                         : "memory");
+#define QUANTIZE(SHIFT, by)                                                                                  \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 10)                                                           \
+                         SC_LW_POST("%[v]", "%[src]") SC_LW_POST("%[w]", "%[src2]")                          \
+                         SHIFT("%[v]") SHIFT("%[w]")                                                         \
+                         "mul %[v], %[v], %[r]\nmul %[w], %[w], %[r]\n"                                      \
+                         SC_ROUND_IMM("%[v]", "%[v]", "23") SC_ROUND_IMM("%[w]", "%[w]", "23")               \
+                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n"                                                \
+                         ".insn s 0x2b, 0, %[w], 1(%[dst2])\n" SC_LOOP_END(10)                               \
+                         : [src] "+&r"(src), [src2] "+&r"(src2), [dst] "+&r"(dst), [dst2] "+&r"(dst2),       \
+                           [v] "=&r"(v), [w] "=&r"(w)                                                        \
+                         : [n] "r"(half), [e] "r"(by), [r] "r"(reciprocal)                                   \
+                         : "memory")
+#define ROUNDED(v) SC_ROUND(v, "%[e]")
+#define LIFTED(v) "sll " v ", " v ", %[e]\n"
         /* clang-format on */
-        return dst;
+        if (__builtin_expect(exponent > 0, 1))
+            QUANTIZE(ROUNDED, exponent);
+        else /* no more than 15 bits: nothing is lost */
+            QUANTIZE(LIFTED, -exponent);
+#undef ROUNDED
+#undef LIFTED
+#undef QUANTIZE
+        return end;
     }
 #endif
     for (; n; n--)

@@ -144,6 +144,10 @@ def zero_points_of_none(g: Graph) -> None:
     _with_zero_points(g, 7).b = None
 
 
+def r_of_16_bits(g: Graph) -> None:
+    first(g, Linear).weight.r[0] = 65535
+
+
 def type_of_r(g: Graph) -> None:
     weight(g).r = weight(g).r.astype(np.int32)
 
@@ -310,6 +314,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (zero_points_beyond, "rule_matrix", "offsets that are no zero points"),
     (zero_points_of_none, "rule_matrix", "offsets that are no zero points"),
     (type_of_r, "rule_matrix", "row scales are int32"),
+    (r_of_16_bits, "rule_matrix", "a row scale of 65535"),
     (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
     (padding, "rule_matrix", "4-bit segments padded to 4"),
     (padded_too_far, "rule_engine", "segments of 8 padded to 16; cores asks for 8 and 8"),

@@ -219,7 +219,7 @@ static void wide_vectors(void) {
     sc_qvec *v = calloc(tokens, sizeof *v);
     sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       tokens, gain,
                     perm, product, (uint32_t)stride, partial, q,      v};
-    if (whole) {
+    if (whole && (gain || !perm)) {
         for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {
         EACH_CORE(core) sc_q16_scan(&j, core, cores);

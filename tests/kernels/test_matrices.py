@@ -19,7 +19,7 @@ from shrinkc.ir.linear import (
 )
 from shrinkc.numerics.fixed import INT32_MAX, RESIDUAL_BITS, add_to_residual
 from shrinkc.numerics.gating import silu_mul
-from shrinkc.numerics.matrices import embed, linear, rescale
+from shrinkc.numerics.matrices import R_MAX, embed, linear, rescale
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16
 from shrinkc.storage import SIDE_BITS, format_of, segment_size
 
@@ -86,7 +86,7 @@ def random_linear(
             b = (rng.choice([-1, 1], (n, nseg)) * room).astype(np.int16)
     w = QLinear(
         name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
-        d=d, b=b, r=rng.choice([0, 1, 65535, int(rng.integers(65536))], n).astype(np.uint16),
+        d=d, b=b, r=rng.choice([0, 1, R_MAX, int(rng.integers(R_MAX))], n).astype(np.uint16),
         drop=0, shift=shift, cmax=255, frac=0, pad=pad or format_of(bits).inputs,
         row_scale=np.ones(n), zero_points=bool(fmt & ZEROS),
     )  # fmt: skip
@@ -268,7 +268,7 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
             continue
         for k in (64, 172):
             w = random_linear(rng, 9, k, fmt, 32, shift=-1)
-            w.r[:] = 65535
+            w.r[:] = R_MAX
             row = int(w.segment_bounds().sum(axis=1).argmax())
             sign = np.where(w.effective()[row] < 0, -127, 127)
             q = np.stack([sign, -sign])
@@ -287,7 +287,7 @@ def wide_bounds(rng: np.random.Generator, fmt: int) -> list[tuple[Command, np.nd
     cases = []
     for k in (64, 172, 1041, 8200):
         w = random_linear(rng, 9, k, fmt, k, shift=-1)
-        w.r[:] = 65535
+        w.r[:] = R_MAX
         if k > 1000:
             w.q[2:4] = w.format.high
         w.x_bits = largest_x_bits(w.segment_bounds())

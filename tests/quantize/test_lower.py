@@ -22,7 +22,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant
 from shrinkc.numerics.fixed import saturate32
 from shrinkc.numerics.matrices import embed, linear, rescale
-from shrinkc.numerics.vectors import Q16Vector, quantize_q16
+from shrinkc.numerics.vectors import WIDE_MANTISSA, Q16Vector, quantize_q16
 from shrinkc.quantize import QuantOptions, check_sizes, lower
 from shrinkc.schedule.shapes import shapes_of_config, shapes_of_graph
 
@@ -197,7 +197,7 @@ def test_side_path_alone_against_float(tmp_path: Path) -> None:
         # in units of the fixed point: acc * r * mantissa * 2**(exponent - 32 - shift)
         scale = (v.mantissa * 2.0 ** (v.exponent - v.exponent.max()))[:, None]
         mid = v.q @ a.effective().T * a.r * scale * 2.0 ** (-32 - a.shift)
-        want = mid * (1 << 14) @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
+        want = mid * WIDE_MANTISSA @ b.effective().T * b.r * 2.0 ** (-32 - b.shift)
         raised = math.ceil(math.log2(1000 / np.abs(want).max()))
         v.exponent = v.exponent - v.exponent.max() + raised
         want *= 2.0**raised

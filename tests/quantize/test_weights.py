@@ -298,7 +298,7 @@ def test_wide_activations_stay_in_int32_for_the_worst_input(
     sums = [sum(abs(int(v)) for v in row) for row in q.q]  # Python integers
     longest = int(np.argmax(sums))
     sign = np.where(q.q[longest] < 0, -1, 1).astype(np.int64)
-    x = Q16Vector(sign[None] << q.x_bits, np.array([1 << 14]), np.array([0]))
+    x = Q16Vector(sign[None] << q.x_bits, np.array([WIDE_MANTISSA]), np.array([0]))
     acc = [int(v) for v in q.accumulate(x)[0]]
     assert acc[longest] == sums[longest] << q.x_bits == q.acc_bound() <= ACC_MAX
     assert acc == [
@@ -369,7 +369,8 @@ def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> N
     if group is None:
         wide = quantize_q16(x, q.x_bits)
         got = linear(q, wide) * 2.0**-16
-        want = wide.q * (wide.mantissa * 2.0 ** (wide.exponent - 34))[:, None] @ q.dequantized().T
+        unit = (wide.mantissa * 2.0 ** (wide.exponent - 20))[:, None] / WIDE_MANTISSA
+        want = wide.q * unit @ q.dequantized().T
     else:
         v = quantize_vector(x, q.seg, q.cmax)
         got = linear(q, v) * 2.0**-16

@@ -24,6 +24,7 @@ from shrinkc.export.vectors import (
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.attention import SCORE_SHIFTS, SoftmaxScale
 from shrinkc.numerics.fixed import INT32_MAX
+from shrinkc.numerics.matrices import FACTOR_DROP
 
 
 def linear(w: QLinear, x: Vector) -> Value:
@@ -44,6 +45,7 @@ def linear(w: QLinear, x: Vector) -> Value:
 def rescale(w: QLinear, acc: Value, x: Vector) -> Value:
     scales = acc.builder.table(w.r, f"{w.name}.r").cast(I64)
     factor = x.mantissa.expand(1) * scales
+    factor = (factor + (1 << (FACTOR_DROP - 1))) >> FACTOR_DROP << FACTOR_DROP
     return requantize(acc, factor, w.shift - x.exponent.expand(1))
 
 

@@ -26,12 +26,13 @@ class QLinear:
     """An integer matrix [n, k] and its scales.
 
     weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // seg, and the result in
-    fixed point with ``frac`` bits is ``requantize(acc, r[o] * mantissa, shift - exponent)`` where
+    fixed point with ``frac`` bits is ``requantize(acc, r[o] * mantissa, shift - exponent)``, with
+    the upper 15 bits of that product, where
     ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
     int32: ``drop`` bits of a segment's sum make room for it.
 
     q int8 [n, k] in the range of its storage format; d uint8 [n, nseg] or None (all one, drop 0);
-    b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n].
+    b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
     ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
     first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
     has decided ``seg`` and ``pad``; beyond these it changes no integer.

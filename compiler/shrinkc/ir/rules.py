@@ -20,6 +20,7 @@ from shrinkc.ir.linear import (
 )
 from shrinkc.ir.ops import OPS, Linear, Op, input_types
 from shrinkc.ir.ops.op import Rule
+from shrinkc.numerics.matrices import R_MAX
 from shrinkc.numerics.vectors import WIDE_BITS
 from shrinkc.storage import FORMATS, WORD, ZERO_MAX, ZERO_MIN
 
@@ -52,6 +53,8 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: offsets that are no zero points"
         if w.r.shape != (w.n,) or w.r.dtype != np.uint16:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
+        if int(w.r.max()) > R_MAX:
+            return f"{w.name}: a row scale of {int(w.r.max())}"
         if w.group is not None and w.group % w.seg:
             return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
         unit = w.format.inputs if w.engine == CORES else WORD  # the others have stores of their own

@@ -109,9 +109,18 @@ def accumulate(
     return out.astype(I64)
 
 
+FACTOR_DROP = 16  # bits of a row's multiplier times a mantissa that are rounded off
+R_MAX = 65534  # largest multiplier: times a mantissa of 2**15, and rounded, it is below 2**31
+
+
 def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
-    """acc [T, n] of ``x`` in the fixed point of the matrix's result."""
+    """acc [T, n] of ``x`` in the fixed point of the matrix's result.
+
+    A row's multiplier times the token's mantissa is rounded to its upper 15 bits, by at most 2**-14 of
+    what the largest row has: a core multiplies halves of words in one cycle, whole ones in five.
+    """
     factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
+    factor = (factor + (1 << (FACTOR_DROP - 1))) >> FACTOR_DROP << FACTOR_DROP
     return requantize(acc, factor, w.shift - x.exponent[:, None])
 
 

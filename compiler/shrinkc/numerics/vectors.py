@@ -127,7 +127,9 @@ def square_drop(k: int) -> int:
 
 
 WIDE_BITS = 14  # most bits of a 16-bit vector's magnitudes: both bytes of a value are signed
-WIDE_MANTISSA = 1 << (MANTISSA_BITS - 1)  # of one whose scale is a power of two
+WIDE_MANTISSA = (
+    1 << MANTISSA_BITS
+)  # of one whose scale is a power of two: it takes no bit of a row's multiplier
 
 
 @dataclass

@@ -30,12 +30,12 @@ from shrinkc.ir.linear import (
     row_slices,
     unit_bound,
 )
-from shrinkc.numerics.fixed import MANTISSA_BITS, QMAX
+from shrinkc.numerics.fixed import QMAX
+from shrinkc.numerics.matrices import R_MAX
 from shrinkc.numerics.vectors import WIDE_MANTISSA
 from shrinkc.storage import WIDEST, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, format_of
 
 D_MAX = 255
-R_MAX = 65535
 B_MAX = 32767
 _SAME = 1e-3  # of a step: files hold scales and offsets of 16 bits
 # Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
@@ -403,7 +403,9 @@ def _settled(
         # the exponent that puts the largest row multiplier into 16 bits
         if out.exponent_max is not None:
             # a vector's top is at least half of its range, which is 15 bits of an int8 one and its scale
-            exponent_max = out.exponent_max + (MANTISSA_BITS - x_bits if cut.wide else 0)
+            exponent_max = out.exponent_max
+            if cut.wide:
+                exponent_max += WIDE_MANTISSA.bit_length() - x_bits
             room = math.log2(R_MAX / (row.max() * kappa * 2.0**drop))
             frac = min(frac, math.floor(room) - 32 - exponent_max - 1)
         unit = kappa * 2.0 ** (frac + drop)

@@ -22,8 +22,8 @@
 #define SC_WMEM __attribute__((section(".bss.sc_wmem"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
 /* "hot" gathers these functions in the link (.text.hot), so that they do not evict each other from
- * the 4 KiB instruction cache. */
-#define SC_HOT __attribute__((noinline, hot))
+ * the 4 KiB instruction cache, whose lines have 16 bytes. */
+#define SC_HOT __attribute__((noinline, hot, aligned(16)))
 
 /* What a cluster core may be woken by except inside a DMA wait. */
 #define SC_EVENTS (EVENT_BARRIER | EVENT_DISPATCH)

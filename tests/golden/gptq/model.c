@@ -13,18 +13,18 @@ SC_L1_DATA const sc_engine *const sc_engines[] = {
     [SC_ON_NEUREKA] = &sc_engine_neureka,
 };
 
-static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0};
-static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 2, 0};
-static SC_L1_DATA const sc_matrix side_0_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 18, 0};
-static SC_L1_DATA const sc_matrix side_1_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0};
-static SC_L1_DATA const sc_matrix side_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
-static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 7, 0};
-static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 18, 0};
+static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0};
+static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0};
+static SC_L1_DATA const sc_matrix side_0_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
+static SC_L1_DATA const sc_matrix side_1_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0};
+static SC_L1_DATA const sc_matrix side_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 20, 0};
+static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 8, 0};
+static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
     {4224u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer0.qkv.a */
     {5280u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 21, &side_0_qkv}, /* layer0.qkv */
-    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 16, 16, 16, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 12, 0}, /* layer0.o */
+    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 16, 16, 16, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 13, 0}, /* layer0.o */
     {12192u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer0.gate_up.a */
     {12720u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 21, &side_0_gate_up}, /* layer0.gate_up */
     {22320u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0}, /* layer0.down.a */
