@@ -153,12 +153,13 @@ def test_no_step_touches_more(made: Watched) -> None:
 
 
 def test_every_step_touches_all_of_them(made: Watched) -> None:
-    """Without one of them the run ends where the step reaches for it; but one core has whole tokens to quantise to
-    8 bit, and no parts of them."""
+    """Without one of them the run ends where the step reaches for it; but one core has whole tokens to quantise, and no
+    parts of them."""
     idle = []
     for i, (step, buffer) in enumerate(made.uses):
         code, _, errors = made.run(without=i)
         if code == 0 or not any("use-after-poison" in line for line in errors):
             idle.append(f"{buffer} of {step}")
     assert len(made.uses) > 60
-    assert idle == [f"parts of {step}" for step in ("attn_in.q", "o_in.q", "mlp_in.q", "down_in.q")]
+    vectors, sides = ("attn_in.q", "o_in.q", "mlp_in.q", "down_in.q"), ("qkv", "mid", "h", "out")
+    assert idle == [f"parts of {step}" for pair in zip(vectors, sides, strict=True) for step in pair]
