@@ -162,4 +162,6 @@ def test_every_step_touches_all_of_them(made: Watched) -> None:
             idle.append(f"{buffer} of {step}")
     assert len(made.uses) > 60
     vectors, sides = ("attn_in.q", "o_in.q", "mlp_in.q", "down_in.q"), ("qkv", "mid", "h", "out")
-    assert idle == [f"parts of {step}" for pair in zip(vectors, sides, strict=True) for step in pair]
+    assert idle == [
+        f"parts of {step}" for pair in zip(vectors, sides, strict=True) for step in pair
+    ]
