@@ -80,7 +80,9 @@ def test_what_does_not_fit_and_what_is_not_possible(cli: Cli, small: Path, tmp_p
     rows = [line.split() for line in lines[2:6]]
     assert rows[0][:5] == ["10.0", "KiB", "64", "no", "L1"] and rows[0][5:7] == ["short", "of"]
     assert rows[1][3:6] == ["-", "refused:", "--context"]
-    assert rows[2][3] == "yes" and f"{fits['speed']['decode']['cycles_per_token']:,.0f}" in rows[2]
+    cycles = fits["speed"]["decode"]["cycles_per_token"]  # rounded to a tenth
+    assert rows[2][3] == "yes"
+    assert any(f"{cycles + by:,.0f}" in rows[2] for by in (-0.05, 0.05))
     tail = [" ".join(line.split()) for line in lines[6:]]
     assert tail[0].startswith("note ") and "holds no weights" in tail[0]
     assert "at position 63, at 72 MHz, the simulator's default clock" in tail[-3]
