@@ -132,16 +132,12 @@ SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8
                          : [n] "r"(n / 4), [by] "r"(count), [half] "r"(0x00800080), [lows] "r"(0x06040200),  \
                            [highs] "r"(0x07050301)                                                           \
                          : "memory");
-#define ROUNDED(v) SC_ROUND(v, "%[by]")
-#define LIFTED(v) "sll " v ", " v ", %[by]\n"
     /* clang-format on */
     if (__builtin_expect(right > 0, 1)) {
-        SPLIT(ROUNDED, right);
+        SPLIT(SC_ROUNDED, right);
     } else {
-        SPLIT(LIFTED, -right);
+        SPLIT(SC_LIFTED, -right);
     }
-#undef ROUNDED
-#undef LIFTED
 #undef SPLIT
 #else
     (void)bits;

@@ -5,6 +5,12 @@
 
 #include "sc_kernels.h"
 
+#if SC_XPULP
+/* A value in assembly by %[by] bits: to the right, or one of few bits to the left. */
+#define SC_ROUNDED(v) SC_ROUND(v, "%[by]")
+#define SC_LIFTED(v) "sll " v ", " v ", %[by]\n"
+#endif
+
 /* Adds the squares of v[i] >> shift to a 64-bit sum held in two halves: GCC would spill a uint64_t. */
 static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
 #if SC_XPULP

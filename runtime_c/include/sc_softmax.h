@@ -216,8 +216,8 @@ SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
                      SC_LW_POST("%[a]", "%[w]")
                      SC_LW_POST("%[v]", "%[w]")
                      "mv %[b], %[a]\n"
-                     ".insn r 0x57, 1, 0x64, %[a], %[v], %[high]\n"
-                     ".insn r 0x57, 1, 0x64, %[b], %[v], %[low]\n"
+                     SC_SHUFFLE("%[a]", "%[v]", "%[high]")
+                     SC_SHUFFLE("%[b]", "%[v]", "%[low]")
                      ".insn s 0x2b, 2, %[a], 4(%[to])\n"
                      ".insn s 0x2b, 2, %[b], 4(%[to])\n"
                      SC_LOOP_END(7)
@@ -327,8 +327,8 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
                      SC_LW_POST("%[a]", "%[w]")
                      SC_LW_POST("%[v1]", "%[w]")
                      "mv %[b], %[a]\n"
-                     ".insn r 0x57, 1, 0x64, %[a], %[v1], %[high]\n"
-                     ".insn r 0x57, 1, 0x64, %[b], %[v1], %[low]\n"
+                     SC_SHUFFLE("%[a]", "%[v1]", "%[high]")
+                     SC_SHUFFLE("%[b]", "%[v1]", "%[low]")
 #endif
                      SC_LW_POST("%[v0]", "%[row]")
 #if VALUES == 4

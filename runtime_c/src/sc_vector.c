@@ -66,7 +66,7 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
         int8_t *const end = dst + n, *dst2 = dst + apart;
         int32_t v, w;
         /* clang-format off */
-#define QUANTIZE(SHIFT, by)                                                                                  \
+#define QUANTIZE(SHIFT, count)                                                                               \
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 10)                                                           \
                          SC_LW_POST("%[v]", "%[src]") SC_LW_POST("%[w]", "%[src2]")                          \
                          SHIFT("%[v]") SHIFT("%[w]")                                                         \
@@ -76,17 +76,13 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
                          ".insn s 0x2b, 0, %[w], 1(%[dst2])\n" SC_LOOP_END(10)                               \
                          : [src] "+&r"(src), [src2] "+&r"(src2), [dst] "+&r"(dst), [dst2] "+&r"(dst2),       \
                            [v] "=&r"(v), [w] "=&r"(w)                                                        \
-                         : [n] "r"(half), [e] "r"(by), [r] "r"(reciprocal)                                   \
+                         : [n] "r"(half), [by] "r"(count), [r] "r"(reciprocal)                                   \
                          : "memory")
-#define ROUNDED(v) SC_ROUND(v, "%[e]")
-#define LIFTED(v) "sll " v ", " v ", %[e]\n"
         /* clang-format on */
         if (__builtin_expect(exponent > 0, 1))
-            QUANTIZE(ROUNDED, exponent);
+            QUANTIZE(SC_ROUNDED, exponent);
         else /* no more than 15 bits: nothing is lost */
-            QUANTIZE(LIFTED, -exponent);
-#undef ROUNDED
-#undef LIFTED
+            QUANTIZE(SC_LIFTED, -exponent);
 #undef QUANTIZE
         return end;
     }

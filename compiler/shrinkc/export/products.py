@@ -45,7 +45,7 @@ def linear(w: QLinear, x: Vector) -> Value:
 def rescale(w: QLinear, acc: Value, x: Vector) -> Value:
     scales = acc.builder.table(w.r, f"{w.name}.r").cast(I64)
     factor = x.mantissa.expand(1) * scales
-    factor = (factor + (1 << (FACTOR_DROP - 1))) >> FACTOR_DROP << FACTOR_DROP
+    factor = round_shift(factor, FACTOR_DROP) << FACTOR_DROP
     return requantize(acc, factor, w.shift - x.exponent.expand(1))
 
 

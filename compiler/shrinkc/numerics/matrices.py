@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from shrinkc.numerics.fixed import I64, QMAX, requantize, saturate32
+from shrinkc.numerics.fixed import I64, QMAX, requantize, round_shift, saturate32
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16, quantize_vector
 
 _CACHED = 1 << 18
@@ -120,7 +120,7 @@ def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
     what the largest row has: a core multiplies halves of words in one cycle, whole ones in five.
     """
     factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
-    factor = (factor + (1 << (FACTOR_DROP - 1))) >> FACTOR_DROP << FACTOR_DROP
+    factor = round_shift(factor, FACTOR_DROP) << FACTOR_DROP
     return requantize(acc, factor, w.shift - x.exponent[:, None])
 
 

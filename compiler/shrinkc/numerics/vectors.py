@@ -127,9 +127,8 @@ def square_drop(k: int) -> int:
 
 
 WIDE_BITS = 14  # most bits of a 16-bit vector's magnitudes: both bytes of a value are signed
-WIDE_MANTISSA = (
-    1 << MANTISSA_BITS
-)  # of one whose scale is a power of two: it takes no bit of a row's multiplier
+# of one whose scale is a power of two: it takes no bit of a row's multiplier
+WIDE_MANTISSA = 1 << MANTISSA_BITS
 
 
 @dataclass
