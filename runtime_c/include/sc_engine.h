@@ -59,6 +59,23 @@ void sc_stream_begin(int with_head); /* the last core, before any sc_stream_tile
 #else
 #define SC_BLOB(level) sc_blob_l2
 #endif
+/* Where a block of a matrix lies. */
+typedef struct {
+    uint32_t level; /* not SC_IN_TWO */
+    uint32_t offset;
+} sc_place;
+static inline sc_place sc_place_of(const sc_matrix *m, uint32_t block) {
+#ifdef SC_NEAR_EVERY
+    if (m->level == SC_IN_TWO) {
+        const uint32_t tile = block / m->tile_blocks, near = tile / SC_NEAR_EVERY;
+        const int is_near = tile == near * SC_NEAR_EVERY;
+        const uint32_t before = is_near ? near : tile - near - 1; /* tiles in the same memory */
+        const uint32_t at = (before * m->tile_blocks + block - tile * m->tile_blocks) * m->block_bytes;
+        return is_near ? (sc_place){SC_NEAR_LEVEL, SC_NEAR_AT + at} : (sc_place){SC_IN_FLASH, m->offset + at};
+    }
+#endif
+    return (sc_place){m->level, m->offset + block * m->block_bytes};
+}
 /* All cores, between barriers of the caller's making: the next tile, in L1. */
 const uint8_t *sc_stream_tile(int core);
 

@@ -8,7 +8,8 @@
 #include "model.h"
 #include "sc_abi.h"
 
-enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2 };
+/* SC_IN_TWO: every SC_NEAR_EVERY-th tile, from the first on, is in SC_NEAR_LEVEL, and the others are in flash */
+enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2, SC_IN_TWO = 3 };
 /* bits of a weight, what a block holds beside row scales and weights, whether it reads 16-bit vectors, and of
  * asymmetric ones whether offsets are zero points */
 enum sc_format {

@@ -37,8 +37,9 @@ _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
-        uint32_t id = sc_now.ids[t], offset = m->offset + id / SC_ROWS * m->block_bytes;
-        const uint8_t *block = SC_BLOB(m->level) + offset;
+        const uint32_t id = sc_now.ids[t];
+        const sc_place at = sc_place_of(m, id / SC_ROWS);
+        const uint8_t *block = SC_BLOB(at.level) + at.offset;
 #ifdef SC_HAS_ENGINES
         if (m->engine != SC_ON_CORES) {
             sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
@@ -47,10 +48,10 @@ SC_PHASE static void embed(int core) {
         }
 #endif
 #if SC_STAGE_BYTES > 0
-        if (m->level == SC_IN_FLASH) {
+        if (at.level == SC_IN_FLASH) {
             block = embed_stage;
             if (core == 0) {
-                sc_flash_start(embed_stage, offset, m->block_bytes);
+                sc_flash_start(embed_stage, at.offset, m->block_bytes);
                 sc_flash_wait(0);
             }
             sc_barrier();
@@ -59,7 +60,7 @@ SC_PHASE static void embed(int core) {
         sc_embed_row(m, block, id % SC_ROWS, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
                      SC_CORES);
 #if SC_STAGE_BYTES > 0
-        if (m->level == SC_IN_FLASH) sc_barrier();
+        if (at.level == SC_IN_FLASH) sc_barrier();
 #endif
     }
 }

@@ -56,9 +56,10 @@ static void advance(cursor *c) {
 static void fetch_ahead(void) {
     cursor *c = &st.fetch;
     while (st.fetches - st.staged < SC_STAGES - 1) {
-        while (c->m < st.end && c->m->level != SC_IN_FLASH) c->m++;
+        while (c->m < st.end && c->m->level < SC_IN_FLASH) c->m++;
         if (c->m >= st.end) return;
-        sc_flash_start(STAGE(st.fetches++), c->m->offset + c->block * c->m->block_bytes, tile_bytes(c));
+        const sc_place at = sc_place_of(c->m, c->block);
+        if (at.level == SC_IN_FLASH) sc_flash_start(STAGE(st.fetches++), at.offset, tile_bytes(c));
         advance(c);
     }
 }
@@ -68,9 +69,10 @@ static void fetch_ahead(void) {
 SC_HOT static void load_ahead(void) {
     cursor *c = &st.load;
     if (c->m >= st.end) return;
-    const uint8_t *src = SC_BLOB(c->m->level) + c->m->offset + c->block * c->m->block_bytes;
+    const sc_place at = sc_place_of(c->m, c->block);
+    const uint8_t *src = SC_BLOB(at.level) + at.offset;
 #if SC_STAGE_BYTES > 0
-    if (c->m->level == SC_IN_FLASH) {
+    if (at.level == SC_IN_FLASH) {
         sc_flash_wait(st.fetches - st.staged - 1);
         src = STAGE(st.staged++);
     }

@@ -166,6 +166,63 @@ def test_weights_on_the_chip_all_along_a_pass(
         program.prove("host", request_, want)
 
 
+def with_head_tiles_near(
+    shape: ModelShape, monkeypatch: pytest.MonkeyPatch, every: int
+) -> tuple[Target, int]:
+    """A target with room for each ``every``-th tile of the head and half of a layer, and an L1 budget in which
+    the head has many tiles; plans are made so."""
+    l1 = smallest_l1(shape) + 4 * KIB
+    layer = sum(m.bytes for m in shape.layers[0])
+    room = shape.head.bytes // every + layer // 2
+    target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
+    plain = planner._asked
+    monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), every=every))
+    monkeypatch.setattr(planner, "STAGES", (2,))
+    monkeypatch.setattr(planner, "NEAR", ())
+    return target, l1
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_some_tiles_of_the_head_on_the_chip(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    shape: ModelShape,
+    want: Record,
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+) -> None:
+    """In turn with those in flash, of which embedding rows are read too; late transfers and early ones."""
+    need("host")
+    target, l1 = with_head_tiles_near(shape, monkeypatch, every)
+    program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
+    head = program.plan.placements[-1]
+    assert (head.name, head.every, head.level, head.near) == ("head", every, "flash", "wmem")
+    rows = 8 * head.tile_blocks
+    assert graph.vocab > 3 * every * rows
+    near = {head.near_tile(token // rows) for token in request_.prompt}
+    assert near == {False, True}, "rows of both memories"
+    for options in ({"SAN": "1", "LAZY": "1", "CORES": "8"}, {}):
+        program.build("host", **options)
+        program.prove("host", request_, want)
+
+
+@pytest.mark.gvsoc
+def test_some_tiles_of_the_head_on_the_soc(
+    tmp_path: Path,
+    graph: Graph,
+    story_model: FloatModel,
+    shape: ModelShape,
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need("gvsoc")
+    target, l1 = with_head_tiles_near(shape, monkeypatch, 2)
+    program = compile_graph(graph, story_model, tmp_path / "out", target, l1).build("gvsoc")
+    program.prove("gvsoc", replace(request_, new_tokens=6), timeout_s=300)
+
+
 @pytest.fixture(scope="module")
 def by_layer(shape: ModelShape, budgets: list[int]) -> int:
     """A budget at which a layer's cache comes into L1."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.costs import cost_table
 from shrinkc.engines import Choice, Choices
+from shrinkc.memory import planner
 from shrinkc.memory.behind import FETCH_CYCLES, Asked, arrange
 from shrinkc.memory.cycles import Passes, cost_of
 from shrinkc.memory.plan import Plan
@@ -74,7 +75,7 @@ def test_without_hyperram_the_cache_fills_l2_and_weight_memory() -> None:
         make_plan(smol(1024), NO_RAM)
     (lack,) = refused.value.lacks
     exact = NO_RAM.with_room(l2=lack.need)
-    assert sound(smol(1024), exact).used["l2"] == lack.need
+    assert lack.need - 2 * KIB < sound(smol(1024), exact).used["l2"] <= lack.need
     with pytest.raises(DoesNotFit):  # but for the room of a table that may go elsewhere
         make_plan(smol(1024), NO_RAM.with_room(l2=lack.need - 2 * KIB))
 
@@ -173,9 +174,32 @@ def on_chip(plan: Plan) -> list[int]:
     ]
 
 
-def test_what_has_room_on_the_chip_lies_all_along_a_pass() -> None:
+def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
+    """Of SmolLM2: a prompt, whose layers keep the cores busy longer than flash, waits for less of the head then; a
+    decoded token takes what it took."""
+    table = cost_table("siracusa")
+    assert table is not None
+    s = smol(512)
+    plan = sound(s, SIRACUSA)
+    head = plan.placements[-1]
+    assert (head.name, head.level, head.near) == ("head", "flash", "wmem") and head.every >= 2
+    assert head.near_bytes > 0.7 * SIRACUSA.room("wmem")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "NEAR", ())
+        without = sound(s, SIRACUSA)
+    assert without.placements[-1].every == 0
+
+    def cycles(of: Plan, tokens: int) -> float:
+        return cost_of([Passes(s, of, SIRACUSA).steps(tokens, 64)], table).cycles
+
+    assert cycles(plan, 8) < 0.96 * cycles(without, 8)
+    assert cycles(plan, 1) < 1.002 * cycles(without, 1)
+
+
+def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of SmolLM2, whose flash would wait while the cores are at three layers on the chip; each third of the layers has
     its share, and flash delivers no more than a hundredth more than if the first ones were there."""
+    monkeypatch.setattr(planner, "NEAR", ())
     s = smol(512)
     plan = sound(s, SIRACUSA)
     thirds = [sum(at // 10 == third for at in on_chip(plan)) for third in range(3)]

@@ -227,7 +227,8 @@ def test_every_overlap_of_matrices() -> None:
             for q in plan.placements:
                 if q is not p and q.level == p.level:
                     name = f"{p.name} into {q.name}"
-                    yield name, with_placement(plan, i, offset=q.offset + q.bytes - 8)
+                    end = q.offset + q.bytes - q.near_bytes
+                    yield name, with_placement(plan, i, offset=end - 8)
 
     assert_noticed(damage)
 
@@ -236,12 +237,38 @@ def test_every_matrix_beyond_its_memory() -> None:
     def damage(t: Target, plan: Plan) -> Mutants:
         room = {"wmem": t.room("wmem"), "l2": t.l2, "flash": t.room("flash")}
         for i, p in enumerate(plan.placements):
-            end = (room[p.level] - p.bytes) // 16 * 16 + 16
+            end = (room[p.level] - p.bytes + p.near_bytes) // 16 * 16 + 16
             yield f"{p.name} beyond", with_placement(plan, i, offset=end)
             yield f"{p.name} before", with_placement(plan, i, offset=-16)
             yield f"{p.name} nowhere", with_placement(plan, i, level="rom")
 
     assert_noticed(damage)
+
+
+def test_tiles_of_the_head_that_are_nowhere() -> None:
+    """Of plans that have some on the chip: in a memory that is none or too small, on others' bytes, misaligned, or
+    of another matrix."""
+    plans = [(s, t, plan) for _, s, t, plan in CASES if plan.placements[-1].every]
+    assert plans
+    for s, t, plan in plans:
+        last = len(plan.placements) - 1
+        head = plan.placements[last]
+        assert head.name == "head" and verify(plan, s, t) > 0
+        taken = max(
+            (x.offset for x in [*plan.placements, *plan.tables] if x.level == head.near), default=-1
+        )
+        room = (t.l2 if head.near == "l2" else t.room("wmem")) - head.near_bytes
+        for fields in (
+            {"every": 1}, {"near": "flash"}, {"near": "hyperram"}, {"near": ""}, {"near": "rom"},
+            {"near_offset": head.near_offset + 2}, {"near_offset": -16}, {"near_offset": room + 16},
+            {"level": "l2", "offset": 0}, *([{"near_offset": taken}] if taken >= 0 else []),
+            *([{"every": head.every - 1}] if head.every > 2 else []),
+        ):  # fmt: skip
+            assert faults_of(with_placement(plan, last, **fields), s, t), fields
+        other = replace(plan.placements[0], every=2, near=head.near, near_offset=head.near_offset)
+        out = copy.deepcopy(plan)
+        out.placements[0] = other
+        assert faults_of(out, s, t)
 
 
 def test_every_wrong_size_of_a_matrix() -> None:
@@ -467,6 +494,7 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
         "shrinkc.ir.steps.Access",
         "shrinkc.ir.steps.PassSizes",
         "shrinkc.ir.steps.Step",
+        "shrinkc.memory.parts.Placement",
         "shrinkc.memory.plan.Plan",
         "shrinkc.schedule.shapes.ModelShape",
         "shrinkc.storage.MatrixShape",

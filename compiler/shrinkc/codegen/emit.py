@@ -29,7 +29,14 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.behind import PIECE_WINDOW
-from shrinkc.memory.parts import align, gains_in_l1, kv_layer_bytes, kv_shape, layer_bytes
+from shrinkc.memory.parts import (
+    Placement,
+    align,
+    gains_in_l1,
+    kv_layer_bytes,
+    kv_shape,
+    layer_bytes,
+)
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WORD, MatrixShape
@@ -86,7 +93,7 @@ def _c_matrix(
             shape.words,
             w.x_bits or w.cmax,
         ),
-        level=f"SC_IN_{p.level.upper()}",
+        level="SC_IN_TWO" if p.every else f"SC_IN_{p.level.upper()}",
         format=c_format(w),
         drop=w.drop + (w.format.fold if w.engine == CORES else 0),
         shift=w.shift,
@@ -293,6 +300,7 @@ def emit(
         "split": sizes.split,
         "several_on_neureka": sizes.several_on_neureka and "products" in held,
         "logit_tokens": sizes.logit_tokens,
+        "near": next((p for p in plan.placements if p.every), None),
         "input_words": input_words(graph.context),
         "context": graph.context,
     }
@@ -335,14 +343,19 @@ def _write_blobs(
     """One file per memory level, tables and matrices at their planned offsets, equal ones once (``owners``)."""
     folder.mkdir(parents=True)
     by_name = {name: (w, order) for name, w, order in stored}
-    done = 0
+    done, pieces = 0, sum(len(p.pieces) for p in plan.placements)
     for level in target.stored:
         with (folder / f"{level.name}.bin").open("wb") as f:
             for table in (x for x in plan.tables if x.level == level.name):
                 f.write(bytes(table.offset - f.tell()))
                 f.write(tables[table.name].ljust(table.bytes, b"\0"))
-            here = (p for p in plan.placements if p.level == level.name)
-            for p in sorted(here, key=lambda p: p.offset):
+            here = [
+                (offset, size, p)
+                for p in plan.placements
+                for where, offset, size in p.pieces
+                if where == level.name
+            ]
+            for offset, size, p in sorted(here, key=lambda piece: piece[0]):
                 w, order = by_name[p.name]
                 packed = pack_stored(w, order)
                 if packed.shape != (p.bytes,):
@@ -352,11 +365,25 @@ def _write_blobs(
                     if not np.array_equal(packed, pack_stored(owner, its_order)):
                         raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
                 else:
-                    f.write(bytes(p.offset - f.tell()))
-                    f.write(packed.tobytes())
+                    f.write(bytes(offset - f.tell()))
+                    piece = _piece(packed, p, near=offset == p.near_offset and level.name == p.near)
+                    if piece.shape != (size,):
+                        raise AssertionError(f"{p.name}: {piece.shape} in {level.name}, not {size}")
+                    f.write(piece.tobytes())
                 done += 1
                 if progress is not None:
-                    progress(done, len(plan.placements))
+                    progress(done, pieces)
+
+
+def _piece(packed: np.ndarray, p: Placement, *, near: bool) -> np.ndarray:
+    """Of a matrix's bytes those of its tiles in one of two memories, or all of them."""
+    if not p.every:
+        return packed
+    tile = p.tile_blocks * p.block_bytes
+    count = -(-len(packed) // tile)
+    return np.concatenate(
+        [packed[i * tile : (i + 1) * tile] for i in range(count) if p.near_tile(i) == near]
+    )
 
 
 def _copy_runtime(src: Path, programs: list[Target]) -> None:

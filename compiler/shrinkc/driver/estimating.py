@@ -187,6 +187,7 @@ def _check(plan: Plan) -> None:
     if not all(type(n) is int for n in counts) or not all(type(s) is str for s in plan.steps):
         raise TypeError("a size is no integer, or a step no name")
     levels = {*plan.used, *plan.capacity, *plan.kv_layers, *(x.level for x in kept)}
+    levels |= {p.near for p in plan.placements if p.every}
     if not levels <= {*MEMORIES} or not {"l1"} <= plan.used.keys() == plan.capacity.keys():
         raise ValueError("a memory is missing or not known")
     if unknown := {p.engine for p in plan.placements} - {*ENGINES}:

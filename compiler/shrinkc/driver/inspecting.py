@@ -25,6 +25,7 @@ from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.weight_files import has_weights, open_weights
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.serialize import load
+from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
 from shrinkc.model import bias_shapes, matrix_shapes, norm_shapes
 from shrinkc.quantize import check_sizes
@@ -287,10 +288,8 @@ def _parts(plan: Plan) -> Iterator[Row]:
     yield part("l1", "stacks, tables", plan.used["l1"] - plan.arena_bytes)
     yield part("l1", "arena of a pass", plan.arena_bytes)
     for level in (v for v in plan.used if v != "l1"):
-        # equal matrices have one place
-        places = {p.offset: p for p in reversed(plan.placements) if p.level == level}
-        for p in reversed(places.values()):
-            yield part(level, starred(p.name), p.bytes)
+        for name, _, size in stored_in(plan.placements, level):
+            yield part(level, starred(name), size)
         others = [(x.level, x.name, x.bytes) for x in plan.tables]
         others += [(b.level, b.name, b.bytes) for b in plan.beside]
         yield from (part(*other) for other in others if other[0] == level)

@@ -26,6 +26,7 @@ from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import load
 from shrinkc.memory.cycles import LABELS, Passes
+from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
 from shrinkc.report.page import page
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
@@ -361,12 +362,10 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Data
     for x in (t for t in plan.tables if t.level == level):
         yield region("table", x.name, x.offset, x.bytes)
         end = max(end, x.offset + x.bytes)
-    # equal matrices have one place
-    places = {p.offset: p for p in reversed(plan.placements) if p.level == level}
-    for p in reversed(places.values()):
-        step = reader.get(_slot(p.name), 0 if p.name == "embedding" else None)
-        yield region("weights", p.name, p.offset, p.bytes, read=step)
-        end = max(end, p.offset + p.bytes)
+    for name, offset, size in stored_in(plan.placements, level):
+        step = reader.get(_slot(name), 0 if name == "embedding" else None)
+        yield region("weights", name, offset, size, read=step)
+        end = max(end, offset + size)
     # the linker places what is not weights; here it is behind them
     for b in (b for b in plan.beside if b.level == level and b.bytes):
         yield region("buffer", b.name, end, b.bytes, b.first, b.last)

@@ -23,6 +23,7 @@ from shrinkc.memory.parts import (
     kv_layer_bytes,
     kv_shape,
     layer_table_bytes,
+    near_blocks,
     table_sizes,
     tile_blocks,
 )
@@ -41,7 +42,8 @@ FETCH_CYCLES = 250  # a fetch of few bytes: seven registers, the latency, and as
 class Asked:
     """What the use of L1 that was decided asks of the memories behind it.  ``stages``: buffers that tiles from flash
     come through; ``spread``: where not all weights have room on the chip, those that have are not the first ones
-    that a pass reads, but some all along, so that flash never waits long for one of its own."""
+    that a pass reads, but some all along, so that flash never waits long for one of its own; ``every``: those are
+    each so many-th tile of the head before anything else, or of nothing where it is 0."""
 
     kv_in_l1: bool
     logits_in_l1: bool
@@ -49,6 +51,7 @@ class Asked:
     tile: int
     stages: int = 2
     spread: bool = False
+    every: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     out: dict[str, Placement] = {}
     owners, placed = dict(s.shared), 0
     usual = sorted(s.matrices, key=lambda m: m.engine == CORES)
+    near = _near(s.head, asked, room, at)
     for m in _spread(usual, owners, room, at) if asked.spread else usual:
         if owners.get(m.name) in out:
             out[m.name] = replace(out[owners[m.name]], name=m.name)
@@ -193,15 +197,21 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
             for v in engine_named(m.engine).levels or room
             if v in room
         }
+        blocks = tile_blocks(m, asked.tile) if m.engine == CORES else m.blocks
         level = next((v for v in start if start[v] + m.bytes <= room[v]), None)
         if level is None:
             continue
-        blocks = tile_blocks(m, asked.tile) if m.engine == CORES else m.blocks
-        out[m.name] = Placement(
+        p = Placement(
             m.name, level, start[level], m.bytes, m.block_bytes, m.blocks, blocks, m.engine
         )
-        at[level] = start[level] + align(m.bytes)
+        if near is not None and m.name == s.head.name:
+            p = replace(near, level=level, offset=start[level])
+        out[m.name] = p
+        at[level] = start[level] + align(m.bytes - p.near_bytes)
         placed += align(m.bytes)
+    if asked.every and (near is None or s.head.name not in out or _here(out[s.head.name])):
+        whole = (s.head.name, s.head.bytes)
+        return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))
     if len(out) < len(s.matrices):
         big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
         need, names = sum(align(m.bytes) for m in s.stored), tuple(v.label for v in t.stored)
@@ -216,6 +226,30 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         reserved.stage, reserved.embed, reserved.table_stage,
         _fetched(s, t, placements, way) + _swapped(s, reserved.kv_layers.get("hyperram", 0)),
     )  # fmt: skip
+
+
+def _here(p: Placement) -> bool:
+    """Whether the cores read it without a fetch."""
+    return MEMORIES[p.level].access != FETCHED
+
+
+def _near(
+    head: MatrixShape, asked: Asked, room: dict[str, int], at: dict[str, int]
+) -> Placement | None:
+    """The head with some of its tiles on the chip, its others nowhere yet; None where these have no room there."""
+    if not asked.every or head.engine != CORES:
+        return None
+    blocks = tile_blocks(head, asked.tile)
+    size = near_blocks(head.blocks, blocks, asked.every) * head.block_bytes
+    for level in (v for v in room if MEMORIES[v].access != FETCHED):
+        offset = align(at[level], head.store.align)
+        if offset + size <= room[level]:
+            at[level] = offset + align(size)
+            return Placement(
+                head.name, "", 0, head.bytes, head.block_bytes, head.blocks, blocks, head.engine,
+                asked.every, level, offset,
+            )  # fmt: skip
+    return None
 
 
 def _spread(
@@ -246,7 +280,9 @@ def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -
     """Cycles of a pass of one token in which flash, a byte per cycle, delivers."""
     slow = {v.name for v in t.stored if v.access == FETCHED}
     table = "embedding" if s.embedding else "head"
-    cycles = sum(p.bytes for p in placements if p.level in slow and p.name != "embedding")
+    cycles = sum(
+        p.bytes - p.near_bytes for p in placements if p.level in slow and p.name != "embedding"
+    )
     rows = [p.block_bytes for p in placements if p.level in slow and p.name == table]
     rows += [2 * s.head_dim] * ("rope" in way.in_flash)
     rows += [PIECE_WINDOW] * (2 * ("pieces" in way.in_flash))  # where a piece is, and the piece

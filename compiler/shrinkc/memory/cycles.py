@@ -181,8 +181,9 @@ def _cut(p: Placement, stages: int) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
     whole, rest = divmod(p.blocks, p.tile_blocks)
     blocks = (p.tile_blocks,) * whole + (rest,) * bool(rest)
     ahead = stages - 1 if _outside(p) else 0  # one more may still be copied
-    tile = Tile(p.tile_blocks * p.block_bytes, ahead)
-    return blocks, (tile,) * whole + (Tile(rest * p.block_bytes, ahead),) * bool(rest)
+    return blocks, tuple(
+        Tile(n * p.block_bytes, 0 if p.near_tile(i) else ahead) for i, n in enumerate(blocks)
+    )
 
 
 def _outside(p: Placement) -> bool:

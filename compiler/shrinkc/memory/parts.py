@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shrinkc import abi
@@ -38,7 +39,9 @@ class Buffer:
 class Placement:
     """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
 
-    ``engine`` reads it: the cores tile by tile, others whole and in place.
+    ``engine`` reads it: the cores tile by tile, others whole and in place.  Where ``every`` is not 0, the first
+    tile and each ``every``-th behind it lie one after the other in the memory ``near``, from ``near_offset`` on,
+    and the others so in ``level``; ``bytes`` are all of them.
     """
 
     name: str
@@ -49,6 +52,44 @@ class Placement:
     blocks: int
     tile_blocks: int
     engine: str = CORES
+    every: int = 0
+    near: str = ""
+    near_offset: int = 0
+
+    @property
+    def near_bytes(self) -> int:
+        """Of those tiles that are in the memory ``near``."""
+        if not self.every:
+            return 0
+        return near_blocks(self.blocks, self.tile_blocks, self.every) * self.block_bytes
+
+    @property
+    def pieces(self) -> tuple[tuple[str, int, int], ...]:
+        """Memory, offset and bytes of what lies together."""
+        rest = (self.level, self.offset, self.bytes - self.near_bytes)
+        return ((self.near, self.near_offset, self.near_bytes), rest) if self.every else (rest,)
+
+    def near_tile(self, tile: int) -> bool:
+        """Whether that tile is one of those in the memory ``near``."""
+        return self.every > 0 and tile % self.every == 0
+
+
+def near_blocks(blocks: int, tile_blocks: int, every: int) -> int:
+    """Row blocks of the first tile and each ``every``-th behind it."""
+    tiles = -(-blocks // tile_blocks)
+    count = -(-tiles // every)
+    lacks = tiles * tile_blocks - blocks if (tiles - 1) % every == 0 else 0  # of the last tile
+    return count * tile_blocks - lacks
+
+
+def stored_in(placements: Iterable[Placement], level: str) -> list[tuple[str, int, int]]:
+    """Name, offset and bytes of what a memory holds of matrices, equal ones once, with the name of the first."""
+    found: dict[int, tuple[str, int, int]] = {}
+    for p in placements:
+        for where, offset, size in p.pieces:
+            if where == level:
+                found.setdefault(offset, (p.name, offset, size))
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,13 @@ class Plan:
         return max(b.offset + b.bytes for b in self.l1)
 
     def to_json(self) -> dict[str, object]:
-        """The fields; of a placement its engine where it is not the cores."""
+        """The fields; of a placement its engine where it is not the cores, and what is near where something is."""
         out = asdict(self)
         for placement in out["placements"]:
             if placement["engine"] == CORES:
                 del placement["engine"]
+            if not placement["every"]:
+                del placement["every"], placement["near"], placement["near_offset"]
         return out
 
     @classmethod

@@ -25,6 +25,15 @@ KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 # Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
 STAGES = (3, 4, 6, 8)
+NEAR = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    12,
+)  # of how many tiles of the head one is on the chip: the most that have room
 
 
 def copied(s: ModelShape) -> list[MatrixShape]:
@@ -191,14 +200,16 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         return best.plan
     cycles = _cycles(s, t, best.plan, table)
 
-    def better(chosen: L1Use, asked: Asked) -> None:
+    def better(chosen: L1Use, asked: Asked) -> bool:
+        """Takes it if it is, and says whether it fits."""
         nonlocal best, cycles
         try:
             plan = _plan(s, t, total_l1, arena, chosen, asked)
         except DoesNotFit:  # what is not in L1 then, or the buffers, have no place behind it
-            return
+            return False
         if (takes := _cycles(s, t, plan, table)) < cycles:
             best, cycles = _Candidate(chosen, asked, plan), takes
+        return True
 
     for chunk in (chunk for chunk in CHUNKS if chunk > first.chunk):
         try:
@@ -212,6 +223,9 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         # what is spread is worth more with a longer queue
         for stages in dict.fromkeys((best.asked.stages, STAGES[-1])):
             better(best.chosen, replace(best.asked, stages=stages, spread=True))
+        # and what is there of the head, which a prompt reads for one token, it need not fetch while nothing else
+        # is left to do
+        any(better(best.chosen, replace(best.asked, every=every)) for every in NEAR)
     return best.plan
 
 

@@ -15,6 +15,7 @@ from shrinkc.abi import EXP2_STEPS_BYTES, MATRIX_BYTES, TABLE_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step
+from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
@@ -391,7 +392,12 @@ def _behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     yield from _cache_faults(plan, s, t)
     yield from _table_faults(plan, s, t)
     for level in t.levels[1:]:
-        stored = [p.offset + p.bytes for p in plan.placements if p.level == level.name]
+        stored = [
+            offset + size
+            for p in plan.placements
+            for where, offset, size in _pieces(p)
+            if where == level.name
+        ]
         stored += [table.offset + table.bytes for table in plan.tables if table.level == level.name]
         beside = sum(b.bytes for b in plan.beside if b.level == level.name)
         if stored and level not in t.stored:
@@ -428,6 +434,16 @@ def _engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{m.name}: on {m.engine}, but nothing is multiplied with it"
         if m.name == "head" and s.embedding is None and not engine.reads_rows:
             yield f"{m.name}: {m.engine} gives no rows of it"
+
+
+def _pieces(p: Placement) -> list[tuple[str, int, int]]:
+    """Memory, offset and bytes of what lies together of a matrix."""
+    near = 0
+    for tile, at in enumerate(range(0, p.blocks, max(1, p.tile_blocks))):
+        if p.every and tile % p.every == 0:
+            near += min(p.tile_blocks, p.blocks - at) * p.block_bytes
+    rest = (p.level, p.offset, p.bytes - near)
+    return [rest, (p.near, p.near_offset, near)] if p.every else [rest]
 
 
 def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -481,10 +497,16 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p.level not in rooms:
             yield f"{m.name}: unknown level {p.level}"
             continue
+        if p.every and (m.name != "head" or m.engine != CORES or p.every < 2):
+            yield f"{m.name}: one of {p.every} tiles near; of the head alone two or more can be"
+        if p.every and (p.near not in ("wmem", "l2") or not t.has(p.near) or p.level != "flash"):
+            yield f"{m.name}: tiles in {p.near}, which is not on the chip, or the others not in flash"
+        if p.every and (p.near_offset % 4 or p.near_offset < 0):
+            yield f"{m.name}: stored at {p.near_offset}, not a multiple of 4 from 0 on"
         if m.name in owners:
             continue  # its bytes are its owner's, and count once
-        end = p.offset + p.blocks * size + beside
-        spans.setdefault(p.level, []).append((p.offset, end, m.name))
+        for level, offset, held in _pieces(p):
+            spans.setdefault(level, []).append((offset, offset + held, m.name))
     for name in by_name:
         yield f"{name}: placed but not in the model"
     for level, taken in spans.items():

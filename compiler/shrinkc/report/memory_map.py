@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
 from shrinkc.report.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, words
 from shrinkc.targets import MEMORIES
@@ -68,10 +69,8 @@ def _level_bar(plan: Plan, level: str, y: int) -> list[str]:
 
 
 def _regions(plan: Plan, level: str) -> list[_Region]:
-    # equal matrices have one place: it is drawn once, with the name of the first
-    places = {p.offset: p for p in reversed(plan.placements) if p.level == level}
     weights = [_Region(x.name, x.offset, x.bytes) for x in plan.tables if x.level == level]
-    weights += [_Region(p.name, p.offset, p.bytes) for p in reversed(places.values())]
+    weights += [_Region(*piece) for piece in stored_in(plan.placements, level)]
     if level == "l1":
         fixed = plan.used["l1"] - plan.arena_bytes
         return [_Region("stacks, tables", 0, fixed), _Region("arena", fixed, plan.arena_bytes)]
