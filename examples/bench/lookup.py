@@ -85,7 +85,8 @@ def measure(row: Row, out: Path) -> list[str]:
     if row.flash:
         in_flash(row.model, row.options)
     made = shrinkc.compile(row.model, out, **row.options, force=True)
-    flash = sum(p.bytes for p in made.prepared.plan.placements if p.level == "flash")
+    placed = [piece for p in made.prepared.plan.placements for piece in p.pieces]
+    flash = sum(size for level, _, size in placed if level == "flash")
     assert row.flash == (flash > 0.9 * made.prepared.weight_bytes), flash
     cycles, each, accepted = [], [], []
     plain: list[int] | None = None

@@ -29,6 +29,7 @@ from shrinkc import plan
 from shrinkc.core.shell import quoted
 from shrinkc.costs import cost_table
 from shrinkc.memory.cycles import LABELS
+from shrinkc.memory.plan import Plan
 
 PAGE = ROOT / "docs" / "results" / "performance.md"
 GAINS = Path(__file__).with_name(
@@ -92,9 +93,12 @@ class Bench:
             verdict = found["verdict"]
             if verdict["mismatched"] or not verdict["compared"]:
                 raise SystemExit(f"{program.name}: {verdict}")
-            placed = json.loads((out / "plan.json").read_text())["placements"]
+            plan = Plan.of_json(json.loads((out / "plan.json").read_text()))
             streamed = [
-                p["bytes"] for p in placed if p["level"] == "flash" and p["name"] != "embedding"
+                size
+                for p in plan.placements
+                for level, _, size in p.pieces
+                if level == "flash" and p.name != "embedding"
             ]
             self.done[program] = found | {"weights_in_flash": sum(streamed)}
         return self.done[program]

@@ -182,7 +182,7 @@ def with_head_tiles_near(
     return target, l1
 
 
-@pytest.mark.parametrize("every", [2, 3, 7])
+@pytest.mark.parametrize("every", [2, 3])
 def test_some_tiles_of_the_head_on_the_chip(
     tmp_path: Path,
     graph: Graph,
@@ -200,7 +200,7 @@ def test_some_tiles_of_the_head_on_the_chip(
     head = program.plan.placements[-1]
     assert (head.name, head.every, head.level, head.near) == ("head", every, "flash", "wmem")
     rows = 8 * head.tile_blocks
-    assert graph.vocab > 3 * every * rows
+    assert graph.vocab > every * rows
     near = {head.near_tile(token // rows) for token in request_.prompt}
     assert near == {False, True}, "rows of both memories"
     for options in ({"SAN": "1", "LAZY": "1", "CORES": "8"}, {}):

@@ -196,6 +196,16 @@ def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
     assert cycles(plan, 1) < 1.002 * cycles(without, 1)
 
 
+def test_a_head_of_one_tile_lies_in_one_memory() -> None:
+    s = make_shape(
+        vocab=96, hidden=256, ffn=768, heads=4, kv_heads=2, head_dim=32, layers=17, context=512, tied=False,
+        options=QuantOptions(bits=8, group=32, head_bits=4),
+    )  # fmt: skip
+    plan = sound(s, SIRACUSA)
+    head = next(p for p in plan.placements if p.name == "head")
+    assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.every == 0
+
+
 def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of SmolLM2, whose flash would wait while the cores are at three layers on the chip; each third of the layers has
     its share, and flash delivers no more than a hundredth more than if the first ones were there."""

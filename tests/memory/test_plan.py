@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.memory.parts import tile_blocks
+from shrinkc.memory.parts import stored_in, tile_blocks
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
@@ -74,9 +74,9 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]
     for p, level in zip(plan.placements, order, strict=True):
         if level > 0 and t.room("wmem") >= p.bytes:
-            parts = (plan.placements, plan.tables, plan.beside)
-            at = [q.bytes for part in parts for q in part if q.level == "wmem"]
-            assert sum(at) + p.bytes > t.room("wmem") - 16 * (len(at) + 1)
+            at = [q.bytes for part in (plan.tables, plan.beside) for q in part if q.level == "wmem"]
+            at += [size for _, _, size in stored_in(plan.placements, "wmem")]
+            assert sum(at) + p.bytes - p.near_bytes > t.room("wmem") - 16 * (len(at) + 1)
     assert (plan.stage_bytes > 0) == any(p.level == "flash" for p in plan.placements)
     assert (plan.table_stage > 0) == any(x.level == "flash" for x in plan.tables)
 

@@ -265,6 +265,11 @@ def test_tiles_of_the_head_that_are_nowhere() -> None:
             *([{"every": head.every - 1}] if head.every > 2 else []),
         ):  # fmt: skip
             assert faults_of(with_placement(plan, last, **fields), s, t), fields
+        one_tile = {"tile_blocks": head.blocks, "near_offset": head.near_offset}
+        assert any(
+            "leaves nothing" in fault
+            for fault in faults_of(with_placement(plan, last, **one_tile), s, t)
+        )
         other = replace(plan.placements[0], every=2, near=head.near, near_offset=head.near_offset)
         out = copy.deepcopy(plan)
         out.placements[0] = other

@@ -125,7 +125,11 @@ def _names(records: Sequence[Value]) -> list[str]:
 def _decisions(plan: Plan) -> Flat:
     """A plan without what sizes say, and without places, which all move where one size changes."""
     said = flat({k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")})
-    return {path: value for path, value in said.items() if not path.endswith(".offset")}
+    return {
+        path: value
+        for path, value in said.items()
+        if not path.endswith((".offset", ".near_offset"))
+    }
 
 
 def _findings(a: Path, b: Path) -> Findings:

@@ -395,7 +395,7 @@ def _weights(plan: Plan, shape: ModelShape) -> list[Data]:
                 "bits": m.bits,
                 "scale_per": m.seg if m.grouped or m.asymmetric else "row",
                 "engine": p.engine,
-                "memory": MEMORIES[p.level].label,
+                "memory": " and ".join(MEMORIES[level].label for level, _, _ in p.pieces),
                 "offset": p.offset,
                 "bytes": 0 if m.name in again else p.bytes,
                 "same_as": again.get(m.name),

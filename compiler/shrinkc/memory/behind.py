@@ -43,7 +43,7 @@ class Asked:
     """What the use of L1 that was decided asks of the memories behind it.  ``stages``: buffers that tiles from flash
     come through; ``spread``: where not all weights have room on the chip, those that have are not the first ones
     that a pass reads, but some all along, so that flash never waits long for one of its own; ``every``: those are
-    each so many-th tile of the head before anything else, or of nothing where it is 0."""
+    each so many-th tile of the head before anything else; 0: no tile of the head goes first."""
 
     kv_in_l1: bool
     logits_in_l1: bool
@@ -209,7 +209,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         out[m.name] = p
         at[level] = start[level] + align(m.bytes - p.near_bytes)
         placed += align(m.bytes)
-    if asked.every and (near is None or s.head.name not in out or _here(out[s.head.name])):
+    if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):
         whole = (s.head.name, s.head.bytes)
         return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))
     if len(out) < len(s.matrices):
@@ -228,7 +228,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     )  # fmt: skip
 
 
-def _here(p: Placement) -> bool:
+def _on_chip(p: Placement) -> bool:
     """Whether the cores read it without a fetch."""
     return MEMORIES[p.level].access != FETCHED
 
@@ -240,7 +240,10 @@ def _near(
     if not asked.every or head.engine != CORES:
         return None
     blocks = tile_blocks(head, asked.tile)
-    size = near_blocks(head.blocks, blocks, asked.every) * head.block_bytes
+    near = near_blocks(head.blocks, blocks, asked.every)
+    if near == head.blocks:
+        return None
+    size = near * head.block_bytes
     for level in (v for v in room if MEMORIES[v].access != FETCHED):
         offset = align(at[level], head.store.align)
         if offset + size <= room[level]:

@@ -25,15 +25,8 @@ KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 # Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
 STAGES = (3, 4, 6, 8)
-NEAR = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    8,
-    12,
-)  # of how many tiles of the head one is on the chip: the most that have room
+# Of how many tiles of the head one may be on the chip.
+NEAR = (2, 3, 4, 5, 6, 8, 12)
 
 
 def copied(s: ModelShape) -> list[MatrixShape]:
@@ -223,9 +216,11 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         # what is spread is worth more with a longer queue
         for stages in dict.fromkeys((best.asked.stages, STAGES[-1])):
             better(best.chosen, replace(best.asked, stages=stages, spread=True))
-        # and what is there of the head, which a prompt reads for one token, it need not fetch while nothing else
-        # is left to do
-        any(better(best.chosen, replace(best.asked, every=every)) for every in NEAR)
+        # a prompt reads the head for one token, and waits for what of it is in flash; as much as has room: less gains
+        # less
+        for every in NEAR if s.head.engine == CORES else ():
+            if better(best.chosen, replace(best.asked, every=every)):
+                break
     return best.plan
 
 

@@ -501,6 +501,8 @@ def _weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{m.name}: one of {p.every} tiles near; of the head alone two or more can be"
         if p.every and (p.near not in ("wmem", "l2") or not t.has(p.near) or p.level != "flash"):
             yield f"{m.name}: tiles in {p.near}, which is not on the chip, or the others not in flash"
+        if p.every and not all(held for _, _, held in _pieces(p)):
+            yield f"{m.name}: one of {p.every} tiles near leaves nothing in {p.level}"
         if p.every and (p.near_offset % 4 or p.near_offset < 0):
             yield f"{m.name}: stored at {p.near_offset}, not a multiple of 4 from 0 on"
         if m.name in owners:
