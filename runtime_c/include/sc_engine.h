@@ -12,8 +12,8 @@
 extern uint8_t sc_arena[SC_ARENA_BYTES];
 #define SC_BUFFER(type, offset) ((type)(void *)(sc_arena + (offset)))
 
-/* What a pass gives: sc_logits of its last token (of all with SC_TRACE_LOGITS), or of every token the largest
- * logit (sc_choice), for which there may be SC_VERIFIED tokens. */
+/* What a pass gives beside keys and values: nothing; sc_logits of its last token (of all with SC_TRACE_LOGITS); or of
+ * every token the largest logit (sc_choice), for which there may be SC_VERIFIED tokens. */
 enum sc_want { SC_NO_LOGITS, SC_LAST_LOGITS, SC_CHOICES };
 
 /* Rows of the logits of the chunk's last tokens, `stride` words apart in sc_logits. */
@@ -52,7 +52,22 @@ void sc_start(void *unused, int core);
 void sc_forward(void *unused, int core);
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
-void sc_stream_begin(int with_head); /* the last core, before any sc_stream_tile */
+void sc_stream_begin(void); /* the last core, before any sc_stream_tile */
+/* Of the last layer nothing is needed beside keys and values but what logits are made from.  The first token of this
+ * pass that a layer's attention, and what follows it, is done for; all of them where ops are to be seen. */
+static inline uint32_t sc_first_of(uint32_t layer) {
+    if (layer + 1 < SC_LAYERS || sc_now.want == SC_CHOICES ||
+        sc_now.trace & (SC_TRACE_DUMP | SC_TRACE_LOGITS))
+        return 0;
+    return sc_now.tokens - (sc_now.want == SC_LAST_LOGITS);
+}
+/* Whether that is none of them. */
+static inline int sc_only_caches(uint32_t layer) { return sc_first_of(layer) == sc_now.tokens; }
+/* Behind the last matrix that this pass multiplies with. */
+static inline const sc_matrix *sc_pass_end(void) {
+    if (sc_only_caches(SC_LAYERS - 1)) return sc_layers[SC_LAYERS - 1].m[SC_QKV] + 1;
+    return sc_matrices + SC_MATRICES - (sc_now.want == SC_NO_LOGITS);
+}
 /* Where a memory's blob begins, of those that a program reads without a fetch. */
 #ifdef SC_HAS_WMEM
 #define SC_BLOB(level) ((level) == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2)

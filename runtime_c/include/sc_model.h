@@ -8,7 +8,8 @@
 #include "model.h"
 #include "sc_abi.h"
 
-/* SC_IN_TWO: every SC_NEAR_EVERY-th tile, from the first on, is in SC_NEAR_LEVEL, and the others are in flash */
+/* Memories on the chip come first.  SC_IN_TWO: every SC_NEAR_EVERY-th tile, from the first on, is in SC_NEAR_LEVEL, and
+ * the others are in flash. */
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2, SC_IN_TWO = 3 };
 /* bits of a weight, what a block holds beside row scales and weights, whether it reads 16-bit vectors, and of
  * asymmetric ones whether offsets are zero points */
@@ -40,7 +41,7 @@ typedef struct {
  * sc_dot_w*.h of each width.
  * A side path's b matrix (SC_SIDE_FORMAT) follows each block's weights in the same form. */
 typedef struct sc_matrix {
-    uint32_t offset;      /* in its memory, multiple of 4 */
+    uint32_t offset;      /* in its memory, or of SC_IN_TWO in flash, multiple of 4 */
     uint32_t block_bytes; /* one block with everything, multiple of 4 */
     uint32_t rows;
     uint16_t blocks;      /* ceil(rows / 8) */

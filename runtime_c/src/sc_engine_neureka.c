@@ -186,8 +186,7 @@ SC_HOT static void prepare(const sc_matrix *m) {
 /* The next matrix of this pass over one token, if it is known and the engine's: its first job is written while
  * the last one of the matrix before is under way. */
 static inline const sc_matrix *next_of(const sc_matrix *m) {
-    const sc_matrix *const head = &sc_matrices[SC_MATRICES - 1];
-    if (m == head || (m + 1 == head && sc_now.want == SC_NO_LOGITS)) return 0;
+    if (m + 1 == sc_pass_end()) return 0; /* of the pass over one token */
     return image_of(m + 1)->count ? m + 1 : 0;
 }
 

@@ -168,6 +168,11 @@ static inline
 /* What a step reads, of the first token. */
 static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
 
+/* The first token of the pass that a step is for. */
+static inline uint32_t first_of(const sc_layer_step *s, uint32_t layer) {
+    return s->slot == SC_QKV ? 0 : sc_first_of(layer);
+}
+
 /* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
 SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
     const sc_layer *l = &sc_layers[layer];
@@ -178,7 +183,8 @@ SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32
         return;
     }
 #endif
-    quantize(m, source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), 0, xq[0], xv, core);
+    quantize(m, source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), first_of(s, layer), xq[0], xv,
+             core);
 }
 
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
@@ -191,12 +197,14 @@ SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
 
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
-    sc_output out = {.kind = s->how, .dst = SC_BUFFER(int32_t *, s->dst), .stride = s->dst_stride};
+    const uint32_t first = first_of(s, layer);
+    sc_output out = {.kind = s->how, .stride = s->dst_stride};
+    out.dst = SC_BUFFER(int32_t *, s->dst) + first * s->dst_stride;
     out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift, out.up_shift = l->up_shift;
 #ifdef SC_HAS_BIAS
     out.bias = l->bias[s->slot];
 #endif
-    linear(l->m[s->slot], xv, sc_now.tokens, &out, core);
+    linear(l->m[s->slot], xv + first, sc_now.tokens - first, &out, core);
 }
 
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
@@ -236,7 +244,7 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
 #endif
     sc_heads h = {
         .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
-    for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
+    for (uint32_t t = sc_first_of(index), head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
@@ -313,7 +321,8 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    for (uint32_t round = 0; round < items; round += SC_CORES) {
+    if (sc_only_caches(index)) sc_barrier();
+    for (uint32_t round = sc_first_of(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */
         if (core == 0) kv_load_piece(index, 0, pieces, blocks);
@@ -350,7 +359,8 @@ SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core
 
 SC_PHASE static void transformer_layer(uint32_t index, int core) {
     const sc_layer_step *s = sc_layer_steps;
-    for (enum sc_op op = SC_LAYER_FIRST; op <= SC_LAYER_LAST; op++, s++) {
+    const enum sc_op last = sc_only_caches(index) ? SC_LAYER_CACHED : SC_LAYER_LAST;
+    for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
         s->run(s, index, core);
         sc_op_done(op, index, core);
     }
@@ -464,7 +474,7 @@ SC_HOT void sc_forward(void *unused, int core) {
     }
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
-    if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin(sc_now.want != SC_NO_LOGITS);
+    if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin();
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
     if (sc_now.want != SC_NO_LOGITS) head(core);
 }

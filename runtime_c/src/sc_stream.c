@@ -22,7 +22,7 @@ typedef struct {
 
 static SC_L1 struct {
     cursor load, fetch;       /* to copy into L1; to read from flash */
-    const sc_matrix *end;     /* of this pass: with or without the head */
+    const sc_matrix *end;     /* of this pass */
     uint32_t loads;           /* tiles copied or under way: the buffer is its parity */
     uint32_t fetches, staged; /* flash tiles asked for, and handed on, in a stage each by turns */
     sc_dma dma;
@@ -84,9 +84,9 @@ SC_HOT static void load_ahead(void) {
 #endif
 }
 
-void sc_stream_begin(int with_head) {
+void sc_stream_begin(void) {
     st.load = st.fetch = (cursor){sc_matrices, 0};
-    st.end = sc_matrices + SC_MATRICES - (with_head ? 0 : 1);
+    st.end = sc_pass_end();
     skip(&st.load);
     st.loads = st.fetches = st.staged = 0;
     for (int c = 0; c < SC_PLANNED_CORES; c++) st.taken[c] = 0;

@@ -22,9 +22,9 @@ from shrinkc.targets import KIB, SIRACUSA, Target
 def steps_of(
     shape: ModelShape, tokens: int, position: int, target: Target = SIRACUSA, l1: int | None = None
 ) -> dict[str, StepWork]:
-    """The last layer's and those outside, by name."""
+    """The first layer's and those outside, by name."""
     passes = Passes(shape, make_plan(shape, target, l1), target)
-    return {s.name: s for s in passes.steps(tokens, position)}
+    return {s.name: s for s in reversed(passes.steps(tokens, position))}
 
 
 def test_vectors() -> None:
@@ -94,7 +94,7 @@ def test_attention(tokens: int, position: int, heads: int, lives: list[int]) -> 
     ],
 )
 def test_heads_that_are_fewer_than_cores_share_positions(heads: int, lives: list[int]) -> None:
-    shape = make_shape(heads=heads, kv_heads=1, head_dim=48, context=128, layers=1)
+    shape = make_shape(heads=heads, kv_heads=1, head_dim=48, context=128, layers=2)
     work = steps_of(shape, 1, 100)["attn"].work
     assert work.features["heads"] == len(lives) and work.features["positions"] == sum(lives)
     assert work.features["shared"] == (heads % 8 > 0)

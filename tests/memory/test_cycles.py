@@ -58,14 +58,18 @@ def test_a_prompt_is_cut_into_chunks() -> None:
     c = p.plan.chunk
     chunks = p.prompt(2 * c + 3)
     assert chunks == [p.steps(c, 0, 0), p.steps(c, c, 0), p.steps(3, 2 * c)]
-    assert [chunk[-1].name for chunk in chunks] == ["out", "out", "next"]
+    # of all but the last the last layer does no more than fill its cache
+    assert [chunk[-1].name for chunk in chunks] == ["q8", "q8", "next"]
+    assert [sum(step.name == "out" for step in chunk) for chunk in chunks] == [4, 4, 5]
 
 
 def test_logits_of_several_tokens() -> None:
-    """As drafts are verified: the final norm, the head and what follows are of each."""
+    """As drafts are verified: the last layer's attention and all that follows are of each."""
     p = passes(make_shape())
     one, all_of = (p.steps(4, 20, logits) for logits in (1, 4))
-    assert one[:-3] == all_of[:-3]
+    names = [step.name for step in one]
+    beyond = len(names) - names[::-1].index("attn") - 1
+    assert one[:beyond] == all_of[:beyond] and one[beyond:-1] != all_of[beyond:-1]
     for few, more in zip(one[-3:-1], all_of[-3:-1], strict=True):
         calls = [
             sum(n for name, n in each.work.features.items() if name.startswith("calls"))

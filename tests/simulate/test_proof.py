@@ -132,13 +132,28 @@ def test_a_run_of_which_nothing_was_compared_has_failed(graph: Graph) -> None:
     assert verdict.compared == 0 and not verdict.ok
 
 
-def test_a_run_that_said_nothing(judge: Judge, graph: Graph) -> None:
+def test_a_run_that_said_nothing(judge: Judge, graph: Graph, want: Record) -> None:
     verdict = judge([])
-    assert not verdict.ok and verdict.compared == everything(graph)
+    # what no run need say: of the last layer the outputs before that of the prompt's last token
+    must = everything(graph) - graph.hidden * min(want.logits)
+    assert not verdict.ok and verdict.compared == must
     # all of it, and the end that did not come
-    assert verdict.mismatched == everything(graph) + 1
+    assert verdict.mismatched == must + 1
     assert verdict.first_difference is not None
     assert verdict.first_difference.got == "missing"
+
+
+def test_what_nothing_is_made_from(judge: Judge, lines: Lines, graph: Graph, want: Record) -> None:
+    """Outputs of the last layer before the prompt's last token may be left out, but not be wrong."""
+    last, end = graph.num_layers - 1, min(want.logits)
+    assert end > 0
+    verdict = judge(without(lines, f"@H {end - 1} {last} "))
+    assert verdict.ok and verdict.compared == everything(graph) - graph.hidden
+    other = want.hashes[end - 1, last] ^ 1
+    verdict = judge(edited(lines, f"@H {end - 1} {last} ", lambda f: [*f[:3], f"{other:08x}"]))
+    assert verdict.mismatched == graph.hidden
+    for place in (f"@H {end} {last} ", f"@H {end - 1} {last - 1} "):
+        assert judge(without(lines, place)).mismatched == graph.hidden
 
 
 def test_a_missing_hash(judge: Judge, lines: Lines, graph: Graph, want: Record) -> None:

@@ -259,6 +259,7 @@ def emit(
         "command": command,
         "g": graph,
         "ops": graph.device_ops(),
+        "cached_op": sizes.steps[sizes.attends].name,
         "layer_ops": [step.name for step in shape.steps if step.in_layer],
         "steps": _steps(graph, sizes, held),
         "macros": _macros(graph),
@@ -366,7 +367,7 @@ def _write_blobs(
                         raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
                 else:
                     f.write(bytes(offset - f.tell()))
-                    piece = _piece(packed, p, near=offset == p.near_offset and level.name == p.near)
+                    piece = _piece(packed, p, near=level.name == p.near)
                     if piece.shape != (size,):
                         raise AssertionError(f"{p.name}: {piece.shape} in {level.name}, not {size}")
                     f.write(piece.tobytes())

@@ -137,6 +137,11 @@ class PassSizes:
         starts = sum(s.in_layer and s.op.how(s, self.steps) == "SC_SILU" for s in self.steps)
         return starts == 1
 
+    @property
+    def attends(self) -> int:
+        """The place of the step that reads the cache, before which every layer has to go with every token."""
+        return next(at for at, step in enumerate(self.steps) if step.op.READS_CACHE)
+
     @cached_property
     def _by_name(self) -> dict[str, Step]:
         return {step.name: step for step in self.steps}

@@ -117,18 +117,20 @@ class Passes:
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
-        of a token, but where it is 0."""
+        of a token, but where it is 0.  Once its cache is filled the last layer goes on with these tokens alone."""
         begin, end = loop_of(self._sizes.steps)
         every = list(enumerate(self._sizes.steps))
         known: dict[tuple[object, ...], tuple[Work, Arithmetic]] = {}
 
         def one(at: int, step: Step, layer: int | None) -> StepWork:
-            count = tokens if at <= end else logits
+            beyond = layer == self.shape.num_layers - 1 and at >= self._sizes.attends
+            count = logits if at > end or beyond else tokens
             return self._step(step, layer, count, position + tokens - count, known)
 
         out = [one(at, step, None) for at, step in every[:begin]]
         for layer in range(self.shape.num_layers):
-            out += [one(at, step, layer) for at, step in every[begin : end + 1]]
+            last = end if logits or layer + 1 < self.shape.num_layers else self._sizes.attends - 1
+            out += [one(at, step, layer) for at, step in every[begin : last + 1]]
         if logits:
             out += [one(at, step, None) for at, step in every[end + 1 :]]
         return out
@@ -158,7 +160,7 @@ class Passes:
         blocks: tuple[int, ...] = ()
         if step.matrix is not None and matrix is not None:
             blocks, tiles = self._tiles(matrix.name)
-        key = (step.name, None if matrix is None else matrix.kind, blocks)
+        key = (step.name, None if matrix is None else matrix.kind, blocks, tokens)
         if key not in known:
             outside = _outside(self._placed[table.name])
             turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)

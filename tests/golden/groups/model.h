@@ -33,6 +33,7 @@ enum sc_op {
 };
 #define SC_LAYER_FIRST SC_OP_ATTN_IN
 #define SC_LAYER_LAST SC_OP_OUT
+#define SC_LAYER_CACHED SC_OP_ATTN /* when keys and values are in the cache */
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* numbers */

@@ -96,6 +96,7 @@ class Attention(Op):
     TAKES = (("heads8",),)
     RULES = (rule_heads, rule_probabilities)
     KERNEL = "sc_step_attention"
+    READS_CACHE = True
     NUMBERS = MappingProxyType({"score_mantissa": "uint16_t", "score_exponent": "int16_t"})
 
     heads: int

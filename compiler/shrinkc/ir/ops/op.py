@@ -76,6 +76,8 @@ class Op:
     # done by the kernel of the matrix whose result it reads, which never leaves that kernel
     FUSED: ClassVar[bool] = False
     KERNEL: ClassVar[str] = ""
+    # reads the cache: what follows it in the last layer is only done for tokens whose logits are wanted
+    READS_CACHE: ClassVar[bool] = False
     # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 8, 16 or 32 bits
     NUMBERS: ClassVar[Mapping[str, str]] = {}
 
