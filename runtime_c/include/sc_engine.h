@@ -25,6 +25,7 @@ typedef struct {
 typedef struct {
     uint32_t position; /* of the chunk's first token */
     uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
+    uint32_t heard; /* the first of them that the last layer's attention, and what follows it, is done for */
     uint32_t ids[SC_CHUNK];
     enum sc_want want;
     uint32_t trace;    /* enum sc_trace flags */
@@ -53,16 +54,17 @@ void sc_forward(void *unused, int core);
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
 void sc_stream_begin(void); /* the last core, before any sc_stream_tile */
-/* Of the last layer nothing is needed beside keys and values but what logits are made from.  The first token of this
- * pass that a layer's attention, and what follows it, is done for; all of them where ops are to be seen. */
+/* The first token of this pass that a layer's attention, and what follows it, is done for: of the last layer nothing is
+ * needed beside keys and values but what logits are made from. */
 static inline uint32_t sc_first_of(uint32_t layer) {
-    if (layer + 1 < SC_LAYERS || sc_now.want == SC_CHOICES ||
-        sc_now.trace & (SC_TRACE_DUMP | SC_TRACE_LOGITS))
-        return 0;
-    return sc_now.tokens - (sc_now.want == SC_LAST_LOGITS);
+    const uint32_t first = sc_now.heard; /* 0 of a pass over one token that gives logits */
+    return __builtin_expect(first == 0, 1) || layer + 1 < SC_LAYERS ? 0 : first;
 }
 /* Whether that is none of them. */
-static inline int sc_only_caches(uint32_t layer) { return sc_first_of(layer) == sc_now.tokens; }
+static inline int sc_only_caches(uint32_t layer) {
+    const uint32_t first = sc_first_of(layer);
+    return __builtin_expect(first > 0, 0) && first == sc_now.tokens;
+}
 /* Behind the last matrix that this pass multiplies with. */
 static inline const sc_matrix *sc_pass_end(void) {
     if (sc_only_caches(SC_LAYERS - 1)) return sc_layers[SC_LAYERS - 1].m[SC_QKV] + 1;

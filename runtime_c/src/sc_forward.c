@@ -170,7 +170,8 @@ static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t
 
 /* The first token of the pass that a step is for. */
 static inline uint32_t first_of(const sc_layer_step *s, uint32_t layer) {
-    return s->slot == SC_QKV ? 0 : sc_first_of(layer);
+    const uint32_t first = sc_first_of(layer);
+    return __builtin_expect(first > 0, 0) && s->slot == SC_QKV ? 0 : first;
 }
 
 /* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
@@ -199,7 +200,8 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     const uint32_t first = first_of(s, layer);
     sc_output out = {.kind = s->how, .stride = s->dst_stride};
-    out.dst = SC_BUFFER(int32_t *, s->dst) + first * s->dst_stride;
+    out.dst = SC_BUFFER(int32_t *, s->dst);
+    if (__builtin_expect(first > 0, 0)) out.dst += first * s->dst_stride;
     out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift, out.up_shift = l->up_shift;
 #ifdef SC_HAS_BIAS
     out.bias = l->bias[s->slot];

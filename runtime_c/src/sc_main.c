@@ -68,6 +68,8 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
         sc_now.position = position;
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
+        sc_now.heard = chunk - (sc_now.want == SC_LAST_LOGITS);
+        if (sc_now.want == SC_CHOICES || sc_now.trace & (SC_TRACE_DUMP | SC_TRACE_LOGITS)) sc_now.heard = 0;
         sc_run_workers(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();
