@@ -70,7 +70,7 @@ def test_figures_of_drafts(bars: Any) -> None:
 
 
 def test_products_of_a_layer(bars: Any) -> None:
-    """Two layers of 64: weights, and scores and values of 8 heads of 8 at every position."""
+    """Two layers of 64: weights, and scores and values of 8 heads of 8 at every position; of a prompt the first."""
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
         "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -84,7 +84,7 @@ def test_products_of_a_layer(bars: Any) -> None:
         "profile": {"prefill": {"layers": layers}, "decode": {"layers": layers}},
     }  # fmt: skip
     # 3 tokens see 1 + 2 + 3 positions; 2 decode steps 4 and 5
-    assert bars.layer_macs("prefill")([found], [config]) == (3 * weights + 2 * 2 * 64 * 6) / 1000
+    assert bars.layer_macs("prefill")([found], [config]) == (3 * weights / 2 + 2 * 64 * 6) / 500
     assert bars.layer_macs("decode")([found], [config]) == (weights + 2 * 2 * 64 * 4.5) / 1000
 
 
