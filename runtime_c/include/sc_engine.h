@@ -25,7 +25,8 @@ typedef struct {
 typedef struct {
     uint32_t position; /* of the chunk's first token */
     uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
-    uint32_t heard; /* the first of them that the last layer's attention, and what follows it, is done for */
+    /* the first of them that the last layer's attention, and what follows it, is done for; `tokens`: none */
+    uint32_t first_wanted;
     uint32_t ids[SC_CHUNK];
     enum sc_want want;
     uint32_t trace;    /* enum sc_trace flags */
@@ -56,13 +57,13 @@ void sc_forward(void *unused, int core);
 void sc_stream_begin(void); /* the last core, before any sc_stream_tile */
 /* The first token of this pass that a layer's attention, and what follows it, is done for: of the last layer nothing is
  * needed beside keys and values but what logits are made from. */
-static inline uint32_t sc_first_of(uint32_t layer) {
-    const uint32_t first = sc_now.heard; /* 0 of a pass over one token that gives logits */
+static inline uint32_t sc_first_wanted(uint32_t layer) {
+    const uint32_t first = sc_now.first_wanted; /* 0 of a pass over one token that gives logits */
     return __builtin_expect(first == 0, 1) || layer + 1 < SC_LAYERS ? 0 : first;
 }
 /* Whether that is none of them. */
 static inline int sc_only_caches(uint32_t layer) {
-    const uint32_t first = sc_first_of(layer);
+    const uint32_t first = sc_first_wanted(layer);
     return __builtin_expect(first > 0, 0) && first == sc_now.tokens;
 }
 /* Behind the last matrix that this pass multiplies with. */

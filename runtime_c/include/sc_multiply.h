@@ -7,12 +7,18 @@
 #include "sc_buffers.h"
 #include "sc_products.h"
 
+/* The inputs of side paths of the pass's last so many tokens. */
+static inline const sc_qvec *sides_of(uint32_t tokens) {
+    return SC_RANK > 0 ? sv + (sc_now.tokens - tokens) : 0;
+}
+
 #if SC_SPLIT
 /* Sums are in one of two places in turn: nobody is a token ahead of who still needs the other. */
 SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                                     const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+    const sc_qvec *const sides = sides_of(tokens);
     for (uint32_t t = 0; t < tokens; t++) {
-        const sc_qvec *side = SC_RANK > 0 ? &sv[t] : 0;
+        const sc_qvec *side = SC_RANK > 0 ? &sides[t] : 0;
         sc_split_sums(m, tile, count, &in[t], split[t & 1], core, SC_CORES);
         sc_barrier();
         sc_split_rows(m, tile, first, count, &in[t], side, split[t & 1], out, out->dst + t * out->stride,
@@ -24,10 +30,11 @@ SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uin
 /* A tile's rows of the chunk's tokens. */
 static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                             const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
+    const sc_qvec *const sides = sides_of(tokens);
 #ifdef SC_PRODUCTS
     if (tokens > 1 && sc_on_products(m)) {
-        sc_matrix_products(m, tile, first, count, in, sv, tokens, out, SC_BUFFER(uint8_t *, SC_AT_PRODUCTS),
-                           core);
+        sc_matrix_products(m, tile, first, count, in, sides, tokens, out,
+                           SC_BUFFER(uint8_t *, SC_AT_PRODUCTS), core);
         return;
     }
 #endif
@@ -40,12 +47,12 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
         if (sc_is_split(m, count, SC_CORES)) {
             sc_split_sums_of_several(m, tile, count, in, tokens, own, core, SC_CORES);
             sc_barrier();
-            sc_split_rows_of_several(m, tile, first, count, in, sv, tokens, out, scratches, apart, core,
+            sc_split_rows_of_several(m, tile, first, count, in, sides, tokens, out, scratches, apart, core,
                                      SC_CORES);
             return;
         }
 #endif
-        sc_matrix_tokens(m, tile, first, count, in, sv, tokens, out, own, core, SC_CORES);
+        sc_matrix_tokens(m, tile, first, count, in, sides, tokens, out, own, core, SC_CORES);
         return;
     }
 #endif
@@ -55,7 +62,7 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
         return;
     }
 #endif
-    sc_matrix_tile(m, tile, first, count, in, sv, tokens, out, core, SC_CORES);
+    sc_matrix_tile(m, tile, first, count, in, sides, tokens, out, core, SC_CORES);
 }
 
 /* Before the first tile is multiplied: the engine's form of the activations, which then nothing else can read. */

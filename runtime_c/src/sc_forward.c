@@ -146,14 +146,15 @@ static inline
 #endif
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
+        const uint32_t first = sc_now.tokens - tokens;
         const sc_output side = {.kind = SC_STORE,
-                                .dst = sy[0],
+                                .dst = sy[first],
                                 .stride = SC_RANK,
                                 .gate_shift = 0,
                                 .silu_shift = 0,
                                 .up_shift = 0};
         linear(m - 1, in, tokens, &side, core);
-        quantize(m->b, sy[0], SC_RANK, 0, 0, 0, sq[0], sv, core);
+        quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
     }
 #endif
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
@@ -170,7 +171,7 @@ static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t
 
 /* The first token of the pass that a step is for. */
 static inline uint32_t first_of(const sc_layer_step *s, uint32_t layer) {
-    const uint32_t first = sc_first_of(layer);
+    const uint32_t first = sc_first_wanted(layer);
     return __builtin_expect(first > 0, 0) && s->slot == SC_QKV ? 0 : first;
 }
 
@@ -246,11 +247,12 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
 #endif
     sc_heads h = {
         .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
-    for (uint32_t t = sc_first_of(index), head = (uint32_t)core; t < sc_now.tokens; t++) {
+    const uint32_t first = sc_first_wanted(index);
+    for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        const int shared = sc_now.tokens == 1 && heads_shared(h.position);
+        const int shared = sc_now.tokens - first == 1 && heads_shared(h.position);
         head = (uint32_t)heads_attend(&h, (int)head, SC_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
         if (shared) attend_shared(&h, core);
     }
@@ -324,7 +326,7 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
     if (sc_only_caches(index)) sc_barrier();
-    for (uint32_t round = sc_first_of(index) * SC_HEADS; round < items; round += SC_CORES) {
+    for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */
         if (core == 0) kv_load_piece(index, 0, pieces, blocks);

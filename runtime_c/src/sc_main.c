@@ -60,6 +60,14 @@ static int is_end(uint32_t token) {
     return 0;
 }
 
+/* Of the pass's tokens the first one of which logits are wanted, or an op of the last layer to be seen. */
+static uint32_t first_wanted(uint32_t tokens) {
+    if (sc_now.want == SC_CHOICES || sc_now.trace & SC_TRACE_LOGITS) return 0;
+    const uint32_t first = tokens - (sc_now.want == SC_LAST_LOGITS);
+    const uint32_t seen = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
+    return sc_now.trace & SC_TRACE_DUMP && sc_now.dump_layer + 1 == SC_LAYERS && seen < first ? seen : first;
+}
+
 /* Feeds n tokens at `position`, chunk by chunk; what is wanted, of the last chunk. */
 static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
     while (n) {
@@ -68,8 +76,7 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
         sc_now.position = position;
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
-        sc_now.heard = chunk - (sc_now.want == SC_LAST_LOGITS);
-        if (sc_now.want == SC_CHOICES || sc_now.trace & (SC_TRACE_DUMP | SC_TRACE_LOGITS)) sc_now.heard = 0;
+        sc_now.first_wanted = first_wanted(chunk);
         sc_run_workers(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();

@@ -14,7 +14,7 @@ static uint32_t hash(const int32_t *v, uint32_t n) {
 }
 
 static void put_hashes(uint32_t layer) {
-    for (uint32_t t = sc_first_of(layer); t < sc_now.tokens; t++) {
+    for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++) {
         sc_puts(SC_LINE_HASH " ");
         sc_put_uint(sc_now.position + t);
         sc_puts(" ");

@@ -235,9 +235,9 @@ class _Follower:
 def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None = None) -> Verdict:
     """Tokens, logits and every layer's hash; with ``pieces``, the tokenizer's decode table, also
     the bytes that the device's own table gave.  Of tokens without logits in ``want`` nothing but the layers is
-    compared.  Of a prompt's tokens but the last the last layer may give no output: chunks before the last one
-    only fill its cache, which the logits of later tokens are made from.  Order of the report: step, layers,
-    logits, token, text."""
+    compared.  Of a prompt's tokens but the last the last layer gives no output, or of all of them: it only
+    fills its cache, which the logits of later tokens are made from.  Order of the report: step, layers, logits,
+    token, text."""
     compared = mismatched = 0
     first: tuple[tuple[int, int], Difference] | None = None
 
@@ -246,10 +246,11 @@ def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None 
         if first is None or order < first[0]:
             first = (order, difference)
 
-    prompt_end = min(want.logits, default=0)
+    last, prompt_end = graph.num_layers - 1, min(want.logits, default=0)
+    silent = not any((step, last) in got.hashes for step in range(prompt_end))
     for (step, layer), h in want.hashes.items():
         other = got.hashes.get((step, layer))
-        if other is None and layer == graph.num_layers - 1 and step < prompt_end:
+        if silent and layer == last and step < prompt_end:
             continue
         compared += graph.hidden
         if other != h:
