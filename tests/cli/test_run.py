@@ -64,9 +64,10 @@ def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> Non
     assert (run["target"], run["model"], run["prompt_tokens"]) == ("host", "tiny", [1, 5, 9])
     assert len(run["new_tokens"]) == 6
     assert run["cycles"] is None
-    # 8 positions x 2 layers x 20 values, 6 times 107 logits, 6 tokens and their text
+    # 8 positions x 2 layers x 20 values, of the last layer from the prompt's last token on; 6 times 107 logits,
+    # 6 tokens and their text
     assert run["verdict"] == {
-        "compared": 8 * 2 * 20 + 6 * 107 + 6 + 6, "mismatched": 0, "first_difference": None,
+        "compared": (8 + 6) * 20 + 6 * 107 + 6 + 6, "mismatched": 0, "first_difference": None,
         "every": 1,
     }  # fmt: skip
     assert isinstance(run["text"], str)
@@ -107,9 +108,11 @@ def test_a_wrong_weight_is_found_and_named(cli: Cli, program: Path, needs: Needs
     verdict = result.json["verdict"]
     first = verdict["first_difference"]
     assert verdict["mismatched"] > 0
-    assert (first["step"], first["layer"], first["op"]) == (0, 1, "mid")
+    # the last layer: of a prompt's tokens the last one alone goes through its o
+    step = len(result.json["prompt_tokens"]) - 1
+    assert (first["step"], first["layer"], first["op"]) == (step, 1, "mid")
     assert first["index"] < 8 and first["got"] != first["expected"]
-    assert "first at step 0, layer 1, mid[" in result.words
+    assert f"first at step {step}, layer 1, mid[" in result.words
     assert "changed since it was compiled: blobs/wmem.bin" in result.words
 
 
@@ -218,9 +221,9 @@ def test_a_part_is_verified(cli: Cli, program: Path, needs: Needs) -> None:
     base = ["run", program, "--prompt-ids", "1,5,9", "-n", 6, "--ignore-eos", "--json"]
     result = cli(*base, "--verify", "every:4")
     assert result.code == 0
-    # 8 positions x 2 layers x 20 values; tokens 0, 4 and 5 with their logits and text
+    # 8 positions x 20 values, and 6 of the last layer; tokens 0, 4 and 5 with their logits and text
     assert result.json["verdict"] == {
-        "compared": 8 * 2 * 20 + 3 * (107 + 2), "mismatched": 0, "first_difference": None, "every": 4,
+        "compared": (8 + 6) * 20 + 3 * (107 + 2), "mismatched": 0, "first_difference": None, "every": 4,
     }  # fmt: skip
     assert "logits and choice of 3 of 6 tokens alone (every:4)" in result.words
     assert cli(*base, "--verify", "all").json["verdict"]["every"] == 1
