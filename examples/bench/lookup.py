@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 import shrinkc
 from shrinkc.importer import parse_config
+from shrinkc.memory.parts import pieces_in
 from shrinkc.model import matrix_shapes, norm_shapes
 from shrinkc.targets import KIB, SIRACUSA, TARGETS
 
@@ -85,8 +86,7 @@ def measure(row: Row, out: Path) -> list[str]:
     if row.flash:
         in_flash(row.model, row.options)
     made = shrinkc.compile(row.model, out, **row.options, force=True)
-    placed = [piece for p in made.prepared.plan.placements for piece in p.pieces]
-    flash = sum(size for level, _, size in placed if level == "flash")
+    flash = sum(size for _, _, size in pieces_in(made.prepared.plan.placements, "flash"))
     assert row.flash == (flash > 0.9 * made.prepared.weight_bytes), flash
     cycles, each, accepted = [], [], []
     plain: list[int] | None = None

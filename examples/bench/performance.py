@@ -29,6 +29,7 @@ from shrinkc import plan
 from shrinkc.core.shell import quoted
 from shrinkc.costs import cost_table
 from shrinkc.memory.cycles import LABELS
+from shrinkc.memory.parts import pieces_in
 from shrinkc.memory.plan import Plan
 
 PAGE = ROOT / "docs" / "results" / "performance.md"
@@ -93,13 +94,8 @@ class Bench:
             verdict = found["verdict"]
             if verdict["mismatched"] or not verdict["compared"]:
                 raise SystemExit(f"{program.name}: {verdict}")
-            plan = Plan.of_json(json.loads((out / "plan.json").read_text()))
-            streamed = [
-                size
-                for p in plan.placements
-                for level, _, size in p.pieces
-                if level == "flash" and p.name != "embedding"
-            ]
+            placed = Plan.of_json(json.loads((out / "plan.json").read_text())).placements
+            streamed = [size for p, _, size in pieces_in(placed, "flash") if p.name != "embedding"]
             self.done[program] = found | {"weights_in_flash": sum(streamed)}
         return self.done[program]
 

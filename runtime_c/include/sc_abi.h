@@ -56,8 +56,7 @@ enum sc_exit_code {
 };
 
 /* the first word of a line, and what follows it */
-#define SC_LINE_HASH                                                                                         \
-    "@H" /* position layer hash: of the layer's output, the residual stream, where it has one */
+#define SC_LINE_HASH "@H"    /* position layer hash: of the layer's output, where it has one */
 #define SC_LINE_LOGITS "@L"  /* position first v v ...: logits from first on, 8 hex digits each */
 #define SC_LINE_DUMP "@D"    /* op first v v ...: an op's output, of the position and layer asked for */
 #define SC_LINE_TIME "@C"    /* P|D time: of the prefill, of one decode pass, sampling included */

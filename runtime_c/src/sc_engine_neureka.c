@@ -183,8 +183,8 @@ SC_HOT static void prepare(const sc_matrix *m) {
     if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
 }
 
-/* The next matrix of this pass, which is over one token or has one left in the last layer, if it is known and the engine's: its first job is written while
- * the last one of the matrix before is under way. */
+/* The next matrix of this pass, which is over one token or has one left in the last layer, if it is known and the
+ * engine's: its first job is written while the last one of the matrix before is under way. */
 static inline const sc_matrix *next_of(const sc_matrix *m) {
     if (m + 1 == sc_pass_end()) return 0;
     return image_of(m + 1)->count ? m + 1 : 0;

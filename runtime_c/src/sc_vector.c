@@ -76,7 +76,7 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
                          ".insn s 0x2b, 0, %[w], 1(%[dst2])\n" SC_LOOP_END(10)                               \
                          : [src] "+&r"(src), [src2] "+&r"(src2), [dst] "+&r"(dst), [dst2] "+&r"(dst2),       \
                            [v] "=&r"(v), [w] "=&r"(w)                                                        \
-                         : [n] "r"(half), [by] "r"(count), [r] "r"(reciprocal)                                   \
+                         : [n] "r"(half), [by] "r"(count), [r] "r"(reciprocal)                                \
                          : "memory")
         /* clang-format on */
         if (__builtin_expect(exponent > 0, 1))

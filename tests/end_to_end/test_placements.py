@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from shrinkc.targets import KIB, SIRACUSA, Target
 from .programs import (
     GREEDY,
     WARM,
+    Program,
     add_adapters,
     compile_graph,
     l2_without_weights,
@@ -166,42 +168,40 @@ def test_weights_on_the_chip_all_along_a_pass(
         program.prove("host", request_, want)
 
 
-def with_head_tiles_near(
-    shape: ModelShape, monkeypatch: pytest.MonkeyPatch, every: int
-) -> tuple[Target, int]:
-    """A target with room for each ``every``-th tile of the head and half of a layer, and an L1 budget in which
-    the head has many tiles; plans are made so."""
-    l1 = smallest_l1(shape) + 4 * KIB
-    layer = sum(m.bytes for m in shape.layers[0])
-    room = shape.head.bytes // every + layer // 2
-    target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
-    plain = planner._asked
-    monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), every=every))
-    monkeypatch.setattr(planner, "STAGES", (2,))
-    monkeypatch.setattr(planner, "NEAR", ())
-    return target, l1
+@pytest.fixture
+def in_two_memories(
+    tmp_path: Path, graph: Graph, story_model: FloatModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Program]:
+    """A program of a head of which each n-th tile is on the chip, with half of a layer, in so little L1 that it has
+    many tiles."""
+
+    def compiled(every: int) -> Program:
+        shape = shape_of(graph, story_model)
+        l1 = smallest_l1(shape) + 4 * KIB
+        room = shape.head.bytes // every + sum(m.bytes for m in shape.layers[0]) // 2
+        target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
+        plain = planner._asked
+        monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), every=every))
+        monkeypatch.setattr(planner, "STAGES", (2,))
+        monkeypatch.setattr(planner, "NEAR", ())
+        program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
+        head = program.plan.placements[-1]
+        assert (head.name, head.every, head.level, head.near) == ("head", every, "flash", "wmem")
+        return program
+
+    return compiled
 
 
 @pytest.mark.parametrize("every", [2, 3])
 def test_some_tiles_of_the_head_on_the_chip(
-    tmp_path: Path,
-    graph: Graph,
-    story_model: FloatModel,
-    shape: ModelShape,
-    want: Record,
-    request_: Request,
-    monkeypatch: pytest.MonkeyPatch,
-    every: int,
+    in_two_memories: Callable[[int], Program], request_: Request, want: Record, every: int
 ) -> None:
     """In turn with those in flash, of which embedding rows are read too; late transfers and early ones."""
     need("host")
-    target, l1 = with_head_tiles_near(shape, monkeypatch, every)
-    program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
+    program = in_two_memories(every)
     head = program.plan.placements[-1]
-    assert (head.name, head.every, head.level, head.near) == ("head", every, "flash", "wmem")
-    rows = 8 * head.tile_blocks
-    assert graph.vocab > every * rows
-    near = {head.near_tile(token // rows) for token in request_.prompt}
+    assert head.blocks > every * head.tile_blocks
+    near = {head.near_tile(token // (8 * head.tile_blocks)) for token in request_.prompt}
     assert near == {False, True}, "rows of both memories"
     for options in ({"SAN": "1", "LAZY": "1", "CORES": "8"}, {}):
         program.build("host", **options)
@@ -210,16 +210,10 @@ def test_some_tiles_of_the_head_on_the_chip(
 
 @pytest.mark.gvsoc
 def test_some_tiles_of_the_head_on_the_soc(
-    tmp_path: Path,
-    graph: Graph,
-    story_model: FloatModel,
-    shape: ModelShape,
-    request_: Request,
-    monkeypatch: pytest.MonkeyPatch,
+    in_two_memories: Callable[[int], Program], request_: Request
 ) -> None:
     need("gvsoc")
-    target, l1 = with_head_tiles_near(shape, monkeypatch, 2)
-    program = compile_graph(graph, story_model, tmp_path / "out", target, l1).build("gvsoc")
+    program = in_two_memories(2).build("gvsoc")
     program.prove("gvsoc", replace(request_, new_tokens=6), timeout_s=300)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from shrinkc.engines import ON_CORES, Choices
 from shrinkc.importer.model import LlamaConfig
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
+from shrinkc.memory.verify import verify
 from shrinkc.model import FAMILIES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape, shapes_of_config
+from shrinkc.targets import Target
 
 
 def make_shape(
@@ -64,3 +70,26 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         piece_bytes=draw(st.integers(0, 30_000)),
         family=draw(st.sampled_from(list(FAMILIES))),
     )
+
+
+def with_placement(plan: Plan, at: int, **fields: object) -> Plan:
+    placements = list(plan.placements)
+    placements[at] = replace(placements[at], **fields)  # type: ignore[arg-type]
+    return replace(plan, placements=placements)
+
+
+SMOL = {
+    "hidden": 576, "ffn": 1536, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64,
+    "vocab": 49152, "piece_bytes": 335_000,
+}  # fmt: skip
+Q4 = QuantOptions(bits=4, group=32, asymmetric=True, head_bits=8)
+
+
+def smol(context: int) -> ModelShape:
+    return make_shape(**SMOL, context=context, options=Q4)  # type: ignore[arg-type]
+
+
+def sound(s: ModelShape, t: Target, l1: int | None = None) -> Plan:
+    plan = make_plan(s, t, l1)
+    assert verify(plan, s, t) > 0
+    return plan

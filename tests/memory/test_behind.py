@@ -16,35 +16,20 @@ from shrinkc.memory.behind import FETCH_CYCLES, Asked, arrange
 from shrinkc.memory.cycles import Passes, cost_of
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import make_plan
-from shrinkc.memory.verify import faults_of, verify
+from shrinkc.memory.verify import faults_of
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import KIB, MIB, PULP_OPEN, SIRACUSA, Target
+from shrinkc.targets import KIB, MIB, PULP_OPEN, SIRACUSA
 
-from .shapes import make_shape
+from .shapes import make_shape, smol, sound
 
 NO_RAM = replace(SIRACUSA, levels=tuple(v for v in SIRACUSA.levels if v.name != "hyperram"))
 
-SMOL = {
-    "hidden": 576, "ffn": 1536, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64,
-    "vocab": 49152, "piece_bytes": 335_000,
-}  # fmt: skip
 LLAMA_1B = {
     "hidden": 2048, "ffn": 8192, "layers": 16, "heads": 32, "kv_heads": 8, "head_dim": 64,
     "vocab": 128256, "piece_bytes": 900_000,
 }  # fmt: skip
-Q4 = QuantOptions(bits=4, group=32, asymmetric=True, head_bits=8)
 Q3 = QuantOptions(bits=3, head_bits=3)
-
-
-def smol(context: int) -> ModelShape:
-    return make_shape(**SMOL, context=context, options=Q4)  # type: ignore[arg-type]
-
-
-def sound(s: ModelShape, t: Target, l1: int | None = None) -> Plan:
-    plan = make_plan(s, t, l1)
-    assert verify(plan, s, t) > 0
-    return plan
 
 
 def tables(plan: Plan) -> dict[str, str]:
@@ -172,38 +157,6 @@ def on_chip(plan: Plan) -> list[int]:
         for p in plan.placements
         if p.level != "flash" and p.name.startswith("layer")
     ]
-
-
-def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
-    """Of SmolLM2: a prompt, whose layers keep the cores busy longer than flash, waits for less of the head then; a
-    decoded token takes what it took."""
-    table = cost_table("siracusa")
-    assert table is not None
-    s = smol(512)
-    plan = sound(s, SIRACUSA)
-    head = plan.placements[-1]
-    assert (head.name, head.level, head.near) == ("head", "flash", "wmem") and head.every >= 2
-    assert head.near_bytes > 0.7 * SIRACUSA.room("wmem")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "NEAR", ())
-        without = sound(s, SIRACUSA)
-    assert without.placements[-1].every == 0
-
-    def cycles(of: Plan, tokens: int) -> float:
-        return cost_of([Passes(s, of, SIRACUSA).steps(tokens, 64)], table).cycles
-
-    assert cycles(plan, 8) < 0.96 * cycles(without, 8)
-    assert cycles(plan, 1) < 1.002 * cycles(without, 1)
-
-
-def test_a_head_of_one_tile_lies_in_one_memory() -> None:
-    s = make_shape(
-        vocab=96, hidden=256, ffn=768, heads=4, kv_heads=2, head_dim=32, layers=17, context=512, tied=False,
-        options=QuantOptions(bits=8, group=32, head_bits=4),
-    )  # fmt: skip
-    plan = sound(s, SIRACUSA)
-    head = next(p for p in plan.placements if p.name == "head")
-    assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.every == 0
 
 
 def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:

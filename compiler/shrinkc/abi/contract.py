@@ -91,7 +91,7 @@ class Line(StrEnum):
         self.meaning = meaning
         return self
 
-    HASH = "@H", "position layer hash: of the layer's output, the residual stream, where it has one"
+    HASH = "@H", "position layer hash: of the layer's output, where it has one"
     LOGITS = "@L", "position first v v ...: logits from first on, 8 hex digits each"
     DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
     TIME = "@C", "P|D time: of the prefill, of one decode pass, sampling included"

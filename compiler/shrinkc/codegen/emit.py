@@ -36,6 +36,7 @@ from shrinkc.memory.parts import (
     kv_layer_bytes,
     kv_shape,
     layer_bytes,
+    pieces_in,
 )
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
@@ -350,13 +351,8 @@ def _write_blobs(
             for table in (x for x in plan.tables if x.level == level.name):
                 f.write(bytes(table.offset - f.tell()))
                 f.write(tables[table.name].ljust(table.bytes, b"\0"))
-            here = [
-                (offset, size, p)
-                for p in plan.placements
-                for where, offset, size in p.pieces
-                if where == level.name
-            ]
-            for offset, size, p in sorted(here, key=lambda piece: piece[0]):
+            here = pieces_in(plan.placements, level.name)
+            for p, offset, size in sorted(here, key=lambda piece: piece[1]):
                 w, order = by_name[p.name]
                 packed = pack_stored(w, order)
                 if packed.shape != (p.bytes,):

@@ -209,6 +209,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         out[m.name] = p
         at[level] = start[level] + align(m.bytes - p.near_bytes)
         placed += align(m.bytes)
+    # nobody is told: whoever asks has another plan
     if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):
         whole = (s.head.name, s.head.bytes)
         return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))

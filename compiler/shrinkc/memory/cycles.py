@@ -119,17 +119,18 @@ class Passes:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
         of a token, but where it is 0.  Once its cache is filled the last layer goes on with these tokens alone."""
         begin, end = loop_of(self._sizes.steps)
+        attends, final = self._sizes.attends, self.shape.num_layers - 1
         every = list(enumerate(self._sizes.steps))
         known: dict[tuple[object, ...], tuple[Work, Arithmetic]] = {}
 
         def one(at: int, step: Step, layer: int | None) -> StepWork:
-            beyond = layer == self.shape.num_layers - 1 and at >= self._sizes.attends
-            count = logits if at > end or beyond else tokens
+            beyond = at > end or (layer == final and at >= attends)
+            count = logits if beyond else tokens
             return self._step(step, layer, count, position + tokens - count, known)
 
         out = [one(at, step, None) for at, step in every[:begin]]
         for layer in range(self.shape.num_layers):
-            last = end if logits or layer + 1 < self.shape.num_layers else self._sizes.attends - 1
+            last = end if logits or layer < final else attends - 1
             out += [one(at, step, layer) for at, step in every[begin : last + 1]]
         if logits:
             out += [one(at, step, None) for at, step in every[end + 1 :]]

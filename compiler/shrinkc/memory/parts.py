@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from shrinkc import abi
@@ -82,13 +82,17 @@ def near_blocks(blocks: int, tile_blocks: int, every: int) -> int:
     return count * tile_blocks - lacks
 
 
+def pieces_in(placements: Iterable[Placement], level: str) -> Iterator[tuple[Placement, int, int]]:
+    """Each placement that a memory holds something of, with its offset and bytes there."""
+    for p in placements:
+        yield from ((p, offset, size) for where, offset, size in p.pieces if where == level)
+
+
 def stored_in(placements: Iterable[Placement], level: str) -> list[tuple[str, int, int]]:
     """Name, offset and bytes of what a memory holds of matrices, equal ones once, with the name of the first."""
     found: dict[int, tuple[str, int, int]] = {}
-    for p in placements:
-        for where, offset, size in p.pieces:
-            if where == level:
-                found.setdefault(offset, (p.name, offset, size))
+    for p, offset, size in pieces_in(placements, level):
+        found.setdefault(offset, (p.name, offset, size))
     return list(found.values())
 
 

@@ -1,0 +1,216 @@
+"""What can be wrong behind L1: weights, tables, the cache, and what else lies in those memories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from shrinkc.abi import InputWord
+from shrinkc.engines import CORES, ENGINES
+from shrinkc.memory.parts import Placement
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.verify_sizes import (
+    layer_cache_bytes,
+    segment_lengths,
+    table_bytes,
+    vector_words,
+)
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import Target
+
+
+def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
+    """What only L2 can hold."""
+    needs = {
+        "code and stacks": t.l2_system,
+        "layer table": table_bytes(s),
+        "input": 4 * (InputWord.TOKENS + s.context),
+        "gains": 4 * s.hidden * (2 * s.num_layers + 1),
+        "permutations": 2 * s.perms,
+    }
+    if s.biases:
+        needs["biases"] = 4 * s.biases
+    if s.head_norms:
+        needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
+    if not plan.logits_in_l1:
+        needs["logits"] = 4 * s.vocab
+    if plan.stage_bytes:
+        needs["flash stage"] = plan.stages * plan.stage_bytes
+        needs["embedding stage"] = plan.embed_stage
+    if "hyperram" in plan.kv_layers:
+        needs["kv stage"] = layer_cache_bytes(s)
+    if plan.table_stage:
+        needs["table stage"] = plan.table_stage
+    return needs
+
+
+def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Every layer's cache has a memory behind L1 that a program may write, or all of them are in L1."""
+    layers = 0 if plan.kv_in_l1 else s.num_layers
+    if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
+        yield f"the cache of {layers} layers lies behind L1, planned are {plan.kv_layers}"
+    one = layer_cache_bytes(s)
+    have = {b.level: b.bytes for b in plan.beside if b.name == "kv cache"}
+    if sorted(have) != sorted(plan.kv_layers):
+        yield f"kv cache: bytes in {sorted(have)}, layers in {sorted(plan.kv_layers)}"
+    for level, count in plan.kv_layers.items():
+        if have.get(level, -1) < count * one:
+            yield f"{level} kv cache: {have.get(level, 'no')} bytes for {count * one}"
+        if level not in ("l2", "wmem", "hyperram"):
+            yield f"kv cache: nothing is copied from and to {level}"
+        elif count * one > t.written(level):
+            yield f"{level} kv cache: {count * one} bytes, a program may write {t.written(level)}"
+
+
+def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Each table once, whole, and with what it takes to fetch from it."""
+    needs = {
+        "rope": 2 * s.context * s.head_dim,
+        "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
+    }
+    windows = {"rope": 2 * plan.chunk * s.head_dim, "pieces": 64}
+    if sorted(table.name for table in plan.tables) != sorted(needs):
+        yield f"tables {[table.name for table in plan.tables]}, there have to be {list(needs)}"
+    for table in plan.tables:
+        if table.bytes < needs.get(table.name, 0) or table.bytes % 4 or table.offset % 4:
+            yield f"{table.name}: {table.bytes} bytes at {table.offset} for {needs.get(table.name)}"
+        if not t.has(table.level) or table.level == "l1":
+            yield f"{table.name}: unknown level {table.level}"
+        if table.level == "flash" and plan.table_stage < windows.get(table.name, 0):
+            yield f"{table.name}: table stage of {plan.table_stage} for {windows.get(table.name)}"
+
+
+def behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    have = {b.name: b.bytes for b in plan.beside if b.level == "l2"}
+    for name, size in _l2_needs(plan, s, t).items():
+        if have.get(name, -1) < size:
+            yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
+    yield from _cache_faults(plan, s, t)
+    yield from _table_faults(plan, s, t)
+    for level in t.levels[1:]:
+        stored = [
+            offset + size
+            for p in plan.placements
+            for where, offset, size in _pieces(p)
+            if where == level.name
+        ]
+        stored += [table.offset + table.bytes for table in plan.tables if table.level == level.name]
+        beside = sum(b.bytes for b in plan.beside if b.level == level.name)
+        if stored and level not in t.stored:
+            yield f"{level.name}: nothing can be stored there"
+        if beside and level.name == "flash":
+            yield f"{level.name}: buffers in a memory that is only read"
+        if max(stored, default=0) + beside > level.bytes:
+            yield f"{level.label}: {max(stored, default=0) + beside} bytes of {level.bytes}"
+    for b in plan.beside:
+        if not t.has(b.level):
+            yield f"{b.name}: unknown level {b.level}"
+
+
+def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """What stands between a matrix and the engine that is to run it."""
+    places = {p.name: p for p in plan.placements}
+    for m in (m for m in s.matrices if m.name in places):
+        p, engine = places[m.name], ENGINES[m.engine]
+        if p.engine != m.engine:
+            yield f"{m.name}: planned for {p.engine}, quantised for {m.engine}"
+        if m.engine not in t.engines:
+            yield f"{m.name}: {t.name} has no engine {m.engine}"
+        if m.store != engine.store:
+            yield f"{m.name}: stored as {m.store.name}, {m.engine} reads {engine.store.name}"
+        if m.engine == CORES:
+            continue
+        if p.level not in engine.levels:
+            yield f"{m.name}: in {p.level}, {m.engine} reads {' and '.join(engine.levels)}"
+        if p.offset % engine.store.align:
+            yield f"{m.name}: stored at {p.offset}, not a multiple of {engine.store.align}"
+        if m.rank:
+            yield f"{m.name}: a side path on {m.engine}"
+        if m.name == "embedding":
+            yield f"{m.name}: on {m.engine}, but nothing is multiplied with it"
+        if m.name == "head" and s.embedding is None and not engine.reads_rows:
+            yield f"{m.name}: {m.engine} gives no rows of it"
+
+
+def _pieces(p: Placement) -> list[tuple[str, int, int]]:
+    """Memory, offset and bytes of what lies together of a matrix."""
+    near = 0
+    for tile, at in enumerate(range(0, p.blocks, max(1, p.tile_blocks))):
+        if p.every and tile % p.every == 0:
+            near += min(p.tile_blocks, p.blocks - at) * p.block_bytes
+    rest = (p.level, p.offset, p.bytes - near)
+    return [rest, (p.near, p.near_offset, near)] if p.every else [rest]
+
+
+def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    rooms = {v.name: v.bytes for v in t.levels if v.name != "l1"}
+    by_name = {p.name: p for p in plan.placements}
+    if len(by_name) != len(plan.placements):
+        yield "a matrix is placed twice"
+    owners = dict(s.shared)
+    shapes = {m.name: m for m in s.matrices}
+    for name, owner in s.shared:
+        if owner not in shapes or owner in owners or name not in shapes:
+            yield f"{name}: shares the bytes of {owner}, which has none"
+        elif replace(shapes[name], name=owner) != shapes[owner]:
+            yield f"{name}: shares the bytes of {owner}, which is of another shape"
+        elif name in by_name and replace(by_name[name], name=owner) != by_name.get(owner):
+            yield f"{name}: not placed where {owner} is, whose bytes it shares"
+    spans: dict[str, list[tuple[int, int, str]]] = {}
+    for x in plan.tables:
+        spans.setdefault(x.level, []).append((x.offset, x.offset + x.bytes, x.name))
+    table = "embedding" if s.embedding else "head"
+    if not (2 <= plan.stages <= 8 if plan.stage_bytes else plan.stages == 0):
+        yield f"{plan.stages} flash stages of {plan.stage_bytes} bytes: 2 to 8, of which one is copied, or none"
+    for m in s.matrices:
+        p = by_name.pop(m.name, None)
+        if p is None:
+            yield f"{m.name}: not placed"
+            continue
+        rows, size, beside = 8, 16 + vector_words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits, 0
+        offsets = {0: 0, 1: 4, 2: 16}[m.offsets]  # none, zero points, any
+        size += len(segment_lengths(m.k, m.seg)) * (8 * int(m.grouped) + offsets)
+        if m.rank:
+            size += 16 + vector_words(m.rank, m.rank, 8) * 32
+        if m.engine != CORES:  # only the engine's store knows how it lays out a matrix
+            store = m.store
+            rows, size, beside = store.rows, store.block_bytes(m), store.beside_bytes(m)
+        if p.block_bytes != size or p.bytes != p.blocks * size + beside:
+            yield f"{m.name}: blocks of {size} bytes; the plan says {p.block_bytes}, {p.bytes} in all"
+        if p.blocks * rows < m.rows or (p.blocks - 1) * rows >= m.rows:
+            yield f"{m.name}: {p.blocks} blocks for {m.rows} rows"
+        if not 1 <= p.tile_blocks <= p.blocks:
+            yield f"{m.name}: {p.tile_blocks} blocks per tile"
+        tiled = m.name != "embedding" and m.engine == CORES
+        if tiled and p.tile_blocks * size > plan.tile_bytes:
+            yield f"{m.name}: tile of {p.tile_blocks * size} bytes in {plan.tile_bytes}"
+        if p.level == "flash" and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:
+            yield f"{m.name}: flash stage of {plan.stage_bytes} for {p.tile_blocks * size}"
+        if p.level == "flash" and m.name == table and plan.embed_stage < size:
+            yield f"{m.name}: embedding stage of {plan.embed_stage} for {size}"
+        if p.offset % 4 or p.offset < 0:
+            yield f"{m.name}: stored at {p.offset}, not a multiple of 4 from 0 on"
+        if p.level not in rooms:
+            yield f"{m.name}: unknown level {p.level}"
+            continue
+        if p.every and (m.name != "head" or m.engine != CORES or p.every < 2):
+            yield f"{m.name}: one of {p.every} tiles near; of the head alone two or more can be"
+        if p.every and (p.near not in ("wmem", "l2") or not t.has(p.near) or p.level != "flash"):
+            yield f"{m.name}: tiles in {p.near}, which is not on the chip, or the others not in flash"
+        if p.every and not all(held for _, _, held in _pieces(p)):
+            yield f"{m.name}: one of {p.every} tiles near leaves nothing in {p.level}"
+        if p.every and (p.near_offset % 4 or p.near_offset < 0):
+            yield f"{m.name}: stored at {p.near_offset}, not a multiple of 4 from 0 on"
+        if m.name in owners:
+            continue  # its bytes are its owner's, and count once
+        for level, offset, held in _pieces(p):
+            spans.setdefault(level, []).append((offset, offset + held, m.name))
+    for name in by_name:
+        yield f"{name}: placed but not in the model"
+    for level, taken in spans.items():
+        taken.sort()
+        for (_, end, a), (start, _, c) in zip(taken, taken[1:], strict=False):
+            if start < end:
+                yield f"{level}: {a} and {c} overlap by {end - start} bytes"
+        if level in rooms and taken[-1][1] > rooms[level]:
+            yield f"{level}: {taken[-1][1]} bytes used of {rooms[level]}"

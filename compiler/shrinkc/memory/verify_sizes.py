@@ -1,0 +1,55 @@
+"""Sizes as the verifier works them out: of vectors, of tables in L1, and of a layer's cache."""
+
+from __future__ import annotations
+
+import math
+
+from shrinkc.abi import MATRIX_BYTES, TABLE_BYTES
+from shrinkc.engines import ENGINES
+from shrinkc.schedule.shapes import ModelShape
+
+
+def skewed(size: int) -> int:
+    """Per-core structures end 12 bytes behind a multiple of 64: neighbours meet other L1 banks."""
+    while size % 64 != 12:
+        size += 1
+    return size
+
+
+def segment_lengths(k: int, seg: int) -> list[int]:
+    return [min(seg, k - at) for at in range(0, k, seg)]
+
+
+def vector_words(k: int, seg: int, bits: int, pad: int = 0) -> int:
+    """int32 words of a quantised vector of k inputs, padding included."""
+    unit = pad or 32 // math.gcd(32, bits)  # the fewest weights of a row that fill whole words
+    return sum((n + unit - 1) // unit * unit // 4 for n in segment_lengths(k, seg))
+
+
+def x_blocks(k: int, seg: int) -> int:
+    return sum((n + 7) // 8 for n in segment_lengths(k, seg))
+
+
+def table_bytes(s: ModelShape) -> int:
+    """Matrix and layer tables in L1, those of functions, and gains of up to 8 KiB."""
+    sides = sum(1 for m in s.matrices if m.rank > 0)
+    gains = 4 * s.hidden * (2 * s.num_layers + 1)
+    gains = (gains + 15) // 16 * 16 if gains <= 8192 else 0
+    matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
+    layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    for step in s.steps:
+        for kind in step.op.NUMBERS.values() if step.in_layer else ():
+            size = int(kind.strip("uint_")) // 8
+            layer = (layer + size - 1) // size * size + size
+    layer = (layer + 3) // 4 * 4
+    if s.head_norms:
+        layer = (layer + 8 + 7) // 8 * 8 + 8
+    kept = max(ENGINES[m.engine].table for m in s.matrices) * len(s.matrices)
+    return matrices + s.num_layers * layer + TABLE_BYTES + gains + (kept + 15) // 16 * 16
+
+
+def layer_cache_bytes(s: ModelShape) -> int:
+    """A layer's keys, with both scales, and values."""
+    head = (s.head_dim + 3) // 4 * 4
+    size = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
+    return (size + 15) // 16 * 16

@@ -1,0 +1,92 @@
+"""A head in flash of which every n-th tile lies on the chip."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkc.costs import cost_table
+from shrinkc.engines import Choice, Choices
+from shrinkc.memory import planner
+from shrinkc.memory.cycles import Passes, cost_of
+from shrinkc.memory.parts import Placement
+from shrinkc.memory.plan import Plan
+from shrinkc.memory.planner import make_plan
+from shrinkc.memory.verify import faults_of, verify
+from shrinkc.quantize import QuantOptions
+from shrinkc.targets import KIB, SIRACUSA
+
+from .shapes import make_shape, smol, sound, with_placement
+
+
+@given(blocks=st.integers(1, 300), tile=st.integers(1, 40), every=st.integers(2, 13))
+def test_pieces_are_all_of_it(blocks: int, tile: int, every: int) -> None:
+    """Whatever the last tile has: counted tile by tile."""
+    p = Placement(
+        "head", "flash", 64, 24 * blocks, 24, blocks, min(tile, blocks), "cores", every, "l2", 8
+    )
+    starts = range(0, blocks, p.tile_blocks)
+    near = sum(min(p.tile_blocks, blocks - at) for i, at in enumerate(starts) if p.near_tile(i))
+    assert p.pieces == (("l2", 8, 24 * near), ("flash", 64, 24 * (blocks - near)))
+
+
+def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
+    """Of SmolLM2: a prompt, whose layers keep the cores busy longer than flash, waits for less of the head then; a
+    decoded token takes what it took."""
+    table = cost_table("siracusa")
+    assert table is not None
+    s = smol(512)
+    plan = sound(s, SIRACUSA)
+    head = plan.placements[-1]
+    assert (head.name, head.level, head.near) == ("head", "flash", "wmem") and head.every >= 2
+    assert head.near_bytes > 0.7 * SIRACUSA.room("wmem")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "NEAR", ())
+        without = sound(s, SIRACUSA)
+    assert without.placements[-1].every == 0
+
+    def cycles(of: Plan, tokens: int) -> float:
+        return cost_of([Passes(s, of, SIRACUSA).steps(tokens, 64)], table).cycles
+
+    assert cycles(plan, 8) < 0.96 * cycles(without, 8)
+    assert cycles(plan, 1) < 1.002 * cycles(without, 1)
+
+
+def test_a_head_of_one_tile_lies_in_one_memory() -> None:
+    s = make_shape(
+        vocab=96, hidden=256, ffn=768, heads=4, kv_heads=2, head_dim=32, layers=17, context=512, tied=False,
+        options=QuantOptions(bits=8, group=32, head_bits=4),
+    )  # fmt: skip
+    plan = sound(s, SIRACUSA)
+    head = next(p for p in plan.placements if p.name == "head")
+    assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.every == 0
+
+
+def test_tiles_of_the_head_that_are_nowhere() -> None:
+    """The verifier names tiles in a memory that is none or too small, on others' bytes, misaligned, or of another
+    matrix."""
+    away = Choices({name: Choice("neureka") for name in ("layer0.gate_up", "layer3.o")})
+    s, t = make_shape(choices=away), SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
+    for plan in (make_plan(s, t, budget) for budget in (None, 48 * KIB)):
+        last = len(plan.placements) - 1
+        head = plan.placements[last]
+        assert head.name == "head" and head.every > 1 and verify(plan, s, t) > 0
+        taken = max(
+            (x.offset for x in [*plan.placements, *plan.tables] if x.level == head.near), default=-1
+        )
+        room = (t.l2 if head.near == "l2" else t.room("wmem")) - head.near_bytes
+        for fields in (
+            {"every": 1}, {"near": "flash"}, {"near": "hyperram"}, {"near": ""}, {"near": "rom"},
+            {"near_offset": head.near_offset + 2}, {"near_offset": -16}, {"near_offset": room + 16},
+            {"level": "l2", "offset": 0}, *([{"near_offset": taken}] if taken >= 0 else []),
+            *([{"every": head.every - 1}] if head.every > 2 else []),
+        ):  # fmt: skip
+            assert faults_of(with_placement(plan, last, **fields), s, t), fields
+        one_tile = {"tile_blocks": head.blocks, "near_offset": head.near_offset}
+        assert any(
+            "leaves nothing" in fault
+            for fault in faults_of(with_placement(plan, last, **one_tile), s, t)
+        )
+        other = {"every": 2, "near": head.near, "near_offset": head.near_offset}
+        assert faults_of(with_placement(plan, 0, **other), s, t)
