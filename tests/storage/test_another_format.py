@@ -108,7 +108,7 @@ def test_its_programs_are_the_interpreters_equals(
     assert "X(6, 16, 2)" in (out / "src" / "formats.h").read_text()
     asked = ("--prompt", PROMPT, "--tokens", 6, "--ignore-eos", "--make", make, "--json")
     verdict = json.loads(python("-m", "shrinkc", "run", out, "--on", on, *asked))["verdict"]
-    assert verdict["compared"] > 900 and verdict["mismatched"] == 0, verdict
+    assert verdict["compared"] > 850 and verdict["mismatched"] == 0, verdict
 
 
 def test_the_tests_of_packing_and_kernels_take_it_up(python: Run) -> None:
