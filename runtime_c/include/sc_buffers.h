@@ -31,6 +31,9 @@ SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
 #endif
 SC_VIEW(parts, PARTS, sc_part[SC_PARTS], SC_CHUNK);
+#ifdef SC_AT_GAIN
+SC_VIEW(gain, GAIN, int32_t, SC_HIDDEN); /* of the norm that comes next */
+#endif
 #if SC_RANK > 0 /* the same of side paths */
 SC_VIEW(sy, SY, int32_t[SC_RANK], SC_CHUNK);
 SC_VIEW(sq, SQ, int8_t[SC_SQ_WORDS * 4], SC_CHUNK);

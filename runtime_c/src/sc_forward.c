@@ -78,6 +78,26 @@ static inline int kv_whole(void) {
 }
 #endif
 
+#ifdef SC_AT_GAIN
+/* The next norm's gains are on their way while the matrices before it are multiplied: from L2 a core waits for each.
+ * The core that has tiles copied starts and awaits them. */
+static SC_L1 sc_dma gain_dma;
+static SC_L1 uint32_t gain_next; /* that core's own */
+
+static void gain_load(void) {
+    gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN]));
+}
+
+/* Those of a norm, before a barrier. */
+static inline const int32_t *gain_of(uint32_t norm, int core) {
+    (void)norm;
+    if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(gain_dma);
+    return gain;
+}
+#else
+#define gain_of(norm, core) sc_gains[norm]
+#endif
+
 #if SC_KV_WINDOW > 0
 
 /* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
@@ -112,11 +132,6 @@ SC_PHASE static void kv_wait(void) {
     sc_dma_wait(kv_dma[1]);
 }
 
-/* With the matrix that gate and up are. */
-static inline void kv_set_out(const sc_output *out, int core) {
-    if (out->kind == SC_SILU && core == SC_LAST_CORE(SC_CORES)) kv_load(kv_next);
-}
-
 #else
 #if SC_KV_IN_L1
 #define KEYS(layer) k_cache[layer]
@@ -125,8 +140,18 @@ static inline void kv_set_out(const sc_output *out, int core) {
 #define KEYS(layer) sc_cache_keys(layer)
 #define VALUES_OF(layer) sc_cache_values(layer)
 #endif
-#define kv_set_out(out, core) ((void)0)
 #endif
+
+/* With the matrix that gate and up are, what the next layer reads first. */
+static inline void set_out(const sc_output *out, int core) {
+    if (out->kind != SC_SILU || core != SC_LAST_CORE(SC_CORES)) return;
+#ifdef SC_AT_GAIN
+    if (gain_next < 2 * SC_LAYERS || sc_now.want != SC_NO_LOGITS) gain_load();
+#endif
+#if SC_KV_WINDOW > 0
+    kv_load(kv_next);
+#endif
+}
 
 /* All rows of a matrix, tile by tile as the stream delivers them. */
 #if SC_RANK > 0
@@ -139,7 +164,7 @@ static inline
     linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
     if (m->engine != SC_ON_CORES) {
-        kv_set_out(out, core);
+        set_out(out, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
     }
@@ -160,7 +185,7 @@ static inline
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
-        if (first + n == m->blocks) kv_set_out(out, core);
+        if (first + n == m->blocks) set_out(out, core);
         if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
@@ -190,7 +215,7 @@ SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32
 }
 
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
-    quantize_step(s, layer, sc_gains[2 * layer + s->how], core);
+    quantize_step(s, layer, gain_of(2 * layer + s->how, core), core);
 }
 
 SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
@@ -221,6 +246,9 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     }
 #endif
     sc_barrier();
+#ifdef SC_AT_GAIN
+    if (core == SC_LAST_CORE(SC_CORES) && !sc_only_caches(layer)) gain_load();
+#endif
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
@@ -412,16 +440,17 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     uint32_t first = sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
+    const int32_t *const gains = gain_of(2 * SC_LAYERS, core);
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
 #if SC_Q16
     if (one_token(m, SC_PERM(sc_head_perm)))
-        quantize_token(m, x[0], sc_gains[2 * SC_LAYERS], core);
+        quantize_token(m, x[0], gains, core);
     else
 #endif
-        quantize(m, x[0], SC_HIDDEN, sc_gains[2 * SC_LAYERS], SC_PERM(sc_head_perm), first, xq[0], xv, core);
+        quantize(m, x[0], SC_HIDDEN, gains, SC_PERM(sc_head_perm), first, xq[0], xv, core);
     sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
     if (sc_now.want == SC_CHOICES) {
         choices(m, core);
@@ -471,6 +500,10 @@ SC_HOT void sc_forward(void *unused, int core) {
     if (core == SC_LAST_CORE(SC_CORES)) {
 #if !SC_ROPE_IN_FLASH
         sc_load_rope(); /* not behind a cache */
+#endif
+#ifdef SC_AT_GAIN
+        gain_next = 0;
+        gain_load();
 #endif
 #if SC_KV_WINDOW > 0
         kv_load(0);

@@ -15,18 +15,19 @@ SC_HOT void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 #endif
 
 #if SC_XPULP
-/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions. */
+/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions and `between`, which needs nothing of them.
+ * A high word is there a cycle late for what comes behind it. */
 /* clang-format off */
-#define SC_GATED                                                                                             \
+#define SC_GATED(between)                                                                                    \
     "srai %[i], %[v], 10\n"                                                                                  \
     "andi %[i], %[i], -4\n"                                                                                  \
     ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
     "and %[v], %[v], %[mask]\n"                                                                              \
-    "sll %[u], %[u], %[us]\n"                                                                                \
     ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */                          \
     "mulh %[g], %[g], %[i]\n"                                                                                \
+    "sll %[u], %[u], %[us]\n"                                                                                \
     "sll %[g], %[g], %[shift]\n"                                                                             \
-    "mulh %[g], %[g], %[u]\n"                                                                                \
+    "mulh %[g], %[g], %[u]\n" between                                                                        \
     ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
 /* clang-format on */
 #endif
@@ -48,7 +49,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
-                         SC_GATED
+                         SC_GATED("")
                          SC_LOOP_END(15) "\n"
                          "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(15 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
@@ -70,7 +71,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                          "lw %[u], %[half](%[y])\n"
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
                          "sll %[v], %[v], %[gs]\n"
-                         SC_GATED
+                         SC_GATED("")
                          SC_LOOP_END(14) "\n"
                          "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(14 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
@@ -122,10 +123,12 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
     /* clang-format off */
+    /* a low sum is loaded behind the gate before */
 #define JOIN_BLOCKS(count)                                                                                   \
-    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4)                                                              \
+    SC_LW_POST("%[a]", "%[low]")                                                                             \
+    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 5)                                                              \
     SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
-    SC_LW_POST("%[a]", "%[low]") SC_LW_POST("%[g]", "%[high]")                                               \
+    SC_LW_POST("%[g]", "%[high]")                                                                            \
     "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
     "lw %[u], 12(%[high])\n"                                                                                 \
     ".insn i 0x0b, 5, %[v], 2(%[r])\n"                                                                       \
@@ -137,9 +140,10 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
     SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
     SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]")
 #define GATE_BLOCKS(count)                                                                                   \
-    SC_GATED                                                                                                 \
+    SC_GATED(SC_LW_POST("%[a]", "%[low]"))                                                                   \
     SC_LOOP_END(count) "\n"                                                                                  \
-    "addi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 4)
+    "lw %[a], 12(%[low])\naddi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n"          \
+    SC_OUTER_LOOP_END(count + 5)
 #define GATED                                                                                                \
     [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
     [v] "=&r"(v), [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b)                                                   \

@@ -97,7 +97,7 @@ class PassSizes:
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
     ``split``: of some tile the cores split blocks.  ``several_on_neureka``: it multiplies segments that have
-    scales with several tokens for the cores."""
+    scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -120,6 +120,7 @@ class PassSizes:
     kv_window: int = 0
     split: bool = False
     several_on_neureka: bool = False
+    gains_behind: bool = False
 
     @property
     def kv_layer_in_l1(self) -> bool:
@@ -136,6 +137,12 @@ class PassSizes:
         layer's, so there has to be one."""
         starts = sum(s.in_layer and s.op.how(s, self.steps) == "SC_SILU" for s in self.steps)
         return starts == 1
+
+    @property
+    def fetches_gains(self) -> bool:
+        """Whether a norm's gains come into L1 while the matrices before it are multiplied: where they are behind
+        it, and a layer has one step that starts the next layer's."""
+        return self.gains_behind and self.starts_next_cache
 
     @property
     def attends(self) -> int:

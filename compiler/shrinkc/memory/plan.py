@@ -22,6 +22,7 @@ from shrinkc.memory.parts import (
     Placement,
     Table,
     align,
+    gains_in_l1,
     tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
@@ -125,6 +126,7 @@ def pass_sizes(
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
+        gains_behind=not gains_in_l1(s),
     )  # fmt: skip
 
 

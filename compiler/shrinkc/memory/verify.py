@@ -107,6 +107,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
+        4 * s.hidden * (2 * s.num_layers + 1) > 8192,
     )  # fmt: skip
 
 
@@ -143,6 +144,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     }
     if states := cores * _head_states(s, plan, cores):
         out["head_state"] = states * skewed(16 + 4 * head)
+    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and sum(m.name.endswith("gate_up") for m in s.matrices):
+        out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
     if _splits(plan, s, cores):

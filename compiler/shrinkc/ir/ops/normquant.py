@@ -76,7 +76,10 @@ class NormQuant(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         """y takes x * gain between the two halves."""
-        yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
+        width = sizes.width(step.inputs[0])
+        yield Use("y", Access.SCRATCH, sizes.words(width))
+        if sizes.fetches_gains:
+            yield Use("gain", Access.AHEAD, 4 * width)
         yield from vector_uses(step, sizes)
 
     @classmethod
