@@ -84,9 +84,7 @@ static inline int kv_whole(void) {
 static SC_L1 sc_dma gain_dma;
 static SC_L1 uint32_t gain_next; /* that core's own */
 
-static void gain_load(void) {
-    gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN]));
-}
+static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
 
 /* Those of a norm, before a barrier. */
 static inline const int32_t *gain_of(uint32_t norm, int core) {

@@ -62,6 +62,12 @@ def test_of_an_engines_scratch() -> None:
     assert "engine" not in lives(make_shape())
 
 
+def test_of_gains_that_are_not_in_l1() -> None:
+    """From pass to pass: heads, and gate and up, start what the next norm reads.  Up to 8 KiB lie in L1."""
+    assert "gain" not in lives(make_shape(hidden=256, layers=3))  # 7 norms
+    assert lives(make_shape(hidden=296, layers=3))["gain"] == ("embed", "next")
+
+
 def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
     options = QuantOptions(bits=4, asymmetric=True)
     found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)

@@ -144,7 +144,9 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     }
     if states := cores * _head_states(s, plan, cores):
         out["head_state"] = states * skewed(16 + 4 * head)
-    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and sum(m.name.endswith("gate_up") for m in s.matrices):
+    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and sum(
+        m.name.endswith("gate_up") for m in s.matrices
+    ):
         out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes

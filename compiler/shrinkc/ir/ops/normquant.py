@@ -11,6 +11,7 @@ import numpy as np
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.ops.op import Op, State, input_types
 from shrinkc.ir.ops.quant import (
+    gain_uses,
     permuted,
     rule_permutation,
     vector_arithmetic,
@@ -78,8 +79,7 @@ class NormQuant(Op):
         """y takes x * gain between the two halves."""
         width = sizes.width(step.inputs[0])
         yield Use("y", Access.SCRATCH, sizes.words(width))
-        if sizes.fetches_gains:
-            yield Use("gain", Access.AHEAD, 4 * width)
+        yield from gain_uses(sizes)
         yield from vector_uses(step, sizes)
 
     @classmethod

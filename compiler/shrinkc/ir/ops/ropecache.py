@@ -13,6 +13,7 @@ from shrinkc.abi import kv_block_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.ops.quant import gain_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
@@ -198,6 +199,7 @@ class RopeCache(Op):
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield from cache_uses(sizes)
+        yield from gain_uses(sizes)  # those of the norm behind attention set out
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:

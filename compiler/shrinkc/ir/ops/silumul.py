@@ -12,6 +12,7 @@ import numpy as np
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.ops.linear import product_arithmetic, product_uses, product_work
 from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.ops.quant import gain_uses
 from shrinkc.ir.ops.ropecache import layer_cache_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.gating import silu_mul
@@ -61,6 +62,7 @@ class SiluMul(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
         yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
+        yield from gain_uses(sizes)  # and so do those of its first norm
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
