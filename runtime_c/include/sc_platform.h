@@ -45,7 +45,7 @@ void sc_barrier(void);                             /* every worker, inside sc_ru
 /* ---- transfers between L1 and the other on-chip memories ---- */
 typedef uint32_t sc_dma;
 /* Starts ext -> l1, any byte alignment, any size > 0; at most one outstanding handle per caller
- * is promised to be cheap, up to six are allowed. */
+ * is promised to be cheap, up to eight are allowed. */
 sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes);
 sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes);
 void sc_dma_wait(sc_dma handle);

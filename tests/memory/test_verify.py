@@ -38,6 +38,7 @@ SHAPES: dict[str, ModelShape] = {
 PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group=20, short_last_group=True)
 )  # what padding makes whole N-EUREKA multiplies too
+DEEP = make_shape(layers=17)  # whose gains are behind L1
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
 CRAMPED = SIRACUSA.with_room(
@@ -54,6 +55,7 @@ def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
                 label = f"{name}, L1 {budget}, {place}"
                 found.append((label, s, t, make_plan(s, t, budget)))
     found.append(("groups that padding makes whole", PADDED, SIRACUSA, make_plan(PADDED, SIRACUSA)))
+    found.append(("gains behind L1", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
     return found
 
 

@@ -144,9 +144,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     }
     if states := cores * _head_states(s, plan, cores):
         out["head_state"] = states * skewed(16 + 4 * head)
-    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and sum(
-        m.name.endswith("gate_up") for m in s.matrices
-    ):
+    mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
+    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and len(mlps) == 1:
         out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes

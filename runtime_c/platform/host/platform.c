@@ -108,7 +108,7 @@ struct transfer {
     uint32_t bytes;
 };
 
-#define MAX_OUTSTANDING 6 /* per caller, as sc_platform.h allows */
+#define MAX_OUTSTANDING 8 /* per caller, as sc_platform.h allows */
 #define MAX_TOGETHER 16   /* the DMA's counters: a 17th start would wait for ever on the SoC */
 #define POISON 0xA5       /* what a destination holds between start and wait */
 
@@ -148,7 +148,7 @@ static sc_dma dma(void *to, const void *from, uint32_t bytes) {
             return i;
         }
     }
-    refuse("more than 6 transfers outstanding");
+    refuse("more than 8 transfers outstanding");
 }
 
 sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) { return dma(l1, ext, bytes); }
