@@ -78,24 +78,6 @@ static inline int kv_whole(void) {
 }
 #endif
 
-#ifdef SC_AT_GAIN
-/* The next norm's gains are on their way while the matrices before it are multiplied: from L2 a core waits for each.
- * The core that has tiles copied starts and awaits them. */
-static SC_L1 sc_dma gain_dma;
-static SC_L1 uint32_t gain_next; /* that core's own */
-
-static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
-
-/* Those of a norm, before a barrier. */
-static inline const int32_t *gain_of(uint32_t norm, int core) {
-    (void)norm;
-    if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(gain_dma);
-    return gain;
-}
-#else
-#define gain_of(norm, core) sc_gains[norm]
-#endif
-
 #if SC_KV_WINDOW > 0
 
 /* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the

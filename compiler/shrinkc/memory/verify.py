@@ -16,6 +16,7 @@ from shrinkc.ir.steps import Access, PassSizes, Step
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_behind import behind_faults, engine_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
+    gains_behind,
     segment_lengths,
     skewed,
     table_bytes,
@@ -107,7 +108,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
-        4 * s.hidden * (2 * s.num_layers + 1) > 8192,
+        gains_behind(s),
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if states := cores * _head_states(s, plan, cores):
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
-    if 4 * s.hidden * (2 * s.num_layers + 1) > 8192 and len(mlps) == 1:
+    if gains_behind(s) and len(mlps) == 1:
         out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes

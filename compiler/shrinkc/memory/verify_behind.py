@@ -10,6 +10,7 @@ from shrinkc.engines import CORES, ENGINES
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_sizes import (
+    gain_bytes,
     layer_cache_bytes,
     segment_lengths,
     table_bytes,
@@ -25,7 +26,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "code and stacks": t.l2_system,
         "layer table": table_bytes(s),
         "input": 4 * (InputWord.TOKENS + s.context),
-        "gains": 4 * s.hidden * (2 * s.num_layers + 1),
+        "gains": gain_bytes(s),
         "permutations": 2 * s.perms,
     }
     if s.biases:

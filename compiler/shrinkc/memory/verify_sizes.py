@@ -30,11 +30,20 @@ def x_blocks(k: int, seg: int) -> int:
     return sum((n + 7) // 8 for n in segment_lengths(k, seg))
 
 
+def gain_bytes(s: ModelShape) -> int:
+    """Of all norms."""
+    return 4 * s.hidden * (2 * s.num_layers + 1)
+
+
+def gains_behind(s: ModelShape) -> bool:
+    """Whether they are not in L1, where up to 8 KiB of them are."""
+    return gain_bytes(s) > 8192
+
+
 def table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, those of functions, and gains of up to 8 KiB."""
+    """Matrix and layer tables in L1, those of functions, and gains where they are there."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
-    gains = 4 * s.hidden * (2 * s.num_layers + 1)
-    gains = (gains + 15) // 16 * 16 if gains <= 8192 else 0
+    gains = 0 if gains_behind(s) else (gain_bytes(s) + 15) // 16 * 16
     matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
     layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
     for step in s.steps:

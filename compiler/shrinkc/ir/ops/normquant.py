@@ -11,7 +11,6 @@ import numpy as np
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.ops.op import Op, State, input_types
 from shrinkc.ir.ops.quant import (
-    gain_uses,
     permuted,
     rule_permutation,
     vector_arithmetic,
@@ -39,6 +38,12 @@ def rule_norm(graph: Graph, op: NormQuant) -> str | None:
     if int(op.gain.min()) == -(1 << 31):
         return "a gain of -2**31"
     return None
+
+
+def gain_uses(sizes: PassSizes) -> Iterable[Use]:
+    """The next norm's gains, of which a step may start the transfer."""
+    if sizes.fetches_gains:
+        yield Use("gain", Access.KEEP, 4 * sizes.hidden)
 
 
 @dataclass
@@ -77,8 +82,7 @@ class NormQuant(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         """y takes x * gain between the two halves."""
-        width = sizes.width(step.inputs[0])
-        yield Use("y", Access.SCRATCH, sizes.words(width))
+        yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
         yield from gain_uses(sizes)
         yield from vector_uses(step, sizes)
 

@@ -35,12 +35,6 @@ def permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
     return x if perm is None else x[:, perm]
 
 
-def gain_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The next norm's gains, of which a step may start the transfer."""
-    if sizes.fetches_gains:
-        yield Use("gain", Access.KEEP, 4 * sizes.hidden)
-
-
 def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
     """What is between the two halves of a quantisation."""
     if x_blocks:

@@ -12,8 +12,8 @@ import numpy as np
 from shrinkc.abi import kv_block_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
+from shrinkc.ir.ops.normquant import gain_uses
 from shrinkc.ir.ops.op import Op, State, input_types
-from shrinkc.ir.ops.quant import gain_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64

@@ -11,8 +11,8 @@ import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.ops.linear import product_arithmetic, product_uses, product_work
+from shrinkc.ir.ops.normquant import gain_uses
 from shrinkc.ir.ops.op import Op, State
-from shrinkc.ir.ops.quant import gain_uses
 from shrinkc.ir.ops.ropecache import layer_cache_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.gating import silu_mul
