@@ -56,8 +56,10 @@ class Stream:
             took = self.take(now)
             dma, flash = dma + took[0], flash + took[1]
             now, count = now + sum(took) + work, count - 1
+            if count <= behind:
+                continue  # too few are left to skip any
             ahead = self._ahead(now)
-            if count > behind and before is not None and _close(ahead, before):
+            if before is not None and _close(ahead, before):
                 skipped, count = count - behind, behind
                 cycles = skipped * (sum(took) + work)
                 self._skip(skipped, cycles)
@@ -84,7 +86,7 @@ class Stream:
             return now
         tile = self._tiles[self._next]
         self._next += 1
-        if tile.fetched:
+        if tile.ahead:
             now = max(now, self._fetched.popleft())
             self._fetch(now)
         self._copied = now + tile.bytes / self._dma

@@ -187,27 +187,28 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     out: dict[str, Placement] = {}
     owners, placed = dict(s.shared), 0
     usual = sorted(s.matrices, key=lambda m: m.engine == CORES)
+    levels = {
+        name: [v for v in engine_named(name).levels or room if v in room]
+        for name in {m.engine for m in usual}
+    }
     near = _near(s.head, asked, room, at)
     for m in _spread(usual, owners, room, at) if asked.spread else usual:
         if owners.get(m.name) in out:
             out[m.name] = replace(out[owners[m.name]], name=m.name)
             continue
-        start = {
-            v: align(at[v], m.store.align)
-            for v in engine_named(m.engine).levels or room
-            if v in room
-        }
-        blocks = tile_blocks(m, asked.tile) if m.engine == CORES else m.blocks
-        level = next((v for v in start if start[v] + m.bytes <= room[v]), None)
-        if level is None:
+        for level in levels[m.engine]:
+            start = align(at[level], m.store.align)
+            if start + m.bytes <= room[level]:
+                break
+        else:
             continue
-        p = Placement(
-            m.name, level, start[level], m.bytes, m.block_bytes, m.blocks, blocks, m.engine
-        )
         if near is not None and m.name == s.head.name:
-            p = replace(near, level=level, offset=start[level])
+            p = replace(near, level=level, offset=start)
+        else:
+            blocks = tile_blocks(m, asked.tile) if m.engine == CORES else m.blocks
+            p = Placement(m.name, level, start, m.bytes, m.block_bytes, m.blocks, blocks, m.engine)
         out[m.name] = p
-        at[level] = start[level] + align(m.bytes - p.near_bytes)
+        at[level] = start + align(m.bytes - p.near_bytes)
         placed += align(m.bytes)
     # nobody is told: whoever asks has another plan
     if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):

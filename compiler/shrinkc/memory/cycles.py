@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from shrinkc.costs import Arithmetic, CostTable, Cycles, Work
 from shrinkc.costs.stream import Stream, Tile
@@ -93,6 +94,20 @@ class PassCost:
         return replace(self, steps=tuple(map(without, self.steps)))
 
 
+_Cut = tuple[tuple[int, ...], tuple[Tile, ...]]
+"""Row blocks of each tile, and the tiles."""
+
+
+class _Taken(NamedTuple):
+    """What a step of a layer takes in every pass: its matrix, row blocks of each of its tiles, all tiles, and a
+    number that steps have in common which are alike."""
+
+    matrix: MatrixShape | None
+    blocks: tuple[int, ...]
+    tiles: tuple[Tile, ...]
+    kind: int
+
+
 @dataclass
 class Passes:
     """The passes that a plan makes.  Steps are worked out once for all layers that are alike."""
@@ -104,7 +119,10 @@ class Passes:
     _placed: dict[str, Placement] = field(init=False, repr=False)
     _matrices: list[dict[str, MatrixShape]] = field(init=False, repr=False)
     _slots: dict[str, str] = field(init=False, repr=False)  # of every step
-    _tiles_of: dict[str, tuple[tuple[int, ...], tuple[Tile, ...]]] = field(init=False, repr=False)
+    _tiles_of: dict[tuple[object, ...], _Cut] = field(init=False, repr=False)
+    _taken: dict[tuple[str, int | None], _Taken] = field(init=False, repr=False)
+    _kinds: dict[tuple[object, ...], int] = field(init=False, repr=False)
+    _pairs: dict[tuple[int, int], tuple[Tile, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sizes = planned_sizes(self.shape, self.target, self.plan)
@@ -113,7 +131,7 @@ class Passes:
             {m.name.split(".", 1)[-1]: m for m in layer} for layer in self.shape.layers
         ]
         self._slots = {step.name: slot_of(step, self._sizes.steps) for step in self._sizes.steps}
-        self._tiles_of = {}
+        self._tiles_of, self._taken, self._kinds, self._pairs = {}, {}, {}, {}
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
@@ -121,7 +139,7 @@ class Passes:
         begin, end = loop_of(self._sizes.steps)
         attends, final = self._sizes.attends, self.shape.num_layers - 1
         every = list(enumerate(self._sizes.steps))
-        known: dict[tuple[object, ...], tuple[Work, Arithmetic]] = {}
+        known: dict[tuple[int, int], tuple[Work, Arithmetic]] = {}
 
         def one(at: int, step: Step, layer: int | None) -> StepWork:
             beyond = at > end or (layer == final and at >= attends)
@@ -150,35 +168,52 @@ class Passes:
         layer: int | None,
         tokens: int,
         position: int,
-        known: dict[tuple[object, ...], tuple[Work, Arithmetic]],
+        known: dict[tuple[int, int], tuple[Work, Arithmetic]],
     ) -> StepWork:
+        taken = self._taken.get((step.name, layer))
+        if taken is None:
+            taken = self._taken[step.name, layer] = self._takes(step, layer)
+        matrix, blocks, tiles, kind = taken
+        key = (kind, tokens)
+        if key not in known:
+            table = self.shape.embedding or self.shape.head
+            outside = _outside(self._placed[table.name])
+            turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
+            known[key] = step.op.work(step, turn), step.op.arithmetic(step, turn)
+        work, arithmetic = known[key]
+        return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
+
+    def _takes(self, step: Step, layer: int | None) -> _Taken:
         slot = self._slots[step.name]
         matrix = self.shape.head if slot == "head" else None
         if layer is not None and slot:
             matrix = self._matrices[layer][slot]
-        table = self.shape.embedding or self.shape.head
         tiles: tuple[Tile, ...] = ()
         blocks: tuple[int, ...] = ()
         if step.matrix is not None and matrix is not None:
             blocks, tiles = self._tiles(matrix.name)
-        key = (step.name, None if matrix is None else matrix.kind, blocks, tokens)
-        if key not in known:
-            outside = _outside(self._placed[table.name])
-            turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
-            known[key] = step.op.work(step, turn), step.op.arithmetic(step, turn)
-        if matrix is not None and matrix.rank and step.matrix is not None:
-            tiles = (*self._tiles(f"{matrix.name}.a")[1], *tiles)
-        work, arithmetic = known[key]
-        return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
+            if matrix.rank:
+                tiles = self._together(self._tiles(f"{matrix.name}.a")[1], tiles)
+        key = (step.name, None if matrix is None else matrix.kind, blocks)
+        return _Taken(matrix, blocks, tiles, self._kinds.setdefault(key, len(self._kinds)))
 
-    def _tiles(self, matrix: str) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+    def _together(self, first: tuple[Tile, ...], then: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        """One after the other; of the same two always the same."""
+        key = id(first), id(then)  # both are kept
+        if key not in self._pairs:
+            self._pairs[key] = (*first, *then)
+        return self._pairs[key]
+
+    def _tiles(self, matrix: str) -> _Cut:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
-        if matrix not in self._tiles_of:
-            self._tiles_of[matrix] = _cut(self._placed[matrix], self.plan.stages)
-        return self._tiles_of[matrix]
+        p = self._placed[matrix]
+        alike = p.engine, p.level, p.blocks, p.block_bytes, p.tile_blocks, p.every
+        if alike not in self._tiles_of:
+            self._tiles_of[alike] = _cut(p, self.plan.stages)
+        return self._tiles_of[alike]
 
 
-def _cut(p: Placement, stages: int) -> tuple[tuple[int, ...], tuple[Tile, ...]]:
+def _cut(p: Placement, stages: int) -> _Cut:
     if p.engine != CORES:
         return (), ()
     whole, rest = divmod(p.blocks, p.tile_blocks)
@@ -202,15 +237,26 @@ def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:
     return PassCost(tuple(out), tuple(unknown))
 
 
-def _runs(tiles: Sequence[Tile]) -> list[tuple[Tile, int]]:
-    """Tiles, and how many that are equal follow each other."""
-    return [(tile, len(list(run))) for tile, run in itertools.groupby(tiles)]
+class _Runs(NamedTuple):
+    """Tiles, and how many that are equal follow each other; bytes of all, and of those from flash."""
+
+    runs: list[tuple[Tile, int]]
+    bytes: int
+    fetched: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> _Runs:
+        runs = [(tile, len(list(run))) for tile, run in itertools.groupby(tiles)]
+        fetched = sum(tile.bytes * count for tile, count in runs if tile.fetched)
+        return cls(runs, sum(tile.bytes * count for tile, count in runs), fetched)
 
 
 def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> list[StepCost]:
     stream: Stream | None = None
     now, out = 0.0, list[StepCost]()
-    known: dict[tuple[str, int], Cycles] = {}  # steps that are alike have one work
+    # steps that are alike have one work, and matrices that are have the same tiles
+    known: dict[tuple[str, int], Cycles] = {}
+    cut: dict[int, _Runs] = {}
     for step in steps:
         if stream is None and step.layer is not None:
             stream = Stream([t for s in steps for t in s.tiles], table.dma, table.flash, now)
@@ -227,8 +273,10 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
         fetch = step.work.fetched / table.flash
         waits = {DMA: max(0.0, step.work.moved / table.dma - works), FLASH: fetch}
         begin, now = now, now + sum(waits.values())
-        whole = sum(t.bytes for t in step.tiles)
-        for tile, count in _runs(step.tiles):
+        if id(step.tiles) not in cut:
+            cut[id(step.tiles)] = _Runs.of(step.tiles)
+        runs, whole, fetched = cut[id(step.tiles)]
+        for tile, count in runs:
             assert stream is not None
             each = works * tile.bytes / whole
             took = stream.take_equal(now, count, each)
@@ -237,7 +285,6 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
             now += sum(took) + count * each
         if not step.tiles:
             now += works
-        fetched = sum(t.bytes for t in step.tiles if t.fetched)
         busy = {CORES: takes.cores, **takes.others, DMA: (whole + step.work.moved) / table.dma}
         busy[FLASH] = fetch + fetched / table.flash
         out.append(StepCost(step.layer, step.name, now - begin, busy, waits))

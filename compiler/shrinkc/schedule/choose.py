@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 
-from shrinkc.engines import CORES, ON_CORES, Choices, choose, engine_named
+from shrinkc.engines import CORES, ON_CORES, Choices, Engine, MatrixSpec, choose, engine_named
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import equal_matrices, matrix_specs
@@ -31,8 +33,18 @@ def choose_engines(
     layers, head, _ = matrix_specs(config, options, ranks, formats)
     return choose(
         [spec for specs in layers for spec in specs] + [head],
-        [engine_named(name) for name in target.engines],
+        [_asked_once(engine_named(name)) for name in target.engines],
         {v.name: v.bytes for v in target.on_chip if v.name != "l2"},
         dict(equal_matrices(layers, repeats)),
         barred,
     )
+
+
+def _asked_once(engine: Engine) -> Engine:
+    """The same, which works out cycles once for matrices of one slot that are alike in all layers."""
+    known = cache(engine.cycles)
+
+    def cycles(spec: MatrixSpec, tokens: int) -> int:
+        return known(replace(spec, name=spec.name.rsplit(".", 1)[-1]), tokens)
+
+    return replace(engine, cycles=cycles)

@@ -131,7 +131,7 @@ class MatrixShape:
         whole = words % PRODUCT_WORDS == 0 and self.seg_words(self.last) % PRODUCT_WORDS == 0
         return words if self.grouped and not self.wide and whole else 0
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         return -(-self.rows // self.store.rows)
 
