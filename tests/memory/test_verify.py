@@ -467,6 +467,7 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
         "shrinkc.ir.steps.Access",
         "shrinkc.ir.steps.PassSizes",
         "shrinkc.ir.steps.Step",
+        "shrinkc.ir.steps.Use",
         "shrinkc.memory.parts.Placement",
         "shrinkc.memory.plan.Plan",
         "shrinkc.schedule.shapes.ModelShape",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from shrinkc.abi import EXP2_STEPS_BYTES
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
-from shrinkc.ir.steps import Access, PassSizes, Step
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_behind import behind_faults, engine_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
@@ -27,8 +27,8 @@ from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import Target
 
-READS = {Access.READ, Access.UPDATE, Access.AHEAD, Access.KEEP}
-WRITES = {Access.WRITE, Access.UPDATE, Access.KEEP}
+READS = (Access.READ, Access.UPDATE, Access.AHEAD, Access.KEEP)
+WRITES = (Access.WRITE, Access.UPDATE, Access.KEEP)
 
 
 def _slots(matrices: list[MatrixShape]) -> list[list[MatrixShape]]:
@@ -187,7 +187,10 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     return out
 
 
-def _walk(s: ModelShape) -> list[tuple[int, Step, tuple[str, ...]]]:
+_Walk = list[tuple[int, Step, tuple[str, ...]]]
+
+
+def _walk(s: ModelShape) -> _Walk:
     """The steps of a pass of three layers one by one: index, step, and the inputs it has there: the first
     layer's from before the loop are the layer before's last result in the others."""
     steps = list(enumerate(s.steps))
@@ -202,36 +205,35 @@ def _walk(s: ModelShape) -> list[tuple[int, Step, tuple[str, ...]]]:
     return [*before, *((at, step, step.inputs) for at, step in layer), *again, *again, *after]
 
 
-def _in_use(sizes: PassSizes, s: ModelShape) -> dict[str, set[int]]:
+def _in_use(walk: _Walk, uses: list[list[Use]]) -> dict[str, set[int]]:
     """Buffer -> the steps during which it holds something that is still needed, or is worked in."""
-    walk = _walk(s)
+    steps = [at for at, _, _ in walk]
     found: dict[str, set[int]] = {}
     since: dict[str, int] = {}  # buffer -> where in the walk it was last written
-    for here, (at, step, _) in enumerate(walk):
-        uses = list(step.op.uses(step, sizes))
-        for use in uses:
+    for here, at in enumerate(steps):
+        for use in uses[at]:
             live = found.setdefault(use.buffer, set())
             live.add(at)
             if use.access is Access.KEEP:
-                live.update(range(len(s.steps)))
+                live.update(range(len(uses)))
             if use.access in READS:
                 begin = 0 if use.access is Access.AHEAD else since.get(use.buffer, 0)
-                live.update(walk[i][0] for i in range(begin, here + 1))
-        since.update({use.buffer: here for use in uses if use.access in WRITES})
+                live.update(steps[begin : here + 1])
+        since.update({use.buffer: here for use in uses[at] if use.access in WRITES})
     return found
 
 
-def _misread(sizes: PassSizes, s: ModelShape) -> Iterator[str]:
+def _misread(sizes: PassSizes, walk: _Walk, uses: list[list[Use]]) -> Iterator[str]:
     """Every step that reads a buffer in which something else is by then."""
     holds: dict[str, str] = {}
-    for _, step, inputs in _walk(s):
+    for number, step, inputs in walk:
         for value in inputs:
             if value == "token" or (value == "logits" and not sizes.logits_in_l1):
                 continue
             at = sizes.buffer(value)
             if holds.get(at) != value:
                 yield f"{step.name}: reads {value} from {at}, which holds {holds.get(at, 'nothing')}"
-        for use in step.op.uses(step, sizes):
+        for use in uses[number]:
             if use.access is Access.SCRATCH:
                 if use.buffer in {sizes.buffer(value) for value in inputs if value != "token"}:
                     yield f"{step.name}: works in {use.buffer}, which it reads"
@@ -272,12 +274,13 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         yield "kv_layer: nothing brings a layer's cache there"
     if plan.kv_window_blocks and plan.kv_tile_blocks > plan.kv_window_blocks:
         yield f"kv_layer: pieces of {plan.kv_tile_blocks} blocks of {plan.kv_window_blocks}"
-    yield from _misread(sizes, s)
+    walk, uses = _walk(s), [list(step.op.uses(step, sizes)) for step in s.steps]
+    yield from _misread(sizes, walk, uses)
     need = _bytes(plan, s, t)
-    for step in s.steps:
-        for use in step.op.uses(step, sizes):
+    for of_step in uses:
+        for use in of_step:
             need[use.buffer] = max(need.get(use.buffer, 0), use.bytes)
-    in_use = _in_use(sizes, s)
+    in_use = _in_use(walk, uses)
     for name, size in need.items():
         if name not in have:
             yield f"{name}: no buffer for {size} bytes"

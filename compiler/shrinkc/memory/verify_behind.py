@@ -135,12 +135,13 @@ def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 def _pieces(p: Placement) -> list[tuple[str, int, int]]:
     """Memory, offset and bytes of what lies together of a matrix."""
+    if not p.every:
+        return [(p.level, p.offset, p.bytes)]
     near = 0
     for tile, at in enumerate(range(0, p.blocks, max(1, p.tile_blocks))):
-        if p.every and tile % p.every == 0:
+        if tile % p.every == 0:
             near += min(p.tile_blocks, p.blocks - at) * p.block_bytes
-    rest = (p.level, p.offset, p.bytes - near)
-    return [rest, (p.near, p.near_offset, near)] if p.every else [rest]
+    return [(p.level, p.offset, p.bytes - near), (p.near, p.near_offset, near)]
 
 
 def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:

@@ -11,9 +11,7 @@ from shrinkc.schedule.shapes import ModelShape
 
 def skewed(size: int) -> int:
     """Per-core structures end 12 bytes behind a multiple of 64: neighbours meet other L1 banks."""
-    while size % 64 != 12:
-        size += 1
-    return size
+    return size + (12 - size) % 64
 
 
 def segment_lengths(k: int, seg: int) -> list[int]:
