@@ -6,6 +6,7 @@ a step runs, all of the arena is poisoned but the buffers of its uses.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import pytest
 
 from shrinkc.abi import Trace
-from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.ir.steps import PassSizes
 from shrinkc.memory.plan import planned_sizes
@@ -24,7 +24,7 @@ from shrinkc.simulate import run_program
 from shrinkc.simulate.proof import Request, compare, parse, reference
 from shrinkc.targets import KIB, SIRACUSA
 
-from .programs import ENV, Program, add_adapters, compile_graph, need, shape_of
+from .programs import ENV, Program, add_adapters, compile_graph, need, shape_of, smallest_l1
 
 # to the end of the context, where the cache has outgrown any part of it that is in L1
 REQUEST = Request((1, 5, 9, 100, 7, 2, 44, 12, 3, 80, 6), 53, ignore_eos=True)
@@ -112,13 +112,13 @@ KINDS: dict[str, Callable[[PassSizes], bool]] = {
 
 
 def budget_with(shape: ModelShape, kind: Callable[[PassSizes], bool]) -> int:
-    """All of L1 or the most up to 64 KiB for which a plan is of that kind."""
-    for budget in (SIRACUSA.l1, *range(64 * KIB, 0, -64)):
-        try:
-            plan = make_plan(shape, SIRACUSA, budget)
-        except DoesNotFit:
-            break
-        if kind(planned_sizes(shape, SIRACUSA, plan)):
+    """One for which a plan is of that kind: all of L1, the least, or one up to 64 KiB, in large steps first."""
+    least = smallest_l1(shape)
+    steps = itertools.chain.from_iterable(
+        range(64 * KIB, least, -n) for n in (4 * KIB, KIB, 256, 64)
+    )
+    for budget in dict.fromkeys((SIRACUSA.l1, least, *steps)):
+        if kind(planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA, budget))):
             return budget
     raise AssertionError("no budget makes such a plan")
 
