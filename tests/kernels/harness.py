@@ -105,18 +105,22 @@ class Harness:
         self.program = folder / "harness"
         runtime = resource("runtime_c")
         kernels = sorted(f for f in (runtime / "src").glob("*.c") if f.name not in ENGINE)
-        command = [
-            "cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
-            "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+        cc = ["cc", "-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined"]
+        options = [
+            "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all",
             *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0"] if config.engines else []),
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
-            f"-I{folder / 'out' / 'src'}", f"-I{runtime / 'include'}",
-            f"-I{runtime / 'platform' / 'host'}",
-            str(Path(__file__).with_name("harness.c")), *map(str, kernels),
-            "-o", str(self.program),
+            "-I.", f"-I{runtime / 'include'}", f"-I{runtime / 'platform' / 'host'}",
         ]  # fmt: skip
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr[-3000:]
+        # file by file, and where the headers are: so ccache has what another process or model compiled
+        sources = [Path(__file__).with_name("harness.c"), *kernels]
+        commands = [[*cc, *options, "-c", str(f), "-o", f"{f.stem}.o"] for f in sources]
+        commands.append([*cc, *(f"{f.stem}.o" for f in sources), "-o", str(self.program)])
+        for command in commands:
+            built = subprocess.run(
+                command, cwd=formats.parent, capture_output=True, text=True, check=False
+            )
+            assert built.returncode == 0, built.stderr[-3000:]
 
     def run(self, commands: list[tuple[int, np.ndarray]]) -> list[np.ndarray]:
         """int32 results of {operation, payload int32} commands, all in one process."""
