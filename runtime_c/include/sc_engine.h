@@ -146,6 +146,7 @@ uint32_t sc_observed(uint32_t trace); /* the ops that these sc_trace flags are a
 /* All cores: a layer's hash, the logits, or an op's output, as the input asked for; SC_LAYERS stands for
  * an op outside the layers. */
 void sc_observe(enum sc_op op, uint32_t layer, int core);
+void sc_put_hashes(void); /* controller, behind a pass: those of its layers, if they were asked for */
 #ifdef SC_PROFILE
 #define SC_CONTROLLER SC_CORES   /* as a core */
 void sc_profile_start(int core); /* what the core does from here on is the next op's */

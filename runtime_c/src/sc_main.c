@@ -80,6 +80,7 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
         sc_run_workers(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();
+        sc_put_hashes();
         sc_now.untimed += sc_time() - start;
 #if SC_ALL_LOGITS
         if (sc_now.trace & SC_TRACE_LOGITS) sc_write((const char *)sc_all_logits, chunk * SC_VOCAB * 4u);

@@ -13,19 +13,25 @@ static uint32_t hash(const int32_t *v, uint32_t n) {
     return h;
 }
 
-static void put_hashes(uint32_t layer) {
-    for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++) {
-        sc_puts(SC_LINE_HASH " ");
-        sc_put_uint(sc_now.position + t);
-        sc_puts(" ");
-        sc_put_uint(layer);
-        sc_puts(" ");
-        sc_put_hex(hash(x[t], SC_HIDDEN), 8);
-        sc_puts("\n");
+/* Of a pass, printed behind it: between layers that would drive out of the instruction cache what the next one needs. */
+static SC_L2 uint32_t hashes[SC_LAYERS][SC_CHUNK];
+
+void sc_put_hashes(void) {
+    if (!(sc_now.observed >> SC_LAYER_LAST & 1)) return;
+    for (uint32_t layer = 0; layer < SC_LAYERS; layer++) {
+        for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++) {
+            sc_puts(SC_LINE_HASH " ");
+            sc_put_uint(sc_now.position + t);
+            sc_puts(" ");
+            sc_put_uint(layer);
+            sc_puts(" ");
+            sc_put_hex(hashes[layer][t], 8);
+            sc_puts("\n");
+        }
     }
 }
 
-static void put_logits(uint32_t position, const int32_t *logits) {
+static void put_row(uint32_t position, const int32_t *logits) {
     char tag[16] = SC_LINE_LOGITS " ", digits[11];
     uint32_t v = position;
     int i = 10, at = sizeof SC_LINE_LOGITS;
@@ -78,8 +84,11 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader)
     dump_bytes(op, v->q, 0, reader->in.words * 4u);
 }
 
-static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
-    if (op < SC_LAYER_FIRST || op > SC_LAYER_LAST) return; /* the others are no layer's */
+static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
+    const sc_layer *const l = &sc_layers[layer];
+    const uint32_t t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
+    if (t >= sc_now.tokens || op < SC_LAYER_FIRST || op > SC_LAYER_LAST)
+        return; /* the others are no layer's */
     const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
     if (s->form == SC_VECTOR)
@@ -88,6 +97,12 @@ static void dump(enum sc_op op, const sc_layer *l, uint32_t t) {
         dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
     else
         dump_words(name, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, s->count);
+}
+
+static __attribute__((noinline)) void put_logits(void) {
+    const sc_window *w = &sc_now.window;
+    for (uint32_t i = 0; i < w->tokens; i++)
+        put_row(sc_now.position + sc_now.tokens - w->tokens + i, sc_logits + i * w->stride);
 }
 
 uint32_t sc_observed(uint32_t trace) {
@@ -99,13 +114,11 @@ void sc_observe(enum sc_op op, uint32_t layer, int core) {
     uint32_t took = 0;
     sc_barrier();
     if (core == 0) {
-        uint32_t start = sc_time(), t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
-        if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer && t < sc_now.tokens)
-            dump(op, &sc_layers[layer], t);
-        if (op == SC_LAYER_LAST) put_hashes(layer);
-        const sc_window *w = &sc_now.window;
-        for (uint32_t i = 0; op == SC_OP_LOGITS && i < w->tokens; i++)
-            put_logits(sc_now.position + sc_now.tokens - w->tokens + i, sc_logits + i * w->stride);
+        const uint32_t start = sc_time();
+        if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0) && layer == sc_now.dump_layer) dump(op, layer);
+        for (uint32_t t = sc_first_wanted(layer); op == SC_LAYER_LAST && t < sc_now.tokens; t++)
+            hashes[layer][t] = hash(x[t], SC_HIDDEN);
+        if (op == SC_OP_LOGITS) put_logits();
         took = sc_time() - start;
         sc_now.untimed += took;
     }
