@@ -65,6 +65,34 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
 }
 
 #if SC_XPULP
+/* The weights themselves as 8 bit, of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and to 8 rows
+ * of `row` words. */
+SC_INLINE void sc_widen_flat_w4(int32_t *to, uint32_t row, const uint8_t *w, uint32_t apart,
+                                uint32_t blocks) {
+    int32_t v, lo, u, un;
+    /* clang-format off */
+    __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[n]", 12 + 2)
+                     SC_INNER_LOOP_BEGIN("%[four]", 12)
+                     SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")
+                     "slli %[lo], %[v], 4\n"
+                     SC_SRA_BYTES("%[v]", "%[v]", "%[m]")
+                     SC_SRA_BYTES("%[lo]", "%[lo]", "%[m]")
+                     "slli %[un], %[u], 4\n"
+                     "sw %[v], 4(%[to])\n"
+                     ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"
+                     SC_SRA_BYTES("%[u]", "%[u]", "%[m]")
+                     SC_SRA_BYTES("%[un]", "%[un]", "%[m]")
+                     "sw %[u], 4(%[to])\n"
+                     ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n"
+                     SC_LOOP_END(12) "\n"
+                     "add %[w], %[w], %[apart]\n" SC_OUTER_LOOP_END(12 + 2)
+                     : [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
+                     : [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(4), [step] "r"(4 * row),
+                       [apart] "r"(apart - 4 * SC_ROWS)
+                     : "memory");
+    /* clang-format on */
+}
+
 /* sc_widen_w4() of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and `to` as many rows as
  * 8 times `skip` says.  51 instructions each. */
 #define SC_W4_COLUMN 1

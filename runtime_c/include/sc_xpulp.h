@@ -141,6 +141,8 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 #define SC_PACK(rd, high, low) ".insn r 0x57, 0, 0x68, " rd ", " high ", " low "\n"
 #define SC_ADD_HALVES(rd, a, b) ".insn r 0x57, 0, 0x00, " rd ", " a ", " b "\n"
 #define SC_SHUFFLE(rd, rs, order) ".insn r 0x57, 1, 0x64, " rd ", " rs ", " order "\n"
+/* bytes of rs, with their signs, shifted right by the lower bits of rn */
+#define SC_SRA_BYTES(rd, rs, rn) ".insn r 0x57, 5, 0x24, " rd ", " rs ", " rn "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
 #define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from end_to_end.programs import add_adapters, compile_graph, compile_model, need
@@ -15,11 +16,13 @@ from end_to_end.shapes import build, draw, float_model
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import build_program
-from shrinkc.codegen.formats import MOST, formats_header
+from shrinkc.codegen.formats import MOST, c_format, flat_format, formats_header
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import load_hf
+from shrinkc.ir.linear import QLinear
 from shrinkc.memory.parts import kv_shape
 from shrinkc.memory.planner import make_plan
+from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS, ZERO_BITS
 from shrinkc.targets import KIB, SIRACUSA
 
@@ -45,22 +48,54 @@ def test_so_many_formats_share_their_code() -> None:
         assert len(macro(formats_header(ALL[:count], WIDTHS, "x"), "SC_EACH_FORMAT")) == listed
 
 
+def grouped(name: str, rows: int, drop: int, b: int | None = None) -> QLinear:
+    """A 4-bit matrix of one group of 32 inputs."""
+    return QLinear(
+        name, bits=4, group=32, seg=32, q=np.ones((rows, 32), np.int8), d=np.ones((rows, 1), np.uint8),
+        b=None if b is None else np.full((rows, 1), b, np.int16), r=np.ones(rows, np.uint16),
+        drop=drop, shift=0, cmax=255, frac=0, pad=0, row_scale=np.ones(rows),
+    )  # fmt: skip
+
+
+def test_flat_sums_have_one_format() -> None:
+    """That of the most weights that can: rounded, with offsets whose negatives have 16 bits, beside few formats."""
+    plain, some = grouped("plain", 8, 3), grouped("some", 24, 3, -32767)
+    exact, least = grouped("exact", 99, 0), grouped("least", 8, 3, -32768)
+    formats = {c_format(w) for w in (plain, some)}
+    assert formats == {"4 | SC_FMT_GROUPED", "4 | SC_FMT_GROUPED | SC_FMT_ASYM"}
+    assert flat_format([plain, some, exact], formats) == (c_format(some), [some])
+    assert flat_format([plain, exact], formats) == (c_format(plain), [plain])
+    for candidates, among in (
+        ([exact], formats),
+        ([], formats),
+        ([some, least], formats),
+        ([plain], ALL),
+    ):
+        assert flat_format(candidates, among) == ("", [])
+
+
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -> None:
     """All at once, and the few with the largest code, beside a side path; the linker script refuses more."""
     need("qemu")  # its compiler
-    write_tiny_llama(tmp_path / "model")
+    write_tiny_llama(tmp_path / "model", hidden=64, intermediate=96)
     model = load_hf(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
-    program = compile_model(model, tmp_path / "out", context=16)
+    program = compile_model(model, tmp_path / "out", QuantOptions(bits=4, group=32), context=16)
     points = [f"{ASYM} | SC_FMT_ZEROS" if bits <= ZERO_BITS else ASYM for bits in WIDTHS]
     kinds = ([ASYM] * len(WIDTHS), points)
     largest = [[f"{b}{kind}" for b, kind in zip(WIDTHS, each, strict=True)] for each in kinds]
     lists = [ALL, *(list(some) for each in largest for some in combinations(each, MOST))]
     assert len(lists) > 2
+    model_h = program.out / "src" / "model.h"
+    some = model_h.read_text().replace("#define SC_FLAT_ALL 1", "#define SC_FLAT_ALL 0")
+    assert "#define SC_SEVERAL_ON_NEUREKA 1" in some and "#define SC_FLAT_ALL 0" in some
     for formats in lists:
         header = formats_header([*formats], WIDTHS, "x")
         (program.out / "src" / "formats.h").write_text(header)
+        flat = [name for name in formats if name.startswith("4 |") and len(formats) <= MOST]
+        define = f"#define SC_FLAT_FORMAT ({flat[0]})" if flat else ""
+        model_h.write_text(re.sub("#define SC_FLAT_FORMAT .*", define, some))
         build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": profile})
 
 

@@ -50,6 +50,12 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
         {},
         "",
     ),
+    "w4-no-offsets": (
+        {"hidden": 128, "intermediate": 224, "heads": 4, "kv_heads": 2, "head_dim": 32},
+        QuantOptions(bits=4, group=32),
+        {},
+        "",
+    ),
     "w3-zero-points-one-segment": (
         {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 2, "head_dim": 16},
         Format(3, 96, "integer"),

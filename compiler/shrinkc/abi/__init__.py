@@ -5,6 +5,8 @@
 
 from shrinkc.abi.contract import (
     EXP2_STEPS_BYTES,
+    FLAT_BITS,
+    FLAT_WORDS,
     HASH_MULTIPLIER,
     INPUT_MAGIC,
     LOOKUP_MAX,
@@ -39,6 +41,8 @@ from shrinkc.abi.contract import (
 
 __all__ = [
     "EXP2_STEPS_BYTES",
+    "FLAT_BITS",
+    "FLAT_WORDS",
     "HASH_MULTIPLIER",
     "INPUT_MAGIC",
     "LOOKUP_MAX",

@@ -15,6 +15,8 @@ ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never 
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
 PRODUCT_PAIR_WORDS = 16  # of a segment up to which two of them are added up at a time
+FLAT_BITS = 4  # of weights that make sums of 16 bits,
+FLAT_WORDS = 8  # in segments of so many words
 SPLIT_WORDS = 192  # words of a row from which on cores split a block, where a tile has few
 SPLIT_SEGMENTS = 8  # and segments, where it has scales for them: there are no parts of one
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
@@ -168,9 +170,9 @@ def shared_product_bytes(tokens: int, words: int) -> int:
     """Of what N-EUREKA multiplies with several tokens, in segments of that many words: two steps' rows and their
     sums, and what becomes of those (sc_products.c)."""
     pixels = -(-ROW_BLOCK * PRODUCT_BLOCKS // 6) * 6
-    pitch = tokens | 1
-    steps = 8 * product_step(words) * pixels * (words + pitch)
-    return steps + 4 * ROW_BLOCK * PRODUCT_BLOCKS * pitch
+    step = product_step(words)
+    steps = 8 * pixels * (step * words + (step * tokens | 1))
+    return steps + 4 * ROW_BLOCK * PRODUCT_BLOCKS * (tokens | 1)
 
 
 def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from shrinkc.abi import (
     input_words,
     kv_block_bytes,
 )
-from shrinkc.codegen.formats import c_format, formats_header
+from shrinkc.codegen.formats import c_format, flat_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
@@ -101,6 +101,11 @@ def _c_matrix(
         b=b,
         engine=w.engine,
     )
+
+
+def _in_products(shape: MatrixShape) -> bool:
+    """Whether N-EUREKA can multiply it with several tokens, segment by segment."""
+    return shape.engine == CORES and shape.product_words > 0 and shape.name != "embedding"
 
 
 def _of_type(graph: Graph, kind: type[T], layer: int | None = None) -> list[T]:
@@ -254,6 +259,8 @@ def emit(
     dotted = on_cores or [w for _, w, _ in stored]  # the kernels are compiled for some format
     formats = {c_format(w) for w in dotted}
     widths = {w.bits for w in dotted} | {m.bits for m in side_shapes}
+    products = [w for name, w, _ in stored if _in_products(shapes[name])]
+    flat, flat_ones = flat_format([w for w in products if shapes[w.name].flat], formats)
     sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape)
     held = buffer_bytes(sizes)
     values = {
@@ -301,6 +308,8 @@ def emit(
         "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         "split": sizes.split,
         "several_on_neureka": sizes.several_on_neureka and "products" in held,
+        "flat": flat,
+        "flat_all": len(flat_ones) == len(products),
         "logit_tokens": sizes.logit_tokens,
         "near": next((p for p in plan.placements if p.every), None),
         "input_words": input_words(graph.context),

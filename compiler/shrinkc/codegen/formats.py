@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from shrinkc.ir.linear import QLinear
 from shrinkc.storage import format_of
 
 MOST = 4  # formats with code of their own, each up to 1.2 KB of the 32 KB for hot code (link.ld)
+
+B_MAX = (1 << 15) - 1  # of an offset that is negated in 16 bits
 
 _ONE_BY_ONE = "8 | SC_FMT_Q16"  # for several tokens sc_matrix_tile is as good: sc_for_several()
 
@@ -21,6 +24,26 @@ def c_format(w: QLinear) -> str:
         ("SC_FMT_Q16", w.x_bits > 0),
     )
     return " | ".join([str(w.bits), *(name for name, on in flags if on)])
+
+
+def flat_format(
+    candidates: Sequence[QLinear], formats: Collection[str]
+) -> tuple[str, list[QLinear]]:
+    """The format that has code of its own for segments' sums of 16 bits, or "", and the matrices that it runs.
+
+    ``candidates``: matrices all of whose segments have such sums (MatrixShape.flat); ``formats``: all that are
+    compiled.  What is not folded must be rounded all the same, and offsets must have a negative in 16 bits.  It is
+    one format, of the most weights, and only beside few others, for the place that hot code has.
+    """
+    able = [w for w in candidates if w.drop > 0]
+    least = min((int(w.b.min()) for w in able if w.b is not None), default=0)
+    if not able or len(formats) > MOST or least < -B_MAX:
+        return "", []
+    weights: Counter[str] = Counter()
+    for w in able:
+        weights[c_format(w)] += w.q.size
+    name = max(weights, key=lambda each: (weights[each], each))
+    return name, [w for w in able if c_format(w) == name]
 
 
 def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) -> str:

@@ -56,12 +56,13 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
 def _shared_products(m: MatrixShape, chunk: int) -> int:
     """Of a matrix whose segments have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
     rows, in whole sixes, of one segment, or of two that have 64 inputs at most, and the words that sums are added
-    to.  An odd number of sums for every row."""
+    to.  An odd number of sums for every row, of all its segments, and of words for each of a pair."""
     words = {vector_words(n, n, m.bits, m.pad) for n in segment_lengths(m.k, m.seg)}
     if not m.grouped or any(n % 8 for n in words):
         return 0
-    odd = chunk + (chunk + 1) % 2
-    return 2 * (2 if max(words) <= 16 else 1) * 66 * 4 * (max(words) + odd) + 64 * 4 * odd
+    at_once = 2 if max(words) <= 16 else 1
+    sums, added = (n + (n + 1) % 2 for n in (at_once * chunk, chunk))
+    return 2 * 66 * 4 * (at_once * max(words) + sums) + 64 * 4 * added
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from shrinkc.abi import PRODUCT_WORDS, ROW_BLOCK, WIDE_WORDS, X_BLOCK
+from shrinkc.abi import (
+    FLAT_BITS,
+    FLAT_WORDS,
+    PRODUCT_WORDS,
+    ROW_BLOCK,
+    WIDE_WORDS,
+    X_BLOCK,
+)
 from shrinkc.storage.blocks import BLOCKS
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
@@ -130,6 +137,11 @@ class MatrixShape:
         words = self.seg_words(min(self.seg, self.k))
         whole = words % PRODUCT_WORDS == 0 and self.seg_words(self.last) % PRODUCT_WORDS == 0
         return words if self.grouped and not self.wide and whole else 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether all sums of its segments, of q times x, are 16 bits long."""
+        return self.bits == FLAT_BITS and 0 < self.product_words <= FLAT_WORDS
 
     @cached_property
     def blocks(self) -> int:

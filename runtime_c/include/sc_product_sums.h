@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the cores do with the sums that N-EUREKA gives of segments: for sc_products.c only. */
+#ifndef SC_PRODUCT_SUMS_H
+#define SC_PRODUCT_SUMS_H
+
+#include "sc_dot.h"
+#include "sc_rows.h"
+
+/* Words from a row's sums of a segment, of each token one, to the next segment's, from a row to the next one's, and
+ * half of those between what becomes of pairs of rows: odd, so that cores at different rows do not meet in a bank. */
+#define PITCH SC_CHUNK
+#define ROW_WORDS(step) ((step) * PITCH | 1)
+#define ACC_PITCH (SC_CHUNK | 1)
+
+enum { PAIRS = SC_ROWS / 2, EVERY = SC_CORES / PAIRS }; /* of a block, and which blocks a core has */
+_Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
+
+/* What the loops over blocks and tokens read from memory, since their registers are taken. */
+typedef struct {
+    int32_t offsets;   /* bytes from a pair's scales to its offsets, or zero points */
+    int32_t segment;   /* to the next segment's */
+    int32_t blocks;    /* to the next block's that the core has */
+    int32_t fold;      /* of the format's sums */
+    int32_t tokens;    /* in all */
+    int32_t back;      /* bytes that the pointers to segments' scales have gone on when all tokens are done */
+    int32_t sums, acc; /* bytes from there to those of the core's next block */
+    int32_t count;     /* of its blocks */
+    const uint8_t *t;  /* of the block at hand: the scales of its pair of rows */
+    const int32_t *c, *sum; /* of the first token; where two segments are added those of the second */
+    const int32_t *p, *q;   /* sums of a segment, and of the next */
+    int32_t *to;
+    uint32_t row; /* of the run, the first */
+} adding;
+_Static_assert(sizeof(adding) == 4 * 16, "loads count words");
+
+/* A run of blocks of a tile: what the cores and the engine share.  Buffers take turns by step. */
+typedef struct {
+    const uint8_t *blocks; /* the first one's first segment */
+    uint32_t block_bytes, segment_bytes, count;
+    uint32_t segments, step; /* in all, and of a step */
+    uint32_t each, last;     /* words of a segment, and of the last one */
+    uint32_t rows_apart;     /* bytes of a segment's rows in a buffer */
+    uint32_t row_words;      /* of a row's sums */
+    uint8_t
+        *rows[2]; /* [segment of a step][8 * count][inputs], and what is missing to whole rows of an image */
+    int32_t *sums[2]; /* [8 * count][row_words], of which [segment of a step][PITCH] are used */
+    int32_t *acc;     /* [4 * count][ACC_PITCH][2] */
+} run;
+
+/* clang-format off */
+/* p.lw rd, index(ptr) and, with the index added to the pointer behind it, p.lw rd, index(ptr!); p.msu; the product of
+ * the lower halves; the sum of both halves' products */
+#define LW_AT(rd, ptr, index) ".insn r 0x03, 7, 0x10, " rd ", " ptr ", " index "\n"
+#define LW_POST(rd, ptr, index) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " index "\n"
+#define MSU(rd, a, b) ".insn r 0x33, 1, 0x21, " rd ", " a ", " b "\n"
+#define SW_POST(rs, ptr) ".insn s 0x2b, 2, " rs ", 4(" ptr ")\n"
+#define MUL_LOW(rd, a, b) ".insn r 0x5b, 0, 0x40, " rd ", " a ", " b "\n"
+#define DOT_HALVES(rd, a, b) ".insn r 0x57, 0, 0x4C, " rd ", " a ", " b "\n"
+#define NEGATE_HALVES(rd) ".insn r 0x57, 0, 0x04, " rd ", x0, " rd "\n"
+#define LOAD(rd, place) "lw %[" rd "], 4*" #place "(%[known])\n"
+#define STORE(rs, place) "sw %[" rs "], 4*" #place "(%[known])\n"
+#define WITH(...) __VA_ARGS__
+#define WITHOUT(...)
+#define BEGIN(OFFSET)                                                                                        \
+    LOAD("e", 8) LOAD("c", 10) OFFSET(LOAD("sum", 11)) LOAD("p", 12) LOAD("acc", 14)
+#define NEXT                                                                                                 \
+    LOAD("f", 6) LOAD("k", 7)                                                                                \
+    "sub %[c], %[c], %[e]\n" "add %[p], %[p], %[f]\n" "add %[acc], %[acc], %[k]\n"
+
+/* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
+ * both loops, `inner` in the inner one.  Registers are short: k is the sum of a segment's inputs too. */
+#define ADD_ONE(inner, extra, OFFSET, FETCH)                                                                 \
+    BEGIN(OFFSET)                                                                                            \
+    SC_OUTER_LOOP_BEGIN("%[e]", 27 + extra)                                                                  \
+    LOAD("k", 9) LOAD("u", 2) OFFSET(LOAD("e", 0))                                                           \
+    "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n"                                                            \
+    OFFSET("add %[f], %[k], %[e]\n" LOAD("h", 3) FETCH("f", "b0", "b1", "d0", "d1"))                         \
+    "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
+    OFFSET("sll %[b0], %[b0], %[h]\n" "sll %[b1], %[b1], %[h]\n")                                            \
+    SC_INNER_LOOP_BEGIN("%[u]", 13 + inner)                                                                  \
+    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") LW_POST("%[u]", "%[c]", "%[stride]")          \
+    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
+    "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
+    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
+    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
+    SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
+    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
+    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
+    LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(27 + extra)
+#define ADD_TWO(inner, extra, OFFSET, FETCH)                                                                 \
+    BEGIN(OFFSET) LOAD("q", 13)                                                                              \
+    SC_OUTER_LOOP_BEGIN("%[e]", 41 + extra)                                                                  \
+    LOAD("k", 9) LOAD("x", 1) LOAD("u", 2) OFFSET(LOAD("e", 0))                                              \
+    "lbu %[d0], 0(%[k])\n" "lbu %[d1], 1(%[k])\n" "add %[y], %[k], %[x]\n"                                   \
+    OFFSET("add %[f], %[k], %[e]\n" FETCH("f", "b0", "b1", "d0", "d1"))                                      \
+    "lbu %[d2], 0(%[y])\n" "lbu %[d3], 1(%[y])\n"                                                            \
+    OFFSET("add %[y], %[y], %[e]\n" LOAD("v", 3) FETCH("y", "b2", "b3", "d2", "d3"))                         \
+    "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
+    OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n"                                             \
+           "sll %[b2], %[b2], %[v]\n" "sll %[b3], %[b3], %[v]\n")                                            \
+    SC_INNER_LOOP_BEGIN("%[u]", 22 + inner)                                                                  \
+    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") OFFSET("lw %[k], -4(%[sum])\n")               \
+    LW_AT("%[y]", "%[q]", "%[row]") SC_LW_POST("%[x]", "%[q]")                                               \
+    "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
+    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
+    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
+    "lw %[u], -4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]")                                               \
+    "mul %[y], %[y], %[d3]\n" "mul %[x], %[x], %[d2]\n"                                                      \
+    OFFSET(MSU("%[y]", "%[b3]", "%[k]") MSU("%[x]", "%[b2]", "%[k]"))                                        \
+    "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
+    SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
+    SC_ROUND("%[y]", "%[drop]") SC_ROUND("%[x]", "%[drop]")                                                  \
+    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
+    SC_MAC("%[k]", "%[x]", "%[v]") SC_MAC("%[h]", "%[y]", "%[v]")                                            \
+    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(22 + inner) "\n"                         \
+    LOAD("e", 5) NEXT "add %[q], %[q], %[f]\n" OFFSET("sub %[sum], %[sum], %[e]\n")                          \
+    SC_OUTER_LOOP_END(41 + extra)
+/* Offsets of a pair of rows: there, 2 instructions, or products of zero points, which are a byte, with scales: 6 */
+#define THERE(at, b, c, d, e) "lh %[" b "], 0(%[" at "])\n" "lh %[" c "], 2(%[" at "])\n"
+#define OF_ZEROS(at, b, c, d, e)                                                                             \
+    "lb %[" c "], 0(%[" at "])\n"                                                                            \
+    "slli %[" b "], %[" c "], 28\n" "srai %[" c "], %[" c "], 4\n" "srai %[" b "], %[" b "], 28\n"           \
+    "mul %[" b "], %[" b "], %[" d "]\n" "mul %[" c "], %[" c "], %[" e "]\n"
+
+/* Flat sums, of 4-bit weights at their bytes' lower ends and not folded: a scale d and an offset -b are the halves of a word, and so are p and the sum of x; without offsets d is
+ * alone.  Those of a pair of rows from k on, which goes on to the next segment: 3, 9 and 14 instructions. */
+#define FLAT_PLAIN(d, e)                                                                                     \
+    "lbu %[" d "], 0(%[k])\n" "lbu %[" e "], 1(%[k])\n" "add %[k], %[k], %[y]\n"
+#define FLAT_THERE(d, e)                                                                                     \
+    "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lw %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
+    NEGATE_HALVES("%[f]") "add %[k], %[k], %[y]\n"                                                           \
+    SC_PACK("%[" d "]", "%[f]", "%[" d "]") "srli %[f], %[f], 16\n" SC_PACK("%[" e "]", "%[f]", "%[" e "]")
+/* d * (1 - 2^16 z), whose lower half is d */
+#define FLAT_ZEROS(d, e)                                                                                     \
+    "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lb %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
+    "slli %[u], %[f], 28\n" "srai %[f], %[f], 4\n" "srai %[u], %[u], 12\n" "slli %[f], %[f], 16\n"           \
+    "li %[a], 1\n" "sub %[u], %[a], %[u]\n" "sub %[f], %[a], %[f]\n"                                         \
+    "mul %[" d "], %[" d "], %[u]\n" "mul %[" e "], %[" e "], %[f]\n" "add %[k], %[k], %[y]\n"
+/* The products of two sums, 4 and 2 instructions */
+#define FLAT_DOTS(a, b, d, e)                                                                                \
+    SC_PACK("%[" a "]", "%[k]", "%[" a "]") SC_PACK("%[" b "]", "%[k]", "%[" b "]")                          \
+    DOT_HALVES("%[" a "]", "%[" a "]", "%[" d "]") DOT_HALVES("%[" b "]", "%[" b "]", "%[" e "]")
+#define FLAT_MULS(a, b, d, e)                                                                                \
+    MUL_LOW("%[" a "]", "%[" a "]", "%[" d "]") MUL_LOW("%[" b "]", "%[" b "]", "%[" e "]")
+/* The pair's sums of a step's segment; the first one's are the last to be loaded. */
+#define FLAT_SUMS(a, b, segment)                                                                             \
+    "lw %[" a "], 4*" #segment "*%[pitch](%[p])\n" "lw %[" b "], 4*(%[row] + " #segment "*%[pitch])(%[p])\n"
+#define FLAT_FIRST(a, b) "lw %[" b "], 4*%[row](%[p])\n" SC_LW_POST("%[" a "]", "%[p]")
+#define FLAT_ADD(a, b, c)                                                                                    \
+    SC_ROUND("%[" a "]", "%[drop]") SC_ROUND("%[" b "]", "%[drop]")                                          \
+    SC_MAC("%[h]", "%[" a "]", "%[" c "]") SC_MAC("%[e]", "%[" b "]", "%[" c "]")
+/* Of one segment, or all of a step: `fetch` and `inner` count instructions, `some` is 1 with offsets. */
+#define FLAT_LOOP(fetch, inner, some, OFFSET, FETCH, ...)                                                    \
+    BEGIN(OFFSET)                                                                                            \
+    SC_OUTER_LOOP_BEGIN("%[e]", 14 + 2 * some + fetch + inner)                                               \
+    LOAD("k", 9) LOAD("y", 1) OFFSET(LOAD("x", 0)) FETCH                                                     \
+    LOAD("f", 9) LOAD("u", 2) "add %[f], %[f], %[u]\n" STORE("f", 9) LOAD("u", 4)                            \
+    SC_INNER_LOOP_BEGIN("%[u]", inner) __VA_ARGS__                                                           \
+    SW_POST("%[h]", "%[acc]") SW_POST("%[e]", "%[acc]") SC_LOOP_END(inner) "\n"                              \
+    LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(14 + 2 * some + fetch + inner)
+#define FLAT_ONE(fetch, inner, some, OFFSET, FETCH, PRODUCTS)                                                \
+    FLAT_LOOP(fetch, inner, some, OFFSET, FETCH("d0", "e0"),                                                 \
+              FLAT_FIRST("f", "g") OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                            \
+              LW_POST("%[u]", "%[c]", "%[stride]") PRODUCTS("f", "g", "d0", "e0")                            \
+              "lw %[h], 0(%[acc])\n" "lw %[e], 4(%[acc])\n" FLAT_ADD("f", "g", "u"))
+#define FLAT_TWO(fetch, inner, some, OFFSET, FETCH, PRODUCTS)                                                \
+    FLAT_LOOP(2 * fetch, inner, some, OFFSET, FETCH("d0", "e0") FETCH("d1", "e1"),                           \
+              FLAT_SUMS("f", "g", 1) OFFSET("lw %[k], 4(%[sum])\n") FLAT_FIRST("x", "y")                     \
+              PRODUCTS("f", "g", "d1", "e1") OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                  \
+              "lw %[u], 4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]") PRODUCTS("x", "y", "d0", "e0")       \
+              "lw %[h], 0(%[acc])\n" "lw %[e], 4(%[acc])\n"                                                  \
+              FLAT_ADD("f", "g", "u") FLAT_ADD("x", "y", "v"))
+/* clang-format on */
+
+/* What a core adds up in a run: the same two rows of its blocks, of all tokens; then the places of a step. */
+static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32_t tokens, int core) {
+    const uint32_t pair = (uint32_t)core % PAIRS, first = (uint32_t)core / PAIRS;
+    const int32_t block = EVERY * SC_ROWS * 4, n = (int32_t)tokens;
+    return (adding){
+        .offsets = SC_ROWS + (SC_SEVERAL_HAS(SC_FMT_ZEROS) ? -(int32_t)pair : 2 * (int32_t)pair),
+        .segment = (int32_t)r->segment_bytes,
+        .blocks = EVERY * (int32_t)r->block_bytes,
+        .fold = sc_fold(format),
+        .tokens = n,
+        .back = n * 4 * (int32_t)(x[1].c - x[0].c),
+        .sums = block * (int32_t)r->row_words - 4 * n,
+        .acc = block * ACC_PITCH - 8 * n,
+        .count = (int32_t)((r->count + EVERY - 1 - first) / EVERY),
+        .t = r->blocks + first * r->block_bytes + 2 * pair,
+        .c = x[0].c,
+        .sum = SC_SEVERAL_HAS(SC_FMT_ASYM) ? x[0].sum : 0,
+        .to = r->acc + (first * SC_ROWS + 2 * pair) * ACC_PITCH,
+        .row = first * SC_ROWS + 2 * pair,
+    };
+}
+
+#define OUT                                                                                                  \
+    [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h),    \
+        [u] "=&r"(u)
+#define IN [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
+
+/* acc += round((p * d - b * sum of x) / 2^drop) * c, of a core's share of the sums of a step of n segments. */
+SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_qvec *x, uint32_t n,
+                        uint32_t buffer, int32_t drop) {
+    if (known->count == 0) return;
+    const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c), row = 4 * (int32_t)r->row_words;
+    const int asym = SC_SEVERAL_HAS(SC_FMT_ASYM), zeros = SC_SEVERAL_HAS(SC_FMT_ZEROS);
+    const int more = n > 1;
+    /* in a program with zero points other offsets, a table's most likely, are added one segment at a time: there is no
+     * room for one loop more */
+    const int apart = (SC_SEVERAL_SOME & SC_FMT_ZEROS) != 0, two = more && !(apart && asym && !zeros);
+    known->p = r->sums[buffer] + known->row * r->row_words, known->q = known->p + PITCH;
+    if (two) known->c++, known->sum += asym;
+    const uint8_t *t = known->t;
+    int32_t p, c, acc, e, f, k, h, u, v, d0, d1, sum, b0, b1, q, x_, y_, d2, d3, b2, b3;
+#define ROWS [d0] "=&r"(d0), [d1] "=&r"(d1)
+#define OFFSETS [sum] "=&r"(sum), [b0] "=&r"(b0), [b1] "=&r"(b1)
+#define MORE [b2] "=&r"(b2), [b3] "=&r"(b3)
+#define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
+    for (int left = more && !two;; left--) {
+        if (two && zeros)
+            __asm__ volatile(ADD_TWO(6, 27, WITH, OF_ZEROS)
+                             : OUT, ROWS, TWO, OFFSETS, MORE
+                             : IN, [row] "r"(row)
+                             : "memory");
+        else if (!apart && two && asym)
+            __asm__ volatile(ADD_TWO(6, 19, WITH, THERE)
+                             : OUT, ROWS, TWO, OFFSETS, MORE
+                             : IN, [row] "r"(row)
+                             : "memory");
+        else if (two)
+            __asm__ volatile(ADD_TWO(0, 0, WITHOUT, THERE) : OUT, ROWS, TWO : IN, [row] "r"(row) : "memory");
+        else if (zeros)
+            __asm__ volatile(ADD_ONE(3, 15, WITH, OF_ZEROS)
+                             : OUT, ROWS, OFFSETS
+                             : IN, [row] "r"(row)
+                             : "memory");
+        else if (asym)
+            __asm__ volatile(ADD_ONE(3, 11, WITH, THERE)
+                             : OUT, ROWS, OFFSETS
+                             : IN, [row] "r"(row)
+                             : "memory");
+        else
+            __asm__ volatile(ADD_ONE(0, 0, WITHOUT, THERE) : OUT, ROWS : IN, [row] "r"(row) : "memory");
+        known->t = t += (1 + two) * (int32_t)r->segment_bytes;
+        known->c++, known->sum += asym;
+        if (left <= 0) break;
+        known->p = known->q;
+    }
+#undef ROWS
+#undef OFFSETS
+#undef MORE
+#undef TWO
+}
+
+#ifdef SC_FLAT_FORMAT
+/* The same of flat sums. */
+SC_INLINE void add_flat_rows(const run *r, adding *known, const sc_qvec *x, uint32_t n, uint32_t buffer,
+                             int32_t drop) {
+    if (known->count == 0) return;
+    const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c);
+    const int asym = (SC_FLAT_FORMAT & SC_FMT_ASYM) > 0, zeros = (SC_FLAT_FORMAT & SC_FMT_ZEROS) > 0;
+    const uint8_t *t = known->t;
+    const int two = n > 1;
+    int32_t p, c, acc, e, f, k, h, u, v, g_, x_, y_, sum, a, d0, d1, e0, e1;
+#define ROWS [g] "=&r"(g_), [x] "=&r"(x_), [y] "=&r"(y_), [d0] "=&r"(d0), [e0] "=&r"(e0)
+#define OFFSETS [sum] "=&r"(sum), [a] "=&r"(a)
+#define TWO [v] "=&r"(v), [d1] "=&r"(d1), [e1] "=&r"(e1)
+#define APART [row] "i"(ROW_WORDS(2)), [pitch] "i"(PITCH)
+    known->p = r->sums[buffer] + known->row * ROW_WORDS(2);
+    if (two && zeros)
+        __asm__ volatile(FLAT_TWO(14, 28, 1, WITH, FLAT_ZEROS, FLAT_DOTS)
+                         : OUT, ROWS, OFFSETS, TWO
+                         : IN, APART
+                         : "memory");
+    else if (two && asym)
+        __asm__ volatile(FLAT_TWO(9, 28, 1, WITH, FLAT_THERE, FLAT_DOTS)
+                         : OUT, ROWS, OFFSETS, TWO
+                         : IN, APART
+                         : "memory");
+    else if (two)
+        __asm__ volatile(FLAT_TWO(3, 22, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS)
+                         : OUT, ROWS, TWO
+                         : IN, APART
+                         : "memory");
+    else if (zeros)
+        __asm__ volatile(FLAT_ONE(14, 16, 1, WITH, FLAT_ZEROS, FLAT_DOTS)
+                         : OUT, ROWS, OFFSETS
+                         : IN, APART
+                         : "memory");
+    else if (asym)
+        __asm__ volatile(FLAT_ONE(9, 16, 1, WITH, FLAT_THERE, FLAT_DOTS)
+                         : OUT, ROWS, OFFSETS
+                         : IN, APART
+                         : "memory");
+    else
+        __asm__ volatile(FLAT_ONE(3, 13, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS)
+                         : OUT, ROWS
+                         : IN, APART
+                         : "memory");
+    known->t = t += n * r->segment_bytes;
+    known->c += n, known->sum += asym ? n : 0;
+#undef ROWS
+#undef OFFSETS
+#undef TWO
+#undef APART
+}
+#endif
+
+SC_INLINE void add(const run *r, const int format, int is_flat, adding *known, const sc_qvec *x, uint32_t n,
+                   uint32_t buffer, int32_t drop) {
+#ifdef SC_FLAT_FORMAT
+    if (is_flat) {
+        add_flat_rows(r, known, x, n, buffer, drop - SC_W4_FOLD);
+        return;
+    }
+#endif
+    (void)is_flat;
+    add_rows(r, format, known, x, n, buffer, drop);
+}
+
+#endif
