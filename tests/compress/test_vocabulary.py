@@ -29,6 +29,8 @@ torch = pytest.importorskip("torch")
 
 Step = Callable[..., StepContext]
 KEEP = 440
+# which of the last ones stay is not the same in every run: training a tokenizer breaks ties as it happens
+SUPPRESSED = [5, *range(600, 800)]
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -99,7 +101,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHAT}))
     (folder / "generation_config.json").write_text(
-        json.dumps({"bos_token_id": count, "eos_token_id": [2, count + 1], "suppress_tokens": [5, 700],
+        json.dumps({"bos_token_id": count, "eos_token_id": [2, count + 1], "suppress_tokens": SUPPRESSED,
                     "bad_words_ids": [[700]]})
     )  # fmt: skip
     return folder
@@ -123,7 +125,9 @@ def test_ids_in_configs_and_template_follow(
     assert config["vocab_size"] == KEEP and config["pad_token_id"] == -1
     generation = json.loads((out / "generation_config.json").read_text())
     assert generation["bos_token_id"] == bos and generation["eos_token_id"] == [end, eot]
-    assert generation["suppress_tokens"] == [kept.index(5)] and 700 not in kept
+    left = [i for i in SUPPRESSED if i in kept]
+    assert generation["suppress_tokens"] == [kept.index(i) for i in left]
+    assert 5 in left and len(left) < len(SUPPRESSED)
     assert "bad_words_ids" not in generation or generation["bad_words_ids"] is None
     assert report.notes == [
         "bad_words_ids of the generation config holds token ids and was left out"
