@@ -11,7 +11,7 @@
 #define SC_PRODUCT_BLOCKS 8            /* of a run that N-EUREKA multiplies with several tokens */
 #define SC_PRODUCT_WORDS 8             /* of a row that it takes at a time */
 #define SC_PRODUCT_PAIR_WORDS 16       /* of a segment up to which two are a step */
-#define SC_FLAT_WORDS 8                /* of one of 4 bit up to which its sums have 16 */
+#define SC_FLAT_WORDS 8                /* of a segment of 4 bit up to which sums have 16 */
 #define SC_SPLIT_WORDS 192             /* of a row from which on cores split a block, where a tile has few */
 #define SC_SPLIT_SEGMENTS 8            /* and segments, where it has scales for them */
 #define SC_WIDE_WORDS 32               /* of a row of a 16-bit vector's matrix, made 8 bit at a time */

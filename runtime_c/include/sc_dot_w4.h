@@ -65,63 +65,48 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
 }
 
 #if SC_XPULP
-/* The weights themselves as 8 bit, of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and to 8 rows
- * of `row` words. */
+/* Of 8 rows 2 words as 8 bit, two rows at a time: TOP makes of a word's upper nibbles what is stored.  12 instructions */
+/* clang-format off */
+#define SC_W4_TWO_ROWS(TOP)                                                                                  \
+    SC_INNER_LOOP_BEGIN("%[four]", 12)                                                                       \
+    SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")                                                    \
+    "slli %[lo], %[v], 4\n" TOP("%[v]") TOP("%[lo]") "slli %[un], %[u], 4\n"                                 \
+    "sw %[v], 4(%[to])\n" ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"                                      \
+    TOP("%[u]") TOP("%[un]")                                                                                 \
+    "sw %[u], 4(%[to])\n" ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n" SC_LOOP_END(12) "\n"
+/* clang-format on */
+#define SC_W4_FOLDED(v) "and " v ", " v ", %[m]\n"
+#define SC_W4_FLAT(v) SC_SRA_BYTES(v, v, "%[m]")
+#define SC_W4_OUT [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
+#define SC_W4_IN(mask)                                                                                       \
+    [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(mask), [step] "r"(4 * row),                            \
+        [apart] "r"(apart - 4 * SC_ROWS)
+
+/* The weights themselves, `blocks` times: from one to the next w is `apart` bytes further, and `to` 8 rows of `row` words. */
 SC_INLINE void sc_widen_flat_w4(int32_t *to, uint32_t row, const uint8_t *w, uint32_t apart,
                                 uint32_t blocks) {
     int32_t v, lo, u, un;
-    /* clang-format off */
     __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[n]", 12 + 2)
-                     SC_INNER_LOOP_BEGIN("%[four]", 12)
-                     SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")
-                     "slli %[lo], %[v], 4\n"
-                     SC_SRA_BYTES("%[v]", "%[v]", "%[m]")
-                     SC_SRA_BYTES("%[lo]", "%[lo]", "%[m]")
-                     "slli %[un], %[u], 4\n"
-                     "sw %[v], 4(%[to])\n"
-                     ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"
-                     SC_SRA_BYTES("%[u]", "%[u]", "%[m]")
-                     SC_SRA_BYTES("%[un]", "%[un]", "%[m]")
-                     "sw %[u], 4(%[to])\n"
-                     ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n"
-                     SC_LOOP_END(12) "\n"
-                     "add %[w], %[w], %[apart]\n" SC_OUTER_LOOP_END(12 + 2)
-                     : [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
-                     : [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(4), [step] "r"(4 * row),
-                       [apart] "r"(apart - 4 * SC_ROWS)
+                         SC_W4_TWO_ROWS(SC_W4_FLAT) "add %[w], %[w], %[apart]\n" SC_OUTER_LOOP_END(12 + 2)
+                     : SC_W4_OUT
+                     : SC_W4_IN(4)
                      : "memory");
-    /* clang-format on */
 }
 
-/* sc_widen_w4() of 2 words, `blocks` times: from one to the next w is `apart` bytes further, and `to` as many rows as
- * 8 times `skip` says.  51 instructions each. */
+/* sc_widen_w4() of 2 words, `blocks` times: as above, but `to` goes on by as many rows as 8 times `skip` says. */
 #define SC_W4_COLUMN 1
 SC_INLINE void sc_widen_column_w4(int32_t *to, uint32_t row, uint32_t skip, const uint8_t *w, uint32_t apart,
                                   uint32_t blocks) {
     int32_t v, lo, u, un;
-    /* clang-format off */
     __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[n]", 12 + 3)
-                     SC_INNER_LOOP_BEGIN("%[four]", 12)
-                     SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")
-                     "slli %[lo], %[v], 4\n"
-                     "and %[v], %[v], %[m]\n"
-                     "and %[lo], %[lo], %[m]\n"
-                     "slli %[un], %[u], 4\n"
-                     "sw %[v], 4(%[to])\n"
-                     ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"
-                     "and %[u], %[u], %[m]\n"
-                     "and %[un], %[un], %[m]\n"
-                     "sw %[u], 4(%[to])\n"
-                     ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n"
-                     SC_LOOP_END(12) "\n"
-                     "add %[w], %[w], %[apart]\n"
-                     "add %[to], %[to], %[skip]\n" SC_OUTER_LOOP_END(12 + 3)
-                     : [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
-                     : [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(0xF0F0F0F0u), [step] "r"(4 * row),
-                       [apart] "r"(apart - 4 * SC_ROWS), [skip] "r"((skip - 1) * 4 * SC_ROWS * row)
+                         SC_W4_TWO_ROWS(SC_W4_FOLDED) "add %[w], %[w], %[apart]\n"
+                                                      "add %[to], %[to], %[skip]\n" SC_OUTER_LOOP_END(12 + 3)
+                     : SC_W4_OUT
+                     : SC_W4_IN(0xF0F0F0F0u), [skip] "r"((skip - 1) * 4 * SC_ROWS * row)
                      : "memory");
-    /* clang-format on */
 }
+#undef SC_W4_OUT
+#undef SC_W4_IN
 #endif
 
 SC_INLINE void sc_widen_w4(int32_t *to, uint32_t row, uint32_t word, const uint8_t **w, uint32_t words) {

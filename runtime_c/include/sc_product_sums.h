@@ -6,8 +6,8 @@
 #include "sc_dot.h"
 #include "sc_rows.h"
 
-/* Words from a row's sums of a segment, of each token one, to the next segment's, from a row to the next one's, and
- * half of those between what becomes of pairs of rows: odd, so that cores at different rows do not meet in a bank. */
+/* Words from a row's sums of a segment, of each token one, to the next segment's; from a row's to the next one's, and
+ * half of those between what becomes of pairs of rows, which are odd: cores at different rows do not meet in a bank. */
 #define PITCH SC_CHUNK
 #define ROW_WORDS(step) ((step) * PITCH | 1)
 #define ACC_PITCH (SC_CHUNK | 1)
@@ -122,8 +122,9 @@ typedef struct {
     "slli %[" b "], %[" c "], 28\n" "srai %[" c "], %[" c "], 4\n" "srai %[" b "], %[" b "], 28\n"           \
     "mul %[" b "], %[" b "], %[" d "]\n" "mul %[" c "], %[" c "], %[" e "]\n"
 
-/* Flat sums, of 4-bit weights at their bytes' lower ends and not folded: a scale d and an offset -b are the halves of a word, and so are p and the sum of x; without offsets d is
- * alone.  Those of a pair of rows from k on, which goes on to the next segment: 3, 9 and 14 instructions. */
+/* Flat sums, of 4-bit weights at their bytes' lower ends: they are not folded.  A scale d and an offset -b are the
+ * halves of a word, and so are p and the sum of x; without offsets d is alone.  Those of a pair of rows from k on, which
+ * goes on to the next segment: 3, 9 and 14 instructions. */
 #define FLAT_PLAIN(d, e)                                                                                     \
     "lbu %[" d "], 0(%[k])\n" "lbu %[" e "], 1(%[k])\n" "add %[k], %[k], %[y]\n"
 #define FLAT_THERE(d, e)                                                                                     \
@@ -197,7 +198,7 @@ static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32
 #define OUT                                                                                                  \
     [p] "=&r"(p), [c] "=&r"(c), [acc] "=&r"(acc), [e] "=&r"(e), [f] "=&r"(f), [k] "=&r"(k), [h] "=&r"(h),    \
         [u] "=&r"(u)
-#define IN [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
+#define ADDED(loop, ...) __asm__ volatile(loop : OUT, __VA_ARGS__ : IN : "memory")
 
 /* acc += round((p * d - b * sum of x) / 2^drop) * c, of a core's share of the sums of a step of n segments. */
 SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_qvec *x, uint32_t n,
@@ -216,37 +217,27 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
 #define ROWS [d0] "=&r"(d0), [d1] "=&r"(d1)
 #define OFFSETS [sum] "=&r"(sum), [b0] "=&r"(b0), [b1] "=&r"(b1)
 #define MORE [b2] "=&r"(b2), [b3] "=&r"(b3)
+#define IN [row] "r"(row), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
 #define TWO [q] "=&r"(q), [x] "=&r"(x_), [y] "=&r"(y_), [v] "=&r"(v), [d2] "=&r"(d2), [d3] "=&r"(d3)
     for (int left = more && !two;; left--) {
         if (two && zeros)
-            __asm__ volatile(ADD_TWO(6, 27, WITH, OF_ZEROS)
-                             : OUT, ROWS, TWO, OFFSETS, MORE
-                             : IN, [row] "r"(row)
-                             : "memory");
+            ADDED(ADD_TWO(6, 27, WITH, OF_ZEROS), ROWS, TWO, OFFSETS, MORE);
         else if (!apart && two && asym)
-            __asm__ volatile(ADD_TWO(6, 19, WITH, THERE)
-                             : OUT, ROWS, TWO, OFFSETS, MORE
-                             : IN, [row] "r"(row)
-                             : "memory");
+            ADDED(ADD_TWO(6, 19, WITH, THERE), ROWS, TWO, OFFSETS, MORE);
         else if (two)
-            __asm__ volatile(ADD_TWO(0, 0, WITHOUT, THERE) : OUT, ROWS, TWO : IN, [row] "r"(row) : "memory");
+            ADDED(ADD_TWO(0, 0, WITHOUT, THERE), ROWS, TWO);
         else if (zeros)
-            __asm__ volatile(ADD_ONE(3, 15, WITH, OF_ZEROS)
-                             : OUT, ROWS, OFFSETS
-                             : IN, [row] "r"(row)
-                             : "memory");
+            ADDED(ADD_ONE(3, 15, WITH, OF_ZEROS), ROWS, OFFSETS);
         else if (asym)
-            __asm__ volatile(ADD_ONE(3, 11, WITH, THERE)
-                             : OUT, ROWS, OFFSETS
-                             : IN, [row] "r"(row)
-                             : "memory");
+            ADDED(ADD_ONE(3, 11, WITH, THERE), ROWS, OFFSETS);
         else
-            __asm__ volatile(ADD_ONE(0, 0, WITHOUT, THERE) : OUT, ROWS : IN, [row] "r"(row) : "memory");
+            ADDED(ADD_ONE(0, 0, WITHOUT, THERE), ROWS);
         known->t = t += (1 + two) * (int32_t)r->segment_bytes;
         known->c++, known->sum += asym;
         if (left <= 0) break;
         known->p = known->q;
     }
+#undef IN
 #undef ROWS
 #undef OFFSETS
 #undef MORE
@@ -266,44 +257,27 @@ SC_INLINE void add_flat_rows(const run *r, adding *known, const sc_qvec *x, uint
 #define ROWS [g] "=&r"(g_), [x] "=&r"(x_), [y] "=&r"(y_), [d0] "=&r"(d0), [e0] "=&r"(e0)
 #define OFFSETS [sum] "=&r"(sum), [a] "=&r"(a)
 #define TWO [v] "=&r"(v), [d1] "=&r"(d1), [e1] "=&r"(e1)
-#define APART [row] "i"(ROW_WORDS(2)), [pitch] "i"(PITCH)
+#define IN                                                                                                   \
+    [row] "i"(ROW_WORDS(2)), [pitch] "i"(PITCH), [stride] "r"(stride), [drop] "r"(drop), [known] "r"(known)
     known->p = r->sums[buffer] + known->row * ROW_WORDS(2);
     if (two && zeros)
-        __asm__ volatile(FLAT_TWO(14, 28, 1, WITH, FLAT_ZEROS, FLAT_DOTS)
-                         : OUT, ROWS, OFFSETS, TWO
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_TWO(14, 28, 1, WITH, FLAT_ZEROS, FLAT_DOTS), ROWS, OFFSETS, TWO);
     else if (two && asym)
-        __asm__ volatile(FLAT_TWO(9, 28, 1, WITH, FLAT_THERE, FLAT_DOTS)
-                         : OUT, ROWS, OFFSETS, TWO
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_TWO(9, 28, 1, WITH, FLAT_THERE, FLAT_DOTS), ROWS, OFFSETS, TWO);
     else if (two)
-        __asm__ volatile(FLAT_TWO(3, 22, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS)
-                         : OUT, ROWS, TWO
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_TWO(3, 22, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS), ROWS, TWO);
     else if (zeros)
-        __asm__ volatile(FLAT_ONE(14, 16, 1, WITH, FLAT_ZEROS, FLAT_DOTS)
-                         : OUT, ROWS, OFFSETS
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_ONE(14, 16, 1, WITH, FLAT_ZEROS, FLAT_DOTS), ROWS, OFFSETS);
     else if (asym)
-        __asm__ volatile(FLAT_ONE(9, 16, 1, WITH, FLAT_THERE, FLAT_DOTS)
-                         : OUT, ROWS, OFFSETS
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_ONE(9, 16, 1, WITH, FLAT_THERE, FLAT_DOTS), ROWS, OFFSETS);
     else
-        __asm__ volatile(FLAT_ONE(3, 13, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS)
-                         : OUT, ROWS
-                         : IN, APART
-                         : "memory");
+        ADDED(FLAT_ONE(3, 13, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS), ROWS);
     known->t = t += n * r->segment_bytes;
     known->c += n, known->sum += asym ? n : 0;
 #undef ROWS
 #undef OFFSETS
 #undef TWO
-#undef APART
+#undef IN
 }
 #endif
 

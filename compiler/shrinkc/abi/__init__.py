@@ -5,7 +5,6 @@
 
 from shrinkc.abi.contract import (
     EXP2_STEPS_BYTES,
-    FLAT_BITS,
     FLAT_WORDS,
     HASH_MULTIPLIER,
     INPUT_MAGIC,
@@ -41,7 +40,6 @@ from shrinkc.abi.contract import (
 
 __all__ = [
     "EXP2_STEPS_BYTES",
-    "FLAT_BITS",
     "FLAT_WORDS",
     "HASH_MULTIPLIER",
     "INPUT_MAGIC",

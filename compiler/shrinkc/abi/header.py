@@ -47,7 +47,7 @@ def header() -> str:
             contract.PRODUCT_PAIR_WORDS,
             "of a segment up to which two are a step",
         ),
-        ("FLAT_WORDS", contract.FLAT_WORDS, "of one of 4 bit up to which its sums have 16"),
+        ("FLAT_WORDS", contract.FLAT_WORDS, "of a segment of 4 bit up to which sums have 16"),
         (
             "SPLIT_WORDS",
             contract.SPLIT_WORDS,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
+
 from shrinkc.ir.linear import QLinear
 from shrinkc.storage import format_of
 
 MOST = 4  # formats with code of their own, each up to 1.2 KB of the 32 KB for hot code (link.ld)
-
-B_MAX = (1 << 15) - 1  # of an offset that is negated in 16 bits
 
 _ONE_BY_ONE = "8 | SC_FMT_Q16"  # for several tokens sc_matrix_tile is as good: sc_for_several()
 
@@ -37,7 +37,7 @@ def flat_format(
     """
     able = [w for w in candidates if w.drop > 0]
     least = min((int(w.b.min()) for w in able if w.b is not None), default=0)
-    if not able or len(formats) > MOST or least < -B_MAX:
+    if not able or len(formats) > MOST or least == np.iinfo(np.int16).min:
         return "", []
     weights: Counter[str] = Counter()
     for w in able:

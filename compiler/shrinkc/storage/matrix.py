@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from shrinkc.abi import (
-    FLAT_BITS,
     FLAT_WORDS,
     PRODUCT_WORDS,
     ROW_BLOCK,
@@ -21,6 +20,7 @@ from shrinkc.storage.store import Store
 
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
+FLAT_BITS = 4  # of weights that make sums of 16 bits in segments of FLAT_WORDS
 SIDE_BITS = 8  # of a side path's two matrices, which have one scale per row
 
 
