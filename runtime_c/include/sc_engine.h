@@ -48,9 +48,7 @@ extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
 /* For sc_run_workers: what comes before the first pass, and a pass. */
-#ifdef SC_HAS_ENGINES
 void sc_start(void *unused, int core);
-#endif
 void sc_forward(void *unused, int core);
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */

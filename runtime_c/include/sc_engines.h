@@ -34,8 +34,29 @@ typedef struct {
 } sc_engine;
 
 extern const sc_engine *const sc_engines[]; /* by sc_matrix.engine; of the cores NULL */
+#ifdef SC_ONLY_ENGINE
+extern const sc_engine SC_ONLY_ENGINE;
+#endif
 
-static inline const sc_engine *sc_engine_of(const sc_matrix *m) { return sc_engines[m->engine]; }
+static inline const sc_engine *sc_engine_of(const sc_matrix *m) {
+#ifdef SC_ONLY_ENGINE
+    (void)m;
+    return &SC_ONLY_ENGINE;
+#else
+    return sc_engines[m->engine];
+#endif
+}
 
 #endif
+
+/* Whether one of these runs a matrix that a pass multiplies with: all where none travels in tiles. */
+static inline int sc_on_engine(const sc_matrix *m) {
+#ifdef SC_HAS_ENGINES
+    return SC_TILE_BYTES == 0 || m->engine != SC_ON_CORES;
+#else
+    (void)m;
+    return 0;
+#endif
+}
+
 #endif

@@ -53,47 +53,38 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
     return (uint32_t)top;
 }
 
-/* z = x * 2^up, which has at most 15 bits besides its sign */
-SC_INLINE void lift_head(const int32_t *x, int up, int32_t *z) {
-#if SC_XPULP
-    int32_t v;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)
-                     SC_LW_POST("%[v]", "%[x]")
-                     "sll %[v], %[v], %[up]\n"
-                     ".insn s 0x2b, 2, %[v], 4(%[z])\n" SC_LOOP_END(3)
-                     : [x] "+&r"(x), [z] "+&r"(z), [v] "=&r"(v)
-                     : [n] "r"(SC_HEAD_DIM), [up] "r"(up)
-                     : "memory");
-    /* clang-format on */
-#else
-    for (int i = 0; i < SC_HEAD_DIM; i++) z[i] = (int32_t)((uint32_t)x[i] << up);
-#endif
-}
-
-/* dst[i * stride] = z[i] * 2^-n times the reciprocal, an int8 */
+/* dst[i * stride] = z[i] * 2^-n, which has at most 15 bits besides its sign, times the reciprocal, an int8 */
 SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
 #if SC_XPULP
     int32_t a, b;
     /* clang-format off */
-    __asm__ volatile(
-        SC_LOOP_BEGIN("%[n]", 8)
-        SC_LW_POST("%[a]", "%[z]")
-        SC_LW_POST("%[b]", "%[z]")
-        "sra %[a], %[a], %[s]\n"
-        "sra %[b], %[b], %[s]\n"
-        ".insn r 0x5b, 4, 0x40 + %[q], %[a], %[a], %[r]\n" /* rounded product of the low halves */
-        ".insn r 0x5b, 4, 0x40 + %[q], %[b], %[b], %[r]\n"
-        ".insn r 0x2b, 4, 0, %[step], %[dst], %[a]\n"
-        ".insn r 0x2b, 4, 0, %[step], %[dst], %[b]\n"
-        SC_LOOP_END(8)
-        : [z] "+&r"(z), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b)
-        : [n] "r"(SC_HEAD_DIM / 2), [s] "r"(n), [r] "r"(reciprocal), [step] "r"(stride), [q] "i"(SC_HEAD_QSHIFT)
-        : "memory");
+#define ROUND_HEAD(shift, count)                                                                             \
+    __asm__ volatile(                                                                                        \
+        SC_LOOP_BEGIN("%[n]", 8)                                                                             \
+        SC_LW_POST("%[a]", "%[z]")                                                                           \
+        SC_LW_POST("%[b]", "%[z]")                                                                           \
+        shift " %[a], %[a], %[s]\n"                                                                          \
+        shift " %[b], %[b], %[s]\n"                                                                          \
+        ".insn r 0x5b, 4, 0x40 + %[q], %[a], %[a], %[r]\n" /* rounded product of the low halves */           \
+        ".insn r 0x5b, 4, 0x40 + %[q], %[b], %[b], %[r]\n"                                                   \
+        ".insn r 0x2b, 4, 0, %[step], %[dst], %[a]\n"                                                        \
+        ".insn r 0x2b, 4, 0, %[step], %[dst], %[b]\n"                                                        \
+        SC_LOOP_END(8)                                                                                       \
+        : [z] "+&r"(z), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b)                                         \
+        : [n] "r"(SC_HEAD_DIM / 2), [s] "r"(count), [r] "r"(reciprocal), [step] "r"(stride),                 \
+          [q] "i"(SC_HEAD_QSHIFT)                                                                            \
+        : "memory")
+    if (__builtin_expect(n >= 0, 1))
+        ROUND_HEAD("sra", n);
+    else
+        ROUND_HEAD("sll", -n); /* sums of weights of few bits are small */
+#undef ROUND_HEAD
     /* clang-format on */
 #else
-    for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride)
-        *dst = (int8_t)sc_rshift((z[i] >> n) * reciprocal, SC_HEAD_QSHIFT);
+    for (int i = 0; i < SC_HEAD_DIM; i++, dst += stride) {
+        const int32_t v = n >= 0 ? z[i] >> n : (int32_t)((uint32_t)z[i] << -n);
+        *dst = (int8_t)sc_rshift(v * reciprocal, SC_HEAD_QSHIFT);
+    }
 #endif
 }
 
@@ -145,11 +136,8 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             z = h->work;
             n = sc_top_bit(top) - 14;
             exponent = e + n - 15;
-        } else if (__builtin_expect(n < 0, 0)) { /* sums of weights of few bits are small */
-            lift_head(z, -n, h->work);
-            z = h->work, top <<= -n, n = 0;
         }
-        top >>= n;
+        top = n >= 0 ? top >> n : top << -n;
         uint32_t mantissa = top, limit;
 #ifdef SC_HAS_HEAD_NORM
         if (!is_v) mantissa = head_rms(total, top, &exponent);

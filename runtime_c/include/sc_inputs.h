@@ -53,7 +53,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_q16_job j = *job;
     sc_barrier();
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES && j.tokens == 1) prepare(m, core);
+    if (sc_on_engine(m) && j.tokens == 1) prepare(m, core);
 #endif
     /* whole tokens for each core, and a share of those that are left */
     const int alone = j.gain || !(SC_PERMS && j.perm);
@@ -66,7 +66,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         sc_q16_quantize(&j, core, SC_CORES);
     }
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES) {
+    if (sc_on_engine(m)) {
         sc_barrier();
         sc_engine_of(m)->begin(m, in_place(m), j.out, tokens, core);
     }
@@ -85,7 +85,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
     sc_barrier();
 #ifdef SC_HAS_ENGINES
-    const int on_engine = m->engine != SC_ON_CORES;
+    const int on_engine = sc_on_engine(m);
     if (on_engine) prepare(m, core);
 #endif
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
@@ -176,7 +176,7 @@ static
 #endif
     }
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES) {
+    if (sc_on_engine(m)) {
         sc_barrier();
         sc_engine_of(m)->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
     }

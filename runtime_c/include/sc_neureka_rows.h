@@ -123,8 +123,8 @@ SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t 
 }
 
 /* Four inputs at a time, so that few of them are work for all cores. */
-static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
-                     int shift, int32_t *x, int core, int cores) {
+SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                             int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
     const int32_t scale = multipliers(m, at)[row];
     if (dense(m)) { /* one after the other */

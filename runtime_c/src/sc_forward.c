@@ -143,7 +143,7 @@ static inline
     void
     linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES) {
+    if (sc_on_engine(m)) {
         set_out(out, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
@@ -393,7 +393,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t tokens = sc_now.tokens;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #ifdef SC_HAS_ENGINES
-    if (m->engine != SC_ON_CORES) { /* it gives all rows of all tokens */
+    if (sc_on_engine(m)) { /* it gives all rows of all tokens */
         out.stride = SC_VOCAB;
         linear(m, xv, tokens, &out, core);
         compare((sc_window){tokens, 0, SC_VOCAB, SC_VOCAB}, core);
@@ -441,18 +441,8 @@ SC_PHASE static void head(int core) {
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
 
-#ifdef SC_HAS_ENGINES
 void sc_start(void *unused, int core) {
     (void)unused;
-    if (core != SC_LAST_CORE(SC_CORES)) return;
-    for (const sc_matrix *m = sc_matrices; m < sc_matrices + SC_MATRICES; m++)
-        if (m->engine != SC_ON_CORES && sc_engine_of(m)->start) sc_engine_of(m)->start(m, in_place(m), xq[0]);
-}
-#endif
-
-SC_HOT void sc_forward(void *unused, int core) {
-    (void)unused;
-    sc_profile_start(core);
     if (core == 0) {
         for (uint32_t t = 0; t < SC_CHUNK; t++) {
 #if SC_XSUMS
@@ -470,11 +460,19 @@ SC_HOT void sc_forward(void *unused, int core) {
             sv[t] = (sc_qvec){sq[t], 0, 0, 0, 0};
 #endif
         }
-#if SC_ROPE_IN_FLASH
-        sc_load_rope();
-#endif
     }
+#ifdef SC_HAS_ENGINES
+    if (core != SC_LAST_CORE(SC_CORES)) return;
+    for (const sc_matrix *m = sc_matrices; m < sc_matrices + SC_MATRICES; m++)
+        if (sc_on_engine(m) && sc_engine_of(m)->start) sc_engine_of(m)->start(m, in_place(m), xq[0]);
+#endif
+}
+
+SC_HOT void sc_forward(void *unused, int core) {
+    (void)unused;
+    sc_profile_start(core);
 #if SC_ROPE_IN_FLASH
+    if (core == 0) sc_load_rope();
     sc_barrier(); /* before another core asks flash for weights */
 #endif
     if (core == SC_LAST_CORE(SC_CORES)) {
@@ -491,7 +489,9 @@ SC_HOT void sc_forward(void *unused, int core) {
     }
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
+#if SC_TILE_BYTES > 0
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin();
+#endif
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
     if (sc_now.want != SC_NO_LOGITS) head(core);
 }

@@ -130,9 +130,7 @@ int sc_main(void) {
 #ifdef SC_AT_EXP2
     sc_run_workers(sc_fill_exp2, 0);
 #endif
-#ifdef SC_HAS_ENGINES
     sc_run_workers(sc_start, 0);
-#endif
     uint32_t count = prompt, drafted = 0, start = sc_time();
     int ended = most == 0;
     sc_now.untimed = 0;

@@ -110,7 +110,7 @@ uint32_t sc_observed(uint32_t trace) {
     return trace & SC_TRACE_PROOF ? 1u << SC_LAYER_LAST | 1u << SC_OP_LOGITS : 0;
 }
 
-void sc_observe(enum sc_op op, uint32_t layer, int core) {
+SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
     uint32_t took = 0;
     sc_barrier();
     if (core == 0) {

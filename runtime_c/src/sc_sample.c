@@ -21,18 +21,23 @@ static void share(uint32_t n, int core, uint32_t *from, uint32_t *to) {
 
 static void slice(int core, uint32_t *from, uint32_t *to) { share(SC_VOCAB, core, from, to); }
 
-void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int core) {
+SC_WARM void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int core) {
     uint32_t from, to;
     share(rows, core, &from, &to);
     sc_top top = tops[t][core];
     if (row == 0) top = (sc_top){-SC_INT32_MAX, from < to ? from : SC_VOCAB};
-    for (uint32_t i = from; i < to; i++) {
-        if (v[i] > top.value) top = (sc_top){v[i], row + i};
+    for (; from + 4 <= to; from += 4) { /* few fours have one that is larger */
+        const int32_t *const w = v + from;
+        if (sc_max(sc_max(w[0], w[1]), sc_max(w[2], w[3])) <= top.value) continue;
+        for (uint32_t i = 0; i < 4; i++)
+            if (w[i] > top.value) top = (sc_top){w[i], row + from + i};
     }
+    for (; from < to; from++)
+        if (v[from] > top.value) top = (sc_top){v[from], row + from};
     tops[t][core] = top;
 }
 
-static const sc_top *top_of(uint32_t t) {
+SC_WARM static const sc_top *top_of(uint32_t t) {
     const sc_top *best = &tops[t][0];
     for (int c = 1; c < SC_CORES; c++) {
         const sc_top *other = &tops[t][c];
@@ -44,7 +49,7 @@ static const sc_top *top_of(uint32_t t) {
 
 uint32_t sc_choice(uint32_t t) { return top_of(t)->index; }
 
-static void find_top(void *unused, int core) {
+SC_WARM static void find_top(void *unused, int core) {
     (void)unused;
     sc_compare(0, sc_logits, 0, SC_VOCAB, core);
 }

@@ -16,7 +16,7 @@ static const uint8_t *fetched(uint32_t flash_offset, uint32_t bytes) {
 #endif
 
 /* int16 [position][head_dim / 2][cos, sin] in Q15. */
-void sc_load_rope(void) {
+SC_WARM void sc_load_rope(void) {
     const uint32_t row = SC_HEAD_DIM * 2, at = SC_ROPE_AT + sc_now.position * row;
 #if SC_ROPE_IN_FLASH
     const uint8_t *rows = fetched(at, sc_now.tokens * row);

@@ -36,7 +36,7 @@ static uint32_t tile_bytes(const cursor *c) {
 /* To the next matrix that travels; engines other than the cores read theirs where they lie. */
 static void skip(cursor *c) {
 #ifdef SC_HAS_ENGINES
-    while (c->m < st.end && c->m->engine != SC_ON_CORES) c->m++;
+    while (c->m < st.end && sc_on_engine(c->m)) c->m++;
 #else
     (void)c;
 #endif
@@ -84,7 +84,7 @@ SC_HOT static void load_ahead(void) {
 #endif
 }
 
-void sc_stream_begin(void) {
+SC_WARM void sc_stream_begin(void) {
     st.load = st.fetch = (cursor){sc_matrices, 0};
     st.end = sc_pass_end();
     skip(&st.load);

@@ -12,6 +12,7 @@ import pytest
 from helpers.quantised import Format, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import InputWord, Trace
+from shrinkc.build.layout import PROGRAM
 from shrinkc.core.artifact import Manifest, write_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.importer import FloatModel, load_hf
@@ -137,6 +138,18 @@ def test_host_logits_refuse(scored: Program, tmp_path: Path) -> None:
         list(host_logits(scored.out, [[1], [10_000]], ENV))
     with pytest.raises(BadArtifact):
         next(host_logits(tmp_path, [[1]], ENV))
+
+
+def test_host_logits_of_a_program_that_ends_early(tmp_path: Path) -> None:
+    """It is said how it ended, and none of the bytes that it gave."""
+    write_manifest(tmp_path, Manifest("m", "siracusa", 8, 32, None, "shrinkc compile", "0", {}))
+    program = tmp_path / PROGRAM["host"]
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nhead -c 100 /dev/zero\nkill -9 $$\n")
+    program.chmod(0o755)
+    with pytest.raises(RunFailed) as failed:
+        list(host_logits(tmp_path, [[1]], ENV))
+    assert failed.value.message.endswith("all logits: ended by SIGKILL.")
 
 
 def test_host_logits_may_be_left_early(scored: Program) -> None:

@@ -32,7 +32,7 @@ def test_of_a_plain_model() -> None:
         "x": ("embed", "final.q"),
         "y": ("attn_in.q", "final.q"),
         "xq": ("attn_in.q", "logits"),
-        "xv": ("embed", "logits"),
+        "xv": ("embed", "next"),
         "parts": ("attn_in.q", "final.q"),
         "rope": ("embed", "out"),
         "q8": ("q8", "attn"),
@@ -73,7 +73,7 @@ def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
     found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)
     for name in ("sy", "sq"):
         assert found[name] == ("mid", "h")
-    assert found["sv"] == ("embed", "out"), "its pointers are written once"
+    assert found["sv"] == ("embed", "next"), "its pointers are written once"
     assert found["xsum"] == ("attn_in.q", "out"), "the head is symmetric"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shrinkc.abi import Exit, InputWord, Trace, input_block
+from shrinkc.abi import Exit, InputWord, Line, Trace, input_block
 from shrinkc.build.layout import FLASH_IMAGE, INPUT_SECTION, PROGRAM
 from shrinkc.build.tools import gvsoc_environment, require_tool
 from shrinkc.core.artifact import read_manifest
@@ -116,13 +116,23 @@ def host_logits(
                     content = process.stdout.read(4 * length * manifest.vocab_size)
                     if len(content) < 4 * length * manifest.vocab_size:
                         errors.seek(0)
-                        said = (content[-200:] + errors.read()).decode(errors="backslashreplace")
+                        said = _why_no_more(content, errors.read(), process.wait())
                         raise RunFailed(
-                            f"the program on host ended before it gave all logits: {said.strip()}"
+                            f"the program on host ended before it gave all logits: {said}"
                         )
                     yield np.frombuffer(content, "<i4").reshape(length, manifest.vocab_size)
             finally:
                 process.kill()
+
+
+def _why_no_more(content: bytes, errors: bytes, code: int) -> str:
+    """What a program that ended early says: its refusal behind the logits, or its errors, or how it ended."""
+    _, tag, refusal = content.rpartition(f"{Line.REFUSED} ".encode())
+    if tag and refusal.isascii() and refusal.endswith(b"\n"):
+        return refusal.decode().strip()
+    if said := errors.decode(errors="backslashreplace").strip():
+        return said
+    return f"ended by {signal.Signals(-code).name}." if code < 0 else f"exit code {code}."
 
 
 def _program(out: Path, name: str) -> Path:

@@ -78,7 +78,7 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from scan_uses(0, sizes)
         yield Use("sy", Access.SCRATCH, sizes.words(slot.rank))
         yield Use("sq", Access.SCRATCH, sizes.words(slot.side_words))
-        yield Use("sv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
+        yield Use("sv", Access.KEEP, QVEC_BYTES * sizes.chunk)
 
 
 def product_work(turn: Turn) -> Work:

@@ -43,11 +43,11 @@ def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
 
 
 def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """The vector for the matrix that reads it; xv, its head, has pointers since the pass began."""
+    """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
     reader = sizes.slot(step)
     yield Use(sizes.buffer(step.inputs[0]), Access.READ)
     yield from scan_uses(reader.x_blocks, sizes)
-    yield Use("xv", Access.AHEAD, QVEC_BYTES * sizes.chunk)
+    yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
     yield Use("xq", Access.WRITE, sizes.words(reader.words))
     if reader.nseg:
         yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
