@@ -84,7 +84,9 @@ static inline uint16_t *scales_of(const cut *c, uint32_t job) {
 static inline int32_t *sums_of(const cut *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
+#ifndef SC_AT_MULTIPLIERS
 static SC_L1 sc_dma scales_dma[JOBS];
+#endif
 static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
 
 static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
@@ -128,6 +130,7 @@ typedef struct {
     uint16_t count;                   /* 0: of a matrix that another engine runs */
     uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
     uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
+    const uint16_t *multipliers;      /* the first row's; in L1 where the plan has room for them */
 #ifdef SC_ENGINE_TAILS
     const uint8_t *tails; /* the first row's */
     uint16_t tail_words;  /* of a row, or 0 */
@@ -136,6 +139,19 @@ typedef struct {
 } image;
 _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
+
+#ifdef SC_AT_MULTIPLIERS
+/* Those of the matrices of all engines, one after the other: from weight memory a core waits for each. */
+static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
+    uint8_t *to = SC_BUFFER(uint8_t *, SC_AT_MULTIPLIERS);
+    for (const sc_matrix *before = sc_matrices; before < m; before++)
+        if (sc_on_engine(before)) to += 2 * padded_rows(before);
+    sc_dma_wait(sc_dma_in(to, multipliers(m, at), 2 * padded_rows(m)));
+    return (const uint16_t *)(const void *)to;
+}
+#else
+#define keep_multipliers multipliers
+#endif
 
 static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     image *const i = &images[m - sc_matrices];
@@ -147,6 +163,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->apart = (uint16_t)(c.apart << c.log);
+    i->multipliers = keep_multipliers(m, at);
     /* what the last core has to do first takes it as long as a share of a small job */
     const uint32_t most = SC_CORES > 1 ? SC_CORES - 1 : 1;
     i->last_each = (uint16_t)((last.count + most * 2 - 1) / (most * 2) * 2);
@@ -203,7 +220,11 @@ SC_WARM static void write_job(const sc_matrix *m, const uint8_t *at, const sc_ne
                      ko << 16 | (first->tiles_out_in & 0xFFFF));
     sc_neureka_read(first->in + 8u * m->in.words * p.token);
     sc_neureka_written(form);
+#ifdef SC_AT_MULTIPLIERS
+    (void)at;
+#else
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
+#endif
 }
 
 /* Of a matrix's jobs of several tokens; those of one have none of these. */
@@ -246,7 +267,11 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
     const uint32_t apart = c->apart << c->log, blocks = p.count / SC_ROWS, all = c->each * blocks;
     const uint32_t writing = out->kind == SC_SILU ? WRITING_BLOCKS_SILU : WRITING_BLOCKS;
     const uint32_t shared = all + (job + 2 < c->count ? writing : 0);
+#ifdef SC_AT_MULTIPLIERS
+    const uint16_t *const scales = image_of(m)->multipliers + p.first;
+#else
     const uint16_t *const scales = scales_of(c, job);
+#endif
     int32_t *const sums = sums_of(c, job);
     uint32_t block = shared * (uint32_t)core / SC_CORES;
     const uint32_t stop = core == SC_LAST_CORE(SC_CORES) ? all : shared * ((uint32_t)core + 1) / SC_CORES;
@@ -272,7 +297,9 @@ SC_WARM static void end_several(const sc_matrix *m, const uint8_t *at, const sc_
         const int tails_come = core == SC_LAST_CORE(SC_CORES) && tailed(i) && job == rows * tokens;
         if (core == SC_LAST_CORE(SC_CORES)) {
             if (tails_come) await_tails(rows);
+#ifndef SC_AT_MULTIPLIERS
             sc_dma_wait(scales_dma[job % JOBS]);
+#endif
             sc_neureka_wait(job + 1 < c.count);
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
@@ -293,7 +320,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     }
     const image *i = image_of(m);
     uint32_t job = 0, left;
-    const uint16_t *scales = multipliers(m, at);
+    const uint16_t *const scales = i->multipliers;
     if (tailed(i)) {
         sc_barrier(); /* the first job's have come */
         own_tails(i, 0, x, core);

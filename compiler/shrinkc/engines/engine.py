@@ -46,6 +46,10 @@ def _nothing(shape: MatrixShape, tokens: int) -> int:
     return 0
 
 
+def _no_multipliers(shape: MatrixShape) -> int:
+    return 0
+
+
 def _none_behind(k: int, bits: int) -> int:
     return 0
 
@@ -68,6 +72,8 @@ class Engine:
     together.  ``cycles(spec, tokens)``: an
     estimate for that many tokens at once.  ``scratch(shape, tokens)``: bytes of L1 that it works in, while it has
     the matrix alone.  ``table``: bytes of L1 that its C twin keeps for every matrix of the model, if it runs any.
+    ``multipliers(shape)``: bytes of its rows' multipliers, which the cores read behind it, from L1 where that has
+    room for those of all matrices.
     ``features(shape, tokens, tiles)``: what its cycles are proportional to, as the
     cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
     in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
@@ -82,6 +88,7 @@ class Engine:
     cycles: Callable[[MatrixSpec, int], int]
     scratch: Callable[[MatrixShape, int], int] = _nothing
     table: int = 0
+    multipliers: Callable[[MatrixShape], int] = _no_multipliers
     reads_rows: bool = False
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
     tail: Callable[[int, int], int] = _none_behind

@@ -24,7 +24,7 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 TOKENS_MAX = 18  # 36 pixels
-IMAGE = 88  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
+IMAGE = 92  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
 _ZERO = 128  # how a weight of 0 is stored
 _AHEAD = 32  # bytes that the engine reads past the last weight
 START = 350  # two jobs written, the first one's way in and the last one's way out
@@ -48,7 +48,11 @@ def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
 
 def beside_bytes(m: MatrixShape) -> int:
     """Row multipliers, which the engine may read as weights."""
-    return max(2 * 8 * m.blocks, _AHEAD)
+    return max(multipliers(m), _AHEAD)
+
+
+def multipliers(m: MatrixShape) -> int:
+    return 2 * 8 * m.blocks
 
 
 def pack(w: StoredRows) -> np.ndarray:
@@ -116,6 +120,7 @@ ENGINE = Engine(
     cycles=cycles,
     scratch=scratch,
     table=IMAGE,
+    multipliers=multipliers,
     reads_rows=True,
     features=features,
 )

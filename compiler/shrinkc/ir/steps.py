@@ -97,7 +97,8 @@ class PassSizes:
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
     ``split``: of some tile the cores split blocks.  ``several_on_neureka``: it multiplies segments that have
-    scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1."""
+    scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1.
+    ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -121,6 +122,7 @@ class PassSizes:
     split: bool = False
     several_on_neureka: bool = False
     gains_behind: bool = False
+    multipliers: int = 0
 
     @property
     def kv_layer_in_l1(self) -> bool:

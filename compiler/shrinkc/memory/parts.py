@@ -153,6 +153,11 @@ def gains_in_l1(s: ModelShape) -> bool:
     return gain_bytes(s) <= GAINS_L1_MAX
 
 
+def multiplier_bytes(s: ModelShape) -> int:
+    """Of all rows that the cores bring to their place behind another engine."""
+    return sum(engine_named(m.engine).multipliers(m) for m in s.matrices if m is not s.embedding)
+
+
 def layer_table_bytes(s: ModelShape) -> int:
     """sizeof the tables in L1: matrices (a side path has three) and what engines keep of them, layers,
     functions, and gains where they are few."""

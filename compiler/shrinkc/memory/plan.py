@@ -23,6 +23,7 @@ from shrinkc.memory.parts import (
     Table,
     align,
     gains_in_l1,
+    multiplier_bytes,
     tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
@@ -106,6 +107,7 @@ def pass_sizes(
     kv: KvUse,
     logits_l1: bool,
     verified: int = 1,
+    keeps_multipliers: bool = False,
 ) -> PassSizes:
     """What the steps of a pass compute their buffers from.
 
@@ -126,14 +128,15 @@ def pass_sizes(
         logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
-        gains_behind=not gains_in_l1(s),
+        gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
     kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
-    return pass_sizes(s, t, plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.verified)
+    kept = any(b.name == "multipliers" for b in plan.l1)
+    return pass_sizes(s, t, plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.verified, kept)
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:

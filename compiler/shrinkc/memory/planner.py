@@ -14,7 +14,14 @@ from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import TILE_CAP
 from shrinkc.memory.behind import Asked, arrange, beside_weights
 from shrinkc.memory.cycles import Passes, cost_of
-from shrinkc.memory.parts import TILE_ROUND, Buffer, align, kv_shape, layer_table_bytes
+from shrinkc.memory.parts import (
+    TILE_ROUND,
+    Buffer,
+    align,
+    kv_shape,
+    layer_table_bytes,
+    multiplier_bytes,
+)
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
@@ -151,6 +158,14 @@ def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use
     return next((n for n in range(most, 1, -1) if arena.bytes(chosen, n) <= budget), 1)
 
 
+def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer]:
+    """Behind all else those of rows that the cores read behind another engine, if all of them have room."""
+    size, end = align(multiplier_bytes(s)), max(b.offset + b.bytes for b in l1)
+    if not 0 < size <= room - end:
+        return l1
+    return [*l1, Buffer("multipliers", "l1", size, 0, len(s.steps) - 1, end)]
+
+
 def _asked(use: L1Use) -> Asked:
     return Asked(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
 
@@ -254,7 +269,8 @@ def _plan(
     chunk, tile, kv, logits_l1 = chosen
     asked = asked or _asked(chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
-    l1 = place(arena.buffers(chosen, verified))
+    room = total_l1 - t.l1_system - layer_table_bytes(s)
+    l1 = _with_multipliers(s, place(arena.buffers(chosen, verified)), room)
     behind = arrange(s, t, asked)
     capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(

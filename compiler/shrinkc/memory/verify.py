@@ -109,8 +109,17 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
-        gains_behind(s),
+        gains_behind(s), _multipliers(plan, s, t),
     )  # fmt: skip
+
+
+def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
+    """Bytes of those in L1: all, where there is room behind everything else, or none."""
+    size = sum(
+        2 * (-m.rows // 8 * -8) for m in s.matrices if m.engine != CORES and m.name != "embedding"
+    )
+    end = max(b.offset + b.bytes for b in plan.l1 if b.name != "multipliers")
+    return size if end + size <= plan.l1_budget - t.l1_system - table_bytes(s) else 0
 
 
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
@@ -183,6 +192,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         out["kv_tile"] = 2 * piece
     if s.context >= 128 and ("k_cache" in out or "kv_layer" in out):
         out["exp2"] = EXP2_STEPS_BYTES
+    if kept := _multipliers(plan, s, t):
+        out["multipliers"] = kept
     if plan.logits_in_l1:
         out["logits"] = 4 * s.vocab * (1 if s.head.engine == CORES else plan.verified)
     return out

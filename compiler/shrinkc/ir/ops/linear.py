@@ -63,6 +63,8 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("split", Access.SCRATCH, split_bytes(sizes.cores))
     if sizes.scratch:
         yield Use("engine", Access.READ)
+    if sizes.multipliers:
+        yield Use("multipliers", Access.KEEP, sizes.multipliers)
     if sizes.chunk > 1 and slot.sums:
         each = product_bytes(sizes.chunk, slot.sums, slot.widened)
         yield Use("products", Access.SCRATCH, sizes.cores * each)
