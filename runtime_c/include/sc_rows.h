@@ -19,11 +19,15 @@ void sc_lshift_rows(int32_t *y, uint32_t n, int shift);
 static inline int32_t row_factor(uint32_t r, uint32_t mantissa) {
     return (int32_t)((r * mantissa + 0x8000u) & 0xFFFF0000u);
 }
+/* The high word of a sum times that, rounded half up. */
+static inline int32_t row_product(int32_t acc, int32_t factor) {
+    return sc_mulh(acc, factor) + (int32_t)((uint32_t)acc * (uint32_t)factor >> 31);
+}
 #if SC_XPULP
 #define SC_FACTOR(rd, r, m) ".insn r 0x5b, 4, 0x10, " rd ", " r ", " m "\n" /* of r's lower half */
 #define SC_FACTOR_OF_HIGH(rd, r, m) ".insn r 0x5b, 4, 0x30, " rd ", " r ", " m "\n"
 #define SC_TWICE(rd) SC_PACK(rd, rd, rd)
-#define SC_TIMES_LOW(rd, v, f) ".insn r 0x5b, 0, 0x10, " rd ", " v ", " f "\n"
+#define SC_TIMES_LOW(rd, v, f) ".insn r 0x5b, 4, 0x10, " rd ", " v ", " f "\n"  /* rounded */
 #define SC_TIMES_HIGH(rd, v, f) ".insn r 0x5b, 1, 0x60, " rd ", " v ", " f "\n" /* added to rd */
 #endif
 
@@ -51,7 +55,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 /* clang-format on */
 #else
     for (int i = 0; i < SC_ROWS; i++)
-        y[i] = (sc_mulh(y[i], row_factor(row_scale(r, i), (uint32_t)mantissa)) + half) >> right;
+        y[i] = (row_product(y[i], row_factor(row_scale(r, i), (uint32_t)mantissa)) + half) >> right;
 #endif
 }
 

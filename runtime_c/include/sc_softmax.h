@@ -377,7 +377,7 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
 #endif
 }
 
-/* How a weighted sum becomes a mean in the values' fixed point. */
+/* How a weighted sum becomes a mean. */
 typedef struct {
     int32_t factor, limit, half;
     int left, right;
@@ -386,7 +386,7 @@ typedef struct {
 SC_INLINE mean_scale head_mean(uint32_t total, uint32_t records, const sc_layer *layer) {
     const int z_shift = sc_top_bit(total) - 15;
     const uint32_t reciprocal = 0x80000000u / (total >> z_shift);
-    const int shift = 20 + z_shift - weight_drop(records) - layer->v_unit;
+    const int shift = 20 + z_shift - weight_drop(records) - layer->mean_unit;
     mean_scale m;
     m.factor = (int32_t)(reciprocal << 14);
     m.left = sc_to_31(-shift);

@@ -232,7 +232,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #endif
     for (; n; n--, r++, y++) {
         const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
-        const int32_t high_word = sc_mulh(acc, row_factor(*r, mantissa));
+        const int32_t high_word = row_product(acc, row_factor(*r, mantissa));
         const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
         *y = add ? sc_add_to_residual(*y, v) : v;
     }

@@ -489,6 +489,7 @@ static void heads(void) {
     layer.score_exponent = (int16_t)word();
     layer.k_unit = (int8_t)word();
     layer.v_unit = (int8_t)word();
+    layer.mean_unit = (int8_t)word();
     const uint32_t count = word();
     const uint32_t *pieces = copy(count);
 #ifdef SC_HAS_HEAD_NORM

@@ -31,11 +31,12 @@ KINDS = ("random", "small", "zero", "spread", "equal", "full")
 
 
 UNIT = 17  # the least in which every int32 has a scale
+EXTRA_BITS = 5  # of which the largest values' means saturate
 
 
 def softmax_scale(h: Harness, mantissa: int, exponent: int, unit: int = UNIT) -> SoftmaxScale:
     op = next(op for op in h.graph.ops if isinstance(op, Attention))
-    return SoftmaxScale(mantissa, exponent, op.dot_shift, op.weight_bits, unit)
+    return SoftmaxScale(mantissa, exponent, op.dot_shift, op.weight_bits, unit, EXTRA_BITS)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def command(
     gains = [] if norm is None else [to_words([norm.eps & 0xFFFFFFFF, norm.eps >> 32])]
     if norm is not None:
         gains.append(np.concatenate([norm.q_gain, norm.k_gain]).view(np.int32))
-    head = [n, first, how.mantissa, how.exponent, k_unit(h, how), how.v_unit, len(pieces), *pieces]
+    units = [k_unit(h, how), how.v_unit, how.v_unit + how.extra_bits]
+    head = [n, first, how.mantissa, how.exponent, *units, len(pieces), *pieces]
     return HEADS, np.concatenate(
         [to_words(head), *gains, to_words(x.reshape(-1)), rope.view(np.int32)]
     )

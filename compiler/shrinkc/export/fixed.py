@@ -35,10 +35,13 @@ def round_shift(v: Value, s: Number) -> Value:
 
 
 def requantize(acc: Value, factor: Number, shift: Number) -> Value:
-    high = (acc * factor) >> 32
+    return shift_saturated((acc * factor) >> 32, shift)
+
+
+def shift_saturated(high: Value, shift: Number) -> Value:
     if isinstance(shift, int):
         return saturate32(round_shift(high, min(max(shift, -31), 30)))
-    return saturate32(round_shift(high, acc.builder.clip(acc.builder.value(shift), -31, 30)))
+    return saturate32(round_shift(high, high.builder.clip(high.builder.value(shift), -31, 30)))
 
 
 def exp2_table(q9: Value) -> Value:

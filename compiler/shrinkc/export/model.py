@@ -200,7 +200,7 @@ def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:
 
 def _attention(here: _Pass, op: Attention, args: list[Any]) -> Value:
     how = SoftmaxScale(
-        op.scale_mantissa, op.scale_exponent, op.dot_shift, op.weight_bits, op.v_unit
+        op.scale_mantissa, op.scale_exponent, op.dot_shift, op.weight_bits, op.v_unit, op.extra_bits
     )
     cache = here.caches[op.layer]
     sizes = (op.kv_heads, op.heads // op.kv_heads, op.head_dim)

@@ -10,6 +10,7 @@ from shrinkc.export.fixed import (
     requantize,
     round_shift,
     saturate32,
+    shift_saturated,
     sigmoid_q31,
 )
 from shrinkc.export.values import I64, Value
@@ -46,7 +47,7 @@ def rescale(w: QLinear, acc: Value, x: Vector) -> Value:
     scales = acc.builder.table(w.r, f"{w.name}.r").cast(I64)
     factor = x.mantissa.expand(1) * scales
     factor = round_shift(factor, FACTOR_DROP) << FACTOR_DROP
-    return requantize(acc, factor, w.shift - x.exponent.expand(1))
+    return shift_saturated(round_shift(acc * factor, 32), w.shift - x.exponent.expand(1))
 
 
 def accumulate(w: QLinear, x: Vector) -> Value:
@@ -125,7 +126,7 @@ def attend(
     acc = weight @ v.q.transpose(1, 0, 2).expand(1)
     z_shift = bit_length(total) - 16
     reciprocal = b.constant(1 << 31).over(total.right(z_shift))
-    mean = _mean(acc, reciprocal << 14, z_shift - drop + (20 - how.v_unit))
+    mean = _mean(acc, reciprocal << 14, z_shift - drop + (20 - how.v_unit - how.extra_bits))
     return mean.transpose(2, 0, 1, 3).reshape(0, kv * each * d)
 
 

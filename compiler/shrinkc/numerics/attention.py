@@ -35,7 +35,8 @@ class SoftmaxScale:
 
     score = -round(-dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
     2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
-    value's scale meet the values, whose scales are in units of 2**v_unit.
+    value's scale meet the values, whose scales are in units of 2**v_unit; the result has ``extra_bits``
+    fraction bits more than they.
     """
 
     mantissa: int
@@ -43,6 +44,7 @@ class SoftmaxScale:
     dot_shift: int
     weight_bits: int
     v_unit: int
+    extra_bits: int = 0
 
 
 def attend(
@@ -51,7 +53,8 @@ def attend(
     """T queries against S cached positions under mask [T, S] -> int64 [T, D].
 
     Relative to the largest score, exp2 is a table of 256 entries with relative error of at most
-    EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value in the values' fixed point.
+    EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value, in the values' fixed point but for
+    ``extra_bits``.
     """
     product = q.mantissa * how.mantissa
     extra = bit_length(product) - 16
@@ -71,7 +74,7 @@ def attend(
     acc = np.rint(weight.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
     z_shift = bit_length(total) - 16
     reciprocal = (np.int64(1) << 31) // (total >> z_shift)
-    return _mean(acc, reciprocal << 14, 20 + z_shift - drop - how.v_unit)
+    return _mean(acc, reciprocal << 14, 20 + z_shift - drop - how.v_unit - how.extra_bits)
 
 
 def _mean(acc: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:

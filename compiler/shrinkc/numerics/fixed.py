@@ -69,9 +69,12 @@ def requantize(acc: np.ndarray, factor: np.ndarray | int, shift: np.ndarray | in
     then rounded by ``shift`` (clamped to at most 30), or shifted left where it is negative
     (clamped to at least -31).
     """
-    high = (np.asarray(acc, I64) * np.asarray(factor, I64)) >> 32
-    s = np.clip(np.asarray(shift, I64), -31, 30)
-    return saturate32(round_shift(high, s))
+    return shift_saturated((np.asarray(acc, I64) * np.asarray(factor, I64)) >> 32, shift)
+
+
+def shift_saturated(high: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """high * 2**-shift as a saturated int32, with ``requantize``'s roundings and clamps of a shift."""
+    return saturate32(round_shift(high, np.clip(np.asarray(shift, I64), -31, 30)))
 
 
 def exp2_mantissa(frac16: np.ndarray) -> np.ndarray:

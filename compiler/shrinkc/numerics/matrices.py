@@ -6,7 +6,14 @@ from typing import Protocol
 
 import numpy as np
 
-from shrinkc.numerics.fixed import I64, QMAX, requantize, round_shift, saturate32
+from shrinkc.numerics.fixed import (
+    I64,
+    QMAX,
+    requantize,
+    round_shift,
+    saturate32,
+    shift_saturated,
+)
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16, quantize_vector
 
 _CACHED = 1 << 18
@@ -117,11 +124,14 @@ def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
     """acc [T, n] of ``x`` in the fixed point of the matrix's result.
 
     A row's multiplier times the token's mantissa is rounded to its upper 15 bits, by at most 2**-14 of
-    what the largest row has: a core multiplies halves of words in one cycle, whole ones in five.
+    what the largest row has: a core multiplies halves of words in one cycle, whole ones in five.  The product's
+    high word is rounded half up: where one row's multiplier is hundreds of times the others', as massive
+    activations have it, half a unit less in each of these would be a bias that sums up in the residual.
     """
     factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
     factor = round_shift(factor, FACTOR_DROP) << FACTOR_DROP
-    return requantize(acc, factor, w.shift - x.exponent[:, None])
+    high = round_shift(np.asarray(acc, I64) * factor, 32)
+    return shift_saturated(high, w.shift - x.exponent[:, None])
 
 
 def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:

@@ -26,6 +26,7 @@ from shrinkc.ir.ops import (
     Type,
     vector_type,
 )
+from shrinkc.ir.ops.attention import EXTRA_BITS_MAX
 from shrinkc.ir.rules import check
 from shrinkc.ir.steps import Step
 from shrinkc.model import (
@@ -241,6 +242,10 @@ class _Lowering:
             cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
+        # what has the room of 31 bits: values of weights of few bits have few themselves, and their means less
+        largest_v = math.ceil(self.slack * bounds[2] * 2.0**qkv_frac) + 1
+        extra = min(EXTRA_BITS_MAX, max(0, 30 - largest_v.bit_length()))
+        mean_frac = qkv_frac + extra
         dot_shift = max(0, (hd * QMAX * QMAX).bit_length() - 15)
         units *= 2.0 ** (dot_shift + cache.k_unit)
         kappa = math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
@@ -253,12 +258,13 @@ class _Lowering:
                 dot_shift=dot_shift,
                 weight_bits=min(15, 24 - max(9, (self.graph.context - 1).bit_length())),
                 v_unit=v_unit,
+                extra_bits=extra,
             ),
-            Type("i32", nq, frac=qkv_frac),
+            Type("i32", nq, frac=mean_frac),
         )  # fmt: skip
         source = source_of(f, index, "o")
         self.check(index, "o", f, source, source.plain_frac())
-        w = self.matrix(source, Output(2.0**-qkv_frac * 128 / (QMAX * QMAX), self.res_frac))
+        w = self.matrix(source, Output(2.0**-mean_frac * 128 / (QMAX * QMAX), self.res_frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
         x = self.linear(q, index, f"{name}.mid", w, x, source.fixed_bias(self.res_frac))
 

@@ -45,7 +45,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 3
-#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t mean_unit; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 1
 #define SC_STRIP_SPACE 1
 
@@ -97,11 +97,12 @@ enum sc_op {
 #define SC_SIDE_FORMAT (8 | SC_FMT_Q16) /* of the b matrices */
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 88 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 92 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ON_NEUREKA 1
+#define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 92160
+#define SC_ARENA_BYTES 92288
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
@@ -148,5 +149,7 @@ enum sc_op {
 #define SC_BYTES_XSUM 384
 #define SC_AT_Q_SCALE 91904
 #define SC_BYTES_Q_SCALE 256
+#define SC_AT_MULTIPLIERS 92160
+#define SC_BYTES_MULTIPLIERS 128
 
 #endif

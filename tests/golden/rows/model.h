@@ -45,7 +45,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -3
-#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
+#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t mean_unit; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
 
@@ -96,11 +96,12 @@ enum sc_op {
 
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 88 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 92 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ON_NEUREKA 1
+#define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 37664
+#define SC_ARENA_BYTES 38336
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
 #define SC_AT_LOGITS 28032
@@ -131,5 +132,7 @@ enum sc_op {
 #define SC_BYTES_ROPE 256
 #define SC_AT_Q_SCALE 37536
 #define SC_BYTES_Q_SCALE 128
+#define SC_AT_MULTIPLIERS 37664
+#define SC_BYTES_MULTIPLIERS 672
 
 #endif

@@ -9,11 +9,11 @@
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
     {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer0.qkv */
-    {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 6, 0}, /* layer0.o */
+    {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer0.o */
     {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer0.gate_up */
     {4224u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer0.down */
     {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer1.qkv */
-    {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 6, 0}, /* layer1.o */
+    {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer1.o */
     {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer1.gate_up */
     {9072u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer1.down */
     {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* head */
@@ -22,10 +22,10 @@ SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      3, 3, 25669, -52, -2, 15, 14,
+      3, 3, 25669, -52, 16, -2, 15, 14,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      3, 3, 25669, -52, -2, 15, 14,
+      3, 3, 25669, -52, 16, -2, 15, 14,
     },
 };
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from shrinkc.ir.graph import Graph
 
 
+EXTRA_BITS_MAX = 15
+
+
 def rule_probabilities(graph: Graph, op: Attention) -> str | None:
     if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
         return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
@@ -41,6 +44,8 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
         return f"scale mantissa {op.scale_mantissa}"
     if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
         return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
+    if not 0 <= op.extra_bits <= EXTRA_BITS_MAX:
+        return f"{op.extra_bits} fraction bits more than values have, allowed 0..{EXTRA_BITS_MAX}"
     return unit_fault(op.v_unit)
 
 
@@ -90,14 +95,17 @@ class Attention(Op):
 
     ``dot_shift`` makes the head's dot product fit 16 bits; the 15-bit mantissa ``scale_mantissa`` and
     ``scale_exponent`` bring its product with both scales to log2 units; probabilities weigh the
-    values with ``weight_bits`` bits; ``v_unit`` as in RopeCache (numerics/attention.py).
+    values with ``weight_bits`` bits; ``v_unit`` as in RopeCache; a mean of values is small where they are
+    of both signs, so the result has ``extra_bits`` fraction bits more than they (numerics/attention.py).
     """
 
     TAKES = (("heads8",),)
     RULES = (rule_heads, rule_probabilities)
     KERNEL = "sc_step_attention"
     READS_CACHE = True
-    NUMBERS = MappingProxyType({"score_mantissa": "uint16_t", "score_exponent": "int16_t"})
+    NUMBERS = MappingProxyType(
+        {"score_mantissa": "uint16_t", "score_exponent": "int16_t", "mean_unit": "int8_t"}
+    )
 
     heads: int
     kv_heads: int
@@ -107,6 +115,7 @@ class Attention(Op):
     dot_shift: int
     weight_bits: int
     v_unit: int
+    extra_bits: int = 0
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
         q, cache = args[0], Cache.of(state, self.layer)
@@ -115,7 +124,12 @@ class Attention(Op):
         out = np.empty((tokens, self.heads, self.head_dim), I64)
         per_kv = self.heads // self.kv_heads
         how = SoftmaxScale(
-            self.scale_mantissa, self.scale_exponent, self.dot_shift, self.weight_bits, self.v_unit
+            self.scale_mantissa,
+            self.scale_exponent,
+            self.dot_shift,
+            self.weight_bits,
+            self.v_unit,
+            self.extra_bits,
         )
         for h in range(self.heads):
             keys, values = (
@@ -130,7 +144,7 @@ class Attention(Op):
         return {"DOT_SHIFT": self.dot_shift, "WEIGHT_BITS": self.weight_bits}
 
     def numbers(self) -> tuple[int, ...]:
-        return self.scale_mantissa, self.scale_exponent
+        return self.scale_mantissa, self.scale_exponent, self.v_unit + self.extra_bits
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:
