@@ -33,9 +33,10 @@ typedef struct {
                 int32_t *x, int core, int cores);
 } sc_engine;
 
-extern const sc_engine *const sc_engines[]; /* by sc_matrix.engine; of the cores NULL */
 #ifdef SC_ONLY_ENGINE
 extern const sc_engine SC_ONLY_ENGINE;
+#else
+extern const sc_engine *const sc_engines[]; /* by sc_matrix.engine; of the cores NULL */
 #endif
 
 static inline const sc_engine *sc_engine_of(const sc_matrix *m) {

@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 #endif
 }
 
-/* acc -> the result's fixed point, in place: sc_requantize() with the shift's cases taken out */
+/* acc -> the result's fixed point, in place, for any shift */
 static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
                                                           int32_t shift, int32_t *y) {
     rescale_rows(block, mantissa, sc_max(shift, 0), y);

@@ -76,7 +76,7 @@ static inline part part_of(const cut *c, uint32_t job) {
 #endif
 #define SC_NEUREKA_SUMS ((4u * TOKEN_PIXELS + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
 
-/* Scratch of a job: multipliers of its rows, then sums [pixel][row]. */
+/* Scratch of a job: multipliers of its rows, where those of all matrices are not in L1, then sums [pixel][row]. */
 static inline uint16_t *scales_of(const cut *c, uint32_t job) {
     const uint32_t bytes = c->tokens == 1 ? SC_NEUREKA_SUMS : (4 * c->pixels + 2) << c->log;
     return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + job % JOBS * bytes);
@@ -141,11 +141,18 @@ _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1 image images[SC_MATRICES];
 
 #ifdef SC_AT_MULTIPLIERS
-/* Those of the matrices of all engines, one after the other: from weight memory a core waits for each. */
+static inline int on_neureka(const sc_matrix *m) {
+#ifdef SC_ON_NEUREKA_3X3
+    if (m->engine == SC_ON_NEUREKA_3X3) return 1;
+#endif
+    return dense(m);
+}
+
+/* Those of all matrices that N-EUREKA has, one after the other: from weight memory a core waits for each. */
 static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
     uint8_t *to = SC_BUFFER(uint8_t *, SC_AT_MULTIPLIERS);
     for (const sc_matrix *before = sc_matrices; before < m; before++)
-        if (sc_on_engine(before)) to += 2 * padded_rows(before);
+        if (on_neureka(before)) to += 2 * padded_rows(before);
     sc_dma_wait(sc_dma_in(to, multipliers(m, at), 2 * padded_rows(m)));
     return (const uint16_t *)(const void *)to;
 }
@@ -209,8 +216,8 @@ static inline const sc_matrix *next_of(const sc_matrix *m) {
 
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
  * its and no other's but for the job's place. */
-SC_WARM static void write_job(const sc_matrix *m, const uint8_t *at, const sc_neureka_job *first,
-                              uint32_t form, const cut *c, uint32_t job) {
+SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, uint32_t form, const cut *c,
+                              uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_acquire();
@@ -220,10 +227,8 @@ SC_WARM static void write_job(const sc_matrix *m, const uint8_t *at, const sc_ne
                      ko << 16 | (first->tiles_out_in & 0xFFFF));
     sc_neureka_read(first->in + 8u * m->in.words * p.token);
     sc_neureka_written(form);
-#ifdef SC_AT_MULTIPLIERS
-    (void)at;
-#else
-    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), multipliers(m, at) + p.first, 2 * p.count);
+#ifndef SC_AT_MULTIPLIERS
+    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), image_of(m)->multipliers + p.first, 2 * p.count);
 #endif
 }
 
@@ -236,7 +241,7 @@ SC_WARM static void begin_several(const sc_matrix *m, const uint8_t *at, const s
     const cut c = cut_of(m, tokens);
     several = job_of(m, at, x->q, &c, 0);
     for (uint32_t job = 0; job < c.count && job < 2; job++) {
-        write_job(m, at, &several, form_of(m, tokens), &c, job);
+        write_job(m, &several, form_of(m, tokens), &c, job);
         sc_neureka_commit();
     }
     if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
@@ -287,8 +292,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
     }
 }
 
-SC_WARM static void end_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                                const sc_output *out, int core) {
+SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, const sc_output *out,
+                                int core) {
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
@@ -304,7 +309,7 @@ SC_WARM static void end_several(const sc_matrix *m, const uint8_t *at, const sc_
         }
         sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
         if (core == SC_LAST_CORE(SC_CORES) && job + 2 < c.count) {
-            write_job(m, at, &several, form_of(m, tokens), &c, job + 2);
+            write_job(m, &several, form_of(m, tokens), &c, job + 2);
             sc_neureka_commit();
         }
         if (tails_come && rows + 1 < i->count) fetch_tails(i, rows + 1);
@@ -314,8 +319,9 @@ SC_WARM static void end_several(const sc_matrix *m, const uint8_t *at, const sc_
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
+    (void)at; /* what is read of it is in the image */
     if (tokens > 1) {
-        end_several(m, at, x, tokens, out, core);
+        end_several(m, x, tokens, out, core);
         return;
     }
     const image *i = image_of(m);

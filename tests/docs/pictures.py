@@ -247,18 +247,21 @@ EXACT, NEAREST, DOWN, TABLE = ("c", "exact"), ("a", "nearest"), ("b", "down"), (
 STAGES: tuple[tuple[str, tuple[tuple[tuple[str, str], str], ...]], ...] = (
     ("embed", ((EXACT, "q · d − b, times r"), (DOWN, "high word"), (NEAREST, "shift"))),
     ("norm, 16 bit", ((DOWN, "z · gain"), (DOWN, "squares' sum, root, 1/√"), (NEAREST, "q"))),
-    ("qkv", ((EXACT, "Σ q · x"), (DOWN, "high word"), (NEAREST, "shift; saturates"))),
+    ("qkv", ((EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; saturates"))),
     ("RoPE", ((DOWN, "to 15 bits"), (EXACT, "x · cos ± x · sin"), (DOWN, "to 16 bits"))),
     ("int8 heads", ((NEAREST, "q"), (DOWN, "the reciprocal; scales of the cache up"))),
     ("scores", ((EXACT, "q · k"), (NEAREST, "to 16 bits"), (EXACT, "· k scale"), (DOWN, "x in Q9"))),
     ("softmax", ((TABLE, "exp2"), (DOWN, "octaves"), (NEAREST, "weight"), (EXACT, "Σ weight · v"))),
     ("mean", ((DOWN, "1 / Σ, high word"), (NEAREST, "shift"))),
-    ("o + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (DOWN, "high word"), (NEAREST, "shift; clips"))),
+    ("o + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; clips"))),
     ("norm, 16 bit", ((DOWN, "as above"), (NEAREST, "q"))),
-    ("gate, up", ((EXACT, "Σ q · x"), (DOWN, "high word"), (NEAREST, "shift; saturates"))),
+    ("gate, up", ((EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; saturates"))),
     ("SiLU · up", ((NEAREST, "gate to Q16"), (TABLE, "sigmoid + slope"), (DOWN, "two high words"))),
-    ("down + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (DOWN, "high word"), (NEAREST, "shift; clips"))),
-    ("norm, head", ((DOWN, "as above"), (NEAREST, "q"), (EXACT, "Σ q · x"), (DOWN, "high word"), (NEAREST, "shift"))),
+    ("down + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; clips"))),
+    (
+        "norm, head",
+        ((DOWN, "as above"), (NEAREST, "q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift")),
+    ),
     ("greedy token", ((EXACT, "largest logit, lowest index"),)),
 )  # fmt: skip
 

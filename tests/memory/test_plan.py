@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shrinkc.core.errors import DoesNotFit
+from shrinkc.engines import Choice, Choices
 from shrinkc.memory.parts import stored_in, tile_blocks
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import check_fits, make_plan
@@ -222,3 +223,20 @@ def test_lifetimes_name_steps() -> None:
         if a.name < b.name and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
     ]
     assert shared, "buffers of different steps share bytes"
+
+
+def test_multipliers_are_in_l1_where_all_of_them_have_room() -> None:
+    """Behind everything else: no byte of L1 that another buffer would have is theirs."""
+    matrices = [f"layer{i}.{m}" for i in range(5) for m in ("qkv", "o", "gate_up", "down")]
+    s = make_shape(choices=Choices({name: Choice("neureka") for name in matrices}))
+    rows = sum(m.blocks * 8 for m in s.matrices if m.name in matrices)
+    plan = make_plan(s, SIRACUSA)
+    kept = next(b for b in plan.l1 if b.name == "multipliers")
+    others = [b for b in plan.l1 if b is not kept]
+    end = max(b.offset + b.bytes for b in others)
+    assert rows > 0 and kept.bytes == 2 * rows and kept.offset == end
+    least = plan.used["l1"]
+    assert make_plan(s, SIRACUSA, least).l1 == plan.l1
+    without = make_plan(s, SIRACUSA, least - 1)
+    assert [b.name for b in without.l1] == [b.name for b in others]
+    assert "multipliers" not in {b.name for b in make_plan(make_shape(), SIRACUSA).l1}

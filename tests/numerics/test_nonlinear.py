@@ -24,7 +24,7 @@ def softmax_scale(dim: int, context: int, unit: int = UNIT) -> SoftmaxScale:
     kappa = math.log2(math.e) * 2.0 ** (dot_shift + unit - 2 * FRAC) / (math.sqrt(dim) * 127**2)
     exponent = math.floor(math.log2(kappa)) - 14
     bits = min(15, 24 - max(9, (context - 1).bit_length()))
-    return SoftmaxScale(round(kappa * 2.0**-exponent), exponent, dot_shift, bits, unit)
+    return SoftmaxScale(round(kappa * 2.0**-exponent), exponent, dot_shift, bits, unit, 0)
 
 
 def fixed(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from shrinkc.ir.ops import Op, Type
 from shrinkc.ir.steps import Step
 
-IR_VERSION = 7
+IR_VERSION = 8
 _LAYER = re.compile(r"^layer\d+\.")
 
 

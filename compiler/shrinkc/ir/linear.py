@@ -26,8 +26,9 @@ class QLinear:
     """An integer matrix [n, k] and its scales.
 
     weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // seg, and the result in
-    fixed point with ``frac`` bits is ``requantize(acc, r[o] * mantissa, shift - exponent)``, with
-    the upper 15 bits of that product, where
+    fixed point with ``frac`` bits is ``acc * factor * 2**-(32 + shift - exponent)``, its high word and the
+    shift rounded half up (numerics/matrices.py: rescale), with the upper 15 bits of ``r[o] * mantissa`` as
+    factor, where
     ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
     int32: ``drop`` bits of a segment's sum make room for it.
 

@@ -115,9 +115,9 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
 
 def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
     """Bytes of those in L1: all, where there is room behind everything else, or none."""
-    size = sum(
-        2 * (-m.rows // 8 * -8) for m in s.matrices if m.engine != CORES and m.name != "embedding"
-    )
+    size = sum(ENGINES[m.engine].multipliers(m) for m in s.matrices if m.name != "embedding")
+    if size == 0:
+        return 0
     end = max(b.offset + b.bytes for b in plan.l1 if b.name != "multipliers")
     return size if end + size <= plan.l1_budget - t.l1_system - table_bytes(s) else 0
 

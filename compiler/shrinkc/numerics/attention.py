@@ -44,7 +44,7 @@ class SoftmaxScale:
     dot_shift: int
     weight_bits: int
     v_unit: int
-    extra_bits: int = 0
+    extra_bits: int
 
 
 def attend(

@@ -116,13 +116,22 @@ def host_logits(
                     content = process.stdout.read(4 * length * manifest.vocab_size)
                     if len(content) < 4 * length * manifest.vocab_size:
                         errors.seek(0)
-                        said = _why_no_more(content, errors.read(), process.wait())
+                        said = _why_no_more(content, errors.read(), _ended(process))
                         raise RunFailed(
                             f"the program on host ended before it gave all logits: {said}"
                         )
                     yield np.frombuffer(content, "<i4").reshape(length, manifest.vocab_size)
             finally:
                 process.kill()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a program that has closed its output, which is not waited for forever."""
+    try:
+        return process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _why_no_more(content: bytes, errors: bytes, code: int) -> str:

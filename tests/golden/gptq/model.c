@@ -8,10 +8,6 @@
 #include "sc_engines.h"
 
 extern const sc_engine sc_engine_neureka;
-SC_L1_DATA const sc_engine *const sc_engines[] = {
-    [SC_ON_CORES] = 0,
-    [SC_ON_NEUREKA] = &sc_engine_neureka,
-};
 
 static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0};
 static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0};

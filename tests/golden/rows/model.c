@@ -8,10 +8,6 @@
 #include "sc_engines.h"
 
 extern const sc_engine sc_engine_neureka;
-SC_L1_DATA const sc_engine *const sc_engines[] = {
-    [SC_ON_CORES] = 0,
-    [SC_ON_NEUREKA] = &sc_engine_neureka,
-};
 
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {

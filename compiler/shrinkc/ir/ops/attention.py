@@ -46,7 +46,7 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
         return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
     if not 0 <= op.extra_bits <= EXTRA_BITS_MAX:
         return f"{op.extra_bits} fraction bits more than values have, allowed 0..{EXTRA_BITS_MAX}"
-    return unit_fault(op.v_unit)
+    return unit_fault(op.v_unit) or unit_fault(op.v_unit + op.extra_bits)
 
 
 STEPS_FROM = 128
@@ -115,7 +115,7 @@ class Attention(Op):
     dot_shift: int
     weight_bits: int
     v_unit: int
-    extra_bits: int = 0
+    extra_bits: int
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
         q, cache = args[0], Cache.of(state, self.layer)
