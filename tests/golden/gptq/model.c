@@ -18,22 +18,22 @@ static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6
 static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {4224u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer0.qkv.a */
-    {5280u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 21, &side_0_qkv}, /* layer0.qkv */
+    {4224u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer0.qkv.a */
+    {5280u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_0_qkv}, /* layer0.qkv */
     {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 16, 16, 16, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 19, 0}, /* layer0.o */
-    {12192u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer0.gate_up.a */
-    {12720u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 21, &side_0_gate_up}, /* layer0.gate_up */
+    {12192u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer0.gate_up.a */
+    {12720u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_0_gate_up}, /* layer0.gate_up */
     {22320u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0}, /* layer0.down.a */
     {23104u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, &side_0_down}, /* layer0.down */
-    {27264u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer1.qkv.a */
-    {28320u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 21, &side_1_qkv}, /* layer1.qkv */
+    {27264u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer1.qkv.a */
+    {28320u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_1_qkv}, /* layer1.qkv */
     {35232u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0}, /* layer1.o.a */
     {35760u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, &side_1_o}, /* layer1.o */
-    {38704u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 21, 0}, /* layer1.gate_up.a */
-    {39232u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 21, &side_1_gate_up}, /* layer1.gate_up */
+    {38704u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer1.gate_up.a */
+    {39232u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, &side_1_gate_up}, /* layer1.gate_up */
     {56128u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0}, /* layer1.down.a */
     {56912u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, &side_1_down}, /* layer1.down */
-    {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 21, 0}, /* head */
+    {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0}, /* head */
 };
 
 static const uint16_t perm_0_0[] = {
@@ -70,11 +70,11 @@ const uint16_t *const sc_head_perm = 0;
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[1], &sc_matrices[2], &sc_matrices[4], &sc_matrices[6] },
-      10, 10, 24011, -57, 16, 5, 7, 6,
+      12, 12, 24011, -59, 16, 7, 5, 4,
       { perm_0_0, 0, perm_0_2, 0 },
     },
     { { &sc_matrices[8], &sc_matrices[10], &sc_matrices[12], &sc_matrices[14] },
-      10, 10, 24011, -57, 16, 0, 12, 11,
+      12, 12, 24011, -59, 16, 2, 10, 9,
       { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
 };
@@ -93,7 +93,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 21, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

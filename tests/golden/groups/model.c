@@ -8,31 +8,31 @@
 
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* layer0.qkv */
+    {0u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.qkv */
     {5520u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer0.o */
-    {8464u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* layer0.gate_up */
+    {8464u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.gate_up */
     {20608u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer0.down */
-    {26816u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 21, 0}, /* layer1.qkv */
+    {26816u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 19, 0}, /* layer1.qkv */
     {32336u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer1.o */
-    {35280u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* layer1.gate_up */
+    {35280u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer1.gate_up */
     {47424u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer1.down */
-    {53632u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* layer2.qkv */
+    {53632u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.qkv */
     {59152u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer2.o */
-    {62096u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 21, 0}, /* layer2.gate_up */
+    {62096u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.gate_up */
     {74240u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer2.down */
-    {80448u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, 21, 0}, /* head */
+    {80448u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, 20, 0}, /* head */
 };
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      9, 9, 30372, -58, 15, 4, 8, 7,
+      11, 11, 30372, -60, 15, 6, 6, 5,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      8, 8, 30372, -57, 15, 4, 8, 7,
+      10, 10, 30372, -59, 15, 6, 6, 5,
     },
     { { &sc_matrices[8], &sc_matrices[9], &sc_matrices[10], &sc_matrices[11] },
-      9, 9, 30372, -58, 15, 4, 8, 7,
+      11, 11, 30372, -60, 15, 6, 6, 5,
     },
 };
 

@@ -11,24 +11,24 @@ extern const sc_engine sc_engine_neureka;
 
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0}, /* layer0.qkv */
+    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0}, /* layer0.qkv */
     {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 19, 0}, /* layer0.o */
-    {1632u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0}, /* layer0.gate_up */
+    {1632u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0}, /* layer0.gate_up */
     {3264u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 16, 0}, /* layer0.down */
-    {3808u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0}, /* layer1.qkv */
+    {3808u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0}, /* layer1.qkv */
     {4896u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 19, 0}, /* layer1.o */
-    {5440u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0}, /* layer1.gate_up */
+    {5440u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0}, /* layer1.gate_up */
     {7072u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 16, 0}, /* layer1.down */
-    {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0}, /* head */
+    {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0}, /* head */
 };
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      3, 3, 16978, -54, 15, -1, 14, 13,
+      5, 5, 16978, -56, 15, 1, 12, 11,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      3, 3, 16978, -54, 15, -1, 14, 13,
+      5, 5, 16978, -56, 15, 1, 12, 11,
     },
 };
 
@@ -46,7 +46,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 22, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {7616u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

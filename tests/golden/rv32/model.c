@@ -8,24 +8,24 @@
 
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer0.qkv */
+    {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.qkv */
     {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer0.o */
-    {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer0.gate_up */
+    {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.gate_up */
     {4224u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer0.down */
-    {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer1.qkv */
+    {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.qkv */
     {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer1.o */
-    {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* layer1.gate_up */
+    {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.gate_up */
     {9072u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer1.down */
-    {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0}, /* head */
+    {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* head */
 };
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      3, 3, 25669, -52, 16, -2, 15, 14,
+      5, 5, 25669, -54, 16, 0, 13, 12,
     },
     { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      3, 3, 25669, -52, 16, -2, 15, 14,
+      5, 5, 25669, -54, 16, 0, 13, 12,
     },
 };
 
@@ -43,7 +43,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 23, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

@@ -44,7 +44,7 @@ enum sc_op {
 #define SC_NORM_DROP 16
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
-#define SC_LOGIT_SHIFT -3
+#define SC_LOGIT_SHIFT -1
 #define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t mean_unit; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 0
 #define SC_STRIP_SPACE 1
