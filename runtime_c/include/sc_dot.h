@@ -64,6 +64,13 @@ SC_INLINE void sc_v_load(sc_v_words *rows, const uint8_t *w) { __builtin_memcpy(
 /* clang-format off */
 #define SC_PAIR_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t0]")
 #define SC_PAIR_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t1]")
+/* 24 instructions: those of two words that are there already */
+#define SC_PAIR_ROWS                                                                                             \
+    SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")                                                      \
+    SC_PAIR_EVEN(0) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(1) SC_LW_POST("%[t1]", "%[w]")                       \
+    SC_PAIR_EVEN(2) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(3) SC_LW_POST("%[t1]", "%[w]")                       \
+    SC_PAIR_EVEN(4) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(5) SC_LW_POST("%[t1]", "%[w]")                       \
+    SC_PAIR_EVEN(6) SC_PAIR_ODD(7)
 #define SC_PAIR_ZERO(r) "li %[a" #r "], 0\nli %[b" #r "], 0\n"
 #define SC_PAIR_OUT(r) [a##r] "=&r"(a->s##r), [b##r] "=&r"(b->s##r),
 
@@ -74,11 +81,7 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
     __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
                      SC_LOOP_BEGIN("%[n]", 26)
                      SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[y]")
-                     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")
-                     SC_PAIR_EVEN(0) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(1) SC_LW_POST("%[t1]", "%[w]")
-                     SC_PAIR_EVEN(2) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(3) SC_LW_POST("%[t1]", "%[w]")
-                     SC_PAIR_EVEN(4) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(5) SC_LW_POST("%[t1]", "%[w]")
-                     SC_PAIR_EVEN(6) SC_PAIR_ODD(7)
+                     SC_PAIR_ROWS
                      SC_LOOP_END(26)
                      : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "=&r"(x0),
                        [x1] "=&r"(x1), [t0] "=&r"(t0), [t1] "=&r"(t1)

@@ -53,7 +53,10 @@ typedef struct sc_matrix {
 #ifdef SC_HAS_ENGINES
     uint8_t engine; /* SC_ON_*: who runs it; others than the cores have layouts of their own (sc_engines.h) */
 #endif
-    int16_t shift;             /* of a sum's high word, before the token's exponent */
+    int16_t shift; /* of a sum's high word, before the token's exponent */
+#ifdef SC_ENGINE_TAILS
+    uint8_t tails; /* of which of its engine's jobs: Tails of engines/engine.py */
+#endif
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 

@@ -24,35 +24,108 @@ static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at)
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
 
 #ifdef SC_ENGINE_TAILS
-/* Channels of a row's tiles, of a 3x3 image. */
-static inline uint32_t channels_of_tiles(const sc_matrix *m) {
-    return m->block_bytes / SC_ROWS / (TILE_BYTES * bits_of(m)) * CHANNELS;
-}
-/* Inputs of a row that are not the engine's. */
-static inline uint32_t tail(const sc_matrix *m) {
-    const uint32_t whole = dense(m) ? m->in.k : TAPS * channels_of_tiles(m);
-    return m->in.k > whole ? m->in.k - whole : 0;
-}
-/* Tails: blocks of 8 rows, words of 8 bit as those of the cores', behind the multipliers.  A word more apart than
- * they have, neighbours begin in other L1 banks. */
-#define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
-static inline const uint8_t *tails(const sc_matrix *m, const uint8_t *at) {
-    const uint32_t scales = 2 * padded_rows(m);
-    return (const uint8_t *)multipliers(m, at) + (scales < 32 ? 32 : scales);
-}
+enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* jobs: Tails in engines/engine.py */
+static inline int job_has_tails(uint32_t tails, uint32_t job) { return tails && !(job & (tails - 1)); }
+/* Tails of all jobs are behind the image, whose rows they pad to a fourth one. */
+static inline int behind(const sc_matrix *m) { return m->tails == TAILS_OF_ALL; }
 #else
-static inline uint32_t tail(const sc_matrix *m) {
-    (void)m;
-    return 0;
-}
-#define channels_of_tiles(m) 0u
+#define behind(m) 0
 #endif
-/* Whole words of it. */
-static inline uint32_t tail_words(const sc_matrix *m) { return (tail(m) + 3) / 4; }
+
 /* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
 static inline uint32_t channels(const sc_matrix *m) {
-    return dense(m) ? m->in.k : tail(m) ? channels_of_tiles(m) : 4u * m->in.words / TAPS;
+    return dense(m) ? m->in.k : 4u * m->in.words / (behind(m) ? TAPS + 3 : TAPS);
 }
+
+/* Tiles that the engine has of a row with or without a tail. */
+static inline uint32_t tiles_of(const sc_matrix *m, int tailed) {
+    return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m) - (tailed && !behind(m) ? 1 : 0);
+}
+static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
+    return TILE_BYTES * (dense(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
+}
+
+#ifdef SC_ENGINE_TAILS
+#define ROWS_LOG 7 /* of a job, each of which has its rows and then their tails */
+/* Tails: blocks of 8 rows, words of 8 bit as those of the cores'.  A word more apart than they have, neighbours begin
+ * in other L1 banks. */
+#define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
+static inline int has_tail(const sc_matrix *m, uint32_t row) {
+    return job_has_tails(m->tails, row >> ROWS_LOG);
+}
+/* Where a vector's words are that meet a tail's: of the image's last channels 4 of each tap, then the next 4. */
+typedef struct {
+    uint32_t first, step, taps, groups; /* inputs; words of a group, and groups */
+} tail_place;
+static inline tail_place tail_of(const sc_matrix *m) {
+    const uint32_t c = channels(m), whole = CHANNELS * tiles_of(m, 1);
+    if (behind(m)) return (tail_place){TAPS * c, 4, (m->in.k - TAPS * c + 3) / 4, 1};
+    return (tail_place){whole, c, TAPS, (c - whole) / 4};
+}
+static inline uint32_t tail_words(const sc_matrix *m) {
+    const tail_place p = tail_of(m);
+    return p.taps * p.groups;
+}
+static inline const uint8_t *job_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
+    return at + (row >> ROWS_LOG) * ((1u << ROWS_LOG) / SC_ROWS) * m->block_bytes;
+}
+static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
+    return job_at(m, at, row) + row % (1u << ROWS_LOG) * row_bytes_of(m, has_tail(m, row));
+}
+/* The tails of a row's block. */
+static inline const uint8_t *tails_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
+    const uint32_t left = padded_rows(m) - (row >> ROWS_LOG << ROWS_LOG), most = 1u << ROWS_LOG;
+    return job_at(m, at, row) + (left < most ? left : most) * row_bytes_of(m, 1) +
+           row % most / SC_ROWS * TAIL_BLOCK(tail_words(m));
+}
+
+/* Of a block of 8 rows what their tails add up to with a vector's low and high bytes.  Returns the end of the tails. */
+#if SC_XPULP
+/* clang-format off */
+static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
+                                       tail_place p) {
+    int32_t x0 = (int32_t)p.groups, x1, t0, t1;
+    __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
+                     SC_OUTER_LOOP_BEGIN("%[x0]", 26 + 3)
+                     SC_INNER_LOOP_BEGIN("%[taps]", 26)
+                     SC_LW_BY("%[x0]", "%[x]", "%[step]") SC_LW_BY("%[x1]", "%[y]", "%[step]")
+                     SC_PAIR_ROWS
+                     SC_LOOP_END(26) "\n"
+                     "add %[x], %[x], %[back]\n"
+                     "add %[y], %[y], %[back]\n" SC_OUTER_LOOP_END(26 + 3)
+                     : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "+&r"(x0),
+                       [x1] "=&r"(x1), [t0] "=&r"(t0), [t1] "=&r"(t1)
+                     : [taps] "r"(p.taps), [step] "r"(p.step), [back] "r"(4 - p.taps * p.step)
+                     : "memory");
+    return w;
+}
+/* clang-format on */
+#else
+static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x,
+                                       const int8_t *y, tail_place p) {
+    *a = *b = (sc_rows){0};
+    for (; p.groups; p.groups--, x += 4, y += 4) {
+        for (uint32_t tap = 0; tap < p.taps; tap++, w += 4 * SC_ROWS) {
+            const int32_t low = sc_load32(x + tap * p.step), high = sc_load32(y + tap * p.step);
+#define ROW(r)                                                                                               \
+    a->s##r = sc_sdot4(a->s##r, low, sc_load32(w + 4 * r));                                                  \
+    b->s##r = sc_sdot4(b->s##r, high, sc_load32(w + 4 * r));
+            SC_EACH_ROW(ROW)
+#undef ROW
+        }
+    }
+    return w;
+}
+#endif
+#else
+static inline int has_tail(const sc_matrix *m, uint32_t row) {
+    (void)m, (void)row;
+    return 0;
+}
+static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
+    return at + row * row_bytes_of(m, 0);
+}
+#endif
 
 /* Inputs of a row that lie together: those of a tile, or of one of its 9 taps. */
 typedef struct {
@@ -61,9 +134,8 @@ typedef struct {
 
 #define PIECE_MAX 32u
 
-static inline uint32_t pieces_of(const sc_matrix *m) {
-    const uint32_t tiles = (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m);
-    return dense(m) ? tiles : 9 * tiles;
+static inline uint32_t pieces_of(const sc_matrix *m, int tailed) {
+    return (dense(m) ? 1 : TAPS) * tiles_of(m, tailed);
 }
 
 /* Where piece i of a row begins, as bits of its planes. */
@@ -73,7 +145,8 @@ typedef struct {
 } place;
 
 static inline place place_of(const sc_matrix *m, uint32_t i) {
-    const uint32_t k = m->in.k - tail(m), tile = dense(m) ? i : i / 9, tap = dense(m) ? 0 : i % 9;
+    const uint32_t k = behind(m) ? TAPS * channels(m) : m->in.k, tile = dense(m) ? i : i / TAPS,
+                   tap = dense(m) ? 0 : i % TAPS;
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
     const uint32_t there = left < of_tile ? left : of_tile, first = tap * channels(m) + channel;
     return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
@@ -125,7 +198,7 @@ SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t 
 /* Four inputs at a time, so that few of them are work for all cores. */
 SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
                              int shift, int32_t *x, int core, int cores) {
-    const uint8_t *weights = at + row * (m->block_bytes / SC_ROWS);
+    const uint8_t *weights = row_at(m, at, row);
     const int32_t scale = multipliers(m, at)[row];
     if (dense(m)) { /* one after the other */
         for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
@@ -136,7 +209,7 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
         return;
     }
     const uint32_t bits = bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
-    for (uint32_t i = (uint32_t)core; i < pieces_of(m) * quads; i += (uint32_t)cores) {
+    for (uint32_t i = (uint32_t)core; i < pieces_of(m, has_tail(m, row)) * quads; i += (uint32_t)cores) {
         const place p = place_of(m, i / quads);
         const uint32_t q = i % quads;
         uint32_t word = 0;
@@ -150,11 +223,15 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
                   x + p.inputs.first + 4 * q);
     }
 #ifdef SC_ENGINE_TAILS
-    const uint32_t left = tail(m), first = k - left;
-    const uint8_t *const words =
-        tails(m, at) + row / SC_ROWS * TAIL_BLOCK(tail_words(m)) + 4 * (row % SC_ROWS);
-    for (uint32_t i = 4u * (uint32_t)core; i < left; i += 4u * (uint32_t)cores)
-        read_four((uint32_t)sc_load32(words + SC_ROWS * i), left - i, scale, factor, shift, x + first + i);
+    if (!has_tail(m, row)) return;
+    const tail_place p = tail_of(m);
+    const uint8_t *const words = tails_at(m, at, row) + 4 * (row % SC_ROWS);
+    for (uint32_t i = (uint32_t)core; i < tail_words(m); i += (uint32_t)cores) {
+        const uint32_t first = p.first + i % p.taps * p.step + i / p.taps * 4;
+        if (first < k)
+            read_four((uint32_t)sc_load32(words + 4 * SC_ROWS * i), k - first, scale, factor, shift,
+                      x + first);
+    }
 #endif
 }
 

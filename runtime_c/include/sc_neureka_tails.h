@@ -7,14 +7,16 @@
 #include "sc_neureka_rows.h"
 
 #ifdef SC_ENGINE_TAILS
-static inline int tailed(const image *i) { return i->tail_words > 0; }
+static inline int has_any_tails(const image *i) { return i->tails > 0; }
+static inline int has_tails(const image *i, uint32_t job) { return job_has_tails(i->tails, job); }
 
-/* Behind the sums of one token's jobs: of a job what its tails add up to, and the tails of two jobs. */
+/* Behind the sums of one token's jobs: of a job what its tails add up to, and its tails and those of the next one
+ * that has any while it is at hand. */
 _Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
                "a core has whole blocks of a job");
+_Static_assert(JOB_ROWS_LOG + 1 == ROWS_LOG, "jobs of a 3x3 image");
 static SC_L1 sc_dma tails_dma[2];
-_Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << (JOB_ROWS_LOG + 1)) +
-                       2 * (2u << JOB_ROWS_LOG) / SC_ROWS * TAIL_BLOCK(1) <=
+_Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << ROWS_LOG) + 2 * (1u << ROWS_LOG) / SC_ROWS * TAIL_BLOCK(1) <=
                    SC_BYTES_ENGINE,
                "planned room of a job's tails");
 static inline int32_t *tail_sums(void) {
@@ -25,28 +27,46 @@ static inline int32_t *tail_sums(void) {
 static inline int32_t *own_sums(const image *i, int core) {
     return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
 }
+/* Those of two jobs in a row lie in two places; where every other one has any, in one. */
+static inline uint32_t turn_of(const image *i, uint32_t job) { return i->tails & job & 1; }
 static inline uint8_t *tail_tile(const image *i, uint32_t job) {
-    return (uint8_t *)(tail_sums() + (2u << JOB_ROWS_LOG)) +
-           (job & 1) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
+    return (uint8_t *)(tail_sums() + (1u << ROWS_LOG)) +
+           turn_of(i, job) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
+}
+
+/* Where jobs of both kinds follow each other, what the engine does for one with tails. */
+static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in, uint32_t tiles_out_in) {
+    if (i->tails != TAILS_OF_EVERY_OTHER) return;
+    const int tailed = has_tails(i, job);
+    sc_neureka_apart(tailed ? i->tail_row : i->job.weight_row);
+    if (!tailed) return;
+    sc_neureka_count((last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
 }
 
 /* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
  * multiplies them: that has no room for it. */
-static __attribute__((noinline)) void fetch_tails(const image *i, uint32_t job) {
-    const uint32_t bytes = TAIL_BLOCK(i->tail_words), blocks = i->rows / SC_ROWS;
-    tails_dma[job & 1] = sc_dma_in(tail_tile(i, job), i->tails + job * blocks * bytes,
-                                   (job + 1u == i->count ? i->last_rows / SC_ROWS : blocks) * bytes);
+SC_HOT static __attribute__((noinline)) void fetch_some_tails(const image *i, uint32_t job) {
+    const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
+    const uint8_t *const at =
+        (const uint8_t *)(uintptr_t)(NEUREKA_WMEM + i->job.weights + job * i->job_bytes);
+    tails_dma[turn_of(i, job)] =
+        sc_dma_in(tail_tile(i, job), at + rows * i->tail_row, rows / SC_ROWS * TAIL_BLOCK(i->tail_words));
+}
+static inline void fetch_tails(const image *i, uint32_t job) {
+    if (has_tails(i, job)) fetch_some_tails(i, job);
 }
 
 /* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
-static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first, uint32_t rows,
-                           int add, int32_t *sums) {
+SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
+                                  uint32_t rows, int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
-    const int8_t *const low = q + TAPS * i->job.in_pixel, *const high = low + i->high;
+    const int8_t *const low = q + i->tail_at, *const high = low + i->high;
+    const tail_place p = i->tails == TAILS_OF_ALL ? (tail_place){0, 4, words, 1}
+                                                  : (tail_place){0, i->job.in_pixel, TAPS, words / TAPS};
     const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
     for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
         sc_rows a, b;
-        w = sc_dot_pair(&a, &b, w, low, high, words) + 4;
+        w = dot_tails(&a, &b, w, low, high, p) + 4;
 #define SUM(r)                                                                                               \
     sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)a.s##r + ((uint32_t)b.s##r << 8));
         SC_EACH_ROW(SUM)
@@ -76,7 +96,8 @@ static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_
 }
 
 /* Those of a core's rows of a job of one token, whose tails are there. */
-static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+SC_HOT static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x,
+                                                       int core) {
     const int last = job + 1u == i->count;
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
     const uint32_t left = (last ? i->last_rows : i->rows) - mine;
@@ -85,16 +106,25 @@ static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, co
 }
 
 /* Those of a job have come: by the last core, before a barrier. */
-static inline void await_tails(uint32_t job) { sc_dma_wait(tails_dma[job & 1]); }
+static inline void await_tails(const image *i, uint32_t job) {
+    if (has_tails(i, job)) sc_dma_wait(tails_dma[turn_of(i, job)]);
+}
 
 #else
 
-static inline int tailed(const image *i) {
+static inline int has_any_tails(const image *i) {
     (void)i;
     return 0;
 }
+static inline int has_tails(const image *i, uint32_t job) {
+    (void)i, (void)job;
+    return 0;
+}
+static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in, uint32_t tiles_out_in) {
+    (void)i, (void)job, (void)last_out_in, (void)tiles_out_in;
+}
 static inline void fetch_tails(const image *i, uint32_t job) { (void)i, (void)job; }
-static inline void await_tails(uint32_t job) { (void)job; }
+static inline void await_tails(const image *i, uint32_t job) { (void)i, (void)job; }
 static inline void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
                                   uint32_t rows, int add, int32_t *sums) {
     (void)i, (void)job, (void)q, (void)first, (void)rows, (void)add, (void)sums;

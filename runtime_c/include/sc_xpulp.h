@@ -132,6 +132,8 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
     ".option pop"
 #define SC_LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " #step "(" ptr ")\n"
 #define SC_LW_POST(rd, ptr) SC_LW_STEP(rd, ptr, 4)
+/* The same, to go on by the bytes in a register. */
+#define SC_LW_BY(rd, ptr, by) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " by "\n"
 /* rd = (rd + 2^(rs - 1)) >> rs, 1 <= rs <= 31: the rounding shift in one instruction (p.addRN) */
 #define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */

@@ -46,7 +46,7 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
     if (!dense(m)) {
         c.each = 1;
-        c.apart = tail(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
+        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
         c.pixels = c.apart + 1;
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
@@ -89,18 +89,19 @@ static SC_L1 sc_dma scales_dma[JOBS];
 #endif
 static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
 
+/* Of jobs of which every other one has tails those without. */
 static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                                     uint32_t job) {
     const part p = part_of(c, job);
-    const uint32_t pitch = 4u * m->in.words, row_bytes = m->block_bytes / SC_ROWS;
-    const uint32_t in = channels(m), ki = (in + channels_of_tile(m) - 1) / channels_of_tile(m);
+    const uint32_t pitch = 4u * m->in.words, in = channels(m), ki = tiles_of(m, 0);
+    const uint32_t last = in - (ki - 1) * channels_of_tile(m);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_job j = {
-        .weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM + p.first * row_bytes,
+        .weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM + p.first / SC_ROWS * m->block_bytes,
         .in = (uint32_t)(uintptr_t)q + 2 * pitch * p.token,
         .out = (uint32_t)(uintptr_t)sums_of(c, job),
-        .weight_row = row_bytes,
-        .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | (in - (ki - 1) * channels_of_tile(m)),
+        .weight_row = row_bytes_of(m, 0),
+        .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | last,
         .tiles_out_in = ko << 16 | ki,
         .tiles_of_pixels = 1u << 16 | 1u,
     };
@@ -132,9 +133,10 @@ typedef struct {
     uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
     const uint16_t *multipliers;      /* the first row's; in L1 where the plan has room for them */
 #ifdef SC_ENGINE_TAILS
-    const uint8_t *tails; /* the first row's */
-    uint16_t tail_words;  /* of a row, or 0 */
-    uint16_t high;        /* bytes from a vector's low ones to its high ones */
+    uint16_t tail_row; /* bytes of a row with a tail, which the engine has */
+    uint16_t tail_at;  /* the vector's first byte of a tail */
+    uint16_t high;     /* bytes from a vector's low ones to its high ones */
+    uint8_t tail_words, tails;
 #endif
 } image;
 _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
@@ -166,7 +168,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const part last = part_of(&c, c.count - 1);
     const sc_neureka_job end = job_of(m, at, q, &c, c.count - 1);
     i->job = job_of(m, at, q, &c, 0);
-    i->job_bytes = m->block_bytes / SC_ROWS << c.log;
+    i->job_bytes = (m->block_bytes << c.log) / SC_ROWS;
     i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->apart = (uint16_t)(c.apart << c.log);
@@ -175,27 +177,34 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const uint32_t most = SC_CORES > 1 ? SC_CORES - 1 : 1;
     i->last_each = (uint16_t)((last.count + most * 2 - 1) / (most * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
+    i->form = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
 #ifdef SC_ENGINE_TAILS
-    i->tails = tails(m, at), i->tail_words = (uint16_t)tail_words(m), i->high = (uint16_t)(4 * m->in.words);
-    if (i->tail_words) i->last_each = i->last_blocks;
+    i->tails = m->tails;
+    if (m->tails) {
+        i->tail_words = (uint8_t)tail_words(m), i->tail_at = (uint16_t)tail_of(m).first;
+        i->tail_row = (uint16_t)row_bytes_of(m, 1), i->high = (uint16_t)(4 * m->in.words);
+        i->last_each = i->last_blocks;
+        i->form |= (uint32_t)m->tails << 5;
+    }
 #endif
-    i->form = m->in.words << 6 | (uint32_t)(tail(m) > 0) << 5 | bits_of(m) << 1 | (uint32_t)dense(m);
     i->count = (uint16_t)c.count;
 }
 
 static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
 
+#include "sc_neureka_tails.h"
+
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const int last = job + 1u == i->count;
     sc_neureka_acquire();
+    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
     sc_neureka_place(i->job.weights + job * i->job_bytes, i->job.out + job % JOBS * SC_NEUREKA_SUMS,
                      last ? i->last_out_in : i->job.last_out_in, last ? i->last_tiles : i->job.tiles_out_in);
-    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
+    write_tail(i, job, last ? i->last_out_in : i->job.last_out_in,
+               last ? i->last_tiles : i->job.tiles_out_in);
     sc_neureka_written(i->form);
 }
-
-#include "sc_neureka_tails.h"
 
 /* The matrix whose first job has been written, but not committed; the last core's own. */
 static SC_L1 const sc_matrix *ready;
@@ -204,7 +213,7 @@ SC_HOT static void prepare(const sc_matrix *m) {
     if (ready == m) return;
     write_one(image_of(m), 0);
     ready = m;
-    if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
+    fetch_tails(image_of(m), 0);
 }
 
 /* The next matrix of this pass, which is over one token or has one left in the last layer, if it is known and the
@@ -220,11 +229,13 @@ SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, u
                               uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
+    const uint32_t tiles = ko << 16 | (first->tiles_out_in & 0xFFFF);
     sc_neureka_acquire();
     if (sc_neureka_holds() != form) sc_neureka_form(first);
-    sc_neureka_place(first->weights + p.first * first->weight_row, (uint32_t)(uintptr_t)sums_of(c, job),
-                     (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF),
-                     ko << 16 | (first->tiles_out_in & 0xFFFF));
+    sc_neureka_place(first->weights + p.first / SC_ROWS * m->block_bytes,
+                     (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
+    write_tail(image_of(m), p.first >> c->log, last, tiles);
     sc_neureka_read(first->in + 8u * m->in.words * p.token);
     sc_neureka_written(form);
 #ifndef SC_AT_MULTIPLIERS
@@ -244,7 +255,7 @@ SC_WARM static void begin_several(const sc_matrix *m, const uint8_t *at, const s
         write_job(m, &several, form_of(m, tokens), &c, job);
         sc_neureka_commit();
     }
-    if (tailed(image_of(m))) fetch_tails(image_of(m), 0);
+    fetch_tails(image_of(m), 0);
 }
 
 SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
@@ -259,9 +270,9 @@ SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x
     if (i->count > 1) {
         write_one(i, 1);
         sc_neureka_commit();
-        if (tailed(i)) fetch_tails(i, 1);
+        fetch_tails(i, 1);
     }
-    if (tailed(i)) await_tails(0);
+    await_tails(i, 0);
 }
 
 /* This core's share of what a job of several tokens has summed.  Blocks are counted through all of its tokens; a
@@ -284,8 +295,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
         const uint32_t first = (block - t * blocks) * SC_ROWS, next = (t + 1) * blocks;
         const uint32_t n = ((stop < next ? stop : next) - block) * SC_ROWS;
         int32_t *const low = sums + ((2 * t) << c->log) + first;
-        if (tailed(image_of(m)))
-            multiply_tails(image_of(m), job / c->tokens, x[p.token + t].q, first, n, 1, low);
+        if (has_tails(image_of(m), p.first >> c->log))
+            multiply_tails(image_of(m), p.first >> c->log, x[p.token + t].q, first, n, 1, low);
         sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
                          out->dst + (p.token + t) * out->stride);
         block = next;
@@ -299,9 +310,9 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
     for (uint32_t job = 0; job < c.count; job++) {
         /* tails serve all tokens: they come with the first one's job */
         const uint32_t rows = job / tokens;
-        const int tails_come = core == SC_LAST_CORE(SC_CORES) && tailed(i) && job == rows * tokens;
+        const int tails_come = core == SC_LAST_CORE(SC_CORES) && has_any_tails(i) && job == rows * tokens;
         if (core == SC_LAST_CORE(SC_CORES)) {
-            if (tails_come) await_tails(rows);
+            if (tails_come) await_tails(i, rows);
 #ifndef SC_AT_MULTIPLIERS
             sc_dma_wait(scales_dma[job % JOBS]);
 #endif
@@ -327,14 +338,14 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     const image *i = image_of(m);
     uint32_t job = 0, left;
     const uint16_t *const scales = i->multipliers;
-    if (tailed(i)) {
+    if (has_any_tails(i)) {
         sc_barrier(); /* the first job's have come */
         own_tails(i, 0, x, core);
     }
     do { /* as above; multipliers are read where they are, each once */
         left = i->count - ++job;
         if (core == SC_LAST_CORE(SC_CORES)) {
-            if (tailed(i) && left) await_tails(job);
+            if (left) await_tails(i, job);
             sc_neureka_wait(left > 0);
         }
         sc_barrier();
@@ -342,7 +353,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             if (left > 1) {
                 write_one(i, job + 1);
                 sc_neureka_commit();
-                if (tailed(i)) fetch_tails(i, job + 1); /* where those of the job at hand were */
+                fetch_tails(i, job + 1); /* where those of the job at hand were */
             } else if (left == 0) {
                 const sc_matrix *const next = next_of(m);
                 if (next) prepare(next);
@@ -356,9 +367,9 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;
         if (left == 0 && i->last_rows - mine < n) n = i->last_rows - mine;
         int32_t *const low = (int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
-        if (tailed(i)) add_own_tails(i, core, low, n);
+        if (has_tails(i, job - 1)) add_own_tails(i, core, low, n);
         sc_matrix_joined(m, scales + row, row, n, low, low + i->apart, x, out, out->dst);
-        if (tailed(i) && left) own_tails(i, job, x, core);
+        if (left && has_tails(i, job)) own_tails(i, job, x, core);
     } while (left);
 }
 
@@ -384,24 +395,25 @@ static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
-    const uint32_t row_bytes = m->block_bytes / SC_ROWS, pitch = 4u * m->in.words, pieces = pieces_of(m);
+    const uint32_t pitch = 4u * m->in.words;
     sc_barrier();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
+        const uint32_t pieces = pieces_of(m, has_tail(m, b * SC_ROWS));
         for (uint32_t r = 0; r < SC_ROWS; r++) {
             for (uint32_t i = 0; i < pieces; i++) {
                 int8_t w[PIECE_MAX];
-                const piece p = unpack(m, at + (b * SC_ROWS + r) * row_bytes, i, w);
+                const piece p = unpack(m, row_at(m, at, b * SC_ROWS + r), i, w);
                 for (uint32_t t = 0; t < tokens; t++)
                     acc[t][r] += dot(w, x[t].q + p.first, x[t].q + pitch + p.first, p.count);
             }
         }
 #ifdef SC_ENGINE_TAILS
-        const uint32_t words = tail_words(m), first = m->in.k - tail(m);
-        for (uint32_t t = 0; words && t < tokens; t++) {
-            const int8_t *const q = x[t].q + first;
+        for (uint32_t t = 0; has_tail(m, b * SC_ROWS) && t < tokens; t++) {
+            const tail_place p = tail_of(m);
+            const int8_t *const q = x[t].q + p.first;
             sc_rows low, high;
-            sc_dot_pair(&low, &high, tails(m, at) + b * TAIL_BLOCK(words), q, q + pitch, words);
+            dot_tails(&low, &high, tails_at(m, at, b * SC_ROWS), q, q + pitch, p);
 #define SUM(r) acc[t][r] += low.s##r + 256 * high.s##r;
             SC_EACH_ROW(SUM)
 #undef SUM

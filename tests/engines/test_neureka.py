@@ -22,7 +22,7 @@ from end_to_end.programs import (
 )
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import stored_rows
-from shrinkc.engines import CORES, ENGINES, Engine, MatrixSpec
+from shrinkc.engines import CORES, ENGINES, Engine, MatrixSpec, Tails
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -69,18 +69,22 @@ def dense_weight(data: bytes, row: int, i: int, k: int) -> int:
 
 
 def tail_weight(data: bytes, at: int, row: int, i: int, words: int) -> int:
-    """Behind the multipliers, which end at ``at``: blocks of 8 rows, 4 inputs of one row after the other, and 4
-    bytes between blocks.  Input i of those that are there."""
+    """Behind the rows of its job, where tails begin ``at``: blocks of 8 rows, 4 inputs of one row after the other, and
+    4 bytes between blocks.  Input i of those that are there; ``row`` is one of the job."""
     block = at + row // 8 * (32 * words + 4)
     return int(np.frombuffer(data, np.int8)[block + i // 4 * 32 + row % 8 * 4 + i % 4])
 
 
-def folded_weight(data: bytes, row: int, i: int, k: int, bits: int) -> int:
+def folded_weight(
+    data: bytes, row: int, i: int, k: int, bits: int, tiles: int | None = None
+) -> int:
     """3x3 mode: per output, 28 channels and bit 32 bytes, whose bit 28 tap + c is of channel c; input i
-    is channel i % C of tap i / C, where all have C channels."""
+    is channel i % C of tap i / C, where all have C channels.  Of rows of fewer ``tiles`` those that are there."""
     channels = -(-k // 36) * 4
+    tiles = tiles or -(-channels // 28)
     tap, channel = divmod(i, channels)
-    tile = row * -(-channels // 28) + channel // 28
+    assert channel < 28 * tiles
+    tile = row * tiles + channel // 28
     planes = [data[(tile * bits + b) * 32 : (tile * bits + b + 1) * 32] for b in range(bits)]
     at = 28 * tap + channel % 28
     return sum((plane[at // 8] >> at % 8 & 1) << b for b, plane in enumerate(planes))
@@ -89,7 +93,7 @@ def folded_weight(data: bytes, row: int, i: int, k: int, bits: int) -> int:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize(
-    ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 289), (5, 300)]
+    ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 330), (5, 400)]
 )
 def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> None:
     """All of them, and behind the last a multiplier per row, or what is read ahead."""
@@ -116,39 +120,89 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
 
 @pytest.mark.parametrize(
     ("bits", "n", "k", "tail"),
-    [(4, 13, 508, 4), (8, 24, 281, 29), (3, 3, 2048, 32), (2, 5, 768, 12), (4, 9, 1536, 24)],
+    [(4, 13, 508, 4), (8, 24, 281, 29), (3, 3, 2048, 32), (4, 9, 1536, 24), (2, 137, 1024, 16)],
 )
-def test_a_tail_lies_where_the_cores_read_it(bits: int, n: int, k: int, tail: int) -> None:
-    """The engine has whole tiles of 252, and every weight is there once."""
+def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
+    bits: int, n: int, k: int, tail: int
+) -> None:
+    """The engine has whole tiles of 252, and every weight is there once; a job's tails are behind its rows."""
     w = matrix(n, k, bits, "neureka_3x3")
     engine = ENGINES["neureka_3x3"]
-    assert engine.tail(k, bits) == tail == k % 252
+    assert engine.tails(k, bits) is Tails.ALL
+    assert tail == k % 252
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
-    rows, beside, words = -(-n // 8) * 8, shape.blocks * shape.block_bytes, -(-tail // 4)
-    assert shape.block_bytes == 8 * 32 * bits * (k // 252)
-    after = beside + max(2 * rows, AHEAD)
-    assert len(data) == shape.bytes == after + rows // 8 * (32 * words + 4)
+    rows, words = -(-n // 8) * 8, -(-tail // 4)
+    row_bytes = 32 * bits * (k // 252)
+    assert shape.block_bytes == 8 * row_bytes + 32 * words + 4
     zero = 1 << (bits - 1)
     for row in range(rows):
-        got = [folded_weight(data, row, i, k - tail, bits) - zero for i in range(k - tail)]
-        got += [tail_weight(data, after, row, i, words) for i in range(4 * words)]
+        first = row // 128 * 128
+        job, of_job = data[first // 8 * shape.block_bytes :], min(128, rows - first)
+        at = row - first
+        got = [folded_weight(job, at, i, k - tail, bits) - zero for i in range(k - tail)]
+        got += [tail_weight(job, of_job * row_bytes, at, i, words) for i in range(4 * words)]
         want = w.q[row].tolist() if row < n else [0] * k
         assert got == want + [0] * (4 * words - tail)
+    beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
+    assert len(data) == shape.bytes == beside + max(2 * rows, AHEAD)
+
+
+@pytest.mark.parametrize(
+    ("bits", "n", "k"), [(4, 13, 576), (4, 261, 570), (8, 131, 289), (2, 130, 765)]
+)
+def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: int) -> None:
+    """The engine has whole tiles of them, and all of the others; the cores have 4 of the first tap, then those of the
+    next ones."""
+    w = matrix(n, k, bits, "neureka_3x3")
+    engine = ENGINES["neureka_3x3"]
+    assert engine.tails(k, bits) is Tails.EVERY_OTHER
+    assert engine.cut(k, None, bits) == (k, 36)
+    data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
+    shape = engine.shape(spec(rows=n, k=k, bits=bits))
+    rows, channels, zero = -(-n // 8) * 8, -(-k // 36) * 4, 1 << (bits - 1)
+    tiles = -(-channels // 28)
+    last = 28 * (tiles - 1)
+    words, short = 9 * (channels - last) // 4, 32 * bits * (tiles - 1)
+    assert shape.block_bytes == max(8 * 32 * bits * tiles, 8 * short + 32 * words + 4)
+    for row in range(rows):
+        first = row // 128 * 128
+        job, of_job, at = (
+            data[first // 8 * shape.block_bytes :],
+            min(128, rows - first),
+            row - first,
+        )
+        want = [*(w.q[row].tolist() if row < n else [0] * k), *[0] * (9 * channels - k)]
+        for i in range(9 * channels):
+            tap, channel = divmod(i, channels)
+            if first % 256:
+                got = folded_weight(job, at, i, k, bits) - zero
+            elif channel < last:
+                got = folded_weight(job, at, i, k, bits, tiles - 1) - zero
+            else:
+                place = 4 * ((channel - last) // 4 * 9 + tap) + channel % 4
+                got = tail_weight(job, of_job * short, at, place, words)
+            assert got == want[i], (row, i)
+    beside = shape.blocks * shape.block_bytes
+    assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
+    assert len(data) == shape.bytes == beside + max(2 * rows, AHEAD)
 
 
 def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
     """Those of 252 and 504 inputs have none, long ones would take longer than a tile, as would some of few bits; and
-    high bytes begin where a row of the image does, the fourth from low ones."""
+    high bytes begin where a row of the image does, the fourth from low ones where all have tails."""
     engine = ENGINES["neureka_3x3"]
-    assert not any(engine.tail(k, bits) for k in (64, 252, 504, 576, 4096) for bits in (2, 3, 4, 8))
-    assert engine.tail(281, 8) == 29
-    assert engine.tail(281, 2) == 0
+    assert not any(
+        engine.tails(k, bits) for k in (64, 252, 504, 600, 4096) for bits in (2, 3, 4, 8)
+    )
+    assert engine.tails(281, 8) is Tails.ALL
+    assert engine.tails(281, 2) is engine.tails(576, 2) is Tails.NONE
+    assert engine.tails(576, 4) is Tails.EVERY_OTHER
     for k in range(1, 4000):
         for bits in (2, 3, 4, 8):
             _, pad = engine.cut(k, None, bits)
-            if engine.tail(k, bits):
+            if engine.tails(k, bits) is Tails.ALL:
                 assert k <= pad == 4 * 3 * (k // 252 * 28)
             else:
                 assert pad == 36
@@ -223,12 +277,19 @@ CASES = {
     "3x3, 8 bit, tails, a head of its own": Case(
         "neureka_3x3", sizes={"intermediate": 513, "tied": False}
     ),
+    # 568 inputs, of which every other job has tails: of one job, two and three
+    "3x3, tails of every other job": Case(
+        "neureka_3x3",
+        QuantOptions(bits=4, head_bits=8),
+        {"hidden": 568, "intermediate": 140, "vocab": 141},
+        biased=True,
+    ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
 }  # fmt: skip
-ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails")
+ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails", "3x3, tails of every other job")
 ON_GVSOC = (
     "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 4 bit, biases",
-    "3x3, 3 bit, several tiles", "3x3, 4 bit, tails",
+    "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
 )  # fmt: skip
 
 
@@ -304,7 +365,13 @@ def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: Non
 
 
 @pytest.mark.parametrize(
-    "name", ["1x1, biases, several jobs", "3x3, 4 bit, biases", "3x3, 4 bit, tails"]
+    "name",
+    [
+        "1x1, biases, several jobs",
+        "3x3, 4 bit, biases",
+        "3x3, 4 bit, tails",
+        "3x3, tails of every other job",
+    ],
 )
 def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
     need("host")

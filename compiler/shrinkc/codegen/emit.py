@@ -22,7 +22,7 @@ from shrinkc.codegen.formats import c_format, flat_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
-from shrinkc.engines import CORES, engine_named
+from shrinkc.engines import CORES, Tails, engine_named
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -62,6 +62,7 @@ class CMatrix:
     shift: int
     b: str = "0"
     engine: str = CORES
+    tails: int = 0
 
 
 def _c_matrix(
@@ -73,8 +74,8 @@ def _c_matrix(
     p = next((p for p in plan.placements if p.name == name), None)
     if p is None:
         raise AssertionError(f"{name} has no place in the plan")
-    last = shape.seg_words(shape.last)
-    if engine_named(w.engine).tail(w.k, w.bits):
+    last, tails = shape.seg_words(shape.last), engine_named(w.engine).tails(w.k, w.bits)
+    if tails is Tails.ALL:
         last = -(-w.k // WORD)  # up to where zeros have to be; its high bytes are further away
     return CMatrix(
         offset=0 if rides_in else p.offset,
@@ -100,6 +101,7 @@ def _c_matrix(
         shift=w.shift,
         b=b,
         engine=w.engine,
+        tails=tails,
     )
 
 
@@ -296,7 +298,7 @@ def emit(
         "sq_words": max([m.x_words for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
-        "tails": any(engine_named(m.engine).tail(m.k, m.bits) for m in shape.matrices),
+        "tails": any(engine_named(m.engine).tails(m.k, m.bits) for m in shape.matrices),
         "engine_table": max((engine_named(name).table for name in engines), default=0),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),

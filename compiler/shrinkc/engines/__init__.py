@@ -2,7 +2,7 @@
 
 from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose
 from shrinkc.engines.cores import ENGINE as THE_CORES
-from shrinkc.engines.engine import CORES, Engine, MatrixSpec
+from shrinkc.engines.engine import CORES, Engine, MatrixSpec, Tails
 from shrinkc.engines.neureka import ENGINE as NEUREKA
 from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
 
@@ -24,6 +24,7 @@ __all__ = [
     "Choices",
     "Engine",
     "MatrixSpec",
+    "Tails",
     "choose",
     "engine_named",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from shrinkc.storage import MatrixShape, Offsets, StorageFormat, Store, format_of
 
@@ -50,8 +51,19 @@ def _no_multipliers(shape: MatrixShape) -> int:
     return 0
 
 
-def _none_behind(k: int, bits: int) -> int:
-    return 0
+class Tails(IntEnum):
+    """Of which jobs the cores multiply the last inputs of every row; in C a number too (sc_model.h)."""
+
+    NONE = 0
+    ALL = 1
+    EVERY_OTHER = 2  # the first, and every other one behind it
+
+    def has(self, job: int) -> bool:
+        return self is not Tails.NONE and job % self == 0
+
+
+def _no_tails(k: int, bits: int) -> Tails:
+    return Tails.NONE
 
 
 Features = Mapping[str, float]
@@ -77,7 +89,7 @@ class Engine:
     ``features(shape, tokens, tiles)``: what its cycles are proportional to, as the
     cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
     in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
-    ``tail(k, bits)``: inputs at the end of every row that the cores multiply for it.
+    ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
     """
 
     name: str
@@ -91,7 +103,7 @@ class Engine:
     multipliers: Callable[[MatrixShape], int] = _no_multipliers
     reads_rows: bool = False
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
-    tail: Callable[[int, int], int] = _none_behind
+    tails: Callable[[int, int], Tails] = _no_tails
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"

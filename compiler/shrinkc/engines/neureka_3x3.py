@@ -5,9 +5,11 @@ ones, so that a convolution of 3x3 has both sums among its results.  Per row, 28
 plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
-whole tiles alone, and the cores multiply the inputs behind them, its tail, while the engine is at its own: they
+whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
 have 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy them
-into L1 job by job.
+into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no time
+but for those of every other job; as the engine has all inputs of the others, these are of an image with more
+channels, of which the last ones are the tail.
 
 Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 576 inputs at 4 bit, 126 and
 300 at 2 bit with 64 and 576, 318 at 8 bit with 64.
@@ -15,12 +17,13 @@ Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 5
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka as dense
-from shrinkc.engines.engine import Features, MatrixSpec
+from shrinkc.engines.engine import Features, MatrixSpec, Tails
 from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
@@ -32,29 +35,55 @@ CHANNELS = 28  # of a tile
 PLANE = 32  # bytes of a bit of a tile
 PAD = 36  # inputs: a whole channel, and whole words
 TILE = TAPS * CHANNELS  # inputs
-TAIL_MAX = 36  # inputs: of more the cores take as long as the engine does of a tile
+BEHIND_MAX = 36  # inputs of a tail behind the image
+SPREAD_MAX = 8  # channels of a tail that are the image's last ones: L1 has to hold those of a job
 APART = 4  # bytes between blocks of tails: neighbours begin in other banks of L1
-TAIL_WORD = 13  # cycles that eight cores take for 32 rows of 4 inputs of a tail
-FINISH = 280  # the same for what becomes of 32 rows' sums, gates' at that
+ROWS = 2 * JOB_ROWS  # of a job
+# Cycles that eight cores take for tails of 32 rows, and of that for 4 inputs of each; what they take for what
+# becomes of their sums, gates' at that.
+TAIL, TAIL_WORD, FINISH = 90, 14, 200
 
 
-def _whole(tiles: int, bits: int) -> int:
+def _takes(tiles: int, bits: int) -> int:
     """Cycles of 32 rows."""
     return tiles * (32 * bits + 27) + 35
 
 
-def _words(inputs: int) -> int:
-    return -(-inputs // WORD)
+def _channels(k: int) -> int:
+    """Of an image of all inputs."""
+    return -(-k // PAD) * PAD // TAPS
 
 
-def tail(k: int, bits: int) -> int:
-    """Inputs behind the last whole tile, where it is worth it that the cores multiply them; else 0."""
-    tiles, rest = divmod(k, TILE)
-    if not tiles or not 0 < rest <= TAIL_MAX:
-        return 0
-    without = _whole(tiles + 1, bits)
-    shared = max(_whole(tiles, bits), TAIL_WORD * _words(rest) + FINISH)
-    return rest if 20 * shared < 19 * without else 0
+def _all_tiles(k: int) -> int:
+    return -(-_channels(k) // CHANNELS)
+
+
+def _words(k: int, found: Tails) -> int:
+    """Of a row's tail."""
+    behind = (
+        k % TILE if found is Tails.ALL else TAPS * (_channels(k) - CHANNELS * (_all_tiles(k) - 1))
+    )
+    return 0 if found is Tails.NONE else -(-behind // WORD)
+
+
+def _shared(k: int, bits: int) -> tuple[float, Tails]:
+    """Cycles of 32 rows, and which jobs' tails are the cores' for that."""
+    tiles, behind = _all_tiles(k), k % TILE
+    alone, less = _takes(tiles, bits), _takes(tiles - 1, bits)
+    ways: list[tuple[float, Tails]] = []
+    if tiles > 1 and 0 < behind <= BEHIND_MAX:
+        more = TAIL + TAIL_WORD * _words(k, Tails.ALL)
+        ways.append((max(less, FINISH + more), Tails.ALL))
+    if tiles > 1 and WORD * _words(k, Tails.EVERY_OTHER) <= TAPS * SPREAD_MAX:
+        more = TAIL + TAIL_WORD * _words(k, Tails.EVERY_OTHER)
+        ways.append((max((less + alone) / 2, FINISH + more / 2), Tails.EVERY_OTHER))
+    takes, found = min(ways, default=(alone, Tails.NONE))
+    return (takes, found) if 20 * takes < 19 * alone else (alone, Tails.NONE)
+
+
+def tails(k: int, bits: int) -> Tails:
+    """Those that the cores multiply, where it is worth it."""
+    return _shared(k, bits)[1]
 
 
 def _tail_block(words: int) -> int:
@@ -62,89 +91,125 @@ def _tail_block(words: int) -> int:
     return 8 * WORD * words + APART
 
 
-def _tiles(k: int, bits: int) -> int:
-    if tail(k, bits):
-        return k // TILE
-    return -(-(-(-k // PAD) * PAD // TAPS) // CHANNELS)
+def _block(k: int, bits: int, found: Tails, tailed: bool) -> int:
+    """Bytes of 8 rows of a job with or without tails."""
+    plane = 8 * PLANE * bits
+    return plane * (_all_tiles(k) - tailed) + (_tail_block(_words(k, found)) if tailed else 0)
+
+
+def _block_bytes(k: int, bits: int) -> int:
+    """Of 8 rows; jobs of both kinds are equally far apart."""
+    found = tails(k, bits)
+    return max(_block(k, bits, found, found.has(job)) for job in (0, 1))
 
 
 def block_bytes(m: MatrixShape) -> int:
-    return 8 * PLANE * m.bits * _tiles(m.k, m.bits)
+    return _block_bytes(m.k, m.bits)
 
 
-def beside_bytes(m: MatrixShape) -> int:
-    """Row multipliers, and behind them the tail."""
-    words = _words(tail(m.k, m.bits))
-    return dense.beside_bytes(m) + (m.blocks * _tail_block(words) if words else 0)
-
-
-def pack(w: StoredRows) -> np.ndarray:
-    """Per row, tile of 28 channels and bit a plane, whose bit 28 tap + c is of input C tap + c."""
+def _image(q: np.ndarray, channels: int) -> np.ndarray:
+    """Of rows q [rows, k] as many inputs as an image has, [rows, taps, channels], zeros behind the last."""
     import numpy as np
 
-    rows, k = w.q.shape
-    bits = w.format.bits
-    tiles, behind = _tiles(k, bits), tail(k, bits)
-    whole = k - behind
-    channels = -(-whole // PAD) * PAD // TAPS
-    zero = 1 << (bits - 1)
-    inputs = np.full((rows, TAPS * channels), zero, np.uint8)
-    inputs[:, :whole] = w.q[:, :whole].astype(np.int16) + zero
-    stored = np.full((rows, TAPS, tiles * CHANNELS), zero, np.uint8)
-    stored[:, :, :channels] = inputs.reshape(rows, TAPS, channels)
+    image = np.zeros((len(q), TAPS * channels), q.dtype)
+    image[:, : q.shape[1]] = q[:, : TAPS * channels]
+    return image.reshape(len(q), TAPS, channels)
+
+
+def _planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
+    """Of rows [rows, taps, channels] the first tiles, as uint8 [bytes]."""
+    import numpy as np
+
+    rows, _, channels = image.shape
+    stored = np.full((rows, TAPS, tiles * CHANNELS), 1 << (bits - 1), np.uint8)
+    there = min(channels, tiles * CHANNELS)
+    stored[:, :, :there] = image[:, :, :there].astype(np.int16) + (1 << (bits - 1))
     of_tiles = (
         stored.reshape(rows, TAPS, tiles, CHANNELS).transpose(0, 2, 1, 3).reshape(rows, tiles, -1)
     )
     planes = np.zeros((rows, tiles, bits, 8 * PLANE), np.uint8)
     for bit in range(bits):
         planes[:, :, bit, : TAPS * CHANNELS] = of_tiles >> bit & 1
-    out = dense.with_multipliers(np.packbits(planes, axis=3, bitorder="little").reshape(-1), w)
-    if not behind:
-        return out
-    blocks = format_of(8).pack(w.q[:, whole:], WORD)
-    return np.concatenate([out, np.pad(blocks, ((0, 0), (0, APART))).reshape(-1)])
+    return np.packbits(planes, axis=3, bitorder="little").reshape(-1)
+
+
+def _tail_blocks(tail: np.ndarray) -> np.ndarray:
+    """Of rows int8 [rows, inputs], as uint8 [bytes]."""
+    import numpy as np
+
+    return np.pad(format_of(8).pack(tail, WORD), ((0, 0), (0, APART))).reshape(-1)
+
+
+def pack(w: StoredRows) -> np.ndarray:
+    """Per job its rows, and behind them their tails, if they have any.
+
+    Per row, tile of 28 channels and bit there is a plane, whose bit 28 tap + c is of input C tap + c.  Of a tail of
+    channels 4 of the first tap are followed by those of the next ones, and then by the next 4."""
+    import numpy as np
+
+    rows, k = w.q.shape
+    bits, found, tiles = w.format.bits, tails(k, w.format.bits), _all_tiles(k)
+    channels = CHANNELS * (tiles - 1) if found is Tails.ALL else _channels(k)
+    jobs = []
+    for first in range(0, rows, ROWS):
+        q = w.q[first : first + ROWS]
+        image, tailed = _image(q, channels), found.has(first // ROWS)
+        job = _planes(image, bits, tiles - tailed)
+        if found is Tails.ALL:
+            job = np.concatenate([job, _tail_blocks(q[:, TAPS * channels :])])
+        elif tailed:
+            behind = image[:, :, CHANNELS * (tiles - 1) :].reshape(len(q), TAPS, -1, WORD)
+            job = np.concatenate(
+                [job, _tail_blocks(behind.transpose(0, 2, 1, 3).reshape(len(q), -1))]
+            )
+        jobs.append(np.pad(job, (0, len(q) // 8 * _block_bytes(k, bits) - len(job))))
+    return dense.with_multipliers(np.concatenate(jobs), w)
 
 
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """Of the image whose rows are 3 pixels wide high bytes are 3 rows behind low ones, and with a tail 4."""
-    return k, 4 * 3 * CHANNELS * _tiles(k, bits) if tail(k, bits) else PAD
+    """Of the image whose rows are 3 pixels wide high bytes are 3 rows behind low ones, and 4 with a tail between."""
+    return k, 4 * 3 * CHANNELS * (k // TILE) if tails(k, bits) is Tails.ALL else PAD
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    takes = _whole(_tiles(spec.k, spec.bits), spec.bits)
-    if behind := tail(spec.k, spec.bits):
-        takes = max(takes, TAIL_WORD * _words(behind) + FINISH)
-    return START + tokens * -(-spec.rows // BLOCK) * takes
+    takes, _ = _shared(spec.k, spec.bits)
+    return START + math.ceil(tokens * -(-spec.rows // BLOCK) * takes)
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
-    """Multipliers and the sums of 4 pixels of JOBS jobs; with a tail of 5, and of a job what its tails add up to,
-    and the tails of two."""
-    rows, words = 2 * JOB_ROWS, _words(tail(shape.k, shape.bits))
-    if not words:
-        return JOBS * rows * (4 * 4 + 2)
-    return JOBS * rows * (4 * 5 + 2) + 4 * rows + 2 * (rows // 8) * _tail_block(words)
+    """Multipliers and the sums of 4 pixels of JOBS jobs; with tails of 5, and of a job what its tails add up to, and
+    the tails of it and the next that has any."""
+    found = tails(shape.k, shape.bits)
+    if found is Tails.NONE:
+        return JOBS * ROWS * (4 * 4 + 2)
+    at_once = 2 if found is Tails.ALL else 1
+    tiles = at_once * (ROWS // 8) * _tail_block(_words(shape.k, found))
+    return JOBS * ROWS * (4 * 5 + 2) + 4 * ROWS + tiles
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows, tiles of channels, their planes, and words of tails; jobs are what the cores write."""
-    rows = tokens * -(-shape.rows // BLOCK)
-    channels = rows * _tiles(shape.k, shape.bits)
-    jobs = tokens * -(-shape.rows // (2 * JOB_ROWS))
+    """Blocks of rows, tiles of channels, their planes, and words of tails; jobs are what the cores write.
+
+    Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
+    SmolLM2's shape a third of what the tails would take is seen."""
+    found, rows = tails(shape.k, shape.bits), -(-shape.rows // BLOCK)
+    jobs, each = -(-shape.rows // ROWS), ROWS // BLOCK
+    tailed = sum(min(each, rows - job * each) for job in range(jobs) if found.has(job))
+    whole = tokens * (rows * _all_tiles(shape.k) - tailed)
     return {
-        "calls": 1, jobs_name(tokens): jobs, "rows": rows, "tiles": channels, "planes": channels * shape.bits,
-        "tails": rows * _words(tail(shape.k, shape.bits)),
+        "calls": 1, jobs_name(tokens): tokens * jobs, "rows": tokens * rows, "tiles": whole,
+        "planes": whole * shape.bits, "tails": tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1),
     }  # fmt: skip
 
 
 ENGINE = replace(
     dense.ENGINE,
     name="neureka_3x3",
-    store=Store("bit planes of 252", 8, block_bytes, pack, beside_bytes),
+    store=Store("bit planes of 252", 8, block_bytes, pack, dense.beside_bytes),
     cut=cut,
     cycles=cycles,
     scratch=scratch,
     features=features,
     table=IMAGE + 8,
-    tail=tail,
+    tails=tails,
 )
