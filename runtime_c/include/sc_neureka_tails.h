@@ -10,8 +10,8 @@
 static inline int has_any_tails(const image *i) { return i->tails > 0; }
 static inline int has_tails(const image *i, uint32_t job) { return job_has_tails(i->tails, job); }
 
-/* Behind the sums of one token's jobs: of a job what its tails add up to, and its tails and those of the next one
- * that has any while it is at hand. */
+/* Behind the sums of one token's jobs: of a job what its tails add up to, and its tails, and where two jobs in a row
+ * have any those of the next. */
 _Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
                "a core has whole blocks of a job");
 _Static_assert(JOB_ROWS_LOG + 1 == ROWS_LOG, "jobs of a 3x3 image");
@@ -38,14 +38,13 @@ static inline uint8_t *tail_tile(const image *i, uint32_t job) {
 static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in, uint32_t tiles_out_in) {
     if (i->tails != TAILS_OF_EVERY_OTHER) return;
     const int tailed = has_tails(i, job);
-    sc_neureka_apart(tailed ? i->tail_row : i->job.weight_row);
+    sc_neureka_weight_row(tailed ? i->tail_row : i->job.weight_row);
     if (!tailed) return;
     sc_neureka_count((last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
 }
 
-/* By the last core, when nobody needs those of the job before the one before.  Not among the hot code, like what
- * multiplies them: that has no room for it. */
-SC_HOT static __attribute__((noinline)) void fetch_some_tails(const image *i, uint32_t job) {
+/* By the last core, when nobody needs those that lie where these come to. */
+SC_HOT static void fetch_some_tails(const image *i, uint32_t job) {
     const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
     const uint8_t *const at =
         (const uint8_t *)(uintptr_t)(NEUREKA_WMEM + i->job.weights + job * i->job_bytes);
@@ -96,8 +95,7 @@ static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_
 }
 
 /* Those of a core's rows of a job of one token, whose tails are there. */
-SC_HOT static __attribute__((noinline)) void own_tails(const image *i, uint32_t job, const sc_qvec *x,
-                                                       int core) {
+SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
     const int last = job + 1u == i->count;
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
     const uint32_t left = (last ? i->last_rows : i->rows) - mine;

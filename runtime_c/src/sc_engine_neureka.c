@@ -40,10 +40,11 @@ typedef struct {
     uint32_t pixels;       /* of a job's result */
     uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
     uint32_t count;
+    uint32_t paired; /* jobs of which every other one has tails: two go through all tokens in turn */
 } cut;
 
 static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
-    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
+    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0, 0};
     if (!dense(m)) {
         c.each = 1;
         c.apart = behind(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
@@ -53,7 +54,12 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
     if (c.pixels <= 4 || !dense(m)) c.log++;
     c.count = (c.rows + (1u << c.log) - 1) >> c.log;
-    if (c.each < tokens) c.count *= tokens;
+    if (c.each < tokens) {
+#ifdef SC_ENGINE_TAILS
+        if (m->tails == TAILS_OF_EVERY_OTHER) c.paired = c.count & ~1u;
+#endif
+        c.count *= tokens;
+    }
     return c;
 }
 
@@ -65,6 +71,10 @@ typedef struct {
 static inline part part_of(const cut *c, uint32_t job) {
     uint32_t rows = job, token = 0;
     if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
+    if (rows < c->paired) {
+        const uint32_t in_pair = (rows & 1) * c->tokens + token;
+        rows = (rows & ~1u) + (in_pair & 1), token = in_pair / 2;
+    }
     const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
     return (part){first, left < most ? left : most, token};
 }
@@ -308,11 +318,12 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
-        /* tails serve all tokens: they come with the first one's job */
-        const uint32_t rows = job / tokens;
-        const int tails_come = core == SC_LAST_CORE(SC_CORES) && has_any_tails(i) && job == rows * tokens;
+        /* tails serve all tokens: they have come for the first one's job */
+        const uint32_t rows = job / tokens, of_pair = rows < c.paired ? 2 : 1;
+        const int brings = core == SC_LAST_CORE(SC_CORES) && has_any_tails(i);
+        const int first = job == rows * tokens && (of_pair == 1 || !(rows & 1));
         if (core == SC_LAST_CORE(SC_CORES)) {
-            if (tails_come) await_tails(i, rows);
+            if (brings && first) await_tails(i, rows);
 #ifndef SC_AT_MULTIPLIERS
             sc_dma_wait(scales_dma[job % JOBS]);
 #endif
@@ -323,7 +334,9 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
             write_job(m, &several, form_of(m, tokens), &c, job + 2);
             sc_neureka_commit();
         }
-        if (tails_come && rows + 1 < i->count) fetch_tails(i, rows + 1);
+        /* those of a pair lie where the next one's come to, and are done with before its last job */
+        const int next = of_pair == 1 ? first : (rows & 1) && job + 1 == (rows + 1) * tokens;
+        if (brings && next && rows + 1 < i->count) fetch_tails(i, rows + 1);
         store_job(m, x, &c, job, out, core);
     }
 }

@@ -66,24 +66,34 @@ def _words(k: int, found: Tails) -> int:
     return 0 if found is Tails.NONE else -(-behind // WORD)
 
 
-def _shared(k: int, bits: int) -> tuple[float, Tails]:
-    """Cycles of 32 rows, and which jobs' tails are the cores' for that."""
-    tiles, behind = _all_tiles(k), k % TILE
-    alone, less = _takes(tiles, bits), _takes(tiles - 1, bits)
-    ways: list[tuple[float, Tails]] = []
-    if tiles > 1 and 0 < behind <= BEHIND_MAX:
-        more = TAIL + TAIL_WORD * _words(k, Tails.ALL)
-        ways.append((max(less, FINISH + more), Tails.ALL))
-    if tiles > 1 and WORD * _words(k, Tails.EVERY_OTHER) <= TAPS * SPREAD_MAX:
-        more = TAIL + TAIL_WORD * _words(k, Tails.EVERY_OTHER)
-        ways.append((max((less + alone) / 2, FINISH + more / 2), Tails.EVERY_OTHER))
-    takes, found = min(ways, default=(alone, Tails.NONE))
-    return (takes, found) if 20 * takes < 19 * alone else (alone, Tails.NONE)
+def _with_tails(k: int, bits: int, found: Tails, share: float) -> float:
+    """Cycles of 32 rows where ``share`` of the jobs have tails."""
+    if found is Tails.NONE:
+        return _takes(_all_tiles(k), bits)
+    tiles = _all_tiles(k) - share
+    return max(
+        tiles * (_takes(1, bits) - _takes(0, bits)) + _takes(0, bits),
+        FINISH + share * (TAIL + TAIL_WORD * _words(k, found)),
+    )
 
 
 def tails(k: int, bits: int) -> Tails:
     """Those that the cores multiply, where it is worth it."""
-    return _shared(k, bits)[1]
+    ways = {}
+    if k > TILE and 0 < k % TILE <= BEHIND_MAX:
+        ways[Tails.ALL] = _with_tails(k, bits, Tails.ALL, 1)
+    if _all_tiles(k) > 1 and WORD * _words(k, Tails.EVERY_OTHER) <= TAPS * SPREAD_MAX:
+        ways[Tails.EVERY_OTHER] = _with_tails(k, bits, Tails.EVERY_OTHER, 1 / 2)
+    best = min(ways, key=ways.__getitem__, default=Tails.NONE)
+    alone = _takes(_all_tiles(k), bits)
+    return best if 20 * ways.get(best, alone) < 19 * alone else Tails.NONE
+
+
+def _tailed_rows(rows: int, found: Tails) -> int:
+    """Blocks of 32 rows in jobs with tails."""
+    blocks, each = -(-rows // BLOCK), ROWS // BLOCK
+    jobs = range(-(-rows // ROWS))
+    return sum(min(each, blocks - job * each) for job in jobs if found.has(job))
 
 
 def _tail_block(words: int) -> int:
@@ -172,13 +182,14 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    takes, _ = _shared(spec.k, spec.bits)
-    return START + math.ceil(tokens * -(-spec.rows // BLOCK) * takes)
+    found, blocks = tails(spec.k, spec.bits), -(-spec.rows // BLOCK)
+    takes = _with_tails(spec.k, spec.bits, found, _tailed_rows(spec.rows, found) / blocks)
+    return START + math.ceil(tokens * blocks * takes)
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
     """Multipliers and the sums of 4 pixels of JOBS jobs; with tails of 5, and of a job what its tails add up to, and
-    the tails of it and the next that has any."""
+    its tails, and where two jobs in a row have any those of the next."""
     found = tails(shape.k, shape.bits)
     if found is Tails.NONE:
         return JOBS * ROWS * (4 * 4 + 2)
@@ -193,12 +204,12 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
     SmolLM2's shape a third of what the tails would take is seen."""
     found, rows = tails(shape.k, shape.bits), -(-shape.rows // BLOCK)
-    jobs, each = -(-shape.rows // ROWS), ROWS // BLOCK
-    tailed = sum(min(each, rows - job * each) for job in range(jobs) if found.has(job))
+    jobs, tailed = -(-shape.rows // ROWS), _tailed_rows(shape.rows, found)
     whole = tokens * (rows * _all_tiles(shape.k) - tailed)
+    seen = tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1)
     return {
         "calls": 1, jobs_name(tokens): tokens * jobs, "rows": tokens * rows, "tiles": whole,
-        "planes": whole * shape.bits, "tails": tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1),
+        "planes": whole * shape.bits, "tails": seen,
     }  # fmt: skip
 
 

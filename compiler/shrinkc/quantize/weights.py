@@ -114,7 +114,7 @@ class Output:
     ``kappa`` is the unit of an int8 input's mantissa times cmax: the input is
     q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
     ``exponent_max``, the largest exponent an int8 input can have, it is lowered until the final shift
-    is at most RARE_BITS to the left for every input: more bits than the accumulator has would be made up.
+    is to the right for nearly every input: more bits than the accumulator has would be made up.
     """
 
     kappa: float

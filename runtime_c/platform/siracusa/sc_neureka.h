@@ -53,13 +53,12 @@ sc_neureka_place(uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t 
     REG(NEUREKA_JOB(18)) = tiles_out_in;
 }
 
-/* Of one that has other tiles than that. */
+/* Where a job's rows have other tiles than those of the form, how many, and how far they are apart. */
 static inline void sc_neureka_count(uint32_t last_out_in, uint32_t tiles_out_in) {
     REG(NEUREKA_JOB(15)) = last_out_in;
     REG(NEUREKA_JOB(18)) = tiles_out_in;
 }
-/* Of rows that are further apart, or nearer, than the form says. */
-static inline void sc_neureka_apart(uint32_t weight_row) { REG(NEUREKA_JOB(13)) = weight_row; }
+static inline void sc_neureka_weight_row(uint32_t bytes) { REG(NEUREKA_JOB(13)) = bytes; }
 
 static inline void sc_neureka_read(uint32_t in) { REG(NEUREKA_JOB(1)) = in; }
 
