@@ -108,6 +108,19 @@ static inline void await_tails(const image *i, uint32_t job) {
     if (has_tails(i, job)) sc_dma_wait(tails_dma[turn_of(i, job)]);
 }
 
+/* The same where they serve all of several tokens: before the first one's job. */
+static inline void await_tails_of_all(const image *i, const cut *c, uint32_t job) {
+    const uint32_t rows = job / c->tokens, in_turn = rows < c->paired ? rows & 1 : 0;
+    if (has_any_tails(i) && job == rows * c->tokens && !in_turn) await_tails(i, rows);
+}
+/* And the next ones: those of two jobs that take turns lie where they come to, and are done with before the last. */
+static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job) {
+    if (!has_any_tails(i)) return;
+    const uint32_t rows = job / c->tokens, token = job - rows * c->tokens;
+    const int free = rows < c->paired ? (rows & 1) && token + 1 == c->tokens : token == 0;
+    if (free && rows + 1 < i->count) fetch_tails(i, rows + 1);
+}
+
 #else
 
 static inline int has_any_tails(const image *i) {
@@ -123,6 +136,12 @@ static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in
 }
 static inline void fetch_tails(const image *i, uint32_t job) { (void)i, (void)job; }
 static inline void await_tails(const image *i, uint32_t job) { (void)i, (void)job; }
+static inline void await_tails_of_all(const image *i, const cut *c, uint32_t job) {
+    (void)i, (void)c, (void)job;
+}
+static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job) {
+    (void)i, (void)c, (void)job;
+}
 static inline void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
                                   uint32_t rows, int add, int32_t *sums) {
     (void)i, (void)job, (void)q, (void)first, (void)rows, (void)add, (void)sums;

@@ -40,11 +40,13 @@ typedef struct {
     uint32_t pixels;       /* of a job's result */
     uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
     uint32_t count;
+#ifdef SC_ENGINE_TAILS
     uint32_t paired; /* jobs of which every other one has tails: two go through all tokens in turn */
+#endif
 } cut;
 
 static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
-    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0, 0};
+    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
     if (!dense(m)) {
         c.each = 1;
         c.apart = behind(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
@@ -54,12 +56,10 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
     if (c.pixels <= 4 || !dense(m)) c.log++;
     c.count = (c.rows + (1u << c.log) - 1) >> c.log;
-    if (c.each < tokens) {
 #ifdef SC_ENGINE_TAILS
-        if (m->tails == TAILS_OF_EVERY_OTHER) c.paired = c.count & ~1u;
+    c.paired = c.each < tokens && m->tails == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
 #endif
-        c.count *= tokens;
-    }
+    if (c.each < tokens) c.count *= tokens;
     return c;
 }
 
@@ -71,10 +71,12 @@ typedef struct {
 static inline part part_of(const cut *c, uint32_t job) {
     uint32_t rows = job, token = 0;
     if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
+#ifdef SC_ENGINE_TAILS
     if (rows < c->paired) {
         const uint32_t in_pair = (rows & 1) * c->tokens + token;
         rows = (rows & ~1u) + (in_pair & 1), token = in_pair / 2;
     }
+#endif
     const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
     return (part){first, left < most ? left : most, token};
 }
@@ -99,9 +101,9 @@ static SC_L1 sc_dma scales_dma[JOBS];
 #endif
 static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
 
-/* Of jobs of which every other one has tails those without. */
-static inline sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
-                                    uint32_t job) {
+/* Of jobs of which every other one has tails those without.  Inline, or prompts wait for it: it is not hot alone. */
+SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
+                                uint32_t job) {
     const part p = part_of(c, job);
     const uint32_t pitch = 4u * m->in.words, in = channels(m), ki = tiles_of(m, 0);
     const uint32_t last = in - (ki - 1) * channels_of_tile(m);
@@ -208,9 +210,9 @@ static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matric
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const int last = job + 1u == i->count;
     sc_neureka_acquire();
-    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
     sc_neureka_place(i->job.weights + job * i->job_bytes, i->job.out + job % JOBS * SC_NEUREKA_SUMS,
                      last ? i->last_out_in : i->job.last_out_in, last ? i->last_tiles : i->job.tiles_out_in);
+    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
     write_tail(i, job, last ? i->last_out_in : i->job.last_out_in,
                last ? i->last_tiles : i->job.tiles_out_in);
     sc_neureka_written(i->form);
@@ -318,12 +320,8 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
-        /* tails serve all tokens: they have come for the first one's job */
-        const uint32_t rows = job / tokens, of_pair = rows < c.paired ? 2 : 1;
-        const int brings = core == SC_LAST_CORE(SC_CORES) && has_any_tails(i);
-        const int first = job == rows * tokens && (of_pair == 1 || !(rows & 1));
         if (core == SC_LAST_CORE(SC_CORES)) {
-            if (brings && first) await_tails(i, rows);
+            await_tails_of_all(i, &c, job);
 #ifndef SC_AT_MULTIPLIERS
             sc_dma_wait(scales_dma[job % JOBS]);
 #endif
@@ -334,9 +332,7 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
             write_job(m, &several, form_of(m, tokens), &c, job + 2);
             sc_neureka_commit();
         }
-        /* those of a pair lie where the next one's come to, and are done with before its last job */
-        const int next = of_pair == 1 ? first : (rows & 1) && job + 1 == (rows + 1) * tokens;
-        if (brings && next && rows + 1 < i->count) fetch_tails(i, rows + 1);
+        if (core == SC_LAST_CORE(SC_CORES)) fetch_tails_of_all(i, &c, job);
         store_job(m, x, &c, job, out, core);
     }
 }

@@ -277,11 +277,11 @@ CASES = {
     "3x3, 8 bit, tails, a head of its own": Case(
         "neureka_3x3", sizes={"intermediate": 513, "tied": False}
     ),
-    # 568 inputs, of which every other job has tails: of one job, two and eight; down has them in all
+    # 568 inputs, of which every other job has tails: of one job, two and four; down has them in all
     "3x3, tails of every other job": Case(
         "neureka_3x3",
         QuantOptions(bits=4, head_bits=8),
-        {"hidden": 568, "intermediate": 507, "vocab": 141},
+        {"hidden": 568, "intermediate": 253, "vocab": 141},
         biased=True,
     ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
