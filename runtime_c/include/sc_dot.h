@@ -64,7 +64,7 @@ SC_INLINE void sc_v_load(sc_v_words *rows, const uint8_t *w) { __builtin_memcpy(
 /* clang-format off */
 #define SC_PAIR_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t0]")
 #define SC_PAIR_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t1]")
-/* 24 instructions: those of two words that are there already */
+/* of a word of each vector, which are there already: 24 instructions */
 #define SC_PAIR_ROWS                                                                                             \
     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")                                                      \
     SC_PAIR_EVEN(0) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(1) SC_LW_POST("%[t1]", "%[w]")                       \

@@ -23,7 +23,7 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 #define LHU_STEP(rd, ptr, step) ".insn i 0x0b, 5, " rd ", " step "(" ptr ")\n"
 #else
 #define STEP(n) "r"(n)
-#define LW_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " step "\n"
+#define LW_STEP SC_LW_BY
 #define LHU_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x28, " rd ", " ptr ", " step "\n"
 #endif
 
