@@ -50,6 +50,9 @@ extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 /* For sc_run_workers: what comes before the first pass, and a pass. */
 void sc_start(void *unused, int core);
 void sc_forward(void *unused, int core);
+#ifdef SC_ATTENDED
+void sc_attend(void); /* the controller, beside a pass */
+#endif
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
 void sc_stream_begin(void); /* the last core, before any sc_stream_tile */

@@ -11,21 +11,18 @@
 
 #ifdef SC_HAS_ENGINES
 
-/* What an engine's source defines as sc_engine_<name>.  All workers call these, with their core; `at` is
- * where the matrix begins.  Its scratch in L1 is at SC_AT_ENGINE, if it asked for any. */
+/* What an engine's source defines as sc_engine_<name>; `at` is where the matrix begins.  Its scratch in L1 is at
+ * SC_AT_ENGINE, if it asked for any. */
 typedef struct {
     /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* NULL, or by the last core alone what can be done before one token's activations are there, which will be
-     * 16-bit ones. */
-    void (*prepare)(const sc_matrix *m);
-    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents
-     * may not be there yet. */
-    void (*begin)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core);
-    /* Waits for it and brings every row to where `out` says, by sc_matrix_rows() or sc_matrix_joined(), after
-     * a barrier: then the activations are whole.  Between the two calls the cores may do other things, which
-     * do not touch the scratch. */
+    /* NULL, or by the controller, beside the workers: starts m @ x[0 .. tokens - 1] and whatever else a hardware engine
+     * wants.  It meets the workers (sc_meet()) twice, when the scratch is free and when the activations' values are
+     * there, whose mantissas and exponents may not be; then as often as end() does. */
+    void (*attend)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens);
+    /* By all workers, with their core: brings every row of m @ x[0 .. tokens - 1] to where `out` says, by
+     * sc_matrix_rows() or sc_matrix_joined(), after a barrier: then the activations are whole. */
     void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core);
     /* This core's share of an embedding row, as sc_embed_row(); NULL where an engine runs no such matrix. */

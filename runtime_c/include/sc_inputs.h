@@ -39,22 +39,24 @@ static inline const int32_t *gain_of(uint32_t norm, int core) {
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 
-#ifdef SC_HAS_ENGINES
-/* Before the activations are there, and a barrier before begin(). */
-static inline void prepare(const sc_matrix *m, int core) {
-    const sc_engine *const engine = sc_engine_of(m);
-    if (core == SC_LAST_CORE(SC_CORES) && engine->prepare) engine->prepare(m);
-}
+/* A barrier before a matrix's input is made, and another one when its values are there: with the controller, if it
+ * looks after the matrix's engine. */
+static inline void meet(const sc_matrix *m) {
+#if defined(SC_ATTENDED) && defined(SC_HAS_ENGINES)
+    if (sc_on_engine(m) && sc_engine_of(m)->attend) {
+        sc_meet();
+        return;
+    }
 #endif
+    (void)m;
+    sc_barrier();
+}
 
 #if SC_Q16
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
-    sc_barrier();
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m) && j.tokens == 1) prepare(m, core);
-#endif
+    meet(m);
     /* whole tokens for each core, and a share of those that are left */
     const int alone = j.gain || !(SC_PERMS && j.perm);
     const uint32_t tokens = j.tokens, whole = alone ? tokens - tokens % SC_CORES : 0;
@@ -65,14 +67,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         sc_barrier();
         sc_q16_quantize(&j, core, SC_CORES);
     }
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m)) {
-        sc_barrier();
-        sc_engine_of(m)->begin(m, in_place(m), j.out, tokens, core);
-    }
-#else
-    (void)m;
-#endif
+    if (sc_on_engine(m)) meet(m);
     for (uint32_t t = whole + (uint32_t)core; j.gain && t < tokens; t += SC_CORES)
         sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]); /* those that this core has finished */
 }
@@ -83,11 +78,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
-    sc_barrier();
-#ifdef SC_HAS_ENGINES
-    const int on_engine = sc_on_engine(m);
-    if (on_engine) prepare(m, core);
-#endif
+    meet(m);
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
         q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
@@ -102,15 +93,8 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
         if (SC_CORES == SC_Q16_SHARES) break;
     }
     if (last) q16_finish(cut, most, gain != 0, xq[0], xv);
-    int norms = SC_LAST_CORE(SC_CORES);
-#ifdef SC_HAS_ENGINES
-    if (on_engine) {
-        sc_barrier();
-        sc_engine_of(m)->begin(m, in_place(m), xv, 1, core);
-        norms = 0;
-    }
-#endif
-    if (gain && core == norms) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+    if (sc_on_engine(m)) meet(m);
+    if (gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
 /* Whether quantize_token() makes a matrix's input. */
@@ -139,7 +123,7 @@ static
         return;
     }
 #endif
-    sc_barrier();
+    meet(m);
 #if SC_XSEGS > 0
     const sc_cut *cut = &m->in;
     (void)to;
@@ -175,12 +159,7 @@ static
         }
 #endif
     }
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m)) {
-        sc_barrier();
-        sc_engine_of(m)->begin(m, in_place(m), out + first, sc_now.tokens - first, core);
-    }
-#endif
+    if (sc_on_engine(m)) meet(m);
 #endif
 }
 

@@ -43,7 +43,7 @@ static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in
     sc_neureka_count((last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
 }
 
-/* By the last core, when nobody needs those that lie where these come to. */
+/* By the controller, when nobody needs those that lie where these come to. */
 SC_HOT static void fetch_some_tails(const image *i, uint32_t job) {
     const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
     const uint8_t *const at =
@@ -103,7 +103,7 @@ SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int
     multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, own_sums(i, core));
 }
 
-/* Those of a job have come: by the last core, before a barrier. */
+/* Those of a job have come: by the controller, before it meets the workers. */
 static inline void await_tails(const image *i, uint32_t job) {
     if (has_tails(i, job)) sc_dma_wait(tails_dma[turn_of(i, job)]);
 }

@@ -41,6 +41,13 @@ uint32_t *sc_input_words(void); /* the run's input, see sc_abi.h; new tokens are
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1 */
 void sc_run_workers(sc_worker_fn fn, void *arg);   /* all workers run fn; returns when all are done */
 void sc_barrier(void);                             /* every worker, inside sc_run_workers only */
+/* SC_ATTENDED: the target has an engine that the controller looks after while the workers are at a pass.  Then
+ * there are also the two halves of sc_run_workers(), between which it does, and a barrier of workers and controller. */
+#ifdef SC_ATTENDED
+void sc_start_workers(sc_worker_fn fn, void *arg);
+void sc_await_workers(void);
+void sc_meet(void);
+#endif
 
 /* ---- transfers between L1 and the other on-chip memories ---- */
 typedef uint32_t sc_dma;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * N-EUREKA: C twin of compiler/shrinkc/engines/neureka.py (1x1 mode) and neureka_3x3.py.
  *
- * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  Two jobs are under way while
- * the cores join, rescale and store what the one before has summed; a target without the engine computes the
- * same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is the cores'. */
+ * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  The controller writes them: two are
+ * under way while the workers join, rescale and store what the one before has summed.  A target without the engine
+ * computes the same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is the cores'. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -17,10 +17,6 @@
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
 #define TOKENS_MAX 18u
-/* What writing a job takes the last core, in blocks of rows that it could store, or gate, meanwhile: measured, and
- * of no meaning for results. */
-#define WRITING_BLOCKS 4u
-#define WRITING_BLOCKS_SILU 2u
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
@@ -185,9 +181,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->apart = (uint16_t)(c.apart << c.log);
     i->multipliers = keep_multipliers(m, at);
-    /* what the last core has to do first takes it as long as a share of a small job */
-    const uint32_t most = SC_CORES > 1 ? SC_CORES - 1 : 1;
-    i->last_each = (uint16_t)((last.count + most * 2 - 1) / (most * 2) * 2);
+    i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->form = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
 #ifdef SC_ENGINE_TAILS
@@ -218,10 +212,10 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
     sc_neureka_written(i->form);
 }
 
-/* The matrix whose first job has been written, but not committed; the last core's own. */
+/* The matrix whose first job has been written, but not committed; the controller's own. */
 static SC_L1 const sc_matrix *ready;
 
-SC_HOT static void prepare(const sc_matrix *m) {
+static void prepare(const sc_matrix *m) {
     if (ready == m) return;
     write_one(image_of(m), 0);
     ready = m;
@@ -260,50 +254,82 @@ static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
     return image_of(m)->form | tokens << 24;
 }
 
-SC_WARM static void begin_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
+SC_WARM static void attend_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
+    const image *const i = image_of(m);
+    sc_meet();
+    sc_meet();
     several = job_of(m, at, x->q, &c, 0);
     for (uint32_t job = 0; job < c.count && job < 2; job++) {
         write_job(m, &several, form_of(m, tokens), &c, job);
         sc_neureka_commit();
     }
-    fetch_tails(image_of(m), 0);
+    fetch_tails(i, 0);
+    for (uint32_t job = 0; job < c.count; job++) {
+        await_tails_of_all(i, &c, job);
+#ifndef SC_AT_MULTIPLIERS
+        sc_dma_wait(scales_dma[job % JOBS]);
+#endif
+        sc_neureka_wait(job + 1 < c.count);
+        sc_meet(); /* the sums are there, and nobody reads those of the job before any more */
+        if (job + 2 < c.count) {
+            write_job(m, &several, form_of(m, tokens), &c, job + 2);
+            sc_neureka_commit();
+        }
+        fetch_tails_of_all(i, &c, job);
+    }
 }
 
-SC_HOT static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
-    if (core != SC_LAST_CORE(SC_CORES)) return;
+SC_HOT static void attend(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
     if (tokens > 1) {
-        begin_several(m, at, x, tokens);
+        attend_several(m, at, x, tokens);
         return;
     }
+    const image *const i = image_of(m);
+    sc_meet();
+    prepare(m);
+    sc_meet();
     sc_neureka_commit();
     ready = 0;
-    const image *const i = image_of(m);
-    if (i->count > 1) {
+    uint32_t job = 0, left = i->count - 1u;
+    if (left) {
         write_one(i, 1);
         sc_neureka_commit();
         fetch_tails(i, 1);
     }
-    await_tails(i, 0);
+    if (has_any_tails(i)) {
+        await_tails(i, 0);
+        sc_meet(); /* the first job's have come */
+    }
+    do { /* as above */
+        left = i->count - ++job;
+        if (left) await_tails(i, job);
+        sc_neureka_wait(left > 0);
+        sc_meet();
+        if (left > 1) {
+            write_one(i, job + 1);
+            sc_neureka_commit();
+            fetch_tails(i, job + 1); /* where those of the job at hand were */
+        }
+    } while (left);
+    const sc_matrix *const next = next_of(m);
+    if (next) prepare(next);
 }
 
-/* This core's share of what a job of several tokens has summed.  Blocks are counted through all of its tokens; a
- * core has as many as the others, but for the last one, which writes the next job meanwhile. */
+/* This core's share of what a job of several tokens has summed; blocks are counted through all of its tokens. */
 static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
                       int core) {
     const part p = part_of(c, job);
     const uint32_t apart = c->apart << c->log, blocks = p.count / SC_ROWS, all = c->each * blocks;
-    const uint32_t writing = out->kind == SC_SILU ? WRITING_BLOCKS_SILU : WRITING_BLOCKS;
-    const uint32_t shared = all + (job + 2 < c->count ? writing : 0);
 #ifdef SC_AT_MULTIPLIERS
     const uint16_t *const scales = image_of(m)->multipliers + p.first;
 #else
     const uint16_t *const scales = scales_of(c, job);
 #endif
     int32_t *const sums = sums_of(c, job);
-    uint32_t block = shared * (uint32_t)core / SC_CORES;
-    const uint32_t stop = core == SC_LAST_CORE(SC_CORES) ? all : shared * ((uint32_t)core + 1) / SC_CORES;
-    for (uint32_t t = block / blocks; block < stop && block < all; t++) {
+    uint32_t block = all * (uint32_t)core / SC_CORES;
+    const uint32_t stop = all * ((uint32_t)core + 1) / SC_CORES;
+    for (uint32_t t = block / blocks; block < stop; t++) {
         const uint32_t first = (block - t * blocks) * SC_ROWS, next = (t + 1) * blocks;
         const uint32_t n = ((stop < next ? stop : next) - block) * SC_ROWS;
         int32_t *const low = sums + ((2 * t) << c->log) + first;
@@ -318,21 +344,8 @@ static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32
 SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, const sc_output *out,
                                 int core) {
     const cut c = cut_of(m, tokens);
-    const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
-        if (core == SC_LAST_CORE(SC_CORES)) {
-            await_tails_of_all(i, &c, job);
-#ifndef SC_AT_MULTIPLIERS
-            sc_dma_wait(scales_dma[job % JOBS]);
-#endif
-            sc_neureka_wait(job + 1 < c.count);
-        }
-        sc_barrier(); /* the sums are there, and nobody reads those of the job before any more */
-        if (core == SC_LAST_CORE(SC_CORES) && job + 2 < c.count) {
-            write_job(m, &several, form_of(m, tokens), &c, job + 2);
-            sc_neureka_commit();
-        }
-        if (core == SC_LAST_CORE(SC_CORES)) fetch_tails_of_all(i, &c, job);
+        sc_meet();
         store_job(m, x, &c, job, out, core);
     }
 }
@@ -348,26 +361,12 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     uint32_t job = 0, left;
     const uint16_t *const scales = i->multipliers;
     if (has_any_tails(i)) {
-        sc_barrier(); /* the first job's have come */
+        sc_meet();
         own_tails(i, 0, x, core);
     }
-    do { /* as above; multipliers are read where they are, each once */
+    do { /* multipliers are read where they are, each once */
         left = i->count - ++job;
-        if (core == SC_LAST_CORE(SC_CORES)) {
-            if (left) await_tails(i, job);
-            sc_neureka_wait(left > 0);
-        }
-        sc_barrier();
-        if (core == SC_LAST_CORE(SC_CORES)) {
-            if (left > 1) {
-                write_one(i, job + 1);
-                sc_neureka_commit();
-                fetch_tails(i, job + 1); /* where those of the job at hand were */
-            } else if (left == 0) {
-                const sc_matrix *const next = next_of(m);
-                if (next) prepare(next);
-            }
-        }
+        sc_meet();
         uint32_t n = i->rows / SC_CORES;
         if (left == 0) {
             n = out->kind == SC_SILU ? i->last_blocks : i->last_each;
@@ -385,11 +384,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
-#define prepare 0
-
-static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
-    (void)m, (void)at, (void)x, (void)tokens, (void)core;
-}
+#define attend 0
 
 /* Of both bytes; a whole piece is a loop of known length, which compilers take for vectors. */
 static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high, uint32_t n) {
@@ -437,10 +432,10 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 #endif
 
 #if SC_ON_NEUREKA != 255
-SC_L1_DATA const sc_engine sc_engine_neureka = {start, prepare, begin, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka = {start, attend, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
-SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, attend, end, read_row};
 #endif
 
 #endif

@@ -468,6 +468,25 @@ void sc_start(void *unused, int core) {
 #endif
 }
 
+#if defined(SC_ATTENDED) && defined(SC_HAS_ENGINES)
+static void attend(const sc_matrix *m, uint32_t first) {
+    if (sc_on_engine(m) && sc_engine_of(m)->attend)
+        sc_engine_of(m)->attend(m, in_place(m), xv + first, sc_now.tokens - first);
+}
+
+/* The matrices that sc_forward() multiplies with, in its order. */
+SC_HOT void sc_attend(void) {
+    for (uint32_t l = 0; l < SC_LAYERS; l++) {
+        const sc_layer *const layer = &sc_layers[l];
+        attend(layer->m[SC_QKV], 0);
+        if (sc_only_caches(l)) break;
+        for (enum sc_slot slot = SC_QKV + 1; slot < SC_SLOTS; slot++) attend(layer->m[slot], sc_first_wanted(l));
+    }
+    if (sc_now.want != SC_NO_LOGITS)
+        attend(&sc_matrices[SC_MATRICES - 1], sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1);
+}
+#endif
+
 SC_HOT void sc_forward(void *unused, int core) {
     (void)unused;
     sc_profile_start(core);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The C twin of plain.py.  begin() leaves the sums of all rows in the scratch, row by row, of one token's 16-bit
- * activations on top of the zeros that prepare() has put there; end() gives them to the cores in blocks of
- * 8, so that almost every core reads what others wrote. */
+ * The C twin of plain.py.  The sums of all rows are left in the scratch, row by row, and given to the cores in blocks
+ * of 8, so that almost every core reads what others wrote. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -28,16 +27,12 @@ static int32_t wide_sum(const sc_matrix *m, const int8_t *w, const int8_t *low) 
     return acc;
 }
 
-static void prepare(const sc_matrix *m) {
-    for (uint32_t i = 0; i < stored(m); i++) sums[i] = 0;
-}
-
-static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
+static void sum(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens, int core) {
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t row = (uint32_t)core; row < stored(m); row += SC_CORES) {
             const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS), *q = x[t].q;
             if (m->format & SC_FMT_Q16) {
-                sums[t * stored(m) + row] = (tokens == 1 ? sums[row] : 0) + wide_sum(m, w, q);
+                sums[t * stored(m) + row] = wide_sum(m, w, q);
                 continue;
             }
             int32_t acc = 0;
@@ -57,6 +52,8 @@ static void begin(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint3
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
+    sc_barrier(); /* the activations are there */
+    sum(m, at, x, tokens, core);
     sc_barrier();
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t row = (uint32_t)core * SC_ROWS; row < m->rows; row += SC_CORES * SC_ROWS) {
@@ -80,6 +77,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_plain = {0, prepare, begin, end, read_row};
+const sc_engine sc_engine_plain = {0, 0, end, read_row};
 
 #endif

@@ -178,11 +178,17 @@ void sc_ram_wait(void) {
 
 /* ---- workers ---- */
 
-void sc_run_workers(sc_worker_fn fn, void *arg) {
+void sc_start_workers(sc_worker_fn fn, void *arg) {
     __asm__ volatile("" ::: "memory");
     REG(EU_DISPATCH) = (uintptr_t)fn;
     REG(EU_DISPATCH) = (uintptr_t)arg;
-    (void)elw(EU_BARRIER_WAIT(JOIN_BARRIER));
+}
+
+void sc_await_workers(void) { sc_meet(); }
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    sc_start_workers(fn, arg);
+    sc_await_workers();
 }
 
 static void __attribute__((noreturn)) work(int core) {
@@ -190,7 +196,7 @@ static void __attribute__((noreturn)) work(int core) {
         sc_worker_fn fn = (sc_worker_fn)(uintptr_t)elw(EU_DISPATCH);
         void *arg = (void *)(uintptr_t)elw(EU_DISPATCH);
         fn(arg, core);
-        (void)elw(EU_BARRIER_WAIT(JOIN_BARRIER));
+        sc_meet();
     }
 }
 
