@@ -51,13 +51,13 @@ SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);
 
 /* Per core. */
 SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* of each token of a pass */
-SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_CORES);
+SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_HANDS_OF_SEVERAL);
 #ifdef SC_AT_HEAD_STATE
-SC_VIEW(state, HEAD_STATE, sc_head_state, SC_CORES); /* and more, where heads are shared */
+SC_VIEW(state, HEAD_STATE, sc_head_state, SC_HEAD_CORES); /* and more, where heads are shared */
 #else
 static sc_head_state *const state = 0;
 #endif
-SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_CORES);
+SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_HANDS_OF_SEVERAL);
 
 /* Of all layers, of one, or two pieces of one. */
 #if SC_KV_IN_L1

@@ -47,12 +47,20 @@ extern int32_t sc_logits[SC_VOCAB];
 extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 #endif
 
-/* For sc_run_workers: what comes before the first pass, and a pass. */
-void sc_start(void *unused, int core);
-void sc_forward(void *unused, int core);
-#ifdef SC_ATTENDED
-void sc_attend(void); /* the controller, beside a pass */
-#endif
+void sc_start(void *unused, int core);   /* for sc_run_workers: what comes before the first pass */
+void sc_forward(void *unused, int core); /* for sc_run_team: a pass */
+
+/* In a pass the controller, where SC_TEAM has it, looks after engines, takes heads and whole tokens like a worker, and
+ * moves what attention adds to a cache; of everything else it has no part. */
+SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_CORES; }
+/* Cores that take heads: of several tokens the team's, where the plan has room for the controller's, of one only if the
+ * busiest has fewer of them then, since the controller's code takes room in the instruction cache (hands_of()
+ * in ir/steps.py). */
+#define SC_HANDS_OF_SEVERAL (SC_HANDS > SC_PLANNED_CORES ? SC_TEAM : SC_CORES)
+#define SC_ROUNDS(cores) ((SC_HEADS + (cores) - 1) / (cores))
+#define SC_HEAD_CORES                                                                                        \
+    (SC_ROUNDS(SC_HANDS_OF_SEVERAL) < SC_ROUNDS(SC_CORES) ? SC_HANDS_OF_SEVERAL : SC_CORES) /* of one */
+static inline int sc_head_cores(uint32_t tokens) { return tokens > 1 ? SC_HANDS_OF_SEVERAL : SC_HEAD_CORES; }
 
 /* ---- weight tiles: the whole pass is one linear stream, double-buffered into L1 ---- */
 void sc_stream_begin(void); /* the last core, before any sc_stream_tile */
@@ -102,7 +110,7 @@ const uint8_t *sc_stream_tile(int core);
 uint8_t *sc_cache_keys(uint32_t layer); /* its memory, or what is in L2 of it */
 uint8_t *sc_cache_values(uint32_t layer);
 #if SC_KV_LAYERS_HYPERRAM > 0
-/* The last core: when a layer's attention is done and what it added is in its memory, and before the next
+/* One core: when a layer's attention is done and what it added is in its memory, and before the next
  * layer's is read or written. */
 void sc_cache_swap(uint32_t layer);
 void sc_cache_await(uint32_t layer);
@@ -151,7 +159,8 @@ void sc_put_hashes(void); /* controller, behind a pass: those of its layers, if 
 #ifdef SC_PROFILE
 #define SC_CONTROLLER SC_CORES   /* as a core */
 void sc_profile_start(int core); /* what the core does from here on is the next op's */
-/* What the core did since then was `op`; all workers, or the controller alone. */
+/* What the core did since then was `op`; all workers, or between passes (SC_OP_NEXT) the controller alone.  Of a layer's
+ * op the controller has only to be done as well. */
 void sc_profile_op(enum sc_op op, uint32_t layer, int core);
 /* What the core did since then was observing, of which the time `untimed` is taken off already. */
 void sc_profile_resume(uint32_t untimed, int core);

@@ -17,10 +17,14 @@ typedef struct {
     /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* NULL, or by the controller, beside the workers: starts m @ x[0 .. tokens - 1] and whatever else a hardware engine
-     * wants.  It meets the workers (sc_meet()) twice, when the scratch is free and when the activations' values are
-     * there, whose mantissas and exponents may not be; then as often as end() does. */
-    void (*attend)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens);
+    /* All NULL, or by the controller, of an engine that reads 16-bit vectors and is started by someone.  What can be done
+     * before one token's activations are there. */
+    void (*prepare)(const sc_matrix *m);
+    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not
+     * be there yet. */
+    void (*begin)(const sc_matrix *m, const sc_qvec *x, uint32_t tokens);
+    /* What is to do beside end(): it meets the workers (sc_meet()) as often as that does. */
+    void (*attend)(const sc_matrix *m, uint32_t tokens);
     /* By all workers, with their core: brings every row of m @ x[0 .. tokens - 1] to where `out` says, by
      * sc_matrix_rows() or sc_matrix_joined(), after a barrier: then the activations are whole. */
     void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,

@@ -39,52 +39,73 @@ static inline const int32_t *gain_of(uint32_t norm, int core) {
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 
-/* A barrier before a matrix's input is made, and another one when its values are there: with the controller, if it
- * looks after the matrix's engine. */
-static inline void meet(const sc_matrix *m) {
-#if defined(SC_ATTENDED) && defined(SC_HAS_ENGINES)
-    if (sc_on_engine(m) && sc_engine_of(m)->attend) {
-        sc_meet();
-        return;
-    }
-#endif
+/* Tokens that cores take whole; of those that are left each worker has a share, unless most of the team can have one. */
+static inline uint32_t whole_tokens(uint32_t tokens) {
+    const uint32_t left = tokens % SC_TEAM;
+    return 2 * left > SC_TEAM ? tokens : tokens - left;
+}
+
+/* What the controller does for the engine of a matrix whose input is made, where there is one. */
+static inline void prepare(const sc_matrix *m) {
+#ifdef SC_HAS_ENGINES
+    if (sc_on_engine(m) && sc_engine_of(m)->prepare) sc_engine_of(m)->prepare(m);
+#else
     (void)m;
-    sc_barrier();
+#endif
+}
+static inline void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
+#ifdef SC_HAS_ENGINES
+    if (sc_on_engine(m) && sc_engine_of(m)->begin) sc_engine_of(m)->begin(m, x, tokens);
+#else
+    (void)m, (void)x, (void)tokens;
+#endif
+}
+
+static inline void attend(const sc_matrix *m, uint32_t tokens) {
+#ifdef SC_HAS_ENGINES
+    if (sc_on_engine(m) && sc_engine_of(m)->attend) sc_engine_of(m)->attend(m, tokens);
+#else
+    (void)m, (void)tokens;
+#endif
 }
 
 #if SC_Q16
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
-    meet(m);
-    /* whole tokens for each core, and a share of those that are left */
+    sc_meet();
     const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t tokens = j.tokens, whole = alone ? tokens - tokens % SC_CORES : 0;
-    for (uint32_t t = (uint32_t)core; t < whole; t += SC_CORES) sc_q16_token(&j, t, SC_NORM_EPS);
+    const uint32_t tokens = j.tokens, whole = alone ? whole_tokens(tokens) : 0;
+    if (!sc_is_worker(core) && tokens == 1) prepare(m);
+    for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
-        sc_q16_scan(&j, core, SC_CORES);
-        sc_barrier();
-        sc_q16_quantize(&j, core, SC_CORES);
+        if (sc_is_worker(core)) sc_q16_scan(&j, core, SC_CORES);
+        sc_meet();
+        if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
-    if (sc_on_engine(m)) meet(m);
+    if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
+    if (!sc_is_worker(core)) {
+        begin(m, j.out, tokens);
+        return;
+    }
     for (uint32_t t = whole + (uint32_t)core; j.gain && t < tokens; t += SC_CORES)
         sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]); /* those that this core has finished */
 }
 
-/* One token's, as several: a share for each core.  An engine starts with the values alone; what a norm makes of
+/* One token's, as several: a share for each worker.  An engine starts with the values alone; what a norm makes of
  * their scale comes beside it. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
-    meet(m);
+    sc_meet();
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
         q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
-    sc_barrier();
+    sc_meet();
     const int most = q16_bits(parts[0]);
     if (gain) src = y[0];
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
@@ -93,13 +114,37 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
         if (SC_CORES == SC_Q16_SHARES) break;
     }
     if (last) q16_finish(cut, most, gain != 0, xq[0], xv);
-    if (sc_on_engine(m)) meet(m);
+    if (sc_on_engine(m)) sc_meet();
     if (gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
 /* Whether quantize_token() makes a matrix's input. */
 static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
     return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
+}
+#endif
+
+#if SC_TEAM > SC_CORES
+#if SC_Q16
+#define IS_AWAITED one_token
+#else
+#define IS_AWAITED(m, perm) 0
+#endif
+
+/* The controller's part in quantize_token().  What it knows before the values are there, the engine need not wait for. */
+static inline void await_token(const sc_matrix *m) {
+    sc_meet();
+    prepare(m);
+#ifdef SC_HAS_ENGINES
+    const sc_engine *const engine = sc_on_engine(m) ? sc_engine_of(m) : 0;
+    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = engine ? engine->begin : 0;
+    sc_meet();
+    if (!engine) return;
+    sc_meet();
+    if (begin) begin(m, xv, 1);
+#else
+    sc_meet();
+#endif
 }
 #endif
 
@@ -123,13 +168,12 @@ static
         return;
     }
 #endif
-    meet(m);
+    sc_meet();
 #if SC_XSEGS > 0
     const sc_cut *cut = &m->in;
     (void)to;
-    /* whole tokens for each core, and a share of those that are left */
-    const uint32_t tokens = sc_now.tokens, whole = tokens - (tokens - first) % SC_CORES;
-    for (uint32_t t = first + (uint32_t)core; t < whole; t += SC_CORES) {
+    const uint32_t tokens = sc_now.tokens, whole = first + whole_tokens(tokens - first);
+    for (uint32_t t = first + (uint32_t)core; t < whole; t += SC_TEAM) {
         sc_qvec v = out[t];
 #if SC_Q16
         v.q = xq[t]; /* a 16-bit vector has left it where its tokens are */
@@ -139,6 +183,8 @@ static
         v.sum = out[t].sum;
         out[t] = v;
     }
+    if (SC_TEAM > SC_CORES && whole > first) sc_meet(); /* of the controller's tokens */
+    if (!sc_is_worker(core)) return;
     if (whole < tokens) {
 #if SC_Q16
         if (core == 0)
@@ -159,7 +205,6 @@ static
         }
 #endif
     }
-    if (sc_on_engine(m)) meet(m);
 #endif
 }
 

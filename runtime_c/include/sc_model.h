@@ -90,7 +90,7 @@ typedef struct {
 } sc_layer;
 
 /* The steps of a layer: one per op, in the order of enum sc_op.  A step is done by a function that all workers
- * call; it begins with a barrier where it reads what others have written.  `src` and `dst` are offsets in the
+ * call; it begins with sc_meet(), but for a matrix's, before which its input was made.  `src` and `dst` are offsets in the
  * arena of what it reads and of what it gives; from one token to the next it is `src_stride` and `dst_stride`
  * words. */
 typedef struct sc_layer_step sc_layer_step;

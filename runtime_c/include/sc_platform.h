@@ -3,9 +3,11 @@
  *
  * Three implementations live in platform/host, platform/rv32 and platform/pulp (SoCs of the PULP family,
  * whose particulars are in a folder each); nothing above this header knows which one it runs on.  One
- * controller calls sc_main(); worker cores exist only inside sc_run_workers().
+ * controller calls sc_main(); workers exist only inside sc_run_workers() and
+ * sc_run_team().
  *
  *   SC_CORES      number of workers (compile-time; 8 on the SoCs, 1 elsewhere unless overridden)
+ *   SC_TEAM       the same, and the controller where that is a core of its own
  *   SC_ALL_LOGITS 1 where memory is of no concern: the program can give the logits of whole texts
  *   SC_SIMD       1 where the compiler's vector types are real instructions
  *   SC_CLONES     attribute of the function that the vectors are for
@@ -22,6 +24,9 @@
 
 #include "sc_target.h" /* of the platform directory on the include path */
 
+#ifndef SC_TEAM
+#define SC_TEAM SC_CORES
+#endif
 #ifndef SC_ALL_LOGITS
 #define SC_ALL_LOGITS 0
 #endif
@@ -38,16 +43,12 @@ void sc_exit(int code) __attribute__((noreturn));
 uint32_t *sc_input_words(void); /* the run's input, see sc_abi.h; new tokens are written behind the prompt */
 
 /* ---- workers ---- */
-typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1 */
+typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES-1, of a team .. SC_TEAM-1 */
 void sc_run_workers(sc_worker_fn fn, void *arg);   /* all workers run fn; returns when all are done */
-void sc_barrier(void);                             /* every worker, inside sc_run_workers only */
-/* SC_ATTENDED: the target has an engine that the controller looks after while the workers are at a pass.  Then
- * there are also the two halves of sc_run_workers(), between which it does, and a barrier of workers and controller. */
-#ifdef SC_ATTENDED
-void sc_start_workers(sc_worker_fn fn, void *arg);
-void sc_await_workers(void);
-void sc_meet(void);
-#endif
+void sc_barrier(void);                             /* every worker, inside either of the two only */
+/* All of the team run fn: the workers and, if SC_TEAM says so, the controller, as the core behind them. */
+void sc_run_team(sc_worker_fn fn, void *arg);
+void sc_meet(void); /* every one of the team, inside sc_run_team only */
 
 /* ---- transfers between L1 and the other on-chip memories ---- */
 typedef uint32_t sc_dma;

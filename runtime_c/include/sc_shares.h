@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention of heads that are fewer than cores: the positions of each are shared.
  *
- * Of SC_HEADS heads SC_CORES at a time have a core each.  The SC_SHARED_HEADS that are left are cut into
+ * Of SC_HEADS heads SC_HEAD_CORES at a time have a core each.  The SC_SHARED_HEADS that are left are cut into
  * SC_RANGES ranges of positions each, SC_SHARES of all of them per core.  Sums and largest values are the same
  * in any order, and so is every result. */
 #ifndef SC_SHARES_H
@@ -9,23 +9,24 @@
 
 #include "sc_softmax.h"
 
-#define SC_SHARED_HEADS (SC_HEADS % SC_CORES)
-#define SC_DIVIDES(n) (SC_SHARED_HEADS * (n) % SC_CORES == 0)
+#define SC_SHARED_HEADS (SC_HEADS % SC_HEAD_CORES)
+#define SC_DIVIDES(n) (SC_SHARED_HEADS * (n) % SC_HEAD_CORES == 0)
 #define SC_RANGES                                                                                            \
     (SC_DIVIDES(1)   ? 1                                                                                     \
      : SC_DIVIDES(2) ? 2                                                                                     \
      : SC_DIVIDES(3) ? 3                                                                                     \
      : SC_DIVIDES(4) ? 4                                                                                     \
      : SC_DIVIDES(6) ? 6                                                                                     \
-                     : SC_CORES)
-#define SC_SHARES (SC_SHARED_HEADS * SC_RANGES / SC_CORES)
+                     : SC_HEAD_CORES)
+#define SC_SHARES (SC_SHARED_HEADS * SC_RANGES / SC_HEAD_CORES)
 /* Positions from which on it is worth two barriers and a third phase; the twin of shared_from() in
  * ir/ops/attention.py. */
-#define SC_SHARED_FROM (1000 * SC_CORES / ((18 + 2 * SC_HEAD_DIM) * (SC_CORES - SC_SHARED_HEADS)) + 1)
+#define SC_SHARED_FROM                                                                                       \
+    (1000 * SC_HEAD_CORES / ((18 + 2 * SC_HEAD_DIM) * (SC_HEAD_CORES - SC_SHARED_HEADS)) + 1)
 /* Whether the plan has a state for each share. */
 #ifdef SC_AT_HEAD_STATE
 #define SC_HAS_SHARES                                                                                        \
-    (SC_SHARED_HEADS > 0 && SC_CORES * SC_SHARES * SC_HEAD_STATE_BYTES <= SC_BYTES_HEAD_STATE &&             \
+    (SC_SHARED_HEADS > 0 && SC_HEAD_CORES * SC_SHARES * SC_HEAD_STATE_BYTES <= SC_BYTES_HEAD_STATE &&        \
      SC_CONTEXT >= SC_SHARED_FROM)
 #else
 #define SC_HAS_SHARES 0

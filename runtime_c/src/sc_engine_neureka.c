@@ -215,7 +215,7 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
 /* The matrix whose first job has been written, but not committed; the controller's own. */
 static SC_L1 const sc_matrix *ready;
 
-static void prepare(const sc_matrix *m) {
+SC_HOT static void prepare(const sc_matrix *m) {
     if (ready == m) return;
     write_one(image_of(m), 0);
     ready = m;
@@ -254,17 +254,39 @@ static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
     return image_of(m)->form | tokens << 24;
 }
 
-SC_WARM static void attend_several(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
+SC_WARM static void begin_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
-    const image *const i = image_of(m);
-    sc_meet();
-    sc_meet();
-    several = job_of(m, at, x->q, &c, 0);
+    several = job_of(m, SC_BLOB(m->level) + m->offset, x->q, &c, 0);
     for (uint32_t job = 0; job < c.count && job < 2; job++) {
         write_job(m, &several, form_of(m, tokens), &c, job);
         sc_neureka_commit();
     }
-    fetch_tails(i, 0);
+    fetch_tails(image_of(m), 0);
+}
+
+SC_HOT static void begin_second(const sc_matrix *m) {
+    const image *const i = image_of(m);
+    ready = 0;
+    if (i->count > 1) {
+        write_one(i, 1);
+        sc_neureka_commit();
+        fetch_tails(i, 1);
+    }
+}
+
+/* Nothing comes before the first job of one token: everybody waits for it. */
+SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
+    if (tokens > 1) {
+        begin_several(m, x, tokens);
+        return;
+    }
+    sc_neureka_commit();
+    begin_second(m);
+}
+
+SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
+    const cut c = cut_of(m, tokens);
+    const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
         await_tails_of_all(i, &c, job);
 #ifndef SC_AT_MULTIPLIERS
@@ -280,23 +302,13 @@ SC_WARM static void attend_several(const sc_matrix *m, const uint8_t *at, const 
     }
 }
 
-SC_HOT static void attend(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens) {
+SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     if (tokens > 1) {
-        attend_several(m, at, x, tokens);
+        attend_several(m, tokens);
         return;
     }
     const image *const i = image_of(m);
-    sc_meet();
-    prepare(m);
-    sc_meet();
-    sc_neureka_commit();
-    ready = 0;
-    uint32_t job = 0, left = i->count - 1u;
-    if (left) {
-        write_one(i, 1);
-        sc_neureka_commit();
-        fetch_tails(i, 1);
-    }
+    uint32_t job = 0, left;
     if (has_any_tails(i)) {
         await_tails(i, 0);
         sc_meet(); /* the first job's have come */
@@ -384,6 +396,8 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
+#define prepare 0
+#define begin 0
 #define attend 0
 
 /* Of both bytes; a whole piece is a loop of known length, which compilers take for vectors. */
@@ -432,10 +446,10 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 #endif
 
 #if SC_ON_NEUREKA != 255
-SC_L1_DATA const sc_engine sc_engine_neureka = {start, attend, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka = {start, prepare, begin, attend, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
-SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, attend, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, attend, end, read_row};
 #endif
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One forward pass over a chunk of tokens: every worker runs this, a barrier between phases. */
+ * One forward pass over a chunk of tokens: all workers run this and, where SC_TEAM has it, the controller,
+ * a barrier between phases. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -82,8 +83,8 @@ static inline int kv_whole(void) {
 
 /* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
  * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  The
- * core that has tiles copied starts and awaits all of it. */
-static SC_L1 uint32_t kv_next; /* that core's own */
+ * core that has tiles copied starts and awaits it; what attention adds, SC_KEEPER. */
+static SC_L1 uint32_t kv_next; /* the layer */
 #define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
 #define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
 
@@ -121,6 +122,9 @@ SC_PHASE static void kv_wait(void) {
 #define VALUES_OF(layer) sc_cache_values(layer)
 #endif
 #endif
+
+/* Who moves what attention adds to a cache. */
+#define SC_KEEPER (SC_TEAM - 1)
 
 /* With the matrix that gate and up are, what the next layer reads first. */
 static inline void set_out(const sc_output *out, int core) {
@@ -225,47 +229,58 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
 #endif
     }
 #endif
-    sc_barrier();
+    sc_meet();
 #ifdef SC_AT_GAIN
     if (core == SC_LAST_CORE(SC_CORES) && !sc_only_caches(layer)) gain_load();
 #endif
+    const int cores = sc_head_cores(sc_now.tokens);
+    if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = source(s) + t * s->src_stride, h.rope = rope[t];
-        head = (uint32_t)heads_prepare(&h, (int)head, SC_CORES);
+        head = (uint32_t)heads_prepare(&h, (int)head, cores);
     }
 }
 
 #if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
+/* Of the cores that take heads. */
+static inline void heads_meet(void) {
+    if (SC_HEAD_CORES > SC_CORES)
+        sc_meet();
+    else
+        sc_barrier();
+}
+
 SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_scores(h, state, core);
-    sc_barrier();
+    heads_meet();
     shares_values(h, state, core);
-    sc_barrier();
+    heads_meet();
     shares_finish(h, state, core);
 }
 
 static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
-    sc_barrier();
+    sc_meet();
 #if !SC_KV_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) kv_store(index);
+    if (core == SC_KEEPER) kv_store(index);
 #endif
     sc_heads h = {
         .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
     const uint32_t first = sc_first_wanted(index);
-    for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
+    const int cores = sc_head_cores(sc_now.tokens - first);
+    for (uint32_t t = first, head = (uint32_t)core; core < cores && t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
         const int shared = sc_now.tokens - first == 1 && heads_shared(h.position);
-        head = (uint32_t)heads_attend(&h, (int)head, SC_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
+        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
         if (shared) attend_shared(&h, core);
     }
 #if !SC_KV_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) {
+    if (core == SC_KEEPER) {
         kv_wait();
         sc_cache_swap(index);
         kv_next = index + 1;
@@ -333,7 +348,8 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    if (sc_only_caches(index)) sc_barrier();
+    if (SC_TEAM > SC_CORES || sc_only_caches(index)) sc_meet();
+    if (!sc_is_worker(core)) return;
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */
@@ -417,13 +433,21 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     }
 }
 
+/* The first token that the head is for. */
+static inline uint32_t first_of_head(void) {
+#if SC_ALL_LOGITS
+    if (sc_now.trace & SC_TRACE_LOGITS) return 0;
+#endif
+    return sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
+}
+
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
-    uint32_t first = sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
+    const uint32_t first = first_of_head();
     const int32_t *const gains = gain_of(2 * SC_LAYERS, core);
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
-    if (sc_now.trace & SC_TRACE_LOGITS) first = 0, out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
+    if (sc_now.trace & SC_TRACE_LOGITS) out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
 #if SC_Q16
     if (one_token(m, SC_PERM(sc_head_perm)))
@@ -440,6 +464,55 @@ SC_PHASE static void head(int core) {
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
+
+#if SC_TEAM > SC_CORES
+/* Whether it has heads of one token, or a cache to move. */
+#define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
+
+/* The controller's part in a step of a layer: none in what a step does with tiles, nor in one of another kind, which
+ * begins with a meeting of the team. */
+static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
+    const sc_layer *const l = &sc_layers[index];
+    const sc_matrix *const m = l->m[s->slot];
+    const int vector = s->run == sc_step_norm || s->run == sc_step_quant;
+    if (s->run == sc_step_linear) {
+        const uint32_t first = first_of(s, index);
+        attend(m, sc_now.tokens - first);
+#if SC_RANK > 0
+        if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+#endif
+    } else if (vector && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
+        await_token(m);
+    } else if (vector || ((s->run == sc_step_heads || s->run == sc_step_attention) &&
+                          (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
+        s->run(s, index, SC_CORES);
+    } else {
+        sc_meet();
+    }
+}
+
+/* A pass as the controller has it.  Of one token all of it has room in the controller's own instruction cache but for
+ * attention: what it asks the shared one for, the workers wait for. */
+SC_HOT static void accompany(void) {
+    for (uint32_t l = 0; l < SC_LAYERS; l++) {
+        const sc_layer_step *s = sc_layer_steps;
+        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
+        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
+            accompany_step(s, l);
+            sc_op_done(op, l, SC_CORES);
+        }
+    }
+    if (sc_now.want == SC_NO_LOGITS) return;
+    const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
+    const uint32_t first = first_of_head();
+    if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
+        await_token(m);
+    else
+        quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
+                 xv, SC_CORES);
+    attend(m, sc_now.tokens - first);
+}
+#endif
 
 void sc_start(void *unused, int core) {
     (void)unused;
@@ -468,27 +541,8 @@ void sc_start(void *unused, int core) {
 #endif
 }
 
-#if defined(SC_ATTENDED) && defined(SC_HAS_ENGINES)
-static void attend(const sc_matrix *m, uint32_t first) {
-    if (sc_on_engine(m) && sc_engine_of(m)->attend)
-        sc_engine_of(m)->attend(m, in_place(m), xv + first, sc_now.tokens - first);
-}
-
-/* The matrices that sc_forward() multiplies with, in its order. */
-SC_HOT void sc_attend(void) {
-    for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        const sc_layer *const layer = &sc_layers[l];
-        attend(layer->m[SC_QKV], 0);
-        if (sc_only_caches(l)) break;
-        for (enum sc_slot slot = SC_QKV + 1; slot < SC_SLOTS; slot++) attend(layer->m[slot], sc_first_wanted(l));
-    }
-    if (sc_now.want != SC_NO_LOGITS)
-        attend(&sc_matrices[SC_MATRICES - 1], sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1);
-}
-#endif
-
-SC_HOT void sc_forward(void *unused, int core) {
-    (void)unused;
+/* What comes before the first layer. */
+static inline void before(int core) {
     sc_profile_start(core);
 #if SC_ROPE_IN_FLASH
     if (core == 0) sc_load_rope();
@@ -511,6 +565,17 @@ SC_HOT void sc_forward(void *unused, int core) {
 #if SC_TILE_BYTES > 0
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin();
 #endif
+}
+
+SC_HOT void sc_forward(void *unused, int core) {
+    (void)unused;
+#if SC_TEAM > SC_CORES
+    if (core == SC_CORES) {
+        accompany();
+        return;
+    }
+#endif
+    before(core);
     for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
     if (sc_now.want != SC_NO_LOGITS) head(core);
 }

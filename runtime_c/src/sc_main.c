@@ -77,13 +77,7 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
         sc_now.first_wanted = first_wanted(chunk);
-#if defined(SC_ATTENDED) && defined(SC_HAS_ENGINES)
-        sc_start_workers(sc_forward, 0);
-        sc_attend();
-        sc_await_workers();
-#else
-        sc_run_workers(sc_forward, 0);
-#endif
+        sc_run_team(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();
         sc_put_hashes();

@@ -112,7 +112,11 @@ uint32_t sc_observed(uint32_t trace) {
 
 SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
     uint32_t took = 0;
-    sc_barrier();
+    if (layer < SC_LAYERS)
+        sc_meet(); /* what the controller has done of a layer's op is there, too */
+    else
+        sc_barrier();
+    if (!sc_is_worker(core)) return;
     if (core == 0) {
         const uint32_t start = sc_time();
         if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0) && layer == sc_now.dump_layer) dump(op, layer);

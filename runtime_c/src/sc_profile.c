@@ -45,7 +45,9 @@ static void __attribute__((noinline)) make_room(int core) {
 /* hot: what it takes to come here is the op's */
 SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
     const int alone = core == SC_CONTROLLER, slot = alone ? 0 : core;
-    if (!alone) sc_barrier();
+    if (layer < SC_LAYERS) sc_meet();
+    if (alone && layer < SC_LAYERS) return;
+    if (!alone && layer == SC_LAYERS) sc_barrier();
     uint32_t end;
     const sc_counters now = sc_counters_read(&end);
     const uint32_t n = used[slot];

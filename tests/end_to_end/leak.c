@@ -12,7 +12,7 @@ SC_VIEW(leaked, LEAKED, int32_t[(SC_FFN + 3) / 4 * 4], SC_CHUNK);
 
 SC_HOT void sc_step_leak(const sc_layer_step *s, uint32_t layer, int core) {
     const int32_t factor = sc_layers[layer].leak_factor, half = 1 << (SC_LEAK_SHIFT - 1);
-    sc_barrier();
+    sc_meet();
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         const int32_t *v = SC_BUFFER(const int32_t *, s->src) + t * s->src_stride;
         for (uint32_t i = (uint32_t)core; i < s->count; i += SC_CORES)

@@ -183,7 +183,7 @@ def test_integers_on_the_host(
 ) -> None:
     """With sanitizers, every integer, and they are not those of the model without it."""
     need("host")
-    made = program(leaking, story_model, tmp_path / "out", budget).build("host", SAN="1")
+    made = program(leaking, story_model, tmp_path / "out", budget).build("host", SAN="1", CORES="3")
     want = reference(leaking, REQUEST)
     verdict = made.prove("host", REQUEST, want)
     assert verdict.compared > 1000

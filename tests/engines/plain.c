@@ -77,6 +77,6 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     }
 }
 
-const sc_engine sc_engine_plain = {0, 0, end, read_row};
+const sc_engine sc_engine_plain = {0, 0, 0, 0, end, read_row};
 
 #endif

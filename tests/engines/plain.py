@@ -1,8 +1,8 @@
 """A compute engine that exists in these tests alone: the interface's first user beside the cores.
 
 It reads whole matrices where they lie, rows of bytes after each other whatever their width, scales
-behind the last row; it sums all rows as soon as the activations are there (begin) and lets the cores
-rescale them later (end).  Its C twin is plain.c.
+behind the last row; it sums all rows once the activations are there, and then lets the cores rescale
+them.  Its C twin is plain.c.
 """
 
 from __future__ import annotations

@@ -262,6 +262,10 @@ CASES = {
     "1x1, beside side paths": Case(
         "neureka", on=frozenset({"o", "gate_up", "head"}), ranks={"k_proj": 3, "down_proj": 2}
     ),
+    # the controller has the ninth of one token's heads, and its part of several tokens'
+    "1x1, nine heads": Case("neureka", sizes={"heads": 9, "kv_heads": 3, "layers": 2}),
+    # from position 14 on its workers share one token's heads, the last one of a prompt's too, and the controller does not
+    "1x1, heads that are shared": Case("neureka", sizes={"head_dim": 64}),
     "3x3, 8 bit": Case("neureka_3x3"),
     "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
     "3x3, 3 bit, several tiles": Case(
@@ -288,7 +292,8 @@ CASES = {
 }  # fmt: skip
 ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails", "3x3, tails of every other job")
 ON_GVSOC = (
-    "1x1, biases, several jobs", "1x1, beside side paths", "3x3, 4 bit, biases",
+    "1x1, biases, several jobs", "1x1, beside side paths", "1x1, nine heads",
+    "1x1, heads that are shared", "3x3, 4 bit, biases",
     "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
 )  # fmt: skip
 
@@ -368,6 +373,8 @@ def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: Non
     "name",
     [
         "1x1, biases, several jobs",
+        "1x1, nine heads",
+        "1x1, heads that are shared",
         "3x3, 4 bit, biases",
         "3x3, 4 bit, tails",
         "3x3, tails of every other job",

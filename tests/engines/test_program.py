@@ -242,7 +242,7 @@ def test_a_wrong_sum_of_it_is_found(tmp_path: Path, register: Callable[[Engine],
     program = compiled(lowered(model, QuantOptions(), CONTEXT), model, tmp_path / "out")
     source = tmp_path / "out" / "src" / "plain.c"
     text = source.read_text()
-    wrong = text.replace("+ wide_sum(m, w, q);", "+ wide_sum(m, w, q) + (row == 5) * 1000000;")
+    wrong = text.replace("= wide_sum(m, w, q);", "= wide_sum(m, w, q) + (row == 5) * 1000000;")
     assert wrong != text
     source.write_text(wrong)
     program.build("host")

@@ -28,7 +28,7 @@ def steps_of(
 
 
 def test_vectors() -> None:
-    """100 inputs of 16 bit are 13 for a core, in no blocks; of 9 tokens a core has two."""
+    """100 inputs of 16 bit are 13 for a core, in no blocks; of 10 tokens it has one and such a share."""
     shape = make_shape(hidden=100, ffn=20)
     steps = steps_of(shape, 3, 0)
     want = {"tokens": 3, "elements": 39, "blocks": 0, "sums": 0}
@@ -39,15 +39,17 @@ def test_vectors() -> None:
     one = {"calls": 1, "starts": 0, "tokens": 1, "elements": 13}
     assert steps["final.q"].work == Work(want | one)
     assert steps_of(shape, 1, 0)["attn_in.q"].work == Work(want | one)
-    many = steps_of(shape, 9, 0)["attn_in.q"].work
-    assert many == Work(want | several | {"tokens": 2, "elements": 200})
+    # of 9 all cores and the controller have one; of 10 the cores have shares of the last, of 6 six of them have one
+    for tokens, each, elements in ((9, 1, 100), (10, 2, 113), (6, 1, 100), (18, 2, 200)):
+        many = steps_of(shape, tokens, 0)["attn_in.q"].work
+        assert many == Work(want | several | {"tokens": each, "elements": elements})
 
 
 def test_vectors_in_segments() -> None:
-    """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums.  Of 9 tokens a core
+    """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums.  Of 10 tokens a core
     has one, and a share of the last."""
     options = QuantOptions(bits=4, group=32, asymmetric=True, short_last_group=True)
-    work = steps_of(make_shape(hidden=100, options=options), 9, 0)["attn_in.q"].work
+    work = steps_of(make_shape(hidden=100, options=options), 10, 0)["attn_in.q"].work
     share = {"calls": 1, "starts": 0, "tokens": 1, "elements": 13, "blocks": 2, "sums": 4}
     assert work == Work(share | {"tokens_whole": 1, "elements_whole": 100, "segments_whole": 4})
 

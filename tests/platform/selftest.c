@@ -118,8 +118,8 @@ static void check_blobs(void) {
 
 #define ROUNDS 40
 
-static SC_L1 uint32_t ran[SC_CORES], wrong_in[SC_CORES];
-static SC_L1 uint32_t turn[ROUNDS][SC_CORES];
+static SC_L1 uint32_t ran[SC_CORES], wrong_in[SC_TEAM];
+static SC_L1 uint32_t turn[2][ROUNDS][SC_TEAM]; /* of the workers, and of the team */
 
 static void count_me(void *arg, int core) {
     ran[core] += *(uint32_t *)arg;
@@ -127,25 +127,26 @@ static void count_me(void *arg, int core) {
 
 /* Every core must see what all others wrote before the barrier, and nobody may be a round ahead. */
 static void meet(void *arg, int core) {
-    (void)arg;
+    const int team = arg != NULL;
+    uint32_t(*const turns)[SC_TEAM] = turn[team];
     wrong_in[core] = 0;
     for (uint32_t r = 0; r < ROUNDS; r++) {
         for (uint32_t wait = 0; wait < ((uint32_t)core * 7 + r) % 23; wait++) {
             __asm__ volatile("");
         }
-        turn[r][core] = r + 1;
-        sc_barrier();
-        for (int other = 0; other < SC_CORES; other++) {
-            wrong_in[core] += turn[r][other] != r + 1;
-            wrong_in[core] += r + 1 < ROUNDS && turn[r + 1][other] != 0;
+        turns[r][core] = r + 1;
+        team ? sc_meet() : sc_barrier();
+        for (int other = 0; other < (team ? SC_TEAM : SC_CORES); other++) {
+            wrong_in[core] += turns[r][other] != r + 1;
+            wrong_in[core] += r + 1 < ROUNDS && turns[r + 1][other] != 0;
         }
-        sc_barrier();
+        team ? sc_meet() : sc_barrier();
     }
 }
 
 static uint32_t sum(const uint32_t *v) {
     uint32_t total = 0;
-    for (int i = 0; i < SC_CORES; i++) {
+    for (int i = 0; i < SC_TEAM; i++) {
         total += v[i];
     }
     return total;
@@ -162,6 +163,8 @@ static void check_workers(void) {
     report("every worker runs once", 20, wrong);
     sc_run_workers(meet, NULL);
     report("barrier", ROUNDS, sum(wrong_in));
+    sc_run_team(meet, turn);
+    report("the team's barrier", ROUNDS, sum(wrong_in));
 }
 
 /* ---- DMA ---- */

@@ -27,7 +27,7 @@ VARIANTS = [
 ]
 GVSOC = pytest.param("gvsoc", marks=pytest.mark.gvsoc)
 MACHINES = ("host", "qemu", GVSOC)
-CHECKS, WMEM_CHECKS = 18, 2
+CHECKS, WMEM_CHECKS = 19, 2
 END_CODE, END_TRAP, END_STACK, END_HANG, END_EARLY_USE = 42, 1001, 1002, 1003, 1004
 
 

@@ -309,6 +309,7 @@ def emit(
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         "split": sizes.split,
+        "hands": sizes.hands,
         "several_on_neureka": sizes.several_on_neureka and "products" in held,
         "flat": flat,
         "flat_all": len(flat_ones) == len(products),

@@ -101,7 +101,7 @@ def jobs_name(tokens: int) -> str:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what the cores write."""
+    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written."""
     at_once = min(tokens, TOKENS_MAX)
     rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
     jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))

@@ -199,7 +199,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows, tiles of channels, their planes, and words of tails; jobs are what the cores write.
+    """Blocks of rows, tiles of channels, their planes, and words of tails; jobs are what has to be written.
 
     Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
     SmolLM2's shape a third of what the tails would take is seen."""

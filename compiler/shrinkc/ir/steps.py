@@ -92,6 +92,8 @@ class SlotSizes:
 class PassSizes:
     """A pass of ``chunk`` tokens on ``cores``: what ops compute their buffers from.
 
+    ``team``: the cores and, where it has a part in a pass, the controller; ``hands``: those that can take heads.
+
     ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
@@ -110,6 +112,8 @@ class PassSizes:
     num_layers: int
     context: int
     cores: int
+    team: int
+    hands: int
     chunk: int
     tile: int
     kv_in_l1: bool
@@ -123,6 +127,11 @@ class PassSizes:
     several_on_neureka: bool = False
     gains_behind: bool = False
     multipliers: int = 0
+
+    def hands_of(self, tokens: int) -> int:
+        """Cores that take heads of so many tokens: of one all that can, if the busiest has fewer of them then."""
+        fewer = -(-self.heads // self.hands) < -(-self.heads // self.cores)
+        return self.hands if tokens > 1 or fewer else self.cores
 
     @property
     def kv_layer_in_l1(self) -> bool:

@@ -124,8 +124,8 @@ def pass_sizes(
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
-        cores=t.cores, chunk=chunk, tile=tile, kv_in_l1=kv.all_in_l1, kv_tile=kv.tile,
-        logits_in_l1=logits_l1, scratch=scratch, verified=verified,
+        cores=t.cores, team=t.team, hands=t.cores if tile else t.team, chunk=chunk, tile=tile,
+        kv_in_l1=kv.all_in_l1, kv_tile=kv.tile, logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
         gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,

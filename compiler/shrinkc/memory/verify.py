@@ -105,12 +105,17 @@ def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
     return PassSizes(
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
-        t.cores, plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks, plan.logits_in_l1,
-        max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
+        t.cores, t.team, _hands(plan, t), plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks,
+        plan.logits_in_l1, max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
         gains_behind(s), _multipliers(plan, s, t),
     )  # fmt: skip
+
+
+def _hands(plan: Plan, t: Target) -> int:
+    """Cores that have room for a head: the controller where no tiles want it."""
+    return t.cores if plan.tile_bytes else t.cores + int(t.controller)
 
 
 def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
@@ -124,7 +129,7 @@ def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
 
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     """What the buffers that every model has must hold."""
-    chunk, cores = plan.chunk, t.cores
+    chunk, cores, takers = plan.chunk, t.cores, _hands(plan, t)
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
@@ -149,11 +154,12 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
-        "head_scratch": cores * skewed(6 * positions + 12),
-        "head_work": 4 * cores * s.head_dim,
+        "head_scratch": takers * skewed(6 * positions + 12),
+        "head_work": 4 * takers * s.head_dim,
         "tops": 8 * cores * plan.verified,
     }
-    if states := cores * _head_states(s, plan, cores):
+    one = takers if len(range(0, s.heads, takers)) < len(range(0, s.heads, cores)) else cores
+    if states := one * _head_states(s, plan, one):
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
     if gains_behind(s) and len(mlps) == 1:

@@ -11,6 +11,7 @@ PULP_OPEN = Target(
     name="pulp-open",
     title="PULP open",
     cores=8,
+    controller=True,
     levels=(
         Level("l1", 64 * KIB),
         # 64 KiB of two private banks, 1536 KiB of shared ones

@@ -102,7 +102,8 @@ class Target:
     its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
     is a SoC that it knows.  ``engines``: the names of those that multiply matrices (shrinkc/engines).
     ``code``: memories that the code of the decode path may lie in, first the one in which it does; there its
-    ``code_bytes`` are no part of what the planner may fill.  Without them link.ld decides.
+    ``code_bytes`` are no part of what the planner may fill.  Without them link.ld decides.  ``controller``: what
+    starts the workers is a core like them, which has a part in a pass (SC_TEAM in C).
     """
 
     name: str
@@ -117,6 +118,7 @@ class Target:
     engines: tuple[str, ...] = ("cores",)
     code: tuple[str, ...] = ()
     code_bytes: int = 0
+    controller: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError with everything that contradicts itself, or that the engine cannot do."""
@@ -155,6 +157,11 @@ class Target:
         ]  # fmt: skip
         if faults:
             raise ValueError(f"target {self.name}: {'; '.join(faults)}")
+
+    @property
+    def team(self) -> int:
+        """Cores that have a part in a pass."""
+        return self.cores + self.controller
 
     @property
     def runs_on(self) -> tuple[str, ...]:

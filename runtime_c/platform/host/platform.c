@@ -53,7 +53,7 @@ uint32_t *sc_input_words(void) { return input; }
 
 #if SC_CORES > 1
 
-static pthread_barrier_t start_line, finish_line, team_line;
+static pthread_barrier_t start_line, finish_line, team_line, worker_line;
 static struct {
     sc_worker_fn fn;
     void *arg;
@@ -71,7 +71,8 @@ static void *work(void *core) {
 static void start_workers(void) {
     pthread_barrier_init(&start_line, NULL, SC_CORES + 1);
     pthread_barrier_init(&finish_line, NULL, SC_CORES + 1);
-    pthread_barrier_init(&team_line, NULL, SC_CORES);
+    pthread_barrier_init(&worker_line, NULL, SC_CORES);
+    pthread_barrier_init(&team_line, NULL, SC_TEAM);
     for (intptr_t core = 0; core < SC_CORES; core++) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, work, (void *)core) != 0) {
@@ -81,14 +82,26 @@ static void start_workers(void) {
     }
 }
 
-void sc_run_workers(sc_worker_fn fn, void *arg) {
+static void start(sc_worker_fn fn, void *arg) {
     job.fn = fn;
     job.arg = arg;
     pthread_barrier_wait(&start_line);
+}
+
+void sc_run_workers(sc_worker_fn fn, void *arg) {
+    start(fn, arg);
     pthread_barrier_wait(&finish_line);
 }
 
-void sc_barrier(void) { pthread_barrier_wait(&team_line); }
+void sc_run_team(sc_worker_fn fn, void *arg) {
+    start(fn, arg);
+    fn(arg, SC_CORES);
+    pthread_barrier_wait(&finish_line);
+}
+
+void sc_barrier(void) { pthread_barrier_wait(&worker_line); }
+
+void sc_meet(void) { pthread_barrier_wait(&team_line); }
 
 #else
 
@@ -96,7 +109,11 @@ static void start_workers(void) {}
 
 void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
+void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
+
 void sc_barrier(void) {}
+
+void sc_meet(void) {}
 
 #endif
 

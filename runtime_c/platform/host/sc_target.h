@@ -14,6 +14,11 @@
 #ifndef SC_CORES
 #define SC_CORES 1
 #endif
+#if SC_CORES > 1 /* what only the cores of a SoC would do, threads can be seen to do right */
+#define SC_TEAM (SC_CORES + 1)
+#else
+#define SC_TEAM SC_CORES
+#endif
 #define SC_XPULP 0
 #define SC_ALL_LOGITS 1
 #ifndef SC_SIMD

@@ -34,8 +34,8 @@
 #define EVENT_BARRIER (1u << 16)
 #define EVENT_DISPATCH (1u << 18)
 
-#define JOIN_BARRIER 0u /* the workers and the controller */
-#define TEAM_BARRIER 1u /* the workers */
+#define TEAM_BARRIER 0u   /* the workers and the controller */
+#define WORKER_BARRIER 1u /* the workers */
 
 /* A load that puts the core to sleep until the event unit answers (p.elw). */
 static inline uint32_t elw(uint32_t address) {

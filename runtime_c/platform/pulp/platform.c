@@ -178,17 +178,21 @@ void sc_ram_wait(void) {
 
 /* ---- workers ---- */
 
-void sc_start_workers(sc_worker_fn fn, void *arg) {
+static void start(sc_worker_fn fn, void *arg) {
     __asm__ volatile("" ::: "memory");
     REG(EU_DISPATCH) = (uintptr_t)fn;
     REG(EU_DISPATCH) = (uintptr_t)arg;
 }
 
-void sc_await_workers(void) { sc_meet(); }
-
 void sc_run_workers(sc_worker_fn fn, void *arg) {
-    sc_start_workers(fn, arg);
-    sc_await_workers();
+    start(fn, arg);
+    sc_meet();
+}
+
+void sc_run_team(sc_worker_fn fn, void *arg) {
+    start(fn, arg);
+    fn(arg, CONTROLLER);
+    sc_meet();
 }
 
 static void __attribute__((noreturn)) work(int core) {
@@ -226,10 +230,10 @@ static void zero_with_dma(uint32_t *from, uint32_t *to) {
 static void controller_init(void) {
     REG(ICACHE_ENABLE) = 0xFFFFFFFFu;
     REG(TIMER_CONFIG) = 1;
-    REG(EU_BARRIER_MEMBERS(JOIN_BARRIER)) = ALL_CORES;
-    REG(EU_BARRIER_TARGETS(JOIN_BARRIER)) = ALL_CORES;
-    REG(EU_BARRIER_MEMBERS(TEAM_BARRIER)) = ALL_WORKERS;
-    REG(EU_BARRIER_TARGETS(TEAM_BARRIER)) = ALL_WORKERS;
+    REG(EU_BARRIER_MEMBERS(TEAM_BARRIER)) = ALL_CORES;
+    REG(EU_BARRIER_TARGETS(TEAM_BARRIER)) = ALL_CORES;
+    REG(EU_BARRIER_MEMBERS(WORKER_BARRIER)) = ALL_WORKERS;
+    REG(EU_BARRIER_TARGETS(WORKER_BARRIER)) = ALL_WORKERS;
     REG(EU_DISPATCH_TEAM) = ALL_WORKERS;
     flash_init();
 }

@@ -11,6 +11,7 @@
 
 #include "cluster.h"
 
+#define SC_TEAM (SC_CORES + 1)
 #ifndef SC_XPULP
 #define SC_XPULP 1
 #endif
@@ -38,8 +39,8 @@ typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
 #define SC_WAIT_END
 #endif
 
-static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER)); }
-static inline void sc_meet(void) { (void)elw(EU_BARRIER_WAIT(JOIN_BARRIER)); }
+static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
+static inline void sc_meet(void) { (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER)); }
 
 /* Transfers longer than one command takes share one counter. */
 static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {

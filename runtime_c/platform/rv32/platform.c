@@ -109,7 +109,11 @@ uint32_t *sc_input_words(void) { return input; }
 
 void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
+void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
+
 void sc_barrier(void) {}
+
+void sc_meet(void) {}
 
 /* ---- transfers: done when they are started ---- */
 

@@ -7,6 +7,5 @@
 #define L1_END 0x10040000u     /* from 0x10000000 on */
 #define HYPERBUS_PERIPHERAL 4u /* of the uDMA */
 #define SC_NEUREKA 1           /* has the engine: sc_neureka.h */
-#define SC_ATTENDED 1          /* by the controller */
 
 #endif

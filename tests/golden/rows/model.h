@@ -78,6 +78,7 @@ enum sc_op {
 #define SC_PIECES_AT 384u
 #define SC_PIECES_BYTES 560u
 #define SC_PLANNED_CORES 8
+#define SC_HANDS 9 /* cores that the plan has room for that take heads */
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
@@ -101,7 +102,7 @@ enum sc_op {
 #define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 38336
+#define SC_ARENA_BYTES 38544
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
 #define SC_AT_LOGITS 28032
@@ -113,26 +114,26 @@ enum sc_op {
 #define SC_AT_TOPS 31888
 #define SC_BYTES_TOPS 576
 #define SC_AT_HEAD_SCRATCH 32128
-#define SC_BYTES_HEAD_SCRATCH 1632
+#define SC_BYTES_HEAD_SCRATCH 1840
 #define SC_AT_HEAD_WORK 32128
-#define SC_BYTES_HEAD_WORK 256
-#define SC_AT_X 33760
+#define SC_BYTES_HEAD_WORK 288
+#define SC_AT_X 33968
 #define SC_BYTES_X 1024
-#define SC_AT_XQ 34784
+#define SC_AT_XQ 34992
 #define SC_BYTES_XQ 768
-#define SC_AT_K_CACHE 35552
+#define SC_AT_K_CACHE 35760
 #define SC_BYTES_K_CACHE 576
-#define SC_AT_XV 36128
+#define SC_AT_XV 36336
 #define SC_BYTES_XV 512
-#define SC_AT_V_CACHE 36640
+#define SC_AT_V_CACHE 36848
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_Q8 37024
+#define SC_AT_Q8 37232
 #define SC_BYTES_Q8 256
-#define SC_AT_ROPE 37280
+#define SC_AT_ROPE 37488
 #define SC_BYTES_ROPE 256
-#define SC_AT_Q_SCALE 37536
+#define SC_AT_Q_SCALE 37744
 #define SC_BYTES_Q_SCALE 128
-#define SC_AT_MULTIPLIERS 37664
+#define SC_AT_MULTIPLIERS 37872
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif

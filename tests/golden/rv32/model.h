@@ -78,6 +78,7 @@ enum sc_op {
 #define SC_PIECES_AT 336u
 #define SC_PIECES_BYTES 560u
 #define SC_PLANNED_CORES 8
+#define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 70

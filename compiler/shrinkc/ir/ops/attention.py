@@ -58,8 +58,8 @@ SHARES_MAX = 3
 def shared_from(sizes: PassSizes) -> int:
     """Positions from which on what idle cores take over is worth a thousand cycles of each core: a
     position of a head costs about 18 + 2 * head_dim.  SC_SHARED_FROM in C."""
-    left = sizes.heads % sizes.cores
-    return 1000 * sizes.cores // ((18 + 2 * sizes.head_dim) * (sizes.cores - left)) + 1
+    left = sizes.heads % sizes.hands_of(1)
+    return 1000 * sizes.hands_of(1) // ((18 + 2 * sizes.head_dim) * (sizes.hands_of(1) - left)) + 1
 
 
 def states_per_core(sizes: PassSizes) -> int:
@@ -67,22 +67,22 @@ def states_per_core(sizes: PassSizes) -> int:
     L1, heads that are too few for all cores share them out by ranges of positions (sc_shares.h), if that
     is in no more than SHARES_MAX parts per core and the context long enough to gain from it: one per part."""
     least = 0 if sizes.kv_in_l1 or sizes.kv_layer_in_l1 else 1
-    left = sizes.heads % sizes.cores
+    left = sizes.heads % sizes.hands_of(1)
     in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
     if left == 0 or not in_l1 or sizes.context < shared_from(sizes):
         return least
-    shares = left // math.gcd(left, sizes.cores)
+    shares = left // math.gcd(left, sizes.hands_of(1))
     return shares if shares <= SHARES_MAX else least
 
 
 def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
     """(parts of heads that each core has at a position, parts of a head), (0, 1) where no heads are shared:
     heads_shared() of sc_shares.h."""
-    left = sizes.heads % sizes.cores
+    left = sizes.heads % sizes.hands_of(1)
     if left == 0 or not sizes.cache_in_l1(position + 1):
         return 0, 1
-    ranges = sizes.cores // math.gcd(left, sizes.cores)
-    shares, blocks = left * ranges // sizes.cores, position // 4 + 1
+    ranges = sizes.hands_of(1) // math.gcd(left, sizes.hands_of(1))
+    shares, blocks = left * ranges // sizes.hands_of(1), position // 4 + 1
     fits = shares * -(-blocks // ranges) <= -(-sizes.context // 4) and blocks >= ranges
     if shares > SHARES_MAX or position + 1 < shared_from(sizes) or not fits:
         return 0, 1
@@ -153,9 +153,9 @@ class Attention(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
-        scratch = sizes.cores * head_scratch_bytes(sizes.context)
+        scratch = sizes.hands * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
-        if states := sizes.cores * states_per_core(sizes):
+        if states := sizes.hands_of(1) * states_per_core(sizes):
             yield Use("head_state", Access.SCRATCH, states * head_state_bytes(sizes.head_dim))
         yield from cache_uses(sizes)
         in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
@@ -172,15 +172,16 @@ class Attention(Op):
         """Query heads, which the cores take in turn, each with what is cached at its token's position;
         those that are left over in decoding share out positions."""
         sizes = turn.sizes
+        cores = sizes.hands_of(turn.tokens)
         shares, ranges = heads_shared(sizes, turn.position) if turn.tokens == 1 else (0, 1)
-        alone = sizes.heads - shares * sizes.cores // ranges
+        alone = sizes.heads - shares * cores // ranges
         lives = (
             [
                 [
                     turn.position + item // alone + 1
-                    for item in range(core, turn.tokens * alone, sizes.cores)
+                    for item in range(core, turn.tokens * alone, cores)
                 ]
-                for core in range(sizes.cores)
+                for core in range(cores)
             ]
             if alone
             else [[]]

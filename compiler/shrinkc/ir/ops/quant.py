@@ -58,25 +58,26 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
 
 
 def vector_work(turn: Turn) -> Work:
-    """Inputs scanned and then rounded; an engine that reads them is started.  A core has whole tokens where there
-    are enough of them; of the others all cores have a share, of 8-bit ones in blocks that they take in turn."""
+    """Inputs scanned and then rounded; an engine that reads them is started.  All of the team have whole tokens
+    where there are enough of them; of the others the cores have a share, of 8-bit ones in blocks that they take in
+    turn."""
     m = turn.matrix
     assert m is not None
-    cores, starts = turn.sizes.cores, m.engine != CORES
+    cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
+    whole, left = divmod(turn.tokens, team)
+    if 2 * left > team:
+        whole, left = whole + 1, 0
     if not m.wide:
-        whole, left = divmod(turn.tokens, cores)
         return Work({
             "calls": 1, "starts": int(starts), "tokens": left, "elements": left * share(m.k, cores),
             "blocks": left * share(m.x_blocks, cores), "sums": left * m.nseg * m.asymmetric,
             "tokens_whole": whole, "elements_whole": whole * m.k, "segments_whole": whole * m.nseg,
         })  # fmt: skip
     # of 16-bit ones one alone has a path of its own
-    alone = turn.tokens < cores
     several = "_of_several" if turn.tokens > 1 else ""
-    tokens = turn.tokens if alone else share(turn.tokens, cores)
     return Work({
-        f"calls{several}": 1, f"starts{several}": int(starts), "tokens": tokens,
-        "elements": tokens * (share(m.k, cores) if alone else m.k), "blocks": 0, "sums": 0,
+        f"calls{several}": 1, f"starts{several}": int(starts), "tokens": whole + left,
+        "elements": whole * m.k + left * share(m.k, cores), "blocks": 0, "sums": 0,
     })  # fmt: skip
 
 

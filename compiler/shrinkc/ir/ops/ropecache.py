@@ -195,7 +195,7 @@ class RopeCache(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use(sizes.buffer(step.inputs[0]), Access.READ)
         yield Use("rope", Access.AHEAD, 2 * sizes.chunk * sizes.head_dim)
-        yield Use("head_work", Access.SCRATCH, 4 * sizes.cores * sizes.head_dim)
+        yield Use("head_work", Access.SCRATCH, 4 * sizes.hands * sizes.head_dim)
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield from cache_uses(sizes)
@@ -205,7 +205,7 @@ class RopeCache(Op):
     def work(cls, step: Step, turn: Turn) -> Work:
         """Heads of q, k and v, which the cores take in turn."""
         sizes = turn.sizes
-        heads = share(turn.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.cores)
+        heads = share(turn.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.hands_of(turn.tokens))
         return Work({"calls": 1, "heads": heads, "channels": heads * sizes.head_dim})
 
     @classmethod
