@@ -264,7 +264,7 @@ CASES = {
     ),
     # the controller has the ninth of one token's heads, and its part of several tokens'
     "1x1, nine heads": Case("neureka", sizes={"heads": 9, "kv_heads": 3, "layers": 2}),
-    # from position 14 on its workers share one token's heads, the last one of a prompt's too, and the controller does not
+    # from position 14 on the workers share one token's heads, also the last one's of a prompt; the controller does not
     "1x1, heads that are shared": Case("neureka", sizes={"head_dim": 64}),
     "3x3, 8 bit": Case("neureka_3x3"),
     "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
