@@ -172,7 +172,8 @@ class Attention(Op):
         """Query heads, which the cores take in turn, each with what is cached at its token's position;
         those that are left over in decoding share out positions."""
         sizes = turn.sizes
-        cores = sizes.hands_of(turn.tokens)
+        whole = sizes.cache_in_l1(turn.position + turn.tokens)
+        cores = sizes.hands_of(turn.tokens) if whole else sizes.cores
         shares, ranges = heads_shared(sizes, turn.position) if turn.tokens == 1 else (0, 1)
         alone = sizes.heads - shares * cores // ranges
         lives = (
