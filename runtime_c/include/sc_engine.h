@@ -75,6 +75,21 @@ static inline int sc_only_caches(uint32_t layer) {
     const uint32_t first = sc_first_wanted(layer);
     return __builtin_expect(first > 0, 0) && first == sc_now.tokens;
 }
+/* The first token of the pass that a step is for. */
+static inline uint32_t sc_first_of(const sc_layer_step *s, uint32_t layer) {
+    const uint32_t first = sc_first_wanted(layer);
+    return __builtin_expect(first > 0, 0) && s->slot == SC_QKV ? 0 : first;
+}
+
+/* The first token that the head is for. */
+static inline uint32_t sc_first_of_head(void) {
+#if SC_ALL_LOGITS
+    if (sc_now.trace & SC_TRACE_LOGITS) return 0;
+#endif
+    return sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
+}
+/* What a step reads, of the first token. */
+static inline int32_t *sc_source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
 /* Behind the last matrix that this pass multiplies with. */
 static inline const sc_matrix *sc_pass_end(void) {
     if (sc_only_caches(SC_LAYERS - 1)) return sc_layers[SC_LAYERS - 1].m[SC_QKV] + 1;
@@ -159,8 +174,8 @@ void sc_put_hashes(void); /* controller, behind a pass: those of its layers, if 
 #ifdef SC_PROFILE
 #define SC_CONTROLLER SC_CORES   /* as a core */
 void sc_profile_start(int core); /* what the core does from here on is the next op's */
-/* What the core did since then was `op`; all workers, or between passes (SC_OP_NEXT) the controller alone.  Of a layer's
- * op the controller has only to be done as well. */
+/* What the core did since then was `op`; all workers, or between passes (SC_OP_NEXT) the controller alone, which of a
+ * layer's op has only to be done as well. */
 void sc_profile_op(enum sc_op op, uint32_t layer, int core);
 /* What the core did since then was observing, of which the time `untimed` is taken off already. */
 void sc_profile_resume(uint32_t untimed, int core);

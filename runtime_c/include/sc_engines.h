@@ -17,8 +17,8 @@ typedef struct {
     /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* All NULL, or by the controller, of an engine that reads 16-bit vectors and is started by someone.  What can be done
-     * before one token's activations are there. */
+    /* The next three: all NULL, or by the controller, beside the workers; of an engine that is started, and reads 16-bit
+     * vectors.  First what can be done before one token's activations are there. */
     void (*prepare)(const sc_matrix *m);
     /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not
      * be there yet. */
@@ -60,5 +60,22 @@ static inline int sc_on_engine(const sc_matrix *m) {
     return 0;
 #endif
 }
+
+/* What the controller does for the engine that runs a matrix, if there is anything. */
+#ifdef SC_HAS_ENGINES
+static inline void sc_engine_prepare(const sc_matrix *m) {
+    if (sc_on_engine(m) && sc_engine_of(m)->prepare) sc_engine_of(m)->prepare(m);
+}
+static inline void sc_engine_begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
+    if (sc_on_engine(m) && sc_engine_of(m)->begin) sc_engine_of(m)->begin(m, x, tokens);
+}
+static inline void sc_engine_attend(const sc_matrix *m, uint32_t tokens) {
+    if (sc_on_engine(m) && sc_engine_of(m)->attend) sc_engine_of(m)->attend(m, tokens);
+}
+#else
+#define sc_engine_prepare(m) ((void)(m))
+#define sc_engine_begin(m, x, tokens) ((void)(m), (void)(x), (void)(tokens))
+#define sc_engine_attend(m, tokens) ((void)(m), (void)(tokens))
+#endif
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How an op's result becomes a matrix's input, and starts the engine that multiplies it: for sc_forward.c only. */
+ * How an op's result becomes a matrix's input: for sc_forward.c only. */
 #ifndef SC_INPUTS_H
 #define SC_INPUTS_H
 
@@ -39,34 +39,11 @@ static inline const int32_t *gain_of(uint32_t norm, int core) {
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 
-/* Tokens that cores take whole; of those that are left each worker has a share, unless most of the team can have one. */
+/* Tokens that cores take whole; of those that are left each worker has a share, unless most of the team can have one
+ * of them. */
 static inline uint32_t whole_tokens(uint32_t tokens) {
     const uint32_t left = tokens % SC_TEAM;
     return 2 * left > SC_TEAM ? tokens : tokens - left;
-}
-
-/* What the controller does for the engine of a matrix whose input is made, where there is one. */
-static inline void prepare(const sc_matrix *m) {
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m) && sc_engine_of(m)->prepare) sc_engine_of(m)->prepare(m);
-#else
-    (void)m;
-#endif
-}
-static inline void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m) && sc_engine_of(m)->begin) sc_engine_of(m)->begin(m, x, tokens);
-#else
-    (void)m, (void)x, (void)tokens;
-#endif
-}
-
-static inline void attend(const sc_matrix *m, uint32_t tokens) {
-#ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m) && sc_engine_of(m)->attend) sc_engine_of(m)->attend(m, tokens);
-#else
-    (void)m, (void)tokens;
-#endif
 }
 
 #if SC_Q16
@@ -76,7 +53,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_meet();
     const int alone = j.gain || !(SC_PERMS && j.perm);
     const uint32_t tokens = j.tokens, whole = alone ? whole_tokens(tokens) : 0;
-    if (!sc_is_worker(core) && tokens == 1) prepare(m);
+    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m);
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -86,7 +63,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     }
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
     if (!sc_is_worker(core)) {
-        begin(m, j.out, tokens);
+        sc_engine_begin(m, j.out, tokens);
         return;
     }
     for (uint32_t t = whole + (uint32_t)core; j.gain && t < tokens; t += SC_CORES)
@@ -121,30 +98,6 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
 /* Whether quantize_token() makes a matrix's input. */
 static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
     return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
-}
-#endif
-
-#if SC_TEAM > SC_CORES
-#if SC_Q16
-#define IS_AWAITED one_token
-#else
-#define IS_AWAITED(m, perm) 0
-#endif
-
-/* The controller's part in quantize_token().  What it knows before the values are there, the engine need not wait for. */
-static inline void await_token(const sc_matrix *m) {
-    sc_meet();
-    prepare(m);
-#ifdef SC_HAS_ENGINES
-    const sc_engine *const engine = sc_on_engine(m) ? sc_engine_of(m) : 0;
-    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = engine ? engine->begin : 0;
-    sc_meet();
-    if (!engine) return;
-    sc_meet();
-    if (begin) begin(m, xv, 1);
-#else
-    sc_meet();
-#endif
 }
 #endif
 

@@ -3,7 +3,8 @@
  *
  * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  The controller writes them: two are
  * under way while the workers join, rescale and store what the one before has summed.  A target without the engine
- * computes the same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is the cores'. */
+ * computes the same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is
+ * the workers'. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -28,6 +29,7 @@ _Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
 #endif
 
 #ifdef SC_NEUREKA
+_Static_assert(SC_TEAM > SC_CORES, "the controller looks after the engine");
 
 /* How a matrix is cut into jobs. */
 typedef struct {

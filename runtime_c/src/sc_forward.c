@@ -3,11 +3,9 @@
  * a barrier between phases. */
 #include "sc_platform.h"
 
-#include "sc_buffers.h"
-#include "sc_heads.h"
-#include "sc_inputs.h"
+#include "sc_accompany.h"
+#include "sc_attend.h"
 #include "sc_multiply.h"
-#include "sc_shares.h"
 
 SC_L1 sc_step sc_now;
 SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
@@ -66,66 +64,6 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-#if !SC_KV_IN_L1
-static SC_L1 sc_dma kv_dma[2];
-
-static inline uint32_t kv_blocks(uint32_t positions) {
-    return (positions + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
-}
-
-/* Whether this pass has a layer's cache in L1. */
-static inline int kv_whole(void) {
-    return SC_KV_WINDOW >= SC_KV_BLOCKS || kv_blocks(sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
-}
-#endif
-
-#if SC_KV_WINDOW > 0
-
-/* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
- * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  The
- * core that has tiles copied starts and awaits it; what attention adds, SC_KEEPER. */
-static SC_L1 uint32_t kv_next; /* the layer */
-#define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
-#define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
-
-/* Blocks that hold positions before this pass's. */
-SC_PHASE static void kv_load(uint32_t layer) {
-    if (layer >= SC_LAYERS || !kv_whole()) return;
-    sc_cache_await(layer);
-    const uint32_t blocks = kv_blocks(sc_now.position);
-    if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
-}
-
-/* Those that this pass's positions are in. */
-static void kv_store(uint32_t layer) {
-    const uint32_t first = sc_now.position / SC_KV_POSITIONS;
-    const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(sc_cache_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
-                           blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(sc_cache_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
-                           blocks * SC_V_BLOCK);
-}
-
-SC_PHASE static void kv_wait(void) {
-    sc_dma_wait(kv_dma[0]);
-    sc_dma_wait(kv_dma[1]);
-}
-
-#else
-#if SC_KV_IN_L1
-#define KEYS(layer) k_cache[layer]
-#define VALUES_OF(layer) v_cache[layer]
-#else
-#define KEYS(layer) sc_cache_keys(layer)
-#define VALUES_OF(layer) sc_cache_values(layer)
-#endif
-#endif
-
-/* Who moves what attention adds to a cache. */
-#define SC_KEEPER (SC_TEAM - 1)
-
 /* With the matrix that gate and up are, what the next layer reads first. */
 static inline void set_out(const sc_output *out, int core) {
     if (out->kind != SC_SILU || core != SC_LAST_CORE(SC_CORES)) return;
@@ -175,27 +113,18 @@ static inline
     }
 }
 
-/* What a step reads, of the first token. */
-static inline int32_t *source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
-
-/* The first token of the pass that a step is for. */
-static inline uint32_t first_of(const sc_layer_step *s, uint32_t layer) {
-    const uint32_t first = sc_first_wanted(layer);
-    return __builtin_expect(first > 0, 0) && s->slot == SC_QKV ? 0 : first;
-}
-
 /* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
 SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
     const sc_layer *l = &sc_layers[layer];
     const sc_matrix *m = l->m[s->slot];
 #if SC_Q16
     if (__builtin_expect(one_token(m, SC_PERM(l->perm[s->slot])), 1)) {
-        quantize_token(m, source(s), gain, core);
+        quantize_token(m, sc_source(s), gain, core);
         return;
     }
 #endif
-    quantize(m, source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), first_of(s, layer), xq[0], xv,
-             core);
+    quantize(m, sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), sc_first_of(s, layer), xq[0],
+             xv, core);
 }
 
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
@@ -208,7 +137,7 @@ SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
 
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
-    const uint32_t first = first_of(s, layer);
+    const uint32_t first = sc_first_of(s, layer);
     sc_output out = {.kind = s->how, .stride = s->dst_stride};
     out.dst = SC_BUFFER(int32_t *, s->dst);
     if (__builtin_expect(first > 0, 0)) out.dst += first * s->dst_stride;
@@ -217,172 +146,6 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     out.bias = l->bias[s->slot];
 #endif
     linear(l->m[s->slot], xv + first, sc_now.tokens - first, &out, core);
-}
-
-SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
-#if !SC_KV_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) {
-        if (!kv_whole()) sc_cache_await(layer);
-#if SC_KV_WINDOW > 0
-        else if (sc_now.position > 0)
-            kv_wait();
-#endif
-    }
-#endif
-    sc_meet();
-#ifdef SC_AT_GAIN
-    if (core == SC_LAST_CORE(SC_CORES) && !sc_only_caches(layer)) gain_load();
-#endif
-    const int cores = sc_head_cores(sc_now.tokens);
-    if (core >= cores) return;
-    sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
-    for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
-        h.position = sc_now.position + t;
-        h.q8 = q8[t], h.q_scale = q_scale[t];
-        h.qkv = source(s) + t * s->src_stride, h.rope = rope[t];
-        head = (uint32_t)heads_prepare(&h, (int)head, cores);
-    }
-}
-
-#if SC_KV_IN_L1 || SC_KV_WINDOW > 0
-
-/* Of the cores that take heads. */
-static inline void heads_meet(void) {
-    if (SC_HEAD_CORES > SC_CORES)
-        sc_meet();
-    else
-        sc_barrier();
-}
-
-SC_PHASE static void attend_shared(const sc_heads *h, int core) {
-    shares_scores(h, state, core);
-    heads_meet();
-    shares_values(h, state, core);
-    heads_meet();
-    shares_finish(h, state, core);
-}
-
-static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
-    sc_meet();
-#if !SC_KV_IN_L1
-    if (core == SC_KEEPER) kv_store(index);
-#endif
-    sc_heads h = {
-        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
-    const uint32_t first = sc_first_wanted(index);
-    const int cores = sc_head_cores(sc_now.tokens - first);
-    for (uint32_t t = first, head = (uint32_t)core; core < cores && t < sc_now.tokens; t++) {
-        h.position = sc_now.position + t;
-        h.q8 = q8[t], h.q_scale = q_scale[t];
-        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        const int shared = sc_now.tokens - first == 1 && heads_shared(h.position);
-        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
-        if (shared) attend_shared(&h, core);
-    }
-#if !SC_KV_IN_L1
-    if (core == SC_KEEPER) {
-        kv_wait();
-        sc_cache_swap(index);
-        kv_next = index + 1;
-    }
-#endif
-}
-
-#endif
-
-#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_KV_BLOCKS
-
-/* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
-enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
-
-static void head_begin(const sc_layer *layer, uint32_t item, int core) {
-    const uint32_t t = item / SC_HEADS;
-    sc_head_begin(&state[core], layer, q_scale[t][item - t * SC_HEADS]);
-}
-
-static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t positions,
-                      int core) {
-    uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, live = sc_now.position + t + 1;
-    if (live <= first) return;
-    uint32_t n = live - first < positions ? live - first : positions;
-    int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
-    if (pass == PASS_SCORES)
-        sc_head_scores(&state[core], &scratch[core], q8[t] + head * SC_HDP, kv_head, kv, first, n);
-    else if (pass == PASS_WEIGH)
-        sc_head_weigh(&state[core], &scratch[core], kv_head, kv, first, n);
-    else
-        sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
-}
-
-static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t item, int core) {
-    uint32_t t = item / SC_HEADS;
-    sc_head_finish(&state[core],
-                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM,
-                   layer);
-}
-
-/* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
-static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src,
-                     uint32_t *bytes) {
-    uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
-    uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
-    if (n < 2 * pieces) {
-        *src = sc_cache_keys(index) + at * SC_K_BLOCK;
-        *bytes = left * SC_K_BLOCK;
-    } else {
-        *src = sc_cache_values(index) + at * SC_V_BLOCK;
-        *bytes = left * SC_V_BLOCK;
-    }
-}
-
-static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks) {
-    const uint8_t *src;
-    uint32_t bytes;
-    kv_piece(index, n, pieces, blocks, &src, &bytes);
-    kv_dma[0] = sc_dma_in(kv_tile[n & 1], src, bytes);
-}
-
-/* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
-SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, int core) {
-    const sc_layer *layer = &sc_layers[index];
-    const uint32_t items = sc_now.tokens * SC_HEADS;
-    const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
-    const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    if (SC_TEAM > SC_CORES || sc_only_caches(index)) sc_meet();
-    if (!sc_is_worker(core)) return;
-    for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
-        const uint32_t item = round + (uint32_t)core;
-        sc_barrier(); /* the cache is written, the tiles of the last round are read */
-        if (core == 0) kv_load_piece(index, 0, pieces, blocks);
-        if (item < items) head_begin(layer, item, core);
-        for (uint32_t n = 0; n < 3 * pieces; n++) {
-            if (core == 0) sc_dma_wait(kv_dma[0]);
-            sc_barrier();
-            if (core == 0 && n + 1 < 3 * pieces) kv_load_piece(index, n + 1, pieces, blocks);
-            if (item >= items) continue;
-            uint32_t pass = n / pieces;
-            head_pass((enum kv_pass)pass, item, kv_tile[n & 1],
-                      n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
-                      core);
-        }
-        if (item < items) head_store(layer, s, item, core);
-    }
-    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
-}
-
-#endif
-
-SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
-#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_KV_BLOCKS
-    attend_whole(s, index, core);
-#elif SC_KV_WINDOW == 0
-    attend_in_pieces(s, index, core);
-#else
-    if (kv_whole())
-        attend_whole(s, index, core);
-    else
-        attend_in_pieces(s, index, core);
-#endif
 }
 
 SC_PHASE static void transformer_layer(uint32_t index, int core) {
@@ -433,17 +196,9 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     }
 }
 
-/* The first token that the head is for. */
-static inline uint32_t first_of_head(void) {
-#if SC_ALL_LOGITS
-    if (sc_now.trace & SC_TRACE_LOGITS) return 0;
-#endif
-    return sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
-}
-
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
-    const uint32_t first = first_of_head();
+    const uint32_t first = sc_first_of_head();
     const int32_t *const gains = gain_of(2 * SC_LAYERS, core);
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
@@ -464,56 +219,6 @@ SC_PHASE static void head(int core) {
     linear(m, xv + first, sc_now.tokens - first, &out, core);
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
 }
-
-#if SC_TEAM > SC_CORES
-/* Whether it has heads of one token, or a cache to move. */
-#define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
-
-/* The controller's part in a step of a layer: it is called for those that give vectors, and has none in what a step
- * does with tiles, nor in one of another kind, which begins with a meeting of the team.  In few lines of code: with two
- * comparisons more a step of a small model took 1 % longer. */
-static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
-    const sc_layer *const l = &sc_layers[index];
-    const sc_matrix *const m = l->m[s->slot];
-    const int vector = s->form == SC_VECTOR;
-    if (s->run == sc_step_linear) {
-        const uint32_t first = first_of(s, index);
-        attend(m, sc_now.tokens - first);
-#if SC_RANK > 0
-        if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
-#endif
-    } else if (vector && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
-        await_token(m);
-    } else if (vector || ((s->run == sc_step_heads || s->run == sc_step_attention) &&
-                          (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
-        s->run(s, index, SC_CORES);
-    } else {
-        sc_meet();
-    }
-}
-
-/* A pass as the controller has it.  Of one token all of it has room in the controller's own instruction cache but for
- * attention: what it asks the shared one for, the workers wait for. */
-SC_HOT static void accompany(void) {
-    for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        const sc_layer_step *s = sc_layer_steps;
-        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
-        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
-            accompany_step(s, l);
-            sc_op_done(op, l, SC_CORES);
-        }
-    }
-    if (sc_now.want == SC_NO_LOGITS) return;
-    const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
-    const uint32_t first = first_of_head();
-    if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
-        await_token(m);
-    else
-        quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
-                 xv, SC_CORES);
-    attend(m, sc_now.tokens - first);
-}
-#endif
 
 void sc_start(void *unused, int core) {
     (void)unused;

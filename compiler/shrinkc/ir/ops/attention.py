@@ -58,8 +58,9 @@ SHARES_MAX = 3
 def shared_from(sizes: PassSizes) -> int:
     """Positions from which on what idle cores take over is worth a thousand cycles of each core: a
     position of a head costs about 18 + 2 * head_dim.  SC_SHARED_FROM in C."""
-    left = sizes.heads % sizes.hands_of(1)
-    return 1000 * sizes.hands_of(1) // ((18 + 2 * sizes.head_dim) * (sizes.hands_of(1) - left)) + 1
+    cores = sizes.hands_of(1)
+    left = sizes.heads % cores
+    return 1000 * cores // ((18 + 2 * sizes.head_dim) * (cores - left)) + 1
 
 
 def states_per_core(sizes: PassSizes) -> int:
@@ -67,22 +68,24 @@ def states_per_core(sizes: PassSizes) -> int:
     L1, heads that are too few for all cores share them out by ranges of positions (sc_shares.h), if that
     is in no more than SHARES_MAX parts per core and the context long enough to gain from it: one per part."""
     least = 0 if sizes.kv_in_l1 or sizes.kv_layer_in_l1 else 1
-    left = sizes.heads % sizes.hands_of(1)
+    cores = sizes.hands_of(1)
+    left = sizes.heads % cores
     in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
     if left == 0 or not in_l1 or sizes.context < shared_from(sizes):
         return least
-    shares = left // math.gcd(left, sizes.hands_of(1))
+    shares = left // math.gcd(left, cores)
     return shares if shares <= SHARES_MAX else least
 
 
 def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
     """(parts of heads that each core has at a position, parts of a head), (0, 1) where no heads are shared:
     heads_shared() of sc_shares.h."""
-    left = sizes.heads % sizes.hands_of(1)
+    cores = sizes.hands_of(1)
+    left = sizes.heads % cores
     if left == 0 or not sizes.cache_in_l1(position + 1):
         return 0, 1
-    ranges = sizes.hands_of(1) // math.gcd(left, sizes.hands_of(1))
-    shares, blocks = left * ranges // sizes.hands_of(1), position // 4 + 1
+    ranges = cores // math.gcd(left, cores)
+    shares, blocks = left * ranges // cores, position // 4 + 1
     fits = shares * -(-blocks // ranges) <= -(-sizes.context // 4) and blocks >= ranges
     if shares > SHARES_MAX or position + 1 < shared_from(sizes) or not fits:
         return 0, 1

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A pass as the controller has it, where SC_TEAM has the controller: for sc_forward.c only. */
+#ifndef SC_ACCOMPANY_H
+#define SC_ACCOMPANY_H
+
+#include "sc_inputs.h"
+
+#if SC_TEAM > SC_CORES
+#if SC_Q16
+#define IS_AWAITED one_token
+#else
+#define IS_AWAITED(m, perm) 0
+#endif
+
+/* Its part in quantize_token().  What it knows before the values are there, the engine need not wait for. */
+static inline void await_token(const sc_matrix *m) {
+    sc_meet();
+    sc_engine_prepare(m);
+#ifdef SC_HAS_ENGINES
+    const sc_engine *const engine = sc_on_engine(m) ? sc_engine_of(m) : 0;
+    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = engine ? engine->begin : 0;
+    sc_meet();
+    if (!engine) return;
+    sc_meet();
+    if (begin) begin(m, xv, 1);
+#else
+    sc_meet();
+#endif
+}
+
+sc_step_fn sc_step_linear, sc_step_heads, sc_step_attention; /* those it tells from others */
+
+/* Whether it has heads of one token, or a cache to move. */
+#define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
+
+/* The controller's part in a step of a layer: it is called for those that give vectors, and has none in what a step
+ * does with tiles, nor in one of another kind, which begins with a meeting of the team.  In few lines of
+ * code, see below. */
+static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
+    const sc_layer *const l = &sc_layers[index];
+    const sc_matrix *const m = l->m[s->slot];
+    const int vector = s->form == SC_VECTOR;
+    if (s->run == sc_step_linear) {
+        const uint32_t first = sc_first_of(s, index);
+        sc_engine_attend(m, sc_now.tokens - first);
+#if SC_RANK > 0
+        if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+#endif
+    } else if (vector && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
+        await_token(m);
+    } else if (vector || ((s->run == sc_step_heads || s->run == sc_step_attention) &&
+                          (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
+        s->run(s, index, SC_CORES);
+    } else {
+        sc_meet();
+    }
+}
+
+/* All of it.  Of one token everything but attention has room in the controller's own instruction cache: what it asks the
+ * shared one for, the workers wait for. */
+SC_HOT static void accompany(void) {
+    for (uint32_t l = 0; l < SC_LAYERS; l++) {
+        const sc_layer_step *s = sc_layer_steps;
+        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
+        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
+            accompany_step(s, l);
+            sc_op_done(op, l, SC_CORES);
+        }
+    }
+    if (sc_now.want == SC_NO_LOGITS) return;
+    const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
+    const uint32_t first = sc_first_of_head();
+    if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
+        await_token(m);
+    else
+        quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
+                 xv, SC_CORES);
+    sc_engine_attend(m, sc_now.tokens - first);
+}
+#endif
+
+#endif

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The two steps of a layer that have to do with the cache: heads that go there, and attention over it, wherever it is; for
+ * sc_forward.c only. */
+#ifndef SC_ATTEND_H
+#define SC_ATTEND_H
+
+#include "sc_heads.h"
+#include "sc_layer_cache.h"
+#include "sc_shares.h"
+
+/* Who moves what attention adds to a cache. */
+#define SC_KEEPER (SC_TEAM - 1)
+
+SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
+#if !SC_KV_IN_L1
+    if (core == SC_LAST_CORE(SC_CORES)) {
+        if (!kv_whole()) sc_cache_await(layer);
+#if SC_KV_WINDOW > 0
+        else if (sc_now.position > 0)
+            kv_wait();
+#endif
+    }
+#endif
+    sc_meet();
+#ifdef SC_AT_GAIN
+    if (core == SC_LAST_CORE(SC_CORES) && !sc_only_caches(layer)) gain_load();
+#endif
+    const int cores = sc_head_cores(sc_now.tokens);
+    if (core >= cores) return;
+    sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
+    for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t];
+        h.qkv = sc_source(s) + t * s->src_stride, h.rope = rope[t];
+        head = (uint32_t)heads_prepare(&h, (int)head, cores);
+    }
+}
+
+#if SC_KV_IN_L1 || SC_KV_WINDOW > 0
+
+/* Of the cores that take heads. */
+static inline void heads_meet(void) {
+    if (SC_HEAD_CORES > SC_CORES)
+        sc_meet();
+    else
+        sc_barrier();
+}
+
+SC_PHASE static void attend_shared(const sc_heads *h, int core) {
+    shares_scores(h, state, core);
+    heads_meet();
+    shares_values(h, state, core);
+    heads_meet();
+    shares_finish(h, state, core);
+}
+
+static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
+    sc_meet();
+#if !SC_KV_IN_L1
+    if (core == SC_KEEPER) kv_store(index);
+#endif
+    sc_heads h = {
+        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
+    const uint32_t first = sc_first_wanted(index);
+    const int cores = sc_head_cores(sc_now.tokens - first);
+    for (uint32_t t = first, head = (uint32_t)core; core < cores && t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t];
+        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
+        const int shared = sc_now.tokens - first == 1 && heads_shared(h.position);
+        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
+        if (shared) attend_shared(&h, core);
+    }
+#if !SC_KV_IN_L1
+    if (core == SC_KEEPER) {
+        kv_wait();
+        sc_cache_swap(index);
+        kv_next = index + 1;
+    }
+#endif
+}
+
+#endif
+
+#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_KV_BLOCKS
+
+/* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
+enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
+
+static void head_begin(const sc_layer *layer, uint32_t item, int core) {
+    const uint32_t t = item / SC_HEADS;
+    sc_head_begin(&state[core], layer, q_scale[t][item - t * SC_HEADS]);
+}
+
+static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t positions,
+                      int core) {
+    uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, live = sc_now.position + t + 1;
+    if (live <= first) return;
+    uint32_t n = live - first < positions ? live - first : positions;
+    int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
+    if (pass == PASS_SCORES)
+        sc_head_scores(&state[core], &scratch[core], q8[t] + head * SC_HDP, kv_head, kv, first, n);
+    else if (pass == PASS_WEIGH)
+        sc_head_weigh(&state[core], &scratch[core], kv_head, kv, first, n);
+    else
+        sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
+}
+
+static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t item, int core) {
+    uint32_t t = item / SC_HEADS;
+    sc_head_finish(&state[core],
+                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM,
+                   layer);
+}
+
+/* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
+static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src,
+                     uint32_t *bytes) {
+    uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
+    uint32_t left = blocks - at < SC_KV_TILE_BLOCKS ? blocks - at : SC_KV_TILE_BLOCKS;
+    if (n < 2 * pieces) {
+        *src = sc_cache_keys(index) + at * SC_K_BLOCK;
+        *bytes = left * SC_K_BLOCK;
+    } else {
+        *src = sc_cache_values(index) + at * SC_V_BLOCK;
+        *bytes = left * SC_V_BLOCK;
+    }
+}
+
+static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks) {
+    const uint8_t *src;
+    uint32_t bytes;
+    kv_piece(index, n, pieces, blocks, &src, &bytes);
+    kv_dma[0] = sc_dma_in(kv_tile[n & 1], src, bytes);
+}
+
+/* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
+SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, int core) {
+    const sc_layer *layer = &sc_layers[index];
+    const uint32_t items = sc_now.tokens * SC_HEADS;
+    const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
+    const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
+    if (SC_TEAM > SC_CORES || sc_only_caches(index)) sc_meet();
+    if (!sc_is_worker(core)) return;
+    for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
+        const uint32_t item = round + (uint32_t)core;
+        sc_barrier(); /* the cache is written, the tiles of the last round are read */
+        if (core == 0) kv_load_piece(index, 0, pieces, blocks);
+        if (item < items) head_begin(layer, item, core);
+        for (uint32_t n = 0; n < 3 * pieces; n++) {
+            if (core == 0) sc_dma_wait(kv_dma[0]);
+            sc_barrier();
+            if (core == 0 && n + 1 < 3 * pieces) kv_load_piece(index, n + 1, pieces, blocks);
+            if (item >= items) continue;
+            uint32_t pass = n / pieces;
+            head_pass((enum kv_pass)pass, item, kv_tile[n & 1],
+                      n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
+                      core);
+        }
+        if (item < items) head_store(layer, s, item, core);
+    }
+    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
+}
+
+#endif
+
+SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_KV_BLOCKS
+    attend_whole(s, index, core);
+#elif SC_KV_WINDOW == 0
+    attend_in_pieces(s, index, core);
+#else
+    if (kv_whole())
+        attend_whole(s, index, core);
+    else
+        attend_in_pieces(s, index, core);
+#endif
+}
+
+#endif

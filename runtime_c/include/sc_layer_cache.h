@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The cache of the layer at hand in L1, as long as it fits: for sc_forward.c only. */
+#ifndef SC_LAYER_CACHE_H
+#define SC_LAYER_CACHE_H
+
+#include "sc_inputs.h"
+
+#if !SC_KV_IN_L1
+static SC_L1 sc_dma kv_dma[2];
+
+static inline uint32_t kv_blocks(uint32_t positions) {
+    return (positions + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
+}
+
+/* Whether this pass has a layer's cache in L1. */
+static inline int kv_whole(void) {
+    return SC_KV_WINDOW >= SC_KV_BLOCKS || kv_blocks(sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
+}
+#endif
+
+#if SC_KV_WINDOW > 0
+
+/* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
+ * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  The
+ * core that has tiles copied starts and awaits it; what attention adds, SC_KEEPER. */
+static SC_L1 uint32_t kv_next; /* the layer */
+#define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
+#define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
+
+/* Blocks that hold positions before this pass's. */
+SC_PHASE static void kv_load(uint32_t layer) {
+    if (layer >= SC_LAYERS || !kv_whole()) return;
+    sc_cache_await(layer);
+    const uint32_t blocks = kv_blocks(sc_now.position);
+    if (!blocks) return;
+    kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
+}
+
+/* Those that this pass's positions are in. */
+static void kv_store(uint32_t layer) {
+    const uint32_t first = sc_now.position / SC_KV_POSITIONS;
+    const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
+    kv_dma[0] = sc_dma_out(sc_cache_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
+                           blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_out(sc_cache_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+                           blocks * SC_V_BLOCK);
+}
+
+SC_PHASE static void kv_wait(void) {
+    sc_dma_wait(kv_dma[0]);
+    sc_dma_wait(kv_dma[1]);
+}
+
+#else
+#if SC_KV_IN_L1
+#define KEYS(layer) k_cache[layer]
+#define VALUES_OF(layer) v_cache[layer]
+#else
+#define KEYS(layer) sc_cache_keys(layer)
+#define VALUES_OF(layer) sc_cache_values(layer)
+#endif
+#endif
+
+#endif
