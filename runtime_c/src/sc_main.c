@@ -69,7 +69,7 @@ static uint32_t first_wanted(uint32_t tokens) {
 }
 
 /* Feeds n tokens at `position`, chunk by chunk; what is wanted, of the last chunk. */
-static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
+SC_HOT static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
     while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
@@ -91,8 +91,8 @@ static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_wan
 
 /* What a pass gave, from next[0] at `position` on, where its draft was: the tokens that were drafted right and the
  * one that follows them, but none behind an end token unless the run goes on there.  Says how many. */
-static uint32_t choose(const sc_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position,
-                       int go_on) {
+SC_HOT static uint32_t choose(const sc_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position,
+                              int go_on) {
     uint32_t n = 0, draft;
     do {
         draft = next[n];

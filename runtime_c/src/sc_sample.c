@@ -26,10 +26,12 @@ SC_WARM void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t row
     share(rows, core, &from, &to);
     sc_top top = tops[t][core];
     if (row == 0) top = (sc_top){-SC_INT32_MAX, from < to ? from : SC_VOCAB};
-    for (; from + 4 <= to; from += 4) { /* few fours have one that is larger */
+    for (; from + 8 <= to; from += 8) { /* few eights have one that is larger */
         const int32_t *const w = v + from;
-        if (sc_max(sc_max(w[0], w[1]), sc_max(w[2], w[3])) <= top.value) continue;
-        for (uint32_t i = 0; i < 4; i++)
+        const int32_t low = sc_max(sc_max(w[0], w[1]), sc_max(w[2], w[3])),
+                      high = sc_max(sc_max(w[4], w[5]), sc_max(w[6], w[7]));
+        if (__builtin_expect(sc_max(low, high) <= top.value, 1)) continue;
+        for (uint32_t i = 0; i < 8; i++)
             if (w[i] > top.value) top = (sc_top){w[i], row + from + i};
     }
     for (; from < to; from++)
@@ -99,10 +101,8 @@ static void keep_nucleus(uint32_t top_p_q16) {
     sc_run_workers(mass_above, 0);
 }
 
-uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
-    sc_run_workers(find_top, 0);
-    if (how->inv_temp_q16 == 0) return sc_choice(0);
-
+/* Of the logits whose largest is known. */
+static __attribute__((noinline)) uint32_t draw_token(const sc_sampling *how, uint32_t position) {
     s.max = top_of(0)->value;
     uint64_t factor = (uint64_t)how->inv_temp_q16 * 47274u; /* log2(e) in Q15 */
     int shift = sc_bits64(factor) - 31;
@@ -126,4 +126,9 @@ uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
         target -= p;
     }
     return SC_VOCAB - 1;
+}
+
+SC_WARM uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
+    sc_run_workers(find_top, 0);
+    return how->inv_temp_q16 == 0 ? sc_choice(0) : draw_token(how, position);
 }

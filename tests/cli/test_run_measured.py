@@ -43,9 +43,10 @@ def test_profile(cli: Cli, program: Path, needs: Needs) -> None:
     assert profile["decode"]["steps"] == 2
     for phase in ("prefill", "decode"):
         assert {row["op"] for row in profile[phase]["ops"]} >= {"embed", "qkv", "attn", "next"}
-        # a pass takes some 900 cycles between its ops and those of the next one, whatever the model
+        # a pass takes some 850 cycles between its ops and those of the next one, whatever the model; where
+        # the linker puts code moves that by a fifth
         outside = profile[phase]["cycles"] - profile[phase]["counted"]
-        assert 0 < outside < 1000 * (1 if phase == "decode" else 3)
+        assert 0 < outside < 1200 * (1 if phase == "decode" else 3)
     assert json.loads((program / "build/profile.json").read_text()) == result.json
     report = cli("report", program, "-o", program.parent / "report.html", "--json").json["verdict"]
     assert report["measured_cycles"] == {

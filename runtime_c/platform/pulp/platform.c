@@ -184,18 +184,18 @@ static void start(sc_worker_fn fn, void *arg) {
     REG(EU_DISPATCH) = (uintptr_t)arg;
 }
 
-void sc_run_workers(sc_worker_fn fn, void *arg) {
+SC_HOT void sc_run_workers(sc_worker_fn fn, void *arg) {
     start(fn, arg);
     sc_meet();
 }
 
-void sc_run_team(sc_worker_fn fn, void *arg) {
+SC_HOT void sc_run_team(sc_worker_fn fn, void *arg) {
     start(fn, arg);
     fn(arg, CONTROLLER);
     sc_meet();
 }
 
-static void __attribute__((noreturn)) work(int core) {
+SC_HOT static void __attribute__((noreturn)) work(int core) {
     for (;;) {
         sc_worker_fn fn = (sc_worker_fn)(uintptr_t)elw(EU_DISPATCH);
         void *arg = (void *)(uintptr_t)elw(EU_DISPATCH);
