@@ -47,24 +47,33 @@ static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
 
 #ifdef SC_ENGINE_TAILS
 #define ROWS_LOG 7 /* of a job, each of which has its rows and then their tails */
-/* Tails: blocks of 8 rows, words of 8 bit as those of the cores'.  A word more apart than they have, neighbours begin
- * in other L1 banks. */
+/* Tails: blocks of 8 rows, words of 8 or 4 bit as those of the cores'.  A word more apart than they have, neighbours
+ * begin in other L1 banks. */
 #define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
 static inline int has_tail(const sc_matrix *m, uint32_t row) {
     return job_has_tails(m->tails, row >> ROWS_LOG);
 }
-/* Where a vector's words are that meet a tail's: of the image's last channels 4 of each tap, then the next 4. */
+/* Where a vector's words are that meet a tail's: of the image's last channels 4 of each tap, then the next 4; where a
+ * word has two nibbles in a byte, 8 inputs of each tap. */
 typedef struct {
-    uint32_t first, step, taps, groups; /* inputs; words of a group, and groups */
+    uint32_t first, count, step; /* inputs; words that are `step` inputs apart */
+    uint32_t groups, apart;      /* and groups of them, from one to the next `apart` inputs */
 } tail_place;
+static inline int has_nibbles(const sc_matrix *m) {
+    return bits_of(m) <= 4 && (behind(m) || channels(m) - CHANNELS * tiles_of(m, 1) == 8);
+}
 static inline tail_place tail_of(const sc_matrix *m) {
     const uint32_t c = channels(m), whole = CHANNELS * tiles_of(m, 1);
-    if (behind(m)) return (tail_place){TAPS * c, 4, (m->in.k - TAPS * c + 3) / 4, 1};
-    return (tail_place){whole, c, TAPS, (c - whole) / 4};
+    const uint32_t first = behind(m) ? TAPS * c : whole, words = (m->in.k - TAPS * c + 3) / 4;
+    if (has_nibbles(m))
+        return (tail_place){first, 2, 4, behind(m) ? (words + 1) / 2 : TAPS, behind(m) ? 8 : c};
+    if (behind(m)) return (tail_place){first, words, 4, 1, 0};
+    return (tail_place){first, TAPS, c, (c - whole) / 4, 4};
 }
+/* Those of a row as they are stored. */
 static inline uint32_t tail_words(const sc_matrix *m) {
     const tail_place p = tail_of(m);
-    return p.taps * p.groups;
+    return has_nibbles(m) ? p.groups : p.count * p.groups;
 }
 static inline const uint8_t *job_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
     return at + (row >> ROWS_LOG) * ((1u << ROWS_LOG) / SC_ROWS) * m->block_bytes;
@@ -79,15 +88,16 @@ static inline const uint8_t *tails_at(const sc_matrix *m, const uint8_t *at, uin
            row % most / SC_ROWS * TAIL_BLOCK(tail_words(m));
 }
 
-/* Of a block of 8 rows what their tails add up to with a vector's low and high bytes.  Returns the end of the tails. */
+/* Of a block of 8 rows what their tails add up to with a vector's low and high bytes; dot_nibbles(): 16 times that.
+ * Returns the next block's. */
 #if SC_XPULP
 /* clang-format off */
-static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
+static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
                                        tail_place p) {
     int32_t x0 = (int32_t)p.groups, x1, t0, t1;
     __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
                      SC_OUTER_LOOP_BEGIN("%[x0]", 26 + 3)
-                     SC_INNER_LOOP_BEGIN("%[taps]", 26)
+                     SC_INNER_LOOP_BEGIN("%[count]", 26)
                      SC_LW_BY("%[x0]", "%[x]", "%[step]") SC_LW_BY("%[x1]", "%[y]", "%[step]")
                      SC_PAIR_ROWS
                      SC_LOOP_END(26) "\n"
@@ -95,18 +105,47 @@ static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w,
                      "add %[y], %[y], %[back]\n" SC_OUTER_LOOP_END(26 + 3)
                      : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "+&r"(x0),
                        [x1] "=&r"(x1), [t0] "=&r"(t0), [t1] "=&r"(t1)
-                     : [taps] "r"(p.taps), [step] "r"(p.step), [back] "r"(4 - p.taps * p.step)
+                     : [count] "r"(p.count), [step] "r"(p.step), [back] "r"(p.apart - p.count * p.step)
+                     : "memory");
+    return w + 4;
+}
+
+/* A word's lower nibbles meet x0 and y0, its upper ones x1 and y1.  The next word is loaded where no nibbles are any
+ * more; the one behind a block's last is what lies between two blocks. */
+#define NIBBLES_ROW(r, word, other)                                                                                  \
+    SC_SLL_BYTES(other, word, "x2")                                                                                  \
+    SC_SDOT("%[a" #r "]", "%[x0]", other) SC_SDOT("%[b" #r "]", "%[y0]", other)                                      \
+    SC_LW_POST(other, "%[w]")                                                                                        \
+    SC_AND_BYTES(word, word, "x24")                                                                                  \
+    SC_SDOT("%[a" #r "]", "%[x1]", word) SC_SDOT("%[b" #r "]", "%[y1]", word)
+#define NIBBLES_TWO(even, odd) NIBBLES_ROW(even, "%[t0]", "%[t1]") NIBBLES_ROW(odd, "%[t1]", "%[t0]")
+
+/* 60 instructions, 12 loads among them, per 128 products; as bytes 52 and 20.  N-EUREKA, which has the same banks of L1,
+ * waits for the loads. */
+static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
+                                         uint32_t words, uint32_t apart) {
+    int32_t x0, x1, y0, y1, t0, t1;
+    __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
+                     SC_LW_POST("%[t0]", "%[w]") "\n"
+                     SC_LOOP_BEGIN("%[words]", 60)
+                     "lw %[x1], 4(%[x])\nlw %[y1], 4(%[y])\n"
+                     SC_LW_BY("%[x0]", "%[x]", "%[apart]") SC_LW_BY("%[y0]", "%[y]", "%[apart]")
+                     NIBBLES_TWO(0, 1) NIBBLES_TWO(2, 3) NIBBLES_TWO(4, 5) NIBBLES_TWO(6, 7)
+                     SC_LOOP_END(60)
+                     : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "=&r"(x0),
+                       [x1] "=&r"(x1), [y0] "=&r"(y0), [y1] "=&r"(y1), [t0] "=&r"(t0), [t1] "=&r"(t1)
+                     : [words] "r"(words), [apart] "r"(apart)
                      : "memory");
     return w;
 }
 /* clang-format on */
 #else
-static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x,
+static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x,
                                        const int8_t *y, tail_place p) {
     *a = *b = (sc_rows){0};
-    for (; p.groups; p.groups--, x += 4, y += 4) {
-        for (uint32_t tap = 0; tap < p.taps; tap++, w += 4 * SC_ROWS) {
-            const int32_t low = sc_load32(x + tap * p.step), high = sc_load32(y + tap * p.step);
+    for (; p.groups; p.groups--, x += p.apart, y += p.apart) {
+        for (uint32_t i = 0; i < p.count; i++, w += 4 * SC_ROWS) {
+            const int32_t low = sc_load32(x + i * p.step), high = sc_load32(y + i * p.step);
 #define ROW(r)                                                                                               \
     a->s##r = sc_sdot4(a->s##r, low, sc_load32(w + 4 * r));                                                  \
     b->s##r = sc_sdot4(b->s##r, high, sc_load32(w + 4 * r));
@@ -114,9 +153,37 @@ static inline const uint8_t *dot_tails(sc_rows *a, sc_rows *b, const uint8_t *w,
 #undef ROW
         }
     }
-    return w;
+    return w + 4;
+}
+
+static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x,
+                                         const int8_t *y, uint32_t words, uint32_t apart) {
+    *a = *b = (sc_rows){0};
+    for (; words; words--, x += apart, y += apart, w += 4 * SC_ROWS) {
+        uint32_t word, lower, upper;
+#define ROW(r)                                                                                               \
+    word = (uint32_t)sc_load32(w + 4 * r), lower = word << 4 & 0xF0F0F0F0u, upper = word & 0xF0F0F0F0u;      \
+    a->s##r = sc_sdot4(sc_sdot4(a->s##r, sc_load32(x), (int32_t)lower), sc_load32(x + 4), (int32_t)upper);   \
+    b->s##r = sc_sdot4(sc_sdot4(b->s##r, sc_load32(y), (int32_t)lower), sc_load32(y + 4), (int32_t)upper);
+        SC_EACH_ROW(ROW)
+#undef ROW
+    }
+    return w + 4;
 }
 #endif
+
+/* Of a block of 8 rows what their tails add up to with a vector's bytes, the high ones 256-fold.  16 times that fits:
+ * of 72 inputs it is below 2^29. */
+static inline const uint8_t *dot_tails(sc_rows *sums, const uint8_t *w, const int8_t *low, const int8_t *high,
+                                       tail_place p, uint32_t nibbles) {
+    sc_rows a, b;
+    w = nibbles ? dot_nibbles(&a, &b, w, low, high, p.groups, p.apart) : dot_bytes(&a, &b, w, low, high, p);
+    const int by = nibbles ? 4 : 0;
+#define SUM(r) sums->s##r = (int32_t)((uint32_t)a.s##r + ((uint32_t)b.s##r << 8)) >> by;
+    SC_EACH_ROW(SUM)
+#undef SUM
+    return w;
+}
 #else
 static inline int has_tail(const sc_matrix *m, uint32_t row) {
     (void)m, (void)row;
@@ -159,6 +226,11 @@ static inline place place_of(const sc_matrix *m, uint32_t i) {
 static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
     const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
     return (bytes_of(nibbles) + up) ^ 0x80808080u;
+}
+
+/* The lower nibbles of 4 bytes, which are signed, as bytes. */
+static inline uint32_t signed_nibbles(uint32_t word) {
+    return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
 }
 
 /* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b. */
@@ -225,12 +297,14 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
 #ifdef SC_ENGINE_TAILS
     if (!has_tail(m, row)) return;
     const tail_place p = tail_of(m);
-    const uint8_t *const words = tails_at(m, at, row) + 4 * (row % SC_ROWS);
-    for (uint32_t i = (uint32_t)core; i < tail_words(m); i += (uint32_t)cores) {
-        const uint32_t first = p.first + i % p.taps * p.step + i / p.taps * 4;
-        if (first < k)
-            read_four((uint32_t)sc_load32(words + 4 * SC_ROWS * i), k - first, scale, factor, shift,
-                      x + first);
+    const uint8_t *words = tails_at(m, at, row) + 4 * (row % SC_ROWS);
+    const uint32_t nibbles = (uint32_t)has_nibbles(m);
+    for (uint32_t i = (uint32_t)core; i < p.count * p.groups; i += (uint32_t)cores) {
+        const uint32_t first = p.first + i % p.count * p.step + i / p.count * p.apart;
+        if (first >= k) continue;
+        uint32_t word = (uint32_t)sc_load32(words + 4 * SC_ROWS * (i >> nibbles));
+        if (nibbles) word = signed_nibbles(i & 1 ? word >> 4 : word);
+        read_four(word, k - first, scale, factor, shift, x + first);
     }
 #endif
 }

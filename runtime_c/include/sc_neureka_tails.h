@@ -60,14 +60,15 @@ SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q,
                                   uint32_t rows, int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
     const int8_t *const low = q + i->tail_at, *const high = low + i->high;
-    const tail_place p = i->tails == TAILS_OF_ALL ? (tail_place){0, 4, words, 1}
-                                                  : (tail_place){0, i->job.in_pixel, TAPS, words / TAPS};
+    const uint32_t all = i->tails == TAILS_OF_ALL, nibbles = i->nibbles;
+    const tail_place p = nibbles ? (tail_place){0, 2, 4, words, all ? 8 : i->job.in_pixel}
+                         : all   ? (tail_place){0, words, 4, 1, 0}
+                                 : (tail_place){0, TAPS, i->job.in_pixel, words / TAPS, 4};
     const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
     for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
-        sc_rows a, b;
-        w = dot_tails(&a, &b, w, low, high, p) + 4;
-#define SUM(r)                                                                                               \
-    sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)a.s##r + ((uint32_t)b.s##r << 8));
+        sc_rows of;
+        w = dot_tails(&of, w, low, high, p, nibbles);
+#define SUM(r) sums[r] = (int32_t)((add ? (uint32_t)sums[r] : 0) + (uint32_t)of.s##r);
         SC_EACH_ROW(SUM)
 #undef SUM
     }

@@ -146,7 +146,7 @@ typedef struct {
     uint16_t tail_row; /* bytes of a row with a tail, which the engine has */
     uint16_t tail_at;  /* the vector's first byte of a tail */
     uint16_t high;     /* bytes from a vector's low ones to its high ones */
-    uint8_t tail_words, tails;
+    uint8_t tail_words, tails : 4, nibbles : 4;
 #endif
 } image;
 _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
@@ -191,6 +191,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     if (m->tails) {
         i->tail_words = (uint8_t)tail_words(m), i->tail_at = (uint16_t)tail_of(m).first;
         i->tail_row = (uint16_t)row_bytes_of(m, 1), i->high = (uint16_t)(4 * m->in.words);
+        i->nibbles = has_nibbles(m) & 1;
         i->last_each = i->last_blocks;
         i->form |= (uint32_t)m->tails << 5;
     }
@@ -432,9 +433,9 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
         for (uint32_t t = 0; has_tail(m, b * SC_ROWS) && t < tokens; t++) {
             const tail_place p = tail_of(m);
             const int8_t *const q = x[t].q + p.first;
-            sc_rows low, high;
-            dot_tails(&low, &high, tails_at(m, at, b * SC_ROWS), q, q + pitch, p);
-#define SUM(r) acc[t][r] += low.s##r + 256 * high.s##r;
+            sc_rows of;
+            dot_tails(&of, tails_at(m, at, b * SC_ROWS), q, q + pitch, p, (uint32_t)has_nibbles(m));
+#define SUM(r) acc[t][r] += of.s##r;
             SC_EACH_ROW(SUM)
 #undef SUM
         }

@@ -68,11 +68,16 @@ def dense_weight(data: bytes, row: int, i: int, k: int) -> int:
     return sum((word >> (4 * b + i % 4) & 1) << b for b in range(8))
 
 
-def tail_weight(data: bytes, at: int, row: int, i: int, words: int) -> int:
-    """Behind the rows of its job, where tails begin ``at``: blocks of 8 rows, 4 inputs of one row after the other, and
-    4 bytes between blocks.  Input i of those that are there; ``row`` is one of the job."""
+def tail_weight(data: bytes, at: int, row: int, i: int, words: int, nibbles: bool) -> int:
+    """Behind the rows of its job, where tails begin ``at``: blocks of 8 rows, a word of one row after the other, and
+    4 bytes between blocks.  A word has 4 inputs, or 8 in nibbles, the first 4 in the lower ones.  Input i of those that
+    are there; ``row`` is one of the job."""
     block = at + row // 8 * (32 * words + 4)
-    return int(np.frombuffer(data, np.int8)[block + i // 4 * 32 + row % 8 * 4 + i % 4])
+    word, i = divmod(i, 8 if nibbles else 4)
+    byte = int(np.frombuffer(data, np.int8)[block + word * 32 + row % 8 * 4 + i % 4])
+    if not nibbles:
+        return byte
+    return byte >> 4 if i >= 4 else (byte % 16 ^ 8) - 8
 
 
 def folded_weight(
@@ -132,7 +137,9 @@ def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
     assert tail == k % 252
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
-    rows, words = -(-n // 8) * 8, -(-tail // 4)
+    nibbles = bits <= 4
+    rows, words = -(-n // 8) * 8, -(-tail // (8 if nibbles else 4))
+    inputs = words * (8 if nibbles else 4)
     row_bytes = 32 * bits * (k // 252)
     assert shape.block_bytes == 8 * row_bytes + 32 * words + 4
     zero = 1 << (bits - 1)
@@ -141,20 +148,20 @@ def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
         job, of_job = data[first // 8 * shape.block_bytes :], min(128, rows - first)
         at = row - first
         got = [folded_weight(job, at, i, k - tail, bits) - zero for i in range(k - tail)]
-        got += [tail_weight(job, of_job * row_bytes, at, i, words) for i in range(4 * words)]
+        got += [tail_weight(job, of_job * row_bytes, at, i, words, nibbles) for i in range(inputs)]
         want = w.q[row].tolist() if row < n else [0] * k
-        assert got == want + [0] * (4 * words - tail)
+        assert got == want + [0] * (inputs - tail)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
     assert len(data) == shape.bytes == beside + max(2 * rows, AHEAD)
 
 
 @pytest.mark.parametrize(
-    ("bits", "n", "k"), [(4, 13, 576), (4, 261, 570), (8, 131, 289), (2, 130, 828)]
+    ("bits", "n", "k"), [(4, 13, 576), (4, 261, 570), (8, 131, 289), (2, 130, 828), (4, 9, 288)]
 )
 def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: int) -> None:
     """The engine has whole tiles of them, and all of the others; the cores have 4 of the first tap, then those of the
-    next ones."""
+    next ones, or, in nibbles, 8."""
     w = matrix(n, k, bits, "neureka_3x3")
     engine = ENGINES["neureka_3x3"]
     assert engine.tails(k, bits) is Tails.EVERY_OTHER
@@ -164,7 +171,8 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
     rows, channels, zero = -(-n // 8) * 8, -(-k // 36) * 4, 1 << (bits - 1)
     tiles = -(-channels // 28)
     last = 28 * (tiles - 1)
-    words, short = 9 * (channels - last) // 4, 32 * bits * (tiles - 1)
+    nibbles = bits <= 4 and channels - last == 8
+    words, short = 9 * (1 if nibbles else (channels - last) // 4), 32 * bits * (tiles - 1)
     assert shape.block_bytes == max(8 * 32 * bits * tiles, 8 * short + 32 * words + 4)
     for row in range(rows):
         first = row // 128 * 128
@@ -181,8 +189,9 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
             elif channel < last:
                 got = folded_weight(job, at, i, k, bits, tiles - 1) - zero
             else:
-                place = 4 * ((channel - last) // 4 * 9 + tap) + channel % 4
-                got = tail_weight(job, of_job * short, at, place, words)
+                of_tap, group = (8, 0) if nibbles else (4, (channel - last) // 4)
+                place = of_tap * (9 * group + tap) + (channel - last) % of_tap
+                got = tail_weight(job, of_job * short, at, place, words, nibbles)
             assert got == want[i], (row, i)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()

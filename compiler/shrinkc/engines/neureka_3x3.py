@@ -6,8 +6,8 @@ plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
 whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
-have 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy them
-into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no time
+have 4 or 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy
+them into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no time
 but for those of every other job; as the engine has all inputs of the others, these are of an image with more
 channels, of which the last ones are the tail.
 
@@ -39,6 +39,7 @@ BEHIND_MAX = 36  # inputs of a tail behind the image
 SPREAD_MAX = 8  # channels of a tail that are the image's last ones: L1 has to hold those of a job
 APART = 4  # bytes between blocks of tails: neighbours begin in other banks of L1
 ROWS = 2 * JOB_ROWS  # of a job
+NIBBLES = 4  # bits that tails have at most, where 8 inputs are a word
 # Cycles that eight cores take for tails of 32 rows, and of that for 4 inputs of each; what they take for what
 # becomes of their sums, gates' at that.
 TAIL, TAIL_WORD, FINISH = 90, 14, 200
@@ -64,6 +65,16 @@ def _words(k: int, found: Tails) -> int:
         k % TILE if found is Tails.ALL else TAPS * (_channels(k) - CHANNELS * (_all_tiles(k) - 1))
     )
     return 0 if found is Tails.NONE else -(-behind // WORD)
+
+
+def _nibbles(k: int, bits: int, found: Tails) -> bool:
+    """Whether tails have two nibbles in a byte: those of 4 channels do not, whose 9 words make no pairs."""
+    return bits <= NIBBLES and (found is Tails.ALL or _words(k, found) % 2 == 0)
+
+
+def _tail_words(k: int, bits: int, found: Tails) -> int:
+    """Of a row's tail as it is stored."""
+    return -(-_words(k, found) // (2 if _nibbles(k, bits, found) else 1))
 
 
 def _with_tails(k: int, bits: int, found: Tails, share: float) -> float:
@@ -96,15 +107,15 @@ def _tailed_rows(rows: int, found: Tails) -> int:
     return sum(min(each, blocks - job * each) for job in jobs if found.has(job))
 
 
-def _tail_block(words: int) -> int:
+def _tail_block(k: int, bits: int, found: Tails) -> int:
     """Bytes of 8 rows."""
-    return 8 * WORD * words + APART
+    return 8 * WORD * _tail_words(k, bits, found) + APART
 
 
 def _block(k: int, bits: int, found: Tails, tailed: bool) -> int:
     """Bytes of 8 rows of a job with or without tails."""
     plane = 8 * PLANE * bits
-    return plane * (_all_tiles(k) - tailed) + (_tail_block(_words(k, found)) if tailed else 0)
+    return plane * (_all_tiles(k) - tailed) + (_tail_block(k, bits, found) if tailed else 0)
 
 
 def _block_bytes(k: int, bits: int) -> int:
@@ -143,22 +154,25 @@ def _planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
     return np.packbits(planes, axis=3, bitorder="little").reshape(-1)
 
 
-def _tail_blocks(tail: np.ndarray) -> np.ndarray:
+def _tail_blocks(tail: np.ndarray, nibbles: bool) -> np.ndarray:
     """Of rows int8 [rows, inputs], as uint8 [bytes]."""
     import numpy as np
 
-    return np.pad(format_of(8).pack(tail, WORD), ((0, 0), (0, APART))).reshape(-1)
+    form = format_of(4 if nibbles else 8)
+    return np.pad(form.pack(tail, form.inputs), ((0, 0), (0, APART))).reshape(-1)
 
 
 def pack(w: StoredRows) -> np.ndarray:
     """Per job its rows, and behind them their tails, if they have any.
 
     Per row, tile of 28 channels and bit there is a plane, whose bit 28 tap + c is of input C tap + c.  Of a tail of
-    channels 4 of the first tap are followed by those of the next ones, and then by the next 4."""
+    channels 4 of the first tap are followed by those of the next ones, and then by the next 4; in nibbles, all 8 of
+    the first tap by those of the next ones."""
     import numpy as np
 
     rows, k = w.q.shape
     bits, found, tiles = w.format.bits, tails(k, w.format.bits), _all_tiles(k)
+    nibbles = _nibbles(k, bits, found)
     channels = CHANNELS * (tiles - 1) if found is Tails.ALL else _channels(k)
     jobs = []
     for first in range(0, rows, ROWS):
@@ -166,12 +180,12 @@ def pack(w: StoredRows) -> np.ndarray:
         image, tailed = _image(q, channels), found.has(first // ROWS)
         job = _planes(image, bits, tiles - tailed)
         if found is Tails.ALL:
-            job = np.concatenate([job, _tail_blocks(q[:, TAPS * channels :])])
+            job = np.concatenate([job, _tail_blocks(q[:, TAPS * channels :], nibbles)])
         elif tailed:
             behind = image[:, :, CHANNELS * (tiles - 1) :].reshape(len(q), TAPS, -1, WORD)
-            job = np.concatenate(
-                [job, _tail_blocks(behind.transpose(0, 2, 1, 3).reshape(len(q), -1))]
-            )
+            if not nibbles:
+                behind = behind.transpose(0, 2, 1, 3)
+            job = np.concatenate([job, _tail_blocks(behind.reshape(len(q), -1), nibbles)])
         jobs.append(np.pad(job, (0, len(q) // 8 * _block_bytes(k, bits) - len(job))))
     return dense.with_multipliers(np.concatenate(jobs), w)
 
@@ -194,7 +208,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
     if found is Tails.NONE:
         return JOBS * ROWS * (4 * 4 + 2)
     at_once = 2 if found is Tails.ALL else 1
-    tiles = at_once * (ROWS // 8) * _tail_block(_words(shape.k, found))
+    tiles = at_once * (ROWS // 8) * _tail_block(shape.k, shape.bits, found)
     return JOBS * ROWS * (4 * 5 + 2) + 4 * ROWS + tiles
 
 
