@@ -26,7 +26,7 @@ static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_R
 #ifdef SC_ENGINE_TAILS
 enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* jobs: Tails in engines/engine.py */
 static inline int job_has_tails(uint32_t tails, uint32_t job) { return tails && !(job & (tails - 1)); }
-/* Tails of all jobs are behind the image, whose rows they pad to a fourth one. */
+/* Tails of all jobs are behind the image, whose columns they pad to a fourth one. */
 static inline int behind(const sc_matrix *m) { return m->tails == TAILS_OF_ALL; }
 #else
 #define behind(m) 0
@@ -215,7 +215,9 @@ static inline place place_of(const sc_matrix *m, uint32_t i) {
     const uint32_t k = behind(m) ? TAPS * channels(m) : m->in.k, tile = dense(m) ? i : i / TAPS,
                    tap = dense(m) ? 0 : i % TAPS;
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
-    const uint32_t there = left < of_tile ? left : of_tile, first = tap * channels(m) + channel;
+    const uint32_t there = left < of_tile ? left : of_tile;
+    const uint32_t first =
+        (tap % 3 * 3 + tap / 3) * channels(m) + channel; /* of the image's columns one by one */
     return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
                    (piece){first, first >= k          ? 0
                                   : k - first < there ? k - first
@@ -233,7 +235,8 @@ static inline uint32_t signed_nibbles(uint32_t word) {
     return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
 }
 
-/* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b. */
+/* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b; taps are counted along its
+ * rows, inputs along its columns. */
 static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
     const uint32_t bits = dense(m) ? 8 : bits_of(m);
     const place p = place_of(m, i);

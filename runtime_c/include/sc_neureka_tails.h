@@ -61,9 +61,9 @@ SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q,
     const uint32_t words = i->tail_words;
     const int8_t *const low = q + i->tail_at, *const high = low + i->high;
     const uint32_t all = i->tails == TAILS_OF_ALL, nibbles = i->nibbles;
-    const tail_place p = nibbles ? (tail_place){0, 2, 4, words, all ? 8 : i->job.in_pixel}
+    const tail_place p = nibbles ? (tail_place){0, 2, 4, words, all ? 8 : i->job.in_row}
                          : all   ? (tail_place){0, words, 4, 1, 0}
-                                 : (tail_place){0, TAPS, i->job.in_pixel, words / TAPS, 4};
+                                 : (tail_place){0, TAPS, i->job.in_row, words / TAPS, 4};
     const uint8_t *w = tail_tile(i, job) + first / SC_ROWS * TAIL_BLOCK(words);
     for (; rows; rows -= SC_ROWS, sums += SC_ROWS) {
         sc_rows of;

@@ -47,7 +47,7 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
     if (!dense(m)) {
         c.each = 1;
-        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a row, stands between low and high bytes */
+        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, stands between low and high bytes */
         c.pixels = c.apart + 1;
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
@@ -122,9 +122,9 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
         j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
-    } else { /* a vector is an image of 3x3, low bytes above high ones; two of the results are of one alone */
-        j.pixels_out = c->pixels << 16 | 1u, j.pixels_in = (c->pixels + 2) << 16 | 3u;
-        j.in_pixel = in, j.in_row = 3 * in;
+    } else { /* a vector is an image of 3x3, low bytes left of high ones; two of the results are of one alone */
+        j.pixels_out = 1u << 16 | c->pixels, j.pixels_in = 3u << 16 | (c->pixels + 2);
+        j.in_pixel = 3 * in, j.in_row = in;
         j.out_pixel = j.out_row = 4u << c->log;
         j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
         j.config = NEUREKA_3X3 | NEUREKA_IN_WMEM | (bits_of(m) - 1);

@@ -1,8 +1,9 @@
 """N-EUREKA in 3x3 mode: matrices whose weights take time and space by their bits.
 
-A vector of 9 C inputs is taken for an image of 3 by 3 pixels with C channels, its low bytes above its high
-ones, so that a convolution of 3x3 has both sums among its results.  Per row, 28 channels and bit there is one
-plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
+A vector of 9 C inputs is taken for an image of 3 by 3 pixels with C channels, one column behind the other, its low
+bytes left of its high ones, so that a convolution of 3x3 has both sums among its results.  They are in one row: the
+engine takes the time of 6 pixels for all rows of results but the last, however few it has of each.  Per row, 28
+channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
 whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
@@ -47,7 +48,7 @@ TAIL, TAIL_WORD, FINISH = 90, 14, 200
 
 def _takes(tiles: int, bits: int) -> int:
     """Cycles of 32 rows."""
-    return tiles * (32 * bits + 27) + 35
+    return tiles * (32 * bits + 27) - 25
 
 
 def _channels(k: int) -> int:
@@ -145,9 +146,8 @@ def _planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
     stored = np.full((rows, TAPS, tiles * CHANNELS), 1 << (bits - 1), np.uint8)
     there = min(channels, tiles * CHANNELS)
     stored[:, :, :there] = image[:, :, :there].astype(np.int16) + (1 << (bits - 1))
-    of_tiles = (
-        stored.reshape(rows, TAPS, tiles, CHANNELS).transpose(0, 2, 1, 3).reshape(rows, tiles, -1)
-    )
+    of_rows = stored.reshape(rows, 3, 3, tiles, CHANNELS).transpose(0, 3, 2, 1, 4)
+    of_tiles = of_rows.reshape(rows, tiles, -1)
     planes = np.zeros((rows, tiles, bits, 8 * PLANE), np.uint8)
     for bit in range(bits):
         planes[:, :, bit, : TAPS * CHANNELS] = of_tiles >> bit & 1
@@ -165,7 +165,7 @@ def _tail_blocks(tail: np.ndarray, nibbles: bool) -> np.ndarray:
 def pack(w: StoredRows) -> np.ndarray:
     """Per job its rows, and behind them their tails, if they have any.
 
-    Per row, tile of 28 channels and bit there is a plane, whose bit 28 tap + c is of input C tap + c.  Of a tail of
+    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  Of a tail of
     channels 4 of the first tap are followed by those of the next ones, and then by the next 4; in nibbles, all 8 of
     the first tap by those of the next ones."""
     import numpy as np
@@ -191,7 +191,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """Of the image whose rows are 3 pixels wide high bytes are 3 rows behind low ones, and 4 with a tail between."""
+    """Of the image whose columns are 3 pixels high high bytes are 3 columns behind low ones, and 4 with a tail between."""
     return k, 4 * 3 * CHANNELS * (k // TILE) if tails(k, bits) is Tails.ALL else PAD
 
 
