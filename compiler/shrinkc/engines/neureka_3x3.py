@@ -48,7 +48,7 @@ TAIL, TAIL_WORD, FINISH = 90, 14, 200
 
 def _takes(tiles: int, bits: int) -> int:
     """Cycles of 32 rows."""
-    return tiles * (32 * bits + 27) - 25
+    return tiles * (32 * bits + 27) + 35
 
 
 def _channels(k: int) -> int:
