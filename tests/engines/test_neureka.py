@@ -84,7 +84,8 @@ def folded_weight(
     data: bytes, row: int, i: int, k: int, bits: int, tiles: int | None = None
 ) -> int:
     """3x3 mode: per output, 28 channels and bit 32 bytes, whose bit 28 (3 y + x) + c is of channel c; input
-    i is channel i % C of tap 3 x + y = i / C, where all have C channels.  Of rows of fewer ``tiles`` those that are there."""
+    i is channel i % C of tap 3 x + y = i / C, where all have C channels.  Of rows of fewer ``tiles`` those that are
+    there."""
     channels = -(-k // 36) * 4
     tiles = tiles or -(-channels // 28)
     tap, channel = divmod(i, channels)
@@ -297,6 +298,13 @@ CASES = {
         {"hidden": 568, "intermediate": 253, "vocab": 141},
         biased=True,
     ),
+    # of 288 inputs they are bytes; 773 have 5 words behind the image, in nibbles 3
+    "3x3, 4 bit, tails of four channels": Case(
+        "neureka_3x3", QuantOptions(bits=4, head_bits=4), {"hidden": 288, "intermediate": 773}
+    ),
+    "3x3, 3 bit, tails": Case(
+        "neureka_3x3", QuantOptions(bits=3, head_bits=3), {"intermediate": 773}
+    ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
 }  # fmt: skip
 ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails", "3x3, tails of every other job")
@@ -304,6 +312,7 @@ ON_GVSOC = (
     "1x1, biases, several jobs", "1x1, beside side paths", "1x1, nine heads",
     "1x1, heads that are shared", "3x3, 4 bit, biases",
     "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
+    "3x3, 4 bit, tails of four channels", "3x3, 3 bit, tails",
 )  # fmt: skip
 
 

@@ -1,15 +1,15 @@
 """N-EUREKA in 3x3 mode: matrices whose weights take time and space by their bits.
 
 A vector of 9 C inputs is taken for an image of 3 by 3 pixels with C channels, one column behind the other, its low
-bytes left of its high ones, so that a convolution of 3x3 has both sums among its results.  They are in one row: the
-engine takes the time of 6 pixels for all rows of results but the last, however few it has of each.  Per row, 28
-channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
+bytes left of its high ones, so that a convolution of 3x3 has both sums among its results.  They are in one row: on
+GVSoC the engine takes the time of 6 pixels for all rows of results but the last, however few it has of each.  Per
+row, 28 channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
 whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
 have 4 or 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy
-them into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no time
-but for those of every other job; as the engine has all inputs of the others, these are of an image with more
+them into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no
+time but for those of every other job; as the engine has all inputs of the others, these are of an image with more
 channels, of which the last ones are the tail.
 
 Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 576 inputs at 4 bit, 126 and
@@ -165,9 +165,9 @@ def _tail_blocks(tail: np.ndarray, nibbles: bool) -> np.ndarray:
 def pack(w: StoredRows) -> np.ndarray:
     """Per job its rows, and behind them their tails, if they have any.
 
-    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  Of a tail of
-    channels 4 of the first tap are followed by those of the next ones, and then by the next 4; in nibbles, all 8 of
-    the first tap by those of the next ones."""
+    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  Of a
+    tail of channels 4 of the first tap are followed by those of the next ones, and then by the next 4; in nibbles, all
+    8 of the first tap by those of the next ones."""
     import numpy as np
 
     rows, k = w.q.shape
@@ -191,7 +191,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """Of the image whose columns are 3 pixels high high bytes are 3 columns behind low ones, and 4 with a tail between."""
+    """The image's columns are 3 pixels high; high bytes are 3 columns behind low ones, and 4 with a tail between."""
     return k, 4 * 3 * CHANNELS * (k // TILE) if tails(k, bits) is Tails.ALL else PAD
 
 
