@@ -56,8 +56,8 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     }
 }
 
-/* All of it.  Of one token everything but attention has room in the controller's own instruction cache: what it asks the
- * shared one for, the workers wait for. */
+/* All of it.  Of one token everything but attention has room in the controller's own instruction cache: what it asks
+ * the shared one for, the workers wait for. */
 SC_HOT static void accompany(void) {
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
         const sc_layer_step *s = sc_layer_steps;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The two steps of a layer that have to do with the cache: heads that go there, and attention over it, wherever it is; for
- * sc_forward.c only. */
+ * The two steps of a layer that have to do with the cache: heads that go there, and attention over it, wherever it is;
+ * for sc_forward.c only. */
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 

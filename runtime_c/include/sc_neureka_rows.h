@@ -120,8 +120,8 @@ static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w,
     SC_SDOT("%[a" #r "]", "%[x1]", word) SC_SDOT("%[b" #r "]", "%[y1]", word)
 #define NIBBLES_TWO(even, odd) NIBBLES_ROW(even, "%[t0]", "%[t1]") NIBBLES_ROW(odd, "%[t1]", "%[t0]")
 
-/* 60 instructions, 12 loads among them, per 128 products; as bytes 52 and 20.  N-EUREKA, which has the same banks of L1,
- * waits for the loads. */
+/* 60 instructions, 12 loads among them, per 128 products; as bytes 52 and 20.  N-EUREKA, which has the same banks of
+ * L1, waits for the loads. */
 static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
                                          uint32_t words, uint32_t apart) {
     int32_t x0, x1, y0, y1, t0, t1;

@@ -145,8 +145,8 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 #define SC_SHUFFLE(rd, rs, order) ".insn r 0x57, 1, 0x64, " rd ", " rs ", " order "\n"
 /* bytes of rs, with their signs, shifted right by the lower bits of rn */
 #define SC_SRA_BYTES(rd, rs, rn) ".insn r 0x57, 5, 0x24, " rd ", " rs ", " rn "\n"
-/* bytes of rs shifted left by, or anded with, a constant of 6 bit with its sign, an even one: `imm` is the register whose
- * number are its upper 5 bits, so that 4 is x2 and -16 is x24 */
+/* bytes of rs shifted left by, or anded with, an even constant of 6 bits: `imm` is the register whose number is its upper
+ * 5 bits, so that 4 is x2 and -16 is x24 */
 #define SC_SLL_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x28, " rd ", " rs ", " imm "\n"
 #define SC_AND_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x34, " rd ", " rs ", " imm "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"

@@ -7,8 +7,8 @@
  * summed over the cores, but for the last two, which are those of the core that has most.  Active: not
  * asleep and not in a wait for a transfer; transfers: in such waits; worst: active.  All workers meet
  * after each op, of a layer's the controller too, so that an op's waiting is its own; what that costs and the
- * counting itself are no op's.  Samples are kept until the pass has ended where there is room, because printing takes so long
- * that every transfer under way ends meanwhile. */
+ * counting itself are no op's.  Samples are kept until the pass has ended where there is room, because printing takes
+ * so long that every transfer under way ends meanwhile. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
