@@ -110,22 +110,28 @@ uint32_t sc_observed(uint32_t trace) {
     return trace & SC_TRACE_PROOF ? 1u << SC_LAYER_LAST | 1u << SC_OP_LOGITS : 0;
 }
 
+static SC_L1 uint32_t took; /* by what was observed last */
+
+static __attribute__((noinline)) void observe(enum sc_op op, uint32_t layer) {
+    const uint32_t start = sc_time();
+    if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0) && layer == sc_now.dump_layer) dump(op, layer);
+    for (uint32_t t = sc_first_wanted(layer); op == SC_LAYER_LAST && t < sc_now.tokens; t++)
+        hashes[layer][t] = hash(x[t], SC_HIDDEN);
+    if (op == SC_OP_LOGITS) put_logits();
+    took = sc_time() - start;
+    sc_now.untimed += took;
+}
+
+/* What the team has done of a layer's op is there, and the controller observes it, if it is of the team: the workers
+ * have no room for that in their instruction cache. */
 SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
-    uint32_t took = 0;
-    if (layer < SC_LAYERS)
-        sc_meet(); /* what the controller has done of a layer's op is there, too */
-    else
-        sc_barrier();
-    if (!sc_is_worker(core)) return;
-    if (core == 0) {
-        const uint32_t start = sc_time();
-        if (__builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0) && layer == sc_now.dump_layer) dump(op, layer);
-        for (uint32_t t = sc_first_wanted(layer); op == SC_LAYER_LAST && t < sc_now.tokens; t++)
-            hashes[layer][t] = hash(x[t], SC_HIDDEN);
-        if (op == SC_OP_LOGITS) put_logits();
-        took = sc_time() - start;
-        sc_now.untimed += took;
+    const int of_layer = layer < SC_LAYERS;
+    for (int behind = 0; behind < 2; behind++) {
+        if (of_layer)
+            sc_meet();
+        else
+            sc_barrier();
+        if (!behind && core == (of_layer && SC_TEAM > SC_CORES ? SC_CORES : 0)) observe(op, layer);
     }
-    sc_barrier();
-    sc_profile_resume(took, core);
+    if (sc_is_worker(core)) sc_profile_resume(took, core);
 }
