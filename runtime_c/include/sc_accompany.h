@@ -13,22 +13,23 @@
 #endif
 
 /* Its part in quantize_token().  What it knows before the values are there, the engine need not wait for. */
-static inline void await_token(const sc_matrix *m) {
+static inline void await_token(const sc_matrix *m, int norm) {
+    (void)norm;
     sc_meet();
     sc_engine_prepare(m);
+    sc_meet();
 #ifdef SC_HAS_ENGINES
-    const sc_engine *const engine = sc_on_engine(m) ? sc_engine_of(m) : 0;
-    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = engine ? engine->begin : 0;
+    if (!sc_on_engine(m)) return;
+#if SC_Q16
+    q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
+    if (norm) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+#endif
     sc_meet();
-    if (!engine) return;
-    sc_meet();
-    if (begin) begin(m, xv, 1);
-#else
-    sc_meet();
+    sc_engine_begin(m, xv, 1);
 #endif
 }
 
-sc_step_fn sc_step_linear, sc_step_heads, sc_step_attention; /* those it tells from others */
+sc_step_fn sc_step_linear, sc_step_heads, sc_step_attention, sc_step_norm; /* those it tells from others */
 
 /* Whether it has heads of one token, or a cache to move. */
 #define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
@@ -47,7 +48,7 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
         if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
     } else if (vector && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
-        await_token(m);
+        await_token(m, s->run == sc_step_norm);
     } else if (vector || ((s->run == sc_step_heads || s->run == sc_step_attention) &&
                           (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
         s->run(s, index, SC_CORES);
@@ -71,7 +72,7 @@ SC_HOT static void accompany(void) {
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
     if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
-        await_token(m);
+        await_token(m, 1);
     else
         quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
                  xv, SC_CORES);

@@ -20,8 +20,8 @@ typedef struct {
     /* The next three: all NULL, or by the controller, beside the workers; of an engine that is started, and reads 16-bit
      * vectors.  First what can be done before one token's activations are there. */
     void (*prepare)(const sc_matrix *m);
-    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not
-     * be there yet. */
+    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; of several tokens mantissas and
+     * exponents may not be there yet. */
     void (*begin)(const sc_matrix *m, const sc_qvec *x, uint32_t tokens);
     /* What is to do beside end(): it meets the workers (sc_meet()) as often as that does. */
     void (*attend)(const sc_matrix *m, uint32_t tokens);

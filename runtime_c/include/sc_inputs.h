@@ -47,6 +47,10 @@ static inline uint32_t whole_tokens(uint32_t tokens) {
 }
 
 #if SC_Q16
+static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
+    for (uint32_t t = first; t < tokens; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
+}
+
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
@@ -61,17 +65,18 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         sc_meet();
         if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
+    const uint32_t mine =
+        j.gain && sc_is_worker(core) ? whole + (uint32_t)core : tokens; /* those it has finished */
+    if (tokens == 1) norm_several(mine, tokens, j.out); /* its scale is asked for before cores meet again */
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
-    if (!sc_is_worker(core)) {
-        sc_engine_begin(m, j.out, tokens);
-        return;
-    }
-    for (uint32_t t = whole + (uint32_t)core; j.gain && t < tokens; t += SC_CORES)
-        sc_q16_norm(parts[t], SC_NORM_EPS, &j.out[t]); /* those that this core has finished */
+    if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
+    if (tokens > 1) norm_several(mine, tokens, j.out);
 }
 
-/* One token's, as several: a share for each worker.  An engine starts with the values alone; what a norm makes of
- * their scale comes beside it. */
+/* Who says what a token's values stand for: the controller, from the shares' parts, while the workers are at the values. */
+static inline int scaled_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
+
+/* One token's, as several: a share for each worker. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
@@ -90,9 +95,12 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
         q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
-    if (last) q16_finish(cut, most, gain != 0, xq[0], xv);
+    if (last) {
+        q16_finish(cut, xq[0], xv);
+        if (!scaled_by_controller(m)) q16_scale(cut, most, gain != 0, xv);
+    }
     if (sc_on_engine(m)) sc_meet();
-    if (gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+    if (gain && last && !scaled_by_controller(m)) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
 /* Whether quantize_token() makes a matrix's input. */

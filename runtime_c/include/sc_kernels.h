@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     uint32_t max; /* of |y|, or of a share its bits before x was shifted up */
     int32_t up;   /* by which a share's x was shifted up */
-    uint64_t sum; /* of (x >> pre_shift)^2, or of a share of (x << up >> drop)^2 */
+    uint64_t sum; /* of (x >> pre_shift)^2, or of a share in the unit that is all shares' */
 } sc_part;
 #define SC_Q16_SHARES 8 /* of a 16-bit vector, whatever the cores */
 #define SC_PARTS (SC_CORES > SC_Q16_SHARES ? SC_CORES : SC_Q16_SHARES)

@@ -47,7 +47,7 @@ static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in
 SC_HOT static void fetch_some_tails(const image *i, uint32_t job) {
     const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
     const uint8_t *const at =
-        (const uint8_t *)(uintptr_t)(NEUREKA_WMEM + i->job.weights + job * i->job_bytes);
+        (const uint8_t *)(uintptr_t)(NEUREKA_WMEM + i->job.weights + 2 * job * i->half_bytes);
     tails_dma[turn_of(i, job)] =
         sc_dma_in(tail_tile(i, job), at + rows * i->tail_row, rows / SC_ROWS * TAIL_BLOCK(i->tail_words));
 }

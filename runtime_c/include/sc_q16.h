@@ -52,6 +52,20 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
     return (uint32_t)top;
 }
 
+/* A share's squares, less what was shifted up: in two words, since GCC makes twice as much of 64 bits. */
+#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31 */
+SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
+    const int left = SC_NORM_UNIT - 2 * up;
+    uint32_t low = 0, high = 0;
+    if (left >= 0) {
+        low = squares << left;
+        high = squares >> 1 >> (31 - left);
+    } else if (left > -32) {
+        low = squares >> -left;
+    }
+    return (uint64_t)high << 32 | low;
+}
+
 /* First half: n places, those that make them from x on, or, with a permutation, gathered at y. */
 SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int32_t *y,
                         sc_part *part) {
@@ -62,25 +76,10 @@ SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int d
         up = 30 - sc_top_bit((uint32_t)top);
         top = 1;
         if (n > 0) top = (int32_t)q16_gain(x, gain, n, up, drop, y, &squares);
-        part->sum = squares;
+        part->sum = q16_squares(squares, up);
         part->up = up;
     }
     part->max = (uint32_t)(sc_top_bit((uint32_t)top) + 1 - up);
-}
-
-/* Adds a share's squares, less what was shifted up, to a sum in two words: GCC makes twice as much of 64 bits. */
-#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31 */
-SC_INLINE void q16_add_squares(uint32_t squares, int up, uint32_t *low, uint32_t *high) {
-    const int left = SC_NORM_UNIT - 2 * up;
-    uint32_t l = 0;
-    if (left >= 0) {
-        l = squares << left;
-        *high += squares >> 1 >> (31 - left);
-    } else if (left > -32) {
-        l = squares >> -left;
-    }
-    *low += l;
-    *high += *low < l;
 }
 
 /* Bits of the largest magnitude of all shares. */
@@ -157,13 +156,17 @@ SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int
 
 #define SC_WIDE_MANTISSA (1u << 15) /* of a scale that is a power of two */
 
-/* Of the vector, by one core: zeros up to whole words, and what its values stand for. */
-SC_INLINE void q16_finish(const sc_cut *cut, int most, int has_gain, int8_t *q, sc_qvec *out) {
+/* What a vector's values stand for, but for what a norm makes of that. */
+SC_INLINE void q16_scale(const sc_cut *cut, int most, int has_gain, sc_qvec *out) {
+    out->mantissa = SC_WIDE_MANTISSA;
+    out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
+}
+
+/* Of the vector, by one core: zeros up to whole words. */
+SC_INLINE void q16_finish(const sc_cut *cut, int8_t *q, sc_qvec *out) {
     const uint32_t pitch = 4u * cut->words;
     for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
     out->q = q;
-    out->mantissa = SC_WIDE_MANTISSA;
-    out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
 }
 
 #endif

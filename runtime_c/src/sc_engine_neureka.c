@@ -12,6 +12,7 @@
 
 #if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3)
 
+#include "sc_joined.h"
 #include "sc_neureka_rows.h"
 
 #define OUTPUTS 32u    /* of a tile */
@@ -136,10 +137,12 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
 typedef struct {
     sc_neureka_job job;               /* the first one */
     uint32_t form;                    /* equal for those that differ in nothing but their place */
-    uint32_t job_bytes;               /* of weights */
+    uint32_t half_bytes;              /* of weights of half a job's rows */
+    uint32_t half_tiles;              /* of a job of half as many rows as the first ones have */
     uint32_t last_out_in, last_tiles; /* of the last one */
     uint16_t count;                   /* 0: of a matrix that another engine runs */
-    uint16_t rows, last_rows, apart;  /* of a job, of the last one, from low to high sums */
+    uint16_t whole;                   /* how many come before those of half as many rows, if any are so */
+    uint16_t rows, last_rows, apart;  /* of a whole job, of the last one, from low to high sums */
     uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
     const uint16_t *multipliers;      /* the first row's; in L1 where the plan has room for them */
 #ifdef SC_ENGINE_TAILS
@@ -172,13 +175,28 @@ static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
 #define keep_multipliers multipliers
 #endif
 
+/* How many jobs of one token are whole: all, or those before the last two or three, which have half as many rows.  Of
+ * the last one the cores join the sums when the engine is done. */
+static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half) {
+#ifdef SC_ENGINE_TAILS
+    if (m->tails) return whole->count;
+#endif
+    (void)m;
+    return half->count < 2 ? whole->count : half->count < 4 ? 0 : half->count / 2 - 1;
+}
+
 static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     image *const i = &images[m - sc_matrices];
     const cut c = cut_of(m, 1);
-    const part last = part_of(&c, c.count - 1);
-    const sc_neureka_job end = job_of(m, at, q, &c, c.count - 1);
+    cut half = c;
+    half.log--, half.count = (c.rows + (1u << half.log) - 1) >> half.log;
+    const uint32_t whole = whole_jobs(m, &c, &half);
+    const cut *const ends = whole == c.count ? &c : &half;
+    const part last = part_of(ends, ends->count - 1);
+    const sc_neureka_job first = job_of(m, at, q, ends, 0), end = job_of(m, at, q, ends, ends->count - 1);
     i->job = job_of(m, at, q, &c, 0);
-    i->job_bytes = (m->block_bytes << c.log) / SC_ROWS;
+    i->job.last_out_in = first.last_out_in;
+    i->half_bytes = (m->block_bytes << half.log) / SC_ROWS, i->half_tiles = first.tiles_out_in;
     i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->apart = (uint16_t)(c.apart << c.log);
@@ -196,7 +214,12 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
         i->form |= (uint32_t)m->tails << 5;
     }
 #endif
-    i->count = (uint16_t)c.count;
+    i->whole = (uint16_t)whole, i->count = (uint16_t)(ends == &c ? whole : half.count - whole);
+}
+
+/* Half jobs before a job of one token. */
+static inline uint32_t halves_before(const image *i, uint32_t job) {
+    return job + (job < i->whole ? job : i->whole);
 }
 
 static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
@@ -206,12 +229,13 @@ static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matric
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const int last = job + 1u == i->count;
+    const uint32_t last_out_in = last ? i->last_out_in : i->job.last_out_in;
+    const uint32_t tiles_out_in = last ? i->last_tiles : job < i->whole ? i->job.tiles_out_in : i->half_tiles;
     sc_neureka_acquire();
-    sc_neureka_place(i->job.weights + job * i->job_bytes, i->job.out + job % JOBS * SC_NEUREKA_SUMS,
-                     last ? i->last_out_in : i->job.last_out_in, last ? i->last_tiles : i->job.tiles_out_in);
+    sc_neureka_place(i->job.weights + halves_before(i, job) * i->half_bytes,
+                     i->job.out + job % JOBS * SC_NEUREKA_SUMS, last_out_in, tiles_out_in);
     if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
-    write_tail(i, job, last ? i->last_out_in : i->job.last_out_in,
-               last ? i->last_tiles : i->job.tiles_out_in);
+    write_tail(i, job, last_out_in, tiles_out_in);
     sc_neureka_written(i->form);
 }
 
@@ -365,6 +389,12 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
     }
 }
 
+#ifdef SC_ENGINE_TAILS
+#define MEETS_IN_JOIN 0 /* tails are added before */
+#else
+#define MEETS_IN_JOIN 1
+#endif
+
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
     (void)at; /* what is read of it is in the image */
@@ -372,28 +402,40 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         end_several(m, x, tokens, out, core);
         return;
     }
-    const image *i = image_of(m);
-    uint32_t job = 0, left;
-    const uint16_t *const scales = i->multipliers;
+    const image *const i = image_of(m);
+    const uint16_t *scales = i->multipliers; /* read where they are, each once */
+    int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
+    uint32_t n = i->rows / SC_CORES, row = 0, places = JOBS;
+    const joining j = joining_of(m, x, out);
     if (has_any_tails(i)) {
         sc_meet();
         own_tails(i, 0, x, core);
     }
-    do { /* multipliers are read where they are, each once */
-        left = i->count - ++job;
-        sc_meet();
-        uint32_t n = i->rows / SC_CORES;
+    for (uint32_t job = 0, left = i->count - 1u;; job++, left--) {
+        uint32_t mine = n * (uint32_t)core, rows = n;
+        if (job == i->whole) mine /= 2, rows = n /= 2;
         if (left == 0) {
-            n = out->kind == SC_SILU ? i->last_blocks : i->last_each;
-            if (n * (uint32_t)core >= i->last_rows) return;
+            const uint32_t each = out->kind == SC_SILU ? i->last_blocks : i->last_each;
+            const uint32_t there = m->rows - row;
+            mine = each * (uint32_t)core;
+            if (mine >= there) {
+                sc_meet();
+                return;
+            }
+            rows = there - mine < each ? there - mine : each;
         }
-        const uint32_t mine = n * (uint32_t)core, row = (job - 1) * i->rows + mine;
-        if (left == 0 && i->last_rows - mine < n) n = i->last_rows - mine;
-        int32_t *const low = (int32_t *)(uintptr_t)(i->job.out + (job - 1) % JOBS * SC_NEUREKA_SUMS) + mine;
-        if (has_tails(i, job - 1)) add_own_tails(i, core, low, n);
-        sc_matrix_joined(m, scales + row, row, n, low, low + i->apart, x, out, out->dst);
-        if (left && has_tails(i, job)) own_tails(i, job, x, core);
-    } while (left);
+        int32_t *const low = sums + mine;
+#ifdef SC_ENGINE_TAILS
+        sc_meet();
+        if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
+#endif
+        join(&j, scales + mine, row + mine, rows, low, low + i->apart, out->dst, MEETS_IN_JOIN);
+        if (left == 0) return;
+        if (has_tails(i, job + 1)) own_tails(i, job + 1, x, core);
+        row += n * SC_CORES, scales += n * SC_CORES;
+        sums += SC_NEUREKA_SUMS / 4;
+        if (--places == 0) places = JOBS, sums -= JOBS * SC_NEUREKA_SUMS / 4;
+    }
 }
 
 #else

@@ -13,7 +13,6 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
     int32_t *const y = j->y + t * j->y_stride;
     int8_t *const q = j->q + 2 * t * pitch;
     sc_qvec *const out = &j->out[t];
-    uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32);
     int32_t most = -30;
     sc_part parts[SC_Q16_SHARES], *part = parts;
     for (uint32_t at = 0, n = each; at < k; at += n, part++) {
@@ -24,7 +23,7 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
             from = y + at;
         }
         q16_scan(from, gain ? gain + at : 0, n, SC_NORM_DROP, y + at, part);
-        if (gain) q16_add_squares((uint32_t)part->sum, part->up, &low, &high);
+        if (gain) eps += part->sum;
         most = sc_max(most, (int32_t)part->max);
     }
     if (gain) x = y;
@@ -33,8 +32,9 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         if (k - at < n) n = k - at;
         q16_quantize(cut, x + at, n, most, gain != 0, part->up, q + at);
     }
-    q16_finish(cut, most, gain != 0, q, out);
-    if (gain) normed(out, (uint64_t)high << 32 | low);
+    q16_finish(cut, q, out);
+    q16_scale(cut, most, gain != 0, out);
+    if (gain) normed(out, eps);
 }
 
 SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
@@ -76,15 +76,15 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
                 q16_quantize(j->cut, v, n, most, j->gain != 0, parts[share].up, q + at);
             }
         }
-        if ((int)(t - j->first) % cores == core) q16_finish(j->cut, most, j->gain != 0, q, &j->out[t]);
+        if ((int)(t - j->first) % cores != core) continue;
+        q16_finish(j->cut, q, &j->out[t]);
+        q16_scale(j->cut, most, j->gain != 0, &j->out[t]);
     }
 }
 
 SC_HOT void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out) {
-    uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32);
-    for (const sc_part *p = parts; p < parts + SC_Q16_SHARES; p++)
-        q16_add_squares((uint32_t)p->sum, p->up, &low, &high);
-    normed(out, (uint64_t)high << 32 | low);
+    for (const sc_part *p = parts; p < parts + SC_Q16_SHARES; p++) eps += p->sum;
+    normed(out, eps);
 }
 
 __attribute__((noinline, cold)) void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int8_t *low,

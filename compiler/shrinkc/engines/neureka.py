@@ -24,7 +24,7 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 TOKENS_MAX = 18  # 36 pixels
-IMAGE = 92  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
+IMAGE = 100  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
 _ZERO = 128  # how a weight of 0 is stored
 _AHEAD = 32  # bytes that the engine reads past the last weight
 START = 350  # two jobs written, the first one's way in and the last one's way out
@@ -95,6 +95,13 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
     return JOBS * max(JOB_ROWS * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
+def jobs_of_one(rows: int) -> int:
+    """Jobs of one token: the last two or three have half as many rows, since the cores join the sums of the last one
+    when the engine is done."""
+    halves = -(-rows // JOB_ROWS)
+    return halves - (halves // 2 - 1 if halves > 3 else 0)
+
+
 def jobs_name(tokens: int) -> str:
     """Those of one token are made once and then only written."""
     return "jobs" if tokens == 1 else "jobs_of_several"
@@ -104,7 +111,12 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written."""
     at_once = min(tokens, TOKENS_MAX)
     rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
-    jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
+    each = (
+        jobs_of_one(shape.rows)
+        if tokens == 1
+        else -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
+    )
+    jobs = -(-tokens // at_once) * each
     return {
         "calls": 1, jobs_name(tokens): jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
         "pixels": rows * (at_once - 1),

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka as dense
 from shrinkc.engines.engine import Features, MatrixSpec, Tails
-from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name
+from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
 if TYPE_CHECKING:
@@ -218,7 +218,11 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
     SmolLM2's shape a third of what the tails would take is seen."""
     found, rows = tails(shape.k, shape.bits), -(-shape.rows // BLOCK)
-    jobs, tailed = -(-shape.rows // ROWS), _tailed_rows(shape.rows, found)
+    in_halves = tokens == 1 and found is Tails.NONE
+    jobs, tailed = (
+        jobs_of_one(shape.rows) if in_halves else -(-shape.rows // ROWS),
+        _tailed_rows(shape.rows, found),
+    )
     whole = tokens * (rows * _all_tiles(shape.k) - tailed)
     seen = tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1)
     return {

@@ -40,7 +40,8 @@ typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
 #endif
 
 static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
-static inline void sc_meet(void) { (void)elw(EU_BARRIER_WAIT(TEAM_BARRIER)); }
+#define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for those who wait there themselves */
+static inline void sc_meet(void) { (void)elw(SC_MEET_AT); }
 
 /* Transfers longer than one command takes share one counter. */
 static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What becomes of a row's two sums, of the low and of the high bytes of its vector, where an engine has multiplied.
+ *
+ * Inline, because of a decoded token every job of the engine's ends with it while cores wait for it. */
+#ifndef SC_JOINED_H
+#define SC_JOINED_H
+
+#include "sc_rows.h"
+
+#if SC_XPULP
+/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions and `between`, which needs nothing of them.
+ * A high word is there a cycle late for what comes behind it. */
+/* clang-format off */
+#define SC_GATED(between)                                                                                    \
+    "srai %[i], %[v], 10\n"                                                                                  \
+    "andi %[i], %[i], -4\n"                                                                                  \
+    ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
+    "and %[v], %[v], %[mask]\n"                                                                              \
+    ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */                          \
+    "mulh %[g], %[g], %[i]\n"                                                                                \
+    "sll %[u], %[u], %[us]\n"                                                                                \
+    "sll %[g], %[g], %[shift]\n"                                                                             \
+    "mulh %[g], %[g], %[u]\n" between                                                                        \
+    ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+/* clang-format on */
+#endif
+
+#ifdef SC_HAS_ENGINES
+
+#if SC_XPULP
+/* sc_meet() as the first of a loop's instructions, if `meets`: what the loop needs is in registers before. */
+#define MEET ".if %[meets]\n.insn i 0x03, 6, x0, 0(%[team])\n.endif\n"
+#define MEETS(meets) [team] "r"(SC_MEET_AT), [meets] "i"(meets)
+
+/* join_rows() and silu_rows() of whole blocks in one loop, for the gates' shifts that it can do; returns whether it
+ * did. */
+SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
+                          uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
+                          const int meets) {
+    const int gate_shift = out->gate_shift;
+    int32_t g, u, v, i, a, b;
+    /* clang-format off */
+    /* a low sum is loaded behind the gate before */
+#define JOIN_BLOCKS(count)                                                                                   \
+    MEET SC_LW_POST("%[a]", "%[low]")                                                                           \
+    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 5)                                                              \
+    SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
+    SC_LW_POST("%[g]", "%[high]")                                                                            \
+    "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
+    "lw %[u], 12(%[high])\n"                                                                                 \
+    ".insn i 0x0b, 5, %[v], 2(%[r])\n"                                                                       \
+    "lhu %[i], 6(%[r])\n"                                                                                    \
+    SC_MAC("%[a]", "%[g]", "%[c]") SC_MAC("%[b]", "%[u]", "%[c]")                                            \
+    SC_FACTOR("%[v]", "%[v]", "%[m]") SC_FACTOR("%[i]", "%[i]", "%[m]")                                      \
+    SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
+    SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
+    SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
+    SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]")
+#define GATE_BLOCKS(count)                                                                                   \
+    SC_GATED(SC_LW_POST("%[a]", "%[low]"))                                                                   \
+    SC_LOOP_END(count) "\n"                                                                                  \
+    "lw %[a], 12(%[low])\naddi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n"          \
+    SC_OUTER_LOOP_END(count + 5)
+#define GATED                                                                                                \
+    [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
+    [v] "=&r"(v), [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b)                                                   \
+    : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
+      [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256),        \
+      MEETS(meets)
+    if (gate_shift > 0 && gate_shift < 16) {
+        __asm__ volatile(JOIN_BLOCKS(31)
+                         "mv %[v], %[g]\n"
+                         SC_ROUND("%[v]", "%[gs]")
+                         ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
+                         GATE_BLOCKS(31) : GATED, [gs] "r"(gate_shift) : "memory");
+        return 1;
+    }
+    if (gate_shift <= 0 && gate_shift >= -12) {
+        __asm__ volatile(JOIN_BLOCKS(30)
+                         ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+                         "sll %[v], %[v], %[gs]\n"
+                         GATE_BLOCKS(30) : GATED, [gs] "r"(-gate_shift),
+                         [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
+        return 1;
+    }
+    /* clang-format on */
+#undef JOIN_BLOCKS
+#undef GATE_BLOCKS
+#undef GATED
+    return 0;
+}
+#endif
+
+/* rescale_rows() of low + 256 * high, shifted to the right by a bit at least; to y.  Or, with `add`, to the residual
+ * there, and also shifted to the left by up to 30.  With `meets` after sc_meet(). */
+static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
+                                                            const int32_t *high, uint32_t mantissa,
+                                                            int32_t right, int add, int32_t *y,
+                                                            const int meets) {
+#if SC_XPULP
+    int32_t s, t, a, b, h, i;
+    /* clang-format off */
+#define JOIN_TWO                                                                                             \
+    SC_LW_POST("%[t]", "%[r]") /* two multipliers */                                                         \
+    SC_LW_POST("%[a]", "%[high]") SC_LW_POST("%[b]", "%[high]")                                              \
+    SC_LW_POST("%[h]", "%[low]") SC_LW_POST("%[i]", "%[low]")                                                \
+    SC_FACTOR("%[s]", "%[t]", "%[m]") SC_FACTOR_OF_HIGH("%[t]", "%[t]", "%[m]")                              \
+    SC_MAC("%[h]", "%[a]", "%[c]") SC_MAC("%[i]", "%[b]", "%[c]")                                            \
+    SC_TWICE("%[s]") SC_TWICE("%[t]")                                                                        \
+    SC_TIMES_LOW("%[a]", "%[h]", "%[s]") SC_TIMES_LOW("%[b]", "%[i]", "%[t]")                                \
+    SC_TIMES_HIGH("%[a]", "%[h]", "%[s]") SC_TIMES_HIGH("%[b]", "%[i]", "%[t]")
+#define JOINED                                                                                               \
+    [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
+    [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
+    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), MEETS(meets)
+    if (n > 1 && add && right <= 0) { /* clipped to what becomes 2^30, and that once more */
+        const int32_t left = -right, limit = 1 << (30 - left);
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29) JOIN_TWO
+                         ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
+                         ".insn r 0x33, 5, 0x0A, %[b], %[b], %[limit]\n"
+                         "lw %[s], 0(%[y])\n"
+                         "lw %[t], 4(%[y])\n"
+                         "sll %[a], %[a], %[left]\n"
+                         "sll %[b], %[b], %[left]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         "add %[a], %[a], %[s]\n"
+                         "add %[b], %[b], %[t]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(29)
+                         : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
+    } else if (n > 1 && add)
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
+                         "lw %[s], 0(%[y])\n"
+                         "lw %[t], 4(%[y])\n"
+                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+                         "add %[a], %[a], %[s]\n"
+                         "add %[b], %[b], %[t]\n"
+                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(25) : JOINED : "memory");
+    else if (n > 1)
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19) JOIN_TWO
+                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(19) : JOINED : "memory");
+    else if (meets)
+        sc_meet();
+    /* clang-format on */
+#undef JOIN_TWO
+#undef JOINED
+    n &= 1;
+#else
+    if (meets) sc_meet();
+#endif
+    for (; n; n--, r++, y++) {
+        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
+        const int32_t high_word = row_product(acc, row_factor(*r, mantissa));
+        const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
+        *y = add ? sc_add_to_residual(*y, v) : v;
+    }
+}
+
+/* Where joining is not as plain as below: shifts that join_rows() cannot do, a bias. */
+void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
+                 const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
+/* Gates and ups that are no whole blocks, or shifts of theirs that joined_silu() cannot do. */
+void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const int32_t *high,
+                   uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst);
+
+/* What all rows of a matrix have in common. */
+typedef struct {
+    const sc_matrix *m;
+    const sc_qvec *x;
+    const sc_output *out;
+    uint32_t mantissa;
+    int32_t right;
+    int plain;
+} joining;
+
+static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_output *out) {
+    joining j = {m, x, out, x->mantissa, right_shift(m, x), 0};
+    j.plain = j.right > (out->kind == SC_ADD ? -31 : 0);
+#ifdef SC_HAS_BIAS
+    j.plain &= !out->bias;
+#endif
+    return j;
+}
+
+/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(). */
+SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
+                    const int32_t *high, int32_t *dst, const int meets) {
+    const sc_output *const out = j->out;
+    if (__builtin_expect(!j->plain, 0)) {
+        if (meets) sc_meet();
+        sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
+    } else if (out->kind == SC_SILU) {
+        uint32_t whole = 0;
+#if SC_XPULP
+        whole = rows & ~(SC_ROWS - 1u);
+        if (whole &&
+            !joined_silu(r, whole / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets))
+            whole = 0;
+        if (__builtin_expect(rows == whole, 1)) return;
+#endif
+        if (meets && whole == 0) sc_meet();
+        sc_join_gates(r + whole, rows - whole, low + whole, high + whole, j->mantissa, j->right, out,
+                      dst + (row + whole) / 2);
+    } else if (out->kind == SC_ADD) {
+        join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets);
+    } else {
+        join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, meets);
+    }
+}
+#endif
+
+#endif
