@@ -20,12 +20,13 @@ static inline void await_token(const sc_matrix *m, int norm) {
     sc_meet();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
+    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = sc_engine_of(m)->begin;
 #if SC_Q16
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
     if (norm) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 #endif
     sc_meet();
-    sc_engine_begin(m, xv, 1);
+    if (begin) begin(m, xv, 1);
 #endif
 }
 

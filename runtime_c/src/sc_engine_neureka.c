@@ -133,9 +133,10 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
     return j;
 }
 
-/* Of a decoded token all jobs of a matrix are alike but for the last: what is written of them is made once. */
+/* Of a decoded token jobs of a matrix are alike, but that some have half as many rows, and the last one fewer: what is
+ * written of them is made once. */
 typedef struct {
-    sc_neureka_job job;               /* the first one */
+    sc_neureka_job job;               /* a whole one, at the place of the first */
     uint32_t form;                    /* equal for those that differ in nothing but their place */
     uint32_t half_bytes;              /* of weights of half a job's rows */
     uint32_t half_tiles;              /* of a job of half as many rows as the first ones have */

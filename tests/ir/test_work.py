@@ -212,7 +212,7 @@ def test_jobs_of_neureka() -> None:
     dense, folded = engine_named("neureka"), engine_named("neureka_3x3")
     m = matrix(seg=100)
     assert dense.work(m, 1, ()) == {
-        "neureka.calls": 1, "neureka.jobs": 2, "neureka.rows": 7, "neureka.blocks": 28,
+        "neureka.calls": 1, "neureka.jobs": 3, "neureka.rows": 7, "neureka.blocks": 28,
         "neureka.pixels": 0,
     }  # fmt: skip
     assert dense.work(m, 16, ()) == {
