@@ -97,7 +97,7 @@ enum sc_op {
 
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 92 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 100 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ON_NEUREKA 1
 #define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
