@@ -110,7 +110,7 @@ uint32_t sc_observed(uint32_t trace) {
     return trace & SC_TRACE_PROOF ? 1u << SC_LAYER_LAST | 1u << SC_OP_LOGITS : 0;
 }
 
-static SC_L1 uint32_t took; /* by what was observed last */
+static SC_L2 uint32_t took; /* by what was observed last; where it changes no place in L1 */
 
 static __attribute__((noinline)) void observe(enum sc_op op, uint32_t layer) {
     const uint32_t start = sc_time();
