@@ -8,8 +8,8 @@
 #include "sc_rows.h"
 
 #if SC_XPULP
-/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions and `between`, which needs nothing of them.
- * A high word is there a cycle late for what comes behind it. */
+/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions and `between`, which needs nothing of
+ * them.  A high word is there a cycle late for what comes behind it. */
 /* clang-format off */
 #define SC_GATED(between)                                                                                    \
     "srai %[i], %[v], 10\n"                                                                                  \
@@ -65,7 +65,7 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
     [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
     [v] "=&r"(v), [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b)                                                   \
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
-      [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256),        \
+      [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
       MEETS(meets)
     if (gate_shift > 0 && gate_shift < 16) {
         __asm__ volatile(JOIN_BLOCKS(31)

@@ -133,8 +133,7 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
     return j;
 }
 
-/* Of a decoded token jobs of a matrix are alike, but that some have half as many rows, and the last one fewer: what is
- * written of them is made once. */
+/* Of a decoded token jobs of a matrix are alike but for their rows: what is written of them is made once. */
 typedef struct {
     sc_neureka_job job;               /* a whole one, at the place of the first */
     uint32_t form;                    /* equal for those that differ in nothing but their place */
@@ -176,8 +175,8 @@ static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
 #define keep_multipliers multipliers
 #endif
 
-/* How many jobs of one token are whole: all, or those before the last two or three, which have half as many rows.  Of
- * the last one the cores join the sums when the engine is done. */
+/* How many jobs of one token are whole: all, or those before the last two or three, which have half as many rows, for
+ * the cores join the sums of the last one when the engine is done. */
 static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half) {
 #ifdef SC_ENGINE_TAILS
     if (m->tails) return whole->count;
