@@ -127,8 +127,7 @@ HELD_OUT = (
 )
 
 
-# what is run by whichever engine the compiler chooses, on targets that have others than the cores; of two layers, since
-# a prompt goes through the last one with one token
+# run by whichever engine the compiler chooses; of two layers: a prompt goes through the last one with one token
 ON_ENGINES_FITTED = (
     Shape(64, 160, 8, 4, 8, 2, 48, ("w8", "w4"), (12,)),
     Shape(96, 256, 6, 6, 16, 2, 48, ("w8", "w2"), (5,)),

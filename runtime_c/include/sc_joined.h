@@ -109,6 +109,9 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
     SC_TWICE("%[s]") SC_TWICE("%[t]")                                                                        \
     SC_TIMES_LOW("%[a]", "%[h]", "%[s]") SC_TIMES_LOW("%[b]", "%[i]", "%[t]")                                \
     SC_TIMES_HIGH("%[a]", "%[h]", "%[s]") SC_TIMES_HIGH("%[b]", "%[i]", "%[t]")
+#define ADD_TWO /* to the residual */                                                                        \
+    "add %[a], %[a], %[s]\nadd %[b], %[b], %[t]\n" SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")        \
+    ".insn s 0x2b, 2, %[a], 4(%[y])\n.insn s 0x2b, 2, %[b], 4(%[y])\n"
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
@@ -123,22 +126,14 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "sll %[a], %[a], %[left]\n"
                          "sll %[b], %[b], %[left]\n"
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
-                         "add %[a], %[a], %[s]\n"
-                         "add %[b], %[b], %[t]\n"
-                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
-                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(29)
+                         ADD_TWO SC_LOOP_END(29)
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
     } else if (n > 1 && add)
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
-                         "add %[a], %[a], %[s]\n"
-                         "add %[b], %[b], %[t]\n"
-                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
-                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(25) : JOINED : "memory");
+                         ADD_TWO SC_LOOP_END(25) : JOINED : "memory");
     else if (n > 1)
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
@@ -148,6 +143,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
         sc_meet();
     /* clang-format on */
 #undef JOIN_TWO
+#undef ADD_TWO
 #undef JOINED
     n &= 1;
 #else

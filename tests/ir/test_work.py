@@ -9,6 +9,7 @@ import pytest
 from memory.shapes import make_shape
 from shrinkc.costs import Work
 from shrinkc.engines import ENGINES, THE_CORES, MatrixSpec, engine_named
+from shrinkc.engines.neureka import jobs_of_one
 from shrinkc.ir.steps import PassSizes, Turn
 from shrinkc.memory.cycles import Passes, StepWork
 from shrinkc.memory.plan import planned_sizes
@@ -205,6 +206,12 @@ def test_a_row_that_an_engine_reads_is_unpacked() -> None:
     step = sizes.steps[0]
     turn = Turn(sizes, 3, 0, None, (), replace(shape.head, engine="plain"))
     assert step.op.work(step, turn).features == {"calls": 1, "tokens": 3, "elements_plain": 24}
+
+
+def test_the_last_jobs_of_one_token_are_short() -> None:
+    """Rows of a matrix and its jobs: of 128 rows, and at the end two or three of 64."""
+    cases = {8: 1, 64: 1, 96: 2, 192: 3, 200: 3, 256: 3, 320: 4, 512: 5}
+    assert {rows: jobs_of_one(rows) for rows in cases} == cases
 
 
 def test_jobs_of_neureka() -> None:

@@ -111,12 +111,9 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written."""
     at_once = min(tokens, TOKENS_MAX)
     rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
-    each = (
-        jobs_of_one(shape.rows)
-        if tokens == 1
-        else -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
-    )
-    jobs = -(-tokens // at_once) * each
+    jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
+    if tokens == 1:
+        jobs = jobs_of_one(shape.rows)
     return {
         "calls": 1, jobs_name(tokens): jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
         "pixels": rows * (at_once - 1),

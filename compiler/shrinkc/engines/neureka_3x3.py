@@ -218,11 +218,9 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
     SmolLM2's shape a third of what the tails would take is seen."""
     found, rows = tails(shape.k, shape.bits), -(-shape.rows // BLOCK)
-    in_halves = tokens == 1 and found is Tails.NONE
-    jobs, tailed = (
-        jobs_of_one(shape.rows) if in_halves else -(-shape.rows // ROWS),
-        _tailed_rows(shape.rows, found),
-    )
+    jobs, tailed = -(-shape.rows // ROWS), _tailed_rows(shape.rows, found)
+    if tokens == 1 and found is Tails.NONE:
+        jobs = jobs_of_one(shape.rows)
     whole = tokens * (rows * _all_tiles(shape.k) - tailed)
     seen = tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1)
     return {
