@@ -28,11 +28,29 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     const int cores = sc_head_cores(sc_now.tokens);
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
+    if (sc_now.next) h.value_scales = value_scales[layer];
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = sc_source(s) + t * s->src_stride, h.rope = rope[t];
         head = (uint32_t)heads_prepare(&h, (int)head, cores);
+    }
+}
+
+/* Scales of values of all tokens of the pass, and before it; a meeting comes next.  Of one token heads_prepare() has
+ * added its own if those before it were known. */
+SC_WARM static void scales_of_pass(uint32_t layer, int core) {
+    const uint8_t *const k = KEYS(layer);
+    const uint32_t known = sc_now.known, first = sc_now.position;
+    for (uint32_t kv = (uint32_t)core; kv < SC_KV_HEADS; kv += SC_CORES) {
+        uint32_t scales = (known ? value_scales[layer][kv] : 0) | value_scales_of(k, kv, known, first),
+                 kept = scales;
+        for (uint32_t t = 0; t < sc_now.tokens; t++) {
+            scales |= value_scales_of(k, kv, first + t, first + t + 1);
+            pass_scales[t][kv] = (uint16_t)scales;
+        }
+        if (sc_now.want != SC_CHOICES) kept = scales; /* else not all tokens may count */
+        value_scales[layer][kv] = (uint16_t)kept;
     }
 }
 
@@ -54,29 +72,60 @@ SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_finish(h, state, core);
 }
 
+/* Any pass's tokens. */
+SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core) {
+    const uint32_t first = sc_first_wanted(index);
+    const int cores = sc_head_cores(sc_now.tokens);
+    if (sc_is_worker(core)) scales_of_pass(index, core);
+    if (core >= cores) return;
+    if (cores > SC_CORES)
+        sc_meet();
+    else
+        sc_barrier();
+    sc_heads h = {
+        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
+    for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t], h.value_scales = pass_scales[t];
+        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
+        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS, 0);
+    }
+}
+
+/* The only token of its pass, which comes next. */
+static inline void attend_next(const sc_layer_step *s, uint32_t index, int core) {
+    if (core >= SC_HEAD_CORES) return;
+    const sc_heads h = {.layer = &sc_layers[index],
+                        .position = sc_now.position,
+                        .q8 = q8[0],
+                        .q_scale = q_scale[0],
+                        .k = KEYS(index),
+                        .v = VALUES_OF(index),
+                        .scratch = &scratch[core],
+                        .out = SC_BUFFER(int32_t *, s->dst),
+                        .value_scales = value_scales[index]};
+    const int shared = heads_shared(h.position);
+    heads_attend(&h, core, SC_HEAD_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0), 1);
+    if (shared) attend_shared(&h, core);
+}
+
 static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
     sc_meet();
 #if !SC_KV_IN_L1
-    if (core == SC_KEEPER) kv_store(index);
-#endif
-    sc_heads h = {
-        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
-    const uint32_t first = sc_first_wanted(index);
-    const int cores = sc_head_cores(sc_now.tokens - first);
-    for (uint32_t t = first, head = (uint32_t)core; core < cores && t < sc_now.tokens; t++) {
-        h.position = sc_now.position + t;
-        h.q8 = q8[t], h.q_scale = q_scale[t];
-        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        const int shared = sc_now.tokens - first == 1 && heads_shared(h.position);
-        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0));
-        if (shared) attend_shared(&h, core);
-    }
-#if !SC_KV_IN_L1
     if (core == SC_KEEPER) {
-        kv_wait();
-        sc_cache_swap(index);
-        kv_next = index + 1;
+        kv_store(index);
+        if (core >= SC_HEAD_CORES && sc_now.next) {
+            kv_stored(index);
+            return;
+        }
     }
+#endif
+    if (__builtin_expect(sc_now.next, 1))
+        attend_next(s, index, core);
+    else
+        attend_any(s, index, core);
+#if !SC_KV_IN_L1
+    if (core == SC_KEEPER) kv_stored(index);
 #endif
 }
 
@@ -88,8 +137,8 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
 
 static void head_begin(const sc_layer *layer, uint32_t item, int core) {
-    const uint32_t t = item / SC_HEADS;
-    sc_head_begin(&state[core], layer, q_scale[t][item - t * SC_HEADS]);
+    const uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS;
+    sc_head_begin(&state[core], layer, q_scale[t][head], pass_scales[t][head / (SC_HEADS / SC_KV_HEADS)]);
 }
 
 static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t positions,
@@ -140,8 +189,9 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    if (SC_TEAM > SC_CORES || sc_only_caches(index)) sc_meet();
+    sc_meet(); /* all keys' records are there */
     if (!sc_is_worker(core)) return;
+    scales_of_pass(index, core);
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */

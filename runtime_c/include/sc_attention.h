@@ -24,6 +24,7 @@
 #define SC_K_BLOCK (SC_KV_POSITIONS * SC_K_STRIDE)
 #define SC_V_BLOCK (SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
+#define SC_VALUES_AT (SC_KV_BLOCKS * SC_K_BLOCK) /* in a layer's cache behind L1 */
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
 /* A core's scratch for one head over a whole context. */
@@ -46,12 +47,13 @@ typedef struct {
     int32_t *work;            /* scratch of SC_HEAD_DIM words */
     sc_head_scratch *scratch; /* the core's */
     int32_t *out;             /* [SC_HEADS * SC_HEAD_DIM] */
+    uint16_t *value_scales;   /* [SC_KV_HEADS]: or-ed, up to its position; to be added to, or 0 */
 } sc_heads;
 
 /* Where a head stands whose cache arrives in pieces. */
 typedef struct {
     int32_t least; /* head_softmax of sc_softmax.h */
-    uint32_t records;
+    int32_t drop;  /* weight_drop() there */
     uint32_t total;
     uint16_t factor, shift;
     int32_t acc[SC_HDP];
@@ -63,7 +65,7 @@ void sc_fill_exp2(void *unused, int core); /* for sc_run_workers, before the fir
 #endif
 
 /* One head of one token, in steps. */
-void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale);
+void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale, uint32_t value_scales);
 /* scores of positions first .. first + count - 1, whose K blocks start at k */
 void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head, const uint8_t *k,
                     uint32_t first, uint32_t count);

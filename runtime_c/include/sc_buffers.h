@@ -48,6 +48,8 @@ SC_VIEW(split, SPLIT, int32_t[SC_CORES][SC_ROWS],
 SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM], SC_CHUNK);
 SC_VIEW(q8, Q8, int8_t[SC_HEADS * SC_HDP], SC_CHUNK);
 SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);
+SC_VIEW(value_scales, VALUE_SCALES, uint16_t[SC_KV_HEADS], SC_LAYERS);
+SC_VIEW(pass_scales, PASS_SCALES, uint16_t[SC_KV_HEADS], SC_CHUNK);
 
 /* Per core. */
 SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* of each token of a pass */

@@ -25,6 +25,8 @@ typedef struct {
 typedef struct {
     uint32_t position; /* of the chunk's first token */
     uint32_t tokens;   /* in the chunk, 1 .. SC_CHUNK */
+    uint32_t known;    /* positions before it whose values' scales have been added up */
+    uint32_t next;     /* whether it is one token, and they are all of those before it */
     /* the first of them that the last layer's attention, and what follows it, is done for; `tokens`: none */
     uint32_t first_wanted;
     uint32_t ids[SC_CHUNK];
@@ -123,7 +125,7 @@ const uint8_t *sc_stream_tile(int core);
 
 /* ---- the KV cache behind L1 ---- */
 uint8_t *sc_cache_keys(uint32_t layer); /* its memory, or what is in L2 of it */
-uint8_t *sc_cache_values(uint32_t layer);
+static inline uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + SC_VALUES_AT; }
 #if SC_KV_LAYERS_HYPERRAM > 0
 /* One core: when a layer's attention is done and what it added is in its memory, and before the next
  * layer's is read or written. */

@@ -161,6 +161,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
                 dst = (int8_t *)h->v + h->position / SC_KV_POSITIONS * SC_V_BLOCK +
                       h->position % SC_KV_POSITIONS + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
                 stride = SC_KV_POSITIONS;
+                if (h->value_scales) h->value_scales[kv] |= (uint16_t)scale;
             }
         }
         int32_t reciprocal;

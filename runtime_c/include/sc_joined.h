@@ -91,6 +91,10 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
 }
 #endif
 
+/* join_rows() of those that come one by one. */
+void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
+                  int32_t right, int add, int32_t *y);
+
 /* rescale_rows() of low + 256 * high, shifted to the right by a bit at least; to y.  Or, with `add`, to the residual
  * there, and also shifted to the left by up to 30.  With `meets` after sc_meet(). */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
@@ -149,12 +153,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #else
     if (meets) sc_meet();
 #endif
-    for (; n; n--, r++, y++) {
-        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
-        const int32_t high_word = row_product(acc, row_factor(*r, mantissa));
-        const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
-        *y = add ? sc_add_to_residual(*y, v) : v;
-    }
+    if (__builtin_expect(n > 0, !SC_XPULP)) sc_join_rest(r, n, low, high, mantissa, right, add, y);
 }
 
 /* Where joining is not as plain as below: shifts that join_rows() cannot do, a bias. */

@@ -33,23 +33,30 @@ SC_PHASE static void kv_load(uint32_t layer) {
     sc_cache_await(layer);
     const uint32_t blocks = kv_blocks(sc_now.position);
     if (!blocks) return;
-    kv_dma[0] = sc_dma_in(KEYS(layer), sc_cache_keys(layer), blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_in(VALUES_OF(layer), sc_cache_values(layer), blocks * SC_V_BLOCK);
+    const uint8_t *const keys = sc_cache_keys(layer);
+    kv_dma[0] = sc_dma_in(KEYS(layer), keys, blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_in(VALUES_OF(layer), keys + SC_VALUES_AT, blocks * SC_V_BLOCK);
 }
 
 /* Those that this pass's positions are in. */
-static void kv_store(uint32_t layer) {
+SC_PHASE static void kv_store(uint32_t layer) {
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     const uint32_t blocks = (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first;
-    kv_dma[0] = sc_dma_out(sc_cache_keys(layer) + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK,
-                           blocks * SC_K_BLOCK);
-    kv_dma[1] = sc_dma_out(sc_cache_values(layer) + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
+    uint8_t *const keys = sc_cache_keys(layer);
+    kv_dma[0] = sc_dma_out(keys + first * SC_K_BLOCK, KEYS(layer) + first * SC_K_BLOCK, blocks * SC_K_BLOCK);
+    kv_dma[1] = sc_dma_out(keys + SC_VALUES_AT + first * SC_V_BLOCK, VALUES_OF(layer) + first * SC_V_BLOCK,
                            blocks * SC_V_BLOCK);
 }
 
 SC_PHASE static void kv_wait(void) {
-    sc_dma_wait(kv_dma[0]);
-    sc_dma_wait(kv_dma[1]);
+    for (int i = 0; i < 2; i++) sc_dma_wait(kv_dma[i]);
+}
+
+/* When they are where they belong, and the next layer's may come. */
+static void kv_stored(uint32_t layer) {
+    kv_wait();
+    sc_cache_swap(layer);
+    kv_next = layer + 1;
 }
 
 #else

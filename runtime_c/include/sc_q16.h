@@ -101,47 +101,39 @@ SC_INLINE int q16_bits(const sc_part *parts) {
 
 /* n values of x * 2^-right, rounded half up, as low bytes and, `pitch` behind them, high bytes.  Their
  * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare, and so are values that
- * do not come in fours. */
-void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int8_t *low, int8_t *high);
+ * are shifted to the left, or do not come in fours. */
+void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, int8_t *high);
+
+/* In assembly, n / 4 times: four values, whose bytes are stored as words.  A value and 128 are below 2^15. */
+/* clang-format off */
+#define SC_SPLIT_FOUR(SHIFT, count)                                                                          \
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)                                                               \
+                     SC_LW_POST("%[a]", "%[x]") SC_LW_POST("%[b]", "%[x]")                                   \
+                     SC_LW_POST("%[c]", "%[x]") SC_LW_POST("%[d]", "%[x]")                                   \
+                     SHIFT("%[a]") SHIFT("%[b]") SHIFT("%[c]") SHIFT("%[d]")                                 \
+                     SC_PACK("%[a]", "%[b]", "%[a]") SC_PACK("%[c]", "%[d]", "%[c]")                         \
+                     "mv %[b], %[a]\n"                                                                       \
+                     SC_ADD_HALVES("%[a]", "%[a]", "%[half]") SC_ADD_HALVES("%[d]", "%[c]", "%[half]")       \
+                     SC_SHUFFLE("%[b]", "%[c]", "%[lows]") SC_SHUFFLE("%[a]", "%[d]", "%[highs]")            \
+                     ".insn s 0x2b, 2, %[b], 4(%[low])\n"                                                    \
+                     ".insn s 0x2b, 2, %[a], 4(%[high])\n" SC_LOOP_END(17)                                   \
+                     : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [a] "=&r"(a), [b] "=&r"(b),       \
+                       [c] "=&r"(c), [d] "=&r"(d)                                                            \
+                     : [n] "r"(n / 4), [by] "r"(count), [half] "r"(0x00800080), [lows] "r"(0x06040200),      \
+                       [highs] "r"(0x07050301)                                                               \
+                     : "memory")
+/* clang-format on */
+
 SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, uint32_t pitch) {
     int8_t *high = low + pitch;
 #if SC_XPULP
-    int32_t a, b, c, d;
-    const uint32_t some = __builtin_expect(bits > 30, 0) ? n : n % 4;
-    if (__builtin_expect(some > 0, 0)) {
-        n -= some;
-        sc_q16_split_any(x + n, some, right, low + n, high + n);
-        if (n == 0) return;
+    if (__builtin_expect(right > 0 && n % 4 == 0 && bits <= 30, 1)) {
+        int32_t a, b, c, d;
+        SC_SPLIT_FOUR(SC_ROUNDED, right);
+        return;
     }
-    /* clang-format off */
-    /* Four values at a time, whose bytes are stored as words.  A value and 128 are below 2^15. */
-#define SPLIT(SHIFT, count)                                                                                  \
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)                                                           \
-                         SC_LW_POST("%[a]", "%[x]") SC_LW_POST("%[b]", "%[x]")                               \
-                         SC_LW_POST("%[c]", "%[x]") SC_LW_POST("%[d]", "%[x]")                               \
-                         SHIFT("%[a]") SHIFT("%[b]") SHIFT("%[c]") SHIFT("%[d]")                             \
-                         SC_PACK("%[a]", "%[b]", "%[a]") SC_PACK("%[c]", "%[d]", "%[c]")                     \
-                         "mv %[b], %[a]\n"                                                                   \
-                         SC_ADD_HALVES("%[a]", "%[a]", "%[half]") SC_ADD_HALVES("%[d]", "%[c]", "%[half]")   \
-                         SC_SHUFFLE("%[b]", "%[c]", "%[lows]") SC_SHUFFLE("%[a]", "%[d]", "%[highs]")        \
-                         ".insn s 0x2b, 2, %[b], 4(%[low])\n"                                                \
-                         ".insn s 0x2b, 2, %[a], 4(%[high])\n" SC_LOOP_END(17)                               \
-                         : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [a] "=&r"(a), [b] "=&r"(b),   \
-                           [c] "=&r"(c), [d] "=&r"(d)                                                        \
-                         : [n] "r"(n / 4), [by] "r"(count), [half] "r"(0x00800080), [lows] "r"(0x06040200),  \
-                           [highs] "r"(0x07050301)                                                           \
-                         : "memory");
-    /* clang-format on */
-    if (__builtin_expect(right > 0, 1)) {
-        SPLIT(SC_ROUNDED, right);
-    } else {
-        SPLIT(SC_LIFTED, -right);
-    }
-#undef SPLIT
-#else
-    (void)bits;
-    sc_q16_split_any(x, n, right, low, high);
 #endif
+    sc_q16_split_any(x, n, right, bits, low, high);
 }
 
 /* Second half of a share, n places of x on or, with a gain, of what the first half wrote, shifted up; `most`:

@@ -74,7 +74,7 @@ static inline void shares_scores(const sc_heads *h, sc_head_state *states, int c
         head_softmax s = softmax_begin(h->layer, h->q_scale[share.head]);
         softmax_scores(&s, h->scratch->score + share.at, h->q8 + share.head * SC_HDP,
                        h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD, share.count);
-        states[share.index].least = s.least, states[share.index].records = s.records;
+        states[share.index].least = s.least;
     }
 }
 
@@ -82,13 +82,11 @@ static inline void shares_values(const sc_heads *h, sc_head_state *states, int c
     SC_EACH_SHARE(share, h, core) {
         head_softmax s = softmax_begin(h->layer, h->q_scale[share.head]);
         const sc_head_state *each = states + share.index / SC_RANGES * SC_RANGES;
-        for (int i = 0; i < SC_RANGES; i++, each++) {
-            s.least = sc_min(s.least, each->least);
-            s.records = (uint32_t)sc_max((int32_t)s.records, (int32_t)each->records);
-        }
+        for (int i = 0; i < SC_RANGES; i++, each++) s.least = sc_min(s.least, each->least);
         uint16_t *const weight = h->scratch->weight + share.at;
         softmax_weigh(&s, h->scratch->score + share.at, weight,
-                      h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD + 2, share.count);
+                      h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD + 2, share.count,
+                      weight_drop(h->value_scales[share.kv]));
         states[share.index].total = s.total;
         const uint8_t *row = h->v + share.block * SC_V_BLOCK + share.kv * SC_HEAD_DIM * SC_KV_POSITIONS;
         for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
@@ -101,11 +99,8 @@ static inline void shares_finish(const sc_heads *h, const sc_head_state *states,
     SC_EACH_SHARE(share, h, core) {
         const uint32_t range = share.index % SC_RANGES;
         const sc_head_state *const first = states + share.index - range;
-        uint32_t records = 0, total = 0;
-        for (int i = 0; i < SC_RANGES; i++) {
-            records = (uint32_t)sc_max((int32_t)records, (int32_t)first[i].records);
-            total += first[i].total;
-        }
+        uint32_t total = 0;
+        for (int i = 0; i < SC_RANGES; i++) total += first[i].total;
         const uint32_t begin = SC_HEAD_DIM * range / SC_RANGES, end = SC_HEAD_DIM * (range + 1) / SC_RANGES;
         int32_t *const out = h->out + share.head * SC_HEAD_DIM;
         for (uint32_t d = begin; d < end; d++) {
@@ -113,7 +108,9 @@ static inline void shares_finish(const sc_heads *h, const sc_head_state *states,
             for (int i = 0; i < SC_RANGES; i++) sum += (uint32_t)first[i].acc[d];
             out[d] = (int32_t)sum;
         }
-        if (begin < end) means(head_mean(total, records, h->layer), out + begin, end - begin);
+        if (begin < end)
+            means(head_mean(total, weight_drop(h->value_scales[share.kv]), h->layer), out + begin,
+                  end - begin);
     }
 }
 

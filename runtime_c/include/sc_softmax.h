@@ -11,6 +11,12 @@ static inline int32_t load32(const void *p) {
     return v;
 }
 
+static inline uint32_t load16(const uint8_t *p) {
+    uint16_t v;
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 2), 2);
+    return v;
+}
+
 static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); }
 static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
@@ -29,12 +35,11 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
 /* Where the softmax of a head stands. */
 typedef struct {
-    int32_t least;    /* score, of which the largest is the least here: they are negated */
-    uint32_t records; /* largest scales of a position: that of its value in the upper half */
-    uint32_t total;   /* sum of probabilities, Q16 */
-    uint32_t factor;  /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
-    int32_t shift;    /* 0 .. 31 */
-    uint32_t most;    /* the largest shifted difference that is told apart, at most 16 bits */
+    int32_t least;   /* score, of which the largest is the least here: they are negated */
+    uint32_t total;  /* sum of probabilities, Q16 */
+    uint32_t factor; /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
+    int32_t shift;   /* 0 .. 31 */
+    uint32_t most;   /* the largest shifted difference that is told apart, at most 16 bits */
 } head_softmax;
 
 /* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, from where
@@ -66,40 +71,41 @@ SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
 }
 
 /* The score loop's dot product in assembly: every load but the last of a small head is followed by
- * another one before it is used.  DOT_INSNS instructions. */
+ * another instruction before it is used, for which the score before is compared late.  DOT_INSNS instructions. */
 /* clang-format off */
 #define DOT_LOAD(t) SC_LW_POST("%[" #t "]", "%[row]")
 #define DOT_LAST(t) LW_STEP("%[" #t "]", "%[row]", "%[rs]")
+#define DOT_LEAST ".insn r 0x33, 4, 0x02, %[least], %[least], %[v]\n"
 #define DOT_FIRST(t) ".insn r 0x57, 1, 0x4C, %[v], %[q0], %[" #t "]\n"
 #define DOT_NEXT(i, t) SC_SDOT("%[v]", "%[q" #i "]", "%[" #t "]")
-#define DOT_RECORDS ".insn r 0x33, 7, 0x02, %[rec], %[rec], %[sc]\n"
 #if SC_HDP == 4
-#define DOT_STEPS DOT_LAST(t) DOT_RECORDS DOT_FIRST(t)
+#define DOT_STEPS DOT_LAST(t) DOT_LEAST DOT_FIRST(t)
 #define DOT_OPERANDS , [q0] "r"(q[0])
 #define DOT_INSNS 3
 #elif SC_HDP == 8
-#define DOT_STEPS DOT_LOAD(t) DOT_LAST(u) DOT_RECORDS DOT_FIRST(t) DOT_NEXT(1, u)
+#define DOT_STEPS DOT_LOAD(t) DOT_LAST(u) DOT_LEAST DOT_FIRST(t) DOT_NEXT(1, u)
 #define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1])
 #define DOT_INSNS 5
 #elif SC_HDP == 12
-#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_FIRST(t) DOT_LAST(t) DOT_NEXT(1, u) DOT_NEXT(2, t) DOT_RECORDS
+#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_LEAST DOT_FIRST(t) DOT_LAST(t) DOT_NEXT(1, u) DOT_NEXT(2, t)
 #define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2])
 #define DOT_INSNS 7
 #elif SC_HDP == 16
-#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_FIRST(t) DOT_LOAD(t) DOT_NEXT(1, u) DOT_LAST(u) DOT_NEXT(2, t) \
-    DOT_RECORDS DOT_NEXT(3, u)
+#define DOT_STEPS DOT_LOAD(t) DOT_LOAD(u) DOT_LEAST DOT_FIRST(t) DOT_LOAD(t) DOT_NEXT(1, u) DOT_LAST(u) \
+    DOT_NEXT(2, t) DOT_NEXT(3, u)
 #define DOT_OPERANDS , [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])
 #define DOT_INSNS 9
 #endif
+#define SCORE_INSNS (4 + DOT_INSNS)
 /* clang-format on */
 
-/* A negated score from a query's product with a key and the key's record. */
-static inline int32_t key_score(int32_t product, uint32_t record) {
+/* A negated score from a query's product with a key and that one's scale: at most 32767^2. */
+static inline int32_t key_score(int32_t product, const uint8_t *record) {
     int32_t v = -product;
 #if SC_DOT_SHIFT > 0
     v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
 #endif
-    return v * (int32_t)sc_low16(record); /* at most 32767^2 */
+    return v * (int32_t)load16(record);
 }
 
 #if SC_XPULP && SC_HDP > 16
@@ -124,30 +130,29 @@ static inline void four_products(const int8_t *q8, const uint8_t *k, int32_t v[4
 }
 #endif
 
-/* Scores of `count` positions whose K records begin at row. */
-SC_INLINE void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
-                              uint32_t count) {
+/* Scores of `count` positions whose K records begin at row; returns where they end. */
+SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
+                                        uint32_t count) {
     int32_t least = s->least;
-    uint32_t records = s->records;
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
-    int32_t q[SC_HDP / 4], scale, v, t, u; /* a small head stays in registers, negated */
+    int32_t q[SC_HDP / 4], scale, v = least, t, u; /* a small head stays in registers, negated */
     for (int d = 0; d < SC_HDP / 4; d++) q[d] = SC_R2(0x57, 1, 0x04, 0, load32(q8 + 4 * d));
     /* clang-format off */
     __asm__ volatile(
         ".balign 4\n.option push\n.option norvc\n.option norelax\n"
         ".insn i 0x7b, 4, x0, %[n], %[body]\n771:\n"
-        SC_LW_POST("%[sc]", "%[row]")
+        ".insn i 0x0b, 5, %[sc], 4(%[row])\n"
         DOT_STEPS
         SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
         ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* times the key's scale, the low half */
-        ".insn r 0x33, 4, 0x02, %[least], %[least], %[v]\n"
         ".insn s 0x2b, 2, %[v], 4(%[out])\n"
         "772:\n.if (772b - 771b) - 4*(%[insns])\n.error \"a hardware loop is miscounted\"\n.endif\n"
-        ".option pop"
-        : [row] "+&r"(row), [out] "+&r"(out), [least] "+&r"(least), [rec] "+&r"(records), [sc] "=&r"(scale),
-          [v] "=&r"(v), [t] "=&r"(t), [u] "=&r"(u)
+        ".option pop\n"
+        DOT_LEAST
+        : [row] "+&r"(row), [out] "+&r"(out), [least] "+&r"(least), [sc] "=&r"(scale), [v] "+&r"(v), [t] "=&r"(t),
+          [u] "=&r"(u)
         : [n] "r"(count), [ds] "i"(SC_DOT_SHIFT), [rs] STEP(SC_K_STRIDE - SC_HDP),
-          [body] "i"(2 * (5 + DOT_INSNS)), [insns] "i"(5 + DOT_INSNS) DOT_OPERANDS
+          [body] "i"(2 * SCORE_INSNS), [insns] "i"(SCORE_INSNS) DOT_OPERANDS
         : "memory");
     /* clang-format on */
 #else
@@ -156,16 +161,13 @@ SC_INLINE void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, c
         int32_t v[4];
         four_products(q8, row + 4, v);
         for (int i = 0; i < 4; i++) {
-            const uint32_t record = (uint32_t)load32(row + i * SC_K_STRIDE);
-            const int32_t score = key_score(v[i], record);
-            if (record > records) records = record;
+            const int32_t score = key_score(v[i], row + i * SC_K_STRIDE);
             least = sc_min(least, score);
             *out++ = score;
         }
     }
 #endif
     for (const int32_t *end = out + count; out < end; row += SC_K_STRIDE) {
-        const uint32_t record = (uint32_t)load32(row);
         const uint8_t *data = row + 4;
         int32_t v = 0;
 #if SC_XPULP && SC_HDP % 8 == 0
@@ -185,18 +187,26 @@ SC_INLINE void softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, c
 #else
         for (int d = 0; d < SC_HDP; d += 4) v = sc_sdot4(v, load32(q8 + d), load32(data + d));
 #endif
-        v = key_score(v, record);
-        if (record > records) records = record;
+        v = key_score(v, row);
         least = sc_min(least, v);
         *out++ = v;
     }
 #endif
     s->least = least;
-    s->records = records;
+    return row;
 }
 
-/* by how many bits a probability times its value's scale, at most records >> 16, loses to have SC_WEIGHT_BITS */
-SC_INLINE int weight_drop(uint32_t records) { return sc_top_bit(records) + 1 - SC_WEIGHT_BITS; }
+/* By how many bits a probability times its value's scale loses to have SC_WEIGHT_BITS: of all scales or-ed, which have
+ * as many bits as the largest. */
+SC_INLINE int weight_drop(uint32_t scales) { return sc_top_bit(scales) + 17 - SC_WEIGHT_BITS; }
+
+/* Scales of values or-ed, of positions from .. to - 1, whose K records begin at k. */
+SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from, uint32_t to) {
+    const uint8_t *scale = k + from * SC_K_STRIDE + kv * SC_K_RECORD + 2;
+    uint32_t scales = 0;
+    for (; from < to; from++, scale += SC_K_STRIDE) scales |= load16(scale);
+    return scales;
+}
 
 /* Channels at a time.  The weights of four positions meet their values as four high and four low bytes: made
  * of them once where there are many channels, or else for every few. */
@@ -205,7 +215,14 @@ SC_INLINE int weight_drop(uint32_t records) { return sc_top_bit(records) + 1 - S
 #else
 #define VALUES 4
 #endif
-#define SPLIT_WEIGHTS (SC_XPULP && VALUES == 4 && SC_HEAD_DIM >= 16)
+/* Where a context is long and heads are short the loops over positions below are one.  Elsewhere its code costs more
+ * in the instruction cache than it gains. */
+#ifdef SC_AT_EXP2
+#define WEIGHS_FOUR (SC_XPULP && VALUES == 4 && SC_HEAD_DIM <= 8 && SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048)
+#else
+#define WEIGHS_FOUR 0
+#endif
+#define SPLIT_WEIGHTS (SC_XPULP && VALUES == 4 && SC_HEAD_DIM >= (WEIGHS_FOUR ? 8 : 16))
 
 #if SPLIT_WEIGHTS
 SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
@@ -230,9 +247,9 @@ SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
 
 /* The weights of `count` positions, and zeros after them up to a whole block; scales: the first value's. */
 SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
-                             uint32_t count) {
+                             uint32_t count, int drop) {
     const int32_t least = s->least;
-    const int shift = s->shift, drop = weight_drop(s->records);
+    const int shift = s->shift;
     const uint32_t factor = s->factor;
     uint32_t total = s->total;
 #if SC_XPULP
@@ -291,10 +308,8 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
 #else
         const uint32_t p = sc_exp2_table[d >> 1 & 255] >> (d >> 9);
 #endif
-        uint16_t scale;
-        __builtin_memcpy(&scale, scales, 2);
         total += p;
-        *weight++ = (uint16_t)((p * scale + (1u << (drop - 1))) >> drop);
+        *weight++ = (uint16_t)((p * load16(scales) + (1u << (drop - 1))) >> drop);
     }
 #endif
     s->total = total;
@@ -377,16 +392,98 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
 #endif
 }
 
+#if WEIGHS_FOUR
+/* clang-format off */
+/* w = what a position's value weighs; its score, in t0, makes room for the next one's.  Registers are named here, since
+ * GCC takes no more than 30 operands. */
+#define WEIGH(w)                                                                                                     \
+    LHU_STEP("t1", "%[scales]", "%[ss]")                                                                             \
+    ".insn r 0x5b, 2, 0x60, t0, %[least], %[shift]\n"                                                                \
+    ".insn r 0x33, 5, 0x02, t0, t0, %[most]\n"                                                                       \
+    ".insn r 0x5b, 0, 18, t0, t0, %[f]\n"                                                                            \
+    "andi t0, t0, -2\n"                                                                                              \
+    ".insn r 0x03, 7, 0x28, t2, %[table], t0\n"                                                                      \
+    SC_LW_POST("t0", "%[score]")                                                                                     \
+    ".insn r 0x5b, 0, 0, " w ", t2, t1\n"                                                                            \
+    "add %[total], %[total], t2\n"                                                                                   \
+    SC_ROUND(w, "%[drop]")
+#if SPLIT_WEIGHTS
+#define KEEP_WEIGHTS ".insn s 0x2b, 2, %[a], 4(%[w])\n.insn s 0x2b, 2, t3, 4(%[w])\n"
+#define KEPT_WEIGHTS , [w] "+&r"(weight)
+#define FOUR_INSNS (40 + 4 + 2 + 12)
+#else
+#define KEEP_WEIGHTS
+#define KEPT_WEIGHTS
+#define FOUR_INSNS (40 + 4 + 12)
+#endif
+#define FOUR_BEGIN(count, insns) SC_LOOP_BEGIN(count, insns) /* with the number of instructions worked out */
+#define FOUR_END(insns) SC_LOOP_END(insns)
+/* clang-format on */
+
+/* Of n > 0 blocks of positions the weights meet the first channels' values where they are made, and are kept, split,
+ * where there are other channels. */
+SC_INLINE void weigh_values(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
+                            const uint8_t *row, uint32_t n, int drop, int32_t sum[VALUES]) {
+    int32_t l0 = 0, l1 = 0, l2 = 0, l3 = 0;
+    uint32_t total = s->total;
+    /* clang-format off */
+    __asm__ volatile(
+        "li t5, 0\nli t6, 0\nli a6, 0\nli a7, 0\n" /* of high bytes */
+        "li a5, 0x05010400\nli a4, 0x00030001\n"
+        SC_LW_POST("t0", "%[score]")
+        FOUR_BEGIN("%[a]", FOUR_INSNS)
+        WEIGH("%[a]") WEIGH("t3")
+        SC_SHUFFLE("%[a]", "t3", "a5") /* their high bytes above their low ones */
+        WEIGH("t4") WEIGH("t3")
+        SC_LW_POST("t1", "%[row]")
+        SC_SHUFFLE("t4", "t3", "a5")
+        SC_PACK("t3", "t4", "%[a]")
+        ".insn r 0x57, 0, 0x64, %[a], t4, a4\n" /* both upper halves */
+        KEEP_WEIGHTS
+        SC_LW_POST("t2", "%[row]")
+        SC_SDOTU("t5", "%[a]", "t1") SC_SDOTU("%[l0]", "t3", "t1")
+        SC_LW_POST("t1", "%[row]")
+        SC_SDOTU("t6", "%[a]", "t2") SC_SDOTU("%[l1]", "t3", "t2")
+        LW_STEP("t2", "%[row]", "%[rs]")
+        SC_SDOTU("a6", "%[a]", "t1") SC_SDOTU("%[l2]", "t3", "t1")
+        SC_SDOTU("a7", "%[a]", "t2") SC_SDOTU("%[l3]", "t3", "t2")
+        FOUR_END(FOUR_INSNS) "\n"
+        "li t0, 256\n"
+        SC_MAC("%[l0]", "t5", "t0") SC_MAC("%[l1]", "t6", "t0") SC_MAC("%[l2]", "a6", "t0") SC_MAC("%[l3]", "a7", "t0")
+        : [score] "+&r"(score), [scales] "+&r"(scales), [row] "+&r"(row), [total] "+&r"(total), [a] "+&r"(n),
+          [l0] "+&r"(l0), [l1] "+&r"(l1), [l2] "+&r"(l2), [l3] "+&r"(l3) KEPT_WEIGHTS
+        : [least] "r"(-s->least), [shift] "r"(s->shift), [f] "r"(s->factor), [drop] "r"(drop),
+          [most] "r"(s->most), [table] "r"(SC_EXP2_VALUES), [ss] "i"(SC_K_STRIDE), [rs] "i"(V_STEP)
+        : "memory", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "a4", "a5", "a6", "a7");
+    /* clang-format on */
+    (void)weight;
+    sum[0] = l0, sum[1] = l1, sum[2] = l2, sum[3] = l3;
+    s->total = total;
+}
+
+/* Positions behind the last one up to a whole block, of which there are none yet: their values get scales of 0, and
+ * they the largest score, whose probability is known.  Returns how many they are. */
+SC_INLINE uint32_t no_positions(int32_t least, int32_t *score, uint8_t *record, uint32_t count) {
+    const uint32_t none = -count % SC_KV_POSITIONS;
+    for (const int32_t *const end = score + none; score < end; record += SC_K_STRIDE) {
+        const uint16_t zero = 0;
+        *score++ = least;
+        __builtin_memcpy(__builtin_assume_aligned(record + 2, 2), &zero, 2);
+    }
+    return none;
+}
+#endif
+
 /* How a weighted sum becomes a mean. */
 typedef struct {
     int32_t factor, limit, half;
     int left, right;
 } mean_scale;
 
-SC_INLINE mean_scale head_mean(uint32_t total, uint32_t records, const sc_layer *layer) {
+SC_INLINE mean_scale head_mean(uint32_t total, int drop, const sc_layer *layer) {
     const int z_shift = sc_top_bit(total) - 15;
     const uint32_t reciprocal = 0x80000000u / (total >> z_shift);
-    const int shift = 20 + z_shift - weight_drop(records) - layer->mean_unit;
+    const int shift = 20 + z_shift - drop - layer->mean_unit;
     mean_scale m;
     m.factor = (int32_t)(reciprocal << 14);
     m.left = sc_to_31(-shift);
@@ -425,8 +522,8 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 }
 
 /* The attention of heads first, first + step, ... below `end`; returns the next head, less SC_HEADS: the next
- * token's first where `end` is all. */
-SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end) {
+ * token's first where `end` is all.  `last`: the token is its pass's last one. */
+SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int last) {
     for (; head < end; head += step) {
         int at = head;
         SC_OPAQUE(
@@ -436,15 +533,28 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end) {
         const uint8_t *const records = h->k + kv * SC_K_RECORD;
         int32_t *const score = h->scratch->score;
         uint16_t *const weight = h->scratch->weight;
-        head_softmax s = softmax_begin(h->layer, h->q_scale[at]);
-        softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
-        softmax_weigh(&s, score, weight, records + 2, count);
         int32_t *const out = h->out + at * SC_HEAD_DIM;
         const uint8_t *row = h->v + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
-        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+        head_softmax s = softmax_begin(h->layer, h->q_scale[at]);
+        int d = 0;
+        const uint8_t *const behind = softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
+        const int drop = weight_drop(h->value_scales[kv]);
+#if WEIGHS_FOUR
+        if (last) {
+            const uint32_t none = no_positions(s.least, score + count, h->k + (behind - h->k), count);
+            weigh_values(&s, score, weight, records + 2, row, (count + none) / SC_KV_POSITIONS, drop, out);
+            s.total -= none * sc_exp2_table[0];
+            d = VALUES, row += VALUES * SC_KV_POSITIONS;
+        } else
+#else
+        (void)behind;
+#endif
+            softmax_weigh(&s, score, weight, records + 2, count, drop);
+        for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
             weighted_values(row, weight, count, out + d);
-        means(head_mean(s.total, s.records, h->layer), out, SC_HEAD_DIM);
+        means(head_mean(s.total, drop, h->layer), out, SC_HEAD_DIM);
     }
+    (void)last;
     return head - SC_HEADS;
 }
 

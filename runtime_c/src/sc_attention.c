@@ -12,28 +12,29 @@ void sc_fill_exp2(void *unused, int core) {
 }
 #endif
 
-SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale) {
+SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale, uint32_t value_scales) {
     const head_softmax h = softmax_begin(layer, q_scale);
-    s->least = h.least, s->records = h.records, s->total = h.total;
+    s->least = h.least, s->total = h.total;
     s->factor = (uint16_t)h.factor, s->shift = (uint16_t)h.shift;
+    s->drop = weight_drop(value_scales);
     for (int i = 0; i < SC_HEAD_DIM; i++) s->acc[i] = 0;
 }
 
 static inline head_softmax load_state(const sc_head_state *s) {
-    return (head_softmax){s->least, s->records, s->total, s->factor, s->shift, largest_difference(s->factor)};
+    return (head_softmax){s->least, s->total, s->factor, s->shift, largest_difference(s->factor)};
 }
 
 SC_HOT void sc_head_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,
                            const uint8_t *k, uint32_t first, uint32_t count) {
     head_softmax h = load_state(s);
     softmax_scores(&h, w->score + first, q8, k + kv_head * SC_K_RECORD, count);
-    s->least = h.least, s->records = h.records;
+    s->least = h.least;
 }
 
 SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
                           uint32_t count) {
     head_softmax h = load_state(s);
-    softmax_weigh(&h, w->score + first, w->weight + first, k + kv_head * SC_K_RECORD + 2, count);
+    softmax_weigh(&h, w->score + first, w->weight + first, k + kv_head * SC_K_RECORD + 2, count, s->drop);
     s->total = h.total;
 }
 
@@ -50,5 +51,5 @@ SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_he
 
 SC_HOT void sc_head_finish(const sc_head_state *s, int32_t *out, const sc_layer *layer) {
     for (int d = 0; d < SC_HEAD_DIM; d++) out[d] = s->acc[d];
-    means(head_mean(s->total, s->records, layer), out, SC_HEAD_DIM);
+    means(head_mean(s->total, s->drop, layer), out, SC_HEAD_DIM);
 }

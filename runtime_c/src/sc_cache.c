@@ -12,8 +12,6 @@
 _Static_assert(SC_KV_BLOCKS *(SC_K_BLOCK + SC_V_BLOCK) <= SC_KV_LAYER_BYTES,
                "planned bytes of a layer's cache");
 
-#define VALUES_AT (SC_KV_BLOCKS * SC_K_BLOCK)
-
 #if SC_KV_LAYERS_L2 > 0
 static SC_L2 uint8_t in_l2[SC_KV_LAYERS_L2][SC_KV_LAYER_BYTES];
 #endif
@@ -41,8 +39,6 @@ SC_HOT uint8_t *sc_cache_keys(uint32_t layer) {
 #endif
 }
 
-SC_HOT uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + VALUES_AT; }
-
 #if SC_KV_LAYERS_HYPERRAM > 0
 
 static void transfer(uint32_t layer, uint32_t at, uint32_t bytes, enum sc_direction direction) {
@@ -56,7 +52,7 @@ static void transfer(uint32_t layer, uint32_t at, uint32_t bytes, enum sc_direct
 
 static void swap(uint32_t layer, uint32_t first, uint32_t end, enum sc_direction direction) {
     transfer(layer, first * SC_K_BLOCK, (end - first) * SC_K_BLOCK, direction);
-    transfer(layer, VALUES_AT + first * SC_V_BLOCK, (end - first) * SC_V_BLOCK, direction);
+    transfer(layer, SC_VALUES_AT + first * SC_V_BLOCK, (end - first) * SC_V_BLOCK, direction);
 }
 
 void sc_cache_swap(uint32_t layer) {

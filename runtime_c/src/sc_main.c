@@ -73,6 +73,10 @@ SC_HOT static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum
     while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
+        /* of a pass with a draft not all tokens may count */
+        const uint32_t known = sc_now.position + (sc_now.want == SC_CHOICES ? 0 : sc_now.tokens);
+        sc_now.known = known <= position ? known : 0;
+        sc_now.next = chunk == 1 && known == position;
         sc_now.position = position;
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;

@@ -87,8 +87,19 @@ SC_HOT void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out) {
     normed(out, eps);
 }
 
-__attribute__((noinline, cold)) void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int8_t *low,
-                                                      int8_t *high) {
+SC_WARM void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, int8_t *high) {
+#if SC_XPULP
+    if (n >= 4 && bits <= 30) {
+        int32_t a, b, c, d;
+        if (right > 0)
+            SC_SPLIT_FOUR(SC_ROUNDED, right);
+        else
+            SC_SPLIT_FOUR(SC_LIFTED, -right);
+        n %= 4;
+    }
+#else
+    (void)bits;
+#endif
     for (; n; n--) {
         const int32_t v = sc_shift(*x++, right);
         *low++ = (int8_t)v;

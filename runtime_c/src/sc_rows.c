@@ -107,6 +107,16 @@ static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows,
     sc_finish_rows(out, dst, row, rows, y);
 }
 
+void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
+                  int32_t right, int add, int32_t *y) {
+    for (; n; n--, r++, y++) {
+        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
+        const int32_t high_word = row_product(acc, row_factor(*r, mantissa));
+        const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
+        *y = add ? sc_add_to_residual(*y, v) : v;
+    }
+}
+
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst) {
     for (uint32_t i = 0; i < rows; i += SC_ROWS) {

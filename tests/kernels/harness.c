@@ -506,7 +506,9 @@ static void heads(void) {
     int8_t *q = guarded(n * q_words);
     uint32_t *scale = guarded((size_t)n * SC_HEADS);
     int32_t *space = guarded(SC_HEAD_DIM);
-    sc_heads h = {.layer = &layer, .k = k, .v = v, .work = space};
+    uint16_t *value_scales = guarded((SC_KV_HEADS + 1) / 2);
+    memset(value_scales, 0, 2 * SC_KV_HEADS);
+    sc_heads h = {.layer = &layer, .k = k, .v = v, .work = space, .value_scales = value_scales};
     for (uint32_t t = 0; t < n; t++) {
         int16_t *own = malloc(SC_HEAD_DIM * 2);
         memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
@@ -517,6 +519,8 @@ static void heads(void) {
                 fail("the next token's first head");
         free(own);
     }
+    uint16_t prepared[SC_KV_HEADS];
+    memcpy(prepared, value_scales, sizeof prepared);
     const size_t tokens = n - from;
     int32_t *out = guarded(tokens * row);
     const size_t s_words = sizeof(sc_head_state) / 4, w_words = sizeof(sc_head_scratch) / 4;
@@ -527,7 +531,8 @@ static void heads(void) {
             const int8_t *own = q + t * q_words * 4 + head * SC_HDP;
             sc_head_state *s = guarded(s_words);
             sc_head_scratch *w = guarded(w_words);
-            sc_head_begin(s, &layer, scale[t * SC_HEADS + head]);
+            sc_head_begin(s, &layer, scale[t * SC_HEADS + head],
+                          value_scales_of(k, (uint32_t)kv, 0, live));
             PIECE_LOOP(first, m) {
                 uint8_t *p = cut_out(k, first, m, SC_K_BLOCK);
                 sc_head_scores(s, w, own, kv, p, first, m);
@@ -550,9 +555,13 @@ static void heads(void) {
     int32_t *whole = guarded(row), shared = 0;
     for (uint32_t t = from; t < n; t++) {
         h.position = t, h.q8 = q + t * q_words * 4, h.q_scale = scale + t * SC_HEADS, h.out = whole;
+        for (uint32_t kv = 0; kv < SC_KV_HEADS; kv++) {
+            value_scales[kv] = (uint16_t)value_scales_of(k, kv, 0, t + 1);
+            if (t + 1 == n && value_scales[kv] != prepared[kv]) fail("scales that were added up");
+        }
         for (int core = 0; core < SC_CORES; core++) {
             h.scratch = guarded(w_words);
-            if (heads_attend(&h, core, SC_CORES, SC_HEADS) != next_head(core, SC_HEADS))
+            if (heads_attend(&h, core, SC_CORES, SC_HEADS, 1) != next_head(core, SC_HEADS))
                 fail("the next token's first head");
             release(h.scratch, w_words, "canary of the core's scratch");
         }
@@ -561,6 +570,7 @@ static void heads(void) {
             shared_heads(&h, out + (t - from) * row + row - SC_SHARED_HEADS * SC_HEAD_DIM), shared++;
     }
     release(whole, row, "canary of the whole attention's output");
+    release(value_scales, (SC_KV_HEADS + 1) / 2, "canary of the values' scales");
     put_count(n * q_words + (size_t)n * SC_HEADS + k_words + v_words + tokens * row + 1);
     put(q, n * q_words), put(scale, (size_t)n * SC_HEADS), put(k, k_words), put(v, v_words);
     put(out, tokens * row), put(&shared, 1);

@@ -23,6 +23,17 @@ extern char SC_CL_STACK[];
 
 uint32_t *sc_input_words(void) { return sc_input_section; }
 
+/* ---- DMA ---- */
+
+sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
+    const sc_dma counter = REG(DMA_COMMAND);
+    for (uint32_t n; bytes; bytes -= n, l1 += n, ext += n) {
+        n = bytes < DMA_MAX_BYTES ? bytes : DMA_MAX_BYTES;
+        sc_dma_command(l1, ext, n, direction);
+    }
+    return counter;
+}
+
 /* ---- console ---- */
 
 static char last_written = '\n';

@@ -43,19 +43,19 @@ static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER))
 #define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for those who wait there themselves */
 static inline void sc_meet(void) { (void)elw(SC_MEET_AT); }
 
-/* Transfers longer than one command takes share one counter. */
-static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
-    sc_dma counter = REG(DMA_COMMAND);
-    for (; bytes > DMA_MAX_BYTES; bytes -= DMA_MAX_BYTES) {
-        REG(DMA_COMMAND) = DMA_MAX_BYTES | direction | DMA_LINEAR | DMA_EVENT;
-        REG(DMA_COMMAND) = l1;
-        REG(DMA_COMMAND) = ext;
-        l1 += DMA_MAX_BYTES;
-        ext += DMA_MAX_BYTES;
-    }
+static inline void sc_dma_command(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
     REG(DMA_COMMAND) = bytes | direction | DMA_LINEAR | DMA_EVENT;
     REG(DMA_COMMAND) = l1;
     REG(DMA_COMMAND) = ext;
+}
+
+/* A transfer longer than one command takes: they share one counter. */
+sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction);
+
+static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
+    if (__builtin_expect(bytes > DMA_MAX_BYTES, 0)) return sc_dma_start_long(l1, ext, bytes, direction);
+    const sc_dma counter = REG(DMA_COMMAND);
+    sc_dma_command(l1, ext, bytes, direction);
     return counter;
 }
 

@@ -103,7 +103,7 @@ enum sc_op {
 #define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 92288
+#define SC_ARENA_BYTES 92368
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
@@ -150,7 +150,11 @@ enum sc_op {
 #define SC_BYTES_XSUM 384
 #define SC_AT_Q_SCALE 91904
 #define SC_BYTES_Q_SCALE 256
-#define SC_AT_MULTIPLIERS 92160
+#define SC_AT_PASS_SCALES 92160
+#define SC_BYTES_PASS_SCALES 64
+#define SC_AT_VALUE_SCALES 92224
+#define SC_BYTES_VALUE_SCALES 16
+#define SC_AT_MULTIPLIERS 92240
 #define SC_BYTES_MULTIPLIERS 128
 
 #endif

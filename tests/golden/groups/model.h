@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 21524 --code wmem --engines cores,neureka,neureka_3x3
+/* shrinkc compile groups --target siracusa --bits 4 --group 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 21572 --code wmem --engines cores,neureka,neureka_3x3
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -97,7 +97,7 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 6096
+#define SC_ARENA_BYTES 6144
 #define SC_AT_HEAD_SCRATCH 0
 #define SC_BYTES_HEAD_SCRATCH 2144
 #define SC_AT_HEAD_WORK 0
@@ -130,7 +130,11 @@ enum sc_op {
 #define SC_BYTES_Q_SCALE 32
 #define SC_AT_ROPE 6032
 #define SC_BYTES_ROPE 32
-#define SC_AT_XV 6064
+#define SC_AT_VALUE_SCALES 6064
+#define SC_BYTES_VALUE_SCALES 32
+#define SC_AT_XV 6096
 #define SC_BYTES_XV 32
+#define SC_AT_PASS_SCALES 6128
+#define SC_BYTES_PASS_SCALES 16
 
 #endif

@@ -102,7 +102,7 @@ enum sc_op {
 #define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 38544
+#define SC_ARENA_BYTES 38592
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
 #define SC_AT_LOGITS 28032
@@ -133,7 +133,11 @@ enum sc_op {
 #define SC_BYTES_ROPE 256
 #define SC_AT_Q_SCALE 37744
 #define SC_BYTES_Q_SCALE 128
-#define SC_AT_MULTIPLIERS 37872
+#define SC_AT_PASS_SCALES 37872
+#define SC_BYTES_PASS_SCALES 32
+#define SC_AT_VALUE_SCALES 37904
+#define SC_BYTES_VALUE_SCALES 16
+#define SC_AT_MULTIPLIERS 37920
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif

@@ -97,7 +97,7 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 19152
+#define SC_ARENA_BYTES 19200
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
 #define SC_AT_TOPS 5824
@@ -128,5 +128,9 @@ enum sc_op {
 #define SC_BYTES_V_CACHE 336
 #define SC_AT_Q_SCALE 18960
 #define SC_BYTES_Q_SCALE 192
+#define SC_AT_PASS_SCALES 19152
+#define SC_BYTES_PASS_SCALES 32
+#define SC_AT_VALUE_SCALES 19184
+#define SC_BYTES_VALUE_SCALES 16
 
 #endif

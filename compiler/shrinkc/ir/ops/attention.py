@@ -20,6 +20,7 @@ from shrinkc.ir.ops.ropecache import (
     cache_uses,
     padded,
     rule_heads,
+    scales_use,
     unit_fault,
 )
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -156,6 +157,10 @@ class Attention(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
+        yield scales_use(sizes)
+        yield Use(
+            "pass_scales", Access.SCRATCH, 2 * sizes.chunk * sizes.kv_heads
+        )  # up to each token
         scratch = sizes.hands * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
         if states := sizes.hands_of(1) * states_per_core(sizes):

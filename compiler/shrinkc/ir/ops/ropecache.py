@@ -121,6 +121,11 @@ def cache_uses(sizes: PassSizes) -> Iterable[Use]:
     yield from layer_cache_uses(sizes)
 
 
+def scales_use(sizes: PassSizes) -> Use:
+    """Scales of values or-ed, of all positions so far: they have as many bits as the largest."""
+    return Use("value_scales", Access.KEEP, 2 * sizes.num_layers * sizes.kv_heads)
+
+
 def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
     """The cache of the layer at hand, where that comes into L1 as long as it is short enough."""
     if sizes.kv_window:
@@ -198,6 +203,7 @@ class RopeCache(Op):
         yield Use("head_work", Access.SCRATCH, 4 * sizes.hands * sizes.head_dim)
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
+        yield scales_use(sizes)
         yield from cache_uses(sizes)
         yield from gain_uses(sizes)  # those of the norm behind attention set out
 
