@@ -39,6 +39,8 @@ def test_of_a_plain_model() -> None:
         "q_scale": ("q8", "attn"),
         "head_work": ("q8", "q8"),
         "head_scratch": ("attn", "attn"),
+        "value_scales": ("embed", "next"),
+        "pass_scales": ("attn", "attn"),
         "k_cache": ("embed", "next"),
         "v_cache": ("embed", "next"),
         "exp2": ("embed", "next"),
