@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,24 @@ def test_odd_models(
     program.build("gvsoc")
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
     program.prove("gvsoc", request, timeout_s=120)
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 16, 4), (10, 5, 4), (6, 3, 8)])
+def test_short_heads_in_a_long_context(
+    tmp_path: Path, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    """0 mismatches where scores become sums of values in one loop, with every number of positions behind the last
+    whole block, and behind drafts of which not all count."""
+    need("gvsoc")
+    write_tiny_llama(
+        tmp_path / "model", hidden=heads * head_dim, intermediate=96, heads=heads,
+        kv_heads=kv_heads, head_dim=head_dim, layers=2,
+    )  # fmt: skip
+    model = load_hf(tmp_path / "model")
+    program = compile_graph(lower(model, QuantOptions(), 128), model, tmp_path / "out")
+    assert "exp2" in {b.name for b in program.plan.l1}
+    program.build("gvsoc")
+    request = random_request(program.graph, np.random.default_rng(2), 21, 30, GREEDY)
+    program.prove("gvsoc", request, timeout_s=300)
+    program.prove("gvsoc", replace(request, lookup=4), timeout_s=300)
