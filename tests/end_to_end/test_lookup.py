@@ -265,6 +265,20 @@ def test_an_end_token_within_a_draft(tmp_path: Path) -> None:
     assert 1 < stopped[-1][-1].kept < going[-1][len(stopped[-1]) - 1].kept
 
 
+@pytest.mark.parametrize(
+    "ids", [(5, 5, 3, 3, 5, 5, 4), (4, 3, 5, 5, 3, 3, 3), (3, 5, 3, 3, 5, 3, 4)]
+)
+def test_a_wrong_draft_leaves_no_scale(ids: tuple[int, ...], tmp_path: Path) -> None:
+    """Of 64 heads, some have their largest value at a token that does not count: what is kept of all positions'
+    scales is without it.  With it, each of these prompts gives other integers."""
+    need("host")
+    sizes = {"hidden": 64, "intermediate": 64, "heads": 16, "kv_heads": 16, "head_dim": 4}
+    model = model_of(tmp_path / "model", **sizes, layers=4, seed=5)
+    program = compile_model(model, tmp_path / "out", context=CONTEXT).build("host", SAN="1")
+    found = prove_lookup(program, "host", Request((1, *ids), 12, ignore_eos=True), (4,))
+    assert any(p.kept < p.tokens for p in found[0])
+
+
 def test_a_wrong_draft_leaves_the_dump_alone(tmp_path: Path) -> None:
     """A position that was fed a wrong token first is dumped as it was in the end."""
     need("host")
