@@ -37,8 +37,8 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     }
 }
 
-/* Scales of values of all tokens of the pass, and before it; a meeting comes next.  Of one token heads_prepare() has
- * added its own if those before it were known. */
+/* Scales of values of all tokens of the pass, and before it, for a meeting that comes next.  Of one token
+ * heads_prepare() has added its own if those before it were known; before the first one the arena is zeros. */
 SC_WARM static void scales_of_pass(uint32_t layer, int core) {
     const uint8_t *const k = KEYS(layer);
     const uint32_t known = sc_now.known, first = sc_now.position;
@@ -56,9 +56,9 @@ SC_WARM static void scales_of_pass(uint32_t layer, int core) {
 
 #if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
-/* Of the cores that take heads. */
-static inline void heads_meet(void) {
-    if (SC_HEAD_CORES > SC_CORES)
+/* Of the cores that take heads: all workers, or the team. */
+static inline void heads_meet(int cores) {
+    if (cores > SC_CORES)
         sc_meet();
     else
         sc_barrier();
@@ -66,35 +66,35 @@ static inline void heads_meet(void) {
 
 SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_scores(h, state, core);
-    heads_meet();
+    heads_meet(SC_HEAD_CORES);
     shares_values(h, state, core);
-    heads_meet();
+    heads_meet(SC_HEAD_CORES);
     shares_finish(h, state, core);
 }
 
 /* Any pass's tokens. */
 SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core) {
     const uint32_t first = sc_first_wanted(index);
-    const int cores = sc_head_cores(sc_now.tokens);
+    const int one = sc_now.tokens - first == 1, cores = sc_head_cores(sc_now.tokens - first);
     if (sc_is_worker(core)) scales_of_pass(index, core);
     if (core >= cores) return;
-    if (cores > SC_CORES)
-        sc_meet();
-    else
-        sc_barrier();
+    heads_meet(cores);
     sc_heads h = {
         .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
     for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t], h.value_scales = pass_scales[t];
         h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
-        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS, 0);
+        const int shared = one && heads_shared(h.position);
+        head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0), 0);
+        if (shared) attend_shared(&h, core);
     }
 }
 
 /* The only token of its pass, which comes next. */
 static inline void attend_next(const sc_layer_step *s, uint32_t index, int core) {
-    if (core >= SC_HEAD_CORES) return;
+    /* prompts whose chunks have one token have passes that only fill caches */
+    if (core >= SC_HEAD_CORES || (SC_CHUNK == 1 && sc_only_caches(index))) return;
     const sc_heads h = {.layer = &sc_layers[index],
                         .position = sc_now.position,
                         .q8 = q8[0],
@@ -114,7 +114,8 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
 #if !SC_KV_IN_L1
     if (core == SC_KEEPER) {
         kv_store(index);
-        if (core >= SC_HEAD_CORES && sc_now.next) {
+        if (core >= SC_HEAD_CORES &&
+            sc_now.next) { /* the controller, past what workers have between here and below */
             kv_stored(index);
             return;
         }
@@ -192,6 +193,7 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
     sc_meet(); /* all keys' records are there */
     if (!sc_is_worker(core)) return;
     scales_of_pass(index, core);
+    if (sc_only_caches(index)) sc_barrier(); /* nobody reads records any more where they may be replaced */
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, the tiles of the last round are read */

@@ -23,7 +23,8 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 /* Loads that step on by a stride, which is an immediate where it fits into one. */
 #define V_STEP                                                                                               \
     (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
-#if SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048
+#define SHORT_STRIDES (SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048)
+#if SHORT_STRIDES
 #define STEP(n) "i"(n)
 #define LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " step "(" ptr ")\n"
 #define LHU_STEP(rd, ptr, step) ".insn i 0x0b, 5, " rd ", " step "(" ptr ")\n"
@@ -218,7 +219,7 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
 /* Where a context is long and heads are short the loops over positions below are one.  Elsewhere its code costs more
  * in the instruction cache than it gains. */
 #ifdef SC_AT_EXP2
-#define WEIGHS_FOUR (SC_XPULP && VALUES == 4 && SC_HEAD_DIM <= 8 && SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048)
+#define WEIGHS_FOUR (SC_XPULP && VALUES == 4 && SC_HEAD_DIM <= 8 && SHORT_STRIDES)
 #else
 #define WEIGHS_FOUR 0
 #endif
@@ -522,7 +523,7 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 }
 
 /* The attention of heads first, first + step, ... below `end`; returns the next head, less SC_HEADS: the next
- * token's first where `end` is all.  `last`: the token is its pass's last one. */
+ * token's first where `end` is all.  `last`: no position behind the token's is in use. */
 SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int last) {
     for (; head < end; head += step) {
         int at = head;

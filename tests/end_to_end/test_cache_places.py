@@ -126,6 +126,15 @@ def test_on_the_host(tmp_path: Path, small: Model, mode: str, places: Places) ->
     program.prove("host", small.request, small.want)
 
 
+def test_transfers_that_come_at_once(tmp_path: Path, small: Model) -> None:
+    """No race where the next layer's cache takes the place of one that cores have just looked at."""
+    need("host")
+    program = compiled(small, tmp_path / "out", "pieces", Places(0, 0)).build(
+        "host", SAN="thread", CORES="8"
+    )
+    program.prove("host", small.request, small.want)
+
+
 @MODES
 def test_under_qemu(tmp_path: Path, small: Model, mode: str) -> None:
     need("qemu")

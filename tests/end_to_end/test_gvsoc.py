@@ -11,10 +11,11 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import FloatModel, load_hf
+from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate.proof import Request, parse
-from shrinkc.targets import SIRACUSA
+from shrinkc.targets import KIB, SIRACUSA
 
 from .programs import (
     GREEDY,
@@ -124,22 +125,36 @@ def test_odd_models(
     program.prove("gvsoc", request, timeout_s=120)
 
 
+SHORT_HEADS = [
+    (16, 16, 4),
+    (10, 5, 4),
+    (9, 3, 8),
+    (6, 3, 8),
+]  # of the second and the last some are shared
+
+
 @pytest.mark.gvsoc
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 16, 4), (10, 5, 4), (6, 3, 8)])
+@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHORT_HEADS)
 def test_short_heads_in_a_long_context(
-    tmp_path: Path, heads: int, kv_heads: int, head_dim: int
+    tmp_path: Path, heads: int, kv_heads: int, head_dim: int, by_layer: bool
 ) -> None:
     """0 mismatches where scores become sums of values in one loop, with every number of positions behind the last
-    whole block, and behind drafts of which not all count."""
+    whole block, and behind drafts of which not all count; the cache in L1, or a layer's."""
     need("gvsoc")
     write_tiny_llama(
         tmp_path / "model", hidden=heads * head_dim, intermediate=96, heads=heads,
-        kv_heads=kv_heads, head_dim=head_dim, layers=2,
+        kv_heads=kv_heads, head_dim=head_dim, layers=3,
     )  # fmt: skip
     model = load_hf(tmp_path / "model")
-    program = compile_graph(lower(model, QuantOptions(), 128), model, tmp_path / "out")
-    assert "exp2" in {b.name for b in program.plan.l1}
+    graph = lower(model, QuantOptions(), 128)
+    shape, l1 = shape_of(graph, model), SIRACUSA.l1
+    while by_layer and make_plan(shape, SIRACUSA, l1).kv_in_l1:
+        l1 -= 2 * KIB
+    program = compile_graph(graph, model, tmp_path / "out", l1_budget=l1)
+    buffers = {b.name for b in program.plan.l1}
+    assert {"exp2", "kv_layer" if by_layer else "k_cache"} <= buffers
     program.build("gvsoc")
-    request = random_request(program.graph, np.random.default_rng(2), 21, 30, GREEDY)
+    request = random_request(program.graph, np.random.default_rng(2), 21, 34, GREEDY)
     program.prove("gvsoc", request, timeout_s=300)
     program.prove("gvsoc", replace(request, lookup=4), timeout_s=300)

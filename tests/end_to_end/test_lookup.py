@@ -274,7 +274,9 @@ def test_a_wrong_draft_leaves_no_scale(ids: tuple[int, ...], tmp_path: Path) -> 
     need("host")
     sizes = {"hidden": 64, "intermediate": 64, "heads": 16, "kv_heads": 16, "head_dim": 4}
     model = model_of(tmp_path / "model", **sizes, layers=4, seed=5)
-    program = compile_model(model, tmp_path / "out", context=CONTEXT).build("host", SAN="1")
+    program = compile_model(model, tmp_path / "out", context=CONTEXT).build(
+        "host", SAN="1", CORES="8"
+    )
     found = prove_lookup(program, "host", Request((1, *ids), 12, ignore_eos=True), (4,))
     assert any(p.kept < p.tokens for p in found[0])
 

@@ -561,7 +561,7 @@ static void heads(void) {
         }
         for (int core = 0; core < SC_CORES; core++) {
             h.scratch = guarded(w_words);
-            if (heads_attend(&h, core, SC_CORES, SC_HEADS, 1) != next_head(core, SC_HEADS))
+            if (heads_attend(&h, core, SC_CORES, SC_HEADS, t + 1 == n) != next_head(core, SC_HEADS))
                 fail("the next token's first head");
             release(h.scratch, w_words, "canary of the core's scratch");
         }
