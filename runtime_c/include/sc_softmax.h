@@ -542,7 +542,8 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         const int drop = weight_drop(h->value_scales[kv]);
 #if WEIGHS_FOUR
         if (last) {
-            const uint32_t none = no_positions(s.least, score + count, h->k + (behind - h->k), count);
+            uint8_t *const next = h->k + (behind - h->k); /* to be written to */
+            const uint32_t none = no_positions(s.least, score + count, next, count);
             weigh_values(&s, score, weight, records + 2, row, (count + none) / SC_KV_POSITIONS, drop, out);
             s.total -= none * sc_exp2_table[0];
             d = VALUES, row += VALUES * SC_KV_POSITIONS;
