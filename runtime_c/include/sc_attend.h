@@ -115,7 +115,7 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
     if (core == SC_KEEPER) {
         kv_store(index);
         if (core >= SC_HEAD_CORES &&
-            sc_now.next) { /* the controller, past what workers have between here and below */
+            sc_now.next) { /* the controller: past the workers' code, not through it */
             kv_stored(index);
             return;
         }

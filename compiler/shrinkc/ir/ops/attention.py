@@ -158,9 +158,8 @@ class Attention(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
         yield scales_use(sizes)
-        yield Use(
-            "pass_scales", Access.SCRATCH, 2 * sizes.chunk * sizes.kv_heads
-        )  # up to each token
+        # up to each token
+        yield Use("pass_scales", Access.SCRATCH, 2 * sizes.chunk * sizes.kv_heads)
         scratch = sizes.hands * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
         if states := sizes.hands_of(1) * states_per_core(sizes):

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Weights of positions and sums of values in one loop, where a context is long and heads are short: for sc_softmax.h
+ * only, in Xpulp. */
+#ifndef SC_WEIGH_FOUR_H
+#define SC_WEIGH_FOUR_H
+
+/* clang-format off */
+/* w = what a position's value weighs; its score, in t0, makes room for the next one's.  Registers are named here, since
+ * GCC takes no more than 30 operands. */
+#define WEIGH(w)                                                                                                     \
+    LHU_STEP("t1", "%[scales]", "%[ss]")                                                                             \
+    ".insn r 0x5b, 2, 0x60, t0, %[least], %[shift]\n"                                                                \
+    ".insn r 0x33, 5, 0x02, t0, t0, %[most]\n"                                                                       \
+    ".insn r 0x5b, 0, 18, t0, t0, %[f]\n"                                                                            \
+    "andi t0, t0, -2\n"                                                                                              \
+    ".insn r 0x03, 7, 0x28, t2, %[table], t0\n"                                                                      \
+    SC_LW_POST("t0", "%[score]")                                                                                     \
+    ".insn r 0x5b, 0, 0, " w ", t2, t1\n"                                                                            \
+    "add %[total], %[total], t2\n"                                                                                   \
+    SC_ROUND(w, "%[drop]")
+#if SPLIT_WEIGHTS
+#define KEEP_WEIGHTS ".insn s 0x2b, 2, %[a], 4(%[w])\n.insn s 0x2b, 2, t3, 4(%[w])\n"
+#define KEPT_WEIGHTS , [w] "+&r"(weight)
+#define FOUR_INSNS (40 + 4 + 2 + 12)
+#else
+#define KEEP_WEIGHTS
+#define KEPT_WEIGHTS
+#define FOUR_INSNS (40 + 4 + 12)
+#endif
+#define FOUR_BEGIN(count, insns) SC_LOOP_BEGIN(count, insns) /* with the number of instructions worked out */
+#define FOUR_END(insns) SC_LOOP_END(insns)
+/* clang-format on */
+
+/* Of n > 0 blocks of positions the weights meet the first channels' values where they are made, and are kept, split,
+ * where there are other channels. */
+SC_INLINE void weigh_values(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
+                            const uint8_t *row, uint32_t n, int drop, int32_t sum[VALUES]) {
+    int32_t l0 = 0, l1 = 0, l2 = 0, l3 = 0;
+    uint32_t total = s->total;
+    /* clang-format off */
+    __asm__ volatile(
+        "li t5, 0\nli t6, 0\nli a6, 0\nli a7, 0\n" /* of high bytes */
+        "li a5, 0x05010400\nli a4, 0x00030001\n"
+        SC_LW_POST("t0", "%[score]")
+        FOUR_BEGIN("%[a]", FOUR_INSNS)
+        WEIGH("%[a]") WEIGH("t3")
+        SC_SHUFFLE("%[a]", "t3", "a5") /* their high bytes above their low ones */
+        WEIGH("t4") WEIGH("t3")
+        SC_LW_POST("t1", "%[row]")
+        SC_SHUFFLE("t4", "t3", "a5")
+        SC_PACK("t3", "t4", "%[a]")
+        ".insn r 0x57, 0, 0x64, %[a], t4, a4\n" /* both upper halves */
+        KEEP_WEIGHTS
+        FOUR_CHANNELS("%[a]", "t3", "t1", "t2", "t5", "t6", "a6", "a7")
+        FOUR_END(FOUR_INSNS) "\n"
+        "li t0, 256\n"
+        SC_MAC("%[l0]", "t5", "t0") SC_MAC("%[l1]", "t6", "t0") SC_MAC("%[l2]", "a6", "t0") SC_MAC("%[l3]", "a7", "t0")
+        : [score] "+&r"(score), [scales] "+&r"(scales), [row] "+&r"(row), [total] "+&r"(total), [a] "+&r"(n),
+          [l0] "+&r"(l0), [l1] "+&r"(l1), [l2] "+&r"(l2), [l3] "+&r"(l3) KEPT_WEIGHTS
+        : [least] "r"(-s->least), [shift] "r"(s->shift), [f] "r"(s->factor), [drop] "r"(drop),
+          [most] "r"(s->most), [table] "r"(SC_EXP2_VALUES), [ss] "i"(SC_K_STRIDE), [rs] "i"(V_STEP)
+        : "memory", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "a4", "a5", "a6", "a7");
+    /* clang-format on */
+    (void)weight;
+    sum[0] = l0, sum[1] = l1, sum[2] = l2, sum[3] = l3;
+    s->total = total;
+}
+
+/* Positions behind the last one up to a whole block, of which there are none yet: their values get scales of 0, and
+ * they the largest score, whose probability is known.  Returns how many they are. */
+SC_INLINE uint32_t no_positions(int32_t least, int32_t *score, uint8_t *record, uint32_t count) {
+    const uint32_t none = -count % SC_KV_POSITIONS;
+    for (const int32_t *const end = score + none; score < end; record += SC_K_STRIDE) {
+        const uint16_t zero = 0;
+        *score++ = least;
+        __builtin_memcpy(__builtin_assume_aligned(record + 2, 2), &zero, 2);
+    }
+    return none;
+}
+
+#endif
