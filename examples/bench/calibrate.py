@@ -39,7 +39,7 @@ from shrinkc.costs import CALIBRATED, CostTable, Work, read_table
 from shrinkc.costs.fit import Sample, error_of, fit
 from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.memory.cycles import Passes, StepWork, cost_of
 from shrinkc.targets import TARGETS
 
@@ -153,12 +153,14 @@ ON_ENGINES_HELD_OUT = (
 
 @dataclass(frozen=True)
 class Job:
-    """One program and the shape that it is of; ``alone``: the cores run all."""
+    """One program and the shape that it is of; ``alone``: the cores run all; ``copies``: engines that have any may
+    run something."""
 
     shape: Shape
     format: str
     target: str
     alone: bool
+    copies: bool = False
 
     @property
     def held_out(self) -> bool:
@@ -180,8 +182,15 @@ class Job:
         return (True, False) if known or self.held_out else (True,)
 
     @property
+    def engines(self) -> str:
+        if self.alone:
+            return CORES
+        found = [engine_named(name) for name in ENGINES[self.target]]
+        return ",".join(e.name for e in found if self.copies or not e.copies)
+
+    @property
     def name(self) -> str:
-        return f"{self.shape.name} {self.format}"
+        return f"{self.shape.name} {self.format}{' copies' if self.copies else ''}"
 
 
 def jobs_of(target: str) -> list[Job]:
@@ -190,11 +199,19 @@ def jobs_of(target: str) -> list[Job]:
     lists = [(FITTED + HELD_OUT, True)]
     lists += [(ON_ENGINES_FITTED + ON_ENGINES_HELD_OUT, False)] if others else []
     return [
-        Job(shape, name, target, alone)
+        Job(shape, name, target, alone, copies)
         for shapes, alone in lists
         for shape in shapes
         for name in shape.formats
+        for copies in ((False,) if alone else _ways(shape, name))
     ]
+
+
+def _ways(shape: Shape, name: str) -> tuple[bool, ...]:
+    """Without copies and with them, where there are any: not of groups, which the cores have."""
+    if "group" in FORMATS[name]:
+        return (False,)
+    return (False, True) if name == shape.formats[0] else (True,)
 
 
 @dataclass
@@ -252,7 +269,7 @@ def measure(job: Job, work: Path) -> Run:
         target=job.target,
         context=job.shape.context,
         force=True,
-        engines="cores" if job.alone else None,
+        engines=job.engines,
         **FORMATS[job.format],
     )
     planned = made.prepared

@@ -32,11 +32,10 @@
 #define MEET ".if %[meets]\n.insn i 0x03, 6, x0, 0(%[team])\n.endif\n"
 #define MEETS(meets) [team] "r"(SC_MEET_AT), [meets] "i"(meets)
 
-/* join_rows() and silu_rows() of whole blocks in one loop, for the gates' shifts that it can do; returns whether it
- * did. */
-SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
-                          uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
-                          const int meets) {
+/* join_rows() and silu_rows() of whole blocks in one loop, where gates are shifted by -12 to 15. */
+SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
+                           uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
+                           const int meets) {
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
     /* clang-format off */
@@ -67,27 +66,23 @@ SC_INLINE int joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
       MEETS(meets)
-    if (gate_shift > 0 && gate_shift < 16) {
+    if (gate_shift > 0) {
         __asm__ volatile(JOIN_BLOCKS(31)
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
                          GATE_BLOCKS(31) : GATED, [gs] "r"(gate_shift) : "memory");
-        return 1;
-    }
-    if (gate_shift <= 0 && gate_shift >= -12) {
+    } else {
         __asm__ volatile(JOIN_BLOCKS(30)
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
                          "sll %[v], %[v], %[gs]\n"
                          GATE_BLOCKS(30) : GATED, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
-        return 1;
     }
     /* clang-format on */
 #undef JOIN_BLOCKS
 #undef GATE_BLOCKS
 #undef GATED
-    return 0;
 }
 #endif
 
@@ -170,15 +165,16 @@ typedef struct {
     const sc_output *out;
     uint32_t mantissa;
     int32_t right;
-    int plain;
+    int plain, gates; /* whether join_rows(), and joined_silu() of whole blocks, can do it */
 } joining;
 
 static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_output *out) {
-    joining j = {m, x, out, x->mantissa, right_shift(m, x), 0};
+    joining j = {m, x, out, x->mantissa, right_shift(m, x), 0, 0};
     j.plain = j.right > (out->kind == SC_ADD ? -31 : 0);
 #ifdef SC_HAS_BIAS
     j.plain &= !out->bias;
 #endif
+    j.gates = j.plain && out->kind == SC_SILU && out->gate_shift >= -12 && out->gate_shift < 16;
     return j;
 }
 
@@ -186,21 +182,18 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                     const int32_t *high, int32_t *dst, const int meets) {
     const sc_output *const out = j->out;
+#if SC_XPULP
+    if (j->gates && rows % SC_ROWS == 0) {
+        joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
+        return;
+    }
+#endif
     if (__builtin_expect(!j->plain, 0)) {
         if (meets) sc_meet();
         sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
     } else if (out->kind == SC_SILU) {
-        uint32_t whole = 0;
-#if SC_XPULP
-        whole = rows & ~(SC_ROWS - 1u);
-        if (whole &&
-            !joined_silu(r, whole / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets))
-            whole = 0;
-        if (__builtin_expect(rows == whole, 1)) return;
-#endif
-        if (meets && whole == 0) sc_meet();
-        sc_join_gates(r + whole, rows - whole, low + whole, high + whole, j->mantissa, j->right, out,
-                      dst + (row + whole) / 2);
+        if (meets) sc_meet();
+        sc_join_gates(r, rows, low, high, j->mantissa, j->right, out, dst + row / 2);
     } else if (out->kind == SC_ADD) {
         join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets);
     } else {

@@ -57,6 +57,10 @@ typedef struct sc_matrix {
 #ifdef SC_ENGINE_TAILS
     uint8_t tails; /* of which of its engine's jobs: Tails of engines/engine.py */
 #endif
+#ifdef SC_ENGINE_COPIES
+    uint8_t
+        spread; /* taps that a vector takes in the matrix's copy: engines/neureka_twice.py; 0: it has none */
+#endif
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 

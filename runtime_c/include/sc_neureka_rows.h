@@ -10,12 +10,17 @@
 #ifndef SC_ON_NEUREKA
 #define SC_ON_NEUREKA 255
 #endif
+#ifndef SC_ON_NEUREKA_TWICE
+#define SC_ON_NEUREKA_TWICE 255
+#endif
 
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
 #define TAPS 9u
 #define CHANNELS 28u /* of a tile of a 3x3 image */
 
-static inline int dense(const sc_matrix *m) { return m->engine == SC_ON_NEUREKA; }
+static inline int dense(const sc_matrix *m) {
+    return m->engine == SC_ON_NEUREKA || m->engine == SC_ON_NEUREKA_TWICE;
+}
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
 static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }
 static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {

@@ -10,7 +10,7 @@
 #include "sc_engine.h"
 #include "sc_engines.h"
 
-#if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3)
+#if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_TWICE)
 
 #include "sc_joined.h"
 #include "sc_neureka_rows.h"
@@ -23,7 +23,7 @@
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
                "planned room of one token's jobs");
-#if SC_ON_NEUREKA != 255
+#if SC_ON_NEUREKA != 255 || SC_ON_NEUREKA_TWICE != 255
 #define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
 _Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
                "planned room of many tokens' jobs");
@@ -133,18 +133,30 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
     return j;
 }
 
+/* What depends on how many rows a job has. */
+typedef struct {
+    uint32_t last_out_in, tiles_out_in;
+#ifdef SC_ENGINE_COPIES
+    uint16_t out_pixel, out_row; /* bytes from one of the results' to the next */
+    uint16_t apart;              /* from low to high sums */
+#endif
+} extent;
+enum { WHOLE, HALF, LAST, EXTENTS };
+
 /* Of a decoded token jobs of a matrix are alike but for their rows: what is written of them is made once. */
 typedef struct {
-    sc_neureka_job job;               /* a whole one, at the place of the first */
-    uint32_t form;                    /* equal for those that differ in nothing but their place */
-    uint32_t half_bytes;              /* of weights of half a job's rows */
-    uint32_t half_tiles;              /* of a job of half as many rows as the first ones have */
-    uint32_t last_out_in, last_tiles; /* of the last one */
-    uint16_t count;                   /* 0: of a matrix that another engine runs */
-    uint16_t whole;                   /* how many come before those of half as many rows, if any are so */
-    uint16_t rows, last_rows, apart;  /* of a whole job, of the last one, from low to high sums */
-    uint16_t last_each, last_blocks;  /* of the last one, for each core: an even number, or whole blocks */
-    const uint16_t *multipliers;      /* the first row's; in L1 where the plan has room for them */
+    sc_neureka_job job; /* at the place of the first */
+    extent extents[EXTENTS];
+    uint32_t form;                   /* equal for those that differ in nothing but their place and extent */
+    uint32_t half_bytes;             /* of weights of half a job's rows */
+    uint16_t count;                  /* 0: of a matrix that another engine runs */
+    uint16_t whole;                  /* how many come before those of half as many rows, if any are so */
+    uint16_t rows, last_rows, apart; /* of a whole job, of the last one, from low to high sums */
+#ifdef SC_ENGINE_COPIES
+    uint16_t zeros_at, zeros; /* of a copy's vector: where low bytes end, how many words of zeros follow */
+#endif
+    uint16_t last_each, last_blocks; /* of the last one, for each core: an even number, or whole blocks */
+    const uint16_t *multipliers;     /* the first row's; in L1 where the plan has room for them */
 #ifdef SC_ENGINE_TAILS
     uint16_t tail_row; /* bytes of a row with a tail, which the engine has */
     uint16_t tail_at;  /* the vector's first byte of a tail */
@@ -185,8 +197,14 @@ static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half
     return half->count < 2 ? whole->count : half->count < 4 ? 0 : half->count / 2 - 1;
 }
 
+static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
+
+#include "sc_neureka_copies.h"
+
 static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    image *const i = &images[m - sc_matrices];
+    image *const i = image_of(m);
+    i->multipliers = keep_multipliers(m, at);
+    if (start_copy(i, m, at, q)) return;
     const cut c = cut_of(m, 1);
     cut half = c;
     half.log--, half.count = (c.rows + (1u << half.log) - 1) >> half.log;
@@ -195,12 +213,13 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const part last = part_of(ends, ends->count - 1);
     const sc_neureka_job first = job_of(m, at, q, ends, 0), end = job_of(m, at, q, ends, ends->count - 1);
     i->job = job_of(m, at, q, &c, 0);
-    i->job.last_out_in = first.last_out_in;
-    i->half_bytes = (m->block_bytes << half.log) / SC_ROWS, i->half_tiles = first.tiles_out_in;
-    i->last_out_in = end.last_out_in, i->last_tiles = end.tiles_out_in;
-    i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
+    i->extents[WHOLE] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = i->job.tiles_out_in};
+    i->extents[HALF] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = first.tiles_out_in};
+    i->extents[LAST] = (extent){.last_out_in = end.last_out_in, .tiles_out_in = end.tiles_out_in};
     i->apart = (uint16_t)(c.apart << c.log);
-    i->multipliers = keep_multipliers(m, at);
+    same_places(i);
+    i->half_bytes = (m->block_bytes << half.log) / SC_ROWS;
+    i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->form = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
@@ -222,31 +241,32 @@ static inline uint32_t halves_before(const image *i, uint32_t job) {
     return job + (job < i->whole ? job : i->whole);
 }
 
-static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
-
 #include "sc_neureka_tails.h"
 
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
-    const int last = job + 1u == i->count;
-    const uint32_t last_out_in = last ? i->last_out_in : i->job.last_out_in;
-    const uint32_t tiles_out_in = last ? i->last_tiles : job < i->whole ? i->job.tiles_out_in : i->half_tiles;
+    const extent *const e = &i->extents[job + 1u == i->count ? LAST : job < i->whole ? WHOLE : HALF];
     sc_neureka_acquire();
     sc_neureka_place(i->job.weights + halves_before(i, job) * i->half_bytes,
-                     i->job.out + job % JOBS * SC_NEUREKA_SUMS, last_out_in, tiles_out_in);
+                     i->job.out + job % JOBS * SC_NEUREKA_SUMS, e->last_out_in, e->tiles_out_in);
     if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
-    write_tail(i, job, last_out_in, tiles_out_in);
+    write_places(e);
+    write_tail(i, job, e->last_out_in, e->tiles_out_in);
     sc_neureka_written(i->form);
 }
 
 /* The matrix whose first job has been written, but not committed; the controller's own. */
 static SC_L1 const sc_matrix *ready;
 
-SC_HOT static void prepare(const sc_matrix *m) {
-    if (ready == m) return;
+SC_HOT static void write_first(const sc_matrix *m) {
     write_one(image_of(m), 0);
     ready = m;
     fetch_tails(image_of(m), 0);
+}
+
+SC_HOT static void prepare(const sc_matrix *m) {
+    if (ready != m) write_first(m);
+    clear_between(image_of(m));
 }
 
 /* The next matrix of this pass, which is over one token or has one left in the last layer, if it is known and the
@@ -352,7 +372,7 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
         }
     } while (left);
     const sc_matrix *const next = next_of(m);
-    if (next) prepare(next);
+    if (next) write_first(next);
 }
 
 /* This core's share of what a job of several tokens has summed; blocks are counted through all of its tokens. */
@@ -406,6 +426,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     const uint16_t *scales = i->multipliers; /* read where they are, each once */
     int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
     uint32_t n = i->rows / SC_CORES, row = 0, places = JOBS;
+    uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF);
     const joining j = joining_of(m, x, out);
     if (has_any_tails(i)) {
         sc_meet();
@@ -413,8 +434,9 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
     }
     for (uint32_t job = 0, left = i->count - 1u;; job++, left--) {
         uint32_t mine = n * (uint32_t)core, rows = n;
-        if (job == i->whole) mine /= 2, rows = n /= 2;
+        if (job == i->whole) mine /= 2, rows = n /= 2, apart = apart_of(i, HALF);
         if (left == 0) {
+            apart = apart_of(i, LAST);
             const uint32_t each = out->kind == SC_SILU ? i->last_blocks : i->last_each;
             const uint32_t there = m->rows - row;
             mine = each * (uint32_t)core;
@@ -429,7 +451,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, scales + mine, row + mine, rows, low, low + i->apart, out->dst, MEETS_IN_JOIN);
+        join(&j, scales + mine, row + mine, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
         if (left == 0) return;
         if (has_tails(i, job + 1)) own_tails(i, job + 1, x, core);
         row += n * SC_CORES, scales += n * SC_CORES;
@@ -492,6 +514,9 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 
 #if SC_ON_NEUREKA != 255
 SC_L1_DATA const sc_engine sc_engine_neureka = {start, prepare, begin, attend, end, read_row};
+#endif
+#if SC_ON_NEUREKA_TWICE != 255
+SC_L1_DATA const sc_engine sc_engine_neureka_twice = {start, prepare, begin, attend, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
 SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, attend, end, read_row};

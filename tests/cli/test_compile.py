@@ -163,8 +163,8 @@ def test_where_code_lies(cli: Cli, model: Path) -> None:
 def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:
     """The cores always may; in the target's order, and said in the command that makes the same."""
     every = cli("plan", model, "--json").json
-    assert every["options"]["engines"] == "cores,neureka,neureka_3x3"
-    assert every["command"].endswith(" --engines cores,neureka,neureka_3x3")
+    assert every["options"]["engines"] == "cores,neureka,neureka_3x3,neureka_twice"
+    assert every["command"].endswith(" --engines cores,neureka,neureka_3x3,neureka_twice")
     for asked in ("neureka", "neureka, cores", "cores,neureka,neureka"):
         told = cli("plan", model, "--engines", asked, "--json").json
         assert told["options"]["engines"] == "cores,neureka"

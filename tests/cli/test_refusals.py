@@ -142,7 +142,11 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
         (["--target", "esp32"], 2, "'siracusa', 'rv32', 'host'"),
         (["--adapter", "nowhere"], 10, "nowhere"),
         (["--engines", "cores,gpu"], 2, "--engines cores,gpu: siracusa has no engine 'gpu'."),
-        (["--engines", ""], 2, "allowed: cores, neureka, neureka_3x3, with commas between them"),
+        (
+            ["--engines", ""],
+            2,
+            "allowed: cores, neureka, neureka_3x3, neureka_twice, with commas between them",
+        ),
         (["--engines", "neureka", "--target", "host"], 2, "host has no engine 'neureka'"),
         (
             ["--code", "l1"],

@@ -100,12 +100,14 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
 
 
 def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
-    """Every width, scales per group and per row, side paths, norms of heads, permutations, an engine, products of
-    several tokens on N-EUREKA, and a layer's cache that is in L1 while it is short and then comes in pieces."""
+    """Every width, scales per group and per row, side paths, norms of heads, permutations, an engine and its copies,
+    products of several tokens on N-EUREKA, and a layer's cache that is in L1 while it is short and then comes in
+    pieces."""
     need("qemu")
+    case = draw(275)
     case = replace(
-        draw(275), family="qwen3", ranks=dict.fromkeys(MODULES, 3), target=SIRACUSA,
-        engines=SIRACUSA.engines, place="usual",
+        case, family="qwen3", ranks=dict.fromkeys(MODULES, 3), target=SIRACUSA,
+        engines=SIRACUSA.engines, place="usual", context=160, model={**case.model, "max_position": 160},
     )  # fmt: skip
     usual = build(case, tmp_path / "usual")
     shape, blocks = usual.shape, kv_shape(usual.shape).blocks
@@ -123,7 +125,7 @@ def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
     macros, formats = (
         (program.out / "src" / name).read_text() for name in ("model.h", "formats.h")
     )
-    for name in ("SC_SEVERAL_ON_NEUREKA", "SC_HAS_HEAD_NORM", "SC_HAS_ENGINES"):
+    for name in ("SC_SEVERAL_ON_NEUREKA", "SC_HAS_HEAD_NORM", "SC_HAS_ENGINES", "SC_ENGINE_COPIES"):
         assert f"#define {name} 1" in macros
     assert all(f"sc_dot_w{bits}.h" in formats for bits in WIDTHS) and shape.perms
     build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": "1"})

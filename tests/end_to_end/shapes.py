@@ -13,13 +13,13 @@ from helpers.layer import MODULES
 from helpers.quantised import Format, formats_of, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import LOOKUP_MAX
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.choose import choose_engines
+from shrinkc.schedule.choose import choose_copies, choose_engines
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, reference
 from shrinkc.targets import PULP_OPEN, SIRACUSA, Target
@@ -134,15 +134,18 @@ def draw(seed: int) -> Case:
     if stored:
         options, ranks = QuantOptions(), {}
     target = pick(*[SIRACUSA] * 5, PULP_OPEN)
-    others = [name for name in target.engines if name != CORES and rng.random() < 0.7]
+    found = [engine_named(name) for name in target.engines if name != CORES]
+    others = [e.name for e in found if not e.copies and rng.random() < 0.7]
     place = pick(*PLACES)
     if place == "flash":  # which the other engines cannot read
         others = []
     if place == "cache behind L1":  # the others have no writable weight memory
         target = SIRACUSA
+    context = int(rng.integers(9, 71))
+    if others and rng.random() < 0.5:
+        others += [e.name for e in found if e.copies]
     return Case(
-        seed, family, model, options, stored, ranks, int(rng.integers(9, 71)), target,
-        (CORES, *others), place,
+        seed, family, model, options, stored, ranks, context, target, (CORES, *others), place,
     )  # fmt: skip
 
 
@@ -205,6 +208,8 @@ def build(case: Case, folder: Path) -> Program:
         slot = MODULES[module].slot
         ranks[slot] = ranks.get(slot, 0) + rank
     choices = choose_engines(model.config, case.options, ranks, formats, (), target)
+    free = {level.name: level.bytes for level in target.on_chip}
+    choices = choose_copies(choices, model.config, case.options, ranks, formats, (), target, free)
     graph = lower(model, case.options, case.context, choices=choices)
     target, l1 = _placed(case, shape_of(graph, model), target)
     return compile_graph(graph, model, folder / "out", target, l1)

@@ -69,7 +69,9 @@ def test_a_file_of_an_engine_that_is_not_known(
 ) -> None:
     save(graph, tmp_path / "ir.safetensors")
     monkeypatch.delitem(ENGINES, "plain")
-    with pytest.raises(IllegalIR, match=r"'plain'; there are cores, neureka, neureka_3x3 \("):
+    with pytest.raises(
+        IllegalIR, match=r"'plain'; there are cores, neureka, neureka_3x3, neureka_twice \("
+    ):
         load(tmp_path / "ir.safetensors")
 
 

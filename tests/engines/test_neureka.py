@@ -218,6 +218,85 @@ def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
                 assert pad == 36
 
 
+def copied_sums(
+    data: bytes, q: np.ndarray, low: np.ndarray, high: np.ndarray, bits: int, taps: int
+) -> np.ndarray:
+    """What the chip makes of a copy: int64 [rows, low and high], job by job as a convolution of 3x3 over an image
+    that has two vectors and zeros.
+
+    Low bytes are its first column or pixel, high ones the third behind it; two columns of zeros are left of them, and
+    of single pixels two rows above, but none where a vector takes all taps."""
+    rows, k = q.shape
+    channels = -(-k // (4 * taps)) * 4
+    tiles, groups, side = -(-channels // 28), 9 // taps, 0 if taps == 9 else 2
+    half = 128 if taps == 1 else 64
+    image = np.zeros((5, 10, 28 * tiles), np.int64)  # [y, x, channel]
+    for at, vector in ((0, low), (3, high)):
+        padded = np.zeros(taps * channels, np.int64)
+        padded[:k] = vector
+        for tap in range(taps):  # columns of three
+            x, y = divmod(tap, 3)
+            part = padded[tap * channels : (tap + 1) * channels]
+            image[y + (2 if taps == 1 else 0), side + at + x, :channels] = part
+    found, at, row = np.zeros((rows, 2), np.int64), 0, 0
+    halves = -(-rows // half)
+    whole = halves // 2 - 1 if halves > 3 else 0
+    sizes = [2 * half] * whole + [half] * (halves - 2 * whole - 1) + [rows - half * (halves - 1)]
+    for job, count in enumerate(sizes):
+        n = -(-count // groups)
+        size = n * tiles * bits * 32
+        words = np.frombuffer(data[at : at + size], np.uint8).reshape(n, tiles, bits, 32)
+        planes = np.unpackbits(words, axis=3, bitorder="little")[..., : 9 * 28].astype(np.int64)
+        w = sum(planes[:, :, b] << b for b in range(bits)) - (1 << (bits - 1))
+        w = w.reshape(n, tiles, 3, 3, 28).transpose(0, 2, 3, 1, 4).reshape(n, 3, 3, -1)
+        for r in range(count):
+            group, output = divmod(r, n)
+            x, y = (group // 3, group % 3) if taps == 1 else (group, 0)
+            for byte in (0, 1):
+                seen = image[y : y + 3, x + 3 * byte : x + 3 * byte + 3]
+                found[row + r, byte] = (seen * w[output]).sum()
+        at += 2 * (-(-half // groups)) * tiles * bits * 32 if job < whole else size
+        row += count
+    assert len(data) == at + AHEAD
+    return found
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize(
+    ("n", "k"),
+    [
+        (8, 64),
+        (77, 60),
+        (213, 64),
+        (333, 61),
+        (96, 96),
+        (640, 100),
+        (300, 33),
+        (72, 1100),
+        (264, 1600),
+    ],
+)
+def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
+    """Of all rows, from what lies behind what engine neureka stores."""
+    w = matrix(n, k, bits, "neureka_twice")
+    engine, first = ENGINES["neureka_twice"], ENGINES["neureka"]
+    rows = stored_rows(w, None, engine.store.rows)
+    data, before = engine.store.pack(rows).tobytes(), first.store.pack(rows).tobytes()
+    shape = engine.shape(spec(rows=n, k=k, bits=bits))
+    assert data.startswith(before) and len(data) == shape.bytes
+    taps = engine.spread(k, bits)
+    assert 4 * shape.words == w.pad == (3 if taps == 1 else 9) * (-(-k // (4 * taps)) * 4)
+    rng = np.random.default_rng(k)
+    low, high = rng.integers(-128, 128, (2, k))
+    got = copied_sums(data[-(-len(before) // 32) * 32 :], rows.q, low, high, bits, taps)
+    assert np.array_equal(got, rows.q.astype(np.int64) @ np.stack([low, high], 1))
+
+
+def test_a_copy_is_no_slower() -> None:
+    reason = "takes 470 cycles for one token with its copy, 455 without"
+    assert ENGINES["neureka_twice"].refusal(spec(rows=8, k=32)) == reason
+
+
 def test_the_weights_of_3x3_take_space_by_their_bits() -> None:
     sizes = [ENGINES["neureka_3x3"].shape(spec(k=252, bits=b)).block_bytes for b in (8, 4, 2)]
     assert sizes[0] == 2 * sizes[1] == 4 * sizes[2] == 8 * 8 * 32
@@ -306,21 +385,38 @@ CASES = {
         "neureka_3x3", QuantOptions(bits=3, head_bits=3), {"intermediate": 773}
     ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
+    # jobs of all extents, the last one's rows no whole blocks
+    "copies": Case(
+        "neureka_twice", sizes={"hidden": 60, "intermediate": 102, "vocab": 333, "layers": 2}, biased=True
+    ),
+    "copies, 4 bit": Case(
+        "neureka_twice", QuantOptions(bits=4, head_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
+    ),
+    "copies, 2 and 3 bit": Case(
+        "neureka_twice", QuantOptions(bits=2, head_bits=3), {"intermediate": 1600, "vocab": 259}
+    ),
 }  # fmt: skip
-ON_QEMU = ("1x1", "3x3, 4 bit, biases", "3x3, 4 bit, tails", "3x3, tails of every other job")
+ON_QEMU = (
+    "1x1",
+    "copies",
+    "3x3, 4 bit, biases",
+    "3x3, 4 bit, tails",
+    "3x3, tails of every other job",
+)
 ON_GVSOC = (
     "1x1, biases, several jobs", "1x1, beside side paths", "1x1, nine heads",
     "1x1, heads that are shared", "3x3, 4 bit, biases",
     "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
-    "3x3, 4 bit, tails of four channels", "3x3, 3 bit, tails",
+    "3x3, 4 bit, tails of four channels", "3x3, 3 bit, tails", "copies", "copies, 4 bit", "copies, 2 and 3 bit",
 )  # fmt: skip
 
 
 @pytest.fixture
 def eager(register: Callable[[Engine], None]) -> None:
-    """Both run whatever they can."""
-    for name in NAMES:
-        register(replace(ENGINES[name], cycles=lambda spec, tokens: 1))
+    """They run whatever they can."""
+    for name in (*NAMES, "neureka_twice"):
+        legal = ENGINES["neureka"].legal  # a copy need not gain anything
+        register(replace(ENGINES[name], cycles=lambda spec, tokens: 1, legal=legal))
 
 
 def load(case: Case, folder: Path) -> FloatModel:
@@ -387,6 +483,11 @@ def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: Non
         assert prove(program, "qemu", 19) > 0
 
 
+def test_vectors_take_all_numbers_of_taps() -> None:
+    spread = ENGINES["neureka_twice"].spread
+    assert [spread(60, 8), spread(102, 8), spread(96, 4), spread(1600, 2)] == [3, 1, 1, 9]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -396,6 +497,7 @@ def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: Non
         "3x3, 4 bit, biases",
         "3x3, 4 bit, tails",
         "3x3, tails of every other job",
+        "copies",
     ],
 )
 def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:

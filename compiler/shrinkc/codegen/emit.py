@@ -63,6 +63,7 @@ class CMatrix:
     b: str = "0"
     engine: str = CORES
     tails: int = 0
+    spread: int = 0
 
 
 def _c_matrix(
@@ -74,8 +75,11 @@ def _c_matrix(
     p = next((p for p in plan.placements if p.name == name), None)
     if p is None:
         raise AssertionError(f"{name} has no place in the plan")
-    last, tails = shape.seg_words(shape.last), engine_named(w.engine).tails(w.k, w.bits)
-    if tails is Tails.ALL:
+    engine = engine_named(w.engine)
+    last, tails, spread = (
+        shape.seg_words(shape.last), engine.tails(w.k, w.bits), engine.spread(w.k, w.bits)
+    )  # fmt: skip
+    if tails is Tails.ALL or spread:
         last = -(-w.k // WORD)  # up to where zeros have to be; its high bytes are further away
     return CMatrix(
         offset=0 if rides_in else p.offset,
@@ -102,6 +106,7 @@ def _c_matrix(
         b=b,
         engine=w.engine,
         tails=tails,
+        spread=spread,
     )
 
 
@@ -299,6 +304,7 @@ def emit(
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
         "tails": any(engine_named(m.engine).tails(m.k, m.bits) for m in shape.matrices),
+        "spread": any(engine_named(m.engine).spread(m.k, m.bits) for m in shape.matrices),
         "engine_table": max((engine_named(name).table for name in engines), default=0),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 
 from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
 from shrinkc.core.words import show_size
@@ -14,12 +15,13 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
 from shrinkc.engines import CORES, Choices
 from shrinkc.importer import Checkpoint, LlamaConfig
+from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import MODULES, QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.weights import check_groups
-from shrinkc.schedule.choose import choose_engines
+from shrinkc.schedule.choose import choose_copies, choose_engines
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
 from shrinkc.targets import Target, target_named
@@ -116,8 +118,41 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
 
         lacks = shortfalls(shape, target, request.l1)
         return Shortfall(checkpoint.name, target, context, lacks, notes, search)
+    free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
+    copied = choose_copies(choices, config, quant, ranks, known, repeats, target, free)
+    if copied.engines != choices.engines:
+        larger = shapes_of_config(
+            config, quant, context, piece_bytes, ranks, known, repeats, copied
+        )
+        with suppress(DoesNotFit):
+            if _as_before(of_larger := make_plan(larger, target, request.l1), plan):
+                choices, shape, plan = copied, larger, of_larger
     verify(plan, shape, target)
     return Planned(request, checkpoint, context, target, shape, plan, notes, choices)
+
+
+def _as_before(plan: Plan, before: Plan) -> bool:
+    """Whether all else has the memories and the sizes that it had: copies take what is left over."""
+    sizes = {f.name for f in fields(Plan)} - {
+        "l1",
+        "beside",
+        "tables",
+        "placements",
+        "used",
+        "notes",
+    }
+
+    def levels(of: Plan) -> list[object]:
+        return [
+            {name: level for name, level in of.kv_layers.items() if level},
+            {b.name for b in of.l1},
+            {x.name: x.level for x in of.tables},
+            {x.name: x.level for x in of.placements},
+        ]
+
+    return levels(plan) == levels(before) and all(
+        getattr(plan, name) == getattr(before, name) for name in sizes
+    )
 
 
 def stored_bytes(shape: ModelShape) -> int:

@@ -1,12 +1,13 @@
 """Compute engines, a file each; ENGINES is the list.  ``targets`` say which ones a target has."""
 
-from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose
+from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose, with_copies
 from shrinkc.engines.cores import ENGINE as THE_CORES
 from shrinkc.engines.engine import CORES, Engine, MatrixSpec, Tails
 from shrinkc.engines.neureka import ENGINE as NEUREKA
 from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
+from shrinkc.engines.neureka_twice import ENGINE as NEUREKA_TWICE
 
-ENGINES = {e.name: e for e in (THE_CORES, NEUREKA, NEUREKA_3X3)}
+ENGINES = {e.name: e for e in (THE_CORES, NEUREKA, NEUREKA_3X3, NEUREKA_TWICE)}
 
 
 def engine_named(name: str) -> Engine:
@@ -27,4 +28,5 @@ __all__ = [
     "Tails",
     "choose",
     "engine_named",
+    "with_copies",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shrinkc.engines.engine import CORES, Engine, MatrixSpec
 from shrinkc.storage import ALIGN
@@ -60,6 +61,11 @@ class _Offer:
     bytes: int
 
 
+def _room_for(spec: MatrixSpec, engine: Engine) -> int:
+    """Bytes of a level that it reads which a matrix may take, what its place begins behind included."""
+    return -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
+
+
 def choose(
     specs: Sequence[MatrixSpec],
     engines: Sequence[Engine],
@@ -95,10 +101,8 @@ def choose(
             if reason is None and (reason := barred.get(engine.name)) is None:
                 takes = both(engine, spec)
                 if takes < have:
-                    size = (
-                        -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
-                    )
-                    found.append(_Offer(spec, engine, (have - takes) * uses[spec.name], size))
+                    gain = (have - takes) * uses[spec.name]
+                    found.append(_Offer(spec, engine, gain, _room_for(spec, engine)))
                     continue
                 reason = f"takes {takes} cycles there, {have} on the cores, for two tokens"
             refused[spec.name].append((engine.name, reason))
@@ -123,3 +127,60 @@ def choose(
             for name in best
         }
     )
+
+
+def with_copies(
+    choices: Choices,
+    specs: Sequence[MatrixSpec],
+    engines: Sequence[Engine],
+    free: Mapping[str, int],
+    owners: Mapping[str, str],
+) -> Choices:
+    """The same with those matrices on engines that have copies which take fewer cycles there (``both``), as far as
+    what a plan leaves ``free`` of the levels that they read holds what that takes more.
+
+    ``engines`` include those of the choices, ``owners`` are as of ``choose``.  Those get it that gain most per byte.
+    """
+    by_name = {e.name: e for e in engines}
+    uses = Counter(owners.get(s.name, s.name) for s in specs)
+    offers: list[_Offer] = []
+    refused: dict[str, tuple[tuple[str, str], ...]] = {}
+    for spec in specs:
+        if spec.name in owners:
+            continue
+        have = by_name[choices.engine(spec.name)]
+        for engine in engines:
+            if not engine.copies:
+                continue
+            now = both(have, spec)
+            if (reason := engine.refusal(spec)) is None:
+                gain = (now - both(engine, spec)) * uses[spec.name]
+                more = _room_for(spec, engine) - (
+                    0 if have.name == CORES else have.shape(spec).bytes
+                )
+                if gain > 0:
+                    offers.append(_Offer(spec, engine, gain, more))
+                    continue
+                reason = (
+                    f"takes {both(engine, spec)} cycles there, {now} on {have.name}, for two tokens"
+                )
+            refused[spec.name] = (*refused.get(spec.name, ()), (engine.name, reason))
+    left = dict(free)
+    found = {
+        s.name: choices.by_name.get(s.name) or Choice(CORES, by_name[CORES].cycles(s, 1))
+        for s in specs
+    }
+    for offer in sorted(offers, key=lambda o: -o.gain / o.bytes):
+        name, engine = offer.spec.name, offer.engine
+        level = next((v for v in engine.levels if left.get(v, 0) >= offer.bytes), None)
+        if level is None:
+            where = " or ".join(engine.levels)
+            most = max(left.get(v, 0) for v in engine.levels)
+            reason = f"needs {offer.bytes} bytes more of {where}, where {most} are left"
+            refused[name] = (*refused.get(name, ()), (engine.name, reason))
+            continue
+        left[level] -= offer.bytes
+        found[name] = replace(found[name], engine=engine.name, cycles=engine.cycles(offer.spec, 1))
+    for name, reasons in refused.items():
+        found[name] = replace(found[name], refused=(*found[name].refused, *reasons))
+    return Choices({s.name: found[owners.get(s.name, s.name)] for s in specs})

@@ -66,6 +66,10 @@ def _no_tails(k: int, bits: int) -> Tails:
     return Tails.NONE
 
 
+def _no_copy(k: int, bits: int) -> int:
+    return 0
+
+
 Features = Mapping[str, float]
 """Name -> count, see costs.Work."""
 
@@ -90,6 +94,9 @@ class Engine:
     cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
     in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
     ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
+    ``spread(k, bits)``: of an engine that has a copy of the matrix for one token, the taps that a vector takes there;
+    0: there is none.
+    ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
     """
 
     name: str
@@ -104,12 +111,19 @@ class Engine:
     reads_rows: bool = False
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
     tails: Callable[[int, int], Tails] = _no_tails
+    spread: Callable[[int, int], int] = _no_copy
+    costs_as: str = ""
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"
         # the stream of tiles is the cores' own; no other engine takes part in it
         assert bool(self.levels) == (self.name != CORES), "the cores copy, others read in place"
         assert "flash" not in self.levels, "flash has no addresses to read from"
+
+    @property
+    def copies(self) -> bool:
+        """Whether it has matrices twice."""
+        return self.spread is not _no_copy
 
     def refusal(self, spec: MatrixSpec) -> str | None:
         """None, or why this engine cannot run the matrix: what it says itself, and what holds for all
@@ -144,5 +158,6 @@ class Engine:
             found: Features = {"estimated": self.cycles(spec, tokens)}
         else:
             found = self.features(shape, tokens, tiles)
-        mark = "" if self.name == CORES else f"{self.name}."
+        name = self.costs_as if self.costs_as and tokens > 1 else self.name
+        mark = "" if name == CORES else f"{name}."
         return {f"{mark}{name}": count for name, count in found.items()}

@@ -24,9 +24,9 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 TOKENS_MAX = 18  # 36 pixels
-IMAGE = 100  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
+IMAGE = 116  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
 _ZERO = 128  # how a weight of 0 is stored
-_AHEAD = 32  # bytes that the engine reads past the last weight
+AHEAD = 32  # bytes that the engine reads past the last weight
 START = 350  # two jobs written, the first one's way in and the last one's way out
 
 
@@ -43,12 +43,12 @@ def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
     import numpy as np
 
     r = w.r.astype("<u2").view(np.uint8)
-    return np.concatenate([weights, r, np.zeros(max(_AHEAD - len(r), 0), np.uint8)])
+    return np.concatenate([weights, r, np.zeros(max(AHEAD - len(r), 0), np.uint8)])
 
 
 def beside_bytes(m: MatrixShape) -> int:
     """Row multipliers, which the engine may read as weights."""
-    return max(multipliers(m), _AHEAD)
+    return max(multipliers(m), AHEAD)
 
 
 def multipliers(m: MatrixShape) -> int:

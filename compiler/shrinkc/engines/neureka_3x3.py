@@ -138,7 +138,7 @@ def _image(q: np.ndarray, channels: int) -> np.ndarray:
     return image.reshape(len(q), TAPS, channels)
 
 
-def _planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
+def planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
     """Of rows [rows, taps, channels] the first tiles, as uint8 [bytes]."""
     import numpy as np
 
@@ -178,7 +178,7 @@ def pack(w: StoredRows) -> np.ndarray:
     for first in range(0, rows, ROWS):
         q = w.q[first : first + ROWS]
         image, tailed = _image(q, channels), found.has(first // ROWS)
-        job = _planes(image, bits, tiles - tailed)
+        job = planes(image, bits, tiles - tailed)
         if found is Tails.ALL:
             job = np.concatenate([job, _tail_blocks(q[:, TAPS * channels :], nibbles)])
         elif tailed:

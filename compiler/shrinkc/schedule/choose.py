@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from shrinkc.engines import CORES, ON_CORES, Choices, Engine, MatrixSpec, choose, engine_named
+from shrinkc.engines import (
+    ON_CORES,
+    Choices,
+    Engine,
+    MatrixSpec,
+    choose,
+    engine_named,
+    with_copies,
+)
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import equal_matrices, matrix_specs
@@ -25,18 +33,44 @@ def choose_engines(
     """Which of the target's engines runs which matrix; arguments as of ``shapes_of_config``.
 
     ``barred``: engines that shall run none, with the reason.
+    Engines that have copies are not among them: see ``choose_copies``.
     An embedding that is a matrix of its own is multiplied with nothing and stays with the cores.
     What L2 has left for weights is known once there is a plan, so nothing is counted on there.
     """
-    if target.engines == (CORES,):
+    engines = [e for e in map(engine_named, target.engines) if not e.copies]
+    if len(engines) == 1:
         return ON_CORES
     layers, head, _ = matrix_specs(config, options, ranks, formats)
     return choose(
         [spec for specs in layers for spec in specs] + [head],
-        [_asked_once(engine_named(name)) for name in target.engines],
+        [_asked_once(engine) for engine in engines],
         {v.name: v.bytes for v in target.on_chip if v.name != "l2"},
         dict(equal_matrices(layers, repeats)),
         barred,
+    )
+
+
+def choose_copies(
+    choices: Choices,
+    config: LlamaConfig,
+    options: QuantOptions,
+    ranks: Sequence[dict[str, int]] | dict[str, int],
+    formats: Formats | None,
+    repeats: Sequence[int],
+    target: Target,
+    free: Mapping[str, int],
+) -> Choices:
+    """The same with copies of matrices, as far as what a plan with these leaves ``free`` holds them."""
+    engines = [engine_named(name) for name in target.engines]
+    if not any(engine.copies for engine in engines):
+        return choices
+    layers, head, _ = matrix_specs(config, options, ranks, formats)
+    return with_copies(
+        choices,
+        [spec for specs in layers for spec in specs] + [head],
+        [_asked_once(engine) for engine in engines],
+        {level: left for level, left in free.items() if level != "l2"},
+        dict(equal_matrices(layers, repeats)),
     )
 
 

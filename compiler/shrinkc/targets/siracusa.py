@@ -15,7 +15,7 @@ SIRACUSA = Target(
     title="Siracusa",
     cores=8,
     controller=True,
-    engines=("cores", "neureka", "neureka_3x3"),
+    engines=("cores", "neureka", "neureka_3x3", "neureka_twice"),
     levels=(
         Level("l1", 256 * KIB),
         # 4 MiB MRAM and, behind them, 4 MiB SRAM in one address range, less the hot code and a word that

@@ -17,6 +17,7 @@
  * are those of a weight less 1. */
 #define NEUREKA_IN_WMEM (1u << 9)
 #define NEUREKA_3X3 (1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
+#define NEUREKA_PADDING(top, left) ((top) << 28 | (left) << 24 | (top) << 20 | (left) << 16)
 #define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
 
 /* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
@@ -24,8 +25,8 @@ typedef struct {
     uint32_t weights, in, out;
     uint32_t in_pixel, in_row, out_pixel, out_row, weight_row;
     uint32_t last_out_in, tiles_out_in, pixels_in, pixels_out; /* pixels: of the last tile of 6 x 6 */
-    uint32_t tiles_of_pixels;
-    uint32_t offset, config; /* what is added to every weight */
+    uint32_t tiles_of_pixels, padding;                         /* pixels of zeros on each side */
+    uint32_t offset, config;                                   /* what is added to every weight */
 } sc_neureka_job;
 
 /* For one core at a time: waits while two jobs are under way.  Then come the job's registers, which a context keeps
@@ -60,6 +61,12 @@ static inline void sc_neureka_count(uint32_t last_out_in, uint32_t tiles_out_in)
 }
 static inline void sc_neureka_weight_row(uint32_t bytes) { REG(NEUREKA_JOB(13)) = bytes; }
 
+/* And how far its results' pixels and rows of pixels are apart. */
+static inline void sc_neureka_spread(uint32_t out_pixel, uint32_t out_row) {
+    REG(NEUREKA_JOB(10)) = out_pixel;
+    REG(NEUREKA_JOB(11)) = out_row;
+}
+
 static inline void sc_neureka_read(uint32_t in) { REG(NEUREKA_JOB(1)) = in; }
 
 /* The same of jobs that have as much to do as the one that the context had before. */
@@ -84,7 +91,7 @@ SC_HOT __attribute__((unused)) static void sc_neureka_form(const sc_neureka_job 
     REG(NEUREKA_JOB(16)) = j->pixels_out;
     REG(NEUREKA_JOB(17)) = j->pixels_in;
     REG(NEUREKA_JOB(19)) = j->tiles_of_pixels;
-    REG(NEUREKA_JOB(20)) = 0;
+    REG(NEUREKA_JOB(20)) = j->padding;
     REG(NEUREKA_JOB(21)) = j->offset;
     REG(NEUREKA_JOB(22)) = 0;
     REG(NEUREKA_JOB(23)) = j->config;

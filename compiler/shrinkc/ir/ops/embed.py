@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -67,7 +67,8 @@ class Embed(Op):
         """Each token's row, of a block that comes from flash where the table is there, and unpacked from
         what an engine reads where the table is one's."""
         elements = turn.tokens * share(turn.sizes.hidden, turn.sizes.cores)
-        kind = "elements" if turn.table.engine == CORES else f"elements_{turn.table.engine}"
+        engine = engine_named(turn.table.engine)
+        kind = "elements" if engine.name == CORES else f"elements_{engine.costs_as or engine.name}"
         fetched = turn.tokens * turn.table.block_bytes if turn.outside else 0
         return Work({"calls": 1, "tokens": turn.tokens, kind: elements}, fetched=fetched)
 

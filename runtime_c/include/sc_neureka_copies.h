@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copies of matrices for passes of one token, in N-EUREKA's 3x3 mode with rows in the taps: engines/neureka_twice.py
+ * says how.  For sc_engine_neureka.c alone. */
+#ifndef SC_NEUREKA_COPIES_H
+#define SC_NEUREKA_COPIES_H
+
+#include "sc_neureka_rows.h"
+
+#ifdef SC_ENGINE_COPIES
+#define HALF_ROWS 64u /* agrees with neureka_twice.py, like all that start_copy() knows of it */
+#define WEIGHTS_ALIGN 32u
+
+/* Where no copy is read, jobs of all extents have the same places. */
+static void same_places(image *i) {
+    for (int e = 0; e < EXTENTS; e++) {
+        i->extents[e].out_pixel = (uint16_t)i->job.out_pixel,
+        i->extents[e].out_row = (uint16_t)i->job.out_row;
+        i->extents[e].apart = i->apart;
+    }
+    i->zeros = 0;
+}
+
+/* Of a job of so many rows; with one tap for the vector pixels of its results follow each other in columns. */
+static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t last_in) {
+    const uint32_t groups = TAPS / taps, n = (rows + groups - 1) / groups, ko = (n + OUTPUTS - 1) / OUTPUTS;
+    return (extent){
+        .last_out_in = (n - (ko - 1) * OUTPUTS) << 16 | last_in,
+        .tiles_out_in = ko << 16 | tiles,
+        .out_pixel = (uint16_t)(4 * n * (taps == 1 ? 3 : 1)),
+        .out_row = (uint16_t)(4 * n),
+        .apart = (uint16_t)(n * (taps == 1 ? TAPS : 3)),
+    };
+}
+
+/* What start() makes, of a matrix that has a copy; returns whether it has one. */
+static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+    const uint32_t taps = m->spread, bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
+    if (taps == 0) return 0;
+    const uint32_t in = pitch / (taps == 1 ? 3 : 9), tiles = (in + CHANNELS - 1) / CHANNELS;
+    const uint32_t last_in = in - (tiles - 1) * CHANNELS, half = HALF_ROWS << (taps == 1);
+    const uint32_t halves = (rows + half - 1) / half, whole = halves > 3 ? halves / 2 - 1 : 0;
+    const uint32_t last = rows - (halves - 1) * half;
+    const uint32_t beside = 2 * rows < WEIGHTS_ALIGN ? WEIGHTS_ALIGN : 2 * rows;
+    const uint32_t weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM;
+    const uint32_t column = taps == 1 ? in : 3 * in; /* bytes */
+    i->extents[WHOLE] = extent_of(2 * half, taps, tiles, last_in);
+    i->extents[HALF] = extent_of(half, taps, tiles, last_in);
+    i->extents[LAST] = extent_of(last, taps, tiles, last_in);
+    i->job = (sc_neureka_job){
+        .weights = (weights + m->blocks * m->block_bytes + beside + WEIGHTS_ALIGN - 1) & ~(WEIGHTS_ALIGN - 1),
+        .in = (uint32_t)(uintptr_t)q, /* of the image with what is left of it and above */
+        .out = (uint32_t)(uintptr_t)SC_BUFFER(uint8_t *, SC_AT_ENGINE),
+        .in_pixel = column,
+        .in_row = in,
+        .out_pixel = i->extents[WHOLE].out_pixel,
+        .out_row = i->extents[WHOLE].out_row,
+        .weight_row = TILE_BYTES * bits * tiles,
+        .tiles_of_pixels = 1u << 16 | 1u,
+        .pixels_in = 3u << 16 | 6u,
+        .pixels_out = 1u << 16 | (taps == TAPS ? 4u : 6u),
+        .offset = (uint32_t)-(1 << (bits - 1)),
+        .config = NEUREKA_3X3 | NEUREKA_IN_WMEM | (bits - 1),
+    };
+    if (taps < TAPS) i->job.in -= 2 * column, i->job.padding = NEUREKA_PADDING(0u, 2u);
+    if (taps == 1) {
+        i->job.in -= 2 * in, i->job.padding = NEUREKA_PADDING(2u, 2u);
+        i->job.pixels_out = 3u << 16 | 6u;
+    }
+    i->half_bytes = (half * taps + TAPS - 1) / TAPS * tiles * bits * TILE_BYTES;
+    i->rows = (uint16_t)(2 * half), i->last_rows = (uint16_t)last;
+    i->last_each = (uint16_t)((last + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
+    i->last_blocks = (uint16_t)((last + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
+    i->whole = (uint16_t)whole, i->count = (uint16_t)(halves - whole);
+    /* 3x3 images have no odd forms, others that are dense nothing in bits 5 and 6 */
+    i->form = m->in.words << 7 | (taps == TAPS ? 3u : taps == 3 ? 2u : 1u) << 5 | bits << 1 | 1u;
+    i->zeros_at = (uint16_t)column, i->zeros = taps == TAPS ? 0 : (uint16_t)((pitch - column) / 4);
+    return 1;
+}
+
+static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].apart; }
+static inline void write_places(const extent *e) { sc_neureka_spread(e->out_pixel, e->out_row); }
+
+/* Between low and high bytes, when nobody reads the vector before any more: an even number of words. */
+SC_INLINE void clear_between(const image *i) {
+    int8_t *q = SC_BUFFER(int8_t *, SC_AT_XQ) + i->zeros_at;
+    uint32_t n = i->zeros / 2;
+    if (n == 0) return;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 2)
+                     ".insn s 0x2b, 2, x0, 4(%[q])\n"
+                     ".insn s 0x2b, 2, x0, 4(%[q])\n" SC_LOOP_END(2)
+                     : [q] "+&r"(q) : [n] "r"(n) : "memory");
+    /* clang-format on */
+}
+
+#else
+
+static inline int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+    (void)i, (void)m, (void)at, (void)q;
+    return 0;
+}
+static inline void same_places(image *i) { (void)i; }
+static inline uint32_t apart_of(const image *i, int e) {
+    (void)e;
+    return i->apart;
+}
+static inline void write_places(const extent *e) { (void)e; }
+static inline void clear_between(const image *i) { (void)i; }
+
+#endif
+#endif
