@@ -11,11 +11,11 @@
 #define WEIGHTS_ALIGN 32u
 
 /* Where no copy is read, jobs of all extents have the same places. */
-static void same_places(image *i) {
+static void same_places(image *i, uint32_t apart) {
     for (int e = 0; e < EXTENTS; e++) {
         i->extents[e].out_pixel = (uint16_t)i->job.out_pixel,
         i->extents[e].out_row = (uint16_t)i->job.out_row;
-        i->extents[e].apart = i->apart;
+        i->extents[e].apart = (uint16_t)apart;
     }
     i->zeros = 0;
 }
@@ -79,6 +79,8 @@ static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int
 
 static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].apart; }
 static inline void write_places(const extent *e) { sc_neureka_spread(e->out_pixel, e->out_row); }
+/* Of a job of several tokens: vectors of matrices with copies may be equally far apart without being equally long. */
+static inline void write_row(const sc_neureka_job *j) { sc_neureka_weight_row(j->weight_row); }
 
 /* Between low and high bytes, when nobody reads the vector before any more: an even number of words. */
 SC_INLINE void clear_between(const image *i) {
@@ -99,12 +101,13 @@ static inline int start_copy(image *i, const sc_matrix *m, const uint8_t *at, co
     (void)i, (void)m, (void)at, (void)q;
     return 0;
 }
-static inline void same_places(image *i) { (void)i; }
+static inline void same_places(image *i, uint32_t apart) { i->apart = (uint16_t)apart; }
 static inline uint32_t apart_of(const image *i, int e) {
     (void)e;
     return i->apart;
 }
 static inline void write_places(const extent *e) { (void)e; }
+static inline void write_row(const sc_neureka_job *j) { (void)j; }
 static inline void clear_between(const image *i) { (void)i; }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * N-EUREKA: C twin of compiler/shrinkc/engines/neureka.py (1x1 mode) and neureka_3x3.py.
+ * N-EUREKA: C twin of compiler/shrinkc/engines/neureka.py (1x1 mode), neureka_3x3.py and neureka_twice.py.
  *
  * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  The controller writes them: two are
  * under way while the workers join, rescale and store what the one before has summed.  A target without the engine
@@ -147,13 +147,15 @@ enum { WHOLE, HALF, LAST, EXTENTS };
 typedef struct {
     sc_neureka_job job; /* at the place of the first */
     extent extents[EXTENTS];
-    uint32_t form;                   /* equal for those that differ in nothing but their place and extent */
-    uint32_t half_bytes;             /* of weights of half a job's rows */
-    uint16_t count;                  /* 0: of a matrix that another engine runs */
-    uint16_t whole;                  /* how many come before those of half as many rows, if any are so */
-    uint16_t rows, last_rows, apart; /* of a whole job, of the last one, from low to high sums */
+    uint32_t form;            /* equal for those that differ in nothing but their place and extent */
+    uint32_t half_bytes;      /* of weights of half a job's rows */
+    uint16_t count;           /* 0: of a matrix that another engine runs */
+    uint16_t whole;           /* how many come before those of half as many rows, if any are so */
+    uint16_t rows, last_rows; /* of a whole job, of the last one */
 #ifdef SC_ENGINE_COPIES
     uint16_t zeros_at, zeros; /* of a copy's vector: where low bytes end, how many words of zeros follow */
+#else
+    uint16_t apart; /* from low to high sums */
 #endif
     uint16_t last_each, last_blocks; /* of the last one, for each core: an even number, or whole blocks */
     const uint16_t *multipliers;     /* the first row's; in L1 where the plan has room for them */
@@ -216,8 +218,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->extents[WHOLE] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = i->job.tiles_out_in};
     i->extents[HALF] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = first.tiles_out_in};
     i->extents[LAST] = (extent){.last_out_in = end.last_out_in, .tiles_out_in = end.tiles_out_in};
-    i->apart = (uint16_t)(c.apart << c.log);
-    same_places(i);
+    same_places(i, c.apart << c.log);
     i->half_bytes = (m->block_bytes << half.log) / SC_ROWS;
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
@@ -288,6 +289,7 @@ SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, u
     if (sc_neureka_holds() != form) sc_neureka_form(first);
     sc_neureka_place(first->weights + p.first / SC_ROWS * m->block_bytes,
                      (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
+    write_row(first);
     write_tail(image_of(m), p.first >> c->log, last, tiles);
     sc_neureka_read(first->in + 8u * m->in.words * p.token);
     sc_neureka_written(form);

@@ -98,6 +98,7 @@ SC_HOT void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out) {
                      :
                      : "memory");
     /* clang-format on */
+    _Static_assert(SC_Q16_SHARES == 8 && sizeof(sc_part) == 16, "what the loop is made for");
     eps = (uint64_t)high << 32 | low;
 #else
     for (const sc_part *p = parts; p < parts + SC_Q16_SHARES; p++) eps += p->sum;

@@ -142,8 +142,8 @@ def draw(seed: int) -> Case:
     if place == "cache behind L1":  # the others have no writable weight memory
         target = SIRACUSA
     context = int(rng.integers(9, 71))
-    if others and rng.random() < 0.5:
-        others += [e.name for e in found if e.copies]
+    if rng.random() < 0.5:
+        others += [e.name for e in found if e.copies and e.costs_as in others]
     return Case(
         seed, family, model, options, stored, ranks, context, target, (CORES, *others), place,
     )  # fmt: skip

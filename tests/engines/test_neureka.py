@@ -392,6 +392,8 @@ CASES = {
     "copies, 4 bit": Case(
         "neureka_twice", QuantOptions(bits=4, head_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
     ),
+    # vectors of 64 and 72 inputs are equally far apart, but rows in the first store are not equally long
+    "copies, pitches alike": Case("neureka_twice", sizes={"hidden": 64, "intermediate": 72}),
     "copies, 2 and 3 bit": Case(
         "neureka_twice", QuantOptions(bits=2, head_bits=3), {"intermediate": 1600, "vocab": 259}
     ),
@@ -408,6 +410,7 @@ ON_GVSOC = (
     "1x1, heads that are shared", "3x3, 4 bit, biases",
     "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
     "3x3, 4 bit, tails of four channels", "3x3, 3 bit, tails", "copies", "copies, 4 bit", "copies, 2 and 3 bit",
+    "copies, pitches alike",
 )  # fmt: skip
 
 
@@ -436,7 +439,9 @@ def load(case: Case, folder: Path) -> FloatModel:
 
 
 def target_of(case: Case) -> Target:
-    return replace(SIRACUSA, engines=(CORES, case.engine))
+    """With the engine, and the one of whose matrices it has copies."""
+    names = (CORES, ENGINES[case.engine].costs_as, case.engine)
+    return replace(SIRACUSA, engines=tuple(filter(None, names)))
 
 
 def compiled(case: Case, folder: Path) -> Program:
@@ -511,6 +516,37 @@ def test_on_the_chips_simulator(name: str, tmp_path: Path, eager: None) -> None:
     """The engine itself: jobs of one token and of several, a last chunk that is none of the others."""
     need("gvsoc")
     assert prove(compiled(CASES[name], tmp_path), "gvsoc", 18, 3) > 500
+
+
+def with_tails_and_copies(folder: Path) -> Program:
+    """A program whose engine has matrices with tails and matrices with copies; one token's and prompts' form alike."""
+    target = replace(SIRACUSA, engines=(CORES, "neureka", "neureka_3x3", "neureka_twice"))
+    options = QuantOptions(bits=4, head_bits=8)
+    sizes = {**SIZES, "hidden": 96, "intermediate": 508}
+    write_tiny_llama(folder / "model", **sizes)
+    model = load_hf(folder / "model")
+    program = compile_graph(lowered(model, options, CONTEXT, target), model, folder / "out", target)
+    assert engines_of(program.graph) == {
+        "qkv": "neureka_twice", "o": "neureka_twice", "gate_up": "neureka_twice", "down": "neureka_3x3",
+        "head": "neureka_twice",
+    }  # fmt: skip
+    macros = (program.out / "src" / "model.h").read_text()
+    assert all(f"#define {name} 1" in macros for name in ("SC_ENGINE_TAILS", "SC_ENGINE_COPIES"))
+    return program
+
+
+def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
+    need("host")
+    program = with_tails_and_copies(tmp_path)
+    assert prove(program, "host", 3, 19, SAN="1", LAZY="1", CORES="3") > 1000
+    if missing("qemu") is None:
+        program.build("gvsoc")
+
+
+@pytest.mark.gvsoc
+def test_tails_and_copies_in_one_program_on_the_chips_simulator(tmp_path: Path) -> None:
+    need("gvsoc")
+    assert prove(with_tails_and_copies(tmp_path), "gvsoc", 18, 3) > 500
 
 
 def test_the_embedding_is_read_from_bit_planes(tmp_path: Path, eager: None) -> None:

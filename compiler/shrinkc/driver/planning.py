@@ -13,7 +13,7 @@ from shrinkc.core.words import show_size
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
-from shrinkc.engines import CORES, Choices
+from shrinkc.engines import CORES, Choices, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import check_fits, make_plan
@@ -21,7 +21,7 @@ from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import MODULES, QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.weights import check_groups
-from shrinkc.schedule.choose import choose_copies, choose_engines
+from shrinkc.schedule.choose import choose_copies, choose_engines, without_copies
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
 from shrinkc.targets import Target, target_named
@@ -119,14 +119,18 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         lacks = shortfalls(shape, target, request.l1)
         return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
-    copied = choose_copies(choices, config, quant, ranks, known, repeats, target, free)
-    if copied.engines != choices.engines:
-        larger = shapes_of_config(
-            config, quant, context, piece_bytes, ranks, known, repeats, copied
-        )
+    # what would make vectors take more of L1 goes without, if there is no room for all
+    for widest in (None, max(m.x_words for m in shape.readers)):
+        found = choose_copies(choices, config, quant, ranks, known, repeats, target, free, widest)
+        copied = found.engines != choices.engines
+        larger = shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats, found)
         with suppress(DoesNotFit):
-            if _as_before(of_larger := make_plan(larger, target, request.l1), plan):
-                choices, shape, plan = copied, larger, of_larger
+            of_larger = make_plan(larger, target, request.l1) if copied else plan
+            if _as_before(of_larger, plan):
+                choices, shape, plan = found, larger, of_larger
+                break
+    else:
+        choices = without_copies(choices, found)
     verify(plan, shape, target)
     return Planned(request, checkpoint, context, target, shape, plan, notes, choices)
 
@@ -179,7 +183,8 @@ def _target(request: PlanRequest) -> Target:
                 f"allowed: {', '.join(target.engines)}, with commas between them; the cores run what "
                 "no other does.",
             )
-    kept = {CORES, *request.engines}
+    # one that has copies of what another one runs brings that along
+    kept = {CORES, *request.engines, *(engine_named(name).costs_as for name in request.engines)}
     return replace(target, engines=tuple(name for name in target.engines if name in kept))
 
 

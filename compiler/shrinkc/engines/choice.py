@@ -135,52 +135,48 @@ def with_copies(
     engines: Sequence[Engine],
     free: Mapping[str, int],
     owners: Mapping[str, str],
+    widest: int | None = None,
 ) -> Choices:
-    """The same with those matrices on engines that have copies which take fewer cycles there (``both``), as far as
-    what a plan leaves ``free`` of the levels that they read holds what that takes more.
+    """The same with copies of those matrices that take fewer cycles for one token then, as far as what a plan leaves
+    ``free`` of the levels that the engine reads holds what they take more.
 
-    ``engines`` include those of the choices, ``owners`` are as of ``choose``.  Those get it that gain most per byte.
+    ``engines`` include those of the choices; one that has copies can run what the one runs that it ``costs_as``.
+    ``owners`` are as of ``choose``.  Those get it that gain most per byte; ``widest``: words of a vector that it may
+    have there.
     """
     by_name = {e.name: e for e in engines}
     uses = Counter(owners.get(s.name, s.name) for s in specs)
     offers: list[_Offer] = []
-    refused: dict[str, tuple[tuple[str, str], ...]] = {}
-    for spec in specs:
-        if spec.name in owners:
-            continue
-        have = by_name[choices.engine(spec.name)]
-        for engine in engines:
-            if not engine.copies:
-                continue
-            now = both(have, spec)
-            if (reason := engine.refusal(spec)) is None:
-                gain = (now - both(engine, spec)) * uses[spec.name]
-                more = _room_for(spec, engine) - (
-                    0 if have.name == CORES else have.shape(spec).bytes
+    found = dict(choices.by_name)
+
+    def refuse(name: str, engine: Engine, reason: str) -> None:
+        found[name] = replace(found[name], refused=(*found[name].refused, (engine.name, reason)))
+
+    for spec in (s for s in specs if s.name not in owners):
+        for engine in (
+            e for e in engines if e.costs_as and e.costs_as == choices.engine(spec.name)
+        ):
+            have, words = by_name[engine.costs_as], engine.shape(spec).x_words
+            if (reason := engine.refusal(spec)) is not None:
+                refuse(spec.name, engine, reason)
+            elif widest is not None and words > widest:
+                refuse(
+                    spec.name, engine, f"needs vectors of {words} words, where {widest} have room"
                 )
-                if gain > 0:
-                    offers.append(_Offer(spec, engine, gain, more))
-                    continue
-                reason = (
-                    f"takes {both(engine, spec)} cycles there, {now} on {have.name}, for two tokens"
-                )
-            refused[spec.name] = (*refused.get(spec.name, ()), (engine.name, reason))
+            else:
+                gain = (have.cycles(spec, 1) - engine.cycles(spec, 1)) * uses[spec.name]
+                more = _room_for(spec, engine) - have.shape(spec).bytes
+                offers.append(_Offer(spec, engine, gain, more))
     left = dict(free)
-    found = {
-        s.name: choices.by_name.get(s.name) or Choice(CORES, by_name[CORES].cycles(s, 1))
-        for s in specs
-    }
     for offer in sorted(offers, key=lambda o: -o.gain / o.bytes):
         name, engine = offer.spec.name, offer.engine
         level = next((v for v in engine.levels if left.get(v, 0) >= offer.bytes), None)
         if level is None:
-            where = " or ".join(engine.levels)
-            most = max(left.get(v, 0) for v in engine.levels)
-            reason = f"needs {offer.bytes} bytes more of {where}, where {most} are left"
-            refused[name] = (*refused.get(name, ()), (engine.name, reason))
+            where, most = " or ".join(engine.levels), max(left.get(v, 0) for v in engine.levels)
+            refuse(
+                name, engine, f"needs {offer.bytes} bytes more of {where}, where {most} are left"
+            )
             continue
         left[level] -= offer.bytes
         found[name] = replace(found[name], engine=engine.name, cycles=engine.cycles(offer.spec, 1))
-    for name, reasons in refused.items():
-        found[name] = replace(found[name], refused=(*found[name].refused, *reasons))
-    return Choices({s.name: found[owners.get(s.name, s.name)] for s in specs})
+    return Choices({name: found[owners.get(name, name)] for name in found})

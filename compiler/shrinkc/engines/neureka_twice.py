@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPREADS = (9, 3, 1)  # taps that a vector takes
-HALF_ROWS = 64  # of half a job; with 9 groups of rows twice as many
+HALF_ROWS = 64  # of half a job; where a vector takes 1 tap twice as many
 _WORD = 32  # bytes that the engine reads at once: where a copy begins
 
 

@@ -8,6 +8,7 @@ from functools import cache
 
 from shrinkc.engines import (
     ON_CORES,
+    Choice,
     Choices,
     Engine,
     MatrixSpec,
@@ -59,8 +60,10 @@ def choose_copies(
     repeats: Sequence[int],
     target: Target,
     free: Mapping[str, int],
+    widest: int | None = None,
 ) -> Choices:
-    """The same with copies of matrices, as far as what a plan with these leaves ``free`` holds them."""
+    """The same with copies of matrices, as far as what a plan with these leaves ``free`` holds them, and no vector
+    takes more words than ``widest``."""
     engines = [engine_named(name) for name in target.engines]
     if not any(engine.copies for engine in engines):
         return choices
@@ -71,7 +74,20 @@ def choose_copies(
         [_asked_once(engine) for engine in engines],
         {level: left for level, left in free.items() if level != "l2"},
         dict(equal_matrices(layers, repeats)),
+        widest,
     )
+
+
+def without_copies(choices: Choices, refused: Choices) -> Choices:
+    """The same, where those of ``refused`` would take what something else has."""
+
+    def of(choice: Choice, had: Choice) -> Choice:
+        if had.engine == choice.engine:
+            return had
+        reason = (had.engine, "would leave less memory for what else there is")
+        return replace(choice, refused=(*choice.refused, reason))
+
+    return Choices({name: of(c, refused.by_name[name]) for name, c in choices.by_name.items()})
 
 
 def _asked_once(engine: Engine) -> Engine:
