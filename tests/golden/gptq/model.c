@@ -1,4 +1,4 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
@@ -7,33 +7,33 @@
 #include "sc_model.h"
 #include "sc_engines.h"
 
-extern const sc_engine sc_engine_neureka;
+extern const sc_engine sc_engine_neureka_twice;
 
-static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0};
-static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0};
-static SC_L1_DATA const sc_matrix side_0_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
-static SC_L1_DATA const sc_matrix side_1_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0};
-static SC_L1_DATA const sc_matrix side_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 20, 0};
-static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 8, 0};
-static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0};
+static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0, 0};
+static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0, 0};
+static SC_L1_DATA const sc_matrix side_0_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0, 0};
+static SC_L1_DATA const sc_matrix side_1_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0, 0};
+static SC_L1_DATA const sc_matrix side_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 20, 0, 0};
+static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 8, 0, 0};
+static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0, 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {4224u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer0.qkv.a */
-    {5280u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_0_qkv}, /* layer0.qkv */
-    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 16, 16, 16, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 19, 0}, /* layer0.o */
-    {12192u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer0.gate_up.a */
-    {12720u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_0_gate_up}, /* layer0.gate_up */
-    {22320u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0}, /* layer0.down.a */
-    {23104u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, &side_0_down}, /* layer0.down */
-    {27264u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer1.qkv.a */
-    {28320u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, &side_1_qkv}, /* layer1.qkv */
-    {35232u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0}, /* layer1.o.a */
-    {35760u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, &side_1_o}, /* layer1.o */
-    {38704u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0}, /* layer1.gate_up.a */
-    {39232u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, &side_1_gate_up}, /* layer1.gate_up */
-    {56128u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0}, /* layer1.down.a */
-    {56912u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, &side_1_down}, /* layer1.down */
-    {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0}, /* head */
+    {9888u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.qkv.a */
+    {10944u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_qkv}, /* layer0.qkv */
+    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 3, 0}, /* layer0.o */
+    {17856u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.gate_up.a */
+    {18384u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_gate_up}, /* layer0.gate_up */
+    {27984u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer0.down.a */
+    {28768u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_0_down}, /* layer0.down */
+    {32928u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.qkv.a */
+    {33984u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_1_qkv}, /* layer1.qkv */
+    {40896u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0, 0}, /* layer1.o.a */
+    {41424u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, 0, &side_1_o}, /* layer1.o */
+    {44368u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.gate_up.a */
+    {44896u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, 0, &side_1_gate_up}, /* layer1.gate_up */
+    {61792u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer1.down.a */
+    {62576u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_1_down}, /* layer1.down */
+    {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0}, /* head */
 };
 
 static const uint16_t perm_0_0[] = {
@@ -93,7 +93,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {61072u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

@@ -1,4 +1,4 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -82,7 +82,7 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
-#define SC_XQ_WORDS 12
+#define SC_XQ_WORDS 36
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
 #define SC_XSUMS 0
@@ -97,47 +97,48 @@ enum sc_op {
 
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
-#define SC_ENGINE_TABLE 100 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_TABLE 148 /* bytes of L1 that an engine keeps for each matrix */
+#define SC_ENGINE_COPIES 1 /* of matrices, for passes of one token */
 #define SC_ON_NEUREKA 1
-#define SC_ONLY_ENGINE sc_engine_neureka /* of all matrices but the cores' */
+#define SC_ON_NEUREKA_TWICE 2
 
 /* L1 arena */
-#define SC_ARENA_BYTES 38592
+#define SC_ARENA_BYTES 40496
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 28032
 #define SC_AT_LOGITS 28032
 #define SC_BYTES_LOGITS 3856
 #define SC_AT_PARTS 28032
 #define SC_BYTES_PARTS 2048
-#define SC_AT_Y 30080
-#define SC_BYTES_Y 2048
-#define SC_AT_TOPS 31888
-#define SC_BYTES_TOPS 576
-#define SC_AT_HEAD_SCRATCH 32128
-#define SC_BYTES_HEAD_SCRATCH 1840
-#define SC_AT_HEAD_WORK 32128
-#define SC_BYTES_HEAD_WORK 288
-#define SC_AT_X 33968
+#define SC_AT_X 30080
 #define SC_BYTES_X 1024
-#define SC_AT_XQ 34992
-#define SC_BYTES_XQ 768
-#define SC_AT_K_CACHE 35760
-#define SC_BYTES_K_CACHE 576
-#define SC_AT_XV 36336
-#define SC_BYTES_XV 512
-#define SC_AT_V_CACHE 36848
-#define SC_BYTES_V_CACHE 384
-#define SC_AT_Q8 37232
-#define SC_BYTES_Q8 256
-#define SC_AT_ROPE 37488
-#define SC_BYTES_ROPE 256
-#define SC_AT_Q_SCALE 37744
-#define SC_BYTES_Q_SCALE 128
-#define SC_AT_PASS_SCALES 37872
+#define SC_AT_HEAD_WORK 31104
+#define SC_BYTES_HEAD_WORK 288
+#define SC_AT_PASS_SCALES 31104
 #define SC_BYTES_PASS_SCALES 32
-#define SC_AT_VALUE_SCALES 37904
+#define SC_AT_Q8 31392
+#define SC_BYTES_Q8 256
+#define SC_AT_Q_SCALE 31648
+#define SC_BYTES_Q_SCALE 128
+#define SC_AT_XQ 31888
+#define SC_BYTES_XQ 2304
+#define SC_AT_TOPS 34192
+#define SC_BYTES_TOPS 576
+#define SC_AT_Y 34192
+#define SC_BYTES_Y 2048
+#define SC_AT_HEAD_SCRATCH 36240
+#define SC_BYTES_HEAD_SCRATCH 1840
+#define SC_AT_K_CACHE 38080
+#define SC_BYTES_K_CACHE 576
+#define SC_AT_XV 38656
+#define SC_BYTES_XV 512
+#define SC_AT_V_CACHE 39168
+#define SC_BYTES_V_CACHE 384
+#define SC_AT_ROPE 39552
+#define SC_BYTES_ROPE 256
+#define SC_AT_VALUE_SCALES 39808
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 37920
+#define SC_AT_MULTIPLIERS 39824
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif
