@@ -108,6 +108,10 @@ def test_a_plan_with_copies_is_otherwise_the_same(tmp_path: Path) -> None:
     assert without.choices.engines == {"neureka"} and found.choices.engines == {"neureka_twice"}
     assert sizes(found.plan) == sizes(without.plan)
     assert found.plan.used["wmem"] > 1.5 * without.plan.used["wmem"]
+    assert found.weight_bytes == without.weight_bytes and without.copy_bytes == 0
+    more = found.plan.used["wmem"] - without.plan.used["wmem"]
+    assert 0 <= more - found.copy_bytes < 32 * len(found.choices.by_name)  # what is between them
+    assert found.lines()[1].endswith("of copies for decoding")
     assert planned(tmp_path, engines=("neureka_twice",)).choices.engines == {"neureka_twice"}
 
 

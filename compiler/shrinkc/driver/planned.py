@@ -15,7 +15,7 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, speed_of
 from shrinkc.driver.plan_request import PlanRequest
-from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices
+from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices, engine_named
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
@@ -105,9 +105,20 @@ class Planned:
 
     @property
     def weight_bytes(self) -> int:
-        """Stored bytes of all matrices, scales and padding included."""
+        """Stored bytes of all matrices, scales and padding included, less ``copy_bytes``."""
         again = dict(self.shape.shared)
-        return sum(p.bytes for p in self.plan.placements if p.name not in again)
+        stored = sum(p.bytes for p in self.plan.placements if p.name not in again)
+        return stored - self.copy_bytes
+
+    @property
+    def copy_bytes(self) -> int:
+        """What engines with copies of matrices take more than those without."""
+        engines = [(m, engine_named(m.engine)) for m in self.shape.stored]
+        return sum(
+            m.bytes - replace(m, store=engine_named(e.costs_as).store).bytes
+            for m, e in engines
+            if e.copies
+        )
 
     def _widths(self) -> str:
         q = self.request.quant
@@ -133,6 +144,8 @@ class Planned:
             said.append(f"{' and '.join(floats)} at {q.head_bits} bit")
         if self.shape.shared:
             said.append(f"{len(self.shape.shared)} matrices that repeat others not stored again")
+        if self.copy_bytes:
+            said.append(f"beside them {show_size(self.copy_bytes)} of copies for decoding")
         return ", ".join(said)
 
     def for_shape(self, shape: ModelShape) -> Planned:
@@ -236,6 +249,7 @@ class Planned:
                 for level, have in p.capacity.items()
             },
             "weight_bytes": self.weight_bytes,
+            "copy_bytes": self.copy_bytes,
             "chunk": p.chunk,
             "tile_bytes": p.tile_bytes,
             "kv_in_l1": p.kv_in_l1,
