@@ -81,7 +81,7 @@ def plan(
     many tokens (None: 64, or the last), ``clock`` in MHz (None: the simulator's default).
 
     The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
-    available bytes per level, buffers, tiles), ``weight_bytes``, ``context``, ``speed`` (cycles of a
+    available bytes per level, buffers, tiles), ``weight_bytes``, ``copy_bytes``, ``context``, ``speed`` (cycles of a
     decode step and of the prefill; None for a target that was not calibrated) and ``command``, the
     command line that compiles it.  A :class:`Shortfall` has ``lacks``, per level ``need``, ``have``
     and ``largest`` in bytes, ``alternatives`` that were checked to fit, and ``error``, the

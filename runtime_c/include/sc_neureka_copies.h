@@ -13,11 +13,10 @@
 /* Where no copy is read, jobs of all extents have the same places. */
 static void same_places(image *i, uint32_t apart) {
     for (int e = 0; e < EXTENTS; e++) {
-        i->extents[e].out_pixel = (uint16_t)i->job.out_pixel,
+        i->extents[e].out_pixel = (uint16_t)i->job.out_pixel;
         i->extents[e].out_row = (uint16_t)i->job.out_row;
         i->extents[e].apart = (uint16_t)apart;
     }
-    i->zeros = 0;
 }
 
 /* Of a job of so many rows; with one tap for the vector pixels of its results follow each other in columns. */

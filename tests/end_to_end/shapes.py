@@ -19,7 +19,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.choose import choose_copies, choose_engines
+from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, reference
 from shrinkc.targets import PULP_OPEN, SIRACUSA, Target
@@ -207,9 +207,10 @@ def build(case: Case, folder: Path) -> Program:
     for module, rank in case.ranks.items():  # side paths that read one input are fused
         slot = MODULES[module].slot
         ranks[slot] = ranks.get(slot, 0) + rank
-    choices = choose_engines(model.config, case.options, ranks, formats, (), target)
+    matrices = multiplied(model.config, case.options, ranks, formats, ())
+    choices = choose_engines(matrices, target)
     free = {level.name: level.bytes for level in target.on_chip}
-    choices = choose_copies(choices, model.config, case.options, ranks, formats, (), target, free)
+    choices = choose_copies(choices, matrices, target, free)
     graph = lower(model, case.options, case.context, choices=choices)
     target, l1 = _placed(case, shape_of(graph, model), target)
     return compile_graph(graph, model, folder / "out", target, l1)

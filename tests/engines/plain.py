@@ -18,7 +18,7 @@ from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import FloatModel
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.choose import choose_copies, choose_engines
+from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied
 from shrinkc.storage import MatrixShape, Store, StoredRows, segment_size
 from shrinkc.targets import SIRACUSA, Target
 
@@ -101,9 +101,10 @@ def lowered(
             "gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",),
         }  # fmt: skip
         ranks.append({s: sum(rank.get(m, 0) for m in ms) for s, ms in slots.items()})
-    choices = choose_engines(model.config, options, ranks, None, (), target)
+    matrices = multiplied(model.config, options, ranks, None, ())
+    choices = choose_engines(matrices, target)
     free = {level.name: level.bytes for level in target.on_chip}
-    choices = choose_copies(choices, model.config, options, ranks, None, (), target, free)
+    choices = choose_copies(choices, matrices, target, free)
     return lower(model, options, context, choices=choices)
 
 

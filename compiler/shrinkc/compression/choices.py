@@ -24,7 +24,7 @@ from shrinkc.memory.parts import align
 from shrinkc.memory.planner import bytes_beside_weights, make_plan
 from shrinkc.model import NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
-from shrinkc.schedule.choose import choose_engines
+from shrinkc.schedule.choose import choose_engines, multiplied
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.targets import Target
 
@@ -238,7 +238,7 @@ class OnChip(Space):
         """What the compiler will make of the model that a stage gptq leaves."""
         ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
         formats, options = gptq.formats(settings, config), QuantOptions()
-        choices = choose_engines(config, options, ranks, formats, (), self.target)
+        choices = choose_engines(multiplied(config, options, ranks, formats, ()), self.target)
         found = shapes_of_config(
             config, options, default_context(config), self.pieces, ranks, formats, choices=choices
         )

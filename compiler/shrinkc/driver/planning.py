@@ -21,7 +21,7 @@ from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
 from shrinkc.quantize import MODULES, QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.weights import check_groups
-from shrinkc.schedule.choose import choose_copies, choose_engines, without_copies
+from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied, without_copies
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
 from shrinkc.storage import WIDEST
 from shrinkc.targets import Target, target_named
@@ -69,8 +69,9 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         Judged with all of L1, so that no budget changes a number.
         """
         barred: dict[str, str] = {}
+        matrices = multiplied(config, quant, ranks, known, repeats)
         while True:
-            choices = choose_engines(config, quant, ranks, known, repeats, target, barred)
+            choices = choose_engines(matrices, target, barred)
             shape = shapes_of_config(
                 config, quant, context, piece_bytes, ranks, known, repeats, choices
             )
@@ -119,9 +120,10 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         lacks = shortfalls(shape, target, request.l1)
         return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
+    matrices = multiplied(config, quant, ranks, known, repeats)
     # what would make vectors take more of L1 goes without, if there is no room for all
     for widest in (None, max(m.x_words for m in shape.readers)):
-        found = choose_copies(choices, config, quant, ranks, known, repeats, target, free, widest)
+        found = choose_copies(choices, matrices, target, free, widest)
         copied = found.engines != choices.engines
         larger = shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats, found)
         with suppress(DoesNotFit):
@@ -137,14 +139,8 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
 
 def _as_before(plan: Plan, before: Plan) -> bool:
     """Whether all else has the memories and the sizes that it had: copies take what is left over."""
-    sizes = {f.name for f in fields(Plan)} - {
-        "l1",
-        "beside",
-        "tables",
-        "placements",
-        "used",
-        "notes",
-    }
+    held = {"l1", "beside", "tables", "placements", "used", "notes"}
+    sizes = {f.name for f in fields(Plan)} - held
 
     def levels(of: Plan) -> list[object]:
         return [

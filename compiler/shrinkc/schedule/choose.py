@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from shrinkc.engines import (
@@ -22,42 +22,49 @@ from shrinkc.schedule.shapes import equal_matrices, matrix_specs
 from shrinkc.targets import Target
 
 
-def choose_engines(
+@dataclass(frozen=True)
+class Multiplied:
+    """What a pass multiplies with: an embedding that is a matrix of its own is not among it, and stays with the cores.
+
+    ``owners``: matrix -> the earlier equal one.
+    """
+
+    specs: tuple[MatrixSpec, ...]
+    owners: Mapping[str, str]
+
+
+def multiplied(
     config: LlamaConfig,
     options: QuantOptions,
     ranks: Sequence[dict[str, int]] | dict[str, int],
     formats: Formats | None,
     repeats: Sequence[int],
-    target: Target,
-    barred: Mapping[str, str] | None = None,
+) -> Multiplied:
+    """The matrices of a model; arguments as of ``shapes_of_config``."""
+    layers, head, _ = matrix_specs(config, options, ranks, formats)
+    specs = (*(spec for specs in layers for spec in specs), head)
+    return Multiplied(specs, dict(equal_matrices(layers, repeats)))
+
+
+def choose_engines(
+    of: Multiplied, target: Target, barred: Mapping[str, str] | None = None
 ) -> Choices:
-    """Which of the target's engines runs which matrix; arguments as of ``shapes_of_config``.
+    """Which of the target's engines runs which matrix.
 
     ``barred``: engines that shall run none, with the reason.
     Engines that have copies are not among them: see ``choose_copies``.
-    An embedding that is a matrix of its own is multiplied with nothing and stays with the cores.
     What L2 has left for weights is known once there is a plan, so nothing is counted on there.
     """
     engines = [e for e in map(engine_named, target.engines) if not e.copies]
     if len(engines) == 1:
         return ON_CORES
-    layers, head, _ = matrix_specs(config, options, ranks, formats)
-    return choose(
-        [spec for specs in layers for spec in specs] + [head],
-        [_asked_once(engine) for engine in engines],
-        {v.name: v.bytes for v in target.on_chip if v.name != "l2"},
-        dict(equal_matrices(layers, repeats)),
-        barred,
-    )
+    room = {v.name: v.bytes for v in target.on_chip if v.name != "l2"}
+    return choose(of.specs, [_asked_once(e) for e in engines], room, of.owners, barred)
 
 
 def choose_copies(
     choices: Choices,
-    config: LlamaConfig,
-    options: QuantOptions,
-    ranks: Sequence[dict[str, int]] | dict[str, int],
-    formats: Formats | None,
-    repeats: Sequence[int],
+    of: Multiplied,
     target: Target,
     free: Mapping[str, int],
     widest: int | None = None,
@@ -67,14 +74,9 @@ def choose_copies(
     engines = [engine_named(name) for name in target.engines]
     if not any(engine.copies for engine in engines):
         return choices
-    layers, head, _ = matrix_specs(config, options, ranks, formats)
+    room = {level: left for level, left in free.items() if level != "l2"}
     return with_copies(
-        choices,
-        [spec for specs in layers for spec in specs] + [head],
-        [_asked_once(engine) for engine in engines],
-        {level: left for level, left in free.items() if level != "l2"},
-        dict(equal_matrices(layers, repeats)),
-        widest,
+        choices, of.specs, [_asked_once(e) for e in engines], room, of.owners, widest
     )
 
 

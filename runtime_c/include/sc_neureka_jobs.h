@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How a matrix is cut into N-EUREKA's jobs, where their sums lie, and what the engine is told of one.  For
+ * sc_engine_neureka.c alone. */
+#ifndef SC_NEUREKA_JOBS_H
+#define SC_NEUREKA_JOBS_H
+
+#include "sc_neureka_rows.h"
+
+/* How a matrix is cut into jobs. */
+typedef struct {
+    uint32_t log, rows;    /* of a job, as a power of two; in all */
+    uint32_t tokens, each; /* in all; of a job: all or one */
+    uint32_t pixels;       /* of a job's result */
+    uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
+    uint32_t count;
+#ifdef SC_ENGINE_TAILS
+    uint32_t paired; /* jobs of which every other one has tails: two go through all tokens in turn */
+#endif
+} cut;
+
+static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
+    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
+    if (!dense(m)) {
+        c.each = 1;
+        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, stands between low and high bytes */
+        c.pixels = c.apart + 1;
+    }
+    if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
+    /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
+    if (c.pixels <= 4 || !dense(m)) c.log++;
+    c.count = (c.rows + (1u << c.log) - 1) >> c.log;
+#ifdef SC_ENGINE_TAILS
+    c.paired = c.each < tokens && m->tails == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
+#endif
+    if (c.each < tokens) c.count *= tokens;
+    return c;
+}
+
+/* The rows of a job, and its token. */
+typedef struct {
+    uint32_t first, count, token;
+} part;
+
+static inline part part_of(const cut *c, uint32_t job) {
+    uint32_t rows = job, token = 0;
+    if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
+#ifdef SC_ENGINE_TAILS
+    if (rows < c->paired) {
+        const uint32_t in_pair = (rows & 1) * c->tokens + token;
+        rows = (rows & ~1u) + (in_pair & 1), token = in_pair / 2;
+    }
+#endif
+    const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
+    return (part){first, left < most ? left : most, token};
+}
+
+#ifdef SC_ENGINE_TAILS
+#define TOKEN_PIXELS 5u
+#else
+#define TOKEN_PIXELS 4u
+#endif
+#define SC_NEUREKA_SUMS ((4u * TOKEN_PIXELS + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
+
+/* Scratch of a job: multipliers of its rows, where those of all matrices are not in L1, then sums [pixel][row]. */
+static inline uint16_t *scales_of(const cut *c, uint32_t job) {
+    const uint32_t bytes = c->tokens == 1 ? SC_NEUREKA_SUMS : (4 * c->pixels + 2) << c->log;
+    return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + job % JOBS * bytes);
+}
+static inline int32_t *sums_of(const cut *c, uint32_t job) {
+    return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
+}
+#ifndef SC_AT_MULTIPLIERS
+static SC_L1 sc_dma scales_dma[JOBS];
+#endif
+static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
+
+/* Of jobs of which every other one has tails those without.  Inline, or prompts wait for it: it is not hot alone. */
+SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
+                                uint32_t job) {
+    const part p = part_of(c, job);
+    const uint32_t pitch = 4u * m->in.words, in = channels(m), ki = tiles_of(m, 0);
+    const uint32_t last = in - (ki - 1) * channels_of_tile(m);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    sc_neureka_job j = {
+        .weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM + p.first / SC_ROWS * m->block_bytes,
+        .in = (uint32_t)(uintptr_t)q + 2 * pitch * p.token,
+        .out = (uint32_t)(uintptr_t)sums_of(c, job),
+        .weight_row = row_bytes_of(m, 0),
+        .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | last,
+        .tiles_out_in = ko << 16 | ki,
+        .tiles_of_pixels = 1u << 16 | 1u,
+    };
+    if (dense(m)) { /* vectors are pixels, 6 in a row */
+        const uint32_t width = c->pixels < 6 ? c->pixels : 6;
+        j.pixels_in = j.pixels_out = c->pixels / width << 16 | width;
+        j.in_pixel = pitch, j.in_row = width * pitch;
+        j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
+        j.offset = (uint32_t)-128;
+        j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
+    } else { /* a vector is an image of 3x3, low bytes left of high ones; two of the results are of one alone */
+        j.pixels_out = 1u << 16 | c->pixels, j.pixels_in = 3u << 16 | (c->pixels + 2);
+        j.in_pixel = 3 * in, j.in_row = in;
+        j.out_pixel = j.out_row = 4u << c->log;
+        j.offset = (uint32_t)-(1 << (bits_of(m) - 1));
+        j.config = NEUREKA_3X3 | NEUREKA_IN_WMEM | (bits_of(m) - 1);
+    }
+    return j;
+}
+
+#endif
