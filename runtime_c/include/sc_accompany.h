@@ -12,7 +12,8 @@
 #define IS_AWAITED(m, perm) 0
 #endif
 
-/* Its part in quantize_token().  What it knows before the values are there, the engine need not wait for. */
+/* Its part in quantize_token().  The engine waits for values alone: what a norm makes of them is worked out beside its
+ * first job. */
 static inline void await_token(const sc_matrix *m, int norm) {
     (void)norm;
     sc_meet();
@@ -20,17 +21,17 @@ static inline void await_token(const sc_matrix *m, int norm) {
     sc_meet();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
-    void (*const begin)(const sc_matrix *, const sc_qvec *, uint32_t) = sc_engine_of(m)->begin;
 #if SC_Q16
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
-    if (norm) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+    const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
     sc_meet();
-    if (begin) begin(m, xv, 1);
+    sc_engine_begin(m, xv, 1);
+#if SC_Q16
+    if (norm) sc_q16_normed(squares, xv);
+#endif
 #endif
 }
-
-sc_step_fn sc_step_linear, sc_step_heads, sc_step_attention, sc_step_norm; /* those it tells from others */
 
 /* Whether it has heads of one token, or a cache to move. */
 #define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
@@ -41,17 +42,16 @@ sc_step_fn sc_step_linear, sc_step_heads, sc_step_attention, sc_step_norm; /* th
 static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     const sc_layer *const l = &sc_layers[index];
     const sc_matrix *const m = l->m[s->slot];
-    const int vector = s->form == SC_VECTOR;
-    if (s->run == sc_step_linear) {
+    if (s->beside == SC_BESIDE_MATRIX) {
         const uint32_t first = sc_first_of(s, index);
         sc_engine_attend(m, sc_now.tokens - first);
 #if SC_RANK > 0
         if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
-    } else if (vector && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
-        await_token(m, s->run == sc_step_norm);
-    } else if (vector || ((s->run == sc_step_heads || s->run == sc_step_attention) &&
-                          (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
+    } else if (s->beside >= SC_BESIDE_QUANT && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
+        await_token(m, s->beside == SC_BESIDE_NORM);
+    } else if (s->beside >= SC_BESIDE_QUANT ||
+               (s->beside == SC_BESIDE_HEADS && (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
         s->run(s, index, SC_CORES);
     } else {
         sc_meet();

@@ -9,7 +9,7 @@
 
 /* All L1 buffers lie in one arena; the memory planner gave each its offset, and buffers that are
  * never live together share bytes. */
-extern uint8_t sc_arena[SC_ARENA_BYTES];
+extern uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #define SC_BUFFER(type, offset) ((type)(void *)(sc_arena + (offset)))
 
 /* What a pass gives beside keys and values: nothing; sc_logits of its last token (of all with SC_TRACE_LOGITS); or of

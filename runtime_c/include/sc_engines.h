@@ -17,16 +17,16 @@ typedef struct {
     /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* The next three: all NULL, or by the controller, beside the workers; of an engine that is started, and reads 16-bit
-     * vectors.  First what can be done before one token's activations are there. */
+    /* The next three by the controller, beside the workers, where SC_TEAM has it; of an engine that is started, and reads
+     * 16-bit vectors.  First what can be done before one token's activations are there. */
     void (*prepare)(const sc_matrix *m);
-    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; of several tokens mantissas and
-     * exponents may not be there yet. */
+    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not be
+     * there yet. */
     void (*begin)(const sc_matrix *m, const sc_qvec *x, uint32_t tokens);
     /* What is to do beside end(): it meets the workers (sc_meet()) as often as that does. */
     void (*attend)(const sc_matrix *m, uint32_t tokens);
     /* By all workers, with their core: brings every row of m @ x[0 .. tokens - 1] to where `out` says, by
-     * sc_matrix_rows() or sc_matrix_joined(), after a barrier: then the activations are whole. */
+     * sc_matrix_rows() or sc_matrix_joined(), after it has met the controller (sc_meet()): then the activations are whole. */
     void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core);
     /* This core's share of an embedding row, as sc_embed_row(); NULL where an engine runs no such matrix. */
@@ -64,13 +64,13 @@ static inline int sc_on_engine(const sc_matrix *m) {
 /* What the controller does for the engine that runs a matrix, if there is anything. */
 #ifdef SC_HAS_ENGINES
 static inline void sc_engine_prepare(const sc_matrix *m) {
-    if (sc_on_engine(m) && sc_engine_of(m)->prepare) sc_engine_of(m)->prepare(m);
+    if (sc_on_engine(m)) sc_engine_of(m)->prepare(m);
 }
 static inline void sc_engine_begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
-    if (sc_on_engine(m) && sc_engine_of(m)->begin) sc_engine_of(m)->begin(m, x, tokens);
+    if (sc_on_engine(m)) sc_engine_of(m)->begin(m, x, tokens);
 }
 static inline void sc_engine_attend(const sc_matrix *m, uint32_t tokens) {
-    if (sc_on_engine(m) && sc_engine_of(m)->attend) sc_engine_of(m)->attend(m, tokens);
+    if (sc_on_engine(m)) sc_engine_of(m)->attend(m, tokens);
 }
 #else
 #define sc_engine_prepare(m) ((void)(m))

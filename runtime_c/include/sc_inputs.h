@@ -79,6 +79,7 @@ static inline int scaled_by_controller(const sc_matrix *m) { return SC_TEAM > SC
 
 /* One token's, as several: a share for each worker. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
+    if (core < 0 || core >= SC_CORES) __builtin_unreachable(); /* no loops where each has one share */
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);

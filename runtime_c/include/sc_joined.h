@@ -29,8 +29,8 @@
 
 #if SC_XPULP
 /* sc_meet() as the first of a loop's instructions, if `meets`: what the loop needs is in registers before. */
-#define MEET ".if %[meets]\n.insn i 0x03, 6, x0, 0(%[team])\n.endif\n"
-#define MEETS(meets) [team] "r"(SC_MEET_AT), [meets] "i"(meets)
+#define MEET ".if %[meets]\n.insn i 0x03, 6, x0, %[event](%[team])\n.endif\n"
+#define MEETS(meets) [team] "r"(ELW_PAGE(SC_MEET_AT)), [event] "i"(ELW_OFFSET(SC_MEET_AT)), [meets] "i"(meets)
 
 /* join_rows() and silu_rows() of whole blocks in one loop, where gates are shifted by -12 to 15. */
 SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
@@ -158,6 +158,9 @@ void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t r
 void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const int32_t *high,
                    uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst);
 
+/* First as enum sc_epilogue: join_rows(), or joined_silu() of whole blocks, can do it. */
+enum join_how { JOIN_STORE = SC_STORE, JOIN_ADD = SC_ADD, JOIN_SILU = SC_SILU, JOIN_GATES, JOIN_ANY };
+
 /* What all rows of a matrix have in common. */
 typedef struct {
     const sc_matrix *m;
@@ -165,16 +168,17 @@ typedef struct {
     const sc_output *out;
     uint32_t mantissa;
     int32_t right;
-    int plain, gates; /* whether join_rows(), and joined_silu() of whole blocks, can do it */
+    enum join_how how;
 } joining;
 
 static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_output *out) {
-    joining j = {m, x, out, x->mantissa, right_shift(m, x), 0, 0};
-    j.plain = j.right > (out->kind == SC_ADD ? -31 : 0);
+    joining j = {m, x, out, x->mantissa, right_shift(m, x), (enum join_how)out->kind};
+    int plain = j.right > (out->kind == SC_ADD ? -31 : 0);
 #ifdef SC_HAS_BIAS
-    j.plain &= !out->bias;
+    plain &= !out->bias;
 #endif
-    j.gates = j.plain && out->kind == SC_SILU && out->gate_shift >= -12 && out->gate_shift < 16;
+    if (out->kind == SC_SILU && (out->gate_shift < -12 || out->gate_shift >= 16)) j.how = JOIN_GATES;
+    if (__builtin_expect(!plain, 0)) j.how = JOIN_ANY;
     return j;
 }
 
@@ -183,21 +187,21 @@ SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t 
                     const int32_t *high, int32_t *dst, const int meets) {
     const sc_output *const out = j->out;
 #if SC_XPULP
-    if (j->gates && rows % SC_ROWS == 0) {
+    if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
         joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
         return;
     }
 #endif
-    if (__builtin_expect(!j->plain, 0)) {
-        if (meets) sc_meet();
-        sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
-    } else if (out->kind == SC_SILU) {
-        if (meets) sc_meet();
-        sc_join_gates(r, rows, low, high, j->mantissa, j->right, out, dst + row / 2);
-    } else if (out->kind == SC_ADD) {
+    if (j->how == JOIN_ADD) {
         join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets);
-    } else {
+    } else if (j->how == JOIN_STORE) {
         join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, meets);
+    } else {
+        if (meets) sc_meet();
+        if (j->how == JOIN_ANY)
+            sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
+        else
+            sc_join_gates(r, rows, low, high, j->mantissa, j->right, out, dst + row / 2);
     }
 }
 #endif

@@ -79,6 +79,7 @@ void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
 void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps);
 /* Of one token: `parts` are its shares. */
 void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out);
+void sc_q16_normed(uint64_t squares, sc_qvec *out); /* the same of q16_sum() */
 
 /* ---- matrices ---- */
 

@@ -101,6 +101,8 @@ typedef struct sc_layer_step sc_layer_step;
 typedef void sc_step_fn(const sc_layer_step *s, uint32_t layer, int core);
 
 enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32, int8, or sc_qvec, of which dst is an array */
+/* The controller's part in it: none, that in a matrix, in heads, in a vector without and with a norm. */
+enum sc_beside { SC_BESIDE_NOTHING, SC_BESIDE_MATRIX, SC_BESIDE_HEADS, SC_BESIDE_QUANT, SC_BESIDE_NORM };
 
 struct sc_layer_step {
     sc_step_fn *run;
@@ -110,6 +112,7 @@ struct sc_layer_step {
     uint8_t slot;   /* of the matrix it multiplies with, or of the one that reads its result */
     uint8_t how;    /* of sc_step_linear: enum sc_epilogue; of sc_step_norm: which of the layer's gains */
     uint8_t form;   /* enum sc_form of its result */
+    uint8_t beside; /* enum sc_beside */
 };
 
 #define SC_LAYER_STEPS (SC_LAYER_LAST - SC_LAYER_FIRST + 1)

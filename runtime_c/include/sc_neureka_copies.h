@@ -77,9 +77,13 @@ static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int
 }
 
 static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].apart; }
-static inline void write_places(const extent *e) { sc_neureka_spread(e->out_pixel, e->out_row); }
+static inline void write_places(sc_neureka at, const extent *e) {
+    sc_neureka_spread(at, e->out_pixel, e->out_row);
+}
 /* Of a job of several tokens: vectors of matrices with copies may be equally far apart without being equally long. */
-static inline void write_row(const sc_neureka_job *j) { sc_neureka_weight_row(j->weight_row); }
+static inline void write_row(sc_neureka at, const sc_neureka_job *j) {
+    sc_neureka_weight_row(at, j->weight_row);
+}
 
 /* Between low and high bytes, when nobody reads the vector before any more: an even number of words. */
 SC_INLINE void clear_between(const image *i) {
@@ -105,8 +109,8 @@ static inline uint32_t apart_of(const image *i, int e) {
     (void)e;
     return i->apart;
 }
-static inline void write_places(const extent *e) { (void)e; }
-static inline void write_row(const sc_neureka_job *j) { (void)j; }
+static inline void write_places(sc_neureka at, const extent *e) { (void)at, (void)e; }
+static inline void write_row(sc_neureka at, const sc_neureka_job *j) { (void)at, (void)j; }
 static inline void clear_between(const image *i) { (void)i; }
 
 #endif

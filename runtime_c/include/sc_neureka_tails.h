@@ -35,12 +35,13 @@ static inline uint8_t *tail_tile(const image *i, uint32_t job) {
 }
 
 /* Where jobs of both kinds follow each other, what the engine does for one with tails. */
-static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in, uint32_t tiles_out_in) {
+static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint32_t last_out_in,
+                              uint32_t tiles_out_in) {
     if (i->tails != TAILS_OF_EVERY_OTHER) return;
     const int tailed = has_tails(i, job);
-    sc_neureka_weight_row(tailed ? i->tail_row : i->job.weight_row);
+    sc_neureka_weight_row(at, tailed ? i->tail_row : i->job.weight_row);
     if (!tailed) return;
-    sc_neureka_count((last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
+    sc_neureka_count(at, (last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
 }
 
 /* By the controller, when nobody needs those that lie where these come to. */
@@ -132,8 +133,9 @@ static inline int has_tails(const image *i, uint32_t job) {
     (void)i, (void)job;
     return 0;
 }
-static inline void write_tail(const image *i, uint32_t job, uint32_t last_out_in, uint32_t tiles_out_in) {
-    (void)i, (void)job, (void)last_out_in, (void)tiles_out_in;
+static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint32_t last_out_in,
+                              uint32_t tiles_out_in) {
+    (void)at, (void)i, (void)job, (void)last_out_in, (void)tiles_out_in;
 }
 static inline void fetch_tails(const image *i, uint32_t job) { (void)i, (void)job; }
 static inline void await_tails(const image *i, uint32_t job) { (void)i, (void)job; }

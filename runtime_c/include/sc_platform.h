@@ -13,6 +13,8 @@
  *   SC_CLONES     attribute of the function that the vectors are for
  *   SC_XPULP      1 where the Xpulp instructions may be used
  *   SC_L1 SC_L2 SC_WMEM  section attributes for zero-initialised buffers in that memory
+ *   SC_L1_LARGE   the same in L1, of what is no small thing: behind the others, see link.ld
+ *   SC_L1_ARENA(name, bytes)  defines, before those, the buffer that most addresses are in
  *   SC_L1_DATA    section attribute for initialised data in L1
  *   SC_HOT        attribute of functions on the decode path (never inlined copies, kept small)
  */

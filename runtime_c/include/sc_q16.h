@@ -99,6 +99,31 @@ SC_INLINE int q16_bits(const sc_part *parts) {
     return most;
 }
 
+/* What the shares' squares add up to, and eps. */
+SC_INLINE uint64_t q16_sum(const sc_part *parts, uint64_t eps) {
+#if SC_XPULP
+    uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32), l, h;
+    const uint64_t *sum = &parts->sum;
+    /* clang-format off */
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x12)
+                     ".insn i 0x0b, 2, %[l], 16(%[sum])\n"
+                     "lw %[h], -12(%[sum])\n"
+                     "add %[low], %[low], %[l]\n"
+                     "sltu %[l], %[low], %[l]\n"
+                     "add %[high], %[high], %[h]\n"
+                     "add %[high], %[high], %[l]\n" SC_LOOP_END(6)
+                     : [sum] "+&r"(sum), [low] "+&r"(low), [high] "+&r"(high), [l] "=&r"(l), [h] "=&r"(h)
+                     :
+                     : "memory");
+    /* clang-format on */
+    _Static_assert(SC_Q16_SHARES == 8 && sizeof(sc_part) == 16, "what the loop is made for");
+    eps = (uint64_t)high << 32 | low;
+#else
+    for (const sc_part *p = parts; p < parts + SC_Q16_SHARES; p++) eps += p->sum;
+#endif
+    return eps;
+}
+
 /* n values of x * 2^-right, rounded half up, as low bytes and, `pitch` behind them, high bytes.  Their
  * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare, and so are values that
  * are shifted to the left, or do not come in fours. */

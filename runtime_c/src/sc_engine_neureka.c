@@ -68,7 +68,7 @@ typedef struct {
 #endif
 } image;
 _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
-static SC_L1 image images[SC_MATRICES];
+static SC_L1_LARGE image images[SC_MATRICES];
 
 #ifdef SC_AT_MULTIPLIERS
 static inline int on_neureka(const sc_matrix *m) {
@@ -148,34 +148,39 @@ static inline uint32_t halves_before(const image *i, uint32_t job) {
 /* The next job of one token, to be committed; waits while two are under way. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const extent *const e = &i->extents[job + 1u == i->count ? LAST : job < i->whole ? WHOLE : HALF];
-    sc_neureka_acquire();
-    sc_neureka_place(i->job.weights + halves_before(i, job) * i->half_bytes,
+    const sc_neureka at = sc_neureka_acquire();
+    sc_neureka_place(at, i->job.weights + halves_before(i, job) * i->half_bytes,
                      i->job.out + job % JOBS * SC_NEUREKA_SUMS, e->last_out_in, e->tiles_out_in);
-    if (sc_neureka_holds() != i->form) sc_neureka_form(&i->job);
-    write_places(e);
-    write_tail(i, job, e->last_out_in, e->tiles_out_in);
+    if (sc_neureka_holds() != i->form) sc_neureka_form(at, &i->job);
+    write_places(at, e);
+    write_tail(at, i, job, e->last_out_in, e->tiles_out_in);
     sc_neureka_written(i->form);
 }
 
-/* The matrix whose first job has been written, but not committed; the controller's own. */
-static SC_L1 const sc_matrix *ready;
+/* Of passes over one token, or with one left in the last layer; written by the controller. */
+static SC_L1 struct {
+    const image *at_hand; /* read by the workers, too, which meet it between prepare() and end() */
+    const image *ready;   /* whose first job has been written, but not committed */
+    const image *end;     /* behind the last one that the pass multiplies with */
+} now;
 
-SC_HOT static void write_first(const sc_matrix *m) {
-    write_one(image_of(m), 0);
-    ready = m;
-    fetch_tails(image_of(m), 0);
+static inline void write_first(const image *i) {
+    now.ready = i;
+    write_one(i, 0);
+    fetch_tails(i, 0);
+}
+
+/* A pass's first matrix, and those behind one that another engine has. */
+SC_WARM static void prepare_first(const image *i) {
+    now.end = image_of(sc_pass_end());
+    write_first(i);
 }
 
 SC_HOT static void prepare(const sc_matrix *m) {
-    if (ready != m) write_first(m);
-    clear_between(image_of(m));
-}
-
-/* The next matrix of this pass, which is over one token or has one left in the last layer, if it is known and the
- * engine's: its first job is written while the last one of the matrix before is under way. */
-static inline const sc_matrix *next_of(const sc_matrix *m) {
-    if (m + 1 == sc_pass_end()) return 0;
-    return image_of(m + 1)->count ? m + 1 : 0;
+    const image *const i = image_of(m);
+    now.at_hand = i;
+    if (__builtin_expect(now.ready != i, 0)) prepare_first(i);
+    clear_between(i);
 }
 
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
@@ -186,13 +191,13 @@ SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, u
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
     const uint32_t tiles = ko << 16 | (first->tiles_out_in & 0xFFFF);
-    sc_neureka_acquire();
-    if (sc_neureka_holds() != form) sc_neureka_form(first);
-    sc_neureka_place(first->weights + p.first / SC_ROWS * m->block_bytes,
+    const sc_neureka at = sc_neureka_acquire();
+    if (sc_neureka_holds() != form) sc_neureka_form(at, first);
+    sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
                      (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
-    write_row(first);
-    write_tail(image_of(m), p.first >> c->log, last, tiles);
-    sc_neureka_read(first->in + 8u * m->in.words * p.token);
+    write_row(at, first);
+    write_tail(at, image_of(m), p.first >> c->log, last, tiles);
+    sc_neureka_read(at, first->in + 8u * m->in.words * p.token);
     sc_neureka_written(form);
 #ifndef SC_AT_MULTIPLIERS
     scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), image_of(m)->multipliers + p.first, 2 * p.count);
@@ -214,16 +219,6 @@ SC_WARM static void begin_several(const sc_matrix *m, const sc_qvec *x, uint32_t
     fetch_tails(image_of(m), 0);
 }
 
-SC_HOT static void begin_second(const sc_matrix *m) {
-    const image *const i = image_of(m);
-    ready = 0;
-    if (i->count > 1) {
-        write_one(i, 1);
-        sc_neureka_commit();
-        fetch_tails(i, 1);
-    }
-}
-
 /* Nothing comes before the first job of one token: everybody waits for it. */
 SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
     if (tokens > 1) {
@@ -231,7 +226,7 @@ SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) 
         return;
     }
     sc_neureka_commit();
-    begin_second(m);
+    now.ready = 0;
 }
 
 SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
@@ -257,25 +252,23 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
         attend_several(m, tokens);
         return;
     }
-    const image *const i = image_of(m);
+    const image *i = now.at_hand;
     uint32_t job = 0, left;
-    if (has_any_tails(i)) {
-        await_tails(i, 0);
-        sc_meet(); /* the first job's have come */
-    }
-    do { /* as above */
+    await_tails(i, 0);
+    sc_meet(); /* what the vector's values stand for is known, and the first job's tails are there */
+    do {       /* as above; of a job that comes next, tails lie where those of the job before it were */
         left = i->count - ++job;
-        if (left) await_tails(i, job);
+        if (left) {
+            write_one(i, job);
+            sc_neureka_commit();
+            fetch_tails(i, job);
+            await_tails(i, job);
+        }
         sc_neureka_wait(left > 0);
         sc_meet();
-        if (left > 1) {
-            write_one(i, job + 1);
-            sc_neureka_commit();
-            fetch_tails(i, job + 1); /* where those of the job at hand were */
-        }
     } while (left);
-    const sc_matrix *const next = next_of(m);
-    if (next) write_first(next);
+    /* the next matrix's first job is written while the last one of this is under way */
+    if (++i != now.end && i->count) write_first(i);
 }
 
 /* This core's share of what a job of several tokens has summed; blocks are counted through all of its tokens. */
@@ -325,23 +318,19 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         end_several(m, x, tokens, out, core);
         return;
     }
-    const image *const i = image_of(m);
-    const uint16_t *scales = i->multipliers; /* read where they are, each once */
+    const image *const i = now.at_hand;
+    /* this core's of a job: so many rows, from `mine` on; `row`: where the job begins */
+    uint32_t rows = i->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
+    uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF), left = i->count;
     int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
-    uint32_t n = i->rows / SC_CORES, row = 0, places = JOBS;
-    uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF);
+    sc_meet();
     const joining j = joining_of(m, x, out);
-    if (has_any_tails(i)) {
-        sc_meet();
-        own_tails(i, 0, x, core);
-    }
-    for (uint32_t job = 0, left = i->count - 1u;; job++, left--) {
-        uint32_t mine = n * (uint32_t)core, rows = n;
-        if (job == i->whole) mine /= 2, rows = n /= 2, apart = apart_of(i, HALF);
-        if (left == 0) {
+    if (has_any_tails(i)) own_tails(i, 0, x, core);
+    for (;;) {
+        if (job == i->whole) mine /= 2, rows /= 2, apart = apart_of(i, HALF);
+        if (--left == 0) {
+            const uint32_t each = out->kind == SC_SILU ? i->last_blocks : i->last_each, there = m->rows - row;
             apart = apart_of(i, LAST);
-            const uint32_t each = out->kind == SC_SILU ? i->last_blocks : i->last_each;
-            const uint32_t there = m->rows - row;
             mine = each * (uint32_t)core;
             if (mine >= there) {
                 sc_meet();
@@ -350,14 +339,16 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             rows = there - mine < each ? there - mine : each;
         }
         int32_t *const low = sums + mine;
+        const uint32_t at = row + mine;
 #ifdef SC_ENGINE_TAILS
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, scales + mine, row + mine, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
+        join(&j, i->multipliers + at, at, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
         if (left == 0) return;
-        if (has_tails(i, job + 1)) own_tails(i, job + 1, x, core);
-        row += n * SC_CORES, scales += n * SC_CORES;
+        job++;
+        if (has_tails(i, job)) own_tails(i, job, x, core);
+        row += rows * SC_CORES;
         sums += SC_NEUREKA_SUMS / 4;
         if (--places == 0) places = JOBS, sums -= JOBS * SC_NEUREKA_SUMS / 4;
     }
@@ -366,9 +357,12 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
-#define prepare 0
-#define begin 0
-#define attend 0
+static void prepare(const sc_matrix *m) { (void)m; }
+static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
+static void attend(const sc_matrix *m, uint32_t tokens) {
+    (void)m, (void)tokens;
+    sc_meet();
+}
 
 /* Of both bytes; a whole piece is a loop of known length, which compilers take for vectors. */
 static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high, uint32_t n) {
@@ -384,7 +378,7 @@ static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
     const uint32_t pitch = 4u * m->in.words;
-    sc_barrier();
+    sc_meet();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
         const uint32_t pieces = pieces_of(m, has_tail(m, b * SC_ROWS));

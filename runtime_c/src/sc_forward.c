@@ -8,7 +8,7 @@
 #include "sc_multiply.h"
 
 SC_L1 sc_step sc_now;
-SC_L1 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
+SC_L1_ARENA(sc_arena, SC_ARENA_BYTES);
 #if !SC_LOGITS_IN_L1
 SC_L2 int32_t sc_logits[SC_VOCAB];
 #endif

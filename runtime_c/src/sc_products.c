@@ -171,7 +171,7 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, u
     const uint32_t in = (uint32_t)(uintptr_t)r->rows[buffer] + of_step * r->rows_apart;
     const uint32_t weights = (uint32_t)(uintptr_t)x->q + 4 * g * r->each;
     const uint32_t sums = (uint32_t)(uintptr_t)(r->sums[buffer] + of_step * PITCH);
-    sc_neureka_acquire();
+    const sc_neureka at = sc_neureka_acquire();
     if (g < 2 || words != r->each) {
         const uint32_t high = pixels(r->count) / WIDTH, last = (high - 1) % WIDTH + 1;
         const sc_neureka_job j = {
@@ -187,11 +187,11 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, u
             .offset = (uint32_t)-128,
             .config = NEUREKA_1X1 | 7u,
         };
-        sc_neureka_place(weights, sums, tokens << 16 | 4 * SC_PRODUCT_WORDS,
+        sc_neureka_place(at, weights, sums, tokens << 16 | 4 * SC_PRODUCT_WORDS,
                          1u << 16 | words / SC_PRODUCT_WORDS);
-        sc_neureka_form(&j);
+        sc_neureka_form(at, &j);
     } else {
-        sc_neureka_move(weights, in, sums);
+        sc_neureka_move(at, weights, in, sums);
     }
     sc_neureka_written(FORM);
     sc_neureka_commit();

@@ -82,28 +82,10 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
     }
 }
 
-SC_HOT void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out) {
-#if SC_XPULP
-    uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32), l, h;
-    const uint64_t *sum = &parts->sum;
-    /* clang-format off */
-    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x12)
-                     ".insn i 0x0b, 2, %[l], 16(%[sum])\n"
-                     "lw %[h], -12(%[sum])\n"
-                     "add %[low], %[low], %[l]\n"
-                     "sltu %[l], %[low], %[l]\n"
-                     "add %[high], %[high], %[h]\n"
-                     "add %[high], %[high], %[l]\n" SC_LOOP_END(6)
-                     : [sum] "+&r"(sum), [low] "+&r"(low), [high] "+&r"(high), [l] "=&r"(l), [h] "=&r"(h)
-                     :
-                     : "memory");
-    /* clang-format on */
-    _Static_assert(SC_Q16_SHARES == 8 && sizeof(sc_part) == 16, "what the loop is made for");
-    eps = (uint64_t)high << 32 | low;
-#else
-    for (const sc_part *p = parts; p < parts + SC_Q16_SHARES; p++) eps += p->sum;
-#endif
-    normed(out, eps);
+SC_HOT void sc_q16_normed(uint64_t squares, sc_qvec *out) { normed(out, squares); }
+
+SC_WARM void sc_q16_norm(const sc_part *parts, uint64_t eps, sc_qvec *out) {
+    normed(out, q16_sum(parts, eps));
 }
 
 SC_WARM void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, int8_t *high) {

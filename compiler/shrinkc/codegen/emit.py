@@ -133,10 +133,17 @@ class CStep:
     slot: int
     how: int | str
     form: str
+    beside: str
 
 
 VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
 FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
+BESIDE = {  # what the controller does in a step, by its kernel; of others by what they give
+    "sc_step_linear": "SC_BESIDE_MATRIX",
+    "sc_step_heads": "SC_BESIDE_HEADS",
+    "sc_step_attention": "SC_BESIDE_HEADS",
+    "sc_step_norm": "SC_BESIDE_NORM",
+}
 
 
 def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
@@ -158,6 +165,7 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
                 stride(source), stride(step.name), count,
                 slots.index(slot) if slot in slots else 0,
                 step.op.how(step, sizes.steps), FORMS[kind.kind],
+                BESIDE.get(step.op.KERNEL, "SC_BESIDE_QUANT" if kind.kind in VECTORS else "SC_BESIDE_NOTHING"),
             )
         )  # fmt: skip
     return out

@@ -37,10 +37,16 @@
 #define TEAM_BARRIER 0u   /* the workers and the controller */
 #define WORKER_BARRIER 1u /* the workers */
 
-/* A load that puts the core to sleep until the event unit answers (p.elw). */
-static inline uint32_t elw(uint32_t address) {
+/* A load that puts the core to sleep until the event unit answers (p.elw), of an address that is known here: its upper
+ * bits are one instruction, and many loads'. */
+#define ELW_PAGE(address) ((address) & ~0xFFFu)
+#define ELW_OFFSET(address) ((address) & 0xFFFu) /* below 0x800 */
+static inline __attribute__((always_inline)) uint32_t elw(const uint32_t address) {
     uint32_t value;
-    __asm__ volatile(".insn i 0x03, 6, %0, 0(%1)" : "=r"(value) : "r"(address) : "memory");
+    __asm__ volatile(".insn i 0x03, 6, %0, %2(%1)"
+                     : "=r"(value)
+                     : "r"(ELW_PAGE(address)), "i"(ELW_OFFSET(address))
+                     : "memory");
     return value;
 }
 

@@ -19,6 +19,12 @@
 /* The names begin with .bss so that the compiler gives them no bytes in the object file and refuses
  * an initialiser, which nothing would load. */
 #define SC_L1 __attribute__((section(".bss.sc_l1"), aligned(16)))
+#define SC_L1_LARGE __attribute__((section(".bss.sc_l1_large"), aligned(16)))
+/* In assembly, as a symbol without a size: to one that it knows to be large the linker gives no short address. */
+#define SC_L1_ARENA_OF(name, bytes)                                                                          \
+    __asm__(".pushsection .bss.sc_l1_arena, \"aw\", @nobits\n.balign 16\n.globl " #name "\n" #name           \
+            ":\n.zero " #bytes "\n.popsection")
+#define SC_L1_ARENA(name, bytes) SC_L1_ARENA_OF(name, bytes)
 #define SC_L2 __attribute__((section(".bss.sc_l2"), aligned(16)))
 #define SC_WMEM __attribute__((section(".bss.sc_wmem"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))

@@ -7,6 +7,8 @@
 #define SC_XPULP 0
 
 #define SC_L1 __attribute__((aligned(16)))
+#define SC_L1_LARGE SC_L1
+#define SC_L1_ARENA(name, bytes) SC_L1 uint8_t name[bytes]
 #define SC_L2 __attribute__((aligned(16)))
 #define SC_WMEM __attribute__((aligned(16)))
 #define SC_L1_DATA __attribute__((aligned(16)))

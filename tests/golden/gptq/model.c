@@ -17,25 +17,6 @@ static SC_L1_DATA const sc_matrix side_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 
 static SC_L1_DATA const sc_matrix side_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 8, 0, 0};
 static SC_L1_DATA const sc_matrix side_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0, 0};
 
-SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {9888u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.qkv.a */
-    {10944u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_qkv}, /* layer0.qkv */
-    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 3, 0}, /* layer0.o */
-    {17856u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.gate_up.a */
-    {18384u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_gate_up}, /* layer0.gate_up */
-    {27984u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer0.down.a */
-    {28768u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_0_down}, /* layer0.down */
-    {32928u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.qkv.a */
-    {33984u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_1_qkv}, /* layer1.qkv */
-    {40896u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0, 0}, /* layer1.o.a */
-    {41424u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, 0, &side_1_o}, /* layer1.o */
-    {44368u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.gate_up.a */
-    {44896u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, 0, &side_1_gate_up}, /* layer1.gate_up */
-    {61792u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer1.down.a */
-    {62576u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_1_down}, /* layer1.down */
-    {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0}, /* head */
-};
-
 static const uint16_t perm_0_0[] = {
     2, 5, 10, 12, 17, 18, 32, 38, 39, 40, 44, 48, 54, 55, 56, 63, 1, 11, 13, 22,
     27, 29, 33, 34, 36, 37, 41, 42, 50, 52, 53, 62, 0, 3, 4, 7, 14, 15, 16, 20,
@@ -81,19 +62,38 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 128, 0, SC_STORE, SC_WORDS}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 128, 16, 64, 0, 0, SC_BYTES}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 16, 128, 64, 0, 0, SC_WORDS}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 96, 2, SC_SILU, SC_WORDS}, /* h */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 128, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 128, 16, 64, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 16, 128, 64, 0, 0, SC_WORDS, SC_BESIDE_HEADS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 96, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0};
+
+SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
+    {9888u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.qkv.a */
+    {10944u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_qkv}, /* layer0.qkv */
+    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 3, 0}, /* layer0.o */
+    {17856u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.gate_up.a */
+    {18384u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_gate_up}, /* layer0.gate_up */
+    {27984u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer0.down.a */
+    {28768u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_0_down}, /* layer0.down */
+    {32928u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.qkv.a */
+    {33984u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_1_qkv}, /* layer1.qkv */
+    {40896u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0, 0}, /* layer1.o.a */
+    {41424u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, 0, &side_1_o}, /* layer1.o */
+    {44368u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.gate_up.a */
+    {44896u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, 0, &side_1_gate_up}, /* layer1.gate_up */
+    {61792u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer1.down.a */
+    {62576u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &side_1_down}, /* layer1.down */
+    {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0}, /* head */
+};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

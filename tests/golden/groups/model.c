@@ -7,22 +7,6 @@
 #include "sc_model.h"
 
 
-SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.qkv */
-    {5520u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer0.o */
-    {8464u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.gate_up */
-    {20608u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer0.down */
-    {26816u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 19, 0}, /* layer1.qkv */
-    {32336u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer1.o */
-    {35280u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer1.gate_up */
-    {47424u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer1.down */
-    {53632u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.qkv */
-    {59152u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer2.o */
-    {62096u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.gate_up */
-    {74240u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer2.down */
-    {80448u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, 20, 0}, /* head */
-};
-
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
@@ -38,19 +22,35 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 120, 0, SC_STORE, SC_WORDS}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 132, 18, 72, 0, 0, SC_BYTES}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 18, 132, 60, 0, 0, SC_WORDS}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 1, SC_ADD, SC_WORDS}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 130, 2, SC_SILU, SC_WORDS}, /* h */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 3, SC_ADD, SC_WORDS}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 120, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 132, 18, 72, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 18, 132, 60, 0, 0, SC_WORDS, SC_BESIDE_HEADS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 60, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 132, 130, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 132, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {179248u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, -12, 0};
+
+SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
+    {0u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.qkv */
+    {5520u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer0.o */
+    {8464u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.gate_up */
+    {20608u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer0.down */
+    {26816u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 19, 0}, /* layer1.qkv */
+    {32336u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer1.o */
+    {35280u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer1.gate_up */
+    {47424u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer1.down */
+    {53632u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.qkv */
+    {59152u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer2.o */
+    {62096u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.gate_up */
+    {74240u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer2.down */
+    {80448u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, 20, 0}, /* head */
+};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

@@ -16,18 +16,6 @@ SC_L1_DATA const sc_engine *const sc_engines[] = {
 };
 
 
-SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer0.qkv */
-    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer0.o */
-    {2176u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer0.gate_up */
-    {5376u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer0.down */
-    {6464u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer1.qkv */
-    {7552u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer1.o */
-    {8640u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer1.gate_up */
-    {11840u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer1.down */
-    {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* head */
-};
-
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
@@ -40,19 +28,31 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 24, 2, SC_SILU, SC_WORDS}, /* h */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS, SC_BESIDE_HEADS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 24, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0};
+
+SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
+    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer0.qkv */
+    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer0.o */
+    {2176u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer0.gate_up */
+    {5376u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer0.down */
+    {6464u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer1.qkv */
+    {7552u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer1.o */
+    {8640u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer1.gate_up */
+    {11840u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer1.down */
+    {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* head */
+};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {

@@ -7,18 +7,6 @@
 #include "sc_model.h"
 
 
-SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.qkv */
-    {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer0.o */
-    {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.gate_up */
-    {4224u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer0.down */
-    {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.qkv */
-    {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer1.o */
-    {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.gate_up */
-    {9072u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer1.down */
-    {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* head */
-};
-
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
@@ -31,19 +19,31 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 0, 0, SC_VECTOR}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 70, 0, SC_STORE, SC_WORDS}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 70, 12, 48, 0, 0, SC_BYTES}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 12, 70, 42, 0, 0, SC_WORDS}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 1, 0, SC_VECTOR}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 1, SC_ADD, SC_WORDS}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 2, 1, SC_VECTOR}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 24, 2, SC_SILU, SC_WORDS}, /* h */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 3, 0, SC_VECTOR}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 70, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 70, 12, 48, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 12, 70, 42, 0, 0, SC_WORDS, SC_BESIDE_HEADS}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 24, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0};
+
+SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
+    {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.qkv */
+    {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer0.o */
+    {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.gate_up */
+    {4224u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer0.down */
+    {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.qkv */
+    {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer1.o */
+    {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.gate_up */
+    {9072u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer1.down */
+    {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* head */
+};
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {
