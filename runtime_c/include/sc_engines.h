@@ -17,8 +17,8 @@ typedef struct {
     /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* The next three by the controller, beside the workers, where SC_TEAM has it; of an engine that is started, and reads
-     * 16-bit vectors.  First what can be done before one token's activations are there. */
+    /* The next three by the controller, beside the workers, where SC_TEAM has it: never NULL.  First what can be done
+     * before one token's activations are there, of 16-bit vectors as begin(). */
     void (*prepare)(const sc_matrix *m);
     /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not be
      * there yet. */

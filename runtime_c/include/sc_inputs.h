@@ -74,7 +74,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
 }
 
 /* Who says what a token's values stand for: the controller, from the shares' parts, while the workers are at the
- * values. */
+ * values and, of a norm, the engine at its first job. */
 static inline int scaled_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
 
 /* One token's, as several: a share for each worker. */

@@ -267,7 +267,7 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
         sc_neureka_wait(left > 0);
         sc_meet();
     } while (left);
-    /* the next matrix's first job is written while the last one of this is under way */
+    /* the next matrix's first job is written while the workers join the last one's sums */
     if (++i != now.end && i->count) write_first(i);
 }
 
@@ -339,12 +339,12 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             rows = there - mine < each ? there - mine : each;
         }
         int32_t *const low = sums + mine;
-        const uint32_t at = row + mine;
+        const uint32_t of = row + mine;
 #ifdef SC_ENGINE_TAILS
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, i->multipliers + at, at, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
+        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
         if (left == 0) return;
         job++;
         if (has_tails(i, job)) own_tails(i, job, x, core);

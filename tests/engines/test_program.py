@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import (
+    ENV,
     GREEDY,
     WARM,
     Program,
@@ -24,13 +25,15 @@ from end_to_end.programs import (
     smallest_l1,
 )
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import Trace
 from shrinkc.engines import CORES, THE_CORES, Engine
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
-from shrinkc.simulate.proof import Request, reference
+from shrinkc.simulate import run_program
+from shrinkc.simulate.proof import Request, locate, op_values, parse, reference
 
 from .plain import CORES_ALONE, EAGER, PLAIN, WITH_PLAIN, compiled, lowered
 
@@ -164,8 +167,17 @@ def test_no_race_between_what_it_sums_and_what_the_cores_store(
     need("host")
     register(EAGER)
     model = load(Case(SLOTS), tmp_path / "model")
-    program = compiled(lowered(model, QuantOptions(), CONTEXT), model, tmp_path / "out")
+    graph = lowered(model, QuantOptions(), CONTEXT)
+    program = compiled(graph, model, tmp_path / "out")
     assert prove(program, "host", SAN="thread", CORES="8") > 0
+    # What a norm makes of a vector is written by the controller, behind what the step ends with.
+    request, position, layer = requests(graph)[0], 15, 1
+    want = reference(graph, request)
+    words = request.words(graph.context, Trace.PROOF | Trace.DUMP, (position, layer))
+    got = parse(run_program(program.out, "host", words, env=ENV, timeout_s=60).lines)
+    values = op_values(graph, request, want, position, layer)
+    assert "attn_in.s" in got.dumps and "mlp_in.s" in got.dumps
+    assert locate(got.dumps, values, graph, position, layer) is None
 
 
 def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine], None]) -> None:

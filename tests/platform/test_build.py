@@ -121,6 +121,40 @@ int sc_main(void) {
         build_program(out, "siracusa", env=ENV)
 
 
+@pytest.mark.parametrize("chip", CHIPS)
+def test_small_things_of_l1_are_in_the_global_pointer_s_reach(tmp_path: Path, chip: str) -> None:
+    """An address is one instruction where it is less than 2 KiB from the global pointer: of variables, and of where the
+    arena begins, however large that and others are."""
+    need(chip)
+    source = """
+#include "sc_platform.h"
+SC_L1_DATA const uint32_t layers[4] = {1, 2, 3, 4};
+extern uint8_t arena[40000];
+SC_L1_LARGE uint32_t images[2000];
+SC_L1_ARENA(arena, 40000);
+SC_L1 uint32_t variable[20];
+int sc_main(void) {
+    return arena[sc_time() & 7] + (int)images[1] + (int)variable[2] + (int)layers[sc_time() & 3];
+}
+"""
+    out = make_directory(tmp_path / "out", source=source, target=TARGETS[chip])
+    program = build_program(out, chip, env=ENV)
+    done = subprocess.run(
+        ["riscv64-unknown-elf-nm", program], capture_output=True, text=True, check=True
+    )
+    at = {f[2]: int(f[0], 16) for line in done.stdout.splitlines() if len(f := line.split()) == 3}
+    pointer = at["__global_pointer$"]
+    far = {n: at[n] - pointer for n in ("layers", "variable", "arena", "images")}
+    assert -2048 <= far["layers"] < far["variable"] < far["arena"] < 2048
+    assert far["arena"] + 40000 <= far["images"]
+    code = subprocess.run(
+        ["riscv64-unknown-elf-objdump", "-d", "--disassemble=sc_main", program],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "gp," in code and "<arena>" in code
+    assert f"gp,{far['arena']}" in code
+
+
 def test_no_floating_point_instruction(built: Built) -> None:
     objdump = shutil.which("riscv64-unknown-elf-objdump")
     if objdump is None:

@@ -50,6 +50,9 @@ def test_its_files_are_there(target: Target) -> None:
         script = (resource("toolchain") / target.name / "link.ld").read_text()
         for symbol in target.symbols:
             assert symbol in script
+        if "pulp" in target.program.folders:
+            for section in ("", "_arena", "_large"):
+                assert f"*(.bss.sc_l1{section})" in script
         for level in target.on_chip:
             section = {"wmem": ".sc_wmem", "l2": ".sc_l2_blob"}[level.name]
             assert (section in script) == target.program.sections
