@@ -256,7 +256,7 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     uint32_t job = 0, left;
     await_tails(i, 0);
     sc_meet(); /* what the vector's values stand for is known, and the first job's tails are there */
-    do {       /* as above; of a job that comes next, tails lie where those of the job before it were */
+    do {       /* as above; tails of a job that comes next lie where those of the last but one were */
         left = i->count - ++job;
         if (left) {
             write_one(i, job);
