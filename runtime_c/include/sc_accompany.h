@@ -3,7 +3,7 @@
 #ifndef SC_ACCOMPANY_H
 #define SC_ACCOMPANY_H
 
-#include "sc_inputs.h"
+#include "sc_ahead.h"
 
 #if SC_TEAM > SC_CORES
 #if SC_Q16
@@ -14,14 +14,15 @@
 
 /* Its part in quantize_token().  The engine waits for values alone: what a norm makes of them is worked out beside its
  * first job. */
-static inline void await_token(const sc_matrix *m, int norm) {
-    (void)norm;
+SC_PHASE static void await_token(const sc_matrix *m, int norm) {
+    if (norm) (void)gain_of(0, SC_CORES); /* they have come */
     sc_meet();
-    sc_engine_prepare(m);
+    sc_engine_prepare(m, norm);
     sc_meet();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
 #if SC_Q16
+    q16_pad(&m->in, xq[0]);
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
@@ -33,17 +34,32 @@ static inline void await_token(const sc_matrix *m, int norm) {
 #endif
 }
 
-/* Whether it has heads of one token, or a cache to move. */
-#define SC_ATTENDS_ONE (SC_HEAD_CORES > SC_CORES || !SC_KV_IN_L1)
+/* Its part in heads and attention of one token of which it has none: in few lines of code, see below. */
+static inline void accompany_heads(uint32_t layer) {
+    sc_meet();
+    if (!sc_only_caches(layer)) gain_ahead(SC_CORES);
+}
+static inline void accompany_attention(uint32_t layer) {
+    (void)layer;
+    sc_meet();
+#if SC_KV_WINDOW > 0
+    if (kv_whole()) {
+        kv_store(layer);
+        kv_stored(layer);
+    }
+#endif
+    if (sc_hashes_beside() && layer > 0) sc_hash_layer(layer - 1);
+}
 
 /* The controller's part in a step of a layer: it is called for those that give vectors, and has none in what a step
- * does with tiles, nor in one of another kind, which begins with a meeting of the team.  In few lines of
- * code, see below. */
+ * does with tiles, nor in one of another kind, which begins with a meeting of the team. */
 static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     const sc_layer *const l = &sc_layers[index];
     const sc_matrix *const m = l->m[s->slot];
+    if (s->beside == SC_BESIDE_HEADS && !sc_is_worker(SC_FETCHER)) await_cache(index, SC_CORES);
     if (s->beside == SC_BESIDE_MATRIX) {
         const uint32_t first = sc_first_of(s, index);
+        set_out(s->how, SC_CORES);
         sc_engine_attend(m, sc_now.tokens - first);
 #if SC_RANK > 0
         if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
@@ -51,8 +67,12 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     } else if (s->beside >= SC_BESIDE_QUANT && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
         await_token(m, s->beside == SC_BESIDE_NORM);
     } else if (s->beside >= SC_BESIDE_QUANT ||
-               (s->beside == SC_BESIDE_HEADS && (SC_ATTENDS_ONE || sc_now.tokens > 1))) {
+               (s->beside >= SC_BESIDE_HEADS && (SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1))) {
         s->run(s, index, SC_CORES);
+    } else if (s->beside == SC_BESIDE_HEADS) {
+        accompany_heads(index);
+    } else if (s->beside == SC_BESIDE_ATTENTION) {
+        accompany_attention(index);
     } else {
         sc_meet();
     }
@@ -61,6 +81,7 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
 /* All of it.  Of one token everything but attention has room in the controller's own instruction cache: what it asks
  * the shared one for, the workers wait for. */
 SC_HOT static void accompany(void) {
+    if (SC_FETCHER == SC_CORES) fetch_first();
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
         const sc_layer_step *s = sc_layer_steps;
         const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
@@ -69,6 +90,7 @@ SC_HOT static void accompany(void) {
             sc_op_done(op, l, SC_CORES);
         }
     }
+    sc_last_hash(SC_CORES);
     if (sc_now.want == SC_NO_LOGITS) return;
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();

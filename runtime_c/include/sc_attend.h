@@ -8,23 +8,10 @@
 #include "sc_layer_cache.h"
 #include "sc_shares.h"
 
-/* Who moves what attention adds to a cache. */
-#define SC_KEEPER (SC_TEAM - 1)
-
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
-#if !SC_KV_IN_L1
-    if (core == SC_LAST_CORE(SC_CORES)) {
-        if (!kv_whole()) sc_cache_await(layer);
-#if SC_KV_WINDOW > 0
-        else if (sc_now.position > 0)
-            kv_wait();
-#endif
-    }
-#endif
+    if (sc_is_worker(SC_FETCHER)) await_cache(layer, core);
     sc_meet();
-#ifdef SC_AT_GAIN
-    if (core == SC_LAST_CORE(SC_CORES) && !sc_only_caches(layer)) gain_load();
-#endif
+    if (!sc_only_caches(layer)) gain_ahead(core);
     const int cores = sc_head_cores(sc_now.tokens);
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
@@ -94,7 +81,7 @@ SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core)
 /* The only token of its pass, which comes next. */
 static inline void attend_next(const sc_layer_step *s, uint32_t index, int core) {
     /* prompts whose chunks have one token have passes that only fill caches */
-    if (core >= SC_HEAD_CORES || (SC_CHUNK == 1 && sc_only_caches(index))) return;
+    if (SC_CHUNK == 1 && sc_only_caches(index)) return;
     const sc_heads h = {.layer = &sc_layers[index],
                         .position = sc_now.position,
                         .q8 = q8[0],
@@ -112,14 +99,7 @@ static inline void attend_next(const sc_layer_step *s, uint32_t index, int core)
 static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
     sc_meet();
 #if !SC_KV_IN_L1
-    if (core == SC_KEEPER) {
-        kv_store(index);
-        if (core >= SC_HEAD_CORES &&
-            sc_now.next) { /* the controller: past the workers' code, not through it */
-            kv_stored(index);
-            return;
-        }
-    }
+    if (core == SC_KEEPER) kv_store(index);
 #endif
     if (__builtin_expect(sc_now.next, 1))
         attend_next(s, index, core);

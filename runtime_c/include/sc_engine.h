@@ -52,8 +52,8 @@ extern int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 void sc_start(void *unused, int core);   /* for sc_run_workers: what comes before the first pass */
 void sc_forward(void *unused, int core); /* for sc_run_team: a pass */
 
-/* In a pass the controller, where SC_TEAM has it, looks after engines, takes heads and whole tokens like a worker, and
- * moves what attention adds to a cache; of everything else it has no part. */
+/* In a pass the controller, where SC_TEAM has it, looks after engines, says what vectors stand for, takes heads and whole
+ * tokens like a worker, moves caches and hashes; of everything else it has no part. */
 SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_CORES; }
 /* Cores that take heads: of several tokens the team's, where the plan has room for the controller's, of one only if the
  * busiest has fewer of them then, since the controller's code takes room in the instruction cache (hands_of()
@@ -137,7 +137,7 @@ void sc_cache_await(uint32_t layer);
 #endif
 
 /* ---- tables among the weights ---- */
-/* One worker: the rows of this pass's positions into L1.  They may come from flash, so before any weight does. */
+/* One core: the rows of this pass's positions into L1.  They may come from flash, so before any weight does. */
 void sc_load_rope(void);
 /* The text of a token: bytes at .. end - 1 (controller, between passes). */
 typedef struct {
@@ -168,10 +168,21 @@ uint32_t sc_choice(uint32_t t);
 uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most);
 
 /* ---- observing: after each op of a pass, in the order of enum sc_op ---- */
-uint32_t sc_observed(uint32_t trace); /* the ops that these sc_trace flags are about */
+uint32_t sc_observed(uint32_t trace, uint32_t tokens); /* the ops that these sc_trace flags are about */
 /* All cores: a layer's hash, the logits, or an op's output, as the input asked for; SC_LAYERS stands for
  * an op outside the layers. */
 void sc_observe(enum sc_op op, uint32_t layer, int core);
+/* In passes of one token that are only proved the controller, which has nothing to do while the workers attend, hashes
+ * what the layer before has given: of all but short contexts nobody waits for that. */
+#define SC_HASHES_BESIDE (SC_TEAM > SC_CORES && SC_HEAD_CORES == SC_CORES)
+static inline int sc_hashes_beside(void) {
+    return SC_HASHES_BESIDE && sc_now.trace & SC_TRACE_PROOF && !(sc_now.observed >> SC_LAYER_LAST & 1);
+}
+void sc_hash_layer(uint32_t layer); /* of one token */
+/* The last layer's output is hashed as in other passes: behind the head nothing of it is left. */
+static inline void sc_last_hash(int core) {
+    if (__builtin_expect(sc_hashes_beside(), 0)) sc_observe(SC_LAYER_LAST, SC_LAYERS - 1, core);
+}
 void sc_put_hashes(void); /* controller, behind a pass: those of its layers, if they were asked for */
 #ifdef SC_PROFILE
 #define SC_CONTROLLER SC_CORES   /* as a core */

@@ -9,6 +9,14 @@
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
 #define SC_PHASE SC_HOT
 
+/* Who moves what attention adds to a cache behind L1. */
+#define SC_KEEPER (SC_TEAM - 1)
+/* Who has fetched what a layer's steps will read: the core that has tiles copied, or else the cache's keeper, whose code
+ * takes no room among the workers' where it is the controller.  Where vectors are int8 that one is through with a norm
+ * before they are. */
+#define SC_FETCHER                                                                                           \
+    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XSEGS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
+
 /* A permutation of inputs, in models that have any. */
 #if SC_PERMS
 #define SC_PERM(p) (p)
@@ -18,7 +26,7 @@
 
 #ifdef SC_AT_GAIN
 /* The next norm's gains are on their way while the matrices before it are multiplied: from L2 a core waits for each.
- * The core that has tiles copied starts and awaits them. */
+ * SC_FETCHER starts and awaits them. */
 static SC_L1 sc_dma gain_dma;
 static SC_L1 uint32_t gain_next; /* that core's own */
 
@@ -27,7 +35,7 @@ static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], 
 /* Those of a norm, before a barrier. */
 static inline const int32_t *gain_of(uint32_t norm, int core) {
     (void)norm;
-    if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(gain_dma);
+    if (core == SC_FETCHER) sc_dma_wait(gain_dma);
     return gain;
 }
 #else
@@ -57,7 +65,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_meet();
     const int alone = j.gain || !(SC_PERMS && j.perm);
     const uint32_t tokens = j.tokens, whole = alone ? whole_tokens(tokens) : 0;
-    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m);
+    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m, 0);
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -73,9 +81,9 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     if (tokens > 1) norm_several(mine, tokens, j.out);
 }
 
-/* Who says what a token's values stand for: the controller, from the shares' parts, while the workers are at the
- * values and, of a norm, the engine at its first job. */
-static inline int scaled_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
+/* Who has what comes behind a token's values and says what they stand for: the controller, from the shares' parts, while
+ * the workers are at the values and, of a norm, the engine at its first job. */
+static inline int finished_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
 
 /* One token's, as several: a share for each worker. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
@@ -97,12 +105,12 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
         q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
-    if (last) {
-        q16_finish(cut, xq[0], xv);
-        if (!scaled_by_controller(m)) q16_scale(cut, most, gain != 0, xv);
+    if (!finished_by_controller(m) && last) {
+        q16_pad(cut, xq[0]);
+        q16_scale(cut, most, gain != 0, xv);
     }
     if (sc_on_engine(m)) sc_meet();
-    if (gain && last && !scaled_by_controller(m)) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+    if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
 /* Whether quantize_token() makes a matrix's input. */

@@ -66,7 +66,7 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
       MEETS(meets)
-    if (gate_shift > 0) {
+    if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
         __asm__ volatile(JOIN_BLOCKS(31)
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
@@ -115,7 +115,13 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
     : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), MEETS(meets)
-    if (n > 1 && add && right <= 0) { /* clipped to what becomes 2^30, and that once more */
+    if (n > 1 && add && right > 0)
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
+                         "lw %[s], 0(%[y])\n"
+                         "lw %[t], 4(%[y])\n"
+                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
+                         ADD_TWO SC_LOOP_END(25) : JOINED : "memory");
+    else if (n > 1 && add) { /* clipped to what becomes 2^30, and that once more */
         const int32_t left = -right, limit = 1 << (30 - left);
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29) JOIN_TWO
                          ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
@@ -127,12 +133,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
                          ADD_TWO SC_LOOP_END(29)
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
-    } else if (n > 1 && add)
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
-                         "lw %[s], 0(%[y])\n"
-                         "lw %[t], 4(%[y])\n"
-                         SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
-                         ADD_TWO SC_LOOP_END(25) : JOINED : "memory");
+    }
     else if (n > 1)
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
@@ -177,7 +178,9 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
 #ifdef SC_HAS_BIAS
     plain &= !out->bias;
 #endif
-    if (out->kind == SC_SILU && (out->gate_shift < -12 || out->gate_shift >= 16)) j.how = JOIN_GATES;
+    if ((SC_GATE_SHIFT_LEAST < -12 || SC_GATE_SHIFT_MOST >= 16) && out->kind == SC_SILU &&
+        (out->gate_shift < -12 || out->gate_shift >= 16))
+        j.how = JOIN_GATES;
     if (__builtin_expect(!plain, 0)) j.how = JOIN_ANY;
     return j;
 }

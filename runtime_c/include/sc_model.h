@@ -101,8 +101,15 @@ typedef struct sc_layer_step sc_layer_step;
 typedef void sc_step_fn(const sc_layer_step *s, uint32_t layer, int core);
 
 enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32, int8, or sc_qvec, of which dst is an array */
-/* The controller's part in it: none, that in a matrix, in heads, in a vector without and with a norm. */
-enum sc_beside { SC_BESIDE_NOTHING, SC_BESIDE_MATRIX, SC_BESIDE_HEADS, SC_BESIDE_QUANT, SC_BESIDE_NORM };
+/* The controller's part in it: none, that in a matrix, in heads, in attention, in a vector without and with a norm. */
+enum sc_beside {
+    SC_BESIDE_NOTHING,
+    SC_BESIDE_MATRIX,
+    SC_BESIDE_HEADS,
+    SC_BESIDE_ATTENTION,
+    SC_BESIDE_QUANT,
+    SC_BESIDE_NORM
+};
 
 struct sc_layer_step {
     sc_step_fn *run;

@@ -8,9 +8,12 @@
 
 #include "sc_scan.h"
 
+/* Places of a share, but the last ones may have fewer: whole words of bytes. */
+SC_INLINE uint32_t q16_places(uint32_t k) { return (k + 4 * SC_Q16_SHARES - 1) / (4 * SC_Q16_SHARES) * 4; }
+
 /* A share's places, whose number is returned; *first of them is its first. */
 SC_INLINE uint32_t q16_share(uint32_t k, uint32_t share, uint32_t *first) {
-    const uint32_t each = (k + SC_Q16_SHARES - 1) / SC_Q16_SHARES, at = each * share;
+    const uint32_t each = q16_places(k), at = each * share;
     *first = at;
     return at >= k ? 0 : k - at < each ? k - at : each;
 }
@@ -53,11 +56,13 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
 }
 
 /* A share's squares, less what was shifted up: in two words, since GCC makes twice as much of 64 bits. */
-#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31 */
+#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31, of 2 to 4 inputs 32 */
 SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
     const int left = SC_NORM_UNIT - 2 * up;
     uint32_t low = 0, high = 0;
-    if (left >= 0) {
+    if (SC_NORM_UNIT > 31 && left > 31) {
+        high = squares << (left - 32);
+    } else if (left >= 0) {
         low = squares << left;
         high = squares >> 1 >> (31 - left);
     } else if (left > -32) {
@@ -179,11 +184,12 @@ SC_INLINE void q16_scale(const sc_cut *cut, int most, int has_gain, sc_qvec *out
     out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
 }
 
-/* Of the vector, by one core: zeros up to whole words. */
-SC_INLINE void q16_finish(const sc_cut *cut, int8_t *q, sc_qvec *out) {
-    const uint32_t pitch = 4u * cut->words;
-    for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
-    out->q = q;
+/* Behind a vector that has them, up to whole words: zeros. */
+void sc_q16_pad(const sc_cut *cut, int8_t *q);
+
+/* The same of any vector, by one core. */
+SC_INLINE void q16_pad(const sc_cut *cut, int8_t *q) {
+    if (__builtin_expect(cut->k < 4u * cut->last_words, 0)) sc_q16_pad(cut, q);
 }
 
 #endif

@@ -159,28 +159,36 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
 
 /* Of passes over one token, or with one left in the last layer; written by the controller. */
 static SC_L1 struct {
-    const image *at_hand; /* read by the workers, too, which meet it between prepare() and end() */
-    const image *ready;   /* whose first job has been written, but not committed */
-    const image *end;     /* behind the last one that the pass multiplies with */
+    const image *
+        at_hand; /* of the matrix whose jobs these are; the workers copy it before the first meeting of end() */
+    const sc_matrix *of; /* whose first job has been written, or 0 */
+    const image *end;    /* behind the last one that the pass multiplies with */
+    uint32_t written;    /* jobs of it before begin() */
 } now;
 
 static inline void write_first(const image *i) {
-    now.ready = i;
+    now.at_hand = i;
     write_one(i, 0);
     fetch_tails(i, 0);
 }
 
 /* A pass's first matrix, and those behind one that another engine has. */
-SC_WARM static void prepare_first(const image *i) {
+SC_WARM static void prepare_first(const sc_matrix *m) {
     now.end = image_of(sc_pass_end());
-    write_first(i);
+    now.of = m;
+    write_first(image_of(m));
 }
 
-SC_HOT static void prepare(const sc_matrix *m) {
-    const image *const i = image_of(m);
-    now.at_hand = i;
-    if (__builtin_expect(now.ready != i, 0)) prepare_first(i);
+SC_HOT static void prepare(const sc_matrix *m, int behind_norm) {
+    if (__builtin_expect(now.of != m, 0)) prepare_first(m);
+    const image *const i = now.at_hand;
     clear_between(i);
+    now.written = 1;
+    if (behind_norm && i->count > 1) { /* there is time, and the engine will go on when the first is done */
+        now.written = 2;
+        sc_neureka_hold();
+        write_one(i, 1);
+    }
 }
 
 /* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
@@ -219,14 +227,13 @@ SC_WARM static void begin_several(const sc_matrix *m, const sc_qvec *x, uint32_t
     fetch_tails(image_of(m), 0);
 }
 
-/* Nothing comes before the first job of one token: everybody waits for it. */
+/* Nothing comes before the first jobs of one token: everybody waits for them. */
 SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
     if (tokens > 1) {
         begin_several(m, x, tokens);
         return;
     }
     sc_neureka_commit();
-    now.ready = 0;
 }
 
 SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
@@ -258,9 +265,11 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     sc_meet(); /* what the vector's values stand for is known, and the first job's tails are there */
     do {       /* as above; tails of a job that comes next lie where those of the last but one were */
         left = i->count - ++job;
-        if (left) {
+        if (left && job >= now.written) {
             write_one(i, job);
             sc_neureka_commit();
+        }
+        if (left) {
             fetch_tails(i, job);
             await_tails(i, job);
         }
@@ -268,7 +277,9 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
         sc_meet();
     } while (left);
     /* the next matrix's first job is written while the workers join the last one's sums */
-    if (++i != now.end && i->count) write_first(i);
+    const int follows = ++i != now.end && i->count;
+    now.of = follows ? now.of + 1 : 0;
+    if (follows) write_first(i);
 }
 
 /* This core's share of what a job of several tokens has summed; blocks are counted through all of its tokens. */
@@ -357,7 +368,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
-static void prepare(const sc_matrix *m) { (void)m; }
+static void prepare(const sc_matrix *m, int behind_norm) { (void)m, (void)behind_norm; }
 static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
 static void attend(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;

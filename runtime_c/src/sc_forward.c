@@ -4,6 +4,7 @@
 #include "sc_platform.h"
 
 #include "sc_accompany.h"
+#include "sc_ahead.h"
 #include "sc_attend.h"
 #include "sc_multiply.h"
 
@@ -64,17 +65,6 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* With the matrix that gate and up are, what the next layer reads first. */
-static inline void set_out(const sc_output *out, int core) {
-    if (out->kind != SC_SILU || core != SC_LAST_CORE(SC_CORES)) return;
-#ifdef SC_AT_GAIN
-    if (gain_next < 2 * SC_LAYERS || sc_now.want != SC_NO_LOGITS) gain_load();
-#endif
-#if SC_KV_WINDOW > 0
-    kv_load(kv_next);
-#endif
-}
-
 /* All rows of a matrix, tile by tile as the stream delivers them. */
 #if SC_RANK > 0
 SC_PHASE static
@@ -86,7 +76,7 @@ static inline
     linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
     if (sc_on_engine(m)) {
-        set_out(out, core);
+        set_out(out->kind, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
     }
@@ -107,24 +97,30 @@ static inline
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
-        if (first + n == m->blocks) set_out(out, core);
+        if (first + n == m->blocks) set_out(out->kind, core);
         if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
 }
 
+SC_PHASE static void quantize_several_of(const sc_layer_step *s, uint32_t layer, const int32_t *gain,
+                                         int core) {
+    const sc_layer *l = &sc_layers[layer];
+    quantize(l->m[s->slot], sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]),
+             sc_first_of(s, layer), xq[0], xv, core);
+}
+
 /* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
 SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
+#if SC_Q16
     const sc_layer *l = &sc_layers[layer];
     const sc_matrix *m = l->m[s->slot];
-#if SC_Q16
     if (__builtin_expect(one_token(m, SC_PERM(l->perm[s->slot])), 1)) {
         quantize_token(m, sc_source(s), gain, core);
         return;
     }
 #endif
-    quantize(m, sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]), sc_first_of(s, layer), xq[0],
-             xv, core);
+    quantize_several_of(s, layer, gain, core);
 }
 
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
@@ -148,12 +144,14 @@ SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     linear(l->m[s->slot], xv + first, sc_now.tokens - first, &out, core);
 }
 
-SC_PHASE static void transformer_layer(uint32_t index, int core) {
-    const sc_layer_step *s = sc_layer_steps;
-    const enum sc_op last = sc_only_caches(index) ? SC_LAYER_CACHED : SC_LAYER_LAST;
-    for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
-        s->run(s, index, core);
-        sc_op_done(op, index, core);
+SC_PHASE static void layers(int core) {
+    for (uint32_t l = 0; l < SC_LAYERS; l++) {
+        const sc_layer_step *s = sc_layer_steps;
+        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
+        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
+            s->run(s, l, core);
+            sc_op_done(op, l, core);
+        }
     }
 }
 
@@ -254,18 +252,7 @@ static inline void before(int core) {
     if (core == 0) sc_load_rope();
     sc_barrier(); /* before another core asks flash for weights */
 #endif
-    if (core == SC_LAST_CORE(SC_CORES)) {
-#if !SC_ROPE_IN_FLASH
-        sc_load_rope(); /* not behind a cache */
-#endif
-#ifdef SC_AT_GAIN
-        gain_next = 0;
-        gain_load();
-#endif
-#if SC_KV_WINDOW > 0
-        kv_load(0);
-#endif
-    }
+    if (core == SC_FETCHER) fetch_first();
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
 #if SC_TILE_BYTES > 0
@@ -282,6 +269,7 @@ SC_HOT void sc_forward(void *unused, int core) {
     }
 #endif
     before(core);
-    for (uint32_t l = 0; l < SC_LAYERS; l++) transformer_layer(l, core);
+    layers(core);
+    sc_last_hash(core);
     if (sc_now.want != SC_NO_LOGITS) head(core);
 }

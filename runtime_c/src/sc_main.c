@@ -81,6 +81,7 @@ SC_HOT static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
         sc_now.first_wanted = first_wanted(chunk);
+        sc_now.observed = sc_observed(sc_now.trace, chunk);
         sc_run_team(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_print();
@@ -125,7 +126,6 @@ int sc_main(void) {
     sc_now.trace = in[SC_IN_TRACE];
     if ((sc_now.trace & SC_TRACE_LOGITS) && (!SC_ALL_LOGITS || sc_now.trace != SC_TRACE_LOGITS || most > 0))
         return refuse("raw logits are for prompts alone, on a host");
-    sc_now.observed = sc_observed(sc_now.trace);
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
     const int text = sc_now.trace == SC_TRACE_TEXT;

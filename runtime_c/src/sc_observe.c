@@ -29,8 +29,10 @@ SC_INLINE uint32_t hash(const int32_t *v, uint32_t n) {
 /* Of a pass, printed behind it: between layers that would drive out of the instruction cache what the next one needs. */
 static SC_L2 uint32_t hashes[SC_LAYERS][SC_CHUNK];
 
+SC_WARM void sc_hash_layer(uint32_t layer) { hashes[layer][0] = hash(x[0], SC_HIDDEN); }
+
 void sc_put_hashes(void) {
-    if (!(sc_now.observed >> SC_LAYER_LAST & 1)) return;
+    if (!(sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP))) return;
     for (uint32_t layer = 0; layer < SC_LAYERS; layer++) {
         for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++) {
             sc_puts(SC_LINE_HASH " ");
@@ -118,9 +120,10 @@ static __attribute__((noinline)) void put_logits(void) {
         put_row(sc_now.position + sc_now.tokens - w->tokens + i, sc_logits + i * w->stride);
 }
 
-uint32_t sc_observed(uint32_t trace) {
+uint32_t sc_observed(uint32_t trace, uint32_t tokens) {
     if (trace & SC_TRACE_DUMP) return ~0u;
-    return trace & SC_TRACE_PROOF ? 1u << SC_LAYER_LAST | 1u << SC_OP_LOGITS : 0;
+    if (!(trace & SC_TRACE_PROOF)) return 0;
+    return (SC_HASHES_BESIDE && tokens == 1 ? 0 : 1u << SC_LAYER_LAST) | 1u << SC_OP_LOGITS;
 }
 
 static SC_L2 uint32_t took; /* by what was observed last; where it changes no place in L1 */
@@ -143,7 +146,7 @@ SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
             sc_barrier();
         if (behind || core != (of_layer && SC_TEAM > SC_CORES ? SC_CORES : 0)) continue;
         const uint32_t start = sc_time();
-        if (op != SC_LAYER_LAST || __builtin_expect(sc_now.trace & SC_TRACE_DUMP, 0)) observe(op, layer);
+        if (__builtin_expect(op != SC_LAYER_LAST || sc_now.trace & SC_TRACE_DUMP, 0)) observe(op, layer);
         for (uint32_t t = sc_first_wanted(layer); op == SC_LAYER_LAST && t < sc_now.tokens; t++)
             hashes[layer][t] = hash(x[t], SC_HIDDEN);
         took = sc_time() - start;

@@ -9,7 +9,7 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
     const int32_t *const gain = j->gain, *x = j->x + t * j->stride;
     /* without a gain shares are shifted together: one for all */
     const uint32_t k = cut->k, pitch = 4u * cut->words;
-    const uint32_t each = gain ? (k + SC_Q16_SHARES - 1) / SC_Q16_SHARES : k;
+    const uint32_t each = gain ? q16_places(k) : k;
     int32_t *const y = j->y + t * j->y_stride;
     int8_t *const q = j->q + 2 * t * pitch;
     sc_qvec *const out = &j->out[t];
@@ -32,7 +32,8 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         if (k - at < n) n = k - at;
         q16_quantize(cut, x + at, n, most, gain != 0, part->up, q + at);
     }
-    q16_finish(cut, q, out);
+    q16_pad(cut, q);
+    out->q = q;
     q16_scale(cut, most, gain != 0, out);
     if (gain) normed(out, eps);
 }
@@ -77,9 +78,15 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
             }
         }
         if ((int)(t - j->first) % cores != core) continue;
-        q16_finish(j->cut, q, &j->out[t]);
+        q16_pad(j->cut, q);
+        j->out[t].q = q;
         q16_scale(j->cut, most, j->gain != 0, &j->out[t]);
     }
+}
+
+SC_WARM void sc_q16_pad(const sc_cut *cut, int8_t *q) {
+    const uint32_t pitch = 4u * cut->words;
+    for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
 }
 
 SC_HOT void sc_q16_normed(uint64_t squares, sc_qvec *out) { normed(out, squares); }

@@ -26,13 +26,16 @@ SC_WARM void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t row
     share(rows, core, &from, &to);
     sc_top top = tops[t][core];
     if (row == 0) top = (sc_top){-SC_INT32_MAX, from < to ? from : SC_VOCAB};
-    for (; from + 8 <= to; from += 8) { /* few eights have one that is larger */
+    const int32_t *eight = 0; /* that has the largest one */
+    for (; from + 8 <= to; from += 8) {
         const int32_t *const w = v + from;
         const int32_t low = sc_max(sc_max(w[0], w[1]), sc_max(w[2], w[3])),
-                      high = sc_max(sc_max(w[4], w[5]), sc_max(w[6], w[7]));
-        if (__builtin_expect(sc_max(low, high) <= top.value, 1)) continue;
-        for (uint32_t i = 0; i < 8; i++)
-            if (w[i] > top.value) top = (sc_top){w[i], row + from + i};
+                      high = sc_max(sc_max(w[4], w[5]), sc_max(w[6], w[7])), most = sc_max(low, high);
+        if (__builtin_expect(most > top.value, 0)) top.value = most, eight = w;
+    }
+    if (eight) {
+        top.index = row + (uint32_t)(eight - v);
+        for (; *eight != top.value; eight++) top.index++;
     }
     for (; from < to; from++)
         if (v[from] > top.value) top = (sc_top){v[from], row + from};

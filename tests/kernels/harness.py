@@ -90,6 +90,9 @@ class Harness:
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
         )
         assert found == 2
+        text, found = re.subn(r"(SC_GATE_SHIFT_LEAST) .*", r"\1 (-20)", text)
+        text, most = re.subn(r"(SC_GATE_SHIFT_MOST) .*", r"\1 31", text)
+        assert found == most == 1
         assert "SC_SPLIT 0" in text
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")

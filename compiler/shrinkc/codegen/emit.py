@@ -26,7 +26,7 @@ from shrinkc.engines import CORES, Tails, engine_named
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache
+from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache, SiluMul
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.behind import PIECE_WINDOW
 from shrinkc.memory.parts import (
@@ -141,7 +141,7 @@ FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_
 BESIDE = {  # what the controller does in a step, by its kernel; of others by what they give
     "sc_step_linear": "SC_BESIDE_MATRIX",
     "sc_step_heads": "SC_BESIDE_HEADS",
-    "sc_step_attention": "SC_BESIDE_HEADS",
+    "sc_step_attention": "SC_BESIDE_ATTENTION",
     "sc_step_norm": "SC_BESIDE_NORM",
 }
 
@@ -286,6 +286,7 @@ def emit(
         "layer_ops": [step.name for step in shape.steps if step.in_layer],
         "steps": _steps(graph, sizes, held),
         "macros": _macros(graph),
+        "gate_shifts": sorted({op.gate_shift for op in _of_type(graph, SiluMul)}),
         "per_layer": numbers_of(shape.steps),
         "plan": plan,
         "target": target,

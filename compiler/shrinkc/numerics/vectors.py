@@ -114,8 +114,9 @@ GAIN_BITS = 31  # fraction bits of a norm's gains
 
 
 def places_of_share(k: int) -> int:
-    """Places of each of the ``SHARES`` runs that k places are cut into; the last ones may have fewer."""
-    return -(-k // SHARES)
+    """Places of each of the ``SHARES`` runs that k places are cut into, a multiple of 4, which cores
+    have as a word of bytes; the last ones may have fewer or none."""
+    return -(-k // (4 * SHARES)) * 4
 
 
 def square_drop(k: int) -> int:

@@ -7,7 +7,8 @@
 
 #define NEUREKA 0x10201000u
 enum sc_neureka_register {
-    NEUREKA_COMMIT = 0,  /* write 0: run it when the engine is free */
+    NEUREKA_COMMIT =
+        0, /* write 0: run it when the engine is free; 1: not before one behind it is to be run */
     NEUREKA_ACQUIRE = 1, /* read: negative while both contexts are taken */
     NEUREKA_STATUS = 3,  /* bits 0 and 8: the contexts that are taken */
     NEUREKA_JOB = 8      /* the first of a job */
@@ -110,6 +111,9 @@ SC_HOT __attribute__((unused)) static void sc_neureka_form(sc_neureka at, const 
     at[NEUREKA_JOB + 22] = 0;
     at[NEUREKA_JOB + 23] = j->config;
 }
+
+/* A job that is written, but waits for the one behind it. */
+static inline void sc_neureka_hold(void) { sc_neureka_at()[NEUREKA_COMMIT] = 1; }
 
 static inline void sc_neureka_commit(void) {
     __asm__ volatile("" ::: "memory");

@@ -88,6 +88,8 @@ enum sc_op {
 #define SC_XSUMS 1
 #define SC_Q16 1 /* whether there are 16-bit vectors */
 #define SC_RANK 9
+#define SC_GATE_SHIFT_LEAST (2) /* of all layers: code for others is left out */
+#define SC_GATE_SHIFT_MOST (7)
 #define SC_SQ_WORDS 6
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140

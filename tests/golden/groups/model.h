@@ -88,6 +88,8 @@ enum sc_op {
 #define SC_XSUMS 1
 #define SC_Q16 0 /* whether there are 16-bit vectors */
 #define SC_RANK 0
+#define SC_GATE_SHIFT_LEAST (6) /* of all layers: code for others is left out */
+#define SC_GATE_SHIFT_MOST (6)
 #define SC_SQ_WORDS 0
 #define SC_HEAD_SCRATCH_BYTES 268
 #define SC_HEAD_STATE_BYTES 76

@@ -31,7 +31,7 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
     {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
     {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS, SC_BESIDE_HEADS}, /* attn */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS, SC_BESIDE_ATTENTION}, /* attn */
     {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
     {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */

@@ -41,7 +41,7 @@ enum sc_op {
 #define SC_EMBED_SHIFT 6
 #define SC_NORM_EPS 2684ull
 #define SC_NORM_SHIFT 2
-#define SC_NORM_DROP 16
+#define SC_NORM_DROP 17
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
@@ -88,6 +88,8 @@ enum sc_op {
 #define SC_XSUMS 0
 #define SC_Q16 1 /* whether there are 16-bit vectors */
 #define SC_RANK 0
+#define SC_GATE_SHIFT_LEAST (1) /* of all layers: code for others is left out */
+#define SC_GATE_SHIFT_MOST (1)
 #define SC_SQ_WORDS 0
 #define SC_HEAD_SCRATCH_BYTES 204
 #define SC_HEAD_STATE_BYTES 76

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def rule_norm(graph: Graph, op: NormQuant) -> str | None:
     k = input_types(graph, op)[0].width
-    if k < 2:  # sc_q16.h shifts squares by less than a word
+    if k < 2:  # sc_q16.h shifts squares by a word at most
         return f"a norm over {k} value"
     if op.pre_shift != vectors.square_pre_shift(k):
         return f"pre_shift {op.pre_shift} for width {k}"
