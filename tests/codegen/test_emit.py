@@ -16,7 +16,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear
+from shrinkc.ir.ops import Embed, Linear, SiluMul
 from shrinkc.quantize import QuantOptions
 
 SCRIPT = """
@@ -154,6 +154,9 @@ def test_macros(program: Program) -> None:
         assert int(macros[name]) == value, name
     for b in plan.l1:
         assert int(macros[f"SC_AT_{b.name.upper()}"]) == b.offset
+    gates = re.findall(r"#define SC_GATE_SHIFT_(?:LEAST|MOST) \((-?\d+)\)", text)
+    shifts = [op.gate_shift for op in g.ops if isinstance(op, SiluMul)]
+    assert [int(v) for v in gates] == [min(shifts), max(shifts)]
 
 
 def test_sources_come_along(program: Program) -> None:

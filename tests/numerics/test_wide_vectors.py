@@ -152,6 +152,7 @@ def test_no_sum_of_squares_overflows(k: int) -> None:
     assert places * most**2 < 1 << 32
     assert drop == 15 or places * (2 * most) ** 2 >= 1 << 32
     assert SHARES * places >= k
+    assert places % 4 == 0  # whole words of bytes
 
 
 @settings(max_examples=60, deadline=None)
