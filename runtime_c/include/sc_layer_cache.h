@@ -20,9 +20,9 @@ static inline int kv_whole(void) {
 
 #if SC_KV_WINDOW > 0
 
-/* The cache of the layer at hand is in L1: keys, and values behind them.  The next layer's is on its way from the
- * last tile of gate and up on, which is when the fewest weights are: what is asked for later comes later.  SC_FETCHER
- * starts and awaits it; what attention adds, SC_KEEPER. */
+/* The cache of the layer at hand is in L1: keys, and values behind them.  Where tiles travel the next layer's is
+ * on its way from the last one of gate and up on, which is when the fewest weights are: what is asked for later comes
+ * later.  SC_FETCHER starts and awaits it (sc_ahead.h); what attention adds, SC_KEEPER. */
 static SC_L1 uint32_t kv_next; /* the layer */
 #define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
 #define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
