@@ -59,8 +59,7 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     if (s->beside == SC_BESIDE_HEADS && !sc_is_worker(SC_FETCHER)) await_cache(index, SC_CORES);
     if (s->beside == SC_BESIDE_MATRIX) {
         const uint32_t first = sc_first_of(s, index);
-        set_out(s->how, SC_CORES);
-        set_out_early(s->slot);
+        set_out(s->slot, SC_CORES);
         sc_engine_attend(m, sc_now.tokens - first);
 #if SC_RANK > 0
         if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);

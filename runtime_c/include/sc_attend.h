@@ -4,8 +4,8 @@
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 
+#include "sc_ahead.h"
 #include "sc_heads.h"
-#include "sc_layer_cache.h"
 #include "sc_shares.h"
 
 SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {

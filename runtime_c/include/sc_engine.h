@@ -55,6 +55,13 @@ void sc_forward(void *unused, int core); /* for sc_run_team: a pass */
 /* In a pass the controller, where SC_TEAM has it, looks after engines, says what vectors stand for, takes heads and whole
  * tokens like a worker, moves caches and hashes; of everything else it has no part. */
 SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_CORES; }
+/* Who moves what attention adds to a cache behind L1. */
+#define SC_KEEPER (SC_TEAM - 1)
+/* Who has fetched what a layer's steps will read: the core that has tiles copied, or else the cache's keeper, whose code
+ * takes no room among the workers' where it is the controller.  Where vectors are int8 that one is through with a norm
+ * before they are. */
+#define SC_FETCHER                                                                                           \
+    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XSEGS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
 /* Cores that take heads: of several tokens the team's, where the plan has room for the controller's, of one only if the
  * busiest has fewer of them then, since the controller's code takes room in the instruction cache (hands_of()
  * in ir/steps.py). */

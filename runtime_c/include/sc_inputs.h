@@ -9,37 +9,11 @@
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
 #define SC_PHASE SC_HOT
 
-/* Who moves what attention adds to a cache behind L1. */
-#define SC_KEEPER (SC_TEAM - 1)
-/* Who has fetched what a layer's steps will read: the core that has tiles copied, or else the cache's keeper, whose code
- * takes no room among the workers' where it is the controller.  Where vectors are int8 that one is through with a norm
- * before they are. */
-#define SC_FETCHER                                                                                           \
-    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XSEGS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
-
 /* A permutation of inputs, in models that have any. */
 #if SC_PERMS
 #define SC_PERM(p) (p)
 #else
 #define SC_PERM(p) ((const uint16_t *)0)
-#endif
-
-#ifdef SC_AT_GAIN
-/* The next norm's gains are on their way while the matrices before it are multiplied: from L2 a core waits for each.
- * SC_FETCHER starts and awaits them. */
-static SC_L1 sc_dma gain_dma;
-static SC_L1 uint32_t gain_next; /* that core's own */
-
-static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
-
-/* Those of a norm, before a barrier. */
-static inline const int32_t *gain_of(uint32_t norm, int core) {
-    (void)norm;
-    if (core == SC_FETCHER) sc_dma_wait(gain_dma);
-    return gain;
-}
-#else
-#define gain_of(norm, core) sc_gains[norm]
 #endif
 
 #ifdef SC_HAS_ENGINES

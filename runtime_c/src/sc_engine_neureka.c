@@ -159,11 +159,10 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
 
 /* Of passes over one token, or with one left in the last layer; written by the controller. */
 static SC_L1 struct {
-    const image *
-        at_hand; /* of the matrix whose jobs these are; the workers copy it before the first meeting of end() */
-    const sc_matrix *of; /* whose first job has been written, or 0 */
-    const image *end;    /* behind the last one that the pass multiplies with */
-    uint32_t written;    /* jobs of it before begin() */
+    const image *at_hand; /* whose jobs these are; the workers copy it before end()'s first meeting */
+    const sc_matrix *of;  /* whose first job has been written, or 0 */
+    const image *end;     /* behind the last one that the pass multiplies with */
+    uint32_t written;     /* jobs of it before begin() */
 } now;
 
 static inline void write_first(const image *i) {

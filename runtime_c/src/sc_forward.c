@@ -76,7 +76,7 @@ static inline
     linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
     if (sc_on_engine(m)) {
-        set_out(out->kind, core);
+        if (out->kind == SC_SILU) set_out(SC_GU, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
     }
@@ -97,14 +97,13 @@ static inline
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = sc_stream_tile(core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
-        if (first + n == m->blocks) set_out(out->kind, core);
+        if (out->kind == SC_SILU && first + n == m->blocks) set_out(SC_GU, core);
         if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
 }
 
-SC_PHASE static void quantize_several_of(const sc_layer_step *s, uint32_t layer, const int32_t *gain,
-                                         int core) {
+SC_PHASE static void quantize_any(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
     const sc_layer *l = &sc_layers[layer];
     quantize(l->m[s->slot], sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]),
              sc_first_of(s, layer), xq[0], xv, core);
@@ -120,7 +119,7 @@ SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32
         return;
     }
 #endif
-    quantize_several_of(s, layer, gain, core);
+    quantize_any(s, layer, gain, core);
 }
 
 SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {

@@ -7,8 +7,7 @@
 
 #define NEUREKA 0x10201000u
 enum sc_neureka_register {
-    NEUREKA_COMMIT =
-        0, /* write 0: run it when the engine is free; 1: not before one behind it is to be run */
+    NEUREKA_COMMIT = 0,  /* write 0: run it when the engine is free; 1: when the next one is to be */
     NEUREKA_ACQUIRE = 1, /* read: negative while both contexts are taken */
     NEUREKA_STATUS = 3,  /* bits 0 and 8: the contexts that are taken */
     NEUREKA_JOB = 8      /* the first of a job */
