@@ -17,12 +17,12 @@
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
     if (norm) (void)gain_of(0, SC_CORES); /* they have come */
     sc_meet();
-    sc_engine_prepare(m, norm);
+    sc_engine_prepare(m, 1, norm);
     sc_meet();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
 #if SC_Q16
-    q16_pad(&m->in, xq[0]);
+    q16_pad(&m->in, xq[0], 4u * m->in.words);
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif

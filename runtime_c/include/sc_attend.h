@@ -16,11 +16,12 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
     if (sc_now.next) h.value_scales = value_scales[layer];
+    const uint32_t wanted = sc_first_wanted(layer); /* before, tokens need no queries */
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = sc_source(s) + t * s->src_stride, h.rope = rope[t];
-        head = (uint32_t)heads_prepare(&h, (int)head, cores);
+        head = (uint32_t)heads_prepare(&h, (int)head + (t < wanted ? SC_HEADS : 0), cores);
     }
 }
 
@@ -32,9 +33,11 @@ SC_WARM static void scales_of_pass(uint32_t layer, int core) {
     for (uint32_t kv = (uint32_t)core; kv < SC_KV_HEADS; kv += SC_CORES) {
         uint32_t scales = (known ? value_scales[layer][kv] : 0) | value_scales_of(k, kv, known, first),
                  kept = scales;
-        for (uint32_t t = 0; t < sc_now.tokens; t++) {
-            scales |= value_scales_of(k, kv, first + t, first + t + 1);
-            pass_scales[t][kv] = (uint16_t)scales;
+        const uint8_t *scale = k + first * SC_K_STRIDE + kv * SC_K_RECORD + 2;
+        uint16_t *of_pass = &pass_scales[0][kv], *const end = of_pass + sc_now.tokens * SC_KV_HEADS;
+        for (; of_pass < end; of_pass += SC_KV_HEADS, scale += SC_K_STRIDE) {
+            scales |= load16(scale);
+            *of_pass = (uint16_t)scales;
         }
         if (sc_now.want != SC_CHOICES) kept = scales; /* else not all tokens may count */
         value_scales[layer][kv] = (uint16_t)kept;

@@ -18,8 +18,9 @@ typedef struct {
      * token's activations will be from q on. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
     /* The next three by the controller, beside the workers, where SC_TEAM has it: never NULL.  First what can be done
-     * before one token's activations are there, of 16-bit vectors as begin(); behind a norm there is time for more. */
-    void (*prepare)(const sc_matrix *m, int behind_norm);
+     * before activations are there, of 16-bit vectors as begin(): of one token's, when nobody reads those before any
+     * more, and behind a norm there is time for more; of several, while sums of the matrix before may still be read. */
+    void (*prepare)(const sc_matrix *m, uint32_t tokens, int behind_norm);
     /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not be
      * there yet. */
     void (*begin)(const sc_matrix *m, const sc_qvec *x, uint32_t tokens);
@@ -63,8 +64,8 @@ static inline int sc_on_engine(const sc_matrix *m) {
 
 /* What the controller does for the engine that runs a matrix, if there is anything. */
 #ifdef SC_HAS_ENGINES
-static inline void sc_engine_prepare(const sc_matrix *m, int behind_norm) {
-    if (sc_on_engine(m)) sc_engine_of(m)->prepare(m, behind_norm);
+static inline void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
+    if (sc_on_engine(m)) sc_engine_of(m)->prepare(m, tokens, behind_norm);
 }
 static inline void sc_engine_begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
     if (sc_on_engine(m)) sc_engine_of(m)->begin(m, x, tokens);
@@ -73,7 +74,7 @@ static inline void sc_engine_attend(const sc_matrix *m, uint32_t tokens) {
     if (sc_on_engine(m)) sc_engine_of(m)->attend(m, tokens);
 }
 #else
-#define sc_engine_prepare(m, behind_norm) ((void)(m), (void)(behind_norm))
+#define sc_engine_prepare(m, tokens, behind_norm) ((void)(m), (void)(tokens), (void)(behind_norm))
 #define sc_engine_begin(m, x, tokens) ((void)(m), (void)(x), (void)(tokens))
 #define sc_engine_attend(m, tokens) ((void)(m), (void)(tokens))
 #endif

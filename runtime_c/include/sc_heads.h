@@ -127,7 +127,11 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
         }
 #endif
         int32_t most = 1;
+#if SC_XPULP && SC_HEAD_DIM % 4 == 0 && SC_HEAD_DIM <= 8
+        for (int i = 0; i < SC_HEAD_DIM; i += 4) most = sc_max_four(most, z + i);
+#else
         SC_MAX_RUN(most, z, SC_HEAD_DIM);
+#endif
         uint32_t top = (uint32_t)most;
         int n = sc_top_bit(top) - 14, exponent = n;
         if (!is_v) {

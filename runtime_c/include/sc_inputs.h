@@ -36,10 +36,11 @@ static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
+    if (!sc_is_worker(core) && j.tokens > 1) sc_engine_prepare(m, j.tokens, 0);
     sc_meet();
     const int alone = j.gain || !(SC_PERMS && j.perm);
     const uint32_t tokens = j.tokens, whole = alone ? whole_tokens(tokens) : 0;
-    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m, 0);
+    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m, 1, 0);
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -76,11 +77,12 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     if (gain) src = y[0];
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (SC_CORES != SC_Q16_SHARES) n = q16_share(cut->k, (uint32_t)share, &first);
-        q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first);
+        q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first,
+                     4u * cut->words);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
     if (!finished_by_controller(m) && last) {
-        q16_pad(cut, xq[0]);
+        q16_pad(cut, xq[0], 4u * cut->words);
         q16_scale(cut, most, gain != 0, xv);
     }
     if (sc_on_engine(m)) sc_meet();
@@ -107,8 +109,19 @@ static
 #if SC_Q16
     if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
         src += first * stride, out += first;
-        const sc_q16_job j = {&m->in,     src,      stride, 0,  sc_now.tokens - first, gain, perm, y[0],
-                              SC_Y_WORDS, parts[0], to,     out};
+        const sc_q16_job j = {&m->in,
+                              src,
+                              stride,
+                              0,
+                              sc_now.tokens - first,
+                              gain,
+                              perm,
+                              y[0],
+                              SC_Y_WORDS,
+                              parts[0],
+                              to,
+                              sc_q16_pitch(m, sc_now.tokens - first),
+                              out};
         quantize_several(m, &j, core);
         return;
     }

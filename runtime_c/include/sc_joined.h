@@ -8,7 +8,7 @@
 #include "sc_rows.h"
 
 #if SC_XPULP
-/* Of a gate g, whose input of the sigmoid is v, and an up u: 10 instructions and `between`, which needs nothing of
+/* Of a gate g, whose input of the sigmoid is v, and an up u: 12 instructions and `between`, which needs nothing of
  * them.  A high word is there a cycle late for what comes behind it. */
 /* clang-format off */
 #define SC_GATED(between)                                                                                    \
@@ -16,11 +16,12 @@
     "andi %[i], %[i], -4\n"                                                                                  \
     ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
     "and %[v], %[v], %[mask]\n"                                                                              \
-    ".insn r 0x5b, 1, 0x40, %[i], %[i], %[v]\n" /* plus its lower half times v's */                          \
-    "mulh %[g], %[g], %[i]\n"                                                                                \
+    ".insn r 0x5b, 1, 0x50, %[i], %[i], %[v]\n" /* plus its lower half times v's, and that by 2^16 */        \
     "sll %[u], %[u], %[us]\n"                                                                                \
-    "sll %[g], %[g], %[shift]\n"                                                                             \
-    "mulh %[g], %[g], %[u]\n" between                                                                        \
+    SC_TWICE("%[i]")                                                                                         \
+    SC_TIMES_LOW("%[v]", "%[g]", "%[i]") SC_TIMES_HIGH("%[v]", "%[g]", "%[i]")                               \
+    "sll %[v], %[v], %[shift]\n"                                                                             \
+    "mulh %[g], %[v], %[u]\n" between                                                                        \
     ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
 /* clang-format on */
 #endif
@@ -31,6 +32,10 @@
 /* sc_meet() as the first of a loop's instructions, if `meets`: what the loop needs is in registers before. */
 #define MEET ".if %[meets]\n.insn i 0x03, 6, x0, %[event](%[team])\n.endif\n"
 #define MEETS(meets) [team] "r"(ELW_PAGE(SC_MEET_AT)), [event] "i"(ELW_OFFSET(SC_MEET_AT)), [meets] "i"(meets)
+
+/* What is left out where an engine has added high sums to low ones. */
+#define UNLESS_SUMMED(text) ".if !%[summed]\n" text ".endif\n"
+#define SUMMED(summed) [summed] "i"(summed)
 
 /* join_rows() and silu_rows() of whole blocks in one loop, where gates are shifted by -12 to 15. */
 SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
@@ -58,7 +63,7 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
 #define GATE_BLOCKS(count)                                                                                   \
     SC_GATED(SC_LW_POST("%[a]", "%[low]"))                                                                   \
     SC_LOOP_END(count) "\n"                                                                                  \
-    "lw %[a], 12(%[low])\naddi %[low], %[low], 16\naddi %[high], %[high], 16\naddi %[r], %[r], 8\n"          \
+    "lw %[a], 12(%[low])\naddi %[low], %[low], 16\naddi %[r], %[r], 8\naddi %[high], %[high], 16\n"          \
     SC_OUTER_LOOP_END(count + 5)
 #define GATED                                                                                                \
     [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u),        \
@@ -67,16 +72,16 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
       MEETS(meets)
     if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
-        __asm__ volatile(JOIN_BLOCKS(31)
+        __asm__ volatile(JOIN_BLOCKS(33)
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
-                         GATE_BLOCKS(31) : GATED, [gs] "r"(gate_shift) : "memory");
+                         GATE_BLOCKS(33) : GATED, [gs] "r"(gate_shift) : "memory");
     } else {
-        __asm__ volatile(JOIN_BLOCKS(30)
+        __asm__ volatile(JOIN_BLOCKS(32)
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
                          "sll %[v], %[v], %[gs]\n"
-                         GATE_BLOCKS(30) : GATED, [gs] "r"(-gate_shift),
+                         GATE_BLOCKS(32) : GATED, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
     }
     /* clang-format on */
@@ -84,9 +89,53 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
 #undef GATE_BLOCKS
 #undef GATED
 }
+
+/* The same of sums of both bytes, of several tokens: two pairs at a time, in more code than one token has room for. */
+SC_INLINE void summed_silu(const uint16_t *r, uint32_t blocks, const int32_t *sums, uint32_t mantissa,
+                           int32_t right, const sc_output *out, int32_t *dst) {
+    const int gate_shift = out->gate_shift;
+    int32_t g, u, v, i, a, b;
+    uint32_t gates, ups; /* multipliers of two */
+    /* clang-format off */
+#define SUMMED_PAIR(FACTOR, INPUT)                                                                            \
+    SC_LW_POST("%[a]", "%[sums]")                                                                            \
+    "lw %[b], 12(%[sums])\n"                                                                                 \
+    FACTOR("%[v]", "%[gates]", "%[m]") FACTOR("%[i]", "%[ups]", "%[m]")                                      \
+    SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
+    SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
+    SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
+    SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]") INPUT SC_GATED("")
+#define SUMMED_BLOCKS(INPUT, count)                                                                           \
+    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 3)                                                              \
+    SC_INNER_LOOP_BEGIN("%[two]", count)                                                                     \
+    SC_LW_POST("%[gates]", "%[r]")                                                                           \
+    "lw %[ups], 4(%[r])\n"                                                                                   \
+    SUMMED_PAIR(SC_FACTOR, INPUT) SUMMED_PAIR(SC_FACTOR_OF_HIGH, INPUT) SC_LOOP_END(count) "\n"                \
+    "addi %[sums], %[sums], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 3)
+#define SUMMED_OPERANDS                                                                                       \
+    [sums] "+&r"(sums), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v),            \
+    [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b), [gates] "=&r"(gates), [ups] "=&r"(ups)                         \
+    : [blocks] "r"(blocks), [two] "r"(2), [m] "r"(mantissa | mantissa << 16), [right] "r"(right),               \
+      [shift] "r"(out->silu_shift), \
+      [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256)
+    if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
+        __asm__ volatile(SUMMED_BLOCKS("mv %[v], %[g]\n" SC_ROUND("%[v]", "%[gs]")
+                                      ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n", 2 * 27 + 2)
+                         : SUMMED_OPERANDS, [gs] "r"(gate_shift) : "memory");
+    } else {
+        __asm__ volatile(SUMMED_BLOCKS(".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+                                      "sll %[v], %[v], %[gs]\n", 2 * 26 + 2)
+                         : SUMMED_OPERANDS, [gs] "r"(-gate_shift),
+                         [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
+    }
+    /* clang-format on */
+#undef SUMMED_PAIR
+#undef SUMMED_BLOCKS
+#undef SUMMED_OPERANDS
+}
 #endif
 
-/* join_rows() of those that come one by one. */
+/* join_rows() of those that come one by one; high: 0 where low sums are those of both bytes. */
 void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
                   int32_t right, int add, int32_t *y);
 
@@ -95,16 +144,16 @@ void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y,
-                                                            const int meets) {
+                                                            const int meets, const int summed) {
 #if SC_XPULP
     int32_t s, t, a, b, h, i;
     /* clang-format off */
 #define JOIN_TWO                                                                                             \
     SC_LW_POST("%[t]", "%[r]") /* two multipliers */                                                         \
-    SC_LW_POST("%[a]", "%[high]") SC_LW_POST("%[b]", "%[high]")                                              \
+    UNLESS_SUMMED(SC_LW_POST("%[a]", "%[high]") SC_LW_POST("%[b]", "%[high]"))                                \
     SC_LW_POST("%[h]", "%[low]") SC_LW_POST("%[i]", "%[low]")                                                \
     SC_FACTOR("%[s]", "%[t]", "%[m]") SC_FACTOR_OF_HIGH("%[t]", "%[t]", "%[m]")                              \
-    SC_MAC("%[h]", "%[a]", "%[c]") SC_MAC("%[i]", "%[b]", "%[c]")                                            \
+    UNLESS_SUMMED(SC_MAC("%[h]", "%[a]", "%[c]") SC_MAC("%[i]", "%[b]", "%[c]"))                              \
     SC_TWICE("%[s]") SC_TWICE("%[t]")                                                                        \
     SC_TIMES_LOW("%[a]", "%[h]", "%[s]") SC_TIMES_LOW("%[b]", "%[i]", "%[t]")                                \
     SC_TIMES_HIGH("%[a]", "%[h]", "%[s]") SC_TIMES_HIGH("%[b]", "%[i]", "%[t]")
@@ -114,16 +163,17 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
-    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), MEETS(meets)
+    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), MEETS(meets),  \
+    SUMMED(summed)
     if (n > 1 && add && right > 0)
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25) JOIN_TWO
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25 - 4 * %[summed]) JOIN_TWO
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
-                         ADD_TWO SC_LOOP_END(25) : JOINED : "memory");
+                         ADD_TWO SC_LOOP_END(25 - 4 * %[summed]) : JOINED : "memory");
     else if (n > 1 && add) { /* clipped to what becomes 2^30, and that once more */
         const int32_t left = -right, limit = 1 << (30 - left);
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29) JOIN_TWO
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
                          ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
                          ".insn r 0x33, 5, 0x0A, %[b], %[b], %[limit]\n"
                          "lw %[s], 0(%[y])\n"
@@ -131,14 +181,14 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "sll %[a], %[a], %[left]\n"
                          "sll %[b], %[b], %[left]\n"
                          SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
-                         ADD_TWO SC_LOOP_END(29)
+                         ADD_TWO SC_LOOP_END(29 - 4 * %[summed])
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
     }
     else if (n > 1)
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19) JOIN_TWO
+        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19 - 4 * %[summed]) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(19) : JOINED : "memory");
+                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(19 - 4 * %[summed]) : JOINED : "memory");
     else if (meets)
         sc_meet();
     /* clang-format on */
@@ -149,10 +199,11 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #else
     if (meets) sc_meet();
 #endif
-    if (__builtin_expect(n > 0, !SC_XPULP)) sc_join_rest(r, n, low, high, mantissa, right, add, y);
+    if (__builtin_expect(n > 0, !SC_XPULP))
+        sc_join_rest(r, n, low, summed ? 0 : high, mantissa, right, add, y);
 }
 
-/* Where joining is not as plain as below: shifts that join_rows() cannot do, a bias. */
+/* Where joining is not as plain as below: shifts that join_rows() cannot do, a bias.  high: as above. */
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
 /* Gates and ups that are no whole blocks, or shifts of theirs that joined_silu() cannot do. */
@@ -170,37 +221,48 @@ typedef struct {
     uint32_t mantissa;
     int32_t right;
     enum join_how how;
+    enum join_how plain; /* how, where the shift of a token's vector allows it */
 } joining;
 
+/* The same of another token's vector. */
+static inline void joining_next(joining *j, const sc_qvec *x) {
+    j->x = x, j->mantissa = x->mantissa, j->right = right_shift(j->m, x);
+    j->how = __builtin_expect(j->right > (j->out->kind == SC_ADD ? -31 : 0), 1) ? j->plain : JOIN_ANY;
+}
+
 static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_output *out) {
-    joining j = {m, x, out, x->mantissa, right_shift(m, x), (enum join_how)out->kind};
-    int plain = j.right > (out->kind == SC_ADD ? -31 : 0);
-#ifdef SC_HAS_BIAS
-    plain &= !out->bias;
-#endif
+    joining j = {.m = m, .out = out, .plain = (enum join_how)out->kind};
     if ((SC_GATE_SHIFT_LEAST < -12 || SC_GATE_SHIFT_MOST >= 16) && out->kind == SC_SILU &&
         (out->gate_shift < -12 || out->gate_shift >= 16))
-        j.how = JOIN_GATES;
-    if (__builtin_expect(!plain, 0)) j.how = JOIN_ANY;
+        j.plain = JOIN_GATES;
+#ifdef SC_HAS_BIAS
+    if (out->bias) j.plain = JOIN_ANY;
+#endif
+    joining_next(&j, x);
     return j;
 }
 
-/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(). */
+/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(); with `summed` low sums are those of both
+ * bytes. */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
-                    const int32_t *high, int32_t *dst, const int meets) {
+                    const int32_t *high, int32_t *dst, const int meets, const int summed) {
     const sc_output *const out = j->out;
 #if SC_XPULP
     if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
-        joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
+        if (summed)
+            summed_silu(r, rows / SC_ROWS, low, j->mantissa, j->right, out, dst + row / 2);
+        else
+            joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
         return;
     }
 #endif
     if (j->how == JOIN_ADD) {
-        join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets);
+        join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets, summed);
     } else if (j->how == JOIN_STORE) {
-        join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, meets);
+        join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, meets, summed);
     } else {
         if (meets) sc_meet();
+        if (summed) high = 0;
         if (j->how == JOIN_ANY)
             sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
         else

@@ -70,9 +70,19 @@ typedef struct {
     int32_t *y; /* [tokens][y_stride], with gain */
     uint32_t y_stride;
     sc_part *parts; /* [tokens][SC_PARTS] */
-    int8_t *q;      /* [tokens][2][words * 4], where out[].q then point to */
+    int8_t *q;      /* [tokens][2][pitch], where out[].q then point to */
+    uint32_t pitch; /* sc_q16_pitch() */
     sc_qvec *out;
 } sc_q16_job;
+/* Bytes from low to high ones of a vector that is one of so many.  What a matrix's copy for one token has between them
+ * several do without. */
+static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
+#ifdef SC_ENGINE_COPIES
+    if (tokens > 1 && m->spread) return 4u * m->in.last_words;
+#endif
+    (void)tokens;
+    return 4u * m->in.words;
+}
 void sc_q16_scan(const sc_q16_job *j, int core, int cores);
 void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
 /* All of token t by one core, whatever `first` is: with a gain, or without a permutation. */

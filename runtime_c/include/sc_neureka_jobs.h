@@ -13,13 +13,18 @@ typedef struct {
     uint32_t pixels;       /* of a job's result */
     uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
     uint32_t count;
+    uint32_t lead; /* rows that the first jobs have less than others: the cores wait for these */
+    uint32_t
+        summed; /* the engine adds high sums to low ones, in jobs of their own: a tile has not all of both */
 #ifdef SC_ENGINE_TAILS
     uint32_t paired; /* jobs of which every other one has tails: two go through all tokens in turn */
 #endif
 } cut;
 
 static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
-    cut c = {JOB_ROWS_LOG, padded_rows(m), tokens, tokens, 2 * tokens, 1, 0};
+    cut c = {.log = JOB_ROWS_LOG, .rows = padded_rows(m), .tokens = tokens, .each = tokens, .apart = 1};
+    c.summed = SC_CHUNK > PIXELS / 2 && dense(m) && tokens > PIXELS / 2;
+    c.pixels = c.summed ? tokens : 2 * tokens;
     if (!dense(m)) {
         c.each = 1;
         c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, stands between low and high bytes */
@@ -27,8 +32,9 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
     /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
-    if (c.pixels <= 4 || !dense(m)) c.log++;
-    c.count = (c.rows + (1u << c.log) - 1) >> c.log;
+    if (c.pixels <= 4 || !dense(m) || c.summed) c.log++;
+    if (dense(m) && c.pixels > 4 && c.rows > OUTPUTS) c.lead = (c.summed ? 5 : 1) * OUTPUTS;
+    c.count = (c.rows + c.lead + (1u << c.log) - 1) >> c.log;
 #ifdef SC_ENGINE_TAILS
     c.paired = c.each < tokens && m->tails == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
 #endif
@@ -36,7 +42,12 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     return c;
 }
 
-/* The rows of a job, and its token. */
+/* Jobs before that have so many rows: of those that lead 32, 64, and then whole ones. */
+static inline uint32_t rows_before(const cut *c, uint32_t rows) {
+    return rows == 1 && c->lead ? OUTPUTS : rows ? (rows << c->log) - c->lead : 0;
+}
+
+/* The rows of a job, and its first token. */
 typedef struct {
     uint32_t first, count, token;
 } part;
@@ -50,8 +61,22 @@ static inline part part_of(const cut *c, uint32_t job) {
         rows = (rows & ~1u) + (in_pair & 1), token = in_pair / 2;
     }
 #endif
-    const uint32_t first = rows << c->log, left = c->rows - first, most = 1u << c->log;
+    const uint32_t first = rows_before(c, rows), left = c->rows - first;
+    const uint32_t most = rows_before(c, rows + 1) - first;
     return (part){first, left < most ? left : most, token};
+}
+
+/* Of job `job` that comes behind one with part p: in few instructions. */
+static inline part part_behind(const cut *c, uint32_t job, part p) {
+#ifdef SC_ENGINE_TAILS
+    if (c->paired) return part_of(c, job);
+#endif
+    if (c->lead) return part_of(c, job);
+    if ((p.token += c->each) < c->tokens) return p;
+    const uint32_t left = c->rows - (p.first += p.count);
+    if (left < p.count) p.count = left;
+    p.token = 0;
+    return p;
 }
 
 #ifdef SC_ENGINE_TAILS
@@ -78,7 +103,7 @@ static SC_L1 sc_neureka_job several; /* the first job of a matrix with several t
 SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                                 uint32_t job) {
     const part p = part_of(c, job);
-    const uint32_t pitch = 4u * m->in.words, in = channels(m), ki = tiles_of(m, 0);
+    const uint32_t pitch = sc_q16_pitch(m, c->tokens), in = channels(m), ki = tiles_of(m, 0);
     const uint32_t last = in - (ki - 1) * channels_of_tile(m);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_job j = {
@@ -93,7 +118,7 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
     if (dense(m)) { /* vectors are pixels, 6 in a row */
         const uint32_t width = c->pixels < 6 ? c->pixels : 6;
         j.pixels_in = j.pixels_out = c->pixels / width << 16 | width;
-        j.in_pixel = pitch, j.in_row = width * pitch;
+        j.in_pixel = pitch << c->summed, j.in_row = width * j.in_pixel;
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
         j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;

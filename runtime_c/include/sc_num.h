@@ -81,11 +81,11 @@ static inline uint32_t sc_exp2_q20(uint32_t delta) {
 extern const uint16_t sc_exp2_table[256]; /* 2^-((i + 1/2) / 256) in Q16 */
 extern const int32_t sc_sigmoid_table[512];
 
-/* sigmoid(x16 / 2^16) in Q31, by linear interpolation; absolute error below 8e-5 */
-static inline int32_t sc_sigmoid_q31(int32_t x16) {
+/* sigmoid(x16 / 2^16) in Q15, by linear interpolation */
+static inline int32_t sc_sigmoid_q15(int32_t x16) {
     x16 = sc_min(sc_max(x16, -(1 << 20)), (1 << 20) - 1);
     const int32_t entry = sc_sigmoid_table[(x16 >> 12) + 256];
-    return entry + (int16_t)entry * (x16 & 4095);
+    return (entry + (int16_t)entry * (x16 & 4095)) >> 16;
 }
 
 /* floor(sqrt(v)), 2^30 <= v: a polynomial to within 0.51 %, whose Newton step is in the end at most one too large */

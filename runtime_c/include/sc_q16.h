@@ -169,11 +169,11 @@ SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8
 /* Second half of a share, n places of x on or, with a gain, of what the first half wrote, shifted up; `most`:
  * bits of all. */
 SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int most, int has_gain, int up,
-                            int8_t *q) {
+                            int8_t *q, uint32_t pitch) {
     if (n == 0) return;
     int right = most - cut->range;
     if (has_gain) right = sc_min(right + up, 31); /* a share may be far smaller than another */
-    q16_split(x, n, right, has_gain ? 30 : most, q, 4u * cut->words);
+    q16_split(x, n, right, has_gain ? 30 : most, q, pitch);
 }
 
 #define SC_WIDE_MANTISSA (1u << 15) /* of a scale that is a power of two */
@@ -185,11 +185,11 @@ SC_INLINE void q16_scale(const sc_cut *cut, int most, int has_gain, sc_qvec *out
 }
 
 /* Behind a vector that has them, up to whole words: zeros. */
-void sc_q16_pad(const sc_cut *cut, int8_t *q);
+void sc_q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch);
 
 /* The same of any vector, by one core. */
-SC_INLINE void q16_pad(const sc_cut *cut, int8_t *q) {
-    if (__builtin_expect(cut->k < 4u * cut->last_words, 0)) sc_q16_pad(cut, q);
+SC_INLINE void q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch) {
+    if (__builtin_expect(cut->k < 4u * cut->last_words, 0)) sc_q16_pad(cut, q, pitch);
 }
 
 #endif

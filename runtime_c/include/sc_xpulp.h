@@ -106,6 +106,19 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
                          : "memory");                                                                        \
     } while (0)
 
+/* The same of four: a loop would take as long to begin. */
+static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, const int32_t *v) {
+    int32_t a, b, c, d;
+    __asm__("lw %[a], 0(%[v])\nlw %[b], 4(%[v])\nlw %[c], 8(%[v])\nlw %[d], 12(%[v])\n"
+            ".insn r 0x33, 0, 0x02, %[a], %[a], x0\n.insn r 0x33, 0, 0x02, %[b], %[b], x0\n"
+            ".insn r 0x33, 0, 0x02, %[c], %[c], x0\n.insn r 0x33, 0, 0x02, %[d], %[d], x0\n"
+            ".insn r 0x33, 6, 0x02, %[a], %[a], %[b]\n.insn r 0x33, 6, 0x02, %[c], %[c], %[d]\n"
+            ".insn r 0x33, 6, 0x02, %[t], %[t], %[a]\n.insn r 0x33, 6, 0x02, %[t], %[t], %[c]\n"
+            : [t] "+&r"(top), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
+            : [v] "r"(v), "m"(*(const int32_t(*)[4])v));
+    return top;
+}
+
 /* Hardware loop, `cnt` (a register) times over the `insns` instructions up to SC_LOOP_END, which has the
  * assembler check that number: the encoding holds the place of the last one. */
 #define SC_LOOP_BEGIN(cnt, insns)                                                                            \

@@ -18,14 +18,16 @@
 #define OUTPUTS 32u    /* of a tile */
 #define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
 #define JOBS 3u
-#define TOKENS_MAX 18u
+#define PIXELS 36 /* of a tile */
+#define TOKENS_MAX 36u
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
                "planned room of one token's jobs");
 #if SC_ON_NEUREKA != 255 || SC_ON_NEUREKA_TWICE != 255
 #define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
-_Static_assert((JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG <= SC_BYTES_ENGINE,
+_Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_LOG + 1)
+                                      : (JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG) <= SC_BYTES_ENGINE,
                "planned room of many tokens' jobs");
 #endif
 
@@ -178,7 +180,106 @@ SC_WARM static void prepare_first(const sc_matrix *m) {
     write_first(image_of(m));
 }
 
-SC_HOT static void prepare(const sc_matrix *m, int behind_norm) {
+/* Where the engine adds high sums to low ones the first of two jobs gives what high bytes do, 256-fold, and the second
+ * one adds to that what low bytes do. */
+enum half { BOTH, HIGH, LOW };
+#if SC_CHUNK > PIXELS / 2
+static SC_L1_DATA const uint16_t times_256[2u << JOB_ROWS_LOG] = {
+#define EIGHT 256, 256, 256, 256, 256, 256, 256, 256
+#define THIRTY_TWO EIGHT, EIGHT, EIGHT, EIGHT
+    THIRTY_TWO, THIRTY_TWO, THIRTY_TWO, THIRTY_TWO
+#undef THIRTY_TWO
+#undef EIGHT
+};
+#endif
+
+/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
+ * its and no other's but for the job's place. */
+SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, uint32_t form, const cut *c,
+                              uint32_t job, enum half half) {
+    const part p = part_of(c, job);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
+    const uint32_t tiles = ko << 16 | (first->tiles_out_in & 0xFFFF);
+    const sc_neureka at = sc_neureka_acquire();
+    if (sc_neureka_holds() != form) sc_neureka_form(at, first);
+    sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
+                     (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
+    write_row(at, first);
+    write_tail(at, image_of(m), p.first >> c->log, last, tiles);
+    const uint32_t pitch = sc_q16_pitch(m, c->tokens);
+    sc_neureka_read(at, first->in + 2 * pitch * p.token + (half == HIGH ? pitch : 0));
+#if SC_CHUNK > PIXELS / 2
+    if (half != BOTH) sc_neureka_add(at, first->config, half == HIGH ? (uint32_t)(uintptr_t)times_256 : 0);
+#endif
+    sc_neureka_written(form);
+}
+
+/* Of a matrix's jobs of several tokens; those of one have none of these. */
+static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
+    return sc_q16_pitch(m, tokens) << 5 | (image_of(m)->form & 127) | tokens << 24;
+}
+
+/* Rows' multipliers that are not in L1 come with their job's sums. */
+static inline void fetch_scales(const sc_matrix *m, const cut *c, uint32_t job) {
+#ifndef SC_AT_MULTIPLIERS
+    const part p = part_of(c, job);
+    if (job < c->count)
+        scales_dma[job % JOBS] =
+            sc_dma_in(scales_of(c, job), image_of(m)->multipliers + p.first, 2 * p.count);
+#else
+    (void)m, (void)c, (void)job;
+#endif
+}
+
+static inline void write_next(const sc_matrix *m, uint32_t tokens, const cut *c, uint32_t job,
+                              enum half half) {
+    if (job >= c->count) return;
+    write_job(m, &several, form_of(m, tokens), c, job, half);
+    sc_neureka_commit();
+    if (half != LOW) fetch_scales(m, c, job);
+}
+
+static SC_L1 const sc_matrix *first_written; /* whose first jobs of several tokens have been, or 0 */
+
+/* The first two jobs, while sums of the matrix before may still be read. */
+SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
+    if (first_written == m) return;
+    const cut c = cut_of(m, tokens);
+    first_written = m;
+    several = job_of(m, SC_BLOB(m->level) + m->offset, SC_BUFFER(int8_t *, SC_AT_XQ), &c, 0);
+    write_job(m, &several, form_of(m, tokens), &c, 0, c.summed ? HIGH : BOTH);
+    if (!c.summed && c.count == 1) return;
+    sc_neureka_hold();
+    write_job(m, &several, form_of(m, tokens), &c, !c.summed, c.summed ? LOW : BOTH);
+}
+
+/* Of the matrix that comes next, where it has all of the pass's tokens too: while the workers join the last sums. */
+static inline void prepare_next(const sc_matrix *m, uint32_t tokens) {
+    const sc_matrix *const next = m + 1, *const last = sc_layers[SC_LAYERS - 1].m[SC_QKV];
+    if (next == sc_pass_end() || !image_of(next)->count || tokens < sc_now.tokens) return;
+    if (next == sc_matrices + SC_MATRICES - 1 && sc_first_of_head() > 0) return;
+    if (next <= last || sc_now.first_wanted == 0) prepare_several(next, tokens);
+}
+
+SC_WARM static void begin_several(const sc_matrix *m, uint32_t tokens) {
+    sc_neureka_commit();
+    first_written = 0;
+#ifndef SC_AT_MULTIPLIERS
+    const cut c = cut_of(m, tokens);
+    fetch_scales(m, &c, 0);
+    if (!c.summed) fetch_scales(m, &c, 1);
+#else
+    (void)tokens;
+#endif
+    fetch_tails(image_of(m), 0);
+}
+
+SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
+    if (tokens > 1) {
+        prepare_several(m, tokens);
+        return;
+    }
     if (__builtin_expect(now.of != m, 0)) prepare_first(m);
     const image *const i = now.at_hand;
     clear_between(i);
@@ -190,46 +291,11 @@ SC_HOT static void prepare(const sc_matrix *m, int behind_norm) {
     }
 }
 
-/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
- * its and no other's but for the job's place. */
-SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, uint32_t form, const cut *c,
-                              uint32_t job) {
-    const part p = part_of(c, job);
-    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
-    const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
-    const uint32_t tiles = ko << 16 | (first->tiles_out_in & 0xFFFF);
-    const sc_neureka at = sc_neureka_acquire();
-    if (sc_neureka_holds() != form) sc_neureka_form(at, first);
-    sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
-                     (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
-    write_row(at, first);
-    write_tail(at, image_of(m), p.first >> c->log, last, tiles);
-    sc_neureka_read(at, first->in + 8u * m->in.words * p.token);
-    sc_neureka_written(form);
-#ifndef SC_AT_MULTIPLIERS
-    scales_dma[job % JOBS] = sc_dma_in(scales_of(c, job), image_of(m)->multipliers + p.first, 2 * p.count);
-#endif
-}
-
-/* Of a matrix's jobs of several tokens; those of one have none of these. */
-static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
-    return image_of(m)->form | tokens << 24;
-}
-
-SC_WARM static void begin_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
-    const cut c = cut_of(m, tokens);
-    several = job_of(m, SC_BLOB(m->level) + m->offset, x->q, &c, 0);
-    for (uint32_t job = 0; job < c.count && job < 2; job++) {
-        write_job(m, &several, form_of(m, tokens), &c, job);
-        sc_neureka_commit();
-    }
-    fetch_tails(image_of(m), 0);
-}
-
 /* Nothing comes before the first jobs of one token: everybody waits for them. */
 SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
+    (void)x;
     if (tokens > 1) {
-        begin_several(m, x, tokens);
+        begin_several(m, tokens);
         return;
     }
     sc_neureka_commit();
@@ -239,18 +305,21 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
+        const uint32_t left = job + 1 < c.count;
+        if (c.summed) write_next(m, tokens, &c, job + 1, HIGH); /* behind this one's */
         await_tails_of_all(i, &c, job);
 #ifndef SC_AT_MULTIPLIERS
         sc_dma_wait(scales_dma[job % JOBS]);
 #endif
-        sc_neureka_wait(job + 1 < c.count);
+        sc_neureka_wait(left);
         sc_meet(); /* the sums are there, and nobody reads those of the job before any more */
-        if (job + 2 < c.count) {
-            write_job(m, &several, form_of(m, tokens), &c, job + 2);
-            sc_neureka_commit();
-        }
+        if (c.summed)
+            write_next(m, tokens, &c, job + 1, LOW);
+        else
+            write_next(m, tokens, &c, job + 2, BOTH);
         fetch_tails_of_all(i, &c, job);
     }
+    prepare_next(m, tokens);
 }
 
 SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
@@ -281,37 +350,56 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     if (follows) write_first(i);
 }
 
-/* This core's share of what a job of several tokens has summed; blocks are counted through all of its tokens. */
-static void store_job(const sc_matrix *m, const sc_qvec *x, const cut *c, uint32_t job, const sc_output *out,
-                      int core) {
-    const part p = part_of(c, job);
-    const uint32_t apart = c->apart << c->log, blocks = p.count / SC_ROWS, all = c->each * blocks;
-#ifdef SC_AT_MULTIPLIERS
-    const uint16_t *const scales = image_of(m)->multipliers + p.first;
-#else
-    const uint16_t *const scales = scales_of(c, job);
-#endif
-    int32_t *const sums = sums_of(c, job);
-    uint32_t block = all * (uint32_t)core / SC_CORES;
-    const uint32_t stop = all * ((uint32_t)core + 1) / SC_CORES;
-    for (uint32_t t = block / blocks; block < stop; t++) {
-        const uint32_t first = (block - t * blocks) * SC_ROWS, next = (t + 1) * blocks;
-        const uint32_t n = ((stop < next ? stop : next) - block) * SC_ROWS;
-        int32_t *const low = sums + ((2 * t) << c->log) + first;
-        if (has_tails(image_of(m), p.first >> c->log))
-            multiply_tails(image_of(m), p.first >> c->log, x[p.token + t].q, first, n, 1, low);
-        sc_matrix_joined(m, scales + first, p.first + first, n, low, low + apart, &x[p.token + t], out,
-                         out->dst + (p.token + t) * out->stride);
-        block = next;
+/* This core's share of what a job of several tokens has summed, `stop - block` blocks that are counted through all of
+ * its tokens, of which each has `blocks` of them, and the first one begins at `first`. */
+SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, uint32_t log, uint32_t apart,
+                           uint32_t token, uint32_t first, uint32_t blocks, uint32_t count,
+                           const uint16_t *scales, int32_t *sums, const sc_output *out, const int summed) {
+    const uint32_t rows_left = m->rows - p->first, tailed = has_tails(image_of(m), p->first >> log);
+    const sc_qvec *of = x + p->token + token;
+    int32_t *dst = out->dst + (p->token + token) * out->stride;
+    joining j = joining_of(m, of, out);
+    const uint32_t step = (summed ? 1u : 2u) << log;
+    sums += token * step;
+    for (;;) {
+        const uint32_t n = count < blocks - first ? count : blocks - first, at = first * SC_ROWS;
+        int32_t *const low = sums + at;
+        if (tailed) multiply_tails(image_of(m), p->first >> log, of->q, at, n * SC_ROWS, 1, low);
+        if (at < rows_left) {
+            const uint32_t left = rows_left - at, rows = left < n * SC_ROWS ? left : n * SC_ROWS;
+            join(&j, scales + at, p->first + at, rows, low, low + apart, dst, 0, summed);
+        }
+        count -= n;
+        if (count == 0) break;
+        first = 0, of++, sums += step, dst += out->stride;
+        joining_next(&j, of);
     }
 }
 
 SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, const sc_output *out,
                                 int core) {
     const cut c = cut_of(m, tokens);
-    for (uint32_t job = 0; job < c.count; job++) {
+    const uint32_t apart = c.apart << c.log, log_blocks = c.log - 3;
+    part p = part_of(&c, 0);
+    uint32_t place = 0;
+    for (uint32_t job = 0;; place = place + 1 < JOBS ? place + 1 : 0) {
+        const uint32_t blocks = p.count / SC_ROWS, all = c.each * blocks;
+        const uint32_t block = all * (uint32_t)core / SC_CORES, stop = all * ((uint32_t)core + 1) / SC_CORES;
+        const uint32_t token = blocks == 1u << log_blocks ? block >> log_blocks : block / blocks;
+#ifdef SC_AT_MULTIPLIERS
+        const uint16_t *const scales = image_of(m)->multipliers + p.first;
+#else
+        const uint16_t *const scales = scales_of(&c, place);
+#endif
         sc_meet();
-        store_job(m, x, &c, job, out, core);
+        if (block < stop && c.summed)
+            store_share(m, x, &p, c.log, 0, token, block - token * blocks, blocks, stop - block, scales,
+                        sums_of(&c, place), out, 1);
+        else if (block < stop)
+            store_share(m, x, &p, c.log, apart, token, block - token * blocks, blocks, stop - block, scales,
+                        sums_of(&c, place), out, 0);
+        if (++job == c.count) return;
+        p = part_behind(&c, job, p);
     }
 }
 
@@ -354,7 +442,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN);
+        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN, 0);
         if (left == 0) return;
         job++;
         if (has_tails(i, job)) own_tails(i, job, x, core);
@@ -367,7 +455,9 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
-static void prepare(const sc_matrix *m, int behind_norm) { (void)m, (void)behind_norm; }
+static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
+    (void)m, (void)tokens, (void)behind_norm;
+}
 static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
 static void attend(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
@@ -387,7 +477,7 @@ static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
-    const uint32_t pitch = 4u * m->in.words;
+    const uint32_t pitch = sc_q16_pitch(m, tokens);
     sc_meet();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};

@@ -41,9 +41,11 @@ SC_PHASE static void embed(int core) {
         const sc_place at = sc_place_of(m, id / SC_ROWS);
         const uint8_t *block = SC_BLOB(at.level) + at.offset;
 #ifdef SC_HAS_ENGINES
-        if (m->engine != SC_ON_CORES) {
-            sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
-                                 SC_CORES);
+        if (m->engine != SC_ON_CORES) { /* of many tokens each is one core's */
+            const int alone = t < sc_now.tokens - sc_now.tokens % SC_CORES;
+            if (alone && t % SC_CORES != (uint32_t)core) continue;
+            sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t],
+                                 alone ? 0 : core, alone ? 1 : SC_CORES);
             continue;
         }
 #endif

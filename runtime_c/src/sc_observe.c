@@ -81,8 +81,8 @@ static void dump_bytes(const char *op, const int8_t *v, const int8_t *high, uint
     sc_puts("\n");
 }
 
-/* op ends in ".q": its values; ".s" mantissa and exponent; ".c" the segment scales of an int8 vector */
-static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader) {
+/* op ends in ".q": its values; ".s" mantissa and exponent; ".c" the segment scales of an int8 vector, one of so many */
+static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader, uint32_t tokens) {
     const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
     char name[16];
     int n = 0;
@@ -91,7 +91,7 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader)
     name[n - 1] = 's';
     dump_words(name, scale, 2);
     if (reader->format & SC_FMT_Q16) {
-        dump_bytes(op, v->q, v->q + reader->in.words * 4u, reader->in.k);
+        dump_bytes(op, v->q, v->q + sc_q16_pitch(reader, tokens), reader->in.k);
         return;
     }
     name[n - 1] = 'c';
@@ -107,7 +107,8 @@ static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
     const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
     if (s->form == SC_VECTOR)
-        dump_qvec(name, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot]);
+        dump_qvec(name, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot],
+                  sc_now.tokens - sc_first_of(s, layer));
     else if (s->form == SC_BYTES)
         dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
     else

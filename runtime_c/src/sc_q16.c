@@ -4,38 +4,60 @@
 
 #include "sc_q16.h"
 
+/* A token's vector of a norm: shares as those of one alone, with what is known of them in registers. */
+static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, int8_t *q, uint64_t *eps) {
+    const sc_cut *const cut = j->cut;
+    const uint32_t k = cut->k, each = q16_places(k);
+    const int32_t *gain = j->gain;
+    const uint16_t *perm = SC_PERMS ? j->perm : 0;
+    const int32_t *of = y;
+    int32_t most = -30;
+    uint8_t ups[SC_Q16_SHARES], *up = ups;
+    for (uint32_t left = k, n = each; left; left -= n, gain += n, y += n, up++) {
+        int32_t top = 1;
+        uint32_t squares;
+        const int32_t *from = x;
+        if (left < n) n = left;
+        if (SC_PERMS && perm) {
+            gather(x, perm, n, y);
+            from = y, perm += n;
+        } else {
+            x += n;
+        }
+        SC_MAX_RUN(top, from, n);
+        const int by = 30 - sc_top_bit((uint32_t)top);
+        top = (int32_t)q16_gain(from, gain, n, by, SC_NORM_DROP, y, &squares);
+        *eps += q16_squares(squares, by);
+        most = sc_max(most, sc_top_bit((uint32_t)top) + 1 - by);
+        *up = (uint8_t)by;
+    }
+    const int right = most - cut->range;
+    up = ups;
+    for (uint32_t left = k, n = each; left; left -= n, of += n, q += n) {
+        if (left < n) n = left;
+        q16_split(of, n, sc_min(right + *up++, 31), 30, q, j->pitch);
+    }
+    return most;
+}
+
 SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
     const sc_cut *const cut = j->cut;
-    const int32_t *const gain = j->gain, *x = j->x + t * j->stride;
-    /* without a gain shares are shifted together: one for all */
-    const uint32_t k = cut->k, pitch = 4u * cut->words;
-    const uint32_t each = gain ? q16_places(k) : k;
-    int32_t *const y = j->y + t * j->y_stride;
-    int8_t *const q = j->q + 2 * t * pitch;
+    const int32_t *const x = j->x + t * j->stride;
+    int8_t *const q = j->q + 2 * t * j->pitch;
     sc_qvec *const out = &j->out[t];
-    int32_t most = -30;
-    sc_part parts[SC_Q16_SHARES], *part = parts;
-    for (uint32_t at = 0, n = each; at < k; at += n, part++) {
-        const int32_t *from = x + at;
-        if (k - at < n) n = k - at;
-        if (SC_PERMS && gain && j->perm) {
-            gather(x, j->perm + at, n, y + at);
-            from = y + at;
-        }
-        q16_scan(from, gain ? gain + at : 0, n, SC_NORM_DROP, y + at, part);
-        if (gain) eps += part->sum;
-        most = sc_max(most, (int32_t)part->max);
+    int32_t most;
+    if (j->gain) {
+        most = norm_token(j, x, j->y + t * j->y_stride, q, &eps);
+    } else { /* shares are shifted together: one for all */
+        int32_t top = 1;
+        SC_MAX_RUN(top, x, cut->k);
+        most = sc_top_bit((uint32_t)top) + 1;
+        q16_split(x, cut->k, most - cut->range, most, q, j->pitch);
     }
-    if (gain) x = y;
-    part = parts;
-    for (uint32_t at = 0, n = each; at < k; at += n, part++) {
-        if (k - at < n) n = k - at;
-        q16_quantize(cut, x + at, n, most, gain != 0, part->up, q + at);
-    }
-    q16_pad(cut, q);
+    q16_pad(cut, q, j->pitch);
     out->q = q;
-    q16_scale(cut, most, gain != 0, out);
-    if (gain) normed(out, eps);
+    q16_scale(cut, most, j->gain != 0, out);
+    if (j->gain) normed(out, eps);
 }
 
 SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
@@ -57,7 +79,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
 }
 
 SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
-    const uint32_t pitch = 4u * j->cut->words;
+    const uint32_t pitch = j->pitch;
     const uint16_t *const perm = SC_PERMS && !j->gain ? j->perm : 0; /* with a gain the scan has gathered */
     for (uint32_t t = j->first; t < j->tokens; t++) {
         const sc_part *parts = j->parts + t * SC_PARTS;
@@ -74,18 +96,17 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
                     gather(x, perm + at, n, gathered);
                     v = gathered;
                 }
-                q16_quantize(j->cut, v, n, most, j->gain != 0, parts[share].up, q + at);
+                q16_quantize(j->cut, v, n, most, j->gain != 0, parts[share].up, q + at, pitch);
             }
         }
         if ((int)(t - j->first) % cores != core) continue;
-        q16_pad(j->cut, q);
+        q16_pad(j->cut, q, pitch);
         j->out[t].q = q;
         q16_scale(j->cut, most, j->gain != 0, &j->out[t]);
     }
 }
 
-SC_WARM void sc_q16_pad(const sc_cut *cut, int8_t *q) {
-    const uint32_t pitch = 4u * cut->words;
+SC_WARM void sc_q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch) {
     for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
 }
 

@@ -24,16 +24,16 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
-        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 15 + 2)
-                         SC_INNER_LOOP_BEGIN("%[n]", 15)
+        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 17 + 2)
+                         SC_INNER_LOOP_BEGIN("%[n]", 17)
                          SC_LW_POST("%[g]", "%[y]")
                          "lw %[u], %[half](%[y])\n"
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
                          ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
                          SC_GATED("")
-                         SC_LOOP_END(15) "\n"
-                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(15 + 2)
+                         SC_LOOP_END(17) "\n"
+                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(17 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
                          : [blocks] "r"(blocks), [n] "r"(n), [step] "r"(4 * (SC_ROWS - n)),
                            [gs] "r"(gate_shift), [shift] "r"(shift), [us] "r"(up_shift), [mask] "r"(4095),
@@ -47,15 +47,15 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
         int32_t g, u, v, i;
         const int32_t limit = (1 << 20) >> -gate_shift;
         /* clang-format off */
-        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 14 + 2)
-                         SC_INNER_LOOP_BEGIN("%[n]", 14)
+        __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 16 + 2)
+                         SC_INNER_LOOP_BEGIN("%[n]", 16)
                          SC_LW_POST("%[g]", "%[y]")
                          "lw %[u], %[half](%[y])\n"
                          ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
                          "sll %[v], %[v], %[gs]\n"
                          SC_GATED("")
-                         SC_LOOP_END(14) "\n"
-                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(14 + 2)
+                         SC_LOOP_END(16) "\n"
+                         "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(16 + 2)
                          : [y] "+&r"(gate), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v), [i] "=&r"(i)
                          : [blocks] "r"(blocks), [n] "r"(n), [step] "r"(4 * (SC_ROWS - n)),
                            [gs] "r"(-gate_shift), [limit] "r"(limit - 1), [shift] "r"(shift),
@@ -75,7 +75,8 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                 const int32_t limit = (1 << 20) >> -gate_shift;
                 g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
             }
-            const int32_t s = (int32_t)((uint32_t)sc_mulh(*gate, sc_sigmoid_q31(g16)) << shift);
+            const int32_t sigma = sc_sigmoid_q15(g16) << 16;
+            const int32_t s = (int32_t)((uint32_t)row_product(*gate, sigma) << shift);
             *dst++ = sc_mulh(s, (int32_t)((uint32_t)gate[SC_ROWS / 2] << up_shift));
         }
     }
@@ -110,7 +111,7 @@ static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows,
 void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
                   int32_t right, int add, int32_t *y) {
     for (; n; n--, r++, y++) {
-        const int32_t acc = *low++ + (int32_t)((uint32_t)*high++ << 8);
+        const int32_t acc = *low++ + (high ? (int32_t)((uint32_t)*high++ << 8) : 0);
         const int32_t high_word = row_product(acc, row_factor(*r, mantissa));
         const int32_t v = add && right <= 0 ? sc_lshift_sat(high_word, -right) : sc_round(high_word, right);
         *y = add ? sc_add_to_residual(*y, v) : v;
@@ -125,7 +126,7 @@ void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t r
         /* the last block of gate and up has padding on both sides */
         const uint32_t n = rows - i < SC_ROWS && out->kind != SC_SILU ? rows - i : SC_ROWS;
         for (uint32_t j = 0; j < n; j++) {
-            y[j] = low[i + j] + (int32_t)((uint32_t)high[i + j] << 8);
+            y[j] = low[i + j] + (high ? (int32_t)((uint32_t)high[i + j] << 8) : 0);
             scales[j] = r[i + j];
         }
         rescale((const uint8_t *)scales, (int32_t)x->mantissa, right_shift(m, x), y);
@@ -139,10 +140,15 @@ void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const i
     while (rows) {
         const uint32_t n = rows > JOINED_SILU ? JOINED_SILU : rows, rest = n % SC_ROWS, whole = n - rest;
         /* as above */
-        join_rows(r, n + (SC_ROWS - rest) % SC_ROWS, low, high, mantissa, right, 0, buffer, 0);
+        const uint32_t all = n + (SC_ROWS - rest) % SC_ROWS;
+        if (high)
+            join_rows(r, all, low, high, mantissa, right, 0, buffer, 0, 0);
+        else
+            join_rows(r, all, low, low, mantissa, right, 0, buffer, 0, 1);
         if (whole) silu_rows(out, buffer, whole / SC_ROWS, SC_ROWS / 2, dst);
         if (rest) silu_rows(out, buffer + whole, 1, rest / 2, dst + whole / 2);
-        rows -= n, r += n, low += n, high += n, dst += n / 2;
+        rows -= n, r += n, low += n, dst += n / 2;
+        if (high) high += n;
     }
 }
 
@@ -151,7 +157,7 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
                              int32_t *dst) {
     if (row >= m->rows) return; /* a share of the last block's padding alone */
     const joining j = joining_of(m, x, out);
-    join(&j, r, row, (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), low, high, dst, 0);
+    join(&j, r, row, (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), low, high, dst, 0, 0);
 }
 
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],

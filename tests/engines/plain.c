@@ -78,7 +78,9 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
 }
 
 /* The controller has nothing to do for it but to say that the activations are there. */
-static void prepare(const sc_matrix *m, int behind_norm) { (void)m, (void)behind_norm; }
+static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
+    (void)m, (void)tokens, (void)behind_norm;
+}
 static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
 static void attend(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;

@@ -110,7 +110,7 @@ static int32_t number(uint32_t fn, uint32_t a, uint32_t b, uint32_t c, int32_t *
     case 7:
         return (int32_t)sc_exp2_q20(a);
     case 8:
-        return sc_sigmoid_q31((int32_t)a);
+        return sc_sigmoid_q15((int32_t)a);
     case 9:
         return (int32_t)sc_isqrt(a);
     case 10:
@@ -218,7 +218,7 @@ static void wide_vectors(void) {
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
     sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       tokens, gain,
-                    perm, product, (uint32_t)stride, partial, q,      v};
+                    perm, product, (uint32_t)stride, partial, q,      4u * cut.words, v};
     if (whole && (gain || !perm)) {
         for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {

@@ -31,7 +31,7 @@ ENGINE = (
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (
     "sat64", "sat_add", "rshift", "shift", "lshift_sat", "requantize", "exp2_mantissa", "exp2_q20",
-    "sigmoid_q31", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
+    "sigmoid_q15", "isqrt", "bits64", "rsqrt", "mix32", "bits", "sdot4", "sdotu4", "exp2_entry",
 )  # fmt: skip
 # enum sc_format: bits of a weight, and flags
 WIDTH, GROUPED, ASYM, Q16, ZEROS = 15, 16, 32, 64, 128

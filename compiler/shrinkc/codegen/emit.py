@@ -302,7 +302,7 @@ def emit(
         "head_norm": _of_type(graph, RopeCache)[0],
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
-        "xq_words": max(m.x_words for m in readers),
+        "xq_words": max(engine_named(m.engine).several_words(m) for m in readers),
         "xsegs": max(m.x_segs for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
         "q16": int(any(m.wide for m in [*readers, *side_shapes])),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from shrinkc.storage import MatrixShape, Offsets, StorageFormat, Store, format_of
+from shrinkc.storage import WORD, MatrixShape, Offsets, StorageFormat, Store, format_of
 
 CORES = "cores"
 
@@ -70,6 +70,10 @@ def _no_copy(k: int, bits: int) -> int:
     return 0
 
 
+def never(tokens: int) -> bool:
+    return False
+
+
 Features = Mapping[str, float]
 """Name -> count, see costs.Work."""
 
@@ -96,6 +100,7 @@ class Engine:
     ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
     ``spread(k, bits)``: of an engine that has a copy of the matrix for one token, the taps that a vector takes there;
     0: there is none.
+    ``sums(tokens)``: whether of so many it adds the sums of high bytes to those of low ones, which else the cores do.
     ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
     """
 
@@ -112,6 +117,7 @@ class Engine:
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
     tails: Callable[[int, int], Tails] = _no_tails
     spread: Callable[[int, int], int] = _no_copy
+    sums: Callable[[int], bool] = never
     costs_as: str = ""
 
     def __post_init__(self) -> None:
@@ -124,6 +130,13 @@ class Engine:
     def copies(self) -> bool:
         """Whether it has matrices twice."""
         return self.spread is not _no_copy
+
+    def several_words(self, shape: MatrixShape) -> int:
+        """Words of the vector that a matrix reads of each of several tokens: what its copy wants between low and high
+        bytes one alone has."""
+        if not self.copies:
+            return shape.x_words
+        return 2 * -(-shape.k // WORD)
 
     def refusal(self, spec: MatrixSpec) -> str | None:
         """None, or why this engine cannot run the matrix: what it says itself, and what holds for all

@@ -23,7 +23,7 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 # of a job, twice as many of up to 4 pixels: what the cores bring to its place while the engine is at the next
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
-TOKENS_MAX = 18  # 36 pixels
+PIXELS = 36  # of a tile
 IMAGE = 116  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
 _ZERO = 128  # how a weight of 0 is stored
 AHEAD = 32  # bytes that the engine reads past the last weight
@@ -79,20 +79,31 @@ def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    at_once = min(tokens, TOKENS_MAX)
+    at_once = min(tokens, PIXELS // 2)
     tile = 55 * _input_blocks(spec.k) + 50 + 8 * (at_once - 1)
     return START + -(-tokens // at_once) * -(-spec.rows // BLOCK) * tile
 
 
 def _pixels(tokens: int) -> int:
     """Those of the image: up to 6 in a row, else whole rows of 6."""
-    vectors = 2 * min(tokens, TOKENS_MAX)
+    vectors = min(2 * tokens, PIXELS)
     return vectors if vectors <= 6 else -(-vectors // 6) * 6
+
+
+def sums(tokens: int) -> bool:
+    """A tile has not room for all low and high bytes: these have jobs of their own, whose sums the engine adds to those
+    of low ones."""
+    return 2 * tokens > PIXELS
+
+
+def _job_rows(tokens: int) -> int:
+    """Twice as many where the cores have less to do with each."""
+    return JOB_ROWS * (2 if sums(tokens) else 1)
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
     """Multipliers and sums of JOBS jobs."""
-    return JOBS * max(JOB_ROWS * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
+    return JOBS * max(_job_rows(tokens) * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
 def jobs_of_one(rows: int) -> int:
@@ -107,17 +118,26 @@ def jobs_name(tokens: int) -> str:
     return "jobs" if tokens == 1 else "jobs_of_several"
 
 
-def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written."""
-    at_once = min(tokens, TOKENS_MAX)
-    rows = -(-tokens // at_once) * -(-shape.rows // BLOCK)
-    jobs = -(-tokens // at_once) * -(-shape.rows // (JOB_ROWS if at_once > 2 else 2 * JOB_ROWS))
+def _jobs(rows: int, tokens: int) -> int:
+    """Of all tokens: the first ones of those that many tokens share are short, since the cores wait for them."""
     if tokens == 1:
-        jobs = jobs_of_one(shape.rows)
-    return {
-        "calls": 1, jobs_name(tokens): jobs, "rows": rows, "blocks": rows * _input_blocks(shape.k),
-        "pixels": rows * (at_once - 1),
-    }  # fmt: skip
+        return jobs_of_one(rows)
+    if tokens == 2:
+        return -(-rows // (2 * JOB_ROWS))
+    less = BLOCK if rows > BLOCK else 0
+    if sums(tokens):
+        less *= 5
+    return -(-(rows + less) // _job_rows(tokens))
+
+
+def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written.  All
+    else where it adds high sums to low ones."""
+    rows = -(-shape.rows // BLOCK)
+    found = {"rows": rows, "blocks": rows * _input_blocks(shape.k), "pixels": rows * (tokens - 1)}
+    if sums(tokens):
+        found = {f"{name}_summed": count for name, count in found.items()}
+    return {"calls": 1, jobs_name(tokens): _jobs(8 * shape.blocks, tokens), **found}
 
 
 ENGINE = Engine(
@@ -132,4 +152,5 @@ ENGINE = Engine(
     multipliers=multipliers,
     reads_rows=True,
     features=features,
+    sums=sums,
 )

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka as dense
-from shrinkc.engines.engine import Features, MatrixSpec, Tails
+from shrinkc.engines.engine import Features, MatrixSpec, Tails, never
 from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
@@ -239,4 +239,5 @@ ENGINE = replace(
     features=features,
     table=IMAGE + 8,
     tails=tails,
+    sums=never,
 )

@@ -49,12 +49,12 @@ def exp2_table(q9: Value) -> Value:
     return entry.right(q9.right(9))
 
 
-def sigmoid_q31(x16: Value) -> Value:
+def sigmoid_q15(x16: Value) -> Value:
     b = x16.builder
     x16 = b.clip(x16, -(1 << 20), (1 << 20) - 1)
     entry = b.constant(SIGMOID_TABLE).take((x16 >> 12) + 256)
     slope = (entry + 32768) % 65536 - 32768
-    return entry + slope * (x16 % 4096)
+    return (entry + slope * (x16 % 4096)) >> 16
 
 
 def isqrt32(v: Value) -> Value:

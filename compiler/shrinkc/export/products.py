@@ -11,7 +11,7 @@ from shrinkc.export.fixed import (
     round_shift,
     saturate32,
     shift_saturated,
-    sigmoid_q31,
+    sigmoid_q15,
 )
 from shrinkc.export.values import I64, Value
 from shrinkc.export.vectors import (
@@ -140,6 +140,6 @@ def _mean(acc: Value, factor: Value, shift: Value) -> Value:
 
 def silu_mul(y: Value, width: int, gate_shift: int, shift: int, up_shift: int) -> Value:
     gate, up = y.part(0, width, 1), y.part(width, 2 * width, 1)
-    sigma = sigmoid_q31(saturate32(round_shift(gate, gate_shift)))
-    silu = ((gate * sigma) >> 32) << shift
+    sigma = sigmoid_q15(saturate32(round_shift(gate, gate_shift)))
+    silu = round_shift(gate * sigma, 16) << shift
     return (silu * (up << up_shift)) >> 32

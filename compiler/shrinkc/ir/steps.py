@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shrinkc.abi import TOP_BYTES
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.storage import MatrixShape
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class SlotSizes:
     second half of their side paths, 0 where there is none."""
 
     rows: int
-    words: int  # of the vector that they read
+    words: int  # of the vector that they read, and of one of several tokens'
+    several_words: int
     nseg: int  # its segment scales, 0 of 16-bit ones
     x_blocks: int
     asymmetric: bool
@@ -77,6 +78,7 @@ class SlotSizes:
         return cls(
             max(m.rows for m in matrices),
             max(m.x_words for m in matrices),
+            max(engine_named(m.engine).several_words(m) for m in matrices),
             max(m.x_segs for m in matrices),
             max(m.x_blocks for m in matrices),
             any(m.asymmetric for m in matrices),

@@ -28,6 +28,9 @@ from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import KIB, Target
 
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
+# Of models that other engines than the cores run whole: rounds of a team of 9, and tiles of N-EUREKA's, which takes no
+# more.
+LONGER = (36, 18)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 # Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
@@ -166,6 +169,10 @@ def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer
     return [*l1, Buffer("multipliers", "l1", size, 0, len(s.steps) - 1, end)]
 
 
+def _keeps_multipliers(plan: Plan) -> bool:
+    return any(b.name == "multipliers" for b in plan.l1)
+
+
 def _asked(use: L1Use) -> Asked:
     return Asked(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
 
@@ -215,11 +222,14 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             plan = _plan(s, t, total_l1, arena, chosen, asked)
         except DoesNotFit:  # what is not in L1 then, or the buffers, have no place behind it
             return False
+        if _keeps_multipliers(best.plan) and not _keeps_multipliers(plan):
+            return True  # which the table knows nothing of
         if (takes := _cycles(s, t, plan, table)) < cycles:
             best, cycles = _Candidate(chosen, asked, plan), takes
         return True
 
-    for chunk in (chunk for chunk in CHUNKS if chunk > first.chunk):
+    longer = () if copied(s) else LONGER
+    for chunk in (chunk for chunk in (*longer, *CHUNKS) if chunk > first.chunk):
         try:
             chosen = _choose_l1(s, t, total_l1, arena, [chunk])
         except DoesNotFit:

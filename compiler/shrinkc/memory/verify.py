@@ -127,6 +127,13 @@ def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
     return size if end + size <= plan.l1_budget - t.l1_system - table_bytes(s) else 0
 
 
+def _vector(m: MatrixShape, narrow: bool, tokens: int) -> int:
+    """Words of one of so many tokens'."""
+    if tokens > 1 and ENGINES[m.engine].copies:
+        return 2 * ((m.k + 3) // 4)
+    return vector_words(m.k, m.seg, m.bits, m.pad) * (1 if narrow else 2)  # two planes of bytes
+
+
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     """What the buffers that every model has must hold."""
     chunk, cores, takers = plan.chunk, t.cores, _hands(plan, t)
@@ -142,13 +149,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     out = {
         "x": 4 * chunk * s.hidden,
         "y": 4 * chunk * width,
-        "xq": 4
-        * chunk
-        * max(
-            vector_words(m.k, m.seg, m.bits, m.pad)
-            * (1 if m in narrow else 2)  # two planes of bytes
-            for m in readers
-        ),
+        "xq": 4 * max(max(_vector(m, m in narrow, n) for m in readers) * n for n in (1, chunk)),
         "xv": 32 * chunk,
         "parts": 16 * chunk * max(cores, 8),
         "rope": 2 * chunk * s.head_dim,

@@ -108,12 +108,13 @@ def exp2_q20(delta: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_table() -> np.ndarray:
-    """For each x = (i - 256) / 16 one int32: the sigmoid in Q31, whose lower half is, as an int16, how
-    much it grows per 2**-16 of x."""
+    """For each x = (i - 256) / 16 one int32: the sigmoid in Q31, whose lower half is, as an int16, how much it grows
+    per 2**-16 of x.  The upper halves are such that what is cut off to Q15 is right in the mean of a step."""
+    steps = np.arange(4096)
     x = np.arange(-256, 257) / 16
-    exact = 2.0**31 / (1 + np.exp(-x))
-    slope = np.rint(np.diff(exact) / 4096).astype(I64)
-    high = np.rint((exact[:-1] - slope) / 65536).astype(I64)
+    slope = np.rint(np.diff(2.0**31 / (1 + np.exp(-x))) / 4096).astype(I64)
+    exact = 2.0**15 / (1 + np.exp(-(x[:-1, None] + steps / 65536)))
+    high = np.rint(np.mean(exact - (slope[:, None] * (1 + steps) >> 16), axis=1)).astype(I64)
     # none of the 4096 steps leaves the int32
     high = np.minimum(high, ((1 << 31) - 1 - slope * 4096) >> 16)
     return np.maximum(high, 0) * 65536 + slope
@@ -123,15 +124,15 @@ def _sigmoid_table() -> np.ndarray:
 SIGMOID_TABLE = _sigmoid_table()
 
 
-def sigmoid_q31(x16: np.ndarray) -> np.ndarray:
-    """sigmoid(x16 / 2**16) in Q31, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
+def sigmoid_q15(x16: np.ndarray) -> np.ndarray:
+    """sigmoid(x16 / 2**16) in Q15, for |x16| <= 2**31 - 1; |error| <= SIGMOID_MAX_ABS_ERROR.
 
     Linear interpolation with a step of 1/16; beyond 16 the value at 16 is used.
     """
     x16 = np.clip(np.asarray(x16, I64), -(1 << 20), (1 << 20) - 1)
     entry = SIGMOID_TABLE[(x16 >> 12) + 256]
     slope = ((entry + 32768) & 65535) - 32768
-    return entry + slope * (x16 & 4095)
+    return (entry + slope * (x16 & 4095)) >> 16
 
 
 def isqrt32(v: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shrinkc.numerics.fixed import INT32_MAX, round_shift, saturate32, sigmoid_q31
+from shrinkc.numerics.fixed import INT32_MAX, round_shift, saturate32, sigmoid_q15
 
 
 def silu_mul(y: np.ndarray, gate_shift: int, shift: int, up_shift: int) -> np.ndarray:
@@ -15,8 +15,8 @@ def silu_mul(y: np.ndarray, gate_shift: int, shift: int, up_shift: int) -> np.nd
     """
     width = y.shape[1] // 2
     gate, up = y[:, :width], y[:, width:]
-    sigma = sigmoid_q31(saturate32(round_shift(gate, gate_shift)))
-    silu = ((gate * sigma) >> 32) << shift
+    sigma = sigmoid_q15(saturate32(round_shift(gate, gate_shift)))
+    silu = round_shift(gate * sigma, 16) << shift
     up = up << up_shift
     if max(np.abs(silu).max(initial=0), np.abs(up).max(initial=0)) > INT32_MAX:
         raise ArithmeticError("gate * sigmoid or up beyond int32 although bounded")

@@ -19,6 +19,8 @@ enum sc_neureka_register {
 /* Signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset for all weights; the lowest bits
  * are those of a weight less 1. */
 #define NEUREKA_IN_WMEM (1u << 9)
+#define NEUREKA_TIMES (1u << 4 | 1u << 12)
+#define NEUREKA_ADD (1u << 14)
 #define NEUREKA_3X3 (1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
 #define NEUREKA_PADDING(top, left) ((top) << 28 | (left) << 24 | (top) << 20 | (left) << 16)
 #define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
@@ -79,6 +81,13 @@ static inline void sc_neureka_weight_row(sc_neureka at, uint32_t bytes) { at[NEU
 static inline void sc_neureka_spread(sc_neureka at, uint32_t out_pixel, uint32_t out_row) {
     at[NEUREKA_JOB + 10] = out_pixel;
     at[NEUREKA_JOB + 11] = out_row;
+}
+
+/* Instead of leaving raw sums: leaves them times the factors at `times`, 16 bits for each output; or, with 0, adds them
+ * to what is there. */
+static inline void sc_neureka_add(sc_neureka at, uint32_t config, uint32_t times) {
+    at[NEUREKA_JOB + 3] = times;
+    at[NEUREKA_JOB + 23] = config | (times ? NEUREKA_TIMES : NEUREKA_ADD);
 }
 
 static inline void sc_neureka_read(sc_neureka at, uint32_t in) { at[NEUREKA_JOB + 1] = in; }

@@ -82,7 +82,7 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 128
-#define SC_XQ_WORDS 108
+#define SC_XQ_WORDS 32
 #define SC_XSEGS 6 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 12
 #define SC_XSUMS 1
@@ -106,7 +106,7 @@ enum sc_op {
 #define SC_ONLY_ENGINE sc_engine_neureka_twice /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 97232
+#define SC_ARENA_BYTES 92368
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
@@ -117,47 +117,47 @@ enum sc_op {
 #define SC_BYTES_Y 8192
 #define SC_AT_LOGITS 62400
 #define SC_BYTES_LOGITS 432
-#define SC_AT_XQ 70016
-#define SC_BYTES_XQ 6912
-#define SC_AT_PRODUCTS 76928
+#define SC_AT_PRODUCTS 70016
 #define SC_BYTES_PRODUCTS 5216
-#define SC_AT_X 82144
+#define SC_AT_X 75232
 #define SC_BYTES_X 4096
-#define SC_AT_PARTS 86240
+#define SC_AT_PARTS 79328
 #define SC_BYTES_PARTS 2048
-#define SC_AT_K_CACHE 88288
+#define SC_AT_XQ 81376
+#define SC_BYTES_XQ 2048
+#define SC_AT_K_CACHE 83424
 #define SC_BYTES_K_CACHE 1280
-#define SC_AT_HEAD_SCRATCH 89568
+#define SC_AT_HEAD_SCRATCH 84704
 #define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 89568
+#define SC_AT_HEAD_WORK 84704
 #define SC_BYTES_HEAD_WORK 512
-#define SC_AT_Q8 90688
+#define SC_AT_Q8 85824
 #define SC_BYTES_Q8 1024
-#define SC_AT_V_CACHE 91712
+#define SC_AT_V_CACHE 86848
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_BLOCK_MAX 92736
+#define SC_AT_BLOCK_MAX 87872
 #define SC_BYTES_BLOCK_MAX 768
-#define SC_AT_SY 93504
+#define SC_AT_SY 88640
 #define SC_BYTES_SY 576
-#define SC_AT_ROPE 94080
+#define SC_AT_ROPE 89216
 #define SC_BYTES_ROPE 512
-#define SC_AT_SV 94592
+#define SC_AT_SV 89728
 #define SC_BYTES_SV 512
-#define SC_AT_XV 95104
+#define SC_AT_XV 90240
 #define SC_BYTES_XV 512
-#define SC_AT_SQ 95616
+#define SC_AT_SQ 90752
 #define SC_BYTES_SQ 384
-#define SC_AT_XC 96000
+#define SC_AT_XC 91136
 #define SC_BYTES_XC 384
-#define SC_AT_XSUM 96384
+#define SC_AT_XSUM 91520
 #define SC_BYTES_XSUM 384
-#define SC_AT_Q_SCALE 96768
+#define SC_AT_Q_SCALE 91904
 #define SC_BYTES_Q_SCALE 256
-#define SC_AT_PASS_SCALES 97024
+#define SC_AT_PASS_SCALES 92160
 #define SC_BYTES_PASS_SCALES 64
-#define SC_AT_VALUE_SCALES 97088
+#define SC_AT_VALUE_SCALES 92224
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 97104
+#define SC_AT_MULTIPLIERS 92240
 #define SC_BYTES_MULTIPLIERS 128
 
 #endif

@@ -50,7 +50,7 @@ enum sc_op {
 #define SC_STRIP_SPACE 1
 
 /* schedule */
-#define SC_CHUNK 16
+#define SC_CHUNK 36
 #define SC_VERIFIED 9 /* tokens of a pass that gives the choices of all */
 #define SC_LOGIT_TOKENS 9 /* tokens whose logits there is room for */
 #define SC_TILE_BYTES 0
@@ -82,7 +82,7 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
-#define SC_XQ_WORDS 36
+#define SC_XQ_WORDS 12
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
 #define SC_XSUMS 0
@@ -105,42 +105,42 @@ enum sc_op {
 #define SC_ON_NEUREKA_TWICE 2
 
 /* L1 arena */
-#define SC_ARENA_BYTES 40496
+#define SC_ARENA_BYTES 75472
 #define SC_AT_ENGINE 0
-#define SC_BYTES_ENGINE 28032
-#define SC_AT_LOGITS 28032
+#define SC_BYTES_ENGINE 56064
+#define SC_AT_LOGITS 56064
 #define SC_BYTES_LOGITS 3856
-#define SC_AT_PARTS 28032
-#define SC_BYTES_PARTS 2048
-#define SC_AT_X 30080
-#define SC_BYTES_X 1024
-#define SC_AT_HEAD_WORK 31104
-#define SC_BYTES_HEAD_WORK 288
-#define SC_AT_PASS_SCALES 31104
-#define SC_BYTES_PASS_SCALES 32
-#define SC_AT_Q8 31392
-#define SC_BYTES_Q8 256
-#define SC_AT_Q_SCALE 31648
-#define SC_BYTES_Q_SCALE 128
-#define SC_AT_XQ 31888
-#define SC_BYTES_XQ 2304
-#define SC_AT_TOPS 34192
+#define SC_AT_PARTS 56064
+#define SC_BYTES_PARTS 4608
+#define SC_AT_TOPS 59920
 #define SC_BYTES_TOPS 576
-#define SC_AT_Y 34192
-#define SC_BYTES_Y 2048
-#define SC_AT_HEAD_SCRATCH 36240
+#define SC_AT_Y 60672
+#define SC_BYTES_Y 4608
+#define SC_AT_X 65280
+#define SC_BYTES_X 2304
+#define SC_AT_HEAD_SCRATCH 67584
 #define SC_BYTES_HEAD_SCRATCH 1840
-#define SC_AT_K_CACHE 38080
+#define SC_AT_HEAD_WORK 67584
+#define SC_BYTES_HEAD_WORK 288
+#define SC_AT_XQ 69424
+#define SC_BYTES_XQ 1728
+#define SC_AT_XV 71152
+#define SC_BYTES_XV 1152
+#define SC_AT_K_CACHE 72304
 #define SC_BYTES_K_CACHE 576
-#define SC_AT_XV 38656
-#define SC_BYTES_XV 512
-#define SC_AT_V_CACHE 39168
+#define SC_AT_Q8 72880
+#define SC_BYTES_Q8 576
+#define SC_AT_ROPE 73456
+#define SC_BYTES_ROPE 576
+#define SC_AT_V_CACHE 74032
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_ROPE 39552
-#define SC_BYTES_ROPE 256
-#define SC_AT_VALUE_SCALES 39808
+#define SC_AT_Q_SCALE 74416
+#define SC_BYTES_Q_SCALE 288
+#define SC_AT_PASS_SCALES 74704
+#define SC_BYTES_PASS_SCALES 80
+#define SC_AT_VALUE_SCALES 74784
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 39824
+#define SC_AT_MULTIPLIERS 74800
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif

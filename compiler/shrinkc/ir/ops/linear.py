@@ -94,6 +94,8 @@ def product_work(turn: Turn) -> Work:
     if m.engine != CORES:
         rows = turn.tokens * share(m.rows, turn.sizes.cores)
         kind = "rows" if turn.tokens == 1 else "rows_of_several"
+        if engine_named(m.engine).sums(turn.tokens):
+            kind = "rows_summed"
         features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.{kind}": rows}
     if m.side is not None:
         first = MatrixShape(

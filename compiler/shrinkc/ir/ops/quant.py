@@ -48,7 +48,7 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     yield Use(sizes.buffer(step.inputs[0]), Access.READ)
     yield from scan_uses(reader.x_blocks, sizes)
     yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
-    yield Use("xq", Access.WRITE, sizes.words(reader.words))
+    yield Use("xq", Access.WRITE, max(sizes.words(reader.several_words), 4 * reader.words))
     if reader.nseg:
         yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
     if sizes.scratch:
