@@ -4,6 +4,7 @@
 #define SC_INPUTS_H
 
 #include "sc_buffers.h"
+#include "sc_products.h"
 #include "sc_q16.h"
 
 /* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
@@ -28,6 +29,13 @@ static inline uint32_t whole_tokens(uint32_t tokens) {
     return 2 * left > SC_TEAM ? tokens : tokens - left;
 }
 
+/* Whether the engine may still be at jobs that a worker starts when the controller has no part in a step any more. */
+#ifdef SC_PRODUCTS
+#define WORKERS_START_JOBS 1
+#else
+#define WORKERS_START_JOBS 0
+#endif
+
 #if SC_Q16
 static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
     for (uint32_t t = first; t < tokens; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
@@ -36,11 +44,12 @@ static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
-    if (!sc_is_worker(core) && j.tokens > 1) sc_engine_prepare(m, j.tokens, 0);
+    const uint32_t tokens = j.tokens;
+    if (!sc_is_worker(core) && tokens > 1 && !WORKERS_START_JOBS) sc_engine_prepare(m, tokens, 0);
     sc_meet();
+    if (!sc_is_worker(core) && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
     const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t tokens = j.tokens, whole = alone ? whole_tokens(tokens) : 0;
-    if (!sc_is_worker(core) && tokens == 1) sc_engine_prepare(m, 1, 0);
+    const uint32_t whole = alone ? whole_tokens(tokens) : 0;
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {

@@ -80,11 +80,6 @@ static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].ap
 static inline void write_places(sc_neureka at, const extent *e) {
     sc_neureka_spread(at, e->out_pixel, e->out_row);
 }
-/* Of a job of several tokens: vectors of matrices with copies may be equally far apart without being equally long. */
-static inline void write_row(sc_neureka at, const sc_neureka_job *j) {
-    sc_neureka_weight_row(at, j->weight_row);
-}
-
 /* Between low and high bytes, when nobody reads the vector before any more: an even number of words. */
 SC_INLINE void clear_between(const image *i) {
     int8_t *q = SC_BUFFER(int8_t *, SC_AT_XQ) + i->zeros_at;
@@ -110,7 +105,6 @@ static inline uint32_t apart_of(const image *i, int e) {
     return i->apart;
 }
 static inline void write_places(sc_neureka at, const extent *e) { (void)at, (void)e; }
-static inline void write_row(sc_neureka at, const sc_neureka_job *j) { (void)at, (void)j; }
 static inline void clear_between(const image *i) { (void)i; }
 
 #endif

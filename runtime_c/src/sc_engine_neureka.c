@@ -205,12 +205,12 @@ SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, u
     if (sc_neureka_holds() != form) sc_neureka_form(at, first);
     sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
                      (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
-    write_row(at, first);
     write_tail(at, image_of(m), p.first >> c->log, last, tiles);
     const uint32_t pitch = sc_q16_pitch(m, c->tokens);
     sc_neureka_read(at, first->in + 2 * pitch * p.token + (half == HIGH ? pitch : 0));
 #if SC_CHUNK > PIXELS / 2
-    if (half != BOTH) sc_neureka_add(at, first->config, half == HIGH ? (uint32_t)(uintptr_t)times_256 : 0);
+    if (half == HIGH) sc_neureka_times(at, first->config, times_256);
+    if (half == LOW) sc_neureka_add(at, first->config);
 #endif
     sc_neureka_written(form);
 }

@@ -76,9 +76,11 @@ class Program:
         build_program(self.out, self.target.programs[on], env=ENV, options=options)
         return self
 
-    def run(self, on: str, request: Request, timeout_s: float = 60) -> list[str]:
-        """The lines of a proof run that ended by itself with exit code 0."""
-        words = request.words(self.graph.context, Trace.PROOF)
+    def run(
+        self, on: str, request: Request, timeout_s: float = 60, trace: int = Trace.PROOF
+    ) -> list[str]:
+        """The lines of a run, of a proof if ``trace`` is not another, that ended by itself with exit code 0."""
+        words = request.words(self.graph.context, trace)
         done = run_program(self.out, on, words, env=ENV, timeout_s=timeout_s, target=self.target)
         assert done.exit_code == 0, (done.lines[-5:], done.errors[-20:])
         return done.lines

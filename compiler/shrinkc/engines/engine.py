@@ -100,7 +100,7 @@ class Engine:
     ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
     ``spread(k, bits)``: of an engine that has a copy of the matrix for one token, the taps that a vector takes there;
     0: there is none.
-    ``sums(tokens)``: whether of so many it adds the sums of high bytes to those of low ones, which else the cores do.
+    ``sums(tokens)``: whether of so many it adds up the sums of low and of high bytes, which else the cores do.
     ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
     """
 

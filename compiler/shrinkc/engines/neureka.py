@@ -1,8 +1,9 @@
 """N-EUREKA: Siracusa's neural engine, which reads weights where they lie in weight memory.
 
 Its 1x1 mode multiplies blocks of 32 outputs by 32 inputs with up to 36 vectors at once, "pixels" of an
-image: of a token the low and the high bytes are two.  Whatever their width, weights are stored as 8 bit
-planes.  It only multiplies; the cores join the two sums of a row and rescale them.
+image: of a token the low and the high bytes are two, where it has room for those of all.  Else both have jobs of their
+own, and the engine adds low sums to 256 times the high ones.  Whatever their width, weights are stored as 8 bit planes.
+The cores join the two sums of a row, or have one, and rescale it.
 
 Cycles are of GVSoC: 32 rows take 161, 216, 491 and 1041 with one token's vectors of 64, 96, 256 and 576
 inputs, 311 and 1188 with 36 vectors of 64 and 576.
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
-# of a job, twice as many of up to 4 pixels: what the cores bring to its place while the engine is at the next
+# of a job, twice as many of up to 4 pixels, or where there is one sum of a row: what the cores bring to its place while the engine is at the next
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 PIXELS = 36  # of a tile
@@ -91,8 +92,8 @@ def _pixels(tokens: int) -> int:
 
 
 def sums(tokens: int) -> bool:
-    """A tile has not room for all low and high bytes: these have jobs of their own, whose sums the engine adds to those
-    of low ones."""
+    """A tile has not room for all low and high bytes: both have jobs of their own, and the engine adds low sums to 256
+    times the high ones."""
     return 2 * tokens > PIXELS
 
 

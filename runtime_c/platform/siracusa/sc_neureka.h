@@ -19,11 +19,13 @@ enum sc_neureka_register {
 /* Signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset for all weights; the lowest bits
  * are those of a weight less 1. */
 #define NEUREKA_IN_WMEM (1u << 9)
-#define NEUREKA_TIMES (1u << 4 | 1u << 12)
-#define NEUREKA_ADD (1u << 14)
 #define NEUREKA_3X3 (1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
 #define NEUREKA_PADDING(top, left) ((top) << 28 | (left) << 24 | (top) << 20 | (left) << 16)
 #define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
+
+/* Sums times factors of 16 bits, with none of the shifts and offsets that there could be; or added to what is there. */
+#define NEUREKA_TIMES (1u << 4 | 1u << 12)
+#define NEUREKA_ADD (1u << 14)
 
 /* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
 typedef struct {
@@ -83,11 +85,13 @@ static inline void sc_neureka_spread(sc_neureka at, uint32_t out_pixel, uint32_t
     at[NEUREKA_JOB + 11] = out_row;
 }
 
-/* Instead of leaving raw sums: leaves them times the factors at `times`, 16 bits for each output; or, with 0, adds them
- * to what is there. */
-static inline void sc_neureka_add(sc_neureka at, uint32_t config, uint32_t times) {
-    at[NEUREKA_JOB + 3] = times;
-    at[NEUREKA_JOB + 23] = config | (times ? NEUREKA_TIMES : NEUREKA_ADD);
+/* Instead of raw sums: these times factors, of 16 bits for each output; or added to what is there. */
+static inline void sc_neureka_times(sc_neureka at, uint32_t config, const uint16_t *factors) {
+    at[NEUREKA_JOB + 3] = (uint32_t)(uintptr_t)factors;
+    at[NEUREKA_JOB + 23] = config | NEUREKA_TIMES;
+}
+static inline void sc_neureka_add(sc_neureka at, uint32_t config) {
+    at[NEUREKA_JOB + 23] = config | NEUREKA_ADD;
 }
 
 static inline void sc_neureka_read(sc_neureka at, uint32_t in) { at[NEUREKA_JOB + 1] = in; }
