@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
-# of a job, twice as many of up to 4 pixels, or where there is one sum of a row: what the cores bring to its place while the engine is at the next
+# of a job, twice as many of up to 4 pixels, or where there is one sum of a row: what the cores bring to its place while
+# the engine is at the next
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 PIXELS = 36  # of a tile
