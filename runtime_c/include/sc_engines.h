@@ -19,7 +19,8 @@ typedef struct {
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
     /* The next three by the controller, beside the workers, where SC_TEAM has it: never NULL.  First what can be done
      * before activations are there, of 16-bit vectors as begin(): of one token's, when nobody reads those before any
-     * more, and behind a norm there is time for more; of several, while sums of the matrix before may still be read, if no worker starts jobs. */
+     * more, and behind a norm there is time for more; of several, while sums of the matrix before may still be read, if
+     * no worker starts jobs. */
     void (*prepare)(const sc_matrix *m, uint32_t tokens, int behind_norm);
     /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not be
      * there yet. */

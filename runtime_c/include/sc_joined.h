@@ -242,8 +242,8 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
-/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(); with `summed` low sums are those of both
- * bytes. */
+/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(); with `summed` low sums are those of
+ * both bytes. */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                     const int32_t *high, int32_t *dst, const int meets, const int summed) {
     const sc_output *const out = j->out;
