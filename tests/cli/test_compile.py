@@ -98,7 +98,7 @@ def test_the_summary_says_what_is_used(cli: Cli, model: Path, tmp_path: Path) ->
         "context 64 (default)",
         "L1",
         "weights",
-        "chunks of 16 tokens",
+        "chunks of 36 tokens",
         "tiles of up to",
         "neureka: ",
     ):
