@@ -111,7 +111,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.shape.name} {self.format}{' copies' if self.copies else ''}"
+        by = "alone" if self.alone else "with copies" if self.copies else "without copies"
+        return f"{self.shape.name} {self.format} {by}"
 
 
 def jobs_of(target: str) -> list[Job]:
