@@ -147,7 +147,7 @@ static inline int sc_is_split(const sc_matrix *m, uint32_t count, int cores) {
 #ifdef SC_HAS_ENGINES
 /* For engines that only multiply: rows of one token, from `row` on, a multiple of 8 where gate and up are
  * one matrix; rescaled with their multipliers r and stored as sc_matrix_tile() does it.  Of 16-bit vectors the
- * accumulators are low + 256 * high. */
+ * accumulators are low + 256 * high, or low where high is 0. */
 void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                       const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
 /* Rows row .. row + 7, from their accumulators y. */

@@ -94,11 +94,6 @@ static inline uint16_t *scales_of(const cut *c, uint32_t job) {
 static inline int32_t *sums_of(const cut *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
-#ifndef SC_AT_MULTIPLIERS
-static SC_L1 sc_dma scales_dma[JOBS];
-#endif
-static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
-
 /* Of jobs of which every other one has tails those without.  Inline, or prompts wait for it: it is not hot alone. */
 SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                                 uint32_t job) {

@@ -157,7 +157,11 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
                              int32_t *dst) {
     if (row >= m->rows) return; /* a share of the last block's padding alone */
     const joining j = joining_of(m, x, out);
-    join(&j, r, row, (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows), low, high, dst, 0, 0);
+    rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
+    if (high)
+        join(&j, r, row, rows, low, high, dst, 0, 0);
+    else
+        join(&j, r, row, rows, low, low, dst, 0, 1);
 }
 
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],

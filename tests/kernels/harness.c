@@ -217,8 +217,8 @@ static void wide_vectors(void) {
     sc_part *partial = guarded(part_words);
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
-    sc_q16_job j = {&cut, input,   (uint32_t)stride, 0,       tokens, gain,
-                    perm, product, (uint32_t)stride, partial, q,      4u * cut.words, v};
+    sc_q16_job j = {&cut,    input, (uint32_t)stride, 0, tokens, gain, perm, product, (uint32_t)stride,
+                    partial, q,     4u * cut.words,   v};
     if (whole && (gain || !perm)) {
         for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {
@@ -387,14 +387,14 @@ static uint16_t *copy_halves(size_t n) {
     return p;
 }
 
-/* What an engine does with the sums of one token: pieces of `rows` rows, joined of two bytes' sums, or
- * blocks of 8 by sc_matrix_rows(). */
+/* What an engine does with the sums of one token: pieces of `rows` rows, of two bytes' sums or of one, or blocks of 8 by
+ * sc_matrix_rows(). */
 static void engine_rows(void) {
     sc_matrix m;
     read_matrix(&m, NULL);
     sc_output out = read_output();
     const uint32_t rows = word();
-    const int joined = (int)word();
+    const uint32_t joined = word(); /* sums of a row, 0: blocks */
     sc_qvec v = {0};
     v.mantissa = word();
     v.exponent = (int32_t)word();
@@ -405,7 +405,7 @@ static void engine_rows(void) {
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t row = word(), left = stored - row, n = rows < left ? rows : left;
         uint16_t *r = copy_halves(n);
-        int32_t *low = copy(n), *high = joined ? copy(n) : NULL;
+        int32_t *low = copy(n), *high = joined == 2 ? copy(n) : NULL;
         if (joined)
             sc_matrix_joined(&m, r, row, n, low, high, &v, &out, out.dst);
         else
@@ -531,8 +531,7 @@ static void heads(void) {
             const int8_t *own = q + t * q_words * 4 + head * SC_HDP;
             sc_head_state *s = guarded(s_words);
             sc_head_scratch *w = guarded(w_words);
-            sc_head_begin(s, &layer, scale[t * SC_HEADS + head],
-                          value_scales_of(k, (uint32_t)kv, 0, live));
+            sc_head_begin(s, &layer, scale[t * SC_HEADS + head], value_scales_of(k, (uint32_t)kv, 0, live));
             PIECE_LOOP(first, m) {
                 uint8_t *p = cut_out(k, first, m, SC_K_BLOCK);
                 sc_head_scores(s, w, own, kv, p, first, m);

@@ -315,12 +315,12 @@ def engine_command(
     rows: int,
     *,
     kind: int,
-    joined: bool,
+    sums: int,
     shifts: tuple[int, int, int],
     backwards: bool,
 ) -> Command:
-    """Pieces of ``rows`` rows with the sums that an engine leaves of each: of low and of high bytes, or
-    of both together.  Rows behind the last have sums of nobody's, and pieces of their own."""
+    """Pieces of ``rows`` rows with the sums that an engine leaves of each: two, of low and of high bytes, or
+    one, of both together; 0: one of each row of a block.  Rows behind the last have sums of nobody's, and pieces of their own."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     stored = -(-len(order) // 8) * 8
     at = np.full(stored, -2)
@@ -331,29 +331,30 @@ def engine_command(
         return np.where(at >= 0, values[np.maximum(at, 0)], np.where(at == -1, 0, garbage))
 
     r = stored_as(w.r, 0x5A5A)
-    sums = [stored_as(s, 0x12345678) for s in ((low, high) if joined else (low + 256 * high,))]
+    of_rows = [stored_as(s, 0x12345678) for s in ((low, high) if sums == 2 else (low + 256 * high,))]
     parts = [
-        matrix_words(w, stored, 1), to_words([kind, start.shape[1], *shifts, rows, int(joined)]),
+        matrix_words(w, stored, 1), to_words([kind, start.shape[1], *shifts, rows, sums]),
         to_words([x.mantissa[0], x.exponent[0]]), to_words(start[0]),
     ]  # fmt: skip
     pieces = range(0, stored, rows)
     for first in reversed(pieces) if backwards else pieces:
         piece = slice(first, min(first + rows, stored))
-        parts += [to_words([first]), half_words(r[piece]), *(to_words(s[piece]) for s in sums)]
+        parts += [to_words([first]), half_words(r[piece]), *(to_words(s[piece]) for s in of_rows)]
     return ENGINE_ROWS, np.concatenate(parts)
 
 
 @pytest.mark.parametrize("config", WITH_ENGINES)
-@pytest.mark.parametrize("joined", [True, False])
-def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: bool) -> None:
-    """sc_matrix_joined in pieces of 1..70 rows (of gate and up whole blocks) and sc_matrix_rows."""
+@pytest.mark.parametrize("sums", [2, 1, 0])
+def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, sums: int) -> None:
+    """sc_matrix_joined of two sums and of one, in pieces of 1..70 rows (of gate and up whole blocks), and
+    sc_matrix_rows."""
     rng = np.random.default_rng(14)
     cases = []
     for kind in (STORE, ADD, SILU):
         for n in (*range(1, 35), 63, 64, 65, 129):
             rows = (
                 int(rng.choice([8, 16, 24, 32, 40, 64, 72] if kind == SILU else range(1, 71)))
-                if joined
+                if sums
                 else 8
             )
             k, width = int(rng.choice([*EDGE_K, 1041])), n
@@ -374,10 +375,10 @@ def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, joined: boo
             else:
                 want[:, :width] = silu_mul(y, *shifts)
             command = engine_command(
-                w, x, start, rows, kind=kind, joined=joined, shifts=shifts,
+                w, x, start, rows, kind=kind, sums=sums, shifts=shifts,
                 backwards=bool(rng.integers(2)),
             )  # fmt: skip
-            what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} pieces of {rows} joined {joined}"
+            what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} pieces of {rows} sums {sums}"
             cases.append((command, want, f"{what} shift {w.shift} exponent {x.exponent[0]}"))
     assert run_cases(harness(config), cases) > 1000
 

@@ -23,7 +23,7 @@ from shrinkc.quantize import MODULES, QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.weights import check_groups
 from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied, without_copies
 from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
-from shrinkc.storage import WIDEST
+from shrinkc.storage import WIDEST, WORD
 from shrinkc.targets import Target, target_named
 
 CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/attention.py)
@@ -122,7 +122,8 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
     matrices = multiplied(config, quant, ranks, known, repeats)
     # what would make vectors take more of L1 goes without, if there is no room for all
-    for widest in (None, max(m.x_words for m in shape.readers)):
+    vectors = next(b.bytes for b in plan.l1 if b.name == "xq")
+    for widest in (None, vectors // WORD):
         found = choose_copies(choices, matrices, target, free, widest)
         copied = found.engines != choices.engines
         larger = shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats, found)

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A matrix's jobs of several tokens, from the controller that writes them to the workers that bring what they sum to its
+ * place.  For sc_engine_neureka.c alone, which has those of one. */
+#ifndef SC_NEUREKA_SEVERAL_H
+#define SC_NEUREKA_SEVERAL_H
+
+#include "sc_joined.h"
+#include "sc_neureka_jobs.h"
+#include "sc_neureka_tails.h"
+
+#ifndef SC_AT_MULTIPLIERS
+static SC_L1 sc_dma scales_dma[JOBS];
+#endif
+static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
+
+/* Where the engine adds high sums to low ones the first of two jobs gives what high bytes do, 256-fold, and the second
+ * one adds to that what low bytes do. */
+enum half { BOTH, HIGH, LOW };
+#if SC_CHUNK > PIXELS / 2
+static SC_L1_DATA const uint16_t times_256[2u << JOB_ROWS_LOG] = {
+#define EIGHT 256, 256, 256, 256, 256, 256, 256, 256
+#define THIRTY_TWO EIGHT, EIGHT, EIGHT, EIGHT
+    THIRTY_TWO, THIRTY_TWO, THIRTY_TWO, THIRTY_TWO
+#undef THIRTY_TWO
+#undef EIGHT
+};
+#endif
+
+/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
+ * its and no other's but for the job's place. */
+SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, uint32_t form, const cut *c,
+                              uint32_t job, enum half half) {
+    const part p = part_of(c, job);
+    const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
+    const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
+    const uint32_t tiles = ko << 16 | (first->tiles_out_in & 0xFFFF);
+    const sc_neureka at = sc_neureka_acquire();
+    if (sc_neureka_holds() != form) sc_neureka_form(at, first);
+    sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
+                     (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
+    write_tail(at, image_of(m), p.first >> c->log, last, tiles);
+    const uint32_t pitch = sc_q16_pitch(m, c->tokens);
+    sc_neureka_read(at, first->in + 2 * pitch * p.token + (half == HIGH ? pitch : 0));
+#if SC_CHUNK > PIXELS / 2
+    if (half == HIGH) sc_neureka_times(at, first->config, times_256);
+    if (half == LOW) sc_neureka_add(at, first->config);
+#endif
+    sc_neureka_written(form);
+}
+
+/* Of a matrix's jobs of several tokens; those of one have none of these. */
+static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
+    return sc_q16_pitch(m, tokens) << 5 | (image_of(m)->form & 127) | tokens << 24;
+}
+
+/* Rows' multipliers that are not in L1 come with their job's sums. */
+static inline void fetch_scales(const sc_matrix *m, const cut *c, uint32_t job) {
+#ifndef SC_AT_MULTIPLIERS
+    const part p = part_of(c, job);
+    if (job < c->count)
+        scales_dma[job % JOBS] =
+            sc_dma_in(scales_of(c, job), image_of(m)->multipliers + p.first, 2 * p.count);
+#else
+    (void)m, (void)c, (void)job;
+#endif
+}
+
+static inline void write_next(const sc_matrix *m, uint32_t tokens, const cut *c, uint32_t job,
+                              enum half half) {
+    if (job >= c->count) return;
+    write_job(m, &several, form_of(m, tokens), c, job, half);
+    sc_neureka_commit();
+    if (half != LOW) fetch_scales(m, c, job);
+}
+
+static SC_L1 const sc_matrix *first_written; /* whose first jobs of several tokens have been, or 0 */
+
+/* The first two jobs, while sums of the matrix before may still be read. */
+SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
+    if (first_written == m) return;
+    const cut c = cut_of(m, tokens);
+    first_written = m;
+    several = job_of(m, SC_BLOB(m->level) + m->offset, SC_BUFFER(int8_t *, SC_AT_XQ), &c, 0);
+    write_job(m, &several, form_of(m, tokens), &c, 0, c.summed ? HIGH : BOTH);
+    if (!c.summed && c.count == 1) return;
+    sc_neureka_hold();
+    write_job(m, &several, form_of(m, tokens), &c, !c.summed, c.summed ? LOW : BOTH);
+}
+
+/* Of the matrix that comes next, where it has all of the pass's tokens too: while the workers join the last sums. */
+static inline void prepare_next(const sc_matrix *m, uint32_t tokens) {
+    const sc_matrix *const next = m + 1, *const last = sc_layers[SC_LAYERS - 1].m[SC_QKV];
+    if (next == sc_pass_end() || !image_of(next)->count || tokens < sc_now.tokens) return;
+    if (next == sc_matrices + SC_MATRICES - 1 && sc_first_of_head() > 0) return;
+    if (next <= last || sc_now.first_wanted == 0) prepare_several(next, tokens);
+}
+
+SC_WARM static void begin_several(const sc_matrix *m, uint32_t tokens) {
+    sc_neureka_commit();
+    first_written = 0;
+#ifndef SC_AT_MULTIPLIERS
+    const cut c = cut_of(m, tokens);
+    fetch_scales(m, &c, 0);
+    if (!c.summed) fetch_scales(m, &c, 1);
+#else
+    (void)tokens;
+#endif
+    fetch_tails(image_of(m), 0);
+}
+
+SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
+    const cut c = cut_of(m, tokens);
+    const image *const i = image_of(m);
+    for (uint32_t job = 0; job < c.count; job++) {
+        const uint32_t left = job + 1 < c.count;
+        if (c.summed) write_next(m, tokens, &c, job + 1, HIGH); /* behind this one's */
+        await_tails_of_all(i, &c, job);
+#ifndef SC_AT_MULTIPLIERS
+        sc_dma_wait(scales_dma[job % JOBS]);
+#endif
+        sc_neureka_wait(left);
+        sc_meet(); /* the sums are there, and nobody reads those of the job before any more */
+        if (c.summed)
+            write_next(m, tokens, &c, job + 1, LOW);
+        else
+            write_next(m, tokens, &c, job + 2, BOTH);
+        fetch_tails_of_all(i, &c, job);
+    }
+    prepare_next(m, tokens);
+}
+
+/* This core's share of what a job of several tokens has summed, `stop - block` blocks that are counted through all of
+ * its tokens, of which each has `blocks` of them, and the first one begins at `first`. */
+SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, uint32_t log, uint32_t apart,
+                           uint32_t token, uint32_t first, uint32_t blocks, uint32_t count,
+                           const uint16_t *scales, int32_t *sums, const sc_output *out, const int summed) {
+    const uint32_t rows_left = m->rows - p->first, tailed = has_tails(image_of(m), p->first >> log);
+    const sc_qvec *of = x + p->token + token;
+    int32_t *dst = out->dst + (p->token + token) * out->stride;
+    joining j = joining_of(m, of, out);
+    const uint32_t step = (summed ? 1u : 2u) << log;
+    sums += token * step;
+    for (;;) {
+        const uint32_t n = count < blocks - first ? count : blocks - first, at = first * SC_ROWS;
+        int32_t *const low = sums + at;
+        if (tailed) multiply_tails(image_of(m), p->first >> log, of->q, at, n * SC_ROWS, 1, low);
+        if (at < rows_left) {
+            const uint32_t left = rows_left - at, rows = left < n * SC_ROWS ? left : n * SC_ROWS;
+            join(&j, scales + at, p->first + at, rows, low, low + apart, dst, 0, summed);
+        }
+        count -= n;
+        if (count == 0) break;
+        first = 0, of++, sums += step, dst += out->stride;
+        joining_next(&j, of);
+    }
+}
+
+SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, const sc_output *out,
+                                int core) {
+    const cut c = cut_of(m, tokens);
+    const uint32_t apart = c.apart << c.log, log_blocks = c.log - 3;
+    part p = part_of(&c, 0);
+    uint32_t place = 0;
+    for (uint32_t job = 0;; place = place + 1 < JOBS ? place + 1 : 0) {
+        const uint32_t blocks = p.count / SC_ROWS, all = c.each * blocks;
+        const uint32_t block = all * (uint32_t)core / SC_CORES, stop = all * ((uint32_t)core + 1) / SC_CORES;
+        const uint32_t token = blocks == 1u << log_blocks ? block >> log_blocks : block / blocks;
+#ifdef SC_AT_MULTIPLIERS
+        const uint16_t *const scales = image_of(m)->multipliers + p.first;
+#else
+        const uint16_t *const scales = scales_of(&c, place);
+#endif
+        sc_meet();
+        if (block < stop && c.summed)
+            store_share(m, x, &p, c.log, 0, token, block - token * blocks, blocks, stop - block, scales,
+                        sums_of(&c, place), out, 1);
+        else if (block < stop)
+            store_share(m, x, &p, c.log, apart, token, block - token * blocks, blocks, stop - block, scales,
+                        sums_of(&c, place), out, 0);
+        if (++job == c.count) return;
+        p = part_behind(&c, job, p);
+    }
+}
+
+#endif
