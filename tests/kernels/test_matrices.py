@@ -320,7 +320,8 @@ def engine_command(
     backwards: bool,
 ) -> Command:
     """Pieces of ``rows`` rows with the sums that an engine leaves of each: two, of low and of high bytes, or
-    one, of both together; 0: one of each row of a block.  Rows behind the last have sums of nobody's, and pieces of their own."""
+    one, of both together; 0: one of each row of a block.  Rows behind the last have sums of nobody's, and pieces of
+    their own."""
     order = gate_up_order(w.n) if kind == SILU else np.arange(w.n)
     stored = -(-len(order) // 8) * 8
     at = np.full(stored, -2)
