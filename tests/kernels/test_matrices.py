@@ -332,7 +332,9 @@ def engine_command(
         return np.where(at >= 0, values[np.maximum(at, 0)], np.where(at == -1, 0, garbage))
 
     r = stored_as(w.r, 0x5A5A)
-    of_rows = [stored_as(s, 0x12345678) for s in ((low, high) if sums == 2 else (low + 256 * high,))]
+    of_rows = [
+        stored_as(s, 0x12345678) for s in ((low, high) if sums == 2 else (low + 256 * high,))
+    ]
     parts = [
         matrix_words(w, stored, 1), to_words([kind, start.shape[1], *shifts, rows, sums]),
         to_words([x.mantissa[0], x.exponent[0]]), to_words(start[0]),
