@@ -26,10 +26,15 @@ static SC_L1_DATA const uint16_t times_256[2u << JOB_ROWS_LOG] = {
 };
 #endif
 
-/* The next job, to be committed; waits while two are under way.  `first` is the matrix's first one, `form` a number of
- * its and no other's but for the job's place. */
-SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, uint32_t form, const cut *c,
-                              uint32_t job, enum half half) {
+/* A number of a matrix's jobs of several tokens, and of no others but for a job's place. */
+static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
+    return sc_q16_pitch(m, tokens) << 5 | (image_of(m)->form & 127) | tokens << 24;
+}
+
+/* The next job, to be committed; waits while two are under way. */
+SC_WARM static void write_job(const sc_matrix *m, const cut *c, uint32_t job, enum half half) {
+    const sc_neureka_job *const first = &several;
+    const uint32_t form = form_of(m, c->tokens);
     const part p = part_of(c, job);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     const uint32_t last = (p.count - (ko - 1) * OUTPUTS) << 16 | (first->last_out_in & 0xFFFF);
@@ -48,11 +53,6 @@ SC_WARM static void write_job(const sc_matrix *m, const sc_neureka_job *first, u
     sc_neureka_written(form);
 }
 
-/* Of a matrix's jobs of several tokens; those of one have none of these. */
-static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
-    return sc_q16_pitch(m, tokens) << 5 | (image_of(m)->form & 127) | tokens << 24;
-}
-
 /* Rows' multipliers that are not in L1 come with their job's sums. */
 static inline void fetch_scales(const sc_matrix *m, const cut *c, uint32_t job) {
 #ifndef SC_AT_MULTIPLIERS
@@ -65,10 +65,9 @@ static inline void fetch_scales(const sc_matrix *m, const cut *c, uint32_t job) 
 #endif
 }
 
-static inline void write_next(const sc_matrix *m, uint32_t tokens, const cut *c, uint32_t job,
-                              enum half half) {
+static inline void write_next(const sc_matrix *m, const cut *c, uint32_t job, enum half half) {
     if (job >= c->count) return;
-    write_job(m, &several, form_of(m, tokens), c, job, half);
+    write_job(m, c, job, half);
     sc_neureka_commit();
     if (half != LOW) fetch_scales(m, c, job);
 }
@@ -81,10 +80,10 @@ SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
     const cut c = cut_of(m, tokens);
     first_written = m;
     several = job_of(m, SC_BLOB(m->level) + m->offset, SC_BUFFER(int8_t *, SC_AT_XQ), &c, 0);
-    write_job(m, &several, form_of(m, tokens), &c, 0, c.summed ? HIGH : BOTH);
+    write_job(m, &c, 0, c.summed ? HIGH : BOTH);
     if (!c.summed && c.count == 1) return;
     sc_neureka_hold();
-    write_job(m, &several, form_of(m, tokens), &c, !c.summed, c.summed ? LOW : BOTH);
+    write_job(m, &c, !c.summed, c.summed ? LOW : BOTH);
 }
 
 /* Of the matrix that comes next, where it has all of the pass's tokens too: while the workers join the last sums. */
@@ -113,7 +112,7 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
         const uint32_t left = job + 1 < c.count;
-        if (c.summed) write_next(m, tokens, &c, job + 1, HIGH); /* behind this one's */
+        if (c.summed) write_next(m, &c, job + 1, HIGH); /* behind this one's */
         await_tails_of_all(i, &c, job);
 #ifndef SC_AT_MULTIPLIERS
         sc_dma_wait(scales_dma[job % JOBS]);
@@ -121,16 +120,16 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
         sc_neureka_wait(left);
         sc_meet(); /* the sums are there, and nobody reads those of the job before any more */
         if (c.summed)
-            write_next(m, tokens, &c, job + 1, LOW);
+            write_next(m, &c, job + 1, LOW);
         else
-            write_next(m, tokens, &c, job + 2, BOTH);
+            write_next(m, &c, job + 2, BOTH);
         fetch_tails_of_all(i, &c, job);
     }
     prepare_next(m, tokens);
 }
 
-/* This core's share of what a job of several tokens has summed, `stop - block` blocks that are counted through all of
- * its tokens, of which each has `blocks` of them, and the first one begins at `first`. */
+/* This core's share of what a job has summed: `count` blocks, which are counted through all of its tokens, of which each
+ * has `blocks`; from token `token`, block `first` on. */
 SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, uint32_t log, uint32_t apart,
                            uint32_t token, uint32_t first, uint32_t blocks, uint32_t count,
                            const uint16_t *scales, int32_t *sums, const sc_output *out, const int summed) {

@@ -70,6 +70,11 @@ class Plan:
     def arena_bytes(self) -> int:
         return max(b.offset + b.bytes for b in self.l1)
 
+    @property
+    def keeps_multipliers(self) -> bool:
+        """Whether those of rows that the cores read behind another engine are in L1."""
+        return any(b.name == "multipliers" for b in self.l1)
+
     def to_json(self) -> dict[str, object]:
         """The fields; of a placement its engine where it is not the cores, and what is near where something is."""
         out = asdict(self)
@@ -135,8 +140,16 @@ def pass_sizes(
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
     kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
-    kept = any(b.name == "multipliers" for b in plan.l1)
-    return pass_sizes(s, t, plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.verified, kept)
+    return pass_sizes(
+        s,
+        t,
+        plan.chunk,
+        plan.tile_bytes,
+        kv,
+        plan.logits_in_l1,
+        plan.verified,
+        plan.keeps_multipliers,
+    )
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:

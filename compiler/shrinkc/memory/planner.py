@@ -169,10 +169,6 @@ def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer
     return [*l1, Buffer("multipliers", "l1", size, 0, len(s.steps) - 1, end)]
 
 
-def _keeps_multipliers(plan: Plan) -> bool:
-    return any(b.name == "multipliers" for b in plan.l1)
-
-
 def _asked(use: L1Use) -> Asked:
     return Asked(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
 
@@ -222,7 +218,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             plan = _plan(s, t, total_l1, arena, chosen, asked)
         except DoesNotFit:  # what is not in L1 then, or the buffers, have no place behind it
             return False
-        if _keeps_multipliers(best.plan) and not _keeps_multipliers(plan):
+        if best.plan.keeps_multipliers and not plan.keeps_multipliers:
             return True  # which the table knows nothing of
         if (takes := _cycles(s, t, plan, table)) < cycles:
             best, cycles = _Candidate(chosen, asked, plan), takes
