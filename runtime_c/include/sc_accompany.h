@@ -24,6 +24,7 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
 #if SC_Q16
     q16_pad(&m->in, xq[0], 4u * m->in.words);
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
+    if (SC_FRUGAL) xv->q = xq[0];
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
     sc_meet();

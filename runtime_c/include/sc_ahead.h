@@ -32,8 +32,13 @@ static inline void gain_ahead(int core) {
 }
 
 /* The next layer's cache sets out as soon as attention is done: a long one takes the DMA as long as all that comes before
- * the next heads.  Where tiles travel, or it has yet to come from HyperRAM, it does so with gate and up. */
+ * the next heads.  Where tiles travel, or it has yet to come from HyperRAM, it does so with gate and up; and where its
+ * room is another buffer's until then, a layer's own with its first matrix. */
+#if SC_FRUGAL
+#define SC_CACHE_BESIDE SC_QKV
+#else
 #define SC_CACHE_BESIDE (SC_FETCHER == SC_CORES && SC_KV_LAYERS_HYPERRAM == 0 ? SC_O : SC_GU)
+#endif
 
 /* With a layer's matrix, what comes after it: beside gate and up the next norm's gains. */
 static inline void set_out(uint32_t slot, int core) {
@@ -56,7 +61,9 @@ static inline void fetch_first(void) {
     gain_next = 0;
     gain_load();
 #endif
-#if SC_KV_WINDOW > 0
+#if SC_KV_WINDOW > 0 && SC_FRUGAL
+    kv_next = 0;
+#elif SC_KV_WINDOW > 0
     kv_load(0);
 #endif
 }

@@ -18,10 +18,17 @@ static uint8_t (*const tiles)[1] = 0; /* every matrix is read where it lies */
 #endif
 
 /* Per token of a chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
- * output, h, final norm), xq and xc the int8 input of the matrix at hand, xv what describes them. */
+ * output, norms; not gate and up, which have h), xq and xc the int8 input of the matrix at hand, xv what describes
+ * them. */
 SC_VIEW(x, X, int32_t[SC_HIDDEN], SC_CHUNK);
 SC_VIEW(y, Y, int32_t[SC_Y_WORDS], SC_CHUNK);
+#if SC_FRUGAL /* one token's, or several tokens' of norms; or what the team sets aside */
+SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], 1);
+_Static_assert((SC_HIDDEN + 3) / 4 * 8 * SC_CHUNK <= SC_BYTES_XQ, "planned bytes of norms' vectors");
+_Static_assert(4 * SC_ASIDE_WORDS * SC_TEAM <= SC_BYTES_XQ, "planned bytes of what is set aside");
+#else
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], SC_CHUNK);
+#endif
 SC_VIEW(xv, XV, sc_qvec, SC_CHUNK);
 #if SC_XSEGS > 0 /* of int8 vectors */
 SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);

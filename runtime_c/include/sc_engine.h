@@ -97,6 +97,11 @@ static inline uint32_t sc_first_of_head(void) {
 #endif
     return sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
 }
+/* Where a matrix's vectors of so many tokens are in the arena. */
+static inline uint32_t sc_vectors_at(const sc_matrix *m, uint32_t tokens) {
+    if (!sc_in_place(m, tokens)) return SC_AT_XQ;
+    return sc_reads_gates(m) ? SC_AT_H : SC_AT_Y;
+}
 /* What a step reads, of the first token. */
 static inline int32_t *sc_source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
 /* Behind the last matrix that this pass multiplies with. */

@@ -36,6 +36,11 @@ static inline uint32_t whole_tokens(uint32_t tokens) {
 #define WORKERS_START_JOBS 0
 #endif
 
+/* Where vectors of so many tokens lie. */
+static inline int8_t *vectors(const sc_matrix *m, uint32_t tokens) {
+    return SC_BUFFER(int8_t *, sc_vectors_at(m, tokens));
+}
+
 #if SC_Q16
 static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
     for (uint32_t t = first; t < tokens; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
@@ -49,7 +54,8 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_meet();
     if (!sc_is_worker(core) && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
     const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t whole = alone ? whole_tokens(tokens) : 0;
+    const uint32_t whole = j.aside ? tokens : alone ? whole_tokens(tokens) : 0;
+    if (j.aside) j.aside += core * SC_ASIDE_WORDS;
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -93,6 +99,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     if (!finished_by_controller(m) && last) {
         q16_pad(cut, xq[0], 4u * cut->words);
         q16_scale(cut, most, gain != 0, xv);
+        if (SC_FRUGAL) xv->q = xq[0]; /* not where one of several was */
     }
     if (sc_on_engine(m)) sc_meet();
     if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
@@ -130,7 +137,8 @@ static
                               parts[0],
                               to,
                               sc_q16_pitch(m, sc_now.tokens - first),
-                              out};
+                              out,
+                              SC_FRUGAL && (const void *)to == src ? (int32_t *)(void *)xq[0] : 0};
         quantize_several(m, &j, core);
         return;
     }

@@ -79,7 +79,8 @@ SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
     if (first_written == m) return;
     const cut c = cut_of(m, tokens);
     first_written = m;
-    several = job_of(m, SC_BLOB(m->level) + m->offset, SC_BUFFER(int8_t *, SC_AT_XQ), &c, 0);
+    const int8_t *const q = SC_BUFFER(const int8_t *, sc_vectors_at(m, tokens));
+    several = job_of(m, SC_BLOB(m->level) + m->offset, q, &c, 0);
     write_job(m, &c, 0, c.summed ? HIGH : BOTH);
     if (!c.summed && c.count == 1) return;
     sc_neureka_hold();

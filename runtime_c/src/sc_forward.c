@@ -108,7 +108,7 @@ static inline
 SC_PHASE static void quantize_any(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
     const sc_layer *l = &sc_layers[layer];
     quantize(l->m[s->slot], sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]),
-             sc_first_of(s, layer), xq[0], xv, core);
+             sc_first_of(s, layer), vectors(l->m[s->slot], sc_now.tokens - sc_first_of(s, layer)), xv, core);
 }
 
 /* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
@@ -135,6 +135,7 @@ SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     const uint32_t first = sc_first_of(s, layer);
+    if (SC_FRUGAL && sc_is_worker(SC_FETCHER) && s->slot == SC_QKV) set_out(SC_QKV, core);
     sc_output out = {.kind = s->how, .stride = s->dst_stride};
     out.dst = SC_BUFFER(int32_t *, s->dst);
     if (__builtin_expect(first > 0, 0)) out.dst += first * s->dst_stride;

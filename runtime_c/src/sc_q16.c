@@ -40,6 +40,19 @@ static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, 
     return most;
 }
 
+/* q16_split() of values that have the room of pitch / 2, where their bytes come to lie, the high ones from the middle on:
+ * these are ahead of what has been read up to two thirds of that room, and the values between are set aside.  In fours, as
+ * they are split. */
+SC_INLINE void split_in_place(const int32_t *x, uint32_t n, int right, int bits, int8_t *q, uint32_t pitch,
+                              int32_t *aside) {
+    const uint32_t from = pitch / 16 * 4, to = (pitch + 11) / 12 * 4, end = to < n ? to : n;
+    const uint32_t least = from < n ? from : n;
+    for (uint32_t i = from; i < end; i++) aside[i - from] = x[i];
+    q16_split(x, least, right, bits, q, pitch);
+    if (from < end) q16_split(aside, end - from, right, bits, q + from, pitch);
+    if (end < n) q16_split(x + end, n - end, right, bits, q + end, pitch);
+}
+
 SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
     const sc_cut *const cut = j->cut;
     const int32_t *const x = j->x + t * j->stride;
@@ -52,7 +65,10 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         int32_t top = 1;
         SC_MAX_RUN(top, x, cut->k);
         most = sc_top_bit((uint32_t)top) + 1;
-        q16_split(x, cut->k, most - cut->range, most, q, j->pitch);
+        if (SC_FRUGAL && j->aside)
+            split_in_place(x, cut->k, most - cut->range, most, q, j->pitch, j->aside);
+        else
+            q16_split(x, cut->k, most - cut->range, most, q, j->pitch);
     }
     q16_pad(cut, q, j->pitch);
     out->q = q;

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shrinkc.engines import Choice, Choices
+from shrinkc.memory.parts import Buffer
 from shrinkc.memory.plan import lifetimes, planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
@@ -19,64 +21,95 @@ from .shapes import make_shape
 NAMES = [step.name for step in PASS]
 
 
-def lives(shape: ModelShape, budget: int | None = None) -> dict[str, tuple[str, str]]:
-    plan = make_plan(shape, SIRACUSA, budget)
+def lives(shape: ModelShape, budget: int | None = None, **fields: object) -> dict[str, str]:
+    """Buffer -> the steps in which it is live, runs of them as "first-last"."""
+    plan = replace(make_plan(shape, SIRACUSA, budget), **fields)  # type: ignore[arg-type]
     found = lifetimes(planned_sizes(shape, SIRACUSA, plan))
-    return {name: (NAMES[first], NAMES[last]) for name, (first, last) in found.items()}
+    spans = {name: Buffer(name, "l1", 0, live).spans for name, live in found.items()}
+    return {
+        name: ", ".join(NAMES[a] if a == b else f"{NAMES[a]}-{NAMES[b]}" for a, b in runs)
+        for name, runs in spans.items()
+    }
+
+
+VECTORS = "attn_in.q-qkv, o_in.q-logits"  # heads and attention have none
+SCANS = "attn_in.q, o_in.q, mlp_in.q, down_in.q, final.q"
 
 
 def test_of_a_plain_model() -> None:
     """x is what a layer leaves to the next, rope and tiles come from before the loop."""
     assert lives(make_shape()) == {
-        "tiles": ("embed", "logits"),
-        "x": ("embed", "final.q"),
-        "y": ("attn_in.q", "final.q"),
-        "xq": ("attn_in.q", "logits"),
-        "xv": ("embed", "next"),
-        "parts": ("attn_in.q", "final.q"),
-        "rope": ("embed", "out"),
-        "q8": ("q8", "attn"),
-        "q_scale": ("q8", "attn"),
-        "head_work": ("q8", "q8"),
-        "head_scratch": ("attn", "attn"),
-        "value_scales": ("embed", "next"),
-        "pass_scales": ("attn", "attn"),
-        "k_cache": ("embed", "next"),
-        "v_cache": ("embed", "next"),
-        "exp2": ("embed", "next"),
-        "logits": ("logits", "next"),
-        "tops": ("logits", "next"),
+        "tiles": "embed-logits",
+        "x": "embed-final.q",
+        "y": "attn_in.q-o_in.q, mlp_in.q, final.q",
+        "h": "h-down_in.q",
+        "xq": VECTORS,
+        "xv": "embed-next",
+        "parts": SCANS,
+        "rope": "embed-out",
+        "q8": "q8-attn",
+        "q_scale": "q8-attn",
+        "head_work": "q8",
+        "head_scratch": "attn",
+        "value_scales": "embed-next",
+        "pass_scales": "attn",
+        "k_cache": "embed-next",
+        "v_cache": "embed-next",
+        "exp2": "embed-next",
+        "logits": "logits-next",
+        "tops": "logits-next",
     }
 
 
 def test_of_segments_only_where_there_are_groups() -> None:
     """Those of a layer; the head has one scale per row."""
     found = lives(make_shape(options=QuantOptions(bits=4, group=4)))
-    assert found["xc"] == ("attn_in.q", "out")
-    assert found["block_max"] == ("attn_in.q", "down_in.q")
-    assert found["xq"] == ("attn_in.q", "logits")
+    assert found["xc"] == "attn_in.q-qkv, o_in.q-out"
+    assert found["block_max"] == "attn_in.q, o_in.q, mlp_in.q, down_in.q"
+    assert found["xq"] == VECTORS
+
+
+def engined(engine: str = "neureka", **fields: Any) -> ModelShape:
+    names = [f"layer{i}.{m}" for i in range(5) for m in ("qkv", "o", "gate_up", "down")]
+    return make_shape(
+        choices=Choices({name: Choice(engine) for name in (*names, "head")}), **fields
+    )
 
 
 def test_of_an_engines_scratch() -> None:
-    """From where activations are made, for it begins at once, to the last rows."""
-    choices = Choices({f"layer{i}.gate_up": Choice("neureka") for i in range(5)})
-    assert lives(make_shape(choices=choices))["engine"] == ("attn_in.q", "logits")
+    """From where activations are made, for it begins at once, to the last rows; with tails, which are on their way from
+    the matrix before, always."""
+    assert lives(engined())["engine"] == VECTORS
+    assert lives(engined("neureka_3x3", hidden=256))["engine"] == "embed-next"
     assert "engine" not in lives(make_shape())
+
+
+def test_of_what_frugal_plans_share() -> None:
+    """The cache comes with its layer's first matrix, and what down reads takes the place of what it is made from."""
+    shape = engined(layers=5)
+    window = {"kv_in_l1": False, "kv_window_blocks": 32, "kv_tile_blocks": 32}
+    before, found = (lives(shape, **window, frugal=frugal) for frugal in (False, True))
+    assert before["kv_layer"] == "embed-next" and before["h"] == "h-down_in.q"
+    assert found["kv_layer"] == "qkv-attn" and found["h"] == "h-out"
+    assert found["parts"] == "attn_in.q-qkv, o_in.q, mlp_in.q, down_in.q, final.q", (
+        "beside which it comes"
+    )
+    assert {n for n in found if found[n] != before[n]} == {"kv_layer", "h", "parts"}
 
 
 def test_of_gains_that_are_not_in_l1() -> None:
     """From pass to pass: heads, and gate and up, start what the next norm reads.  Up to 8 KiB lie in L1."""
     assert "gain" not in lives(make_shape(hidden=256, layers=3))  # 7 norms
-    assert lives(make_shape(hidden=296, layers=3))["gain"] == ("embed", "next")
+    assert lives(make_shape(hidden=296, layers=3))["gain"] == "embed-next"
 
 
 def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
     options = QuantOptions(bits=4, asymmetric=True)
     found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)
     for name in ("sy", "sq"):
-        assert found[name] == ("mid", "h")
-    assert found["sv"] == ("embed", "next"), "its pointers are written once"
-    assert found["xsum"] == ("attn_in.q", "out"), "the head is symmetric"
+        assert found[name] == "mid, h"
+    assert found["sv"] == "embed-next", "its pointers are written once"
+    assert found["xsum"] == "attn_in.q-qkv, o_in.q-out", "the head is symmetric"
 
 
 def with_norm(at: str, value: str) -> ModelShape:

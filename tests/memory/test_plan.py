@@ -215,7 +215,7 @@ def test_tiles_cover_every_block_once(s: ModelShape, tile: int) -> None:
 def test_lifetimes_name_steps() -> None:
     plan = make_plan(make_shape(), SIRACUSA)
     for b in plan.l1:
-        assert 0 <= b.first <= b.last < len(plan.steps)
+        assert b.live and {*b.live} <= {*range(len(plan.steps))}
     shared = [
         (a.name, b.name)
         for a in plan.l1

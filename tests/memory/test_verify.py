@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,18 @@ SHAPES: dict[str, ModelShape] = {
     ),
     "norms of heads": make_shape(family="qwen3"),
 }
+ENGINED = make_shape(
+    hidden=64, ffn=300, heads=4, kv_heads=2, head_dim=20, context=64, layers=2,
+    choices=Choices(
+        {f"layer{i}.{m}": Choice("neureka") for i in (0, 1) for m in ("qkv", "o", "gate_up", "down")}
+        | {"head": Choice("neureka")}
+    ),
+)  # fmt: skip
+FRUGAL = next(
+    (budget, plan)
+    for budget in range(30 * KIB, 160 * KIB, KIB)
+    if (plan := make_plan(ENGINED, SIRACUSA, budget)).frugal and plan.kv_window_blocks
+)
 PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group=20, short_last_group=True)
 )  # what padding makes whole N-EUREKA multiplies too
@@ -56,6 +69,7 @@ def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
                 found.append((label, s, t, make_plan(s, t, budget)))
     found.append(("groups that padding makes whole", PADDED, SIRACUSA, make_plan(PADDED, SIRACUSA)))
     found.append(("gains behind L1", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
+    found.append((f"frugal, L1 {FRUGAL[0]}", ENGINED, SIRACUSA, FRUGAL[1]))
     return found
 
 
@@ -69,7 +83,7 @@ def with_l1(plan: Plan, at: int, **fields: object) -> Plan:
 
 
 def live_together(a: Buffer, b: Buffer) -> bool:
-    return a.first <= b.last and b.first <= a.last
+    return not {*a.live}.isdisjoint(b.live)
 
 
 def refused(plan: Plan, s: ModelShape, t: Target) -> bool:
@@ -181,25 +195,25 @@ def test_every_dropped_buffer() -> None:
     assert_noticed(damage)
 
 
-@pytest.mark.parametrize("end", ["first", "last"])
-def test_every_lifetime_that_is_no_phase_long(end: str) -> None:
+@pytest.mark.parametrize("live", [(), (-1,), (14,)])
+def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...]) -> None:
     """A buffer that is live in no phase is never checked against any other."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
+        assert len(plan.steps) == 14
         for i, b in enumerate(plan.l1):
-            fields = {"first": b.last + 1} if end == "first" else {"last": b.first - 1}
-            yield b.name, with_l1(plan, i, **fields)
+            yield b.name, with_l1(plan, i, live=live)
 
     assert_noticed(damage)
 
 
-def test_every_buffer_that_dies_in_its_first_phase() -> None:
-    """The verifier knows in which phases a buffer is written and last read."""
+def test_every_buffer_that_is_not_live_in_one_of_its_phases() -> None:
+    """The verifier knows in which phases a buffer is written and read, or holds what will be."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
-            if b.last > b.first:
-                yield b.name, with_l1(plan, i, last=b.first)
+            for at in {*itertools.chain.from_iterable(b.spans)}:
+                yield f"{b.name} at {at}", with_l1(plan, i, live=tuple({*b.live} - {at}))
 
     assert_noticed(damage)
 
@@ -414,7 +428,7 @@ def test_l2_that_overflows() -> None:
     """L2 tables beyond L2, with and without weights there."""
     for _, s, t, plan in CASES:
         out = copy.deepcopy(plan)
-        out.beside.append(Buffer("more", "l2", t.l2, 0, 13))
+        out.beside.append(Buffer("more", "l2", t.l2, (0, 13)))
         assert refused(out, s, t)
 
 

@@ -27,6 +27,7 @@ from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache, SiluMul
+from shrinkc.ir.ops.quant import set_aside
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.behind import PIECE_WINDOW
 from shrinkc.memory.parts import (
@@ -302,7 +303,9 @@ def emit(
         "head_norm": _of_type(graph, RopeCache)[0],
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
+        "h_words": held["h"] // (4 * plan.chunk),
         "xq_words": max(engine_named(m.engine).several_words(m) for m in readers),
+        "aside_words": set_aside(max(m.k for m in readers)) if plan.frugal else 0,
         "xsegs": max(m.x_segs for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
         "q16": int(any(m.wide for m in [*readers, *side_shapes])),

@@ -195,8 +195,8 @@ def _check(plan: Plan) -> None:
     parts = [n for p in plan.placements for n in (p.blocks, p.tile_blocks, p.block_bytes)]
     if min([plan.chunk, len(plan.steps), len(plan.l1), *parts]) < 1 or plan.context < 2:
         raise ValueError("there is nothing of what there has to be some")
-    last = len(plan.steps)
-    if not all(0 <= b.first <= b.last < last for b in (*plan.l1, *plan.beside)):
+    steps = range(len(plan.steps))
+    if not all(b.live and all(at in steps for at in b.live) for b in (*plan.l1, *plan.beside)):
         raise ValueError("a buffer lives outside of the pass")
 
 

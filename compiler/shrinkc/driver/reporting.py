@@ -356,7 +356,8 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Data
         fixed = plan.used["l1"] - plan.arena_bytes
         yield region("system", "stacks, tables", 0, fixed)
         for b in plan.l1:
-            yield region("buffer", b.name, fixed + b.offset, b.bytes, b.first, b.last)
+            for first, to in b.spans:
+                yield region("buffer", b.name, fixed + b.offset, b.bytes, first, to)
         return
     end = 0
     for x in (t for t in plan.tables if t.level == level):
@@ -368,7 +369,7 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Data
         end = max(end, offset + size)
     # the linker places what is not weights; here it is behind them
     for b in (b for b in plan.beside if b.level == level and b.bytes):
-        yield region("buffer", b.name, end, b.bytes, b.first, b.last)
+        yield region("buffer", b.name, end, b.bytes)
         end += b.bytes
 
 

@@ -100,6 +100,7 @@ class Engine:
     ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
     ``spread(k, bits)``: of an engine that has a copy of the matrix for one token, the taps that a vector takes there;
     0: there is none.
+    ``any_pitch``: of several tokens it reads 16-bit vectors however far they are apart.
     ``sums(tokens)``: whether of so many it adds up the sums of low and of high bytes, which else the cores do.
     ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
     """
@@ -117,6 +118,7 @@ class Engine:
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
     tails: Callable[[int, int], Tails] = _no_tails
     spread: Callable[[int, int], int] = _no_copy
+    any_pitch: bool = False
     sums: Callable[[int], bool] = never
     costs_as: str = ""
 

@@ -154,5 +154,6 @@ ENGINE = Engine(
     multipliers=multipliers,
     reads_rows=True,
     features=features,
+    any_pitch=True,
     sums=sums,
 )

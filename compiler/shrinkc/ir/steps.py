@@ -102,7 +102,9 @@ class PassSizes:
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
     ``split``: of some tile the cores split blocks.  ``several_on_neureka``: it multiplies segments that have
     scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1.
-    ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1."""
+    ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1.
+    ``frugal``: as in Plan.  ``tails``: another engine has rows whose last inputs it leaves to the cores, and their
+    weights are on their way to its scratch before its next vector is made."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -129,6 +131,8 @@ class PassSizes:
     several_on_neureka: bool = False
     gains_behind: bool = False
     multipliers: int = 0
+    frugal: bool = False
+    tails: bool = False
 
     def hands_of(self, tokens: int) -> int:
         """Cores that take heads of so many tokens: of one all that can, if the busiest has fewer of them then."""
@@ -161,6 +165,21 @@ class PassSizes:
     def attends(self) -> int:
         """The place of the step that reads the cache, before which every layer has to go with every token."""
         return next(at for at, step in enumerate(self.steps) if step.op.READS_CACHE)
+
+    def brings_cache(self, step: Step) -> bool:
+        """Whether a layer's cache sets out for L1 beside a step: that of which its keys and values are made."""
+        heads = self._by_name[self.steps[self.attends].inputs[0]]
+        return self.frugal and self.kv_window > 0 and step.name == heads.inputs[0]
+
+    def in_place(self, vector: str) -> bool:
+        """Whether vectors of several tokens take the place of what they are made from: those that would need more room
+        of their own than a norm's."""
+        step = self._by_name[vector]
+        return self.frugal and step.op.IN_PLACE and self.width(step.inputs[0]) > self.hidden
+
+    def source(self, vector: str) -> str:
+        """The buffer that holds what a vector is made from."""
+        return self.buffer(self._by_name[vector].inputs[0])
 
     @cached_property
     def _by_name(self) -> dict[str, Step]:

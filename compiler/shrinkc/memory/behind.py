@@ -218,8 +218,8 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
         need, names = sum(align(m.bytes) for m in s.stored), tuple(v.label for v in t.stored)
         return Lack("weights", need, placed, tuple((m.name, m.bytes) for m in big), names)
-    always = (0, len(s.steps) - 1)
-    beside = [Buffer(name, level, align(size), *always) for name, level, size in reserved.buffers]
+    always = tuple(range(len(s.steps)))
+    beside = [Buffer(name, level, align(size), always) for name, level, size in reserved.buffers]
     placements = [out[m.name] for m in usual]
     return Arrangement(
         placements, reserved.tables, {v: reserved.kv_layers[v] for v in CACHE_LEVELS if v in reserved.kv_layers},

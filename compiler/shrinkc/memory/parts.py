@@ -24,15 +24,25 @@ def align(n: int, to: int = ALIGN) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A region of one memory: live in steps first..last of ``Plan.steps``, at ``offset`` in its arena;
-    behind L1 the linker gives it its place."""
+    """A region of one memory, at ``offset`` in its arena; behind L1 the linker gives it its place.
+
+    ``live``: the steps of ``Plan.steps``, rising, in which it holds something, or is worked in; in others its
+    bytes are another buffer's."""
 
     name: str
     level: str
     bytes: int
-    first: int
-    last: int
+    live: tuple[int, ...]
     offset: int = -1
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last step of each time that it is live."""
+        out: list[tuple[int, int]] = []
+        for at in self.live:
+            begins = out.pop()[0] if out and out[-1][1] + 1 == at else at
+            out.append((begins, at))
+        return out
 
 
 @dataclass(frozen=True)

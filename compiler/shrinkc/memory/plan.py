@@ -1,7 +1,7 @@
 """The memory plan: what lies where, for how long, and how weights travel.
 
-L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from the first to the last
-step that uses it, and buffers that are never live together may share bytes.  Weight matrices fill
+L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from a step that writes it to the last one
+that reads what was written, and buffers that are never live together may share bytes.  Weight matrices fill
 the target's memories in the order they are read and the target names them (behind.py); every matrix is cut
 into tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
 not cut: it lies in a memory that the engine reads in place, before all others.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from shrinkc.engines import CORES, NEUREKA, engine_named
@@ -29,13 +29,16 @@ from shrinkc.memory.parts import (
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import Target
 
-PLAN_VERSION = 5
+PLAN_VERSION = 6
+_READS = (Access.READ, Access.UPDATE, Access.AHEAD)
 
 
 @dataclass
 class Plan:
     """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
 
+    ``frugal``: L1 is shared more closely: vectors of several tokens that no norm makes take the place of what they
+    are made from, and a layer's cache comes into L1 with that layer's first matrix instead of before.
     ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
     last ones in HyperRAM; ``beside``: what memories behind L1 hold beside weights and
     tables; ``verified``: the most tokens of a pass that gives the choices of all.
@@ -51,6 +54,7 @@ class Plan:
     kv_window_blocks: int
     kv_tile_blocks: int
     logits_in_l1: bool
+    frugal: bool
     verified: int
     stage_bytes: int
     stages: int
@@ -90,8 +94,14 @@ class Plan:
         """The plan of which ``to_json`` was written; ValueError or TypeError for another version's."""
         if found.get("version") != PLAN_VERSION:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
-        kinds = {"l1": Buffer, "beside": Buffer, "tables": Table, "placements": Placement}
-        lists = {name: [kind(**x) for x in found[name]] for name, kind in kinds.items()}
+        lists = {
+            name: [Buffer(**{**x, "live": tuple(x["live"])}) for x in found[name]]
+            for name in ("l1", "beside")
+        }
+        lists |= {
+            name: [kind(**x) for x in found[name]]
+            for name, kind in (("tables", Table), ("placements", Placement))
+        }
         return cls(**{**found, **lists})
 
 
@@ -111,6 +121,7 @@ def pass_sizes(
     tile: int,
     kv: KvUse,
     logits_l1: bool,
+    frugal: bool = False,
     verified: int = 1,
     keeps_multipliers: bool = False,
 ) -> PassSizes:
@@ -134,6 +145,7 @@ def pass_sizes(
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
         gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
+        frugal=frugal, tails=any(engine_named(m.engine).tails(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip
 
 
@@ -147,6 +159,7 @@ def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
         plan.tile_bytes,
         kv,
         plan.logits_in_l1,
+        plan.frugal,
         plan.verified,
         plan.keeps_multipliers,
     )
@@ -168,53 +181,47 @@ def _most(uses: list[list[Use]]) -> dict[str, int]:
     return found
 
 
-def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, int]]:
-    """Buffer -> its first and last step.
-
-    Over the whole layer loop where a layer reads what is there from before: from the layer before it, or
-    since the pass began.
-    """
+def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, ...]]:
+    """Buffer -> the steps in which it is live, rising."""
     return _alive(sizes.steps, _uses(sizes))
 
 
-def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int, int]]:
+def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int, ...]]:
+    """A pass backwards, through two layers: what a layer reads of the one before it is live up to its end."""
     begin, end = loop_of(steps)
-    found: dict[str, tuple[int, int]] = {}
-    written: set[str] = set()  # in this layer
-    for at, (step, of_step) in enumerate(zip(steps, uses, strict=True)):
-        for use in of_step:
-            first, last = found.get(use.buffer, (at, at))
-            if use.access is Access.KEEP:
-                first, last = 0, len(steps) - 1
-            if use.access is Access.AHEAD:
-                first = 0
-            comes_in = use.access in (Access.READ, Access.UPDATE, Access.AHEAD)
-            if step.in_layer and comes_in and use.buffer not in written:
-                first, last = min(first, begin), max(last, end)
-            found[use.buffer] = first, max(last, at)
-        if step.in_layer:
-            written |= {use.buffer for use in of_step if use.access is Access.WRITE}
-    return found
+    layer = [*range(begin, end + 1)]
+    found: dict[str, set[int]] = {}
+    needed: set[str] = set()  # behind the step at hand
+    for at in reversed([*range(begin), *layer, *layer, *range(end + 1, len(steps))]):
+        written = {use.buffer for use in uses[at] if use.access is Access.WRITE}
+        read = {use.buffer for use in uses[at] if use.access in _READS}
+        used = {use.buffer for use in uses[at]}
+        for name in needed | used:
+            found.setdefault(name, set()).add(at)
+        needed = (needed - written) | read
+    kept = {use.buffer for of_step in uses for use in of_step if use.access is Access.KEEP}
+    found |= {name: {*range(len(steps))} for name in kept}
+    return {name: tuple(sorted(live)) for name, live in found.items()}
 
 
 def l1_buffers(sizes: PassSizes) -> list[Buffer]:
     """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
     uses = _uses(sizes)
     alive = _alive(sizes.steps, uses)
-    return [Buffer(n, "l1", align(size), *alive[n]) for n, size in _most(uses).items()]
+    return [Buffer(n, "l1", align(size), alive[n]) for n, size in _most(uses).items()]
 
 
 def place(buffers: list[Buffer]) -> list[Buffer]:
-    """First fit, largest first: the lowest offset free during a buffer's whole life."""
+    """First fit, largest first: the lowest offset free whenever a buffer is live."""
     placed: list[Buffer] = []
     for b in sorted(buffers, key=lambda b: (-b.bytes, b.name)):
         at = 0
         rivals = sorted(
-            (q for q in placed if q.first <= b.last and b.first <= q.last), key=lambda q: q.offset
+            (q for q in placed if not set(b.live).isdisjoint(q.live)), key=lambda q: q.offset
         )
         for q in rivals:
             if at + b.bytes <= q.offset:
                 break
             at = max(at, q.offset + q.bytes)
-        placed.append(Buffer(b.name, b.level, b.bytes, b.first, b.last, at))
+        placed.append(replace(b, offset=at))
     return sorted(placed, key=lambda b: (b.offset, b.name))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
 from shrinkc.core.errors import DoesNotFit, Lack
 from shrinkc.costs import CostTable, cost_table
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import TILE_CAP
 from shrinkc.memory.behind import Asked, arrange, beside_weights
@@ -44,13 +44,22 @@ def copied(s: ModelShape) -> list[MatrixShape]:
     return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
+def can_be_frugal(s: ModelShape) -> bool:
+    """Whether a plan can be: vectors lie where their sources do, for engines that take them as far apart, halves of
+    whole words each, and cores that make them have whole tokens in the order of their inputs."""
+    even = s.hidden % 2 == 0  # heads and blocks of gates always are
+    return even and s.perms == 0 and all(engine_named(m.engine).any_pitch for m in s.readers)
+
+
 class L1Use(NamedTuple):
-    """How a plan uses L1: tokens of a chunk, bytes of a tile, the cache, and whether logits are there."""
+    """How a plan uses L1: tokens of a chunk, bytes of a tile, the cache, whether logits are there, and whether it is
+    frugal (Plan)."""
 
     chunk: int
     tile: int
     kv: KvUse
     logits: bool
+    frugal: bool = False
 
 
 class _Arena:
@@ -79,14 +88,18 @@ class _Arena:
         if use not in self._alive:
             buffers = self.buffers(use)
             self._alive[use] = max(
-                sum(b.bytes for b in buffers if b.first <= at <= b.last)
-                for at in {b.first for b in buffers}
+                sum(b.bytes for b in buffers if at in b.live) for at in range(len(self._s.steps))
             )
         return self._alive[use]
 
 
 def _choose_l1(
-    s: ModelShape, t: Target, total: int, arena: _Arena, chunks: Sequence[int] = CHUNKS
+    s: ModelShape,
+    t: Target,
+    total: int,
+    arena: _Arena,
+    chunks: Sequence[int] = CHUNKS,
+    frugal: bool = False,
 ) -> L1Use:
     """A way to use L1.
 
@@ -120,11 +133,11 @@ def _choose_l1(
         """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
-            return arena.bytes(L1Use(chunk, tile, use, logits_l1)) <= budget
+            return arena.bytes(L1Use(chunk, tile, use, logits_l1, frugal)) <= budget
 
-        if arena.alive(L1Use(chunk, least, use, logits_l1)) > budget or not fits(least):
+        if arena.alive(L1Use(chunk, least, use, logits_l1, frugal)) > budget or not fits(least):
             return -1
-        free = budget - arena.bytes(L1Use(chunk, 0, use, logits_l1))
+        free = budget - arena.bytes(L1Use(chunk, 0, use, logits_l1, frugal))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
             tile = max(least, tile - 16 * ALIGN)
@@ -141,7 +154,7 @@ def _choose_l1(
         for use in [in_l1] if kv_l1 else outside:
             tile = tile_for(chunk, use, logits_l1, enough)
             if tile >= enough:
-                return L1Use(chunk, tile, use, logits_l1)
+                return L1Use(chunk, tile, use, logits_l1, frugal)
     least = place(arena.buffers(L1Use(1, align(block), pieces[-1], False)))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
@@ -166,7 +179,7 @@ def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer
     size, end = align(multiplier_bytes(s)), max(b.offset + b.bytes for b in l1)
     if not 0 < size <= room - end:
         return l1
-    return [*l1, Buffer("multipliers", "l1", size, 0, len(s.steps) - 1, end)]
+    return [*l1, Buffer("multipliers", "l1", size, tuple(range(len(s.steps))), end)]
 
 
 def _asked(use: L1Use) -> Asked:
@@ -226,11 +239,12 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
     longer = () if copied(s) else LONGER
     for chunk in (chunk for chunk in (*longer, *CHUNKS) if chunk > first.chunk):
-        try:
-            chosen = _choose_l1(s, t, total_l1, arena, [chunk])
-        except DoesNotFit:
-            continue
-        better(chosen, _asked(chosen))
+        for frugal in (False, True) if can_be_frugal(s) else (False,):
+            try:
+                chosen = _choose_l1(s, t, total_l1, arena, [chunk], frugal)
+            except DoesNotFit:
+                continue
+            better(chosen, _asked(chosen))
     if best.plan.stage_bytes:
         for stages in STAGES:
             better(best.chosen, replace(best.asked, stages=stages))
@@ -272,7 +286,7 @@ def _plan(
     asked: Asked | None = None,
 ) -> Plan:
     """``asked``: of what is behind L1, where it is not the usual."""
-    chunk, tile, kv, logits_l1 = chosen
+    chunk, tile, kv, logits_l1, frugal = chosen
     asked = asked or _asked(chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
     room = total_l1 - t.l1_system - layer_table_bytes(s)
@@ -282,7 +296,7 @@ def _plan(
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
-        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, verified=verified,
+        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, frugal=frugal, verified=verified,
         stage_bytes=behind.stage_bytes, stages=asked.stages if behind.stage_bytes else 0,
         embed_stage=behind.embed_stage, table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
         beside=behind.beside, tables=behind.tables, placements=behind.placements,

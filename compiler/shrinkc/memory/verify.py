@@ -109,8 +109,35 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         plan.logits_in_l1, max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
-        gains_behind(s), _multipliers(plan, s, t),
+        gains_behind(s), _multipliers(plan, s, t), plan.frugal, any(_tails(m) for m in s.matrices),
     )  # fmt: skip
+
+
+def _tails(m: MatrixShape) -> bool:
+    return ENGINES[m.engine].tails(m.k, m.bits) > 0
+
+
+def _vectors(plan: Plan, s: ModelShape, t: Target) -> int:
+    """Bytes that vectors need of their own: of several tokens all, or in a frugal plan those of norms; of what others
+    are made from, longer rows than a norm's, every core of the team sets a quarter aside, where high bytes come to be.
+    """
+    readers = [m for m in s.matrices if m.name != "embedding"]
+    narrow = [m for m in readers if m.grouped or m.asymmetric or m.beside_grouped]
+    words = {
+        m.name: (_vector(m, m in narrow, 1), _vector(m, m in narrow, plan.chunk)) for m in readers
+    }
+    placed = [
+        m
+        for m in readers
+        if plan.frugal and m.k > s.hidden and m.name.split(".")[-1] in ("o", "down")
+    ]
+    several = max(words[m.name][1] for m in readers if m not in placed)
+    aside = [m.k // 4 + 8 for m in placed]
+    return 4 * max(
+        max(one for one, _ in words.values()),
+        several * plan.chunk,
+        (t.cores + int(t.controller)) * max(aside, default=0),
+    )
 
 
 def _hands(plan: Plan, t: Target) -> int:
@@ -142,14 +169,15 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     head = (s.head_dim + 3) // 4 * 4
     k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
-    width = max(s.hidden, s.ffn, qkv)
+    width = max(s.hidden, qkv)
     narrow = [m for m in readers if m.grouped or m.asymmetric or m.beside_grouped]
     nseg = max((len(segment_lengths(m.k, m.seg)) for m in narrow), default=0)
     ranks = [m.rank for m in readers if m.rank]
     out = {
         "x": 4 * chunk * s.hidden,
         "y": 4 * chunk * width,
-        "xq": 4 * max(max(_vector(m, m in narrow, n) for m in readers) * n for n in (1, chunk)),
+        "h": 4 * chunk * s.ffn,
+        "xq": _vectors(plan, s, t),
         "xv": 32 * chunk,
         "parts": 16 * chunk * max(cores, 8),
         "rope": 2 * chunk * s.head_dim,
@@ -267,15 +295,13 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{b.name}: offset {b.offset} is not a multiple of 8"
         if b.offset < 0:
             yield f"{b.name}: offset {b.offset} lies before L1"
-        if not 0 <= b.first <= b.last < len(s.steps):
-            yield f"{b.name}: live from step {b.first} to {b.last}"
+        if not b.live or not {*b.live} <= {*range(len(s.steps))}:
+            yield f"{b.name}: live in steps {b.live}"
     names = [step.name for step in s.steps]
     if plan.steps != names:
         yield f"planned for the steps {plan.steps}, a pass has {names}"
     for at, name in enumerate(names):
-        live = sorted(
-            (b.offset, b.offset + b.bytes, b.name) for b in plan.l1 if b.first <= at <= b.last
-        )
+        live = sorted((b.offset, b.offset + b.bytes, b.name) for b in plan.l1 if at in b.live)
         for (_, end, a), (start, _, c) in zip(live, live[1:], strict=False):
             if start < end:
                 yield f"step {name}: {a} and {c} overlap by {end - start} bytes"
@@ -291,6 +317,9 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     sizes = _sizes(plan, s, t)
     if plan.kv_window_blocks and (plan.kv_in_l1 or not sizes.starts_next_cache):
         yield "kv_layer: nothing brings a layer's cache there"
+    fixed = s.perms or s.hidden % 2 or any(not ENGINES[m.engine].any_pitch for m in s.readers)
+    if plan.frugal and fixed:
+        yield "frugal, with vectors that have to lie by themselves"
     if plan.kv_window_blocks and plan.kv_tile_blocks > plan.kv_window_blocks:
         yield f"kv_layer: pieces of {plan.kv_tile_blocks} blocks of {plan.kv_window_blocks}"
     walk, uses = _walk(s), [list(step.op.uses(step, sizes)) for step in s.steps]
@@ -307,10 +336,9 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         b = have[name]
         if b.bytes < size:
             yield f"{name}: {b.bytes} bytes for {size}"
-        lost = sorted(at for at in in_use.get(name, ()) if not b.first <= at <= b.last)
-        if lost:
+        if lost := sorted(in_use.get(name, set()) - {*b.live}):
             steps = ", ".join(names[at] for at in lost)
-            yield f"{name}: used in {steps}, planned for steps {b.first} to {b.last}"
+            yield f"{name}: used in {steps}, planned for steps {b.live}"
 
 
 def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:

@@ -94,13 +94,14 @@ def _arena(plan: Plan, y: int) -> list[str]:
     ]
     out += [words(left + i * column + 2, y - 4, name, size=9) for i, name in enumerate(plan.steps)]
     for index, b in enumerate(plan.l1):
-        x, top = left + b.first * column, y + b.offset * scale
-        width, height = (b.last - b.first + 1) * column, b.bytes * scale
-        note = f"{b.name}: {b.bytes} bytes at {b.offset}, {plan.steps[b.first]} to {plan.steps[b.last]}"
-        out.append(box(x, top, width, height, COLOURS[index % len(COLOURS)], note))
+        top, height = y + b.offset * scale, b.bytes * scale
         label = f"{b.name} {b.bytes}"
-        if height >= TEXT + 1 and len(label) * LETTER < width - 4:
-            out.append(words(x + 3, top + height / 2 + 4, label))
+        for first, last in b.spans:
+            x, width = left + first * column, (last - first + 1) * column
+            note = f"{b.name}: {b.bytes} bytes at {b.offset}, {plan.steps[first]} to {plan.steps[last]}"
+            out.append(box(x, top, width, height, COLOURS[index % len(COLOURS)], note))
+            if height >= TEXT + 1 and len(label) * LETTER < width - 4:
+                out.append(words(x + 3, top + height / 2 + 4, label))
     out.append(words(_MARGIN, y + 8, "0"))
     out.append(words(_MARGIN, y + _ARENA_HEIGHT, str(plan.arena_bytes)))
     out.append(words(left, y + _ARENA_HEIGHT + 22, "offset in the arena downwards, steps across"))

@@ -69,8 +69,8 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
     {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 96, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 96, 96, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_H, SC_AT_XV, 96, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 

@@ -80,8 +80,12 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
+#define SC_FRUGAL 0 /* memory/plan.py */
+#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+
 /* widths of the shared buffers */
 #define SC_Y_WORDS 128
+#define SC_H_WORDS 96
 #define SC_XQ_WORDS 32
 #define SC_XSEGS 6 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 12
@@ -106,17 +110,31 @@ enum sc_op {
 #define SC_ONLY_ENGINE sc_engine_neureka_twice /* of all matrices but the cores' */
 
 /* L1 arena */
-#define SC_ARENA_BYTES 92368
+#define SC_ARENA_BYTES 89136
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 33792
 #define SC_AT_ENGINE 33792
 #define SC_BYTES_ENGINE 28032
+#define SC_AT_HEAD_SCRATCH 33792
+#define SC_BYTES_HEAD_SCRATCH 1120
+#define SC_AT_HEAD_WORK 33792
+#define SC_BYTES_HEAD_WORK 512
+#define SC_AT_Q8 34912
+#define SC_BYTES_Q8 1024
+#define SC_AT_Q_SCALE 35936
+#define SC_BYTES_Q_SCALE 256
+#define SC_AT_PASS_SCALES 36192
+#define SC_BYTES_PASS_SCALES 64
+#define SC_AT_H 61824
+#define SC_BYTES_H 6144
 #define SC_AT_TOPS 61824
 #define SC_BYTES_TOPS 576
 #define SC_AT_Y 61824
 #define SC_BYTES_Y 8192
 #define SC_AT_LOGITS 62400
 #define SC_BYTES_LOGITS 432
+#define SC_AT_BLOCK_MAX 70016
+#define SC_BYTES_BLOCK_MAX 768
 #define SC_AT_PRODUCTS 70016
 #define SC_BYTES_PRODUCTS 5216
 #define SC_AT_X 75232
@@ -127,37 +145,25 @@ enum sc_op {
 #define SC_BYTES_XQ 2048
 #define SC_AT_K_CACHE 83424
 #define SC_BYTES_K_CACHE 1280
-#define SC_AT_HEAD_SCRATCH 84704
-#define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 84704
-#define SC_BYTES_HEAD_WORK 512
-#define SC_AT_Q8 85824
-#define SC_BYTES_Q8 1024
-#define SC_AT_V_CACHE 86848
+#define SC_AT_V_CACHE 84704
 #define SC_BYTES_V_CACHE 1024
-#define SC_AT_BLOCK_MAX 87872
-#define SC_BYTES_BLOCK_MAX 768
-#define SC_AT_SY 88640
+#define SC_AT_SY 85728
 #define SC_BYTES_SY 576
-#define SC_AT_ROPE 89216
+#define SC_AT_ROPE 86304
 #define SC_BYTES_ROPE 512
-#define SC_AT_SV 89728
+#define SC_AT_SV 86816
 #define SC_BYTES_SV 512
-#define SC_AT_XV 90240
+#define SC_AT_XV 87328
 #define SC_BYTES_XV 512
-#define SC_AT_SQ 90752
+#define SC_AT_SQ 87840
 #define SC_BYTES_SQ 384
-#define SC_AT_XC 91136
+#define SC_AT_XC 88224
 #define SC_BYTES_XC 384
-#define SC_AT_XSUM 91520
+#define SC_AT_XSUM 88608
 #define SC_BYTES_XSUM 384
-#define SC_AT_Q_SCALE 91904
-#define SC_BYTES_Q_SCALE 256
-#define SC_AT_PASS_SCALES 92160
-#define SC_BYTES_PASS_SCALES 64
-#define SC_AT_VALUE_SCALES 92224
+#define SC_AT_VALUE_SCALES 88992
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 92240
+#define SC_AT_MULTIPLIERS 89008
 #define SC_BYTES_MULTIPLIERS 128
 
 #endif

@@ -56,7 +56,7 @@ enum sc_op {
 #define SC_TILE_BYTES 784
 #define SC_SPLIT 0 /* whether cores split blocks of tiles that have few */
 #define SC_KV_IN_L1 0
-#define SC_KV_WINDOW 0 /* blocks: no longer, a layer's cache comes into L1; else in pieces */
+#define SC_KV_WINDOW 2 /* blocks: no longer, a layer's cache comes into L1; else in pieces */
 #define SC_KV_LAYERS_L2 3 /* the first layers, whose cache is there */
 #define SC_KV_LAYERS_WMEM 0 /* the next ones */
 #define SC_KV_LAYERS_HYPERRAM 0 /* the others */
@@ -80,8 +80,12 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
+#define SC_FRUGAL 0 /* memory/plan.py */
+#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+
 /* widths of the shared buffers */
-#define SC_Y_WORDS 132
+#define SC_Y_WORDS 120
+#define SC_H_WORDS 132
 #define SC_XQ_WORDS 34
 #define SC_XSEGS 9 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 17
@@ -99,44 +103,46 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 6144
+#define SC_ARENA_BYTES 5888
+#define SC_AT_H 0
+#define SC_BYTES_H 528
 #define SC_AT_HEAD_SCRATCH 0
 #define SC_BYTES_HEAD_SCRATCH 2144
 #define SC_AT_HEAD_WORK 0
 #define SC_BYTES_HEAD_WORK 320
 #define SC_AT_TOPS 0
 #define SC_BYTES_TOPS 64
+#define SC_AT_XQ 528
+#define SC_BYTES_XQ 144
+#define SC_AT_PARTS 672
+#define SC_BYTES_PARTS 128
+#define SC_AT_BLOCK_MAX 800
+#define SC_BYTES_BLOCK_MAX 80
+#define SC_AT_XC 880
+#define SC_BYTES_XC 48
+#define SC_AT_XSUM 928
+#define SC_BYTES_XSUM 48
 #define SC_AT_TILES 2144
 #define SC_BYTES_TILES 1568
-#define SC_AT_HEAD_STATE 3712
+#define SC_AT_KV_LAYER 3712
+#define SC_BYTES_KV_LAYER 624
+#define SC_AT_HEAD_STATE 4336
 #define SC_BYTES_HEAD_STATE 608
-#define SC_AT_Y 4320
-#define SC_BYTES_Y 528
-#define SC_AT_KV_TILE 4848
-#define SC_BYTES_KV_TILE 384
-#define SC_AT_X 5232
+#define SC_AT_Y 4944
+#define SC_BYTES_Y 480
+#define SC_AT_X 5424
 #define SC_BYTES_X 240
-#define SC_AT_XQ 5472
-#define SC_BYTES_XQ 144
-#define SC_AT_PARTS 5616
-#define SC_BYTES_PARTS 128
-#define SC_AT_BLOCK_MAX 5744
-#define SC_BYTES_BLOCK_MAX 80
-#define SC_AT_Q8 5824
+#define SC_AT_Q8 5664
 #define SC_BYTES_Q8 80
-#define SC_AT_XC 5904
-#define SC_BYTES_XC 48
-#define SC_AT_XSUM 5952
-#define SC_BYTES_XSUM 48
-#define SC_AT_Q_SCALE 6000
+#define SC_AT_Q_SCALE 5744
 #define SC_BYTES_Q_SCALE 32
-#define SC_AT_ROPE 6032
+#define SC_AT_ROPE 5776
 #define SC_BYTES_ROPE 32
-#define SC_AT_VALUE_SCALES 6064
+#define SC_AT_VALUE_SCALES 5808
 #define SC_BYTES_VALUE_SCALES 32
-#define SC_AT_XV 6096
+#define SC_AT_XV 5840
 #define SC_BYTES_XV 32
-#define SC_AT_PASS_SCALES 6128
+#define SC_AT_PASS_SCALES 5872
 #define SC_BYTES_PASS_SCALES 16
 
 #endif

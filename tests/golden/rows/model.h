@@ -80,8 +80,12 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 9 /* cores that the plan has room for that take heads */
 
+#define SC_FRUGAL 0 /* memory/plan.py */
+#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
+#define SC_H_WORDS 24
 #define SC_XQ_WORDS 12
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
@@ -105,42 +109,44 @@ enum sc_op {
 #define SC_ON_NEUREKA_TWICE 2
 
 /* L1 arena */
-#define SC_ARENA_BYTES 75472
+#define SC_ARENA_BYTES 72688
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 56064
+#define SC_AT_HEAD_SCRATCH 0
+#define SC_BYTES_HEAD_SCRATCH 1840
+#define SC_AT_HEAD_WORK 0
+#define SC_BYTES_HEAD_WORK 288
+#define SC_AT_Q8 1840
+#define SC_BYTES_Q8 576
+#define SC_AT_Q_SCALE 2416
+#define SC_BYTES_Q_SCALE 288
+#define SC_AT_PASS_SCALES 2704
+#define SC_BYTES_PASS_SCALES 80
 #define SC_AT_LOGITS 56064
 #define SC_BYTES_LOGITS 3856
 #define SC_AT_PARTS 56064
 #define SC_BYTES_PARTS 4608
 #define SC_AT_TOPS 59920
 #define SC_BYTES_TOPS 576
+#define SC_AT_H 60672
+#define SC_BYTES_H 3456
 #define SC_AT_Y 60672
 #define SC_BYTES_Y 4608
 #define SC_AT_X 65280
 #define SC_BYTES_X 2304
-#define SC_AT_HEAD_SCRATCH 67584
-#define SC_BYTES_HEAD_SCRATCH 1840
-#define SC_AT_HEAD_WORK 67584
-#define SC_BYTES_HEAD_WORK 288
-#define SC_AT_XQ 69424
+#define SC_AT_XQ 67584
 #define SC_BYTES_XQ 1728
-#define SC_AT_XV 71152
+#define SC_AT_XV 69312
 #define SC_BYTES_XV 1152
-#define SC_AT_K_CACHE 72304
+#define SC_AT_K_CACHE 70464
 #define SC_BYTES_K_CACHE 576
-#define SC_AT_Q8 72880
-#define SC_BYTES_Q8 576
-#define SC_AT_ROPE 73456
+#define SC_AT_ROPE 71040
 #define SC_BYTES_ROPE 576
-#define SC_AT_V_CACHE 74032
+#define SC_AT_V_CACHE 71616
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_Q_SCALE 74416
-#define SC_BYTES_Q_SCALE 288
-#define SC_AT_PASS_SCALES 74704
-#define SC_BYTES_PASS_SCALES 80
-#define SC_AT_VALUE_SCALES 74784
+#define SC_AT_VALUE_SCALES 72000
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 74800
+#define SC_AT_MULTIPLIERS 72016
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif

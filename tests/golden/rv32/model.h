@@ -80,8 +80,12 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
+#define SC_FRUGAL 0 /* memory/plan.py */
+#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+
 /* widths of the shared buffers */
 #define SC_Y_WORDS 70
+#define SC_H_WORDS 24
 #define SC_XQ_WORDS 22
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
@@ -99,40 +103,42 @@ enum sc_op {
 
 
 /* L1 arena */
-#define SC_ARENA_BYTES 19200
+#define SC_ARENA_BYTES 17088
 #define SC_AT_TILES 0
 #define SC_BYTES_TILES 5824
+#define SC_AT_H 5824
+#define SC_BYTES_H 1536
 #define SC_AT_TOPS 5824
 #define SC_BYTES_TOPS 576
 #define SC_AT_Y 5824
 #define SC_BYTES_Y 4480
 #define SC_AT_LOGITS 6400
 #define SC_BYTES_LOGITS 432
+#define SC_AT_HEAD_SCRATCH 10304
+#define SC_BYTES_HEAD_SCRATCH 1120
+#define SC_AT_HEAD_WORK 10304
+#define SC_BYTES_HEAD_WORK 448
 #define SC_AT_PARTS 10304
 #define SC_BYTES_PARTS 2048
+#define SC_AT_Q8 11424
+#define SC_BYTES_Q8 768
+#define SC_AT_PASS_SCALES 12192
+#define SC_BYTES_PASS_SCALES 32
 #define SC_AT_X 12352
 #define SC_BYTES_X 1536
+#define SC_AT_Q_SCALE 13888
+#define SC_BYTES_Q_SCALE 192
 #define SC_AT_XQ 13888
 #define SC_BYTES_XQ 1408
-#define SC_AT_HEAD_SCRATCH 15296
-#define SC_BYTES_HEAD_SCRATCH 1120
-#define SC_AT_HEAD_WORK 15296
-#define SC_BYTES_HEAD_WORK 448
-#define SC_AT_Q8 16416
-#define SC_BYTES_Q8 768
-#define SC_AT_XV 17184
+#define SC_AT_XV 15296
 #define SC_BYTES_XV 512
-#define SC_AT_K_CACHE 17696
+#define SC_AT_K_CACHE 15808
 #define SC_BYTES_K_CACHE 480
-#define SC_AT_ROPE 18176
+#define SC_AT_ROPE 16288
 #define SC_BYTES_ROPE 448
-#define SC_AT_V_CACHE 18624
+#define SC_AT_V_CACHE 16736
 #define SC_BYTES_V_CACHE 336
-#define SC_AT_Q_SCALE 18960
-#define SC_BYTES_Q_SCALE 192
-#define SC_AT_PASS_SCALES 19152
-#define SC_BYTES_PASS_SCALES 32
-#define SC_AT_VALUE_SCALES 19184
+#define SC_AT_VALUE_SCALES 17072
 #define SC_BYTES_VALUE_SCALES 16
 
 #endif

@@ -16,6 +16,7 @@ from shrinkc.engines.cores import with_neureka
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
+from shrinkc.ir.ops.ropecache import layer_cache_bytes, layer_cache_use
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
@@ -72,6 +73,8 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
             room = max(shared_product_bytes(sizes.chunk, words) for words in slot.product_words)
             yield Use("products", Access.SCRATCH, room)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
+    if sizes.in_place(step.inputs[0]):
+        yield Use(sizes.source(step.inputs[0]), Access.READ)
     if slot.nseg:
         yield Use("xc", Access.READ)
     if slot.asymmetric:
@@ -167,6 +170,11 @@ class Linear(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
         to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
+        if sizes.brings_cache(step):
+            yield layer_cache_use(sizes, Access.WRITE)
+            yield Use(
+                "parts", Access.READ
+            )  # a core may still be at the norm when the first bytes come
         if not step.in_layer:
             if sizes.logits_in_l1:
                 yield Use(to, Access.WRITE, 4 * rows * sizes.logit_tokens)
@@ -179,6 +187,8 @@ class Linear(Op):
     def work(cls, step: Step, turn: Turn) -> Work:
         """The product, and the rows that are added to a residual."""
         product = product_work(turn)
+        if turn.sizes.brings_cache(step):
+            product += Work(moved=layer_cache_bytes(turn))
         if len(step.inputs) < 2:
             return product
         assert turn.matrix is not None

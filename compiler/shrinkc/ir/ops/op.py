@@ -78,6 +78,8 @@ class Op:
     KERNEL: ClassVar[str] = ""
     # reads the cache: what follows it in the last layer is only done for tokens whose logits are wanted
     READS_CACHE: ClassVar[bool] = False
+    # gives vectors that can take the place of what they are made from
+    IN_PLACE: ClassVar[bool] = False
     # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 8, 16 or 32 bits
     NUMBERS: ClassVar[Mapping[str, str]] = {}
 

@@ -39,20 +39,33 @@ def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
     """What is between the two halves of a quantisation."""
     if x_blocks:
         yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
-    yield Use("parts", Access.SCRATCH, PART_BYTES * sizes.chunk * max(sizes.cores, vectors.SHARES))
+    yield Use("parts", Access.WRITE, PART_BYTES * sizes.chunk * max(sizes.cores, vectors.SHARES))
+
+
+def set_aside(k: int) -> int:
+    """The most words that a core sets aside while it makes a vector of ``k`` values where they are: high bytes, from
+    the middle of a token's room on, lie ahead of what has been read up to two thirds of it.  Where these two thirds
+    are all values, that is a quarter of them; in fours.  The C twin is split_in_place() in sc_q16.c."""
+    return k // 4 + 8
 
 
 def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
-    reader = sizes.slot(step)
-    yield Use(sizes.buffer(step.inputs[0]), Access.READ)
+    reader, source = sizes.slot(step), sizes.buffer(step.inputs[0])
+    several = sizes.words(reader.several_words)
+    if sizes.in_place(step.name):
+        several = 4 * sizes.team * set_aside(sizes.width(step.inputs[0]))
+        yield Use(source, Access.UPDATE)
+    else:
+        yield Use(source, Access.READ)
     yield from scan_uses(reader.x_blocks, sizes)
     yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
-    yield Use("xq", Access.WRITE, max(sizes.words(reader.several_words), 4 * reader.words))
+    yield Use("xq", Access.WRITE, max(several, 4 * reader.words))
     if reader.nseg:
         yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
     if sizes.scratch:
-        yield Use("engine", Access.WRITE, sizes.scratch)  # an engine starts at once
+        # an engine starts at once
+        yield Use("engine", Access.KEEP if sizes.tails else Access.WRITE, sizes.scratch)
     if reader.asymmetric:
         yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
 
@@ -95,6 +108,7 @@ class Quant(Op):
     GIVES = ("q16", "q8")
     RULES = (rule_permutation,)
     KERNEL = "sc_step_quant"
+    IN_PLACE = True
 
     perm: np.ndarray | None = None
 

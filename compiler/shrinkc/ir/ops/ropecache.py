@@ -127,10 +127,24 @@ def scales_use(sizes: PassSizes) -> Use:
 
 
 def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The cache of the layer at hand, where that comes into L1 as long as it is short enough."""
+    """The cache of the layer at hand, where that comes into L1 as long as it is short enough; beside a step of
+    the layer before, or else of its own."""
     if sizes.kv_window:
-        kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
-        yield Use("kv_layer", Access.KEEP, sizes.kv_window * (kv.k_block + kv.v_block))
+        yield layer_cache_use(sizes, Access.UPDATE if sizes.frugal else Access.KEEP)
+
+
+def layer_cache_use(sizes: PassSizes, access: Access) -> Use:
+    kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
+    return Use("kv_layer", access, sizes.kv_window * (kv.k_block + kv.v_block))
+
+
+def layer_cache_bytes(turn: Turn) -> float:
+    """Bytes that come into L1 of a layer's cache, which has what is before the pass's tokens."""
+    sizes = turn.sizes
+    if not sizes.cache_in_l1(turn.position + turn.tokens):
+        return 0.0
+    kv = KvShape.of(turn.position, sizes.kv_heads, sizes.head_dim)
+    return float(kv.blocks * (kv.k_block + kv.v_block))
 
 
 @dataclass

@@ -55,15 +55,20 @@ class SiluMul(Op):
         return self.gate_shift, self.shift, self.up_shift
 
     @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        return "h"
+
+    @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:
         return sizes.slot(step).rows // 2
 
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
-        yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
+        if not sizes.frugal:
+            yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
         yield from gain_uses(sizes)  # and so do those of its first norm
-        yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
+        yield Use(cls.buffer(step, sizes), Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
