@@ -37,7 +37,9 @@ SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 #if SC_XSUMS
 SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
 #endif
-SC_VIEW(parts, PARTS, sc_part[SC_PARTS], SC_CHUNK);
+/* Of tokens that cores share: half the team, more have whole ones, but for permutations. */
+#define SC_SHARED (SC_PERMS || SC_CHUNK <= SC_TEAM / 2 ? SC_CHUNK : SC_TEAM < 2 ? 1 : SC_TEAM / 2)
+SC_VIEW(parts, PARTS, sc_part[SC_PARTS], SC_SHARED);
 #ifdef SC_AT_GAIN
 SC_VIEW(gain, GAIN, int32_t, SC_HIDDEN); /* of the norm that comes next */
 #endif

@@ -42,8 +42,8 @@ static inline int8_t *vectors(const sc_matrix *m, uint32_t tokens) {
 }
 
 #if SC_Q16
-static inline void norm_several(uint32_t first, uint32_t tokens, sc_qvec *out) {
-    for (uint32_t t = first; t < tokens; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
+static inline void norm_several(uint32_t mine, uint32_t shared, sc_qvec *out) {
+    for (uint32_t t = mine; t < shared; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
 }
 
 /* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
@@ -63,12 +63,13 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         sc_meet();
         if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
-    const uint32_t mine =
-        j.gain && sc_is_worker(core) ? whole + (uint32_t)core : tokens; /* those it has finished */
-    if (tokens == 1) norm_several(mine, tokens, j.out); /* its scale is asked for before cores meet again */
+    const uint32_t shared = tokens - whole;
+    const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* those it has finished */
+    if (tokens == 1)
+        norm_several(mine, shared, j.out + whole); /* its scale is asked for before cores meet again */
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
     if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
-    if (tokens > 1) norm_several(mine, tokens, j.out);
+    if (tokens > 1) norm_several(mine, shared, j.out + whole);
 }
 
 /* Who has what comes behind a token's values and says what they stand for: the controller, from the shares' parts, while
@@ -166,13 +167,13 @@ static
             for (uint32_t t = whole; t < tokens; t++) out[t].q = xq[t];
 #endif
         for (uint32_t t = whole; t < tokens; t++)
-            sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t], parts[t], core,
-                        SC_CORES);
+            sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t],
+                        parts[t - whole], core, SC_CORES);
         sc_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
         for (uint32_t t = whole; t < tokens; t++)
-            sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t], gain != 0, SC_NORM_EPS,
-                            &out[t], core, SC_CORES);
+            sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t - whole], gain != 0,
+                            SC_NORM_EPS, &out[t], core, SC_CORES);
 #if SC_XSUMS
         if (m->format & SC_FMT_ASYM) {
             sc_barrier();

@@ -69,7 +69,7 @@ typedef struct {
     const uint16_t *perm;
     int32_t *y; /* [tokens][y_stride], with gain */
     uint32_t y_stride;
-    sc_part *parts; /* [tokens][SC_PARTS] */
+    sc_part *parts; /* [tokens - first][SC_PARTS] */
     int8_t *q;      /* [tokens][2][pitch], where out[].q then point to */
     uint32_t pitch; /* sc_q16_pitch() */
     sc_qvec *out;

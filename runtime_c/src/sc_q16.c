@@ -89,7 +89,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
             } else {
                 x += first; /* a permutation changes no maximum, but those of shares with a gain */
             }
-            q16_scan(x, gain, n, SC_NORM_DROP, y, j->parts + t * SC_PARTS + share);
+            q16_scan(x, gain, n, SC_NORM_DROP, y, j->parts + (t - j->first) * SC_PARTS + share);
         }
     }
 }
@@ -98,7 +98,7 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
     const uint32_t pitch = j->pitch;
     const uint16_t *const perm = SC_PERMS && !j->gain ? j->perm : 0; /* with a gain the scan has gathered */
     for (uint32_t t = j->first; t < j->tokens; t++) {
-        const sc_part *parts = j->parts + t * SC_PARTS;
+        const sc_part *parts = j->parts + (t - j->first) * SC_PARTS;
         const int32_t *x = j->gain ? j->y + t * j->y_stride : j->x + t * j->stride;
         int8_t *q = j->q + 2 * t * pitch;
         const int most = q16_bits(parts);

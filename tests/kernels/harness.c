@@ -200,6 +200,30 @@ static void vector(void) {
     free(input), free(gain), free(perm);
 }
 
+/* The same vectors where their values are, which are so many words further apart. */
+static void in_place(const sc_q16_job *of, uint32_t wider) {
+    const sc_cut *cut = of->cut;
+    const uint32_t room = (cut->k + wider + 1) / 2 * 2;
+    const size_t words = (size_t)room * of->tokens, aside = cut->k / 4u + 8;
+    if (2u * cut->last_words > room) return; /* zeros behind the last ones have no place */
+    int32_t *values = guarded(words);
+    sc_qvec *v = calloc(of->tokens, sizeof *v);
+    sc_q16_job j = *of;
+    j.x = values, j.stride = room, j.q = (int8_t *)values, j.pitch = 2 * room, j.out = v, j.aside = guarded(aside);
+    for (uint32_t t = 0; t < of->tokens; t++) memcpy(values + room * t, of->x + of->stride * t, 4u * cut->k);
+    for (uint32_t t = 0; t < of->tokens; t++) {
+        sc_q16_token(&j, t, 0);
+        const int8_t *got = j.q + (size_t)2 * t * j.pitch, *want = of->q + (size_t)2 * t * of->pitch;
+        if (memcmp(got, want, 4u * cut->last_words)) fail("low bytes in place");
+        if (memcmp(got + j.pitch, want + of->pitch, 4u * cut->last_words)) fail("high bytes in place");
+        if (v[t].q != got || v[t].mantissa != of->out[t].mantissa || v[t].exponent != of->out[t].exponent)
+            fail("a vector in place");
+    }
+    release(j.aside, aside, "canary of what is set aside");
+    release(values, words, "canary of vectors in place");
+    free(v);
+}
+
 /* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
 static void wide_vectors(void) {
     const sc_cut cut = read_cut();
@@ -218,7 +242,7 @@ static void wide_vectors(void) {
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
     sc_q16_job j = {&cut,    input, (uint32_t)stride, 0, tokens, gain, perm, product, (uint32_t)stride,
-                    partial, q,     4u * cut.words,   v};
+                    partial, q,     4u * cut.words,   v,     NULL};
     if (whole && (gain || !perm)) {
         for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {
@@ -227,6 +251,7 @@ static void wide_vectors(void) {
         for (uint32_t t = 0; gain && t < tokens; t++)
             sc_q16_norm(partial + SC_PARTS * t, wide(low, high), &v[t]);
     }
+    for (uint32_t wider = 0; !gain && !perm && wider < 4; wider++) in_place(&j, cut.k / 3 * wider);
     put_count(2u * tokens + words_of_q);
     for (uint32_t t = 0; t < tokens; t++) {
         const int32_t scale[2] = {(int32_t)v[t].mantissa, v[t].exponent};

@@ -85,6 +85,7 @@ class Harness:
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
         text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
+        text = re.sub(r"(SC_BYTES_PARTS) .*", r"\1 (1 << 16)", text)  # of which the plan knew nothing
         self.several = "SC_AT_PRODUCTS" in text  # whether several tokens are multiplied at once
         text, found = re.subn(
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
@@ -95,6 +96,8 @@ class Harness:
         assert found == most == 1
         assert "SC_SPLIT 0" in text
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
+        assert "SC_FRUGAL 0" in text
+        text = text.replace("SC_FRUGAL 0", "SC_FRUGAL 1")  # vectors can be made in place
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are

@@ -104,7 +104,7 @@ class PassSizes:
     scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1.
     ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1.
     ``frugal``: as in Plan.  ``tails``: another engine has rows whose last inputs it leaves to the cores, and their
-    weights are on their way to its scratch before its next vector is made."""
+    weights are on their way to its scratch before its next vector is made.  ``perms``: some inputs are permuted."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -133,6 +133,13 @@ class PassSizes:
     multipliers: int = 0
     frugal: bool = False
     tails: bool = False
+    perms: bool = False
+
+    @property
+    def shared(self) -> int:
+        """The most tokens of which cores have shares when vectors are made: half the team, more have whole ones, but of
+        permuted inputs."""
+        return self.chunk if self.perms else max(1, min(self.chunk, self.team // 2))
 
     def hands_of(self, tokens: int) -> int:
         """Cores that take heads of so many tokens: of one all that can, if the busiest has fewer of them then."""

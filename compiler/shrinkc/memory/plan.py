@@ -94,7 +94,7 @@ class Plan:
         """The plan of which ``to_json`` was written; ValueError or TypeError for another version's."""
         if found.get("version") != PLAN_VERSION:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
-        lists = {
+        lists: dict[str, list[Any]] = {
             name: [Buffer(**{**x, "live": tuple(x["live"])}) for x in found[name]]
             for name in ("l1", "beside")
         }
@@ -145,7 +145,7 @@ def pass_sizes(
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
         gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
-        frugal=frugal, tails=any(engine_named(m.engine).tails(m.k, m.bits) for m in s.kinds),
+        frugal=frugal, perms=s.perms > 0, tails=any(engine_named(m.engine).tails(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip
 
 

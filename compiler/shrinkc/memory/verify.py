@@ -110,6 +110,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
         gains_behind(s), _multipliers(plan, s, t), plan.frugal, any(_tails(m) for m in s.matrices),
+        s.perms > 0,
     )  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "h": 4 * chunk * s.ffn,
         "xq": _vectors(plan, s, t),
         "xv": 32 * chunk,
-        "parts": 16 * chunk * max(cores, 8),
+        "parts": 16 * (chunk if s.perms else max(1, min(chunk, t.team // 2))) * max(cores, 8),
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,

@@ -39,7 +39,7 @@ def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
     """What is between the two halves of a quantisation."""
     if x_blocks:
         yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
-    yield Use("parts", Access.WRITE, PART_BYTES * sizes.chunk * max(sizes.cores, vectors.SHARES))
+    yield Use("parts", Access.WRITE, PART_BYTES * sizes.shared * max(sizes.cores, vectors.SHARES))
 
 
 def set_aside(k: int) -> int:
