@@ -90,48 +90,54 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
 #undef GATED
 }
 
-/* The same of sums of both bytes, of several tokens: two pairs at a time, in more code than one token has room for. */
-SC_INLINE void summed_silu(const uint16_t *r, uint32_t blocks, const int32_t *sums, uint32_t mantissa,
-                           int32_t right, const sc_output *out, int32_t *dst) {
+/* The same of several tokens, also of sums of both bytes: two pairs at a time, whose multipliers come as words, in more
+ * code than one token has room for. */
+SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
+                               uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
+                               const int summed) {
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
     uint32_t gates, ups; /* multipliers of two */
     /* clang-format off */
-#define SUMMED_PAIR(FACTOR, INPUT)                                                                            \
-    SC_LW_POST("%[a]", "%[sums]")                                                                            \
-    "lw %[b], 12(%[sums])\n"                                                                                 \
+#define PAIR(FACTOR, INPUT)                                                                                   \
+    SC_LW_POST("%[a]", "%[low]")                                                                             \
+    "lw %[b], 12(%[low])\n"                                                                                  \
+    UNLESS_SUMMED(SC_LW_POST("%[g]", "%[high]") "lw %[u], 12(%[high])\n")                                     \
     FACTOR("%[v]", "%[gates]", "%[m]") FACTOR("%[i]", "%[ups]", "%[m]")                                      \
+    UNLESS_SUMMED(SC_MAC("%[a]", "%[g]", "%[c]") SC_MAC("%[b]", "%[u]", "%[c]"))                              \
     SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
     SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
     SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
     SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]") INPUT SC_GATED("")
-#define SUMMED_BLOCKS(INPUT, count)                                                                           \
-    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 3)                                                              \
+#define PAIRS_OF_BLOCKS(INPUT, count)                                                                         \
+    SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4 - %[summed])                                                  \
     SC_INNER_LOOP_BEGIN("%[two]", count)                                                                     \
     SC_LW_POST("%[gates]", "%[r]")                                                                           \
     "lw %[ups], 4(%[r])\n"                                                                                   \
-    SUMMED_PAIR(SC_FACTOR, INPUT) SUMMED_PAIR(SC_FACTOR_OF_HIGH, INPUT) SC_LOOP_END(count) "\n"                \
-    "addi %[sums], %[sums], 16\naddi %[r], %[r], 8\n" SC_OUTER_LOOP_END(count + 3)
-#define SUMMED_OPERANDS                                                                                       \
-    [sums] "+&r"(sums), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v),            \
+    PAIR(SC_FACTOR, INPUT) PAIR(SC_FACTOR_OF_HIGH, INPUT) SC_LOOP_END(count) "\n"                              \
+    "addi %[low], %[low], 16\naddi %[r], %[r], 8\n" UNLESS_SUMMED("addi %[high], %[high], 16\n")             \
+    SC_OUTER_LOOP_END(count + 4 - %[summed])
+#define OPERANDS                                                                                              \
+    [low] "+&r"(low), [high] "+&r"(high), [r] "+&r"(r), [dst] "+&r"(dst), [g] "=&r"(g), [u] "=&r"(u), [v] "=&r"(v),            \
     [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b), [gates] "=&r"(gates), [ups] "=&r"(ups)                         \
     : [blocks] "r"(blocks), [two] "r"(2), [m] "r"(mantissa | mantissa << 16), [right] "r"(right),               \
       [shift] "r"(out->silu_shift), \
-      [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256)
+      [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
+      [c] "r"(256), SUMMED(summed)
     if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
-        __asm__ volatile(SUMMED_BLOCKS("mv %[v], %[g]\n" SC_ROUND("%[v]", "%[gs]")
-                                      ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n", 2 * 27 + 2)
-                         : SUMMED_OPERANDS, [gs] "r"(gate_shift) : "memory");
+        __asm__ volatile(PAIRS_OF_BLOCKS("mv %[v], %[g]\n" SC_ROUND("%[v]", "%[gs]")
+                                      ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n", 2 * 31 + 2 - 8 * %[summed])
+                         : OPERANDS, [gs] "r"(gate_shift) : "memory");
     } else {
-        __asm__ volatile(SUMMED_BLOCKS(".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
-                                      "sll %[v], %[v], %[gs]\n", 2 * 26 + 2)
-                         : SUMMED_OPERANDS, [gs] "r"(-gate_shift),
+        __asm__ volatile(PAIRS_OF_BLOCKS(".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+                                      "sll %[v], %[v], %[gs]\n", 2 * 30 + 2 - 8 * %[summed])
+                         : OPERANDS, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
     }
     /* clang-format on */
-#undef SUMMED_PAIR
-#undef SUMMED_BLOCKS
-#undef SUMMED_OPERANDS
+#undef PAIR
+#undef PAIRS_OF_BLOCKS
+#undef OPERANDS
 }
 #endif
 
@@ -242,15 +248,18 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
-/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(); with `summed` low sums are those of
- * both bytes. */
+/* Sums of a row of one token or of several, of whom an engine may have added high ones to low ones. */
+enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
+
+/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(). */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
-                    const int32_t *high, int32_t *dst, const int meets, const int summed) {
+                    const int32_t *high, int32_t *dst, const int meets, const enum row_sums form) {
     const sc_output *const out = j->out;
+    const int summed = form == OF_SEVERAL_SUMMED;
 #if SC_XPULP
     if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
-        if (summed)
-            summed_silu(r, rows / SC_ROWS, low, j->mantissa, j->right, out, dst + row / 2);
+        if (form != OF_ONE)
+            silu_of_several(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, summed);
         else
             joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
         return;

@@ -133,12 +133,13 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
  * has `blocks`; from token `token`, block `first` on. */
 SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, uint32_t log, uint32_t apart,
                            uint32_t token, uint32_t first, uint32_t blocks, uint32_t count,
-                           const uint16_t *scales, int32_t *sums, const sc_output *out, const int summed) {
+                           const uint16_t *scales, int32_t *sums, const sc_output *out,
+                           const enum row_sums form) {
     const uint32_t rows_left = m->rows - p->first, tailed = has_tails(image_of(m), p->first >> log);
     const sc_qvec *of = x + p->token + token;
     int32_t *dst = out->dst + (p->token + token) * out->stride;
     joining j = joining_of(m, of, out);
-    const uint32_t step = (summed ? 1u : 2u) << log;
+    const uint32_t step = (form == OF_SEVERAL_SUMMED ? 1u : 2u) << log;
     sums += token * step;
     for (;;) {
         const uint32_t n = count < blocks - first ? count : blocks - first, at = first * SC_ROWS;
@@ -146,7 +147,7 @@ SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, 
         if (tailed) multiply_tails(image_of(m), p->first >> log, of->q, at, n * SC_ROWS, 1, low);
         if (at < rows_left) {
             const uint32_t left = rows_left - at, rows = left < n * SC_ROWS ? left : n * SC_ROWS;
-            join(&j, scales + at, p->first + at, rows, low, low + apart, dst, 0, summed);
+            join(&j, scales + at, p->first + at, rows, low, low + apart, dst, 0, form);
         }
         count -= n;
         if (count == 0) break;
@@ -173,10 +174,10 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
         sc_meet();
         if (block < stop && c.summed)
             store_share(m, x, &p, c.log, 0, token, block - token * blocks, blocks, stop - block, scales,
-                        sums_of(&c, place), out, 1);
+                        sums_of(&c, place), out, OF_SEVERAL_SUMMED);
         else if (block < stop)
             store_share(m, x, &p, c.log, apart, token, block - token * blocks, blocks, stop - block, scales,
-                        sums_of(&c, place), out, 0);
+                        sums_of(&c, place), out, OF_SEVERAL);
         if (++job == c.count) return;
         p = part_behind(&c, job, p);
     }

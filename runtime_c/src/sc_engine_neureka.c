@@ -275,7 +275,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN, 0);
+        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN, OF_ONE);
         if (left == 0) return;
         job++;
         if (has_tails(i, job)) own_tails(i, job, x, core);

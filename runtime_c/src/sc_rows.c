@@ -159,9 +159,9 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
     const joining j = joining_of(m, x, out);
     rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
     if (high)
-        join(&j, r, row, rows, low, high, dst, 0, 0);
+        join(&j, r, row, rows, low, high, dst, 0, OF_ONE);
     else
-        join(&j, r, row, rows, low, low, dst, 0, 1);
+        join(&j, r, row, rows, low, low, dst, 0, OF_SEVERAL_SUMMED);
 }
 
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
