@@ -136,7 +136,7 @@ ALL = "--context --bits --head-bits --l1"
         (SMOL, "--context 4096 --l1 64KiB --engines cores", ["--context", "--l1"]),
         (SMOL, "--context 4096 --l1 64KiB", ["--l1"]),
         (SMOL, "--l1 51KiB --bits 4 --head-bits 4 --group 32", ["--context", "--l1"]),
-        (SMOL, "--l1 59KiB --bits 4 --head-bits 4 --group 32", ["--context", "--bits", "--l1"]),
+        (SMOL, "--l1 55KiB --bits 4 --head-bits 4 --group 32", ["--context", "--bits", "--l1"]),
         (LARGE, "--context 4000 --bits 3", ["--context"]),
         (LARGE, "--context 2", ["--bits"]),
         (LARGE, "--context 4000", ["--context --bits"]),
@@ -145,7 +145,7 @@ ALL = "--context --bits --head-bits --l1"
         (VAST, "--context 2", ["--bits --head-bits"]),
         (VAST, "--context 4000 --l1 64KiB", [ALL]),
         (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
-        (TINY, "--l1 32KiB", ["--context", "--l1"]),
+        (TINY, "--l1 30KiB", ["--context", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
         (TINY, "--l1 1KiB --context 4000", ["--l1"]),
     ],
@@ -164,8 +164,8 @@ def test_every_hint_can_be_followed(
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, LARGE)
     (found,) = offered(cli("plan", model, "--context", 4000, "--l1", "64KiB"))
-    assert found == ["--context", "3048", "--bits", "3", "--l1", "252KiB"]
-    for one_too_little in (3056, 3, "256KiB"), (3048, 4, "252KiB"), (3048, 3, "248KiB"):
+    assert found == ["--context", "3040", "--bits", "3", "--l1", "228KiB"]
+    for one_too_little in (3048, 3, "256KiB"), (3040, 4, "228KiB"), (3040, 3, "224KiB"):
         context, bits, l1 = one_too_little
         assert cli("plan", model, "--context", context, "--bits", bits, "--l1", l1).code == 30
 

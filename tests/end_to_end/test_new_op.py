@@ -156,13 +156,13 @@ def test_plan(leaking: Graph, plain: Graph, story_model: FloatModel, tmp_path: P
     at = names.index("leak")
     assert names[at - 1 : at + 2] == ["h", "leak", "down_in.q"] and leaking.device_ops() == names
     i, buffer = next((i, b) for i, b in enumerate(made.plan.l1) if b.name == "leaked")
-    assert (buffer.first, buffer.last) == (at, at + 1)
+    assert buffer.live == (at, at + 1)
     assert buffer.bytes == 4 * made.plan.chunk * (-(-leaking.ffn // 4) * 4)
-    y = next(b for b in made.plan.l1 if b.name == "y")
+    h = next(b for b in made.plan.l1 if b.name == "h")
     for change, words in (
-        ({"offset": y.offset}, "overlap by"),
+        ({"offset": h.offset}, "overlap by"),
         ({"bytes": buffer.bytes - 16}, f"leaked: {buffer.bytes - 16} bytes for"),
-        ({"last": at}, "leaked: used in down_in.q, planned for"),
+        ({"live": (at,)}, "leaked: used in down_in.q, planned for"),
     ):
         bad = copy.deepcopy(made.plan)
         bad.l1[i] = type(buffer)(**{**vars(buffer), **change})

@@ -132,7 +132,7 @@ def no_tiles(plan: Plan) -> None:
 
 def short_lived_scratch(plan: Plan) -> None:
     at = next(i for i, b in enumerate(plan.l1) if b.name == "engine")
-    plan.l1[at] = replace(plan.l1[at], last=plan.l1[at].last - 1)
+    plan.l1[at] = replace(plan.l1[at], live=plan.l1[at].live[:-1])
 
 
 @pytest.mark.parametrize(
