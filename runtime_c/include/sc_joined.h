@@ -248,6 +248,9 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
+/* Chunks of no more tokens have all of both sums; of longer ones the last may, which is not worth its code. */
+#define SC_SUMS_APART 18
+
 /* Sums of a row of one token or of several, of whom an engine may have added high ones to low ones. */
 enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
 
@@ -258,7 +261,7 @@ SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t 
     const int summed = form == OF_SEVERAL_SUMMED;
 #if SC_XPULP
     if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
-        if (form != OF_ONE)
+        if (form != OF_ONE && (summed || SC_CHUNK <= SC_SUMS_APART))
             silu_of_several(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, summed);
         else
             joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
