@@ -97,10 +97,15 @@ static inline uint32_t sc_first_of_head(void) {
 #endif
     return sc_now.want == SC_CHOICES ? 0 : sc_now.tokens - 1;
 }
-/* Where a matrix's vectors of so many tokens are in the arena. */
+/* Where in the arena a matrix's vectors of so many tokens are, the pass's last ones. */
 static inline uint32_t sc_vectors_at(const sc_matrix *m, uint32_t tokens) {
-    if (!sc_in_place(m, tokens)) return SC_AT_XQ;
-    return sc_reads_gates(m) ? SC_AT_H : SC_AT_Y;
+#if SC_FRUGAL
+    const uint32_t room = tokens > 1 ? sc_room_in_place(m) : 0, first = sc_now.tokens - tokens;
+    const uint32_t slot = (uint32_t)(m - sc_matrices) % SC_SLOTS;
+    if (room) return (slot == SC_DOWN ? SC_SOURCE_OF_DOWN : SC_SOURCE_OF_O) + 4 * room * first;
+#endif
+    (void)m, (void)tokens;
+    return SC_AT_XQ;
 }
 /* What a step reads, of the first token. */
 static inline int32_t *sc_source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }

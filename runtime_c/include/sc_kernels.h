@@ -75,22 +75,22 @@ typedef struct {
     sc_qvec *out;
     int32_t *aside; /* SC_ASIDE_WORDS for each of the team, where vectors are made in place: else NULL */
 } sc_q16_job;
-/* Whether vectors of several tokens, or else all, take the place of what they are made from: of a frugal plan those that are
- * longer than a norm's (in_place() in ir/steps.py). */
-static inline int sc_in_place(const sc_matrix *m, uint32_t tokens) {
-    return SC_FRUGAL && tokens > 1 && m->in.k > SC_HIDDEN;
-}
-/* Whether that is the buffer of gates, and not that of all others. */
-static inline int sc_reads_gates(const sc_matrix *m) {
-    return (m - sc_matrices) % SC_SLOTS ==
-           SC_DOWN; /* with side paths, which lie between, no plan is frugal */
-}
-/* Bytes from low to high ones of a vector that is one of so many: in place half of what its source takes.  What a
- * matrix's copy for one token has between them several do without. */
-static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
+/* Words of a token's room where vectors of several take the place of what they are made from, 0 where they do not:
+ * Plan.frugal.  Side paths, whose matrices lie between the slots', have no such plan. */
+static inline uint32_t sc_room_in_place(const sc_matrix *m) {
 #if SC_FRUGAL
-    if (sc_in_place(m, tokens)) return 2u * (sc_reads_gates(m) ? SC_H_WORDS : SC_Y_WORDS);
+    const uint32_t slot = (uint32_t)(m - sc_matrices) % SC_SLOTS;
+    return slot == SC_DOWN ? SC_ROOM_OF_DOWN : slot == SC_O ? SC_ROOM_OF_O : 0;
+#else
+    (void)m;
+    return 0;
 #endif
+}
+/* Bytes from low to high ones of a vector that is one of so many: in place half of its room.  What a matrix's copy for one
+ * token has between them several do without. */
+static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
+    const uint32_t room = SC_FRUGAL && tokens > 1 ? sc_room_in_place(m) : 0;
+    if (room) return 2 * room;
 #ifdef SC_ENGINE_COPIES
     if (tokens > 1 && m->spread) return 4u * m->in.last_words;
 #endif

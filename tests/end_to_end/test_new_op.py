@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.plain import lowered
+from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.core.errors import IllegalIR, PlanInvalid
-from shrinkc.importer import FloatModel
+from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.ops import OPS, Linear, Op
@@ -26,6 +28,7 @@ from shrinkc.ir.ops.op import State
 from shrinkc.ir.rules import check
 from shrinkc.ir.serialize import load, save
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
+from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of, verify
 from shrinkc.numerics.fixed import I64, round_shift
 from shrinkc.quantize import QuantOptions, lower
@@ -40,7 +43,7 @@ from shrinkc.simulate.proof import (
 )
 from shrinkc.targets import KIB, SIRACUSA
 
-from .programs import ENV, Program, compile_graph, need
+from .programs import ENV, Program, compile_graph, need, shape_of
 
 SHIFT = 15
 WRONG = 1 << 22  # enough to survive the quantisation that follows
@@ -203,6 +206,25 @@ def test_a_wrong_kernel_is_named(leaking: Graph, story_model: FloatModel, tmp_pa
     found = locate(got.dumps, op_values(leaking, REQUEST, want, 0, 0), leaking, 0, 0)
     assert found is not None and (found.op, found.index) == ("leak", 7)
     assert isinstance(found.expected, int) and found.got == found.expected + WRONG
+
+
+def test_vectors_in_the_place_of_its_result(tmp_path: Path) -> None:
+    """A frugal plan makes what down reads where the op before has left its result, whichever that is."""
+    need("host")
+    sizes: dict[str, Any] = {"heads": 4, "kv_heads": 2, "head_dim": 10, "vocab": 83, "layers": 3}
+    write_tiny_llama(tmp_path / "model", hidden=64, intermediate=302, seed=4, **sizes)
+    model = load_hf(tmp_path / "model")
+    leaks = with_leaks(lowered(model, QuantOptions(), 32, SIRACUSA))
+    shape = shape_of(leaks, model)
+    budgets = range(60 * KIB, 120 * KIB, KIB)
+    plans = [(b, plan) for b in budgets if (plan := make_plan(shape, SIRACUSA, b)).frugal]
+    budget = max(plans, key=lambda found: found[1].chunk)[0]
+    made = program(leaks, model, tmp_path / "out", budget).build("host", SAN="1", CORES="3")
+    assert made.plan.frugal and made.plan.chunk > 9
+    assert "SC_SOURCE_OF_DOWN SC_AT_LEAKED\n" in (made.out / "src" / "model.h").read_text()
+    for tokens in (2, made.plan.chunk, made.plan.chunk + 1):
+        request = Request(tuple(range(1, tokens + 1)), 4, ignore_eos=True)
+        assert made.prove("host", request).compared > 100
 
 
 @pytest.mark.gvsoc

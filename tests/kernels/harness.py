@@ -100,6 +100,8 @@ class Harness:
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
         assert "SC_FRUGAL 0" in text
         text = text.replace("SC_FRUGAL 0", "SC_FRUGAL 1")  # vectors can be made in place
+        for slot in ("O", "DOWN"):
+            text += f"#define SC_ROOM_OF_{slot} 0\n#define SC_SOURCE_OF_{slot} SC_AT_XQ\n"
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
         formats = folder / "out" / "src" / "formats.h"
         if config.formats is None:  # a program has those of its model; here, all there are

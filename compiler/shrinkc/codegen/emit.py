@@ -172,6 +172,17 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
     return out
 
 
+def _in_place(sizes: PassSizes, held: dict[str, int]) -> dict[str, tuple[str, int]]:
+    """Of o and down the buffer that its vectors are made from, and words of a token there, 0 where vectors have a place
+    of their own; none of plans that are not frugal."""
+    found = {"O": ("XQ", 0), "DOWN": ("XQ", 0)} if sizes.frugal else {}
+    for step in (s for s in sizes.steps if sizes.in_place(s.name)):
+        source = sizes.source(step.name)
+        room = held[source] // (4 * sizes.chunk)
+        found[slot_of(step, sizes.steps).upper()] = (source.upper(), room)
+    return found
+
+
 def _macros(graph: Graph) -> dict[str, int | str]:
     """What the ops want to have in model.h, which is the same in every layer."""
     found: dict[str, int | str] = {}
@@ -303,9 +314,12 @@ def emit(
         "head_norm": _of_type(graph, RopeCache)[0],
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
-        "h_words": held["h"] // (4 * plan.chunk),
         "xq_words": max(engine_named(m.engine).several_words(m) for m in readers),
-        "aside_words": set_aside(max(m.k for m in readers)) if plan.frugal else 0,
+        "aside_words": max(
+            (set_aside(sizes.width(s.inputs[0])) for s in shape.steps if sizes.in_place(s.name)),
+            default=0,
+        ),
+        "in_place": _in_place(sizes, held),
         "xsegs": max(m.x_segs for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
         "q16": int(any(m.wide for m in [*readers, *side_shapes])),

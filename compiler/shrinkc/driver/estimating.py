@@ -195,8 +195,11 @@ def _check(plan: Plan) -> None:
     parts = [n for p in plan.placements for n in (p.blocks, p.tile_blocks, p.block_bytes)]
     if min([plan.chunk, len(plan.steps), len(plan.l1), *parts]) < 1 or plan.context < 2:
         raise ValueError("there is nothing of what there has to be some")
-    steps = range(len(plan.steps))
-    if not all(b.live and all(at in steps for at in b.live) for b in (*plan.l1, *plan.beside)):
+    steps = set(range(len(plan.steps)))
+    lives = [b.live for b in (*plan.l1, *plan.beside)]
+    if any(type(at) is not int for live in lives for at in live):
+        raise TypeError("a step is no integer")
+    if not all(live and {*live} <= steps and [*live] == sorted({*live}) for live in lives):
         raise ValueError("a buffer lives outside of the pass")
 
 

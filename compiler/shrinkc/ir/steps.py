@@ -60,6 +60,7 @@ class SlotSizes:
     second half of their side paths, 0 where there is none."""
 
     rows: int
+    k: int
     words: int  # of the vector that they read, and of one of several tokens'
     several_words: int
     nseg: int  # its segment scales, 0 of 16-bit ones
@@ -77,6 +78,7 @@ class SlotSizes:
         sides = [m.side for m in matrices if m.side]
         return cls(
             max(m.rows for m in matrices),
+            max(m.k for m in matrices),
             max(m.x_words for m in matrices),
             max(engine_named(m.engine).several_words(m) for m in matrices),
             max(m.x_segs for m in matrices),
@@ -182,7 +184,7 @@ class PassSizes:
         """Whether vectors of several tokens take the place of what they are made from: those that would need more room
         of their own than a norm's."""
         step = self._by_name[vector]
-        return self.frugal and step.op.IN_PLACE and self.width(step.inputs[0]) > self.hidden
+        return self.frugal and step.op.IN_PLACE and self.slot(step).k > self.hidden
 
     def source(self, vector: str) -> str:
         """The buffer that holds what a vector is made from."""

@@ -91,7 +91,7 @@ class Plan:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Plan:
-        """The plan of which ``to_json`` was written; ValueError or TypeError for another version's."""
+        """The plan of which ``to_json`` was written; ValueError, KeyError or TypeError for another version's."""
         if found.get("version") != PLAN_VERSION:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
         lists: dict[str, list[Any]] = {

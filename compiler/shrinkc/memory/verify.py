@@ -286,6 +286,8 @@ def _misread(sizes: PassSizes, walk: _Walk, uses: list[list[Use]]) -> Iterator[s
                 if use.buffer in {sizes.buffer(value) for value in inputs if value != "token"}:
                     yield f"{step.name}: works in {use.buffer}, which it reads"
                 holds[use.buffer] = f"scratch of {step.name}"
+        if sizes.in_place(step.name):
+            holds[sizes.source(step.name)] = f"vectors of {step.name}"
         holds[step.op.buffer(step, sizes)] = step.name
 
 

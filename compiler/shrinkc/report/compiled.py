@@ -118,8 +118,8 @@ def _proof(v: Data) -> Card:
 
 def _memory(data: Data) -> Section:
     said = (
-        "Each memory: addresses downwards, the steps of one pass across. A buffer is drawn from the first to the "
-        "last step that keeps it; weights are always there, and full in the step that reads them. Point at a "
+        "Each memory: addresses downwards, the steps of one pass across. A buffer is drawn in the steps that need what "
+        "it holds; weights are always there, and full in the step that reads them. Point at a "
         "region, or go into the picture and use the arrow keys, to see its name, bytes and address."
     )
     figures = [

@@ -29,7 +29,9 @@ def level_picture(level: Data, steps: Sequence[str]) -> str:
     ]
     out += [words(_LEFT + i * column + 3, _TOP - 6, name, size=9) for i, name in enumerate(steps)]
     colours: dict[str, str] = {}
-    for index, r in enumerate(regions):
+    numbers: dict[str, int] = {}  # of names, of which one may be drawn more than once
+    for r in regions:
+        index = numbers.setdefault(r["name"], len(numbers))
         out += _region(r, index, colours, steps, column, scale)
     for part in range(5):
         y = _TOP + high * part / 4

@@ -85,7 +85,6 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 120
-#define SC_H_WORDS 132
 #define SC_XQ_WORDS 34
 #define SC_XSEGS 9 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 17

@@ -80,12 +80,15 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 9 /* cores that the plan has room for that take heads */
 
-#define SC_FRUGAL 0 /* memory/plan.py */
-#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+#define SC_FRUGAL 1 /* memory/plan.py */
+#define SC_ASIDE_WORDS 14 /* that a core sets aside to make a vector in place */
+#define SC_ROOM_OF_O 0 /* words of a token, in which the vector comes to be; 0: it has a place of its own */
+#define SC_SOURCE_OF_O SC_AT_XQ
+#define SC_ROOM_OF_DOWN 24 /* words of a token, in which the vector comes to be; 0: it has a place of its own */
+#define SC_SOURCE_OF_DOWN SC_AT_H
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
-#define SC_H_WORDS 24
 #define SC_XQ_WORDS 12
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
@@ -109,7 +112,7 @@ enum sc_op {
 #define SC_ON_NEUREKA_TWICE 2
 
 /* L1 arena */
-#define SC_ARENA_BYTES 68592
+#define SC_ARENA_BYTES 68016
 #define SC_AT_ENGINE 0
 #define SC_BYTES_ENGINE 56064
 #define SC_AT_HEAD_SCRATCH 0
@@ -133,20 +136,20 @@ enum sc_op {
 #define SC_AT_X 60672
 #define SC_BYTES_X 2304
 #define SC_AT_XQ 62976
-#define SC_BYTES_XQ 1728
-#define SC_AT_XV 64704
+#define SC_BYTES_XQ 1152
+#define SC_AT_XV 64128
 #define SC_BYTES_XV 1152
-#define SC_AT_K_CACHE 65856
+#define SC_AT_K_CACHE 65280
 #define SC_BYTES_K_CACHE 576
-#define SC_AT_ROPE 66432
+#define SC_AT_ROPE 65856
 #define SC_BYTES_ROPE 576
-#define SC_AT_PARTS 67008
+#define SC_AT_PARTS 66432
 #define SC_BYTES_PARTS 512
-#define SC_AT_V_CACHE 67520
+#define SC_AT_V_CACHE 66944
 #define SC_BYTES_V_CACHE 384
-#define SC_AT_VALUE_SCALES 67904
+#define SC_AT_VALUE_SCALES 67328
 #define SC_BYTES_VALUE_SCALES 16
-#define SC_AT_MULTIPLIERS 67920
+#define SC_AT_MULTIPLIERS 67344
 #define SC_BYTES_MULTIPLIERS 672
 
 #endif

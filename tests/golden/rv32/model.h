@@ -85,7 +85,6 @@ enum sc_op {
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 70
-#define SC_H_WORDS 24
 #define SC_XQ_WORDS 22
 #define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0

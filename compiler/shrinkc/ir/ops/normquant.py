@@ -88,7 +88,7 @@ class NormQuant(Op):
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
-        return vector_work(turn)
+        return vector_work(step, turn)
 
     @classmethod
     def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:

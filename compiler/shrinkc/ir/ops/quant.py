@@ -70,15 +70,15 @@ def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
 
 
-def vector_work(turn: Turn) -> Work:
+def vector_work(step: Step, turn: Turn) -> Work:
     """Inputs scanned and then rounded; an engine that reads them is started.  All of the team have whole tokens
-    where there are enough of them; of the others the cores have a share, of 8-bit ones in blocks that they take in
-    turn."""
+    where there are enough of them, or vectors are made in place; of the others the cores have a share, of 8-bit ones in
+    blocks that they take in turn."""
     m = turn.matrix
     assert m is not None
     cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
     whole, left = divmod(turn.tokens, team)
-    if 2 * left > team:
+    if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.in_place(step.name)):
         whole, left = whole + 1, 0
     if not m.wide:
         return Work({
@@ -128,7 +128,7 @@ class Quant(Op):
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
-        return vector_work(turn)
+        return vector_work(step, turn)
 
     @classmethod
     def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
