@@ -128,11 +128,7 @@ ON_GVSOC = (
     "copies, pitches alike",
 )  # fmt: skip
 # too wide for chunks of more tokens than one job has pixels for, or beside matrices of the cores
-SHORT_CHUNKS = (
-    "1x1, beside side paths",
-    "3x3, 4 bit, tails of four channels",
-    "copies, 2 and 3 bit",
-)
+SHORT_CHUNKS = ("1x1, beside side paths", "copies, 2 and 3 bit")
 
 
 @pytest.fixture
