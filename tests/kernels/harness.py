@@ -85,9 +85,8 @@ class Harness:
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
         text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")
-        text = re.sub(
-            r"(SC_BYTES_PARTS) .*", r"\1 (1 << 16)", text
-        )  # of which the plan knew nothing
+        # of which the plan knew nothing, like of vectors in place
+        text = re.sub(r"(SC_BYTES_(PARTS|XQ)) .*", r"\1 (1 << 16)", text)
         self.several = "SC_AT_PRODUCTS" in text  # whether several tokens are multiplied at once
         text, found = re.subn(
             r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
