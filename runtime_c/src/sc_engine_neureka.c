@@ -31,6 +31,10 @@ _Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_L
                "planned room of many tokens' jobs");
 #endif
 
+#if SC_FRUGAL && defined(SC_ON_NEUREKA_3X3)
+#error "vectors of the 3x3 mode are images, which have a place of their own"
+#endif
+
 #ifdef SC_NEUREKA
 _Static_assert(SC_TEAM > SC_CORES, "the controller looks after the engine");
 

@@ -239,5 +239,6 @@ ENGINE = replace(
     features=features,
     table=IMAGE + 8,
     tails=tails,
+    any_pitch=False,  # low and high bytes are one image
     sums=never,
 )
