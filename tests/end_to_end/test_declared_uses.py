@@ -106,7 +106,8 @@ def watched(program: Program) -> Watched:
 KINDS: dict[str, Callable[[PassSizes], bool]] = {
     "in L1": lambda sizes: sizes.kv_in_l1 and sizes.logits_in_l1,
     "a layer's cache in L1": lambda sizes: sizes.kv_layer_in_l1,
-    "a part of it in L1": lambda sizes: sizes.kv_window and not sizes.kv_layer_in_l1,
+    # as long as the prompt and a few tokens more, or no cache that is there is ever read
+    "a part of it in L1": lambda sizes: sizes.kv_window >= 4 and not sizes.kv_layer_in_l1,
     "pieces of the cache in L1": lambda sizes: not (sizes.kv_in_l1 or sizes.kv_window),
 }
 
