@@ -248,7 +248,8 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
-/* Chunks of no more tokens have all of both sums; of longer ones the last may, which is not worth its code. */
+/* Tokens of which N-EUREKA has low and high vectors in one tile, half its pixels: shorter chunks have both sums of all.
+ * Of longer ones the last may, which is not worth its code. */
 #define SC_SUMS_APART 18
 
 /* Sums of a row of one token or of several, of whom an engine may have added high ones to low ones. */

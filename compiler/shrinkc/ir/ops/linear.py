@@ -172,9 +172,8 @@ class Linear(Op):
         to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
         if sizes.brings_cache(step):
             yield layer_cache_use(sizes, Access.WRITE)
-            yield Use(
-                "parts", Access.READ
-            )  # a core may still be at the norm when the first bytes come
+            # a core may still be at the norm when the first bytes come
+            yield Use("parts", Access.READ)
         if not step.in_layer:
             if sizes.logits_in_l1:
                 yield Use(to, Access.WRITE, 4 * rows * sizes.logit_tokens)
