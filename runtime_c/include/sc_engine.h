@@ -101,8 +101,7 @@ static inline uint32_t sc_first_of_head(void) {
 static inline uint32_t sc_vectors_at(const sc_matrix *m, uint32_t tokens) {
 #if SC_FRUGAL
     const uint32_t room = tokens > 1 ? sc_room_in_place(m) : 0, first = sc_now.tokens - tokens;
-    const uint32_t slot = (uint32_t)(m - sc_matrices) % SC_SLOTS;
-    if (room) return (slot == SC_DOWN ? SC_SOURCE_OF_DOWN : SC_SOURCE_OF_O) + 4 * room * first;
+    if (room) return (sc_slot_of(m) == SC_DOWN ? SC_SOURCE_OF_DOWN : SC_SOURCE_OF_O) + 4 * room * first;
 #endif
     (void)m, (void)tokens;
     return SC_AT_XQ;

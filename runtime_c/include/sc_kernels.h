@@ -75,12 +75,17 @@ typedef struct {
     sc_qvec *out;
     int32_t *aside; /* SC_ASIDE_WORDS for each of the team, where vectors are made in place: else NULL */
 } sc_q16_job;
+#if SC_FRUGAL
+/* Which of a layer's matrices it is, or of the head the first: side paths, whose matrices lie between, have no such plan. */
+static inline enum sc_slot sc_slot_of(const sc_matrix *m) {
+    return (enum sc_slot)((uint32_t)(m - sc_matrices) % SC_SLOTS);
+}
+#endif
 /* Words of a token's room where vectors of several take the place of what they are made from, 0 where they do not:
- * Plan.frugal.  Side paths, whose matrices lie between the slots', have no such plan. */
+ * Plan.frugal. */
 static inline uint32_t sc_room_in_place(const sc_matrix *m) {
 #if SC_FRUGAL
-    const uint32_t slot = (uint32_t)(m - sc_matrices) % SC_SLOTS;
-    return slot == SC_DOWN ? SC_ROOM_OF_DOWN : slot == SC_O ? SC_ROOM_OF_O : 0;
+    return sc_slot_of(m) == SC_DOWN ? SC_ROOM_OF_DOWN : sc_slot_of(m) == SC_O ? SC_ROOM_OF_O : 0;
 #else
     (void)m;
     return 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from shrinkc import abi
 from shrinkc.engines import CORES, engine_named
@@ -34,6 +35,10 @@ class Buffer:
     bytes: int
     live: tuple[int, ...]
     offset: int = -1
+
+    @classmethod
+    def of_json(cls, *, live: Iterable[int], **fields: Any) -> Buffer:
+        return cls(live=tuple(live), **fields)
 
     @property
     def spans(self) -> list[tuple[int, int]]:

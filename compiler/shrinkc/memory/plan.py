@@ -10,7 +10,7 @@ not cut: it lies in a memory that the engine reads in place, before all others.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -94,14 +94,13 @@ class Plan:
         """The plan of which ``to_json`` was written; ValueError, KeyError or TypeError for another version's."""
         if found.get("version") != PLAN_VERSION:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
-        lists: dict[str, list[Any]] = {
-            name: [Buffer(**{**x, "live": tuple(x["live"])}) for x in found[name]]
-            for name in ("l1", "beside")
+        kinds: dict[str, Callable[..., Any]] = {
+            "l1": Buffer.of_json,
+            "beside": Buffer.of_json,
+            "tables": Table,
+            "placements": Placement,
         }
-        lists |= {
-            name: [kind(**x) for x in found[name]]
-            for name, kind in (("tables", Table), ("placements", Placement))
-        }
+        lists = {name: [kind(**x) for x in found[name]] for name, kind in kinds.items()}
         return cls(**{**found, **lists})
 
 
