@@ -263,6 +263,7 @@ def evaluate(
     threads: int | None = None,
     device: str | None = None,
     engine: str | None = None,
+    base: AnyPath | None = None,
     resume: AnyPath | None = None,
     env: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
@@ -282,11 +283,15 @@ def evaluate(
     (2 to 8; None: as they are), ``batch`` sequences at a time, ``threads`` (None: one for each 128 of the hidden
     size, at most torch's choice) and ``device``.
 
+    ``base``: a model of the same tokens, such as the one that ``model`` was made from, whose predictions of
+    ``text`` those of ``model`` are compared with; ``dtype``, ``threads``, ``device`` and ``engine`` are for both.
+
     ``resume``: a file that keeps what was scored as it is scored, with which the same call goes on after an
     interruption and gives the same numbers; delete it when the result is where it belongs.
 
     Returns what ``shrinkc eval --json`` prints: ``model``, and of what was asked for
-    ``perplexity``, ``trivia``, ``hellaswag``, ``samples``, each with its protocol and seconds.
+    ``perplexity`` (in which ``base`` says how far the predictions are apart), ``trivia``, ``hellaswag``,
+    ``samples``, each with its protocol and seconds.
 
     Raises UsageError, BadData, ExtraMissing, RunChanged when ``resume`` was begun for something else, and
     what the model's kind raises.
@@ -297,7 +302,7 @@ def evaluate(
         model=os.fspath(model), text=_name(text), protocol=protocol, windows=windows,
         trivia=_name(trivia), trivia_items=trivia_items, hellaswag=_name(hellaswag),
         hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, kv_bits=kv_bits,
-        batch=batch, threads=threads, device=device, engine=engine,
+        batch=batch, threads=threads, device=device, engine=engine, base=_name(base),
     )  # fmt: skip
     return evaluate_model(
         request, env=_environment(env), reporter=reporter or Silent(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Update
 from shrinkc.evaluation import Choices
-from shrinkc.evaluation.scorer import whole_sequences
+from shrinkc.evaluation.divergence import sequences_against
+from shrinkc.evaluation.scorer import Compared, Scorer, whole_sequences
 
 
 @dataclass
@@ -29,6 +30,7 @@ class FakeScorer:
     name: str = "fake"
     vocab: int = 257
     batch: int = 1
+    sharpness: float = 0.5
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return [self.BOS] * special + list(text.encode())
@@ -47,6 +49,21 @@ class FakeScorer:
             else np.full(len(s) - 1, self.LOSS)
             for s in sequences
         ]
+
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """A token's last three bits move logits by ``sharpness``: numbers that a test works out itself."""
+        whole = np.array([[self.logit(a, b) for b in range(self.vocab)] for a in sequence[:-1]])
+        for at in range(0, len(whole), rows):
+            yield whole[at : at + rows]
+
+    def logit(self, before: int, token: int) -> float:
+        return self.sharpness * ((before ^ token) % 8)
+
+    def against(
+        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+    ) -> list[Compared]:
+        self.asked.append([list(s) for s in sequences])
+        return sequences_against(self, base, sequences, update)
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
         return whole_sequences(self, questions, update)

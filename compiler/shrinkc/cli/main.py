@@ -130,6 +130,7 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     short_help="Measure a float, quantised or compiled model.",
     examples=(
         "shrinkc eval out --text wiki.test.raw --windows 4",
+        "shrinkc eval out --base model --text wiki.test.raw --windows 16",
         "shrinkc eval model --hellaswag hub --hellaswag-items 200",
     ),
 )
@@ -141,6 +142,12 @@ def compress_command(model: str, recipe: str, as_json: bool, **options: Any) -> 
     help="How the text is cut. [default: wikitext512, or what a shorter context holds]",
 )
 @click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
+@click.option(
+    "--base",
+    type=FILE,
+    metavar="MODEL",
+    help="What MODEL was made from: how far its predictions of the text are from that one's.",
+)
 @click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
 @click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
 @click.option(

@@ -19,16 +19,18 @@ FILE = "content of "
 _NO_MODEL = (".md", ".png", ".svg", ".gitattributes", ".lock")
 
 
-def model_fingerprint(source: Path) -> Fingerprint:
-    """Every file of a model, a directory or a GGUF file."""
+def model_fingerprint(source: Path, label: str = "") -> Fingerprint:
+    """Every file of a model, a directory or a GGUF file; ``label`` before names tells models apart."""
     if source.is_file():
-        return {f"{FILE}{source.name}": file_record(source).sha256}
+        return {f"{FILE}{label}{source.name}": file_record(source).sha256}
     files = sorted(
         p for p in source.rglob("*")
         if p.is_file() and not p.name.endswith(_NO_MODEL) and p.name != "step.json"
         and not any(part.startswith(".") for part in p.relative_to(source).parts)
     )  # fmt: skip
-    return {f"{FILE}{p.relative_to(source).as_posix()}": file_record(p).sha256 for p in files}
+    return {
+        f"{FILE}{label}{p.relative_to(source).as_posix()}": file_record(p).sha256 for p in files
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

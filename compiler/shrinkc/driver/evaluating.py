@@ -40,6 +40,8 @@ class EvalRequest:
     threads: int | None
     engine: Engine | None
     kv_bits: int | None
+    base: str | None = None
+    """A model from whose predictions of the plan's text those of the model differ, by how much is asked."""
 
     @classmethod
     def from_options(
@@ -61,6 +63,7 @@ class EvalRequest:
         threads: int | None,
         engine: str | None,
         kv_bits: int | None,
+        base: str | None = None,
     ) -> EvalRequest:
         """From the values of options; UsageError when one is not possible."""
         plan = EvalPlan(
@@ -73,6 +76,11 @@ class EvalRequest:
                 "nothing to measure was asked for.",
                 "give at least one of --text FILE, --trivia FILE, --hellaswag FILE (or hub), --sample TEXT.",
             )
+        if base is not None and not text:
+            raise UsageError(
+                f"--base {base}: what two models predict is compared on a text.",
+                "give one with --text FILE.",
+            )
         if chat and not sample:
             raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
         for name, value in (
@@ -82,7 +90,9 @@ class EvalRequest:
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
         check_bits(kv_bits)
-        return cls(model, plan, dtype, device, batch, threads, cast(Engine | None, engine), kv_bits)
+        return cls(
+            model, plan, dtype, device, batch, threads, cast(Engine | None, engine), kv_bits, base
+        )
 
 
 def evaluate_model(
@@ -94,16 +104,22 @@ def evaluate_model(
     interrupted measurement goes on; it stays, whatever happens, if there is anything in it.  Raises what a
     scorer raises, BadData, UsageError, and what a :class:`Journal` does.
     """
+    _check_options(request)
     with TemporaryDirectory(prefix="shrinkc-") as folder, ExitStack() as meanwhile:
         plan = with_files(request.plan, Path(folder), reporter)
-        scorer, source = _scorer(request, env, reporter, meanwhile)
+        scorer, source = _scorer(request.model, request, env, reporter, meanwhile, request.kv_bits)
+        base, sources = None, {"": source}
+        if request.base is not None:
+            base, sources["base/"] = _scorer(request.base, request, env, reporter, meanwhile)
         if resume is None:
-            return evaluate(scorer, plan, reporter)
+            return evaluate(scorer, plan, reporter, base=base)
         plan = fitted(plan, scorer, reporter)
         with reporter.stage("reading the model"):
-            origin = model_fingerprint(source) | made_from(scorer, plan)
+            origin = made_from(scorer, plan, base)
+            for label, each in sources.items():
+                origin |= model_fingerprint(each, label)
         with _journal(resume, origin, reporter) as journal:
-            return evaluate(scorer, plan, reporter, journal)
+            return evaluate(scorer, plan, reporter, journal, base)
 
 
 @contextmanager
@@ -138,46 +154,60 @@ def data_path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def _check_options(request: EvalRequest) -> None:
+    """UsageError for an option that none of the models has a use for."""
+    models = [request.model, *([] if request.base is None else [request.base])]
+    compiled = [artifact.is_artifact(Path(model)) for model in models]
+    of_float = {"dtype": False, "kv_bits": True, "device": False, "threads": False, "batch": True}
+    wrong = [
+        f"--{name.replace('_', '-')}"
+        for name, of_model_alone in of_float.items()
+        if getattr(request, name) is not None
+        and (compiled[0] if of_model_alone else all(compiled))
+    ]
+    if wrong:
+        raise UsageError(
+            f"{' and '.join(wrong)}: {models[0]} is a compiled program, which runs as it was "
+            "compiled.",
+            "leave that out.",
+        )
+    for model in models:
+        path = Path(model)
+        if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
+            artifact.read_manifest(path)  # says what is wrong with it
+    if request.engine is not None and not any(compiled):
+        raise UsageError(
+            f"--engine {request.engine}: {models[0]} is not a compiled directory.",
+            "leave --engine out, or give a directory made by 'shrinkc compile'.",
+        )
+
+
 def _scorer(
-    request: EvalRequest, env: Mapping[str, str], reporter: Reporter, meanwhile: ExitStack
+    model: str,
+    request: EvalRequest,
+    env: Mapping[str, str],
+    reporter: Reporter,
+    meanwhile: ExitStack,
+    kv_bits: int | None = None,
 ) -> tuple[Scorer, Path]:
-    """What runs the model, and the file or directory that decides what it is.
+    """What runs ``model``, and the file or directory that decides what it is.
 
     ``meanwhile`` is the time in which torch has as many threads as are asked for.
     """
-    path = Path(request.model)
+    path = Path(model)
     if artifact.is_artifact(path):
-        options = ("dtype", "kv_bits", "device", "threads", "batch")
-        wrong = [
-            f"--{name.replace('_', '-')}" for name in options if getattr(request, name) is not None
-        ]
-        if wrong:
-            raise UsageError(
-                f"{' and '.join(wrong)}: {path} is a compiled program, which runs as it was "
-                "compiled.",
-                "leave that out.",
-            )
         with reporter.stage("building the program"):
             # the manifest has the hash of every file
             return CompiledScorer(path, env, request.engine or "host"), path / artifact.MANIFEST
-    if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
-        artifact.read_manifest(path)  # says what is wrong with it
-    if request.engine is not None:
-        raise UsageError(
-            f"--engine {request.engine}: {path} is not a compiled directory.",
-            "leave --engine out, or give a directory made by 'shrinkc compile'.",
-        )
     from shrinkc.checkpoints import load, need, suited_threads, threads_within
 
     need("torch", "transformers")
     if request.threads is not None:
         meanwhile.enter_context(threads_within(request.threads))
     with reporter.stage("loading the model"):
-        loaded = load(
-            request.model, dtype=request.dtype or "float32", device=request.device or "cpu"
-        )
+        loaded = load(model, dtype=request.dtype or "float32", device=request.device or "cpu")
     if request.threads is None:
         threads = suited_threads(loaded.model.config.hidden_size)
         meanwhile.enter_context(threads_within(threads))
     batch = {} if request.batch is None else {"batch": request.batch}
-    return TorchScorer(loaded, kv_bits=request.kv_bits, **batch), loaded.path
+    return TorchScorer(loaded, kv_bits=kv_bits, **batch), loaded.path

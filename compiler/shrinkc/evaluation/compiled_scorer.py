@@ -16,8 +16,9 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import RunFailed, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.core.shell import name_of, quoted
+from shrinkc.evaluation.divergence import sequences_against
 from shrinkc.evaluation.protocols import token_losses
-from shrinkc.evaluation.scorer import Choices, Predicted, whole_sequences
+from shrinkc.evaluation.scorer import Choices, Compared, Predicted, Scorer, whole_sequences
 from shrinkc.importer import Message, Tokenizer
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.serialize import load
@@ -105,6 +106,18 @@ class CompiledScorer:
             out.append(Predicted(losses, logits.argmax(axis=1) == sequence[1:]))
             update(len(out), len(sequences))
         return out
+
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """See Scorer; memory for the sequence's logits as int32."""
+        (logits,) = self._logits([list(sequence[:-1])])
+        for at in range(0, len(logits), rows):
+            yield np.ldexp(logits[at : at + rows].astype(np.float64), -self._frac)
+
+    def against(
+        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+    ) -> list[Compared]:
+        """See Scorer."""
+        return sequences_against(self, base, sequences, update)
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
         """See Scorer."""

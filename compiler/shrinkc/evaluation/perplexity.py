@@ -134,6 +134,15 @@ def text_perplexity(
     The loss is the sum over all predicted tokens (window - 1 in each window, every window from
     position 0) divided by their number.
     """
+    windows, about = windows_of(scorer, text, protocol, count)
+    figures = summary(scorer.losses(windows, update), predicted_bytes(scorer.decode, windows))
+    return {**about, **figures}
+
+
+def windows_of(
+    scorer: Scorer, text: str, protocol: TextProtocol, count: int | None
+) -> tuple[list[list[int]], dict[str, object]]:
+    """What :func:`cut_text` gives; UsageError too where ``scorer`` has too few positions for it."""
     if protocol.window > scorer.max_length:
         raise UsageError(
             f"{protocol.name} needs {protocol.window} positions, {scorer.name} has "
@@ -141,9 +150,7 @@ def text_perplexity(
             "a compiled directory has as many as it was compiled for: 'shrinkc compile ... "
             f"--context {protocol.window}'; or take --protocol {fitting(scorer.max_length)}.",
         )
-    windows, about = cut_text(scorer.encode, text, protocol, count)
-    figures = summary(scorer.losses(windows, update), predicted_bytes(scorer.decode, windows))
-    return {**about, **figures}
+    return cut_text(scorer.encode, text, protocol, count)
 
 
 def predicted_bytes(
@@ -183,15 +190,10 @@ def summary(losses: Sequence[NDArray[np.float64]], size: int) -> dict[str, objec
     ``size``: bytes that the predicted tokens stand for.  Bits per byte are the loss of the whole text
     over its bytes, which is the same question for every tokenizer; a token's loss is not.
 
-    Tokens of a window are not independent, their means nearly are; of equal length, so that
-    se(loss) = std(means) / sqrt(windows) and se(perplexity) = perplexity * se(loss).
+    se(perplexity) = perplexity * se(loss).
     """
     tokens = sum(map(len, losses))
-    loss = float(sum(part.sum() for part in losses)) / tokens
-    error = None
-    if len(losses) > 1:
-        means = [part.mean() for part in losses]
-        error = float(np.std(means, ddof=1)) / math.sqrt(len(means))
+    loss, error = mean_of_windows(losses)
     perplexity = math.exp(loss)
     bits = loss * tokens / math.log(2)
     return {
@@ -204,3 +206,15 @@ def summary(losses: Sequence[NDArray[np.float64]], size: int) -> dict[str, objec
         # tokens of a text that was not from this tokenizer's may stand for none at all
         "bits_per_byte": bits / size if size else None,
     }
+
+
+def mean_of_windows(values: Sequence[NDArray[np.float64]]) -> tuple[float, float | None]:
+    """The mean of all values, and its standard error: None of one window.
+
+    Tokens of a window are not independent, their means nearly are; windows are of equal length, so that
+    se = std(means) / sqrt(windows).
+    """
+    mean = float(sum(part.sum() for part in values)) / sum(map(len, values))
+    if len(values) < 2:
+        return mean, None
+    return mean, float(np.std([part.mean() for part in values], ddof=1)) / math.sqrt(len(values))

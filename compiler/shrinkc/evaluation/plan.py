@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import shrinkc
@@ -12,6 +13,7 @@ from shrinkc.core.errors import UsageError
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
+from shrinkc.evaluation.divergence import differences, windows_of_both
 from shrinkc.evaluation.hellaswag import hellaswag, read_hellaswag
 from shrinkc.evaluation.items import file_facts, spread
 from shrinkc.evaluation.perplexity import (
@@ -20,6 +22,8 @@ from shrinkc.evaluation.perplexity import (
     TEXT_PROTOCOLS,
     cut_text,
     fitting,
+    predicted_bytes,
+    summary,
     text_perplexity,
 )
 from shrinkc.evaluation.protocols import read_text
@@ -59,7 +63,11 @@ class EvalPlan:
 
 
 def evaluate(
-    scorer: Scorer, plan: EvalPlan, reporter: Reporter, journal: Journal | None = None
+    scorer: Scorer,
+    plan: EvalPlan,
+    reporter: Reporter,
+    journal: Journal | None = None,
+    base: Scorer | None = None,
 ) -> Result:
     """Measures all of ``plan``; JSON-able: ``model``, then one entry per part that was asked for.
 
@@ -68,10 +76,11 @@ def evaluate(
     its file, what can change its number (see CONDITIONS), and wall seconds.  Files are read
     before anything is computed.  With a ``journal`` of this very evaluation (see :func:`made_from`) what it
     holds is not computed again, and what is computed goes into it at once; seconds are those of all
-    attempts.  Raises BadData, UsageError, BadWeights.
+    attempts.  With ``base`` ``perplexity`` has an entry ``base``: that model, and how far the predictions are from
+    its own, see :func:`~shrinkc.evaluation.divergence.differences`.  Raises BadData, UsageError, BadWeights.
     """
     plan = fitted(plan, scorer, reporter)
-    parts = _parts(plan)
+    parts = _parts(plan, base)
     if not parts:
         raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
     about = scorer.describe()
@@ -100,10 +109,12 @@ def fitted(plan: EvalPlan, scorer: Scorer, reporter: Reporter) -> EvalPlan:
     return plan
 
 
-def made_from(scorer: Scorer, plan: EvalPlan) -> Fingerprint:
+def made_from(scorer: Scorer, plan: EvalPlan, base: Scorer | None = None) -> Fingerprint:
     """What decides every number of an evaluation, but the model's files: how it computes, the
     content of files, what of them is asked.  Raises BadData."""
     found: Fingerprint = {f"model.{key}": value for key, value in scorer.describe().items()}
+    if base is not None:
+        found |= {f"base.{key}": value for key, value in base.describe().items()}
     found["version of shrinkc"] = shrinkc.__version__
     for key, value in vars(plan).items():
         if isinstance(value, Path):
@@ -113,11 +124,14 @@ def made_from(scorer: Scorer, plan: EvalPlan) -> Fingerprint:
     return found
 
 
-def _parts(plan: EvalPlan) -> list[tuple[str, str, Callable[[Scorer, Update], Result]]]:
+def _parts(
+    plan: EvalPlan, base: Scorer | None
+) -> list[tuple[str, str, Callable[[Scorer, Update], Result]]]:
     """(key in the report, title, work) with all files read."""
     parts: list[tuple[str, str, Callable[[Scorer, Update], Result]]] = []
     if plan.text is not None:
-        parts.append(("perplexity", f"perplexity, {plan.protocol}", _perplexity(plan, plan.text)))
+        work = _perplexity(plan, plan.text, base)
+        parts.append(("perplexity", f"perplexity, {plan.protocol}", work))
     if plan.trivia is not None:
         parts.append(("trivia", "TriviaQA", _trivia(plan, plan.trivia)))
     if plan.hellaswag is not None:
@@ -127,7 +141,9 @@ def _parts(plan: EvalPlan) -> list[tuple[str, str, Callable[[Scorer, Update], Re
     return parts
 
 
-def _perplexity(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
+def _perplexity(
+    plan: EvalPlan, path: Path, base: Scorer | None
+) -> Callable[[Scorer, Update], Result]:
     protocol = TEXT_PROTOCOLS.get(plan.protocol or DEFAULT_PROTOCOL)
     if protocol is None:
         raise UsageError(
@@ -138,7 +154,15 @@ def _perplexity(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result
     def work(scorer: Scorer, update: Update) -> Result:
         return {**text_perplexity(scorer, text, protocol, plan.windows, update), **facts}
 
-    return work
+    def against(base: Scorer, scorer: Scorer, update: Update) -> Result:
+        windows, about = windows_of_both(scorer, base, text, protocol, plan.windows)
+        found = scorer.against(base, windows, update)
+        size = predicted_bytes(scorer.decode, windows)
+        figures = summary([part.losses for part in found], size)
+        base_figures = {"model": base.describe(), **differences(found)}
+        return {**about, **figures, "base": base_figures, **facts}
+
+    return work if base is None else partial(against, base)
 
 
 def text_measured(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import OutputError
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.evaluation.scorer import Choices, Item, Out, Scorer, batches
+from shrinkc.evaluation.scorer import Choices, Compared, Item, Out, Scorer, batches
 
 
 class ResumingScorer:
@@ -57,6 +57,24 @@ class ResumingScorer:
         return self._kept(
             sequences, update, self._scorer.losses,
             lambda losses: losses.tolist(), lambda kept: np.array(kept, np.float64),
+        )  # fmt: skip
+
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """See Scorer; too much to be kept."""
+        return self._scorer.next_logits(sequence, rows)
+
+    def against(
+        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+    ) -> list[Compared]:
+        """See Scorer."""
+
+        def work(part: Sequence[Sequence[int]], update: Update) -> list[Compared]:
+            return self._scorer.against(base, part, update)
+
+        return self._kept(
+            sequences, update, work,
+            lambda found: {name: column.tolist() for name, column in vars(found).items()},
+            lambda kept: Compared(**{name: np.array(column) for name, column in kept.items()}),
         )  # fmt: skip
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:

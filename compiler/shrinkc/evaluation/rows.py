@@ -24,7 +24,24 @@ def _perplexity_rows(result: Mapping[str, Any]) -> list[Row]:
     if result["bits_per_byte"] is not None:
         size = f"{result['predicted_bytes']} bytes"
         rows.append(("bits per byte", f"{result['bits_per_byte']:.4f}", "", size))
-    return rows
+    return rows + (_base_rows(result["base"]) if "base" in result else [])
+
+
+def _base_rows(base: Mapping[str, Any]) -> list[Row]:
+    name = base["model"]["name"]
+    rows = [
+        ("divergence", base["divergence"], base["divergence_standard_error"], f"nats per token, from {name}"),
+        ("perplexity ratio", base["ratio"], base["ratio_standard_error"],
+         f"to {base['perplexity']:.3f} of {name}"),
+    ]  # fmt: skip
+    shown = [
+        (measure, f"{value:.5f}", "" if error is None else f"{error:.5f}", of)
+        for measure, value, error, of in rows
+    ]
+    return [
+        *shown,
+        ("same likeliest token", f"{100 * base['same_greedy']:.2f} %", "", f"as {name}"),
+    ]
 
 
 def _trivia_rows(result: Mapping[str, Any]) -> list[Row]:

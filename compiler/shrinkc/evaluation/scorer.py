@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -39,6 +39,21 @@ class Predicted:
     greedy: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Of each token of a sequence after the first, what two models make of it, [n].
+
+    ``losses`` and ``base_losses`` float64 are cross-entropies in nats of the model and of its base; ``divergence``
+    float64 is Kullback and Leibler's, in nats: the sum over all tokens of p log(p / q), p the base's
+    probability and q the model's; ``same`` bool, whether both have the same likeliest token.
+    """
+
+    losses: NDArray[np.float64]
+    base_losses: NDArray[np.float64]
+    divergence: NDArray[np.float64]
+    same: NDArray[np.bool_]
+
+
 class Scorer(Protocol):
     """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
 
@@ -69,6 +84,16 @@ class Scorer(Protocol):
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """Cross-entropy in nats, float64 [len - 1], of each sequence's tokens after the first."""
+        ...
+
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """Of each token of ``sequence`` but the last the logits of the next, [at most rows, vocab] at a time."""
+        ...
+
+    def against(
+        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+    ) -> list[Compared]:
+        """What each sequence's tokens after the first are to this model and to ``base``."""
         ...
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:

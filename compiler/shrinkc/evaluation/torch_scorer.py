@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
+from shrinkc.evaluation.divergence import sequences_against
 from shrinkc.evaluation.kv_cache import check_bits, use_cache_of
-from shrinkc.evaluation.scorer import Choices, Predicted, first_line_ended, in_batches
+from shrinkc.evaluation.scorer import (
+    Choices,
+    Compared,
+    Predicted,
+    Scorer,
+    first_line_ended,
+    in_batches,
+)
 from shrinkc.importer import Message
 
 if TYPE_CHECKING:
@@ -85,6 +93,23 @@ class TorchScorer:
             sequences, [len(s) for s in sequences], self.batch, update,
             lambda part: _predicted(self._model, part),
         )  # fmt: skip
+
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """See Scorer."""
+        import torch
+
+        head = self._model.get_output_embeddings()
+        with torch.no_grad():
+            ids = torch.tensor([list(sequence[:-1])], device=self._model.device)
+            hidden = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            for at in range(0, len(hidden), rows):
+                yield head(hidden[at : at + rows]).float().cpu().numpy()
+
+    def against(
+        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+    ) -> list[Compared]:
+        """See Scorer."""
+        return sequences_against(self, base, sequences, update)
 
     def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
         """See Scorer.  A context is computed once for all its endings."""

@@ -1,0 +1,104 @@
+"""How far a model's predictions are from another's, the base: on a text, token by token.
+
+A perplexity moves either way when predictions change, and by far more than they are worse: over 16 windows
+of 512 tokens by a tenth of a percent where nothing but rounding differs.  The divergence of the distributions
+is 0 where they are the same, larger where they are not, and needs few tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shrinkc.core.errors import BadWeights, UsageError
+from shrinkc.core.progress import Update
+from shrinkc.evaluation.perplexity import TextProtocol, mean_of_windows, windows_of
+from shrinkc.evaluation.scorer import Compared, Scorer
+
+ROWS = 64  # of logits in float64 at a time: a large vocabulary takes much memory
+
+
+def compared(
+    logits: Iterator[NDArray], base: Iterator[NDArray], targets: Sequence[int]
+) -> Compared:
+    """Of one sequence, whose tokens after the first are ``targets``.
+
+    Both iterators give the logits of the next token, [rows, vocab], some rows at a time, alike.  Raises
+    BadWeights where a logit is not finite.
+    """
+    parts: list[tuple[NDArray, ...]] = []
+    at = 0
+    for ours, theirs in zip(logits, base, strict=True):
+        q, p = _log_probabilities(ours), _log_probabilities(theirs)
+        row, wanted = np.arange(len(q)), np.asarray(targets[at : at + len(q)])
+        at += len(q)
+        # the sum is at least 0, its rounding need not be
+        divergence = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+        same = ours.argmax(axis=1) == theirs.argmax(axis=1)
+        parts.append((-q[row, wanted], -p[row, wanted], divergence, same))
+    return Compared(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def sequences_against(
+    scorer: Scorer, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
+) -> list[Compared]:
+    """``against`` of a Scorer by way of ``next_logits`` of both, one sequence at a time."""
+    out: list[Compared] = []
+    update(0, len(sequences))
+    for sequence in sequences:
+        ours, theirs = scorer.next_logits(sequence, ROWS), base.next_logits(sequence, ROWS)
+        out.append(compared(ours, theirs, sequence[1:]))
+        update(len(out), len(sequences))
+    return out
+
+
+def windows_of_both(
+    scorer: Scorer, base: Scorer, text: str, protocol: TextProtocol, count: int | None
+) -> tuple[list[list[int]], dict[str, object]]:
+    """What :func:`windows_of` gives for both.  Raises UsageError too where their tokens differ."""
+    windows, about = windows_of(scorer, text, protocol, count)
+    if scorer.vocab != base.vocab:
+        what = f"{base.vocab} tokens, {scorer.name} has {scorer.vocab}"
+    elif windows_of(base, text, protocol, count)[0] != windows:
+        what = f"other tokens for this text than {scorer.name}"
+    else:
+        return windows, about
+    raise UsageError(
+        f"{base.name} has {what}: what they predict cannot be compared.",
+        "leave --base out; bits per byte compare models of different tokens.",
+    )
+
+
+def differences(found: Sequence[Compared]) -> dict[str, object]:
+    """Mean divergence in nats per token, the ratio of the perplexities and the share of tokens of which both
+    prefer the same, with standard errors from the spread of windows; JSON-able.
+
+    The ratio's is that of paired losses, less than either perplexity's.
+    """
+    divergence, error = mean_of_windows([part.divergence for part in found])
+    excess, spread = mean_of_windows([part.losses - part.base_losses for part in found])
+    loss, _ = mean_of_windows([part.base_losses for part in found])
+    ratio = math.exp(excess)
+    return {
+        "perplexity": math.exp(loss),
+        "divergence": divergence,
+        "divergence_standard_error": error,
+        "ratio": ratio,
+        "ratio_standard_error": None if spread is None else ratio * spread,
+        "same_greedy": float(np.mean(np.concatenate([part.same for part in found]))),
+    }
+
+
+def _log_probabilities(logits: ArrayLike) -> NDArray[np.float64]:
+    values = np.array(logits, np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+    if not np.isfinite(values).all():
+        raise BadWeights(
+            "a logit of the model is not a finite number.",
+            "its weights overflow in this dtype; try --dtype float32.",
+        )
+    return values
