@@ -100,20 +100,28 @@ SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
 #define SCORE_INSNS (4 + DOT_INSNS)
 /* clang-format on */
 
-/* A negated score from a query's product with a key and that one's scale: at most 32767^2. */
+/* A negated score from a query's product with a key, rounded to 16 bits, and that one's scale: at most 32767^2. */
 static inline int32_t key_score(int32_t product, const uint8_t *record) {
     int32_t v = -product;
 #if SC_DOT_SHIFT > 0
     v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
+#if SC_XPULP
+    return SC_R2(0x5b, 0, 0x40, v, load16(record)); /* the product of the low halves */
+#endif
 #endif
     return v * (int32_t)load16(record);
 }
 
 #if SC_XPULP && SC_HDP > 16
 /* Products of a query with the keys of four positions, of which the first lies at k. */
-static inline void four_products(const int8_t *q8, const uint8_t *k, int32_t v[4]) {
+typedef struct {
+    int32_t v0, v1, v2, v3;
+} key_products;
+
+SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k) {
     const uint8_t *k1 = k + SC_K_STRIDE, *k2 = k1 + SC_K_STRIDE, *k3 = k2 + SC_K_STRIDE;
-    int32_t q, a, b, v0 = 0, v1 = 0, v2 = 0, v3 = 0;
+    key_products p = {0, 0, 0, 0};
+    int32_t q, a, b;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
                      SC_LW_POST("%[q]", "%[q8]")
@@ -123,11 +131,12 @@ static inline void four_products(const int8_t *q8, const uint8_t *k, int32_t v[4
                      SC_SDOT("%[v2]", "%[q]", "%[a]") SC_SDOT("%[v3]", "%[q]", "%[b]")
                      SC_LOOP_END(9)
                      : [q8] "+&r"(q8), [k] "+&r"(k), [k1] "+&r"(k1), [k2] "+&r"(k2), [k3] "+&r"(k3), [q] "=&r"(q),
-                       [a] "=&r"(a), [b] "=&r"(b), [v0] "+&r"(v0), [v1] "+&r"(v1), [v2] "+&r"(v2), [v3] "+&r"(v3)
+                       [a] "=&r"(a), [b] "=&r"(b), [v0] "+&r"(p.v0), [v1] "+&r"(p.v1), [v2] "+&r"(p.v2),
+                       [v3] "+&r"(p.v3)
                      : [n] "r"(SC_HDP / 4)
                      : "memory");
     /* clang-format on */
-    v[0] = v0, v[1] = v1, v[2] = v2, v[3] = v3;
+    return p;
 }
 #endif
 
@@ -158,14 +167,13 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
     /* clang-format on */
 #else
 #if SC_XPULP && SC_HDP > 16
-    for (; count >= 4; count -= 4, row += 4 * SC_K_STRIDE) {
-        int32_t v[4];
-        four_products(q8, row + 4, v);
-        for (int i = 0; i < 4; i++) {
-            const int32_t score = key_score(v[i], row + i * SC_K_STRIDE);
-            least = sc_min(least, score);
-            *out++ = score;
-        }
+    for (; count >= 4; count -= 4, out += 4, row += 4 * SC_K_STRIDE) {
+        const key_products p = four_products(q8, row + 4);
+        out[0] = key_score(p.v0, row);
+        out[1] = key_score(p.v1, row + SC_K_STRIDE);
+        out[2] = key_score(p.v2, row + 2 * SC_K_STRIDE);
+        out[3] = key_score(p.v3, row + 3 * SC_K_STRIDE);
+        least = sc_min(sc_min(least, out[0]), sc_min(out[1], sc_min(out[2], out[3])));
     }
 #endif
     for (const int32_t *end = out + count; out < end; row += SC_K_STRIDE) {
@@ -210,9 +218,12 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
 }
 
 /* Channels at a time.  The weights of four positions meet their values as four high and four low bytes: made
- * of them once where there are many channels, or else for every few. */
+ * of them once where there are many channels, or else for every few.  With eight at a time a large head's weights are
+ * loaded half as often. */
 #if SC_HEAD_DIM % 4
 #define VALUES 2
+#elif SC_XPULP && SC_HEAD_DIM % 8 == 0 && SC_HEAD_DIM >= 32
+#define VALUES 8
 #else
 #define VALUES 4
 #endif
@@ -223,7 +234,7 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
 #else
 #define WEIGHS_FOUR 0
 #endif
-#define SPLIT_WEIGHTS (SC_XPULP && VALUES == 4 && SC_HEAD_DIM >= (WEIGHS_FOUR ? 8 : 16))
+#define SPLIT_WEIGHTS (SC_XPULP && VALUES >= 4 && SC_HEAD_DIM >= (WEIGHS_FOUR ? 8 : 16))
 
 #if SPLIT_WEIGHTS
 SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
@@ -320,85 +331,7 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
 #endif
 }
 
-/* In assembly: four positions' high and low bytes of weights meet the values of four channels, of which v has the
- * first one's; 11 instructions. */
-/* clang-format off */
-#define FOUR_CHANNELS(high, low, v, w, h0, h1, h2, h3)                                                               \
-    SC_LW_POST(w, "%[row]")                                                                                          \
-    SC_SDOTU(h0, high, v) SC_SDOTU("%[l0]", low, v)                                                                  \
-    SC_LW_POST(v, "%[row]")                                                                                          \
-    SC_SDOTU(h1, high, w) SC_SDOTU("%[l1]", low, w)                                                                  \
-    LW_STEP(w, "%[row]", "%[rs]")                                                                                    \
-    SC_SDOTU(h2, high, v) SC_SDOTU("%[l2]", low, v)                                                                  \
-    SC_SDOTU(h3, high, w) SC_SDOTU("%[l3]", low, w)
-/* clang-format on */
-
-/* sum[i] = values of channel i from row on times the weights of `count` positions */
-SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
-                               int32_t sum[VALUES]) {
-#if SC_XPULP
-    int32_t v0, v1, a, b, h0 = 0, l0 = 0, h1 = 0, l1 = 0;
-#if VALUES == 4
-    int32_t h2 = 0, l2 = 0, h3 = 0, l3 = 0;
-#endif
-    /* clang-format off */
-    __asm__ volatile(
-#if SPLIT_WEIGHTS
-                     SC_LOOP_BEGIN("%[n]", 14)
-                     SC_LW_POST("%[a]", "%[w]")
-                     SC_LW_POST("%[b]", "%[w]")
-#else
-#if VALUES == 4
-                     SC_LOOP_BEGIN("%[n]", 17)
-#else
-                     SC_LOOP_BEGIN("%[n]", 11)
-#endif
-                     SC_LW_POST("%[a]", "%[w]")
-                     SC_LW_POST("%[v1]", "%[w]")
-                     "mv %[b], %[a]\n"
-                     SC_SHUFFLE("%[a]", "%[v1]", "%[high]")
-                     SC_SHUFFLE("%[b]", "%[v1]", "%[low]")
-#endif
-                     SC_LW_POST("%[v0]", "%[row]")
-#if VALUES == 4
-                     FOUR_CHANNELS("%[a]", "%[b]", "%[v0]", "%[v1]", "%[h0]", "%[h1]", "%[h2]", "%[h3]")
-#if SPLIT_WEIGHTS
-                     SC_LOOP_END(14) "\n"
-#else
-                     SC_LOOP_END(17) "\n"
-#endif
-                     SC_MAC("%[l2]", "%[h2]", "%[c]") SC_MAC("%[l3]", "%[h3]", "%[c]")
-                     "sw %[l2], 8(%[sum])\n"
-                     "sw %[l3], 12(%[sum])\n"
-#else
-                     LW_STEP("%[v1]", "%[row]", "%[rs]")
-                     SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
-                     SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
-                     SC_LOOP_END(11) "\n"
-#endif
-                     SC_MAC("%[l0]", "%[h0]", "%[c]") SC_MAC("%[l1]", "%[h1]", "%[c]")
-                     "sw %[l0], 0(%[sum])\n"
-                     "sw %[l1], 4(%[sum])\n"
-                     : [row] "+&r"(row), [w] "+&r"(weight), [h0] "+&r"(h0), [h1] "+&r"(h1), [l0] "+&r"(l0),
-                       [l1] "+&r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
-#if VALUES == 4
-                       , [h2] "+&r"(h2), [h3] "+&r"(h3), [l2] "+&r"(l2), [l3] "+&r"(l3)
-#endif
-                     : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [c] "r"(256), [sum] "r"(sum),
-                       [rs] STEP(V_STEP), [high] "r"(0x07050301),
-                       [low] "r"(0x06040200)
-                     : "memory");
-/* clang-format on */
-#else
-    for (int i = 0; i < VALUES; i++) {
-        sum[i] = 0;
-        for (uint32_t p = 0; p < count; p++) {
-            const uint32_t at = p / SC_KV_POSITIONS * SC_V_BLOCK + p % SC_KV_POSITIONS;
-            sum[i] += weight[p] * ((const int8_t *)row)[at + (uint32_t)i * SC_KV_POSITIONS];
-        }
-    }
-#endif
-}
+#include "sc_weighted_values.h"
 
 #if WEIGHS_FOUR
 #include "sc_weigh_four.h"
@@ -429,6 +362,30 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
     int32_t v;
     int32_t *out = sum;
     /* clang-format off */
+#if SC_HEAD_DIM >= 32 /* two at a time, of which neither waits for what comes of the other */
+    int32_t w;
+    __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
+                     SC_LW_POST("%[v]", "%[sum]") SC_LW_POST("%[w]", "%[sum]")
+                     "mulh %[v], %[v], %[factor]\n"
+                     "mulh %[w], %[w], %[factor]\n"
+                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n"
+                     ".insn r 0x33, 5, 0x0A, %[w], %[w], %[limit]\n"
+                     "sll %[v], %[v], %[left]\n"
+                     "sll %[w], %[w], %[left]\n"
+                     "add %[v], %[v], %[half]\n"
+                     "add %[w], %[w], %[half]\n"
+                     "sra %[v], %[v], %[right]\n"
+                     "sra %[w], %[w], %[right]\n"
+                     ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+                     ".insn s 0x2b, 2, %[w], 4(%[out])\n"
+                     SC_LOOP_END(14)
+                     : [sum] "+&r"(sum), [out] "+&r"(out), [v] "=&r"(v), [w] "=&r"(w)
+                     : [n] "r"(n / 2), [factor] "r"(m.factor), [limit] "r"(m.limit),
+                       [left] "r"(m.left), [half] "r"(m.half), [right] "r"(m.right)
+                     : "memory");
+    if (n % 2 == 0) return;
+    n = 1;
+#endif
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
                      SC_LW_POST("%[v]", "%[sum]")
                      "mulh %[v], %[v], %[factor]\n"

@@ -158,3 +158,29 @@ def test_short_heads_in_a_long_context(
     request = random_request(program.graph, np.random.default_rng(2), 21, 34, GREEDY)
     program.prove("gvsoc", request, timeout_s=300)
     program.prove("gvsoc", replace(request, lookup=4), timeout_s=300)
+
+
+LARGE_HEADS = [
+    (3, 1, 32),
+    (9, 3, 64),  # the ninth head is shared
+    (2, 1, 36),  # no whole eights of channels
+    (5, 1, 40),
+    (8, 8, 64),  # a block of values is too long for a step's immediate
+]
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), LARGE_HEADS)
+def test_large_heads(tmp_path: Path, heads: int, kv_heads: int, head_dim: int) -> None:
+    """0 mismatches where many channels' values are summed at a time, over every number of positions behind the last
+    whole block: in prompts of many tokens, and one by one where heads are shared."""
+    need("gvsoc")
+    write_tiny_llama(
+        tmp_path / "model", hidden=48, intermediate=64, heads=heads,
+        kv_heads=kv_heads, head_dim=head_dim, layers=2,
+    )  # fmt: skip
+    model = load_hf(tmp_path / "model")
+    program = compile_graph(lower(model, QuantOptions(), 48), model, tmp_path / "out")
+    program.build("gvsoc")
+    request = random_request(program.graph, np.random.default_rng(2), 29, 9, GREEDY)
+    program.prove("gvsoc", request, timeout_s=300)

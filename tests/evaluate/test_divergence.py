@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 import shrinkc
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.build import find_tool
 from shrinkc.cli.main import run_cli
 from shrinkc.core.errors import BadWeights, RunChanged, UsageError
 from shrinkc.core.journal import Journal
@@ -138,9 +141,11 @@ class Shouting(FakeScorer):
 
 @dataclass
 class Broken(FakeScorer):
+    value: float = math.nan
+
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
         for part in super().next_logits(sequence, rows):
-            part[-1, 3] = math.nan
+            part[-1, 3] = self.value
             yield part
 
 
@@ -159,10 +164,20 @@ def test_models_that_cannot_be_compared(plan: EvalPlan, base: FakeScorer, says: 
     assert model.asked == []
 
 
-@pytest.mark.parametrize(("model", "base"), [(Broken(), FakeScorer()), (FakeScorer(), Broken())])
-def test_no_number_is_no_figure(plan: EvalPlan, model: FakeScorer, base: FakeScorer) -> None:
-    with pytest.raises(BadWeights, match="not a finite number"):
-        evaluate(model, plan, Silent(), base=base)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_is_no_figure(plan: EvalPlan, value: float) -> None:
+    broken, whole = Broken(name="broken", value=value), FakeScorer()
+    for model, base in ((broken, whole), (whole, broken)):
+        with pytest.raises(BadWeights, match="a logit of broken is not a finite number"):
+            evaluate(model, plan, Silent(), base=base)
+
+
+def test_windows_fit_the_shorter_of_both(text: Path) -> None:
+    for long, short in ((600, 130), (130, 600)):
+        model, base = FakeScorer(max_length=long), FakeScorer(max_length=short)
+        plan = EvalPlan(text=text, protocol=None, windows=2)
+        report: Any = evaluate(model, plan, Silent(), base=base)
+        assert report["perplexity"]["protocol"] == "wikitext128"
 
 
 # ---- interrupted ----
@@ -226,6 +241,58 @@ def test_a_program_and_its_model(models: tuple[Path, Path], text: Path) -> None:
     back = shrinkc.evaluate(model, base=program, engine="interpreter", threads=1, **options)
     assert back["perplexity"]["base"]["ratio"] == pytest.approx(1 / about["ratio"])
     assert back["perplexity"]["base"]["model"]["kind"] == "compiled"
+
+
+@pytest.mark.libraries("torch", "transformers")
+def test_two_float_models(tmp_path: Path, text: Path) -> None:
+    """Also: torch is left as it was, with as many threads meanwhile as the larger model gains from."""
+    import torch
+
+    from shrinkc.checkpoints import suited_threads
+
+    small, large = tmp_path / "small", tmp_path / "large"
+    write_tiny_llama(small, hidden=32, heads=2, max_position=128)
+    write_tiny_llama(large, hidden=256, heads=2, max_position=128)
+    options: dict[str, Any] = {"text": text, "windows": 2, "protocol": "wikitext64"}
+    threads, wanted = torch.get_num_threads(), suited_threads(256)
+    for model, base in ((small, large), (large, small)):
+        report = shrinkc.evaluate(model, base=base, **options)
+        assert torch.is_grad_enabled() and torch.get_num_threads() == threads
+        about = report["perplexity"]["base"]
+        assert report["model"]["threads"] == about["model"]["threads"] == wanted
+        assert about["divergence"] > 0
+    # keys and values of few bits are the measured model's alone
+    rounded = shrinkc.evaluate(large, base=large, kv_bits=2, **options)
+    about = rounded["perplexity"]["base"]
+    assert rounded["model"]["kv_bits"] == 2 and "kv_bits" not in about["model"]
+    assert about["divergence"] > 0
+
+
+@pytest.mark.libraries("torch", "transformers")
+def test_a_base_that_has_changed(models: tuple[Path, Path], text: Path, tmp_path: Path) -> None:
+    model, program = models
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    options: dict[str, Any] = {
+        "text": text, "windows": 1, "engine": "interpreter", "resume": tmp_path / "kept",
+    }  # fmt: skip
+    shrinkc.evaluate(program, base=base, **options)
+    write_tiny_llama(
+        base, hidden=32, intermediate=48, heads=4, kv_heads=2, max_position=128, seed=9
+    )
+    with pytest.raises(RunChanged, match="the base's model.safetensors has other content"):
+        shrinkc.evaluate(program, base=base, **options)
+
+
+def test_both_engines_say_the_same(models: tuple[Path, Path], text: Path) -> None:
+    if not all(find_tool(name, dict(os.environ)).usable for name in ("cc", "make")):
+        pytest.skip("no C compiler")
+    program = models[1]
+    options: dict[str, Any] = {"text": text, "windows": 2, "base": program}
+    found = [shrinkc.evaluate(program, engine=on, **options) for on in ("host", "interpreter")]
+    host, interpreter = (report["perplexity"] for report in found)
+    assert host["loss"] == interpreter["loss"]
+    assert host["base"]["divergence"] == interpreter["base"]["divergence"] == 0
 
 
 @pytest.mark.libraries("torch", "transformers")

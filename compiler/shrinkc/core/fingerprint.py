@@ -20,7 +20,7 @@ _NO_MODEL = (".md", ".png", ".svg", ".gitattributes", ".lock")
 
 
 def model_fingerprint(source: Path, label: str = "") -> Fingerprint:
-    """Every file of a model, a directory or a GGUF file; ``label`` before names tells models apart."""
+    """Every file of a model, a directory or a GGUF file; with ``label`` before their names."""
     if source.is_file():
         return {f"{FILE}{label}{source.name}": file_record(source).sha256}
     files = sorted(

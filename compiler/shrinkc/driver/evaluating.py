@@ -104,20 +104,27 @@ def evaluate_model(
     interrupted measurement goes on; it stays, whatever happens, if there is anything in it.  Raises what a
     scorer raises, BadData, UsageError, and what a :class:`Journal` does.
     """
-    _check_options(request)
+    names = [request.model, *([] if request.base is None else [request.base])]
+    _check_options(request, names)
     with TemporaryDirectory(prefix="shrinkc-") as folder, ExitStack() as meanwhile:
         plan = with_files(request.plan, Path(folder), reporter)
-        scorer, source = _scorer(request.model, request, env, reporter, meanwhile, request.kv_bits)
-        base, sources = None, {"": source}
-        if request.base is not None:
-            base, sources["base/"] = _scorer(request.base, request, env, reporter, meanwhile)
+        models = [
+            _opened(name, request, env, reporter, kv_bits)
+            for name, kv_bits in zip(names, (request.kv_bits, None), strict=False)
+        ]
+        if hidden := max(model.hidden for model in models):
+            from shrinkc.checkpoints import suited_threads, threads_within
+
+            threads = request.threads or suited_threads(hidden)
+            meanwhile.enter_context(threads_within(threads))
+        scorer, base = models[0].scorer, models[1].scorer if len(models) > 1 else None
         if resume is None:
             return evaluate(scorer, plan, reporter, base=base)
-        plan = fitted(plan, scorer, reporter)
+        plan = fitted(plan, scorer, reporter, base)
         with reporter.stage("reading the model"):
             origin = made_from(scorer, plan, base)
-            for label, each in sources.items():
-                origin |= model_fingerprint(each, label)
+            for model, label in zip(models, ("", "the base's "), strict=False):
+                origin |= model_fingerprint(model.source, label)
         with _journal(resume, origin, reporter) as journal:
             return evaluate(scorer, plan, reporter, journal, base)
 
@@ -154,16 +161,14 @@ def data_path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _check_options(request: EvalRequest) -> None:
-    """UsageError for an option that none of the models has a use for."""
-    models = [request.model, *([] if request.base is None else [request.base])]
+def _check_options(request: EvalRequest, models: Sequence[str]) -> None:
+    """UsageError for an option that none of the models, of which the first is measured, has a use for."""
     compiled = [artifact.is_artifact(Path(model)) for model in models]
     of_float = {"dtype": False, "kv_bits": True, "device": False, "threads": False, "batch": True}
     wrong = [
         f"--{name.replace('_', '-')}"
-        for name, of_model_alone in of_float.items()
-        if getattr(request, name) is not None
-        and (compiled[0] if of_model_alone else all(compiled))
+        for name, of_first_alone in of_float.items()
+        if getattr(request, name) is not None and (compiled[0] if of_first_alone else all(compiled))
     ]
     if wrong:
         raise UsageError(
@@ -171,8 +176,7 @@ def _check_options(request: EvalRequest) -> None:
             "compiled.",
             "leave that out.",
         )
-    for model in models:
-        path = Path(model)
+    for path in map(Path, models):
         if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
             artifact.read_manifest(path)  # says what is wrong with it
     if request.engine is not None and not any(compiled):
@@ -182,32 +186,33 @@ def _check_options(request: EvalRequest) -> None:
         )
 
 
-def _scorer(
+@dataclass(frozen=True)
+class _Opened:
+    """What runs a model, the file or directory that decides what it is, and the hidden size that decides how
+    many threads of torch it gains from: 0 of a program."""
+
+    scorer: Scorer
+    source: Path
+    hidden: int = 0
+
+
+def _opened(
     model: str,
     request: EvalRequest,
     env: Mapping[str, str],
     reporter: Reporter,
-    meanwhile: ExitStack,
-    kv_bits: int | None = None,
-) -> tuple[Scorer, Path]:
-    """What runs ``model``, and the file or directory that decides what it is.
-
-    ``meanwhile`` is the time in which torch has as many threads as are asked for.
-    """
+    kv_bits: int | None,
+) -> _Opened:
     path = Path(model)
     if artifact.is_artifact(path):
         with reporter.stage("building the program"):
-            # the manifest has the hash of every file
-            return CompiledScorer(path, env, request.engine or "host"), path / artifact.MANIFEST
-    from shrinkc.checkpoints import load, need, suited_threads, threads_within
+            scorer = CompiledScorer(path, env, request.engine or "host")
+        return _Opened(scorer, path / artifact.MANIFEST)  # it has the hash of every file
+    from shrinkc.checkpoints import load, need
 
     need("torch", "transformers")
-    if request.threads is not None:
-        meanwhile.enter_context(threads_within(request.threads))
     with reporter.stage("loading the model"):
         loaded = load(model, dtype=request.dtype or "float32", device=request.device or "cpu")
-    if request.threads is None:
-        threads = suited_threads(loaded.model.config.hidden_size)
-        meanwhile.enter_context(threads_within(threads))
     batch = {} if request.batch is None else {"batch": request.batch}
-    return TorchScorer(loaded, kv_bits=kv_bits, **batch), loaded.path
+    hidden = int(loaded.model.config.hidden_size)
+    return _Opened(TorchScorer(loaded, kv_bits=kv_bits, **batch), loaded.path, hidden)

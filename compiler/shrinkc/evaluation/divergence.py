@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
@@ -26,31 +26,44 @@ def compared(
 ) -> Compared:
     """Of one sequence, whose tokens after the first are ``targets``.
 
-    Both iterators give the logits of the next token, [rows, vocab], some rows at a time, alike.  Raises
-    BadWeights where a logit is not finite.
+    Both iterators give the logits of the next token, [rows, vocab], some rows at a time, alike.
     """
     parts: list[tuple[NDArray, ...]] = []
     at = 0
     for ours, theirs in zip(logits, base, strict=True):
-        q, p = _log_probabilities(ours), _log_probabilities(theirs)
+        (q, _), (p, probability) = _log_probabilities(ours), _log_probabilities(theirs)
         row, wanted = np.arange(len(q)), np.asarray(targets[at : at + len(q)])
         at += len(q)
+        losses, base_losses = -q[row, wanted], -p[row, wanted]
+        p -= q
         # the sum is at least 0, its rounding need not be
-        divergence = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+        divergence = np.maximum(np.einsum("rv,rv->r", probability, p), 0)
         same = ours.argmax(axis=1) == theirs.argmax(axis=1)
-        parts.append((-q[row, wanted], -p[row, wanted], divergence, same))
+        parts.append((losses, base_losses, divergence, same))
     return Compared(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def sequences_against(
     scorer: Scorer, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
 ) -> list[Compared]:
-    """``against`` of a Scorer by way of ``next_logits`` of both, one sequence at a time."""
+    """``against`` of a Scorer by way of ``next_logits`` of both, one sequence at a time.
+
+    Raises BadWeights where a logit is not finite.
+    """
+
+    def finite(each: Scorer, sequence: Sequence[int]) -> Iterator[NDArray]:
+        for logits in each.next_logits(sequence, ROWS):
+            if not np.isfinite(logits).all():
+                raise BadWeights(
+                    f"a logit of {each.name} is not a finite number.",
+                    "if it is a float model, its weights overflow in this dtype, or are no numbers themselves.",
+                )
+            yield logits
+
     out: list[Compared] = []
     update(0, len(sequences))
     for sequence in sequences:
-        ours, theirs = scorer.next_logits(sequence, ROWS), base.next_logits(sequence, ROWS)
-        out.append(compared(ours, theirs, sequence[1:]))
+        out.append(compared(finite(scorer, sequence), finite(base, sequence), sequence[1:]))
         update(len(out), len(sequences))
     return out
 
@@ -92,13 +105,11 @@ def differences(found: Sequence[Compared]) -> dict[str, object]:
     }
 
 
-def _log_probabilities(logits: ArrayLike) -> NDArray[np.float64]:
-    values = np.array(logits, np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
-    if not np.isfinite(values).all():
-        raise BadWeights(
-            "a logit of the model is not a finite number.",
-            "its weights overflow in this dtype; try --dtype float32.",
-        )
-    return values
+def _log_probabilities(logits: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The logarithms of the probabilities, and these."""
+    values = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
+    odds = np.exp(values)
+    total = odds.sum(axis=1, keepdims=True)
+    values -= np.log(total)
+    odds /= total
+    return values, odds

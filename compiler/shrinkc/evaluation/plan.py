@@ -79,7 +79,7 @@ def evaluate(
     attempts.  With ``base`` ``perplexity`` has an entry ``base``: that model, and how far the predictions are from
     its own, see :func:`~shrinkc.evaluation.divergence.differences`.  Raises BadData, UsageError, BadWeights.
     """
-    plan = fitted(plan, scorer, reporter)
+    plan = fitted(plan, scorer, reporter, base)
     parts = _parts(plan, base)
     if not parts:
         raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
@@ -96,14 +96,18 @@ def evaluate(
     return report
 
 
-def fitted(plan: EvalPlan, scorer: Scorer, reporter: Reporter) -> EvalPlan:
-    """``plan`` with its protocol; ``reporter`` is told when that is not the usual one."""
+def fitted(
+    plan: EvalPlan, scorer: Scorer, reporter: Reporter, base: Scorer | None = None
+) -> EvalPlan:
+    """``plan`` with its protocol, which both models' positions hold; ``reporter`` is told when that is not the
+    usual one."""
     if plan.protocol is not None:
         return plan
-    plan = replace(plan, protocol=fitting(scorer.max_length))
+    short = scorer if base is None or base.max_length > scorer.max_length else base
+    plan = replace(plan, protocol=fitting(short.max_length))
     if plan.text is not None and plan.protocol != DEFAULT_PROTOCOL:
         reporter.note(
-            f"note: {scorer.name} has {scorer.max_length} positions, too few for the windows of "
+            f"note: {short.name} has {short.max_length} positions, too few for the windows of "
             f"{DEFAULT_PROTOCOL}: this is {plan.protocol}, and not to be compared with it"
         )
     return plan

@@ -102,8 +102,10 @@ class TorchScorer:
         with torch.no_grad():
             ids = torch.tensor([list(sequence[:-1])], device=self._model.device)
             hidden = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-            for at in range(0, len(hidden), rows):
-                yield head(hidden[at : at + rows]).float().cpu().numpy()
+        for at in range(0, len(hidden), rows):
+            with torch.no_grad():  # not while others have their turn
+                logits = head(hidden[at : at + rows]).float().cpu().numpy()
+            yield logits
 
     def against(
         self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Sums of values, weighted, over positions: for sc_softmax.h only. */
+#ifndef SC_WEIGHTED_VALUES_H
+#define SC_WEIGHTED_VALUES_H
+
+/* In assembly: four positions' high and low bytes of weights meet the values of four channels, of which v has the
+ * first one's; 11 instructions. */
+/* clang-format off */
+#define FOUR_CHANNELS(high, low, v, w, h0, h1, h2, h3)                                                               \
+    SC_LW_POST(w, "%[row]")                                                                                          \
+    SC_SDOTU(h0, high, v) SC_SDOTU("%[l0]", low, v)                                                                  \
+    SC_LW_POST(v, "%[row]")                                                                                          \
+    SC_SDOTU(h1, high, w) SC_SDOTU("%[l1]", low, w)                                                                  \
+    LW_STEP(w, "%[row]", "%[rs]")                                                                                    \
+    SC_SDOTU(h2, high, v) SC_SDOTU("%[l2]", low, v)                                                                  \
+    SC_SDOTU(h3, high, w) SC_SDOTU("%[l3]", low, w)
+/* clang-format on */
+
+#if VALUES == 8
+/* In assembly: two channels, whose values are loaded while those of the channel before are multiplied. */
+#define CHANNEL(h, l, v) SC_SDOTU(h, "%[a]", v) SC_SDOTU(l, "%[b]", v)
+#define CLEARED(x) "mv %[" #x "], x0\n"
+
+/* sum[i] = values of channel i from row on times the weights of `count` > 0 positions */
+SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
+                               int32_t sum[VALUES]) {
+    int32_t v, w, a, b, h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, l4, l5, l6, l7;
+    /* clang-format off */
+    __asm__ volatile(
+        CLEARED(h0) CLEARED(h1) CLEARED(h2) CLEARED(h3) CLEARED(h4) CLEARED(h5) CLEARED(h6) CLEARED(h7)
+        CLEARED(l0) CLEARED(l1) CLEARED(l2) CLEARED(l3) CLEARED(l4) CLEARED(l5) CLEARED(l6) CLEARED(l7)
+        SC_LOOP_BEGIN("%[n]", 26)
+        SC_LW_POST("%[a]", "%[weight]")
+        SC_LW_POST("%[b]", "%[weight]")
+        SC_LW_POST("%[v]", "%[row]")
+        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h0]", "%[l0]", "%[v]")
+        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h1]", "%[l1]", "%[w]")
+        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h2]", "%[l2]", "%[v]")
+        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h3]", "%[l3]", "%[w]")
+        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h4]", "%[l4]", "%[v]")
+        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h5]", "%[l5]", "%[w]")
+        LW_STEP("%[w]", "%[row]", "%[rs]") CHANNEL("%[h6]", "%[l6]", "%[v]")
+        CHANNEL("%[h7]", "%[l7]", "%[w]")
+        SC_LOOP_END(26) "\n"
+        "li %[a], 256\n"
+        SC_MAC("%[l0]", "%[h0]", "%[a]") SC_MAC("%[l1]", "%[h1]", "%[a]")
+        SC_MAC("%[l2]", "%[h2]", "%[a]") SC_MAC("%[l3]", "%[h3]", "%[a]")
+        SC_MAC("%[l4]", "%[h4]", "%[a]") SC_MAC("%[l5]", "%[h5]", "%[a]")
+        SC_MAC("%[l6]", "%[h6]", "%[a]") SC_MAC("%[l7]", "%[h7]", "%[a]")
+        "sw %[l0], 0(%[sum])\nsw %[l1], 4(%[sum])\nsw %[l2], 8(%[sum])\nsw %[l3], 12(%[sum])\n"
+        "sw %[l4], 16(%[sum])\nsw %[l5], 20(%[sum])\nsw %[l6], 24(%[sum])\nsw %[l7], 28(%[sum])\n"
+        : [row] "+&r"(row), [weight] "+&r"(weight), [v] "=&r"(v), [w] "=&r"(w), [a] "=&r"(a), [b] "=&r"(b),
+          [h0] "=&r"(h0), [h1] "=&r"(h1), [h2] "=&r"(h2), [h3] "=&r"(h3), [h4] "=&r"(h4), [h5] "=&r"(h5),
+          [h6] "=&r"(h6), [h7] "=&r"(h7), [l0] "=&r"(l0), [l1] "=&r"(l1), [l2] "=&r"(l2), [l3] "=&r"(l3),
+          [l4] "=&r"(l4), [l5] "=&r"(l5), [l6] "=&r"(l6), [l7] "=&r"(l7)
+        : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [sum] "r"(sum), [rs] STEP(V_STEP)
+        : "memory");
+    /* clang-format on */
+}
+
+#else
+
+/* sum[i] = values of channel i from row on times the weights of `count` positions */
+SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
+                               int32_t sum[VALUES]) {
+#if SC_XPULP
+    int32_t v0, v1, a, b, h0 = 0, l0 = 0, h1 = 0, l1 = 0;
+#if VALUES == 4
+    int32_t h2 = 0, l2 = 0, h3 = 0, l3 = 0;
+#endif
+    /* clang-format off */
+    __asm__ volatile(
+#if SPLIT_WEIGHTS
+                     SC_LOOP_BEGIN("%[n]", 14)
+                     SC_LW_POST("%[a]", "%[w]")
+                     SC_LW_POST("%[b]", "%[w]")
+#else
+#if VALUES == 4
+                     SC_LOOP_BEGIN("%[n]", 17)
+#else
+                     SC_LOOP_BEGIN("%[n]", 11)
+#endif
+                     SC_LW_POST("%[a]", "%[w]")
+                     SC_LW_POST("%[v1]", "%[w]")
+                     "mv %[b], %[a]\n"
+                     SC_SHUFFLE("%[a]", "%[v1]", "%[high]")
+                     SC_SHUFFLE("%[b]", "%[v1]", "%[low]")
+#endif
+                     SC_LW_POST("%[v0]", "%[row]")
+#if VALUES == 4
+                     FOUR_CHANNELS("%[a]", "%[b]", "%[v0]", "%[v1]", "%[h0]", "%[h1]", "%[h2]", "%[h3]")
+#if SPLIT_WEIGHTS
+                     SC_LOOP_END(14) "\n"
+#else
+                     SC_LOOP_END(17) "\n"
+#endif
+                     SC_MAC("%[l2]", "%[h2]", "%[c]") SC_MAC("%[l3]", "%[h3]", "%[c]")
+                     "sw %[l2], 8(%[sum])\n"
+                     "sw %[l3], 12(%[sum])\n"
+#else
+                     LW_STEP("%[v1]", "%[row]", "%[rs]")
+                     SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
+                     SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
+                     SC_LOOP_END(11) "\n"
+#endif
+                     SC_MAC("%[l0]", "%[h0]", "%[c]") SC_MAC("%[l1]", "%[h1]", "%[c]")
+                     "sw %[l0], 0(%[sum])\n"
+                     "sw %[l1], 4(%[sum])\n"
+                     : [row] "+&r"(row), [w] "+&r"(weight), [h0] "+&r"(h0), [h1] "+&r"(h1), [l0] "+&r"(l0),
+                       [l1] "+&r"(l1), [v0] "=&r"(v0), [v1] "=&r"(v1), [a] "=&r"(a), [b] "=&r"(b)
+#if VALUES == 4
+                       , [h2] "+&r"(h2), [h3] "+&r"(h3), [l2] "+&r"(l2), [l3] "+&r"(l3)
+#endif
+                     : [n] "r"((count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS), [c] "r"(256), [sum] "r"(sum),
+                       [rs] STEP(V_STEP), [high] "r"(0x07050301),
+                       [low] "r"(0x06040200)
+                     : "memory");
+/* clang-format on */
+#else
+    for (int i = 0; i < VALUES; i++) {
+        sum[i] = 0;
+        for (uint32_t p = 0; p < count; p++) {
+            const uint32_t at = p / SC_KV_POSITIONS * SC_V_BLOCK + p % SC_KV_POSITIONS;
+            sum[i] += weight[p] * ((const int8_t *)row)[at + (uint32_t)i * SC_KV_POSITIONS];
+        }
+    }
+#endif
+}
+#endif
+
+#endif
