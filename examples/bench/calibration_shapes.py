@@ -82,6 +82,9 @@ ON_ENGINES_FITTED = (
     Shape(192, 512, 6, 6, 32, 2, 64, ("w4g64", "w2g32"), (8,)),
     Shape(256, 704, 4, 2, 64, 2, 64, ("w3g32", "w4g32"), (33,)),
     Shape(576, 1536, 9, 3, 64, 2, 64, ("w4g32a", "w2g32"), (7,)),
+    # rows so long that N-EUREKA takes longer than the cores with what it sums
+    Shape(384, 1024, 6, 6, 64, 2, 48, ("w8",), (12,)),
+    Shape(576, 1536, 9, 3, 64, 2, 64, ("w8",), (18,)),
     # chunks of more tokens than a tile of N-EUREKA's has room for both bytes of
     Shape(64, 160, 8, 4, 8, 2, 64, ("w8",), (40,)),
     Shape(64, 256, 16, 16, 4, 2, 64, ("w8",), (30,)),
@@ -95,6 +98,8 @@ ON_ENGINES_HELD_OUT = (
     Shape(528, 784, 3, 1, 32, 2, 48, ("w4", "w3"), (1,)),
     Shape(160, 448, 5, 5, 32, 2, 64, ("w4g32a", "w3g32"), (24,)),
     Shape(384, 1024, 6, 2, 64, 2, 64, ("w4g32",), (12,)),
+    Shape(320, 896, 5, 1, 64, 2, 64, ("w8",), (6,)),
+    Shape(448, 1184, 7, 7, 64, 2, 48, ("w8",), (16,)),
     Shape(80, 224, 10, 5, 8, 2, 64, ("w8",), (33,)),
     Shape(112, 304, 7, 7, 16, 2, 64, ("w8",), (22,)),
 )

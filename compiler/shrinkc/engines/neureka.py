@@ -134,9 +134,11 @@ def _jobs(rows: int, tokens: int) -> int:
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written.  All
-    else where it adds high sums to low ones."""
+    else where it adds high sums to low ones.  Of several tokens the cores may have as long with what blocks sum
+    as the engine with these, of one they have not."""
     rows = -(-shape.rows // BLOCK)
-    found = {"rows": rows, "blocks": rows * _input_blocks(shape.k), "pixels": rows * (tokens - 1)}
+    blocks = "blocks" if tokens == 1 else "blocks_of_several"
+    found = {"rows": rows, blocks: rows * _input_blocks(shape.k), "pixels": rows * (tokens - 1)}
     if sums(tokens):
         found = {f"{name}_summed": count for name, count in found.items()}
     return {"calls": 1, jobs_name(tokens): _jobs(8 * shape.blocks, tokens), **found}
