@@ -41,7 +41,7 @@ class EvalRequest:
     engine: Engine | None
     kv_bits: int | None
     base: str | None = None
-    """A model from whose predictions of the plan's text those of the model differ, by how much is asked."""
+    """The model with whose predictions of the plan's text this one's are compared."""
 
     @classmethod
     def from_options(
