@@ -223,8 +223,8 @@ def test_jobs_of_neureka() -> None:
         "neureka.pixels": 0,
     }  # fmt: skip
     assert dense.work(m, 16, ()) == {
-        "neureka.calls": 1, "neureka.jobs_of_several": 4, "neureka.rows": 7, "neureka.blocks": 28,
-        "neureka.pixels": 105,
+        "neureka.calls": 1, "neureka.jobs_of_several": 4, "neureka.rows": 7,
+        "neureka.blocks_of_several": 28, "neureka.pixels": 105,
     }  # fmt: skip
     assert folded.work(replace(m, bits=4), 3, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs_of_several": 6, "neureka_3x3.rows": 21,
