@@ -17,7 +17,7 @@
 /* clang-format on */
 
 #if VALUES == 8
-/* In assembly: two channels, whose values are loaded while those of the channel before are multiplied. */
+/* In assembly: four positions' weights meet the values of one channel. */
 #define CHANNEL(h, l, v) SC_SDOTU(h, "%[a]", v) SC_SDOTU(l, "%[b]", v)
 #define CLEARED(x) "mv %[" #x "], x0\n"
 
