@@ -51,25 +51,44 @@ class _Grid:
             latent += (exact - latent).clamp_(-BEGIN_MAX, BEGIN_MAX)
         return latent
 
+    def _by_group(self, x: Any) -> list[tuple[Any, Any]]:
+        """Views of ``x`` [out, in], and of what has a value per group [out, groups] the columns that are theirs:
+        whole groups [out, groups, group], and a short last one."""
+        whole = self.inputs // self.group
+        parts = [(x[:, : whole * self.group].unflatten(1, (whole, self.group)), slice(whole))]
+        if whole * self.group < self.inputs:
+            parts.append((x[:, None, whole * self.group :], slice(whole, None)))
+        return parts
+
     def codes(self, latent: Any) -> Any:
         """Integers less zero points."""
-        return nearest(latent.detach(), self.bits).sub_(self.spread(self.zero))
+        codes = nearest(latent.detach(), self.bits)
+        for part, groups in self._by_group(codes):
+            part.sub_(self.zero[:, groups, None])
+        return codes
 
-    def wide(self, change: Any) -> Any:
-        """Scales, each as often as it has inputs."""
-        return self.spread(self.scale * (1 + change).clamp_min(FACTOR_MIN))
+    def weights(self, latent: Any, change: Any, dtype: Any) -> Any:
+        """[out, in] in ``dtype``."""
+        return self._scaled(self.codes(latent), change).to(dtype)
+
+    def _scaled(self, x: Any, change: Any) -> Any:
+        """``x`` [out, in], times each group's scale, in place."""
+        scale = self.scale * (1 + change).clamp_min(FACTOR_MIN)
+        for part, groups in self._by_group(x):
+            part.mul_(scale[:, groups, None])
+        return x
 
     def gradients(self, latent: Any, change: Any, slope: Any) -> tuple[Any, Any]:
-        """Of ``latent`` and ``change`` from ``slope`` [out, in], float32, that of the weights."""
+        """Of ``latent`` and ``change`` from ``slope`` [out, in], float32, that of the weights, which is
+        overwritten."""
         import torch
 
         inputs = self.codes(latent).mul_(slope)
-        padded = torch.nn.functional.pad(inputs, (0, -self.inputs % self.group))
-        to_change = padded.view(len(padded), -1, self.group).sum(2) * self.scale
-        to_change *= (change > FACTOR_MIN - 1).float()
+        to_change = torch.cat([part.sum(2) for part, _ in self._by_group(inputs)], 1)
+        to_change.mul_(self.scale).mul_(change > FACTOR_MIN - 1)
         # beyond the grid an integer cannot change
-        inside = (latent >= 0).logical_and_(latent <= 2**self.bits - 1)
-        return slope.mul_(self.wide(change)).mul_(inside), to_change
+        inside = torch.clamp(latent, 0, 2**self.bits - 1, out=inputs) == latent
+        return self._scaled(slope, change).mul_(inside), to_change
 
 
 def rounded(weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, device: str) -> Any:
@@ -92,12 +111,12 @@ def rounded(weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, devi
         @staticmethod
         def forward(ctx: Any, x: Any, latent: Any, change: Any) -> Any:
             ctx.save_for_backward(x, latent, change)
-            return x @ (grid.codes(latent) * grid.wide(change)).to(compute).T
+            return x @ grid.weights(latent, change, compute).T
 
         @staticmethod
         def backward(ctx: Any, slope: Any) -> Any:
             x, latent, change = ctx.saved_tensors
-            to_x = slope @ (grid.codes(latent) * grid.wide(change)).to(compute)
+            to_x = slope @ grid.weights(latent, change, compute)
             to_w = (slope.flatten(0, -2).T @ x.flatten(0, -2)).float()
             return to_x, *grid.gradients(latent, change, to_w)
 
@@ -133,7 +152,7 @@ def rounded_table(
         @staticmethod
         def forward(ctx: Any, latent: Any, change: Any) -> Any:
             ctx.save_for_backward(latent, change)
-            return (grid.codes(latent) * grid.wide(change)).to(compute)
+            return grid.weights(latent, change, compute)
 
         @staticmethod
         def backward(ctx: Any, slope: Any) -> Any:

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shrinkc.checkpoints import load, torch_dtype
+from shrinkc.checkpoints import Loaded, load, torch_dtype
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.norms import gains, is_change
 from shrinkc.compression.self_text import is_self
 from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
 from shrinkc.compression.texts import check_duplicates, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, TrainingDiverged
+from shrinkc.core.memory import freed_memory_kept
 from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
@@ -177,10 +179,8 @@ class Training:
         import torch
 
         self.settings, self.step, self.kind = settings, step, kind
-        loaded = load(step.source, dtype=settings.dtype, device=step.device)
+        loaded = self._loaded(step.source)
         self.tokenizer = loaded.tokenizer
-        if step.device == "cpu" and settings.dtype == "bfloat16":
-            use_products(loaded.model)
         prepare(loaded.model)
         self.model = loaded.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -194,10 +194,16 @@ class Training:
         self.teacher = None
         if settings.distill:
             source = teacher or step.source
-            self.teacher = load(source, dtype=settings.dtype, device=step.device).model
+            self.teacher = self._loaded(source).model
             if step.tokens is not None and source == step.teacher:
                 keep_rows(self.teacher, step.tokens)
         self.losses: list[float] = []
+
+    def _loaded(self, source: Path) -> Loaded:
+        loaded = load(source, dtype=self.settings.dtype, device=self.step.device)
+        if self.step.device == "cpu" and self.settings.dtype == "bfloat16":
+            use_products(loaded.model)
+        return loaded
 
     def train(self) -> dict[str, Any]:
         """Trains on, from the saved state if there is one.
@@ -214,7 +220,8 @@ class Training:
         if settings.epochs is not None:
             samples = round(settings.epochs * windows.per_epoch)
         steps = math.ceil(samples / settings.batch)
-        self._all_steps(windows, steps)
+        with freed_memory_kept():
+            self._all_steps(windows, steps)
         return {
             "steps": steps,
             "tokens": steps * settings.batch * settings.length,
@@ -237,8 +244,11 @@ class Training:
                     saved = time.monotonic()
 
     def trained_tensors(self) -> dict[str, Any]:
-        """Name -> float32 tensor of everything that was trained."""
-        return {name: p.detach().float().cpu() for name, p in self.parameters.items()}
+        """Name -> float32 tensor of everything that was trained; of norms their gains."""
+        found = gains(self.model)
+        trained = {n: p.detach() for n, p in self.parameters.items() if not is_change(n, found)}
+        trained |= {f"{norm}.weight": gain for norm, gain in found.items()}
+        return {name: tensor.float().cpu() for name, tensor in trained.items()}
 
     def _one_step(self, windows: Windows, number: int, steps: int) -> float:
         import torch
@@ -317,15 +327,6 @@ class Training:
                 parameter.copy_(content["trained"][name])
         self.optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
-
-
-def train_norms(model: Any) -> None:
-    """Makes all norm gains of the model trainable, in float32."""
-    import torch
-
-    for name, module in model.named_modules():
-        if name.endswith("norm"):
-            module.weight = torch.nn.Parameter(module.weight.detach().float())
 
 
 def _thinned(curve: list[float]) -> list[list[float]]:

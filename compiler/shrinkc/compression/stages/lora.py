@@ -13,6 +13,7 @@ from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.norms import train_norms
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.compression.training import (
@@ -21,7 +22,6 @@ from shrinkc.compression.training import (
     check_texts,
     samples_to_train,
     text_hashes,
-    train_norms,
 )
 from shrinkc.core.errors import BadRecipe, StageFailed
 from shrinkc.model import NAMES, SLOT_MODULES
@@ -110,13 +110,17 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 def start(settings: Settings, step: StepContext) -> Training:
     """The training of the adapters, before its first step."""
-    return Training(
-        settings, step, "lora", lambda model: _add_adapters(settings, model), step.teacher
-    )
+
+    def prepare(model: Any) -> None:
+        _add_adapters(settings, model)
+        if settings.train_norms:
+            train_norms(model)
+
+    return Training(settings, step, "lora", prepare, step.teacher)
 
 
 def _add_adapters(settings: Settings, model: Any) -> Any:
-    """PEFT's adapters within ``model`` (and around it: returned), perhaps norm gains; all float32."""
+    """PEFT's adapters within ``model`` (and around it: returned), float32."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -128,10 +132,7 @@ def _add_adapters(settings: Settings, model: Any) -> Any:
         task_type="CAUSAL_LM",
     )
     with _float_layers_only():
-        wrapped = get_peft_model(model, config)
-    if settings.train_norms:
-        train_norms(model)
-    return wrapped
+        return get_peft_model(model, config)
 
 
 @contextmanager

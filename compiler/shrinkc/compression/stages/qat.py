@@ -18,6 +18,7 @@ import numpy as np
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN, nearest, rounded, rounded_table
 from shrinkc.compression.stages import scales
 from shrinkc.compression.stages.context import StepContext, StepReport
@@ -26,7 +27,6 @@ from shrinkc.compression.training import (
     TrainingSettings,
     check_texts,
     text_hashes,
-    train_norms,
 )
 from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
 from shrinkc.importer.model import QuantizedWeight, dense

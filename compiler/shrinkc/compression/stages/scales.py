@@ -19,6 +19,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.child import run_child
 from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
@@ -29,7 +30,6 @@ from shrinkc.compression.training import (
     check_texts,
     samples_to_train,
     text_hashes,
-    train_norms,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
 from shrinkc.importer.embedding_sidecar import TABLE_FILES

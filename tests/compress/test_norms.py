@@ -1,0 +1,66 @@
+"""Norms whose gains are trained: against autograd, and what a step does to a gain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shrinkc.compression.norms import gains, is_change, train_norms
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+class Block(torch.nn.Module):  # type: ignore[misc,name-defined]
+    def __init__(self, weights: Any) -> None:
+        from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+        super().__init__()
+        self.input_layernorm = LlamaRMSNorm(len(weights), eps=1e-5)
+        self.input_layernorm.weight = torch.nn.Parameter(weights.clone())
+        self.other = torch.nn.Linear(len(weights), 3)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (2, 5, 7), (2, 3, 4, 7)])
+def test_it_is_the_norm_that_it_replaces(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weights = torch.rand(7) + 0.1
+    x = (torch.randn(shape) * 3).requires_grad_()
+    slope = torch.randn(shape)
+    plain, trained = Block(weights), Block(weights)
+    wanted = plain.input_layernorm(x)
+    wanted.backward(slope)
+    to_x, x.grad = x.grad, None
+    train_norms(trained)
+    given = trained.input_layernorm(x)
+    torch.testing.assert_close(given, wanted)
+    given.backward(slope)
+    torch.testing.assert_close(x.grad, to_x)
+    change = trained.input_layernorm.change
+    torch.testing.assert_close(change.grad, plain.input_layernorm.weight.grad * weights)
+    assert [n for n, _ in trained.named_parameters() if is_change(n, gains(trained))] == [
+        "input_layernorm.change"
+    ]
+
+
+def test_low_precision_stays_low() -> None:
+    block = Block(torch.rand(7) + 0.1)
+    train_norms(block)
+    x = torch.randn(4, 7, dtype=torch.bfloat16, requires_grad=True)
+    y = block.input_layernorm(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    assert block.input_layernorm.change.grad.dtype == torch.float32
+
+
+def test_a_step_moves_small_gains_as_far_as_large_ones() -> None:
+    """Of what they are: a gain of 1e-5 that silences a channel still does after it."""
+    weights = torch.tensor([1e-5, 0.3, 2.0])
+    block = Block(weights)
+    train_norms(block)
+    optimizer = torch.optim.AdamW(block.input_layernorm.parameters(), lr=1e-2, weight_decay=0)
+    block.input_layernorm(torch.tensor([[900.0, 1.0, -2.0]])).sum().backward()
+    optimizer.step()
+    ratio = gains(block)["input_layernorm"] / weights
+    torch.testing.assert_close((ratio - 1).abs(), torch.full((3,), 1e-2), rtol=1e-2, atol=0)
