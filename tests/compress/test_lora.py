@@ -19,7 +19,7 @@ from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages import lora
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.training import Windows
-from shrinkc.core.errors import BadData, TrainingDiverged
+from shrinkc.core.errors import BadData, RunChanged, TrainingDiverged
 from shrinkc.importer import load_hf
 
 torch = pytest.importorskip("torch")
@@ -189,6 +189,23 @@ def test_resumed_training_is_the_same_byte_for_byte(
     assert resumed == whole
     for file in (tmp_path / "out").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_a_state_of_other_tensors_is_refused(
+    pruned: Path, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another version of shrinkc may be."""
+    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
+    settings = lora.Settings(samples=32, dtype="float32", **FAST)
+    with pytest.raises(KeyboardInterrupt):
+        lora.run(settings, step(pruned, reporter=InterruptAt("lora", 3)))
+    state = tmp_path / "scratch" / "training.pt"
+    saved = torch.load(state, weights_only=True)
+    saved["trained"]["model.norm.weight"] = saved["trained"].popitem()[1]
+    torch.save(saved, state)
+    with pytest.raises(RunChanged, match=r"training\.pt was begun by another version") as caught:
+        lora.run(settings, step(pruned))
+    assert str(tmp_path / "scratch") in (caught.value.hint or "")
 
 
 def test_a_loss_that_is_not_finite_stops(pruned: Path, step: Step, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """RMS norms whose gains are trained, each relative to what it was.
 
 Gains of one model differ by a factor of 100,000: SmolLM2's norms silence a channel of huge activations by a gain of
-1e-5 among others of 0.3.  Adam moves every parameter by about the learning rate, so the gain itself must not be one.
+1e-5 among others of 0.3.  Adam moves a parameter by about the learning rate, whatever its size, so the gain itself
+must not be one.  A gain of 0 stays 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _CHANGE = "change"
 
 
 def train_norms(model: Any) -> None:
-    """Replaces all RMS norms of the model by such whose gains are trained; at first they are the same."""
+    """Replaces all RMS norms of the model by such whose gains are trained; at first these are what they were."""
     for name, module in list(model.named_modules()):
         if name.endswith("norm"):
             model.set_submodule(name, _trained(module))
@@ -59,8 +60,9 @@ def _trained(norm: Any) -> Any:
     class TrainedNorm(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.begin = norm.weight.detach().float()
-            self.change = torch.nn.Parameter(torch.zeros_like(self.begin))
+            begin = norm.weight.detach().float()
+            self.register_buffer("begin", begin, persistent=False)
+            self.change = torch.nn.Parameter(torch.zeros_like(begin))
 
         def gain(self) -> Any:
             """float32 [channels]"""

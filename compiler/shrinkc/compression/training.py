@@ -20,7 +20,7 @@ from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
 from shrinkc.compression.texts import check_duplicates, read_texts
-from shrinkc.core.errors import BadData, BadRecipe, TrainingDiverged
+from shrinkc.core.errors import BadData, BadRecipe, RunChanged, TrainingDiverged
 from shrinkc.core.memory import freed_memory_kept
 from shrinkc.core.output import new_file
 
@@ -321,6 +321,11 @@ class Training:
         if not file.exists():
             return
         content = torch.load(file, weights_only=True)
+        if content["trained"].keys() != self.parameters.keys():
+            raise RunChanged(
+                f"{file} was begun by another version of shrinkc, which trained other tensors.",
+                f"delete {file.parent} to begin that step again.",
+            )
         self.losses = content["losses"]
         with torch.no_grad():
             for name, parameter in self.parameters.items():
