@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [(kind, text) for kind, text in documents(args.corpora) if len(text) > SHORTEST]
     random.Random(1).shuffle(found)
     text = "\n\n".join(text for kind, text in found if kind != "spoken")[: args.characters]
-    text = text[: text.rindex("\n\n")] + "\n"
+    text = (text.rpartition("\n\n")[0] or text) + "\n"
     args.output.write_text(text, encoding="utf-8")
     print(f"{args.output}: {len(text)} characters")
     return 0
@@ -55,12 +55,12 @@ def main(argv: list[str] | None = None) -> int:
 def documents(corpora: Path) -> Iterator[tuple[str, str]]:
     """Kind and text, of all four corpora."""
     for file in sorted((corpora / "brown").glob("c[a-r][0-9][0-9]")):
-        blocks = re.split(r"\n\s*\n", file.read_text())
+        blocks = re.split(r"\n\s*\n", file.read_text(encoding="ascii"))
         sentences = [_words(block, "/") for block in blocks if block.strip()]
         parts = (sentences[i : i + SENTENCES] for i in range(0, len(sentences), SENTENCES))
         yield "brown", _tidy("\n\n".join(" ".join(part) for part in parts))
     for file in sorted((corpora / "masc_tagged").glob("*/**/*.txt")):
-        lines = file.read_text(errors="ignore").split("\n")
+        lines = file.read_text(encoding="utf-8", errors="ignore").split("\n")
         kind = file.relative_to(corpora).parts[1]
         yield kind, _tidy(" ".join(_words(line, "_") for line in lines if line.strip()))
     for name in ("science.txt", "rural.txt"):

@@ -36,8 +36,8 @@ def _trained(norm: Any) -> Any:
     epsilon: float = norm.variance_epsilon
 
     class Norm(torch.autograd.Function):  # type: ignore[misc]
-        """``x / rms(x) * gain`` [..., channels] of x in its dtype, computed in float32.  Autograd would keep five
-        arrays of x's size in float32, of which this keeps x."""
+        """``x / rms(x) * gain`` [..., channels] of x in its dtype, computed in float32.  Of arrays of x's size
+        only x is kept for the way back."""
 
         @staticmethod
         def forward(ctx: Any, x: Any, gain: Any) -> Any:

@@ -188,10 +188,10 @@ class Training:
             {"params": [p for n, p in self.parameters.items() if rate(n) == share], "share": share}
             for share in sorted({rate(n) for n in self.parameters})
         ]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: Any = torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.teacher = None
+        self.teacher: Any = None
         if settings.distill:
             source = teacher or step.source
             self.teacher = self._loaded(source).model
@@ -222,6 +222,7 @@ class Training:
         steps = math.ceil(samples / settings.batch)
         with freed_memory_kept():
             self._all_steps(windows, steps)
+            self.optimizer = self.teacher = None  # so that their memory goes back at once
         return {
             "steps": steps,
             "tokens": steps * settings.batch * settings.length,

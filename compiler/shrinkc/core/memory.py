@@ -34,13 +34,6 @@ def freed_memory_kept() -> Iterator[None]:
         library.mallopt(_MMAP_MAX, 65536)
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
         library.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM)
-        give_back()
-
-
-def give_back() -> None:
-    """Gives what is free to the system: a child process that follows may need it."""
-    library = _glibc()
-    if library is not None:
         library.malloc_trim(0)
 
 

@@ -24,7 +24,6 @@ from shrinkc.compression.training import (
     text_hashes,
 )
 from shrinkc.core.errors import BadRecipe, StageFailed
-from shrinkc.core.memory import give_back
 from shrinkc.model import NAMES, SLOT_MODULES
 
 MODULES = tuple(NAMES)
@@ -105,7 +104,6 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     trained = training.trained_tensors()
     tokenizer = training.tokenizer
     del training
-    give_back()
     save(_merge(settings, step, trained), tokenizer, step.out)
     return StepReport(facts)
 

@@ -28,7 +28,6 @@ from shrinkc.compression.training import (
     check_texts,
     text_hashes,
 )
-from shrinkc.core.memory import give_back
 from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
 from shrinkc.importer.model import QuantizedWeight, dense
 from shrinkc.model import EMBEDDING, HEAD
@@ -101,7 +100,6 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts = training.train()
     trained = training.trained_tensors()
     del training
-    give_back()
     integers = {}
     for name in [name for name in trained if name.endswith(".latent")]:
         module = name.removesuffix(".latent")

@@ -32,7 +32,6 @@ from shrinkc.compression.training import (
     text_hashes,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
-from shrinkc.core.memory import give_back
 from shrinkc.importer.embedding_sidecar import TABLE_FILES
 from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
@@ -91,7 +90,6 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     facts = training.train()
     trained = training.trained_tensors()
     del training
-    give_back()
     write_checkpoint(step, trained)
     check_checkpoint(step, "scales", {name: weight.q for name, weight in weights.items()})
     return StepReport(facts)
