@@ -16,6 +16,7 @@ from tests.compress.quantising import write_text as write_text_file
 
 from shrinkc.checkpoints import libraries, load
 from shrinkc.cli.main import run_cli
+from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import gptq, gptq_worker
 from shrinkc.core.errors import BadRecipe, ExtraMissing, StageFailed
@@ -32,6 +33,11 @@ Settings = gptq.Settings
         ({"bits": True}, "bits = True"),
         ({"group": 48}, "group = 48"),
         ({"damp": 0.0}, "damp = 0.0"),
+        ({"mse": -1}, "mse = -1; 0 to 8"),
+        ({"mse": float("nan")}, "mse = nan"),
+        ({"mse": True}, "mse = True"),
+        ({"gptaq": 1.5}, "gptaq = 1.5; 0 to 1"),
+        ({"gptaq": "alpha"}, "gptaq = 'alpha'"),
         ({"sym": 1}, "sym = 1"),
         ({"desc_act": True, "act_group_aware": True}, "act_group_aware"),
         ({"group": -1, "act_group_aware": True}, "act_group_aware"),
@@ -101,6 +107,16 @@ def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
     narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
     (problem,) = gptq.preflight(Settings(group=(64, 32)), narrow)
     assert "group = 32 does not divide the 200 inputs of mlp.down_proj" in problem
+
+
+def test_what_gptaq_keeps_of_a_layer_is_estimated() -> None:
+    facts, text = facts_of(STORIES), Calibration(("self",), 16, 64)
+    # q, k and v read the same, and so do gate and up: 96 inputs each, o 96, down 256
+    assert gptq.memory(Settings(), facts, text) == 4 * 16 * 64 * (96 + 96 + 96 + 256)
+    plain = Settings(gptaq=0)
+    assert gptq.memory(plain, facts, text) == 0
+    assert gptq.memory(Settings(method="autoround"), facts, text) == 0
+    assert gptq.work(Settings(), facts, text) > gptq.work(plain, facts, text)
 
 
 def test_preflight_of_a_pruned_model() -> None:
@@ -228,6 +244,29 @@ def test_the_check_finds_a_weight_that_differs(
     model.model.layers[2].mlp.up_proj.weight.data[3, 5] += 0.01
     with pytest.raises(StageFailed, match=r"1 of 36 .*layers\.2\.mlp\.up_proj"):
         gptq_worker.check(out)
+
+
+@pytest.mark.libraries("gptqmodel", "torch")
+@pytest.mark.parametrize(
+    ("others", "alone"),
+    [({"sym": False}, True), ({"desc_act": True}, False), ({"group": -1}, False)],
+    ids=["zero points", "act-order", "rows"],
+)
+def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
+    others: dict[str, Any],
+    alone: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    """At 3 bit, where the ends of a range cost most; ``alone``: each of the two is seen to do something."""
+    text, losses, sizes = write_text_file(tmp_path), {}, set()
+    for mse, gptaq in ((0, 0), (2.4, 0.25), *(((2.4, 0), (0, 0.25)) if alone else ())):
+        settings = {"bits": 3, "group": 32, "mse": mse, "gptaq": gptaq} | others
+        out = quantised(tmp_path_factory, f"{mse}-{gptaq}-{'-'.join(others)}", settings)
+        losses[mse, gptaq] = loss(out, text)
+        sizes.add((out / "model.safetensors").stat().st_size)
+    assert len(sizes) == 1 and len(set(losses.values())) == len(losses)
+    assert losses[2.4, 0.25] < losses[0, 0]
 
 
 TRAINED: dict[str, Any] = {

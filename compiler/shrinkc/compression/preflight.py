@@ -316,7 +316,10 @@ def _estimate(
         seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
         seconds += CHILD_SECONDS.get(stage.kind, 0.0)
         disk += after.bytes_on_disk
-        memory = max(memory, LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters)
+        own_memory = LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters
+        if hasattr(module, "memory"):
+            own_memory += module.memory(stage.settings, before, calibration)
+        memory = max(memory, own_memory)
     return Estimate((seconds, seconds * now / alone), memory, disk)
 
 

@@ -17,6 +17,8 @@ and, where it applies,
   what is wrong with them.
 * ``work(settings, facts, calibration) -> float``: about how many tokens of a forward pass of the model it
   computes (a backward pass counts twice), for the estimate of time.
+* ``memory(settings, facts, calibration) -> int``: bytes that the texts take beside what the model does, for the
+  estimate of memory.
 """
 
 from __future__ import annotations

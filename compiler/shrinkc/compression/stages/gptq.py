@@ -44,9 +44,16 @@ class Settings:
     ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
     ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
     is on wherever GPTQModel can do it.  ``damp``: share of the Hessian's mean diagonal that is
-    added to it.  ``method`` "autoround" (Cheng et al. 2024) trains the rounding of a block's weights instead, and
-    their ranges, by signed gradient descent on what the block gives, in ``iterations`` steps of 8 windows; it has no
-    order of inputs and no damping.  ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
+    added to it.  ``mse``: a group's steps span the part of its range with which rounding to nearest
+    loses least, as a sum of errors to this power; 0: all of its range.  ``gptaq``: how much of what
+    the matrices before have lost is made up for as well (alpha of Li et al. 2025, "GPTAQ"); 0: GPTQ
+    as Frantar et al. have it.
+
+    ``method`` "autoround" (Cheng et al. 2024) trains the rounding of a block's weights instead, and
+    their ranges, by signed gradient descent on what the block gives, in ``iterations`` steps of 8
+    windows; it has no order of inputs, and ``damp``, ``mse`` and ``gptaq`` are not its.
+
+    ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
     first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
     wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head, the
     group one or several as well.
@@ -58,6 +65,8 @@ class Settings:
     desc_act: bool = False
     act_group_aware: bool | None = None
     damp: float = 0.05
+    mse: float = 2.4
+    gptaq: float = 0.25
     method: str = "gptq"
     iterations: int = 200
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -71,6 +80,10 @@ class Settings:
             problems += _problems("", {"group": group})
         if not _is(self.damp, (int, float)) or not 0 < self.damp < 1:
             problems.append(f"damp = {self.damp!r}; between 0 and 1 is allowed")
+        for key, most in (("mse", 8), ("gptaq", 1)):
+            value = getattr(self, key)
+            if not _is(value, (int, float)) or not 0 <= value <= most:
+                problems.append(f"{key} = {value!r}; 0 to {most} is allowed")
         problems += self._method_problems()
         if self.act_group_aware not in (None, True, False):
             problems.append(f"act_group_aware = {self.act_group_aware!r}; true or false")
@@ -329,7 +342,8 @@ def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512).
+    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512); for
+    GPTAQ it runs once more as it was, and the difference of what is read is multiplied too (64 windows of 512).
 
     Rounding the columns one after the other takes as long as 8 tokens for every one of them,
     whatever the text (SmolLM2, 4 windows of 64).
@@ -341,7 +355,17 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
         return calibration.length * (3.0 * batch + 2.0 * calibration.samples)
     shapes = module_shapes(facts.config).values()
     columns = sum(n * k * k for n, k in shapes) / sum(n * k for n, k in shapes)
-    return 4.0 * calibration.samples * calibration.length + 8.0 * columns
+    passes = 5.5 if settings.gptaq else 4.0
+    return passes * calibration.samples * calibration.length + 8.0 * columns
+
+
+def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
+    """GPTAQ keeps what the matrices of a layer read in the model as it was, float32."""
+    if settings.method != "gptq" or not settings.gptaq:
+        return 0
+    c = facts.config
+    read = 2 * c.hidden_size + c.num_heads * c.head_dim + c.intermediate_size
+    return 4 * calibration.samples * calibration.length * read
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -367,6 +391,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         "desc_act": settings.desc_act,
         "act_group_aware": settings.group_aware,
         "damp": settings.damp,
+        "mse": settings.mse,
+        "gptaq": settings.gptaq,
         "dynamic": settings.dynamic(),
         "differing": _differing(settings, load_config(step.source)),
         "embeddings": {"bits": settings.table_bits, "group": settings.table_group},
@@ -392,7 +418,8 @@ def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, A
 
 def _report(settings: Settings, request: dict[str, Any], windows: Sequence[int]) -> StepReport:
     samples, length = windows
-    own = ("desc_act", "damp", "act_group_aware") if settings.method == "gptq" else ("iterations",)
+    ours = ("desc_act", "damp", "mse", "gptaq", "act_group_aware")
+    own = ours if settings.method == "gptq" else ("iterations",)
     parameters = {key: request[key] for key in ("method", "bits", "group", "sym", *own)}
     parameters |= {
         "modules": {name: dict(override) for name, override in settings.modules.items()},

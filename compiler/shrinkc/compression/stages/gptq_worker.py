@@ -41,6 +41,7 @@ def quantize(request: dict[str, Any]) -> None:
     ``from_pretrained`` and held against what shrinkc's importer reads (:func:`check`).
     """
     from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel.quantization import GPTAQConfig
 
     from shrinkc.checkpoints import torch_dtype
 
@@ -57,6 +58,8 @@ def quantize(request: dict[str, Any]) -> None:
         desc_act=request["desc_act"],
         act_group_aware=request["act_group_aware"],
         damp_percent=request["damp"],
+        mse=request["mse"],
+        gptaq=GPTAQConfig(alpha=request["gptaq"]) if request["gptaq"] else None,
         dynamic=request["dynamic"] or None,
         offload_to_disk=False,
         pack_impl="original",
