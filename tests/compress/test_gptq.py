@@ -41,6 +41,7 @@ Settings = gptq.Settings
         ({"sym": 1}, "sym = 1"),
         ({"desc_act": True, "act_group_aware": True}, "act_group_aware"),
         ({"group": -1, "act_group_aware": True}, "act_group_aware"),
+        ({"act_group_aware": True}, "act_group_aware = true needs gptaq = 0"),
         ({"modules": {"up_proj": {"bit": 8}}}, "bit not known"),
         ({"modules": {"up_proj": {"bits": 6}}}, 'modules."up_proj".bits = 6'),
         ({"modules": {"up_proj": 8}}, 'modules."up_proj" = 8'),
@@ -267,6 +268,13 @@ def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
         sizes.add((out / "model.safetensors").stat().st_size)
     assert len(sizes) == 1 and len(set(losses.values())) == len(losses)
     assert losses[2.4, 0.25] < losses[0, 0]
+
+
+def test_groups_are_ordered_where_gptq_model_does_it() -> None:
+    """Its GPTAQ has no order of groups: neither recipe nor checkpoint say that it had."""
+    assert Settings(gptaq=0).group_aware and not Settings().group_aware
+    assert not Settings(gptaq=0, group=-1).group_aware
+    assert not Settings(gptaq=0, method="autoround").group_aware
 
 
 TRAINED: dict[str, Any] = {

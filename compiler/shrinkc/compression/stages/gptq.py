@@ -43,11 +43,11 @@ class Settings:
 
     ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
     ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
-    is on wherever GPTQModel can do it.  ``damp``: share of the Hessian's mean diagonal that is
-    added to it.  ``mse``: a group's steps span the part of its range with which rounding to nearest
-    loses least, as a sum of errors to this power; 0: all of its range.  ``gptaq``: how much of what
-    the matrices before have lost is made up for as well (alpha of Li et al. 2025, "GPTAQ"); 0: GPTQ
-    as Frantar et al. have it.
+    is on wherever GPTQModel can do it, which is without ``gptaq``.  ``damp``: share of the Hessian's
+    mean diagonal that is added to it.  ``mse``: a group's steps span the part of its range with which
+    rounding to nearest loses least, as a sum of errors to this power; 0: all of its range.
+    ``gptaq``: how much of what the matrices before have lost is made up for as well (alpha of Li et
+    al. 2025, "GPTAQ"); 0: GPTQ as Frantar et al. have it.
 
     ``method`` "autoround" (Cheng et al. 2024) trains the rounding of a block's weights instead, and
     their ranges, by signed gradient descent on what the block gives, in ``iterations`` steps of 8
@@ -92,6 +92,8 @@ class Settings:
                 "act_group_aware = true needs groups and desc_act = false: it is another "
                 "way to the same end"
             )
+        if self.act_group_aware and self.gptaq:
+            problems.append("act_group_aware = true needs gptaq = 0: GPTAQ has no order of groups")
         for pattern, override in self.modules.items():
             problems += _override_problems(pattern, override)
         problems += _embedding_problems(self.embeddings)
@@ -138,7 +140,8 @@ class Settings:
     @property
     def group_aware(self) -> bool:
         """``act_group_aware``, given or implied."""
-        possible = self.method == "gptq" and not self.desc_act and self.group != -1
+        plain = self.method == "gptq" and not self.gptaq
+        possible = plain and not self.desc_act and self.group != -1
         return possible if self.act_group_aware is None else self.act_group_aware
 
     def dynamic(self) -> dict[str, dict[str, Any]]:
