@@ -3,8 +3,7 @@ that nothing disturbed.
 
     PYTHONPATH=compiler:tests python -m compress.kills -n 20 --seed 1
 
-A run of the example goes through a text that the model writes itself, vocabulary, depth, width, lora, gptq, qat and
-evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
+A run of the example goes through a text that the model writes itself, all stages but scales and eora, and evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
 command then goes on, and is killed again, until it ends, and the next run begins.  Ends with 1 where a file of a run
 is another than undisturbed, or a command ends with anything but success.
 """
@@ -34,7 +33,7 @@ from .conftest import story_text
 TITLE = "Killed runs"
 OWN_TEXT = "the model's own text"
 STORIES = ROOT / "examples" / "stories"
-STAGES = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "qat")
+STAGES = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "reconstruct", "qat")
 RECIPE = """
 [calibration]
 text = ["self:6k"]
@@ -62,6 +61,10 @@ bits = 4
 group = 32
 sym = false
 embeddings = { bits = 8, group = 32 }
+[reconstruct]
+samples = 160
+batch = 4
+length = 64
 [qat]
 samples = 600
 batch = 4

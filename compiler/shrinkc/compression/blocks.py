@@ -66,6 +66,15 @@ def keep(layer: Any, facts: dict[str, Any], file: Path) -> None:
         torch.save({"weights": layer.state_dict(), "facts": facts}, state)
 
 
+def restore(layer: Any, file: Path) -> dict[str, Any]:
+    """Makes ``layer`` what it was when it was kept; what was found out."""
+    import torch
+
+    state = torch.load(file, weights_only=True)
+    layer.load_state_dict(state["weights"])
+    return dict(state["facts"])
+
+
 def loss_sum(model: Any, hidden: Any, ids: Any) -> Any:
     """The sum, in nats, of the losses of all tokens of ``ids`` [batch, t] after the first.
 

@@ -18,7 +18,7 @@ from shrinkc.compression.choices import Choice, OnChip, Space, gptq_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.recipe import Recipe, Stage
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
-from shrinkc.compression.stages import depth, gptq, width
+from shrinkc.compression.stages import AFTER_GPTQ, depth, gptq, width
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
@@ -154,7 +154,7 @@ def stages_of(
     """Depth and width first, but for what comes before a budget, then the recipe's stages, with one
     gptq before any eora."""
     stages = before_budget(recipe)
-    given = [s for s in recipe.stages[len(stages) :] if s.kind not in ("scales", "qat", "eora")]
+    given = [s for s in recipe.stages[len(stages) :] if s.kind not in AFTER_GPTQ]
     if choice.removed:
         stages.append(Stage("depth", "depth", depth.Settings(layers=choice.removed)))
     narrow: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def stages_of(
     name = next((s.name for s in given if s.kind == "gptq"), "gptq")
     stages += [s for s in given if s.kind != "gptq"]
     stages.append(Stage(name, "gptq", chosen))
-    return stages + [s for s in recipe.stages if s.kind in ("scales", "qat", "eora")]
+    return stages + [s for s in recipe.stages if s.kind in AFTER_GPTQ]
 
 
 def _report(

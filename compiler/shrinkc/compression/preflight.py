@@ -14,7 +14,7 @@ from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.fingerprint import needs_calibration
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage
 from shrinkc.compression.self_text import SelfTextSettings
-from shrinkc.compression.stages import ON_INTEGERS, stage_module
+from shrinkc.compression.stages import NEED_FLOATS, ON_INTEGERS, stage_module
 from shrinkc.compression.writing import TOKEN_COST
 from shrinkc.core.errors import (
     BadData,
@@ -30,8 +30,8 @@ from shrinkc.core.words import show_size, show_time
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 11, "gptq": 16, "scales": 16, "qat": 36,
-    "eora": 16,
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 11, "gptq": 16,
+    "reconstruct": 16, "scales": 16, "qat": 36, "eora": 16,
 }  # fmt: skip
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
@@ -41,7 +41,7 @@ OWN_TOKEN_BYTES = 6  # of text that the model writes, on disk
 # that takes about so many times what loading it takes.
 STEP_LOADS = 5.0
 # Seconds of a child process besides its work: its libraries.
-CHILD_SECONDS = {"gptq": 10.0, "scales": 7.0, "qat": 7.0, "eora": 14.0}
+CHILD_SECONDS = {"gptq": 10.0, "reconstruct": 7.0, "scales": 7.0, "qat": 7.0, "eora": 14.0}
 
 
 @dataclass
@@ -111,7 +111,7 @@ def preflight(
             ))  # fmt: skip
             chain.append(now)
             continue
-        if stage.kind == "eora" and facts.quantized:
+        if stage.kind in NEED_FLOATS and facts.quantized:
             problems.append((
                 UnsupportedModel,
                 f"[{stage.name}] needs the float model, but the one given is already quantised",

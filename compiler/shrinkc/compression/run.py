@@ -39,7 +39,13 @@ from shrinkc.compression.run_directory import (
 )
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
-from shrinkc.compression.stages import ON_INTEGERS, StepContext, StepReport, stage_module
+from shrinkc.compression.stages import (
+    AFTER_GPTQ,
+    ON_INTEGERS,
+    StepContext,
+    StepReport,
+    stage_module,
+)
 from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
     StepRecord,
@@ -501,9 +507,7 @@ def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
     """With the stage gptq that a budget will put before stages that work on integers."""
     if recipe.budget is None or any(s.kind == "gptq" for s in recipe.stages):
         return recipe
-    first = next(
-        (i for i, s in enumerate(recipe.stages) if s.kind in ("scales", "qat", "eora")), None
-    )
+    first = next((i for i, s in enumerate(recipe.stages) if s.kind in AFTER_GPTQ), None)
     if first is None:
         return recipe
     from shrinkc.compression.budget import gptq_settings

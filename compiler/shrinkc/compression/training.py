@@ -31,61 +31,47 @@ CLIP = 1.0  # of the gradient's norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What every kind of training has.
+class StepSettings:
+    """What every kind of training has: its text, and steps on it.
 
     Text comes from ``text`` (else from the calibration's), cut into windows of ``length`` tokens;
-    every epoch cuts at another place and shuffles.  ``samples`` windows in all, or ``epochs`` over
-    the text.  A step is ``batch`` windows, ``micro_batch`` at a time.  AdamW; ``learning_rate``
-    rises over the first ``warmup`` of all steps and falls like a cosine.  ``dtype`` is that of the
-    computation; what is trained and its optimiser are float32.
-
-    ``distill``: weight of the Kullback-Leibler divergence to a teacher; the rest is on the text's
-    tokens.  ``train_norms``: norm gains are trained as well.
+    every time the text is used up it is cut at another place and shuffled.  ``samples`` windows in all.
+    A step is ``batch`` windows.  AdamW; ``learning_rate`` rises over the first ``warmup`` of
+    all steps and falls like a cosine.  ``dtype`` is that of the computation; what is trained and its
+    optimiser are float32.
     """
 
     text: tuple[str, ...] = ()
     samples: int | None = None
-    epochs: float | None = None
     batch: int = 8
-    micro_batch: int = 1
     length: int = 512
     learning_rate: float = 2e-4
     warmup: float = 0.03
-    weight_decay: float = 0.0
     dtype: str = "bfloat16"
-    distill: float = 0.0
-    train_norms: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.epochs is not None:
-            raise BadRecipe("one of samples and epochs is allowed; both are given.")
-        between("samples", self.samples or 1, 1)
-        between("epochs", 1.0 if self.epochs is None else self.epochs, 1e-3)
+        between("samples", 1 if self.samples is None else self.samples, 1)
         between("batch", self.batch, 1)
-        between("micro_batch", self.micro_batch, 1)
-        if self.batch % self.micro_batch:
-            raise BadRecipe(
-                f"micro_batch = {self.micro_batch}; a divisor of batch = {self.batch} is allowed."
-            )
         between("length", self.length, 8)
         between("learning_rate", self.learning_rate, 1e-8, 1.0)
         between("warmup", self.warmup, 0, 1)
-        between("weight_decay", self.weight_decay, 0, 1)
         one_of("dtype", self.dtype, ("bfloat16", "float32"))
-        between("distill", self.distill, 0, 1)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the calibration's text is trained on."""
         return not self.text
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0."""
+    def share(self, step: int, steps: int) -> float:
+        """Of its rate, in a step, counted from 0."""
         warm = max(1, round(self.warmup * steps))
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.learning_rate * self.share(step, steps)
 
     def length_problems(self, facts: ModelFacts) -> list[str]:
         """Windows that are longer than the model's context."""
@@ -94,14 +80,43 @@ class TrainingSettings:
         return []
 
 
-def text_hashes(settings: TrainingSettings, kind: str) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(StepSettings):
+    """Of training a whole model: ``epochs`` over the text in place of ``samples``; of the windows of a step
+    ``micro_batch`` at a time.
+
+    ``distill``: weight of the Kullback-Leibler divergence to a teacher; the rest is on the text's
+    tokens.  ``train_norms``: norm gains are trained as well.
+    """
+
+    epochs: float | None = None
+    micro_batch: int = 1
+    weight_decay: float = 0.0
+    distill: float = 0.0
+    train_norms: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples is not None and self.epochs is not None:
+            raise BadRecipe("one of samples and epochs is allowed; both are given.")
+        between("epochs", 1.0 if self.epochs is None else self.epochs, 1e-3)
+        between("micro_batch", self.micro_batch, 1)
+        if self.batch % self.micro_batch:
+            raise BadRecipe(
+                f"micro_batch = {self.micro_batch}; a divisor of batch = {self.batch} is allowed."
+            )
+        between("weight_decay", self.weight_decay, 0, 1)
+        between("distill", self.distill, 0, 1)
+
+
+def text_hashes(settings: StepSettings, kind: str) -> dict[str, str]:
     """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
     files = tuple(source for source in settings.text if not is_self(source))
     return {t.name: t.sha256 for t in read_texts(files, f"{kind}.text")} if files else {}
 
 
 def check_texts(
-    settings: TrainingSettings, kind: str, calibration: Calibration, tokenizer: Any
+    settings: StepSettings, kind: str, calibration: Calibration, tokenizer: Any
 ) -> list[str]:
     """Notes on the text; BadData when it is too short or repeats itself."""
     key = f"{kind}.text"
@@ -159,6 +174,21 @@ class Windows:
             yield torch.stack([self.sample(first + i) for i in range(micro)])
 
 
+def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: Any) -> Windows:
+    """Those of the texts of a stage."""
+    key, calibration = f"{kind}.text", step.calibration
+    texts = read_texts(settings.text or calibration.text, key, calibration.own)
+    return Windows(encode_texts(texts, tokenizer), settings.length, step.seed, key)
+
+
+def load_to_train(source: Path, settings: StepSettings, device: str) -> Loaded:
+    """The model of a directory, frozen, in the dtype of the computation."""
+    loaded = load(source, dtype=settings.dtype, device=device)
+    if device == "cpu" and settings.dtype == "bfloat16":
+        use_products(loaded.model)
+    return loaded
+
+
 class Training:
     """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
 
@@ -179,7 +209,7 @@ class Training:
         import torch
 
         self.settings, self.step, self.kind = settings, step, kind
-        loaded = self._loaded(step.source)
+        loaded = load_to_train(step.source, settings, step.device)
         self.tokenizer = loaded.tokenizer
         prepare(loaded.model)
         self.model = loaded.model.train()
@@ -194,16 +224,10 @@ class Training:
         self.teacher: Any = None
         if settings.distill:
             source = teacher or step.source
-            self.teacher = self._loaded(source).model
+            self.teacher = load_to_train(source, settings, step.device).model
             if step.tokens is not None and source == step.teacher:
                 keep_rows(self.teacher, step.tokens)
         self.losses: list[float] = []
-
-    def _loaded(self, source: Path) -> Loaded:
-        loaded = load(source, dtype=self.settings.dtype, device=self.step.device)
-        if self.step.device == "cpu" and self.settings.dtype == "bfloat16":
-            use_products(loaded.model)
-        return loaded
 
     def train(self) -> dict[str, Any]:
         """Trains on, from the saved state if there is one.
@@ -211,11 +235,8 @@ class Training:
         Returns facts for step.json: steps, tokens, epochs, trainable numbers, and the loss curve in
         nats per token.
         """
-        settings, key = self.settings, f"{self.kind}.text"
-        calibration = self.step.calibration
-        texts = read_texts(settings.text or calibration.text, key, calibration.own)
-        ids = encode_texts(texts, self.tokenizer)
-        windows = Windows(ids, settings.length, self.step.seed, key)
+        settings = self.settings
+        windows = windows_of(settings, self.step, self.kind, self.tokenizer)
         samples = settings.samples or DEFAULT_SAMPLES
         if settings.epochs is not None:
             samples = round(settings.epochs * windows.per_epoch)

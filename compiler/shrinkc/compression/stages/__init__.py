@@ -31,10 +31,21 @@ from shrinkc.compression.stages.context import StepContext, StepReport
 if TYPE_CHECKING:
     from shrinkc.compression.facts import ModelFacts
 
-__all__ = ["KINDS", "ON_INTEGERS", "StageModule", "StepContext", "StepReport", "stage_module"]
+__all__ = [
+    "AFTER_GPTQ",
+    "KINDS",
+    "NEED_FLOATS",
+    "ON_INTEGERS",
+    "StageModule",
+    "StepContext",
+    "StepReport",
+    "stage_module",
+]
 
-KINDS = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "scales", "qat", "eora")
-ON_INTEGERS = ("gptq", "scales", "qat", "eora")  # stages that give a quantised model
+AFTER_GPTQ = ("reconstruct", "scales", "qat", "eora")  # stages that take a quantised model
+ON_INTEGERS = ("gptq", *AFTER_GPTQ)  # stages that give one
+KINDS = ("vocabulary", "depth", "width", "lora", "equalize", *ON_INTEGERS)
+NEED_FLOATS = ("reconstruct", "eora")  # stages that look at the float model as well
 
 
 class StageModule(Protocol):

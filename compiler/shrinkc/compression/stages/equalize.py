@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, embed, keep, rope, watched
+from shrinkc.compression.blocks import batches, embed, keep, restore, rope, watched
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
@@ -134,7 +133,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             # the layer as it was: it gives the same with scales as without
             moments, hidden = watched(layer, hidden, tables, names)
             if state.exists():
-                facts.append(_restore(layer, state))
+                facts.append(restore(layer, state))
                 continue
             facts.append({})
             for site in places:
@@ -301,14 +300,3 @@ def _repeated(scale: Any, site: Site) -> Any:
     """[rows of the maker] -> [inputs of the readers]"""
     parts = scale.view(site.heads, 1, -1)
     return parts.expand(-1, site.shared, -1).flatten()
-
-
-# ---- state of an interrupted run ----
-
-
-def _restore(layer: Any, file: Path) -> dict[str, Any]:
-    import torch
-
-    state = torch.load(file, weights_only=True)
-    layer.load_state_dict(state["weights"])
-    return dict(state["facts"])

@@ -25,6 +25,7 @@ from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
 from shrinkc.compression.stages.gptq import WORKER
 from shrinkc.compression.training import (
+    StepSettings,
     Training,
     TrainingSettings,
     check_texts,
@@ -95,7 +96,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     return StepReport(facts)
 
 
-def quantised_problems(settings: TrainingSettings, facts: ModelFacts, stage: str) -> list[str]:
+def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) -> list[str]:
     """No quantised model; windows that are longer than the model's context."""
     problems = settings.length_problems(facts)
     if not facts.quantized:

@@ -1,0 +1,261 @@
+"""The stage reconstruct: what a block's error is, what training it brings, and what it writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.compress.quantising import (
+    COARSE,
+    MIXED,
+    STORIES,
+    context,
+    loss,
+    quantised,
+    run_stage,
+    write_text,
+)
+
+from helpers.interrupting import InterruptAt
+from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.stages import qat, reconstruct, scales
+from shrinkc.core.errors import BadRecipe, TrainingDiverged
+from shrinkc.importer.gptq import read_gptq
+
+torch = pytest.importorskip("torch")
+
+FAST = {"length": 64, "batch": 4, "samples": 64, "dtype": "float32"}
+
+
+def trained(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[Path, dict[str, Any]]:
+    """The directory that the stage leaves, and the facts of its record."""
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    step, report = run_stage(
+        folder, "reconstruct", source, {**FAST, **settings}, unquantized=STORIES
+    )
+    return step.out, report.parameters
+
+
+def test_the_error_by_hand() -> None:
+    """Of each token relative to its own size, channels as the norms behind let them through."""
+    rng = np.random.default_rng(0)
+    target, given = rng.normal(size=(2, 3, 4, 8)) * np.array([1.0, 100.0, 1e-3])[:, None, None]
+    gains = rng.uniform(0, 2, 8)
+    wanted = [
+        sum((gains[c] * (given[w, t, c] - target[w, t, c])) ** 2 for c in range(8))
+        / sum((gains[c] * target[w, t, c]) ** 2 for c in range(8))
+        for w in (2, 0)
+        for t in range(4)
+    ]
+    error = reconstruct.Error(torch.tensor(target), torch.tensor(gains))
+    which = torch.tensor([2, 0])
+    got = float(error.of(torch.tensor(given)[which], which))
+    assert got == pytest.approx(np.mean(wanted), rel=1e-5)
+    assert float(error.of(torch.tensor(target)[which], which)) == 0
+
+
+def test_channels_that_no_norm_lets_through_count_for_nothing() -> None:
+    model = load(STORIES).model
+    with torch.no_grad():
+        for number, norm in enumerate(m for n, m in model.named_modules() if n.endswith("norm")):
+            norm.weight[:] = number + 1.0
+            norm.weight[5] = 0
+    last = reconstruct.gains_behind(model, 4)
+    assert last.tolist() == [0 if c == 5 else 11 for c in range(len(last))]
+    fourth = reconstruct.gains_behind(model, 3)
+    assert float(fourth[0]) == pytest.approx(np.sqrt((9**2 + 10**2 + 11**2) / 3)) and fourth[5] == 0
+
+
+def test_every_block_comes_nearer(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    out, facts = trained(tmp_path / "a", source, monkeypatch)
+    assert len(facts["blocks"]) == 5
+    assert all(0 < b["after"] < b["before"] for b in facts["blocks"]), facts["blocks"]
+    text = write_text(tmp_path)
+    assert loss(out, text) < loss(source, text) - 0.05
+    assert facts_of(out).packed_bytes == facts_of(source).packed_bytes
+
+
+def test_more_comes_back_than_from_qat_on_as_many_windows(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, text = quantised(tmp_path_factory, "coarse", COARSE), write_text(tmp_path)
+    out, _ = trained(tmp_path / "a", source, monkeypatch)
+    settings = {**FAST, "weight_rate": 1e-2, "micro_batch": 4, "learning_rate": 2e-3}
+    teacher = {"unquantized": STORIES, "teacher": STORIES}
+    step, _ = run_stage(tmp_path / "b", "qat", source, settings, **teacher)
+    assert loss(out, text) < loss(step.out, text)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
+def test_only_integers_scales_and_gains_change(
+    name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Groups of 2 bit; and all widths, with rows of one scale and the order that act-order left; and what is
+    written is what was trained."""
+    source = quantised(tmp_path_factory, name, kind)
+    kept = {}
+
+    class Spy(reconstruct.Streams):
+        def go_on(self, layer: Any, floats: Any, settings: Any) -> None:
+            super().go_on(layer, floats, settings)
+            kept["end"] = self.given
+
+    monkeypatch.setattr(reconstruct, "Streams", Spy)
+    out, facts = trained(tmp_path / "a", source, monkeypatch, samples=16, weight_rate=3e-2)
+    before, after = read_gptq(source), read_gptq(out)
+    assert before.keys() == after.keys()
+    layers = [n for n in before if n.startswith("model.layers.")]
+    changed = sum(int((after[n].q != before[n].q).sum()) for n in layers)
+    assert facts["integers_changed"] == pytest.approx(
+        changed / sum(before[n].q.size for n in layers), abs=1e-6
+    )
+    assert 0.001 < facts["integers_changed"] < 0.2
+    for module, new in after.items():
+        old = before[module]
+        assert (new.bits, new.group) == (old.bits, old.group) and (new.scale > 0).all()
+        assert (new.scale != old.scale).any() == (module in layers)
+        np.testing.assert_allclose(new.offset / new.scale, old.offset / old.scale, rtol=1e-3)
+        np.testing.assert_array_equal(
+            new.order if old.order is not None else [], [] if old.order is None else old.order
+        )
+    # the stream of what loads, behind its last block, is that of what was trained
+    loaded = load(out)
+    step = context(tmp_path / "c", source)
+    settings = reconstruct.Settings(**FAST)
+    windows = reconstruct.windows_of(settings, step, "reconstruct", loaded.tokenizer)
+    loaded.model.model.norm = torch.nn.Identity()
+    with torch.no_grad():
+        found = loaded.model.model(windows.sample(0)[None]).last_hidden_state
+    # scales and gains are stored in 16 bit
+    torch.testing.assert_close(found[0], kept["end"][0], rtol=2e-2, atol=5e-2)
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C within a block, then SIGKILL once another block is kept."""
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    text = write_text(tmp_path)
+    settings = reconstruct.Settings(text=(text,), **FAST)
+    whole = context(tmp_path / "whole", source, unquantized=STORIES)
+    reconstruct.run(settings, whole)
+    parts = context(tmp_path / "parts", source, unquantized=STORIES)
+    parts.reporter = InterruptAt("reconstruct", 19)  # 16 steps a block
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct.run(settings, parts)
+    assert not any(parts.out.iterdir())
+    assert [f.name for f in parts.scratch.iterdir()] == ["block0.pt"]
+    program = (
+        "import sys, torch\nfrom pathlib import Path\nfrom tests.compress.test_reconstruct import *\n"
+        "torch.set_num_threads(1)\nfolder, source, text = map(Path, sys.argv[1:])\n"
+        "step = context(folder / 'x', source, unquantized=STORIES)\nstep.scratch = folder / 'scratch'\n"
+        "reconstruct.run(reconstruct.Settings(text=(str(text),), **FAST), step)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "parts"), str(source), text],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    deadline = time.monotonic() + 100
+    while child.poll() is None and time.monotonic() < deadline:
+        if (parts.scratch / "block2.pt").exists():
+            break
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    parts.reporter = whole.reporter
+    reconstruct.run(settings, parts)
+    for file in whole.out.iterdir():
+        assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
+
+
+RECIPE = """
+[calibration]
+text = ["self:2k"]
+samples = 16
+length = 64
+[self_text]
+length = 64
+batch = 16
+[gptq]
+bits = 2
+group = 32
+sym = false
+[reconstruct]
+samples = 16
+length = 64
+"""
+
+
+def test_a_recipe_from_its_own_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file, out = tmp_path / "r.toml", tmp_path / "run"
+    file.write_text(RECIPE)
+    command = ["compress", str(STORIES), "--recipe", str(file), "-o", str(out), "--dry-run"]
+    assert run_cli(command) == 0 and not out.exists()
+    # without what the integers were made from there is nothing to come nearer to
+    file.write_text(RECIPE.replace("[gptq]\nbits = 2\ngroup = 32\nsym = false\n", ""))
+    command[1] = str(quantised(tmp_path_factory, "coarse", COARSE))
+    capsys.readouterr()
+    assert run_cli(command) != 0
+    assert "[reconstruct] needs the float model" in capsys.readouterr().err
+
+
+def test_it_loads_and_compiles(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    step, _ = run_stage(
+        tmp_path / "a", "reconstruct", source, {**FAST, "samples": 8}, unquantized=STORIES
+    )
+    program = str(tmp_path / "program")
+    assert run_cli(["compile", str(step.out), "-o", program]) == 0
+    assert run_cli(["run", program, "--on", "host", "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+def test_a_training_that_diverges(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = reconstruct.Error.of, []
+
+    def broken(self: Any, given: Any, which: Any) -> Any:
+        calls.append(1)
+        return plain(self, given, which) * (float("nan") if len(calls) == 42 else 1)
+
+    monkeypatch.setattr(reconstruct.Error, "of", broken)
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    step = context(tmp_path / "a", source, unquantized=STORIES)
+    with pytest.raises(
+        TrainingDiverged, match="error after . steps of block 1 is not finite"
+    ) as caught:
+        reconstruct.run(reconstruct.Settings(**FAST), step)
+    assert caught.value.exit_code == 55 and "reconstruct.learning_rate" in str(caught.value)
+    assert not any(step.out.iterdir())
+    assert [f.name for f in step.scratch.iterdir()] == ["block0.pt"]
+
+
+def test_refusals(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(BadRecipe, match="weight_rate = 2"):
+        reconstruct.Settings(weight_rate=2.0)
+    with pytest.raises(BadRecipe, match="samples = 0"):
+        reconstruct.Settings(samples=0)
+    (problem,) = reconstruct.preflight(reconstruct.Settings(), facts_of(STORIES))
+    assert "needs a quantised model" in problem
+    source = quantised(tmp_path_factory, "coarse", COARSE)
+    facts = facts_of(source)
+    assert "context is 512" in reconstruct.preflight(reconstruct.Settings(length=1024), facts)[0]
+    assert qat.preflight(qat.Settings(), facts) == []
