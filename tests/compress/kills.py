@@ -3,9 +3,10 @@ that nothing disturbed.
 
     PYTHONPATH=compiler:tests python -m compress.kills -n 20 --seed 1
 
-A run of the example goes through a text that the model writes itself, all stages but scales and eora, and evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
-command then goes on, and is killed again, until it ends, and the next run begins.  Ends with 1 where a file of a run
-is another than undisturbed, or a command ends with anything but success.
+A run of the example goes through a text that the model writes itself, all stages but scales and eora, and
+evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
+command then goes on, and is killed again, until it ends, and the next run begins.  Ends with 1 where a file of a
+run is another than undisturbed, or a command ends with anything but success.
 """
 
 from __future__ import annotations

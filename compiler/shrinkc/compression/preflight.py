@@ -121,14 +121,14 @@ def preflight(
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
     notes += _grid_notes(recipe)
-    slowed = _slowed(recipe, loaded.model.device.type)
-    notes += _dtype_notes(slowed)
+    ratios = _ratios(recipe, loaded.model.device.type)
+    notes += _dtype_notes(ratios)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
     if recipe.evaluate is not None:
         problems += _evaluation_problems(recipe.evaluate)
     estimate = None
     if not problems:
-        estimate = _estimate(recipe, chain, calibration, loaded, done, loading, slowed)
+        estimate = _estimate(recipe, chain, calibration, loaded, done, loading, ratios)
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -183,20 +183,20 @@ SLOW = 1.5
 """Times as long as in float32 from which on it is said that a device computes in bfloat16."""
 
 
-def _slowed(recipe: Recipe, device: str) -> dict[str, float]:
-    """Tables of the recipe that compute in bfloat16 on a CPU without instructions for it: times as long as in
-    float32."""
+def _ratios(recipe: Recipe, device: str) -> dict[str, float]:
+    """Tables of the recipe that compute in bfloat16 on a CPU: times as long as in float32, which is less than
+    once where it has instructions for it."""
     own = {"self_text": recipe.self_text} if recipe.own_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
     if not names or device != "cpu":
         return {}
     forward, training = bfloat16_ratios()
-    slowed = {name: forward if name in own else training for name in names}
-    return {name: ratio for name, ratio in slowed.items() if ratio >= SLOW}
+    return {name: forward if name in own else training for name in names}
 
 
-def _dtype_notes(slowed: Mapping[str, float]) -> list[str]:
+def _dtype_notes(ratios: Mapping[str, float]) -> list[str]:
+    slowed = {name: ratio for name, ratio in ratios.items() if ratio >= SLOW}
     if not slowed:
         return []
     listed = ", ".join(f"[{name}]" for name in slowed)
@@ -288,19 +288,19 @@ def _estimate(
     loaded: Any,
     done: int,
     loading: float,
-    slowed: Mapping[str, float],
+    ratios: Mapping[str, float],
 ) -> Estimate:
-    """Time scales with the parameters that a token passes, and as ``_slowed`` says; evaluation counts its
+    """Time scales with the parameters that a token passes, and as ``_ratios`` says; evaluation counts its
     perplexity only."""
     alone, now = seconds_per_token(loaded.model)
-    if recipe.run.dtype == "bfloat16":  # what was timed is as slow itself
-        slowed = {}
+    if recipe.run.dtype == "bfloat16":  # what was timed takes as long itself
+        ratios = {}
     step = STEP_LOADS * loading * alone / now
     seconds, disk, memory = 0.0, 0, 0
     own = calibration.own
     if own is not None and done < len(recipe.stages):
         left = max(0, recipe.own_tokens() - own.written())
-        seconds += left * TOKEN_COST * alone * slowed.get("self_text", 1.0)
+        seconds += left * TOKEN_COST * alone * ratios.get("self_text", 1.0)
         disk += left * OWN_TOKEN_BYTES
         memory = _writing_memory(own.settings, chain[0]) if left else 0
     for number, stage in enumerate(recipe.stages):
@@ -311,7 +311,7 @@ def _estimate(
         tokens = 6.0 * calibration.samples * calibration.length
         if hasattr(module, "work"):
             tokens = module.work(stage.settings, before, calibration)
-        tokens *= slowed.get(stage.name, 1.0)
+        tokens *= ratios.get(stage.name, 1.0)
         tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
         seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
         seconds += CHILD_SECONDS.get(stage.kind, 0.0)
