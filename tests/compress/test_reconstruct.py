@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -77,11 +78,14 @@ def test_channels_that_no_norm_lets_through_count_for_nothing() -> None:
     assert float(fourth[0]) == pytest.approx(np.sqrt((9**2 + 10**2 + 11**2) / 3)) and fourth[5] == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_block_comes_nearer(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    dtype: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With more windows than the text has, and fewer in the last step."""
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    out, facts = trained(tmp_path / "a", source, monkeypatch)
+    out, facts = trained(tmp_path / "a", source, monkeypatch, samples=90, dtype=dtype)
     assert len(facts["blocks"]) == 5
     assert all(0 < b["after"] < b["before"] for b in facts["blocks"]), facts["blocks"]
     text = write_text(tmp_path)
@@ -111,9 +115,9 @@ def test_only_integers_scales_and_gains_change(
     kept = {}
 
     class Spy(reconstruct.Streams):
-        def go_on(self, layer: Any, floats: Any, settings: Any) -> None:
-            super().go_on(layer, floats, settings)
-            kept["end"] = self.given
+        def __init__(self, given: Any, *rest: Any) -> None:
+            super().__init__(given, *rest)
+            kept["end"] = given  # each block puts what it gives in its place
 
     monkeypatch.setattr(reconstruct, "Streams", Spy)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=16, weight_rate=3e-2)
@@ -145,14 +149,16 @@ def test_only_integers_scales_and_gains_change(
     torch.testing.assert_close(found[0], kept["end"][0], rtol=2e-2, atol=5e-2)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_killed_run_ends_as_an_undisturbed_one(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    dtype: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Ctrl-C within a block, then SIGKILL once another block is kept."""
     monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     text = write_text(tmp_path)
-    settings = reconstruct.Settings(text=(text,), **FAST)
+    settings = reconstruct.Settings(text=(text,), **{**FAST, "dtype": dtype})
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
     reconstruct.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES)
@@ -163,12 +169,12 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert [f.name for f in parts.scratch.iterdir()] == ["block0.pt"]
     program = (
         "import sys, torch\nfrom pathlib import Path\nfrom tests.compress.test_reconstruct import *\n"
-        "torch.set_num_threads(1)\nfolder, source, text = map(Path, sys.argv[1:])\n"
+        "torch.set_num_threads(1)\nfolder, source, text = map(Path, sys.argv[1:4])\n"
         "step = context(folder / 'x', source, unquantized=STORIES)\nstep.scratch = folder / 'scratch'\n"
-        "reconstruct.run(reconstruct.Settings(text=(str(text),), **FAST), step)"
+        "reconstruct.run(reconstruct.Settings(text=(str(text),), **{**FAST, 'dtype': sys.argv[4]}), step)"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "parts"), str(source), text],
+        [sys.executable, "-c", program, str(tmp_path / "parts"), str(source), text, dtype],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     deadline = time.monotonic() + 100
@@ -202,17 +208,43 @@ length = 64
 """
 
 
-def test_a_recipe_from_its_own_text(
+def test_a_run_comes_nearer_to_the_float_model_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one begins where the first one ended, and has the same target."""
+    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    loaded, plain = [], reconstruct.load_to_train
+
+    def spy(source: Path, *rest: Any) -> Any:
+        loaded.append(source.name)
+        return plain(source, *rest)
+
+    monkeypatch.setattr(reconstruct, "load_to_train", spy)
+    file, out = tmp_path / "r.toml", tmp_path / "run"
+    file.write_text(RECIPE + "[reconstruct-2]\nsamples = 16\nlength = 64\n")
+    assert run_cli(["compress", str(STORIES), "--recipe", str(file), "-o", str(out)]) == 0
+    assert loaded == ["01-gptq", "stories", "02-reconstruct", "stories"]
+    first, second = (
+        json.loads((out / f"0{n}" / "step.json").read_text())["parameters"]["blocks"]
+        for n in ("2-reconstruct", "3-reconstruct-2")
+    )
+    assert second[0]["before"] == pytest.approx(first[0]["after"], rel=2e-2)  # stored in 16 bit
+    assert second[0]["before"] != first[0]["before"]
+
+
+def test_what_cannot_come_before_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file, out = tmp_path / "r.toml", tmp_path / "run"
-    file.write_text(RECIPE)
     command = ["compress", str(STORIES), "--recipe", str(file), "-o", str(out), "--dry-run"]
+    file.write_text(RECIPE)
     assert run_cli(command) == 0 and not out.exists()
+    file.write_text(RECIPE.replace("[reconstruct]", "[eora]\nrank = 4\n[reconstruct]"))
+    assert run_cli(command) != 0
+    assert "[reconstruct] changes what the side paths of [eora]" in capsys.readouterr().err
     # without what the integers were made from there is nothing to come nearer to
     file.write_text(RECIPE.replace("[gptq]\nbits = 2\ngroup = 32\nsym = false\n", ""))
     command[1] = str(quantised(tmp_path_factory, "coarse", COARSE))
-    capsys.readouterr()
     assert run_cli(command) != 0
     assert "[reconstruct] needs the float model" in capsys.readouterr().err
 
@@ -244,6 +276,7 @@ def test_a_training_that_diverges(
     ) as caught:
         reconstruct.run(reconstruct.Settings(**FAST), step)
     assert caught.value.exit_code == 55 and "reconstruct.learning_rate" in str(caught.value)
+    assert "delete this step's folder in .scratch" in str(caught.value)
     assert not any(step.out.iterdir())
     assert [f.name for f in step.scratch.iterdir()] == ["block0.pt"]
 

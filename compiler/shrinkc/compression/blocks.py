@@ -58,12 +58,12 @@ def watched(
     return {name: total / tokens for name, total in sums.items()}, after
 
 
-def keep(layer: Any, facts: dict[str, Any], file: Path) -> None:
-    """Writes a block that a stage is through with, and what it found out; ``file`` appears whole."""
+def keep(weights: dict[str, Any], facts: dict[str, Any], file: Path) -> None:
+    """Writes the tensors of a block that a stage is through with, and what it found out; ``file`` appears whole."""
     import torch
 
     with new_file(file) as state:
-        torch.save({"weights": layer.state_dict(), "facts": facts}, state)
+        torch.save({"weights": weights, "facts": facts}, state)
 
 
 def restore(layer: Any, file: Path) -> dict[str, Any]:

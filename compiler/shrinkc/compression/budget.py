@@ -3,7 +3,7 @@
 Of all choices within the budget (:mod:`shrinkc.compression.choices`) it is the one with the least predicted cost: the
 sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured one by one.  Changes add up better when they
 are small; two layers that go together, or a narrow layer at few bits, may cost more than the sum says.
-What later stages win back (LoRA, EoRA) is not in the prediction.
+What later stages win back (LoRA, reconstruction, EoRA) is not in the prediction.
 """
 
 from __future__ import annotations

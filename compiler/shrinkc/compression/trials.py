@@ -20,7 +20,7 @@ from shrinkc.compression.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compression.preflight import settle
+from shrinkc.compression.preflight import order_problems, settle
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compression.run import compress, evaluation_plan
 from shrinkc.compression.run_directory import RUN, SOURCE
@@ -144,9 +144,11 @@ class Trials:
     def _problems(self, recipe: Recipe) -> list[str]:
         """What the stages say before any work, from the model's sizes alone."""
         facts, found = self._sizes(), list[str]()
-        for stage in recipe.stages:
+        for number, stage in enumerate(recipe.stages):
             module = stage_module(stage.kind)
-            found += [f"[{stage.name}] {text}" for text in module.preflight(stage.settings, facts)]
+            said = [*order_problems(stage, recipe.stages[:number], self._sizes())]
+            said += module.preflight(stage.settings, facts)
+            found += [f"[{stage.name}] {text}" for text in said]
             if found:
                 break
             if hasattr(module, "predict"):

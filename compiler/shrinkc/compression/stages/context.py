@@ -21,7 +21,7 @@ class StepContext:
     stage, for state that lets it go on.  ``log_dir``: for the output of child processes.
     ``teacher``: the model that was given to compress; ``tokens`` the ids of it that ``source`` still
     has, in the order of its own, None where those are all.  ``unquantized``: the last directory before
-    ``source`` with float weights (``source`` itself unless it is quantised), for EoRA.
+    ``source`` with float weights (``source`` itself unless it is quantised), for EoRA and ``reconstruct``.
     ``dtype``: of the measurements.
     """
 

@@ -139,7 +139,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             for site in places:
                 moment = moments[site.readers[0]]
                 facts[-1][site.readers[0]] = equalize(settings, layer, site, moment, stored)
-            keep(layer, facts[-1], state)
+            keep(layer.state_dict(), facts[-1], state)
             update(index + 1, len(layers))
     model.to(stored)
     save(model, loaded.tokenizer, step.out)

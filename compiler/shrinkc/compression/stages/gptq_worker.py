@@ -1,4 +1,4 @@
-"""The child process of ``gptq``, ``scales``, ``qat`` and ``eora``: the only place that runs GPTQModel.
+"""The child process of ``gptq`` and of the stages after it: the only place that runs GPTQModel.
 
 It reads one request (:func:`shrinkc.compression.child.receive`) and writes into the directory that
 the request names; what it prints is the stage's log.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from shrinkc.core.memory import freed_memory_kept
 from shrinkc.importer.model import QuantizedWeight
 
 KIND = "reconstruct"
+TINY = 1e-30  # of a mean square
 _MEASURED = 32  # windows on which a block's error is told
 
 
@@ -77,77 +78,99 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
-    """The residual streams of both models, before a block and after it."""
+    """The residual streams of both models."""
     size = 4 if settings.dtype == "float32" else 2
-    return 4 * size * settings.samples * settings.length * facts.config.hidden_size
+    return 2 * size * settings.samples * settings.length * facts.config.hidden_size
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint."""
+    weights = scales.quantised_matrices(step)
+    with freed_memory_kept():
+        found = _all_blocks(settings, step, weights)
+    moved = sum(int(np.count_nonzero(q != weights[name].q)) for name, q in found.integers.items())
+    share = moved / sum(q.size for q in found.integers.values())
+    integers = {name: (weights[name], q) for name, q in found.integers.items()}
+    scales.write_checkpoint(step, found.trained, integers)
+    scales.check_checkpoint(step, KIND, found.integers)
+    return StepReport({"blocks": found.facts, "integers_changed": round(share, 6)})
+
+
+@dataclass
+class Found:
+    """Of all blocks: name -> what was trained and is stored as it is, or relative to what is stored; module ->
+    integers [out, in] in stored order; and of each block its error before and after."""
+
+    trained: dict[str, Any] = field(default_factory=dict)
+    integers: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: list[dict[str, float]] = field(default_factory=list)
+
+
+def _all_blocks(
+    settings: Settings, step: StepContext, weights: dict[str, QuantizedWeight]
+) -> Found:
     import torch
 
     assert step.unquantized is not None  # the preflight asks for a float model
-    weights = scales.quantised_matrices(step)
     loaded = load_to_train(step.source, settings, step.device)
-    student = loaded.model
+    student, found = loaded.model, Found()
     whole = load_to_train(step.unquantized, settings, step.device).model
     windows = windows_of(settings, step, KIND, loaded.tokenizer)
     ids = torch.stack([windows.sample(i) for i in range(settings.samples)]).to(step.device)
     streams = Streams(embed(student, ids), embed(whole, ids), rope(whole, settings.length))
     steps = math.ceil(settings.samples / settings.batch)
     count = len(student.model.layers)
-    trained: dict[str, Any] = {}
-    integers: dict[str, np.ndarray] = {}
-    facts: list[dict[str, float]] = []
-    with freed_memory_kept(), step.reporter.stage(KIND) as update:
+    with step.reporter.stage(KIND) as update:
         for index in range(count):
             name = f"model.layers.{index}"
             layer, floats = student.model.layers[index], whole.model.layers[index]
-            own = {n: weights[n] for n in weights if n.startswith(f"{name}.")}
-            _through_the_rounding(layer, floats, name, own, settings, step.device)
-            target = streams.floats_after(floats, settings)
+            own = {
+                n.removeprefix(f"{name}."): weight
+                for n, weight in weights.items()
+                if n.startswith(f"{name}.")
+            }
+            _through_the_rounding(layer, floats, own, settings, step.device)
+            _pass(floats, streams.floats, streams.tables, settings)
             state = step.scratch / f"block{index}.pt"
             if state.exists():
-                facts.append(restore(layer, state))
+                found.facts.append(restore(layer, state))
             else:
-                error = Error(target, gains_behind(whole, index))
 
                 def tell(done: int, loss: float, index: int = index) -> None:
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
-                facts.append(_train(layer, streams, error, settings, index, step.seed, tell))
-                keep(layer, facts[-1], state)
+                error = Error(streams.floats, gains_behind(whole, index))
+                found.facts.append(_train(layer, streams, error, settings, index, step.seed, tell))
+                keep(_kept(layer, own), found.facts[-1], state)
             update((index + 1) * steps, count * steps)
-            streams.go_on(layer, target, settings)
-            for key, value in layer.state_dict().items():
-                module, _, kind = key.rpartition(".")
-                if kind == "latent":
-                    q = nearest(value, own[f"{name}.{module}"].bits)
-                    integers[f"{name}.{module}"] = q.cpu().numpy().astype(np.uint8)
-                elif module not in gains(layer):
-                    trained[f"{name}.{key}"] = value.float().cpu()
-            trained |= {f"{name}.{n}.weight": g.cpu() for n, g in gains(layer).items()}
-            # what was trained is not needed any more
+            _pass(layer, streams.given, streams.tables, settings)
+            for module in own:
+                trained = layer.get_submodule(module)
+                q = nearest(trained.latent.detach(), own[module].bits)
+                found.integers[f"{name}.{module}"] = q.cpu().numpy().astype(np.uint8)
+                found.trained[f"{name}.{module}.change"] = trained.change.detach().cpu()
+            found.trained |= {f"{name}.{n}.weight": g.cpu() for n, g in gains(layer).items()}
+            # both are not needed any more
             student.model.layers[index] = whole.model.layers[index] = torch.nn.Identity()
-    del student, whole, streams
-    moved = sum(int(np.count_nonzero(q != weights[name].q)) for name, q in integers.items())
-    share = moved / sum(q.size for q in integers.values())
-    scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
-    scales.check_checkpoint(step, KIND, integers)
-    return StepReport({"blocks": facts, "integers_changed": round(share, 6)})
+    return found
+
+
+def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
+    """The tensors of a block that is over: of its latents the integers, which are all that a forward pass takes."""
+    import torch
+
+    state = dict(layer.state_dict())
+    for module, weight in weights.items():
+        q = nearest(state[f"{module}.latent"], weight.bits)
+        state[f"{module}.latent"] = q.to(torch.uint8)
+    return state
 
 
 def _through_the_rounding(
-    layer: Any,
-    floats: Any,
-    name: str,
-    weights: dict[str, QuantizedWeight],
-    settings: Settings,
-    device: str,
+    layer: Any, floats: Any, weights: dict[str, QuantizedWeight], settings: Settings, device: str
 ) -> None:
     """Makes everything of ``layer`` that is trained a parameter; at first it is what it was."""
-    for full, weight in weights.items():
-        module = full.removeprefix(f"{name}.")
+    for module, weight in weights.items():
         given = floats.get_submodule(module).weight.detach().float().cpu().numpy()
         layer.set_submodule(module, rounded(weight, given, settings.dtype, device))
     train_norms(layer)
@@ -159,12 +182,13 @@ class Error:
 
     def __init__(self, target: Any, gains: Any) -> None:
         self.target, self.gains = target, gains
-        self.whole = _square(target, gains)
 
     def of(self, given: Any, which: Any) -> Any:
-        """The mean over the tokens of the windows ``which``; ``given`` is theirs."""
-        missed = _square(given.float() - self.target[which].float(), self.gains)
-        return (missed / self.whole[which]).mean()
+        """The mean over the tokens of the windows ``which``; ``given`` is theirs.  A token of which nothing
+        passes the norms counts for nothing."""
+        target = self.target[which].float()
+        whole = _square(target, self.gains).clamp_min(TINY)
+        return (_square(given.float() - target, self.gains) / whole).mean()
 
 
 def _square(x: Any, gains: Any) -> Any:
@@ -182,27 +206,23 @@ def gains_behind(model: Any, index: int) -> Any:
     return found.square().mean(0).sqrt()
 
 
+@dataclass(frozen=True)
 class Streams:
-    """The residual streams [windows, t, hidden] of both models before a block."""
+    """The residual streams [windows, t, hidden] before a block: what the trained blocks ``given``, and what their
+    ``floats`` did.  ``tables`` are RoPE's."""
 
-    def __init__(self, given: Any, floats: Any, tables: Any) -> None:
-        self.given, self.floats, self.tables = given, floats, tables
+    given: Any
+    floats: Any
+    tables: Any
 
-    def floats_after(self, layer: Any, settings: Settings) -> Any:
-        """What the float block gives; it takes the next one's place with :meth:`go_on`."""
-        return self._after(layer, self.floats, settings)
 
-    def go_on(self, layer: Any, floats: Any, settings: Settings) -> None:
-        """Behind the trained block, and the float one's result."""
-        self.given, self.floats = self._after(layer, self.given, settings), floats
+def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
+    """Puts in place of a stream what a block makes of it."""
+    import torch
 
-    def _after(self, layer: Any, hidden: Any, settings: Settings) -> Any:
-        import torch
-
-        with torch.no_grad():
-            return torch.cat(
-                [_block(layer, part, self.tables, settings) for part in batches(hidden)]
-            )
+    with torch.no_grad():
+        for part in batches(stream):
+            part.copy_(_block(layer, part, tables, settings))
 
 
 def _block(layer: Any, hidden: Any, tables: Any, settings: Settings) -> Any:
@@ -253,7 +273,7 @@ def _train(
         loss = error.of(_block(layer, streams.given[which], streams.tables, settings), which)
         loss.backward()
         if not math.isfinite(loss.item()):
-            raise _diverged(index, number)
+            raise _diverged(index, number, settings.dtype)
         for group in optimizer.param_groups:
             group["lr"] = settings.share(number, len(parts)) * group["whole"]
         optimizer.step()
@@ -261,12 +281,18 @@ def _train(
         tell(number + 1, loss.item())
     after = measured()
     if not math.isfinite(after):
-        raise _diverged(index, len(parts))
+        raise _diverged(index, len(parts), settings.dtype)
     return {"before": before, "after": after}
 
 
-def _diverged(index: int, step: int) -> TrainingDiverged:
+def _diverged(index: int, step: int, dtype: str) -> TrainingDiverged:
+    if step:
+        hint = f"lower {KIND}.learning_rate and weight_rate"
+    else:
+        hint = (
+            f'dtype = "float32" for {KIND} may help' if dtype != "float32" else "look at the model"
+        )
     return TrainingDiverged(
         f"{KIND}: the error after {step} steps of block {index} is not finite.",
-        f"lower {KIND}.learning_rate and weight_rate; the blocks before it, and the steps, stay as they are.",
+        f"{hint}, and delete this step's folder in .scratch of the run to begin it again; the steps before it stay.",
     )

@@ -116,7 +116,7 @@ def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, Qua
     if find_adapter(step.source) is not None:
         raise UnsupportedModel(
             f"{step.source} has an adapter, which was made for the scales as they are.",
-            "put the stage eora after scales and qat.",
+            "put the stage eora after reconstruct, scales and qat.",
         )
     found = read_gptq(step.source)
     return {

@@ -143,7 +143,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             else:
                 prune = _zero if settings.method == PATTERN else _narrow
                 facts.append(prune(settings, model.config, layer, hidden, tables))
-                keep(layer, facts[-1], state)
+                keep(layer.state_dict(), facts[-1], state)
             hidden = [block(layer, h, tables) for h in hidden]
             if index >= finished:
                 update(index + 1, len(layers))
