@@ -119,6 +119,23 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     assert "text.txt has other content" in said
 
 
+def test_an_order_that_cannot_work_is_refused_before_any_work(
+    explore: Run, recipe: Path, tmp_path: Path
+) -> None:
+    later = """[gptq]
+group = 32
+[eora]
+rank = 4
+[reconstruct]
+samples = 2
+length = 32
+[explore]"""
+    recipe.write_text(RECIPE.replace("[explore]", later))
+    code, _, said = explore("--trials", "1")
+    assert code != 0 and "[reconstruct] changes what the side paths of [eora]" in said
+    assert not list((tmp_path / "out").rglob("0[1-9]-*"))
+
+
 def test_figures_of_another_protocol_are_no_references(
     explore: Run, recipe: Path, tmp_path: Path
 ) -> None:
