@@ -25,6 +25,16 @@ class Row:
     before: float | None
 
 
+RIGHTWARDS, LEFTWARDS = 7.0, -20.0  # from a mark to the box of its number, 13 wide and 11 high
+
+
+def _free(taken: list[tuple[float, float]], x: float, y: float) -> tuple[float, float]:
+    """The first place from ``y`` downwards that no other number has."""
+    while any(abs(x - a) < 13 and abs(y - b) < 11 for a, b in taken):
+        y += 1
+    return x, y
+
+
 def rows() -> list[Row]:
     """Those of the table, the model as it is first."""
     page = PAGE.read_text(encoding="utf-8")
@@ -34,7 +44,7 @@ def rows() -> list[Row]:
         cells = [cell.strip().strip("*") for cell in line.strip("| ").split("|")]
         if len(cells) > 4 and re.fullmatch(r"[\d.]+", cells[1]):
             before = float(cells[4]) if re.fullmatch(r"[\d.]+", cells[4]) else None
-            found.append(Row(cells[0], float(cells[1]), float(cells[3]), before))
+            found.append(Row(cells[0].replace("`", ""), float(cells[1]), float(cells[3]), before))
     return found
 
 
@@ -73,6 +83,7 @@ def quality() -> str:
             kind="soft",
         ),
     ]
+    numbers: list[tuple[float, float]] = []
     for i, r in enumerate(others):
         at, ours = x(r.mb), y(r.bits_per_byte)
         if r.before is not None:
@@ -81,15 +92,12 @@ def quality() -> str:
                 f'<path class="line" d="M{at:.1f},{before:.1f} V{ours:.1f}"/>',
                 f'<circle class="b" cx="{at:.1f}" cy="{before:.1f}" r="5"/>',
             ]
+        sides = [_free(numbers, at + shift, ours + 4) for shift in (RIGHTWARDS, LEFTWARDS)]
+        place = min(sides, key=lambda p: p[1])  # the side where it stays nearest to its mark
+        numbers.append(place)
         out += [
             f'<circle class="a" cx="{at:.1f}" cy="{ours:.1f}" r="5"/>',
-            text(
-                at + (9 if i % 2 == 0 else -9),
-                ours + 4,
-                str(i + 1),
-                size=11,
-                at="end" if i % 2 else "start",
-            ),
+            text(place[0] + 6.5, place[1], str(i + 1), size=11, at="middle"),
         ]
     out += [
         f'<circle class="b" cx="{RIGHT - 220:g}" cy="{TOP:g}" r="5"/>',
