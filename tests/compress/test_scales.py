@@ -111,7 +111,7 @@ def test_refusals(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> N
     (with_adapter / "eora").mkdir(parents=True)
     (with_adapter / "eora" / "adapter_config.json").write_text("{}")
     step.source = with_adapter
-    with pytest.raises(UnsupportedModel, match="put the stage eora after scales"):
+    with pytest.raises(UnsupportedModel, match="put the stage eora after reconstruct, scales"):
         scales.run(scales.Settings(), step)
 
 
