@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.stages import StepContext, StepReport, stage_module
 from shrinkc.core.progress import Update
+from shrinkc.importer.model import QuantizedWeight
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
@@ -112,6 +118,46 @@ def quantised(factory: pytest.TempPathFactory, name: str, settings: dict[str, An
         if not folder.exists():
             run_stage(folder, "gptq", STORIES, settings)
     return folder / "out"
+
+
+RECIPE = """
+[calibration]
+text = ["self:2k"]
+samples = 16
+length = 64
+[self_text]
+length = 64
+batch = 16
+[gptq]
+bits = 2
+group = 32
+sym = false
+"""
+
+
+def same_formats(before: dict[str, QuantizedWeight], after: dict[str, QuantizedWeight]) -> None:
+    """Asserts that only integers, and scales that stay positive, differ."""
+    assert before.keys() == after.keys() and before
+    for module, new in after.items():
+        old = before[module]
+        assert (new.bits, new.group) == (old.bits, old.group) and (new.scale > 0).all()
+        np.testing.assert_allclose(new.offset / new.scale, old.offset / old.scale, rtol=1e-3)
+        assert (new.order is None) == (old.order is None)
+        if new.order is not None:
+            np.testing.assert_array_equal(new.order, old.order)
+
+
+def kill_when(program: str, arguments: Sequence[str], happened: Callable[[], bool]) -> None:
+    """Runs Python code in a process of its own, and kills it once something has happened."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    deadline = time.monotonic() + 100
+    while child.poll() is None and time.monotonic() < deadline and not happened():
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
 
 
 def loss(directory: Path, text: str, *, first: int = 0) -> float:

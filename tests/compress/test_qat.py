@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +12,14 @@ import pytest
 from tests.compress.quantising import (
     COARSE,
     MIXED,
+    RECIPE,
     STORIES,
     context,
+    kill_when,
     loss,
     quantised,
     run_stage,
+    same_formats,
     write_text,
 )
 
@@ -171,14 +169,7 @@ def test_only_integers_and_scales_change(
     assert all((after[n].q != before[n].q).any() for n in tables)
     assert facts["integers_changed"] == pytest.approx(changed / count, abs=1e-6)
     assert 0.001 < changed / count < 0.2
-    assert before.keys() == after.keys()
-    for module, new in after.items():
-        old = before[module]
-        assert (new.bits, new.group) == (old.bits, old.group) and (new.scale > 0).all()
-        np.testing.assert_allclose(new.offset / new.scale, old.offset / old.scale, rtol=1e-3)
-        np.testing.assert_array_equal(
-            new.order if old.order is not None else [], [] if old.order is None else old.order
-        )
+    same_formats(before, after)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
@@ -231,25 +222,16 @@ def test_tables_are_left_alone(
     assert (out / file).read_bytes() == (source / file).read_bytes()
 
 
-RECIPE = """
-[calibration]
-text = ["self:2k"]
-samples = 16
-length = 64
-[self_text]
-length = 64
-batch = 16
-[gptq]
-bits = 2
-group = 32
-sym = false
-[qat]
+OWN_RECIPE = (
+    RECIPE
+    + """[qat]
 samples = 80
 weight_rate = 1e-2
 batch = 4
 length = 64
 dtype = "float32"
 """
+)
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(
@@ -275,18 +257,13 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         "unquantized=STORIES, teacher=STORIES)\nstep.scratch = folder / 'scratch'\n"
         "qat.run(qat.Settings(samples=80, text=(str(text),), **FAST), step)"
     )
-    before = (parts.scratch / "training.pt").stat().st_mtime_ns
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "parts"), str(source), text],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    state = parts.scratch / "training.pt"
+    before = state.stat().st_mtime_ns
+    kill_when(
+        program,
+        [str(tmp_path / "parts"), str(source), text],
+        lambda: state.stat().st_mtime_ns != before,
     )
-    deadline = time.monotonic() + 100
-    while child.poll() is None and time.monotonic() < deadline:
-        if (parts.scratch / "training.pt").stat().st_mtime_ns != before:
-            break
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
     parts.reporter = whole.reporter
     qat.run(settings, parts)
     for file in whole.out.iterdir():
@@ -295,7 +272,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 
 def test_a_recipe_from_its_own_text(tmp_path: Path) -> None:
     file, out = tmp_path / "r.toml", tmp_path / "run"
-    file.write_text(RECIPE)
+    file.write_text(OWN_RECIPE)
     command = ["compress", str(STORIES), "--recipe", str(file), "-o", str(out)]
     assert run_cli([*command, "--dry-run"]) == 0 and not out.exists()
     settings = load_recipe(str(file)).stages[1].settings

@@ -13,6 +13,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "compression.m
 BEGIN, END = "<!-- quality -->", "<!-- end of quality -->"
 LEFT, TOP, RIGHT, BOTTOM = 60.0, 34.0, WIDTH - 20.0, 330.0
 HIGHEST = 100.0  # MB: the model as it is lies far to the right, as a line
+RIGHTWARDS, LEFTWARDS = 7.0, -20.0  # from a mark to the box of its number, 13 wide and 11 high
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,6 @@ class Row:
     mb: float
     bits_per_byte: float
     before: float | None
-
-
-RIGHTWARDS, LEFTWARDS = 7.0, -20.0  # from a mark to the box of its number, 13 wide and 11 high
 
 
 def _free(taken: list[tuple[float, float]], x: float, y: float) -> tuple[float, float]:

@@ -189,6 +189,14 @@ def load_to_train(source: Path, settings: StepSettings, device: str) -> Loaded:
     return loaded
 
 
+def computing(settings: StepSettings, device: str) -> Any:
+    """The context in which such a model is called."""
+    import torch
+
+    low = torch_dtype(settings.dtype) != torch.float32
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=low)
+
+
 class Training:
     """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
 
@@ -299,8 +307,7 @@ class Training:
         import torch
 
         dtype = torch_dtype(self.settings.dtype)
-        low = dtype != torch.float32
-        with torch.autocast(self.step.device.split(":")[0], dtype=torch.bfloat16, enabled=low):
+        with computing(self.settings, self.step.device):
             # the last token predicts nothing, but sizes that are powers of two are faster
             hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         hidden = hidden.flatten(0, 1).to(dtype)

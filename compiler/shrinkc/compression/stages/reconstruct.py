@@ -28,6 +28,7 @@ from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.training import (
     StepSettings,
     check_texts,
+    computing,
     load_to_train,
     text_hashes,
     windows_of,
@@ -226,10 +227,7 @@ def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
 
 
 def _block(layer: Any, hidden: Any, tables: Any, settings: Settings) -> Any:
-    import torch
-
-    low = settings.dtype != "float32"
-    with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=low):
+    with computing(settings, hidden.device.type):
         return block(layer, hidden, tables)
 
 
