@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from tests.compress.quantising import STORIES
 
 from shrinkc.checkpoints import load
 from shrinkc.compression.embedding import head_moment, quantize_tables
-from shrinkc.compression.gptq import Weighting, damped, fit_groups, quantize_matrix
+from shrinkc.compression.gptq import Weighting, damped, fit_groups, fit_points, quantize_matrix
 from shrinkc.importer.embedding_sidecar import (
     HEAD_SIDECAR,
     SIDECAR,
+    embedding_format,
     read_embedding,
     write_embedding,
 )
+from shrinkc.importer.model import Zero
 
 torch = pytest.importorskip("torch")
 
@@ -62,17 +65,20 @@ def test_errors_are_made_up_for_by_the_columns_that_follow() -> None:
     assert first < 0.6 * second
 
 
-def test_groups_are_never_worse_than_their_whole_range() -> None:
+@pytest.mark.parametrize("fit", [fit_groups, fit_points])
+def test_groups_are_never_worse_than_their_whole_range(fit: Any) -> None:
     w = matrix(200, 32) ** 3  # with outliers
     importance = torch.rand(32, generator=torch.Generator().manual_seed(4)) + 0.01
     low, high = w.amin(1, keepdim=True), w.amax(1, keepdim=True)
     step = (high - low) / 15
-    whole = ((((w - low) / step).round() * step + low - w) ** 2) @ importance
-    s, o = fit_groups(w, importance, 4)
+    start = -(-low / step).round() * step if fit is fit_points else low
+    whole = ((((w - start) / step).round().clamp(0, 15) * step + start - w) ** 2) @ importance
+    s, o = fit(w, importance, 4)
     q = ((w - o[:, None]) / s[:, None]).round().clamp(0, 15)
     fitted = ((q * s[:, None] + o[:, None] - w) ** 2) @ importance
     assert (fitted <= whole * 1.001).all()  # scales are 16-bit
-    assert float(fitted.sum()) < 0.8 * float(whole.sum())
+    least = 0.8 if fit is fit_groups else 0.92  # zero has to stay a value
+    assert float(fitted.sum()) < least * float(whole.sum())
 
 
 def test_scales_and_offsets_are_16_bit_floats_whatever_the_weights() -> None:
@@ -88,13 +94,39 @@ def test_scales_and_offsets_are_16_bit_floats_whatever_the_weights() -> None:
     assert found.dequantized()[1] == pytest.approx(0.37, rel=1e-3)
 
 
-@pytest.mark.parametrize(("bits", "group"), [(4, 16), (8, 32)])
-def test_a_sidecar_gives_the_table_back(tmp_path: Path, bits: int, group: int) -> None:
-    found = quantize_matrix(matrix(), Weighting.of(torch.eye(64)), bits=bits, group=group)
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 0.4, 3.0])
+def test_zero_points_are_whole_and_zero_is_one_of_the_values(shift: float) -> None:
+    w = matrix(60, 32) + shift
+    w[0] = 0.0
+    w[1] = 0.37
+    w[2] *= 1e-6
+    found = quantize_matrix(w, Weighting.of(torch.eye(32)), bits=4, group=16, points=True)
+    zero = found.zero_points
+    assert zero is not None and ((zero >= 0) & (zero <= 15)).all()
+    assert np.array_equal(found.offset, -found.scale * zero)
+    assert (found.scale == found.scale.astype(np.float16)).all() and (found.scale > 0).all()
+    assert np.array_equal(found.dequantized()[0], np.zeros(32))
+    assert found.dequantized()[1] == pytest.approx(0.37, rel=1e-3)
+    # a range beside zero has to reach it: then its steps are coarser than those of offsets
+    steps = (w.amax(1).clamp_min(0) - w.amin(1).clamp_max(0)).numpy() / 15
+    error = np.abs(found.dequantized() - w.numpy()).mean(1)
+    assert (error[3:] < 0.5 * steps[3:]).all()
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "points"), [(4, 16, False), (8, 32, False), (4, 16, True), (8, 32, True)]
+)
+def test_a_sidecar_gives_the_table_back(
+    tmp_path: Path, bits: int, group: int, points: bool
+) -> None:
+    weighting = Weighting.of(torch.eye(64))
+    found = quantize_matrix(matrix(), weighting, bits=bits, group=group, points=points)
     write_embedding(tmp_path / SIDECAR, found)
     again = read_embedding(tmp_path / SIDECAR)
     assert (again.bits, again.group) == (bits, group)
     assert np.array_equal(again.dequantized(), found.dequantized())
+    shown = embedding_format(tmp_path / SIDECAR, found.shape)
+    assert shown == (bits, group, Zero.POINT if points else Zero.ANY)
 
 
 def test_rows_are_independent() -> None:
@@ -121,6 +153,7 @@ def test_tied_tables_are_one_and_others_two() -> None:
     windows = torch.arange(3, 99).view(4, 24)
     tied = quantize_tables(model, windows, bits=4, group=32)
     assert list(tied) == [SIDECAR]
+    assert tied[SIDECAR].zero_points is not None  # of 4 bits, which the device has room for
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
     both = quantize_tables(model, windows, bits=8, group=32)

@@ -213,6 +213,17 @@ def test_tables_are_stored_as_they_were() -> None:
     np.testing.assert_allclose(found.scale[usual], wanted[usual], rtol=1e-3)
 
 
+def test_zero_points_of_a_table_stay_what_they_are() -> None:
+    rng = np.random.default_rng(5)
+    q, zero = rng.integers(0, 16, (40, 64)).astype(np.uint8), rng.integers(0, 16, (40, 2))
+    scale = rng.uniform(2.0**-9, 2.0**-3, (40, 2)).astype(np.float16).astype(np.float32)
+    table = QuantizedWeight(4, 32, q, scale, -scale * zero.astype(np.float32))
+    change = torch.from_numpy(rng.uniform(-0.5, 0.5, (40, 2)).astype(np.float32))
+    found = qat.changed_table(table, q, change)
+    assert found.zero_points is not None and (found.scale != scale).mean() > 0.9
+    np.testing.assert_array_equal(found.zero_points, zero)
+
+
 def test_tables_are_left_alone(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.importer.embedding_sidecar import HEAD_SIDECAR, SIDECAR
-from shrinkc.importer.model import QuantizedWeight
+from shrinkc.importer.model import QuantizedWeight, Zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 # 32: 36.68, 36.65, 36.56, and 37.12, 38.40.
 TIED_DAMP = 1.0
 HEAD_DAMP = 0.01  # of one that is a head only: numerical safety
+
+
+def table_zero(bits: int) -> Zero:
+    """Where zero is in a table of that width.
+
+    At 4 bit a whole zero point takes a quarter of what an offset takes on the device.
+    """
+    return Zero.POINT if bits == 4 else Zero.ANY
 
 
 def quantize_tables(
@@ -46,11 +54,18 @@ def quantize_tables(
             HEAD_SIDECAR: (head, damped(moment, HEAD_DAMP)),
         }
     return {
-        file: quantize_matrix(
-            table.detach().float().cpu(), Weighting.of(hessian), bits=bits, group=group
-        )
+        file: quantize_table(table, Weighting.of(hessian), bits=bits, group=group)
         for file, (table, hessian) in weighted.items()
     }
+
+
+def quantize_table(
+    table: Tensor, weighting: Weighting, *, bits: int, group: int
+) -> QuantizedWeight:
+    """One table [vocab, hidden]."""
+    points = table_zero(bits) is Zero.POINT
+    weight = table.detach().float().cpu()
+    return quantize_matrix(weight, weighting, bits=bits, group=group, points=points)
 
 
 def head_moment(model: LlamaForCausalLM, windows: Tensor) -> Tensor:

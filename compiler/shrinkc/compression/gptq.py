@@ -1,13 +1,15 @@
 """GPTQ of one matrix (Frantar et al. 2022), in torch: for what GPTQModel does not quantise.
 
 Rows are quantised independently, in asymmetric groups along the inputs: ``w ≈ scale·q + offset``
-with 16-bit floats.  An error δ of a row costs ``δᵀ H δ``, H the second moment of the inputs: columns
-are quantised one after the other, and what one loses is made up for by those that follow
-(equations 2 and 3 of the paper, with the Cholesky factor of H⁻¹).
+with 16-bit floats, or ``w ≈ scale·(q - zero)`` with whole zero points, which take less.  An error δ of
+a row costs ``δᵀ H δ``, H the second moment of the inputs: columns are quantised one after the other, and
+what one loses is made up for by those that follow (equations 2 and 3 of the paper, with the Cholesky
+factor of H⁻¹).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 # Ranges tried for a group, as shares of the whole one.
 SHRINK = {8: (1.0, 0.95), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)}
 _ROWS = 8192  # at a time: bounds the memory beside the matrix
+# a constant row needs some scale; the least normal float16 keeps its integers small
+_LEAST = 2.0**-14
+
+_Fit = Callable[["Tensor", "Tensor", int], "tuple[Tensor, Tensor]"]
 
 
 def damped(moment: Tensor, share: float) -> Tensor:
@@ -47,34 +53,36 @@ class Weighting:
 
 
 def quantize_matrix(
-    weight: Tensor, weighting: Weighting, *, bits: int, group: int
+    weight: Tensor, weighting: Weighting, *, bits: int, group: int, points: bool = False
 ) -> QuantizedWeight:
     """``weight`` [n, k] float32 in groups of ``group`` inputs, which divides k.
 
-    Scales and offsets are values of 16-bit floats.
+    Scales are values of 16-bit floats, and so are offsets, unless with ``points`` they are those of zero
+    points, integers of ``bits`` bits.
     """
     import torch
 
+    fit = fit_points if points else fit_groups
     parts = [
-        _quantize_rows(rows.clone(), weighting.factor, weighting.importance, bits, group)
-        for rows in weight.split(_ROWS)
+        _quantize_rows(rows.clone(), weighting, bits, group, fit) for rows in weight.split(_ROWS)
     ]
     q, scale, offset = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return QuantizedWeight(bits, group, q, scale, offset)
 
 
 def _quantize_rows(
-    w: Tensor, factor: Tensor, importance: Tensor, bits: int, group: int
+    w: Tensor, weighting: Weighting, bits: int, group: int, fit: _Fit
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, scale and offset of ``w`` [n, k], which is used up: it holds what is still to be stored."""
     import torch
 
     n, k = w.shape
+    factor = weighting.factor
     q = torch.empty(n, k, dtype=torch.uint8)
     scale, offset = torch.empty(n, k // group), torch.empty(n, k // group)
     for g, begin in enumerate(range(0, k, group)):
         end = begin + group
-        s, o = fit_groups(w[:, begin:end], importance[begin:end], bits)
+        s, o = fit(w[:, begin:end], weighting.importance[begin:end], bits)
         scale[:, g], offset[:, g] = s, o
         lost = torch.empty(n, group)
         for j in range(begin, end):
@@ -111,13 +119,45 @@ def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor
                 slope = ((q - mean_q[:, None]) * (w - mean_w[:, None])) @ share
                 s = torch.where(variance > 0, slope / variance.clamp_min(1e-12), s)
                 o = mean_w - s * mean_q
-            # a constant row needs some scale; the least normal float16 keeps q small
-            s, o = s.half().float().clamp_min(2.0**-14), o.half().float()
+            s, o = s.half().float().clamp_min(_LEAST), o.half().float()
             error = ((_integers(w, s, o, top) * s[:, None] + o[:, None] - w) ** 2) @ share
             better = error < best
             best = torch.where(better, error, best)
             scale, offset = torch.where(better, s, scale), torch.where(better, o, offset)
     return scale, offset
+
+
+def fit_points(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale (> 0) per row of ``w`` [n, group] and offset, -scale times a whole zero point of ``bits`` bits,
+    with the least weighted squared error.
+
+    Tries ranges, which hold zero, shrunk around the middle; for each the zero points on both sides, and the
+    best scale of the integers that they give (weighted regression).  Both results are [n] float32, of which
+    float16 holds the scale exactly.
+    """
+    import torch
+
+    top = 2**bits - 1
+    low, high = w.amin(1).clamp_max(0), w.amax(1).clamp_min(0)
+    share = importance / importance.sum()
+    best = torch.full_like(low, torch.inf)
+    scale, zero = torch.ones_like(low), torch.zeros_like(low)
+    for shrink in SHRINK.get(bits, SHRINK[4]):
+        whole = shrink * (high - low) / top
+        between = top / 2 - (high + low) / 2 / whole.clamp_min(_LEAST)
+        for z in (between.floor().clamp(0, top), between.ceil().clamp(0, top)):
+            s = whole
+            for regress in (False, True):
+                if regress:
+                    q = _integers(w, s, -s * z, top) - z[:, None]
+                    square = q.square() @ share
+                    s = torch.where(square > 0, (q * w) @ share / square.clamp_min(1e-12), s)
+                s = s.half().float().clamp_min(_LEAST)
+                error = ((_integers(w, s, -s * z, top) - z[:, None]) * s[:, None] - w) ** 2 @ share
+                better = error < best
+                best = torch.where(better, error, best)
+                scale, zero = torch.where(better, s, scale), torch.where(better, z, zero)
+    return scale, -scale * zero
 
 
 def _integers(w: Tensor, s: Tensor, o: Tensor, top: int) -> Tensor:

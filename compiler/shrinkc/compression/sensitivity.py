@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.compression.blocks import batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
-from shrinkc.compression.embedding import TIED_DAMP
+from shrinkc.compression.embedding import TIED_DAMP, quantize_table
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
@@ -306,7 +306,8 @@ class _Run:
         for bits in WIDTHS:
             if f"embedding {bits}" in self.state.found:
                 continue
-            with _replaced({table: _quantized(table, weighting, bits, self.group)}):
+            small = quantize_table(table, weighting, bits=bits, group=self.group)
+            with _replaced({table: torch.from_numpy(small.dequantized())}):
                 start = [embed(self.model, ids) for ids in self.parts]
                 self._probe(f"embedding {bits}", start, 0)
 

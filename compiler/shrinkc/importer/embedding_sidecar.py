@@ -3,7 +3,8 @@
 ``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (4 bit: two per byte, the
 first input in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
 ``weight = scale * q + offset``.  Its metadata give format, version, bits and group, and say
-whether the offsets are those of a symmetric quantisation, ``-2**(bits - 1) * scale``.
+where zero is: ``symmetric`` whether the offsets are ``-2**(bits - 1) * scale``, ``points`` whether they are
+``-scale`` times whole zero points, which are then what is meant, and the offsets these rounded to float16.
 ``model.safetensors`` holds the same table as floats, for readers that do not know this file.
 """
 
@@ -35,15 +36,16 @@ _SMALLEST_HALF = 2.0**-24
 def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
 
-    Raises ValueError unless it has 4 or 8 bits, whole bytes per row, inputs in order, and
-    scales and offsets that float16 can hold exactly; OutputError.
+    Raises ValueError unless it has 4 or 8 bits, whole bytes per row, inputs in order, scales that
+    float16 can hold exactly, and offsets of which that is so, or which whole zero points make; OutputError.
     """
     hidden = weight.shape[1]
     with np.errstate(over="ignore"):  # infinity differs from the value, which is refused
         scale, offset = weight.scale.astype("<f2"), weight.offset.astype("<f2")
     if weight.bits not in _WIDTHS or hidden * weight.bits % 8 or weight.order is not None:
         raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
-    if (scale != weight.scale).any() or (offset != weight.offset).any():
+    points = weight.zero_points is not None and bool(np.isfinite(offset).all())
+    if (scale != weight.scale).any() or (not points and (offset != weight.offset).any()):
         raise ValueError("scale and offset have to be float16 values")
     q = weight.q
     if weight.bits == 4:
@@ -55,6 +57,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
         "bits": str(weight.bits),
         "group": str(weight.group),
         "symmetric": "true" if symmetric else "false",
+        "points": "true" if points else "false",
     }
     # by hand, since the library writes metadata in an order that differs from run to run
     header: dict[str, object] = {"__metadata__": metadata}
@@ -85,6 +88,8 @@ def read_embedding(path: Path) -> QuantizedWeight:
             f"{path}: scales have to be positive and finite, offsets finite.",
             hint="write the file again.",
         )
+    if file.metadata.get("points") == "true":
+        offset = -scale * np.rint(-offset / scale)
     return QuantizedWeight(bits, group, q, scale, offset)
 
 
@@ -96,7 +101,9 @@ def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero
     file, bits, group = _open(path)
     vocab, width = file.entries["q"].shape
     _check_shape(path, (vocab, width * 8 // bits), shape)
-    return bits, group, Zero.MIDDLE if file.metadata.get("symmetric") == "true" else Zero.ANY
+    stated = (("symmetric", Zero.MIDDLE), ("points", Zero.POINT))
+    found = (zero for key, zero in stated if file.metadata.get(key) == "true")
+    return bits, group, next(found, Zero.ANY)
 
 
 def check_agreement(

@@ -81,6 +81,13 @@ class QuantizedWeight:
         n, k = self.q.shape
         return n, k
 
+    @property
+    def zero_points(self) -> NDArray[np.float32] | None:
+        """float32 [n, groups], 0 … 2**bits - 1, where every offset is exactly -scale times such an integer."""
+        found: NDArray[np.float32] = np.rint(-self.offset / self.scale)
+        inside = (found >= 0) & (found < 1 << self.bits)
+        return found if (inside & (self.offset == -self.scale * found)).all() else None
+
     def dequantized(self) -> NDArray[np.float32]:
         """Return a new float32 [n, k] in the model's order of inputs.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from shrinkc.checkpoints import need
 from shrinkc.compression.child import run_child
+from shrinkc.compression.embedding import table_zero
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
@@ -326,7 +327,7 @@ def formats(settings: Settings, config: Any) -> Formats:
             Zero.MIDDLE if s["sym"] else Zero.POINT,
         )
     if settings.table_bits < 16:
-        table = (settings.table_bits, settings.table_group, Zero.ANY)
+        table = (settings.table_bits, settings.table_group, table_zero(settings.table_bits))
         found |= dict.fromkeys(_tables(config), table)
     return found
 
@@ -339,9 +340,11 @@ def matrix_bytes(n: int, k: int, *, bits: int, group: int, sym: bool, desc_act: 
 
 
 def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
-    """Stored bytes of an embedding or a head: below 16 bit with scale and offset per group."""
+    """Stored bytes of an embedding or a head: below 16 bit with a scale per group, and an offset or a
+    zero point."""
     scales = 0 if bits == 16 else vocab * -(-hidden // group)
-    return vocab * hidden * bits // 8 + 4 * scales
+    zero = bits if table_zero(bits) is Zero.POINT else 16
+    return vocab * hidden * bits // 8 + scales * 2 + -(-scales * zero // 8)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:

@@ -125,8 +125,12 @@ def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> Quantiz
     scale = table.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
     least, most = np.finfo(np.float16).tiny, np.finfo(np.float16).max
     scale = scale.clip(min(least, table.scale.min()), most).astype(np.float16).astype(np.float32)
-    # of the scale as it is stored, so that a symmetric table stays one
-    offset = (table.offset / table.scale * scale).astype(np.float16).astype(np.float32)
+    # of the scale as it is stored, so that a symmetric table stays one, and zero points what they are
+    zero = table.zero_points
+    if zero is None:
+        offset = (table.offset / table.scale * scale).astype(np.float16).astype(np.float32)
+    else:
+        offset = -zero * scale
     return replace(table, q=q, scale=scale, offset=offset)
 
 
