@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load_tokenizer
-from shrinkc.compression import preflight
+from shrinkc.compression import preflight, training
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.preflight import Estimate, seconds_per_token
 from shrinkc.compression.recipe import Recipe, parse_recipe
 from shrinkc.compression.run import compress
+from shrinkc.compression.stages import stage_module
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,
@@ -112,6 +115,52 @@ def test_dry_run_estimates_and_writes_nothing(
     # a small model in small units: 0.0 GiB says nothing
     assert re.search(r"; \d+\.\d MiB of memory, \d\.\d MiB on disk$", result.estimate)
     assert not (tmp_path / "o").exists()
+
+
+def test_what_a_step_keeps_until_it_is_over_is_counted(
+    stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = {"text": [str(story_file)], "samples": 16, "length": 32}
+    few = {"samples": 8, "length": 32}
+    recipe = {
+        "calibration": text,
+        "width": {"ffn": 0.25, "multiple": 32},
+        "lora": few,
+        "equalize": {"group": 32},
+        "gptq": {"bits": 4, "group": 32, "embeddings": {"bits": 4, "group": 32}},
+        "reconstruct": few,
+        "scales": few,
+        "qat": few,
+    }
+    said, found = dict[str, int](), dict[str, int]()
+
+    def told(kind: str, kept: Callable[..., int]) -> Callable[..., int]:
+        return lambda *given: said.setdefault(kind, kept(*given))
+
+    for kind in recipe.keys() - {"calibration"}:
+        module = stage_module(kind)
+        monkeypatch.setattr(module, "kept", told(kind, module.kept))
+    remove = shutil.rmtree
+
+    def spy(folder: Path, *given: Any, **more: Any) -> None:
+        if Path(folder).parent.name == ".scratch":
+            files = [f for f in Path(folder).rglob("*") if f.is_file()]
+            found[Path(folder).name[3:]] = sum(f.stat().st_size for f in files)
+        remove(folder, *given, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", spy)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    whole = compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=Silent())
+    assert said.keys() == found.keys()
+    for kind, most in said.items():
+        # a second state while the next is written; tensors have headers, and few groups are the smallest
+        twice = 2 if kind in ("lora", "scales", "qat") else 1
+        assert twice * (found[kind] - 60_000) <= most <= 4 * found[kind], kind
+    steps = [f for f in (tmp_path / "o").rglob("*") if f.is_file()]
+    size = re.search(r"([\d.]+) MiB on disk", whole.estimate)
+    assert size is not None
+    on_disk = sum(f.stat().st_size for f in steps) + max(found.values())
+    assert on_disk <= float(size[1]) * 2**20 <= 3 * on_disk
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ CHILD_SECONDS = {"gptq": 10.0, "reconstruct": 7.0, "scales": 7.0, "qat": 7.0, "e
 @dataclass
 class Estimate:
     """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
-    an estimate too, ``disk`` what the steps will take at most.
+    an estimate too, ``disk`` what the steps will take at most, with what one keeps until it is over.
     """
 
     seconds: tuple[float, float]
@@ -309,7 +309,7 @@ def _estimate(
     if recipe.run.dtype == "bfloat16":  # what was timed takes as long itself
         ratios = {}
     step = STEP_LOADS * loading * alone / now
-    seconds, disk, memory = 0.0, 0, 0
+    seconds, disk, memory, kept = 0.0, 0, 0, 0
     own = calibration.own
     if own is not None and done < len(recipe.stages):
         left = max(0, recipe.own_tokens() - own.written())
@@ -334,7 +334,9 @@ def _estimate(
         if hasattr(module, "memory"):
             own_memory += module.memory(stage.settings, before, calibration)
         memory = max(memory, own_memory)
-    return Estimate((seconds, seconds * now / alone), memory, disk)
+        if hasattr(module, "kept"):
+            kept = max(kept, module.kept(stage.settings, before))
+    return Estimate((seconds, seconds * now / alone), memory, disk + kept)
 
 
 def _writing_memory(settings: SelfTextSettings, facts: ModelFacts) -> int:

@@ -28,6 +28,7 @@ DEFAULT_SAMPLES = 8192
 SAVE_SECONDS = 60.0  # between two saved states: what an interrupt loses at most
 CURVE_POINTS = 200
 CLIP = 1.0  # of the gradient's norm
+STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of it, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,11 @@ def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibra
     characters = sum(len(t.content) for t in texts)
     tokens = characters / calibration.characters_per_token + sum(t.promised for t in texts)
     return round(settings.epochs * tokens / settings.length)
+
+
+def state_bytes(numbers: int) -> int:
+    """What training so many numbers keeps on disk: a state is written beside the one that it takes the place of."""
+    return 2 * STATE_BYTES * numbers
 
 
 class Windows:

@@ -19,6 +19,8 @@ and, where it applies,
   computes (a backward pass counts twice), for the estimate of time.
 * ``memory(settings, facts, calibration) -> int``: bytes that the texts take beside what the model does, for the
   estimate of memory.
+* ``kept(settings, facts) -> int``: bytes that it keeps on disk until it is over, to go on from, for the estimate
+  of disk.
 """
 
 from __future__ import annotations

@@ -112,6 +112,11 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
     return 2.0 * calibration.samples * calibration.length + 4.0 * pairs * c.hidden_size
 
 
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    """Layers that are over, in float32: less than the model."""
+    return 4 * facts.parameters
+
+
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Scales layer after layer; finished layers are kept in ``scratch``."""
     import torch

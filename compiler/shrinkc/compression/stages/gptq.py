@@ -308,7 +308,24 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         )
         if settings.table_bits < 16:
             bits[name] = settings.table_bits
-    return replace(facts, quantized=True, packed_bytes=packed, bits=bits)
+    tables = len(_tables(c)) * c.vocab_size * c.hidden_size
+    # the tables as 16-bit floats lie beside their integers, for readers that know no others
+    on_disk = packed + 2 * tables * (settings.table_bits < 16) + _beside_weights(facts)
+    return replace(facts, quantized=True, bytes_on_disk=on_disk, packed_bytes=packed, bits=bits)
+
+
+def _beside_weights(facts: ModelFacts) -> int:
+    """Bytes of a float model's directory that are not weights, which are of 32 or of 16 bits."""
+    sizes = (facts.bytes_on_disk - size * facts.parameters for size in (4, 2))
+    return next((left for left in sizes if left >= 0), 0)
+
+
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    """The model in float32 with its tables quantised, and what GPTQModel saves, both with a tokenizer."""
+    tables = len(_tables(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
+    start = 4 * facts.parameters * (settings.table_bits < 16)
+    saved = predict(settings, facts).packed_bytes + 4 * tables
+    return start + saved + 2 * _beside_weights(facts)
 
 
 def _tables(config: Any) -> tuple[str, ...]:

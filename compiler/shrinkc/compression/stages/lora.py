@@ -21,10 +21,11 @@ from shrinkc.compression.training import (
     TrainingSettings,
     check_texts,
     samples_to_train,
+    state_bytes,
     text_hashes,
 )
 from shrinkc.core.errors import BadRecipe, StageFailed
-from shrinkc.model import NAMES, SLOT_MODULES
+from shrinkc.model import NAMES, SLOT_MODULES, norm_shapes
 
 MODULES = tuple(NAMES)
 ALL = "all"
@@ -87,10 +88,20 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
     Adapters cost as much more as they are large: little in a large model.
     """
     samples = samples_to_train(settings, "lora", calibration)
+    passes = 2.0 * (1 + adapters(settings, facts) / facts.parameters)
+    return samples * settings.length * (passes + (1.0 if settings.distill else 0))
+
+
+def adapters(settings: Settings, facts: ModelFacts) -> int:
+    """Numbers of all adapters."""
     shapes = module_shapes(facts.config).items()
     sides = sum(n + k for name, (n, k) in shapes if name.rpartition(".")[2] in settings.modules)
-    passes = 2.0 * (1 + settings.rank * sides / facts.parameters) + (1.0 if settings.distill else 0)
-    return samples * settings.length * passes
+    return settings.rank * sides
+
+
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    gains = sum(n for (n,) in norm_shapes(facts.config).values()) if settings.train_norms else 0
+    return state_bytes(adapters(settings, facts) + gains)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -26,6 +26,7 @@ from shrinkc.compression.training import (
     Training,
     TrainingSettings,
     check_texts,
+    state_bytes,
     text_hashes,
 )
 from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
@@ -68,6 +69,10 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
     return scales.tokens_of_training(settings, "qat", calibration)
+
+
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    return state_bytes(facts.parameters + scales.scales_at_most(facts))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

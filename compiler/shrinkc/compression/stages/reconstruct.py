@@ -84,6 +84,11 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
     return 2 * size * settings.samples * settings.length * facts.config.hidden_size
 
 
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    """Of every block that is over its integers, a byte each, and float32 scales."""
+    return facts.parameters + 4 * scales.scales_at_most(facts)
+
+
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint."""
     weights = scales.quantised_matrices(step)

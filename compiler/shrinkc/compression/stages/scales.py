@@ -23,13 +23,14 @@ from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
-from shrinkc.compression.stages.gptq import WORKER
+from shrinkc.compression.stages.gptq import GROUPS, WORKER
 from shrinkc.compression.training import (
     StepSettings,
     Training,
     TrainingSettings,
     check_texts,
     samples_to_train,
+    state_bytes,
     text_hashes,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
@@ -71,6 +72,15 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
     return tokens_of_training(settings, "scales", calibration)
+
+
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    return state_bytes(scales_at_most(facts))
+
+
+def scales_at_most(facts: ModelFacts) -> int:
+    """Scales of a model in the smallest groups that there are."""
+    return facts.parameters // min(g for g in GROUPS if g > 0)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -122,6 +122,11 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
     return 3.0 * calibration.samples * calibration.length
 
 
+def kept(settings: Settings, facts: ModelFacts) -> int:
+    """Layers that are over, in float32: less than the model."""
+    return 4 * facts.parameters
+
+
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Prunes layer after layer; finished layers are kept in ``scratch``."""
     import torch
