@@ -156,8 +156,10 @@ def test_tied_tables_are_one_and_others_two() -> None:
     assert tied[SIDECAR].zero_points is not None  # of 4 bits, which the device has room for
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
-    both = quantize_tables(model, windows, bits=8, group=32)
+    both = quantize_tables(model, windows, bits=4, group=32)
     assert list(both) == [SIDECAR, HEAD_SIDECAR]
+    assert all(table.zero_points is not None for table in both.values())
+    both = quantize_tables(model, windows, bits=8, group=32)
     for name, table in (
         (SIDECAR, model.get_input_embeddings().weight),
         (HEAD_SIDECAR, model.lm_head.weight),

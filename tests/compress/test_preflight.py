@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.interrupting import InterruptAt
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load_tokenizer
@@ -117,6 +118,7 @@ def test_dry_run_estimates_and_writes_nothing(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.libraries("gptqmodel", "torch")
 def test_what_a_step_keeps_until_it_is_over_is_counted(
     stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,12 +157,33 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
     for kind, most in said.items():
         # a second state while the next is written; tensors have headers, and few groups are the smallest
         twice = 2 if kind in ("lora", "scales", "qat") else 1
-        assert twice * (found[kind] - 60_000) <= most <= 4 * found[kind], kind
+        assert twice * (found[kind] - 60_000) <= most <= 6 * found[kind], kind
     steps = [f for f in (tmp_path / "o").rglob("*") if f.is_file()]
     size = re.search(r"([\d.]+) MiB on disk", whole.estimate)
     assert size is not None
     on_disk = sum(f.stat().st_size for f in steps) + max(found.values())
     assert on_disk <= float(size[1]) * 2**20 <= 3 * on_disk
+
+
+def test_what_an_interrupted_step_has_kept_is_not_needed_again(
+    stories: Path, story_file: Path, tmp_path: Path
+) -> None:
+    stages = {key: tables(story_file)[key] for key in ("calibration", "width")}
+    only, out = parse_recipe(stages), tmp_path / "o"
+
+    def disk() -> float:
+        again = compress(str(stories), out, only, reporter=Silent(), dry_run=True)
+        size = re.search(r"([\d.]+) MiB on disk", again.estimate)
+        assert size is not None
+        return float(size[1])
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(stories), out, only, reporter=InterruptAt("width: structured", 4))
+    (kept,) = (out / ".scratch").iterdir()
+    with_it = disk()
+    shutil.rmtree(kept)
+    without = disk()
+    assert with_it < without
 
 
 @pytest.mark.parametrize(

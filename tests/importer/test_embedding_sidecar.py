@@ -81,7 +81,7 @@ def test_what_the_file_cannot_hold(tmp_path: Path, changes: dict[str, np.ndarray
 @pytest.mark.parametrize(
     ("metadata", "tensors", "said"),
     [
-        ({"version": "2"}, {}, "version '2'"),
+        ({"version": "3"}, {}, "version '3'"),
         ({"format": "pt"}, {}, "format 'pt'"),
         ({"bits": "3"}, {}, "bits = '3'"),
         ({"group": "x"}, {}, "group = 'x'"),

@@ -13,6 +13,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.fingerprint import needs_calibration
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage
+from shrinkc.compression.run_directory import kept_of, step_name
 from shrinkc.compression.self_text import SelfTextSettings
 from shrinkc.compression.stages import AFTER_GPTQ, NEED_FLOATS, ON_INTEGERS, stage_module
 from shrinkc.compression.writing import TOKEN_COST
@@ -128,7 +129,7 @@ def preflight(
         problems += _evaluation_problems(recipe.evaluate)
     estimate = None
     if not problems:
-        estimate = _estimate(recipe, chain, calibration, loaded, done, loading, ratios)
+        estimate = _estimate(recipe, chain, calibration, loaded, out, done, loading, ratios)
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -299,6 +300,7 @@ def _estimate(
     chain: list[ModelFacts],
     calibration: Calibration,
     loaded: Any,
+    out: Path,
     done: int,
     loading: float,
     ratios: Mapping[str, float],
@@ -309,7 +311,7 @@ def _estimate(
     if recipe.run.dtype == "bfloat16":  # what was timed takes as long itself
         ratios = {}
     step = STEP_LOADS * loading * alone / now
-    seconds, disk, memory, kept = 0.0, 0, 0, 0
+    seconds, disk, most, memory = 0.0, 0, 0, 0
     own = calibration.own
     if own is not None and done < len(recipe.stages):
         left = max(0, recipe.own_tokens() - own.written())
@@ -334,9 +336,11 @@ def _estimate(
         if hasattr(module, "memory"):
             own_memory += module.memory(stage.settings, before, calibration)
         memory = max(memory, own_memory)
-        if hasattr(module, "kept"):
-            kept = max(kept, module.kept(stage.settings, before))
-    return Estimate((seconds, seconds * now / alone), memory, disk + kept)
+        kept = module.kept(stage.settings, before) if hasattr(module, "kept") else 0
+        if number == done:  # what an interrupted attempt left is not needed again
+            kept = max(0, kept - kept_of(out, step_name(number + 1, stage.name)))
+        most = max(most, disk + kept)
+    return Estimate((seconds, seconds * now / alone), memory, max(most, disk))
 
 
 def _writing_memory(settings: SelfTextSettings, facts: ModelFacts) -> int:

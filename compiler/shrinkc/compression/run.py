@@ -36,6 +36,7 @@ from shrinkc.compression.run_directory import (
     is_run,
     is_step,
     locked,
+    step_name,
 )
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
@@ -331,7 +332,7 @@ class _Run:
     # ---- a step ----
 
     def _name(self, number: int) -> str:
-        return f"{number:02d}-{self.recipe.stages[number - 1].name}"
+        return step_name(number, self.recipe.stages[number - 1].name)
 
     def _fingerprint(self, stage: Stage, before: StepRecord) -> Fingerprint:
         made_from = before.fingerprint if before.stage == "source" else before.outcome()
@@ -404,6 +405,8 @@ class _Run:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / MADE_FROM, expected)
+        for leftover in folder.glob(".*.partial"):  # of a process that was killed
+            leftover.unlink()
         return folder
 
     def _check_state(self, name: str, expected: Fingerprint) -> bool:

@@ -77,6 +77,17 @@ def _recorded(step: Path) -> set[str] | None:
         return None
 
 
+def step_name(number: int, stage: str) -> str:
+    """Of the directory of the stage of that name, counted from 1."""
+    return f"{number:02d}-{stage}"
+
+
+def kept_of(out: Path, step: str) -> int:
+    """Bytes of what an interrupted attempt at a step has left to go on from."""
+    found = (out / SCRATCH / step).rglob("*")
+    return sum(file.stat().st_size for file in found if file.is_file())
+
+
 def is_step(name: str) -> bool:
     """Whether a step's directory has such a name."""
     return name[:2].isdigit() and name[2:3] == "-"

@@ -5,6 +5,7 @@ first input in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]
 ``weight = scale * q + offset``.  Its metadata give format, version, bits and group, and say
 where zero is: ``symmetric`` whether the offsets are ``-2**(bits - 1) * scale``, ``points`` whether they are
 ``-scale`` times whole zero points, which are then what is meant, and the offsets these rounded to float16.
+Where that rounds any, the version is 2.
 ``model.safetensors`` holds the same table as floats, for readers that do not know this file.
 """
 
@@ -26,7 +27,7 @@ from shrinkc.model import EMBEDDING, HEAD
 SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
 TABLE_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
-_FORMAT, _VERSION = "shrinkc-embedding", "1"
+_FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
 _WIDTHS = (4, 8)
 # the largest relative error of rounding to a type (half a unit in the last place)
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
@@ -45,7 +46,8 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     if weight.bits not in _WIDTHS or hidden * weight.bits % 8 or weight.order is not None:
         raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
     points = weight.zero_points is not None and bool(np.isfinite(offset).all())
-    if (scale != weight.scale).any() or (not points and (offset != weight.offset).any()):
+    exact = bool((offset == weight.offset).all())
+    if (scale != weight.scale).any() or not (points or exact):
         raise ValueError("scale and offset have to be float16 values")
     q = weight.q
     if weight.bits == 4:
@@ -53,7 +55,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     symmetric = bool((weight.offset == -float(1 << (weight.bits - 1)) * weight.scale).all())
     metadata = {
         "format": _FORMAT,
-        "version": _VERSION,
+        "version": _VERSIONS[not exact],
         "bits": str(weight.bits),
         "group": str(weight.group),
         "symmetric": "true" if symmetric else "false",
@@ -135,10 +137,10 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
     """The file, its bits and its group, after a look at everything in the header."""
     file = SafetensorsFile(path)
     stated = file.metadata
-    if stated.get("format") != _FORMAT or stated.get("version") != _VERSION:
+    if stated.get("format") != _FORMAT or stated.get("version") not in _VERSIONS:
         raise BadWeights(
             f"{path}: format {stated.get('format')!r}, version {stated.get('version')!r}; "
-            f"{_FORMAT!r}, version {_VERSION!r} is supported."
+            f"{_FORMAT!r}, versions {' and '.join(_VERSIONS)} are supported."
         )
     faults = []
     bits, group = stated.get("bits", ""), stated.get("group", "")

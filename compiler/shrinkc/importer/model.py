@@ -83,7 +83,7 @@ class QuantizedWeight:
 
     @property
     def zero_points(self) -> NDArray[np.float32] | None:
-        """float32 [n, groups], 0 … 2**bits - 1, where every offset is exactly -scale times such an integer."""
+        """float32 [n, groups], 0 … 2**bits - 1, if every offset is exactly -scale times such an integer; else None."""
         found: NDArray[np.float32] = np.rint(-self.offset / self.scale)
         inside = (found >= 0) & (found < 1 << self.bits)
         return found if (inside & (self.offset == -self.scale * found)).all() else None
@@ -91,8 +91,8 @@ class QuantizedWeight:
     def dequantized(self) -> NDArray[np.float32]:
         """Return a new float32 [n, k] in the model's order of inputs.
 
-        Exact where scale and offset are 16-bit floats with ``offset / scale`` an integer below
-        256; else rounded as float32 arithmetic does.
+        Exact where scales are 16-bit floats with ``offset / scale`` an integer below 256; else
+        rounded as float32 arithmetic does.
         """
         stored = self.q.astype(np.float32)
         for g in range(self.scale.shape[1]):

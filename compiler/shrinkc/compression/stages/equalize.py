@@ -24,7 +24,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages.context import StepContext, StepReport
-from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, several
+from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, module_shapes, several
 from shrinkc.model import ATTENTION, MLP
 
 LIMIT = 2.0**10  # of a scale, and of one divided by it
@@ -113,8 +113,8 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Layers that are over, in float32: less than the model."""
-    return 4 * facts.parameters
+    """Layers that are over, in float32."""
+    return 4 * sum(n * k for n, k in module_shapes(facts.config).values())
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

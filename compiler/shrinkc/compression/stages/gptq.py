@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 WIDTHS = (2, 3, 4, 8)
 TABLE_WIDTHS = (4, 8, 16)
 GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
+GROUP_MIN = 8  # of a table
 WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
 METHODS = ("gptq", "autoround")
@@ -206,7 +207,7 @@ def _embedding_problems(table: Any) -> Iterator[str]:
     if not _is(bits, int) or bits not in TABLE_WIDTHS:
         yield f"embeddings.bits = {bits!r}; allowed: {', '.join(map(str, TABLE_WIDTHS))}"
     for g in several(group) or ([],):
-        if not _is(g, int) or not 8 <= g <= 1024 or g % 8:
+        if not _is(g, int) or not GROUP_MIN <= g <= 1024 or g % 8:
             yield f"embeddings.group = {g!r}; a multiple of 8 up to 1024 is needed"
 
 
@@ -309,8 +310,11 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         if settings.table_bits < 16:
             bits[name] = settings.table_bits
     tables = len(_tables(c)) * c.vocab_size * c.hidden_size
-    # the tables as 16-bit floats lie beside their integers, for readers that know no others
-    on_disk = packed + 2 * tables * (settings.table_bits < 16) + _beside_weights(facts)
+    on_disk = packed + _beside_weights(facts)
+    if settings.table_bits < 16:
+        # the tables as 16-bit floats lie beside their integers, for readers that know no others; offsets are in
+        # the file where zero points are counted
+        on_disk += 2 * tables + 2 * (tables // settings.table_group)
     return replace(facts, quantized=True, bytes_on_disk=on_disk, packed_bytes=packed, bits=bits)
 
 
@@ -322,10 +326,13 @@ def _beside_weights(facts: ModelFacts) -> int:
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
     """The model in float32 with its tables quantised, and what GPTQModel saves, both with a tokenizer."""
-    tables = len(_tables(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
+    c = facts.config
+    tables = len(_tables(c)) * c.vocab_size * c.hidden_size
     start = 4 * facts.parameters * (settings.table_bits < 16)
-    saved = predict(settings, facts).packed_bytes + 4 * tables
-    return start + saved + 2 * _beside_weights(facts)
+    # zero points and the inputs' order (32 bits each) are saved whether the format needs them or not
+    beside = sum(2 * n * k // 16 + 4 * k for n, k in module_shapes(c).values())
+    matrices = sum(matrix_bytes(n, k, **settings.of(m)) for m, (n, k) in module_shapes(c).items())
+    return start + matrices + beside + 4 * tables + 2 * _beside_weights(facts)
 
 
 def _tables(config: Any) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    return state_bytes(facts.parameters + scales.scales_at_most(facts))
+    return state_bytes(sum(scales.integers_and_scales(facts, tables=settings.tables)))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -86,7 +86,8 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
     """Of every block that is over its integers, a byte each, and float32 scales."""
-    return facts.parameters + 4 * scales.scales_at_most(facts)
+    integers, groups = scales.integers_and_scales(facts, tables=False)
+    return integers + 4 * groups
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

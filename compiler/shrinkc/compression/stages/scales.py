@@ -7,6 +7,7 @@ needs no side path.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
-from shrinkc.compression.stages.gptq import GROUPS, WORKER
+from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, WORKER
 from shrinkc.compression.training import (
     StepSettings,
     Training,
@@ -38,6 +39,7 @@ from shrinkc.importer.embedding_sidecar import TABLE_FILES
 from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
+from shrinkc.model import matrix_shapes
 
 WEIGHTS = "model.safetensors"
 
@@ -75,12 +77,15 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    return state_bytes(scales_at_most(facts))
+    return state_bytes(integers_and_scales(facts, tables=False)[1])
 
 
-def scales_at_most(facts: ModelFacts) -> int:
-    """Scales of a model in the smallest groups that there are."""
-    return facts.parameters // min(g for g in GROUPS if g > 0)
+def integers_and_scales(facts: ModelFacts, *, tables: bool) -> tuple[int, int]:
+    """How many integers a quantised model has, those of embedding and head with ``tables``, and how many scales at
+    the most: in the smallest groups that there are."""
+    shapes = matrix_shapes(facts.config)
+    integers = sum(math.prod(shapes[n]) for n in facts.bits if tables or n not in TABLE_FILES)
+    return integers, integers // min(GROUP_MIN, *(g for g in GROUPS if g > 0))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

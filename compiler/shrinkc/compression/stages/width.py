@@ -16,6 +16,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import ATTENTION, MLP, NAMES
 
@@ -123,8 +124,8 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> flo
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Layers that are over, in float32: less than the model."""
-    return 4 * facts.parameters
+    """Layers that are over, in float32."""
+    return 4 * sum(n * k for n, k in module_shapes(facts.config).values())
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
