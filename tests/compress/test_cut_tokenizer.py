@@ -123,6 +123,17 @@ def test_those_stay_that_are_made_most_often() -> None:
     assert choice.covered == pytest.approx(covered, abs=0.002)
 
 
+def test_what_is_expected_counts_like_what_is_there() -> None:
+    pieces, count = Pieces(TRAINED), used(TRAINED)
+    text, more = dict(list(count.items())[::2]), dict(list(count.items())[1::2])
+    whole = pieces.choose(count, keep=420)
+    parts = pieces.choose(text, expected=more, keep=420)
+    assert parts.kept == whole.kept != pieces.choose(text, keep=420).kept
+    # what is covered is told of the texts alone
+    inside = sum(n for index, n in text.items() if index in whole.kept)
+    assert parts.covered == inside / sum(text.values())
+
+
 def test_a_share_takes_as_few_as_cover_it() -> None:
     pieces, count = Pieces(TRAINED), used(TRAINED)
     total = sum(count.values())

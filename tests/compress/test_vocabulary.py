@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.interrupting import InterruptAt
 from helpers.texts import trained_bytelevel
 from helpers.tiny_llama import added_token, sentencepiece_json, write_tiny_llama
 from shrinkc.checkpoints import load
@@ -44,7 +46,7 @@ def text_ids(directory: Path, text: str) -> list[int]:
 def test_rows_that_stay_are_those_of_the_source(
     stories: Path, story_file: Path, step: Step, tmp_path: Path
 ) -> None:
-    settings = vocabulary.Settings(keep=KEEP)
+    settings = vocabulary.Settings(keep=KEEP, samples=0)
     report = vocabulary.run(settings, step())
     kept = json.loads((tmp_path / "out" / vocabulary.TOKENS).read_text())
     before, after = load_hf(stories), load_hf(tmp_path / "out")
@@ -153,10 +155,53 @@ def test_a_model_of_fewer_tokens_keeps_them_all(stories: Path, step: Step, tmp_p
     np.testing.assert_array_equal(load_hf(tmp_path / "out").embedding, load_hf(stories).embedding)
 
 
+def test_what_the_model_expects_is_asked_of_it(
+    stories: Path, story_file: Path, step: Step, tmp_path: Path
+) -> None:
+    """Against its definition; and an interrupt loses no more than the windows since the last saved sum."""
+    settings = vocabulary.Settings(keep=KEEP, samples=40, length=32)
+    ids = text_ids(stories, story_file.read_text())
+    count = len(ids) // 32
+    starts = [i * count // 40 * 32 for i in range(40)] if count > 40 else range(0, count * 32, 32)
+    with torch.no_grad():
+        windows = torch.tensor([ids[start : start + 32] for start in starts])
+        odds = load(stories).model(windows).logits.softmax(-1).double().mean((0, 1))
+    wanted = vocabulary.choose(
+        settings, step().calibration.texts, load(stories).tokenizer, (),
+        dict(enumerate((odds * len(ids)).tolist())),
+    )[1]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        vocabulary.run(settings, step(reporter=InterruptAt("expects", 20)))
+    done, places, _ = torch.load(tmp_path / "scratch" / "expected.pt")
+    assert (done, places) == (16, 16 * 32)
+    report = vocabulary.run(settings, step()).parameters
+    kept = json.loads((tmp_path / "out" / vocabulary.TOKENS).read_text())
+    assert tuple(kept) == wanted.kept
+    share = float(odds[kept].sum() / odds.sum())
+    assert report["expected_covered"] == pytest.approx(share, abs=1e-4) and share < 1
+    (tmp_path / "fresh").mkdir()
+    again = step(out=tmp_path / "again", scratch=tmp_path / "fresh")
+    assert vocabulary.run(settings, again).parameters == report
+    counted = step(out=tmp_path / "counted", scratch=tmp_path / "fresh")
+    few = vocabulary.Settings(keep=KEEP, samples=0)
+    assert "expected_covered" not in vocabulary.run(few, counted).parameters
+    assert json.loads((tmp_path / "counted" / vocabulary.TOKENS).read_text()) != kept
+
+
+def test_windows_are_spread_over_a_text() -> None:
+    assert vocabulary.spread(10, 16, 4) == [slice(0, 10)]
+    assert vocabulary.spread(40, 16, 4) == [slice(0, 16), slice(16, 32)]
+    found = vocabulary.spread(16 * 100 + 3, 16, 8)
+    assert len(found) == 8 and found[-1].stop > 16 * 80
+    assert all(w.stop - w.start == 16 and w.stop <= 1603 for w in found)
+    assert all(a.stop <= b.start for a, b in pairwise(found))
+
+
 def test_a_teacher_gets_the_same_tokens(
     stories: Path, story_file: Path, step: Step, tmp_path: Path
 ) -> None:
     vocabulary.run(vocabulary.Settings(keep=KEEP), step())
+    (tmp_path / "s").mkdir()
     again = step(
         tmp_path / "out", teacher=tmp_path / "out", out=tmp_path / "less", scratch=tmp_path / "s"
     )

@@ -8,10 +8,11 @@ order, and those that went were none of its.  Any other text is spelt in smaller
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from shrinkc.core.errors import TokenizerNotCut
@@ -127,6 +128,7 @@ class Pieces:
         used: Mapping[int, int],
         always: Iterable[int] = (),
         *,
+        expected: Mapping[int, float] = MappingProxyType({}),
         keep: int | None = None,
         share: float | None = None,
         multiple: int = 1,
@@ -135,14 +137,14 @@ class Pieces:
 
         ``used``: id -> how often texts have it.  ``always``: ids that stay besides the required
         ones.  Of the others those stay that are made the most often, on their own or on the way to
-        a longer one: the same as taking away, again and again, the token that is used least and no
-        other needs.  Where texts make no more, those of the earliest merges follow.  With ``share``
-        the number is rounded up to a ``multiple``.  A ``keep`` that is too small gives as many as
-        have to stay.
+        a longer one, counted in the texts and as ``expected`` has them as well: the same as taking
+        away, again and again, the token that is used least and no other needs.  Where that makes no
+        more, those of the earliest merges follow.  With ``share`` the number is rounded up to a
+        ``multiple``.  A ``keep`` that is too small gives as many as have to stay.
         """
         total = sum(used.values())
-        made: Counter[int] = Counter()
-        for index, count in used.items():
+        made: defaultdict[int, float] = defaultdict(float)
+        for index, count in (*used.items(), *expected.items()):
             for part in self.made(index):
                 made[part] += count
         kept = set(self.required)

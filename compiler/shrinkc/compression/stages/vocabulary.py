@@ -1,6 +1,8 @@
 """Stage ``vocabulary``: the tokens that the texts do not need go, with their rows of the tables.
 
-Which ones, and why every text still has its ids: :mod:`shrinkc.compression.cut_tokenizer`.
+Which ones, and why every text still has its ids: :mod:`shrinkc.compression.cut_tokenizer`.  Of rare tokens the
+texts are a poor sample: half of them they have once, or not at all.  What the model expects next in them, added up
+over all places, says more: it is a count of the same text with every other way to go on in it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from shrinkc.checkpoints import load, load_tokenizer, save, stored_dtype
@@ -34,18 +37,22 @@ _CHAT = tuple(
 )  # fmt: skip
 # of a text as much is encoded and decoded again to see that nothing is lost
 _CHECKED = 20_000
+_KEPT = 16  # windows between two saved sums of what the model expects
 
 
 @dataclass(frozen=True)
 class Settings:
     """How many tokens stay at most (``keep``), or which ``share`` of the tokens of the texts they have to be.
 
-    Texts come from ``text``, else from the calibration's.
+    Texts come from ``text``, else from the calibration's.  ``samples`` windows of ``length`` tokens of them: what
+    the model expects there counts as much as what the texts have where ``keep`` decides; 0: they are counted only.
     """
 
     text: tuple[str, ...] = ()
     keep: int | None = None
     share: float | None = None
+    samples: int = 128
+    length: int = 512
 
     def __post_init__(self) -> None:
         exactly_one(keep=self.keep, share=self.share)
@@ -53,6 +60,13 @@ class Settings:
             between("keep", self.keep, 1)
         if self.share is not None:
             between("share", self.share, 0.5, 1.0)
+        between("samples", self.samples, 0)
+        between("length", self.length, 8)
+
+    @property
+    def expects(self) -> bool:
+        """Whether the model is asked."""
+        return self.keep is not None and self.samples > 0
 
     @property
     def needs_calibration(self) -> bool:
@@ -61,7 +75,9 @@ class Settings:
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Nothing: of a model with fewer tokens than ``keep`` all stay."""
+    """Windows beyond the model's context.  Of a model with fewer tokens than ``keep`` all stay."""
+    if settings.expects and settings.length > facts.config.max_position:
+        return [f"length = {settings.length}: the model's context is {facts.config.max_position}"]
     return []
 
 
@@ -85,16 +101,22 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Nothing goes through the model."""
-    return 0.0
+    """Nothing goes through the model but what it is asked about."""
+    return float(settings.samples * settings.length) if settings.expects else 0.0
+
+
+def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
+    """Logits of a window and their probabilities."""
+    return 3 * 4 * settings.length * facts.config.vocab_size if settings.expects else 0
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Cuts tokenizer, tables and configs; ``kept_tokens.json`` lists the old id of every new one."""
+    old = load_tokenizer(step.source)
+    texts = _texts(settings, step.calibration)
+    expected = _expected(settings, step, texts) if settings.expects else {}
     with step.reporter.stage("vocabulary: counting tokens"):
-        old = load_tokenizer(step.source)
-        texts = _texts(settings, step.calibration)
-        pieces, choice = choose(settings, texts, old, _named_ids(step.source))
+        pieces, choice = choose(settings, texts, old, _named_ids(step.source), expected)
         kept = choice.kept
         tokenizer = _cut_tokenizer(old, pieces, kept, step.scratch / "tokenizer")
         _check(old, tokenizer, texts)
@@ -115,10 +137,60 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             "tokens": len(kept),
             "always_kept": choice.required,
             "covered": choice.covered,
+            **_expected_covered(expected, kept),
             "tokens_of_texts": [sum(_used(texts, t).values()) for t in (old, tokenizer)],
         },
         notes,
     )
+
+
+def _expected(settings: Settings, step: StepContext, texts: list[Text]) -> dict[int, float]:
+    """id -> how often the model expects it in the texts: its mean probability, times the tokens that they have."""
+    import torch
+
+    loaded = load(step.source, dtype=step.dtype, device=step.device)
+    ids = torch.tensor(encode_texts(texts, loaded.tokenizer))
+    windows = spread(len(ids), settings.length, settings.samples)
+    state, done, places = step.scratch / "expected.pt", 0, 0
+    total = torch.zeros(loaded.model.config.vocab_size, dtype=torch.float64)
+    if state.exists():
+        done, places, total = torch.load(state, weights_only=True)
+    with torch.no_grad(), step.reporter.stage("vocabulary: what the model expects") as update:
+        update(done, len(windows))
+        for window in windows[done:]:
+            given = ids[window][None].to(step.device)
+            logits = loaded.model(input_ids=given, use_cache=False).logits[0]
+            total += torch.softmax(logits.float(), 1).sum(0, dtype=torch.float64).cpu()
+            done, places = done + 1, places + logits.shape[0]
+            if done % _KEPT == 0:
+                with new_file(state) as file:
+                    torch.save((done, places, total), file)
+            update(done, len(windows))
+    if not torch.isfinite(total).all():
+        raise StageFailed(
+            "vocabulary: what the model expects is not finite.",
+            "look at the model; samples = 0 for vocabulary counts tokens without it.",
+        )
+    return dict(enumerate((total * (len(ids) / places)).tolist()))
+
+
+def spread(tokens: int, length: int, samples: int) -> list[slice]:
+    """Of so many tokens at most ``samples`` windows, evenly spread; all of a shorter text."""
+    whole = tokens // length
+    if whole == 0:
+        return [slice(0, tokens)]
+    count = min(whole, samples)
+    starts = [i * whole // count * length for i in range(count)]
+    return [slice(start, start + length) for start in starts]
+
+
+def _expected_covered(expected: Mapping[int, float], kept: tuple[int, ...]) -> dict[str, float]:
+    """The share of what the model expects that is among the tokens that stay."""
+    if not expected:
+        return {}
+    return {
+        "expected_covered": round(sum(map(expected.__getitem__, kept)) / sum(expected.values()), 6)
+    }
 
 
 def tokens_left(steps: Iterable[Path]) -> tuple[int, ...] | None:
@@ -132,9 +204,13 @@ def tokens_left(steps: Iterable[Path]) -> tuple[int, ...] | None:
 
 
 def choose(
-    settings: Settings, texts: list[Text], tokenizer: Any, named: Iterable[int] = ()
+    settings: Settings,
+    texts: list[Text],
+    tokenizer: Any,
+    named: Iterable[int] = (),
+    expected: Mapping[int, float] = MappingProxyType({}),
 ) -> tuple[Pieces, Choice]:
-    """The tokens that stay, the ids ``named`` among them.
+    """The tokens that stay, the ids ``named`` among them; ``expected`` as :class:`Pieces` takes it.
 
     Raises TokenizerNotCut, BadData for texts without a token, and BadRecipe when ``keep`` is too small.
     """
@@ -148,7 +224,12 @@ def choose(
             "give text that is like what the model is for.",
         )
     choice = pieces.choose(
-        used, always, keep=settings.keep, share=settings.share, multiple=MULTIPLE
+        used,
+        always,
+        expected=expected,
+        keep=settings.keep,
+        share=settings.share,
+        multiple=MULTIPLE,
     )
     if settings.keep is not None and len(choice.kept) > settings.keep:
         raise BadRecipe(
