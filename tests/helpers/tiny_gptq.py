@@ -199,12 +199,18 @@ def _int32(words: NDArray[np.int64]) -> NDArray[np.int32]:
 def _write_sidecar(
     directory: Path, table: NDArray[np.float32], bits: int, group: int
 ) -> NDArray[np.float32]:
+    """As the stage gptq has them: at 4 bit with whole zero points."""
     size = table.shape[1] if group == -1 else group
     parts = table.reshape(len(table), -1, size)
     low, high = parts.min(axis=2), parts.max(axis=2)
-    top = (1 << bits) - 1
+    top, points = (1 << bits) - 1, bits == 4
+    if points:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     scale, offset = ((high - low) / top).astype(np.float16), low.astype(np.float16)
     wide, start = scale.astype(np.float32)[:, :, None], offset.astype(np.float32)[:, :, None]
+    if points:
+        start = np.round(start / wide) * wide
+        offset = start[:, :, 0].astype(np.float16)
     q = np.clip(np.round((parts - start) / wide), 0, top).astype(np.uint8)
     stored = q.reshape(len(table), -1)
     if bits == 4:
@@ -214,9 +220,10 @@ def _write_sidecar(
         {"q": stored, "scale": scale, "offset": offset},
         metadata={
             "format": "shrinkc-embedding",
-            "version": "1",
+            "version": "2" if points else "1",
             "bits": str(bits),
             "group": str(size),
+            **({"points": "true"} if points else {}),
         },
     )
     return (wide * q.astype(np.float32) + start).reshape(table.shape)

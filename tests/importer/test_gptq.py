@@ -263,7 +263,8 @@ def test_sidecar(tmp_path: Path, bits: int, group: int, tied: bool) -> None:
     assert (model.head is None) == tied
     found = formats(tmp_path / "m")
     assert found is not None
-    assert found["model.embed_tokens"] == (bits, 64 if group == -1 else group, Zero.ANY)
+    zero = Zero.POINT if bits == 4 else Zero.ANY
+    assert found["model.embed_tokens"] == (bits, 64 if group == -1 else group, zero)
 
 
 def test_sidecar_of_another_table(tmp_path: Path) -> None:
