@@ -114,7 +114,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     """Cuts tokenizer, tables and configs; ``kept_tokens.json`` lists the old id of every new one."""
     old = load_tokenizer(step.source)
     texts = _texts(settings, step.calibration)
-    expected = _expected(settings, step, texts) if settings.expects else {}
+    asked = settings.expects and (settings.keep or 0) < len(old)
+    expected = _expected(settings, step, texts) if asked else {}
     with step.reporter.stage("vocabulary: counting tokens"):
         pieces, choice = choose(settings, texts, old, _named_ids(step.source), expected)
         kept = choice.kept
