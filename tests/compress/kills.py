@@ -34,7 +34,17 @@ from .conftest import story_text
 TITLE = "Killed runs"
 OWN_TEXT = "the model's own text"
 STORIES = ROOT / "examples" / "stories"
-STAGES = ("vocabulary", "depth", "width", "lora", "equalize", "gptq", "reconstruct", "qat")
+STAGES = (
+    "vocabulary",
+    "depth",
+    "width",
+    "lora",
+    "rotate",
+    "equalize",
+    "gptq",
+    "reconstruct",
+    "qat",
+)
 RECIPE = """
 [calibration]
 text = ["self:6k"]
@@ -54,6 +64,7 @@ samples = 600
 batch = 4
 micro_batch = 4
 length = 64
+[rotate]
 [equalize]
 group = 32
 sym = false

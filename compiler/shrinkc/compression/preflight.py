@@ -31,7 +31,7 @@ from shrinkc.core.words import show_size, show_time
 # (resident set of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
 PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "equalize": 11, "gptq": 16,
+    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "rotate": 12, "equalize": 11, "gptq": 16,
     "reconstruct": 12, "scales": 16, "qat": 36, "eora": 16,
 }  # fmt: skip
 TIMED_TOKENS = 512
@@ -147,6 +147,9 @@ def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> 
     side = next((s.name for s in before if s.kind == "eora"), None)
     if side is not None and stage.kind in AFTER_GPTQ and stage.kind != "eora":
         yield f"changes what the side paths of [{side}] were made for; put [{side}] after it"
+    scaled = next((s.name for s in before if s.kind == "equalize"), None)
+    if scaled is not None and stage.kind == "rotate":
+        yield f"mixes the inputs that [{scaled}] has scaled; put [{scaled}] after it"
 
 
 def _grid_notes(recipe: Recipe) -> list[str]:

@@ -57,6 +57,7 @@ from shrinkc.compression.steps import (
     write_step,
 )
 from shrinkc.compression.summary import Row, markdown, picture, rows_of
+from shrinkc.compression.training import windows_before
 from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadStep, RunChanged
@@ -380,6 +381,7 @@ class _Run:
 
         torch.manual_seed(self.recipe.run.seed)
         floats = [r for r in self.records if r.stage not in ON_INTEGERS]
+        earlier = self.recipe.stages[: len(self.records) - 1]  # the first record is the source's
         context = StepContext(
             source=self._model_of(before),
             out=folder,
@@ -394,6 +396,7 @@ class _Run:
             teacher=self._model_of(self.records[0]),
             tokens=tokens_left(self.out / r.name for r in self.records if r.stage == "vocabulary"),
             unquantized=self._model_of(floats[-1]),
+            windows=windows_before(stage.settings, [s.settings for s in earlier]),
         )
         report: StepReport = stage_module(stage.kind).run(stage.settings, context)
         return report

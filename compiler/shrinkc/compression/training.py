@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class StepSettings:
     """What every kind of training has: its text, and steps on it.
 
     Text comes from ``text`` (else from the calibration's), cut into windows of ``length`` tokens;
-    every time the text is used up it is cut at another place and shuffled.  ``samples`` windows in all.
+    every time the text is used up it is cut at another place and shuffled.  ``samples`` windows in all, which
+    follow on those that stages before had of the same text.
     A step is ``batch`` windows.  AdamW; ``learning_rate`` rises over the first ``warmup`` of
     all steps and falls like a cosine.  ``dtype`` is that of the computation; what is trained and its
     optimiser are float32.
@@ -143,13 +144,14 @@ def state_bytes(numbers: int) -> int:
 
 
 class Windows:
-    """Windows of token ids in the order of training: sample i is the same whenever it is asked for."""
+    """Windows of token ids in the order of training, from ``first`` on: sample i is the same whenever it is
+    asked for."""
 
-    def __init__(self, ids: list[int], length: int, seed: int, key: str) -> None:
+    def __init__(self, ids: list[int], length: int, seed: int, key: str, first: int = 0) -> None:
         import torch
 
         self.ids = torch.tensor(ids)
-        self.length, self.seed = length, seed
+        self.length, self.seed, self.first = length, seed, first
         # a window less than would fit, so that every epoch can start at another place
         self.per_epoch = (len(ids) - length) // length
         self._order: tuple[int, Any] = (-1, None)
@@ -163,7 +165,7 @@ class Windows:
         """int64 [length]."""
         import torch
 
-        epoch, place = divmod(index, self.per_epoch)
+        epoch, place = divmod(self.first + index, self.per_epoch)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             offset = torch.randint(self.length, (), generator=generator)
@@ -181,10 +183,24 @@ class Windows:
 
 
 def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: Any) -> Windows:
-    """Those of the texts of a stage."""
+    """Those of the texts of a stage, behind those that the stages before it have trained on."""
     key, calibration = f"{kind}.text", step.calibration
     texts = read_texts(settings.text or calibration.text, key, calibration.own)
-    return Windows(encode_texts(texts, tokenizer), settings.length, step.seed, key)
+    ids = encode_texts(texts, tokenizer)
+    return Windows(ids, settings.length, step.seed, key, step.windows)
+
+
+def windows_before(settings: Any, earlier: Iterable[Any]) -> int:
+    """How many windows stages of the settings ``earlier`` train on, of those that one of ``settings`` has: of the
+    same texts and length.  Text that was not seen yet teaches more than text that was."""
+    return sum(
+        DEFAULT_SAMPLES if other.samples is None else other.samples
+        for other in earlier
+        if isinstance(other, StepSettings)
+        and isinstance(settings, StepSettings)
+        and getattr(other, "epochs", None) is None
+        and (other.text, other.length) == (settings.text, settings.length)
+    )
 
 
 def load_to_train(source: Path, settings: StepSettings, device: str) -> Loaded:

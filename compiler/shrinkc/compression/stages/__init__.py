@@ -46,7 +46,7 @@ __all__ = [
 
 AFTER_GPTQ = ("reconstruct", "scales", "qat", "eora")  # stages that take a quantised model
 ON_INTEGERS = ("gptq", *AFTER_GPTQ)  # stages that give one
-KINDS = ("vocabulary", "depth", "width", "lora", "equalize", *ON_INTEGERS)
+KINDS = ("vocabulary", "depth", "width", "lora", "rotate", "equalize", *ON_INTEGERS)
 NEED_FLOATS = ("reconstruct", "eora")  # stages that look at the float model as well
 
 

@@ -1,0 +1,134 @@
+"""Stage rotate: the model stays what it is, and its channels become alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkc.checkpoints import load
+from shrinkc.cli.main import run_cli
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.recipe import parse_toml
+from shrinkc.compression.stages import rotate
+from shrinkc.compression.stages.context import StepContext
+from shrinkc.compression.stages.rotate import Settings, basis
+
+torch = pytest.importorskip("torch")
+
+Step = Callable[..., StepContext]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 96, 576])
+def test_the_basis_is_orthonormal_and_even(size: int) -> None:
+    found = basis(size, 3)
+    assert found.dtype == torch.float64 and found.shape == (size, size)
+    torch.testing.assert_close(found @ found.T, torch.eye(size, dtype=torch.float64))
+    assert torch.equal(found, basis(size, 3)) and (
+        size == 1 or not torch.equal(found, basis(size, 4))
+    )
+    odd = size // (size & -size)
+    if size > odd:  # every block of a power of two has entries of one size
+        sizes = found.abs().view(odd, size // odd, odd, size // odd)
+        torch.testing.assert_close(sizes, sizes[:, :1, :, :1].expand_as(sizes))
+
+
+def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
+    """Tied before and with two tables after; with a channel that norms silence."""
+    before = load(stories, dtype="float32")
+    with torch.no_grad():
+        for name, parameter in before.model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.mul_(torch.linspace(0.2, 2, len(parameter)))
+                parameter[5] = 1e-5
+        before.model.model.embed_tokens.weight[:, 5] *= 30
+    ids = torch.arange(3, 99).view(2, 48)
+    with torch.no_grad():
+        wanted = before.model(ids).logits
+        peak = channel_peak(before.model, ids)
+        rotate.rotate(before.model, basis(before.model.config.hidden_size, 0))
+        found = before.model(ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert channel_peak(before.model, ids) < peak / 2
+    norms = [p for n, p in before.model.named_parameters() if n.endswith("norm.weight")]
+    assert norms and all(bool((p == 1).all()) for p in norms)
+
+
+def channel_peak(model: torch.nn.Module, ids: torch.Tensor) -> float:
+    """How many times its mean the largest channel of the embedded tokens is, in root mean squares."""
+    with torch.no_grad():
+        size = model.model.embed_tokens(ids).flatten(0, 1).square().mean(0).sqrt()
+    return float(size.max() / size.mean())
+
+
+def test_what_is_written(stories: Path, step: Step, tmp_path: Path) -> None:
+    report = rotate.run(Settings(), step())
+    assert report.parameters == {"untied": True} and "a table more" in report.notes[0]
+    before, after = facts_of(stories), facts_of(tmp_path / "out")
+    assert before.config.tie_embeddings and not after.config.tie_embeddings
+    wanted = rotate.predict(Settings(), before)
+    assert (wanted.parameters, wanted.packed_bytes) == (after.parameters, after.packed_bytes)
+    assert wanted.config == after.config
+    assert (
+        abs(wanted.bytes_on_disk - after.bytes_on_disk) < 0.05 * after.bytes_on_disk
+    )  # tokenizers do not grow
+    again = rotate.run(Settings(), step(source=tmp_path / "out", out=tmp_path / "again"))
+    assert again.parameters == {"untied": False} and not again.notes
+
+
+RECIPE = """
+[calibration]
+text = ["{text}"]
+samples = 16
+length = 64
+[rotate]
+[equalize]
+bits = 4
+[gptq]
+bits = 4
+group = -1
+embeddings = {{ bits = 4, group = 32 }}
+[reconstruct]
+samples = 16
+length = 64
+[qat]
+samples = 16
+batch = 4
+length = 64
+"""
+
+
+def test_a_rotated_model_is_shrunk_compiled_and_run(
+    stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """And its two trainings have different windows of the text."""
+    given, plain = dict[str, int](), StepContext.__init__
+
+    def spy(self: StepContext, **values: Any) -> None:
+        plain(self, **values)
+        given[self.scratch.name] = self.windows
+
+    monkeypatch.setattr(StepContext, "__init__", spy)
+    recipe, out, program = tmp_path / "r.toml", tmp_path / "run", str(tmp_path / "program")
+    recipe.write_text(RECIPE.format(text=story_file))
+    assert run_cli(["compress", str(stories), "--recipe", str(recipe), "-o", str(out)]) == 0
+    assert {name: count for name, count in given.items() if count} == {"05-qat": 16}
+    assert "a table more" in capsys.readouterr().err
+    assert parse_toml((out / "recipe.toml").read_text()).stages[0].kind == "rotate"
+    assert run_cli(["compile", str(out / "05-qat"), "-o", program]) == 0
+    assert run_cli(["run", program, "--on", "host", "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+def test_it_comes_before_scales_for_inputs(
+    stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        f'[calibration]\ntext = ["{story_file}"]\nsamples = 8\nlength = 32\n[equalize]\n[rotate]\n'
+    )
+    command = ["compress", str(stories), "--recipe", str(recipe), "-o", str(tmp_path / "run")]
+    assert run_cli([*command, "--dry-run"]) != 0
+    assert "[rotate] mixes the inputs that [equalize] has scaled" in capsys.readouterr().err
