@@ -10,11 +10,13 @@ import pytest
 
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
+from shrinkc.compression.budget import before_budget, check_recipe
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.recipe import parse_toml
 from shrinkc.compression.stages import rotate
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.rotate import Settings, basis
+from shrinkc.core.errors import BadRecipe
 
 torch = pytest.importorskip("torch")
 
@@ -122,13 +124,23 @@ def test_a_rotated_model_is_shrunk_compiled_and_run(
     assert run_cli(["run", program, "--on", "host", "--prompt", "Once", "--tokens", "4"]) == 0
 
 
-def test_it_comes_before_scales_for_inputs(
-    stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("before", ["[equalize]", '[width]\nmethod = "n:m"\nn = 2\nm = 4'])
+def test_it_comes_before_what_it_would_undo(
+    before: str, stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "r.toml"
-    recipe.write_text(
-        f'[calibration]\ntext = ["{story_file}"]\nsamples = 8\nlength = 32\n[equalize]\n[rotate]\n'
-    )
+    text = f'[calibration]\ntext = ["{story_file}"]\nsamples = 8\nlength = 32\n'
+    recipe.write_text(f"{text}{before}\n[rotate]\n")
     command = ["compress", str(stories), "--recipe", str(recipe), "-o", str(tmp_path / "run")]
     assert run_cli([*command, "--dry-run"]) != 0
-    assert "[rotate] mixes the inputs that [equalize] has scaled" in capsys.readouterr().err
+    name = before.split("]")[0] + "]"
+    assert f"[rotate] mixes the inputs that {name} has changed" in capsys.readouterr().err
+
+
+def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
+    recipe = parse_toml("[budget]\ntarget_bytes = 400_000\n[rotate]\n[lora]\n")
+    assert [s.kind for s in before_budget(recipe)] == ["rotate"]
+    check_recipe(recipe, facts_of(stories))
+    late = parse_toml("[budget]\ntarget_bytes = 400_000\n[lora]\n[rotate]\n")
+    with pytest.raises(BadRecipe, match=r"the tables that there are, and \[rotate\] comes after"):
+        check_recipe(late, facts_of(stories))

@@ -24,6 +24,8 @@ from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import target_named
 
+_TABLES = ("vocabulary", "rotate")  # stages that change embedding and head
+
 PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 
 
@@ -97,8 +99,8 @@ def decide(
 
 
 def before_budget(recipe: Recipe) -> list[Stage]:
-    """The stages that run before anything is chosen: those first ones that leave out tokens."""
-    return list(takewhile(lambda stage: stage.kind == "vocabulary", recipe.stages))
+    """The stages that run before anything is chosen: those first ones that change the tables."""
+    return list(takewhile(lambda stage: stage.kind in _TABLES, recipe.stages))
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
@@ -109,10 +111,10 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
             f"[budget] chooses layers and widths; the recipe has {', '.join(taken)} as well.",
             "leave those stages out, or the budget.",
         )
-    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if s.kind == "vocabulary"]
+    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if s.kind in _TABLES]
     if late:
         raise BadRecipe(
-            f"[budget] chooses for the tokens that there are, and [{late[0]}] comes after it.",
+            f"[budget] chooses for the tables that there are, and [{late[0]}] comes after it.",
             "put that table before those of all other stages.",
         )
     if len([s for s in recipe.stages if s.kind == "gptq"]) > 1:

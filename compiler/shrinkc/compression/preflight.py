@@ -147,9 +147,10 @@ def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> 
     side = next((s.name for s in before if s.kind == "eora"), None)
     if side is not None and stage.kind in AFTER_GPTQ and stage.kind != "eora":
         yield f"changes what the side paths of [{side}] were made for; put [{side}] after it"
-    scaled = next((s.name for s in before if s.kind == "equalize"), None)
-    if scaled is not None and stage.kind == "rotate":
-        yield f"mixes the inputs that [{scaled}] has scaled; put [{scaled}] after it"
+    if stage.kind == "rotate":
+        for own in before:
+            if own.kind == "equalize" or getattr(own.settings, "method", "") == "n:m":
+                yield f"mixes the inputs that [{own.name}] has changed; put [{own.name}] after it"
 
 
 def _grid_notes(recipe: Recipe) -> list[str]:
