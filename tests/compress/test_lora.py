@@ -16,9 +16,9 @@ from shrinkc.checkpoints import load
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.soft_loss import loss_and_gradient
-from shrinkc.compression.stages import depth, lora, qat, reconstruct
+from shrinkc.compression.stages import depth, lora, qat, reconstruct, scales
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.compression.training import DEFAULT_SAMPLES, Windows, windows_before
+from shrinkc.compression.training import DEFAULT_SAMPLES, Windows, windows_of
 from shrinkc.core.errors import BadData, RunChanged, TrainingDiverged
 from shrinkc.importer import load_hf
 
@@ -84,22 +84,37 @@ def test_every_epoch_shuffles_whole_windows() -> None:
         assert [s[0] for s in part] != sorted(starts)
     assert first != second
     assert windows.sample(5).tolist() == samples[5]  # whatever was asked for in between
-    later = Windows(list(range(1000)), 16, 3, "lora.text", first=57)
+    later = Windows(list(range(1000)), 16, 3, "lora.text")
+    later.first = 57
     assert [later.sample(i).tolist() for i in range(65)] == samples[57:]
     with pytest.raises(BadData, match="20 tokens are too few"):
         Windows(list(range(20)), 16, 0, "lora.text")
 
 
-def test_stages_of_one_text_have_different_windows() -> None:
-    """Of the same length; one that counts epochs is for itself."""
+def test_stages_of_one_text_have_different_windows(step: Step, story_file: Path) -> None:
+    """Of the same length, whether the text is named or the calibration's; one that counts epochs begins with one."""
     first = reconstruct.Settings(samples=30, length=64)
-    other = qat.Settings(samples=7, length=64, text=("own.txt",))
-    whole = qat.Settings(epochs=2, length=64)
-    earlier = [depth.Settings(remove=1), first, other, whole, lora.Settings(length=64)]
-    assert windows_before(qat.Settings(length=64), earlier) == 30 + DEFAULT_SAMPLES
-    assert windows_before(qat.Settings(length=32), earlier) == 0
-    assert windows_before(qat.Settings(length=64, text=("own.txt",)), earlier) == 7
-    assert windows_before(depth.Settings(remove=1), earlier) == 0
+    other = qat.Settings(samples=30, length=64, text=("own.txt",))
+    named = lora.Settings(samples=13, length=64, batch=8, text=(str(story_file),))
+    whole = scales.Settings(epochs=2, length=64, batch=4)
+    shorter = lora.Settings(samples=5, length=32)
+    context = step()
+    tokenizer = load(context.source).tokenizer
+
+    def begins(settings: Any, *earlier: Any) -> Windows:
+        context.earlier = (depth.Settings(remove=1), *earlier)
+        return windows_of(settings, context, "qat", tokenizer)
+
+    alone = begins(first, other, shorter)
+    count = alone.per_epoch
+    assert alone.first == 0 and count > 60
+    found = begins(qat.Settings(length=64), first, other, shorter, named)
+    assert found.first == 30 + 16
+    assert found.sample(3).tolist() == alone.sample(49).tolist() != alone.sample(3).tolist()
+    batches = -(-2 * count // 4) * 4
+    assert begins(first, whole).first == batches == whole.windows(count)
+    assert begins(whole, first).first == count and begins(whole, whole).first % count == 0
+    assert lora.Settings().windows(count) == DEFAULT_SAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ from shrinkc.compression.steps import (
     write_step,
 )
 from shrinkc.compression.summary import Row, markdown, picture, rows_of
-from shrinkc.compression.training import windows_before
+from shrinkc.compression.training import StepSettings, trained_before
 from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadStep, RunChanged
@@ -301,7 +301,7 @@ class _Run:
         others = [name for name in present if name not in wanted]
         if others:
             raise self._changed(f"{', '.join(others)} is no step of this recipe")
-        for number, stage in enumerate(self.recipe.stages, 1):
+        for number in range(1, len(wanted)):
             if wanted[number] not in present:
                 later = [name for name in wanted[number:] if name in present]
                 if later:
@@ -310,9 +310,9 @@ class _Run:
                         f"delete {', '.join(later)} as well to make them again, or start over "
                         "with --force.",
                     )
-                self._check_state(wanted[number], self._fingerprint(stage, self.records[-1]))
+                self._check_state(wanted[number], self._fingerprint(number, self.records[-1]))
                 break
-            expected = self._fingerprint(stage, self.records[number - 1])
+            expected = self._fingerprint(number, self.records[number - 1])
             self.records.append(self._found(self.out / wanted[number], expected))
 
     def _found(self, directory: Path, expected: Fingerprint) -> StepRecord:
@@ -335,14 +335,24 @@ class _Run:
     def _name(self, number: int) -> str:
         return step_name(number, self.recipe.stages[number - 1].name)
 
-    def _fingerprint(self, stage: Stage, before: StepRecord) -> Fingerprint:
+    def _fingerprint(self, number: int, before: StepRecord) -> Fingerprint:
+        stage = self.recipe.stages[number - 1]
         made_from = before.fingerprint if before.stage == "source" else before.outcome()
         made_from = made_from | run_fingerprint(self.recipe) | {"device": self.device}
+        if isinstance(stage.settings, StepSettings):
+            given = trained_before(stage.settings, self.calibration, self._earlier(number))
+            for n, one in enumerate(given, 1):
+                epochs = getattr(one, "epochs", None)
+                made_from[f"windows before, {n}"] = [one.samples, epochs, one.batch]
         return made_from | stage_fingerprint(stage, self.calibration)
+
+    def _earlier(self, number: int) -> tuple[Any, ...]:
+        """The settings of the stages before that of a number."""
+        return tuple(stage.settings for stage in self.recipe.stages[: number - 1])
 
     def _step(self, number: int) -> None:
         stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
-        expected = self._fingerprint(stage, before)
+        expected = self._fingerprint(number, before)
         scratch = self._scratch(name, expected)
         logs = self.out / LOGS / name
         logs.mkdir(parents=True, exist_ok=True)
@@ -381,7 +391,6 @@ class _Run:
 
         torch.manual_seed(self.recipe.run.seed)
         floats = [r for r in self.records if r.stage not in ON_INTEGERS]
-        earlier = self.recipe.stages[: len(self.records) - 1]  # the first record is the source's
         context = StepContext(
             source=self._model_of(before),
             out=folder,
@@ -396,7 +405,7 @@ class _Run:
             teacher=self._model_of(self.records[0]),
             tokens=tokens_left(self.out / r.name for r in self.records if r.stage == "vocabulary"),
             unquantized=self._model_of(floats[-1]),
-            windows=windows_before(stage.settings, [s.settings for s in earlier]),
+            earlier=self._earlier(len(self.records)),
         )
         report: StepReport = stage_module(stage.kind).run(stage.settings, context)
         return report

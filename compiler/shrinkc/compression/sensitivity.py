@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.compression.blocks import batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
-from shrinkc.compression.embedding import TIED_DAMP, quantize_table
+from shrinkc.compression.embedding import HEAD_DAMP, TIED_DAMP, quantize_table
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
@@ -294,20 +294,29 @@ class _Run:
         self.state.add(name, loss / self.tokens, kl / self.tokens)
 
     def _tables(self, final: list[Tensor]) -> None:
-        """The embedding at every width, as the stage gptq does it; ``final``: states at the end."""
+        """Embedding and head at every width, as the stage gptq does them; ``final``: states at the end."""
         import torch
 
         table = self.model.get_input_embeddings().weight
-        hessian = torch.eye(table.shape[1])
+        x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
+        moment = x.T @ x / len(x)
         if self.model.config.tie_word_embeddings:
-            x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
-            hessian = damped(x.T @ x / len(x), TIED_DAMP)
-        weighting = Weighting.of(hessian)
+            given = {table: Weighting.of(damped(moment, TIED_DAMP))}
+        else:
+            head = self.model.get_output_embeddings().weight
+            given = {
+                table: Weighting.of(torch.eye(len(moment))),
+                head: Weighting.of(damped(moment, HEAD_DAMP)),
+            }
         for bits in WIDTHS:
             if f"embedding {bits}" in self.state.found:
                 continue
-            small = quantize_table(table, weighting, bits=bits, group=self.group)
-            with _replaced({table: torch.from_numpy(small.dequantized())}):
+            small = {
+                one: quantize_table(one, weighting, bits=bits, group=self.group)
+                for one, weighting in given.items()
+            }
+            change = {one: torch.from_numpy(q.dequantized()) for one, q in small.items()}
+            with _replaced(change):
                 start = [embed(self.model, ids) for ids in self.parts]
                 self._probe(f"embedding {bits}", start, 0)
 

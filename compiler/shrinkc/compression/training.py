@@ -64,6 +64,10 @@ class StepSettings:
         """Whether the calibration's text is trained on."""
         return not self.text
 
+    def windows(self, per_epoch: int) -> int:
+        """How many it trains on, of a text that has so many."""
+        return DEFAULT_SAMPLES if self.samples is None else self.samples
+
     def share(self, step: int, steps: int) -> float:
         """Of its rate, in a step, counted from 0."""
         warm = max(1, round(self.warmup * steps))
@@ -110,6 +114,12 @@ class TrainingSettings(StepSettings):
         between("weight_decay", self.weight_decay, 0, 1)
         between("distill", self.distill, 0, 1)
 
+    def windows(self, per_epoch: int) -> int:
+        """How many it trains on, of a text that has so many: whole batches."""
+        epochs = self.epochs
+        count = super().windows(per_epoch) if epochs is None else round(epochs * per_epoch)
+        return -(-count // self.batch) * self.batch
+
 
 def text_hashes(settings: StepSettings, kind: str) -> dict[str, str]:
     """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
@@ -147,11 +157,11 @@ class Windows:
     """Windows of token ids in the order of training, from ``first`` on: sample i is the same whenever it is
     asked for."""
 
-    def __init__(self, ids: list[int], length: int, seed: int, key: str, first: int = 0) -> None:
+    def __init__(self, ids: list[int], length: int, seed: int, key: str) -> None:
         import torch
 
         self.ids = torch.tensor(ids)
-        self.length, self.seed, self.first = length, seed, first
+        self.length, self.seed, self.first = length, seed, 0
         # a window less than would fit, so that every epoch can start at another place
         self.per_epoch = (len(ids) - length) // length
         self._order: tuple[int, Any] = (-1, None)
@@ -183,24 +193,29 @@ class Windows:
 
 
 def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: Any) -> Windows:
-    """Those of the texts of a stage, behind those that the stages before it have trained on."""
+    """Those of the texts of a stage, behind those that the stages before it have trained on: text that was not seen
+    yet teaches more than text that was.  A stage that counts epochs begins with a whole one."""
     key, calibration = f"{kind}.text", step.calibration
     texts = read_texts(settings.text or calibration.text, key, calibration.own)
-    ids = encode_texts(texts, tokenizer)
-    return Windows(ids, settings.length, step.seed, key, step.windows)
+    windows = Windows(encode_texts(texts, tokenizer), settings.length, step.seed, key)
+    before = trained_before(settings, calibration, step.earlier)
+    windows.first = sum(one.windows(windows.per_epoch) for one in before)
+    if getattr(settings, "epochs", None) is not None:
+        windows.first = -(-windows.first // windows.per_epoch) * windows.per_epoch
+    return windows
 
 
-def windows_before(settings: Any, earlier: Iterable[Any]) -> int:
-    """How many windows stages of the settings ``earlier`` train on, of those that one of ``settings`` has: of the
-    same texts and length.  Text that was not seen yet teaches more than text that was."""
-    return sum(
-        DEFAULT_SAMPLES if other.samples is None else other.samples
-        for other in earlier
-        if isinstance(other, StepSettings)
-        and isinstance(settings, StepSettings)
-        and getattr(other, "epochs", None) is None
-        and (other.text, other.length) == (settings.text, settings.length)
-    )
+def trained_before(
+    settings: StepSettings, calibration: Calibration, earlier: Iterable[Any]
+) -> list[StepSettings]:
+    """Those of the settings ``earlier`` whose stages train on the windows that one of ``settings`` has: of the same
+    texts, as they are named, and of the same length."""
+
+    def text(one: StepSettings) -> tuple[tuple[str, ...], int]:
+        return tuple(one.text or calibration.text), one.length
+
+    trained = (one for one in earlier if isinstance(one, StepSettings))
+    return [one for one in trained if text(one) == text(settings)]
 
 
 def load_to_train(source: Path, settings: StepSettings, device: str) -> Loaded:
@@ -267,17 +282,16 @@ class Training:
         """
         settings = self.settings
         windows = windows_of(settings, self.step, self.kind, self.tokenizer)
-        samples = settings.samples or DEFAULT_SAMPLES
-        if settings.epochs is not None:
-            samples = round(settings.epochs * windows.per_epoch)
-        steps = math.ceil(samples / settings.batch)
+        samples = settings.windows(windows.per_epoch)
+        steps = samples // settings.batch
         with freed_memory_kept():
             self._all_steps(windows, steps)
             self.optimizer = self.teacher = None  # so that their memory goes back at once
         return {
             "steps": steps,
-            "tokens": steps * settings.batch * settings.length,
-            "epochs": round(steps * settings.batch / windows.per_epoch, 3),
+            "tokens": samples * settings.length,
+            "epochs": round(samples / windows.per_epoch, 3),
+            "first_window": windows.first,
             "trainable": sum(p.numel() for p in self.parameters.values()),
             "loss_curve": _thinned(self.losses),
         }

@@ -22,7 +22,7 @@ class StepContext:
     ``teacher``: the model that was given to compress; ``tokens`` the ids of it that ``source`` still
     has, in the order of its own, None where those are all.  ``unquantized``: the last directory before
     ``source`` with float weights (``source`` itself unless it is quantised), for EoRA and ``reconstruct``.
-    ``windows``: how many of its text the stages before it have trained on.  ``dtype``: of the measurements.
+    ``earlier``: the settings of the stages before it.  ``dtype``: of the measurements.
     """
 
     source: Path
@@ -38,7 +38,7 @@ class StepContext:
     teacher: Path | None = None
     tokens: tuple[int, ...] | None = None
     unquantized: Path | None = None
-    windows: int = 0
+    earlier: tuple[Any, ...] = ()
 
 
 @dataclass

@@ -6,8 +6,9 @@ gains go into the matrices behind them, and each matrix is rotated on the side o
 which is what one scale per row suffers from; nothing is computed or stored beside them.  A head that is the embedding
 as well becomes a table of its own, because the last gains come between the two.
 
-The basis is a Hadamard matrix of the largest power of two that divides the hidden size, for each of which an
-orthonormal matrix mixes what is left of it, with random signs: every channel becomes a sum of all, about equally.
+The basis is a Hadamard matrix of the largest power of two that divides the hidden size, with random signs, and what is
+left of the size is mixed by a random orthonormal matrix: every channel becomes a sum of all, where the size is a power
+of two with weights of one size.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def basis(size: int, seed: int) -> Any:
-    """An orthonormal matrix [size, size], float64, of entries of about the same size."""
+    """An orthonormal matrix [size, size], float64; within a block of the largest power of two that divides ``size`` its
+    entries have one size."""
     import torch
 
     whole = size & -size  # the largest power of two that divides it
