@@ -14,6 +14,7 @@ from tests.helpers.tiny_llama import write_tiny_llama
 
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
+from shrinkc.compression.embedding import quantize_tables
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.sensitivity import DAMP, MODULES, NARROW, WIDTHS, Sensitivity, measure
 from shrinkc.compression.stages.depth import keep_layers
@@ -106,6 +107,22 @@ def test_fewer_bits_and_channels_cost_more(found: Sensitivity) -> None:
         assert layer.kv_group > 0
     assert found.kl.embedding[8] < found.kl.embedding[4] < found.kl.embedding[2]
     assert set(found.kl.layers[0].modules) == set(MODULES)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) -> None:
+    """The embedding, and with it a head that is a table of its own."""
+    write_tiny_llama(tmp_path / "m", hidden=32, intermediate=64, layers=2, seed=5, tied=tied)
+    model = load(tmp_path / "m").model
+    result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
+    for bits in (4, 8):
+        changed = copy.deepcopy(model)
+        tables = quantize_tables(model, FIT, bits=bits, group=result.group)
+        assert len(tables) == (1 if tied else 2)
+        places = (changed.get_input_embeddings(), changed.get_output_embeddings())
+        for place, table in zip(places, tables.values(), strict=False):
+            place.weight.data.copy_(torch.from_numpy(table.dequantized()))
+        assert costs(model, changed)[1] == pytest.approx(result.kl.embedding[bits], rel=0.02)
 
 
 def test_one_kv_head_cannot_go(tmp_path: Path) -> None:
