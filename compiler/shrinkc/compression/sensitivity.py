@@ -41,7 +41,7 @@ INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m i
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
-VERSION = 2  # 2: tables of 4 bit have whole zero points
+VERSION = 3  # 2: tables of 4 bit have whole zero points; 3: a head of its own is rounded with the embedding
 FITTED = 16  # windows that changes are fitted to, beside those that are measured
 DAMP = 0.05  # of GPTQ, as GPTQModel's default
 QUANTISER = "GPTQ in asymmetric groups (shrinkc.compression.gptq)"
