@@ -42,21 +42,23 @@ def quantize_tables(
     ``windows``: int64 token ids [samples, length]; ``bits`` 4 or 8; ``group`` divides the
     hidden size.
     """
+    given = table_weightings(model, head_moment(model, windows))
+    return {
+        file: quantize_table(table, weighting, bits=bits, group=group)
+        for file, (table, weighting) in zip((SIDECAR, HEAD_SIDECAR), given, strict=False)
+    }
+
+
+def table_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
+    """The embedding, and then, if it is another one, the head, each with what its errors cost; ``moment``
+    [hidden, hidden] as :func:`head_moment` gives it."""
     import torch
 
-    moment = head_moment(model, windows)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     if model.config.tie_word_embeddings:
-        weighted = {SIDECAR: (embedding, damped(moment, TIED_DAMP))}
-    else:
-        weighted = {
-            SIDECAR: (embedding, torch.eye(len(moment))),
-            HEAD_SIDECAR: (head, damped(moment, HEAD_DAMP)),
-        }
-    return {
-        file: quantize_table(table, Weighting.of(hessian), bits=bits, group=group)
-        for file, (table, hessian) in weighted.items()
-    }
+        return [(embedding, Weighting.of(damped(moment, TIED_DAMP)))]
+    plain = Weighting.of(torch.eye(len(moment)))
+    return [(embedding, plain), (head, Weighting.of(damped(moment, HEAD_DAMP)))]
 
 
 def quantize_table(

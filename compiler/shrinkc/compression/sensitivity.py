@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.compression.blocks import batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
-from shrinkc.compression.embedding import HEAD_DAMP, TIED_DAMP, quantize_table
+from shrinkc.compression.embedding import quantize_table, table_weightings
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
@@ -297,23 +297,14 @@ class _Run:
         """Embedding and head at every width, as the stage gptq does them; ``final``: states at the end."""
         import torch
 
-        table = self.model.get_input_embeddings().weight
         x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
-        moment = x.T @ x / len(x)
-        if self.model.config.tie_word_embeddings:
-            given = {table: Weighting.of(damped(moment, TIED_DAMP))}
-        else:
-            head = self.model.get_output_embeddings().weight
-            given = {
-                table: Weighting.of(torch.eye(len(moment))),
-                head: Weighting.of(damped(moment, HEAD_DAMP)),
-            }
+        given = table_weightings(self.model, x.T @ x / len(x))
         for bits in WIDTHS:
             if f"embedding {bits}" in self.state.found:
                 continue
             small = {
                 one: quantize_table(one, weighting, bits=bits, group=self.group)
-                for one, weighting in given.items()
+                for one, weighting in given
             }
             change = {one: torch.from_numpy(q.dequantized()) for one, q in small.items()}
             with _replaced(change):
