@@ -41,7 +41,9 @@ INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m i
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
-VERSION = 3  # 2: tables of 4 bit have whole zero points; 3: a head of its own is rounded with the embedding
+# 2: tables of 4 bit have whole zero points; 3: a head of its own is rounded with the embedding; 4: errors count
+# relative to the stream of their token
+VERSION = 4
 FITTED = 16  # windows that changes are fitted to, beside those that are measured
 DAMP = 0.05  # of GPTQ, as GPTQModel's default
 QUANTISER = "GPTQ in asymmetric groups (shrinkc.compression.gptq)"
@@ -246,8 +248,9 @@ class _Run:
             new = f"{i} removed" not in self.state.found  # the last probe of a layer
             if new:
                 update(done, total)
+            plain, _ = self._watched(layer, fitted, relative=False)  # as the stage width has them
             moments, fitted = self._watched(layer, fitted)
-            for name, change in _changes(layer, moments, self.group):
+            for name, change in _changes(layer, moments, plain, self.group):
                 self._probe(f"{i} {name}", hidden, i, change)
                 if new:
                     update(done, total)
@@ -273,10 +276,12 @@ class _Run:
                 found.append(torch.log_softmax(logits, -1))
         return found
 
-    def _watched(self, layer: Any, hidden: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _watched(
+        self, layer: Any, hidden: list[Tensor], *, relative: bool = True
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Matrix -> second moment of its inputs, float64 [k, k]; and the states after the layer."""
         names = tuple(dict.fromkeys(INPUT_OF.values()))
-        moments, after = watched(layer, hidden, self.tables, names)
+        moments, after = watched(layer, hidden, self.tables, names, relative=relative)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
 
     def _probe(
@@ -364,8 +369,11 @@ def _quantized(weight: Any, weighting: Weighting, bits: int, group: int) -> Tens
     return torch.from_numpy(small.dequantized())
 
 
-def _changes(layer: Any, moments: dict[str, Tensor], group: int) -> Iterator[tuple[str, _Change]]:
-    """Name and weights of every probe of a layer but its removal."""
+def _changes(
+    layer: Any, moments: dict[str, Tensor], plain: dict[str, Tensor], group: int
+) -> Iterator[tuple[str, _Change]]:
+    """Name and weights of every probe of a layer but its removal; ``moments`` say what is rounded how, ``plain``
+    ones what goes and how the rest is fitted."""
     weights = {name: layer.get_submodule(name).weight for name in MODULES}
 
     @cache
@@ -385,11 +393,11 @@ def _changes(layer: Any, moments: dict[str, Tensor], group: int) -> Iterator[tup
         yield f"all {bits}", partial(at, bits, *MODULES)
 
     q, k, v, o, _, _, down = (weights[name] for name in MODULES)
-    norms = {name: moment.diagonal().sqrt().float() for name, moment in moments.items()}
+    norms = {name: moment.diagonal().sqrt().float() for name, moment in plain.items()}
     scores = channel_scores(down.float(), norms[MLP[-1]])
     for share in NARROW:
         kept = _highest(scores, len(scores) - round(share * len(scores)))
-        yield f"ffn {share}", partial(_narrowed, down, moments[MLP[-1]], kept)
+        yield f"ffn {share}", partial(_narrowed, down, plain[MLP[-1]], kept)
     groups = layer.self_attn.config.num_key_value_heads
     if groups > 1:
         scores = group_scores(
@@ -399,7 +407,7 @@ def _changes(layer: Any, moments: dict[str, Tensor], group: int) -> Iterator[tup
         columns = _highest(
             scores.repeat_interleave(o.shape[1] // groups), o.shape[1] - o.shape[1] // groups
         )
-        yield "kv_group", partial(_narrowed, o, moments[ATTENTION[-1]], columns)
+        yield "kv_group", partial(_narrowed, o, plain[ATTENTION[-1]], columns)
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,8 @@ def quantize(request: dict[str, Any]) -> None:
         saved = _round_trained(request, windows, start, saved, config)
     else:
         model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
-        model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
+        with relative_errors(model.model):
+            model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
         model.save(str(saved))
         del model
     out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +85,65 @@ def quantize(request: dict[str, Any]) -> None:
         for file, table in tables.items():
             write_embedding(out / file, table)
     check(out)
+
+
+@contextmanager
+def relative_errors(model: Any) -> Iterator[None]:
+    """Inside it, what GPTQModel gathers of the matrices that write to the residual stream of ``model`` counts every
+    token as its stream :func:`~shrinkc.compression.blocks.says` behind them.
+
+    GPTQModel has no weights of tokens: what it adds up, inputs of the quantised model and of the float one, is
+    multiplied with their roots before.  StageFailed at the end where it gathered none of a matrix this way.
+    """
+    from gptqmodel.quantization.gptaq import GPTAQ
+    from gptqmodel.quantization.gptq import GPTQ
+
+    from shrinkc.compression.blocks import NORMS, WRITERS, says
+
+    stream: dict[str, Any] = {}  # writer -> the stream that it adds to, of the window under way
+    waiting: set[str] = set()
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+        for norm, writer in zip(NORMS, WRITERS, strict=True):
+            name = f"model.layers.{index}.{writer}"
+
+            def see(module: Any, given: tuple[Any, ...], name: str = name) -> None:
+                stream[name] = given[0]
+
+            handles.append(layer.get_submodule(norm).register_forward_pre_hook(see))
+            waiting.add(name)
+
+    def weighted(add: Any) -> Any:
+        def add_batch(self: Any, inp: Any, out: Any, batch_index: Any = None) -> None:
+            name = self._named_module.full_name
+            if name in stream:
+                waiting.discard(name)
+                before = stream[name]
+                # as floats: float16 has no room for the squares
+                roots = says(before.float() + out.float().view_as(before)).sqrt()
+                inp = inp.float() * roots.view(*inp.shape[:-1], 1)
+                if isinstance(self, GPTAQ):
+                    floats = self.native_inps[0].float()
+                    self.native_inps[0] = floats * roots.view(*floats.shape[:-1], 1)
+            add(self, inp, out, batch_index)
+
+        return add_batch
+
+    originals = {kind: kind.add_batch for kind in (GPTQ, GPTAQ)}
+    for kind, add in originals.items():
+        kind.add_batch = weighted(add)
+    try:
+        yield
+    finally:
+        for kind, add in originals.items():
+            kind.add_batch = add
+        for handle in handles:
+            handle.remove()
+    if waiting:
+        raise StageFailed(
+            f"GPTQModel gathered nothing of {len(waiting)} matrices, the first is {min(waiting)}.",
+            "this is a defect; please report it with the version of gptqmodel.",
+        )
 
 
 def _round_trained(
