@@ -81,9 +81,13 @@ def test_one_matrix_quantised(tiny: Any, found: Sensitivity, module: str) -> Non
     target = tiny.model.layers[1].get_submodule(module)
     handle = target.register_forward_pre_hook(lambda _, x: inputs.append(x[0].flatten(0, 1)))
     with torch.no_grad():
-        tiny(FIT)
+        # the state after the layer, which what down_proj loses matters relative to
+        stream = tiny(FIT, output_hidden_states=True).hidden_states[2].flatten(0, 1).double()
     handle.remove()
     x = torch.cat(inputs).double()
+    if module == "mlp.down_proj":
+        weights = 1 / stream.square().mean(1)
+        x = x * (weights / weights.mean()).sqrt()[:, None]
     weighting = Weighting.of(damped(x.T @ x / len(x), DAMP))
     for bits in (2, 4):
         changed = copy.deepcopy(tiny)
