@@ -121,7 +121,7 @@ def preflight(
         found = module.preflight(stage.settings, now)
         problems += [(kind, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
-    notes += _grid_notes(recipe)
+    notes += _grid_notes(recipe) + _basis_notes(recipe)
     ratios = _ratios(recipe, loaded.model.device.type)
     notes += _dtype_notes(ratios)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
@@ -168,6 +168,17 @@ def _grid_notes(recipe: Recipe) -> list[str]:
                 "would lose less"
             )
     return notes
+
+
+def _basis_notes(recipe: Recipe) -> list[str]:
+    """Of each stage that goes by the norms' gains whether they have gone into the matrices before it."""
+    rotates = next((s.name for s in recipe.stages if s.kind == "rotate"), None)
+    return [
+        f"[{stage.name}] takes all channels for equally important behind [{rotates}], which leaves norms without "
+        "gains: it made SmolLM2 worse there; leave one of the two out"
+        for stage in recipe.stages
+        if stage.kind == "reconstruct" and rotates is not None
+    ]
 
 
 def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
