@@ -147,7 +147,7 @@ def test_it_recovers_more_than_scales(
     _, other = trained(tmp_path / "b", source, monkeypatch, "scales", samples=160)
     own, scaled = ([loss for _, loss in f["loss_curve"]] for f in (facts, other))
     assert own[0] == pytest.approx(scaled[0], rel=1e-4)  # it begins as it was quantised
-    assert np.mean(own[-10:]) < 0.95 * np.mean(scaled[-10:]) < np.mean(own[:5])
+    assert np.mean(own[-10:]) < np.mean(scaled[-10:]) < 0.8 * np.mean(own[:5])
     text = write_text(tmp_path)
     assert loss(out, text) < loss(source, text) - 0.1
     assert facts_of(out).packed_bytes == facts_of(source).packed_bytes
