@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shrinkc.checkpoints import load
-from shrinkc.compression.blocks import NORMS, WRITERS, block, embed, rope, says, watched
+from shrinkc.compression.blocks import NORMS, WRITERS, block, embed, rope, token_weights, watched
 from shrinkc.compression.stages import gptq_worker
 from shrinkc.core.errors import StageFailed
 from shrinkc.model import ATTENTION, MLP
@@ -24,11 +24,11 @@ HUGE = 3000.0  # times the size of the other tokens
 
 def test_an_error_counts_relative_to_its_token() -> None:
     stream = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [3e4, 4e4]])
-    got = says(torch.stack([stream, 2 * stream]))
+    got = token_weights(torch.stack([stream, 2 * stream]))
     np.testing.assert_allclose(got[0, [0, 1, 3]].numpy(), [1 / 12.5, 8, 8e-10], rtol=1e-5)
     np.testing.assert_allclose(got[1, :2].numpy(), got[0, :2].numpy() / 4, rtol=1e-5)
     assert torch.isfinite(got).all()
-    assert torch.isfinite(says(stream.to(torch.bfloat16))).all()
+    assert torch.isfinite(token_weights(stream.to(torch.bfloat16))).all()
 
 
 @pytest.fixture

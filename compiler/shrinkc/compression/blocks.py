@@ -40,7 +40,7 @@ def block(layer: Any, hidden: Any, tables: Any) -> Any:
     return out[0] if isinstance(out, tuple) else out
 
 
-def says(stream: Any) -> Any:
+def token_weights(stream: Any) -> Any:
     """What an error in a token of the residual ``stream`` [..., hidden] counts: 1 / its mean square, [...] in float32.
 
     The norm that reads the stream divides by its size, so that what is lost matters relative to the token it is lost
@@ -58,7 +58,7 @@ def watched(
     after it.
 
     Divided by the tokens; ``relative``: of those that write to the residual stream by what all tokens count, each
-    token as its stream :func:`says` behind them.
+    with its :func:`token_weights` behind them.
     """
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     counted = dict.fromkeys(names, 0.0)
@@ -84,7 +84,7 @@ def watched(
         for name, (given, made) in seen.items():
             weights = None
             if relative and name in WRITERS:
-                weights = says(after[-1] if name == MLP[-1] else h + made)
+                weights = token_weights(after[-1] if name == MLP[-1] else h + made)
             add(name, given, weights)
     for handle in handles:
         handle.remove()

@@ -90,7 +90,7 @@ def quantize(request: dict[str, Any]) -> None:
 @contextmanager
 def relative_errors(model: Any) -> Iterator[None]:
     """Inside it, what GPTQModel gathers of the matrices that write to the residual stream of ``model`` counts every
-    token as its stream :func:`~shrinkc.compression.blocks.says` behind them.
+    token with its :func:`~shrinkc.compression.blocks.token_weights` behind them.
 
     GPTQModel has no weights of tokens: what it adds up, inputs of the quantised model and of the float one, is
     multiplied with their roots before.  StageFailed at the end where it gathered none of a matrix this way.
@@ -98,7 +98,7 @@ def relative_errors(model: Any) -> Iterator[None]:
     from gptqmodel.quantization.gptaq import GPTAQ
     from gptqmodel.quantization.gptq import GPTQ
 
-    from shrinkc.compression.blocks import NORMS, WRITERS, says
+    from shrinkc.compression.blocks import NORMS, WRITERS, token_weights
 
     stream: dict[str, Any] = {}  # writer -> the stream that it adds to, of the window under way
     waiting: set[str] = set()
@@ -120,7 +120,7 @@ def relative_errors(model: Any) -> Iterator[None]:
                 waiting.discard(name)
                 before = stream[name]
                 # as floats: float16 has no room for the squares
-                roots = says(before.float() + out.float().view_as(before)).sqrt()
+                roots = token_weights(before.float() + out.float().view_as(before)).sqrt()
                 inp = inp.float() * roots.view(*inp.shape[:-1], 1)
                 if isinstance(self, GPTAQ):
                     floats = self.native_inps[0].float()
