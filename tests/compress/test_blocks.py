@@ -78,7 +78,8 @@ def test_second_moments_by_hand(states: tuple[Any, list[Any], Any], relative: bo
     with torch.no_grad():
         wanted = by_hand(layer, hidden, tables, relative=relative)
         got, after = watched(layer, hidden, tables, NAMES, relative=relative)
-        assert [torch.equal(a, block(layer, h, tables)) for a, h in zip(after, hidden, strict=True)]
+        for state, h in zip(after, hidden, strict=True):
+            assert torch.equal(state, block(layer, h, tables))
     for name in NAMES:
         scale = np.abs(wanted[name]).max()
         np.testing.assert_allclose(got[name].numpy(), wanted[name], atol=1e-5 * scale)
