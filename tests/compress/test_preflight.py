@@ -259,20 +259,22 @@ def test_inputs_scaled_for_another_grid_are_noted(
         assert any(said in note for note in hints.notes) == noted
 
 
-@pytest.mark.parametrize("rotated", [True, False])
-def test_blocks_trained_behind_a_rotation_are_noted(
-    rotated: bool, stories: Path, story_file: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "noted"), [({"rotate": {}}, True), ({"rotate": {"outlier": 5}}, False), ({}, False)]
+)
+def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
+    stage: dict[str, Any], noted: bool, stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
-        **({"rotate": {}} if rotated else {}),
+        **stage,
         "gptq": {"bits": 4, "group": 32},
         "reconstruct": {"samples": 16, "length": 64},
     }
     hints = Recorder()
     compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=hints, dry_run=True)
-    said = "[reconstruct] takes all channels for equally important behind [rotate]"
-    assert any(said in note for note in hints.notes) == rotated
+    said = "[reconstruct] made SmolLM2 worse behind [rotate]"
+    assert any(said in note and "outlier = 5" in note for note in hints.notes) == noted
 
 
 @pytest.mark.parametrize(("ratio", "noted"), [(7.3, True), (1.4, False)])

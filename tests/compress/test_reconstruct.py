@@ -27,6 +27,7 @@ from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import qat, reconstruct, scales
+from shrinkc.compression.stages.rotate import basis, rotate
 from shrinkc.core.errors import BadRecipe, TrainingDiverged
 from shrinkc.importer.gptq import read_gptq
 
@@ -47,7 +48,7 @@ def trained(
 
 
 def test_the_error_by_hand() -> None:
-    """Of each token relative to its own size, channels as the norms behind let them through."""
+    """Of each token relative to its own size, channels as they are read."""
     rng = np.random.default_rng(0)
     target, given = rng.normal(size=(2, 3, 4, 8)) * np.array([1.0, 100.0, 1e-3])[:, None, None]
     gains = rng.uniform(0, 2, 8)
@@ -64,16 +65,44 @@ def test_the_error_by_hand() -> None:
     assert float(error.of(torch.tensor(target)[which], which)) == 0
 
 
-def test_channels_that_no_norm_lets_through_count_for_nothing() -> None:
+def test_what_is_read_behind_a_block_by_hand() -> None:
+    model = with_gains(silent=5)
+    last, squares = model.model.layers[-1], []
+    for norm, matrices in (
+        (last.input_layernorm, [getattr(last.self_attn, f"{n}_proj") for n in "qkv"]),
+        (last.post_attention_layernorm, [last.mlp.gate_proj, last.mlp.up_proj]),
+        (model.model.norm, [model.lm_head]),
+    ):
+        read = torch.cat([m.weight for m in matrices]) * norm.weight
+        squares.append(read.square().sum(0) / read.square().sum() * read.shape[1])
+    found = reconstruct.read_behind(model, len(model.model.layers) - 2)
+    torch.testing.assert_close(found, (sum(squares) / 3).sqrt())
+    torch.testing.assert_close(reconstruct.read_behind(model, 4), squares[-1].sqrt())
+    assert found[5] == 0 < found[4]
+
+
+def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
+    """Of a stream that is turned but for some channels, of those."""
+    model = with_gains(silent=5).requires_grad_(False)
+    before = reconstruct.read_behind(model, 1)
+    others = [c for c in range(len(before)) if c not in (5, 7)]
+    rotate(model, basis(len(before), 0, [others]))
+    after = reconstruct.read_behind(model.requires_grad_(False), 1)
+    torch.testing.assert_close(after[[5, 7]], before[[5, 7]])
+    torch.testing.assert_close(after.square().sum(), before.square().sum())
+    assert float(after[others].std()) < 0.6 * float(before[others].std())
+
+
+def with_gains(silent: int) -> Any:
+    """A model whose norms have gains of their own, and none in the channel ``silent``."""
     model = load(STORIES).model
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for number, norm in enumerate(m for n, m in model.named_modules() if n.endswith("norm")):
-            norm.weight[:] = number + 1.0
-            norm.weight[5] = 0
-    last = reconstruct.gains_behind(model, 4)
-    assert last.tolist() == [0 if c == 5 else 11 for c in range(len(last))]
-    fourth = reconstruct.gains_behind(model, 3)
-    assert float(fourth[0]) == pytest.approx(np.sqrt((9**2 + 10**2 + 11**2) / 3)) and fourth[5] == 0
+        for name, norm in model.named_modules():
+            if name.endswith("norm"):
+                norm.weight.copy_(torch.rand(len(norm.weight), generator=generator) * 2)
+                norm.weight[silent] = 0
+    return model
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,28 @@ def test_the_basis_is_orthonormal_and_even(size: int) -> None:
         torch.testing.assert_close(sizes, sizes[:, :1, :, :1].expand_as(sizes))
 
 
+def test_channels_are_turned_among_those_of_their_block() -> None:
+    blocks = [[95, 1, 2, 60], list(range(5, 50)), []]
+    found = basis(96, 3, blocks)
+    torch.testing.assert_close(found @ found.T, torch.eye(96, dtype=torch.float64))
+    of = {channel: number for number, block in enumerate(blocks) for channel in block}
+    for a, b in itertools.product(range(96), repeat=2):
+        alike = of[a] == of[b] if a in of and b in of else a == b
+        assert alike or float(found[a, b]) == 0, (a, b)
+        assert a in of or float(found[a, a]) == 1
+    assert int((found[5:50, 5:50].abs() > 1e-3).sum()) > 0.9 * 45**2
+
+
+def test_blocks_of_like_gains_by_hand() -> None:
+    """Sorted by gain, as long as the largest is within 7 % of the least; too few channels, silent and negative ones
+    and those that are kept are in none."""
+    gains = torch.tensor(
+        [1.0, 3.0, -1.0, 0.0, 1.05, 1.068, 2.0, 1.02, 1.06, 1.2, 1.21, 1.22, 1.25, -1.0, -1.0, -1.0]
+    )
+    assert rotate.like_gains(gains, [1, 6]) == [[0, 7, 4, 8, 5], [9, 10, 11, 12]]
+    assert rotate.like_gains(gains, [9]) == [[0, 7, 4, 8, 5]]
+
+
 def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
     """Tied before and with two tables after; with a channel that norms silence."""
     before = load(stories, dtype="float32")
@@ -59,6 +82,35 @@ def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
     assert norms and all(bool((p == 1).all()) for p in norms)
 
 
+def test_large_channels_keep_their_place(stories: Path, step: Step, tmp_path: Path) -> None:
+    """Of each token relative to its size: one that only a huge token has is no large channel."""
+    given = load(stories, dtype="float32")
+    model, source = given.model, tmp_path / "source"
+    with torch.no_grad():
+        table = model.model.embed_tokens.weight
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter[11] = 1e-5
+        table[:, 11] += 40 * table.square().mean().sqrt()
+        table[:2, 13] += 1e4
+    sizes = rotate.channel_sizes(model, torch.arange(96).view(2, 48))
+    assert float(sizes.mean()) == pytest.approx(1) and int(sizes.argmax()) == 11
+    assert float(sizes[11]) > 5 > float(sizes[13])
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    source.mkdir()
+    save(model, given.tokenizer, source)
+    report = rotate.run(Settings(outlier=5), step(source=source))
+    assert report.parameters == {"untied": False, "kept": [11], "turned": [95]}
+    before, after = (load(d).model.model.embed_tokens.weight for d in (source, tmp_path / "out"))
+    torch.testing.assert_close(after[:, 11], before[:, 11])
+    assert float((after - before)[:, :11].abs().mean()) > 0.1 * float(before.abs().mean())
+    # without a text none is kept
+    none = step(source=source, out=tmp_path / "none")
+    none.calibration = None
+    assert rotate.run(Settings(), none).parameters["kept"] == []
+
+
 def channel_peak(model: torch.nn.Module, ids: torch.Tensor) -> float:
     """How many times its mean the largest channel of the embedded tokens is, in root mean squares."""
     with torch.no_grad():
@@ -78,17 +130,19 @@ def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_pat
     source, once, twice = tmp_path / "source", tmp_path / "out", tmp_path / "again"
     source.mkdir()
     save(given.model.to(stored), given.tokenizer, source)
-    report = rotate.run(Settings(), step(source=source))
-    assert report.parameters == {"untied": True} and "a table more" in report.notes[0]
+    own = Settings()
+    report = rotate.run(own, step(source=source))
+    assert report.parameters == {"untied": True, "kept": [], "turned": [96]}
+    assert "a table more" in report.notes[0]
     before, after = facts_of(source), facts_of(once)
     assert before.config.tie_embeddings and not after.config.tie_embeddings
-    wanted = rotate.predict(Settings(), before)
+    wanted = rotate.predict(own, before)
     assert (wanted.parameters, wanted.packed_bytes) == (after.parameters, after.packed_bytes)
     assert wanted.config == after.config
     # tokenizers do not grow
     assert wanted.bytes_on_disk == pytest.approx(after.bytes_on_disk, rel=0.05)
     again = rotate.run(Settings(), step(source=once, out=twice, seed=1))
-    assert again.parameters == {"untied": False} and not again.notes
+    assert again.parameters == {"untied": False, "kept": [], "turned": [96]} and not again.notes
     tolerance = 1e-3 if stored == torch.float32 else 0.05
     whole = logits(source)
     for folder in (once, twice):
@@ -101,12 +155,56 @@ def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_pat
     )
 
 
+def test_a_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> None:
+    """Gains that are alike become one, and the model nearly what it was; those that are not stay."""
+    given = load(stories, dtype="float32")
+    with torch.no_grad():
+        gains = given.model.model.norm.weight
+        generator = torch.Generator().manual_seed(0)
+        gains.copy_(1.5 + 0.05 * torch.rand(96, generator=generator))
+        gains[3], gains[50] = 4.0, -2.0
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    save(given.model, given.tokenizer, source)
+    report = rotate.run(Settings(head="tied", outlier=5), step(source=source))
+    assert report.parameters.pop("gains_changed") == pytest.approx(0.01, rel=0.3)
+    assert report.parameters == {"untied": False, "kept": [], "turned": [94]} and not report.notes
+    after = load(out, dtype="float32").model
+    assert after.config.tie_word_embeddings
+    found = after.model.norm.weight
+    others = [c for c in range(96) if c not in (3, 50)]
+    assert float(found[3]) == 4 and float(found[50]) == -2
+    assert (
+        float(found[others].max()) == float(found[others].min()) == pytest.approx(1.525, rel=3e-3)
+    )
+    assert after.lm_head.weight is after.model.embed_tokens.weight
+    whole = logits(source)
+    assert 0 < float((logits(out) - whole).abs().mean()) < 0.02 * float(whole.abs().mean())
+    before = facts_of(source)
+    assert rotate.predict(Settings(head="tied", outlier=5), before) == before
+    assert facts_of(out).packed_bytes == before.packed_bytes
+    # where no gains are alike, nothing is turned, and a note says so
+    with torch.no_grad():
+        gains.copy_(1.1 ** torch.arange(96))
+    source = tmp_path / "unlike"
+    source.mkdir()
+    save(given.model, given.tokenizer, source)
+    report = rotate.run(
+        Settings(head="tied", outlier=5), step(source=source, out=tmp_path / "still")
+    )
+    assert report.parameters["turned"] == [] and report.parameters["gains_changed"] == 0
+    (note,) = report.notes
+    assert note.startswith("only 0 of 96 channels are turned") and 'head = "own"' in note
+
+
 RECIPE = """
 [calibration]
 text = ["{text}"]
 samples = 16
 length = 64
 [rotate]
+head = "tied"
+outlier = 5
 [equalize]
 bits = 4
 [gptq]
@@ -130,7 +228,7 @@ def test_a_rotated_model_is_shrunk_compiled_and_run(
     recipe, out, program = tmp_path / "r.toml", tmp_path / "run", str(tmp_path / "program")
     recipe.write_text(RECIPE.format(text=story_file))
     assert run_cli(["compress", str(stories), "--recipe", str(recipe), "-o", str(out)]) == 0
-    assert "a table more" in capsys.readouterr().err
+    assert "a table more" not in capsys.readouterr().err
     trained = read_step(out / "05-qat")
     assert trained.parameters["first_window"] == 16
     assert trained.fingerprint["windows before, 1"] == [16, None, 4]
@@ -166,3 +264,14 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
     late = parse_toml("[budget]\ntarget_bytes = 400_000\n[lora]\n[rotate]\n")
     with pytest.raises(BadRecipe, match=r"the tables that there are, and \[rotate\] comes after"):
         check_recipe(late, facts)
+
+
+def test_refusals_and_what_needs_a_text() -> None:
+    for wrong in (0.5, -1.0, float("nan")):
+        with pytest.raises(
+            BadRecipe, match=f"outlier = {wrong}; 0 \\(no channel\\), or 1 and more"
+        ):
+            Settings(outlier=wrong)
+    with pytest.raises(BadRecipe, match="head = 'free'; own, tied are allowed"):
+        Settings(head="free")
+    assert Settings(outlier=5).needs_calibration and not Settings().needs_calibration

@@ -171,11 +171,12 @@ def _grid_notes(recipe: Recipe) -> list[str]:
 
 
 def _basis_notes(recipe: Recipe) -> list[str]:
-    """Of each stage that goes by the norms' gains whether they have gone into the matrices before it."""
-    rotates = next((s.name for s in recipe.stages if s.kind == "rotate"), None)
+    """Of each stage that changes integers block by block whether the largest channels are in all of them."""
+    all_turned = (s for s in recipe.stages if s.kind == "rotate" and not s.settings.outlier)
+    rotates = next((s.name for s in all_turned), None)
     return [
-        f"[{stage.name}] takes all channels for equally important behind [{rotates}], which leaves norms without "
-        "gains: it made SmolLM2 worse there; leave one of the two out"
+        f"[{stage.name}] made SmolLM2 worse behind [{rotates}] that turned its largest channels as well: give that "
+        f"outlier = 5, or leave [{stage.name}] out"
         for stage in recipe.stages
         if stage.kind == "reconstruct" and rotates is not None
     ]

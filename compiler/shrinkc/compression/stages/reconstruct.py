@@ -146,7 +146,7 @@ def _all_blocks(
                 def tell(done: int, loss: float, index: int = index) -> None:
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
-                error = Error(streams.floats, gains_behind(whole, index))
+                error = Error(streams.floats, read_behind(whole, index))
                 found.facts.append(_train(layer, streams, error, settings, index, step.seed, tell))
                 keep(_kept(layer, own), found.facts[-1], state)
             update((index + 1) * steps, count * steps)
@@ -185,32 +185,46 @@ def _through_the_rounding(
 
 class Error:
     """What a block's result misses of ``target`` [windows, t, hidden], relative to each token's own: the
-    squares of all channels, each times what the norms behind it let through (``gains`` [hidden])."""
+    squares of all channels, each times how much of it is ``read`` behind the block [hidden]."""
 
-    def __init__(self, target: Any, gains: Any) -> None:
-        self.target, self.gains = target, gains
+    def __init__(self, target: Any, read: Any) -> None:
+        self.target, self.read = target, read
 
     def of(self, given: Any, which: Any) -> Any:
         """The mean over the tokens of the windows ``which``; ``given`` is theirs.  A token of which nothing
-        passes the norms counts for nothing."""
+        is read counts for nothing."""
         target = self.target[which].float()
-        whole = _square(target, self.gains).clamp_min(TINY)
-        return (_square(given.float() - target, self.gains) / whole).mean()
+        whole = _square(target, self.read).clamp_min(TINY)
+        return (_square(given.float() - target, self.read) / whole).mean()
 
 
-def _square(x: Any, gains: Any) -> Any:
+def _square(x: Any, read: Any) -> Any:
     """[..., hidden] -> [...]"""
-    return (x.float() * gains).square().mean(-1)
+    return (x.float() * read).square().mean(-1)
 
 
-def gains_behind(model: Any, index: int) -> Any:
-    """How much of a channel is read behind block ``index``: the root mean square of the norms' gains, [hidden]."""
+def read_behind(model: Any, index: int) -> Any:
+    """How much of a channel is read behind block ``index``, [hidden].
+
+    A place that reads the stream takes of a channel the norm's gain times a column of each of its matrices; that is
+    the same wherever the gain lies, as ``equalize`` and ``rotate`` move it.  The root of the mean square of those
+    lengths over all places, each place's squares with a mean of 1.
+    """
     import torch
 
-    layers = model.model.layers[index + 1 :]
-    norms = [n for layer in layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
-    found = torch.stack([n.weight.float() for n in [*norms, model.model.norm]])
-    return found.square().mean(0).sqrt()
+    places = [(model.model.norm, [model.lm_head])]
+    for layer in model.model.layers[index + 1 :]:
+        attention, mlp = layer.self_attn, layer.mlp
+        places.append(
+            (layer.input_layernorm, [attention.q_proj, attention.k_proj, attention.v_proj])
+        )
+        places.append((layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj]))
+    found = []
+    for norm, matrices in places:
+        columns = sum(m.weight.float().square().sum(0) for m in matrices)
+        squares = columns * norm.weight.float().square()
+        found.append(squares / squares.mean().clamp_min(TINY))
+    return torch.stack(found).mean(0).sqrt()
 
 
 @dataclass(frozen=True)
