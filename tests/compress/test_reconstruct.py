@@ -89,7 +89,6 @@ def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
     rotate(model, basis(len(before), 0, [others]))
     after = reconstruct.read_behind(model.requires_grad_(False), 1)
     torch.testing.assert_close(after[[5, 7]], before[[5, 7]])
-    torch.testing.assert_close(after.square().sum(), before.square().sum())
     assert float(after[others].std()) < 0.6 * float(before[others].std())
 
 

@@ -24,7 +24,7 @@ from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import target_named
 
-_TABLES = ("vocabulary", "rotate")  # stages that change embedding and head
+_TABLES = ("vocabulary", "rotate")  # stages that change embedding and head, whatever their settings
 
 PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 

@@ -171,12 +171,12 @@ def _grid_notes(recipe: Recipe) -> list[str]:
 
 
 def _basis_notes(recipe: Recipe) -> list[str]:
-    """Of each stage that changes integers block by block whether the largest channels are in all of them."""
+    """Of each stage that trains block by block whether a rotation before it turns the largest channels as well."""
     all_turned = (s for s in recipe.stages if s.kind == "rotate" and not s.settings.outlier)
     rotates = next((s.name for s in all_turned), None)
     return [
-        f"[{stage.name}] made SmolLM2 worse behind [{rotates}] that turned its largest channels as well: give that "
-        f"outlier = 5, or leave [{stage.name}] out"
+        f"[{stage.name}] made SmolLM2 worse behind a rotation that turned its largest channels as well: give "
+        f"[{rotates}] outlier = 5, or leave [{stage.name}] out"
         for stage in recipe.stages
         if stage.kind == "reconstruct" and rotates is not None
     ]

@@ -1,4 +1,4 @@
-"""Stage ``rotate``: the residual stream in another orthonormal basis, so that no channel is far larger than the rest.
+"""Stage ``rotate``: the residual stream in another orthonormal basis, whose channels are more alike.
 
 A norm without gains gives a rotated stream as the stream rotated, so what a block computes stays what it was where
 gains go into the matrices behind them, and each matrix is rotated on the side on which it touches the stream
@@ -100,7 +100,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     untied, turned = tied and settings.head == "own", sum(len(part) for part in parts)
     facts |= {"kept": kept, "turned": [len(part) for part in parts], "untied": untied}
     notes = []
-    if 2 * turned < hidden:
+    if tied and not untied and 2 * turned < hidden:
         notes.append(
             f"only {turned} of {hidden} channels are turned, since the last norm's gains of the others are alike to "
             'few; head = "own" turns all that are not far larger than the rest, for a table more'
@@ -113,7 +113,11 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: None) -> Any:
     """The squares of the residual stream's channels, float64 [hidden], means over tokens and blocks, relative to the
-    mean of a token's channels: 1 where all are alike.  ``windows`` [samples, length] of ids."""
+    mean of a token's channels: 1 where all are alike.  ``windows`` [samples, length] of ids.
+
+    Without the first token of each window, which one channel makes huge ("massive activations", Sun et al. 2024): how
+    much it would count depends on the windows' length.
+    """
     import torch
 
     layers, parts = model.model.layers, batches(windows)
@@ -123,11 +127,11 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
         stream = embed(model, part)
         for layer in layers:
             stream = block(layer, stream, tables)
-            squares = stream.float().square()
+            squares = stream[:, 1:].float().square()
             squares /= squares.mean(-1, keepdim=True).clamp_min(_TINY)
             total += squares.double().sum((0, 1))
         update(number + 1, len(parts))
-    return total / (windows.numel() * len(layers))
+    return total / (windows[:, 1:].numel() * len(layers))
 
 
 def like_gains(gains: Any, kept: Sequence[int]) -> list[list[int]]:
@@ -147,7 +151,7 @@ def like_gains(gains: Any, kept: Sequence[int]) -> list[list[int]]:
 
 def share_gains(model: Any, parts: list[list[int]]) -> float:
     """Makes the last gains of each part one: their mean, weighted with the squares of what the head has of a channel.
-    How far the others were from it, relative, root mean square over all channels."""
+    How far gains have moved, relative to what they were, root mean square over all channels."""
     import torch
 
     gains = model.model.norm.weight
