@@ -39,11 +39,11 @@ def test_the_basis_is_orthonormal_and_even(size: int) -> None:
         torch.testing.assert_close(sizes, sizes[:, :1, :, :1].expand_as(sizes))
 
 
-def test_channels_are_turned_among_those_of_their_block() -> None:
-    blocks = [[95, 1, 2, 60], list(range(5, 50)), []]
-    found = basis(96, 3, blocks)
+def test_channels_are_turned_among_those_of_their_part() -> None:
+    parts = [[95, 1, 2, 60], list(range(5, 50)), []]
+    found = basis(96, 3, parts)
     torch.testing.assert_close(found @ found.T, torch.eye(96, dtype=torch.float64))
-    of = {channel: number for number, block in enumerate(blocks) for channel in block}
+    of = {channel: number for number, part in enumerate(parts) for channel in part}
     for a, b in itertools.product(range(96), repeat=2):
         alike = of[a] == of[b] if a in of and b in of else a == b
         assert alike or float(found[a, b]) == 0, (a, b)
@@ -51,7 +51,7 @@ def test_channels_are_turned_among_those_of_their_block() -> None:
     assert int((found[5:50, 5:50].abs() > 1e-3).sum()) > 0.9 * 45**2
 
 
-def test_blocks_of_like_gains_by_hand() -> None:
+def test_parts_of_like_gains_by_hand() -> None:
     """Sorted by gain, as long as the largest is within 7 % of the least; too few channels, silent and negative ones
     and those that are kept are in none."""
     gains = torch.tensor(

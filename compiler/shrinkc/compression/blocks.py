@@ -11,6 +11,8 @@ from shrinkc.model import ATTENTION, MLP
 # the matrices whose results are added to the residual stream, and the norms that read what they are added to
 WRITERS = (ATTENTION[-1], MLP[-1])
 NORMS = ("input_layernorm", "post_attention_layernorm")
+# norm -> the matrices that read the stream through it
+READERS = dict(zip(NORMS, (ATTENTION[:-1], MLP[:-1]), strict=True))
 _TINY = 1e-30  # of a mean square
 BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy, little enough for its memory
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.compression.blocks import batches, block, embed, keep, restore, rope
+from shrinkc.compression.blocks import READERS, batches, block, embed, keep, restore, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
@@ -214,11 +214,8 @@ def read_behind(model: Any, index: int) -> Any:
 
     places = [(model.model.norm, [model.lm_head])]
     for layer in model.model.layers[index + 1 :]:
-        attention, mlp = layer.self_attn, layer.mlp
-        places.append(
-            (layer.input_layernorm, [attention.q_proj, attention.k_proj, attention.v_proj])
-        )
-        places.append((layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj]))
+        at = layer.get_submodule
+        places += [(at(norm), [at(name) for name in names]) for norm, names in READERS.items()]
     found = []
     for norm, matrices in places:
         columns = sum(m.weight.float().square().sum(0) for m in matrices)

@@ -25,19 +25,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, block, embed, rope
+from shrinkc.compression.blocks import READERS, WRITERS, batches, block, embed, rope, token_weights
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import one_of
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.words import show_size
-from shrinkc.model import ATTENTION, MLP
 
 # Of a head that stays tied: how many times the least of the gains that become one the largest may be, and how many
 # channels are turned among themselves at least, so that outliers are spread.
 GAINS_ALIKE, PART_LEAST = 1.07, 4
-_TINY = 1e-30  # of a mean square
+_TINY = 1e-30  # of a sum of squares, or a gain
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,8 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
         stream = embed(model, part)
         for layer in layers:
             stream = block(layer, stream, tables)
-            squares = stream[:, 1:].float().square()
-            squares /= squares.mean(-1, keepdim=True).clamp_min(_TINY)
-            total += squares.double().sum((0, 1))
+            after = stream[:, 1:].float()
+            total += (after.square() * token_weights(after)[..., None]).double().sum((0, 1))
         update(number + 1, len(parts))
     return total / (windows[:, 1:].numel() * len(layers))
 
@@ -217,18 +215,13 @@ def rotate(
     table.weight = torch.nn.Parameter((table.weight.double() @ basis).float())
     if tied:
         model.lm_head.weight = table.weight
-    q, k, v, o = ATTENTION
-    gate, up, down = MLP
     for number, layer in enumerate(model.model.layers):
-        for norm, names in (
-            (layer.input_layernorm, (q, k, v)),
-            (layer.post_attention_layernorm, (gate, up)),
-        ):
-            for name in names:
-                matrix = layer.get_submodule(name)
+        for name, names in READERS.items():
+            norm = layer.get_submodule(name)
+            for matrix in map(layer.get_submodule, names):
                 matrix.weight.copy_(read(matrix, norm))
             norm.weight.fill_(1)
-        for name in (o, down):
+        for name in WRITERS:
             matrix = layer.get_submodule(name)
             matrix.weight.copy_((basis.T @ matrix.weight.double()).float())
         update(number + 1, len(model.model.layers))
