@@ -17,12 +17,13 @@ from .conftest import Cli
 
 GPTQ: dict[str, dict[str, Any]] = {
     "4 bit": {"group": 16},
-    "2 bit asymmetric": {"bits": 2, "group": 16, "sym": False},
+    "2 bit asymmetric": {"bits": 2, "group": 16, "sym": False, "embedding_bits": 2},
     "8 bit per row": {"bits": 8, "group": -1},
     "overrides": {
         "group": 16, "skip": ("model.layers.0.self_attn.o_proj",), "embedding_bits": 8,
         "module_bits": {"model.layers.1.mlp.up_proj": 8},
     },
+    "3 bit table": {"group": 32, "embedding_bits": 3, "tied": False},
     "eora": {"group": 16, "eora_rank": 3, "embedding_bits": 4},
 }  # fmt: skip
 BITS = {"2 bit asymmetric": 2, "8 bit per row": 8, "overrides": 8}  # of gate and up; else 4

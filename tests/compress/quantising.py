@@ -102,7 +102,7 @@ MIXED = {
         r"layers\.(0|3)\.self_attn\.v_proj": {"bits": 3, "desc_act": True},
         "k_proj": {"group": -1, "sym": True},
     },
-    "embeddings": {"bits": 4, "group": 32},
+    "embeddings": {"bits": 3, "group": 32},
 }
 
 

@@ -157,7 +157,7 @@ def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
                 ])  # fmt: skip
         items.append([
             (b, gptq.table_bytes(c.vocab_size, c.hidden_size, b, 64), costs.embedding[b])
-            for b in (4, 8)
+            for b in (2, 3, 4, 8)
         ])  # fmt: skip
         norms = 2 * c.hidden_size * (2 * len(kept) + 1)
         loss = frontier(items, allowed - norms)
@@ -301,7 +301,7 @@ def compiled(model: Path, out: Path) -> Compiled:
 
 @pytest.mark.parametrize(
     ("tables", "rank", "desc_act", "sym"),
-    [(4, 0, False, False), (8, 3, True, False), (4, 2, False, True)],
+    [(4, 0, False, False), (8, 3, True, False), (4, 2, False, True), (3, 0, True, False)],
 )
 def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     tables: int, rank: int, desc_act: bool, sym: bool, tmp_path: Path

@@ -47,7 +47,7 @@ Settings = gptq.Settings
         ({"modules": {"up_proj": {"bits": 6}}}, 'modules."up_proj".bits = 6'),
         ({"modules": {"up_proj": 8}}, 'modules."up_proj" = 8'),
         ({"modules": {"(": {"bits": 8}}}, "no regular expression"),
-        ({"embeddings": {"bits": 3}}, "embeddings.bits = 3"),
+        ({"embeddings": {"bits": 5}}, "embeddings.bits = 5; allowed: 2, 3, 4, 8, 16"),
         ({"embeddings": {"group": 12}}, "embeddings.group = 12"),
         ({"embeddings": {"width": 4}}, "width not known"),
         ({"embeddings": 4}, "embeddings = 4"),

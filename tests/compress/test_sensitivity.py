@@ -119,7 +119,7 @@ def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) 
     write_tiny_llama(tmp_path / "m", hidden=32, intermediate=64, layers=2, seed=5, tied=tied)
     model = load(tmp_path / "m").model
     result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
-    for bits in (4, 8):
+    for bits in (2, 3, 4, 8):
         changed = copy.deepcopy(model)
         tables = quantize_tables(model, FIT, bits=bits, group=result.group)
         assert len(tables) == (1 if tied else 2)

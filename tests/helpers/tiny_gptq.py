@@ -63,7 +63,7 @@ def tiny_gptq(
     ``group`` -1: one scale per output.  ``desc_act`` "shared": what reads one input has one order
     of columns, as in real checkpoints.  ``layout`` is "gptq" or "gptq_v2".  ``skip`` names modules
     ("model.layers.0.mlp.up_proj") that stay float, ``module_bits`` those with other widths; both
-    become rules of ``dynamic``.  ``embedding_bits`` (4 or 8) adds the sidecar
+    become rules of ``dynamic``.  ``embedding_bits`` (2, 3, 4 or 8) adds the sidecar
     ``embedding.safetensors``, ``eora_rank`` the adapter ``eora/``.  ``dtype`` is that of scales
     and float tensors; ``quantization`` replaces fields of the quantisation config, ``overrides``
     tensors by name (None removes one).  ``model`` goes to :func:`write_tiny_llama`, whose sizes
@@ -199,11 +199,11 @@ def _int32(words: NDArray[np.int64]) -> NDArray[np.int32]:
 def _write_sidecar(
     directory: Path, table: NDArray[np.float32], bits: int, group: int
 ) -> NDArray[np.float32]:
-    """As the stage gptq has them: at 4 bit with whole zero points."""
+    """As the stage gptq has them: up to 4 bit with whole zero points."""
     size = table.shape[1] if group == -1 else group
     parts = table.reshape(len(table), -1, size)
     low, high = parts.min(axis=2), parts.max(axis=2)
-    top, points = (1 << bits) - 1, bits == 4
+    top, points = (1 << bits) - 1, bits <= 4
     if points:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
     scale, offset = ((high - low) / top).astype(np.float16), low.astype(np.float16)
@@ -213,8 +213,8 @@ def _write_sidecar(
         offset = start[:, :, 0].astype(np.float16)
     q = np.clip(np.round((parts - start) / wide), 0, top).astype(np.uint8)
     stored = q.reshape(len(table), -1)
-    if bits == 4:
-        stored = stored[:, 0::2] + 16 * stored[:, 1::2]
+    fields = np.unpackbits(stored[:, :, None], axis=2, count=bits, bitorder="little")
+    stored = np.packbits(fields.reshape(len(table), -1), axis=1, bitorder="little")
     write_safetensors(
         directory / "embedding.safetensors",
         {"q": stored, "scale": scale, "offset": offset},

@@ -32,7 +32,7 @@ def table(
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("bits", "group"), [(4, 8), (8, 24), (8, 16)])
+@pytest.mark.parametrize(("bits", "group"), [(2, 24), (3, 8), (3, 16), (4, 8), (8, 24), (8, 16)])
 def test_round_trip(tmp_path: Path, bits: int, group: int, symmetric: bool) -> None:
     written = table(bits, group, symmetric=symmetric)
     write_embedding(tmp_path / "e.safetensors", written)
@@ -69,7 +69,7 @@ def test_other_libraries_can_read_it(tmp_path: Path) -> None:
         {"order": np.arange(24)},
         {"scale": np.full((10, 3), 1 / 3, dtype=np.float32)},
         {"offset": np.full((10, 3), 1e6, dtype=np.float32)},
-        {"bits": 3},
+        {"bits": 5},
     ],
 )
 def test_what_the_file_cannot_hold(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
@@ -83,7 +83,12 @@ def test_what_the_file_cannot_hold(tmp_path: Path, changes: dict[str, np.ndarray
     [
         ({"version": "3"}, {}, "version '3'"),
         ({"format": "pt"}, {}, "format 'pt'"),
-        ({"bits": "3"}, {}, "bits = '3'"),
+        ({"bits": "5"}, {}, "bits = '5'; 2, 3, 4, 8 are allowed"),
+        (
+            {"bits": "3"},
+            {"q": np.zeros((10, 10), dtype=np.uint8)},
+            "q has 10 bytes per row, which 3 bit do not fill",
+        ),
         ({"group": "x"}, {}, "group = 'x'"),
         ({"group": "0"}, {}, "group = '0'"),
         ({"group": "25"}, {}, "group = 25 with 24 inputs"),

@@ -254,7 +254,7 @@ def test_an_adapter_that_lacks_a_quantised_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 16), (4, -1)])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 16), (4, -1), (3, 32), (2, 16)])
 def test_sidecar(tmp_path: Path, bits: int, group: int, tied: bool) -> None:
     written = tiny_gptq(tmp_path / "m", embedding_bits=bits, group=group, tied=tied)
     model = load_model(tmp_path / "m")
@@ -263,7 +263,7 @@ def test_sidecar(tmp_path: Path, bits: int, group: int, tied: bool) -> None:
     assert (model.head is None) == tied
     found = formats(tmp_path / "m")
     assert found is not None
-    zero = Zero.POINT if bits == 4 else Zero.ANY
+    zero = Zero.POINT if bits <= 4 else Zero.ANY
     assert found["model.embed_tokens"] == (bits, 64 if group == -1 else group, zero)
 
 

@@ -29,9 +29,9 @@ HEAD_DAMP = 0.01  # of one that is a head only: numerical safety
 def table_zero(bits: int) -> Zero:
     """Where zero is in a table of that width.
 
-    At 4 bit a whole zero point takes a quarter of what an offset takes on the device.
+    Up to 4 bit a whole zero point takes a quarter of what an offset takes on the device.
     """
-    return Zero.POINT if bits == 4 else Zero.ANY
+    return Zero.POINT if bits <= 4 else Zero.ANY
 
 
 def quantize_tables(
@@ -39,7 +39,7 @@ def quantize_tables(
 ) -> dict[str, QuantizedWeight]:
     """File name -> quantised table: the embedding, and then, if it is another one, the head.
 
-    ``windows``: int64 token ids [samples, length]; ``bits`` 4 or 8; ``group`` divides the
+    ``windows``: int64 token ids [samples, length]; ``bits`` 2, 3, 4 or 8; ``group`` divides the
     hidden size.
     """
     given = table_weightings(model, head_moment(model, windows))

@@ -25,7 +25,9 @@ from shrinkc.core.memory import freed_memory_kept
 from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
-SAVE_SECONDS = 60.0  # between two saved states: what an interrupt loses at most
+# Between two saved states, which is what an interrupt loses at most; one that takes longer to write than SAVE_TAKES is
+# written as many times more seldom, so that a slow disk does not take most of the time.
+SAVE_SECONDS, SAVE_TAKES = 60.0, 3.0
 CURVE_POINTS = 200
 CLIP = 1.0  # of the gradient's norm
 STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of it, in float32
@@ -299,15 +301,17 @@ class Training:
     def _all_steps(self, windows: Windows, steps: int) -> None:
         state = self.step.scratch / "training.pt"
         self._restore(state)
-        saved = time.monotonic()
+        saved, seldom = time.monotonic(), 1.0
         with self.step.reporter.stage(self.kind) as update:
             update(len(self.losses), steps)
             for number in range(len(self.losses), steps):
                 self.losses.append(self._one_step(windows, number, steps))
                 update(number + 1, steps, f"loss {self._recent():.3f}")
-                if time.monotonic() - saved >= SAVE_SECONDS:
+                began = time.monotonic()
+                if began - saved >= SAVE_SECONDS * seldom:
                     self._save(state)
                     saved = time.monotonic()
+                    seldom = max(1.0, (saved - began) / SAVE_TAKES)
 
     def trained_tensors(self) -> dict[str, Any]:
         """Name -> float32 tensor of everything that was trained; of norms their gains."""

@@ -1,7 +1,7 @@
 """A quantised embedding beside a GPTQ checkpoint, whose own format is for Linear modules.
 
-``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (4 bit: two per byte, the
-first input in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
+``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (without gaps from the lowest bit on, so at
+4 bit the first input of two is in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
 ``weight = scale * q + offset``.  Its metadata give format, version, bits and group, and say
 where zero is: ``symmetric`` whether the offsets are ``-2**(bits - 1) * scale``, ``points`` whether they are
 ``-scale`` times whole zero points, which are then what is meant, and the offsets these rounded to float16.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import BadWeights, ShapeMismatch
 from shrinkc.core.output import new_file
 from shrinkc.importer.model import QuantizedWeight, Zero
-from shrinkc.importer.packed_words import unpack
+from shrinkc.importer.packed_words import pack_bytes, unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.model import EMBEDDING, HEAD
 
@@ -28,7 +28,7 @@ SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
 TABLE_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
 _FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
-_WIDTHS = (4, 8)
+_WIDTHS = (2, 3, 4, 8)
 # the largest relative error of rounding to a type (half a unit in the last place)
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
 _SMALLEST_HALF = 2.0**-24
@@ -37,7 +37,7 @@ _SMALLEST_HALF = 2.0**-24
 def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
 
-    Raises ValueError unless it has 4 or 8 bits, whole bytes per row, inputs in order, scales that
+    Raises ValueError unless it has 2, 3, 4 or 8 bits, whole bytes per row, inputs in order, scales that
     float16 can hold exactly, and offsets of which that is so, or which whole zero points make; OutputError.
     """
     hidden = weight.shape[1]
@@ -49,9 +49,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     exact = bool((offset == weight.offset).all())
     if (scale != weight.scale).any() or not (points or exact):
         raise ValueError("scale and offset have to be float16 values")
-    q = weight.q
-    if weight.bits == 4:
-        q = q[:, 0::2] | (q[:, 1::2] << 4)
+    q = pack_bytes(weight.q, weight.bits)
     symmetric = bool((weight.offset == -float(1 << (weight.bits - 1)) * weight.scale).all())
     metadata = {
         "format": _FORMAT,
@@ -145,7 +143,7 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
     faults = []
     bits, group = stated.get("bits", ""), stated.get("group", "")
     if bits not in map(str, _WIDTHS):
-        faults.append(f"bits = {bits!r}; 4 or 8 is allowed")
+        faults.append(f"bits = {bits!r}; {', '.join(map(str, _WIDTHS))} are allowed")
     if not group.isascii() or not group.isdigit() or int(group) == 0:
         faults.append(f"group = {group!r}; a positive number is needed")
     for name, dtype in (("q", "U8"), ("scale", "F16"), ("offset", "F16")):
@@ -155,7 +153,9 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
     faults += [f"unexpected {n}" for n in file.entries if n not in ("q", "scale", "offset")]
     if not faults:
         vocab, width = file.entries["q"].shape
-        hidden = width * 8 // int(bits)
+        hidden, rest = divmod(width * 8, int(bits))
+        if rest:
+            faults.append(f"q has {width} bytes per row, which {bits} bit do not fill")
         shape = (vocab, -(-hidden // int(group)))
         if int(group) > hidden:
             faults.append(f"group = {group} with {hidden} inputs")

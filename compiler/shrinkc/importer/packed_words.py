@@ -16,9 +16,16 @@ def words_for(count: int, bits: int) -> int:
 
 def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
     """Return little-endian words [rows, …] of ``values`` uint8 [rows, count], which fill them."""
+    if values.shape[1] * bits % 32:
+        raise ValueError(f"{values.shape[1]} values of {bits} bit do not fill 32-bit words")
+    return pack_bytes(values, bits).view("<u4")
+
+
+def pack_bytes(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Return bytes [rows, …] of ``values`` uint8 [rows, count], which fill them."""
     rows, count = values.shape
-    if count * bits % 32:
-        raise ValueError(f"{count} values of {bits} bit do not fill 32-bit words")
+    if count * bits % 8:
+        raise ValueError(f"{count} values of {bits} bit do not fill bytes")
     out = np.empty((rows, count * bits // 8), dtype=np.uint8)
     for start in range(0, rows, _ROWS):
         part = values[start : start + _ROWS, :, None]
@@ -26,7 +33,7 @@ def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
         out[start : start + _ROWS] = np.packbits(
             fields.reshape(len(part), count * bits), axis=1, bitorder="little"
         )
-    return out.view("<u4")
+    return out
 
 
 def unpack(words: NDArray[np.integer], bits: int, count: int) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # what GPTQModel makes, and so what is measured and chosen among
 WIDTHS = (2, 3, 4, 8)
-TABLE_WIDTHS = (4, 8, 16)
+TABLE_WIDTHS = (*WIDTHS, 16)
 GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
 GROUP_MIN = 8  # of a table
 WORKER = "shrinkc.compression.stages.gptq_worker"
@@ -57,7 +57,7 @@ class Settings:
 
     ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
     first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
-    wins.  ``embeddings``: {bits: 4, 8 or 16 (as they are), group} of embedding and head, the
+    wins.  ``embeddings``: {bits: 2, 3, 4, 8 or 16 (as they are), group} of embedding and head, the
     group one or several as well.
     """
 
