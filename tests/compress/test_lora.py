@@ -6,13 +6,16 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.compress.quantising import Recorder
 
 from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load
+from shrinkc.compression import training
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.soft_loss import loss_and_gradient
@@ -218,6 +221,30 @@ def test_resumed_training_is_the_same_byte_for_byte(
     assert resumed == whole
     for file in (tmp_path / "out").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_a_state_that_is_slow_to_write_is_written_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 10 s: one a minute until it takes 30 s, and then one in ten minutes."""
+    now, saved = [0.0], []
+
+    class Slow(training.Training):
+        def __init__(self) -> None:
+            self.kind, self.losses = "lora", []
+            self.step = SimpleNamespace(scratch=tmp_path, reporter=Recorder())  # type: ignore[assignment]
+
+        def _one_step(self, windows: Any, number: int, steps: int) -> float:
+            now[0] += 10
+            return 1.0
+
+        def _save(self, file: Path) -> None:
+            saved.append(len(self.losses))
+            now[0] += 30 if len(saved) > 2 else 1
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    Slow()._all_steps(Windows(list(range(99)), 8, 0, "text"), 150)
+    assert saved == [6, 12, 18, 78, 138]
 
 
 def test_a_state_of_other_tensors_is_refused(
