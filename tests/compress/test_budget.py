@@ -359,7 +359,7 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    ("vocab", "wmem", "l2"), [(1024, 60, 140), (1024, 150, 140), (1024, 260, 140), (4096, 240, 200)]
+    ("vocab", "wmem", "l2"), [(1024, 60, 140), (1024, 150, 140), (1024, 260, 140), (8192, 300, 200)]
 )
 def test_what_is_chosen_for_a_chip_is_planned(seed: int, vocab: int, wmem: int, l2: int) -> None:
     """With memories that matrices do not fill to the end; in the last case only weight memory holds

@@ -69,13 +69,20 @@ def test_other_libraries_can_read_it(tmp_path: Path) -> None:
         {"order": np.arange(24)},
         {"scale": np.full((10, 3), 1 / 3, dtype=np.float32)},
         {"offset": np.full((10, 3), 1e6, dtype=np.float32)},
-        {"bits": 5},
     ],
 )
 def test_what_the_file_cannot_hold(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
     with pytest.raises(ValueError):
         write_embedding(tmp_path / "e.safetensors", dataclasses.replace(table(), **changes))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_have_to_fill_bytes(tmp_path: Path) -> None:
+    """Twenty inputs do at 4 bit, and not at 3."""
+    write_embedding(tmp_path / "e.safetensors", table(4, 4, 20))
+    with pytest.raises(ValueError, match="3 bit, 20 inputs"):
+        write_embedding(tmp_path / "f.safetensors", table(3, 4, 20))
+    assert [file.name for file in tmp_path.iterdir()] == ["e.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ShapeMismatch
 from shrinkc.core.output import new_file
-from shrinkc.importer.model import QuantizedWeight, Zero
+from shrinkc.importer.model import WIDTHS, QuantizedWeight, Zero
 from shrinkc.importer.packed_words import pack_bytes, unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.model import EMBEDDING, HEAD
@@ -28,7 +28,6 @@ SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
 TABLE_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
 _FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
-_WIDTHS = (2, 3, 4, 8)
 # the largest relative error of rounding to a type (half a unit in the last place)
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
 _SMALLEST_HALF = 2.0**-24
@@ -37,13 +36,13 @@ _SMALLEST_HALF = 2.0**-24
 def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
 
-    Raises ValueError unless it has 2, 3, 4 or 8 bits, whole bytes per row, inputs in order, scales that
+    Raises ValueError unless it has whole bytes per row, inputs in order, scales that
     float16 can hold exactly, and offsets of which that is so, or which whole zero points make; OutputError.
     """
     hidden = weight.shape[1]
     with np.errstate(over="ignore"):  # infinity differs from the value, which is refused
         scale, offset = weight.scale.astype("<f2"), weight.offset.astype("<f2")
-    if weight.bits not in _WIDTHS or hidden * weight.bits % 8 or weight.order is not None:
+    if hidden * weight.bits % 8 or weight.order is not None:
         raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
     points = weight.zero_points is not None and bool(np.isfinite(offset).all())
     exact = bool((offset == weight.offset).all())
@@ -142,8 +141,8 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
         )
     faults = []
     bits, group = stated.get("bits", ""), stated.get("group", "")
-    if bits not in map(str, _WIDTHS):
-        faults.append(f"bits = {bits!r}; {', '.join(map(str, _WIDTHS))} are allowed")
+    if bits not in map(str, WIDTHS):
+        faults.append(f"bits = {bits!r}; {', '.join(map(str, WIDTHS))} are allowed")
     if not group.isascii() or not group.isdigit() or int(group) == 0:
         faults.append(f"group = {group!r}; a positive number is needed")
     for name, dtype in (("q", "U8"), ("scale", "F16"), ("offset", "F16")):
