@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).resolve().parents[1] / "compiler" / "shrinkc"
 
 # room -> rooms it may import, in reading order: a room sees only rooms above it
@@ -70,6 +68,7 @@ HEAVY_ROOMS = {"checkpoints", "compression", "evaluation", "export"}
 DOORS = (PACKAGE / "api.py", PACKAGE / "evaluation" / "lm_eval.py")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
 
 
 def room_of(file: Path) -> str:
@@ -89,8 +88,11 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def rooms_imported(file: Path) -> set[str]:
-    names = (n.split(".") for n in imports(ast.parse(file.read_text())) if n.startswith("shrinkc."))
+    names = (n.split(".") for n in imports(TREES[file]) if n.startswith("shrinkc."))
     return {n[1] for n in names if (PACKAGE / n[1]).is_dir()} - {room_of(file)}
+
+
+IMPORTED = {file: rooms_imported(file) for file in FILES}
 
 
 def test_the_table_is_in_reading_order() -> None:
@@ -100,33 +102,30 @@ def test_the_table_is_in_reading_order() -> None:
         above.add(room)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
-def test_rooms(file: Path) -> None:
-    room = room_of(file)
-    if not room:
-        assert rooms_imported(file) == FACADE[file.name]
-        return
-    assert room in ROOMS, f"{room} is new: say in ROOMS what it may import"
-    seen = rooms_imported(file)
-    assert seen <= ROOMS[room], f"{room} may not import {sorted(seen - ROOMS[room])}"
-    for other in seen:
-        only = ONLY_FILE.get((room, other))
-        assert only in (None, file.name), f"only {only} of {room} may import {other}"
+def test_rooms() -> None:
+    for file in FILES:
+        room, seen = room_of(file), IMPORTED[file]
+        if not room:
+            assert seen == FACADE[file.name], file
+            continue
+        assert room in ROOMS, f"{room} is new: say in ROOMS what it may import"
+        assert seen <= ROOMS[room], f"{file} may not import {sorted(seen - ROOMS[room])}"
+        for other in seen:
+            only = ONLY_FILE.get((room, other))
+            assert only in (None, file.name), f"only {only} of {room} may import {other}"
 
 
 def test_the_table_allows_nothing_that_nobody_needs() -> None:
     for room, allowed in ROOMS.items():
-        files = [f for f in FILES if room_of(f) == room]
-        used = set().union(*(rooms_imported(f) for f in files)) if files else allowed
+        used = set().union(*(IMPORTED[f] for f in FILES if room_of(f) == room))
         # cli is the top: what it will need next is no secret
         assert room == "cli" or allowed <= used, f"{room} does not import {sorted(allowed - used)}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
-def test_heavy_libraries(file: Path) -> None:
-    top = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))}
-    if room_of(file) not in HEAVY_ROOMS:
-        assert not top & HEAVY
+def test_heavy_libraries() -> None:
+    for file in FILES:
+        top = {name.split(".")[0] for name in imports(TREES[file])}
+        assert room_of(file) in HEAVY_ROOMS or not top & HEAVY, file
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:
@@ -146,12 +145,12 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
             yield from names & {"environ", "getenv", "exit", "stdout", "stderr", "stdin", "echo"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
-def test_only_cli_prints_reads_the_environment_or_exits(file: Path) -> None:
+def test_only_cli_prints_reads_the_environment_or_exits() -> None:
     """And ``api.py`` takes the environment, where its caller gives none, as does what a harness calls."""
-    if room_of(file) != "cli":
-        found = [what.split(" in ")[0] for what in forbidden(ast.parse(file.read_text()))]
-        assert found == (["os.environ"] if file in DOORS else [])
+    for file in FILES:
+        if room_of(file) != "cli":
+            found = [what.split(" in ")[0] for what in forbidden(TREES[file])]
+            assert found == (["os.environ"] if file in DOORS else []), file
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
@@ -168,9 +167,9 @@ def test_one_file_finds_resources() -> None:
         if any(
             (isinstance(n, ast.Name) and n.id == "__file__")
             or (isinstance(n, ast.Attribute) and n.attr == "__file__")
-            for n in ast.walk(ast.parse(f.read_text()))
+            for n in ast.walk(TREES[f])
         )
-        or any(n.startswith("importlib.resources") for n in imports(ast.parse(f.read_text())))
+        or any(n.startswith("importlib.resources") for n in imports(TREES[f]))
     ]
     assert users == ["core/resources.py"]
 
