@@ -173,6 +173,29 @@ def test_set_refuses_as_the_file_does(assignment: str, words: str) -> None:
     assert words in refusal("[depth]\nremove = 1\n", assignment)
 
 
+def test_all_problems_come_in_one_refusal() -> None:
+    text = "seed = 1\n[deph]\n[lora]\nrank = 0\nalpha = 'x'\nbatch = -2\n"
+    said = refusal(text, "lora.dropout=1.5", "lora.ran=4", "scales.samples=9", "lora")
+    found = [
+        "seed = 1 lies outside of any table",
+        "--set scales.samples=9: the recipe has no table [scales]",
+        "--set lora is no assignment",
+        "[deph] is no table of a recipe (did you mean 'depth'?)",
+        "[lora] alpha = 'x'; a number is allowed",
+        "[lora] ran = 4: there is no such key (did you mean 'rank'?)",
+        "[lora] batch = -2; 1 and more is allowed",
+        "[lora] rank = 0; 1 to 4096 is allowed",
+        "[lora] dropout = 1.5; 0 to 0.9 is allowed",
+    ]
+    assert said.startswith(f"{len(found)} problems: ")
+    assert [text for text in found if text not in said] == []
+
+
+def test_a_value_is_not_compared_with_the_default_of_a_wrong_one() -> None:
+    said = refusal("[lora]\nbatch = -2\nmicro_batch = 16\n")
+    assert "batch = -2" in said and "divisor" not in said
+
+
 def test_a_budget_in_bytes() -> None:
     recipe = parse_recipe({"budget": {"target_bytes": "1.5MiB"}})
     assert recipe.budget is not None and recipe.budget.bytes == 3 << 19

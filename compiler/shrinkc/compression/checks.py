@@ -12,13 +12,14 @@ def between(key: str, value: float, low: float, high: float = math.inf) -> None:
     """BadRecipe unless low <= value <= high."""
     if not low <= value <= high:
         allowed = f"{low} and more" if high == math.inf else f"{low} to {high}"
-        raise BadRecipe(f"{key} = {value}; {allowed} is allowed.")
+        raise BadRecipe(f"{key} = {value}; {allowed} is allowed.", key=key)
 
 
 def one_of(key: str, value: object, allowed: Sequence[object]) -> None:
     """BadRecipe unless ``value`` is one of ``allowed``."""
     if value not in allowed:
-        raise BadRecipe(f"{key} = {value!r}; {', '.join(map(str, allowed))} are allowed.")
+        names = ", ".join(map(str, allowed))
+        raise BadRecipe(f"{key} = {value!r}; {names} are allowed.", key=key)
 
 
 def exactly_one(**values: object) -> None:

@@ -12,8 +12,9 @@ import difflib
 import re
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -224,32 +225,40 @@ def parse_recipe(
     base: Path | None = None,
     name: str = "recipe",
 ) -> Recipe:
-    """A recipe from the parsed tables of a TOML file.  Raises BadRecipe."""
+    """A recipe from the parsed tables of a TOML file.  Raises BadRecipe that names every problem."""
+    problems = _Problems()
+    merged: dict[str, dict[str, Any]] = {}
     for key, value in tables.items():
-        if not isinstance(value, dict):
-            raise BadRecipe(
-                f"{key} = {value!r} lies outside of any table.",
-                f"tables are {', '.join([*_GLOBAL, *KINDS])}.",
-            )
-    merged = {key: _with_paths(value, base) for key, value in tables.items()}
+        with problems.noted():
+            if not isinstance(value, dict):
+                raise BadRecipe(
+                    f"{key} = {value!r} lies outside of any table.",
+                    f"tables are {', '.join([*_GLOBAL, *KINDS])}.",
+                )
+            merged[key] = value
+            merged[key] = _with_paths(value, base)
     for assignment in assignments:
-        _assign(merged, assignment)
+        with problems.noted():
+            _assign(merged, assignment)
 
     stages: list[Stage] = []
     parts: dict[str, Any] = {}
     for table, content in merged.items():
+        match = _STAGE_NAME.fullmatch(table)
         if table in _GLOBAL:
-            parts[table] = read_table(_GLOBAL[table], table, content)
+            parts[table] = _read_table(_GLOBAL[table], table, content, problems)
+        elif match is not None:
+            settings = _read_table(stage_module(match[1]).Settings, table, content, problems)
+            stages.append(Stage(table, match[1], settings))
         else:
-            match = _STAGE_NAME.fullmatch(table)
-            if match is None:
-                raise BadRecipe(
+            problems.found.append(
+                BadRecipe(
                     f"[{table}] is no table of a recipe{_nearest(table, [*_GLOBAL, *KINDS])}.",
                     f"allowed: {', '.join(_GLOBAL)}; stages {', '.join(KINDS)}, with a label "
                     "such as 'lora-2' where one comes twice.",
                 )
-            settings = read_table(stage_module(match[1]).Settings, table, content)
-            stages.append(Stage(table, match[1], settings))
+            )
+    problems.raise_all()
     if not stages and "budget" not in parts:
         raise BadRecipe(
             "the recipe has no stage.", f"add one of the tables {', '.join(KINDS)}, or a [budget]."
@@ -257,25 +266,56 @@ def parse_recipe(
     return Recipe(tuple(stages), name=name, **parts)
 
 
-def read_table(cls: Any, table: str, content: Mapping[str, Any]) -> Any:
-    """An instance of the dataclass ``cls`` from a TOML table; every fault is a BadRecipe."""
+class _Problems:
+    """What is wrong with a recipe, to be said in one refusal."""
+
+    def __init__(self) -> None:
+        self.found: list[BadRecipe] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """A BadRecipe raised within the context is kept, and ends the context alone."""
+        try:
+            yield
+        except BadRecipe as error:
+            self.found.append(error)
+
+    def raise_all(self) -> None:
+        """BadRecipe that names all that was found; nothing when that is nothing."""
+        if len(self.found) > 1:
+            texts = "; ".join(error.message.rstrip(".") for error in self.found)
+            hints = dict.fromkeys(error.hint for error in self.found if error.hint)
+            raise BadRecipe(f"{len(self.found)} problems: {texts}.", " ".join(hints) or None)
+        if self.found:
+            raise self.found[0]
+
+
+def _read_table(cls: Any, table: str, content: Mapping[str, Any], problems: _Problems) -> Any:
+    """An instance of the dataclass ``cls``, whose keys all have defaults, from a TOML table; None when something
+    is wrong with it, which ``problems`` then has."""
     hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
-    values = {}
+    known = [f.name for f in fields(cls)]
+    before, values = len(problems.found), {}
     for key, value in content.items():
-        if key not in known:
-            raise BadRecipe(
-                f"[{table}] {key} = {value!r}: there is no such key{_nearest(key, list(known))}.",
-                f"keys of [{table}]: {', '.join(known)}.",
-            )
-        values[key] = _convert(f"[{table}] {key}", hints[key], value)
-    for key, spec in known.items():
-        if key not in values and spec.default is MISSING and spec.default_factory is MISSING:
-            raise BadRecipe(f"[{table}] lacks its key {key}.")
-    try:
-        return cls(**values)
-    except BadRecipe as error:
-        raise BadRecipe(f"[{table}] {error.message}", error.hint) from error
+        with problems.noted():
+            if key not in known:
+                raise BadRecipe(
+                    f"[{table}] {key} = {value!r}: there is no such key{_nearest(key, known)}.",
+                    f"keys of [{table}]: {', '.join(known)}.",
+                )
+            values[key] = _convert(f"[{table}] {key}", hints[key], value)
+    while True:
+        try:
+            made = cls(**values)
+        except BadRecipe as error:
+            # once a key is left out, what only several keys together get wrong may come from its default
+            if error.key is not None or len(problems.found) == before:
+                problems.found.append(BadRecipe(f"[{table}] {error.message}", error.hint))
+            if error.key not in values:
+                return None
+            del values[error.key]  # the others are checked with its default
+        else:
+            return made if len(problems.found) == before else None
 
 
 def _convert(where: str, hint: Any, value: Any) -> Any:

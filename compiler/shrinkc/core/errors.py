@@ -89,10 +89,16 @@ class BadTokenizer(ShrinkcError):
 
 
 class BadRecipe(ShrinkcError):
-    """A compression recipe has an unknown key, a value outside its range, or is not TOML."""
+    """A compression recipe has an unknown key, a value outside its range, or is not TOML.
+
+    ``key``: the one key that is at fault, where it is one alone."""
 
     exit_code = 16
     title = "bad recipe"
+
+    def __init__(self, message: str, hint: str | None = None, *, key: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.key = key
 
 
 class BadData(ShrinkcError):
