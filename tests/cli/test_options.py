@@ -45,12 +45,12 @@ NEEDED = {
 ALSO_NUMBERS = {"run": ["--prompt-ids"], "eval": ["--windows"], "franken": ["--layers"]}
 
 
-def options(*types: click.ParamType) -> list[tuple[str, str]]:
+def options(*types: type[click.ParamType]) -> list[tuple[str, str]]:
     return [
         (name, parameter.opts[-1])
         for name, command in commands.commands.items()
         for parameter in command.params
-        if isinstance(parameter, click.Option) and parameter.type in types
+        if isinstance(parameter, click.Option) and isinstance(parameter.type, types)
     ]
 
 
@@ -64,7 +64,7 @@ def words(
 
 
 NUMBERS = [
-    *options(click.INT, click.FLOAT),
+    *options(type(click.INT), type(click.FLOAT)),
     *[(command, option) for command, names in ALSO_NUMBERS.items() for option in names],
     ("compile", "--l1"),
     ("plan", "--l1"),
@@ -111,7 +111,7 @@ def test_numbers_of_a_recipe(option: str) -> None:
         parse_recipe({"budget": {"target_bytes": "9" * 400 + "MiB"}})
 
 
-@pytest.mark.parametrize(("command", "option"), options(click.STRING))
+@pytest.mark.parametrize(("command", "option"), options(type(click.STRING)))
 def test_text_that_is_not_utf8(
     cli: Cli, words: Callable[[str], list[str]], command: str, option: str
 ) -> None:

@@ -159,7 +159,7 @@ def trials(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        (["--trials", "0"], UsageError, "--trials 0"),
+        (["--trials", "0"], UsageError, "'--trials': 0 is not in the range x>=1"),
         (["--trials", "1", "--timeout", "0"], UsageError, "--timeout 0"),
         (["--trials", "1", "--storage", "nothing://x"], UsageError, "nothing://x cannot be used"),
         (["--trials", "1", "--set", "width.nothing=1"], BadRecipe, "there is no such key"),

@@ -15,8 +15,6 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
@@ -34,7 +32,6 @@ from shrinkc.compression.franken import (
     parse_layers,
     prompt_ids,
     save_checkpoint,
-    show_layers,
     table,
 )
 from shrinkc.core.errors import BadData, OutputError, UsageError
@@ -82,15 +79,6 @@ def test_an_error_names_the_part(text: str, part: str) -> None:
     assert caught.value.hint
 
 
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=12).map(tuple))
-def test_what_is_shown_is_read_again(layers: tuple[int, ...]) -> None:
-    assert parse_layers(show_layers(layers), 7) == layers
-
-
-def test_shown_short() -> None:
-    assert show_layers((0, 1, 2, 2, 2, 3, 4, 6)) == "0-1,2x3,3-4,6"
-
-
 def test_all_layers_in_order_are_the_model(stories: Loaded) -> None:
     ids = torch.arange(40)[None] + 5
     same = assemble(stories.model, range(5))
@@ -131,7 +119,7 @@ def test_an_untied_model_with_scaled_positions(tmp_path: Path) -> None:
     model = load_hf(tmp_path / "tiny")
     model.layers[:] = [model.layers[i] for i in (2, 0, 0)]
     assert np.abs(found - forward(model, ids, np.float64)).max() < 1e-4
-    save_checkpoint(tiny, Configuration("mine", (2, 0, 0)), tmp_path / "saved")
+    save_checkpoint(tiny, Configuration("mine", "2,0x2", (2, 0, 0)), tmp_path / "saved")
     again = load(tmp_path / "saved").model(torch.tensor(ids)[None]).logits[0].numpy()
     assert np.array_equal(again, found)
 
@@ -147,10 +135,8 @@ def test_every_occurrence_has_its_own_cache(stories: Loaded) -> None:
     model = assemble(stories.model, ORDER)
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(6))
     ids = prompt_ids(stories, "Once upon a time there was")
-    with_cache = generate(model, ids, 24, exact=True)
-    assert with_cache == generate(model, ids, 24, exact=True, cache=False)
-    assert len(with_cache) == 24
-    with torch.no_grad():  # and step by step the logits are those of the whole text
+    assert len(generate(model, ids, 24, exact=True)) == 24
+    with torch.no_grad():  # step by step the logits are those of the whole text
         whole = model(torch.tensor([ids])).logits[0]
         cache = None
         for t, token in enumerate(ids):
@@ -171,7 +157,7 @@ def test_sampling_depends_on_its_seed_alone(stories: Loaded) -> None:
 
 
 def test_a_saved_configuration_is_an_ordinary_checkpoint(stories: Loaded, tmp_path: Path) -> None:
-    configuration = Configuration("mine", ORDER)
+    configuration = Configuration("mine", "0,1x2,3,2,1", ORDER)
     out = tmp_path / "saved"
     save_checkpoint(stories, configuration, out)
     again = load(out)
@@ -192,7 +178,7 @@ def test_side_by_side(stories: Loaded, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a little girl. She liked to play.\n" * 60)
     plan = EvalPlan(text=text, windows=1)
-    asked = [Configuration("same", tuple(range(5))), Configuration("short", (0, 4))]
+    asked = [Configuration("same", "0-4", tuple(range(5))), Configuration("short", "0,4", (0, 4))]
     rows = compare(stories, asked, Story(tokens=12), plan, Silent())
     assert [r.configuration.name for r in rows] == [UNCHANGED, "same", "short"]
     base, same, short = (r.to_json() for r in rows)
@@ -219,22 +205,21 @@ def test_a_prompt_has_to_fit(stories: Loaded) -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, maps, saved = tmp_path / "out", tmp_path / "maps", tmp_path / "saved"
+    out, saved = tmp_path / "out", tmp_path / "saved"
     command = ["franken", str(STORIES), "--layers", "0-1,1,4", "--name", "mine", "--tokens", "6"]
-    outputs = ["-o", str(out), "--attention-maps", str(maps), "--save", str(saved)]
+    outputs = ["-o", str(out), "--save", str(saved)]
     assert run_cli([*command, *outputs, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert json.loads((out / "comparison.json").read_text()) == result
     assert [c["name"] for c in result["configurations"]] == [UNCHANGED, "mine"]
     assert result["configurations"][1]["layer_list"] == [0, 1, 1, 4]
     assert result["threads"] == 1 and result["versions"]["torch"]
-    assert len(list(maps.glob("*.png"))) == 4
     assert load_hf(saved).config.num_layers == 4
     assert run_cli([*command, "-o", str(out)]) == OutputError.exit_code
     assert "--force" in capsys.readouterr().err
     assert run_cli([*command, "-o", str(out), "--force"]) == 0
     shown = capsys.readouterr().out
-    assert shown == (out / "comparison.md").read_text() and "| mine | 0,1x2,4 |" in shown
+    assert shown == (out / "comparison.md").read_text() and "| mine | 0-1,1,4 |" in shown
 
 
 def test_command_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +238,7 @@ def test_command_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run_cli([*command, "--text", str(tmp_path / "nothing")]) == BadData.exit_code
 
 
-@pytest.mark.parametrize("option", ["-o", "--attention-maps", "--save"])
+@pytest.mark.parametrize("option", ["-o", "--save"])
 def test_outputs_are_tried_before_the_work_and_what_was_measured_is_printed(
     option: str, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -286,27 +271,22 @@ def test_outputs_are_tried_before_the_work_and_what_was_measured_is_printed(
 def test_force_keeps_what_this_command_did_not_make(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, maps, saved = tmp_path / "out", tmp_path / "maps", tmp_path / "saved"
+    out, saved = tmp_path / "out", tmp_path / "saved"
     command = ["franken", str(STORIES), "--layers", "0-1,4", "--tokens", "4", "--force"]
-    outputs = ["-o", str(out), "--attention-maps", str(maps)]
-    assert run_cli([*command, *outputs, "--save", str(saved)]) == 0
-    assert run_cli([*command, *outputs]) == 0
-    for folder in (out, maps):
-        (folder / "notes").mkdir()
-        (folder / "notes" / "letter.txt").write_text("dear")
-        assert run_cli([*command, *outputs]) == OutputError.exit_code
-        said = " ".join(capsys.readouterr().err.split())
-        assert f"{folder} holds files" in said and "notes/letter.txt. Hint" in said
-        (folder / "notes" / "letter.txt").unlink()
+    assert run_cli([*command, "-o", str(out), "--save", str(saved)]) == 0
+    assert run_cli([*command, "-o", str(out)]) == 0
+    (out / "notes").mkdir()
+    (out / "notes" / "letter.txt").write_text("dear")
+    assert run_cli([*command, "-o", str(out)]) == OutputError.exit_code
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{out} holds files" in said and "notes/letter.txt. Hint" in said
     assert run_cli([*command, "--save", str(saved)]) == OutputError.exit_code
     assert "saved is not empty" in " ".join(capsys.readouterr().err.split())
     # a file of that name alone does not make a directory ours
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.json").write_text('{"mine": 1}')
-    (tmp_path / "mine" / "attention.json").write_text("[]")
-    for option in ("-o", "--attention-maps"):
-        assert run_cli([*command, option, str(tmp_path / "mine")]) == OutputError.exit_code
-        assert "not made by shrinkc" in " ".join(capsys.readouterr().err.split())
+    assert run_cli([*command, "-o", str(tmp_path / "mine")]) == OutputError.exit_code
+    assert "not made by shrinkc" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -315,11 +295,9 @@ def test_force_keeps_what_this_command_did_not_make(
         (["--layers", "0-9"], "no layer 9"),
         (["--layers", "0-1", "--name", "a", "--name", "b"], "2 --name for 1 --layers"),
         (["--layers", "0-1", "--layers", "2", "--save", "x"], "--save stores one"),
-        (["--layers", "0-1", "-o", "x", "--attention-maps", "x/y"], "x/y lies in x"),
-        (["--layers", "0-1", "-o", "x", "--save", "x"], "x lies in x"),
-        (["--layers", "0,1", "--layers", "1", "--name", "0,1", "--name", "0_1"], "file name"),
-        (["--layers", "0", "--name", UNCHANGED], "file name"),
-        (["--layers", "0-1", "--tokens", "0"], "--tokens 0"),
+        (["--layers", "0-1", "-o", "x", "--save", "x/y"], "one of x/y and x lies in the other"),
+        (["--layers", "0-1", "-o", "x", "--save", "x"], "one of x and x lies in the other"),
+        (["--layers", "0-1", "--tokens", "0"], "'--tokens': 0 is not in the range x>=1"),
     ],
 )
 def test_refusals(
@@ -332,6 +310,7 @@ def test_refusals(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_repeated_layer_is_stored_once_in_the_blob(
     tmp_path: Path, stories: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,7 +319,7 @@ def test_a_repeated_layer_is_stored_once_in_the_blob(
         pytest.skip("no C compiler")
     sizes = {}
     for name, layers in (("repeated", (0, 1, 1, 2)), ("separate", (0, 1, 2, 3))):
-        save_checkpoint(stories, Configuration(name, layers), tmp_path / name)
+        save_checkpoint(stories, Configuration(name, name, layers), tmp_path / name)
         out = tmp_path / f"{name}-compiled"
         command = ["compile", str(tmp_path / name), "-o", str(out), "--target", "host"]
         assert run_cli([*command, "--bits", "4", "--group", "32", "--context", "64", "--json"]) == 0

@@ -244,7 +244,7 @@ def test_other_options_are_named_as_they_are(
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--samples", "0"], 2, "--samples 0"),
+        (["--samples", "0"], 2, "'--samples': 0 is not in the range x>=1"),
         (["--samples", "9999"], 17, "the text has"),
         (["-o", "{model}"], 40, "holds no sensitivities"),
     ],

@@ -28,7 +28,17 @@ from shrinkc.cli.converting import convert_command
 from shrinkc.cli.differing import diff_command
 from shrinkc.cli.exporting import export_command
 from shrinkc.cli.inspecting import inspect_command
-from shrinkc.cli.options import FILE, FOLDER, PATH, Device, Group, json_option, model_options
+from shrinkc.cli.options import (
+    COUNT,
+    FILE,
+    FOLDER,
+    PATH,
+    SEED,
+    Device,
+    Group,
+    json_option,
+    model_options,
+)
 from shrinkc.cli.planning import plan_command
 from shrinkc.cli.recipes import recipes_command
 from shrinkc.cli.reporting import report_command
@@ -214,13 +224,13 @@ def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
     help="Change the recipe of all trials, e.g. evaluate.windows=8. May be repeated.",
 )
 @click.option("--space", type=PATH, help="A TOML file with the ranges, instead of [explore].")
-@click.option("--trials", type=int, required=True, help="How many more.")
+@click.option("--trials", type=COUNT, required=True, help="How many more.")
 @click.option("--timeout", type=float, help="Seconds after which no trial begins.")
 @click.option(
     "--storage", metavar="URL", help="Of an Optuna study. [default: sqlite, OUTPUT/study.db]"
 )
 @click.option("--study", default="shrinkc", show_default=True, help="The study's name.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the search.")
 @click.option(
     "--reference",
     type=PATH,
@@ -257,9 +267,11 @@ def explore_command(as_json: bool, **options: Any) -> None:
     help="Text to measure on. Repeatable.",
 )
 @click.option(
-    "--samples", type=int, default=2, show_default=True, help="Windows of text to measure."
+    "--samples", type=COUNT, default=2, show_default=True, help="Windows of text to measure."
 )
-@click.option("--length", type=int, default=256, show_default=True, help="Tokens of a window.")
+@click.option(
+    "--length", type=click.IntRange(8), default=256, show_default=True, help="Tokens of a window."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -267,7 +279,7 @@ def explore_command(as_json: bool, **options: Any) -> None:
     show_default=True,
     help="Of the computation; float32 takes about 1.5 times as long.",
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
 @click.option(
     "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
 )
@@ -295,32 +307,26 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--name", multiple=True, help="Of a configuration, in the order of --layers.")
 @click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
-@click.option("--tokens", type=int, default=48, show_default=True, help="New tokens of a text.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampled text.")
+@click.option("--tokens", type=COUNT, default=48, show_default=True, help="New tokens of a text.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled text.")
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
-@click.option("--windows", type=int, help="Windows of 512 tokens of it. [default: all]")
+@click.option("--windows", type=COUNT, help="Windows of 512 tokens of it. [default: all]")
 @click.option(
     "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
 )
-@click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
-@click.option(
-    "--attention-maps",
-    type=FOLDER,
-    metavar="DIR",
-    help="Make a directory with pictures of the attention maps and their Fourier transforms.",
-)
+@click.option("--hellaswag-items", type=COUNT, help="Tasks to do. [default: all]")
 @click.option(
     "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
-@click.option("--force", is_flag=True, help="Replace what -o and --attention-maps made before.")
+@click.option("--force", is_flag=True, help="Replace what -o made before.")
 @json_option
 def franken_command(as_json: bool, **options: Any) -> None:
-    """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time, attention maps."""
+    """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time."""
     from shrinkc.cli import franken
 
-    franken.run(franken.FrankenRequest.from_options(**options), console=Console(), as_json=as_json)
+    franken.run(franken.FrankenRequest(**options), console=Console(), as_json=as_json)
 
 
 @cli.command(

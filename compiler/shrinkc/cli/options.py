@@ -18,6 +18,8 @@ from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
+COUNT = click.IntRange(1)
+SEED = click.IntRange(0, 2**32 - 1)
 FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
 

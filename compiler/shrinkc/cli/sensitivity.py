@@ -12,7 +12,7 @@ from shrinkc.checkpoints import load, resolve, use_threads
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.compression.sensitivity import draw, measure, split_text, table
 from shrinkc.compression.texts import read_texts
-from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel, UsageError
+from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel
 from shrinkc.core.output import make_folder, remove_folders, try_folder, write_file
 from shrinkc.core.shell import name_of, printable
 
@@ -30,17 +30,6 @@ class SensitivityRequest:
     dtype: str
     threads: int
     output: Path | None
-
-    def __post_init__(self) -> None:
-        """UsageError when a value is not possible."""
-        for option, value, least in (
-            ("--samples", self.samples, 1), ("--length", self.length, 8),
-            ("--threads", self.threads, 1),
-        ):  # fmt: skip
-            if value < least:
-                raise UsageError(
-                    f"{option} {value} is not possible.", f"allowed: {least} and more."
-                )
 
 
 def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None:

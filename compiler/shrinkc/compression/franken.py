@@ -30,14 +30,17 @@ NOTE = "franken.json"
 UNCHANGED = "unchanged"
 
 _PART = re.compile(r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9})|x(?P<times>\d{1,9}))?")
-_SYNTAX = "write layers as 0-11,14-29 (ranges), 15x3 (layer 15 three times), 4 (one layer)."
+_SYNTAX = (
+    "write layers as 0-11,14-29 (ranges forwards), 15x3 (layer 15 three times), 4 (one layer)."
+)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """``layers``: which layer of the model runs at each place."""
+    """``text``: the layers as they were given; ``layers``: which layer of the model runs at each place."""
 
     name: str
+    text: str
     layers: tuple[int, ...]
 
 
@@ -49,86 +52,42 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
     ``num_layers`` layers does not have, a range that runs backwards, or too many layers.
     """
     out: list[int] = []
-    for part in text.split(","):
-        match = _PART.fullmatch(part.strip())
+    for part in map(str.strip, text.split(",")):
+        match = _PART.fullmatch(part)
         if match is None:
-            raise UsageError(f"'{part.strip()}' in the layers '{text}' cannot be read.", _SYNTAX)
+            raise UsageError(f"'{part}' in the layers '{text}' cannot be read.", _SYNTAX)
         first = int(match["first"])
         last = int(match["last"] or first)
         times = int(match["times"] or 1)
-        for layer in (first, last):
-            if layer >= num_layers:
-                raise UsageError(
-                    f"'{part.strip()}' in the layers '{text}': the model has no layer {layer}.",
-                    f"its layers are 0 to {num_layers - 1}.",
-                )
-        if last < first:
+        if max(first, last) >= num_layers:
             raise UsageError(
-                f"'{part.strip()}' in the layers '{text}' runs backwards.",
-                f"write {last}-{first}, or the layers one by one: {first},{first - 1},…",
+                f"'{part}' in the layers '{text}': the model has no layer {max(first, last)}.",
+                f"its layers are 0 to {num_layers - 1}.",
             )
-        if not 1 <= times <= LAYERS_MAX or len(out) + times > LAYERS_MAX:
+        if last < first or times == 0:
+            raise UsageError(f"'{part}' in the layers '{text}' names no layer.", _SYNTAX)
+        if len(out) + (last - first + 1) * times > LAYERS_MAX:
             raise UsageError(
-                f"'{part.strip()}' in the layers '{text}' makes {len(out) + times} layers.",
-                f"a configuration has 1 to {LAYERS_MAX} layers, a layer comes at least once.",
+                f"with '{part}' the layers '{text}' are too many.",
+                f"a configuration has at most {LAYERS_MAX} layers.",
             )
         out += list(range(first, last + 1)) * times
-    if len(out) > LAYERS_MAX:
-        raise UsageError(
-            f"the layers '{text}' are {len(out)}.", f"a configuration has at most {LAYERS_MAX}."
-        )
     return tuple(out)
 
 
-def show_layers(layers: Sequence[int]) -> str:
-    """The shortest text that ``parse_layers`` reads as ``layers``."""
-    parts: list[str] = []
-    at = 0
-    while at < len(layers):
-        run = times = 1
-        while at + run < len(layers) and layers[at + run] == layers[at] + run:
-            run += 1
-        while at + times < len(layers) and layers[at + times] == layers[at]:
-            times += 1
-        first = layers[at]
-        if times > 1:
-            parts.append(f"{first}x{times}")
-        elif run > 1 and layers[at + run : at + run + 1] == (first + run - 1,):
-            run -= 1  # the last of the range is repeated: it goes with the next part
-            parts.append(f"{first}-{first + run - 1}" if run > 1 else f"{first}")
-        else:
-            parts.append(f"{first}-{first + run - 1}" if run > 1 else f"{first}")
-        at += max(run, times)
-    return ",".join(parts)
+def assemble(model: Any, layers: Sequence[int]) -> Any:
+    """A LlamaForCausalLM that runs ``layers`` of ``model`` in that order, sharing its tensors."""
+    from torch.nn import ModuleList
 
-
-def assemble(model: Any, layers: Sequence[int], *, attention: str | None = None) -> Any:
-    """A LlamaForCausalLM that runs ``layers`` of ``model`` in that order, sharing its tensors.
-
-    ``attention``: another implementation than the model's, such as ``eager``, which alone gives
-    attention maps.
-    """
-    import torch
-
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
-    if attention is not None:
-        config._attn_implementation = attention
-    with torch.device("meta"):  # sizes only: every tensor comes from the model
-        out = type(model)(config)
-    state = model.state_dict()
-    prefix = "model.layers."
-    taken = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    for place, layer in enumerate(layers):
-        own = f"{prefix}{layer}."
-        for name, tensor in state.items():
-            if name.startswith(own):
-                taken[f"{prefix}{place}.{name.removeprefix(own)}"] = tensor
-    out.load_state_dict(taken, assign=True)
-    # no part of the state; a copy, since a cast of the new model casts its tables too
-    out.model.rotary_emb = copy.deepcopy(model.model.rotary_emb)
-    out.tie_weights()
-    out.generation_config = copy.deepcopy(model.generation_config)
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    out = copy.deepcopy(model, dict(shared))
+    # a copy for each occurrence, which has a place in the KV cache
+    out.model.layers = ModuleList(
+        copy.deepcopy(model.model.layers[layer], dict(shared)) for layer in layers
+    )
+    for place, layer in enumerate(out.model.layers):
+        layer.self_attn.layer_idx = place
+    out.config.num_hidden_layers = len(layers)
     return out.requires_grad_(False).eval()
 
 
@@ -139,26 +98,22 @@ def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Pat
     layer of which model each one is.  Weights are stored in the narrowest float type that holds
     them exactly.  Raises OutputError, StageFailed.
     """
-    model = assemble(loaded.model, configuration.layers)
-    _own_tensors(model)
+    from torch.nn import ModuleList
+
+    model = copy.deepcopy(assemble(loaded.model, configuration.layers))
+    # safetensors refuses tensors that occurrences of a layer share
+    model.model.layers = ModuleList(copy.deepcopy(layer) for layer in model.model.layers)
     _narrow(model)
     note = {
         "format": "shrinkc-franken",
         "version": 1,
         "model": name_of(loaded.path),
-        "layers": show_layers(configuration.layers),
+        "layers": configuration.text,
         "layer_list": list(configuration.layers),
     }
     with new_directory(directory) as folder:
         save(model, loaded.tokenizer, folder)
         (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-
-
-def _own_tensors(model: Any) -> None:
-    """Gives every layer tensors of its own (in place): safetensors refuses shared ones."""
-    for layer in model.model.layers:
-        for parameter in layer.parameters():
-            parameter.data = parameter.data.clone()
 
 
 def _narrow(model: Any) -> None:
@@ -199,11 +154,10 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """For JSON."""
-        layers = self.configuration.layers
         return {
             "name": self.configuration.name,
-            "layers": show_layers(layers),
-            "layer_list": list(layers),
+            "layers": self.configuration.text,
+            "layer_list": list(self.configuration.layers),
             "parameters": self.parameters,
             "greedy": self.greedy,
             "sampled": self.sampled,
@@ -220,14 +174,13 @@ def generate(
     *,
     sample: Story | None = None,
     exact: bool = False,
-    cache: bool = True,
 ) -> list[int]:
     """The new tokens after ``ids``: greedy, or sampled with the seed of ``sample``; they end with an
     end token unless ``exact``."""
     import torch
 
     settings: dict[str, Any] = {
-        "max_new_tokens": new, "use_cache": cache, "num_beams": 1, "repetition_penalty": 1.0,
+        "max_new_tokens": new, "num_beams": 1, "repetition_penalty": 1.0,
         "do_sample": sample is not None, "top_k": 0,
         "temperature": sample.temperature if sample else 1.0, "top_p": sample.top_p if sample else 1.0,
     }  # fmt: skip
@@ -273,8 +226,8 @@ def compare(
     Raises BadData when prompt and text are longer than the model's context, and what ``evaluate``
     raises.
     """
-    everything = Configuration(UNCHANGED, tuple(range(loaded.model.config.num_hidden_layers)))
-    asked = [everything, *configurations]
+    count = loaded.model.config.num_hidden_layers
+    asked = [Configuration(UNCHANGED, f"0-{count - 1}", tuple(range(count))), *configurations]
     models = [assemble(loaded.model, c.layers) for c in asked]
     ids = prompt_ids(loaded, story.prompt, max(story.tokens, TIMED_TOKENS))
 
@@ -325,7 +278,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     """The rows as Markdown: the figures that were measured, then the texts."""
     columns: dict[str, Callable[[Row], str]] = {
         "configuration": lambda r: r.configuration.name,
-        "layers": lambda r: show_layers(r.configuration.layers),
+        "layers": lambda r: r.configuration.text,
         "parameters": lambda r: f"{r.parameters / 1e6:.2f} M",
         "ms/token": lambda r: f"{1000 * r.seconds:.1f}",
         "time": lambda r: f"{r.ratio:.2f}×",
