@@ -15,6 +15,7 @@ from shrinkc.core.errors import BadConfig, ModelNotFound, UsageError
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import compile_model
 from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.planned import Planned
 from shrinkc.driver.planning import prepare
 from shrinkc.importer import Checkpoint, load_model, open_checkpoint
 from shrinkc.importer.gguf_file import GgufFile
@@ -159,3 +160,16 @@ def test_torch_refuses_two_adapters_too(two: Path) -> None:
 def test_one_of_two_adapters_can_be_named(two: Path) -> None:
     planned = prepare(request(two, adapter=two / "eora"))
     assert planned.fits and set(planned.checkpoint.ranks.values()) == {3}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_plan_counts_the_permutations_of_act_order(tmp_path: Path, weights: bool) -> None:
+    """As compile does, which reads them; without weights as many as the configuration allows."""
+    model = tmp_path / "m"
+    tiny_gptq(model, group=16, sym=False, desc_act="shared", layers=2)
+    written = compile_model(request(model), tmp_path / "out", force=False, reporter=Silent())
+    planned = prepare(request(model if weights else model / "config.json"))
+    assert isinstance(planned, Planned) and planned.shape.perms > 0
+    assert planned.shape.perms == written.prepared.shape.perms
+    if weights:
+        assert planned.plan.to_json() == written.prepared.plan.to_json()

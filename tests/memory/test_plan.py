@@ -175,6 +175,19 @@ def test_weights_refusal_can_be_met() -> None:
     assert plan_or_none(s, t.with_room(wmem=weights), None) is not None
 
 
+def test_weights_lack_what_the_last_memory_has_too_little() -> None:
+    """Where one large matrix has no place, most of its bytes may have: as many more as are short, and it fits."""
+    s = make_shape(hidden=128, ffn=512, layers=8, vocab=16000, tied=False)
+    small = SIRACUSA.with_room(wmem=100 * KIB, flash=3 * MIB)
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(s, small)
+    (lack,) = refused.value.lacks
+    assert lack.need == sum(-(-m.bytes // 16) * 16 for m in s.matrices)
+    assert 0 < lack.excess < s.head.bytes
+    for more, enough in ((lack.excess, True), (lack.excess - 16, False)):
+        assert fits(s, small.with_room(flash=3 * MIB + more), 256 * KIB) is enough
+
+
 def test_l2_refusal() -> None:
     s = make_shape(context=600, layers=30)
     t = SIRACUSA.with_room(l2=100 * KIB, wmem=0)

@@ -22,10 +22,15 @@ from shrinkc.core.words import listed
 from shrinkc.importer import LlamaConfig
 from shrinkc.memory.parts import align
 from shrinkc.memory.planner import bytes_beside_weights, make_plan
-from shrinkc.model import NAMES, SLOT_MODULES
+from shrinkc.model import HEAD, NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.choose import choose_engines, multiplied
-from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
+from shrinkc.schedule.shapes import (
+    ModelShape,
+    default_context,
+    permutation_entries,
+    shapes_of_config,
+)
 from shrinkc.targets import Target
 
 TABLE_WIDTHS = tuple(bits for bits in gptq.TABLE_WIDTHS if bits < 16)  # 16: as they are
@@ -239,12 +244,11 @@ class OnChip(Space):
         ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
         formats, options = gptq.formats(settings, config), QuantOptions()
         choices = choose_engines(multiplied(config, options, ranks, formats, ()), self.target)
-        found = shapes_of_config(
-            config, options, default_context(config), self.pieces, ranks, formats, choices=choices
-        )
-        # act-order: all inputs but those of down, whose order that of gate's and up's rows becomes
-        inputs = 2 * config.hidden_size + config.num_heads * config.head_dim
-        return replace(found, perms=config.num_layers * inputs) if settings.desc_act else found
+        permuted = [m for m in formats if settings.desc_act and m != HEAD]
+        return shapes_of_config(
+            config, options, default_context(config), self.pieces, ranks, formats, choices=choices,
+            perms=permutation_entries(config, permuted),
+        )  # fmt: skip
 
     def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
         """With one width for all matrices, and one for the tables."""

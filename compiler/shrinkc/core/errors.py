@@ -148,9 +148,10 @@ class BudgetUnreachable(ShrinkcError):
 class Lack:
     """A memory that is too small.  ``level``: "l1", "l2", or "weights" for all matrices together.
 
-    ``need`` and ``have`` are bytes, of weights the bytes of all ``memories`` that the target has for
-    them; of L1 ``need`` is the least that any schedule takes.  ``largest``: what takes most of it, as
-    (name, bytes).
+    ``need`` and ``have`` are bytes; of L1 ``need`` is the least that any schedule takes.  Of weights ``need``
+    is all of them, and ``have`` the room that all ``memories`` of the target have for them beside everything
+    else, less ends that hold no whole matrix: with ``excess`` bytes more of the last memory they fit.
+    ``largest``: what takes most of it, as (name, bytes).
     """
 
     level: Literal["l1", "l2", "weights"]

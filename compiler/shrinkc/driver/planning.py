@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import fields, replace
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
 
 from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
 from shrinkc.core.words import show_size
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
+from shrinkc.driver.passes import PASSES, Draft
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
-from shrinkc.engines import CORES, Choices, engine_named
+from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
-from shrinkc.memory.plan import Plan
-from shrinkc.memory.planner import check_fits, make_plan
-from shrinkc.memory.verify import verify
 from shrinkc.model import check_window, window_notes
-from shrinkc.quantize import MODULES, QuantOptions, check_sizes, grouped_inputs
-from shrinkc.quantize.weights import check_groups
-from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied, without_copies
-from shrinkc.schedule.shapes import ModelShape, default_context, shapes_of_config
-from shrinkc.storage import WIDEST, WORD
+from shrinkc.quantize import MODULES, QuantOptions, check_sizes
+from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.targets import Target, target_named
 
 CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/attention.py)
@@ -42,12 +38,11 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     """
     target = _target(request)
     checkpoint = request.opened(whole=whole)
-    known, config = checkpoint.formats, checkpoint.config
+    config = checkpoint.config
     check_sizes(config)
     context = _context(request, config)
     check_window(config, context)
-    quant = request.quant
-    fixed = fixed_options(config, known, quant)
+    fixed = fixed_options(config, checkpoint.formats, request.quant)
     if refused := sorted(request.given & fixed):
         raise QuantizeError(
             f"{checkpoint.name} is quantised already: {', '.join(refused)} cannot change its "
@@ -61,104 +56,30 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         )
     piece_bytes, notes = _pieces(checkpoint)
     notes += window_notes(config, context)
-    ranks, repeats = _ranks(checkpoint), checkpoint.repeats
-
-    def chosen(quant: QuantOptions, context: int) -> tuple[Choices, ModelShape]:
-        """The engines that are best, and the shapes; the cores' where others leave too little memory.
-
-        Judged with all of L1, so that no budget changes a number.
-        """
-        barred: dict[str, str] = {}
-        matrices = multiplied(config, quant, ranks, known, repeats)
-        while True:
-            choices = choose_engines(matrices, target, barred)
-            shape = shapes_of_config(
-                config, quant, context, piece_bytes, ranks, known, repeats, choices
-            )
-            others = choices.engines - {CORES}
-            try:
-                if others:
-                    check_fits(shape, target)
-                return choices, shape
-            except DoesNotFit as refused:
-                lack = refused.lacks[0]
-                short = f"would leave {lack.level} {lack.excess} bytes short there"
-                barred |= dict.fromkeys(others, short)
-
-    def shape_for(quant: QuantOptions, context: int) -> ModelShape:
-        return chosen(quant, context)[1]
-
-    def check(quant: QuantOptions) -> None:
-        wide = replace(quant, bits=WIDEST, head_bits=WIDEST, group=None, asymmetric=False)
-
-        def saves(group: int) -> bool:
-            asked = shape_for(replace(quant, group=group), context)
-            return stored_bytes(asked) < stored_bytes(shape_for(wide, context))
-
-        narrow = min(quant.bits, quant.head_bits) < WIDEST
-        inputs = grouped_inputs(config, known or (), quant)
-        check_groups(inputs, quant.group, quant.short_last_group, saves if narrow else None)
-
-    def fits(quant: QuantOptions, context: int, l1: int) -> bool:
+    draft = Draft(
+        config, piece_bytes, _ranks(checkpoint), checkpoint.formats, checkpoint.repeats,
+        permutation_entries(config, checkpoint.permuted), request.quant, context, target,
+        target.l1 if request.l1 is None else request.l1,
+    )  # fmt: skip
+    for step in PASSES:
         try:
-            check(quant)
-            check_fits(shape_for(quant, context), target, l1)
-        except (DoesNotFit, QuantizeError):
-            return False
-        return True
-
-    check(quant)
-    choices, shape = chosen(quant, context)
-    try:
-        plan = make_plan(shape, target, request.l1)
-    except DoesNotFit:
-        l1 = target.l1 if request.l1 is None else request.l1
-
-        def search() -> list[str]:
-            return alternatives(fits, quant, context, l1, target.l1, fixed)
-
-        lacks = shortfalls(shape, target, request.l1)
-        return Shortfall(checkpoint.name, target, context, lacks, notes, search)
-    free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
-    matrices = multiplied(config, quant, ranks, known, repeats)
-    # what would make vectors take more of L1 goes without, if there is no room for all
-    vectors = next(b.bytes for b in plan.l1 if b.name == "xq")
-    for widest in (None, vectors // WORD):
-        found = choose_copies(choices, matrices, target, free, widest)
-        copied = found.engines != choices.engines
-        larger = shapes_of_config(config, quant, context, piece_bytes, ranks, known, repeats, found)
-        with suppress(DoesNotFit):
-            of_larger = make_plan(larger, target, request.l1) if copied else plan
-            if _as_before(of_larger, plan):
-                choices, shape, plan = found, larger, of_larger
-                break
-    else:
-        choices = without_copies(choices, found)
-    verify(plan, shape, target)
-    return Planned(request, checkpoint, context, target, shape, plan, notes, choices)
-
-
-def _as_before(plan: Plan, before: Plan) -> bool:
-    """Whether all else has the memories and the sizes that it had: copies take what is left over."""
-    held = {"l1", "beside", "tables", "placements", "used", "notes"}
-    sizes = {f.name for f in fields(Plan)} - held
-
-    def levels(of: Plan) -> list[object]:
-        return [
-            {name: level for name, level in of.kv_layers.items() if level},
-            {b.name for b in of.l1},
-            {x.name: x.level for x in of.tables},
-            {x.name: x.level for x in of.placements},
-        ]
-
-    return levels(plan) == levels(before) and all(
-        getattr(plan, name) == getattr(before, name) for name in sizes
+            draft = step(draft)
+        except DoesNotFit:
+            lacks = shortfalls(draft.shape, target, draft.l1)
+            search = partial(_alternatives, draft, fixed)
+            return Shortfall(checkpoint.name, target, context, lacks, notes, search)
+    return Planned(
+        request, checkpoint, context, target, draft.shape, draft.plan, notes, draft.choices
     )
 
 
-def stored_bytes(shape: ModelShape) -> int:
-    """Bytes of all matrices, scales and padding included."""
-    return sum(m.bytes for m in shape.stored)
+def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
+    """Changes of options that make the model fit."""
+
+    def fits(quant: QuantOptions, context: int, l1: int) -> bool:
+        return replace(draft, quant=quant, context=context, l1=l1).fits
+
+    return alternatives(fits, draft.quant, draft.context, draft.l1, draft.target.l1, fixed)
 
 
 def _target(request: PlanRequest) -> Target:

@@ -134,6 +134,13 @@ def gptq_formats_by_rules(gptq: GptqConfig, config: LlamaConfig) -> Formats:
     }
 
 
+def permuted_by_rules(gptq: GptqConfig, config: LlamaConfig) -> frozenset[str]:
+    """Return the most that :meth:`GptqFiles.permuted` may say, without weights."""
+    formats = gptq_formats_by_rules(gptq, config) if gptq.desc_act else {}
+    shapes = matrix_shapes(config)
+    return frozenset(name for name, (_, group, _) in formats.items() if group < shapes[name][1])
+
+
 def gptq_llama_config(
     directory: Path, raw: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> LlamaConfig:
@@ -206,6 +213,23 @@ class GptqFiles:
         """Return the stored bytes of ``module``."""
         parts = _PARTS if module in self.quantized else ("weight",)
         return sum(self.weights.entry(f"{module}.{part}").nbytes for part in parts)
+
+    def permuted(self) -> frozenset[str]:
+        """Return the quantised modules whose columns are stored in another order than their inputs.
+
+        Reads g_idx alone; one that is damaged is for ``read_quantized`` to refuse.
+        """
+        return frozenset(
+            name
+            for name, fmt in self.quantized.items()
+            if _order(
+                name,
+                self.weights.read_integers(f"{name}.g_idx"),
+                fmt.group(self.shapes[name][1]),
+                [],
+            )
+            is not None
+        )
 
     def read_quantized(
         self, advance: Callable[[int], None], faults: list[str]

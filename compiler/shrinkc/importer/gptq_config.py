@@ -64,11 +64,15 @@ class ModuleFormat:
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """``zero_shift`` is what has to be added to a stored zero point: 1 in format gptq, 0 in v2."""
+    """``zero_shift`` is what has to be added to a stored zero point: 1 in format gptq, 0 in v2.
+
+    ``desc_act``: inputs may have been quantised in another order (act-order); g_idx has it.
+    """
 
     default: ModuleFormat
     zero_shift: int
     rules: tuple[tuple[bool, str, Mapping[str, Any]], ...]
+    desc_act: bool = False
 
     def format_of(self, module: str) -> ModuleFormat | None:
         """Return how ``module`` is stored, None if a rule excludes it from quantisation.
@@ -158,7 +162,12 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
         )
     if problems.bad:
         raise BadConfig(f"{source}: {'; '.join(problems.bad)}.")
-    return GptqConfig(ModuleFormat(**fields), 0 if layouts == {"gptq_v2"} else 1, rules)
+    return GptqConfig(
+        ModuleFormat(**fields),
+        0 if layouts == {"gptq_v2"} else 1,
+        rules,
+        raw.get("desc_act") is True,
+    )
 
 
 def _rules(dynamic: Any, problems: _Problems) -> tuple[tuple[bool, str, Mapping[str, Any]], ...]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from shrinkc.core.errors import BadConfig, ModelNotFound
 from shrinkc.core.shell import name_of
@@ -21,6 +22,7 @@ from shrinkc.importer.gptq import (
     gptq_formats_by_rules,
     gptq_llama_config,
     load_gptq,
+    permuted_by_rules,
 )
 from shrinkc.importer.gptq_config import GptqConfig, gptq_config_of, parse_gptq_config
 from shrinkc.importer.hf import Progress, check_directory, open_hf, read_hf
@@ -44,6 +46,8 @@ class Checkpoint:
     ``adapter``: the directory of the low-rank adapter that is loaded too; ``adapter_given`` tells
     one that was asked for from one that comes with a GPTQModel directory.
     ``ranks``: (layer, module such as "q_proj") -> rank of the adapter's side path.
+    ``permuted``: the modules whose columns are stored in another order than their inputs (act-order);
+    without weights those that may be.
     ``hub``: the id of a model that was fetched from the hub.
     """
 
@@ -58,6 +62,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     _load: _Load | None = field(default=None, repr=False, compare=False)
     hub: str | None = None
+    permuted: frozenset[str] = frozenset()
 
     @property
     def whole(self) -> bool:
@@ -165,55 +170,70 @@ def _reading(path: Path) -> Iterator[None]:
 def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
     given = adapter is not None
     if not whole and path.is_file() and path.suffix == ".json":
-        name, config, found, notes = _bare(path)
+        name, config, integers, notes = _bare(path)
         tokenizer, load = None, None
     else:
         source = _Source.of(path)
         name, config = name_of(path), source.config
-        found, tokenizer, load, notes = _contents(source, whole)
+        integers, tokenizer, load, notes = _contents(source, whole)
         if not given and source.gptq is not None:
             adapter = find_adapter(path)
+    found = integers.formats or None
     ranks = {} if adapter is None else adapter_ranks(adapter, config, found or {})
     return Checkpoint(
-        path, name, config, found, tokenizer, adapter, given, ranks, tuple(notes), load
-    )
+        path, name, config, found, tokenizer, adapter, given, ranks, tuple(notes), load,
+        permuted=integers.permuted,
+    )  # fmt: skip
+
+
+class _Integers(NamedTuple):
+    """What a checkpoint holds of integers, as of :class:`Checkpoint`."""
+
+    formats: Formats
+    permuted: frozenset[str] = frozenset()
+
+    @classmethod
+    def by_rules(cls, gptq: GptqConfig, config: LlamaConfig) -> _Integers:
+        """Without weights."""
+        return cls(gptq_formats_by_rules(gptq, config), permuted_by_rules(gptq, config))
 
 
 def _contents(
     source: _Source, whole: bool
-) -> tuple[Formats | None, Tokenizer | None, _Load | None, list[str]]:
-    """Formats, tokenizer, what reads the weights, and notes."""
+) -> tuple[_Integers, Tokenizer | None, _Load | None, list[str]]:
+    """Integers, tokenizer, what reads the weights, and notes."""
     path, config, load = source.path, source.config, None
     if source.file is not None:
-        found = gguf_formats(source.file, config) or None
+        found = _Integers(gguf_formats(source.file, config))
         tokenizer = load_tokenizer(source.file, config.vocab_size)
         return found, tokenizer, partial(load_gguf, source.file, config, tokenizer), []
     if whole or has_weights(path):
         tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
         if source.gptq is None:
             load = partial(read_hf, path, config, tokenizer, open_hf(path, config))
-            return None, tokenizer, load, []
+            return _Integers({}), tokenizer, load, []
         opened = GptqFiles.open(path, config, source.gptq)
-        return gptq_formats(opened) or None, tokenizer, partial(load_gptq, opened, tokenizer), []
+        found = _Integers(gptq_formats(opened), opened.permuted())
+        return found, tokenizer, partial(load_gptq, opened, tokenizer), []
     notes = [_NO_WEIGHTS.format(path)]
-    rules = None
+    rules = _Integers({})
     if source.gptq is not None:
-        rules = gptq_formats_by_rules(source.gptq, config)
+        rules = _Integers.by_rules(source.gptq, config)
         notes.append(_NO_INTEGERS)
     if not has_tokenizer(path):
         return rules, None, None, [*notes, _NO_TOKENIZER.format(path)]
     return rules, Tokenizer.from_dir(path, config.vocab_size, config.bos_id), None, notes
 
 
-def _bare(path: Path) -> tuple[str, LlamaConfig, Formats | None, list[str]]:
-    """Name, configuration, formats and notes of a configuration file, whatever lies beside it."""
+def _bare(path: Path) -> tuple[str, LlamaConfig, _Integers, list[str]]:
+    """Name, configuration, integers and notes of a configuration file, whatever lies beside it."""
     raw = read_json_object(path, BadConfig)
     section = raw.pop("quantization_config", None)
     config = parse_config(raw, source=str(path))
-    notes, found = [f"only {path} was read; there are no weights to check"], None
+    notes, found = [f"only {path} was read; there are no weights to check"], _Integers({})
     if section is not None:
         gptq = parse_gptq_config(section, f"{path}: quantization_config")
-        found = gptq_formats_by_rules(gptq, config)
+        found = _Integers.by_rules(gptq, config)
         notes.append(_NO_INTEGERS)
     name = name_of(path.parent if path.name == "config.json" else path.with_suffix(""))
     return name, config, found, [*notes, _NO_TOKENIZER.format(path)]

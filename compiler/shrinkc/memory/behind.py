@@ -185,7 +185,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     for table in reserved.tables:
         at[table.level] = max(at[table.level], table.offset + table.bytes)
     out: dict[str, Placement] = {}
-    owners, placed = dict(s.shared), 0
+    owners, short = dict(s.shared), dict[str, int]()
     usual = sorted(s.matrices, key=lambda m: m.engine == CORES)
     levels = {
         name: [v for v in engine_named(name).levels or room if v in room]
@@ -200,8 +200,8 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
             start = align(at[level], m.store.align)
             if start + m.bytes <= room[level]:
                 break
-        else:
-            continue
+        else:  # the last memory would have to be larger, by what all such matrices take of it
+            short[level] = start + m.bytes - room[level]
         if near is not None and m.name == s.head.name:
             p = replace(near, level=level, offset=start)
         else:
@@ -209,15 +209,15 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
             p = Placement(m.name, level, start, m.bytes, m.block_bytes, m.blocks, blocks, m.engine)
         out[m.name] = p
         at[level] = start + align(m.bytes - p.near_bytes)
-        placed += align(m.bytes)
     # nobody is told: whoever asks has another plan
-    if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):
+    if asked.every and (near is None or _on_chip(out[s.head.name])):
         whole = (s.head.name, s.head.bytes)
         return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))
-    if len(out) < len(s.matrices):
+    if short:
         big = sorted(s.matrices, key=lambda m: -m.bytes)[:3]
         need, names = sum(align(m.bytes) for m in s.stored), tuple(v.label for v in t.stored)
-        return Lack("weights", need, placed, tuple((m.name, m.bytes) for m in big), names)
+        have = need - sum(short.values())
+        return Lack("weights", need, have, tuple((m.name, m.bytes) for m in big), names)
     always = tuple(range(len(s.steps)))
     beside = [Buffer(name, level, align(size), always) for name, level, size in reserved.buffers]
     placements = [out[m.name] for m in usual]
@@ -329,7 +329,7 @@ def _would_do(s: ModelShape, t: Target, asked: Asked, way: _Way) -> bool:
 def arrange(s: ModelShape, t: Target, asked: Asked) -> Arrangement:
     """The arrangement of which the least is fetched in a pass, the simplest of several.
 
-    Raises DoesNotFit, of L2 with the least that any takes, of weights with the most that find a place.
+    Raises DoesNotFit, of L2 with the least that any takes, of weights with the fewest bytes that are short.
     """
     best: Arrangement | None = None
     lacks: list[Lack] = []

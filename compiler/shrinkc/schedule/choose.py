@@ -18,7 +18,7 @@ from shrinkc.engines import (
 )
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.quantize import QuantOptions
-from shrinkc.schedule.shapes import equal_matrices, matrix_specs
+from shrinkc.schedule.shapes import Ranks, equal_matrices, matrix_specs
 from shrinkc.targets import Target
 
 
@@ -36,7 +36,7 @@ class Multiplied:
 def multiplied(
     config: LlamaConfig,
     options: QuantOptions,
-    ranks: Sequence[dict[str, int]] | dict[str, int],
+    ranks: Ranks,
     formats: Formats | None,
     repeats: Sequence[int],
 ) -> Multiplied:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,11 +15,21 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
 from shrinkc.ir.steps import SlotSizes, Step
-from shrinkc.model import check_window, family_of, slot_shapes, slots_with_bias
+from shrinkc.model import (
+    HEAD,
+    SLOT_MODULES,
+    check_window,
+    family_of,
+    slot_shapes,
+    slots_with_bias,
+)
 from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
 from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets, format_of
 
 DEFAULT_CONTEXT = 256
+
+Ranks = Sequence[dict[str, int]] | dict[str, int]
+"""Slot -> rank of its low-rank adapter, per layer or for all."""
 
 
 def default_context(config: LlamaConfig) -> int:
@@ -157,7 +167,7 @@ def _content(w: QLinear) -> tuple[object, ...]:
 def matrix_specs(
     config: LlamaConfig,
     options: QuantOptions,
-    ranks: Sequence[dict[str, int]] | dict[str, int],
+    ranks: Ranks,
     formats: Formats | None,
 ) -> tuple[list[list[MatrixSpec]], MatrixSpec, MatrixSpec | None]:
     """(per layer those of its slots, of the head, of an embedding of its own) from sizes alone."""
@@ -198,21 +208,33 @@ def equal_matrices(
     )
 
 
+def permutation_entries(config: LlamaConfig, permuted: Collection[str]) -> int:
+    """Entries of all permutations that act-order asks for, one per input.
+
+    ``permuted``: the modules whose columns are stored in another order than their inputs.  Modules of one
+    slot have one order; that of down is the order of gate's and up's rows, which costs nothing.
+    """
+    firsts = {SLOT_MODULES[slot][0]: k for slot, (_, k) in slot_shapes(config).items()}
+    entries = {**firsts, "down_proj": 0, HEAD: config.hidden_size}
+    return sum(entries.get(name.rpartition(".")[2], 0) for name in permuted)
+
+
 def shapes_of_config(
     config: LlamaConfig,
     options: QuantOptions,
     context: int,
     piece_bytes: int,
-    ranks: Sequence[dict[str, int]] | dict[str, int],
+    ranks: Ranks,
     formats: Formats | None = None,
     repeats: Sequence[int] = (),
     choices: Choices = ON_CORES,
+    perms: int = 0,
 ) -> ModelShape:
     """The shapes a model will have, before any weight is touched.
 
-    ``ranks``: slot -> rank of its side path, per layer or for all.  ``formats``: how a quantised
-    checkpoint stores its modules; ``options`` are for what is float.  ``repeats``: per layer the
-    first one with the same weights, empty if all differ.  ``choices``: the engines of the matrices.
+    ``formats``: how a quantised checkpoint stores its modules; ``options`` are for what is float.
+    ``repeats``: per layer the first one with the same weights, empty if all differ.  ``choices``: the
+    engines of the matrices.  ``perms``: see ``permutation_entries``.
     """
     c = config
     specs, head_spec, embedding_spec = matrix_specs(c, options, ranks, formats)
@@ -244,7 +266,7 @@ def shapes_of_config(
     embedding = None if embedding_spec is None else shape(embedding_spec)
     return ModelShape(
         c.vocab_size, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim,
-        c.num_layers, context, piece_bytes, layers, head, embedding, shared=shared,
+        c.num_layers, context, piece_bytes, layers, head, embedding, perms, shared,
         biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
         steps=PASS,
