@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.stages import StepContext, StepReport, stage_module
+from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.core.progress import Update
 from shrinkc.importer.model import QuantizedWeight
 
@@ -87,9 +88,9 @@ def run_stage(
     folder: Path, kind: str, source: Path, settings: dict[str, Any], **changes: Any
 ) -> tuple[StepContext, StepReport]:
     """Runs a stage into ``folder``/out."""
-    module = stage_module(kind)
+    found = KINDS[kind]
     step = context(folder, source, **changes)
-    return step, module.run(module.Settings(**settings), step)
+    return step, found.run(found.settings(**settings), step)
 
 
 COARSE = {"bits": 2, "group": 32, "sym": False}

@@ -24,7 +24,8 @@ from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
 from shrinkc.compression.run import compress
 from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS, Costs, LayerSensitivity
-from shrinkc.compression.stages import gptq, stage_module
+from shrinkc.compression.stages import gptq
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.core.errors import BadRecipe, BudgetUnreachable
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
@@ -222,9 +223,9 @@ def test_stages_make_the_bytes_and_widths_that_were_chosen(rank: int) -> None:
         stages = stages_of(recipe, choice, config, settings)
         now = facts
         for stage in stages:
-            module = stage_module(stage.kind)
-            assert module.preflight(stage.settings, now) == []
-            now = module.predict(stage.settings, now)
+            kind = KINDS[stage.kind]
+            assert not kind.preflight(stage.settings, now)
+            now = kind.predict(stage.settings, now)
         assert now.packed_bytes == choice.bytes
         kept = [i for i in range(5) if i not in choice.removed]
         chosen = next(s.settings for s in stages if s.kind == "gptq")

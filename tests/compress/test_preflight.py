@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.preflight import Estimate, seconds_per_token
 from shrinkc.compression.recipe import Recipe, parse_recipe
 from shrinkc.compression.run import compress
-from shrinkc.compression.stages import stage_module
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.core.errors import (
     BadData,
     BadRecipe,
@@ -140,8 +141,8 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
         return lambda *given: said.setdefault(kind, kept(*given))
 
     for kind in recipe.keys() - {"calibration"}:
-        module = stage_module(kind)
-        monkeypatch.setattr(module, "kept", told(kind, module.kept))
+        own = replace(KINDS[kind], kept=told(kind, KINDS[kind].kept))
+        monkeypatch.setitem(KINDS, kind, own)
     remove = shutil.rmtree
 
     def spy(folder: Path, *given: Any, **more: Any) -> None:

@@ -76,7 +76,6 @@ def test_without_calibration_text_its_own_is_counted(
 ) -> None:
     settings = vocabulary.Settings(share=0.9, text=(str(other_file),))
     assert not settings.needs_calibration and vocabulary.Settings(keep=9).needs_calibration
-    assert list(vocabulary.inputs(settings)) == [other_file.name]
     report = vocabulary.run(settings, step(calibration=Calibration((), 8, 64))).parameters
     # 386 cover so much; up to 448 there is room for all of them
     assert report["covered"] == 1.0 and report["tokens"] == 448

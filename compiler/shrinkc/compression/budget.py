@@ -8,7 +8,7 @@ What later stages win back (LoRA, reconstruction, EoRA) is not in the prediction
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from typing import Any
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.choices import Choice, OnChip, Space, gptq_of
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.recipe import Recipe, Stage
+from shrinkc.compression.recipe import Recipe
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
-from shrinkc.compression.stages import AFTER_GPTQ, depth, gptq, width
+from shrinkc.compression.stages import depth, gptq, width
+from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import target_named
-
-_TABLES = ("vocabulary", "rotate")  # stages that change embedding and head, whatever their settings
 
 PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 
@@ -100,7 +100,11 @@ def decide(
 
 def before_budget(recipe: Recipe) -> list[Stage]:
     """The stages that run before anything is chosen: those first ones that change the tables."""
-    return list(takewhile(lambda stage: stage.kind in _TABLES, recipe.stages))
+    return list(takewhile(_changes_tables, recipe.stages))
+
+
+def _changes_tables(stage: Stage) -> bool:
+    return KINDS[stage.kind].changes_tables
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
@@ -111,7 +115,7 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
             f"[budget] chooses layers and widths; the recipe has {', '.join(taken)} as well.",
             "leave those stages out, or the budget.",
         )
-    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if s.kind in _TABLES]
+    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if _changes_tables(s)]
     if late:
         raise BadRecipe(
             f"[budget] chooses for the tables that there are, and [{late[0]}] comes after it.",
@@ -150,13 +154,24 @@ def gptq_settings(recipe: Recipe) -> gptq.Settings:
     return gptq.Settings(group=64, sym=False) if given is None else given
 
 
+def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
+    """The recipe with a stage gptq before the stages that need a quantised model, as a budget will add it."""
+    first = next((i for i, s in enumerate(recipe.stages) if KINDS[s.kind].on_quantised), None)
+    if first is None or any(KINDS[s.kind].quantises for s in recipe.stages):
+        return recipe
+    settings = gptq_settings(recipe)
+    group = Space(facts.config, settings, 0).group(facts.config)
+    own = Stage("gptq", "gptq", replace(settings, group=-1 if group is None else group))
+    return replace(recipe, stages=(*recipe.stages[:first], own, *recipe.stages[first:]))
+
+
 def stages_of(
     recipe: Recipe, choice: Choice, config: LlamaConfig, settings: gptq.Settings
 ) -> list[Stage]:
     """Depth and width first, but for what comes before a budget, then the recipe's stages, with one
     gptq before any eora."""
     stages = before_budget(recipe)
-    given = [s for s in recipe.stages[len(stages) :] if s.kind not in AFTER_GPTQ]
+    given = [s for s in recipe.stages[len(stages) :] if not KINDS[s.kind].on_quantised]
     if choice.removed:
         stages.append(Stage("depth", "depth", depth.Settings(layers=choice.removed)))
     narrow: dict[str, Any] = {}
@@ -170,7 +185,7 @@ def stages_of(
     name = next((s.name for s in given if s.kind == "gptq"), "gptq")
     stages += [s for s in given if s.kind != "gptq"]
     stages.append(Stage(name, "gptq", chosen))
-    return stages + [s for s in recipe.stages if s.kind in AFTER_GPTQ]
+    return stages + [s for s in recipe.stages if KINDS[s.kind].on_quantised]
 
 
 def _report(

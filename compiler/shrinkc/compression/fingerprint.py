@@ -8,9 +8,9 @@ from pathlib import Path
 import shrinkc
 from shrinkc.checkpoints import versions
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.recipe import PATH_KEYS, EvaluateSettings, Recipe, Stage
-from shrinkc.compression.self_text import is_self
-from shrinkc.compression.stages import stage_module
+from shrinkc.compression.recipe import PATH_KEYS, EvaluateSettings, Recipe
+from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.texts import read_texts
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadData
 from shrinkc.core.fingerprint import FILE, Fingerprint
@@ -29,22 +29,13 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
     for key, value in asdict(stage.settings).items():
         if key not in PATH_KEYS:
             found[f"{stage.name}.{key}"] = list(value) if isinstance(value, tuple) else value
-    for source in getattr(stage.settings, "text", ()):
-        if is_self(source) and calibration.own is not None:
-            found[f"{FILE}{source}"] = calibration.own.spec(source)
-    module = stage_module(stage.kind)
-    if hasattr(module, "inputs"):
-        for name, digest in module.inputs(stage.settings).items():
-            found[f"{FILE}{name}"] = digest
-    if needs_calibration(stage):
+    if texts := getattr(stage.settings, "text", ()):
+        for text in read_texts(texts, f"{stage.kind}.text", calibration.own):
+            found[f"{FILE}{text.name}"] = text.own or text.sha256
+    if stage.needs_calibration:
         for key, value in calibration.fingerprint().items():
             found[f"calibration.{key}" if "text" not in key else f"{FILE}calibration {key}"] = value
     return found
-
-
-def needs_calibration(stage: Stage) -> bool:
-    """Whether the stage looks at the calibration data."""
-    return bool(getattr(stage.settings, "needs_calibration", True))
 
 
 def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:

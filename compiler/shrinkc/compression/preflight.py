@@ -11,11 +11,11 @@ from typing import Any
 
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.fingerprint import needs_calibration
-from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage
+from shrinkc.compression.recipe import EvaluateSettings, Recipe
 from shrinkc.compression.run_directory import kept_of, step_name
 from shrinkc.compression.self_text import SelfTextSettings
-from shrinkc.compression.stages import AFTER_GPTQ, NEED_FLOATS, ON_INTEGERS, stage_module
+from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.writing import TOKEN_COST
 from shrinkc.core.errors import (
     BadData,
@@ -27,13 +27,9 @@ from shrinkc.core.errors import (
 )
 from shrinkc.core.words import show_size, show_time
 
-# Peak memory: what the libraries take, and bytes per parameter.  Measured with SmolLM2-135M
-# (resident set of `shrinkc compress`, see docs/compress.md).
+# Peak memory of the libraries.  Measured, as the stages' bytes per parameter are, with SmolLM2-135M (resident set
+# of `shrinkc compress`, see docs/compress.md).
 LIBRARY_BYTES = 600 << 20
-PARAMETER_BYTES = {
-    "vocabulary": 9, "depth": 11, "width": 14, "lora": 12, "rotate": 12, "equalize": 11, "gptq": 16,
-    "reconstruct": 12, "scales": 16, "qat": 36, "eora": 16,
-}  # fmt: skip
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
 TIMED_PASSES = 4  # at least
@@ -41,8 +37,6 @@ OWN_TOKEN_BYTES = 6  # of text that the model writes, on disk
 # Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
 # that takes about so many times what loading it takes.
 STEP_LOADS = 5.0
-# Seconds of a child process besides its work: its libraries.
-CHILD_SECONDS = {"gptq": 10.0, "reconstruct": 7.0, "scales": 7.0, "qat": 7.0, "eora": 14.0}
 
 
 @dataclass
@@ -104,8 +98,8 @@ def preflight(
             f"the stages work on LLaMA models without biases, and this is one {has}",
         ))  # fmt: skip
     for stage in recipe.stages:
-        module, now = stage_module(stage.kind), chain[-1]
-        if now.quantized and stage.kind not in ON_INTEGERS:
+        kind, now = KINDS[stage.kind], chain[-1]
+        if now.quantized and not kind.gives_integers:
             problems.append((
                 UnsupportedModel,
                 f"[{stage.name}] works on float models, but the model is already quantised",
@@ -117,11 +111,13 @@ def preflight(
             (UnsupportedModel, f"[{stage.name}] {text}")
             for text in order_problems(stage, before, facts)
         ]
-        kind = QuantizeError if stage.kind in ON_INTEGERS else BadRecipe
-        found = module.preflight(stage.settings, now)
-        problems += [(kind, f"[{stage.name}] {text}") for text in found]
+        error = QuantizeError if kind.gives_integers else BadRecipe
+        found = kind.preflight(stage.settings, now)
+        problems += [(error, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
-    notes += _grid_notes(recipe) + _basis_notes(recipe)
+    for number, stage in enumerate(recipe.stages):
+        around = recipe.stages[:number], recipe.stages[number + 1 :]
+        notes += KINDS[stage.kind].advice(stage, *around)
     ratios = _ratios(recipe, loaded.model.device.type)
     notes += _dtype_notes(ratios)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
@@ -141,45 +137,14 @@ def preflight(
 
 
 def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> Iterator[str]:
-    """What a stage needs of the stages ``before`` it and of the model ``given``, whatever its settings."""
-    if stage.kind in NEED_FLOATS and given.quantized:
+    """What a stage needs of the stages ``before`` it and of the model ``given``, whatever its size."""
+    kind = KINDS[stage.kind]
+    if kind.needs_floats and given.quantized:
         yield "needs the float model, but the one given is already quantised"
-    side = next((s.name for s in before if s.kind == "eora"), None)
-    if side is not None and stage.kind in AFTER_GPTQ and stage.kind != "eora":
+    side = next((s.name for s in before if KINDS[s.kind].adds_adapters), None)
+    if side is not None and kind.on_quantised and not kind.adds_adapters:
         yield f"changes what the side paths of [{side}] were made for; put [{side}] after it"
-    if stage.kind == "rotate":
-        for own in before:
-            if own.kind == "equalize" or getattr(own.settings, "method", "") == "n:m":
-                yield f"mixes the inputs that [{own.name}] has changed; put [{own.name}] after it"
-
-
-def _grid_notes(recipe: Recipe) -> list[str]:
-    """Of each stage that prepares weights for a grid: whether the stage that rounds them has another one."""
-    notes = []
-    for number, stage in enumerate(recipe.stages):
-        rounds = next((s for s in recipe.stages[number:] if s.kind == "gptq"), None)
-        if stage.kind != "equalize" or rounds is None:
-            continue
-        grids = [(s.settings.bits, s.settings.group, s.settings.sym) for s in (stage, rounds)]
-        if grids[0] != grids[1]:
-            texts = [f"bits = {b}, group = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
-            notes.append(
-                f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}: with the same it "
-                "would lose less"
-            )
-    return notes
-
-
-def _basis_notes(recipe: Recipe) -> list[str]:
-    """Of each stage that trains block by block whether a rotation before it turns the largest channels as well."""
-    all_turned = (s for s in recipe.stages if s.kind == "rotate" and not s.settings.outlier)
-    rotates = next((s.name for s in all_turned), None)
-    return [
-        f"[{stage.name}] made SmolLM2 worse behind a rotation that turned its largest channels as well: give "
-        f"[{rotates}] outlier = 5, or leave [{stage.name}] out"
-        for stage in recipe.stages
-        if stage.kind == "reconstruct" and rotates is not None
-    ]
+    yield from kind.order(stage.settings, before)
 
 
 def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
@@ -187,22 +152,21 @@ def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
     the model ``facts`` as it comes to them, and a sentence for each that is not the first choice."""
     stages, notes = [], []
     for given in recipe.stages:
-        module, stage = stage_module(given.kind), given
-        if hasattr(module, "settle"):
-            settings, found = module.settle(given.settings, facts)
-            stage = replace(given, settings=settings)
-            notes += [f"[{stage.name}] {text}" for text in found]
+        kind = KINDS[given.kind]
+        settings, found = kind.settle(given.settings, facts)
+        stage = replace(given, settings=settings)
+        notes += [f"[{stage.name}] {text}" for text in found]
         stages.append(stage)
-        facts = _after(stage, facts, bool(module.preflight(stage.settings, facts)))
+        facts = _after(stage, facts, bool(kind.preflight(settings, facts)))
     return replace(recipe, stages=tuple(stages)), notes
 
 
 def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
     """What comes out of a stage; of one that cannot work, as much as the next ones ask about."""
-    module = stage_module(stage.kind)
-    if not failed and hasattr(module, "predict"):
-        return module.predict(stage.settings, facts)
-    return replace(facts, quantized=True) if stage.kind == "gptq" else facts
+    kind = KINDS[stage.kind]
+    if not failed:
+        return kind.predict(stage.settings, facts)
+    return replace(facts, quantized=True) if kind.quantises else facts
 
 
 PRODUCTS = 0.8
@@ -287,13 +251,12 @@ def _data_problems(
             if (BadData, text) not in problems:
                 problems.append((BadData, text))
 
-    if recipe.budget is not None or any(needs_calibration(stage) for stage in recipe.stages):
+    if recipe.needs_calibration:
         check(lambda: calibration.check(tokenizer))
         notes += calibration.notes
     for stage in recipe.stages:
-        module = stage_module(stage.kind)
-        if hasattr(module, "check_data"):
-            check(lambda m=module, s=stage.settings: m.check_data(s, calibration, tokenizer))
+        checked, settings = KINDS[stage.kind].check_data, stage.settings
+        check(lambda c=checked, s=settings: c(s, calibration, tokenizer))
     return problems
 
 
@@ -339,20 +302,17 @@ def _estimate(
         before, after = chain[number], chain[number + 1]
         if number < done:
             continue
-        module = stage_module(stage.kind)
-        tokens = 6.0 * calibration.samples * calibration.length
-        if hasattr(module, "work"):
-            tokens = module.work(stage.settings, before, calibration)
+        kind = KINDS[stage.kind]
+        tokens = kind.work(stage.settings, before, calibration)
         tokens *= 1 - PRODUCTS + PRODUCTS * ratios.get(stage.name, 1.0)
         tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
         seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
-        seconds += CHILD_SECONDS.get(stage.kind, 0.0)
+        seconds += kind.child_seconds
         disk += after.bytes_on_disk
-        own_memory = LIBRARY_BYTES + PARAMETER_BYTES[stage.kind] * before.parameters
-        if hasattr(module, "memory"):
-            own_memory += module.memory(stage.settings, before, calibration)
+        own_memory = LIBRARY_BYTES + kind.parameter_bytes * before.parameters
+        own_memory += kind.memory(stage.settings, before, calibration)
         memory = max(memory, own_memory)
-        kept = module.kept(stage.settings, before) if hasattr(module, "kept") else 0
+        kept = kind.kept(stage.settings, before)
         if number == done:  # what an interrupted attempt left is not needed again
             kept = max(0, kept - kept_of(out, step_name(number + 1, stage.name)))
         most = max(most, disk + kept)

@@ -21,13 +21,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from shrinkc.checkpoints.libraries import THREADS_MAX
 from shrinkc.compression.checks import between, exactly_one, one_of
 from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
-from shrinkc.compression.stages import KINDS, stage_module
+from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.stages.kinds import KINDS
+from shrinkc.compression.texts import HUB
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.resources import resource
 from shrinkc.targets import CHIPS
 
-HUB = "hub:"
-_STAGE_NAME = re.compile(rf"({'|'.join(KINDS)})(-[a-z0-9]+)?")
+_STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # keys that hold paths, wherever they are
@@ -119,15 +120,6 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """``name`` is unique in a recipe; ``settings`` is ``stage_module(kind).Settings``."""
-
-    name: str
-    kind: str
-    settings: Any
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A whole recipe, checked as far as that is possible without the model."""
 
@@ -149,12 +141,15 @@ class Recipe:
         """The same run with other stages, such as those that a budget chose."""
         return replace(self, stages=tuple(stages), budget=None)
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether anything reads the calibration data."""
+        return self.budget is not None or any(stage.needs_calibration for stage in self.stages)
+
     def own_tokens(self) -> int:
         """How many tokens of its own text the model has to write for this run."""
         given = [getattr(stage.settings, "text", ()) for stage in self.stages]
-        if self.budget is not None or any(
-            getattr(stage.settings, "needs_calibration", True) for stage in self.stages
-        ):
+        if self.needs_calibration:
             given.append(self.calibration.text)
         return max((tokens_of(t) for texts in given for t in texts if is_self(t)), default=0)
 
@@ -247,8 +242,8 @@ def parse_recipe(
         match = _STAGE_NAME.fullmatch(table)
         if table in _GLOBAL:
             parts[table] = _read_table(_GLOBAL[table], table, content, problems)
-        elif match is not None:
-            settings = _read_table(stage_module(match[1]).Settings, table, content, problems)
+        elif match is not None and match[1] in KINDS:
+            settings = _read_table(KINDS[match[1]].settings, table, content, problems)
             stages.append(Stage(table, match[1], settings))
         else:
             problems.found.append(

@@ -17,7 +17,7 @@ from shrinkc.compression.fingerprint import (
     stage_fingerprint,
 )
 from shrinkc.compression.preflight import Preflight, preflight, settle
-from shrinkc.compression.recipe import EvaluateSettings, Recipe, Stage, parse_toml
+from shrinkc.compression.recipe import EvaluateSettings, Recipe, parse_toml
 from shrinkc.compression.run_directory import (
     CHOSEN,
     FORMAT,
@@ -40,13 +40,8 @@ from shrinkc.compression.run_directory import (
 )
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
-from shrinkc.compression.stages import (
-    AFTER_GPTQ,
-    ON_INTEGERS,
-    StepContext,
-    StepReport,
-    stage_module,
-)
+from shrinkc.compression.stages.context import Stage, StepContext, StepReport
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
     StepRecord,
@@ -232,7 +227,7 @@ class _Run:
             loading = time.monotonic() - started
             done = max(0, len(self.records) - 1)
             found = preflight(
-                _quantised(self.recipe, facts),
+                self._planned(facts),
                 facts,
                 self.calibration,
                 loaded,
@@ -245,6 +240,14 @@ class _Run:
         self.estimate = found.estimate.line()
         self.reporter.note(self.estimate)
         return found
+
+    def _planned(self, facts: ModelFacts) -> Recipe:
+        """The recipe with the stage gptq that its budget will add."""
+        if self.recipe.budget is None:
+            return self.recipe
+        from shrinkc.compression.budget import with_gptq
+
+        return with_gptq(self.recipe, facts)
 
     def _note(self, text: str) -> None:
         """Said at once, since a run takes long, and kept for its result."""
@@ -390,7 +393,9 @@ class _Run:
         import torch
 
         torch.manual_seed(self.recipe.run.seed)
-        floats = [r for r in self.records if r.stage not in ON_INTEGERS]
+        floats = [
+            r for r in self.records if r.stage not in KINDS or not KINDS[r.stage].gives_integers
+        ]
         context = StepContext(
             source=self._model_of(before),
             out=folder,
@@ -403,12 +408,11 @@ class _Run:
             log_dir=logs,
             scratch=scratch,
             teacher=self._model_of(self.records[0]),
-            tokens=tokens_left(self.out / r.name for r in self.records if r.stage == "vocabulary"),
+            tokens=tokens_left(self.out / r.name for r in self.records),
             unquantized=self._model_of(floats[-1]),
             earlier=self._earlier(len(self.records)),
         )
-        report: StepReport = stage_module(stage.kind).run(stage.settings, context)
-        return report
+        return KINDS[stage.kind].run(stage.settings, context)
 
     def _scratch(self, name: str, expected: Fingerprint) -> Path:
         """The folder for a stage's state, from this very stage or empty."""
@@ -516,24 +520,6 @@ class _Run:
         self._note(decision.note())
         # as a resumed run will see it
         return parse_toml(written, name=self.recipe.name)
-
-
-def _quantised(recipe: Recipe, facts: ModelFacts) -> Recipe:
-    """With the stage gptq that a budget will put before stages that work on integers."""
-    if recipe.budget is None or any(s.kind == "gptq" for s in recipe.stages):
-        return recipe
-    first = next((i for i, s in enumerate(recipe.stages) if s.kind in AFTER_GPTQ), None)
-    if first is None:
-        return recipe
-    from shrinkc.compression.budget import gptq_settings
-    from shrinkc.compression.choices import Space
-
-    settings = gptq_settings(recipe)
-    group = Space(facts.config, settings, 0).group(
-        facts.config
-    )  # the budget takes one that divides
-    own = Stage("gptq", "gptq", replace(settings, group=-1 if group is None else group))
-    return replace(recipe, stages=(*recipe.stages[:first], own, *recipe.stages[first:]))
 
 
 def _evaluate(

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 from shrinkc.checkpoints import need
-from shrinkc.compression.recipe import HUB
 from shrinkc.compression.self_text import SelfText, is_self, tokens_of
 from shrinkc.core.errors import BadData
 from shrinkc.core.parsing import parse_json
 
+HUB = "hub:"  # of a source that is a data set
 HUB_CHARACTERS = 20_000_000  # as much of a data set is taken: some have terabytes
 DUPLICATE_LENGTH = 50  # shorter paragraphs, such as headings, may come again
 MANY_DUPLICATES = 0.1

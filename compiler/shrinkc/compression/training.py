@@ -15,7 +15,6 @@ from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, is_change
-from shrinkc.compression.self_text import is_self
 from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
@@ -123,14 +122,8 @@ class TrainingSettings(StepSettings):
         return -(-count // self.batch) * self.batch
 
 
-def text_hashes(settings: StepSettings, kind: str) -> dict[str, str]:
-    """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
-    files = tuple(source for source in settings.text if not is_self(source))
-    return {t.name: t.sha256 for t in read_texts(files, f"{kind}.text")} if files else {}
-
-
 def check_texts(
-    settings: StepSettings, kind: str, calibration: Calibration, tokenizer: Any
+    settings: StepSettings, calibration: Calibration, tokenizer: Any, *, kind: str
 ) -> list[str]:
     """Notes on the text; BadData when it is too short or repeats itself."""
     key = f"{kind}.text"

@@ -27,7 +27,7 @@ from shrinkc.compression.run_directory import RUN, SOURCE
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.space import TABLE, Space, Values, parse_space
-from shrinkc.compression.stages import KINDS, stage_module
+from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
@@ -145,14 +145,13 @@ class Trials:
         """What the stages say before any work, from the model's sizes alone."""
         facts, found = self._sizes(), list[str]()
         for number, stage in enumerate(recipe.stages):
-            module = stage_module(stage.kind)
+            kind = KINDS[stage.kind]
             said = [*order_problems(stage, recipe.stages[:number], self._sizes())]
-            said += module.preflight(stage.settings, facts)
+            said += kind.preflight(stage.settings, facts)
             found += [f"[{stage.name}] {text}" for text in said]
             if found:
                 break
-            if hasattr(module, "predict"):
-                facts = module.predict(stage.settings, facts)
+            facts = kind.predict(stage.settings, facts)
         return found
 
     def _take_over(self, recipe: Recipe, out: Path) -> None:
@@ -227,7 +226,7 @@ def _check_keys(space: Space) -> None:
         kind = next((k for k in KINDS if d.stage == k or d.stage.startswith(f"{k}-")), None)
         if kind is None or d.switch:
             continue  # the recipe's own parsing says what is wrong with the table
-        known = [f.name for f in fields(stage_module(kind).Settings)]
+        known = [f.name for f in fields(KINDS[kind].settings)]
         if d.path[1] not in known:
             raise BadRecipe(
                 f"[{TABLE}] {d.name}: [{d.stage}] has no key {d.path[1]!r}.",

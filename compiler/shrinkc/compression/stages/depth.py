@@ -14,7 +14,7 @@ from shrinkc.compression.blocks import batches, block, embed, loss_sum, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, exactly_one, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.output import write_file
 from shrinkc.core.progress import Update
@@ -309,3 +309,14 @@ def _read_state(file: Path) -> list[dict[str, float]]:
 
 def _write_state(file: Path, sums: list[dict[str, float]]) -> None:
     write_file(file, json.dumps(sums))
+
+
+DEPTH = StageKind(
+    name="depth",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=11,
+    predict=predict,
+    preflight=preflight,
+)

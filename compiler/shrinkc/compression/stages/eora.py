@@ -17,7 +17,7 @@ import numpy as np
 
 from shrinkc.compression.checks import between
 from shrinkc.compression.child import run_child
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.stages.gptq import WORKER, module_shapes
 from shrinkc.core.errors import BadData, UnsupportedModel
 from shrinkc.importer.gptq import ADAPTER_FOLDER
@@ -118,3 +118,19 @@ def link_files(source: Path, out: Path) -> None:
                 os.link(file, out / file.name)
             except OSError:
                 shutil.copy2(file, out / file.name)
+
+
+EORA = StageKind(
+    name="eora",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=16,
+    predict=predict,
+    on_quantised=True,
+    needs_floats=True,
+    adds_adapters=True,
+    preflight=preflight,
+    check_data=check_data,
+    child_seconds=14.0,
+)

@@ -14,7 +14,7 @@ Those are taken with which rounding to nearest loses least, on all of the second
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,8 @@ from shrinkc.compression.blocks import batches, embed, keep, restore, rope, watc
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages import gptq
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
 from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, module_shapes, several
 from shrinkc.model import ATTENTION, MLP
 
@@ -102,6 +103,20 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
         listed = " and ".join(map(str, wrong))
         return [f"group = {group} does not divide {listed} inputs; give the group of [gptq]"]
     return []
+
+
+def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
+    """Whether the stage that rounds the weights has another grid."""
+    rounds = next((s for s in after if isinstance(s.settings, gptq.Settings)), None)
+    if rounds is None:
+        return
+    grids = [(s.settings.bits, s.settings.group, s.settings.sym) for s in (stage, rounds)]
+    if grids[0] != grids[1]:
+        texts = [f"bits = {b}, group = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
+        yield (
+            f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}: with the same it "
+            "would lose less"
+        )
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
@@ -305,3 +320,16 @@ def _repeated(scale: Any, site: Site) -> Any:
     """[rows of the maker] -> [inputs of the readers]"""
     parts = scale.view(site.heads, 1, -1)
     return parts.expand(-1, site.shared, -1).flatten()
+
+
+EQUALIZE = StageKind(
+    name="equalize",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=11,
+    preflight=preflight,
+    advice=advice,
+    settle=settle,
+    kept=kept,
+)

@@ -15,7 +15,7 @@ import numpy as np
 from shrinkc.checkpoints import need
 from shrinkc.compression.child import run_child
 from shrinkc.compression.embedding import table_zero
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
 from shrinkc.importer.model import Zero
@@ -458,3 +458,19 @@ def _report(settings: Settings, request: dict[str, Any], windows: Sequence[int])
         "log": "gptq.log",
     }
     return StepReport(parameters)
+
+
+GPTQ = StageKind(
+    name="gptq",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=16,
+    predict=predict,
+    quantises=True,
+    preflight=preflight,
+    settle=settle,
+    child_seconds=10.0,
+    memory=memory,
+    kept=kept,
+)

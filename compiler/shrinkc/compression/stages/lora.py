@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
@@ -14,7 +15,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.compression.training import (
     Training,
@@ -22,7 +23,6 @@ from shrinkc.compression.training import (
     check_texts,
     samples_to_train,
     state_bytes,
-    text_hashes,
 )
 from shrinkc.core.errors import BadRecipe, StageFailed
 from shrinkc.model import NAMES, SLOT_MODULES, norm_shapes
@@ -70,16 +70,6 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
             f"rank = {settings.rank}: the narrowest matrix has {narrowest} rows or columns"
         )
     return problems
-
-
-def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    return text_hashes(settings, "lora")
-
-
-def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
-    """Notes on the text; BadData when it is too short or repeats itself."""
-    return check_texts(settings, "lora", calibration, tokenizer)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
@@ -177,3 +167,15 @@ def _merge(settings: Settings, step: StepContext, trained: dict[str, Any]) -> An
     with _float_layers_only():
         merged = wrapped.merge_and_unload()
     return merged.to(torch_dtype(stored_dtype(step.source)))
+
+
+LORA = StageKind(
+    name="lora",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=12,
+    preflight=preflight,
+    check_data=partial(check_texts, kind="lora"),
+    kept=kept,
+)

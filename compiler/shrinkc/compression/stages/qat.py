@@ -11,6 +11,7 @@ table that is both gets the gradients of both.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN, nearest, rounded, rounded_table
 from shrinkc.compression.stages import scales
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.training import (
     Training,
     TrainingSettings,
     check_texts,
     state_bytes,
-    text_hashes,
 )
 from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
 from shrinkc.importer.model import QuantizedWeight, dense
@@ -55,16 +55,6 @@ class Settings(TrainingSettings):
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return scales.quantised_problems(settings, facts, "qat")
-
-
-def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    return text_hashes(settings, "qat")
-
-
-def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
-    """Notes on the text; BadData when it is too short or repeats itself."""
-    return check_texts(settings, "qat", calibration, tokenizer)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
@@ -162,3 +152,17 @@ def _float_matrices(step: StepContext) -> dict[str, np.ndarray]:
         for index, layer in enumerate(model.layers)
         for module, field in FIELDS.items()
     }
+
+
+QAT = StageKind(
+    name="qat",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=36,
+    on_quantised=True,
+    child_seconds=7.0,
+    preflight=preflight,
+    check_data=partial(check_texts, kind="qat"),
+    kept=kept,
+)

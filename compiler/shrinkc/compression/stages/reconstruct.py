@@ -11,8 +11,9 @@ points, groups and the order of inputs stay; embedding and head are left alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,13 @@ from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, train_norms
 from shrinkc.compression.rounding import nearest, rounded
-from shrinkc.compression.stages import scales
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages import rotate, scales
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
 from shrinkc.compression.training import (
     StepSettings,
     check_texts,
     computing,
     load_to_train,
-    text_hashes,
     windows_of,
 )
 from shrinkc.core.errors import TrainingDiverged
@@ -63,14 +63,17 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return scales.quantised_problems(settings, facts, KIND)
 
 
-def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    return text_hashes(settings, KIND)
-
-
-def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
-    """Notes on the text; BadData when it is too short or repeats itself."""
-    return check_texts(settings, KIND, calibration, tokenizer)
+def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
+    """Whether a rotation before it turns the largest channels as well."""
+    turned = (
+        s for s in before if isinstance(s.settings, rotate.Settings) and not s.settings.outlier
+    )
+    first = next(turned, None)
+    if first is not None:
+        yield (
+            f"[{stage.name}] made SmolLM2 worse behind a rotation that turned its largest channels as well: give "
+            f"[{first.name}] outlier = 5, or leave [{stage.name}] out"
+        )
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
@@ -311,3 +314,20 @@ def _diverged(index: int, step: int, dtype: str) -> TrainingDiverged:
         f"{KIND}: the error after {step} steps of block {index} is not finite.",
         f"{hint}, and delete this step's folder in .scratch of the run to begin it again; the steps before it stay.",
     )
+
+
+RECONSTRUCT = StageKind(
+    name="reconstruct",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=12,
+    on_quantised=True,
+    needs_floats=True,
+    advice=advice,
+    child_seconds=7.0,
+    memory=memory,
+    preflight=preflight,
+    check_data=partial(check_texts, kind="reconstruct"),
+    kept=kept,
+)

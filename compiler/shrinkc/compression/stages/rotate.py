@@ -20,7 +20,7 @@ power of two of them with weights of one size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from shrinkc.compression.blocks import READERS, WRITERS, batches, block, embed, 
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.words import show_size
 
@@ -61,8 +61,11 @@ class Settings:
         return self.outlier > 0
 
 
-def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    return []
+def order(settings: Settings, before: Sequence[Stage]) -> Iterator[str]:
+    """Stages whose work is in the basis that goes."""
+    for own in before:
+        if own.kind == "equalize" or getattr(own.settings, "method", "") == "n:m":
+            yield f"mixes the inputs that [{own.name}] has changed; put [{own.name}] after it"
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
@@ -225,3 +228,15 @@ def rotate(
             matrix = layer.get_submodule(name)
             matrix.weight.copy_((basis.T @ matrix.weight.double()).float())
         update(number + 1, len(model.model.layers))
+
+
+ROTATE = StageKind(
+    name="rotate",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=12,
+    predict=predict,
+    changes_tables=True,
+    order=order,
+)

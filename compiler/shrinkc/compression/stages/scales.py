@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,7 @@ from shrinkc.compression.child import run_child
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.stages.eora import link_files
 from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, WORKER
 from shrinkc.compression.training import (
@@ -32,7 +33,6 @@ from shrinkc.compression.training import (
     check_texts,
     samples_to_train,
     state_bytes,
-    text_hashes,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
 from shrinkc.importer.embedding_sidecar import TABLE_FILES
@@ -60,16 +60,6 @@ class Settings(TrainingSettings):
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return quantised_problems(settings, facts, "scales")
-
-
-def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts.  Raises BadData when one cannot be read."""
-    return text_hashes(settings, "scales")
-
-
-def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
-    """Notes on the text; BadData when it is too short or repeats itself."""
-    return check_texts(settings, "scales", calibration, tokenizer)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
@@ -222,3 +212,17 @@ def check_checkpoint(step: StepContext, kind: str, integers: Mapping[str, np.nda
         log = step.log_dir / f"{kind}.log"
         run_child(WORKER, request, log=log, threads=step.threads, update=update)
     load(step.out)
+
+
+SCALES = StageKind(
+    name="scales",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=16,
+    on_quantised=True,
+    child_seconds=7.0,
+    preflight=preflight,
+    check_data=partial(check_texts, kind="scales"),
+    kept=kept,
+)

@@ -22,8 +22,7 @@ from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, exactly_one
 from shrinkc.compression.cut_tokenizer import Choice, Pieces
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.self_text import is_self
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.texts import Text, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
 from shrinkc.core.output import new_file
@@ -87,12 +86,6 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     if settings.keep is None:
         return facts
     return predicted(facts, vocab_size=min(settings.keep, facts.config.vocab_size))
-
-
-def inputs(settings: Settings) -> dict[str, str]:
-    """Hashes of the texts that are files or data sets.  Raises BadData when one cannot be read."""
-    files = tuple(source for source in settings.text if not is_self(source))
-    return {t.name: t.sha256 for t in read_texts(files, "vocabulary.text")} if files else {}
 
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
@@ -200,6 +193,8 @@ def tokens_left(steps: Iterable[Path]) -> tuple[int, ...] | None:
     ones; None where no step cut any."""
     found: tuple[int, ...] | None = None
     for step in steps:
+        if not (step / TOKENS).is_file():
+            continue
         kept = tuple(json.loads((step / TOKENS).read_text(encoding="utf-8")))
         found = kept if found is None else tuple(found[index] for index in kept)
     return found
@@ -355,3 +350,17 @@ def _check(old: Any, new: Any, texts: list[Text]) -> None:
                 f"vocabulary: {text.name} does not come back from its new ids as it did before.",
                 "this is a defect; please report it with the model's tokenizer.json.",
             )
+
+
+VOCABULARY = StageKind(
+    name="vocabulary",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=9,
+    predict=predict,
+    changes_tables=True,
+    preflight=preflight,
+    check_data=check_data,
+    memory=memory,
+)

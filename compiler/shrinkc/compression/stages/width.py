@@ -15,7 +15,7 @@ from shrinkc.compression.blocks import batches, block, embed, keep, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import ATTENTION, MLP, NAMES
@@ -377,3 +377,15 @@ def _restore(layer: Any, file: Path) -> dict[str, Any]:
         if isinstance(module, torch.nn.Linear):
             _set(module, weight)
     return state["facts"]
+
+
+WIDTH = StageKind(
+    name="width",
+    settings=Settings,
+    run=run,
+    work=work,
+    parameter_bytes=14,
+    predict=predict,
+    preflight=preflight,
+    kept=kept,
+)

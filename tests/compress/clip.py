@@ -1,0 +1,60 @@
+"""Stage ``clip``: weights far from zero are limited, so that fewer of them stretch a quantisation group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shrinkc.checkpoints import load, save, stored_dtype
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.checks import between
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.core.errors import BadRecipe
+from shrinkc.model import NAMES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``limit``: of a weight's magnitude, in standard deviations of its matrix; ``layers``: the first ones."""
+
+    limit: float = 4.0
+    layers: int = 1
+
+    needs_calibration = False
+
+    def __post_init__(self) -> None:
+        between("limit", self.limit, 1)
+        if self.layers < 1:
+            raise BadRecipe(f"layers = {self.layers}; at least one layer is needed.")
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """More layers than there are."""
+    layers = facts.config.num_layers
+    return [f"layers = {settings.layers} of {layers}"] if settings.layers > layers else []
+
+
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+    """No text is read; a matrix takes as long as a few tokens."""
+    return 4.0
+
+
+def run(settings: Settings, step: StepContext) -> StepReport:
+    """Limits the weights; ``parameters`` says how many were beyond."""
+    import torch
+
+    loaded, beyond = load(step.source, dtype=stored_dtype(step.source)), 0
+    with torch.no_grad():
+        for layer in loaded.model.model.layers[: settings.layers]:
+            for name in NAMES.values():
+                weight = layer.get_submodule(name).weight
+                limit = settings.limit * float(weight.float().std())
+                beyond += int((weight.abs() > limit).sum())
+                weight.clamp_(-limit, limit)
+    save(loaded.model, loaded.tokenizer, step.out)
+    return StepReport({"beyond": beyond})
+
+
+CLIP = StageKind(
+    name="clip", settings=Settings, run=run, work=work, parameter_bytes=9, preflight=preflight
+)
