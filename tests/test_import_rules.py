@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "report": {"core", "memory", "targets"},
     "export": {"core", "ir", "numerics"},
     "checkpoints": {"core", "importer", "model"},
-    "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "simulate"},
+    "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "model", "simulate"},
     "compression": {
         "checkpoints", "core", "evaluation", "importer", "memory", "model", "quantize", "schedule",
         "targets",

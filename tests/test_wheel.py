@@ -109,3 +109,23 @@ def test_it_compiles_and_runs_outside_the_checkout(installed: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert "0 mismatched" in done.stderr
+
+
+@pytest.mark.slow  # the harness indexes all its tasks
+def test_the_command_of_lm_eval_knows_our_model(installed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    command = (
+        "-m",
+        "lm_eval",
+        "--model",
+        "shrinkc",
+        "--model_args",
+        "path=./nowhere",
+        "--tasks",
+        "piqa",
+    )
+    done = outside(installed, "python", *command, cwd=tmp_path)
+    assert "./nowhere does not exist" in done.stderr
+    script = "from importlib.metadata import entry_points as e; e(group='lm_eval.models')['shrinkc'].load()"
+    done = outside(installed, "python", "-c", script, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

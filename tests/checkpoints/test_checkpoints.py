@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.tiny_families import logits_of, write_family, write_family_gptq
+from helpers.tiny_families import logits_of, write_family, write_family_gguf, write_family_gptq
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
@@ -41,6 +42,7 @@ from shrinkc.core.errors import (
     UnsupportedModel,
     UsageError,
 )
+from shrinkc.model import FAMILIES
 
 torch = pytest.importorskip("torch")
 
@@ -177,6 +179,23 @@ def test_an_offline_hub_is_a_model_not_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ModelNotFound, match="the Hugging Face hub does not give it: .*no network"):
         resolve("somebody/some-model")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_as_transformers_computes_it(tmp_path: Path, family: str) -> None:
+    hf, gptq, gguf = (tmp_path / name for name in ("hf", "gptq", "model.gguf"))
+    ids = [1, 5, 9, 100]
+    theirs = write_family(hf, family)
+    wanted = {hf: logits_of(theirs, ids)}
+    wanted[gptq] = logits_of(write_family_gptq(gptq, hf, theirs), ids)
+    if find_spec("gguf"):
+        wanted[gguf] = logits_of(write_family_gguf(gguf, family, write_family(hf, family)), ids)
+    for path, logits in wanted.items():
+        found = logits_of(load(path, families=FAMILIES).model, ids)
+        np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+        if family != "llama" and (family, path) != ("mistral", gguf):  # a llama in GGUF's words
+            with pytest.raises(UnsupportedModel, match="llama can be loaded here"):
+                load(path)
 
 
 def test_a_gptq_directory_with_biases(tmp_path: Path) -> None:

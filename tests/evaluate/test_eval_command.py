@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from helpers.tiny_families import write_family
 from shrinkc.cli.main import run_cli
 from shrinkc.driver import evaluating
 
@@ -205,6 +208,40 @@ def test_what_was_measured_is_printed_when_the_disk_is_full_by_then(
     monkeypatch.setattr(evaluating, "evaluate", measure)
     assert shrinkc(STORIES, "--text", files["text"], "--windows", 1, "-o", out, *option).code == 0
     assert [p.name for p in disk.iterdir()] == ["report.json"]
+
+
+# ---- every family that compiles ----
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_other_families(shrinkc: Any, tmp_path: Path, family: str) -> None:
+    """The float model and the compiled one go on from a prompt with the same tokens, mostly."""
+    write_family(tmp_path / family, family)
+    out = tmp_path / "out"
+    options = ["-o", str(out), "--target", "host", "--context", "64", "-q"]
+    assert run_cli(["compile", str(tmp_path / family), *options]) == 0
+    new = []
+    for arguments in ([tmp_path / family], [out, "--engine", "interpreter"]):
+        ran = shrinkc(*arguments, "--sample", "the cat", "--json")
+        assert ran.code == 0, ran.words
+        new.append(ran.json["samples"]["texts"][0]["new_tokens"])
+    assert new[0][:1] == new[1][:1]
+
+
+# ---- what other libraries print ----
+
+
+@pytest.mark.slow  # a process that imports torch for itself
+def test_nothing_but_ours_on_standard_error() -> None:
+    """Also where transformers' models, and with them torchao, are imported before a model is loaded."""
+    script = (
+        "import sys; from shrinkc.checkpoints import need; need('torch')\n"
+        "from transformers import LlamaForCausalLM; from shrinkc.cli.main import run_cli\n"
+        "sys.exit(run_cli(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "eval", str(STORIES), "--sample", "Once", "-q"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 # ---- threads ----

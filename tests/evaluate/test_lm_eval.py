@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
+import site
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from shrinkc.evaluation import integer_logits, token_losses
 from shrinkc.ir.serialize import load as load_ir
 
 pytest.importorskip("lm_eval")
+cli_evaluate = pytest.importorskip("lm_eval.__main__").cli_evaluate
+registry = pytest.importorskip("lm_eval.api.registry")
 instance = pytest.importorskip("lm_eval.api.instance").Instance
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
+HOOK = STORIES.parents[1] / "compiler" / "shrinkc_lm_eval.pth"
 CONTEXT = 96
 PAIRS = (
     ("Once upon a time, there was", " a little girl named Lily."),
@@ -177,7 +181,11 @@ metric_list: [{metric: acc}]
 """
 
 
-def test_the_command_of_the_harness(compiled: Path, tmp_path: Path) -> None:
+@pytest.mark.slow  # the harness indexes all its tasks
+def test_the_command_of_the_harness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``lm_eval --model shrinkc`` with a float model, without CUDA and without ``--device``."""
     rows = [
         {"context": "Once upon a time, there was a little", "endings": [end, "zebra"], "gold": gold}
         for end, gold in (("girl", 0), ("girl", 1), ("boy", 0), ("dog", 0))
@@ -185,19 +193,18 @@ def test_the_command_of_the_harness(compiled: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "ours.yaml").write_text(TASK.replace("DATA", str(data)))
-    ran = subprocess.run(
-        [
-            sys.executable, "-m", "shrinkc.evaluation.lm_eval", "--model", "shrinkc",
-            "--model_args", f"path={compiled},engine=interpreter", "--tasks", "ours",
-            "--include_path", str(tmp_path), "--output_path", str(tmp_path / "results"),
-        ],
-        env={
-            **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"),
-        },
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    (file,) = (tmp_path / "results").rglob("results_*.json")
-    assert json.loads(file.read_text())["results"]["ours"]["acc,none"] == 0.75
-    assert "|ours" in ran.stdout
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    command = [
+        "lm_eval", "--model", "shrinkc", "--model_args", f"path={STORIES},threads=1",
+        "--tasks", str(tmp_path / "ours.yaml"), "--output_path", str(tmp_path / "results"),
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, f"/usr/bin/{command[0]}", *command[1:]])
+    shutil.copy(HOOK, tmp_path)
+    monkeypatch.delitem(registry.model_registry._objs, "shrinkc", raising=False)
+    site.addsitedir(str(tmp_path))  # as when Python starts
+    registry.get_model("hf-auto")  # the harness' own are there too
+    cli_evaluate()
+    (report,) = tmp_path.glob("results/**/results_*.json")
+    assert json.loads(report.read_text())["results"]["ours"]["acc,none"] == 0.75
+    assert "|ours|" in capfd.readouterr().out.replace(" ", "")

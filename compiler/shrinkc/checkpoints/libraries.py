@@ -19,12 +19,19 @@ COLUMNS_PER_THREAD = 128  # of a matrix that is worth dividing
 RECORDED = (
     "torch", "transformers", "peft", "gptqmodel", "auto-round", "safetensors", "tokenizers", "numpy",
 )  # fmt: skip
-# say at import that optional CUDA libraries are missing
+# Transformers, PEFT and GPTQModel import torchao where it is installed.  While it is imported it warns that
+# its CUDA libraries do not load, and torch warns how torchao registers two of its enums.
 _CHATTY = ("torchao", "torch.utils._pytree")
 
 
 def need(*modules: str) -> None:
-    """ExtraMissing that names every one of ``modules`` that is not installed."""
+    """ExtraMissing that names every one of ``modules`` that is not installed.
+
+    Whoever imports a heavy library asks for it here first, so that the warnings of torchao's import
+    are switched off here.
+    """
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ExtraMissing(
@@ -120,8 +127,6 @@ def suited_threads(hidden: int) -> int:
 def quiet() -> None:
     """No progress bars and advice of the libraries: shrinkc reports progress itself."""
     need("torch", "transformers")
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Collection
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,13 +26,14 @@ from shrinkc.core.errors import (
 )
 from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import is_text
-from shrinkc.model import family_of
+from shrinkc.model import FAMILIES, SUPPORTED, family_of
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ATTENTION = "sdpa"  # masks causally by itself when a layer is called without a mask
 DTYPES = ("float32", "bfloat16", "float16")
+LLAMA_ONLY = ("llama",)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
@@ -47,7 +49,7 @@ class Loaded:
     checkpoint's integers and scales, and its low-rank adapter, stand for).
     """
 
-    model: LlamaForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     path: Path
     kind: str
@@ -140,20 +142,16 @@ def _from_hub(name: str, *, weights: bool = True) -> Path:
         ) from error
 
 
-def kind_of(path: Path) -> str:
-    """ "gguf", "gptq" or "hf", for a model of the LLaMA family.
+def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
+    """ "gguf", "gptq" or "hf", for a model of one of ``families``.
 
     Raises ModelNotFound, BadConfig; UnsupportedModel for another architecture or another way
-    of quantisation.
+    of quantisation.  The architecture of a GGUF file is checked when it is loaded.
     """
     if path.suffix == ".gguf":
         return "gguf"
     config = _read_config(path)
-    if config.get("model_type") != "llama":
-        raise UnsupportedModel(
-            f"{path}: model_type = {config.get('model_type')!r}; 'llama' is supported.",
-            "shrinkc works on plain LLaMA models (LlamaForCausalLM).",
-        )
+    _check_family(path, config.get("model_type"), families)
     quantization = config.get("quantization_config")
     if quantization is None:
         return "hf"
@@ -166,33 +164,51 @@ def kind_of(path: Path) -> str:
     return "gptq"
 
 
-def load(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Loaded:
+def _check_family(path: Path, found: object, families: Collection[str]) -> None:
+    if found not in families:
+        raise UnsupportedModel(
+            f"{path}: model_type = {found!r}; {', '.join(families)} can be loaded here.",
+            "only 'shrinkc eval' and 'shrinkc compile' take other families than llama."
+            if found in FAMILIES
+            else "give a model of a supported family.",
+        )
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    families: Collection[str] = LLAMA_ONLY,
+) -> Loaded:
     """Loads ``source`` (see :func:`resolve`) with weights in ``dtype`` (see DTYPES).
 
-    Raises ExtraMissing, ModelNotFound, BadConfig, UnsupportedModel, BadWeights, ShapeMismatch,
-    BadTokenizer.
+    ``families``: the values of ``model_type`` that the caller can work with.  The stages of compression
+    know LLaMA's modules alone; an evaluation takes all of FAMILIES.
+
+    Raises ExtraMissing, ModelNotFound, BadConfig, UnsupportedModel, BadWeights, ShapeMismatch, BadTokenizer.
     """
     quiet()
     path = source if isinstance(source, Path) and source.exists() else resolve(str(source))
-    kind = kind_of(path)
+    kind = kind_of(path, families)
     if kind == "gptq":
         model = _load_gptq(path, dtype)
     elif kind == "gguf":
-        model = _load_gguf(path, dtype)
+        model = _load_gguf(path, dtype, families)
     else:
         model = _load_hf(path, dtype)
     model.requires_grad_(False)
     return Loaded(model.to(device).eval(), load_tokenizer(path), path, kind)
 
 
-def _load_hf(path: Path, dtype: str) -> LlamaForCausalLM:
+def _load_hf(path: Path, dtype: str) -> PreTrainedModel:
     from safetensors import SafetensorError
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if not list(path.glob("*.safetensors")) and not list(path.glob("*.bin")):
         raise ModelNotFound(f"{path} has no weights (*.safetensors).", "copy the model again.")
     try:
-        model, info = LlamaForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch_dtype(dtype),
             attn_implementation=ATTENTION,
@@ -216,24 +232,21 @@ def _load_hf(path: Path, dtype: str) -> LlamaForCausalLM:
     return model
 
 
-def _load_gguf(path: Path, dtype: str) -> LlamaForCausalLM:
+def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedModel:
     need("gguf")
-    from transformers import AutoConfig, GgufConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     try:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:
         raise UnsupportedModel(
-            f"{path}: {_first_line(error)}", "GGUF files of LLaMA models are supported."
+            f"{path}: {_first_line(error)}",
+            f"GGUF files of these families can be loaded: {SUPPORTED}.",
         ) from error
-    if config.model_type != "llama":
-        raise UnsupportedModel(
-            f"{path}: architecture {config.model_type!r}; 'llama' is supported.",
-            "shrinkc works on plain LLaMA models (LlamaForCausalLM).",
-        )
+    _check_family(path, config.model_type, families)
     try:
         with redirect_stderr(StringIO()):  # a bar of its own that cannot be switched off
-            return LlamaForCausalLM.from_pretrained(
+            return AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=torch_dtype(dtype),
@@ -244,10 +257,10 @@ def _load_gguf(path: Path, dtype: str) -> LlamaForCausalLM:
         raise BadWeights(f"{path}: {_first_line(error)}", "copy the file again.") from error
 
 
-def _load_gptq(path: Path, dtype: str) -> LlamaForCausalLM:
+def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
     """The integers of a GPTQ directory as an ordinary float model: fast on a CPU, exact weights."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from shrinkc.importer import load_model
     from shrinkc.importer.model import dense
@@ -255,7 +268,9 @@ def _load_gptq(path: Path, dtype: str) -> LlamaForCausalLM:
     float_model = load_model(path)  # with the adapter that comes with it
     fields = {k: v for k, v in _read_config(path).items() if k != "quantization_config"}
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation=ATTENTION))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**fields), attn_implementation=ATTENTION
+        )
     state = {
         "model.embed_tokens.weight": dense(float_model.embedding),
         "model.norm.weight": float_model.final_norm,

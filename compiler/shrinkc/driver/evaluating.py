@@ -26,6 +26,7 @@ from shrinkc.evaluation import (
 from shrinkc.evaluation.compiled_scorer import Engine
 from shrinkc.evaluation.hub import SOURCES, data_file
 from shrinkc.evaluation.kv_cache import check_bits
+from shrinkc.model import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ def _opened(
 
     need("torch", "transformers")
     with reporter.stage("loading the model"):
-        loaded = load(model, dtype=request.dtype or "float32", device=request.device or "cpu")
+        dtype, device = request.dtype or "float32", request.device or "cpu"
+        loaded = load(model, dtype=dtype, device=device, families=FAMILIES)
     batch = {} if request.batch is None else {"batch": request.batch}
     hidden = int(loaded.model.config.hidden_size)
     return _Opened(TorchScorer(loaded, kv_bits=kv_bits, **batch), loaded.path, hidden)

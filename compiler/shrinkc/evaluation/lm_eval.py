@@ -1,8 +1,6 @@
-"""Models as lm-evaluation-harness wants them: its tasks, measured on what shrinkc made.
+"""The model ``shrinkc`` of lm-evaluation-harness: what shrinkc measures, for the harness' tasks.
 
-``python -m shrinkc.evaluation.lm_eval`` is the harness' own command with one more model:
-
-    python -m shrinkc.evaluation.lm_eval --model shrinkc --model_args path=out --tasks hellaswag
+    lm_eval --model shrinkc --model_args path=out --tasks hellaswag
 
 Needs the extra ``lm-eval``; with a compiled directory no torch.
 """
@@ -20,13 +18,15 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from shrinkc.checkpoints import load, suited_threads, use_threads
+from shrinkc.checkpoints import check_device, load, suited_threads, use_threads
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.evaluation.compiled_scorer import CompiledScorer, Engine
 from shrinkc.evaluation.torch_scorer import BATCH, TorchScorer
+from shrinkc.model import FAMILIES
 
 CHUNK = 64  # sequences after which the harness is told, which may keep it (--use_cache)
+HARNESS_DEVICE = "cuda:0"
 STEP = 16  # tokens that are generated before a stop sequence is looked for; twice as many each time
 
 Request = tuple[tuple[str, str], list[int], list[int]]  # text, and token ids of context and rest
@@ -61,7 +61,7 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
         else:
             if engine is not None:
                 raise UsageError(f"engine={engine}: {path} is not a compiled directory.")
-            loaded = load(path, dtype=dtype, device=device or "cpu")
+            loaded = load(path, dtype=dtype, device=_device(device), families=FAMILIES)
             use_threads(threads or suited_threads(loaded.model.config.hidden_size))
             batch = BATCH if isinstance(batch_size, str) else batch_size
             self.scorer = TorchScorer(loaded, batch=batch)
@@ -205,11 +205,15 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
                 bar.update(len(part))
 
 
+def _device(name: str | None) -> str:
+    """The device to compute on: the harness says HARNESS_DEVICE where its user said nothing."""
+    import torch
+
+    if name is None or (name == HARNESS_DEVICE and not torch.cuda.is_available()):
+        return "cpu"
+    check_device(name)
+    return name
+
+
 def _ignore(done: int, total: int, note: str = "", /) -> None:
     """The harness has a bar of its own."""
-
-
-if __name__ == "__main__":
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
