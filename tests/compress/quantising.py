@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.interrupting import Recorder
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.stages.context import StepContext, StepReport
 from shrinkc.compression.stages.kinds import KINDS
-from shrinkc.core.progress import Update
 from shrinkc.importer.model import QuantizedWeight
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
@@ -45,23 +39,6 @@ def write_text(folder: Path) -> str:
     file = folder / "text.txt"
     file.write_text("\n\n".join(paragraphs), encoding="utf-8")
     return str(file)
-
-
-class Recorder:
-    """A Reporter that remembers what it heard."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, int, int]] = []
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """See :class:`shrinkc.core.progress.Reporter`."""
-        self.notes.append(text)
-
-    @contextmanager
-    def stage(self, title: str) -> Iterator[Update]:
-        """See :class:`shrinkc.core.progress.Reporter`."""
-        yield lambda done, total, detail="": self.heard.append((title, done, total))
 
 
 def context(folder: Path, source: Path, **changes: Any) -> StepContext:
@@ -146,19 +123,6 @@ def same_formats(before: dict[str, QuantizedWeight], after: dict[str, QuantizedW
         assert (new.order is None) == (old.order is None)
         if new.order is not None:
             np.testing.assert_array_equal(new.order, old.order)
-
-
-def kill_when(program: str, arguments: Sequence[str], happened: Callable[[], bool]) -> None:
-    """Runs Python code in a process of its own, and kills it once something has happened."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    deadline = time.monotonic() + 100
-    while child.poll() is None and time.monotonic() < deadline and not happened():
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
 
 
 def loss(directory: Path, text: str, *, first: int = 0) -> float:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.compress.quantising import Recorder
 
-from helpers.interrupting import InterruptAt
+from helpers.interrupting import Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.compression import training
 from shrinkc.compression.attention import use_products
@@ -203,18 +202,15 @@ def test_a_teacher_changes_what_is_learned(
     ],
 )
 def test_resumed_training_is_the_same_byte_for_byte(
-    extra: dict[str, Any], pruned: Path, stories: Path, step: Step, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
+    extra: dict[str, Any], pruned: Path, stories: Path, step: Step, tmp_path: Path
+) -> None:
     settings = lora.Settings(samples=32, **FAST, **extra)
+    first, second = SignalAt("lora", 5), Recorder()
     with pytest.raises(KeyboardInterrupt):
-        lora.run(
-            settings, step(pruned, teacher=stories, reporter=InterruptAt("lora", 6))
-        )  # first: none is done
-    saved = torch.load(tmp_path / "scratch" / "training.pt", weights_only=True)
-    assert len(saved["losses"]) == 4
-    resumed = lora.run(settings, step(pruned, teacher=stories)).parameters
+        lora.run(settings, step(pruned, teacher=stories, reporter=first))
+    assert first.heard[-1] == ("lora", 5, 8)  # the step at hand was finished, and no other begun
+    resumed = lora.run(settings, step(pruned, teacher=stories, reporter=second)).parameters
+    assert second.heard == [("lora", done, 8) for done in range(5, 9)]
     (tmp_path / "fresh").mkdir()
     context = step(pruned, teacher=stories, out=tmp_path / "again", scratch=tmp_path / "fresh")
     whole = lora.run(settings, context).parameters
@@ -231,7 +227,7 @@ def test_a_state_that_is_slow_to_write_is_written_more_seldom(
 
     class Slow(training.Training):
         def __init__(self) -> None:
-            self.kind, self.losses = "lora", []
+            self.kind, self.parameters, self.optimizer = "lora", {}, None
             self.step = SimpleNamespace(scratch=tmp_path, reporter=Recorder())  # type: ignore[assignment]
 
         def _one_step(self, windows: Any, number: int, steps: int) -> float:
@@ -247,14 +243,11 @@ def test_a_state_that_is_slow_to_write_is_written_more_seldom(
     assert saved == [6, 12, 18, 78, 138]
 
 
-def test_a_state_of_other_tensors_is_refused(
-    pruned: Path, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_of_other_tensors_is_refused(pruned: Path, step: Step, tmp_path: Path) -> None:
     """As one of another version of shrinkc may be."""
-    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
     settings = lora.Settings(samples=32, dtype="float32", **FAST)
     with pytest.raises(KeyboardInterrupt):
-        lora.run(settings, step(pruned, reporter=InterruptAt("lora", 3)))
+        lora.run(settings, step(pruned, reporter=SignalAt("lora", 1)))
     state = tmp_path / "scratch" / "training.pt"
     saved = torch.load(state, weights_only=True)
     saved["trained"]["model.norm.weight"] = saved["trained"].popitem()[1]

@@ -15,7 +15,6 @@ from tests.compress.quantising import (
     RECIPE,
     STORIES,
     context,
-    kill_when,
     loss,
     quantised,
     run_stage,
@@ -23,7 +22,7 @@ from tests.compress.quantising import (
     write_text,
 )
 
-from helpers.interrupting import InterruptAt
+from helpers.interrupting import InterruptAt, Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression import rounding
@@ -248,35 +247,24 @@ dtype = "float32"
 def test_a_killed_run_ends_as_an_undisturbed_one(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C within training, then SIGKILL while its state is written all the time."""
-    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
+    """Ctrl-C within training, then a crash, after which the steps since then are made again."""
     monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     text = write_text(tmp_path)
-    settings = qat.Settings(samples=80, text=(text,), **FAST)
+    settings = qat.Settings(samples=32, text=(text,), **FAST)
     whole = context(tmp_path / "whole", source, unquantized=STORIES, teacher=STORIES)
     qat.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES, teacher=STORIES)
-    parts.reporter = InterruptAt("qat", 3)
+    parts.reporter = SignalAt("qat", 3)
     with pytest.raises(KeyboardInterrupt):
         qat.run(settings, parts)
     assert not any(parts.out.iterdir())
-    program = (
-        "import sys, torch, json\nfrom pathlib import Path\nfrom tests.compress.test_qat import *\n"
-        "import shrinkc.compression.training as t\nt.SAVE_SECONDS = 0.0\ntorch.set_num_threads(1)\n"
-        "folder, source, text = map(Path, sys.argv[1:])\nstep = context(folder / 'x', source, "
-        "unquantized=STORIES, teacher=STORIES)\nstep.scratch = folder / 'scratch'\n"
-        "qat.run(qat.Settings(samples=80, text=(str(text),), **FAST), step)"
-    )
-    state = parts.scratch / "training.pt"
-    before = state.stat().st_mtime_ns
-    kill_when(
-        program,
-        [str(tmp_path / "parts"), str(source), text],
-        lambda: state.stat().st_mtime_ns != before,
-    )
-    parts.reporter = whole.reporter
+    parts.reporter = InterruptAt("qat", 4)
+    with pytest.raises(KeyboardInterrupt):
+        qat.run(settings, parts)
+    parts.reporter = resumed = Recorder()
     qat.run(settings, parts)
+    assert resumed.heard[0] == ("qat", 3, 8)
     for file in whole.out.iterdir():
         assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
 

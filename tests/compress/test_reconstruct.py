@@ -14,7 +14,6 @@ from tests.compress.quantising import (
     RECIPE,
     STORIES,
     context,
-    kill_when,
     loss,
     quantised,
     run_stage,
@@ -22,7 +21,7 @@ from tests.compress.quantising import (
     write_text,
 )
 
-from helpers.interrupting import InterruptAt
+from helpers.interrupting import InterruptAt, Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.facts import facts_of
@@ -177,7 +176,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     dtype: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Ctrl-C within a block, then SIGKILL once another block is kept."""
+    """Ctrl-C within a block, whose steps are not made again, then a crash within another one."""
     monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     text = write_text(tmp_path)
@@ -185,24 +184,18 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
     reconstruct.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES)
-    parts.reporter = InterruptAt("reconstruct", 19)  # 16 steps a block
+    parts.reporter = SignalAt("reconstruct", 19)  # 16 steps a block
     with pytest.raises(KeyboardInterrupt):
         reconstruct.run(settings, parts)
     assert not any(parts.out.iterdir())
-    assert [f.name for f in parts.scratch.iterdir()] == ["block0.pt"]
-    program = (
-        "import sys, torch\nfrom pathlib import Path\nfrom tests.compress.test_reconstruct import *\n"
-        "torch.set_num_threads(1)\nfolder, source, text = map(Path, sys.argv[1:4])\n"
-        "step = context(folder / 'x', source, unquantized=STORIES)\nstep.scratch = folder / 'scratch'\n"
-        "reconstruct.run(reconstruct.Settings(text=(str(text),), **{**FAST, 'dtype': sys.argv[4]}), step)"
-    )
-    kill_when(
-        program,
-        [str(tmp_path / "parts"), str(source), text, dtype],
-        (parts.scratch / "block2.pt").exists,
-    )
-    parts.reporter = whole.reporter
+    assert sorted(f.name for f in parts.scratch.iterdir()) == ["begun1.pt", "block0.pt"]
+    parts.reporter = InterruptAt("reconstruct", 20)  # which nothing waits for
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct.run(settings, parts)
+    assert sorted(f.name for f in parts.scratch.iterdir()) == ["block0.pt", "block1.pt"]
+    parts.reporter = resumed = Recorder()
     reconstruct.run(settings, parts)
+    assert resumed.heard[2] == ("reconstruct", 33, 80)
     for file in whole.out.iterdir():
         assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
 

@@ -16,7 +16,7 @@ from tests.compress.quantising import (
     write_text,
 )
 
-from helpers.interrupting import InterruptAt
+from helpers.interrupting import Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import scales
@@ -82,19 +82,19 @@ def test_it_recovers_without_touching_integers(
 def test_resumed_training_is_the_same_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
     monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = scales.Settings(samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST)
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
     scales.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES)
-    parts.reporter = InterruptAt("scales", 3)
+    parts.reporter = SignalAt("scales", 2)
     with pytest.raises(KeyboardInterrupt):
         scales.run(settings, parts)
     assert not any(parts.out.iterdir())
-    parts.reporter = whole.reporter
+    parts.reporter = resumed = Recorder()
     scales.run(settings, parts)
+    assert resumed.heard[0] == ("scales", 2, 6)
     for file in whole.out.iterdir():
         assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
 

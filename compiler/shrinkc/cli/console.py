@@ -56,6 +56,7 @@ class Console:
         self._escapes = takes_escapes(self.stream)
         self.quiet = verbosity() < 0
         self.verbose = verbosity() > 0
+        self._bar = False  # there is one on the terminal now
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
@@ -90,12 +91,14 @@ class Console:
             if self.terminal:
                 room = shutil.get_terminal_size().columns - 1
                 self._write(self._erase(room) + state.bar(now, room))
+                self._bar = True
             else:
                 self._write(f"{state.line(now)}\n")
             rare = max(LINE_SECONDS, min(LINE_GROWTH * (now - state.started), LINE_SECONDS_MAX))
             if ended.wait(BAR_SECONDS if self.terminal else rare):
                 break
         if self.terminal:
+            self._bar = False
             self._write(self._erase(shutil.get_terminal_size().columns - 1))
 
     def _erase(self, room: int) -> str:
@@ -104,7 +107,8 @@ class Console:
     def note(self, text: str) -> None:
         """One line for the user."""
         if not self.quiet:
-            self._write(printable(text) + "\n")
+            over = self._erase(shutil.get_terminal_size().columns - 1) if self._bar else ""
+            self._write(f"{over}{printable(text)}\n")
 
     def detail(self, text: str) -> None:
         """One line for a user who wants to know more."""

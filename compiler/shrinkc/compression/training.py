@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
 from shrinkc.compression.texts import check_duplicates, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, RunChanged, TrainingDiverged
+from shrinkc.core.interruption import deferred
 from shrinkc.core.memory import freed_memory_kept
 from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
-# Between two saved states, which is what an interrupt loses at most; one that takes longer to write than SAVE_TAKES is
+# Between two saved states, which is what a crash loses at most; one that takes longer to write than SAVE_TAKES is
 # written as many times more seldom, so that a slow disk does not take most of the time.
 SAVE_SECONDS, SAVE_TAKES = 60.0, 3.0
 CURVE_POINTS = 200
@@ -270,7 +271,8 @@ class Training:
         self.losses: list[float] = []
 
     def train(self) -> dict[str, Any]:
-        """Trains on, from the saved state if there is one.
+        """Trains on, from the saved state if there is one.  A signal that ends the process does so after the step at
+        hand, whose state is saved.
 
         Returns facts for step.json: steps, tokens, epochs, trainable numbers, and the loss curve in
         nats per token.
@@ -295,16 +297,18 @@ class Training:
         state = self.step.scratch / "training.pt"
         self._restore(state)
         saved, seldom = time.monotonic(), 1.0
-        with self.step.reporter.stage(self.kind) as update:
+        reporter = self.step.reporter
+        with reporter.stage(self.kind) as update, deferred(reporter) as stop:
             update(len(self.losses), steps)
             for number in range(len(self.losses), steps):
                 self.losses.append(self._one_step(windows, number, steps))
                 update(number + 1, steps, f"loss {self._recent():.3f}")
                 began = time.monotonic()
-                if began - saved >= SAVE_SECONDS * seldom:
+                if stop.came or began - saved >= SAVE_SECONDS * seldom:
                     self._save(state)
                     saved = time.monotonic()
                     seldom = max(1.0, (saved - began) / SAVE_TAKES)
+                    stop.act()
 
     def trained_tensors(self) -> dict[str, Any]:
         """Name -> float32 tensor of everything that was trained; of norms their gains."""
@@ -366,34 +370,48 @@ class Training:
         return sum(last) / len(last)
 
     def _save(self, file: Path) -> None:
-        import torch
-
-        content = {
-            "losses": self.losses,
-            "trained": {name: p.detach() for name, p in self.parameters.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-        with new_file(file) as state:
-            torch.save(content, state)
+        save_state(file, self.parameters, self.optimizer, self.losses)
 
     def _restore(self, file: Path) -> None:
-        import torch
+        self.losses = restore_state(file, self.parameters, self.optimizer)
 
-        if not file.exists():
-            return
-        content = torch.load(file, weights_only=True)
-        if content["trained"].keys() != self.parameters.keys():
-            raise RunChanged(
-                f"{file} was begun by another version of shrinkc, which trained other tensors.",
-                f"delete {file.parent} to begin that step again.",
-            )
-        self.losses = content["losses"]
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(content["trained"][name])
-        self.optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["random"])
+
+def save_state(
+    file: Path, parameters: Mapping[str, Any], optimizer: Any, figures: list[float]
+) -> None:
+    """Writes what training needs to go on after a step: what is trained by its names, the optimiser's and the
+    random numbers' state, and the ``figures`` so far.  ``file`` appears whole."""
+    import torch
+
+    content = {
+        "figures": figures,
+        "trained": {name: p.detach() for name, p in parameters.items()},
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    with new_file(file) as state:
+        torch.save(content, state)
+
+
+def restore_state(file: Path, parameters: Mapping[str, Any], optimizer: Any) -> list[float]:
+    """Makes everything what it was at :func:`save_state`, and returns the figures; where there is no ``file``,
+    nothing changes, and there are none.  Raises RunChanged when the file has other tensors."""
+    import torch
+
+    if not file.exists():
+        return []
+    content = torch.load(file, weights_only=True)
+    if content["trained"].keys() != parameters.keys():
+        raise RunChanged(
+            f"{file} was begun by another version of shrinkc, which trained other tensors.",
+            f"delete {file.parent} to begin that step again.",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(content["trained"][name])
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["random"])
+    return list(content["figures"])
 
 
 def _thinned(curve: list[float]) -> list[list[float]]:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,17 @@ from shrinkc.compression.rounding import nearest, rounded
 from shrinkc.compression.stages import rotate, scales
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
 from shrinkc.compression.training import (
+    STATE_BYTES,
     StepSettings,
     check_texts,
     computing,
     load_to_train,
+    restore_state,
+    save_state,
     windows_of,
 )
 from shrinkc.core.errors import TrainingDiverged
+from shrinkc.core.interruption import deferred
 from shrinkc.core.memory import freed_memory_kept
 from shrinkc.importer.model import QuantizedWeight
 
@@ -88,13 +93,15 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Of every block that is over its integers, a byte each, and float32 scales."""
+    """Of every block that is over its integers, a byte each, and float32 scales; of the one that an interrupt left,
+    the state of its training."""
     integers, groups = scales.integers_and_scales(facts, tables=False)
-    return integers + 4 * groups
+    return integers + 4 * groups + STATE_BYTES * (integers + groups) // facts.config.num_layers
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint."""
+    """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint.  A signal that
+    ends the process does so after the step at hand, whose state is saved."""
     weights = scales.quantised_matrices(step)
     with freed_memory_kept():
         found = _all_blocks(settings, step, weights)
@@ -150,8 +157,9 @@ def _all_blocks(
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
                 error = Error(streams.floats, read_behind(whole, index))
-                found.facts.append(_train(layer, streams, error, settings, index, step.seed, tell))
+                found.facts.append(_train(layer, streams, error, settings, index, step, tell))
                 keep(_kept(layer, own), found.facts[-1], state)
+                _begun(step, index).unlink(missing_ok=True)
             update((index + 1) * steps, count * steps)
             _pass(layer, streams.given, streams.tables, settings)
             for module in own:
@@ -163,6 +171,11 @@ def _all_blocks(
             # both are not needed any more
             student.model.layers[index] = whole.model.layers[index] = torch.nn.Identity()
     return found
+
+
+def _begun(step: StepContext, index: int) -> Path:
+    """Where the state of a block lies whose training was interrupted."""
+    return step.scratch / f"begun{index}.pt"
 
 
 def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
@@ -257,22 +270,22 @@ def _train(
     error: Error,
     settings: Settings,
     index: int,
-    seed: int,
+    step: StepContext,
     tell: Callable[[int, float], None],
 ) -> dict[str, float]:
-    """Trains a block on all windows; its error before and after."""
+    """Trains a block on all windows, on from where an interrupt left it; its error before and after."""
     import torch
 
-    named = dict(layer.named_parameters())
+    named = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     latents = [p for n, p in named.items() if n.endswith(".latent")]
-    others = [p for n, p in named.items() if p.requires_grad and not n.endswith(".latent")]
+    others = [p for n, p in named.items() if not n.endswith(".latent")]
     groups = [
         {"params": latents, "whole": settings.weight_rate},
         {"params": others, "whole": settings.learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     order = torch.randperm(
-        settings.samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + index)
+        settings.samples, generator=torch.Generator().manual_seed(step.seed * 1_000_003 + index)
     )
     parts = order.to(streams.given.device).split(settings.batch)
 
@@ -286,21 +299,29 @@ def _train(
             ]
         return round(float(sum(found)) / len(first), 6)
 
-    before = measured()
-    for number, which in enumerate(parts):
-        loss = error.of(_block(layer, streams.given[which], streams.tables, settings), which)
-        loss.backward()
-        if not math.isfinite(loss.item()):
-            raise _diverged(index, number, settings.dtype)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.share(number, len(parts)) * group["whole"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        tell(number + 1, loss.item())
+    state = _begun(step, index)
+    errors = restore_state(state, named, optimizer) or [
+        measured()
+    ]  # of the whole, then of each step
+    with deferred(step.reporter) as stop:
+        for number, which in list(enumerate(parts))[len(errors) - 1 :]:
+            loss = error.of(_block(layer, streams.given[which], streams.tables, settings), which)
+            loss.backward()
+            errors.append(loss.item())
+            if not math.isfinite(errors[-1]):
+                raise _diverged(index, number, settings.dtype)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.share(number, len(parts)) * group["whole"]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tell(number + 1, errors[-1])
+            if stop.came:
+                save_state(state, named, optimizer, errors)
+                stop.act()
     after = measured()
     if not math.isfinite(after):
         raise _diverged(index, len(parts), settings.dtype)
-    return {"before": before, "after": after}
+    return {"before": errors[0], "after": after}
 
 
 def _diverged(index: int, step: int, dtype: str) -> TrainingDiverged:
