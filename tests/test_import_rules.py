@@ -60,7 +60,7 @@ FACADE = {
 ONLY_FILE = {("simulate", "ir"): "proof.py", ("simulate", "numerics"): "proof.py"}
 
 HEAVY = {
-    "accelerate", "datasets", "gguf", "gptqmodel", "lm_eval", "matplotlib", "onnx", "optuna", "peft",
+    "accelerate", "datasets", "gptqmodel", "lm_eval", "matplotlib", "onnx", "optuna", "peft",
     "torch", "transformers",
 }  # fmt: skip
 HEAVY_ROOMS = {"checkpoints", "compression", "evaluation", "export"}

@@ -185,7 +185,6 @@ def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path
     assert said in cli(*grouped).out
     assert said not in cli(*grouped, "--engines", "cores").out
     assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []
-    pytest.importorskip("gguf")
     # its head has groups too, and multiplies one token of a prompt
     tiny_gguf(tmp_path / "m.gguf", intermediate=128)
     assert cli("plan", tmp_path / "m.gguf", "--json").json["prompt_products"] == told

@@ -82,7 +82,6 @@ def test_a_quantised_checkpoint(cli: Cli, tmp_path: Path) -> None:
     assert counts == {(4, 16): 13, (8, 16): 1}
 
 
-@pytest.mark.libraries("gguf")
 def test_a_gguf_file(cli: Cli, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "g.gguf")
     found = inspected(cli, tmp_path / "g.gguf")

@@ -163,7 +163,6 @@ def test_truncated_files(cli: Cli, tmp_path: Path, cut: int) -> None:
         same_refusal(cli, tmp_path / name, 13, "is truncated")
 
 
-@pytest.mark.libraries("gguf")
 @pytest.mark.parametrize("cut", [1, 1000])
 def test_a_truncated_gguf_file(cli: Cli, tmp_path: Path, cut: int) -> None:
     tiny_gguf(tmp_path / "g.gguf")
@@ -182,7 +181,6 @@ def test_other_sizes_than_a_gptq_checkpoint_has(cli: Cli, tmp_path: Path) -> Non
     same_refusal(cli, tmp_path / "q", 14, "the config says")
 
 
-@pytest.mark.libraries("gguf")
 def test_other_sizes_than_a_gguf_file_has(cli: Cli, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "g.gguf", metadata={"llama.feed_forward_length": 64})
     same_refusal(cli, tmp_path / "g.gguf", 14, "blk.0.ffn_gate.weight is [96, 64]")

@@ -53,7 +53,6 @@ def test_gptq_directory(cli: Cli, needs: Any, tmp_path: Path, name: str) -> None
     assert weights["layer1.gate_up"].bits == BITS.get(name, 4)
 
 
-@pytest.mark.libraries("gguf")
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
 def test_gguf_file(cli: Cli, needs: Any, tmp_path: Path, kind: str) -> None:
     needs("cc", "make")

@@ -49,7 +49,6 @@ def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path) -> None:
 
 
 def test_a_quantised_model_is_compared_with_its_own_weights(text: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
     from helpers.tiny_gguf import tiny_gguf
 
     model, out = tmp_path / "m.gguf", tmp_path / "out.json"

@@ -308,7 +308,6 @@ SUBJECTS = {
         Subject(
             "gguf", _gguf, {"model.gguf": GGUF},
             tuple(tuple(w.replace("/model", "/model.gguf") for w in action) for action in READ),
-            needs=("gguf",),
         ),
         Subject("tokenizer", _tokenizers, {"model/tokenizer*.json": JSON}, (*READ, ("py:encode", "{in}/model"))),
         Subject(

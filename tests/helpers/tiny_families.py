@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from helpers.tiny_gguf import gguf_name
 from helpers.tiny_gptq import packed_tensors, quantize
 from helpers.tiny_llama import bytelevel_json, round_to, sentencepiece_json, write_weights
 
-_REASON = "needs transformers and gguf (pip install '.[compress]')"
+_REASON = "needs transformers (pip install '.[compress]')"
 CLASSES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM"),
     "mistral": ("MistralConfig", "MistralForCausalLM"),
@@ -133,7 +134,6 @@ def write_family_gguf(
     """
     import torch
 
-    gguf = pytest.importorskip("gguf", reason=_REASON)
     architecture, c = ARCHITECTURES[family], model.config
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     writer = gguf.GGUFWriter(path, architecture)

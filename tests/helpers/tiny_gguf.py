@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from helpers.layer import PARTS
@@ -55,8 +55,6 @@ def tiny_gguf(
     Returns every module's weight, dequantised by the ``gguf`` package, in the order of rows of
     ``config.json`` models.
     """
-    gguf = pytest.importorskip("gguf", reason="needs gguf (pip install '.[compress]')")
-
     tensors = tiny_tensors(
         hidden=hidden, intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads,
         vocab=vocab, tied=tied, seed=seed,

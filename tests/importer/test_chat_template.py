@@ -109,7 +109,6 @@ def test_where_it_is_found(
 
 
 def test_of_a_gguf_file(tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
     from helpers.tiny_gguf import tiny_gguf
 
     tiny_gguf(tmp_path / "m.gguf", layers=1, metadata={"tokenizer.chat_template": LINES})

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gguf", reason="gguf is not installed (pip install '.[compress]')")
-
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_llama import PRINTABLE, bytelevel_json, sentencepiece_json
 from importer.test_gptq import refusal

@@ -106,7 +106,6 @@ def test_scales_that_make_weights_infinite(tmp_path: Path) -> None:
         load_model(tmp_path / "m")
 
 
-@pytest.mark.libraries("gguf")
 def test_gguf(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     kinds = {f"{LAYER}mlp.up_proj": "F32"}

@@ -233,7 +233,6 @@ def _load_hf(path: Path, dtype: str) -> PreTrainedModel:
 
 
 def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedModel:
-    need("gguf")
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     try:

@@ -11,7 +11,6 @@ from shrinkc.importer import (
     config,
     config_fields,
     gguf_blocks,
-    gguf_file,
     gguf_model,
     gptq_config,
     safetensors_file,
@@ -32,7 +31,7 @@ def supported() -> Findings:
     found = Findings("what can be compiled", "shrinkc")
     found.facts = {
         "float_types": list(safetensors_file.FLOAT_DTYPES),
-        "gguf_types": list(gguf_file.BLOCKS),
+        "gguf_types": list(gguf_blocks.KINDS),
         "gguf_integers_kept": list(gguf_blocks.INTEGER_FORMATS),
         "gptq_bits": list(GPTQ_WIDTHS),
         "rope": list(config_fields.ROPE_FIELDS),

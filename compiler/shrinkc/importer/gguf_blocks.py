@@ -7,12 +7,16 @@ in its high nibble, weight ``d (q - 8)``.  ``Q4_1``: d and minimum m, the same b
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.model import QuantizedWeight, Weight, Zero
 from shrinkc.importer.weight_checks import non_finite
+
+if TYPE_CHECKING:
+    from shrinkc.importer.gguf_reader import GgufTensor
 
 GROUP = 32
 INTEGER_FORMATS = {
@@ -25,15 +29,18 @@ INTEGER_FORMATS = {
 Q4_0 writes negative scales where the extreme of a block is positive; with scales above 0, the
 zero points of those blocks are 7 instead of 8.
 """
+KINDS = ("F32", "F16", "BF16", *INTEGER_FORMATS)
+"""The tensor types that are read.  A new one needs its line here and its integers in ``_quantized``."""
 
 
-def read_tensor(file: GgufFile, name: str, faults: list[str]) -> Weight:
-    """Return ``name`` as float32 of its shape, or as QuantizedWeight if it holds integers.
+def read_tensor(
+    name: str, tensor: GgufTensor, blocks: NDArray[np.uint8], faults: list[str]
+) -> Weight:
+    """Return a tensor as float32 of its shape, or as QuantizedWeight if it holds integers.
 
+    ``blocks``: its data, uint8 [rows, blocks per row, bytes per block].
     What is wrong with its values is added to ``faults``; the result is then not to be used.
     """
-    tensor = file.tensors[name]
-    blocks = file.block_bytes(name)
     if tensor.kind in INTEGER_FORMATS:
         return _quantized(name, tensor.kind, blocks, faults)
     if tensor.kind == "BF16":

@@ -101,7 +101,7 @@ def load_gguf(
     family = family_of(config)
     turned = [m.short for m in family.modules if m.rotated and family.gguf_interleaved]
     for module, name in modules.items():
-        weight = read_tensor(file, name, faults)
+        weight = read_tensor(name, file.tensors[name], file.block_bytes(name), faults)
         if module.removesuffix(".bias").endswith(tuple(turned)):
             weight = _rows(weight, _half_order(weight.shape[0], config.head_dim))
         weights[module] = weight
@@ -211,7 +211,8 @@ def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, An
 def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
     """The scaling whose factors are those of the file: the largest is ``factor`` itself."""
     faults: list[str] = []
-    factors = dense(read_tensor(file, _ROPE_FACTORS, faults)).reshape(-1)
+    tensor, blocks = file.tensors[_ROPE_FACTORS], file.block_bytes(_ROPE_FACTORS)
+    factors = dense(read_tensor(_ROPE_FACTORS, tensor, blocks, faults)).reshape(-1)
     if len(factors) != config.head_dim // 2:
         faults.append(f"{_ROPE_FACTORS} holds {len(factors)} factors, not {config.head_dim // 2}")
     low, high = FACTOR_RANGE
