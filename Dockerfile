@@ -62,7 +62,7 @@ RUN /opt/tests/bin/pip install --editable '.[test]' && chown shrinkc: /src
 COPY --chown=shrinkc . .
 ENV PATH=/opt/tests/bin:$PATH
 USER shrinkc
-RUN python -m pytest -n auto --dist loadfile -m "not gvsoc" && touch passed
+RUN python -m pytest -n auto --dist loadfile -m "not slow" && touch passed
 
 # ---- all tests, which need the libraries of compression, headers and a compiler to build them, and a browser ----
 

@@ -1,6 +1,8 @@
 # make demo         compile examples/stories, run it on host and qemu (and GVSoC where there is one)
-# make test         lint and all tests; downloads about 3 GB of libraries (README.md)
-# make test-base    the tests of the base install alone: no torch, 100 MB
+# make test         lint and the fast tests, in minutes; downloads about 3 GB of libraries (README.md)
+# make test-all     the same, then the slow tests: sanitizer sweeps, packages, pages, training, GVSoC
+# make test-slow    the slow tests alone
+# make coverage     lines of compiler/ that each tier runs (TIER=fast, slow or all)
 # make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
 # make bench-flash  the same of models in flash, into flash.md (SMOLLM2=its GGUF file); half an hour, 16 GB
 # make fuzz         change inputs of every importer, into docs/results/robustness.md (N=20000 SEED=1)
@@ -39,7 +41,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-base bench bench-flash fuzz random-shapes kills calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-slow test-all coverage bench bench-flash fuzz random-shapes kills calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
 .DEFAULT_GOAL := help
 
@@ -134,14 +136,29 @@ demo: packages $(VENV)/base
 
 # Without this make's own settings: tests run make as well, and read what it prints.  The tests of
 # a file share what they make, so one process has them all.
-pytest = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+plain  = env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS
+cases  = pytest -n $(JOBS) --dist loadfile
+pytest = $(plain) $(BIN)/python -m $(cases)
+
+# The marker `slow` divides the tests (CONTRIBUTING.md).
+TIER_fast = -m "not slow"
+TIER_slow = -m slow
 
 test: lint
-	$(pytest)
+	$(pytest) $(TIER_fast)
 
-# Tests of compression and of GGUF files ask for libraries that are not there, and say so.
-test-base: packages $(VENV)/test
-	$(pytest)
+test-slow: setup
+	$(pytest) $(TIER_slow)
+
+test-all: test test-slow
+
+# Of child processes too, whatever starts them.
+TIER ?= fast
+coverage: setup
+	rm -rf out/coverage
+	$(plain) COVERAGE_RCFILE=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m $(cases) $(TIER_$(TIER))
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 bench: packages $(VENV)/base
 	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md

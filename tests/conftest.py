@@ -61,8 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests whose mark `libraries` names one that the base install leaves out."""
+    """Skips tests whose mark `libraries` names one that the base install leaves out; those on the
+    simulator are slow."""
     for item in items:
+        if item.get_closest_marker("gvsoc"):
+            item.add_marker(pytest.mark.slow)
         named = [name for mark in item.iter_markers("libraries") for name in mark.args]
         if missing := [name for name in named if importlib.util.find_spec(name) is None]:
             reason = f"needs {', '.join(missing)} (make setup)"

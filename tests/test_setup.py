@@ -65,7 +65,14 @@ def test_the_hooks_are_the_checks_of_the_gate() -> None:
     (checks,) = re.findall(r"^lint: (.*)$", MAKEFILE, re.MULTILINE)
     assert called == checks.split()
     assert re.search(r"^test: lint$", MAKEFILE, re.MULTILINE)
-    assert re.search(r"^make test\b", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert re.findall(r"^make (\S+)", ci, re.MULTILINE) == ["test", "test-slow"]
+
+
+def test_the_tiers_are_all_tests() -> None:
+    """Each test is in one of them, and `make test-all` is both."""
+    assert re.findall(r"^TIER_\w+ = (.*)$", MAKEFILE, re.MULTILINE) == ['-m "not slow"', "-m slow"]
+    assert re.search(r"^test-all: test test-slow$", MAKEFILE, re.MULTILINE)
 
 
 def test_every_target_that_the_makefile_offers_exists() -> None:
@@ -82,7 +89,7 @@ def test_the_tests_run_on_all_cores() -> None:
         k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "JOBS")
     }
     asked = subprocess.run(
-        ["make", "-n", "test-base"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        ["make", "-n", "test"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     )
     assert f" -n {min(len(os.sched_getaffinity(0)), 4)} " in asked.stdout
 
