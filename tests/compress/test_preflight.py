@@ -93,9 +93,6 @@ def test_one_sample_and_no_text(stories: Path, story_file: Path, tmp_path: Path)
     assert isinstance(error, BadData) and "calibration.samples = 1" in str(error)
     error = refused(stories, {"depth": tables(story_file)["depth"]}, tmp_path / "o")
     assert isinstance(error, BadData) and "calibration.text is not given" in str(error)
-    none = {**tables(story_file), "evaluate": {"text": str(tmp_path / "none.txt")}}
-    error = refused(stories, none, tmp_path / "o")
-    assert isinstance(error, BadData) and "evaluate.text: there is no file" in str(error)
 
 
 def test_groups_that_will_not_divide_are_found_before_the_work(

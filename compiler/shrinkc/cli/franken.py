@@ -77,7 +77,6 @@ def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
         franken.Configuration(name, text, franken.parse_layers(text, count))
         for name, text in zip(names, request.layers, strict=True)
     ]
-    use_threads(request.threads)
     wanted = EvalPlan(
         text=data_path(request.text), windows=request.windows,
         hellaswag=data_path(request.hellaswag), hellaswag_items=request.hellaswag_items,
@@ -85,6 +84,7 @@ def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
     story = franken.Story(request.prompt, request.tokens, request.seed)
     with TemporaryDirectory(prefix="shrinkc-") as fetched:
         plan = with_files(wanted, Path(fetched), console)
+        use_threads(request.threads)
         with console.stage("loading"):
             loaded = load(path)
         rows = franken.compare(loaded, configurations, story, plan, console)

@@ -11,8 +11,9 @@ from pathlib import Path
 from shrinkc.checkpoints import load, resolve, use_threads
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.compression.sensitivity import draw, measure, split_text, table
-from shrinkc.compression.texts import read_texts
+from shrinkc.compression.texts import is_file, read_texts
 from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel
+from shrinkc.core.inputs import check_text_files
 from shrinkc.core.output import make_folder, remove_folders, try_folder, write_file
 from shrinkc.core.shell import name_of, printable
 
@@ -34,6 +35,7 @@ class SensitivityRequest:
 
 def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None:
     """Measures, shows the table or the JSON, and leaves both results in the output directory."""
+    check_text_files(("--text", Path(text)) for text in request.text if is_file(text))
     use_threads(request.threads)
     if request.output is None:
         with tempfile.TemporaryDirectory() as folder:

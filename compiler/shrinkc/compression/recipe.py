@@ -23,7 +23,7 @@ from shrinkc.compression.checks import between, exactly_one, one_of
 from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
-from shrinkc.compression.texts import HUB
+from shrinkc.compression.texts import HUB, is_file
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.resources import resource
 from shrinkc.targets import CHIPS
@@ -145,6 +145,19 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether anything reads the calibration data."""
         return self.budget is not None or any(stage.needs_calibration for stage in self.stages)
+
+    def text_files(self) -> Iterator[tuple[str, Path]]:
+        """Every text file that the run reads, with its key."""
+        named = [
+            (f"{stage.name}.text", getattr(stage.settings, "text", ())) for stage in self.stages
+        ]
+        if self.needs_calibration:
+            named.append(("calibration.text", self.calibration.text))
+        for key in PATH_KEYS if self.evaluate is not None else ():
+            path = getattr(self.evaluate, key)
+            named.append((f"evaluate.{key}", () if path is None else (path,)))
+        for key, sources in named:
+            yield from ((key, Path(source)) for source in sources if is_file(source))
 
     def own_tokens(self) -> int:
         """How many tokens of its own text the model has to write for this run."""

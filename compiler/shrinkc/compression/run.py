@@ -57,6 +57,7 @@ from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, differences, model_fingerprint
+from shrinkc.core.inputs import check_text_files
 from shrinkc.core.output import check_folder, new_directory, refuse_to_delete, write_file
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
@@ -89,8 +90,10 @@ def compress(
     A directory of an earlier attempt is continued after its last complete step.  RunChanged when
     something that decides the result differs from that attempt, BadStep when a step of it is
     damaged; ``force`` starts from nothing.  ``dry_run`` ends after preflight.  Other errors are
-    those of loading (:func:`shrinkc.checkpoints.load`), of preflight and of the stages.
+    those of loading (:func:`shrinkc.checkpoints.load`), of preflight and of the stages.  BadData that names
+    every text file that cannot be read comes before all of them.
     """
+    check_text_files(recipe.text_files())  # before torch is imported, which takes seconds
     need("torch", "transformers")
     use_threads(recipe.run.threads)
     source = resolve(model)

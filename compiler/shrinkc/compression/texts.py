@@ -40,6 +40,11 @@ class Text:
         return hashlib.sha256((self.own or self.content).encode()).hexdigest()
 
 
+def is_file(source: str) -> bool:
+    """Whether a source is a local file, not a data set or the model's own text."""
+    return not source.startswith(HUB) and not is_self(source)
+
+
 def read_texts(sources: tuple[str, ...], key: str, own: SelfText | None = None) -> list[Text]:
     """The texts that the recipe's ``key`` lists.
 

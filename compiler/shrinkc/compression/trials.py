@@ -31,6 +31,7 @@ from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
+from shrinkc.core.inputs import check_text_files
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import text_measured
 from shrinkc.importer import load_config
@@ -74,6 +75,7 @@ class Trials:
             raise BadRecipe(
                 "the recipe has a [budget], which makes a search of its own.", "leave it out."
             )
+        check_text_files(recipe.text_files())
         with self.reporter.stage("reading the model"):
             found = model_fingerprint(self.model)
         found |= run_fingerprint(recipe) | evaluation_fingerprint(recipe.evaluate)

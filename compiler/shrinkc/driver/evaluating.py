@@ -12,6 +12,7 @@ from typing import Any, cast
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
+from shrinkc.core.inputs import check_text_files
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import (
@@ -24,7 +25,7 @@ from shrinkc.evaluation import (
     made_from,
 )
 from shrinkc.evaluation.compiled_scorer import Engine
-from shrinkc.evaluation.hub import SOURCES, data_file
+from shrinkc.evaluation.hub import SOURCES, data_file, is_hub
 from shrinkc.evaluation.kv_cache import check_bits
 from shrinkc.model import FAMILIES
 
@@ -147,12 +148,17 @@ def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Jo
 
 
 def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
-    """The plan with what is on the hub fetched to files in ``folder``."""
+    """The plan with what is on the hub fetched to files in ``folder``.  Raises BadData that names every file that
+    cannot be read."""
+    given = {kind: getattr(plan, kind) for kind in SOURCES}
+    check_text_files(
+        (kind, path) for kind, path in given.items() if path is not None and not is_hub(str(path))
+    )
     with reporter.stage("fetching data"):
         files = {
             kind: data_file(str(value), kind, folder)
-            for kind in SOURCES
-            if (value := getattr(plan, kind)) is not None
+            for kind, value in given.items()
+            if value is not None
         }
     return replace(plan, **files)  # type: ignore[arg-type]
 

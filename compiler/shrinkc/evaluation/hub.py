@@ -41,6 +41,11 @@ SOURCES = {
 }
 
 
+def is_hub(value: str) -> bool:
+    """Whether ``value`` is "hub" or "hub:CONFIG", and no file of that name."""
+    return value.partition(":")[0] == PREFIX and not Path(value).exists()
+
+
 def data_file(value: str, kind: str, folder: Path) -> Path:
     """The local file that ``value`` means, for one ``kind`` of SOURCES.
 
@@ -49,11 +54,11 @@ def data_file(value: str, kind: str, folder: Path) -> Path:
     pipe, which can be read only once, is put into such a file as well.  Raises BadData,
     ExtraMissing.
     """
-    prefix, _, config = value.partition(":")
+    config = value.partition(":")[2]
     given = Path(value)
     if given.is_fifo():
         return _drained(given, folder / given.name)
-    if prefix != PREFIX or given.exists():
+    if not is_hub(value):
         return given
     source = SOURCES[kind]
     chosen = config or source.config
