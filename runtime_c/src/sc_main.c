@@ -15,8 +15,9 @@ static int refuse(const char *message) {
     return SC_EXIT_REFUSED;
 }
 
+static int begun; /* the tokenizer's decoder drops one space that leads the whole text */
+
 static void emit_text(uint32_t token) {
-    static int begun; /* the tokenizer's decoder drops one space that leads the whole text */
     sc_piece p = sc_piece_of(token);
     uint32_t i = p.at;
     if (SC_STRIP_SPACE && !begun && i < p.end && sc_piece_byte(i) == ' ') i++;
@@ -129,6 +130,7 @@ int sc_main(void) {
     sc_now.dump_position = in[SC_IN_DUMP_POS];
     sc_now.dump_layer = in[SC_IN_DUMP_LAYER];
     const int text = sc_now.trace == SC_TRACE_TEXT;
+    begun = 0;
     for (uint32_t i = 0; text && i < prompt; i++) emit_text(ids[i]);
 
 #ifdef SC_AT_EXP2
