@@ -29,18 +29,22 @@ ROOMS: dict[str, set[str]] = {
     "codegen": {"abi", "core", "engines", "importer", "ir", "memory", "schedule", "storage", "targets"},
     "build": {"core", "targets"},
     "simulate": {"abi", "build", "core", "ir", "numerics", "targets"},
-    "report": {"core", "memory", "targets"},
+    "pictures": {"core", "memory", "schedule", "targets"},
     "export": {"core", "ir", "numerics"},
     "checkpoints": {"core", "importer", "model"},
     "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "model", "simulate"},
     "compression": {
-        "checkpoints", "core", "evaluation", "importer", "memory", "model", "quantize", "schedule",
+        "checkpoints", "core", "evaluation", "importer", "memory", "model", "pictures", "quantize", "schedule",
         "targets",
     },
     "driver": {
         "abi", "build", "checkpoints", "codegen", "core", "costs", "engines", "evaluation", "export", "importer",
-        "ir", "memory", "model", "numerics", "quantize", "report", "schedule", "simulate", "storage",
+        "ir", "memory", "model", "numerics", "pictures", "quantize", "schedule", "simulate", "storage",
         "targets",
+    },
+    "report": {
+        "compression", "core", "costs", "driver", "engines", "evaluation", "importer", "ir", "memory", "pictures",
+        "schedule", "simulate", "storage", "targets",
     },
     "cli": {
         "build", "checkpoints", "compression", "core", "driver", "evaluation", "importer", "storage",
@@ -52,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
 FACADE = {
     "__init__.py": {"core", "driver", "importer"},
     "__main__.py": {"cli"},
-    "api.py": {"compression", "core", "driver", "importer"},
+    "api.py": {"compression", "core", "driver", "importer", "report"},
     "errors.py": {"core"},
 }
 

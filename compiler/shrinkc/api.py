@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.plan_request import PlanRequest
     from shrinkc.driver.planned import Planned, Shortfall
-    from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
+    from shrinkc.report.page import Reported
 
 AnyPath = str | os.PathLike[str]
 
@@ -361,24 +361,25 @@ def write_report(
     ``shrinkc run --json`` printed (None: the last run with a profile); ``evals``, files with what
     ``shrinkc eval`` wrote, beside those in the directory.
 
-    The result has ``html``, ``json``, ``bytes`` of the page, and ``data``, which both hold.
+    The result has ``html``, ``json``, ``bytes`` of the file, and ``page``, which both hold.
 
     Raises BadArtifact where ``directory`` is neither, or not as it was compiled, BadStep where no step of a
     run can be read, BadData for a file that is none of what it should be, UsageError, OutputError.
     """
-    from shrinkc.compression.reporting import run_report
-    from shrinkc.driver import reporting
+    from shrinkc.report.compiled import ReportRequest, compiled_page
+    from shrinkc.report.compressed import run_page
+    from shrinkc.report.page import write_page
 
     folder, reporter = Path(directory), reporter or Silent()
-    asked = reporting.ReportRequest(
+    asked = ReportRequest(
         position, clock, None if run is None else Path(run), tuple(map(Path, evals))
     )
-    data = run_report(folder)
-    if data is None:
-        data = reporting.compiled_report(folder, asked, reporter)
+    page = run_page(folder)
+    if page is None:
+        page = compiled_page(folder, asked, reporter)
     else:
         asked.refuse_for_run(folder)
-    return reporting.write_report(data, folder, None if output is None else Path(output), reporter)
+    return write_page(page, folder, None if output is None else Path(output), reporter)
 
 
 def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:

@@ -87,29 +87,31 @@ def checked(path: Path) -> Page:
 def test_memory_and_weights_are_the_plans(cli: Cli, out: Path) -> None:
     data = reported(cli, out)
     plan = json.loads((out / "plan.json").read_text())
-    assert data["made"]["command"] == json.loads((out / "manifest.json").read_text())["command"]
-    assert data["verdict"]["fits"] is True and data["verdict"]["compared"] is None
-    for level in data["memory"]:
-        regions = level["regions"]
-        assert level["used"] == plan["used"][level["level"]]
-        assert max(r["offset"] + r["bytes"] for r in regions) == level["used"]
-        for r in regions:
-            for s in (s for s in regions if s is not r):
-                apart = (
-                    r["offset"] + r["bytes"] <= s["offset"]
-                    or s["offset"] + s["bytes"] <= r["offset"]
-                )
-                assert apart or r["last"] < s["first"] or s["last"] < r["first"], (r, s)
-    assert {level["level"] for level in data["memory"]} == {"l1", "l2", "wmem"}
-    stored = {p["offset"]: p["bytes"] for p in plan["placements"]}
-    assert sum(w["bytes"] for w in data["weights"]) == sum(stored.values())
-    weights = [r for level in data["memory"] for r in level["regions"] if r["kind"] == "weights"]
-    assert {r["name"] for r in weights} == {w["name"] for w in data["weights"] if not w["same_as"]}
-    assert all(data["steps"][r["read"]] == "qkv" for r in weights if r["name"].endswith(".qkv"))
+    verdict, weights = data["verdict"], data["weights"]["matrices"]
+    assert verdict["command"] == json.loads((out / "manifest.json").read_text())["command"]
+    assert verdict["fits"] is True and verdict["proved"] is None
+    regions = data["memory"]["regions"]
     page = checked(out / "report.html")
-    for level in data["memory"]:
-        assert f"{level['label']}: {level['used']:,} of {level['available']:,} bytes" in page.words
-    assert data["made"]["command"] in page.words
+    at = {name: i for i, name in enumerate(plan["steps"])}
+    for level, label in (("l1", "L1"), ("l2", "L2"), ("wmem", "weight memory")):
+        inside = [r for r in regions if r["memory"] == label]
+        used, have = verdict[f"{level}_used"], verdict[f"{level}_available"]
+        assert used == plan["used"][level] == max(r["address"] + r["bytes"] for r in inside)
+        assert f"{label}: {used:,} of {have:,} bytes" in page.words
+        for r in inside:
+            for s in (s for s in inside if s is not r):
+                apart = (
+                    r["address"] + r["bytes"] <= s["address"]
+                    or s["address"] + s["bytes"] <= r["address"]
+                )
+                assert apart or at[r["to"]] < at[s["from"]] or at[s["to"]] < at[r["from"]], (r, s)
+    assert len({r["memory"] for r in regions}) == 3
+    stored = {p["offset"]: p["bytes"] for p in plan["placements"]}
+    assert sum(w["bytes"] for w in weights) == sum(stored.values())
+    kept = [r for r in regions if r["kind"] == "weights"]
+    assert {r["name"] for r in kept} == {w["name"] for w in weights if not w["same_as"]}
+    assert all(r["read_in"] == "qkv" for r in kept if r["name"].endswith(".qkv"))
+    assert verdict["command"] in page.words
     for b in plan["l1"]:
         assert f"{b['name']}: {b['bytes']:,} bytes at" in page.words
 
@@ -117,20 +119,20 @@ def test_memory_and_weights_are_the_plans(cli: Cli, out: Path) -> None:
 def test_cycles_are_those_that_plan_states(cli: Cli, model: Path, out: Path) -> None:
     data = reported(cli, out, "--position", 20, "--clock", 100)
     speed = cli("plan", model, "--position", 20, "--clock", 100, "--json").json["speed"]
-    decode, prefill = data["phases"]
-    assert decode["estimated"] == pytest.approx(speed["decode"]["cycles_per_token"], abs=2)
-    assert prefill["estimated"] == pytest.approx(20 * speed["prefill"]["cycles_per_token"], abs=20)
     assert data["verdict"]["tokens_per_second"] == pytest.approx(
         speed["decode"]["tokens_per_second"], rel=1e-3
     )
-    assert {o["op"]: o["estimated"] for o in decode["ops"]} == pytest.approx(
-        speed["decode"]["ops"], abs=2
-    )
-    for phase in data["phases"]:
-        for parts in ("steps", "ops", "points", "layers"):
-            total = sum(row["estimated"] for row in phase[parts])
-            assert total == pytest.approx(phase["estimated"], abs=3), parts
-        assert phase["measured"] is None and not phase["counters_included"]
+    decode = {o["op"]: o for o in data["cycles"]["decode_ops"]}
+    for op, cycles in speed["decode"]["ops"].items():
+        assert decode[op]["estimated_cycles"] == pytest.approx(cycles, abs=2)
+    for phase, tokens in (("decode", 1), ("prefill", 20)):
+        *ops, whole = data["cycles"][f"{phase}_ops"]
+        cycles = tokens * speed[phase]["cycles_per_token"]
+        assert whole["op"] == "all" and whole["estimated_cycles"] == pytest.approx(cycles, abs=20)
+        layers, steps = data["cycles"][f"{phase}_layers"], data["timeline"][f"{phase}_steps"]
+        for rows in (ops, layers, steps):
+            assert sum(row["estimated_cycles"] for row in rows) == pytest.approx(cycles, abs=20)
+            assert {row["measured_cycles"] for row in rows} == {None}
     page = checked(out / "report.html")
     assert "All of these are estimated by the cost model" in page.words
     assert "measured cycles" not in page.words
@@ -139,18 +141,21 @@ def test_cycles_are_those_that_plan_states(cli: Cli, model: Path, out: Path) -> 
 def test_products_are_those_of_the_matrices(cli: Cli, out: Path) -> None:
     """And of attention over what is cached."""
     data, graph = reported(cli, out, "--position", 20), load(out / "ir.safetensors")
-    weights = {w["name"]: w for w in data["weights"]}
-    decode, prefill = ({o["op"]: o for o in phase["ops"]} for phase in data["phases"])
+    weights = {w["name"]: w for w in data["weights"]["matrices"]}
+    sizes = {s["matrix"]: s for s in data["weights"]["slots"]}
+    decode, prefill = (
+        {o["op"]: o for o in data["cycles"][f"{phase}_ops"]} for phase in ("decode", "prefill")
+    )
     layers = range(graph.num_layers)
     for op, slot in (("qkv", "qkv"), ("mid", "o"), ("out", "down")):
-        of = [weights[f"layer{i}.{slot}"] for i in layers]
-        products = sum(w["rows"] * w["inputs"] for w in of)
+        each = sizes[slot]["rows"] * sizes[slot]["inputs"]
         # of a prompt the last layer, once its cache is filled, goes on with the last token
-        beyond = 0 if op == "qkv" else 19 * of[-1]["rows"] * of[-1]["inputs"]
-        assert decode[op]["products"] == products
-        assert prefill[op]["products"] == 20 * products - beyond
+        beyond = 0 if op == "qkv" else 19 * each
+        assert decode[op]["products"] == each * len(layers)
+        assert prefill[op]["products"] == 20 * each * len(layers) - beyond
         # weights once, whatever comes in and goes out besides
-        assert sum(w["bytes"] for w in of) < decode[op]["bytes"] < 2 * sum(w["bytes"] for w in of)
+        stored = sum(weights[f"layer{i}.{slot}"]["bytes"] for i in layers)
+        assert stored < decode[op]["bytes"] < 2 * stored
     width = graph.heads * graph.head_dim
     assert decode["attn"]["products"] == 2 * len(layers) * 21 * width
     seen = (len(layers) - 1) * sum(range(1, 21)) + 20
@@ -161,36 +166,42 @@ def test_products_are_those_of_the_matrices(cli: Cli, out: Path) -> None:
 
 def test_no_estimate_is_above_its_ceiling(cli: Cli, out: Path) -> None:
     data = reported(cli, out)
-    for phase in data["phases"]:
-        ceilings = data["roofline"][phase["phase"]]
-        assert all(c["said_by"] for c in ceilings)
-        most = {c["name"]: c["per_cycle"] for c in ceilings if c["of"] == "products"}
-        slopes = {c["source"]: c["per_cycle"] for c in ceilings if c["of"] == "bytes"}
-        assert most["cores, activations of 8 bit"] == 32 and slopes["l1"] == 32
-        for p in phase["points"]:
-            reached = p["estimated_products_per_cycle"]
-            assert reached < most.get(p["engine"], 32), p["op"]
-            assert reached < slopes.get(p["source"], 32) * p["products_per_byte"], p["op"]
+    engines = {s["op"]: s["engine"] for s in data["timeline"]["decode_steps"]}
+    lines = data["roofline"]["ceilings"]
+    most: dict[str, float] = {}
+    for c in (c for c in lines if c["unit"] == "products per cycle"):
+        most[c["ceiling"]] = max(c["value"], most.get(c["ceiling"], 0))  # of either phase
+    slopes = {c["bytes_from"]: c["value"] for c in lines if c["unit"] == "bytes per cycle"}
+    assert all(c["from"] for c in lines)
+    assert most["cores, activations of 8 bit"] == 32 and slopes["l1"] == 32
+    assert {p["phase"] for p in data["roofline"]["points"]} == {"decode", "prefill"}
+    for p in data["roofline"]["points"]:
+        reached = p["estimated_products_per_cycle"]
+        assert 0 < reached < most.get(engines[p["op"]], 32), p["op"]
+        assert reached < slopes.get(p["bytes_from"], 32) * p["products_per_byte"], p["op"]
 
 
 def test_a_profiled_run_stands_beside_the_estimate(cli: Cli, out: Path, tmp_path: Path) -> None:
     run = run_of(reported(cli, out), factor=2.0)
     (tmp_path / "run.json").write_text(json.dumps(run))
     data = reported(cli, out, "--run", tmp_path / "run.json")
-    decode, prefill = data["phases"]
-    assert decode["counters_included"] and decode["measured"] == run["profile"]["decode"]["cycles"]
+    verdict = data["verdict"]
+    assert verdict["measured_cycles"] == run["profile"]["decode"]["cycles"]
     measured = {row["op"]: row["cycles"] for row in run["profile"]["prefill"]["ops"]}
-    assert {o["op"]: o["measured"] for o in prefill["ops"]} == pytest.approx(measured, abs=1)
-    for o in decode["ops"]:
-        assert o["off"] == pytest.approx(o["estimated"] / o["measured"] - 1, abs=1e-3)
-    assert data["verdict"]["compared"] == 77 and data["verdict"]["run"] == "run.json"
+    *ops, whole = data["cycles"]["prefill_ops"]
+    assert {o["op"]: o["measured_cycles"] for o in ops} == pytest.approx(measured, rel=1e-4)
+    assert whole["measured_cycles"] == run["profile"]["prefill"]["cycles"]
+    for o in data["cycles"]["decode_ops"]:
+        off = o["estimated_cycles"] / o["measured_cycles"] - 1
+        assert o["estimate_off"] == pytest.approx(off, abs=1e-3)
+    assert verdict["compared"] == 77 and verdict["run"] == "run.json"
     page = checked(out / "report.html")
     assert "77 values compared, 0 mismatched" in page.words and "measured cycles" in page.words
     # where the last run with --profile left it
     (out / PROFILE).parent.mkdir()
     (tmp_path / "run.json").rename(out / PROFILE)
     again = reported(cli, out)
-    assert again["phases"] == data["phases"] and again["verdict"]["run"] == "profile.json"
+    assert again["cycles"] == data["cycles"] and again["verdict"]["run"] == "profile.json"
     # a run without a profile proves all the same
     (tmp_path / "plain.json").write_text(json.dumps({**run, "profile": None, "target": "host"}))
     plain = reported(cli, out, "--run", tmp_path / "plain.json")["verdict"]
@@ -208,8 +219,10 @@ def test_evaluations_that_lie_there(cli: Cli, out: Path, tmp_path: Path) -> None
     (tmp_path / "other.json").write_text(json.dumps({"model": report["model"], "samples": texts}))
     (out / "notes.json").write_text("[]")
     data = reported(cli, out, "--eval", tmp_path / "other.json")
-    assert [found["file"] for found in data["accuracy"]] == ["other.json", "eval.json"]
-    assert data["accuracy"][1]["rows"][0]["value"] == "12.500"
+    (row,) = data["accuracy"]["eval.json"]
+    assert row["value"] == "12.500" and row["standard_error"] is None
+    (sample,) = data["accuracy"]["samples"]
+    assert sample["prompt"] == PROMPT and sample["texts"][0]["name"] == "other.json"
     page = checked(out / "report.html")
     assert (
         PROMPT in page.words and "<script>alert(1)</script>" in page.words and "b" not in page.tags
@@ -229,9 +242,10 @@ def test_the_same_report_twice(cli: Cli, out: Path, tmp_path: Path) -> None:
 def test_without_a_cost_model_nothing_is_estimated(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert cli("compile", model, "-o", tmp_path / "host", "--target", "host").code == 0
     data = reported(cli, tmp_path / "host")
-    assert data["speed"] is None and data["verdict"]["tokens_per_second"] is None
-    assert data["roofline"] == {}
-    assert all(o["estimated"] is None and o["products"] > 0 for o in data["phases"][0]["ops"])
+    assert data["verdict"]["tokens_per_second"] is None
+    assert "roofline" not in data and "timeline" not in data
+    ops = data["cycles"]["decode_ops"]
+    assert all(o["estimated_cycles"] is None and o["products"] > 0 for o in ops)
     words = checked(tmp_path / "host/report.html").words
     assert "was not calibrated" in words and "Timeline" not in words
 
@@ -251,19 +265,22 @@ def test_a_report_is_no_foreign_file(cli: Cli, model: Path, out: Path) -> None:
 def test_a_compression_run(cli: Cli, tmp_path: Path) -> None:
     write_run(tmp_path / "run", "smol", PROMPT)
     data = reported(cli, tmp_path / "run")
-    assert data["kind"] == "compression run" and data["recipe"] == "[gptq]\nbits = 4\n"
-    assert [s["packed_bytes"] for s in data["steps"]] == [2000, 500]
-    want = sensitivities(5)["kl"]["layers"][4]["modules"]["mlp.down_proj"]["2"]
-    assert data["sensitivity"]["matrices"]["2"]["down"][4] == want
+    assert data["kind"] == "compression run" and data["recipe"]["recipe"] == "[gptq]\nbits = 4\n"
+    assert [s["packed_bytes"] for s in data["steps"]["steps"]] == [2000, 500]
+    assert data["verdict"]["packed_bytes"] == 500 and data["verdict"]["perplexity"] == 33.25
+    found, costs = data["sensitivity"], sensitivities(5)
+    want = costs["kl"]["layers"][4]["modules"]["mlp.down_proj"]["2"]
+    assert found["matrices_at_2"][4]["down"] == pytest.approx(want, rel=1e-5)
+    assert found["layers"][4]["removed"] == costs["loss"]["layers"][4]["removed"]
     page = checked(tmp_path / "run/report.html")
-    assert page.tags["svg"] == 1 + len(data["sensitivity"]["matrices"]) + 1
+    assert page.tags["svg"] == 1 + len([key for key in found if key.startswith("matrices_")]) + 1
     for text in (PROMPT, "there was a cat", "there was a <b>dog</b> & me", "33.25", "25.0 %"):
         assert text in page.words, text
     assert "layer 4 down: " in page.words and "01-gptq: 500 B, 25.0 % of bf16" in page.words
     # a step that is damaged is said, and the others are shown
     (tmp_path / "run/01-gptq/config.json").write_text("{ }")
     data = reported(cli, tmp_path / "run")
-    assert len(data["steps"]) == 1 and "is not as it was written" in data["notes"][0]
+    assert len(data["steps"]["steps"]) == 1 and "is not as it was written" in data["notes"][0]
     shutil.rmtree(tmp_path / "run/00-source")
     assert cli("report", tmp_path / "run").code == 62
 
@@ -363,7 +380,7 @@ def test_texts_and_numbers_that_no_file_or_float_can_hold(
         step["metrics"]["perplexity"]["protocol"] = "\ud800"
         file.write_text(json.dumps(step))
     data = reported(cli, tmp_path / "run")
-    assert [s["protocol"] for s in data["steps"]] == ["?"]
+    assert [s["protocol"] for s in data["steps"]["steps"]] == ["?"]
     assert "00-source/step.json is damaged: OverflowError" in data["notes"][0]
     assert "was left out: a figure of it is no number" in data["notes"][1]
     for tokens in (None, [3], "3"):

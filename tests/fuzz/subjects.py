@@ -11,6 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
+from shrinkc.compression.reporting import SENSITIVITY
+from shrinkc.driver.reporting import ReportRequest, compiled_report
 
 import shrinkc
 from helpers.compressed import sensitivities, write_run
@@ -20,12 +22,10 @@ from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
 from importer import llama2c_reference as llama2c
-from shrinkc.compression.reporting import SENSITIVITY
 from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
 from shrinkc.core.progress import Silent
-from shrinkc.driver.reporting import ReportRequest, compiled_report
 
 from .binaries import GGUF, SAFETENSORS
 from .blind import BLIND, Mutator

@@ -9,7 +9,6 @@ Data = dict[str, Any]
 
 def run_of(data: Data, factor: float) -> Data:
     """Every step took ``factor`` times what the report ``data`` estimates."""
-    phases = {phase["phase"]: phase for phase in data["phases"]}
     return {
         "target": "gvsoc",
         "model": data["name"],
@@ -19,15 +18,15 @@ def run_of(data: Data, factor: float) -> Data:
         "cycles": None,
         "lookup": None,
         "profile": {
-            "prefill": _phase(phases["prefill"], 1, factor),
-            "decode": _phase(phases["decode"], 2, factor),
+            "prefill": _phase(data["timeline"]["prefill_steps"], 1, factor),
+            "decode": _phase(data["timeline"]["decode_steps"], 2, factor),
         },
         "seconds": 1.0,
         "verdict": {"compared": 77, "mismatched": 0, "first_difference": None},
     }
 
 
-def _phase(phase: Data, steps: int, factor: float) -> Data:
+def _phase(estimated: list[Data], steps: int, factor: float) -> Data:
     def row(cycles: float) -> Data:
         return {
             "cycles": round(cycles, 1), "active": round(0.6 * cycles, 1), "instructions": 1.0,
@@ -35,13 +34,16 @@ def _phase(phase: Data, steps: int, factor: float) -> Data:
             "transfers": round(0.1 * cycles, 1), "barrier": round(0.3 * cycles, 1), "worst": cycles,
         }  # fmt: skip
 
+    ops: dict[str, float] = {}
+    for s in estimated:
+        ops[s["op"]] = ops.get(s["op"], 0.0) + factor * s["estimated_cycles"]
     return {
         "steps": steps,
-        "cycles": round(factor * phase["estimated"] + 100, 1),
-        "ops": [{"op": o["op"], **row(factor * o["estimated"])} for o in phase["ops"]],
+        "cycles": round(sum(ops.values()) + 100, 1),
+        "ops": [{"op": op, **row(cycles)} for op, cycles in ops.items()],
         "layers": [
-            {"layer": s["layer"], "op": s["op"], **row(factor * s["estimated"])}
-            for s in phase["steps"]
+            {"layer": s["layer"], "op": s["op"], **row(factor * s["estimated_cycles"])}
+            for s in estimated
             if s["layer"] is not None
         ],
     }

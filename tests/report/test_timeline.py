@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from shrinkc.report.timeline import PARTS, Chart, Span, timeline
+from shrinkc.pictures.timeline import PARTS, Chart, Span, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 

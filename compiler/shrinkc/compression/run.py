@@ -470,7 +470,8 @@ class _Run:
             "steps": [asdict(row) for row in rows],
         }
         write_json(self.out / RUN, content)
-        picture(rows, self.out / PICTURE)
+        if (drawn := picture(rows)) is not None:
+            write_file(self.out / PICTURE, drawn[1])
 
     # ---- a budget ----
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.pictures import COLOURS, save_picture, style
 from shrinkc.compression.steps import StepRecord
+from shrinkc.core.words import show_size
 from shrinkc.evaluation import COMPARED
+from shrinkc.pictures.quality import Measured, quality
 
 MIB = 1 << 20
 
@@ -125,30 +125,23 @@ def _pair(first: float | None, second: float | None) -> str:
     return " / ".join("–" if v is None else f"{v:.1%}" for v in (first, second))
 
 
-def picture(rows: Sequence[Row], file: Path) -> None:
-    """Packed bytes against perplexity, or against bits per byte where the tokens differ; one point per
-    measured step, nothing before the first."""
+def picture(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """What is measured, and an SVG document of it over packed bytes: perplexity, or bits per byte where the tokens
+    differ; None where no step was measured."""
     perplexity = same_tokens(rows)
-    measured = [
-        row for row in rows if (row.perplexity if perplexity else row.bits_per_byte) is not None
+    steps = [
+        Measured(row.name, row.packed_bytes, value, _said(row))
+        for row in rows
+        if (value := row.perplexity if perplexity else row.bits_per_byte) is not None and value > 0
     ]
-    if not measured:
-        return
-    with style():
-        from matplotlib.figure import Figure
+    measure = "perplexity" if perplexity else "bits per byte"
+    protocols = ", ".join(sorted({row.protocol for row in rows if row.protocol}))
+    svg = quality(steps, f"{measure} ({protocols})")
+    return None if svg is None else (measure, svg)
 
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
-        sizes = [row.packed_bytes / MIB for row in measured]
-        values = [(r.perplexity if perplexity else r.bits_per_byte) or 0.0 for r in measured]
-        axes.plot(sizes, values, "-", color="#bbbbbb", zorder=1)
-        axes.scatter(sizes, values, color=COLOURS[0], zorder=2)
-        for x, y, row in zip(sizes, values, measured, strict=True):
-            axes.annotate(row.name, (x, y), (4, 4), textcoords="offset points")
-        axes.set_xlim(left=0)
-        axes.margins(x=0.15, y=0.15)
-        axes.set_yscale("log")
-        axes.set_xlabel("packed size, MiB")
-        quality = "perplexity" if perplexity else "bits per byte"
-        axes.set_ylabel(f"{quality} ({measured[0].protocol})")
-        save_picture(figure, file)
+
+def _said(row: Row) -> str:
+    return (
+        f"{row.name}: {show_size(row.packed_bytes)}, {100 * row.share:.1f} % of bf16; perplexity "
+        f"{_number(row.perplexity, 2) or '–'}, {_number(row.bits_per_byte, 4) or '–'} bits per byte"
+    )

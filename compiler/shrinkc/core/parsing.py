@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_type_hints
 
 
 def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
@@ -25,6 +26,33 @@ def is_number(value: object) -> bool:
         return math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:
         return False
+
+
+def as_number(value: object) -> float:
+    """A number that can be reckoned with; ValueError for what is none."""
+    if not is_number(value):
+        raise ValueError(f"{value!r:.40} is no number")
+    return value  # type: ignore[return-value]
+
+
+def as_text(value: object) -> str:
+    """ValueError for what is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")
+    return value
+
+
+def check_fields(thing: object) -> None:
+    """TypeError where a field of a dataclass is of another type than it says, or a number that cannot be reckoned
+    with; fields of other types than int, float, str, bool and None are not looked at."""
+    for name, hint in get_type_hints(type(thing)).items():
+        kinds = {*get_args(hint)} if isinstance(hint, UnionType) else {hint}
+        value = getattr(thing, name)
+        if not kinds <= {int, float, str, bool, type(None)}:
+            continue
+        allowed = kinds | ({int} if float in kinds else set())
+        if type(value) not in allowed or (type(value) in (int, float) and not is_number(value)):
+            raise TypeError(f"{name} is {value!r:.40}")
 
 
 def _refuse(number: str) -> NoReturn:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_type_hints
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, UsageError
-from shrinkc.core.parsing import parse_json
+from shrinkc.core.parsing import check_fields, parse_json
 from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.cycles import LABELS, PassCost, Passes, cost_of
 from shrinkc.memory.parts import Buffer, Placement, Table
 from shrinkc.memory.plan import Plan
-from shrinkc.report.timeline import Chart, Span
+from shrinkc.pictures.timeline import Chart, Span
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
 from shrinkc.targets import MEMORIES, Target
@@ -179,10 +178,7 @@ def _check(plan: Plan) -> None:
         *plan.placements,
     ]
     for part in (plan, *kept):
-        for name, kind in get_type_hints(type(part)).items():
-            value = getattr(part, name)
-            if kind in (int, str, bool) and type(value) is not kind:
-                raise TypeError(f"{name} is {value!r}")
+        check_fields(part)
     counts = [*plan.used.values(), *plan.capacity.values(), *plan.kv_layers.values()]
     if not all(type(n) is int for n in counts) or not all(type(s) is str for s in plan.steps):
         raise TypeError("a size is no integer, or a step no name")
@@ -213,13 +209,14 @@ def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:
                 label = LABELS.get(name, name)
                 mine[label] = mine.get(label, 0.0) + cycles / phase.steps
     spans = [
-        Span(name, layer, c.elapsed, _parts(c), busy.get((layer, name), {}))
+        Span(name, layer, c.elapsed, parts_of(c), busy.get((layer, name), {}))
         for (layer, name), c in phase.counts.items()
     ]
     return Chart(title, spans)
 
 
-def _parts(c: Counts) -> dict[str, float]:
+def parts_of(c: Counts) -> dict[str, float]:
+    """What the mean core did, as a timeline tells it."""
     stalls = c.load_stalls + c.icache
     return {
         "working": max(0.0, c.active - stalls), "stalls": stalls, "barrier": c.barrier,

@@ -20,8 +20,8 @@ from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
+from shrinkc.pictures.memory import memory_map
 from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
-from shrinkc.report.memory_map import memory_map
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import MEMORIES, Target
 
@@ -190,7 +190,7 @@ class Planned:
 
     def picture(self) -> str:
         """The memory map, as an SVG document."""
-        return memory_map(self.plan, self.name)
+        return memory_map(self.name, self.plan, self.shape)
 
     def _cache_places(self) -> str:
         """The memories that hold the cache, with their layers where they are several."""

@@ -10,7 +10,7 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import Mismatch, UsageError
 from shrinkc.driver.asking import Machine
 from shrinkc.driver.estimating import Predicted, profile_chart
-from shrinkc.report.timeline import timeline
+from shrinkc.pictures.timeline import timeline
 from shrinkc.simulate.profile import Profile
 from shrinkc.simulate.proof import Pass, Record, Request, Verdict
 

@@ -16,7 +16,7 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
 from shrinkc.memory.cycles import LABELS
-from shrinkc.report.sweep import Bar, Row, sweep_picture
+from shrinkc.pictures.sweep import Bar, Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
 AXES = ("target", "bits", "head_bits", "group", "context", "l1")

@@ -1,1 +1,1 @@
-"""Pictures and texts for people, from plans and files."""
+"""The pages of ``shrinkc report``: what is known of a compiled directory or of a compression run."""

@@ -1,351 +1,581 @@
-"""The sections of a compiled directory's report."""
+"""The page of a compiled directory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import shrinkc
+from shrinkc.core import artifact
+from shrinkc.core.errors import BadArtifact, BadData, ShrinkcError, UsageError
+from shrinkc.core.parsing import as_number, as_text
+from shrinkc.core.progress import Reporter
+from shrinkc.core.shell import name_of, printable
 from shrinkc.core.words import listed
-from shrinkc.report.levels import level_picture
-from shrinkc.report.parts import (
+from shrinkc.costs import cost_table
+from shrinkc.driver.estimating import POSITION, Speed, check_speed, read_plan, speed_of
+from shrinkc.engines import CORES
+from shrinkc.evaluation.rows import figures
+from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.serialize import load
+from shrinkc.memory.cycles import LABELS, Passes
+from shrinkc.memory.parts import Placement
+from shrinkc.memory.plan import Plan
+from shrinkc.pictures.memory import Memory, memories_of, memory_picture
+from shrinkc.pictures.roofline import Ceiling, Point, roofline
+from shrinkc.pictures.timeline import Chart, timeline
+from shrinkc.report.cycles import Phase, Steps, ceilings, phase
+from shrinkc.report.page import (
     NONE,
     Card,
-    Data,
+    Column,
     Figure,
+    Page,
     Samples,
     Section,
+    Source,
     Table,
-    Text,
-    layer_name,
+    Value,
+    change,
+    digits,
     number,
     pairs,
     percent,
     size,
 )
-from shrinkc.report.roofline import roofline
-from shrinkc.report.timeline import Chart, Span, timeline
+from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
+from shrinkc.simulate import profile
+from shrinkc.storage import MatrixShape
+from shrinkc.targets import MEMORIES, TARGETS, Target
 
-_RESOURCES = {"cores": "cores", "dma": "DMA", "flash": "HyperBus"}
+KIND = "compiled directory"
+MEASURES = {"perplexity", "trivia", "hellaswag", "samples"}  # one of which an evaluation has
+EVAL_MOST = 64 << 20  # bytes of a file that is looked at
+NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
 
 
-def sections(data: Data) -> list[Section]:
-    """In the order of the page."""
-    return [
-        _verdict(data),
-        _memory(data),
-        _weights(data),
-        _cycles(data),
-        _timeline(data),
-        _roofline(data),
-        _accuracy(data),
-    ]
+@dataclass(frozen=True)
+class ReportRequest:
+    """``run``: what ``shrinkc run --json`` printed (None: what the last ``--profile`` left in the directory,
+    if any); ``evals``: what ``shrinkc eval`` wrote, beside those that lie in the directory."""
+
+    position: int | None = None
+    clock_mhz: float | None = None
+    run: Path | None = None
+    evals: tuple[Path, ...] = ()
+
+    def refuse_for_run(self, directory: Path) -> None:
+        """UsageError where something was asked for that only a compiled directory has."""
+        if self != ReportRequest():
+            raise UsageError(
+                f"{directory} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
+                "leave them out.",
+            )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``file`` says of a run: its machine, how many tokens it took and gave, the values that were compared
+    (None: not verified), and the profile's phases (None: not profiled, or no decode step)."""
+
+    file: str
+    machine: str
+    model: str
+    prompt: int
+    new: int
+    drafted: bool
+    compared: float | None
+    mismatched: float | None
+    prefill: profile.Phase | None
+    decode: profile.Phase | None
+
+    @classmethod
+    def of_json(cls, file: str, found: Mapping[str, Any]) -> Run:
+        """Raises KeyError, TypeError or ValueError for what is none."""
+        verdict, phases = found["verdict"], found["profile"] or {}
+        prefill = profile.Phase.of_json(phases["prefill"]) if phases else None
+        decode = phases["decode"] if phases else None
+        decode = None if decode is None else profile.Phase.of_json(decode)
+        prompt, new = (list[object](found[key]) for key in ("prompt_tokens", "new_tokens"))
+        if not prompt:
+            raise ValueError("it has no prompt")
+        if decode is not None and not 1 <= decode.steps <= max(1, len(new)):
+            raise ValueError("more decode steps than tokens")
+        return cls(
+            file, as_text(found["target"]), as_text(found["model"]), len(prompt), len(new),
+            bool(found.get("lookup")),
+            None if verdict is None else as_number(verdict["compared"]),
+            None if verdict is None else as_number(verdict["mismatched"]), prefill, decode,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What a directory holds, and what is estimated of it."""
+
+    manifest: artifact.Manifest
+    target: Target
+    plan: Plan
+    graph: Graph
+    shape: ModelShape
+    run: Run | None
+    speed: Speed | None
+    phases: Sequence[Phase]
+    ceilings: Mapping[str, Sequence[Ceiling]]  # of each phase
+
+
+def compiled_page(directory: Path, request: ReportRequest, reporter: Reporter) -> Page:
+    """Everything that is known of a compiled directory.
+
+    Raises BadArtifact where it is none or not as compiled, BadData for a file of a run or an evaluation that
+    is none or of another model, UsageError for a position or clock that is not possible.
+    """
+    check_speed(request.position, request.clock_mhz)
+    if not (directory / artifact.MANIFEST).is_file():
+        raise BadArtifact(
+            f"{directory} is neither a compiled directory nor a compression run.", NEITHER
+        )
+    manifest = artifact.read_manifest(directory)
+    target = TARGETS.get(manifest.target)
+    if target is None:
+        raise BadArtifact(
+            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not one of "
+            f"{', '.join(TARGETS)}.",
+            "compile the model again.",
+        )
+    with reporter.stage("reading the program"):
+        artifact.check_files(directory, manifest, (artifact.PLAN, artifact.IR))
+        plan, graph = read_plan(directory / artifact.PLAN), load(directory / artifact.IR)
+        shape = shapes_of_graph(graph, 0)
+        if not {m.name for m in shape.matrices} <= {p.name for p in plan.placements}:
+            raise BadArtifact(
+                f"{directory / artifact.PLAN} has no place for some matrices of the integer model.",
+                "compile the model again.",
+            )
+        changed = artifact.changed_files(directory, manifest)
+    run = _run_of(directory, request.run, manifest)
+    speed = speed_of(shape, plan, target, request.position, request.clock_mhz)
+    notes: list[str] = []
+    if changed:
+        notes.append(f"changed since it was compiled: {', '.join(changed)}")
+    if run is not None and run.drafted:
+        notes.append(
+            "the run drafted tokens: its passes took more than one, estimates are of one each"
+        )
+    if speed is None:
+        notes.append(f"cycles are not estimated: {target.name} was not calibrated")
+    with reporter.stage("estimating"):
+        phases, lines = _phases(plan, shape, target, request.position, run)
+    c = _Compiled(manifest, target, plan, graph, shape, run, speed, phases, lines)
+    memories = memories_of(plan, shape)
+    accuracy = _accuracy(_evaluations(directory, manifest, request.evals, notes))
+    sections = [
+        _verdict(c, memories, notes), _memory(memories, plan.steps), _weights(plan, shape), _cycles(c),
+        _timeline(phases), _roofline(c), accuracy,
+    ]  # fmt: skip
+    return Page(KIND, manifest.model, name_of(directory), sections, notes)
+
+
+def _run_of(directory: Path, path: Path | None, manifest: artifact.Manifest) -> Run | None:
+    """A run of this model; None where there is none."""
+    if path is None:
+        path = directory / artifact.PROFILE
+        if not path.is_file():
+            return None
+    try:
+        run = Run.of_json(name_of(path), read_json_object(path, BadData))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadData(
+            f"{path} is no run of shrinkc: {error!r}.",
+            "give what 'shrinkc run DIR --on gvsoc --profile --json' printed.",
+        ) from None
+    if run.model != manifest.model:
+        raise BadData(
+            f"{path} is a run of '{run.model}', and {directory} holds '{manifest.model}'.",
+            "give a run of this directory.",
+        )
+    if run.prompt + run.new > manifest.context:
+        raise BadData(
+            f"{path} is a run of {run.prompt + run.new} tokens, and {directory} was compiled for "
+            f"{manifest.context}.",
+            "give a run of this directory.",
+        )
+    return run
+
+
+def _phases(
+    plan: Plan, shape: ModelShape, target: Target, position: int | None, run: Run | None
+) -> tuple[list[Phase], dict[str, list[Ceiling]]]:
+    """With the ceilings of each; of the run where it has a profile, else of a decode step at ``position`` and of a
+    prompt of as many tokens."""
+    passes, table = Passes(shape, plan, target), cost_table(target.name)
+    phases = []
+    if run is None or run.prefill is None:
+        prompt = min(POSITION, plan.context - 1) if position is None else position
+        step, title = [passes.steps(1, prompt)], f"a decode step at position {prompt}"
+        phases.append(phase("decode", title, step, 1, table, None, False))
+    else:
+        prompt = run.prompt
+        if (decode := run.decode) is not None:
+            each = [passes.steps(1, prompt + i) for i in range(decode.steps)]
+            title = f"a decode step, mean of {decode.steps} after {prompt} tokens"
+            phases.append(phase("decode", title, each, decode.steps, table, decode, True))
+    measured = None if run is None else run.prefill
+    title, counted = f"a prompt of {prompt} tokens", measured is not None
+    phases.append(phase("prefill", title, passes.prompt(prompt), 1, table, measured, counted))
+    tokens = {"decode": 1, "prefill": min(prompt, plan.chunk)}
+    lines = {p.name: ceilings(target, plan, passes, table, tokens[p.name]) for p in phases}
+    return phases, lines
 
 
 # ---- verdict ----
 
 
-def _verdict(data: Data) -> Section:
-    v, made, model = data["verdict"], data["made"], data["model"]
+def _verdict(c: _Compiled, memories: Sequence[Memory], notes: Sequence[str]) -> Section:
+    g, made = c.graph, c.manifest
+    fits = all(c.plan.used[level] <= have for level, have in c.plan.capacity.items())
     cards = [
-        Card("Fits?", "yes" if v["fits"] else "no", f"{made['target']}, context {model['context']}", good=v["fits"]),
-        _speed(v),
-        _limit(v),
-        _measured(v),
-        _proof(v),
+        Card("fits", "Fits?", "yes" if fits else "no", fits, f"{made.target}, context {g.context}", good=fits),
+        _speed(c.speed), _limit(c.speed), _measured(c), _proof(c.run),
     ]  # fmt: skip
     cards += [
-        Card(level["label"], percent(level["share"]), f"{size(level['used'])} of {size(level['available'])}",
-             level["share"])
-        for level in data["memory"]
+        Card(m.level, m.label, percent(m.share), m.share, f"{size(m.used)} of {size(m.available)}", m.share,
+             also={f"{m.level}_used": m.used, f"{m.level}_available": m.available})
+        for m in memories
     ]  # fmt: skip
-    about = [(key.replace("_", " "), f"{value:,}") for key, value in model.items()]
-    about += [(f"option {key}", value) for key, value in made["options"].items()]
-    about += [
-        ("compiled by", f"shrinkc {made['shrinkc']}"),
-        ("reported by", f"shrinkc {data['shrinkc']}"),
-    ]
+    model = {
+        "layers": g.num_layers, "hidden": g.hidden, "ffn": g.ffn, "heads": g.heads,
+        "kv heads": g.kv_heads, "head size": g.head_dim, "vocabulary": g.vocab, "context": g.context,
+        "operations": len(g.ops),
+    }  # fmt: skip
+    about: list[tuple[str, Value]] = [(key, f"{value:,}") for key, value in model.items()]
+    about += [(f"option {key}", value) for key, value in made.options.items()]
+    about.append(("compiled by", f"shrinkc {made.shrinkc}"))
+    about.append(("reported by", f"shrinkc {shrinkc.__version__}"))
     return Section(
-        "verdict", "Verdict", source_said="The command that made it:", source=made["command"], cards=cards,
-        tables=[pairs("Model and options", about, folded=True)], notes=data["notes"],
+        "verdict", "Verdict", source=Source("command", "The command that made it:", made.command), cards=cards,
+        tables=[pairs("about", "Model and options", about)], notes=notes,
     )  # fmt: skip
 
 
-def _speed(v: Data) -> Card:
-    if v["tokens_per_second"] is None:
-        return Card("Tokens per second", "not estimated", "this target was not calibrated")
+def _speed(s: Speed | None) -> Card:
+    key, title = "tokens_per_second", "Tokens per second"
+    if s is None:
+        return Card(key, title, "not estimated", None, "this target was not calibrated")
+    rate, error = s.tokens_per_second(s.decode), s.table.passes
+    whose = "--clock" if s.asked else "the simulator's default"
     note = (
-        f"estimated: {number(v['cycles_per_token'])} cycles per token at position {v['position']}, "
-        f"{v['clock_mhz']:g} MHz ({v['clock_said_by']})"
+        f"estimated: {number(s.decode.cycles)} cycles per token at position {s.position}, "
+        f"{s.clock_mhz:g} MHz ({whose})"
     )
-    if v["error_median"] is not None:
-        note += f"; off by {percent(v['error_median'])} in the median, {percent(v['error_p90'])} in 9 of 10"
-    return Card("Tokens per second", number(v["tokens_per_second"], 1), note)
+    if error is not None:
+        note += f"; off by {percent(error.median)} in the median, {percent(error.p90)} in 9 of 10"
+    also: dict[str, Value] = {
+        "cycles_per_token": s.decode.cycles, "position": s.position, "clock_mhz": s.clock_mhz,
+        "clock_said_by": whose, "error_median": None if error is None else error.median,
+        "error_p90": None if error is None else error.p90,
+    }  # fmt: skip
+    return Card(key, title, number(rate, 1), rate, note, also=also)
 
 
-def _limit(v: Data) -> Card:
-    if v["limit"] is None:
-        return Card("Limiting resource", NONE, "not estimated")
-    return Card(
-        "Limiting resource",
-        v["limit"],
-        f"busy {percent(v['limit_busy'], 0)} of a decode step, estimated",
-    )
+def _limit(s: Speed | None) -> Card:
+    if s is None:
+        return Card("limit", "Limiting resource", NONE, None, "not estimated")
+    name, busy = LABELS.get(s.decode.limit, s.decode.limit), s.decode.busy[s.decode.limit]
+    note = f"busy {percent(busy, 0)} of a decode step, estimated"
+    return Card("limit", "Limiting resource", name, name, note, also={"limit_busy": busy})
 
 
-def _measured(v: Data) -> Card:
-    if not v["measured_cycles"]:
-        return Card(
-            "Measured", "no profiled run", "shrinkc run DIR --on gvsoc --profile leaves one"
-        )
-    cycles = v["measured_cycles"]
-    name = "decode" if "decode" in cycles else "prefill"
-    note = f"{name}, with the counters of a profile build, on {v['run_on']} ({v['run']})"
-    return Card("Measured", f"{number(cycles[name])} cycles", note)
+def _measured(c: _Compiled) -> Card:
+    key, title = "measured_cycles", "Measured"
+    found = [p for p in c.phases if p.measured is not None]
+    if c.run is None or not found:
+        note = "shrinkc run DIR --on gvsoc --profile leaves one"
+        return Card(key, title, "no profiled run", None, note)
+    name, cycles = found[0].name, found[0].measured or 0.0
+    note = f"{name}, with the counters of a profile build, on {c.run.machine} ({printable(c.run.file)})"
+    return Card(key, title, f"{number(cycles)} cycles", cycles, note, also={"measured_phase": name})
 
 
-def _proof(v: Data) -> Card:
-    if v["compared"] is None:
-        return Card(
-            "Proved", "no verified run", "a run compares every integer with the interpreter's"
-        )
-    ok = v["mismatched"] == 0 and v["compared"] > 0
-    note = f"{number(v['compared'])} values compared, {number(v['mismatched'])} mismatched, on {v['run_on']}"
-    return Card("Proved", "yes" if ok else "no", note, good=ok)
+def _proof(run: Run | None) -> Card:
+    if run is None or run.compared is None or run.mismatched is None:
+        note = "a run compares every integer with the interpreter's"
+        return Card("proved", "Proved", "no verified run", None, note)
+    ok = run.mismatched == 0 and run.compared > 0
+    note = f"{number(run.compared)} values compared, {number(run.mismatched)} mismatched, on {run.machine}"
+    also: dict[str, Value] = {
+        "compared": run.compared, "mismatched": run.mismatched, "run": printable(run.file),
+        "run_on": run.machine,
+    }  # fmt: skip
+    return Card("proved", "Proved", "yes" if ok else "no", ok, note, good=ok, also=also)
 
 
-# ---- memory ----
+# ---- memory and weights ----
+
+_COUNT = digits(0)
 
 
-def _memory(data: Data) -> Section:
+def _memory(memories: Sequence[Memory], steps: Sequence[str]) -> Section:
     said = (
         "Each memory: addresses downwards, the steps of one pass across. A buffer is drawn in the steps that need what "
         "it holds; weights are always there, and full in the step that reads them. Point at a "
         "region, or go into the picture and use the arrow keys, to see its name, bytes and address."
     )
-    figures = [
-        Figure(
-            level_picture(level, data["steps"]),
-            f"{level['label']}, {len(level['regions'])} regions",
-        )
-        for level in data["memory"]
+    drawn = [
+        Figure(memory_picture(m, steps), f"{m.label}, {len(m.regions)} regions") for m in memories
     ]
     rows = [
-        (r["name"], level["label"], r["kind"], number(r["offset"]), number(r["bytes"]),
-         data["steps"][r["first"]], data["steps"][r["last"]])
-        for level in data["memory"] for r in level["regions"] if r["kind"] != "weights"
+        (r.name, m.label, r.kind, r.offset, r.bytes, steps[r.first], steps[r.last],
+         None if r.read is None else steps[r.read])
+        for m in memories for r in m.regions
     ]  # fmt: skip
-    head = ("name", "memory", "kind", "#address", "#bytes", "from", "to")
-    table = Table("Buffers and tables", head, rows, folded=True)
-    return Section("memory", "Memory map", said, figures=figures, tables=[table])
-
-
-# ---- weights ----
-
-
-def _weights(data: Data) -> Section:
-    weights = data["weights"]
-    whole = sum(w["bytes"] for w in weights)
-    slots: dict[tuple[Any, ...], list[Data]] = {}
-    for w in weights:
-        key = (
-            w["slot"],
-            w["rows"],
-            w["inputs"],
-            w["bits"],
-            w["scale_per"],
-            w["engine"],
-            w["memory"],
-        )
-        slots.setdefault(key, []).append(w)
-    rows = []
-    for (slot, n, k, bits, per, engine, memory), ws in slots.items():
-        total = sum(w["bytes"] for w in ws)
-        rows.append(
-            (slot, number(len(ws)), f"{n:,} × {k:,}", number(bits), f"{per}", engine, memory, _tiles(ws),
-             number(total), percent(total / max(whole, 1)))
-        )  # fmt: skip
-    head = (
-        "matrix", "#count", "#rows × inputs", "#bits", "#scale per", "runs on", "lies in", "#tiles each",
-        "#bytes", "#share",
+    columns = (
+        Column("name"), Column("memory"), Column("kind"), Column("address", _COUNT), Column("bytes", _COUNT),
+        Column("from"), Column("to"), Column("read_in"),
     )  # fmt: skip
-    every = [
-        (w["name"], w["memory"], w["engine"], number(w["offset"]), number(w["bytes"]), number(w["tiles"]),
-         number(w["tile_bytes"]), w["same_as"] or "")
-        for w in weights
-    ]  # fmt: skip
-    s = data["schedule"]
+    table = Table("regions", "Regions of all memories", columns, rows, folded=True)
+    return Section("memory", "Memory map", said, figures=drawn, tables=[table])
+
+
+def _weights(plan: Plan, shape: ModelShape) -> Section:
+    placed, again = {p.name: p for p in plan.placements}, dict(shape.shared)
+    stored = {m.name: 0 if m.name in again else placed[m.name].bytes for m in shape.matrices}
+    slots: dict[tuple[Value, ...], list[MatrixShape]] = {}
+    every = []
+    for m in shape.matrices:
+        p = placed[m.name]
+        memory = " and ".join(MEMORIES[level].label for level, _, _ in p.pieces)
+        per = str(m.seg) if m.grouped or m.asymmetric else "row"
+        slot = (m.name.split(".", 1)[-1], m.rows, m.k, m.bits, per, p.engine, memory)
+        slots.setdefault(slot, []).append(m)
+        tile = min(p.tile_blocks, p.blocks) * p.block_bytes if _tiles(p) else 0
+        every.append(
+            (m.name, memory, p.engine, p.offset, stored[m.name], _tiles(p), tile, again.get(m.name, ""))
+        )  # fmt: skip
+    whole, rows = sum(stored.values()), []
+    for key, ms in slots.items():
+        total, tiles = sum(stored[m.name] for m in ms), [_tiles(placed[m.name]) for m in ms]
+        each = None if not any(tiles) else " to ".join(map(str, sorted({min(tiles), max(tiles)})))
+        rows.append((key[0], len(ms), *key[1:], each, total, total / max(whole, 1)))
     cores = ""
-    if s["tile_bytes"]:
-        cores = f"what the cores multiply comes to L1 in tiles of up to {size(s['tile_bytes'])}, "
+    if plan.tile_bytes:
+        cores = f"what the cores multiply comes to L1 in tiles of up to {size(plan.tile_bytes)}, "
     said = (
         f"{size(whole)} of weights, scales and offsets, as they are stored. A prompt goes in chunks of "
-        f"{s['chunk']} tokens; {cores}other engines read weights in place and take no tiles."
+        f"{plan.chunk} tokens; {cores}other engines read weights in place and take no tiles."
     )
+    columns = (
+        Column("matrix"), Column("count", _COUNT), Column("rows", _COUNT), Column("inputs", _COUNT),
+        Column("bits", _COUNT), Column("scale_per", str), Column("runs_on"), Column("lies_in"),
+        Column("tiles_each", str), Column("bytes", _COUNT), Column("share", percent),
+    )  # fmt: skip
+    all_columns = (
+        Column("name"), Column("lies_in"), Column("runs_on"), Column("address", _COUNT),
+        Column("bytes", _COUNT), Column("tiles", _COUNT), Column("tile_bytes", _COUNT, "bytes of a tile"),
+        Column("same_as"),
+    )  # fmt: skip
     return Section(
         "weights", "Weights and tiles", said,
-        tables=[
-            Table("Where the bytes of weights go", head, rows),
-            Table("Every matrix", ("name", "lies in", "runs on", "#address", "#bytes", "#tiles", "#bytes of a tile",
-                                   "same as"), every, folded=True),
-        ],
+        tables=[Table("slots", "Where the bytes of weights go", columns, rows),
+                Table("matrices", "Every matrix", all_columns, every, folded=True)],
     )  # fmt: skip
 
 
-def _tiles(ws: Sequence[Data]) -> str:
-    counts = sorted({w["tiles"] for w in ws})
-    return NONE if counts == [0] else " to ".join(map(str, sorted({counts[0], counts[-1]})))
+def _tiles(p: Placement) -> int:
+    """That bring the matrix to L1."""
+    return -(-p.blocks // p.tile_blocks) if p.engine == CORES and p.name != "embedding" else 0
 
 
 # ---- cycles ----
 
 
-def _cycles(data: Data) -> Section:
+def _cycles(c: _Compiled) -> Section:
     tables: list[Table] = []
-    for phase in data["phases"]:
-        tables += [_ops_table(phase), _layers_table(phase)]
-    missing = sorted({name for phase in data["phases"] for name in phase["not_calibrated"]})
+    for p in c.phases:
+        tables += [_ops_table(p), _layers_table(p)]
+    missing = sorted({name for p in c.phases for name in p.unknown})
     notes = [f"not calibrated, and counted as nothing: {listed(missing)}"] if missing else []
-    return Section(
-        "cycles", "Cycles per op and per layer", _cycles_said(data), tables=tables, notes=notes
-    )
-
-
-def _cycles_said(data: Data) -> str:
-    if data["verdict"]["measured_cycles"]:
-        return (
+    if any(p.measured for p in c.phases):
+        said = (
             "Measured by the counters of a profile build on the simulator, and estimated by the cost model for "
             "the same run, with the same counters; a plain build is faster."
         )
-    if data["speed"] is None:
-        return "Neither measured nor estimated: no profiled run lies here, and this target was not calibrated."
-    made = data["speed"]["model"]
-    return (
-        "All of these are estimated by the cost model"
-        + (
-            f" (fitted on {made['date']} to {made['simulator']})"
-            if {"date", "simulator"} <= made.keys()
-            else ""
+    elif c.speed is None:
+        said = "Neither measured nor estimated: no profiled run lies here, and this target was not calibrated."
+    else:
+        made = c.speed.table.made
+        fitted = {"date", "simulator"} <= made.keys()
+        said = (
+            "All of these are estimated by the cost model"
+            + (f" (fitted on {made['date']} to {made['simulator']})" if fitted else "")
+            + "; none was measured. 'shrinkc run DIR --on gvsoc --profile' measures them."
         )
-        + "; none was measured. 'shrinkc run DIR --on gvsoc --profile' measures them."
-    )
+    return Section("cycles", "Cycles per op and per layer", said, tables=tables, notes=notes)
 
 
-def _ops_table(phase: Data) -> Table:
-    measured, estimated = phase["measured"], phase["estimated"]
-    ops = phase["ops"]
-    off = estimated / measured - 1 if measured and estimated else None
-    whole = {
-        "op": "all", "kind": "", "limit": "", "estimated": estimated, "measured": measured, "off": off,
-        **{key: sum(o[key] for o in ops) for key in ("products", "bytes")},
-    }  # fmt: skip
-    rows = []
-    for o in (*ops, whole):
-        share = (o["measured"] or o["estimated"] or 0.0) / (measured or estimated or 1.0)
-        cells = [o["op"], o["kind"], number(o["estimated"])]
-        cells += [number(o["measured"]), percent(o["off"], sign=True)] if measured else []
-        cells += [percent(share), o["limit"] or NONE, number(o["products"]), number(o["bytes"])]
-        rows.append(cells)
-    beside = ("#measured cycles", "#estimate off") if measured else ()
-    head = (
-        "op", "kind", "#estimated cycles", *beside, "#share", "busiest, estimated", "#products", "#bytes",
+def _ops_table(p: Phase) -> Table:
+    whole = p.measured or p.all.estimated or 1.0
+
+    def row(
+        op: str, kind: str, steps: Steps, measured: float | None, limit: str | None
+    ) -> list[Value]:
+        estimated = steps.estimated
+        off = estimated / measured - 1 if estimated and measured else None
+        share = (measured or estimated or 0.0) / whole
+        return [op, kind, estimated, measured, off, share, limit, steps.products, steps.bytes]
+
+    rows = [row(s.first.op, s.first.kind, s, s.measured, s.limit) for s in p.ops]
+    rows.append(row("all", "", p.all, p.measured, ""))
+    columns = (
+        Column("op"), Column("kind"), Column("estimated_cycles", _COUNT), Column("measured_cycles", _COUNT),
+        Column("estimate_off", change), Column("share", percent), Column("busiest", title="busiest, estimated"),
+        Column("products", _COUNT), Column("bytes", _COUNT),
     )  # fmt: skip
-    return Table(f"{phase['phase']}: {phase['title']}, ops of all layers", head, rows)
+    return Table(f"{p.name}_ops", f"{p.name}: {p.title}, ops of all layers", columns, rows)
 
 
-def _layers_table(phase: Data) -> Table:
-    kinds = ("estimated", "measured") if phase["measured"] else ("estimated",)
-    rows = [
-        (layer_name(row["layer"]), *(number(row[kind]) for kind in kinds))
-        for row in phase["layers"]
-    ]
-    head = ("layer", *(f"#{kind} cycles" for kind in kinds))
-    return Table(f"{phase['phase']}: layers", head, rows, folded=True)
+_LAYER = Column("layer", _COUNT, none="in no layer")
+_CYCLES = (Column("estimated_cycles", _COUNT), Column("measured_cycles", _COUNT))
 
 
-# ---- timeline ----
+def _layers_table(p: Phase) -> Table:
+    layers = p.by(lambda step: step.layer)
+    rows = [(s.first.layer, s.estimated, s.measured) for s in layers]
+    columns = (_LAYER, *_CYCLES)
+    return Table(f"{p.name}_layers", f"{p.name}: layers", columns, rows, folded=True)
 
 
-def _timeline(data: Data) -> Section:
-    figures = []
-    for phase in data["phases"]:
-        kinds = [k for k in ("measured", "estimated") if phase[k] is not None]
-        if kinds:
-            charts = [_chart(phase, kind) for kind in kinds]
-            svg = timeline(f"{phase['phase']}: {phase['title']}", charts)
-            figures.append(Figure(svg, f"{phase['phase']}, {listed(kinds)}"))
+def _timeline(phases: Sequence[Phase]) -> Section:
+    drawn, tables = [], []
+    for p in phases:
+        estimated, measured = zip(*(step.spans() for step in p.steps), strict=True)
+        found = {
+            kind: [span for span in spans if span is not None]
+            for kind, spans in (("measured", measured), ("estimated", estimated))
+            if any(spans)
+        }
+        if not found:
+            continue
+        charts = [Chart(f"{kind}, in operations", spans) for kind, spans in found.items()]
+        svg = timeline(f"{p.name}: {p.title}", charts)
+        drawn.append(Figure(svg, f"{p.name}, {listed([*found])}"))
+        rows = [(s.layer, s.op, s.engine, s.cycles, s.measured) for s in p.steps]
+        columns = (_LAYER, Column("op"), Column("engine"), *_CYCLES)
+        tables.append(Table(f"{p.name}_steps", f"{p.name}: every step", columns, rows, folded=True))
     said = (
         "Every step of every layer, as long as it takes. The upper lane is what the mean core does; an estimate "
         "tells apart only working, waiting for transfers, and waiting for another engine (shown as asleep). The "
         "lanes below it show how busy the DMA, the HyperBus and engines are, always by the cost model."
     )
-    return Section("timeline", "Timeline", said if figures else "", figures=figures)
+    return Section("timeline", "Timeline", said if drawn else "", figures=drawn, tables=tables)
 
 
-def _chart(phase: Data, kind: str) -> Chart:
-    spans = []
-    for step in phase["steps"]:
-        parts = step[f"{kind}_parts"]
-        if parts is None:  # a whole phase is measured, but for what is in no layer of it
-            continue
-        busy = {_RESOURCES.get(n, n): cycles for n, cycles in step["busy"].items() if n != "cores"}
-        spans.append(Span(step["op"], step["layer"], step[kind], parts, busy))
-    return Chart(f"{kind}, in operations", spans)
-
-
-# ---- roofline ----
-
-
-def _roofline(data: Data) -> Section:
-    figures: list[Figure] = []
-    ceilings: dict[tuple[str, float], tuple[str, Data]] = {}
-    for phase in data["phases"]:
-        lines = data["roofline"].get(phase["phase"], ())
-        svg = roofline(f"{phase['phase']}: {phase['title']}", phase["points"], lines)
+def _roofline(c: _Compiled) -> Section:
+    drawn, found = [], dict[tuple[str, float], Ceiling]()
+    points: list[tuple[str, Point]] = []
+    for p in c.phases:
+        svg = roofline(f"{p.name}: {p.title}", p.points, c.ceilings[p.name])
         if svg is not None:
-            figures.append(Figure(svg, f"{phase['phase']}, {len(phase['ops'])} ops"))
-            ceilings |= {(c["name"], c["per_cycle"]): (phase["phase"], c) for c in lines}
-    if not figures:
+            drawn.append(Figure(svg, f"{p.name}, {len(p.ops)} ops"))
+            found |= {(line.name, line.per_cycle): line for line in c.ceilings[p.name]}
+            points += [(p.name, point) for point in p.points]
+    if not drawn:
         return Section("roofline", "Roofline")
-    rows = [
-        (c["name"], number(c["per_cycle"], 3), f"{c['of']} per cycle", c["said_by"])
-        for _, c in ceilings.values()
-    ]
-    ops = [
-        (phase["phase"], o["op"], number(o["layers"]), number(o["products_per_byte"], 3),
-         number(o["estimated_products_per_cycle"], 3), number(o["measured_products_per_cycle"], 3), o["source"])
-        for phase in data["phases"] for o in phase["points"]
-    ]  # fmt: skip
     said = (
         "Products are multiplications with the addition behind them; ops that only shift or compare count one per "
         "element. Bytes are operands and results, each once: weights as stored, the cache, activations. A dot is an "
         "op of all layers whose weights come from the same place. It stays below the flat line of what computes it, "
         "and below the rising line of where its bytes come from, but for those that came while another op worked."
     )
+    lines = [
+        (x.name, x.per_cycle, f"{x.of} per cycle", x.source, x.said_by) for x in found.values()
+    ]
+    line_columns = (
+        Column("ceiling"), Column("value", digits(3)), Column("unit"), Column("bytes_from"), Column("from"),
+    )  # fmt: skip
+    ops = [
+        (name, x.op, x.layers, x.per_byte, x.estimated, x.measured, x.source) for name, x in points
+    ]
+    op_columns = (
+        Column("phase"), Column("op"), Column("times", _COUNT), Column("products_per_byte", digits(3)),
+        Column("estimated_products_per_cycle", digits(3)), Column("measured_products_per_cycle", digits(3)),
+        Column("bytes_from"),
+    )  # fmt: skip
     return Section(
-        "roofline", "Roofline", said, figures=figures,
-        tables=[
-            Table("Ceilings and what says so", ("ceiling", "#value", "unit", "from"), rows),
-            Table("Ops", ("phase", "op", "#times", "#products per byte", "#estimated products per cycle",
-                          "#measured products per cycle", "bytes from"), ops, folded=True),
-        ],
+        "roofline", "Roofline", said, figures=drawn,
+        tables=[Table("ceilings", "Ceilings and what says so", line_columns, lines),
+                Table("points", "Ops", op_columns, ops, folded=True)],
     )  # fmt: skip
 
 
 # ---- accuracy ----
 
 
-def _accuracy(data: Data) -> Section:
-    tables, samples = [], []
-    for found in data["accuracy"]:
-        about = listed([str(v) for v in found["of"].values()])
-        if found["rows"]:
-            rows = [(r["measure"], r["value"], r["error"] or NONE, r["of"]) for r in found["rows"]]
-            head = ("measure", "#value", "#standard error", "of")
-            tables.append(Table(f"{found['file']}: {about}", head, rows))
-        samples += [
-            Samples(s["prompt"], [Text(found["file"], s["text"])]) for s in found["samples"]
-        ]
-    notes = [] if data["accuracy"] else [
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``file`` says of the model ``about``: rows of measure, value, its standard error, of what; and prompts with
+    the texts that follow them."""
+
+    file: str
+    about: str
+    rows: Sequence[tuple[str, str, str, str]]
+    samples: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of_json(cls, path: Path, found: Mapping[str, Any]) -> Evaluation:
+        """BadData for what is none."""
+        try:
+            about = [
+                str(found["model"][key])
+                for key in ("name", "kind", "dtype", "engine")
+                if key in found["model"]
+            ]
+            texts = found.get("samples", {}).get("texts", [])
+            samples = [(str(text["prompt"]), str(text["text"])) for text in texts]
+            rows = figures(found)
+            if not rows and not samples:
+                raise KeyError("no figure")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BadData(
+                f"{path} is no evaluation of shrinkc: {error!r}.", "give what 'shrinkc eval -o FILE' wrote."
+            ) from None  # fmt: skip
+        return cls(name_of(path), listed(about), rows, samples)
+
+
+def _evaluations(
+    directory: Path, manifest: artifact.Manifest, given: Sequence[Path], notes: list[str]
+) -> Iterable[Evaluation]:
+    """Those that were given, and those in the directory; of what cannot be read there is a note."""
+    for path in given:
+        yield Evaluation.of_json(path, read_json_object(path, BadData))
+    known = {os.path.realpath(path) for path in given}
+    for path in sorted(directory.glob("*.json")):
+        ours = path.name in manifest.files or path.name == artifact.MANIFEST
+        if ours or os.path.realpath(path) in known:
+            continue
+        try:
+            if path.stat().st_size > EVAL_MOST:
+                continue
+            found = read_json_object(path, BadData)
+            if isinstance(found.get("model"), dict) and MEASURES & found.keys():
+                yield Evaluation.of_json(path, found)
+        except (ShrinkcError, OSError) as error:
+            notes.append(f"{path.name} was left out: {error}")
+
+
+def _accuracy(found: Iterable[Evaluation]) -> Section:
+    evaluations = [*found]
+    columns = (Column("measure"), Column("value", str), Column("standard_error", str), Column("of"))
+    tables = [
+        Table(f"{e.file}", f"{e.file}: {e.about}", columns, [(m, v, error or None, of) for m, v, error, of in e.rows])
+        for e in evaluations if e.rows
+    ]  # fmt: skip
+    samples = [Samples(p, [(e.file, text)]) for e in evaluations for p, text in e.samples]
+    notes = [] if evaluations else [
         "No evaluation lies here. 'shrinkc eval DIR --text FILE -o DIR/eval.json' measures one, and the next report "
         "has it."
     ]  # fmt: skip

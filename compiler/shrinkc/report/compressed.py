@@ -1,148 +1,250 @@
-"""The sections of a compression run's report."""
+"""The page of a compression run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from shrinkc.compression.inspecting import read_records
+from shrinkc.compression.run_directory import CHOSEN, RECIPE, RUN, is_run
+from shrinkc.compression.sensitivity import MODULES
+from shrinkc.compression.steps import StepRecord, read_json
+from shrinkc.compression.summary import Row, picture, rows_of
+from shrinkc.core.errors import BadStep
+from shrinkc.core.parsing import as_number, check_fields
+from shrinkc.core.shell import name_of
 from shrinkc.core.words import show_time
-from shrinkc.report.heat import costs_of_layers, heat
-from shrinkc.report.parts import (
+from shrinkc.pictures.heat import costs_of_layers, heat
+from shrinkc.report.page import (
     NONE,
     Card,
-    Data,
+    Column,
     Figure,
+    Page,
     Samples,
     Section,
+    Source,
     Table,
-    Text,
+    digits,
     number,
     percent,
     size,
 )
-from shrinkc.report.quality import quality
+
+KIND = "compression run"
+SENSITIVITY = "sensitivity.json"  # as `shrinkc sensitivity -o` calls it
+_COUNT = digits(0)
 
 
-def sections(data: Data) -> list[Section]:
-    """In the order of the page."""
-    return [
-        _verdict(data),
-        _quality(data),
-        _steps(data),
-        _sensitivity(data),
-        _samples(data),
-        Section("recipe", "Recipe", source_said="As it ran (recipe.toml):", source=data["recipe"]),
-    ]
+def run_page(path: Path) -> Page | None:
+    """Everything that a run says of itself, the hashes of its files checked; None where ``path`` is no run.
+
+    BadStep where no step of it can be read; a damaged one beside others is a note.
+    """
+    if not is_run(path):
+        return None
+    about = read_json(path / RUN)
+    found, notes = read_records(path)
+    records = [record for record in found if _readable(record, notes)]
+    if not records:
+        raise BadStep(
+            f"no step of the run {path} can be read" + "".join(f": {note}" for note in notes[:1])
+        )
+    rows = rows_of(records)
+    sensitivities = _sensitivities(_measured(path, notes))
+    recipe = Source("recipe", "As it ran (recipe.toml):", _recipe(path, about))
+    sections = [
+        _verdict(records, rows, notes), _quality(rows), _steps(records, rows), sensitivities, _samples(records),
+        Section("recipe", "Recipe", source=recipe),
+    ]  # fmt: skip
+    return Page(KIND, str(about.get("model")), name_of(path), sections, notes)
 
 
-def _verdict(data: Data) -> Section:
-    steps = data["steps"]
-    cards = []
-    if steps:
-        first, last = steps[0], steps[-1]
-        cards = [
-            Card("Packed size", size(last["packed_bytes"]),
-                 f"{percent(last['share'])} of the given model in bf16, {size(first['packed_bytes'])} as given",
-                 min(1.0, last["share"])),
-            Card("Parameters", number(last["parameters"]), f"of {number(first['parameters'])}"),
-            _change("Perplexity", "perplexity", steps, 2),
-            _change("Bits per byte", "bits_per_byte", steps, 4),
-            Card("Steps", number(len(steps) - 1), f"took {show_time(data['seconds'])}"),
-        ]  # fmt: skip
-    return Section("verdict", "Verdict", cards=cards, notes=data["notes"])
+def _readable(record: StepRecord, notes: list[str]) -> bool:
+    """Whether the figures of a step are numbers and its texts texts; else that is a note."""
+    try:
+        row = rows_of([record])[0]
+        check_fields(row)
+        if type(record.stage) is not str or {*map(type, record.notes)} - {str}:
+            raise TypeError("a text is none")
+        if row.measured is not None:
+            as_number(row.measured.get("text_tokens"))
+        return True
+    except (TypeError, ValueError):
+        notes.append(f"{record.name} was left out: a figure of it is no number, or a text none")
+        return False
 
 
-def _change(title: str, key: str, steps: Sequence[Data], digits: int) -> Card:
+def _recipe(path: Path, about: Mapping[str, Any]) -> str:
+    with suppress(OSError, ValueError):
+        return (path / RECIPE).read_text(encoding="utf-8")
+    return str(about.get("recipe", ""))
+
+
+def _verdict(records: Sequence[StepRecord], rows: Sequence[Row], notes: Sequence[str]) -> Section:
+    first, last = rows[0], rows[-1]
+    seconds = sum(record.seconds for record in records)
+    packed = (
+        f"{percent(last.share)} of the given model in bf16, {size(first.packed_bytes)} as given"
+    )
+    cards = [
+        Card("packed_bytes", "Packed size", size(last.packed_bytes), last.packed_bytes, packed,
+             min(1.0, last.share), also={"share": last.share}),
+        Card("parameters", "Parameters", number(last.parameters), last.parameters, f"of {number(first.parameters)}"),
+        _change("perplexity", "Perplexity", rows, lambda row: row.perplexity, 2),
+        _change("bits_per_byte", "Bits per byte", rows, lambda row: row.bits_per_byte, 4),
+        Card("steps", "Steps", number(len(rows) - 1), len(rows) - 1, f"took {show_time(seconds)}",
+             also={"seconds": seconds}),
+    ]  # fmt: skip
+    return Section("verdict", "Verdict", cards=cards, notes=notes)
+
+
+def _change(
+    key: str, title: str, rows: Sequence[Row], of: Callable[[Row], float | None], places: int
+) -> Card:
     """What the last measured step has, and the first one."""
-    measured = [s for s in steps if s[key] is not None]
-    if not measured:
-        return Card(title, NONE, "not measured")
-    first, last = measured[0], measured[-1]
-    return Card(
-        title, number(last[key], digits),
-        f"of {last['name']}; {number(first[key], digits)} of {first['name']}; {last['protocol']}",
-    )  # fmt: skip
+    found = [(row, value) for row in rows if (value := of(row)) is not None]
+    if not found:
+        return Card(key, title, NONE, None, "not measured")
+    (first, before), (last, now) = found[0], found[-1]
+    note = f"of {last.name}; {number(before, places)} of {first.name}; {last.protocol}"
+    return Card(key, title, number(now, places), now, note)
 
 
-def _quality(data: Data) -> Section:
-    key, name = _measure(data)
-    svg = quality(data["steps"], key, name)
-    if svg is None:
+def _quality(rows: Sequence[Row]) -> Section:
+    drawn = picture(rows)
+    if drawn is None:
         return Section(
             "quality", "Bytes against quality", notes=["No step of this run was measured."]
         )
+    measure, svg = drawn
     said = (
         "Each measured step: packed bytes across (integers at their width, all else at 16 bit), "
-        f"{name} upwards, less is better. Point at a step, or use the arrow keys, to see its figures."
+        f"{measure} upwards, less is better. Point at a step, or use the arrow keys, to see its figures."
     )
-    return Section(
-        "quality", "Bytes against quality", said, figures=[Figure(svg, f"{name} over bytes")]
-    )
+    figure = Figure(svg, f"{measure} over bytes")
+    return Section("quality", "Bytes against quality", said, figures=[figure])
 
 
-def _measure(data: Data) -> tuple[str, str]:
-    """Perplexities of different tokens do not compare; bits per byte do."""
-    return (
-        ("perplexity", "perplexity") if data["same_tokens"] else ("bits_per_byte", "bits per byte")
-    )
-
-
-def _steps(data: Data) -> Section:
-    rows = [
-        (s["name"], s["stage"], number(s["layers"]), number(s["intermediate"]), number(s["kv_heads"]),
-         number(s["vocabulary"]), number(s["parameters"]), size(s["packed_bytes"]), percent(s["share"]),
-         number(s["perplexity"], 2), number(s["bits_per_byte"], 4), percent(s["trivia_closed"]),
-         percent(s["trivia_open"]), percent(s["hellaswag"]), percent(s["hellaswag_norm"]), show_time(s["seconds"]))
-        for s in data["steps"]
+def _steps(records: Sequence[StepRecord], rows: Sequence[Row]) -> Section:
+    cells = [
+        (r.name, record.stage, r.layers, r.intermediate, r.kv_heads, r.vocabulary, r.parameters, r.packed_bytes,
+         r.share, r.perplexity, r.bits_per_byte, r.protocol, r.trivia_closed, r.trivia_open, r.hellaswag,
+         r.hellaswag_norm, r.seconds)
+        for record, r in zip(records, rows, strict=True)
     ]  # fmt: skip
-    head = (
-        "step", "stage", "#layers", "#FFN", "#KV heads", "#tokens", "#parameters", "#packed", "#of bf16",
-        "#perplexity", "#bits per byte", "#TriviaQA closed", "#TriviaQA open", "#HellaSwag acc",
-        "#HellaSwag norm", "#took",
+    columns = (
+        Column("step"), Column("stage"), Column("layers", _COUNT), Column("intermediate", _COUNT, "FFN"),
+        Column("kv_heads", _COUNT, "KV heads"), Column("vocabulary", _COUNT, "tokens"),
+        Column("parameters", _COUNT), Column("packed_bytes", size, "packed"), Column("share", percent, "of bf16"),
+        Column("perplexity", digits(2)), Column("bits_per_byte", digits(4)), Column("protocol"),
+        Column("trivia_closed", percent, "TriviaQA closed"), Column("trivia_open", percent, "TriviaQA open"),
+        Column("hellaswag", percent, "HellaSwag acc"), Column("hellaswag_norm", percent, "HellaSwag norm"),
+        Column("seconds", show_time, "took"),
     )  # fmt: skip
-    said = [(s["name"], note) for s in data["steps"] for note in s["notes"]]
-    tables = [Table("Steps", head, rows)]
+    tables = [Table("steps", "Steps", columns, cells)]
+    said = [(record.name, note) for record in records for note in record.notes]
     if said:
-        tables.append(Table("What the steps said", ("step", "note"), said))
-    return Section("steps", "Step by step", tables=tables if rows else ())
+        tables.append(Table("notes", "What the steps said", (Column("step"), Column("note")), said))
+    return Section("steps", "Step by step", tables=tables)
 
 
-def _sensitivity(data: Data) -> Section:
-    s = data["sensitivity"]
-    if s is None:
-        note = "No sensitivities lie here: a recipe with a budget measures them, and so does 'shrinkc sensitivity'."
-        return Section("sensitivity", "Sensitivities", notes=[note])
-    figures = [
-        Figure(heat(s["layers"], s["modules"], s["matrices"][bits], f"one matrix at {bits} bit"),
-               f"one matrix at {bits} bit: divergence, {s['unit']}")
-        for bits in s["matrices"]
-    ]  # fmt: skip
-    title = "a layer removed: growth of the loss"
-    figures.append(Figure(costs_of_layers(s["removed"], title), f"{title}, {s['unit']}"))
-    head = ("layer", "#removed: loss grows by", *(f"#all at {bits} bit" for bits in s["all_at"]))
-    rows = [
-        (
-            f"layer {i}",
-            number(s["removed"][i], 5),
-            *(number(costs[i], 5) for costs in s["all_at"].values()),
-        )
-        for i in range(s["layers"])
-    ]
-    said = (
-        f"What it costs to change one thing, the rest of the model as it is: {s['unit']}, over {s['tokens']:,} "
-        f"predictions of {s['samples']} windows. Stronger colour: costs more (logarithmic)."
-    )
-    table = Table("Layers: growth of the loss", head, rows, folded=True)
-    return Section("sensitivity", "Sensitivities", said, figures=figures, tables=[table])
-
-
-def _samples(data: Data) -> Section:
-    found: dict[str, list[Text]] = {}
-    for step in data["steps"]:
-        for sample in step["samples"]:
-            found.setdefault(sample["prompt"], []).append(Text(step["name"], sample["text"]))
+def _samples(records: Sequence[StepRecord]) -> Section:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        with suppress(KeyError, TypeError, AttributeError):
+            for text in record.metrics["samples"]["texts"]:
+                found.setdefault(str(text["prompt"]), []).append((record.name, str(text["text"])))
     samples = [Samples(prompt, texts) for prompt, texts in found.items()]
     said = "What each step goes on with after the same prompt, greedily." if samples else ""
     notes = (
         [] if samples else ["No step wrote samples: a recipe asks for them with evaluate.samples."]
     )
     return Section("samples", "Samples side by side", said, samples=samples, notes=notes)
+
+
+# ---- sensitivities ----
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """By layer: ``matrices``: width -> matrix -> divergence when it alone has that width; ``all_at``: width ->
+    growth of the loss when all of the layer has it; ``removed``: the same when the layer is left out."""
+
+    unit: str
+    tokens: int
+    samples: int
+    matrices: Mapping[str, Mapping[str, Sequence[float]]]
+    all_at: Mapping[str, Sequence[float]]
+    removed: Sequence[float]
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Sensitivities:
+        """Raises for what is no measurement of sensitivity."""
+        loss, kl = found["loss"]["layers"], found["kl"]["layers"]
+        names = {module: module.split(".")[1].removesuffix("_proj") for module in MODULES}
+        matrices = {
+            str(bits): {
+                short: [as_number(layer["modules"][module][bits]) for layer in kl]
+                for module, short in names.items()
+            }
+            for bits in kl[0]["modules"][MODULES[0]]
+        }
+        all_at = {
+            str(bits): [as_number(layer["bits"][bits]) for layer in loss]
+            for bits in loss[0]["bits"]
+        }
+        removed = [as_number(layer["removed"]) for layer in loss]
+        if len(kl) != len(loss):
+            raise ValueError("its layers are not as many")
+        counts = int(found["tokens"]), int(found["samples"])
+        return cls(str(found["unit"]), *counts, matrices, all_at, removed)
+
+
+def _measured(path: Path, notes: list[str]) -> Sensitivities | None:
+    """Of a budget's search, or a file that ``shrinkc sensitivity`` made there."""
+    for name in (CHOSEN, SENSITIVITY):
+        if not (path / name).is_file():
+            continue
+        try:
+            found = read_json(path / name)
+            found = found["report"]["sensitivity"] if name == CHOSEN else found
+            return Sensitivities.of_json(found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            notes.append(f"{name} was left out: it holds no sensitivities ({error!r})")
+    return None
+
+
+def _sensitivities(s: Sensitivities | None) -> Section:
+    key, title = "sensitivity", "Sensitivities"
+    if s is None:
+        note = "No sensitivities lie here: a recipe with a budget measures them, and so does 'shrinkc sensitivity'."
+        return Section(key, title, notes=[note])
+    figures, tables = [], []
+    for bits, costs in s.matrices.items():
+        what = f"one matrix at {bits} bit"
+        figures.append(Figure(heat(costs, what), f"{what}: divergence, {s.unit}"))
+        tables.append(_by_layer(f"matrices_at_{bits}", f"Matrices: divergence, {what}", costs))
+    removed = "a layer removed: growth of the loss"
+    figures.append(Figure(costs_of_layers(s.removed, removed), f"{removed}, {s.unit}"))
+    whole = {"removed: loss grows by": s.removed}
+    whole |= {f"all at {bits} bit": costs for bits, costs in s.all_at.items()}
+    tables.insert(0, _by_layer("layers", "Layers: growth of the loss", whole))
+    said = (
+        f"What it costs to change one thing, the rest of the model as it is: {s.unit}, over {s.tokens:,} "
+        f"predictions of {s.samples} windows. Stronger colour: costs more (logarithmic)."
+    )
+    return Section(key, title, said, figures=figures, tables=tables)
+
+
+def _by_layer(key: str, title: str, costs: Mapping[str, Sequence[float]]) -> Table:
+    columns = [Column("layer", _COUNT), *(Column(_key(name), digits(5), name) for name in costs)]
+    rows = [(i, *values) for i, values in enumerate(zip(*costs.values(), strict=True))]
+    return Table(key, title, columns, rows, folded=True)
+
+
+def _key(name: str) -> str:
+    return name.partition(":")[0].replace(" ", "_")

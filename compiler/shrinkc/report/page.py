@@ -1,36 +1,230 @@
-"""A report as one file of HTML that needs nothing else: no library, no request, no script to be read."""
+"""What a page is made of, and how it becomes one file of HTML that needs nothing else (no library, no request, no
+script to be read) and JSON.
+
+All of it is plain text, which the template escapes; only pictures are markup, which escaped their own words."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from shrinkc.core.artifact import REPORT
+import shrinkc
+from shrinkc.core.artifact import REPORT, REPORTS
+from shrinkc.core.errors import UsageError
+from shrinkc.core.output import check_file, write_file
+from shrinkc.core.progress import Reporter
 from shrinkc.core.resources import resource
-from shrinkc.report import compiled, compressed
-from shrinkc.report.parts import Data
-from shrinkc.report.svg import ON_DARK
+from shrinkc.core.words import show_size
+from shrinkc.pictures.svg import ON_DARK
 
-_SECTIONS = {"compiled directory": compiled.sections, "compression run": compressed.sections}
+VERSION = 2
+NONE = "–"
+
+Value = str | int | float | bool | None
 
 
-def page(data: Data) -> str:
-    """The page of a report's ``data``.  The same data give the same bytes."""
-    folder = resource("templates")
-    style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
-    found = [section for section in _SECTIONS[data["kind"]](data) if not section.empty]
-    text: str = _template().render(
-        data=data, sections=found, style=Markup(style), script=Markup(script),
-        script_hash=_hash(script), on_dark=ON_DARK, format=REPORT,
-    )  # fmt: skip
-    return text
+@dataclass(frozen=True)
+class Card:
+    """A figure that stands out: ``shown`` to people, ``value`` and what is ``also`` known to programs.  ``share``:
+    of a bar below it, 0 to 1."""
+
+    key: str
+    title: str
+    shown: str
+    value: Value
+    note: str = ""
+    share: float | None = None
+    good: bool | None = None
+    also: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """``key``: its name in JSON, and with spaces for people where no ``title`` is given.  ``form``: how a value is
+    written, to the right (None: words, to the left).  ``none``: what stands for no value."""
+
+    key: str
+    form: Callable[[Any], str] | None = None
+    title: str = ""
+    none: str = NONE
+
+    @property
+    def name(self) -> str:
+        return self.title or self.key.replace("_", " ")
+
+    def shown(self, value: Value) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return self.none if value is None else (self.form or str)(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """``folded``: opened by the reader."""
+
+    key: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Value]]
+    folded: bool = False
+
+    @property
+    def shown(self) -> list[int]:
+        """The columns that people see: all but those without any value."""
+        every = range(len(self.columns))
+        return [i for i in every if any(row[i] is not None for row in self.rows)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text as a file has it; ``said``: what it is."""
+
+    key: str
+    said: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What several models went on with after the same prompt, under their names."""
+
+    prompt: str
+    texts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """``said``: a paragraph before pictures and tables."""
+
+    key: str
+    title: str
+    said: str = ""
+    source: Source | None = None
+    cards: Sequence[Card] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    samples: Sequence[Samples] = ()
+    notes: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        parts = (self.source, self.cards, self.figures, self.tables, self.samples, self.notes)
+        return any(map(bool, parts))
+
+    def to_json(self) -> dict[str, object]:
+        """What cards, tables and texts hold, by their keys."""
+        out: dict[str, object] = {}
+        for card in self.cards:
+            out |= {key: _plain(v) for key, v in ({card.key: card.value} | {**card.also}).items()}
+        for table in self.tables:
+            keys = [column.key for column in table.columns]
+            out[table.key] = [dict(zip(keys, map(_plain, row), strict=True)) for row in table.rows]
+        if self.source is not None:
+            out[self.source.key] = self.source.text
+        if self.samples:
+            out["samples"] = [
+                {"prompt": s.prompt, "texts": [{"name": n, "text": t} for n, t in s.texts]}
+                for s in self.samples
+            ]
+        return out
+
+
+def _plain(value: Value) -> Value:
+    """Nine digits of a fraction."""
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is known of ``name``, which lies in ``directory``; the first section is its verdict."""
+
+    kind: str
+    name: str
+    directory: str
+    sections: Sequence[Section]
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "format": REPORT, "version": VERSION, "shrinkc": shrinkc.__version__, "kind": self.kind,
+            "name": self.name, "directory": self.directory, "notes": list(self.notes),
+            **{section.key: section.to_json() for section in self.sections if section},
+        }  # fmt: skip
+
+    def to_html(self) -> str:
+        """For people.  The same page gives the same bytes."""
+        folder = resource("templates")
+        style, script = (
+            (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+        )
+        text: str = _template().render(
+            page=self, sections=[section for section in self.sections if section], style=Markup(style),
+            script=Markup(script), script_hash=_hash(script), on_dark=ON_DARK, format=REPORT,
+            version=shrinkc.__version__,
+        )  # fmt: skip
+        return text
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What was written: ``page`` as ``html``, of so many ``bytes``, and as ``json``."""
+
+    html: Path
+    json: Path
+    bytes: int
+    page: Page
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            *(f"note: {note}" for note in self.page.notes),
+            f"{self.html}: {self.page.name}, {self.page.kind}, {show_size(self.bytes)}; "
+            f"the same as JSON: {self.json}",
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "html": str(self.html), "json": str(self.json), "bytes": self.bytes, "kind": self.page.kind,
+            "name": self.page.name, "verdict": self.page.sections[0].to_json(), "notes": list(self.page.notes),
+        }  # fmt: skip
+
+
+def write_page(page: Page, directory: Path, html: Path | None, reporter: Reporter) -> Reported:
+    """Writes ``page`` to ``html`` (None: report.html in ``directory``) and its JSON beside it, each whole or not at
+    all.  OutputError where that is not possible."""
+    html = directory / REPORTS[0] if html is None else html
+    beside = html.with_suffix(".json")
+    if beside == html:
+        raise UsageError(f"-o {html} is the name of the page's JSON.", "give a name in .html.")
+    check_file(html)
+    check_file(beside)
+    with reporter.stage("drawing the report"):
+        text = _text(page.to_html())
+    data = json.dumps(page.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_file(beside, _text(data) + "\n")
+    write_file(html, text)
+    return Reported(html, beside, len(text.encode("utf-8")), page)
+
+
+def _text(text: str) -> str:
+    """With a question mark for what UTF-8 has no form for: half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hash(script: str) -> str:
@@ -40,7 +234,7 @@ def _hash(script: str) -> str:
 
 
 @cache
-def _template() -> Any:
+def _template() -> jinja2.Template:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resource("templates"))),
         undefined=jinja2.StrictUndefined,
@@ -50,3 +244,35 @@ def _template() -> Any:
         keep_trailing_newline=True,
     )
     return env.get_template("report.html.j2")
+
+
+# ---- how values are written ----
+
+
+def number(value: float, digits: int = 0) -> str:
+    """With separators for thousands."""
+    return f"{value:,.{digits}f}"
+
+
+def digits(count: int) -> Callable[[float], str]:
+    """A number with that many digits behind its point."""
+    return lambda value: number(value, count)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Of a fraction."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def change(value: float) -> str:
+    """Of a fraction, with its sign."""
+    return f"{100 * value:+.1f} %"
+
+
+def size(value: float) -> str:
+    return show_size(round(value))
+
+
+def pairs(key: str, title: str, found: Iterable[tuple[str, Value]]) -> Table:
+    """A folded table of names and values."""
+    return Table(key, title, (Column("name"), Column("value")), [*found], folded=True)

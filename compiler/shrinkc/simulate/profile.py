@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from shrinkc.abi import Line, Time
 from shrinkc.core.errors import RunFailed
+from shrinkc.core.parsing import as_number, as_text
 
 _OUTSIDE = "-"  # the layer of an op that is in none
 _FIELDS = 12
@@ -47,6 +49,12 @@ class Counts:
         names = ("active", "instructions", "load_stalls", "icache")
         shown = {"cycles": self.elapsed} | {name: getattr(self, name) for name in names}
         return {k: round(v, 1) for k, v in (shown | waits | {"worst": self.worst}).items()}
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Counts:
+        """Raises KeyError, TypeError or ValueError for what is none."""
+        names = ("cycles", *(f.name for f in fields(cls) if f.name != "elapsed"))
+        return cls(*(as_number(found[name]) for name in names))
 
 
 def _values(counts: Counts) -> tuple[float, ...]:
@@ -116,6 +124,19 @@ class Phase:
                 if layer is not None
             ],
         }
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Phase:
+        """Raises KeyError, TypeError or ValueError for what is none."""
+        counts: dict[tuple[int | None, str], Counts] = {
+            (int(as_number(row["layer"])), as_text(row["op"])): Counts.of_json(row)
+            for row in found["layers"]
+        }
+        inside = {op for _, op in counts}
+        for row in found["ops"]:
+            if as_text(row["op"]) not in inside:
+                counts[None, row["op"]] = Counts.of_json(row)
+        return cls(int(as_number(found["steps"])), as_number(found["cycles"]), counts)
 
 
 _COLUMNS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
@@ -73,10 +74,13 @@ def dot(x: float, y: float, fill: str, note: str, hollow: bool = False) -> str:
     return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="6" {look}><title>{escape(note)}</title></circle>'
 
 
-def line(points: Iterable[tuple[float, float]], note: str = "", dashed: bool = False) -> str:
-    """A thin line through ``points``."""
+def line(
+    points: Iterable[tuple[float, float]], note: str = "", dashed: bool = False, thin: bool = False
+) -> str:
+    """A line through ``points``; ``thin``: from words to what they name."""
     path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
     dash = ' stroke-dasharray="5 4"' if dashed else ""
+    dash += ' stroke-width="0.4"' if thin else ""
     title = f"<title>{escape(note)}</title>" if note else ""
     return f'<polyline points="{path}" fill="none" stroke="{EDGE}"{dash}>{title}</polyline>'
 
@@ -88,3 +92,14 @@ def words(x: float, y: float, text: str, size: int = TEXT, end: bool = False) ->
         f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}"{anchor} pointer-events="none">'
         f"{escape(text)}</text>"
     )
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """The multiples of the smallest 1, 2 or 5 times a power of ten of which at most ``most`` lie between ``low``
+    and ``high``, above ``low``."""
+    power = math.floor(math.log10((high - low) / most))
+    for step in (factor * 10.0**e for e in (power, power + 1) for factor in (1, 2, 5)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
+    return [i * step for i in range(first, last + 1)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shrinkc.core.words import show_size
-from shrinkc.report.svg import COLOURS, EMPTY, LETTER, box, document, words
+from shrinkc.pictures.svg import COLOURS, EMPTY, LETTER, box, document, words
 
 _MARGIN = 20
 _TOP = 84

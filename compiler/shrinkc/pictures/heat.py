@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from shrinkc.report.svg import COLOURS, EMPTY, box, document, words
+from shrinkc.pictures.svg import COLOURS, EMPTY, box, document, words
 
 _WIDTH, _LEFT, _TOP = 1100, 110, 44
 _ROW = 22
@@ -13,25 +13,26 @@ _BARS = 170
 _DECADES = 4  # what is that much less than the largest has the weakest colour
 
 
-def heat(layers: int, rows: Sequence[str], costs: Mapping[str, Sequence[float]], title: str) -> str:
+def heat(costs: Mapping[str, Sequence[float]], title: str) -> str:
     """An SVG document: a row per matrix, a column per layer, ``costs[row][layer]``, as logarithms."""
+    layers = max(map(len, costs.values()), default=0)
     every = [v for values in costs.values() for v in values if v > 0]
     most = max(every, default=1.0)
     least = max(min(every, default=1.0), most / 10**_DECADES)
     column = (_WIDTH - _LEFT - 12) / max(layers, 1)
     out = [words(12, 20, title, size=14)]
     out += [words(_LEFT + i * column + 2, _TOP - 5, str(i), size=9) for i in range(layers)]
-    for at, row in enumerate(rows):
+    for at, (row, values) in enumerate(costs.items()):
         y = _TOP + at * _ROW
         out.append(words(12, y + 15, row))
-        for layer, cost in enumerate(costs[row]):
+        for layer, cost in enumerate(values):
             note = f"layer {layer} {row}: {cost:.5f}"
             x = _LEFT + layer * column
             out.append(box(x, y, column, _ROW, EMPTY, note, edge=False))
             out.append(
                 box(x, y, column, _ROW, COLOURS[3], note, opacity=_strength(cost, least, most))
             )
-    return document(_WIDTH, _TOP + len(rows) * _ROW + 12, out)
+    return document(_WIDTH, _TOP + len(costs) * _ROW + 12, out)
 
 
 def _strength(cost: float, least: float, most: float) -> float:

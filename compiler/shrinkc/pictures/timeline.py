@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shrinkc.report.svg import LETTER, box, document, words
+from shrinkc.pictures.svg import LETTER, box, document, words
 
 _WIDTH = 1240
 _MARGIN = 20

@@ -1,0 +1,154 @@
+"""The memories of a plan: addresses downwards, the steps of a pass across."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shrinkc.memory.parts import stored_in
+from shrinkc.memory.plan import Plan
+from shrinkc.pictures.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, words
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.targets import MEMORIES
+
+_WIDTH = 1100
+_LEFT = 96
+_TOP = 64  # of the regions, below the title and the names of the steps
+_BELOW = 34
+_HIGHEST, _EACH = 400, 60  # of a picture, and of each region where there are few
+_UNREAD = 0.45  # opacity of weights in the steps that do not read them
+_SLOTS = 6  # colours of weights, one per slot; others are the last two's
+
+
+@dataclass(frozen=True)
+class Region:
+    """``bytes`` from ``offset`` on that are kept in the steps ``first`` to ``last``; ``read``: the step that reads
+    them, of weights; ``kind``: "system", "buffer", "table" or "weights"."""
+
+    kind: str
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+    read: int | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``level`` of a target, and what lies in it; bytes."""
+
+    level: str
+    label: str
+    used: int
+    available: int
+    regions: Sequence[Region]
+
+    @property
+    def share(self) -> float:
+        return self.used / max(self.available, 1)
+
+
+def memories_of(plan: Plan, shape: ModelShape) -> list[Memory]:
+    """Every memory that holds something, or is L1 or L2."""
+    reader = {step.matrix: at for at, step in enumerate(shape.steps) if step.matrix}
+    return [
+        Memory(
+            level, MEMORIES[level].label, plan.used[level], have, [*_regions(plan, level, reader)]
+        )
+        for level, have in plan.capacity.items()
+        if have and (plan.used[level] or level in ("l1", "l2"))
+    ]
+
+
+def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Region]:
+    last = len(plan.steps) - 1
+    if level == "l1":
+        fixed = plan.used["l1"] - plan.arena_bytes
+        yield Region("system", "stacks, tables", 0, fixed, 0, last)
+        for b in plan.l1:
+            for first, to in b.spans:
+                yield Region("buffer", b.name, fixed + b.offset, b.bytes, first, to)
+        return
+    end = 0
+    for x in (t for t in plan.tables if t.level == level):
+        yield Region("table", x.name, x.offset, x.bytes, 0, last)
+        end = max(end, x.offset + x.bytes)
+    for name, offset, size in stored_in(plan.placements, level):
+        step = reader.get(_slot(name), 0 if name == "embedding" else None)
+        yield Region("weights", name, offset, size, 0, last, step)
+        end = max(end, offset + size)
+    # the linker places what is not weights; here it is behind them
+    for b in (b for b in plan.beside if b.level == level and b.bytes):
+        yield Region("buffer", b.name, end, b.bytes, 0, last)
+        end += b.bytes
+
+
+def _slot(name: str) -> str:
+    """``qkv`` of ``layer3.qkv`` and of the first half of its side path, ``layer3.qkv.a``."""
+    return name.split(".", 1)[-1].removesuffix(".a")
+
+
+def memory_map(title: str, plan: Plan, shape: ModelShape) -> str:
+    """An SVG document of all memories; hovering over a region shows its name, place and size."""
+    top, body = 40, [words(12, 24, f"{title}: memory plan for {plan.target}", size=15)]
+    for memory in memories_of(plan, shape):
+        body += _drawn(memory, plan.steps, top)
+        top += _TOP + _height(memory) + _BELOW
+    return document(_WIDTH, top, body)
+
+
+def memory_picture(memory: Memory, steps: Sequence[str]) -> str:
+    """An SVG document of one of them."""
+    return document(_WIDTH, _TOP + _height(memory) + _BELOW, _drawn(memory, steps, 0))
+
+
+def _height(memory: Memory) -> int:
+    return min(_HIGHEST, _EACH * len(memory.regions))
+
+
+def _drawn(memory: Memory, steps: Sequence[str], above: int) -> list[str]:
+    regions, high, top = memory.regions, _height(memory), above + _TOP
+    end = max([1, *(r.offset + r.bytes for r in regions)])
+    column = (_WIDTH - _LEFT - 12) / len(steps)
+    title = (
+        f"{memory.label}: {memory.used:,} of {memory.available:,} bytes, {100 * memory.share:.1f} %"
+    )
+    out = [
+        words(12, above + 22, title, size=14),
+        box(_LEFT, top, column * len(steps), high, EMPTY, f"{memory.label}: free"),
+    ]
+    out += [words(_LEFT + i * column + 3, top - 6, name, size=9) for i, name in enumerate(steps)]
+    colours: dict[str, str] = {}
+    numbers: dict[str, int] = {}  # of names, of which one may be drawn more than once
+    for r in regions:
+        if r.kind == "weights":
+            slot = r.name.split(".", 1)[-1]
+            colour = colours.setdefault(slot, COLOURS[len(colours) % _SLOTS])
+        else:
+            colour = COLOURS[numbers.setdefault(r.name, len(numbers)) % len(COLOURS)]
+        out += _region(r, colour, steps, column, high / end, top)
+    for part in range(5):
+        out.append(
+            words(_LEFT - 6, top + high * part / 4 + 4, f"{round(end * part / 4):,}", size=9, end=True)
+        )  # fmt: skip
+    return [*out, words(_LEFT, top + high + 20, "address downwards, steps of a pass across")]
+
+
+def _region(
+    r: Region, colour: str, steps: Sequence[str], column: float, scale: float, top: int
+) -> list[str]:
+    x, y = _LEFT + r.first * column, top + r.offset * scale
+    width, height = (r.last - r.first + 1) * column, r.bytes * scale
+    note = f"{r.name}: {r.bytes:,} bytes at {r.offset:,}, "
+    if r.kind == "weights":
+        note += "always there" + ("" if r.read is None else f", read in {steps[r.read]}")
+    else:
+        note += f"{r.kind}, {steps[r.first]} to {steps[r.last]}"
+    out = [box(x, y, width, height, colour, note, opacity=1.0 if r.read is None else _UNREAD)]
+    if r.read is not None:
+        out.append(box(_LEFT + r.read * column, y, column, height, colour, note))
+    label = f"{r.name} {r.bytes:,}"
+    if height >= TEXT + 1 and len(label) * LETTER < width - 4:
+        out.append(words(x + 3, y + height / 2 + 4, label))
+    return out
