@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.planned import Planned, Shortfall
-    from shrinkc.driver.reporting import Reported
     from shrinkc.driver.run_result import RunResult
     from shrinkc.importer import Checkpoint
+    from shrinkc.report.page import Reported
 
 __all__ = [
     "Checkpoint", "Compiled", "Conversation", "Planned", "Reported", "Reporter", "RunResult", "Shortfall",
@@ -45,7 +45,7 @@ _HOME = {
     "Compiled": "shrinkc.driver.compiling",
     "Conversation": "shrinkc.driver.chatting",
     "Planned": "shrinkc.driver.planned",
-    "Reported": "shrinkc.driver.reporting",
+    "Reported": "shrinkc.report.page",
     "Reporter": "shrinkc.core.progress",
     "RunResult": "shrinkc.driver.run_result",
     "Shortfall": "shrinkc.driver.planned",

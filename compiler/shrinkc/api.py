@@ -366,19 +366,23 @@ def write_report(
     Raises BadArtifact where ``directory`` is neither, or not as it was compiled, BadStep where no step of a
     run can be read, BadData for a file that is none of what it should be, UsageError, OutputError.
     """
-    from shrinkc.report.compiled import ReportRequest, compiled_page
+    from shrinkc.core.errors import UsageError
+    from shrinkc.report.compiled import compiled_page
     from shrinkc.report.compressed import run_page
     from shrinkc.report.page import write_page
 
     folder, reporter = Path(directory), reporter or Silent()
-    asked = ReportRequest(
-        position, clock, None if run is None else Path(run), tuple(map(Path, evals))
-    )
     page = run_page(folder)
     if page is None:
-        page = compiled_page(folder, asked, reporter)
-    else:
-        asked.refuse_for_run(folder)
+        page = compiled_page(
+            folder, position=position, clock_mhz=clock, run=None if run is None else Path(run),
+            evals=[*map(Path, evals)], reporter=reporter,
+        )  # fmt: skip
+    elif (position, clock, run, *evals) != (None, None, None):
+        raise UsageError(
+            f"{directory} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
+            "leave them out.",
+        )
     return write_page(page, folder, None if output is None else Path(output), reporter)
 
 

@@ -35,8 +35,8 @@ TITLE = "Mutated inputs"
 # what commands import when they run: once, in the process that all trials are forked from
 LOADED = (
     "cli.telling", "driver.compiling", "driver.differing", "driver.evaluating", "driver.inspecting",
-    "driver.planning", "driver.reporting", "driver.running", "compression.inspecting", "compression.reporting",
-    "compression.stages.gptq", "report.page",
+    "driver.planning", "driver.running", "compression.inspecting", "compression.stages.gptq", "report.compiled",
+    "report.compressed",
 )  # fmt: skip
 TITLES = {
     kind.exit_code: kind.title

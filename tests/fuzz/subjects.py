@@ -11,8 +11,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from shrinkc.compression.reporting import SENSITIVITY
-from shrinkc.driver.reporting import ReportRequest, compiled_report
 
 import shrinkc
 from helpers.compressed import sensitivities, write_run
@@ -26,6 +24,8 @@ from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSI
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
 from shrinkc.core.progress import Silent
+from shrinkc.report.compiled import compiled_page
+from shrinkc.report.compressed import SENSITIVITY
 
 from .binaries import GGUF, SAFETENSORS
 from .blind import BLIND, Mutator
@@ -270,7 +270,7 @@ def _reports(folder: Path) -> None:
         out = folder / name / "out"
         out.parent.mkdir(parents=True)
         shrinkc.compile(folder.parent / "told" / name, output=out, **options)
-        run = run_of(compiled_report(out, ReportRequest(), Silent()), 1.5)
+        run = run_of(compiled_page(out, reporter=Silent()).to_json(), 1.5)
         for path, content in (
             (out.parent / "run.json", run),
             (out.parent / "eval.json", EVALUATION),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shrinkc
 from shrinkc.core import artifact
-from shrinkc.core.errors import BadArtifact, BadData, ShrinkcError, UsageError
+from shrinkc.core.errors import BadArtifact, BadData, ShrinkcError
 from shrinkc.core.parsing import as_number, as_text
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of, printable
@@ -59,25 +59,6 @@ NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
 
 
 @dataclass(frozen=True)
-class ReportRequest:
-    """``run``: what ``shrinkc run --json`` printed (None: what the last ``--profile`` left in the directory,
-    if any); ``evals``: what ``shrinkc eval`` wrote, beside those that lie in the directory."""
-
-    position: int | None = None
-    clock_mhz: float | None = None
-    run: Path | None = None
-    evals: tuple[Path, ...] = ()
-
-    def refuse_for_run(self, directory: Path) -> None:
-        """UsageError where something was asked for that only a compiled directory has."""
-        if self != ReportRequest():
-            raise UsageError(
-                f"{directory} is a compression run, to which --position, --clock, --run and --eval mean nothing.",
-                "leave them out.",
-            )
-
-
-@dataclass(frozen=True)
 class Run:
     """What ``file`` says of a run: its machine, how many tokens it took and gave, the values that were compared
     (None: not verified), and the profile's phases (None: not profiled, or no decode step)."""
@@ -118,23 +99,32 @@ class _Compiled:
     """What a directory holds, and what is estimated of it."""
 
     manifest: artifact.Manifest
-    target: Target
     plan: Plan
     graph: Graph
-    shape: ModelShape
     run: Run | None
     speed: Speed | None
     phases: Sequence[Phase]
     ceilings: Mapping[str, Sequence[Ceiling]]  # of each phase
 
 
-def compiled_page(directory: Path, request: ReportRequest, reporter: Reporter) -> Page:
+def compiled_page(
+    directory: Path,
+    *,
+    position: int | None = None,
+    clock_mhz: float | None = None,
+    run: Path | None = None,
+    evals: Sequence[Path] = (),
+    reporter: Reporter,
+) -> Page:
     """Everything that is known of a compiled directory.
+
+    ``run``: what ``shrinkc run --json`` printed (None: what the last ``--profile`` left in the directory, if any);
+    ``evals``: what ``shrinkc eval`` wrote, beside those that lie in the directory.
 
     Raises BadArtifact where it is none or not as compiled, BadData for a file of a run or an evaluation that
     is none or of another model, UsageError for a position or clock that is not possible.
     """
-    check_speed(request.position, request.clock_mhz)
+    check_speed(position, clock_mhz)
     if not (directory / artifact.MANIFEST).is_file():
         raise BadArtifact(
             f"{directory} is neither a compiled directory nor a compression run.", NEITHER
@@ -157,22 +147,22 @@ def compiled_page(directory: Path, request: ReportRequest, reporter: Reporter) -
                 "compile the model again.",
             )
         changed = artifact.changed_files(directory, manifest)
-    run = _run_of(directory, request.run, manifest)
-    speed = speed_of(shape, plan, target, request.position, request.clock_mhz)
+    found = _run_of(directory, run, manifest)
+    speed = speed_of(shape, plan, target, position, clock_mhz)
     notes: list[str] = []
     if changed:
         notes.append(f"changed since it was compiled: {', '.join(changed)}")
-    if run is not None and run.drafted:
+    if found is not None and found.drafted:
         notes.append(
             "the run drafted tokens: its passes took more than one, estimates are of one each"
         )
     if speed is None:
         notes.append(f"cycles are not estimated: {target.name} was not calibrated")
     with reporter.stage("estimating"):
-        phases, lines = _phases(plan, shape, target, request.position, run)
-    c = _Compiled(manifest, target, plan, graph, shape, run, speed, phases, lines)
+        phases, lines = _phases(plan, shape, target, position, found)
+    c = _Compiled(manifest, plan, graph, found, speed, phases, lines)
     memories = memories_of(plan, shape)
-    accuracy = _accuracy(_evaluations(directory, manifest, request.evals, notes))
+    accuracy = _accuracy(directory, manifest, evals, notes)
     sections = [
         _verdict(c, memories, notes), _memory(memories, plan.steps), _weights(plan, shape), _cycles(c),
         _timeline(phases), _roofline(c), accuracy,
@@ -515,43 +505,16 @@ def _roofline(c: _Compiled) -> Section:
 # ---- accuracy ----
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What ``file`` says of the model ``about``: rows of measure, value, its standard error, of what; and prompts with
-    the texts that follow them."""
-
-    file: str
-    about: str
-    rows: Sequence[tuple[str, str, str, str]]
-    samples: Sequence[tuple[str, str]]
-
-    @classmethod
-    def of_json(cls, path: Path, found: Mapping[str, Any]) -> Evaluation:
-        """BadData for what is none."""
-        try:
-            about = [
-                str(found["model"][key])
-                for key in ("name", "kind", "dtype", "engine")
-                if key in found["model"]
-            ]
-            texts = found.get("samples", {}).get("texts", [])
-            samples = [(str(text["prompt"]), str(text["text"])) for text in texts]
-            rows = figures(found)
-            if not rows and not samples:
-                raise KeyError("no figure")
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BadData(
-                f"{path} is no evaluation of shrinkc: {error!r}.", "give what 'shrinkc eval -o FILE' wrote."
-            ) from None  # fmt: skip
-        return cls(name_of(path), listed(about), rows, samples)
+_MEASURES = (Column("measure"), Column("value", str), Column("standard_error", str), Column("of"))
 
 
-def _evaluations(
+def _accuracy(
     directory: Path, manifest: artifact.Manifest, given: Sequence[Path], notes: list[str]
-) -> Iterable[Evaluation]:
-    """Those that were given, and those in the directory; of what cannot be read there is a note."""
+) -> Section:
+    """The evaluations that were given, and those in the directory; of what cannot be read there is a note."""
+    tables, samples = list[Table](), list[Samples]()
     for path in given:
-        yield Evaluation.of_json(path, read_json_object(path, BadData))
+        _add_evaluation(path, read_json_object(path, BadData), tables, samples)
     known = {os.path.realpath(path) for path in given}
     for path in sorted(directory.glob("*.json")):
         ours = path.name in manifest.files or path.name == artifact.MANIFEST
@@ -562,21 +525,33 @@ def _evaluations(
                 continue
             found = read_json_object(path, BadData)
             if isinstance(found.get("model"), dict) and MEASURES & found.keys():
-                yield Evaluation.of_json(path, found)
+                _add_evaluation(path, found, tables, samples)
         except (ShrinkcError, OSError) as error:
             notes.append(f"{path.name} was left out: {error}")
-
-
-def _accuracy(found: Iterable[Evaluation]) -> Section:
-    evaluations = [*found]
-    columns = (Column("measure"), Column("value", str), Column("standard_error", str), Column("of"))
-    tables = [
-        Table(f"{e.file}", f"{e.file}: {e.about}", columns, [(m, v, error or None, of) for m, v, error, of in e.rows])
-        for e in evaluations if e.rows
-    ]  # fmt: skip
-    samples = [Samples(p, [(e.file, text)]) for e in evaluations for p, text in e.samples]
-    notes = [] if evaluations else [
+    none = [] if tables or samples else [
         "No evaluation lies here. 'shrinkc eval DIR --text FILE -o DIR/eval.json' measures one, and the next report "
         "has it."
     ]  # fmt: skip
-    return Section("accuracy", "Accuracy", tables=tables, samples=samples, notes=notes)
+    return Section("accuracy", "Accuracy", tables=tables, samples=samples, notes=none)
+
+
+def _add_evaluation(
+    path: Path, found: Mapping[str, Any], tables: list[Table], samples: list[Samples]
+) -> None:
+    """What ``path`` says of a model; BadData where it is no evaluation."""
+    file = name_of(path)
+    try:
+        model = found["model"]
+        about = listed([str(model[k]) for k in ("name", "kind", "dtype", "engine") if k in model])
+        texts = found.get("samples", {}).get("texts", [])
+        added = [Samples(str(t["prompt"]), [(file, str(t["text"]))]) for t in texts]
+        rows = [(measure, value, error or None, of) for measure, value, error, of in figures(found)]
+        if not rows and not added:
+            raise KeyError("no figure")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadData(
+            f"{path} is no evaluation of shrinkc: {error!r}.", "give what 'shrinkc eval -o FILE' wrote."
+        ) from None  # fmt: skip
+    samples += added
+    if rows:
+        tables.append(Table(file, f"{file}: {about}", _MEASURES, rows))
