@@ -65,7 +65,7 @@ ONLY_FILE = {("simulate", "ir"): "proof.py", ("simulate", "numerics"): "proof.py
 
 HEAVY = {
     "accelerate", "datasets", "gptqmodel", "lm_eval", "matplotlib", "onnx", "optuna", "peft",
-    "torch", "transformers",
+    "scipy", "sqlalchemy", "torch", "transformers",
 }  # fmt: skip
 HEAVY_ROOMS = {"checkpoints", "compression", "evaluation", "export"}
 

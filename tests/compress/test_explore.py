@@ -16,8 +16,6 @@ pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
 
 import optuna
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shrinkc.compression.explore import (
     InfeasibleError,
@@ -38,7 +36,6 @@ from shrinkc.core.errors import (
     OutputError,
     RunChanged,
     StageFailed,
-    UsageError,
 )
 
 RECIPE = tomllib.loads(
@@ -97,7 +94,7 @@ def test_values_find_their_places(space: Space) -> None:
 def test_every_suggestion_is_allowed(space: Space, study: Any) -> None:
     off = 0
     for _ in range(40):
-        values = space.suggest(study.ask())
+        values = space.values(study.ask(space.distributions).params)
         if not values["depth.use"]:
             assert "depth.remove" not in values
             off += 1
@@ -113,7 +110,7 @@ def test_choices_may_be_lists_and_tables(study: Any) -> None:
         'lora.targets = [["q", "v"], ["all"]]\ngptq.embeddings = [{bits = 4}, {}]'
     )
     space = parse_space(table, {"lora": {}, "gptq": {}})
-    seen = [space.suggest(study.ask()) for _ in range(12)]
+    seen = [space.values(study.ask(space.distributions).params) for _ in range(12)]
     assert {json.dumps(v["lora.targets"]) for v in seen} == {'["q", "v"]', '["all"]'}
     assert {json.dumps(v["gptq.embeddings"]) for v in seen} == {'{"bits": 4}', "{}"}
 
@@ -126,14 +123,14 @@ def test_choices_may_be_lists_and_tables(study: Any) -> None:
         ("gptq.bits = 4", "neither a choice nor a range"),
         ("gptq.bits = []", "list of different values"),
         ("gptq.bits = [4, 4]", "list of different values"),
-        ("lora.rank = [4, 8]", "no table \\[lora\\]"),
+        ("lora.rank = [4, 8]", "\\[lora\\] is no table"),
         ("run.seed = [1, 2]", "the same for all trials"),
         ("depth.use = [1, 2]", "\\[true, false\\] is allowed"),
-        ("depth.remove = { from = 3 }", "a range is"),
-        ("depth.remove = { from = 3, to = 3 }", "from 3 to 3"),
-        ("depth.remove = { from = 'a', to = 3 }", "a number is allowed"),
+        ("depth.remove = { from = 3 }", "neither a choice nor a range"),
+        ("depth.remove = { from = 3, to = 3 }", "'from' the smaller one"),
+        ("depth.remove = { from = 'a', to = 3 }", "numbers are allowed"),
         ("depth.remove = { from = 0, to = 7, step = 2 }", "do not arrive"),
-        ("depth.remove = { from = 0, to = 7, log = true }", "larger than 0"),
+        ("depth.remove = { from = 0, to = 7, log = true }", "low >= 1"),
     ],
 )
 def test_a_space_that_makes_no_sense(text: str, words: str) -> None:
@@ -146,7 +143,7 @@ def test_a_space_that_makes_no_sense(text: str, words: str) -> None:
 
 def test_a_search_in_parts_is_the_search_in_one_go(space: Space, study: Any, storage: str) -> None:
     def results(study: Any) -> list[dict[str, Any]]:
-        return [r.to_json() for r in results_of(study, space)]
+        return [r.to_json() for r in results_of(study)]
 
     explore(study, space, made_up, trials=12, seed=3)
     for part in (4, 6, 2):  # each opens the study anew, as another process would
@@ -170,7 +167,7 @@ def _search(space: Space, storage: str, trials: int, seed: int = 0) -> list[Resu
 
 
 def test_the_sampler_learns(space: Space, study: Any) -> None:
-    """Half of the space fails; what is proposed later avoids it more than chance would."""
+    """Two thirds of the space fail; of what is proposed later more than half does not."""
 
     def run(number: int, values: dict[str, Any]) -> Outcome:
         if values["gptq.bits"] != 8:
@@ -179,7 +176,7 @@ def test_the_sampler_learns(space: Space, study: Any) -> None:
 
     done = explore(study, space, run, trials=45, seed=0)
     late = [r.state for r in done[25:]]
-    assert late.count("complete") > 2 * 20 / 3
+    assert late.count("complete") > 10
 
 
 def test_failures_are_recorded_and_stop_nothing(space: Space, study: Any) -> None:
@@ -206,9 +203,11 @@ def test_failures_are_recorded_and_stop_nothing(space: Space, study: Any) -> Non
         *["complete"] * 3,
     ]
     assert done[1].reason == "bad data: the text is short."
-    assert done[2].reason == "ZeroDivisionError: a library's (test_explore.py, run)"
+    assert done[2].reason == "ZeroDivisionError: a library's own error"
     assert done[3].reason == "groups do not divide"
-    assert [r.to_json() for r in results_of(study, space)] == [r.to_json() for r in done]
+    assert [(r.number, r.outcome, r.reason) for r in results_of(study)] == [
+        (r.number, r.outcome, r.reason) for r in done
+    ]
 
 
 def test_all_failed_is_an_error(space: Space, study: Any) -> None:
@@ -233,7 +232,7 @@ def test_an_interrupted_trial_is_the_next_one(space: Space, storage: str) -> Non
     study = open_study(storage, "s", {})
     done = explore(study, space, made_up, trials=2, seed=0)
     assert done[0].values == stopped[0]
-    states = [(r.state, r.reason) for r in results_of(study, space)]
+    states = [(r.state, r.reason) for r in results_of(study)]
     assert states[1] == ("failed", "interrupted")
     assert [s for s, _ in states] == ["complete", "failed", "complete", "complete"]
 
@@ -269,7 +268,7 @@ def test_a_study_on_a_full_disk(space: Space, small_disk: Callable[[int], Path])
                     break
         return made_up(number, values)
 
-    said = "study.db cannot be written: database or disk is full.*the same command"
+    said = "study.db cannot be used: .*database or disk is full.*the same command"
     with pytest.raises(OutputError, match=said), storage_errors(storage):
         explore(study, space, fill, trials=40, seed=0)
     with pytest.raises(OutputError, match=said):
@@ -303,12 +302,12 @@ def test_another_setting_is_another_study(storage: str) -> None:
 
 @pytest.mark.parametrize("url", ["nothing://x", "sqlite:////no/such/folder/study.db", "plain"])
 def test_a_storage_that_is_none(url: str) -> None:
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(OutputError, match="cannot be used"):
         open_study(url, "s", {})
 
 
 def test_a_password_is_not_shown() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(OutputError) as caught:
         open_study("nothing://me:secret@host/database", "s", {})
     assert "secret" not in str(caught.value) and "me:***@host" in caught.value.message
 
@@ -317,6 +316,7 @@ def _worker(storage: str) -> None:
     _search(parse_space(tomllib.loads(EXPLORE), RECIPE), storage, 6)
 
 
+@pytest.mark.slow
 def test_processes_share_a_study(space: Space, storage: str) -> None:
     study = open_study(storage, "s", {})
     context = multiprocessing.get_context("spawn")
@@ -326,7 +326,7 @@ def test_processes_share_a_study(space: Space, storage: str) -> None:
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    results = results_of(study, space)
+    results = results_of(study)
     assert [r.number for r in results] == list(range(12))
     assert all(r.state == "complete" for r in results)
 
@@ -334,59 +334,57 @@ def test_processes_share_a_study(space: Space, storage: str) -> None:
 # --- the front ---
 
 
-def outcomes(points: list[tuple[int, int]]) -> list[Result]:
-    return [
-        Result(i, {"gptq.bits": 4}, "complete", Outcome(size, float(perplexity)))
-        for i, (size, perplexity) in enumerate(points)
-    ]
+def test_the_front_is_what_nothing_beats(space: Space, study: Any) -> None:
+    explore(study, space, made_up, trials=12, seed=0)
+    results = results_of(study)
+    points = {(r.outcome.packed_bytes, r.outcome.perplexity) for r in results if r.outcome}
+    best = [r.outcome for r in front_of(results) if r.outcome]
+    front = [(outcome.packed_bytes, outcome.perplexity) for outcome in best]
+    assert front == sorted(front)
 
-
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12))
-def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
-    front = {
-        (r.outcome.packed_bytes, int(r.outcome.perplexity))
-        for r in front_of(outcomes(points))
-        if r.outcome
-    }
-
-    def beaten(p: tuple[int, int]) -> bool:
+    def beaten(p: tuple[int, float]) -> bool:
         return any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
 
-    assert front == {p for p in points if not beaten(p)}
+    assert set(front) == {p for p in points if not beaten(p)} < points
 
 
-def test_files_of_the_front(tmp_path: Path) -> None:
-    results = [
-        *outcomes([(3 << 20, 20), (2 << 20, 30), (4 << 20, 25)]),
-        Result(3, {"gptq.bits": 3}, "failed", reason="out of memory"),
-        Result(4, {"gptq.bits": 3}, "infeasible", reason="does not divide"),
-        Result(5, {"gptq.bits": 2}, "infeasible", reason="does not divide"),
-        Result(6, {"gptq.bits": 2}, "infeasible", reason="too many words " * 20),
-    ]
+def test_files_of_the_front(study: Any, tmp_path: Path) -> None:
+    space = parse_space({"gptq": {"bits": [1, 2, 3, 4, 5, 6]}}, RECIPE)
+    points = {1: (3 << 20, 20.0), 2: (2 << 20, 30.0), 3: (4 << 20, 25.0)}
+
+    def run(number: int, values: dict[str, Any]) -> Outcome:
+        bits = values["gptq.bits"]
+        if bits == 4:
+            raise RuntimeError("out of memory")
+        if bits > 4:
+            raise InfeasibleError("too many words " * 20)
+        return Outcome(*points[bits])
+
+    done = explore(study, space, run, trials=6, seed=0)
+    number = {r.values["gptq.bits"]: r.number for r in done}
     references = [Reference("reference", 5 << 20, 18.0)]
-    lines = write_front(tmp_path, results, references, {"study": "s"})
+    lines = write_front(tmp_path, study, references, {"study": "s"})
     assert (tmp_path / "front.md").read_text() == "\n".join(lines) + "\n"
     assert [line.split(" | ")[0] for line in lines[2:5]] == [
-        "| trial 1",
-        "| trial 0",
+        f"| trial {number[2]}",
+        f"| trial {number[1]}",
         "| reference",
     ]
-    assert lines[8:10] == ["3 infeasible:", ""]
-    assert lines[10] == "* trials 4, 5: does not divide"
-    assert lines[11].startswith("* trial 6: too many words") and len(lines[11]) < 180
-    assert lines[-1] == "* trial 3: out of memory"
+    assert f"* trial {number[4]} failed: RuntimeError: out of memory" in lines
+    long = next(line for line in lines if line.startswith(f"* trial {number[5]} infeasible: too"))
+    assert len(long) < 200
     content = json.loads((tmp_path / "front.json").read_text())
-    assert [r["trial"] for r in content["front"]] == [1, 0]
-    assert content["counts"] == {"complete": 3, "infeasible": 3, "failed": 1}
+    assert [r["trial"] for r in content["front"]] == [number[2], number[1]]
+    assert content["counts"] == {"complete": 3, "infeasible": 2, "failed": 1}
     assert content["study"] == "s" and content["references"][0]["perplexity"] == 18
     picture = (tmp_path / "front.svg").read_bytes()
-    write_front(tmp_path, results, references, {"study": "s"})
+    write_front(tmp_path, study, references, {"study": "s"})
     assert (tmp_path / "front.svg").read_bytes() == picture
     assert sorted(p.name for p in tmp_path.iterdir()) == ["front.json", "front.md", "front.svg"]
 
 
-def test_a_front_of_nothing(tmp_path: Path) -> None:
-    lines = write_front(tmp_path, [], [], {})
+def test_a_front_of_nothing(study: Any, tmp_path: Path) -> None:
+    lines = write_front(tmp_path, study, [], {})
     assert "0 trials complete" in "\n".join(lines)
     assert (tmp_path / "front.svg").stat().st_size > 1000
 
@@ -414,37 +412,28 @@ def test_references(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("stated", "words"),
     [
-        ({"windows": 64}, "a: windows is 64, that of the trials 16."),
-        ({"sha256": "cd"}, "a: sha256 is cd, that of the trials ab."),
-        ({"text_tokens": 1}, "a: text_tokens is 1, that of the trials 9000."),
+        (MEASURED | {"windows": 64}, "a: windows: 64 → 16."),
+        (MEASURED | {"text_tokens": 1}, "a: text_tokens: 1 → 9000."),
         (
-            {"dtype": "bfloat16", "protocol": "wikitext2048"},
-            "a: protocol is wikitext2048, that of the trials wikitext512, dtype is bfloat16, that of "
-            "the trials float32.",
+            MEASURED | {"dtype": "bfloat16", "protocol": "wikitext2048"},
+            "a: protocol: wikitext2048 → wikitext512, dtype: bfloat16 → float32.",
+        ),
+        (
+            {"windows": 16, "dtype": "float32"},
+            "a: protocol: not given → wikitext512, sha256: not given → ab.",
         ),
     ],
 )
 def test_references_that_were_measured_otherwise(
-    changes: dict[str, Any], words: str, tmp_path: Path
+    stated: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "reference.json"
     row = {"name": "a", "packed_bytes": 5, "perplexity": 2}
-    file.write_text(json.dumps([{**row, "measured": MEASURED | changes}]))
+    file.write_text(json.dumps([{**row, "measured": stated}]))
     with pytest.raises(BadData) as refusal:
         read_references(file, MEASURED)
-    assert refusal.value.message == f"{file} cannot be shown beside the trials: {words}"
+    assert refusal.value.message == f"{file} was not measured as the trials are: {words}"
     # what it has to be, ready to be compared or copied
     assert refusal.value.hint is not None and json.dumps(MEASURED) in refusal.value.hint
-
-
-def test_references_that_do_not_say_how_they_were_measured(tmp_path: Path) -> None:
-    file = tmp_path / "reference.json"
-    row = {"name": "a", "packed_bytes": 5, "perplexity": 2}
-    file.write_text(json.dumps([row, {**row, "name": "b"}]))
-    with pytest.raises(BadData, match="a, b: how it was measured is not said"):
-        read_references(file, MEASURED)
-    file.write_text(json.dumps([{**row, "measured": {"windows": 16, "dtype": "float32"}}]))
-    with pytest.raises(BadData, match="'measured' does not say protocol, sha256"):
-        read_references(file, MEASURED)

@@ -10,7 +10,7 @@ from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.cli.stopping import check
 from shrinkc.cli.units import show_size
 from shrinkc.compression.explore import Result, explore, open_study, results_of, storage_errors
-from shrinkc.compression.front import read_references, short, write_front
+from shrinkc.compression.front import read_references, short, show, write_front
 from shrinkc.compression.steps import read_json, write_json
 from shrinkc.compression.trials import plan_trials
 from shrinkc.core.errors import Interrupted, UsageError
@@ -38,15 +38,14 @@ class ExploreRequest:
     device: str
     output: Path
 
-    def check(self) -> None:
-        """UsageError when a value is not possible."""
+    def __post_init__(self) -> None:
+        """UsageError for a time that is none, such as nan."""
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
 
 
 def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     """Runs more trials of the study; the front is written after each of them."""
-    request.check()
     out = request.output
     check_folder(out, _made_here)
     trials = plan_trials(
@@ -60,36 +59,34 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
     write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
     storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
     study = open_study(storage, request.study, conditions)
+    about = {"study": request.study, "conditions": dict(conditions)}
     begin = time.monotonic()
-    table: list[str] = []
 
     def expired() -> bool:  # asked before every trial
         check()
         return request.timeout is not None and time.monotonic() - begin >= request.timeout
 
-    def write() -> None:
-        results = results_of(study, trials.space)
-        table[:] = write_front(out, results, references, about)
+    def write() -> list[str]:
         if not request.keep_all:
-            trials.thin_out(results)
+            trials.thin_out(results_of(study))
+        return write_front(out, study, references, about)
 
     def finished(result: Result) -> None:
         console.note(_line(result))
         write()
 
-    about = {"study": request.study, "conditions": dict(conditions)}
     try:
         with storage_errors(storage):
             done = explore(
                 study, trials.space, trials.run, trials=request.trials, seed=request.seed,
                 expired=expired, finished=finished,
             )  # fmt: skip
+            table = write()
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"stopped; {out} holds the trials that are complete.",
             "the same command goes on with the one that was interrupted.",
         ) from stop
-    write()
     if len(done) < request.trials and not expired():
         console.note("every combination that the space has was tried")
     if as_json:
@@ -99,13 +96,12 @@ def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
 
 
 def _line(result: Result) -> str:
-    values = ", ".join(f"{key} = {value}" for key, value in result.values.items())
-    if result.outcome is None:
-        return f"trial {result.number} ({values}): {result.state}: {short(result.reason or '')}"
-    return (
-        f"trial {result.number} ({values}): {show_size(result.outcome.packed_bytes)}, "
-        f"perplexity {result.outcome.perplexity:.2f}"
-    )
+    values = ", ".join(f"{key} = {show(value)}" for key, value in result.values.items())
+    said = f"{result.state}: {short(result.reason or '')}"
+    if result.outcome is not None:
+        size, perplexity = show_size(result.outcome.packed_bytes), result.outcome.perplexity
+        said = f"{size}, perplexity {perplexity:.2f}"
+    return f"trial {result.number} ({values}): {said}"
 
 
 def _made_here(folder: Path) -> bool:

@@ -2,8 +2,6 @@
 
 The study is the memory: every trial's values, outcome or reason of failure are in its storage, so
 that any number of processes, on any number of machines, now or later, go on from what is known.
-Which values come next is decided on a copy of it (:func:`propose`), where trials that failed count
-as bad ones; Optuna's samplers do not learn from those.
 """
 
 from __future__ import annotations
@@ -11,28 +9,21 @@ from __future__ import annotations
 import json
 import math
 import re
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shrinkc.checkpoints import need
 from shrinkc.compression.space import Space, Values
-from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed, UsageError
+from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed
 from shrinkc.core.fingerprint import Fingerprint, differences
 
 STARTUP = 10  # trials before the sampler learns from them
-GUIDED = 40  # proposals of the sampler that may be known already, then random ones
-TRIES = 200
+GUIDED, TRIES = 40, 200  # proposals that may be known already: of the sampler, then random ones
 CONDITIONS = "shrinkc"  # the study's attribute that says what its trials have in common
 
-# what SQLite calls a full disk, missing rights, a failing disk; Optuna wraps them twice
-_SQLITE = ("database or disk is full", "attempt to write a readonly database", "disk I/O error")
 _PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 
 
@@ -55,57 +46,60 @@ RunTrial = Callable[[int, Values], Outcome]
 
 @dataclass(frozen=True)
 class Result:
-    """One finished trial of a study.  ``state``: complete, infeasible or failed."""
+    """One finished trial of a study.  ``state``: complete, infeasible or failed.  ``best``: no other
+    one is smaller and better."""
 
     number: int
     values: Values
     state: str
     outcome: Outcome | None = None
     reason: str | None = None
+    best: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For JSON."""
-        known: dict[str, Any] = {"trial": self.number, "state": self.state, "values": self.values}
-        if self.outcome is not None:
-            known["packed_bytes"] = self.outcome.packed_bytes
-            known["perplexity"] = self.outcome.perplexity
-            known["figures"] = self.outcome.figures
+        known = {"trial": self.number, "state": self.state, "values": self.values}
         if self.reason is not None:
             known["reason"] = self.reason
-        return known
+        return known | (vars(self.outcome) if self.outcome else {})
+
+
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """OutputError in place of what the libraries say of a study's storage: it cannot be opened,
+    read or written."""
+    import sqlalchemy
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+        said = str(error.__cause__ or error).strip().split("\n")[0]
+        raise OutputError(
+            _PASSWORD.sub("***", f"the study's storage {storage} cannot be used: {said}."),
+            "free some space or change its rights, and give the same command again; --storage is "
+            "a URL such as sqlite:///study.db or postgresql://host/database, whose driver has to be "
+            "installed.",
+        ) from error
 
 
 def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
     """The Optuna study called ``name``, made if there is none.
 
-    ``conditions`` are what all its trials have in common.  Raises RunChanged, naming
-    what differs, when the study was made under others; UsageError for a storage that cannot be
-    opened; OutputError for a file that cannot be written.
+    ``conditions`` are what all its trials have in common.  Raises RunChanged, naming what differs,
+    when the study was made under others; OutputError for a storage that cannot be used.
     """
-    need("optuna")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
+    with storage_errors(storage):
         study = optuna.create_study(
             storage=storage, study_name=name, directions=["minimize", "minimize"],
             load_if_exists=True,
         )  # fmt: skip
-        known = study.user_attrs.get(CONDITIONS)
-        if known is None:
+        if CONDITIONS not in study.user_attrs:
             study.set_user_attr(CONDITIONS, dict(conditions))
-            known = study.user_attrs[CONDITIONS]
-    except Exception as error:  # SQLAlchemy's, the driver's, Optuna's own
-        refusal = _unwritable(storage, error)
-        if refusal is not None:
-            raise refusal from error
-        raise UsageError(
-            f"the study's storage {_PASSWORD.sub('***', storage)} cannot be used: "
-            f"{_PASSWORD.sub('***', _first_line(error))}",
-            "give an SQLAlchemy URL such as sqlite:///study.db or postgresql://host/database; "
-            "its driver has to be installed.",
-        ) from error
-    changed = differences(known, json.loads(json.dumps(conditions)))
+        changed = differences(study.user_attrs[CONDITIONS], json.loads(json.dumps(conditions)))
     if changed:
         raise RunChanged(
             f"the study '{name}' was started under other conditions: {'; '.join(changed)}.",
@@ -114,76 +108,31 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
     return study
 
 
-@contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """OutputError in place of what the libraries say of a study's file that cannot be written."""
-    try:
-        yield
-    except Exception as error:
-        refusal = None if isinstance(error, ShrinkcError) else _unwritable(storage, error)
-        if refusal is None:
-            raise
-        raise refusal from error
-
-
-def _unwritable(storage: str, error: BaseException | None) -> OutputError | None:
-    while error is not None:
-        said = next((text for text in _SQLITE if text in str(error)), None)
-        if said is not None:
-            return OutputError(
-                f"{storage.removeprefix('sqlite:///')} cannot be written: {said}.",
-                "free some space or change its rights; the same command then goes on.",
-            )
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
-    """Parameters that no trial of the study has; None when there seem to be no more.
+    """Parameters whose values no trial of the study has; None when there seem to be no more.
 
     Depends on nothing but the study's trials and the seed, so that a study in one go and one in
-    parts make the same proposals.  Tree-structured Parzen estimator for two objectives, bytes and
-    log perplexity; a trial that failed, or runs, counts as worse than any.
+    parts make the same proposals.  They are made by Optuna's tree-structured Parzen estimator, to
+    which trials that were pruned are worse than any other, on a copy of the study.
     """
     import optuna
 
     trials = study.get_trials(deepcopy=False)
+    known = [space.values(t.params) for t in trials if t.params]
     number = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
     copy = optuna.create_study(
-        directions=["minimize", "minimize"],
+        directions=study.directions,
         sampler=optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP),
     )
-    seen = set()
-    complete = [t.values for t in trials if t.state.name == "COMPLETE"]
-    worst = None
-    if complete:
-        worst = [2 * max(v[0] for v in complete), 1 + math.log(max(v[1] for v in complete))]
-    for t in trials:
-        seen.add(_key(t.params))
-        values = [t.values[0], math.log(t.values[1])] if t.state.name == "COMPLETE" else worst
-        if values is not None:
-            copy.add_trial(
-                optuna.create_trial(params=t.params, distributions=t.distributions, values=values)
-            )
+    copy.add_trials(trials)
     for attempt in range(TRIES):
         if attempt == GUIDED:
             copy.sampler = optuna.samplers.RandomSampler(seed=number)
-        trial = copy.ask()
-        space.suggest(trial)
-        if _key(trial.params) not in seen:
+        trial = copy.ask(space.distributions)
+        if space.values(trial.params) not in known:
             return dict(trial.params)
-        copy.tell(trial, worst, state=_state("COMPLETE" if worst else "FAIL"))
+        copy.tell(trial, state=optuna.trial.TrialState.PRUNED)
     return None
-
-
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))
-
-
-def _state(name: str) -> Any:
-    import optuna
-
-    return optuna.trial.TrialState[name]
 
 
 def explore(
@@ -200,28 +149,31 @@ def explore(
     end; infeasible ones do not count, up to ten times as many.
 
     ``finished`` hears of every one.  A trial that fails is recorded with its reason and does not
-    stop the others.  One that is interrupted, or cannot be written (OutputError), fails, and its
-    values wait for whoever goes on.
+    stop the others.  One that is interrupted, or cannot be written (OutputError), waits for
+    whoever goes on.
     StageFailed if every one of them failed, or none was feasible in the whole study.
     """
+    from optuna.trial import TrialState
+
     done: list[Result] = []
     counted = 0
     while counted < trials and len(done) < 10 * trials and not expired():
-        params = propose(study, space, seed)
-        if params is None:
-            break
-        result = _run_one(study, space, params, run_trial)
-        done.append(result)
-        counted += result.state != "infeasible"
-        finished(result)
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            params = propose(study, space, seed)
+            if params is None:
+                break
+            study.enqueue_trial(params)
+        number = _run_one(study, space, run_trial)
+        done += [r for r in results_of(study) if r.number == number]
+        counted += done[-1].state != "infeasible"
+        finished(done[-1])
     failed = [r for r in done if r.state == "failed"]
     if failed and len(failed) == counted:
         raise StageFailed(
             f"all {counted} trials failed; the first: {failed[0].reason}",
             "'shrinkc compress' with the same recipe shows more.",
         )
-    complete = any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False))
-    if done and not counted and not complete:
+    if done and not counted and not study.best_trials:
         raise StageFailed(
             f"none of {len(done)} trials is possible; the first: {done[0].reason}",
             "change the recipe or its ranges.",
@@ -229,94 +181,55 @@ def explore(
     return done
 
 
-def _run_one(study: Any, space: Space, params: dict[str, Any], run_trial: RunTrial) -> Result:
-    """Runs what an interrupted trial left waiting, or else ``params``."""
-    import optuna
+def _run_one(study: Any, space: Space, run_trial: RunTrial) -> int:
+    """Runs the trial that waits; returns its number."""
+    from optuna.trial import TrialState
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.sampler = optuna.samplers.PartialFixedSampler(params, optuna.samplers.RandomSampler())
-    trial = study.ask()
+    trial = study.ask(space.distributions)
+    values = space.values(trial.params)
+    trial.set_user_attr("values", values)
     try:
-        values = space.suggest(trial)
         outcome = run_trial(trial.number, values)
         if not math.isfinite(outcome.perplexity):
             raise StageFailed(f"the perplexity is {outcome.perplexity}.")
-    except InfeasibleError as problem:
-        return _told(study, trial, values, "infeasible", str(problem))
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, OutputError):
-            return _told(study, trial, values, "failed", _reason(error))
-        # Ctrl-C and the like, and a full disk, which says nothing of these values
-        study.tell(trial, state=_state("FAIL"))
-        study.enqueue_trial(trial.params)
-        raise
-    trial.set_user_attr("figures", outcome.figures)
-    study.tell(trial, [outcome.packed_bytes, outcome.perplexity])
-    return Result(trial.number, values, "complete", outcome)
+        if not isinstance(error, Exception) or isinstance(error, OutputError):
+            # Ctrl-C and the like, and a full disk, which says nothing of these values
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            raise
+        kind = f"{getattr(error, 'title', type(error).__name__)}: "
+        infeasible = isinstance(error, InfeasibleError)
+        trial.set_user_attr("state", "infeasible" if infeasible else "failed")
+        said = error.message if isinstance(error, ShrinkcError) else str(error)
+        trial.set_user_attr("reason", " ".join(f"{'' if infeasible else kind}{said}".split()))
+        study.tell(trial, state=TrialState.PRUNED)  # FAIL is nothing that the sampler learns from
+    else:
+        trial.set_user_attr("outcome", vars(outcome))
+        # the sampler measures how far trials are apart: nats do not grow without bound
+        study.tell(trial, [outcome.packed_bytes, math.log(outcome.perplexity)])
+    return int(trial.number)
 
 
-def _told(study: Any, trial: Any, values: Values, state: str, reason: str) -> Result:
-    trial.set_user_attr("state", state)
-    trial.set_user_attr("reason", reason)
-    study.tell(trial, state=_state("PRUNED" if state == "infeasible" else "FAIL"))
-    return Result(trial.number, values, state, reason=reason)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ShrinkcError):
-        return f"{error.title}: {error.message}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {_first_line(error)} ({Path(last.filename).name}, {last.name})"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def results_of(study: Any, space: Space) -> list[Result]:
+def results_of(study: Any) -> list[Result]:
     """Every finished trial of the study, whoever ran it."""
+    best = {t.number for t in study.best_trials}
     out = []
     for t in study.get_trials(deepcopy=False):
-        name = t.state.name
-        if name not in ("COMPLETE", "FAIL", "PRUNED"):
-            continue
-        values = space.suggest(_Finished(t.params))
-        if name == "COMPLETE":
-            figures = t.user_attrs.get("figures", {})
-            outcome = Outcome(int(t.values[0]), t.values[1], figures)
-            out.append(Result(t.number, values, "complete", outcome))
-        else:
+        values = t.user_attrs.get("values", {})
+        if t.state.name == "COMPLETE":
+            outcome = Outcome(**t.user_attrs["outcome"])
+            result = Result(t.number, values, "complete", outcome, best=t.number in best)
+            out.append(result)
+        elif t.state.is_finished():
             state = t.user_attrs.get("state", "failed")
             reason = t.user_attrs.get("reason", "interrupted")
             out.append(Result(t.number, values, state, reason=reason))
     return out
 
 
-class _Finished:
-    """Suggests what a finished trial had."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._params[name]
-
-    def suggest_int(self, name: str, low: int, high: int, **rest: Any) -> int:
-        return int(self._params[name])
-
-    def suggest_float(self, name: str, low: float, high: float, **rest: Any) -> float:
-        return float(self._params[name])
-
-
-def front_of(results: list[Result]) -> list[Result]:
+def front_of(results: Sequence[Result]) -> list[Result]:
     """Those that no other one beats in bytes and perplexity; from the smallest on."""
-    complete = [(r.outcome.packed_bytes, r.outcome.perplexity, r) for r in results if r.outcome]
-    best = math.inf
-    out = []
-    for _, perplexity, result in sorted(complete, key=lambda c: (c[0], c[1], c[2].number)):
-        if perplexity < best:
-            best = perplexity
-            out.append(result)
-    return out
+    return sorted(
+        (r for r in results if r.best), key=lambda r: r.outcome.packed_bytes if r.outcome else 0
+    )

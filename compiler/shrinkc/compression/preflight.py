@@ -86,8 +86,35 @@ def preflight(
     problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
     QuantizeError, BadData or OutputError.
     """
-    problems: list[tuple[type[ShrinkcError], str]] = []
+    problems, chain = stage_problems(recipe, facts)
     notes: list[str] = []
+    for number, stage in enumerate(recipe.stages):
+        around = recipe.stages[:number], recipe.stages[number + 1 :]
+        notes += KINDS[stage.kind].advice(stage, *around)
+    ratios = _ratios(recipe, loaded.model.device.type)
+    notes += _dtype_notes(ratios)
+    problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
+    if recipe.evaluate is not None:
+        problems += _evaluation_problems(recipe.evaluate)
+    estimate = None
+    if not problems:
+        estimate = _estimate(recipe, chain, calibration, loaded, out, done, loading, ratios)
+    if estimate is not None:
+        problems += _resource_problems(estimate, out, notes)
+    if problems:
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        text = "; ".join(text.rstrip(".") for _, text in problems)
+        raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
+    assert estimate is not None
+    return Preflight(estimate, chain[1:], notes)
+
+
+def stage_problems(
+    recipe: Recipe, facts: ModelFacts
+) -> tuple[list[tuple[type[ShrinkcError], str]], list[ModelFacts]]:
+    """What keeps the stages of ``recipe`` from working on a model of the sizes ``facts``, each with
+    the class of its error; and the sizes before the first and after every stage."""
+    problems: list[tuple[type[ShrinkcError], str]] = []
     chain = [facts]
     if facts.config.family != "llama" or facts.config.biased:
         has = (
@@ -115,25 +142,7 @@ def preflight(
         found = kind.preflight(stage.settings, now)
         problems += [(error, f"[{stage.name}] {text}") for text in found]
         chain.append(_after(stage, now, bool(found)))
-    for number, stage in enumerate(recipe.stages):
-        around = recipe.stages[:number], recipe.stages[number + 1 :]
-        notes += KINDS[stage.kind].advice(stage, *around)
-    ratios = _ratios(recipe, loaded.model.device.type)
-    notes += _dtype_notes(ratios)
-    problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
-    if recipe.evaluate is not None:
-        problems += _evaluation_problems(recipe.evaluate)
-    estimate = None
-    if not problems:
-        estimate = _estimate(recipe, chain, calibration, loaded, out, done, loading, ratios)
-    if estimate is not None:
-        problems += _resource_problems(estimate, out, notes)
-    if problems:
-        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
-        text = "; ".join(text.rstrip(".") for _, text in problems)
-        raise problems[0][0](f"{count}{text}.", "nothing was changed; correct the recipe.")
-    assert estimate is not None
-    return Preflight(estimate, chain[1:], notes)
+    return problems, chain
 
 
 def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> Iterator[str]:

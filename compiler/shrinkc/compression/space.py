@@ -1,4 +1,4 @@
-"""What a search may change in a recipe: the table ``[explore]``.
+"""What a search may change in a recipe: the table ``[explore]``, as Optuna's distributions.
 
 Its keys are those of the recipe's stages.  A list is a choice; ``{from, to}`` is a range, both ends
 included, with ``step`` for a coarser one and ``log = true`` for one in which ratios count.
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from shrinkc.checkpoints import need
 from shrinkc.core.errors import BadRecipe
 
 TABLE = "explore"
@@ -24,36 +26,12 @@ Values = dict[str, Any]
 """Dimension's name -> value, without those of stages that are left out."""
 
 
-class Trial(Protocol):
-    """What is used of an Optuna trial."""
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of ``choices``."""
-        ...
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        """low <= value <= high."""
-        ...
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """low <= value <= high."""
-        ...
-
-
 @dataclass(frozen=True)
 class Dimension:
-    """One key.  ``choices`` or, if empty, the numbers from ``low`` to ``high``."""
+    """One key: its ``path`` in the recipe and the Optuna ``distribution`` of its values."""
 
     path: tuple[str, ...]
-    choices: tuple[Any, ...] = ()
-    low: float = 0
-    high: float = 0
-    step: float | None = None
-    log: bool = False
+    distribution: Any
 
     @property
     def name(self) -> str:
@@ -70,61 +48,50 @@ class Dimension:
         """Whether it is about the whole stage."""
         return self.path[1:] == (USE,)
 
-    def suggest(self, trial: Trial) -> Any:
-        """The value that the trial's sampler chooses."""
-        if self.choices:
-            # as JSON: a choice may be a list or a table, which Optuna does not store
-            return json.loads(trial.suggest_categorical(self.name, [*map(_label, self.choices)]))
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            step = int(self.step or 1)
-            return trial.suggest_int(self.name, self.low, self.high, step=step, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
-
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions, switches first."""
+    """All dimensions."""
 
     dimensions: tuple[Dimension, ...]
 
-    def suggest(self, trial: Trial) -> Values:
-        """A value for every dimension, except those of a stage that is switched off."""
-        values: Values = {}
-        off: set[str] = set()
-        for d in self.dimensions:
-            if d.stage in off:
-                continue
-            values[d.name] = d.suggest(trial)
-            if d.switch and not values[d.name]:
-                off.add(d.stage)
-        return values
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """Name -> distribution, as ``Study.ask`` takes them."""
+        return {d.name: d.distribution for d in self.dimensions}
+
+    def values(self, params: Mapping[str, Any]) -> Values:
+        """What an Optuna trial's ``params`` mean."""
+        # choices are JSON: one may be a list or a table, which Optuna does not store
+        found = {k: json.loads(v) if isinstance(v, str) else v for k, v in params.items()}
+        off = {d.stage for d in self.dimensions if d.switch and found.get(d.name) is False}
+        return {
+            d.name: found[d.name]
+            for d in self.dimensions
+            if d.name in found and (d.switch or d.stage not in off)
+        }
 
     def apply(self, tables: Mapping[str, Any], values: Values) -> dict[str, Any]:
         """The recipe's ``tables`` with ``values`` in their places."""
         out = copy.deepcopy(dict(tables))
         for d in self.dimensions:
-            if d.name not in values:
-                continue
             if d.switch:
-                if not values[d.name]:
+                if not values.get(d.name, True):
                     del out[d.stage]
-                continue
-            place = out[d.stage]
-            for key in d.path[1:-1]:
-                place = place.setdefault(key, {})
-                if not isinstance(place, dict):
-                    raise BadRecipe(f"[{TABLE}] {d.name}: {key} = {place!r} is no table.")
-            place[d.path[-1]] = values[d.name]
+            elif d.name in values:
+                place = out[d.stage]
+                for key in d.path[1:-1]:
+                    place = place.setdefault(key, {})
+                    if not isinstance(place, dict):
+                        raise BadRecipe(f"[{TABLE}] {d.name}: {key} = {place!r} is no table.")
+                place[d.path[-1]] = values[d.name]
         return out
 
-    def describe(self) -> dict[str, Any]:
-        """Name -> what is allowed, for JSON; equal for equal spaces."""
-        return {
-            d.name: list(d.choices)
-            if d.choices
-            else {"from": d.low, "to": d.high, "step": d.step, "log": d.log}
-            for d in self.dimensions
-        }
+    def describe(self) -> dict[str, str]:
+        """Name -> what is allowed; equal for equal spaces."""
+        from optuna.distributions import distribution_to_json
+
+        return {d.name: distribution_to_json(d.distribution) for d in self.dimensions}
 
 
 def parse_space(table: Mapping[str, Any], recipe: Mapping[str, Any]) -> Space:
@@ -133,27 +100,22 @@ def parse_space(table: Mapping[str, Any], recipe: Mapping[str, Any]) -> Space:
     Raises BadRecipe that names the key: no choice, an empty range, a stage that the recipe does
     not have, a table that has to stay as it is.
     """
-    found = [_dimension(path, value) for path, value in _leaves((), table)]
+    need("optuna")
+    found = [Dimension(path, _distribution(path, value)) for path, value in _leaves((), table)]
     if not found:
         raise BadRecipe(
             f"[{TABLE}] is empty.", "name what may change, for instance gptq.bits = [3, 4, 8]."
         )
     stages = [name for name in recipe if name not in _FIXED]
     for d in found:
-        if d.stage in _FIXED:
+        if d.stage not in stages:
             raise BadRecipe(
-                f"[{TABLE}] {d.name}: [{d.stage}] is the same for all trials.",
-                f"allowed: keys of {', '.join(stages)}.",
-            )
-        if d.stage not in recipe:
-            raise BadRecipe(
-                f"[{TABLE}] {d.name}: the recipe has no table [{d.stage}].",
+                f"[{TABLE}] {d.name}: [{d.stage}] is "
+                + ("the same for all trials." if d.stage in _FIXED else "no table of the recipe."),
                 f"allowed: keys of {', '.join(stages)}; a stage that a trial may leave out has to "
-                f"be in the recipe, with {d.stage}.{USE} = [true, false].",
+                f"be in the recipe, with STAGE.{USE} = [true, false].",
             )
-        if d.switch and not all(isinstance(c, bool) for c in d.choices):
-            raise BadRecipe(f"[{TABLE}] {d.name} = {list(d.choices)}; [true, false] is allowed.")
-    return Space(tuple(sorted(found, key=lambda d: not d.switch)))
+    return Space(tuple(found))
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -165,43 +127,38 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
         yield path, value
 
 
-def _dimension(path: tuple[str, ...], value: Any) -> Dimension:
+def _distribution(path: tuple[str, ...], value: Any) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     name = f"[{TABLE}] {'.'.join(path)}"
     if len(path) < 2:
         raise BadRecipe(
             f"{name} = {value!r} is no key of a stage.", "write for instance gptq.bits = [3, 4, 8]."
         )
+    if path[1:] == (USE,) and value not in ([True, False], [False, True]):
+        raise BadRecipe(f"{name} = {value!r}; [true, false] is allowed.")
     if isinstance(value, list):
-        labels = [*map(_label, value)]
+        labels = [json.dumps(choice, sort_keys=True) for choice in value]
         if not value or len(set(labels)) < len(labels):
             raise BadRecipe(f"{name} = {value!r}; a list of different values is allowed.")
-        return Dimension(path, tuple(value))
-    if not isinstance(value, Mapping):
+        return CategoricalDistribution(labels)
+    if not isinstance(value, Mapping) or not {"from", "to"} <= set(value):
         raise BadRecipe(
             f"{name} = {value!r} is neither a choice nor a range.",
-            "write a list of values, or { from = 0, to = 8 }.",
+            "write a list of values, or { from = 0, to = 8 }, with step or log = true.",
         )
-    log = value.get("log", False)
-    numbers: dict[str, Any] = {k: value[k] for k in ("from", "to", "step") if k in value}
-    if not {"from", "to"} <= set(value) or not isinstance(log, bool):
-        raise BadRecipe(f"{name}: a range is {{ from = …, to = … }}, with step or log = true.")
-    for key, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise BadRecipe(f"{name}.{key} = {number!r}; a number is allowed.")
-    low, high, step = numbers["from"], numbers["to"], numbers.get("step")
-    if not low < high:
-        raise BadRecipe(f"{name} goes from {low} to {high}; 'from' has to be the smaller one.")
-    if step is not None and (step <= 0 or log):
-        raise BadRecipe(f"{name}.step = {step}; a step is larger than 0, and log has none.")
-    if log and low <= 0:
-        raise BadRecipe(f"{name}.from = {low}; with log it has to be larger than 0.")
-    steps = 1.0 if step is None else (high - low) / step
-    if abs(steps - round(steps)) > 1e-9:
-        raise BadRecipe(f"{name}: steps of {step} from {low} do not arrive at {high}.")
-    if isinstance(step, float):
-        low, high = float(low), float(high)
-    return Dimension(path, low=low, high=high, step=step, log=log)
-
-
-def _label(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    numbers = [value[key] for key in ("from", "to", "step") if key in value]
+    if any(type(n) not in (int, float) for n in numbers) or not numbers[0] < numbers[1]:
+        raise BadRecipe(f"{name} = {dict(value)}; numbers are allowed, 'from' the smaller one.")
+    whole = all(isinstance(number, int) for number in numbers)
+    kind = IntDistribution if whole else FloatDistribution
+    step = value.get("step", 1 if whole else None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps that do not arrive, which is refused below
+            made = kind(value["from"], value["to"], log=value.get("log", False), step=step)
+    except ValueError as error:  # what Optuna refuses
+        raise BadRecipe(f"{name} = {dict(value)}: {error}") from error
+    if abs(made.high - value["to"]) > 1e-9 * abs(made.high):
+        raise BadRecipe(f"{name} = {dict(value)}: the steps do not arrive at 'to'.")
+    return made

@@ -5,29 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load_tokenizer, resolve
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.explore import InfeasibleError, Outcome, Result, front_of
+from shrinkc.compression.explore import InfeasibleError, Outcome, Result
 from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
 from shrinkc.compression.fingerprint import (
     evaluation_fingerprint,
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compression.preflight import order_problems, settle
+from shrinkc.compression.preflight import settle, stage_problems
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compression.run import compress, evaluation_plan
-from shrinkc.compression.run_directory import RUN, SOURCE
+from shrinkc.compression.run_directory import RUN, SOURCE, step_name
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
 from shrinkc.compression.space import TABLE, Space, Values, parse_space
-from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
@@ -53,7 +52,6 @@ class Trials:
     folder: Path
     device: str
     reporter: Reporter
-    _facts: ModelFacts | None = field(default=None, repr=False)
 
     def recipe(self, values: Values) -> Recipe:
         """The recipe of a trial.  Raises BadRecipe."""
@@ -63,9 +61,18 @@ class Trials:
     def conditions(self) -> Fingerprint:
         """What all trials have in common: model, texts, seed, versions, and what is not searched.
 
-        Raises BadRecipe when the recipe is not one, or measures no perplexity.
+        Raises BadRecipe when the recipe is not one, or measures no perplexity, or when a key of the
+        space is none of its stage's: every trial of it would be infeasible.
         """
         recipe = self.recipe({})
+        settings = {stage.name: stage.settings for stage in recipe.stages}
+        for d in self.space.dimensions:
+            known = vars(settings[d.stage]) if d.stage in settings else {}
+            if known and not d.switch and d.path[1] not in known:
+                raise BadRecipe(
+                    f"[{TABLE}] {d.name}: [{d.stage}] has no key {d.path[1]!r}.",
+                    f"allowed: {', '.join(known)}.",
+                )
         if recipe.evaluate is None or recipe.evaluate.text is None:
             raise BadRecipe(
                 "the recipe measures no perplexity, by which trials are compared.",
@@ -108,89 +115,55 @@ class Trials:
             recipe = self.recipe(values)
         except BadRecipe as error:
             raise InfeasibleError(error.message) from error
-        settled, _ = settle(recipe, self._sizes())
-        problems = self._problems(settled)
+        recipe, _ = settle(recipe, self._sizes)
+        problems, _ = stage_problems(recipe, self._sizes)
         if problems:
-            raise InfeasibleError("; ".join(text.rstrip(".") for text in problems))
+            raise InfeasibleError("; ".join(text for _, text in problems))
         out = self.folder / f"{number:04d}"
-        self._take_over(settled, out)
-
-        def attempt(*, force: bool) -> Any:
-            return compress(
-                str(self.model),
-                out,
-                recipe,
-                reporter=self.reporter,
-                force=force,
-                device=self.device,
-            )
-
+        self._take_over(recipe, out)
+        run = partial(
+            compress, str(self.model), out, recipe, reporter=self.reporter, device=self.device
+        )
         try:
-            result = attempt(force=False)
+            last = run().rows[-1]
         except (BadStep, RunChanged):  # what was taken over is of no use after all
-            result = attempt(force=True)
-        last = result.rows[-1]
+            last = run(force=True).rows[-1]
         assert last.perplexity is not None  # conditions() saw to it
         figures = {key: value for key, value in asdict(last).items() if value is not None}
         return Outcome(last.packed_bytes, last.perplexity, figures)
 
+    @cached_property
     def _sizes(self) -> ModelFacts:
-        if self._facts is None:
-            with self.reporter.stage("reading the model"):
-                source = self.model
-                self._facts = (
-                    facts_of(source) if source.is_dir() else float_facts(load_config(source))
-                )
-        return self._facts
-
-    def _problems(self, recipe: Recipe) -> list[str]:
-        """What the stages say before any work, from the model's sizes alone."""
-        facts, found = self._sizes(), list[str]()
-        for number, stage in enumerate(recipe.stages):
-            kind = KINDS[stage.kind]
-            said = [*order_problems(stage, recipe.stages[:number], self._sizes())]
-            said += kind.preflight(stage.settings, facts)
-            found += [f"[{stage.name}] {text}" for text in said]
-            if found:
-                break
-            facts = kind.predict(stage.settings, facts)
-        return found
+        if self.model.is_dir():
+            return facts_of(self.model)
+        return float_facts(load_config(self.model))
 
     def _take_over(self, recipe: Recipe, out: Path) -> None:
         """Links into ``out`` the steps of the earlier trial that begins with the most stages of
         ``recipe``, and what the model wrote for it; the run then goes on from there, after checking
         them as it always does."""
-        if out.exists():
+        shared = [_shared_steps(trial, recipe) for trial in sorted(self.folder.glob("[0-9]*"))]
+        best = max(shared, key=len, default=[])
+        if not best or out.exists():
             return
-        best: list[Path] = []
-        own: Path | None = None
-        for trial in sorted(self.folder.glob("[0-9]*")):
-            steps = list(_shared_steps(trial, recipe))
-            if len(steps) > len(best):
-                best = steps
-                own = trial / OWN if (trial / OWN).is_dir() else own
-        if not best:
-            return
-        out.mkdir(parents=True)
+        trial = best[0].parent
         try:
-            for folder in [*best, *([own] if own is not None else [])]:
-                shutil.copytree(folder, out / folder.name, copy_function=_link)
-            shutil.copyfile(best[0].parent / RUN, out / RUN)
-        except OSError:  # another process thins that trial out just now
+            for folder in [*best, trial / OWN]:
+                if folder.is_dir():
+                    shutil.copytree(folder, out / folder.name, copy_function=os.link)
+            shutil.copyfile(trial / RUN, out / RUN)
+        except OSError:  # another process thins that trial out just now; no links there
             shutil.rmtree(out, ignore_errors=True)
 
     def thin_out(self, results: Sequence[Result]) -> None:
         """Removes the last model of trials that are not on the front: earlier steps may serve
         others, and a trial's figures stay."""
-        front = {r.number for r in front_of(list(results))}
         for result in results:
-            if result.number in front or result.state != "complete":
-                continue
-            steps = _steps(self.folder / f"{result.number:04d}")
-            if len(steps) < 2 or not _whole(steps[-1]):
-                continue
-            for name in read_json(steps[-1] / STEP)["files"]:
-                (steps[-1] / name).unlink(missing_ok=True)
+            trial = self.folder / f"{result.number:04d}"
+            steps = sorted(trial.glob(f"[0-9][0-9]-*/{STEP}"))
+            if result.state == "complete" and not result.best and len(steps) > 1:
+                for name in read_json(steps[-1])["files"]:
+                    (steps[-1].parent / name).unlink(missing_ok=True)
 
 
 def plan_trials(
@@ -218,56 +191,24 @@ def plan_trials(
     if not isinstance(ranges, Mapping):
         raise BadRecipe(f"{TABLE} = {ranges!r}; a table is allowed.")
     found = parse_space(ranges, tables)
-    _check_keys(found)
     return Trials(resolve(model), tables, found, tuple(assignments), base, folder, device, reporter)
 
 
-def _check_keys(space: Space) -> None:
-    """BadRecipe for a key that no stage of that kind has; as a trial it would only be infeasible."""
-    for d in space.dimensions:
-        kind = next((k for k in KINDS if d.stage == k or d.stage.startswith(f"{k}-")), None)
-        if kind is None or d.switch:
-            continue  # the recipe's own parsing says what is wrong with the table
-        known = [f.name for f in fields(KINDS[kind].settings)]
-        if d.path[1] not in known:
-            raise BadRecipe(
-                f"[{TABLE}] {d.name}: [{d.stage}] has no key {d.path[1]!r}.",
-                f"allowed: {', '.join(known)}.",
-            )
-
-
-def _steps(trial: Path) -> list[Path]:
-    """The directories of a run's steps that have a record, in order."""
-    return sorted(p.parent for p in trial.glob(f"[0-9][0-9]-*/{STEP}"))
-
-
-def _shared_steps(trial: Path, recipe: Recipe) -> Iterator[Path]:
-    """The first steps of ``trial`` that are those of ``recipe``: stage, name and settings."""
-    wanted: list[tuple[str, dict[str, Any]]] = [(SOURCE, {})]
-    wanted += [
-        (f"{i:02d}-{stage.name}", asdict(stage.settings))
-        for i, stage in enumerate(recipe.stages, 1)
-    ]
-    if not (trial / RUN).is_file():
-        return
-    for step, (name, settings) in zip(_steps(trial), wanted, strict=False):
-        with suppress(OSError, ValueError, KeyError):
+def _shared_steps(trial: Path, recipe: Recipe) -> list[Path]:
+    """The first steps of ``trial`` that are those of ``recipe``, by stage, name and settings, and
+    still have their files."""
+    wanted: dict[str, dict[str, Any]] = {SOURCE: {}} | {
+        step_name(i, stage.name): asdict(stage.settings) for i, stage in enumerate(recipe.stages, 1)
+    }
+    found: list[Path] = []
+    for name, settings in wanted.items():
+        step = trial / name
+        try:
             record = read_json(step / STEP)
-            same = step.name == name and record["settings"] == json.loads(json.dumps(settings))
-            if same and _whole(step):
-                yield step
-                continue
-        return
-
-
-def _whole(step: Path) -> bool:
-    """Whether the step still has its files."""
-    return all((step / name).is_file() for name in read_json(step / STEP)["files"])
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link: a step's files are written once, and step.json is replaced, never changed."""
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
+            same = record["settings"] == json.loads(json.dumps(settings))
+            if not same or not all((step / file).is_file() for file in record["files"]):
+                break
+        except (OSError, ValueError, KeyError):
+            break
+        found.append(step)
+    return found
