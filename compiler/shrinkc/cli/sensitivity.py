@@ -12,9 +12,9 @@ from shrinkc.checkpoints import load, resolve, use_threads
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.compression.sensitivity import draw, measure, split_text, table
 from shrinkc.compression.texts import is_file, read_texts
-from shrinkc.core.errors import Interrupted, OutputError, UnsupportedModel
+from shrinkc.core.errors import Interrupted, UnsupportedModel
 from shrinkc.core.inputs import check_text_files
-from shrinkc.core.output import make_folder, remove_folders, try_folder, write_file
+from shrinkc.core.output import check_folder, make_folder, remove_folders, write_file
 from shrinkc.core.shell import name_of, printable
 
 RESULT, PICTURE, STATE = "sensitivity.json", "sensitivity.svg", "probes.jsonl"
@@ -41,7 +41,7 @@ def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None
         with tempfile.TemporaryDirectory() as folder:
             _run(request, Path(folder), console, as_json)
         return
-    _check(request.output)
+    check_folder(request.output, lambda folder: (folder / STATE).is_file())
     made = make_folder(request.output)
     try:
         _run(request, request.output, console, as_json)
@@ -52,19 +52,6 @@ def run(request: SensitivityRequest, *, console: Console, as_json: bool) -> None
         ) from stop
     finally:
         remove_folders(made)  # as far as they are empty: refused before anything was measured
-
-
-def _check(output: Path) -> None:
-    """OutputError for a directory with something else in it, or in which nothing can be written."""
-    if output.exists() and not output.is_dir():
-        raise OutputError(
-            f"{output} exists and is not a directory.", "choose another output directory."
-        )
-    if output.is_dir() and any(output.iterdir()) and not (output / STATE).is_file():
-        raise OutputError(
-            f"{output} is not empty and holds no sensitivities.", "choose another output directory."
-        )
-    try_folder(output)
 
 
 def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: bool) -> None:
@@ -78,7 +65,11 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
     texts = read_texts(request.text, "--text")
     windows, fit = split_text(texts, loaded.tokenizer, request.samples, request.length)
     found = measure(loaded.model, windows, fit, folder / STATE, console)
-    result = {"model": name_of(loaded.path), "text": _names(request), **found.to_json()}
+    result = {
+        "model": name_of(loaded.path),
+        "text": [printable(Path(text).name) for text in request.text],
+        **found.to_json(),
+    }
     try:
         if request.output is not None:
             write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
@@ -91,7 +82,3 @@ def _run(request: SensitivityRequest, folder: Path, console: Console, as_json: b
     console.note(f"{time.monotonic() - started:.0f} s")
     if request.output is not None:
         console.note(f"{request.output}: {RESULT}, {PICTURE}")
-
-
-def _names(request: SensitivityRequest) -> list[str]:
-    return [printable(Path(text).name) for text in request.text]

@@ -11,9 +11,8 @@ Only the layers from the changed one on are computed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,9 +25,9 @@ from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import channel_scores, group_scores, refit
 from shrinkc.compression.texts import Text
-from shrinkc.core.errors import BadData, RunChanged
-from shrinkc.core.fingerprint import differences
-from shrinkc.core.output import output_error, write_file
+from shrinkc.core.errors import BadData
+from shrinkc.core.fingerprint import FILE, Fingerprint
+from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES
 
@@ -105,15 +104,16 @@ def measure(
     """Measures ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
 
     ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file that keeps
-    every finished probe, so that an interrupted run goes on where it was; RunChanged when it is
-    of another model, text or version.
+    every finished probe, so that an interrupted run goes on where it was.  Raises what
+    :class:`~shrinkc.core.journal.Journal` does, such as RunChanged for another model, text or version.
     """
     import torch
 
-    run = _Run(model, windows, fit, _State.open(state, _fingerprint(model, windows, fit)))
-    with torch.no_grad(), reporter.stage("sensitivity") as update:
-        run.everything(update)
-    return run.result()
+    with closing(Journal(state, _made_from(model, windows, fit))) as journal:
+        run = _Run(model, windows, fit, journal)
+        with torch.no_grad(), reporter.stage("sensitivity") as update:
+            run.everything(update)
+        return run.result()
 
 
 def split_text(
@@ -140,67 +140,7 @@ def split_text(
     return every[measured], every[[others[i * len(others) // count] for i in range(count)]]
 
 
-@dataclass
-class _State:
-    """Finished probes, one JSON object per line; the first line says of what."""
-
-    file: Path
-    found: dict[str, tuple[float, float]]  # probe -> loss, divergence
-
-    @classmethod
-    def open(cls, file: Path, fingerprint: dict[str, Any]) -> _State:
-        done: dict[str, tuple[float, float]] = {}
-        if file.exists():
-            # the last line may be cut off
-            whole = file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-            changed = _changes_of(json.loads(whole[0]) if whole else fingerprint, fingerprint)
-            if changed:
-                raise RunChanged(
-                    f"{file} was begun with something else: {'; '.join(changed)}.",
-                    "change that back to go on, remove the file, or choose another output directory.",
-                )
-            done = {p["probe"]: (p["loss"], p["kl"]) for p in map(json.loads, whole[1:])}
-        lines = [json.dumps(fingerprint), *(_line(probe, *v) for probe, v in done.items())]
-        write_file(file, "".join(f"{line}\n" for line in lines))
-        return cls(file, done)
-
-    def add(self, probe: str, loss: float, kl: float) -> None:
-        self.found[probe] = (loss, kl)
-        try:
-            with self.file.open("a", encoding="utf-8") as handle:
-                handle.write(_line(probe, loss, kl) + "\n")
-        except OSError as error:
-            raise output_error(self.file, error) from error
-
-
-def _changes_of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs, in words.  A digest counts only where the options it depends on are the same."""
-
-    def same(*keys: str) -> bool:
-        return all(old.get(key) == new[key] for key in keys)
-
-    changed = differences(
-        {k: v for k, v in old.items() if k not in _DIGESTS},
-        {k: v for k, v in new.items() if k not in _DIGESTS},
-    )
-    return changed + [
-        f"another {name}" for name, options in _DIGESTS.items() if same(*options) and not same(name)
-    ]
-
-
-def _line(probe: str, loss: float, kl: float) -> str:
-    return json.dumps({"probe": probe, "loss": loss, "kl": kl})
-
-
-# what is compared by its content -> the options that decide the content as well
-_DIGESTS = {
-    "model": ("dtype",),
-    "text": ("samples", "length"),
-    "fitted text": ("samples", "length", "text"),
-}
-
-
-def _fingerprint(model: Any, windows: Tensor, fit: Tensor) -> dict[str, Any]:
+def _made_from(model: Any, windows: Tensor, fit: Tensor) -> Fingerprint:
     import torch
 
     digest = hashlib.sha256()
@@ -209,20 +149,20 @@ def _fingerprint(model: Any, windows: Tensor, fit: Tensor) -> dict[str, Any]:
         digest.update(value.detach().contiguous().cpu().view(torch.uint8).numpy())
     return {
         "version": VERSION,
-        "model": digest.hexdigest(),
-        "text": hashlib.sha256(windows.cpu().numpy().tobytes()).hexdigest(),
-        "fitted text": hashlib.sha256(fit.cpu().numpy().tobytes()).hexdigest(),
         "samples": windows.shape[0],
         "length": windows.shape[1],
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        f"{FILE}model": digest.hexdigest(),
+        f"{FILE}measured text": hashlib.sha256(windows.cpu().numpy().tobytes()).hexdigest(),
+        f"{FILE}fitted text": hashlib.sha256(fit.cpu().numpy().tobytes()).hexdigest(),
     }
 
 
 class _Run:
     """One measurement."""
 
-    def __init__(self, model: Any, windows: Tensor, fit: Tensor, state: _State) -> None:
+    def __init__(self, model: Any, windows: Tensor, fit: Tensor, journal: Journal) -> None:
         config = model.config
         sizes = (
             config.hidden_size,
@@ -230,7 +170,9 @@ class _Run:
             model.model.layers[0].self_attn.o_proj.in_features,
         )
         self.group = next(g for g in GROUPS if all(size % g == 0 for size in sizes))
-        self.model, self.windows, self.fit, self.state = model, windows, fit, state
+        self.model, self.windows, self.fit, self.journal = model, windows, fit, journal
+        # probe -> loss, divergence
+        self.found = {r["probe"]: (r["loss"], r["kl"]) for r in journal.records}
         self.layers = list(model.model.layers)
         self.parts = batches(windows)
         self.tables = rope(model, windows.shape[1])
@@ -245,7 +187,7 @@ class _Run:
         total = sum(count - i + 10 for i in range(count)) + count
         done = 0
         for i, layer in enumerate(self.layers):
-            new = f"{i} removed" not in self.state.found  # the last probe of a layer
+            new = f"{i} removed" not in self.found  # the last probe of a layer
             if new:
                 update(done, total)
             plain, _ = self._watched(layer, fitted, relative=False)  # as the stage width has them
@@ -288,7 +230,7 @@ class _Run:
         self, name: str, hidden: list[Tensor], first: int, change: _Change | None = None
     ) -> None:
         """Loss and divergence from layer ``first`` on, with the weights of ``change`` in place."""
-        if name in self.state.found:
+        if name in self.found:
             return
         loss = kl = 0.0
         with _replaced({} if change is None else change()):
@@ -296,7 +238,8 @@ class _Run:
         for ids, whole, changed in zip(self.windows, self.whole, found, strict=True):
             loss -= float(changed.gather(1, ids[1:, None]).sum())
             kl += float((whole.exp() * (whole - changed)).sum())
-        self.state.add(name, loss / self.tokens, kl / self.tokens)
+        self.found[name] = loss / self.tokens, kl / self.tokens
+        self.journal.add({"probe": name, "loss": loss / self.tokens, "kl": kl / self.tokens})
 
     def _tables(self, final: list[Tensor]) -> None:
         """Embedding and head at every width, as the stage gptq does them; ``final``: states at the end."""
@@ -305,7 +248,7 @@ class _Run:
         x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
         given = table_weightings(self.model, x.T @ x / len(x))
         for bits in WIDTHS:
-            if f"embedding {bits}" in self.state.found:
+            if f"embedding {bits}" in self.found:
                 continue
             small = {
                 one: quantize_table(one, weighting, bits=bits, group=self.group)
@@ -317,7 +260,7 @@ class _Run:
                 self._probe(f"embedding {bits}", start, 0)
 
     def result(self) -> Sensitivity:
-        found, count = self.state.found, len(self.layers)
+        found, count = self.found, len(self.layers)
         base = found["baseline"][0]
         samples, length = self.windows.shape
         return Sensitivity(
