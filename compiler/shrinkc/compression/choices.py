@@ -373,7 +373,7 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
     """The choice with the least predicted loss within ``budget`` bytes.
 
     For every number of layers, FFN width and number of KV heads the bit-widths are a knapsack
-    with a choice per matrix, solved exactly up to the rounding of STEPS.  Of equals, the smaller.
+    with a choice per matrix, solved exactly.  Of equals, the smaller.
     """
     count = len(s.layers)
     order = sorted(
