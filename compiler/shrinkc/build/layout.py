@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkc.targets import TARGETS
+from shrinkc.targets import FETCHED, TARGETS, by_access
 
 PROGRAM = {name: target.output for name, target in TARGETS.items()}
 """What ``make <target>`` leaves, relative to the compiled directory."""
@@ -12,5 +12,5 @@ PROGRAM = {name: target.output for name, target in TARGETS.items()}
 INPUT_SECTION = ".sc_input"
 """The section of a SoC's program that holds the input words of a run."""
 
-FLASH_IMAGE = Path("blobs/flash.bin")
+FLASH_IMAGE = Path("blobs", f"{by_access(FETCHED)[0]}.bin")
 """The content of the off-chip flash; an empty file when the program uses none."""

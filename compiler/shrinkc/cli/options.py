@@ -135,12 +135,14 @@ def model_options(command: Any) -> Any:
         click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
         click.option(
             "--code", metavar="MEMORY",
-            help="Where the decode path's code lies, of siracusa: wmem or l2. [default: wmem]",
+            help=f"Where the decode path's code lies, of {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
+            f"[default: {DEFAULT.code[0]}]",
         ),
         click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
         click.option(
             "--engines", metavar="LIST",
-            help="What may run matrices beside the cores, e.g. cores,neureka. [default: all]",
+            help="What may run matrices beside the cores, e.g. "
+            f"{','.join(DEFAULT.engines[:2])}. [default: all]",
         ),
     )  # fmt: skip
     for option in reversed(options):

@@ -42,7 +42,7 @@ from shrinkc.memory.parts import (
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WORD, MatrixShape
-from shrinkc.targets import TARGETS, Target
+from shrinkc.targets import OUTSIDE, TARGETS, Target
 
 T = TypeVar("T", bound=Op)
 
@@ -112,7 +112,7 @@ def _c_matrix(
 
 
 def _in_products(shape: MatrixShape) -> bool:
-    """Whether N-EUREKA can multiply it with several tokens, segment by segment."""
+    """Whether another engine can multiply it for the cores with several tokens, segment by segment."""
     return shape.engine == CORES and shape.product_words > 0 and shape.name != "embedding"
 
 
@@ -335,14 +335,14 @@ def emit(
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
         "layer_bytes": layer_bytes(shape),
-        "ram_bytes": plan.used.get("hyperram", 0),
+        "ram_bytes": sum(plan.used.get(level, 0) for level in OUTSIDE),
         "piece_window": PIECE_WINDOW,
         "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         "split": sizes.split,
         "hands": sizes.hands,
-        "several_on_neureka": sizes.several_on_neureka and "products" in held,
+        "shared_products": sizes.shared_products and "products" in held,
         "flat": flat,
         "flat_all": len(flat_ones) == len(products),
         "logit_tokens": sizes.logit_tokens,

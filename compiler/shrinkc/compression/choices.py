@@ -31,7 +31,7 @@ from shrinkc.schedule.shapes import (
     permutation_entries,
     shapes_of_config,
 )
-from shrinkc.targets import Target
+from shrinkc.targets import L2, Target
 
 TABLE_WIDTHS = tuple(bits for bits in gptq.TABLE_WIDTHS if bits < 16)  # 16: as they are
 KEPT_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the FFN channels
@@ -317,9 +317,7 @@ class OnChip(Space):
                 f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
                 f"{self.free(shape)} in {listed([v.label for v in self.target.on_chip])}"
                 + "".join(
-                    f", {v.bytes} of them in {v.label}"
-                    for v in self.target.on_chip
-                    if v.name != "l2"
+                    f", {v.bytes} of them in {v.label}" for v in self.target.on_chip if v.name != L2
                 )
                 + "."
             )

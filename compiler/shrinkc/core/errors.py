@@ -8,7 +8,6 @@ codes; ``tests/cli/test_console.py`` keeps that page and this file in step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from shrinkc.core.words import listed
 
@@ -146,19 +145,25 @@ class BudgetUnreachable(ShrinkcError):
 
 @dataclass(frozen=True)
 class Lack:
-    """A memory that is too small.  ``level``: "l1", "l2", or "weights" for all matrices together.
+    """A memory that is too small: ``level`` is its name, or "weights" for all matrices together.
 
-    ``need`` and ``have`` are bytes; of L1 ``need`` is the least that any schedule takes.  Of weights ``need``
+    ``need`` and ``have`` are bytes; ``least``: ``need`` is the least that any schedule takes.  Of weights ``need``
     is all of them, and ``have`` the room that all ``memories`` of the target have for them beside everything
     else, less ends that hold no whole matrix: with ``excess`` bytes more of the last memory they fit.
     ``largest``: what takes most of it, as (name, bytes).
     """
 
-    level: Literal["l1", "l2", "weights"]
+    level: str
     need: int
     have: int
     largest: tuple[tuple[str, int], ...]
     memories: tuple[str, ...] = ()
+    least: bool = False
+
+    @property
+    def label(self) -> str:
+        """Of the level, within a sentence."""
+        return self.level if self.level == "weights" else self.level.upper()
 
     @property
     def excess(self) -> int:
@@ -177,13 +182,11 @@ class Lack:
         }
 
     def __str__(self) -> str:
-        label, least = {"l1": ("L1", " at least"), "l2": ("L2", ""), "weights": ("Weights", "")}[
-            self.level
-        ]
+        label, least = self.label, " at least" if self.least else ""
         where = f" in {listed(self.memories)}" if self.memories else ""
         largest = ", ".join(f"{name} {size}" for name, size in self.largest)
         return (
-            f"{label}: need {self.need} bytes{least}, have {self.have}{where}, excess "
+            f"{label[0].upper()}{label[1:]}: need {self.need} bytes{least}, have {self.have}{where}, excess "
             f"{self.excess}. Largest: {largest}."
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.ops import Op
 from shrinkc.ir.serialize import load
+from shrinkc.memory.parts import Buffer
 from shrinkc.memory.plan import Plan
 from shrinkc.simulate.proof import last_values
 from shrinkc.targets import MEMORIES
@@ -56,8 +59,10 @@ def diff_directories(a: Path, b: Path, prompt: str, positions: int, reporter: Re
         files_a, files_b = _files(a), _files(b)
         found.tables["sizes"] = _rows(_sizes(pa, files_a), _sizes(pb, files_b), "bytes_of")
         found.tables["plan"] = _alike(_rows(_decisions(pa), _decisions(pb), "what"))
-        found.tables["code"] = list(_code(a, b, files_a, files_b))
-        found.tables["other_files"] = list(_others(a, b, files_a, files_b))
+        names = sorted({*files_a, *files_b})
+        changed = [name for name in names if files_a.get(name) != files_b.get(name)]
+        found.tables["code"] = [_lines_row(a, b, n) for n in changed if _is_code(n)]
+        found.tables["other_files"] = [_bytes_row(a, b, n) for n in changed if not _is_code(n)]
     if files_a.get(artifact.IR) != files_b.get(artifact.IR):
         with reporter.stage("reading the integer models"):
             ga, gb = load(a / artifact.IR), load(b / artifact.IR)
@@ -123,13 +128,21 @@ def _names(records: Sequence[Value]) -> list[str]:
 
 
 def _decisions(plan: Plan) -> Flat:
-    """A plan without what sizes say, and without places, which all move where one size changes."""
-    said = flat({k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")})
-    return {
-        path: value
-        for path, value in said.items()
-        if not path.endswith((".offset", ".near_offset"))
-    }
+    """A plan without what sizes say, and without places, which all move where one size changes.
+
+    Of the steps in which a buffer is live each run of them is one value."""
+    found = {k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")}
+    for level, buffers in (("l1", plan.l1), ("beside", plan.beside)):
+        found[level] = [
+            {"name": b.name, "bytes": b.bytes, "level": b.level, "live": _runs(b)} for b in buffers
+        ]
+    said = flat(found)
+    left_out = (".offset", ".near_offset", ".name")
+    return {path: value for path, value in said.items() if not path.endswith(left_out)}
+
+
+def _runs(buffer: Buffer) -> str:
+    return ", ".join(f"{first}-{last}" for first, last in buffer.spans)
 
 
 def _findings(a: Path, b: Path) -> Findings:
@@ -160,13 +173,11 @@ def _rows(a: Flat, b: Flat, name: str) -> list[Row]:
 
 def _alike(rows: Sequence[Row]) -> list[Row]:
     """Rows that are the same in several layers are one."""
-    out: dict[tuple[object, ...], dict[str, object]] = {}
-    for row in rows:
-        named = {key: starred(v) if isinstance(v, str) else v for key, v in row.items()}
-        out.setdefault(tuple(named.items()), {**named, "count": 0})
-        again = out[tuple(named.items())]
-        again["count"] = int(str(again["count"])) + 1
-    return list(out.values())
+    counts = Counter(
+        tuple((key, starred(v) if isinstance(v, str) else v) for key, v in row.items())
+        for row in rows
+    )
+    return [{**dict(row), "count": count} for row, count in counts.items()]
 
 
 # ---- files ----
@@ -189,57 +200,35 @@ def _sizes(plan: Plan, files: Mapping[str, artifact.FileRecord]) -> Flat:
     return sizes
 
 
-def _code(
-    a: Path,
-    b: Path,
-    files_a: Mapping[str, artifact.FileRecord],
-    files_b: Mapping[str, artifact.FileRecord],
-) -> Iterator[Row]:
+def _lines_row(a: Path, b: Path, name: str) -> Row:
     """Lines that b has and a has not, and the other way round."""
-    for name in sorted(n for n in {*files_a, *files_b} if _is_code(n)):
-        if files_a.get(name) == files_b.get(name):
-            continue
-        lines = difflib.unified_diff(_lines(a / name), _lines(b / name), n=0)
-        kinds = [line[0] for line in lines][2:]  # behind the two names
-        yield {
-            "file": name, "lines_only_in_a": kinds.count("-"), "lines_only_in_b": kinds.count("+"),
-        }  # fmt: skip
+    before, after = (
+        file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        for file in (a / name, b / name)
+    )
+    kinds = [line[0] for line in difflib.unified_diff(before, after, n=0)][
+        2:
+    ]  # behind the two names
+    return {
+        "file": name, "lines_only_in_a": kinds.count("-"), "lines_only_in_b": kinds.count("+"),
+    }  # fmt: skip
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-
-
-def _others(
-    a: Path,
-    b: Path,
-    files_a: Mapping[str, artifact.FileRecord],
-    files_b: Mapping[str, artifact.FileRecord],
-) -> Iterator[Row]:
-    """Files that are no code, with their bytes and the first one that differs."""
-    for name in sorted(n for n in {*files_a, *files_b} if not _is_code(n)):
-        ra, rb = files_a.get(name), files_b.get(name)
-        if ra == rb:
-            continue
-        at = _first_byte(a / name, b / name) if ra and rb else None
-        yield {
-            "file": name, "bytes_a": ra and ra.bytes, "bytes_b": rb and rb.bytes, "first_byte": at,
-        }  # fmt: skip
+def _bytes_row(a: Path, b: Path, name: str) -> Row:
+    """Sizes of a file that is no code, and the first byte that differs."""
+    sizes = [(d / name).stat().st_size if (d / name).is_file() else None for d in (a, b)]
+    at = None if None in sizes else _first_byte(a / name, b / name)
+    return {"file": name, "bytes_a": sizes[0], "bytes_b": sizes[1], "first_byte": at}
 
 
 def _first_byte(a: Path, b: Path) -> int:
-    """Where two files first differ, the end of the shorter one included."""
+    """Where two files that differ first do so, the end of the shorter one included."""
     at = 0
     with a.open("rb") as fa, b.open("rb") as fb:
-        while True:
-            pa, pb = fa.read(_PART), fb.read(_PART)
-            if pa != pb or not pa:
-                size = min(len(pa), len(pb))
-                bad = np.flatnonzero(
-                    np.frombuffer(pa[:size], np.uint8) != np.frombuffer(pb[:size], np.uint8)
-                )
-                return at + (int(bad[0]) if len(bad) else size)
+        while (pa := fa.read(_PART)) == (pb := fb.read(_PART)):
             at += len(pa)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(pa, pb, strict=False))
+    return at + sum(1 for _ in same)
 
 
 # ---- integers ----

@@ -18,7 +18,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.pictures.timeline import Chart, Span
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
-from shrinkc.targets import MEMORIES, Target
+from shrinkc.targets import L1, MEMORIES, Target
 
 POSITION = 64  # of the decode step that is stated where nothing else is asked for
 
@@ -184,7 +184,7 @@ def _check(plan: Plan) -> None:
         raise TypeError("a size is no integer, or a step no name")
     levels = {*plan.used, *plan.capacity, *plan.kv_layers, *(x.level for x in kept)}
     levels |= {p.near for p in plan.placements if p.every}
-    if not levels <= {*MEMORIES} or not {"l1"} <= plan.used.keys() == plan.capacity.keys():
+    if not levels <= {*MEMORIES} or not {L1} <= plan.used.keys() == plan.capacity.keys():
         raise ValueError("a memory is missing or not known")
     if unknown := {p.engine for p in plan.placements} - {*ENGINES}:
         raise ValueError(f"there is no engine {sorted(unknown)[0]!r}")

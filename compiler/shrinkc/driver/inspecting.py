@@ -30,7 +30,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.model import bias_shapes, matrix_shapes, norm_shapes
 from shrinkc.quantize import check_sizes
 from shrinkc.schedule.shapes import shapes_of_graph
-from shrinkc.targets import MEMORIES
+from shrinkc.targets import L1, MEMORIES
 
 _SHOWN = 100  # letters of a value of a GGUF file's metadata
 
@@ -285,9 +285,9 @@ def _parts(plan: Plan) -> Iterator[Row]:
     def part(level: str, name: str, size: int) -> Row:
         return {"memory": MEMORIES[level].label, "part": name, "bytes": size}
 
-    yield part("l1", "stacks, tables", plan.used["l1"] - plan.arena_bytes)
-    yield part("l1", "arena of a pass", plan.arena_bytes)
-    for level in (v for v in plan.used if v != "l1"):
+    yield part(L1, "stacks, tables", plan.used[L1] - plan.arena_bytes)
+    yield part(L1, "arena of a pass", plan.arena_bytes)
+    for level in (v for v in plan.used if v != L1):
         for name, _, size in stored_in(plan.placements, level):
             yield part(level, starred(name), size)
         others = [(x.level, x.name, x.bytes) for x in plan.tables]

@@ -15,7 +15,7 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, speed_of
 from shrinkc.driver.plan_request import PlanRequest
-from shrinkc.engines import CORES, NEUREKA, ON_CORES, Choices, engine_named
+from shrinkc.engines import CORES, ON_CORES, Choices, engine_named, product_engine
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
@@ -23,7 +23,7 @@ from shrinkc.memory.verify import verify
 from shrinkc.pictures.memory import memory_map
 from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import MEMORIES, Target
+from shrinkc.targets import L1, L2, MEMORIES, Target
 
 _TABLES = {"rope": "RoPE table", "pieces": "token texts"}
 
@@ -170,7 +170,7 @@ class Planned:
         ]
         for level, have in p.capacity.items():
             used, label = p.used[level], MEMORIES[level].short
-            if used or level in ("l1", "l2"):
+            if used or level in (L1, L2):
                 share = f"{100 * used / have:.0f} %" if have else "-"
                 out.append(
                     f"  {label:<11} {show_size(used):>10} of {show_size(have):>10}  {share:>5}"
@@ -180,7 +180,7 @@ class Planned:
             f"{show_size(p.tile_bytes)} per pass, KV cache in {self._cache_places()}, logits in "
             f"{'L1' if p.logits_in_l1 else 'L2'}"
         )
-        away = [x for x in p.tables if x.level != "l2"]
+        away = [x for x in p.tables if x.level != L2]
         out += [
             f"  {_TABLES[x.name]:<11} {show_size(x.bytes):>10} in {MEMORIES[x.level].label}, to leave L2 to others"
             for x in away
@@ -204,10 +204,10 @@ class Planned:
 
     @property
     def products(self) -> list[str]:
-        """The matrices of the cores of which N-EUREKA multiplies the segments with the tokens of a prompt at once;
-        the head is not among them: of a prompt it takes the last token alone."""
+        """The matrices of the cores whose segments another engine multiplies with the tokens of a prompt at once;
+        not the head: of a prompt it takes the last token alone."""
         sizes = planned_sizes(self.shape, self.target, self.plan)
-        if not sizes.several_on_neureka or self.plan.chunk == 1:
+        if not sizes.shared_products or self.plan.chunk == 1:
             return []
         layers = itertools.chain.from_iterable(self.shape.layers)
         return [m.name for m in layers if m.engine == CORES and m.product_words]
@@ -222,9 +222,9 @@ class Planned:
             for engine in self.target.engines
             if chosen
         ]
-        if products := self.products:
+        if (products := self.products) and (helper := product_engine(self.target.engines)):
             out.append(
-                f"in a prompt {NEUREKA.name} multiplies the groups of {len(products)} of the cores' matrices, "
+                f"in a prompt {helper.name} multiplies the groups of {len(products)} of the cores' matrices, "
                 "which add them up"
             )
         why: dict[tuple[str, str], list[str]] = {}

@@ -46,9 +46,8 @@ class Point:
             return ""
         if isinstance(self.result, ShrinkcError):
             return f"refused: {self.result.message}"
-        names = {"l1": "L1", "l2": "L2", "weights": "weights"}
         return ", ".join(
-            f"{names[lack.level]} short of {show_size(lack.excess)}" for lack in self.result.lacks
+            f"{lack.label} short of {show_size(lack.excess)}" for lack in self.result.lacks
         )
 
     def to_json(self) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Compute engines, a file each; ENGINES is the list.  ``targets`` say which ones a target has."""
 
+from collections.abc import Iterable
+
 from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose, with_copies
 from shrinkc.engines.cores import ENGINE as THE_CORES
 from shrinkc.engines.engine import CORES, Engine, MatrixSpec, Tails
@@ -15,10 +17,14 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
+def product_engine(names: Iterable[str]) -> Engine | None:
+    """Of these engines the one that multiplies segments of the cores' matrices with several tokens."""
+    return next((e for e in map(engine_named, names) if e.products), None)
+
+
 __all__ = [
     "CORES",
     "ENGINES",
-    "NEUREKA",
     "ON_CORES",
     "THE_CORES",
     "Choice",
@@ -28,5 +34,6 @@ __all__ = [
     "Tails",
     "choose",
     "engine_named",
+    "product_engine",
     "with_copies",
 ]

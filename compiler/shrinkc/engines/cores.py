@@ -121,9 +121,9 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     }
 
 
-def with_neureka(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """The same of several tokens where N-EUREKA multiplies (sc_products.c): steps of a segment or two, what is added up
-    of pairs of rows, units of what is widened, and what is done with a block of a token."""
+def with_products(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
+    """The same of several tokens where another engine multiplies (Engine.products): steps of a segment or two,
+    what is added up of pairs of rows, units of what is widened, and what is done with a block of a token."""
     runs = [
         n // count + (at < n % count)
         for n in tiles

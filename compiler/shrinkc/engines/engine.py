@@ -102,6 +102,8 @@ class Engine:
     0: there is none.
     ``any_pitch``: of several tokens it reads 16-bit vectors however far they are apart.
     ``sums(tokens)``: whether of so many it adds up the sums of low and of high bytes, which else the cores do.
+    ``products``: for the cores it multiplies segments that have scales, with several tokens at once (sc_products.c).
+    ``chunks``: tokens of longer chunks that suit it where engines run all matrices.
     ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
     """
 
@@ -120,6 +122,8 @@ class Engine:
     spread: Callable[[int, int], int] = _no_copy
     any_pitch: bool = False
     sums: Callable[[int], bool] = never
+    products: bool = False
+    chunks: tuple[int, ...] = ()
     costs_as: str = ""
 
     def __post_init__(self) -> None:

@@ -158,4 +158,7 @@ ENGINE = Engine(
     features=features,
     any_pitch=True,
     sums=sums,
+    products=True,
+    # rounds of a team of 9, and tiles, which take no more
+    chunks=(PIXELS, PIXELS // 2),
 )

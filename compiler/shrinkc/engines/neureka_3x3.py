@@ -241,4 +241,5 @@ ENGINE = replace(
     tails=tails,
     any_pitch=False,  # low and high bytes are one image
     sums=never,
+    products=False,
 )

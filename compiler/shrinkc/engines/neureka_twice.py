@@ -178,5 +178,6 @@ ENGINE = replace(
     features=features,
     table=dense.IMAGE + 32,
     spread=spread,
+    products=False,
     costs_as=dense.ENGINE.name,
 )

@@ -102,7 +102,7 @@ class PassSizes:
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
-    ``split``: of some tile the cores split blocks.  ``several_on_neureka``: it multiplies segments that have
+    ``split``: of some tile the cores split blocks.  ``shared_products``: another engine multiplies segments that have
     scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1.
     ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1.
     ``frugal``: as in Plan.  ``tails``: another engine has rows whose last inputs it leaves to the cores, and their
@@ -130,7 +130,7 @@ class PassSizes:
     logit_tokens: int = 1
     kv_window: int = 0
     split: bool = False
-    several_on_neureka: bool = False
+    shared_products: bool = False
     gains_behind: bool = False
     multipliers: int = 0
     frugal: bool = False

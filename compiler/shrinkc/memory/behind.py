@@ -29,9 +29,9 @@ from shrinkc.memory.parts import (
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import FETCHED, MEMORIES, Target
+from shrinkc.targets import FETCHED, L2, ON_CHIP, OUTSIDE, Target, by_access, fetched
 
-CACHE_LEVELS = ("l2", "wmem", "hyperram")
+CACHE_LEVELS = (*ON_CHIP, *OUTSIDE)
 """Where the cache may lie that is not in L1, a layer here and a layer there."""
 
 PIECE_WINDOW = 64  # bytes of the decode table that are fetched together
@@ -72,7 +72,7 @@ class Arrangement:
     @property
     def unstaged(self) -> bool:
         """Whether weights are in flash and there is no buffer for them to come through."""
-        return not self.stage_bytes and any(p.level == "flash" for p in self.placements)
+        return not self.stage_bytes and any(fetched(p.level) for p in self.placements)
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,12 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
         rows = 2 * asked.chunk * s.head_dim if "rope" in way.in_flash else 0
         table_stage = max(rows, PIECE_WINDOW if "pieces" in way.in_flash else 0)
         fixed.append(("table stage", table_stage))
-    if "hyperram" in way.cache and not asked.kv_in_l1:
+    swapped = any(v in OUTSIDE for v in way.cache)
+    if swapped and not asked.kv_in_l1:
         fixed.append(("kv stage", kv_layer_bytes(s)))
     free = {v.name: v.bytes for v in t.levels[1:]}
-    free["l2"] -= sum(align(size) for _, size in fixed)
-    buffers = [(name, "l2", size) for name, size in fixed]
+    free[L2] -= sum(align(size) for _, size in fixed)
+    buffers = [(name, L2, size) for name, size in fixed]
 
     # the cache: whole layers, as many as the memories hold in that order
     size, left = kv_layer_bytes(s), 0 if asked.kv_in_l1 else s.num_layers
@@ -152,25 +153,25 @@ def _reserve(s: ModelShape, t: Target, asked: Asked, way: _Way) -> _Reserved | L
     tables, missing = [], [("kv cache", left * size)] if left else []
     at = dict.fromkeys(free, 0)
     for name, table in table_sizes(s).items():
-        levels = ("flash",) if name in way.in_flash else ("l2", "wmem")
+        levels = by_access(FETCHED) if name in way.in_flash else ON_CHIP
         where = next((v for v in levels if free.get(v, -1) >= table), None)
         if where is None:
             missing.append((name, table))
             continue
         tables.append(Table(name, where, at[where], table))
         at[where], free[where] = at[where] + table, free[where] - table
-    if left and "l2" not in way.cache:
+    if left and L2 not in way.cache:
         return None
-    if not left and "hyperram" in way.cache and "hyperram" not in kv_layers:
+    if not left and swapped and not any(v in OUTSIDE for v in kv_layers):
         return None
-    if missing or free["l2"] < 0:
-        held = [(name, size) for name, level, size in buffers if level == "l2"]
-        held += [(x.name, x.bytes) for x in tables if x.level == "l2"] + missing
+    if missing or free[L2] < 0:
+        held = [(name, size) for name, level, size in buffers if level == L2]
+        held += [(x.name, x.bytes) for x in tables if x.level == L2] + missing
         total: dict[str, int] = {}
         for name, size in held:
             total[name] = total.get(name, 0) + align(size)
         largest = sorted(total.items(), key=lambda f: -f[1])[:3]
-        return Lack("l2", sum(total.values()), t.l2, tuple(largest))
+        return Lack(L2, sum(total.values()), t.l2, tuple(largest))
     return _Reserved(buffers, tables, kv_layers, stage, embed, table_stage)
 
 
@@ -226,13 +227,13 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         beside,
         {v: at[v] + reserved.bytes(v) for v in at},
         reserved.stage, reserved.embed, reserved.table_stage,
-        _fetched(s, t, placements, way) + _swapped(s, reserved.kv_layers.get("hyperram", 0)),
+        _fetched(s, t, placements, way) + _swapped(s, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
     )  # fmt: skip
 
 
 def _on_chip(p: Placement) -> bool:
     """Whether the cores read it without a fetch."""
-    return MEMORIES[p.level].access != FETCHED
+    return not fetched(p.level)
 
 
 def _near(
@@ -246,7 +247,7 @@ def _near(
     if near == head.blocks:
         return None
     size = near * head.block_bytes
-    for level in (v for v in room if MEMORIES[v].access != FETCHED):
+    for level in (v for v in room if not fetched(v)):
         offset = align(at[level], head.store.align)
         if offset + size <= room[level]:
             at[level] = offset + align(size)
@@ -264,7 +265,7 @@ def _spread(
     share all along as whole matrices allow.  What shares its bytes stands behind their owner."""
     in_place = [m for m in usual if m.engine != CORES]
     taken = sum(align(m.bytes) for m in in_place if m.name not in owners)
-    free = [room[v] - at[v] for v in room if MEMORIES[v].access != FETCHED]
+    free = [room[v] - at[v] for v in room if not fetched(v)]
     left = sum(free) - taken
     # an embedding of its own does not travel: of it a row is read
     travels = [m for m in usual if m.engine == CORES and m.name != "embedding"]
@@ -283,7 +284,7 @@ def _spread(
 
 def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -> int:
     """Cycles of a pass of one token in which flash, a byte per cycle, delivers."""
-    slow = {v.name for v in t.stored if v.access == FETCHED}
+    slow = {v.name for v in t.stored if fetched(v.name)}
     table = "embedding" if s.embedding else "head"
     cycles = sum(
         p.bytes - p.near_bytes for p in placements if p.level in slow and p.name != "embedding"
@@ -304,19 +305,21 @@ def _swapped(s: ModelShape, layers: int) -> int:
 
 def _ways(s: ModelShape, t: Target, asked: Asked) -> Iterator[_Way]:
     """Those worth trying, simplest first."""
-    fetched = any(v.access == FETCHED for v in t.stored)
-    orders: list[tuple[str, ...]] = [("l2", "wmem")]
-    if not asked.kv_in_l1 and t.written("wmem"):
-        orders.append(("wmem", "l2"))
-    if not asked.kv_in_l1 and t.room("hyperram"):
-        orders += [("l2", "wmem", "hyperram"), ("hyperram",)]
-    tables = list(table_sizes(s)) if fetched else []
+    from_outside = any(fetched(v.name) for v in t.stored)
+    orders: list[tuple[str, ...]] = [ON_CHIP]
+    if not asked.kv_in_l1 and any(t.written(v) for v in ON_CHIP if v != L2):
+        orders.append(ON_CHIP[::-1])
+    if not asked.kv_in_l1 and any(t.room(v) for v in OUTSIDE):
+        orders += [CACHE_LEVELS, OUTSIDE]
+    tables = list(table_sizes(s)) if from_outside else []
     subsets = [
         frozenset(some)
         for count in range(len(tables) + 1)
         for some in itertools.combinations(tables, count)
     ]
-    for in_flash, staged, order in itertools.product(subsets, (False, True)[: 1 + fetched], orders):
+    for in_flash, staged, order in itertools.product(
+        subsets, (False, True)[: 1 + from_outside], orders
+    ):
         yield _Way(order, in_flash, staged)
 
 
@@ -336,7 +339,7 @@ def arrange(s: ModelShape, t: Target, asked: Asked) -> Arrangement:
     for way in _ways(s, t, asked):
         found = _arrange(s, t, asked, way)
         if isinstance(found, Lack):
-            if found.level != "l2" or _would_do(s, t.with_room(l2=found.need), asked, way):
+            if found.level != L2 or _would_do(s, t.with_room(l2=found.need), asked, way):
                 lacks.append(found)
             continue
         if found is None or found.unstaged:
@@ -356,7 +359,7 @@ def beside_weights(s: ModelShape, t: Target, asked: Asked) -> int:
 
     Raises DoesNotFit where there are too few.
     """
-    found = _reserve(s, t, asked, _Way(("l2", "wmem"), frozenset(), staged=False))
+    found = _reserve(s, t, asked, _Way(ON_CHIP, frozenset(), staged=False))
     if isinstance(found, Lack):
         raise DoesNotFit.of(found)
     assert found is not None, "L2 may hold a cache"

@@ -15,7 +15,7 @@ from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
-from shrinkc.targets import FETCHED, MEMORIES, Target
+from shrinkc.targets import Target, fetched
 
 DMA, FLASH = "dma", "flash"
 
@@ -225,7 +225,7 @@ def _cut(p: Placement, stages: int) -> _Cut:
 
 
 def _outside(p: Placement) -> bool:
-    return MEMORIES[p.level].access == FETCHED
+    return fetched(p.level)
 
 
 def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:

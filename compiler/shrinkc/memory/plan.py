@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from shrinkc.engines import CORES, NEUREKA, engine_named
+from shrinkc.engines import CORES, engine_named, product_engine
 from shrinkc.engines.cores import split_parts
 from shrinkc.ir.steps import Access, PassSizes, Step, Use, loop_of
 from shrinkc.memory.parts import (
@@ -27,7 +27,7 @@ from shrinkc.memory.parts import (
     tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import Target
+from shrinkc.targets import L1, Target
 
 PLAN_VERSION = 6
 _READS = (Access.READ, Access.UPDATE, Access.AHEAD)
@@ -142,7 +142,7 @@ def pass_sizes(
         cores=t.cores, team=t.team, hands=t.cores if tile else t.team, chunk=chunk, tile=tile,
         kv_in_l1=kv.all_in_l1, kv_tile=kv.tile, logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
-        several_on_neureka=NEUREKA.name in t.engines and any(m.product_words for m in s.kinds),
+        shared_products=product_engine(t.engines) is not None and any(m.product_words for m in s.kinds),
         gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
         frugal=frugal, perms=s.perms > 0, tails=any(engine_named(m.engine).tails(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip
@@ -207,7 +207,7 @@ def l1_buffers(sizes: PassSizes) -> list[Buffer]:
     """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
     uses = _uses(sizes)
     alive = _alive(sizes.steps, uses)
-    return [Buffer(n, "l1", align(size), alive[n]) for n, size in _most(uses).items()]
+    return [Buffer(n, L1, align(size), alive[n]) for n, size in _most(uses).items()]
 
 
 def place(buffers: list[Buffer]) -> list[Buffer]:

@@ -25,12 +25,9 @@ from shrinkc.memory.parts import (
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import KIB, Target
+from shrinkc.targets import KIB, L1, L2, Target
 
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
-# Of models that other engines than the cores run whole: rounds of a team of 9, and tiles of N-EUREKA's, which takes no
-# more.
-LONGER = (36, 18)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 # Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
@@ -158,7 +155,7 @@ def _choose_l1(
     least = place(arena.buffers(L1Use(1, align(block), pieces[-1], False)))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
-    raise DoesNotFit.of(Lack("l1", need, total, tuple((b.name, b.bytes) for b in top)))
+    raise DoesNotFit.of(Lack(L1, need, total, tuple((b.name, b.bytes) for b in top), least=True))
 
 
 def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use) -> int:
@@ -179,7 +176,7 @@ def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer
     size, end = align(multiplier_bytes(s)), max(b.offset + b.bytes for b in l1)
     if not 0 < size <= room - end:
         return l1
-    return [*l1, Buffer("multipliers", "l1", size, tuple(range(len(s.steps))), end)]
+    return [*l1, Buffer("multipliers", L1, size, tuple(range(len(s.steps))), end)]
 
 
 def _asked(use: L1Use) -> Asked:
@@ -237,8 +234,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             best, cycles = _Candidate(chosen, asked, plan), takes
         return True
 
-    longer = () if copied(s) else LONGER
-    for chunk in (chunk for chunk in (*longer, *CHUNKS) if chunk > first.chunk):
+    longer = [] if copied(s) else [n for m in s.kinds for n in engine_named(m.engine).chunks]
+    for chunk in (chunk for chunk in dict.fromkeys([*longer, *CHUNKS]) if chunk > first.chunk):
         for frugal in (False, True) if can_be_frugal(s) else (False,):
             try:
                 chosen = _choose_l1(s, t, total_l1, arena, [chunk], frugal)
@@ -292,7 +289,7 @@ def _plan(
     room = total_l1 - t.l1_system - layer_table_bytes(s)
     l1 = _with_multipliers(s, place(arena.buffers(chosen, verified)), room)
     behind = arrange(s, t, asked)
-    capacity = {"l1": total_l1, "l2": t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
+    capacity = {L1: total_l1, L2: t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
@@ -302,5 +299,5 @@ def _plan(
         beside=behind.beside, tables=behind.tables, placements=behind.placements,
         used=behind.used, capacity=capacity,
     )  # fmt: skip
-    plan.used["l1"] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
+    plan.used[L1] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
     return plan

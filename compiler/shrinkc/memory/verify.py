@@ -108,7 +108,8 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         t.cores, t.team, _hands(plan, t), plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks,
         plan.logits_in_l1, max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
-        _splits(plan, s, t.cores), "neureka" in t.engines and any(_shared_products(m, 1) for m in s.matrices),
+        _splits(plan, s, t.cores),
+        any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
         gains_behind(s), _multipliers(plan, s, t), plan.frugal, any(_tails(m) for m in s.matrices),
         s.perms > 0,
     )  # fmt: skip
@@ -205,7 +206,9 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if several and chunk > 1:
         out["products"] = max(
             cores * max(_products(slot, narrow, chunk) for slot in _slots(several)),
-            max(_shared_products(m, chunk) for m in several) if "neureka" in t.engines else 0,
+            max(_shared_products(m, chunk) for m in several)
+            if any(ENGINES[e].products for e in t.engines)
+            else 0,
         )
     if narrow:
         out["xc"] = 4 * chunk * nseg

@@ -17,7 +17,7 @@ from shrinkc.memory.verify_sizes import (
     vector_words,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import Target
+from shrinkc.targets import L1, L2, MEMORIES, ON_CHIP, OUTSIDE, Target, fetched
 
 
 def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
@@ -38,7 +38,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if plan.stage_bytes:
         needs["flash stage"] = plan.stages * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
-    if "hyperram" in plan.kv_layers:
+    if any(level in OUTSIDE for level in plan.kv_layers):
         needs["kv stage"] = layer_cache_bytes(s)
     if plan.table_stage:
         needs["table stage"] = plan.table_stage
@@ -57,7 +57,7 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     for level, count in plan.kv_layers.items():
         if have.get(level, -1) < count * one:
             yield f"{level} kv cache: {have.get(level, 'no')} bytes for {count * one}"
-        if level not in ("l2", "wmem", "hyperram"):
+        if level not in (*ON_CHIP, *OUTSIDE):
             yield f"kv cache: nothing is copied from and to {level}"
         elif count * one > t.written(level):
             yield f"{level} kv cache: {count * one} bytes, a program may write {t.written(level)}"
@@ -75,14 +75,18 @@ def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     for table in plan.tables:
         if table.bytes < needs.get(table.name, 0) or table.bytes % 4 or table.offset % 4:
             yield f"{table.name}: {table.bytes} bytes at {table.offset} for {needs.get(table.name)}"
-        if not t.has(table.level) or table.level == "l1":
+        if not t.has(table.level) or table.level == L1:
             yield f"{table.name}: unknown level {table.level}"
-        if table.level == "flash" and plan.table_stage < windows.get(table.name, 0):
+        if (
+            t.has(table.level)
+            and fetched(table.level)
+            and plan.table_stage < windows.get(table.name, 0)
+        ):
             yield f"{table.name}: table stage of {plan.table_stage} for {windows.get(table.name)}"
 
 
 def behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    have = {b.name: b.bytes for b in plan.beside if b.level == "l2"}
+    have = {b.name: b.bytes for b in plan.beside if b.level == L2}
     for name, size in _l2_needs(plan, s, t).items():
         if have.get(name, -1) < size:
             yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
@@ -99,7 +103,7 @@ def behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         beside = sum(b.bytes for b in plan.beside if b.level == level.name)
         if stored and level not in t.stored:
             yield f"{level.name}: nothing can be stored there"
-        if beside and level.name == "flash":
+        if beside and fetched(level.name):
             yield f"{level.name}: buffers in a memory that is only read"
         if max(stored, default=0) + beside > level.bytes:
             yield f"{level.label}: {max(stored, default=0) + beside} bytes of {level.bytes}"
@@ -145,7 +149,7 @@ def _pieces(p: Placement) -> list[tuple[str, int, int]]:
 
 
 def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    rooms = {v.name: v.bytes for v in t.levels if v.name != "l1"}
+    rooms = {v.name: v.bytes for v in t.levels if v.name != L1}
     by_name = {p.name: p for p in plan.placements}
     if len(by_name) != len(plan.placements):
         yield "a matrix is placed twice"
@@ -186,9 +190,10 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         tiled = m.name != "embedding" and m.engine == CORES
         if tiled and p.tile_blocks * size > plan.tile_bytes:
             yield f"{m.name}: tile of {p.tile_blocks * size} bytes in {plan.tile_bytes}"
-        if p.level == "flash" and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:
+        outside = p.level in MEMORIES and fetched(p.level)
+        if outside and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:
             yield f"{m.name}: flash stage of {plan.stage_bytes} for {p.tile_blocks * size}"
-        if p.level == "flash" and m.name == table and plan.embed_stage < size:
+        if outside and m.name == table and plan.embed_stage < size:
             yield f"{m.name}: embedding stage of {plan.embed_stage} for {size}"
         if p.offset % 4 or p.offset < 0:
             yield f"{m.name}: stored at {p.offset}, not a multiple of 4 from 0 on"
@@ -197,7 +202,7 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             continue
         if p.every and (m.name != "head" or m.engine != CORES or p.every < 2):
             yield f"{m.name}: one of {p.every} tiles near; of the head alone two or more can be"
-        if p.every and (p.near not in ("wmem", "l2") or not t.has(p.near) or p.level != "flash"):
+        if p.every and (p.near not in ON_CHIP or not t.has(p.near) or not outside):
             yield f"{m.name}: tiles in {p.near}, which is not on the chip, or the others not in flash"
         if p.every and not all(held for _, _, held in _pieces(p)):
             yield f"{m.name}: one of {p.every} tiles near leaves nothing in {p.level}"

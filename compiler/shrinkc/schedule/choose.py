@@ -19,7 +19,7 @@ from shrinkc.engines import (
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import Ranks, equal_matrices, matrix_specs
-from shrinkc.targets import Target
+from shrinkc.targets import L2, Target
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def choose_engines(
     engines = [e for e in map(engine_named, target.engines) if not e.copies]
     if len(engines) == 1:
         return ON_CORES
-    room = {v.name: v.bytes for v in target.on_chip if v.name != "l2"}
+    room = {v.name: v.bytes for v in target.on_chip if v.name != L2}
     return choose(of.specs, [_asked_once(e) for e in engines], room, of.owners, barred)
 
 
@@ -74,7 +74,7 @@ def choose_copies(
     engines = [engine_named(name) for name in target.engines]
     if not any(engine.copies for engine in engines):
         return choices
-    room = {level: left for level, left in free.items() if level != "l2"}
+    room = {level: left for level, left in free.items() if level != L2}
     return with_copies(
         choices, of.specs, [_asked_once(e) for e in engines], room, of.owners, widest
     )

@@ -22,7 +22,7 @@ from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.core.shell import quoted
 from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
-from shrinkc.targets import DEFAULT, Target
+from shrinkc.targets import DEFAULT, OUTSIDE, Target
 
 Words = Sequence[int] | npt.NDArray[np.integer]
 
@@ -233,15 +233,15 @@ def _flash_options(out: Path, scratch: Path) -> list[str]:
     size = _SMALLEST_FLASH
     while size < image.stat().st_size:
         size *= 2
-    shutil.copyfile(image, scratch / "flash.bin")
+    shutil.copyfile(image, scratch / image.name)
     return [
         f"--config-opt=**/hyperflash/size={size}",
-        f"--config-opt=**/hyperflash/content/image={scratch / 'flash.bin'}",
+        f"--config-opt=**/hyperflash/content/image={scratch / image.name}",
     ]
 
 
 def _ram_options(target: Target) -> list[str]:
-    size = target.room("hyperram")
+    size = sum(target.room(name) for name in OUTSIDE)
     return [f"--config-opt=**/ram/size={size}"] if size else []
 
 

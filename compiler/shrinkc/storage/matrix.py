@@ -133,7 +133,7 @@ class MatrixShape:
 
     @cached_property
     def product_words(self) -> int:
-        """Words of a segment, where N-EUREKA can multiply it with several tokens; 0 where it cannot."""
+        """Words of a segment, where another engine can multiply it with several tokens; 0 where it cannot."""
         words = self.seg_words(min(self.seg, self.k))
         whole = words % PRODUCT_WORDS == 0 and self.seg_words(self.last) % PRODUCT_WORDS == 0
         return words if self.grouped and not self.wide and whole else 0

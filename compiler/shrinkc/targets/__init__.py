@@ -7,11 +7,27 @@ from shrinkc.targets.host import HOST
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.rv32 import RV32
 from shrinkc.targets.siracusa import SIRACUSA
-from shrinkc.targets.target import COPIED, FETCHED, KIB, MACHINES, MEMORIES, MIB, Level, Target
+from shrinkc.targets.target import (
+    COPIED,
+    FETCHED,
+    KIB,
+    L1,
+    L2,
+    MACHINES,
+    MEMORIES,
+    MIB,
+    ON_CHIP,
+    OUTSIDE,
+    Level,
+    Target,
+    by_access,
+    fetched,
+)
 
 __all__ = [
-    "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "MACHINES", "MEMORIES", "MIB", "PULP_OPEN", "RV32",
-    "SIRACUSA", "TARGETS", "Level", "Target", "target_named",
+    "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES", "MEMORIES", "MIB", "ON_CHIP",
+    "OUTSIDE",
+    "PULP_OPEN", "RV32", "SIRACUSA", "TARGETS", "Level", "Target", "by_access", "fetched", "target_named",
 ]  # fmt: skip
 
 TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}

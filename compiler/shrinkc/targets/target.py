@@ -36,6 +36,23 @@ MEMORIES = {
 What can hold weights has a blob and a value of ``enum sc_level`` of that name.
 """
 
+L1, L2 = "l1", "l2"
+"""The memories that every target has: kernels work in L1, and L2 holds what no other memory can."""
+
+
+def by_access(access: str) -> tuple[str, ...]:
+    """Names of the memories that a program gets at so."""
+    return tuple(name for name, memory in MEMORIES.items() if memory.access == access)
+
+
+def fetched(level: str) -> bool:
+    """Whether what that memory holds is fetched from outside the chip."""
+    return MEMORIES[level].access == FETCHED
+
+
+ON_CHIP, OUTSIDE = by_access(COPIED), by_access(SWAPPED)
+"""The memories behind L1 that the DMA copies from, and those outside the chip that a program can write."""
+
 MACHINES = ("host", "qemu", "gvsoc")
 """What runs programs: this machine, an emulator of one core, a simulator of whole SoCs."""
 
@@ -135,7 +152,7 @@ class Target:
             for fault, wrong in (
                 (f"the engine knows no {', '.join(unknown)}, only {', '.join(MEMORIES)}", unknown),
                 ("a memory occurs twice", len({*names}) < len(names)),
-                ("l1 comes first, and l2 is one of the others", names[:1] != ["l1"] or "l2" not in names),
+                ("l1 comes first, and l2 is one of the others", names[:1] != [L1] or L2 not in names),
                 (f"{self.cores} cores", self.cores < 1),
                 *((f"{name} has {size} bytes", size < 0) for name, size in sizes.items()),
                 *((f"{v.name} has {v.writable} writable bytes", v.writable < 0) for v in self.levels),
@@ -150,7 +167,7 @@ class Target:
                 ("the host has no linker script", p.isa is None and (p.symbols or p.sections)),
                 ("on a SoC every blob has its section", bool(self.gvsoc) != p.sections),
                 ("code lies in memories that the DMA copies from",
-                 not {*self.code} <= {name for name, m in MEMORIES.items() if m.access == COPIED}),
+                 not {*self.code} <= {*ON_CHIP}),
                 ("code has memories and bytes, or neither", bool(self.code) != bool(self.code_bytes)),
             )
             if wrong
@@ -176,12 +193,12 @@ class Target:
     @property
     def l1(self) -> int:
         """Bytes of L1."""
-        return self.room("l1")
+        return self.room(L1)
 
     @property
     def l2(self) -> int:
         """Bytes of L2."""
-        return self.room("l2")
+        return self.room(L2)
 
     @property
     def stored(self) -> tuple[Level, ...]:
@@ -203,7 +220,7 @@ class Target:
 
     def written(self, name: str) -> int:
         """Bytes of the memory ``name`` behind L1 that a running program may write, 0 where there are none."""
-        if name == "l2" or MEMORIES[name].access == SWAPPED:
+        if name == L2 or name in OUTSIDE:
             return self.room(name)
         return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
 

@@ -12,7 +12,7 @@ from shrinkc.abi import QVEC_BYTES, product_bytes, shared_product_bytes, split_b
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
-from shrinkc.engines.cores import with_neureka
+from shrinkc.engines.cores import with_products
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
@@ -69,7 +69,7 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     if sizes.chunk > 1 and slot.sums:
         each = product_bytes(sizes.chunk, slot.sums, slot.widened)
         yield Use("products", Access.SCRATCH, sizes.cores * each)
-        if sizes.several_on_neureka and slot.product_words:
+        if sizes.shared_products and slot.product_words:
             room = max(shared_product_bytes(sizes.chunk, words) for words in slot.product_words)
             yield Use("products", Access.SCRATCH, room)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
@@ -92,8 +92,8 @@ def product_work(turn: Turn) -> Work:
     m = turn.matrix
     assert m is not None
     features = {"calls": 1.0, **engine_named(m.engine).work(m, turn.tokens, turn.tiles)}
-    if turn.sizes.several_on_neureka and m.engine == CORES and m.product_words and turn.tokens > 1:
-        features = {"calls": 1.0, **with_neureka(m, turn.tokens, turn.tiles)}
+    if turn.sizes.shared_products and m.engine == CORES and m.product_words and turn.tokens > 1:
+        features = {"calls": 1.0, **with_products(m, turn.tokens, turn.tiles)}
     if m.engine != CORES:
         rows = turn.tokens * share(m.rows, turn.sizes.cores)
         kind = "rows" if turn.tokens == 1 else "rows_of_several"
