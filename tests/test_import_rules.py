@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+from shrinkc.engines import CORES, ENGINES
+from shrinkc.targets import L1, MEMORIES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "compiler" / "shrinkc"
 
@@ -71,6 +75,15 @@ HEAVY_ROOMS = {"checkpoints", "compression", "evaluation", "export"}
 
 # What other programs call, without an environment at hand.
 DOORS = (PACKAGE / "api.py", PACKAGE / "evaluation" / "lm_eval.py")
+
+# "flash" is a resource of the cost model as well: what the HyperBus delivers.
+FILES_NAMING_A_RESOURCE = {
+    PACKAGE / name
+    for name in (
+        "costs/table.py", "driver/report_cycles.py", "driver/reporting.py", "memory/cycles.py", "report/compiled.py",
+        "report/memory_map.py", "report/roofline.py",
+    )
+}  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
@@ -188,6 +201,27 @@ def test_the_verifier_shares_no_code_with_the_planner() -> None:
         for alias in node.names
     }
     assert taken == {"Plan"}, "data only"
+
+
+def test_engines_and_memories_are_named_in_their_rooms() -> None:
+    """Others ask what they declare.  ``abi`` states sizes that C headers have; the cost model has a resource of a
+    memory's name."""
+    memories = {*MEMORIES} - {L1}  # an option and a field of plans are called so too
+    at_home = {
+        *FILES_NAMING_A_RESOURCE,
+        *(f for f in FILES if room_of(f) in ("engines", "targets")),
+    }
+    found = {
+        f"{file.relative_to(PACKAGE).as_posix()}: {node.value}"
+        for file in FILES
+        if file not in at_home
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.Constant) and node.value in (memories | {*ENGINES} - {CORES})
+    }
+    assert not found
+    for file in FILES:
+        if room_of(file) not in ("abi", "engines", "targets"):
+            assert not re.search("n-?eureka", file.read_text(), re.IGNORECASE), file
 
 
 def test_help_imports_nothing_heavy() -> None:
