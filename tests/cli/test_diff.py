@@ -68,7 +68,9 @@ def test_other_options(cli: Cli, compiled: Path, narrow: Path) -> None:
     assert plan["context"]["change"] == "-50.0 %"
     assert plan["placements[layer*.qkv].engine"]["count"] == 2
     assert not any(".offset" in what for what in plan)
-    lives = [what for what in plan if ".live" in what]  # of a buffer one row, however many steps it lives
+    lives = [
+        what for what in plan if ".live" in what
+    ]  # of a buffer one row, however many steps it lives
     assert lives and all(what.endswith(".live") for what in lives)
     code = {row["file"]: row for row in found["code"]}
     header = [(d / "src/model.h").read_text().splitlines() for d in (compiled, narrow)]
