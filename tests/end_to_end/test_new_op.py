@@ -22,9 +22,8 @@ from shrinkc.abi import Trace
 from shrinkc.core.errors import IllegalIR, PlanInvalid
 from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.dump import dump
-from shrinkc.ir.graph import Graph
+from shrinkc.ir.graph import Graph, State
 from shrinkc.ir.ops import OPS, Linear, Op
-from shrinkc.ir.ops.op import State
 from shrinkc.ir.rules import check
 from shrinkc.ir.serialize import load, save
 from shrinkc.ir.steps import Access, PassSizes, Step, Use

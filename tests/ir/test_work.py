@@ -257,7 +257,7 @@ def test_another_engine_says_what_it_does() -> None:
 
 
 def test_an_op_that_says_nothing() -> None:
-    from shrinkc.ir.ops.op import Op
+    from shrinkc.ir.graph import Op
 
     shape = make_shape()
     sizes: PassSizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.ir.graph import Graph
-from shrinkc.ir.ops import Op
-from shrinkc.ir.ops.op import State
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 from shrinkc.numerics.sampling import Sampling

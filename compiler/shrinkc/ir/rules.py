@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.core.errors import IllegalIR
 from shrinkc.engines import CORES, ENGINES
-from shrinkc.ir.graph import Graph
+from shrinkc.ir.graph import OPS, Graph, Op, Rule
 from shrinkc.ir.linear import (
     ACC_MAX,
     SEGMENT_SUM_MAX,
@@ -18,15 +18,14 @@ from shrinkc.ir.linear import (
     QLinear,
     magnitudes,
 )
-from shrinkc.ir.ops import OPS, Linear, Op, input_types
-from shrinkc.ir.ops.op import Rule
+from shrinkc.ir.ops import Linear
 from shrinkc.numerics.matrices import R_MAX
 from shrinkc.numerics.vectors import WIDE_BITS
 from shrinkc.storage import FORMATS, WORD, ZERO_MAX, ZERO_MIN
 
 
 def rule_signature(graph: Graph, op: Op) -> str | None:
-    kinds = tuple(t.kind for t in input_types(graph, op))
+    kinds = tuple(t.kind for t in graph.input_types(op.inputs))
     got = graph.types[op.out].kind
     if kinds not in op.TAKES:
         return f"takes {' or '.join(map(str, op.TAKES))}, got {kinds}"

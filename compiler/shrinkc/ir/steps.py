@@ -10,14 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from shrinkc.abi import TOP_BYTES
+from shrinkc.costs import Arithmetic, Work
 from shrinkc.engines import CORES, engine_named
 from shrinkc.storage import MatrixShape
-
-if TYPE_CHECKING:
-    from shrinkc.ir.ops.op import Op
 
 
 class Access(Enum):
@@ -41,13 +39,60 @@ class Use:
     bytes: int = 0
 
 
+class OnDevice:
+    """What the device does of an op, asked by planner and generator of its class: ``KERNEL`` is the C function of a
+    layer's step (sc_model.h), ``how`` and ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1, ``work`` and
+    ``arithmetic`` what it costs."""
+
+    # done by the kernel of the matrix whose result it reads, which never leaves that kernel
+    FUSED: ClassVar[bool] = False
+    KERNEL: ClassVar[str] = ""
+    # reads the cache: what follows it in the last layer is only done for tokens whose logits are wanted
+    READS_CACHE: ClassVar[bool] = False
+    # gives vectors that can take the place of what they are made from
+    IN_PLACE: ClassVar[bool] = False
+    # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 8, 16 or 32 bits
+    NUMBERS: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def buffer(cls, step: Step, sizes: PassSizes) -> str:
+        """The L1 buffer that holds the result."""
+        return "y"
+
+    @classmethod
+    def width(cls, step: Step, sizes: PassSizes) -> int:
+        """Elements of the result per token, padding included; that of its first input."""
+        return sizes.width(step.inputs[0])
+
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        """What the step does with which L1 buffers."""
+        raise NotImplementedError(f"{cls.__name__} has no buffers")
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """What one execution does, in counts that are made cycles (costs): of the core that does most."""
+        return Work({"calls": 1, "elements": turn.tokens * cls.width(step, turn.sizes)})
+
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """What one execution computes, of all cores: one product per element, int32 in and out."""
+        elements = turn.tokens * cls.width(step, turn.sizes)
+        return Arithmetic(elements, 8.0 * elements)
+
+    @classmethod
+    def how(cls, step: Step, steps: Sequence[Step]) -> int | str:
+        """The kernel's parameter, a number of 8 bits or its name in C."""
+        return 0
+
+
 @dataclass(frozen=True)
 class Step:
     """One op of a pass.  ``inputs`` are the names that the values have for the first layer, without the
     layer: what comes from before the loop there comes from the last step of the layer before in all
     others.  ``matrix``: the slot of the matrix it multiplies with."""
 
-    op: type[Op]
+    op: type[OnDevice]
     name: str
     inputs: tuple[str, ...]
     in_layer: bool

@@ -1,22 +1,36 @@
-"""The store of the cores: blocks of 8 rows with everything that belongs to them; sc_model.h says the
-same in C."""
+"""Rows of a matrix in the order in which they are stored, and as the cores read them: blocks of 8 rows with everything
+that belongs to them; sc_model.h says the same in C."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shrinkc.abi import ROW_BLOCK
-from shrinkc.storage.store import Store, StoredRows
+from shrinkc.storage.format import StorageFormat
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from shrinkc.storage.matrix import MatrixShape
 
+@dataclass(frozen=True)
+class StoredRows:
+    """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
 
-def block_bytes(m: MatrixShape) -> int:
-    own = 2 * ROW_BLOCK + m.nseg * m.header + m.format.weight_bytes(m.words)
-    return own + (block_bytes(m.side) if m.side else 0)
+    q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, segments] or None,
+    r uint16 [rows]; segments of ``seg`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a
+    side path.
+    """
+
+    format: StorageFormat
+    seg: int
+    pad: int
+    q: np.ndarray
+    d: np.ndarray | None
+    b: np.ndarray | None
+    zeros: np.ndarray | None
+    r: np.ndarray
+    side: StoredRows | None = None
 
 
 def pack_blocks(w: StoredRows) -> np.ndarray:
@@ -38,10 +52,3 @@ def pack_blocks(w: StoredRows) -> np.ndarray:
     if w.side is not None:
         parts.append(pack_blocks(w.side))
     return np.concatenate(parts, axis=1)
-
-
-def _pack(w: StoredRows) -> np.ndarray:
-    return pack_blocks(w).reshape(-1)
-
-
-BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pack)

@@ -1,9 +1,15 @@
-"""The bytes of one matrix, from its sizes alone."""
+"""How matrices lie in memory, and the bytes of one from its sizes alone.
+
+A matrix is stored in blocks of rows after each other; what lies behind the last block, beside them, belongs to the
+whole of it: scales of an engine whose weights have to lie alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from shrinkc.abi import (
     FLAT_WORDS,
@@ -12,12 +18,15 @@ from shrinkc.abi import (
     WIDE_WORDS,
     X_BLOCK,
 )
-from shrinkc.storage.blocks import BLOCKS
+from shrinkc.storage.blocks import StoredRows, pack_blocks
 from shrinkc.storage.format import WORD, StorageFormat
 from shrinkc.storage.formats import format_of
 from shrinkc.storage.offsets import Offsets
-from shrinkc.storage.store import Store
 
+if TYPE_CHECKING:
+    import numpy as np
+
+ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
 SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
 SEGMENT_MAX = 96
 FLAT_BITS = 4  # of weights that make sums of 16 bits in segments of FLAT_WORDS
@@ -36,6 +45,39 @@ def segment_size(k: int, group: int | None) -> int:
         return group
     divisors = [s for s in range(SEGMENT_MAX, 15, -1) if group % s == 0]
     return divisors[0] if divisors else group
+
+
+@dataclass(frozen=True)
+class Store:
+    """One way to lay out a matrix.
+
+    ``block_bytes`` and ``beside_bytes`` say of a shape what a block takes, multiples of 4, and what
+    lies behind the last one.  ``pack``: all of it as uint8 [bytes].  ``align``: of the first byte.
+    """
+
+    name: str
+    rows: int
+    block_bytes: Callable[[MatrixShape], int]
+    pack: Callable[[StoredRows], np.ndarray]
+    beside_bytes: Callable[[MatrixShape], int] = lambda shape: 0
+    align: int = ALIGN
+
+    def __post_init__(self) -> None:
+        assert self.rows > 0 and self.rows % 8 == 0, "gate_up interleaves rows in blocks of 8"
+        assert self.align % ALIGN == 0
+
+
+def block_bytes(m: MatrixShape) -> int:
+    own = 2 * ROW_BLOCK + m.nseg * m.header + m.format.weight_bytes(m.words)
+    return own + (block_bytes(m.side) if m.side else 0)
+
+
+def _pack(w: StoredRows) -> np.ndarray:
+    return pack_blocks(w).reshape(-1)
+
+
+BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pack)
+"""The store of the cores."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The operations of the integer IR, one file each.  ``op.py`` is what they have in common."""
 
+from shrinkc.ir.graph import OPS, Op, Type
 from shrinkc.ir.ops.attention import Attention
 from shrinkc.ir.ops.embed import Embed
 from shrinkc.ir.ops.linear import Linear, vector_type
 from shrinkc.ir.ops.normquant import NormQuant
-from shrinkc.ir.ops.op import OPS, Op, Type, input_types
 from shrinkc.ir.ops.quant import Quant
 from shrinkc.ir.ops.ropecache import RopeCache
 from shrinkc.ir.ops.sample import Sample
@@ -12,5 +12,5 @@ from shrinkc.ir.ops.silumul import SiluMul
 
 __all__ = [
     "OPS", "Attention", "Embed", "Linear", "NormQuant", "Op", "Quant", "RopeCache", "Sample", "SiluMul",
-    "Type", "input_types", "vector_type",
+    "Type", "vector_type",
 ]  # fmt: skip

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
-from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.ops.ropecache import (
     Cache,
     KvShape,
@@ -26,10 +26,6 @@ from shrinkc.ir.ops.ropecache import (
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
-
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
-
 
 EXTRA_BITS_MAX = 15
 

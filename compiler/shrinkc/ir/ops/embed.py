@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES, engine_named
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
-
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
 
 
 def rule_factor(graph: Graph, op: Embed) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import BESIDE, share, total
 from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.cores import with_products
+from shrinkc.ir.graph import Graph, Op, State, Type
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops.op import Op, State, Type, input_types
 from shrinkc.ir.ops.quant import scan_uses
 from shrinkc.ir.ops.ropecache import layer_cache_bytes, layer_cache_use
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
@@ -22,12 +22,9 @@ from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
 from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets
 
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
-
 
 def rule_linear_types(graph: Graph, op: Linear) -> str | None:
-    w, types = op.weight, input_types(graph, op)
+    w, types = op.weight, graph.input_types(op.inputs)
     x, y = types[0], graph.types[op.out]
     if x != vector_type(w):
         return f"input {x} does not match {w.name} [{w.n}, {w.k}], which reads {vector_type(w)}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
-from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.ops.quant import (
     permuted,
     rule_permutation,
@@ -21,12 +21,9 @@ from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
-
 
 def rule_norm(graph: Graph, op: NormQuant) -> str | None:
-    k = input_types(graph, op)[0].width
+    k = graph.input_types(op.inputs)[0].width
     if k < 2:  # sc_q16.h shifts squares by a word at most
         return f"a norm over {k} value"
     if op.pre_shift != vectors.square_pre_shift(k):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,19 +12,22 @@ from shrinkc.abi import PART_BYTES, QVEC_BYTES
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES
-from shrinkc.ir.ops.op import Op, State, input_types
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
-    from shrinkc.ir.ops.normquant import NormQuant
+
+class Permuting(Protocol):
+    """An op that may read its input in another order."""
+
+    inputs: tuple[str, ...]
+    perm: np.ndarray | None
 
 
-def rule_permutation(graph: Graph, op: Quant | NormQuant) -> str | None:
+def rule_permutation(graph: Graph, op: Permuting) -> str | None:
     if op.perm is None:
         return None
-    k = input_types(graph, op)[0].width
+    k = graph.input_types(op.inputs)[0].width
     if op.perm.dtype != np.uint16 or not np.array_equal(np.sort(op.perm), np.arange(k)):
         return f"perm is no permutation of {k} inputs in uint16"
     return None

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from shrinkc.abi import kv_block_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.ops.normquant import gain_uses
-from shrinkc.ir.ops.op import Op, State, input_types
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
-
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
-    from shrinkc.ir.ops.attention import Attention
 
 
 @dataclass
@@ -45,7 +41,15 @@ class Cache:
         return found
 
 
-def rule_heads(graph: Graph, op: RopeCache | Attention) -> str | None:
+class Heads(Protocol):
+    """An op on heads."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def rule_heads(graph: Graph, op: Heads) -> str | None:
     if op.heads % op.kv_heads:
         return f"{op.heads} heads over {op.kv_heads} KV heads"
     if op.head_dim % 2:
@@ -71,7 +75,7 @@ def rule_units(graph: Graph, op: RopeCache) -> str | None:
 
 def rule_qkv(graph: Graph, op: RopeCache) -> str | None:
     want = (op.heads + 2 * op.kv_heads) * op.head_dim
-    got = input_types(graph, op)[0].width
+    got = graph.input_types(op.inputs)[0].width
     return None if want == got else f"needs {want} values per token, gets {got}"
 
 

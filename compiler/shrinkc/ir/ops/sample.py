@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
-from shrinkc.ir.ops.op import Op, State
+from shrinkc.ir.graph import Op, State
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.fixed import I64
 from shrinkc.numerics.sampling import sample

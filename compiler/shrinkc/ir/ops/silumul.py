@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shrinkc.costs import Arithmetic, Work
+from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.ops.linear import product_arithmetic, product_uses, product_work
 from shrinkc.ir.ops.normquant import gain_uses
-from shrinkc.ir.ops.op import Op, State
 from shrinkc.ir.ops.ropecache import layer_cache_uses
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics.gating import silu_mul
-
-if TYPE_CHECKING:
-    from shrinkc.ir.graph import Graph
 
 
 def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
