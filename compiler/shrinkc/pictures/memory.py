@@ -9,7 +9,7 @@ from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
 from shrinkc.pictures.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, words
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import MEMORIES
+from shrinkc.targets import L1, L2, MEMORIES
 
 _WIDTH = 1100
 _LEFT = 96
@@ -57,14 +57,14 @@ def memories_of(plan: Plan, shape: ModelShape) -> list[Memory]:
             level, MEMORIES[level].label, plan.used[level], have, [*_regions(plan, level, reader)]
         )
         for level, have in plan.capacity.items()
-        if have and (plan.used[level] or level in ("l1", "l2"))
+        if have and (plan.used[level] or level in (L1, L2))
     ]
 
 
 def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Region]:
     last = len(plan.steps) - 1
-    if level == "l1":
-        fixed = plan.used["l1"] - plan.arena_bytes
+    if level == L1:
+        fixed = plan.used[L1] - plan.arena_bytes
         yield Region("system", "stacks, tables", 0, fixed, 0, last)
         for b in plan.l1:
             for first, to in b.spans:
