@@ -111,6 +111,20 @@ class Heard:
         """Nothing to note."""
 
 
+def test_results_are_a_line_where_they_are_printed(
+    model: Path, compiled: Path, tmp_path: Path
+) -> None:
+    shown = {
+        "Checkpoint": shrinkc.open(model),
+        "Planned": shrinkc.plan(model),
+        "Shortfall": shrinkc.plan(model, l1=1024),
+        "Reported": shrinkc.write_report(compiled, tmp_path / "page.html"),
+    }
+    for name, result in shown.items():
+        assert repr(result).startswith(f"<{name} "), name
+        assert "tiny" in repr(result) and len(repr(result)) < 160 + len(str(tmp_path)), repr(result)
+
+
 def test_a_sweep(model: Path) -> None:
     opened = shrinkc.open(model)
     found = [
@@ -130,6 +144,7 @@ def test_from_a_checkpoint_to_a_proof_without_a_word(
     needs("cc", "make")
     heard, told = Heard(), list[str]()
     made = shrinkc.compile(str(model), str(tmp_path / "out"), context=48, reporter=heard)
+    assert repr(made).startswith(f"<Compiled {made.output}: ")
     assert made.output == tmp_path / "out" and made.prepared.fits
     assert heard.stages[:2] == ["planning", "loading weights"]
     result = shrinkc.run(
@@ -137,6 +152,8 @@ def test_from_a_checkpoint_to_a_proof_without_a_word(
     )
     assert result.verdict is not None and result.verdict.compared > 0 == result.verdict.mismatched
     assert len(result.new_tokens) == 5 and result.prompt_tokens
+    proof = f"{result.verdict.compared} values compared, 0 mismatched"
+    assert repr(result) == f"<RunResult tiny on host: 5 new tokens, {proof}>"
     assert "".join(told) == result.text + "\n" and told[0].endswith("hello")
     assert "running on host" in heard.stages
     report = shrinkc.evaluate(made.output, samples=["hello"], engine="interpreter")

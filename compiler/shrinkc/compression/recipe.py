@@ -9,6 +9,7 @@ directory.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 import types
@@ -185,18 +186,37 @@ _GLOBAL: dict[str, Any] = {
 }
 
 
+RecipeSource = str | os.PathLike[str] | Mapping[str, Mapping[str, Any]] | Recipe
+
+
 def shipped() -> dict[str, Path]:
     """Name -> file of the recipes that come with shrinkc."""
     return {path.stem: path for path in sorted(resource("recipes").glob("*.toml"))}
 
 
-def load_recipe(source: str, assignments: Sequence[str] = ()) -> Recipe:
-    """The recipe ``source``, a file or the name of a shipped one, with ``table.key=value`` applied.
+def load_recipe(source: RecipeSource, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe ``source``, with ``table.key=value`` applied: a file, the name of a shipped one, a mapping of
+    tables as a file has them (its paths are relative to the working directory), or a recipe.
 
     Raises BadRecipe that names the key, its value and what is allowed.
     """
-    tables, base, name = read_tables(source)
+    if isinstance(source, Recipe):
+        if not assignments:
+            return source
+        return parse_recipe(tomllib.loads(source.to_toml()), assignments, name=source.name)
+    if isinstance(source, Mapping):
+        return parse_recipe(_as_toml(source), assignments, base=Path.cwd())
+    tables, base, name = read_tables(os.fspath(source))
     return parse_recipe(tables, assignments, base=base, name=name)
+
+
+def _as_toml(value: Any) -> Any:
+    """Values of Python as a TOML file gives them: dictionaries, lists, and texts for paths."""
+    if isinstance(value, Mapping):
+        return {key: _as_toml(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_toml(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:

@@ -32,6 +32,9 @@ class Answer:
     forgotten: int
     result: RunResult
 
+    def __repr__(self) -> str:
+        return f"<Answer {self.text!r:.60}, ended by {self.ended}, {len(self.result.new_tokens)} tokens>"
+
     def to_json(self) -> dict[str, object]:
         """For programs."""
         run = self.result.to_json()
@@ -81,6 +84,10 @@ class Conversation:
         for note in request.notes():
             reporter.note(note)
         self._program.build(reporter)
+
+    def __repr__(self) -> str:
+        count = len(self.exchanges)
+        return f"<Conversation with {self.model}: {count} exchanges, context {self.context}>"
 
     def ask(self, message: str, on_text: OnText | None = None) -> Answer:
         """The answer to ``message``; ``on_text`` is given its pieces as they come, and a line's end.

@@ -32,6 +32,9 @@ class Compiled:
     output: Path
     files: int
 
+    def __repr__(self) -> str:
+        return f"<Compiled {self.output}: {self.files} files of {self.prepared!r}>"
+
     def lines(self) -> list[str]:
         """A summary for people."""
         run = quoted("shrinkc", "run", self.output, "--on", self.prepared.target.runs_on[-1])

@@ -47,6 +47,12 @@ class Planned:
 
     fits: ClassVar[Literal[True]] = True
 
+    def __repr__(self) -> str:
+        used = ", ".join(
+            f"{MEMORIES[level].short} {show_size(used)}" for level, used in self.plan.used.items() if used
+        )  # fmt: skip
+        return f"<Planned {self.name} for {self.target.name}, context {self.context}: {used}>"
+
     @property
     def name(self) -> str:
         """Of the model."""
@@ -300,6 +306,10 @@ class Shortfall:
     _search: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     fits: ClassVar[Literal[False]] = False
+
+    def __repr__(self) -> str:
+        lacks = ", ".join(f"{x.level} lacks {show_size(x.excess)}" for x in self.lacks)
+        return f"<Shortfall {self.name} for {self.target.name}, context {self.context}: {lacks}>"
 
     @cached_property
     def alternatives(self) -> tuple[str, ...]:

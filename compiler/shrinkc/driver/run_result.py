@@ -80,6 +80,13 @@ class RunResult:
         default=lambda: None, repr=False, compare=False
     )
 
+    def __repr__(self) -> str:
+        proof = "not verified"
+        if (v := self.verdict) is not None:
+            proof = f"{v.compared} values compared, {v.mismatched} mismatched"
+        new = len(self.record.tokens)
+        return f"<RunResult {self.manifest.model} on {self.machine}: {new} new tokens, {proof}>"
+
     @cached_property
     def predicted(self) -> Predicted | None:
         """What the cost model says of this run's profile; None without a profile, or for a target

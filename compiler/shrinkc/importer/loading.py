@@ -64,6 +64,11 @@ class Checkpoint:
     hub: str | None = None
     permuted: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        c, stored = self.config, "floats" if self.formats is None else "integers"
+        lacks = "" if self.whole else ", not whole"
+        return f"<Checkpoint {self.name}: {c.family}, {c.num_layers} layers, hidden {c.hidden_size}, {stored}{lacks}>"
+
     @property
     def whole(self) -> bool:
         """Whether weights and tokenizer are there, so that it can be compiled, not only planned."""

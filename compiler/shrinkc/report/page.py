@@ -189,6 +189,11 @@ class Reported:
     bytes: int
     page: Page
 
+    def __repr__(self) -> str:
+        return (
+            f"<Reported {self.html}: {self.page.name}, {self.page.kind}, {show_size(self.bytes)}>"
+        )
+
     def lines(self) -> list[str]:
         """For people."""
         return [
