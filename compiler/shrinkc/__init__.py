@@ -22,6 +22,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from shrinkc import errors
     from shrinkc.api import chat, compile, compress, evaluate, open, plan, run, write_report  # noqa: A004
+    from shrinkc.compression.recipe import Recipe
+    from shrinkc.compression.run import CompressionResult
     from shrinkc.core.progress import Reporter
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from shrinkc.report.page import Reported
 
 __all__ = [
-    "Checkpoint", "Compiled", "Conversation", "Planned", "Reported", "Reporter", "RunResult", "Shortfall",
+    "Checkpoint", "Compiled", "CompressionResult", "Conversation", "Planned", "Recipe", "Reported", "Reporter",
+    "RunResult", "Shortfall",
     "__version__", "chat", "compile", "compress", "errors", "evaluate", "open", "plan", "run",
     "write_report",
 ]  # fmt: skip
@@ -43,8 +46,10 @@ _HOME = {
     ),
     "Checkpoint": "shrinkc.importer",
     "Compiled": "shrinkc.driver.compiling",
+    "CompressionResult": "shrinkc.compression.run",
     "Conversation": "shrinkc.driver.chatting",
     "Planned": "shrinkc.driver.planned",
+    "Recipe": "shrinkc.compression.recipe",
     "Reported": "shrinkc.report.page",
     "Reporter": "shrinkc.core.progress",
     "RunResult": "shrinkc.driver.run_result",

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from shrinkc.core.progress import Reporter, Silent
 
 if TYPE_CHECKING:
-    from shrinkc.compression.run import RunResult as Compressed
+    from shrinkc.checkpoints import Savable
+    from shrinkc.compression.recipe import RecipeSource
+    from shrinkc.compression.run import CompressionResult
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.plan_request import PlanRequest
@@ -311,23 +313,25 @@ def evaluate(
 
 
 def compress(
-    model: AnyPath,
+    model: AnyPath | Savable,
     output: AnyPath,
     *,
-    recipe: AnyPath,
+    recipe: RecipeSource,
     assignments: Sequence[str] = (),
+    tokenizer: Savable | None = None,
     force: bool = False,
     dry_run: bool = False,
     device: str = "cpu",
     reporter: Reporter | None = None,
-) -> Compressed:
+) -> CompressionResult:
     """Make a model smaller by a recipe, in steps that each leave a directory that loads.
 
-    ``model``: a Hugging Face directory, a ``.gguf`` file, or an id of the hub.  ``recipe``: a TOML
-    file, or a shipped one: "reference", "small", "siracusa"; ``assignments`` change it, e.g.
-    "lora.rank=16".  A run in ``output`` that was interrupted goes on after its last complete step;
-    ``force`` starts over, ``dry_run`` checks everything and stops.  ``device`` is torch's.  Needs
-    the extra ``compress``.
+    ``model``: a Hugging Face directory, a ``.gguf`` file, an id of the hub, or a model of transformers with
+    its ``tokenizer`` (both are saved in a temporary directory, from which the run reads them).  ``recipe``: a
+    TOML file, a shipped one ("reference", "small", "siracusa"), a dictionary of tables such as
+    {"gptq": {"bits": 4}}, or a :class:`shrinkc.Recipe`; ``assignments`` change it, e.g. "lora.rank=16".
+    A run in ``output`` that was interrupted goes on after its last complete step; ``force`` starts over,
+    ``dry_run`` checks everything and stops.  ``device`` is torch's.  Needs the extra ``compress``.
 
     The result has ``final``, the directory of the last model, and ``rows``: per step its layers,
     bytes and, where the recipe measures it, perplexity.
@@ -335,13 +339,16 @@ def compress(
     Raises BadRecipe, ExtraMissing, BadData, RunChanged, BadStep, BudgetUnreachable, StageFailed,
     OutputError, and what :func:`open` raises.
     """
+    from shrinkc.checkpoints import on_disk
     from shrinkc.compression import run as runs
     from shrinkc.compression.recipe import load_recipe
 
-    return runs.compress(
-        os.fspath(model), Path(output), load_recipe(os.fspath(recipe), assignments),
-        reporter=reporter or Silent(), force=force, dry_run=dry_run, device=device,
-    )  # fmt: skip
+    effective = load_recipe(recipe, assignments)
+    with on_disk(model, tokenizer) as source:
+        return runs.compress(
+            source, Path(output), effective, reporter=reporter or Silent(), force=force,
+            dry_run=dry_run, device=device,
+        )  # fmt: skip
 
 
 def write_report(

@@ -232,6 +232,29 @@ def test_compress_checks_its_recipe(model: Path, tmp_path: Path) -> None:
         shrinkc.compress(model, tmp_path / "out", recipe="nothing")
 
 
+class InMemory:
+    """What a model of transformers can do, as far as a refusal asks."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        raise AssertionError("nothing is saved before all of it was checked")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (InMemory(), {}, "a model in memory needs its tokenizer"),
+        (STORIES, {"tokenizer": InMemory()}, "stories has its own"),
+        ({"weights": 1}, {}, "the model is a dict"),
+    ],
+)
+def test_models_that_compress_does_not_take(
+    tmp_path: Path, model: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(shrinkc.errors.UsageError, match=said):
+        shrinkc.compress(model, tmp_path / "out", recipe={"gptq": {"bits": 4}}, **options)
+    assert not (tmp_path / "out").exists()
+
+
 # --- the command line -----------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,20 @@ def test_no_such_recipe_and_no_toml(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("[depth\n")
     with pytest.raises(BadRecipe, match="not a readable TOML file"):
         load_recipe(str(tmp_path / "x.toml"))
+
+
+def test_a_recipe_from_python(tmp_path: Path) -> None:
+    """A dictionary, with values that only Python has, means what the file means; so does what it became."""
+    given = {"calibration": {"text": (tmp_path / "a.txt",)}, "gptq": {"bits": 4}}
+    file = tmp_path / "r.toml"
+    file.write_text('[calibration]\ntext = ["a.txt"]\n[gptq]\nbits = 4\n')
+    made, read = load_recipe(given), load_recipe(file)
+    assert made.to_toml() == read.to_toml()
+    assert made == replace(read, name="recipe") == load_recipe(made)
+    changed = load_recipe(made, ["gptq.bits=3"])
+    assert changed.to_toml() == load_recipe(file, ["gptq.bits=3"]).to_toml() != made.to_toml()
+    assert given["gptq"] == {"bits": 4}
+    with pytest.raises(BadRecipe, match="lies outside of any table"):
+        load_recipe({"bits": 4})  # type: ignore[dict-item]
+    with pytest.raises(BadRecipe, match="no table of a recipe"):
+        load_recipe({"gtpq": {"bits": 4}})

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+import shrinkc
 from helpers.interrupting import InterruptAt
 from helpers.runs import contents
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
-from shrinkc.compression.run import RunResult, compress
+from shrinkc.compression.run import CompressionResult, compress
 from shrinkc.compression.training import Training
 from shrinkc.core.errors import (
     BadStep,
@@ -42,17 +43,17 @@ STEPS = ["00-source", "01-depth", "02-width", "03-lora"]
 @pytest.fixture(scope="module")
 def whole(
     stories: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, RunResult]:
+) -> tuple[Path, CompressionResult]:
     """A run that nothing disturbed; tests that change it take a copy."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, compress(str(stories), out, recipe, reporter=Silent())
 
 
-def copy_of(whole: tuple[Path, RunResult], tmp_path: Path) -> Path:
+def copy_of(whole: tuple[Path, CompressionResult], tmp_path: Path) -> Path:
     return shutil.copytree(whole[0], tmp_path / "run")
 
 
-def test_every_step_is_a_model_with_its_record(whole: tuple[Path, RunResult]) -> None:
+def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionResult]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out, result = whole
@@ -102,14 +103,14 @@ def test_the_shipped_recipe_small_works_on_the_example(
 
 
 def test_the_same_again_is_the_same(
-    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     compress(str(stories), tmp_path / "run", recipe, reporter=Silent())
     assert contents(tmp_path / "run") == contents(whole[0])
 
 
 def test_a_run_that_is_over_does_nothing(
-    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*/*") if p.is_file()}
@@ -123,7 +124,7 @@ def test_a_run_that_is_over_does_nothing(
     [("depth: perplexity", 2), ("width", 3), ("lora", 4), ("perplexity, wikitext512", 3)],
 )
 def test_an_interrupted_run_ends_as_if_nothing_had_been(
-    title: str, count: int, stories: Path, recipe: Recipe, whole: tuple[Path, RunResult],
+    title: str, count: int, stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("shrinkc.compression.training.SAVE_SECONDS", 0.0)
@@ -185,7 +186,7 @@ Change = Callable[[dict[str, Any], Path], None]
     ],
 )  # fmt: skip
 def test_a_changed_run_stops_and_names_what_changed(
-    change: Change, words: str, stories: Path, story_file: Path, whole: tuple[Path, RunResult],
+    change: Change, words: str, stories: Path, story_file: Path, whole: tuple[Path, CompressionResult],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     out = copy_of(whole, tmp_path)
@@ -245,7 +246,7 @@ def test_state_of_an_interrupted_stage_is_not_taken_for_another(
 )  # fmt: skip
 def test_a_damaged_step_is_named(
     damage: Callable[[Path], object], words: str, stories: Path, recipe: Recipe,
-    whole: tuple[Path, RunResult], tmp_path: Path,
+    whole: tuple[Path, CompressionResult], tmp_path: Path,
 ) -> None:  # fmt: skip
     out = copy_of(whole, tmp_path)
     damage(out / "02-width")
@@ -255,7 +256,7 @@ def test_a_damaged_step_is_named(
 
 
 def test_another_version_of_a_record(
-    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     file = copy_of(whole, tmp_path) / "01-depth" / "step.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 9}))
@@ -264,7 +265,11 @@ def test_another_version_of_a_record(
 
 
 def test_another_evaluation_measures_again_and_keeps_the_models(
-    stories: Path, story_file: Path, other_file: Path, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path,
+    story_file: Path,
+    other_file: Path,
+    whole: tuple[Path, CompressionResult],
+    tmp_path: Path,
 ) -> None:
     out = copy_of(whole, tmp_path)
     weights = {n: (out / n / "model.safetensors").stat().st_mtime_ns for n in STEPS[1:]}
@@ -278,7 +283,7 @@ def test_another_evaluation_measures_again_and_keeps_the_models(
 
 
 def test_force_starts_over_and_only_on_a_run(
-    stories: Path, story_file: Path, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, story_file: Path, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
     short = parse_recipe({"depth": {"layers": [2]}})
@@ -294,7 +299,7 @@ def test_force_starts_over_and_only_on_a_run(
 
 
 def test_force_keeps_what_no_attempt_made(
-    stories: Path, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
     short = parse_recipe({"depth": {"layers": [2]}})
@@ -385,7 +390,7 @@ def test_the_command(stories: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_force_keeps_the_run_when_the_recipe_is_refused(
-    stories: Path, story_file: Path, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, story_file: Path, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
     before = sorted(p.relative_to(out) for p in out.rglob("*"))
@@ -396,7 +401,7 @@ def test_force_keeps_the_run_when_the_recipe_is_refused(
 
 
 def test_force_waits_for_no_lock(
-    stories: Path, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
     with (out / ".lock").open("w") as file:
@@ -431,7 +436,7 @@ def test_another_budget_goes_on_from_what_was_measured(
 
 
 def test_a_run_is_no_model(
-    whole: tuple[Path, RunResult], capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, CompressionResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli(["eval", str(whole[0]), "--sample", "Once"]) == ModelNotFound.exit_code
     said = " ".join(capsys.readouterr().err.split())
@@ -442,7 +447,7 @@ def test_stopped_before_anything_was_written(
     stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def stop(*arguments: Any, **options: Any) -> RunResult:
+    def stop(*arguments: Any, **options: Any) -> CompressionResult:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("shrinkc.compression.run.compress", stop)
@@ -450,3 +455,25 @@ def test_stopped_before_anything_was_written(
     command = ["compress", str(stories), "--recipe", str(tmp_path / "r.toml")]
     assert run_cli([*command, "-o", str(tmp_path / "o")]) == Interrupted.exit_code
     assert "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_in_memory(stories: Path, story_file: Path, tmp_path: Path) -> None:
+    """The steps are those of the directory that it came from; the same call again goes on with them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(stories)
+    options = {
+        "recipe": {"calibration": {"text": [story_file], "samples": 2, "length": 64}, "depth": {"layers": [1]}},
+        "tokenizer": AutoTokenizer.from_pretrained(stories),
+    }  # fmt: skip
+    made = shrinkc.compress(model, tmp_path / "run", **options)
+    assert repr(made).startswith(f"<CompressionResult {tmp_path / 'run' / '01-depth'}: 1 steps, ")
+    tables: Any = options["recipe"]
+    again = compress(str(stories), tmp_path / "other", load_recipe(tables), reporter=Silent())
+    for name in ("config.json", "model.safetensors"):
+        assert (made.final / name).read_bytes() == (again.final / name).read_bytes()
+    assert json.loads((tmp_path / "run/run.json").read_text())["model"] == "stories"
+    when = (made.final / "step.json").stat().st_mtime_ns
+    assert shrinkc.compress(model, tmp_path / "run", **options).final == made.final
+    assert (made.final / "step.json").stat().st_mtime_ns == when

@@ -18,16 +18,18 @@ from shrinkc.checkpoints.loading import (
     stored_dtype,
     torch_dtype,
 )
-from shrinkc.checkpoints.saving import save
+from shrinkc.checkpoints.saving import Savable, on_disk, save
 
 __all__ = [
     "Loaded",
+    "Savable",
     "cached",
     "check_device",
     "load",
     "load_tokenizer",
     "located",
     "need",
+    "on_disk",
     "resolve",
     "save",
     "stored_dtype",

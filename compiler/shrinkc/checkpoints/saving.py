@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shrinkc.checkpoints.libraries import quiet
 from shrinkc.checkpoints.loading import load
-from shrinkc.core.errors import StageFailed
+from shrinkc.core.errors import StageFailed, UsageError
 from shrinkc.core.output import new_directory
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 _SAMPLE = "Once upon a time, in 1984, there was a little girl.\n"
+
+
+class Savable(Protocol):
+    """A model of transformers, or its tokenizer."""
+
+    def save_pretrained(self, save_directory: Any, /) -> Any:
+        """Writes it into a directory."""
+
+
+@contextmanager
+def on_disk(model: str | os.PathLike[str] | Savable, tokenizer: Savable | None) -> Iterator[str]:
+    """The directory, file or id that ``model`` is.  A model in memory is saved with its ``tokenizer`` in a temporary
+    directory, which is removed when the context ends.
+
+    Raises UsageError for what is no model, or where a tokenizer is missing or too much; else as :func:`save`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        if tokenizer is not None:
+            raise UsageError(
+                f"tokenizer= is for a model in memory, and {os.fspath(model)} has its own.",
+                "leave it out.",
+            )
+        yield os.fspath(model)
+        return
+    if not hasattr(model, "save_pretrained"):
+        raise UsageError(
+            f"the model is a {type(model).__name__}.",
+            "give a directory, a .gguf file, an id of the hub, or a model of transformers.",
+        )
+    if tokenizer is None:
+        raise UsageError(
+            "a model in memory needs its tokenizer.",
+            "give tokenizer=AutoTokenizer.from_pretrained(...).",
+        )
+    name = Path(str(getattr(model, "name_or_path", ""))).name or "model"
+    with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
+        directory = Path(folder) / name
+        given: Any = model
+        words: Any = tokenizer
+        save(given, words, directory)
+        yield str(directory)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

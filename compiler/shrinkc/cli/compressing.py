@@ -9,7 +9,7 @@ from pathlib import Path
 import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.units import show_size
-from shrinkc.compression.run import RunResult
+from shrinkc.compression.run import CompressionResult
 from shrinkc.compression.run_directory import is_run
 from shrinkc.compression.summary import same_tokens
 from shrinkc.core.errors import Interrupted
@@ -54,7 +54,7 @@ def run(
         )
 
 
-def _lines(result: RunResult, dry_run: bool) -> list[str]:
+def _lines(result: CompressionResult, dry_run: bool) -> list[str]:
     if dry_run:
         return ["nothing was written (--dry-run)"]
     lines, same = [], same_tokens(result.rows)

@@ -65,7 +65,7 @@ from shrinkc.importer import load_config
 
 
 @dataclass(frozen=True)
-class RunResult:
+class CompressionResult:
     """``rows``: the baseline and every step that is over; ``final``: the last model."""
 
     out: Path
@@ -73,6 +73,13 @@ class RunResult:
     final: Path
     estimate: str
     notes: list[str]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return f"<CompressionResult {self.out}: nothing was written; {self.estimate}>"
+        last = self.rows[-1]
+        quality = "" if last.perplexity is None else f", perplexity {last.perplexity:.2f}"
+        return f"<CompressionResult {self.final}: {len(self.rows) - 1} steps, {last.share:.1%} of bf16{quality}>"
 
 
 def compress(
@@ -84,7 +91,7 @@ def compress(
     force: bool = False,
     dry_run: bool = False,
     device: str = "cpu",
-) -> RunResult:
+) -> CompressionResult:
     """Runs ``recipe`` on ``model`` (see :func:`shrinkc.checkpoints.resolve`) into ``out``.
 
     A directory of an earlier attempt is continued after its last complete step.  RunChanged when
@@ -124,15 +131,15 @@ class _Run:
 
     # ---- the whole ----
 
-    def plan(self) -> RunResult:
+    def plan(self) -> CompressionResult:
         """Preflight alone.  Nothing is written."""
         gguf = self.source.is_file()
         facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
         self._settle(facts)
         self._preflight(facts, self.source)
-        return RunResult(self.out, [], self.source, self.estimate, self.notes)
+        return CompressionResult(self.out, [], self.source, self.estimate, self.notes)
 
-    def go(self) -> RunResult:
+    def go(self) -> CompressionResult:
         """All of it."""
         for leftover in self.out.glob(".*.partial"):  # of a process that was killed
             if leftover.is_dir():
@@ -177,7 +184,7 @@ class _Run:
             self._measure(number)
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
         final = self._model_of(self.records[-1])
-        return RunResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
+        return CompressionResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
     def _calibration(self) -> Calibration:
         given = self.recipe.calibration
