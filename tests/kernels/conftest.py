@@ -83,15 +83,18 @@ FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "points", "both", "hd10")
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 
-@pytest.fixture(scope="session")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Harness]:
-    """harness(name): the built harness of one of CONFIGS."""
+@pytest.fixture(scope="session", params=["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
+def harness(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Harness]:
+    """harness(name): the built harness of one of CONFIGS, in the slow tier with sanitizers."""
     need("host")
     built: dict[str, Harness] = {}
 
     def get(name: str) -> Harness:
         if name not in built:
-            built[name] = Harness(CONFIGS[name], tmp_path_factory.mktemp(name))
+            folder = tmp_path_factory.mktemp(name)
+            built[name] = Harness(CONFIGS[name], folder, request.param == "sanitized")
         return built[name]
 
     return get

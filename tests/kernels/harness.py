@@ -63,9 +63,10 @@ class Config:
 
 
 class Harness:
-    """One compiled harness.  ``graph`` is the tiny model whose macros it has."""
+    """One compiled harness, with sanitizers if ``sanitized``, which takes the compiler six times as
+    long.  ``graph`` is the tiny model whose macros it has."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, sanitized: bool) -> None:
         self.config = config
         write_tiny_llama(
             folder / "model",
@@ -114,9 +115,10 @@ class Harness:
         self.program = folder / "harness"
         runtime = resource("runtime_c")
         kernels = sorted(f for f in (runtime / "src").glob("*.c") if f.name not in ENGINE)
-        cc = ["cc", "-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined"]
+        sanitizers = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        cc = ["cc", "-std=gnu11", "-O1", *(sanitizers if sanitized else [])]
         options = [
-            "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all",
+            "-Wall", "-Wextra", "-Werror",
             *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0"] if config.engines else []),
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
             "-I.", f"-I{runtime / 'include'}", f"-I{runtime / 'platform' / 'host'}",

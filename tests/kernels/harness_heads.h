@@ -82,7 +82,7 @@ static void heads(void) {
         for (int core = 0; core < SC_CORES; core++)
             if (heads_prepare(&h, core, SC_CORES) != next_head(core, SC_HEADS + 2 * SC_KV_HEADS))
                 fail("the next token's first head");
-        free(own);
+        free(own), h.rope = NULL;
     }
     uint16_t prepared[SC_KV_HEADS];
     memcpy(prepared, value_scales, sizeof prepared);
