@@ -19,6 +19,8 @@ from shrinkc.build import find_tool
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ("templates", "runtime_c", "toolchain")
 
+pytestmark = pytest.mark.slow
+
 
 def build(kind: str, source: Path, out: Path) -> Path:
     """The file that ``source`` becomes as a ``kind`` ("wheel" or "sdist"), with the backend at hand."""

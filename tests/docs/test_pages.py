@@ -12,6 +12,14 @@ from docs import pictures
 from docs.pages import PAGES, Block, PageError, Place, fold, read_blocks, same, update
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+CASES = [
+    pytest.param(
+        block,
+        id=f"{block.name}-{block.kind}",
+        marks=[pytest.mark.slow] if block.kind == "run" else [],
+    )
+    for block in BLOCKS
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,7 @@ def test_no_figure_is_left_open() -> None:
         assert not re.findall(r"\b[A-Z]+_(?:TIME|SIZE)\b", page.read_text(encoding="utf-8")), page
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.name}-{block.kind}")
+@pytest.mark.parametrize("block", CASES)
 def test_a_block_of_a_page(block: Block, place_of: Callable[[Block], Place]) -> None:
     block.check_marker()
     if block.kind == "run" and (missing := block.missing()):

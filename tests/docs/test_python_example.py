@@ -24,6 +24,7 @@ def test_it_is_a_notebook_of_cells() -> None:
         assert all(line.startswith("#") for line in text.strip().split("\n")[1:])
 
 
+@pytest.mark.slow
 def test_it_runs_from_a_checkpoint_to_a_proof(tmp_path: os.PathLike[str]) -> None:
     for name in NEEDS["host"][0]:
         tool = find_tool(name, dict(os.environ))

@@ -15,7 +15,7 @@ import pytest
 
 from docs.pages import ROOT
 
-pytestmark = pytest.mark.libraries("mkdocs", "material")
+pytestmark = [pytest.mark.slow, pytest.mark.libraries("mkdocs", "material")]
 
 FETCHING = {
     "link": "href",

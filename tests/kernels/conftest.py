@@ -83,7 +83,9 @@ FEW_FORMATS = ("hd4", "hd8", "hd128", "hd12", "hd16", "points", "both", "hd10")
 SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 
 
-@pytest.fixture(scope="session", params=["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="session", params=["plain", pytest.param("sanitized", marks=pytest.mark.slow)]
+)
 def harness(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Harness]:

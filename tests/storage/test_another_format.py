@@ -24,6 +24,8 @@ ADDED = {
 }
 PROMPT = "abc"
 
+pytestmark = pytest.mark.slow  # processes of a copied package
+
 Run = Callable[..., str]
 
 
@@ -118,7 +120,7 @@ def test_the_tests_of_packing_and_kernels_take_it_up(python: Run) -> None:
     packing = TESTS / "storage" / "test_formats.py"
     # the project's setting would put its own package before the copy
     options = ("-q", "-p", "no:cacheprovider", "-o", "pythonpath=")
-    some = "test_formats or (hd6 and not hd64 and not edge)"
+    some = "test_formats or (sanitized and hd6 and not hd64 and not edge)"
     said = python("-m", "pytest", *options, "-k", some, packing, kernels)
     assert " passed" in said and "skipped" not in said
 
