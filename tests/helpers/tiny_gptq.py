@@ -51,6 +51,7 @@ def tiny_gptq(
     module_bits: Mapping[str, int] | None = None,
     embedding_bits: int | None = None,
     eora_rank: int | None = None,
+    eora_folder: str = "eora",
     dtype: str = "float16",
     quantization: Mapping[str, Any] | None = None,
     overrides: Mapping[str, NDArray[Any] | None] | None = None,
@@ -64,7 +65,7 @@ def tiny_gptq(
     of columns, as in real checkpoints.  ``layout`` is "gptq" or "gptq_v2".  ``skip`` names modules
     ("model.layers.0.mlp.up_proj") that stay float, ``module_bits`` those with other widths; both
     become rules of ``dynamic``.  ``embedding_bits`` (2, 3, 4 or 8) adds the sidecar
-    ``embedding.safetensors``, ``eora_rank`` the adapter ``eora/``.  ``dtype`` is that of scales
+    ``embedding.safetensors``, ``eora_rank`` an adapter in ``eora_folder``.  ``dtype`` is that of scales
     and float tensors; ``quantization`` replaces fields of the quantisation config, ``overrides``
     tensors by name (None removes one).  ``model`` goes to :func:`write_tiny_llama`, whose sizes
     have to be multiples of 32 here (default 64 hidden, 96 intermediate, 4 heads, 2 KV heads).
@@ -131,7 +132,7 @@ def tiny_gptq(
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     (directory / "quantize_config.json").write_text(json.dumps(fields, indent=2))
     if eora_rank is not None:
-        write_eora(directory / "eora", exact, eora_rank, skip=skip, seed=seed)
+        write_eora(directory / eora_folder, exact, eora_rank, skip=skip, seed=seed)
     return exact
 
 

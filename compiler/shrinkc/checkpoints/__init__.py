@@ -18,10 +18,13 @@ from shrinkc.checkpoints.loading import (
     stored_dtype,
     torch_dtype,
 )
+from shrinkc.checkpoints.loading_line import README, Loading, write_readme
 from shrinkc.checkpoints.saving import Savable, on_disk, save
 
 __all__ = [
+    "README",
     "Loaded",
+    "Loading",
     "Savable",
     "cached",
     "check_device",
@@ -38,4 +41,5 @@ __all__ = [
     "torch_dtype",
     "use_threads",
     "versions",
+    "write_readme",
 ]

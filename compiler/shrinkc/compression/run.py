@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions
+from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions, write_readme
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
 from shrinkc.compression.fingerprint import (
@@ -372,6 +372,7 @@ class _Run:
         started = time.monotonic()
         with new_directory(self.out / name) as folder:
             report = self._run_stage(stage, before, folder, scratch, logs)
+            loading = write_readme(folder, name)
             with self.reporter.stage(f"{name}: counting"):
                 facts = facts_of(folder)
                 files = {file: file_record(folder / file) for file in list_files(folder)}
@@ -394,6 +395,11 @@ class _Run:
         self.records.append(read_step(self.out / name))
         for note in report.notes:
             self._note(f"{name}: {note}")
+        if not loading.plain:
+            line = loading.line(str(self.out / name))
+            self._note(
+                f"{name}: from_pretrained of transformers does not load it; this does: {line}"
+            )
         shutil.rmtree(scratch, ignore_errors=True)
         self._write_summary()
 

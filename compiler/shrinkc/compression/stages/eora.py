@@ -1,7 +1,7 @@
 """Stage ``eora``: a low-rank side path that makes up for what quantisation lost.
 
 EoRA (Liu et al. 2024) by GPTQModel, from the float model and its quantised form; the adapter
-lies in the folder ``eora`` beside the packed weights, which stay as they are.
+lies beside the packed weights, which stay as they are.  There peft finds it for ``from_pretrained``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shrinkc.checkpoints import README
 from shrinkc.compression.checks import between
 from shrinkc.compression.child import run_child
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
 from shrinkc.compression.stages.gptq import WORKER, module_shapes
 from shrinkc.core.errors import BadData, UnsupportedModel
-from shrinkc.importer.gptq import ADAPTER_FOLDER
 from shrinkc.importer.gptq_config import is_quantized
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         "task": "eora",
         "source": str(step.source),
         "float": str(step.unquantized),
-        "out": str(step.out / ADAPTER_FOLDER),
+        "out": str(step.out),
         "calibration": str(calibration),
         "rank": settings.rank,
         "seed": step.seed,
@@ -111,9 +111,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def link_files(source: Path, out: Path) -> None:
-    """Makes the files of ``source`` appear in ``out``: hard links, or copies across file systems."""
+    """Makes the model files of ``source`` appear in ``out``: hard links, or copies across file systems."""
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name != "step.json":
+        if file.is_file() and file.name not in ("step.json", README):
             try:
                 os.link(file, out / file.name)
             except OSError:

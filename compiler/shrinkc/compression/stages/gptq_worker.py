@@ -321,7 +321,7 @@ def load_quantized(directory: Path) -> Any:
 
 
 def compensate(request: dict[str, Any]) -> None:
-    """EoRA: ``out`` gets the adapter of ``source`` that brings it closest to ``float``.
+    """EoRA: ``out``, which holds the files of ``source``, gets the adapter that brings it closest to ``float``.
 
     Afterwards GPTQModel's forward pass with the adapter is held against the model that shrinkc
     loads (:func:`check_adapter`).
@@ -330,7 +330,6 @@ def compensate(request: dict[str, Any]) -> None:
     from gptqmodel.adapter.adapter import Lora
 
     source, out = Path(request["source"]), Path(request["out"])
-    out.mkdir(parents=True, exist_ok=True)
     GPTQModel.adapter.generate(
         adapter=Lora(rank=request["rank"], path=str(out)),
         model_id_or_path=request["float"],
@@ -363,7 +362,7 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
         backend=BACKEND.GPTQ_TORCH,
         dtype=torch.float16,
     )
-    ours = load(adapter.parent).model
+    ours = load(adapter).model
     ids = torch.arange(CHECKED_TOKENS)[None] % ours.config.vocab_size
     with torch.no_grad():
         wanted, found = theirs.model(ids).logits.float(), ours(ids).logits

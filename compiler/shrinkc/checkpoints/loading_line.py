@@ -1,0 +1,76 @@
+"""The line of Python with which anybody loads a step of a run, without shrinkc; kept in its README."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkc.core.output import write_file
+from shrinkc.importer.gptq import ADAPTER, find_adapter
+from shrinkc.importer.gptq_config import is_quantized, load_gptq_config
+
+README = "README.md"
+_PLAIN = "from transformers import AutoModelForCausalLM; model = AutoModelForCausalLM.from_pretrained({path})"
+_MIXED = (
+    "from gptqmodel import GPTQModel; model = GPTQModel.load({path}, backend='gptq_torch').model"
+)
+_MIXED_ADAPTER = (
+    "from gptqmodel import GPTQModel; from gptqmodel.adapter.adapter import Lora; model = GPTQModel.load("
+    "{path}, adapter=Lora(path={path}, rank={rank}), backend='gptq_torch').model"
+)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model directory is loaded.
+
+    ``plain``: transformers' from_pretrained is enough.  ``libraries``: what has to be installed.
+    ``reason``: why it is not the usual line; empty where it is.
+    """
+
+    plain: bool
+    libraries: tuple[str, ...]
+    template: str
+    reason: str = ""
+    rank: int = 0
+
+    @classmethod
+    def of(cls, directory: Path) -> Loading:
+        """Reads the configurations of ``directory``; raises what the importer does of bad ones."""
+        if not is_quantized(directory):
+            return cls(True, ("transformers",), _PLAIN)
+        mixed = bool(load_gptq_config(directory).rules)
+        adapter = find_adapter(directory)
+        rank = 0 if adapter is None else json.loads((adapter / ADAPTER).read_text())["r"]
+        if mixed:
+            reason = (
+                "Its matrices differ in bits or group size: from_pretrained of transformers knows one "
+                "format per model, and refuses it."
+            )
+            template = _MIXED_ADAPTER if rank else _MIXED
+            return cls(False, ("gptqmodel",), template, reason, rank)
+        if rank:
+            reason = (
+                "peft adds the low-rank adapter. It is imported so that Python stops where it is missing: "
+                "transformers alone would leave the adapter out."
+            )
+            libraries = ("transformers", "gptqmodel", "optimum", "peft")
+            return cls(True, libraries, f"import peft; {_PLAIN}", reason, rank)
+        return cls(True, ("transformers", "gptqmodel", "optimum"), _PLAIN)
+
+    def line(self, path: str) -> str:
+        """The statements that leave the torch model of the directory ``path`` in ``model``."""
+        return self.template.format(path=repr(path), rank=self.rank)
+
+
+def write_readme(directory: Path, name: str) -> Loading:
+    """Writes README.md of the step ``name`` into ``directory``, which holds the same bytes anywhere."""
+    loading = Loading.of(directory)
+    write_file(
+        directory / README,
+        f"# {name}\n\nA model made by `shrinkc compress`; `step.json` says how. In this folder it is loaded "
+        f"with {', '.join(loading.libraries)}:\n\n```python\n{loading.line('.')}\n```\n"
+        + (f"\n{loading.reason}\n" if loading.reason else ""),
+    )
+    return loading

@@ -1,0 +1,102 @@
+"""The line of Python in a step's README: it loads the step as shrinkc does, or refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.tiny_gptq import tiny_gptq
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.checkpoints import README, load, write_readme
+
+RANK = 4
+SIZES: dict[str, Any] = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 2}
+MIXED: dict[str, Any] = {
+    "group": 16, "sym": False, "desc_act": "shared",
+    "module_bits": {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 3},
+}  # fmt: skip
+EORA: dict[str, Any] = {"eora_rank": RANK, "eora_folder": "."}
+KINDS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "mixed": MIXED,
+    "eora": EORA,
+    "mixed-eora": MIXED | EORA,
+}
+
+
+def make(folder: Path, kind: str) -> Path:
+    if kind == "float":
+        write_tiny_llama(folder, **SIZES)
+    else:
+        tiny_gptq(folder, **SIZES, **KINDS[kind])
+    return folder
+
+
+def line_of(folder: Path) -> str:
+    """The code block of the README."""
+    _, code, _ = (folder / README).read_text().split("```")
+    return code.removeprefix("python\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "said"),
+    [
+        ("float", True, "AutoModelForCausalLM.from_pretrained('.')"),
+        ("uniform", True, "AutoModelForCausalLM.from_pretrained('.')"),
+        ("mixed", False, "GPTQModel.load('.', backend"),
+        ("eora", True, "import peft; from transformers"),
+        ("mixed-eora", False, f"adapter=Lora(path='.', rank={RANK})"),
+    ],
+)
+def test_what_the_readme_says(tmp_path: Path, kind: str, plain: bool, said: str) -> None:
+    loading = write_readme(make(tmp_path / "step", kind), "02-gptq")
+    text = (tmp_path / "step" / README).read_text()
+    assert text.startswith("# 02-gptq\n") and said in line_of(tmp_path / "step")
+    assert loading.plain == plain
+    assert str(tmp_path) not in text
+    assert str(tmp_path) in loading.line(str(tmp_path / "step"))
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.arange(16)[None] + 3).logits.float()
+
+
+@pytest.mark.slow
+@pytest.mark.libraries("gptqmodel", "optimum", "peft", "torch")
+@pytest.mark.parametrize("kind", ["float", *KINDS])
+def test_the_line_loads_the_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    step = make(tmp_path / "step", kind)
+    write_readme(step, "02-gptq")
+    monkeypatch.chdir(step)
+    names: dict[str, Any] = {}
+    exec(line_of(step), names)
+    found, wanted = logits(names["model"]), logits(load(step).model)
+    # 16-bit arithmetic against float32; a lost adapter is an error of 40 %
+    assert (found - wanted).norm() < 0.03 * wanted.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.libraries("gptqmodel", "optimum", "peft", "torch")
+def test_nothing_is_left_out_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(make(tmp_path / "mixed", "mixed"))
+    step = make(tmp_path / "eora", "eora")
+    plain = AutoModelForCausalLM.from_pretrained(step)  # any caller's, not only the README's
+    wanted = logits(load(step).model)
+    assert (logits(plain) - wanted).norm() < 0.03 * wanted.norm()
+    write_readme(step, "03-eora")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError):
+        exec(line_of(step), {})
