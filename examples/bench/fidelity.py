@@ -6,8 +6,8 @@ r"""Measure how close the integer model stays to the float model on real text.
 
 MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.  Matrices that are
 quantised already keep their integers, and the float model has the same weights dequantised.  The
-float model is plain numpy in float32; the integer model is the one that the generated program
-reproduces bit for bit.  Both see the same tokens.
+float model is computed by torch in float32 (pip install ".[compress]"); the integer model is the one
+that the generated program reproduces bit for bit.  Both see the same tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.evaluation import (
     PROTOCOLS,
@@ -25,7 +28,6 @@ from shrinkc.evaluation import (
     Protocol,
     Result,
     agreement,
-    float_logits,
     integer_logits,
     measure,
     read_text,
@@ -49,6 +51,21 @@ def run(label: str, protocol: Protocol, logits_of: LogitsOf, ids: list[list[int]
             print(text, file=sys.stderr, flush=True)
 
     return measure(protocol.name, logits_of, ids, progress)
+
+
+def float_logits(model: Path) -> LogitsOf:
+    """The float model of a directory or file, computed by torch."""
+    import torch
+
+    from shrinkc.checkpoints import load
+
+    loaded = load(model).model
+
+    def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
+        with torch.no_grad():
+            return loaded(torch.from_numpy(ids)[None]).logits[0].numpy()
+
+    return logits_of
 
 
 def table(rows: list[tuple[str, Result]]) -> str:
@@ -102,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     ids = protocol.cut(model.tokenizer, read_text(args.text), count)
     rows: list[tuple[str, Result]] = []
     if not args.skip_float:
-        rows.append(("float32", run("float32", protocol, float_logits(model), ids)))
+        rows.append(("float32", run("float32", protocol, float_logits(args.model), ids)))
     label = "integer, as stored" if stored else f"integer, {options.bits} bit"
     if options.group is not None:
         label += f", groups of {options.group}"

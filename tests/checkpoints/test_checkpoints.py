@@ -128,7 +128,8 @@ def test_a_gptq_directory_is_dequantised_with_its_adapter(tmp_path: Path) -> Non
 
 
 def test_the_dequantised_model_computes_what_the_importer_computes(tmp_path: Path) -> None:
-    from shrinkc.importer import forward, load_model
+    from helpers.float_reference import forward
+    from shrinkc.importer import load_model
 
     tiny_gptq(tmp_path / "q", bits=8, group=-1)
     loaded, ids = load(tmp_path / "q"), np.arange(3, 20)

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 import torch
 
+from helpers.float_reference import forward
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 from shrinkc.checkpoints import Loaded, load
@@ -38,7 +39,6 @@ from shrinkc.core.errors import BadData, OutputError, UsageError
 from shrinkc.core.progress import Silent
 from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_hf
-from shrinkc.importer.float_reference import forward
 from shrinkc.targets import HOST
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from helpers.float_reference import forward
+from helpers.float_reference import token_losses as reference_losses
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.evaluation import (
     PROTOCOLS,
     Result,
     agreement,
-    float_logits,
     integer_logits,
     measure,
     read_text,
@@ -23,8 +25,7 @@ from shrinkc.evaluation import (
     text_windows,
     token_losses,
 )
-from shrinkc.importer import FloatModel, convert_llama2c, forward, load_hf
-from shrinkc.importer import token_losses as reference_losses
+from shrinkc.importer import FloatModel, convert_llama2c, load_hf
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 
@@ -187,7 +188,7 @@ def sequences(vocab: int, count: int, length: int) -> list[list[int]]:
 
 def test_float_loss_is_that_of_the_reference(tiny: FloatModel) -> None:
     ids = sequences(tiny.config.vocab_size, 3, 60)
-    result = measure("tiny", float_logits(tiny), ids)
+    result = measure("tiny", partial(forward, tiny), ids)
     losses = np.concatenate([reference_losses(tiny, x) for x in ids])
     assert result.tokens == len(losses) == 177
     assert result.loss == pytest.approx(losses.mean(), rel=1e-12)
@@ -222,7 +223,7 @@ def test_integer_loss_is_near_the_float_loss(
     tiny: FloatModel, options: QuantOptions, bound: float, same: float
 ) -> None:
     ids = sequences(tiny.config.vocab_size, 4, 100)
-    a = measure("tiny", float_logits(tiny), ids)
+    a = measure("tiny", partial(forward, tiny), ids)
     b = measure("tiny", integer_logits(lower(tiny, options, 100)), ids)
     assert a.tokens == b.tokens == 396
     assert abs(a.loss - b.loss) < bound

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.layer import MODULES, PARTS
 from helpers.tiny_families import (
     SIZES,
@@ -20,7 +21,7 @@ from helpers.tiny_families import (
     write_family_gptq,
 )
 from shrinkc.core.errors import ShapeMismatch, ShrinkcError, UnsupportedModel
-from shrinkc.importer import forward, load_config, load_model, open_checkpoint, parse_config
+from shrinkc.importer import load_config, load_model, open_checkpoint, parse_config
 from shrinkc.model import (
     FAMILIES,
     FIELDS,

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward, greedy, token_losses
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import (
     FloatModel,
     Llama3RopeScaling,
     LlamaConfig,
-    forward,
-    greedy,
     inverse_frequencies,
     load_hf,
     parse_config,
-    token_losses,
 )
 
 TOKENS = [1, 40, 41, 42, 7, 7, 90]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.tiny_gguf import gguf_name, tiny_gguf
 from helpers.tiny_gptq import write_eora
 from importer.test_gptq import assert_same, refusal
@@ -22,7 +23,6 @@ from shrinkc.importer import (
     Llama3RopeScaling,
     QuantizedWeight,
     formats,
-    forward,
     inverse_frequencies,
     load_config,
     load_model,

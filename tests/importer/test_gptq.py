@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.layer import MODULES, PARTS
 from helpers.tiny_gptq import tiny_gptq, write_eora
 from shrinkc.core.errors import (
@@ -24,7 +25,6 @@ from shrinkc.importer import (
     QuantizedWeight,
     dense,
     formats,
-    forward,
     load_config,
     load_hf,
     load_model,

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.tiny_llama import write_tiny_llama
 from importer.quantize_with_gptqmodel import CASES, RANK, TOKENS, WITH_EORA
-from shrinkc.importer import Formats, QuantizedWeight, formats, forward, load_model
+from shrinkc.importer import Formats, QuantizedWeight, formats, load_model
 from shrinkc.importer.gptq import read_gptq
 
 PROGRAM = Path(__file__).with_name("quantize_with_gptqmodel.py")

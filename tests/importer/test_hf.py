@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.layer import PARTS
 from helpers.tiny_llama import round_to, write_safetensors, write_tiny_llama, write_weights
 from shrinkc.core.errors import (
@@ -16,7 +17,7 @@ from shrinkc.core.errors import (
     ModelNotFound,
     ShapeMismatch,
 )
-from shrinkc.importer import FloatModel, forward, load_hf
+from shrinkc.importer import FloatModel, load_hf
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from shrinkc.core.errors import BadTokenizer, BadWeights, ModelNotFound, OutputError
-from shrinkc.importer import convert_llama2c, forward, load_hf
+from shrinkc.importer import convert_llama2c, load_hf
 from shrinkc.importer.llama2c_checkpoint import half_split_rows
 
 from . import llama2c_reference as reference

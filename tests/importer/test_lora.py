@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
 from shrinkc.core.errors import (
@@ -17,7 +18,7 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
-from shrinkc.importer import FloatModel, forward, load_hf
+from shrinkc.importer import FloatModel, load_hf
 
 # module -> (out, in) for hidden 16, intermediate 24, 2 heads, 1 KV head
 SIZES = {"hidden": 16, "ffn": 24, "q": 16, "kv": 8}

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import QuantizedWeight, dense, forward, load_hf
+from shrinkc.importer import QuantizedWeight, dense, load_hf
 
 
 def weight(**changes: object) -> QuantizedWeight:

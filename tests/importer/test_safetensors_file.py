@@ -63,29 +63,29 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        with pytest.raises(BadWeights, match=rf"truncated in .*need \d+ bytes, have {length}\."):
+        with pytest.raises(BadWeights, match=rf"\({length} bytes\) is damaged or cut short"):
             SafetensorsFile(path)
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b"{", "not valid JSON"),
-        (b"\xff\xff", "not valid JSON"),
-        (b"[]", "not a JSON object"),
-        (b'{"a": 1, "a": 2}', "repeated keys"),
-        ({"a": 1}, "a: the entry is not an object"),
-        ({"a": entry("F99", [4], 0, 16)}, "dtype 'F99' is not known"),
-        ({"a": entry("F32", [-4], 0, 16)}, "not a list of sizes"),
-        ({"a": entry("F32", [True], 0, 16)}, "not a list of sizes"),
-        ({"a": {"dtype": "F32", "shape": [4]}}, "data_offsets None"),
-        ({"a": entry("F32", [4], 16, 0)}, "is not [begin, end]"),
-        ({"a": entry("F32", [5], 0, 16)}, "F32 [5] needs 20 bytes, data_offsets give 16"),
-        ({"a": entry("F32", [4], 16, 32)}, "truncated in the tensor data"),
-        ({"a": entry("F32", [1 << 61], 0, 1 << 63)}, "truncated in the tensor data"),
-        ({"a": entry("F32", [2], 8, 16)}, "follows a gap"),
-        ({"a": entry("F32", [3], 0, 12), "b": entry("F32", [2], 8, 16)}, "overlaps"),
-        ({"a": entry("F32", [3], 0, 12)}, "4 bytes after the last tensor"),
+        (b"{", "invalid JSON"),
+        (b"\xff\xff", "invalid UTF-8"),
+        (b"[]", "invalid JSON"),
+        (b'{"a": {"dtype": "F32", "dtype": "F16"}}', "duplicate field"),
+        ({"a": 1}, "invalid JSON"),
+        ({"a": entry("F99", [4], 0, 16)}, "unknown variant `F99`"),
+        ({"a": entry("F32", [-4], 0, 16)}, "integer `-4`"),
+        ({"a": entry("F32", [True], 0, 16)}, "boolean `true`"),
+        ({"a": {"dtype": "F32", "shape": [4]}}, "missing field `data_offsets`"),
+        ({"a": entry("F32", [4], 16, 0)}, "invalid offset"),
+        ({"a": entry("F32", [5], 0, 16)}, "invalid shape, data type, or offset"),
+        ({"a": entry("F32", [4], 16, 32)}, "invalid offset"),
+        ({"a": entry("F32", [1 << 61], 0, 1 << 63)}, "overflow computing buffer size"),
+        ({"a": entry("F32", [2], 8, 16)}, "invalid offset"),
+        ({"a": entry("F32", [3], 0, 12), "b": entry("F32", [2], 8, 16)}, "invalid offset"),
+        ({"a": entry("F32", [3], 0, 12)}, "file not fully covered"),
     ],
 )
 def test_headers_that_are_refused(tmp_path: Path, header: Any, message: str) -> None:
@@ -95,17 +95,17 @@ def test_headers_that_are_refused(tmp_path: Path, header: Any, message: str) -> 
     assert message in str(caught.value)
 
 
-def test_all_faulty_entries_are_listed(tmp_path: Path) -> None:
-    header = {"a": entry("F32", [5], 0, 16), "b": entry("X", [1], 16, 20)}
-    with pytest.raises(BadWeights) as caught:
-        SafetensorsFile(write_raw(tmp_path / "x", header, bytes(20)))
-    assert "a: F32" in str(caught.value) and "b: dtype" in str(caught.value)
-
-
 def test_huge_header_length(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xff" * 64)
-    with pytest.raises(BadWeights, match="header length is"):
+    with pytest.raises(BadWeights, match="header too large"):
         SafetensorsFile(tmp_path / "x")
+
+
+def test_a_number_that_python_does_not_read(tmp_path: Path) -> None:
+    header = json.dumps({"a": {**entry("F32", [4], 0, 16), "other": 0}}).encode()
+    path = write_raw(tmp_path / "x", header.replace(b": 0}", b": " + b"9" * 5000 + b"}"), bytes(16))
+    with pytest.raises(BadWeights, match="damaged"):
+        SafetensorsFile(path)
 
 
 def test_type_without_a_reader(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shrinkc.importer import FloatModel, greedy, load_hf, token_losses
+from helpers.float_reference import greedy, token_losses
+from shrinkc.importer import FloatModel, load_hf
 
 from . import llama2c_reference as reference
 

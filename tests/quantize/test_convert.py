@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import add_adapters
+from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.quantised import Format, formats_of, quantise, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
-from shrinkc.importer import FloatModel, QuantizedWeight, forward, load_hf
+from shrinkc.importer import FloatModel, QuantizedWeight, load_hf
 from shrinkc.importer.model import Zero
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter

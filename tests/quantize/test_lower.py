@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import add_adapters
+from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
-from shrinkc.importer import FloatModel, forward, load_hf
+from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.linear import QLinear

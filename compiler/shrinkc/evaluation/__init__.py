@@ -1,7 +1,7 @@
 """How well a model predicts and answers: float in torch, integer as compiled, and both compared."""
 
 from shrinkc.evaluation.compiled_scorer import CompiledScorer
-from shrinkc.evaluation.models import LogitsOf, float_logits, integer_logits
+from shrinkc.evaluation.models import LogitsOf, integer_logits
 from shrinkc.evaluation.perplexity import COMPARED
 from shrinkc.evaluation.plan import EvalPlan, evaluate, fitted, made_from, text_measured
 from shrinkc.evaluation.protocols import (
@@ -32,7 +32,6 @@ __all__ = [
     "agreement",
     "evaluate",
     "fitted",
-    "float_logits",
     "integer_logits",
     "made_from",
     "measure",

@@ -1,28 +1,17 @@
-"""The two models that are measured, as functions from token ids to logits."""
+"""The integer model, as a function from token ids to logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from shrinkc.importer.float_reference import forward
-from shrinkc.importer.model import FloatModel
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 
 # ids [T] at positions 0..T-1 -> logits [T, vocab]
 LogitsOf = Callable[[NDArray[np.int64]], NDArray[np.floating]]
-
-
-def float_logits(model: FloatModel, dtype: DTypeLike = np.float32) -> LogitsOf:
-    """The float model, computed in ``dtype``."""
-
-    def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
-        return forward(model, ids, dtype)
-
-    return logits_of
 
 
 def integer_logits(graph: Graph) -> LogitsOf:

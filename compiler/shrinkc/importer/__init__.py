@@ -2,7 +2,6 @@
 
 from shrinkc.importer.chat_template import ChatTemplate, Message
 from shrinkc.importer.config import parse_config
-from shrinkc.importer.float_reference import forward, greedy, token_losses
 from shrinkc.importer.hf import load_hf
 from shrinkc.importer.llama2c import convert_llama2c
 from shrinkc.importer.loading import (
@@ -44,8 +43,6 @@ __all__ = [
     "convert_llama2c",
     "dense",
     "formats",
-    "forward",
-    "greedy",
     "inverse_frequencies",
     "load_adapter",
     "load_config",
@@ -53,5 +50,4 @@ __all__ = [
     "load_model",
     "open_checkpoint",
     "parse_config",
-    "token_losses",
 ]
