@@ -163,17 +163,13 @@ def test_names_that_no_file_has(tmp_path: Path) -> None:
         load_hf(tmp_path / "m")
 
 
-def test_index_that_does_not_match(tmp_path: Path) -> None:
-    write_tiny_llama(tmp_path, shards=2)
+def test_shards_say_themselves_what_they_hold(tmp_path: Path) -> None:
+    written = write_tiny_llama(tmp_path, shards=2)
     path = tmp_path / "model.safetensors.index.json"
     index = json.loads(path.read_text())
-    shard = index["weight_map"].pop("model.norm.weight")
-    index["weight_map"]["model.ghost"] = shard
+    index["weight_map"]["model.ghost"] = index["weight_map"].pop("model.norm.weight")
     path.write_text(json.dumps(index))
-    with pytest.raises(BadWeights) as caught:
-        load_hf(tmp_path)
-    assert "not there: model.ghost" in str(caught.value)
-    assert "not listed: model.norm.weight" in str(caught.value)
+    np.testing.assert_array_equal(load_hf(tmp_path).final_norm, written["model.norm.weight"])
 
 
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', "[", "[1]"])
@@ -311,12 +307,12 @@ def test_types_that_are_not_supported(tmp_path: Path, dtype: str, name: str) -> 
     assert f"{EMBEDDING} is {name}" in str(caught.value)
 
 
-def test_truncated_weights_say_need_and_have(tmp_path: Path) -> None:
+def test_truncated_weights(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     file = tmp_path / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-100])
-    with pytest.raises(BadWeights, match=f"need {len(data)} bytes, have {len(data) - 100}"):
+    with pytest.raises(BadWeights, match=rf"\({len(data) - 100} bytes\) is damaged or cut short"):
         load_hf(tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.float_reference import forward
 from shrinkc.core.errors import BadTokenizer, BadWeights, ModelNotFound, OutputError
 from shrinkc.importer import convert_llama2c, load_hf
-from shrinkc.importer.llama2c_checkpoint import half_split_rows
+from shrinkc.importer.rope import half_order
 
 from . import llama2c_reference as reference
 
@@ -75,7 +75,7 @@ def test_config_of_the_result(tmp_path: Path) -> None:
 
 def test_rows_pair_up() -> None:
     rows = np.arange(12, dtype=np.float32)[:, None]
-    assert half_split_rows(rows, 2)[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+    assert rows[half_order(12, 6)][:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
 
 
 # --- output ----------------------------------------------------------------------------
@@ -188,12 +188,12 @@ def test_truncated_header(tmp_path: Path, length: int) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        (0, 0, "dim = 0"),
-        (1, -5, "hidden_dim = -5"),
-        (2, 1 << 30, "n_layers"),
-        (3, 5, "dim 24 has to be an even multiple of n_heads 5"),
-        (3, 24, "even multiple"),
-        (4, 2, "n_heads a multiple of n_kv_heads 2"),
+        (0, 0, "hidden_size = 0"),
+        (1, -5, "intermediate_size = -5"),
+        (2, 1 << 30, "num_hidden_layers"),
+        (3, 5, "hidden_size = 24 is not a multiple of num_attention_heads = 5"),
+        (3, 24, "even head dimension"),
+        (4, 2, "not a multiple of num_key_value_heads = 2"),
     ],
 )
 def test_inconsistent_header(tmp_path: Path, field: int, value: int, said: str) -> None:

@@ -203,7 +203,7 @@ def test_every_mismatch_is_listed(tmp_path: Path) -> None:
         load(tmp_path, folder)
     text = str(caught.value)
     assert f"missing {key(0, 'q_proj', 'A')} [3, 16]" in text
-    assert f"{key(1, 'q_proj', 'B')} is [16, 4], expected [16, 3]" in text
+    assert f"{key(1, 'q_proj', 'B')} is [16, 4], the config says [16, 3]" in text
     assert "unexpected base_model.model.lm_head" in text
 
 

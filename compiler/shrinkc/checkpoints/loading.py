@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.checkpoints.libraries import need, quiet
 from shrinkc.core.errors import (
-    BadConfig,
     BadTokenizer,
     BadWeights,
     ModelNotFound,
@@ -24,8 +23,8 @@ from shrinkc.core.errors import (
     UnsupportedModel,
     UsageError,
 )
-from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import is_text
+from shrinkc.importer.config import read_config
 from shrinkc.model import FAMILIES, SUPPORTED, family_of
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
     """
     if path.suffix == ".gguf":
         return "gguf"
-    config = _read_config(path)
+    config = read_config(path)[0]
     _check_family(path, config.get("model_type"), families)
     quantization = config.get("quantization_config")
     if quantization is None:
@@ -265,7 +264,7 @@ def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
     from shrinkc.importer.model import dense
 
     float_model = load_model(path)  # with the adapter that comes with it
-    fields = {k: v for k, v in _read_config(path).items() if k != "quantization_config"}
+    fields = {k: v for k, v in read_config(path)[0].items() if k != "quantization_config"}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(**fields), attn_implementation=ATTENTION
@@ -329,23 +328,6 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             f"{path}: the tokenizer cannot be loaded: {_first_line(error)}",
             "tokenizer.json (or tokenizer.model) has to lie beside the weights.",
         ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelNotFound(
-            f"{file} does not exist.",
-            "give the directory of a Hugging Face checkpoint (config.json, model.safetensors, "
-            "tokenizer.json).",
-        )
-    try:
-        content = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadConfig(f"{file} is not readable JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise BadConfig(f"{file} holds no JSON object.")
-    return content
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from shrinkc.core.errors import ShapeMismatch
+from shrinkc.core.errors import BadWeights, ShapeMismatch
 from shrinkc.core.shell import name_of
 from shrinkc.importer.model import (
     FloatLayer,
@@ -16,8 +16,10 @@ from shrinkc.importer.model import (
     Weight,
     dense,
 )
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
+from shrinkc.importer.weight_files import WeightFiles
 from shrinkc.model import EMBEDDING, FINAL_NORM, HEAD, family_of
 
 # buffers that old versions of transformers saved; they follow from the config
@@ -25,7 +27,10 @@ _IGNORED_SUFFIX = "rotary_emb.inv_freq"
 
 
 def check_names_and_shapes(
-    path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+    path: Path,
+    found: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+    hint: str = "config.json and the weight files have to come from the same model.",
 ) -> None:
     """Raise ShapeMismatch with every tensor whose shape in the file is not as ``wanted``."""
     missing = [name for name in wanted if name not in found]
@@ -42,12 +47,30 @@ def check_names_and_shapes(
         ),
     ]
     if any(faults):
-        hint = "config.json and the weight files have to come from the same model."
-        if any("lora_" in name for name in unexpected):
+        if any("lora_" in name for name in unexpected) and not any("lora_" in n for n in wanted):
             hint = "this looks like a LoRA adapter; give it beside its base model."
         elif (missing, wrong, unexpected) == ([f"{HEAD}.weight"], [], []):
             hint = "if the model has no own head, set tie_word_embeddings to true in config.json."
         raise ShapeMismatch(f"{path}: {'; '.join(filter(None, faults))}.", hint=hint)
+
+
+def check_float(
+    path: Path,
+    weights: WeightFiles,
+    names: Iterable[str],
+    hint: str = "use the float version of the model, or quantise it with GPTQ.",
+) -> None:
+    """Raise BadWeights with every tensor of ``names`` that is not of a float type."""
+    faults = [
+        f"{name} is {weights.entry(name).dtype}"
+        for name in names
+        if weights.entry(name).dtype not in FLOAT_DTYPES
+    ]
+    if faults:
+        raise BadWeights(
+            f"{path}: {listing(faults, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported.",
+            hint=hint,
+        )
 
 
 def assemble(

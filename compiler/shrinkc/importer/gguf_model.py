@@ -27,7 +27,7 @@ from shrinkc.importer.model import (
     Weight,
     dense,
 )
-from shrinkc.importer.rope import inverse_frequencies
+from shrinkc.importer.rope import half_order, inverse_frequencies
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
 from shrinkc.model import (
@@ -103,7 +103,7 @@ def load_gguf(
     for module, name in modules.items():
         weight = read_tensor(name, file.tensors[name], file.block_bytes(name), faults)
         if module.removesuffix(".bias").endswith(tuple(turned)):
-            weight = _rows(weight, _half_order(weight.shape[0], config.head_dim))
+            weight = _rows(weight, half_order(weight.shape[0], config.head_dim))
         weights[module] = weight
         advance(file.tensors[name].nbytes)
     refuse_faults(file.path, faults)
@@ -254,14 +254,6 @@ def _tensor_name(config: LlamaConfig, module: str) -> str:
     family = family_of(config)
     names = {m.name: m.gguf for m in family.modules} | {n.name: n.gguf for n in family.norms}
     return f"blk.{index}.{names[rest.removesuffix('.bias')]}.{part}"
-
-
-def _half_order(rows: int, head_dim: int) -> NDArray[np.int64]:
-    """Which row of the file belongs where: it has i beside i + head_dim / 2 within each head.
-
-    (llama.cpp, ``convert_hf_to_gguf.py``, LlamaModel.permute, undone.)
-    """
-    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _rows(weight: Weight, order: NDArray[np.int64]) -> Weight:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadConfig, ShapeMismatch, UnsupportedModel
-from shrinkc.importer.assembly import assemble, check_names_and_shapes
+from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
 from shrinkc.importer.config import parse_config, read_config
 from shrinkc.importer.embedding_sidecar import (
     TABLE_FILES,
@@ -36,7 +36,6 @@ from shrinkc.importer.gptq_config import GptqConfig, ModuleFormat, gptq_config_o
 from shrinkc.importer.hf import (
     Progress,
     check_directory,
-    check_float,
     meter,
     read_floats,
     refuse_faults,
@@ -68,7 +67,7 @@ def load_gptq(
 ) -> FloatModel:
     """Read an opened GPTQModel directory: quantised matrices become QuantizedWeights.
 
-    ``adapter`` is the directory of a low-rank adapter.  Errors as of :func:`load_hf`.
+    ``adapter`` is the directory of a low-rank adapter.  Raises BadWeights or ShapeMismatch.
     """
     config = checkpoint.config
     total = sum(checkpoint.nbytes(name) for name in checkpoint.names())

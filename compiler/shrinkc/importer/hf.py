@@ -1,4 +1,4 @@
-"""Import a Hugging Face LLaMA checkpoint: config, weights, tokenizer, optional LoRA."""
+"""Import the weights of a Hugging Face checkpoint, with a LoRA if there is one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ModelNotFound
-from shrinkc.importer.assembly import assemble, check_names_and_shapes
+from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
 from shrinkc.importer.config import load_config
 from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import FloatModel, LlamaConfig
-from shrinkc.importer.safetensors_file import FLOAT_DTYPES
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
 from shrinkc.importer.weight_files import WeightFiles, open_weights
@@ -46,7 +45,7 @@ def read_hf(
     adapter: Path | None = None,
     progress: Progress | None = None,
 ) -> FloatModel:
-    """Read the values of what :func:`open_hf` opened.  Errors as of :func:`load_hf`."""
+    """Read the values of what :func:`open_hf` opened.  Raises BadWeights or ShapeMismatch."""
     weights, matrices = opened
     norms, biases = norm_shapes(config), bias_shapes(config)
 
@@ -100,20 +99,6 @@ def check_directory(path: Path) -> None:
     elif path.suffix == ".bin":
         hint = "a llama2.c checkpoint has to be converted to a Hugging Face directory first."
     raise ModelNotFound(f"{path} is a file, not a model directory.", hint=hint)
-
-
-def check_float(path: Path, weights: WeightFiles, names: Iterable[str]) -> None:
-    """Raise BadWeights with every tensor of ``names`` that is not of a float type."""
-    faults = [
-        f"{name} is {weights.entry(name).dtype}"
-        for name in names
-        if weights.entry(name).dtype not in FLOAT_DTYPES
-    ]
-    if faults:
-        raise BadWeights(
-            f"{path}: {listing(faults, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported.",
-            hint="use the float version of the model, or quantise it with GPTQ.",
-        )
 
 
 def meter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -1,4 +1,4 @@
-"""Read a llama2.c float checkpoint (``export.py`` version 0 or 1) as Hugging Face tensors.
+"""Read a llama2.c float checkpoint (``export.py`` version 0 or 1) as ``config.json`` and tensors.
 
 Version 0: seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len;
 a negative vocab_size means an own head), then float32 tensors, the layers of each kind
@@ -10,43 +10,38 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.core.errors import BadWeights, ModelNotFound
+from shrinkc.core.errors import BadConfig, BadWeights, ModelNotFound
+from shrinkc.importer.config import parse_config
+from shrinkc.importer.rope import half_order
 from shrinkc.importer.weight_checks import listing, non_finite
+from shrinkc.model import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    LlamaConfig,
+    matrix_shapes,
+    norm_shapes,
+)
 
 _MAGIC = 0x616B3432
-_V1_HEADER = 256
-_FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
-_MAX_FIELD = 1 << 24
+_V0_HEADER, _V1_HEADER = 28, 256
+_TABLES = "RoPE tables"  # of version 0; the config implies them
+# constants of run.c
+BOS_ID, EOS_ID = 1, 2
+_RMS_EPS, _ROPE_THETA = 1e-5, 10000.0
 
 
-@dataclass(frozen=True)
-class Llama2cHeader:
-    """The sizes in a checkpoint's header; ``tied`` tells whether the head is the embedding."""
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Return the content of ``config.json``, and tensors by Hugging Face names, float32 [out, in].
 
-    dim: int
-    hidden_dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    vocab_size: int
-    seq_len: int
-    tied: bool
-
-    @property
-    def head_size(self) -> int:
-        return self.dim // self.n_heads
-
-
-def read_checkpoint(path: Path) -> tuple[Llama2cHeader, dict[str, NDArray[np.float32]]]:
-    """Return the header and the tensors by their Hugging Face names, float32 [out, in].
-
-    The rows of q and k are put into Hugging Face's order.  Raises ModelNotFound if there is
+    llama2.c rotates the rows (2 i, 2 i + 1) of a head of q and k together, Hugging Face the rows
+    (i, i + head_dim / 2): they are put into that order.  Raises ModelNotFound if there is
     no such file, BadWeights if it is truncated, too long, inconsistent or holds NaN.
     """
     try:
@@ -55,151 +50,89 @@ def read_checkpoint(path: Path) -> tuple[Llama2cHeader, dict[str, NDArray[np.flo
         raise ModelNotFound(f"{path} does not exist.") from exc
     except OSError as exc:
         raise BadWeights(f"{path} cannot be read: {exc.strerror}.") from exc
+    fields, version, start = _parse_header(path, data)
+    try:
+        config = parse_config(fields, source=f"{path}: the header")
+    except BadConfig as exc:
+        hint = "the file is damaged, or not a llama2.c checkpoint; copy it again."
+        raise BadWeights(exc.message, hint=hint) from exc
+    fields["head_dim"] = config.head_dim
 
-    header, version, start = _parse_header(path, data)
-    layout = _layout_v0(header) if version == 0 else _layout_v1(header)
-    need = start + 4 * sum(math.prod(shape) for _, shape in layout)
+    shapes: dict[str, tuple[int, ...]] = {**matrix_shapes(config), **norm_shapes(config)}
+    shapes[_TABLES] = (config.max_position, config.head_dim)
+    order = _order(config, version)
+    need = start + 4 * sum(math.prod(shapes[name]) for name in order)
     if len(data) != need:
         state = "is truncated" if len(data) < need else "is longer than its header says"
         raise BadWeights(
-            f"{path} {state}: need {need} bytes, have {len(data)} ({header}).",
+            f"{path} {state}: need {need} bytes, have {len(data)}.",
             hint="copy the file again; only float32 checkpoints of version 0 or 1 are read.",
         )
-    values = np.frombuffer(data, dtype="<f4", offset=start)
     tensors: dict[str, NDArray[np.float32]] = {}
-    position = 0
-    for name, shape in layout:
-        size = math.prod(shape)
-        part = values[position : position + size].reshape(shape).astype(np.float32)
-        position += size
-        if not name:
-            continue  # the RoPE tables of version 0, which the config implies
-        tensors[name] = _adopt(name, part, header)
+    for name in order:
+        size = math.prod(shapes[name])
+        values = np.frombuffer(data, "<f4", size, start).reshape(shapes[name])
+        start += 4 * size
+        if name.endswith(("q_proj", "k_proj")):
+            values = values[half_order(len(values), config.head_dim)]
+        if name != _TABLES:
+            tensors[f"{name}.weight"] = values.astype(np.float32)
     faults = [fault for name, tensor in tensors.items() if (fault := non_finite(name, tensor))]
     if faults:
         raise BadWeights(f"{path}: {listing(faults)}.", hint="the checkpoint is damaged.")
-    return header, tensors
+    return fields, tensors
 
 
-def half_split_rows(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Reorder the rows [heads * head_size, in] of q or k from llama2.c to Hugging Face.
-
-    llama2.c rotates the rows (2 i, 2 i + 1) of a head together, Hugging Face the rows
-    (i, i + head_size / 2).
-    """
-    rows, columns = weight.shape
-    pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
-    return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3).reshape(rows, columns))
-
-
-def _adopt(name: str, part: NDArray[np.float32], header: Llama2cHeader) -> NDArray[np.float32]:
-    if name.endswith("q_proj.weight"):
-        return half_split_rows(part, header.n_heads)
-    if name.endswith("k_proj.weight"):
-        return half_split_rows(part, header.n_kv_heads)
-    return part
-
-
-def _parse_header(path: Path, data: bytes) -> tuple[Llama2cHeader, int, int]:
-    """Return the header, the version, and the byte where the tensors start."""
-    versioned = len(data) >= 4 and struct.unpack_from("<I", data)[0] == _MAGIC
-    need = _V1_HEADER if versioned else 4 * len(_FIELDS)
+def _parse_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:
+    """Return the content of ``config.json``, the version, and the byte where the tensors start."""
+    versioned = data[:4] == struct.pack("<I", _MAGIC)
+    need = _V1_HEADER if versioned else _V0_HEADER
     if len(data) < need:
         raise BadWeights(f"{path} is truncated in the header: need {need} bytes, have {len(data)}.")
-    if versioned:
-        (version,) = struct.unpack_from("<i", data, 4)
-        if version != 1:
-            raise BadWeights(
-                f"{path} is a llama2.c checkpoint of version {version}; float32 checkpoints of "
-                "version 0 and 1 are read.",
-                hint="export it again with llama2.c's export.py --version 1.",
-            )
-        numbers = struct.unpack_from("<7i", data, 8)
-        tied = data[36] != 0
-    else:
-        version = 0
-        numbers = struct.unpack_from("<7i", data)
-        tied = numbers[5] > 0
-        numbers = (*numbers[:5], abs(numbers[5]), numbers[6])
-    faults = [
-        f"{name} = {value}"
-        for name, value in zip(_FIELDS, numbers, strict=True)
-        if not 0 < value <= _MAX_FIELD
-    ]
-    if faults:
+    version = struct.unpack_from("<i", data, 4)[0] if versioned else 0
+    if versioned and version != 1:
         raise BadWeights(
-            f"{path}: the header is not that of a llama2.c checkpoint: {', '.join(faults)}; "
-            f"1 to {_MAX_FIELD} is allowed."
+            f"{path} is a llama2.c checkpoint of version {version}; float32 checkpoints of "
+            "version 0 and 1 are read.",
+            hint="export it again with llama2.c's export.py --version 1.",
         )
-    dim, hidden, layers, heads, kv_heads, vocab, seq_len = numbers
-    header = Llama2cHeader(dim, hidden, layers, heads, kv_heads, vocab, seq_len, tied)
-    if header.dim % header.n_heads or header.n_heads % header.n_kv_heads or header.head_size % 2:
-        raise BadWeights(
-            f"{path}: dim {header.dim} has to be an even multiple of n_heads {header.n_heads}, "
-            f"and n_heads a multiple of n_kv_heads {header.n_kv_heads}."
-        )
-    return header, version, _V1_HEADER if versioned else need
-
-
-_Layout = list[tuple[str, tuple[int, ...]]]
-
-
-def _layer_shapes(header: Llama2cHeader) -> dict[str, tuple[int, ...]]:
-    """llama2.c's name of a tensor kind -> shape."""
-    dim, hidden = header.dim, header.hidden_dim
-    kv_dim = header.n_kv_heads * header.head_size
-    return {
-        "rms_att": (dim,),
-        "rms_ffn": (dim,),
-        "wq": (dim, dim),
-        "wk": (kv_dim, dim),
-        "wv": (kv_dim, dim),
-        "wo": (dim, dim),
-        "w1": (hidden, dim),
-        "w2": (dim, hidden),
-        "w3": (hidden, dim),
+    numbers = struct.unpack_from("<7i", data, 8 if versioned else 0)
+    dim, hidden_dim, layers, heads, kv_heads, vocab, positions = numbers
+    fields = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "head_dim": None,  # follows
+        "hidden_act": "silu",
+        "hidden_size": dim,
+        "intermediate_size": hidden_dim,
+        "max_position_embeddings": positions,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": _RMS_EPS,
+        "rope_theta": _ROPE_THETA,
+        "tie_word_embeddings": data[36] != 0 if versioned else vocab > 0,
+        "torch_dtype": "float32",
+        "vocab_size": vocab if versioned else abs(vocab),
     }
+    return fields, version, need
 
 
-_HF_NAMES = {
-    "rms_att": "input_layernorm",
-    "rms_ffn": "post_attention_layernorm",
-    "wq": "self_attn.q_proj",
-    "wk": "self_attn.k_proj",
-    "wv": "self_attn.v_proj",
-    "wo": "self_attn.o_proj",
-    "w1": "mlp.gate_proj",
-    "w2": "mlp.down_proj",
-    "w3": "mlp.up_proj",
-}
+def _order(config: LlamaConfig, version: int) -> list[str]:
+    """The tensors as they follow each other in the file."""
 
+    def layers(*parts: str) -> list[str]:
+        return [f"model.layers.{i}.{part}" for part in parts for i in range(config.num_layers)]
 
-def _every_layer(header: Llama2cHeader, kinds: str) -> _Layout:
-    shapes = _layer_shapes(header)
-    return [
-        (f"model.layers.{layer}.{_HF_NAMES[kind]}.weight", shapes[kind])
-        for kind in kinds.split()
-        for layer in range(header.n_layers)
-    ]
-
-
-def _layout_v0(header: Llama2cHeader) -> _Layout:
-    """The tensors in file order; an empty name is skipped."""
-    embedding = (header.vocab_size, header.dim)
-    table = (header.seq_len, header.head_size // 2)
-    layout: _Layout = [("model.embed_tokens.weight", embedding)]
-    layout += _every_layer(header, "rms_att wq wk wv wo rms_ffn w1 w2 w3")
-    layout += [("model.norm.weight", (header.dim,)), ("", table), ("", table)]
-    if not header.tied:
-        layout.append(("lm_head.weight", embedding))
-    return layout
-
-
-def _layout_v1(header: Llama2cHeader) -> _Layout:
-    embedding = (header.vocab_size, header.dim)
-    layout = _every_layer(header, "rms_att rms_ffn")
-    layout += [("model.norm.weight", (header.dim,)), ("model.embed_tokens.weight", embedding)]
-    layout += _every_layer(header, "wq wk wv wo w1 w2 w3")
-    if not header.tied:
-        layout.append(("lm_head.weight", embedding))
-    return layout
+    norms = ("input_layernorm", "post_attention_layernorm")
+    attention = [f"self_attn.{part}_proj" for part in "qkvo"]
+    mlp = [f"mlp.{part}_proj" for part in ("gate", "down", "up")]
+    if version == 0:
+        names = [EMBEDDING, *layers(norms[0], *attention, norms[1], *mlp), FINAL_NORM, _TABLES]
+    else:
+        names = [*layers(*norms), FINAL_NORM, EMBEDDING, *layers(*attention, *mlp)]
+    return names if config.tie_embeddings else [*names, HEAD]

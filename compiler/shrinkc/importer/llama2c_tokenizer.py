@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.core.errors import BadTokenizer
+from shrinkc.importer.llama2c_checkpoint import BOS_ID, EOS_ID
 from shrinkc.importer.tokenizer_json import SPACE, added_token, sentencepiece_document, to_json
 
-UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
+_UNK_ID = 0
 _FIRST_BYTE = 3
 _FIRST_PIECE = _FIRST_BYTE + 256
 # llama2.c's export wraps the names of BOS and EOS in line feeds, to print them nicely
-_CONTROLS = {UNK_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
+_CONTROLS = {_UNK_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,24 @@ def read_pieces(path: Path, vocab_size: int) -> list[ScoredPiece]:
     (longest,) = struct.unpack_from("<i", data)
     position = 4
     raw: list[tuple[float, bytes]] = []
-    while position < len(data):
-        if len(data) < position + 8:
+
+    def past(end: int) -> int:
+        if len(data) < end:
             raise BadTokenizer(
-                f"{path} is truncated in token {len(raw)}: need {position + 8} bytes, "
-                f"have {len(data)}."
+                f"{path} is truncated in token {len(raw)}: need {end} bytes, have {len(data)}."
             )
+        return end
+
+    while position < len(data):
+        begin = past(position + 8)
         score, length = struct.unpack_from("<fi", data, position)
-        position += 8
         if not 0 <= length <= longest:
             raise BadTokenizer(
                 f"{path}: token {len(raw)} has length {length}; the header allows 0 to {longest}.",
                 hint="this may not be a llama2.c tokenizer file.",
             )
-        if len(data) < position + length:
-            raise BadTokenizer(
-                f"{path} is truncated in token {len(raw)}: need {position + length} bytes, "
-                f"have {len(data)}."
-            )
-        raw.append((score, data[position : position + length]))
-        position += length
+        position = past(begin + length)
+        raw.append((score, data[begin:position]))
     if len(raw) != vocab_size:
         raise BadTokenizer(
             f"{path} holds {len(raw)} tokens, the checkpoint needs {vocab_size}.",
@@ -102,11 +101,6 @@ def _named(path: Path, raw: list[tuple[float, bytes]]) -> list[ScoredPiece]:
     return pieces
 
 
-def merges(pieces: list[ScoredPiece]) -> list[tuple[str, str]]:
-    """Return the merges of a ``tokenizer.bin`` in order of rank; see :func:`ranked_merges`."""
-    return ranked_merges(pieces[_FIRST_PIECE:])
-
-
 def ranked_merges(pieces: list[ScoredPiece]) -> list[tuple[str, str]]:
     """Return the merges of ``pieces`` with each other in order of rank, best first.
 
@@ -138,9 +132,9 @@ def tokenizer_json(pieces: list[ScoredPiece]) -> str:
     """Return a ``tokenizer.json``: a space in front of the text, byte fallback, BOS first."""
     document = sentencepiece_document(
         {piece.text: index for index, piece in enumerate(pieces)},
-        merges(pieces),
+        ranked_merges(pieces[_FIRST_PIECE:]),
         added=[added_token(index, name, special=True) for index, name in _CONTROLS.items()],
-        unknown=_CONTROLS[UNK_ID],
+        unknown=_CONTROLS[_UNK_ID],
         prefix_space=True,
     )
     document["post_processor"] = _post_processor()
@@ -157,7 +151,7 @@ def tokenizer_settings(seq_len: int) -> dict[str, Any]:
         "eos_token": _CONTROLS[EOS_ID],
         "model_max_length": seq_len,
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": _CONTROLS[UNK_ID],
+        "unk_token": _CONTROLS[_UNK_ID],
     }
 
 

@@ -98,7 +98,8 @@ def open_checkpoint(path: Path, adapter: Path | None = None, *, whole: bool = Fa
 
     Unless it has to be ``whole``, a ``config.json`` alone will do, or a directory without weights;
     the tokenizer may then be missing too.  ``adapter`` takes the place of one that comes with a
-    GPTQModel directory.  Errors as of :func:`load_hf`; BadConfig for a directory with two adapters.
+    GPTQModel directory.  Raises ModelNotFound, BadConfig (also for a directory with two adapters),
+    UnsupportedModel, BadTokenizer, BadWeights or ShapeMismatch; each names every problem of its kind.
     """
     path = Path(path)
     with _reading(path):
@@ -112,7 +113,7 @@ def load_model(
 
     Matrices that the checkpoint stores as integers become QuantizedWeights.  ``adapter`` takes
     the place of one that comes with a GPTQModel directory.  ``progress`` is called with bytes
-    done and in total.  Errors as of :func:`load_hf`.
+    done and in total.  Errors as of :func:`open_checkpoint`.
     """
     return open_checkpoint(path, adapter, whole=True).load(progress)
 

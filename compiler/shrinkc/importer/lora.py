@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
+from shrinkc.importer.assembly import check_float, check_names_and_shapes
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.model import FloatModel, LlamaConfig, LowRankAdapter, QuantizedWeight
-from shrinkc.importer.safetensors_file import FLOAT_DTYPES, SafetensorsFile
+from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.importer.weight_checks import listing, non_finite
+from shrinkc.importer.weight_files import WeightFiles
 from shrinkc.model import FIELDS, layer_shapes, module_name
 
 _CONFIG = "adapter_config.json"
@@ -50,6 +52,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     # those of the base model's files
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
 }
+_SAME = (
+    "the adapter has to be trained on this base model, with only q, k, v, o, gate, up and down "
+    "projections as targets."
+)
 _OFF: tuple[Any, ...] = (None, False, "", [], {})
 _REASONS = {
     "use_dora": "DoRA normalises the weights",
@@ -131,7 +137,8 @@ def _open(
         out_size, in_size = sizes[module]
         shapes[_key(layer, module, "A")] = (config.rank, in_size)
         shapes[_key(layer, module, "B")] = (out_size, config.rank)
-    _check(directory, file, shapes)
+    check_names_and_shapes(directory, {n: e.shape for n, e in file.entries.items()}, shapes, _SAME)
+    check_float(directory, WeightFiles([file]), shapes, "save the adapter as floats.")
     return config, file, targets
 
 
@@ -229,36 +236,6 @@ def _matches(targets: str | list[str], path: str) -> bool:
     if isinstance(targets, str):
         return re.fullmatch(targets, path) is not None
     return any(path == name or path.endswith("." + name) for name in targets)
-
-
-def _check(directory: Path, file: SafetensorsFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    have = {name: entry.shape for name, entry in file.entries.items()}
-    missing = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in have]
-    wrong = [
-        f"{name} is {list(have[name])}, expected {list(shape)}"
-        for name, shape in shapes.items()
-        if have.get(name, shape) != shape
-    ]
-    faults = [
-        listing(missing, "tensors are missing", "missing {}"),
-        listing(wrong, "tensors are of other shapes"),
-        listing([n for n in have if n not in shapes], "tensors are unexpected", "unexpected {}"),
-    ]
-    if any(faults):
-        raise ShapeMismatch(
-            f"{directory}: {'; '.join(filter(None, faults))}.",
-            hint="the adapter has to be trained on this base model, with only q, k, v, o, gate, "
-            "up and down projections as targets.",
-        )
-    wrong = [
-        f"{name} is {file.entries[name].dtype}"
-        for name in shapes
-        if file.entries[name].dtype not in FLOAT_DTYPES
-    ]
-    if wrong:
-        raise BadWeights(
-            f"{file.path}: {listing(wrong, 'tensors')}; {', '.join(FLOAT_DTYPES)} are supported."
-        )
 
 
 def _key(layer: int, module: str, side: str) -> str:

@@ -1,4 +1,4 @@
-"""Inverse frequencies of the rotary position embedding, with Llama-3 scaling."""
+"""The rotary position embedding: inverse frequencies, with Llama-3 scaling, and the order of rows."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
     smooth = np.clip(smooth, 0.0, 1.0)
     scaled: NDArray[np.float64] = (1 - smooth) * inverse / scaling.factor + smooth * inverse
     return scaled
+
+
+def half_order(rows: int, head_dim: int) -> NDArray[np.int64]:
+    """Return which of ``rows`` of q or k of llama.cpp or llama2.c belongs where in Hugging Face's.
+
+    Those have i beside i + head_dim / 2 within each head (llama.cpp, ``convert_hf_to_gguf.py``,
+    LlamaModel.permute, undone).
+    """
+    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
