@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.child import run_child
 from shrinkc.compression.recipe import Recipe, parse_recipe
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.core.progress import Silent
+from shrinkc.core.progress import Silent, Update
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {
+    "GPTQMODEL_DISABLE_PACK_EXT": "1",
+    "GPTQMODEL_CPU_WORKERS": "2",
+    "TORCHDYNAMO_DISABLE": "1",
+}
 
 _STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
@@ -26,6 +34,42 @@ def quick_estimate() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shrinkc.compression.preflight.TIMED_SECONDS", 0.0)
         yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def children_in_this_process() -> Iterator[None]:
+    """Stages run GPTQModel in a process of its own, which takes 10 s to import it; here it is imported once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in ("gptq", "eora", "scales"):
+            patch.setattr(f"shrinkc.compression.stages.{stage}.run_child", in_this_process)
+        yield
+
+
+@pytest.fixture
+def real_children(monkeypatch: pytest.MonkeyPatch, children_in_this_process: None) -> None:
+    """The stages start their processes, as they do for users."""
+    for stage in ("gptq", "eora", "scales"):
+        monkeypatch.setattr(f"shrinkc.compression.stages.{stage}.run_child", run_child)
+
+
+def in_this_process(
+    module: str, request: Mapping[str, Any], *, log: Path, threads: int, update: Update
+) -> None:
+    """As :func:`shrinkc.compression.child.run_child`, without a process; its log stays empty."""
+    log.touch()
+    update(0, 1)
+    with contextlib.chdir(log.parent):
+        importlib.import_module(module).perform(dict(request) | {"threads": threads})
+    update(1, 1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In the fast tier, files of which every test is slow are not even imported: most import torch, which takes
+    seconds in each process."""
+    fast = "not slow" in (config.option.markexpr or "")
+    if fast and collection_path.suffix == ".py":
+        return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() or None
+    return None
 
 
 @pytest.fixture(scope="session")

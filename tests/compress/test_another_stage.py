@@ -19,6 +19,8 @@ from shrinkc.core.progress import Silent
 from .clip import CLIP
 
 pytest.importorskip("torch")
+
+pytestmark = pytest.mark.slow
 LAYER = "model.layers.{}.mlp.down_proj.weight"
 
 

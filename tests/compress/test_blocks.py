@@ -18,6 +18,8 @@ from shrinkc.model import ATTENTION, MLP
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 NAMES = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])
 HUGE = 3000.0  # times the size of the other tokens
 

@@ -412,6 +412,7 @@ def calibration(folder: Path) -> Calibration:
     return Calibration((write_text(folder),), 8, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("torch", "transformers")
 def test_decide_measures_and_reports(tmp_path: Path) -> None:
     recipe = parse_recipe({"budget": {"target_bytes": "300KiB"}})
@@ -431,6 +432,7 @@ def test_decide_measures_and_reports(tmp_path: Path) -> None:
     assert (tmp_path / "sensitivity.jsonl").read_bytes() == state
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("torch", "transformers", "gptqmodel", "peft")
 def test_what_fit_chose_compiles_without_flash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -476,6 +478,7 @@ def test_out_of_reach_is_said_before_anything_is_measured(tmp_path: Path) -> Non
     assert not (tmp_path / "sensitivity.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("torch", "transformers")
 def test_stages_that_a_budget_makes_itself(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

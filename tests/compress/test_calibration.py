@@ -16,6 +16,8 @@ from .conftest import story_text
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 def test_windows_are_spread_over_the_text(stories: Path, story_file: Path) -> None:
     tokenizer = load_tokenizer(stories)

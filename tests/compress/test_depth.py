@@ -20,6 +20,8 @@ from shrinkc.importer import load_hf
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 Step = Callable[..., StepContext]
 PLACES = [0, 1, 2, 3, 4]
 

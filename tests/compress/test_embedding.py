@@ -23,6 +23,8 @@ from shrinkc.importer.model import Zero
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 def matrix(n: int = 40, k: int = 64, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, k, generator=torch.Generator().manual_seed(seed))

@@ -47,6 +47,7 @@ def test_more_samples_than_there_are() -> None:
     assert list(eora.check_data(eora.Settings(samples=8), calibration, None)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_without_the_float_model(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     source = quantised(tmp_path_factory, "coarse", COARSE)
@@ -56,6 +57,7 @@ def test_without_the_float_model(tmp_path_factory: pytest.TempPathFactory, tmp_p
             eora.run(eora.Settings(rank=RANK), step)
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_the_adapter_brings_the_loss_down(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path

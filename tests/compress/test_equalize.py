@@ -20,6 +20,8 @@ from shrinkc.model import ATTENTION, MLP
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 Step = Callable[..., StepContext]
 READ = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])  # the first reader of every site
 

@@ -30,6 +30,8 @@ from shrinkc.core.errors import (
     UsageError,
 )
 
+pytestmark = pytest.mark.slow
+
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 RECIPE = """
 [calibration]

@@ -41,6 +41,8 @@ from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_hf
 from shrinkc.targets import HOST
 
+pytestmark = pytest.mark.slow
+
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 ORDER = (0, 1, 1, 3, 2, 1)
 
@@ -310,7 +312,6 @@ def test_refusals(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_repeated_layer_is_stored_once_in_the_blob(
     tmp_path: Path, stories: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ def test_preflight_of_overrides_and_of_quantised_models() -> None:
     assert "quantised already" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     out = quantised(tmp_path_factory, "mixed", MIXED)
@@ -168,6 +169,7 @@ def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) 
     assert abs(after - before) < 0.1 * before
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, settings in (("mixed", MIXED), ("coarse", COARSE)):
@@ -182,6 +184,7 @@ def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactor
         assert predicted.quantized
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     out = quantised(tmp_path_factory, "mixed", MIXED)
@@ -194,10 +197,9 @@ def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactor
     original.pop("torch_dtype")
     assert config == original
     assert quantization == json.loads((out / "quantize_config.json").read_text())
-    log = out.parent / "logs" / "gptq.log"
-    assert "Quantizing" in log.read_text(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 @pytest.mark.parametrize("group", [-1, 16])
 def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
@@ -212,10 +214,13 @@ def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
     assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
-def test_same_bytes_again_and_progress(
+@pytest.mark.usefixtures("real_children")
+def test_same_bytes_from_a_child_process_and_progress(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
+    """The bytes that work in this process gives."""
     first = quantised(tmp_path_factory, "coarse", COARSE)
     step, report = run_stage(tmp_path / "again", "gptq", STORIES, COARSE)
     names = sorted(p.name for p in first.iterdir())
@@ -224,9 +229,12 @@ def test_same_bytes_again_and_progress(
     assert report.parameters["calibration"] == {"samples": 16, "length": 64}
     assert isinstance(step.reporter, Recorder)
     assert step.reporter.heard[-1] == ("gptq", 5, 5)
+    assert "Quantizing" in (step.log_dir / "gptq.log").read_text(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
+@pytest.mark.usefixtures("real_children")
 def test_an_error_names_the_log(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(STORIES, broken)
@@ -239,6 +247,7 @@ def test_an_error_names_the_log(tmp_path: Path) -> None:
     assert failure.value.message.splitlines()[-1].strip() in log.read_text(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 def test_the_check_finds_a_weight_that_differs(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +261,7 @@ def test_the_check_finds_a_weight_that_differs(
         gptq_worker.check(out)
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 @pytest.mark.parametrize(
     ("others", "alone"),
@@ -315,6 +325,7 @@ def test_autoround_that_is_not_installed_is_told_before_anything_runs(
         gptq.preflight(Settings(group=32, method="autoround"), facts)
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "auto_round", "torch")
 def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Formats and bytes as planned, module by module; nearer to the model than GPTQ by as many bits; and a program
@@ -350,7 +361,9 @@ def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pa
     assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "auto_round", "torch")
+@pytest.mark.usefixtures("real_children")
 def test_trained_rounding_of_whole_rows_again(tmp_path: Path) -> None:
     """One scale per row, symmetric: the same bytes again, and how far it is."""
     settings = {"bits": 4, "group": -1, "method": "autoround", "iterations": 4}

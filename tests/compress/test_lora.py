@@ -27,6 +27,8 @@ from shrinkc.importer import load_hf
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+pytestmark = pytest.mark.slow
+
 Step = Callable[..., StepContext]
 FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 5e-3}
 

@@ -11,6 +11,8 @@ from shrinkc.compression.norms import gains, is_change, train_norms
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 
 class Block(torch.nn.Module):  # type: ignore[misc,name-defined]
     def __init__(self, weights: Any) -> None:

@@ -37,6 +37,8 @@ from .quantising import Recorder
 pytest.importorskip("peft")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 def test_all_problems_at_once_and_nothing_is_left(stories: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"

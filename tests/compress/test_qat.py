@@ -38,6 +38,8 @@ from .test_scales import weight
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 2e-3, "dtype": "float32"}
 
 

@@ -32,6 +32,8 @@ from shrinkc.importer.gptq import read_gptq
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 FAST = {"length": 64, "batch": 4, "samples": 64, "dtype": "float32"}
 
 

@@ -22,6 +22,8 @@ from shrinkc.core.errors import BadRecipe, UnsupportedModel
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 Step = Callable[..., StepContext]
 
 

@@ -37,6 +37,8 @@ from .conftest import story_text, tables
 pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["00-source", "01-depth", "02-width", "03-lora"]
 
 

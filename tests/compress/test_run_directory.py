@@ -20,6 +20,8 @@ from shrinkc.core.progress import Silent
 pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_at_once(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "o").mkdir()

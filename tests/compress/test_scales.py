@@ -26,6 +26,8 @@ from shrinkc.importer.model import QuantizedWeight
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 1e-2, "dtype": "float32"}
 
 

@@ -29,6 +29,8 @@ from .quantising import Recorder
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"length": 64, "batch": 8}
 SETTINGS = SelfTextSettings(length=64, batch=8)
 

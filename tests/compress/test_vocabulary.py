@@ -29,6 +29,8 @@ from shrinkc.importer.chat_template import ChatTemplate
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 Step = Callable[..., StepContext]
 KEEP = 440
 # which of the last ones stay is not the same in every run: training a tokenizer breaks ties as it happens

@@ -377,11 +377,10 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
         )
 
 
-def main() -> None:
-    """One request."""
+def perform(request: dict[str, Any]) -> None:
+    """What a request asks for: its ``task``, with its ``threads`` and its ``seed``."""
     import torch
 
-    request = receive()
     torch.set_num_threads(request["threads"])
     random.seed(request["seed"])
     np.random.seed(request["seed"])
@@ -391,4 +390,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    perform(receive())
