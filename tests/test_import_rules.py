@@ -42,18 +42,15 @@ ROOMS: dict[str, set[str]] = {
         "targets",
     },
     "driver": {
-        "abi", "build", "checkpoints", "codegen", "core", "costs", "engines", "evaluation", "export", "importer",
-        "ir", "memory", "model", "numerics", "pictures", "quantize", "schedule", "simulate", "storage",
-        "targets",
+        "abi", "build", "checkpoints", "codegen", "compression", "core", "costs", "engines", "evaluation",
+        "export", "importer", "ir", "memory", "model", "numerics", "pictures", "quantize", "schedule", "simulate",
+        "storage", "targets",
     },
     "report": {
         "compression", "core", "costs", "driver", "engines", "evaluation", "importer", "ir", "memory", "pictures",
         "schedule", "simulate", "storage", "targets",
     },
-    "cli": {
-        "build", "checkpoints", "compression", "core", "driver", "evaluation", "importer", "storage",
-        "targets",
-    },
+    "cli": {"build", "checkpoints", "core", "driver", "evaluation", "importer", "storage", "targets"},
 }  # fmt: skip
 
 # What the package itself offers sees what it needs for that.

@@ -339,16 +339,12 @@ def compress(
     Raises BadRecipe, ExtraMissing, BadData, RunChanged, BadStep, BudgetUnreachable, StageFailed,
     OutputError, and what :func:`open` raises.
     """
-    from shrinkc.checkpoints import on_disk
-    from shrinkc.compression import run as runs
-    from shrinkc.compression.recipe import load_recipe
+    from shrinkc.driver.compressing import CompressRequest, compress_model
 
-    effective = load_recipe(recipe, assignments)
-    with on_disk(model, tokenizer) as source:
-        return runs.compress(
-            source, Path(output), effective, reporter=reporter or Silent(), force=force,
-            dry_run=dry_run, device=device,
-        )  # fmt: skip
+    request = CompressRequest(
+        model, Path(output), recipe, tuple(assignments), tokenizer, force, dry_run, device
+    )
+    return compress_model(request, reporter or Silent())
 
 
 def write_report(

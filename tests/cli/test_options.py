@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from shrinkc.cli.main import DEFECT
 from shrinkc.cli.main import cli as commands
+from shrinkc.cli.options import Command
 from shrinkc.compression.recipe import parse_recipe
 from shrinkc.core.errors import BadRecipe, ModelNotFound, UsageError
 from shrinkc.core.shell import is_text, printable, quoted
@@ -22,12 +24,11 @@ from .conftest import Cli
 ODD_NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "1e-300", "1" + "0" * 30, "9" * 5000]
 BYTES = "a\udcff"  # what Python makes of the argument $'a\xff'
 
-# what each command needs besides the option that is tried
+# what each command needs besides the option that is tried, where that is not its first example
 NEEDED = {
     "compile": ["MODEL", "-o", "out", "--force"],
     "plan": ["MODEL"],
     "run": ["COMPILED", "--tokens", "2"],
-    "chat": ["COMPILED"],
     "recipes": ["small"],
     "report": ["COMPILED", "-o", "page.html"],
     "compress": ["MODEL", "-o", "run", "--recipe", "small", "--dry-run"],
@@ -36,8 +37,6 @@ NEEDED = {
     "sensitivity": ["MODEL", "--text", "missing"],
     "franken": ["MODEL", "--layers", "0-1", "--hellaswag", "missing"],
     "convert": ["missing", "missing", "-o", "converted"],
-    "doctor": [],
-    "inspect": ["COMPILED"],
     "diff": ["COMPILED", "COMPILED"],
     "export": ["COMPILED", "--onnx", "-o", "model.onnx"],
 }
@@ -60,7 +59,16 @@ def words(
 ) -> Callable[[str], list[str]]:
     monkeypatch.chdir(tmp_path)
     places = {"MODEL": str(model), "COMPILED": str(compiled)}
-    return lambda command: [command, *(places.get(word, word) for word in NEEDED[command])]
+    return lambda command: [command, *(places.get(word, word) for word in needed(command))]
+
+
+def needed(name: str) -> list[str]:
+    if name in NEEDED:
+        return NEEDED[name]
+    command = commands.commands[name]
+    assert isinstance(command, Command)
+    places = {"model": "MODEL", "out": "COMPILED"}
+    return [places.get(word, word) for word in shlex.split(command.examples[0])[2:]]
 
 
 NUMBERS = [
@@ -120,7 +128,7 @@ def test_text_that_is_not_utf8(
     assert option in result.err and r"'a\xff' is not UTF-8 text" in result.words
 
 
-@pytest.mark.parametrize("command", NEEDED)
+@pytest.mark.parametrize("command", commands.commands)
 def test_arguments_and_paths_that_are_not_utf8(
     cli: Cli, words: Callable[[str], list[str]], command: str
 ) -> None:

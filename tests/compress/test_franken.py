@@ -20,7 +20,6 @@ from helpers.float_reference import forward
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 from shrinkc.checkpoints import Loaded, load
-from shrinkc.cli import franken as command_line
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.franken import (
     NOTE,
@@ -37,6 +36,7 @@ from shrinkc.compression.franken import (
 )
 from shrinkc.core.errors import BadData, OutputError, UsageError
 from shrinkc.core.progress import Silent
+from shrinkc.driver import franken as command_line
 from shrinkc.evaluation.plan import EvalPlan
 from shrinkc.importer import load_hf
 from shrinkc.targets import HOST

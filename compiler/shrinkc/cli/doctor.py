@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -9,10 +10,23 @@ import click
 
 from shrinkc.build.tools import Tool, find_tools
 from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import Command, json_option
 from shrinkc.core.errors import ToolMissing
 
 MINIMUM = ("cc", "make")
 _APT = "apt-get install "
+
+
+@click.command(
+    "doctor",
+    cls=Command,
+    short_help="List the outside programs and fixes.",
+    examples=("shrinkc doctor",),
+)
+@json_option
+def doctor_command(as_json: bool) -> None:
+    """List the outside programs: found, or missing and the command that fixes it."""
+    report(dict(os.environ), as_json=as_json)
 
 
 def report(env: Mapping[str, str], *, as_json: bool) -> None:

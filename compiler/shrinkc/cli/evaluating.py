@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,74 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import FILE, PATH, Command, Device, json_option
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, replaced_file, write_file
-from shrinkc.evaluation.rows import figures
+
+
+@click.command(
+    "eval",
+    cls=Command,
+    short_help="Measure a float, quantised or compiled model.",
+    examples=(
+        "shrinkc eval out --text wiki.test.raw --windows 4",
+        "shrinkc eval out --base model --text wiki.test.raw --windows 16",
+        "shrinkc eval model --hellaswag hub --hellaswag-items 200",
+    ),
+)
+@click.argument("model", type=FILE)
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option(
+    "--protocol",
+    type=click.Choice([f"wikitext{n}" for n in (64, 128, 256, 512, 2048)]),
+    help="How the text is cut. [default: wikitext512, or what a shorter context holds]",
+)
+@click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
+@click.option(
+    "--base",
+    type=FILE,
+    metavar="MODEL",
+    help="What MODEL was made from: how far its predictions of the text are from that one's.",
+)
+@click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
+@click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
+@click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
+@click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
+@click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of a float model's weights and sums. [default: float32]",
+)
+@click.option(
+    "--kv-bits",
+    type=int,
+    help="Of a float model's cached keys and values, 2 to 8. [default: as they are]",
+)
+@click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
+@click.option(
+    "--threads", type=int, help="Of torch; results differ in the last digits. [default: by size]"
+)
+@click.option("--device", type=Device(), help="Of torch. [default: cpu]")
+@click.option(
+    "--engine",
+    type=click.Choice(["host", "interpreter"]),
+    help="What runs a compiled directory. [default: host]",
+)
+@click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
+@click.option(
+    "--resume",
+    type=PATH,
+    metavar="FILE",
+    help="Keeps what was scored until the end, to go on from. [default: OUTPUT.resume]",
+)
+@json_option
+def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
+    run(output=output, env=dict(os.environ), console=Console(), as_json=as_json, **options)
 
 
 def run(
@@ -83,6 +149,8 @@ def _how_to_go_on(resume: Path | None) -> str:
 
 def lines(report: Mapping[str, Any]) -> list[str]:
     """The table of a report for people, then the sampled texts."""
+    from shrinkc.evaluation.rows import figures
+
     model = report["model"]
     about = [model["kind"], model["dtype"]]
     if "kv_bits" in model:

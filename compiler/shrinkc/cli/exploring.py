@@ -1,111 +1,65 @@
-"""``shrinkc explore``: a search over recipes, with its study, its trials and its front."""
+"""``shrinkc explore``: a search over recipes."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
+
+import click
 
 from shrinkc.cli.console import Console, print_json, write_text
+from shrinkc.cli.options import COUNT, FILE, FOLDER, PATH, SEED, Command, Device, json_option
 from shrinkc.cli.stopping import check
-from shrinkc.cli.units import show_size
-from shrinkc.compression.explore import Result, explore, open_study, results_of, storage_errors
-from shrinkc.compression.front import read_references, short, show, write_front
-from shrinkc.compression.steps import read_json, write_json
-from shrinkc.compression.trials import plan_trials
-from shrinkc.core.errors import Interrupted, UsageError
-from shrinkc.core.output import check_folder, make_folder
-
-MARK = "explore.json"
-FORMAT = "shrinkc-explore"
 
 
-@dataclass(frozen=True)
-class ExploreRequest:
-    """The command line of a search."""
+@click.command(
+    "explore",
+    cls=Command,
+    short_help="Search recipes: quality against bytes.",
+    examples=("shrinkc explore model --recipe small --trials 20 -o search",),
+)
+@click.argument("model")
+@click.option(
+    "--recipe",
+    type=FILE,
+    required=True,
+    metavar="FILE|NAME",
+    help="What is searched around; its table [explore] has the ranges.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change the recipe of all trials, e.g. evaluate.windows=8. May be repeated.",
+)
+@click.option("--space", type=PATH, help="A TOML file with the ranges, instead of [explore].")
+@click.option("--trials", type=COUNT, required=True, help="How many more.")
+@click.option("--timeout", type=float, help="Seconds after which no trial begins.")
+@click.option(
+    "--storage", metavar="URL", help="Of an Optuna study. [default: sqlite, OUTPUT/study.db]"
+)
+@click.option("--study", default="shrinkc", show_default=True, help="The study's name.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the search.")
+@click.option(
+    "--reference",
+    type=PATH,
+    multiple=True,
+    metavar="JSON",
+    help="Configurations to mark: a run.json, or a list. May be repeated.",
+)
+@click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
+@json_option
+def explore_command(as_json: bool, **options: Any) -> None:
+    """Search for recipes that make MODEL small and keep it good.
 
-    model: str
-    recipe: str
-    assignments: tuple[str, ...]
-    space: Path | None
-    trials: int
-    timeout: float | None
-    storage: str | None
-    study: str
-    seed: int
-    reference: tuple[Path, ...]
-    keep_all: bool
-    device: str
-    output: Path
+    The same command goes on with the study; several processes may work on one.
+    """
+    from shrinkc.driver.exploring import ExploreRequest, explore_recipes
 
-    def __post_init__(self) -> None:
-        """UsageError for a time that is none, such as nan."""
-        if self.timeout is not None and not self.timeout > 0:
-            raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
-
-
-def run(request: ExploreRequest, *, console: Console, as_json: bool) -> None:
-    """Runs more trials of the study; the front is written after each of them."""
-    out = request.output
-    check_folder(out, _made_here)
-    trials = plan_trials(
-        request.model, request.recipe, request.space, request.assignments, out / "trials",
-        device=request.device, reporter=console,
-    )  # fmt: skip
-    conditions = trials.conditions()
-    measured = trials.measured() if request.reference else {}
-    references = [ref for file in request.reference for ref in read_references(file, measured)]
-    make_folder(out / "trials")
-    write_json(out / MARK, {"format": FORMAT, "version": 1, "study": request.study})
-    storage = request.storage or f"sqlite:///{(out / 'study.db').resolve()}"
-    study = open_study(storage, request.study, conditions)
-    about = {"study": request.study, "conditions": dict(conditions)}
-    begin = time.monotonic()
-
-    def expired() -> bool:  # asked before every trial
-        check()
-        return request.timeout is not None and time.monotonic() - begin >= request.timeout
-
-    def write() -> list[str]:
-        if not request.keep_all:
-            trials.thin_out(results_of(study))
-        return write_front(out, study, references, about)
-
-    def finished(result: Result) -> None:
-        console.note(_line(result))
-        write()
-
-    try:
-        with storage_errors(storage):
-            done = explore(
-                study, trials.space, trials.run, trials=request.trials, seed=request.seed,
-                expired=expired, finished=finished,
-            )  # fmt: skip
-            table = write()
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"stopped; {out} holds the trials that are complete.",
-            "the same command goes on with the one that was interrupted.",
-        ) from stop
-    if len(done) < request.trials and not expired():
-        console.note("every combination that the space has was tried")
+    found = explore_recipes(ExploreRequest(**options), Console(), check)
     if as_json:
-        print_json(read_json(out / "front.json"))
+        print_json(found.front)
     else:
-        write_text("\n".join(table) + "\n")
-
-
-def _line(result: Result) -> str:
-    values = ", ".join(f"{key} = {show(value)}" for key, value in result.values.items())
-    said = f"{result.state}: {short(result.reason or '')}"
-    if result.outcome is not None:
-        size, perplexity = show_size(result.outcome.packed_bytes), result.outcome.perplexity
-        said = f"{size}, perplexity {perplexity:.2f}"
-    return f"trial {result.number} ({values}): {said}"
-
-
-def _made_here(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / MARK).get("format") == FORMAT)
-    except (OSError, ValueError):
-        return False
+        write_text("\n".join(found.table) + "\n")

@@ -2,125 +2,55 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-from shrinkc.checkpoints import load, resolve, use_threads, versions
+import click
+
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.compression import franken
-from shrinkc.core.artifact import all_files
-from shrinkc.core.errors import UsageError
-from shrinkc.core.output import check_directory, new_directory
-from shrinkc.core.parsing import parse_json
-from shrinkc.core.shell import name_of
-from shrinkc.driver.evaluating import data_path, with_files
-from shrinkc.evaluation.plan import EvalPlan
-from shrinkc.importer import load_config
-
-RESULT, TABLE = "comparison.json", "comparison.md"
+from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, Command, json_option
 
 
-@dataclass(frozen=True)
-class FrankenRequest:
-    """The options of the command.  ``name`` may have fewer entries than ``layers``."""
+@click.command(
+    "franken",
+    cls=Command,
+    short_help="Run a model with layers skipped or repeated.",
+    examples=("shrinkc franken model --layers 0-4 --layers 0-2,4 --prompt 'Once upon a time'",),
+)
+@click.argument("model")
+@click.option(
+    "--layers",
+    multiple=True,
+    required=True,
+    metavar="LAYERS",
+    help="E.g. 0-11,14-29 or 0-7,8x3,9-29 (layer 8 three times); repeatable: side by side.",
+)
+@click.option("--name", multiple=True, help="Of a configuration, in the order of --layers.")
+@click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
+@click.option("--tokens", type=COUNT, default=48, show_default=True, help="New tokens of a text.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled text.")
+@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option("--windows", type=COUNT, help="Windows of 512 tokens of it. [default: all]")
+@click.option(
+    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
+)
+@click.option("--hellaswag-items", type=COUNT, help="Tasks to do. [default: all]")
+@click.option(
+    "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
+)
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
+@click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
+@click.option("--force", is_flag=True, help="Replace what -o made before.")
+@json_option
+def franken_command(as_json: bool, **options: Any) -> None:
+    """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time."""
+    from shrinkc.driver.franken import FrankenRequest, compare_layers
 
-    model: str
-    layers: tuple[str, ...]
-    name: tuple[str, ...]
-    prompt: str
-    tokens: int
-    seed: int
-    text: str | None
-    windows: int | None
-    hellaswag: str | None
-    hellaswag_items: int | None
-    save: Path | None
-    threads: int
-    output: Path | None
-    force: bool
-
-    def __post_init__(self) -> None:
-        """UsageError for options that contradict each other."""
-        if len(self.name) > len(self.layers):
-            raise UsageError(
-                f"{len(self.name)} --name for {len(self.layers)} --layers.",
-                "names belong to configurations in the order they are given.",
-            )
-        if self.save is not None and len(self.layers) != 1:
-            raise UsageError(
-                f"--save stores one configuration, {len(self.layers)} are given.",
-                "run the command once more with the one to be saved.",
-            )
-        if self.save is not None and self.output is not None:
-            one, other = (Path(os.path.abspath(path)) for path in (self.save, self.output))
-            if one.is_relative_to(other) or other.is_relative_to(one):
-                raise UsageError(
-                    f"one of {self.save} and {self.output} lies in the other.",
-                    "give -o and --save directories beside each other.",
-                )
-
-
-def run(request: FrankenRequest, *, console: Console, as_json: bool) -> None:
-    """Runs the configurations and writes, saves and shows what was asked for; shows it also when it
-    cannot be written after all."""
-    if request.output is not None:
-        check_directory(request.output, force=request.force, foreign=_beside_result)
-    if request.save is not None:
-        check_directory(request.save)
-    path = resolve(request.model)
-    count = load_config(path).num_layers
-    names = [*request.name, *request.layers[len(request.name) :]]
-    configurations = [
-        franken.Configuration(name, text, franken.parse_layers(text, count))
-        for name, text in zip(names, request.layers, strict=True)
-    ]
-    wanted = EvalPlan(
-        text=data_path(request.text), windows=request.windows,
-        hellaswag=data_path(request.hellaswag), hellaswag_items=request.hellaswag_items,
-    )  # fmt: skip
-    story = franken.Story(request.prompt, request.tokens, request.seed)
-    with TemporaryDirectory(prefix="shrinkc-") as fetched:
-        plan = with_files(wanted, Path(fetched), console)
-        use_threads(request.threads)
-        with console.stage("loading"):
-            loaded = load(path)
-        rows = franken.compare(loaded, configurations, story, plan, console)
-    result = {
-        "model": name_of(loaded.path),
-        "kind": loaded.kind,
-        "threads": request.threads,
-        "versions": versions(),
-        "story": vars(story),
-        "configurations": [row.to_json() for row in rows],
-    }
-    table = "\n".join(franken.table(rows)) + "\n"
+    console = Console()
+    found = compare_layers(FrankenRequest(**options), console)
     try:
-        if request.save is not None:
-            with console.stage("saving"):
-                franken.save_checkpoint(loaded, configurations[0], request.save)
-        if request.output is not None:
-            with new_directory(
-                request.output, force=request.force, foreign=_beside_result
-            ) as folder:
-                written = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-                (folder / RESULT).write_text(written, encoding="utf-8")
-                (folder / TABLE).write_text(table, encoding="utf-8")
-    finally:
+        found.write(console)
+    finally:  # what was measured and cannot be written is shown all the same
         if as_json:
-            print_json(result)
+            print_json(found.result)
         else:
-            write_text(table)
-
-
-def _beside_result(folder: Path) -> list[str] | None:
-    """Files in an output directory that this command does not make; None if it made none of it."""
-    try:
-        content = parse_json((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not {"configurations", "story"} <= content.keys():
-        return None
-    return [name for name in all_files(folder) if name not in (RESULT, TABLE)]
+            write_text(found.table)

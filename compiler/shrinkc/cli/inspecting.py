@@ -40,16 +40,10 @@ def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
 
         found = tables()
     else:
-        from shrinkc.compression.inspecting import inspect_run, step_facts
         from shrinkc.driver.inspecting import inspect
 
         with Console().stage("reading"):
-            run = inspect_run(path)
-            if run is None:
-                found = inspect(path)
-                found.facts |= step_facts(path)
-            else:
-                found = run
+            found = inspect(path)
     if as_json:
         print_json(found.to_json())
         return

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
 from shrinkc.cli.options import PATH, Command, json_option
-from shrinkc.core.errors import BadRecipe, OutputError, UsageError
+from shrinkc.core.errors import OutputError, UsageError
 from shrinkc.core.output import check_file, write_file
 
-_SENTENCE = re.compile(r".*?[a-z0-9)](?=[.:] )")
+if TYPE_CHECKING:
+    from shrinkc.driver.compressing import ShippedRecipe
 
 
 @click.command(
@@ -34,62 +35,43 @@ def recipes_command(name: str | None, output: Path | None, as_json: bool) -> Non
 
     A copy is what 'shrinkc compress --recipe FILE' takes.
     """
-    from shrinkc.compression.recipe import shipped
+    from shrinkc.driver.compressing import shipped_recipes
 
-    known = shipped()
     if name is None:
+        found = shipped_recipes()
         if output is not None:
-            raise UsageError("-o is for one recipe.", f"name it: {', '.join(known)}.")
-        found = [_described(each) for each in known]
+            names = ", ".join(recipe.name for recipe in found)
+            raise UsageError("-o is for one recipe.", f"name it: {names}.")
         if as_json:
-            print_json({"recipes": found})
+            print_json({"recipes": [_without_text(recipe) for recipe in found]})
             return
-        width = max(map(len, known))
+        width = max(len(recipe.name) for recipe in found)
         for recipe in found:
-            stages = ", ".join(recipe["stages"])
-            if recipe["budget"]:
+            stages = ", ".join(recipe.stages)
+            if recipe.budget:
                 stages += "; layers, widths and bits by its budget"
-            write_text(f"{recipe['name']:{width}}  {recipe['about']}\n")
+            write_text(f"{recipe.name:{width}}  {recipe.about}\n")
             write_text(f"{'':{width}}  stages: {stages}\n")
         return
-    if name not in known:
-        raise BadRecipe(
-            f"there is no recipe {name!r}.", f"the shipped ones are {', '.join(known)}."
-        )
-    text = known[name].read_text(encoding="utf-8")
+    (recipe,) = shipped_recipes([name])
     if output is not None:
         if output.exists() and not _takes_anything(output):
             raise OutputError(
                 f"{output} exists already.", "choose another file; recipes are edited."
             )
         check_file(output)
-        write_file(output, text)
+        write_file(output, recipe.text)
         Console().note(f"{output}: change it, then 'shrinkc compress MODEL --recipe {output}'")
     if as_json:
-        print_json({**_described(name), "text": text})
+        print_json(asdict(recipe))
     elif output is None:
-        write_text(text)
+        write_text(recipe.text)
+
+
+def _without_text(recipe: ShippedRecipe) -> dict[str, Any]:
+    return {key: value for key, value in asdict(recipe).items() if key != "text"}
 
 
 def _takes_anything(output: Path) -> bool:
     """Whether it is a pipe or a device, which nothing is lost of."""
     return not output.is_file() and not output.is_dir()
-
-
-def _described(name: str) -> dict[str, Any]:
-    from shrinkc.compression.recipe import load_recipe, shipped
-
-    comment = []
-    for line in shipped()[name].read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        comment.append(line.removeprefix("#").strip())
-    text = " ".join(comment)
-    sentence = _SENTENCE.match(text)
-    recipe = load_recipe(name)
-    return {
-        "name": name,
-        "about": sentence[0] if sentence else text,
-        "stages": [stage.name for stage in recipe.stages],
-        "budget": recipe.budget is not None,
-    }

@@ -51,7 +51,7 @@ from shrinkc.compression.steps import (
     write_json,
     write_step,
 )
-from shrinkc.compression.summary import Row, markdown, picture, rows_of
+from shrinkc.compression.summary import Row, markdown, picture, rows_of, same_tokens
 from shrinkc.compression.training import StepSettings, trained_before
 from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import file_record
@@ -60,13 +60,14 @@ from shrinkc.core.fingerprint import Fingerprint, differences, model_fingerprint
 from shrinkc.core.inputs import check_text_files
 from shrinkc.core.output import check_folder, new_directory, refuse_to_delete, write_file
 from shrinkc.core.progress import Reporter
+from shrinkc.core.words import show_size
 from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
 from shrinkc.importer import load_config
 
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """``rows``: the baseline and every step that is over; ``final``: the last model."""
+    """``rows``: the baseline and every step that is over, none of a dry run; ``final``: the last model."""
 
     out: Path
     rows: list[Row]
@@ -80,6 +81,31 @@ class CompressionResult:
         last = self.rows[-1]
         quality = "" if last.perplexity is None else f", perplexity {last.perplexity:.2f}"
         return f"<CompressionResult {self.final}: {len(self.rows) - 1} steps, {last.share:.1%} of bf16{quality}>"
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if not self.rows:
+            return ["nothing was written (--dry-run)"]
+        lines, same = [], same_tokens(self.rows)
+        for row in self.rows:
+            quality = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
+            if not same and row.bits_per_byte is not None:
+                quality = f"  {row.bits_per_byte:.4f} bits per byte"
+            lines.append(
+                f"{row.name:<16} {row.layers} layers, FFN {row.intermediate}: "
+                f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{quality}"
+            )
+        return [*lines, f"{self.out / TABLE}; the model is {self.final}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "output": str(self.out),
+            "final": str(self.final),
+            "estimate": self.estimate,
+            "notes": self.notes,
+            "steps": [asdict(row) for row in self.rows],
+        }
 
 
 def compress(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from shrinkc.compression.inspecting import inspect_run, step_facts
 from shrinkc.core import artifact
 from shrinkc.core.errors import (
     BadArtifact,
@@ -39,11 +40,20 @@ _REFUSED = (BadConfig, BadTokenizer, QuantizeError, ShapeMismatch, UnsupportedMo
 
 
 def inspect(path: Path) -> Findings:
-    """A compiled directory, a file of the integer model, a checkpoint directory, a configuration alone, or
-    a GGUF file.  Weights of checkpoints are not read.
+    """A compiled directory, a file of the integer model, a checkpoint directory, a configuration alone, a
+    GGUF file, or a compression run.  Weights of checkpoints are not read.
 
     Raises ModelNotFound where it is none of these, BadArtifact, IllegalIR, BadWeights for a damaged one.
     """
+    run = inspect_run(path)
+    if run is not None:
+        return run
+    found = _inspect(path)
+    found.facts |= step_facts(path)
+    return found
+
+
+def _inspect(path: Path) -> Findings:
     if (path / artifact.MANIFEST).is_file() and artifact.is_artifact(path):
         return _compiled(path)
     if path.is_file() and path.suffix == ".safetensors":

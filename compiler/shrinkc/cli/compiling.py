@@ -1,0 +1,39 @@
+"""``shrinkc compile``: a model as a C program with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import shrinkc
+from shrinkc.cli.console import Console, print_json
+from shrinkc.cli.options import PATH, Command, json_option, model_options
+
+
+@click.command(
+    "compile",
+    cls=Command,
+    short_help="Compile a model to a C program with its weights.",
+    examples=(
+        "shrinkc compile model -o out",
+        "shrinkc compile model -o narrow --bits 4 --group 32 --context 128",
+    ),
+)
+@model_options
+@click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
+@click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
+@json_option
+def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Compile MODEL to a C program with its weights.
+
+    MODEL is a Hugging Face directory, a GPTQModel directory, a GGUF file, or an id of the hub such as
+    OWNER/NAME.
+    """
+    console = Console()
+    result = shrinkc.compile(output=output, force=force, reporter=console, **options)
+    for line in result.lines():
+        console.note(line)
+    if as_json:
+        print_json(result.to_json())

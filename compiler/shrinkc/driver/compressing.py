@@ -1,0 +1,92 @@
+"""A compression run, and the recipes that come with shrinkc."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkc.checkpoints import Savable, on_disk
+from shrinkc.compression import run as runs
+from shrinkc.compression.recipe import RecipeSource, load_recipe, shipped
+from shrinkc.compression.run_directory import is_run
+from shrinkc.core.errors import BadRecipe, Interrupted
+from shrinkc.core.progress import Reporter
+
+_SENTENCE = re.compile(r".*?[a-z0-9)](?=[.:] )")
+
+
+@dataclass(frozen=True)
+class CompressRequest:
+    """``model`` by ``recipe`` with ``assignments`` into ``output``.
+
+    ``tokenizer``: of a ``model`` in memory.  ``force``: what is there is made again.  ``dry_run``: everything is
+    checked, and nothing written.
+    """
+
+    model: str | os.PathLike[str] | Savable
+    output: Path
+    recipe: RecipeSource
+    assignments: tuple[str, ...] = ()
+    tokenizer: Savable | None = None
+    force: bool = False
+    dry_run: bool = False
+    device: str = "cpu"
+
+
+def compress_model(request: CompressRequest, reporter: Reporter) -> runs.CompressionResult:
+    """Runs or continues.  Raises BadRecipe, Interrupted, and what :func:`shrinkc.compression.run.compress` does."""
+    out, recipe = request.output, load_recipe(request.recipe, request.assignments)
+    try:
+        with on_disk(request.model, request.tokenizer) as source:
+            return runs.compress(
+                source, out, recipe, reporter=reporter, force=request.force,
+                dry_run=request.dry_run, device=request.device,
+            )  # fmt: skip
+    except KeyboardInterrupt as stop:
+        if not is_run(out):
+            raise Interrupted("stopped before the first step; nothing was written.") from stop
+        raise Interrupted(
+            f"stopped; {out} holds the steps that are complete.",
+            "the same command goes on from there.",
+        ) from stop
+
+
+@dataclass(frozen=True)
+class ShippedRecipe:
+    """``about``: the first sentence of its ``text``.  ``budget``: whether it has one."""
+
+    name: str
+    about: str
+    stages: list[str]
+    budget: bool
+    text: str
+
+
+def shipped_recipes(names: Sequence[str] | None = None) -> list[ShippedRecipe]:
+    """Those with these names, or all.  Raises BadRecipe for a name that none has."""
+    known = shipped()
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise BadRecipe(
+            f"there is no recipe {unknown[0]!r}.", f"the shipped ones are {', '.join(known)}."
+        )
+    return [_described(name) for name in (known if names is None else names)]
+
+
+def _described(name: str) -> ShippedRecipe:
+    content = shipped()[name].read_text(encoding="utf-8")
+    comment = []
+    for line in content.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    text = " ".join(comment)
+    sentence = _SENTENCE.match(text)
+    recipe = load_recipe(name)
+    return ShippedRecipe(
+        name, sentence[0] if sentence else text, [stage.name for stage in recipe.stages],
+        recipe.budget is not None, content,
+    )  # fmt: skip
