@@ -8,7 +8,7 @@ from shrinkc.checkpoints import load, save, stored_dtype
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import NAMES
 
@@ -34,9 +34,9 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return [f"layers = {settings.layers} of {layers}"] if settings.layers > layers else []
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """No text is read; a matrix takes as long as a few tokens."""
-    return 4.0
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    """No text is read; the weights are read four times."""
+    return Work(numbers=4.0 * facts.parameters)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

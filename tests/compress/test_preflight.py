@@ -218,6 +218,22 @@ def test_the_speed_is_measured_alone_and_as_it_is(monkeypatch: pytest.MonkeyPatc
     assert alone == pytest.approx(0.001) and now == pytest.approx(0.005)
 
 
+def test_threads_of_a_busy_machine_are_calculated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where threads wait for each other they use the processor: measured so, two would take three times as long."""
+    import torch
+
+    model = SimpleNamespace(device="cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    measured = {"busy": [(1.0, 5.0), (3.0, 12.0)], "idle": [(1.0, 1.0), (0.6, 0.62)]}
+    for state, alone in (("busy", 0.6), ("idle", 0.6)):
+        answers = iter(measured[state])
+        monkeypatch.setattr(preflight, "seconds_per_token", lambda model, a=answers: next(a))
+        speed = preflight.measured_speed(model)
+        assert speed.token == pytest.approx(alone)
+        assert speed.busy == pytest.approx(20.0 if state == "busy" else 0.62 / 0.6)
+
+
 def test_characters_of_a_token_are_counted(stories: Path, story_file: Path) -> None:
     calibration = Calibration((str(story_file),), 16, 32)
     calibration.check(load_tokenizer(stories))

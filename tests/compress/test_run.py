@@ -206,10 +206,11 @@ def test_a_changed_run_stops_and_names_what_changed(
     (tmp_path / "new.txt").write_text(story_text(9, 150))
     changed = tables(story_file)
     change(changed, tmp_path)
-    with pytest.raises(RunChanged) as caught:
-        compress(str(stories), out, parse_recipe(changed), reporter=Silent())
-    assert words in str(caught.value) and caught.value.exit_code == 63
-    assert contents(out) == before
+    for dry_run in (True, False):
+        with pytest.raises(RunChanged) as caught:
+            compress(str(stories), out, parse_recipe(changed), reporter=Silent(), dry_run=dry_run)
+        assert words in str(caught.value) and caught.value.exit_code == 63
+        assert contents(out) == before
     torch.set_num_threads(1)
 
 
@@ -241,8 +242,12 @@ def test_state_of_an_interrupted_stage_is_not_taken_for_another(
             str(stories), tmp_path / "o", parse_recipe(recipe), reporter=InterruptAt("width", 2)
         )
     recipe["width"]["ffn"] = 0.5
-    with pytest.raises(RunChanged, match="02-width was interrupted.*width.ffn: 0.25 → 0.5"):
-        compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=Silent())
+    for dry_run in (True, False):
+        with pytest.raises(RunChanged, match="02-width was interrupted.*width.ffn: 0.25 → 0.5"):
+            compress(
+                str(stories), tmp_path / "o", parse_recipe(recipe), reporter=Silent(),
+                dry_run=dry_run,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -262,9 +267,28 @@ def test_a_damaged_step_is_named(
 ) -> None:  # fmt: skip
     out = copy_of(whole, tmp_path)
     damage(out / "02-width")
-    with pytest.raises(BadStep) as caught:
-        compress(str(stories), out, recipe, reporter=Silent())
-    assert words in str(caught.value) and caught.value.exit_code == 62
+    for dry_run in (True, False):
+        with pytest.raises(BadStep) as caught:
+            compress(str(stories), out, recipe, reporter=Silent(), dry_run=dry_run)
+        assert words in str(caught.value) and caught.value.exit_code == 62
+
+
+def test_what_is_left_of_a_run_is_said(
+    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    """By a dry run, which changes nothing, and by the run that goes on."""
+    out = copy_of(whole, tmp_path)
+    dry = compress(str(stories), out, recipe, reporter=Silent(), dry_run=True)
+    assert dry.estimate == "all 3 steps are over; nothing is left to do"
+    for name in ("02-width", "03-lora"):
+        shutil.rmtree(out / name)
+    before = contents(out)
+    dry = compress(str(stories), out, recipe, reporter=Silent(), dry_run=True)
+    assert contents(out) == before
+    fresh = compress(str(stories), out, recipe, reporter=Silent(), dry_run=True, force=True)
+    assert " left, for 2 of 3 steps" in dry.estimate and " left" not in fresh.estimate
+    again = compress(str(stories), out, recipe, reporter=Silent())
+    assert " left, for 2 of 3 steps" in again.estimate
 
 
 def test_another_version_of_a_record(
@@ -443,8 +467,9 @@ def test_another_budget_goes_on_from_what_was_measured(
     assert scratch.read_text().startswith(measured)
     made = {"made_from": {"budget.target_bytes": "200KiB"}, "recipe": ""}
     (out / "budget.json").write_text(json.dumps(made))
-    with pytest.raises(RunChanged, match=r"budget.json was made for something else: .*210KiB"):
-        compress(str(stories), out, parse_recipe(tables), reporter=Silent())
+    for dry_run in (True, False):
+        with pytest.raises(RunChanged, match=r"budget.json was made for something else: .*210KiB"):
+            compress(str(stories), out, parse_recipe(tables), reporter=Silent(), dry_run=dry_run)
 
 
 def test_a_run_is_no_model(

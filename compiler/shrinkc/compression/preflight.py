@@ -41,18 +41,21 @@ STEP_LOADS = 5.0
 
 @dataclass
 class Estimate:
-    """``seconds``: on this machine if it does nothing else, and as busy as it is now.  ``memory`` is
-    an estimate too, ``disk`` what the steps will take at most, with what one keeps until it is over.
+    """Of the steps that are left.  ``seconds``: on this machine if it does nothing else, and as busy as it is now.
+    ``memory`` is an estimate too, ``disk`` what the steps will take at most, with what one keeps until it is over.
+    ``left``: how many steps these are, and of how many.
     """
 
     seconds: tuple[float, float]
     memory: int
     disk: int
+    left: tuple[int, int] = (0, 0)
 
     def line(self) -> str:
         """For people."""
         idle, busy = map(show_time, self.seconds)
-        time = f"about {idle}"
+        left, total = self.left
+        time = f"about {idle}" + (f" left, for {left} of {total} steps" if left < total else "")
         if busy != idle:
             time += f" on this machine alone, {busy} as busy as it is now"
         return (
@@ -77,13 +80,14 @@ def preflight(
     out: Path,
     *,
     done: int = 0,
+    unmeasured: Sequence[int] = (),
     loading: float = 0.0,
 ) -> Preflight:
     """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
 
-    ``loaded``: the model itself, for timed forward passes, and its tokenizer; ``loading``: seconds
-    that it took to load it.  Raises with all
-    problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
+    ``unmeasured``: numbers of steps that are over (0: the model itself) and have to be evaluated.  ``loaded``: the
+    model itself, for timed forward passes, and its tokenizer; ``loading``: seconds that it took to load it.  Raises
+    with all problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
     QuantizeError, BadData or OutputError.
     """
     problems, chain = stage_problems(recipe, facts)
@@ -98,7 +102,9 @@ def preflight(
         problems += _evaluation_problems(recipe.evaluate)
     estimate = None
     if not problems:
-        estimate = _estimate(recipe, chain, calibration, loaded, out, done, loading, ratios)
+        estimate = _estimate(
+            recipe, chain, calibration, loaded, out, done, unmeasured, loading, ratios
+        )
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
     if problems:
@@ -282,33 +288,34 @@ def _estimate(
     loaded: Any,
     out: Path,
     done: int,
+    unmeasured: Sequence[int],
     loading: float,
     ratios: Mapping[str, float],
 ) -> Estimate:
-    """Time scales with the parameters that a token passes, and as ``_ratios`` says; evaluation counts its
+    """Tokens take as long as the parameters that one passes, and as ``ratios`` says; evaluation counts its
     perplexity only."""
-    alone, now = seconds_per_token(loaded.model)
+    speed = measured_speed(loaded.model)
     if recipe.run.dtype == "bfloat16":  # what was timed takes as long itself
         ratios = {}
-    step = STEP_LOADS * loading * alone / now
-    seconds, disk, most, memory = 0.0, 0, 0, 0
+    loads = STEP_LOADS * loading / speed.busy
+    measuring = evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
+    shares = [facts.parameters / chain[0].parameters for facts in chain]
+    seconds = speed.token * measuring * sum(shares[number] for number in unmeasured)
+    disk, most, memory = 0, 0, 0
     own = calibration.own
     if own is not None and done < len(recipe.stages):
         left = max(0, recipe.own_tokens() - own.written())
         # what a token costs is that of writing in bfloat16 where that is fast
-        seconds += left * TOKEN_COST * alone * max(1.0, ratios.get("self_text", 1.0))
+        seconds += left * TOKEN_COST * speed.token * max(1.0, ratios.get("self_text", 1.0))
         disk += left * OWN_TOKEN_BYTES
         memory = _writing_memory(own.settings, chain[0]) if left else 0
-    for number, stage in enumerate(recipe.stages):
-        before, after = chain[number], chain[number + 1]
-        if number < done:
-            continue
-        kind = KINDS[stage.kind]
-        tokens = kind.work(stage.settings, before, calibration)
-        tokens *= 1 - PRODUCTS + PRODUCTS * ratios.get(stage.name, 1.0)
-        tokens += evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
-        seconds += (tokens * alone + step) * before.parameters / chain[0].parameters
-        seconds += kind.child_seconds
+    for number, stage in enumerate(recipe.stages[done:], done):
+        before, after, kind = chain[number], chain[number + 1], KINDS[stage.kind]
+        work = kind.work(stage.settings, before, calibration)
+        products = 1 - PRODUCTS + PRODUCTS * ratios.get(stage.name, 1.0)
+        seconds += (speed.token * work.tokens * products + loads) * shares[number]
+        seconds += speed.number * work.numbers + speed.call * work.calls + kind.child_seconds
+        seconds += speed.token * measuring * shares[number + 1]
         disk += after.bytes_on_disk
         own_memory = LIBRARY_BYTES + kind.parameter_bytes * before.parameters
         own_memory += kind.memory(stage.settings, before, calibration)
@@ -317,7 +324,8 @@ def _estimate(
         if number == done:  # what an interrupted attempt left is not needed again
             kept = max(0, kept - kept_of(out, step_name(number + 1, stage.name)))
         most = max(most, disk + kept)
-    return Estimate((seconds, seconds * now / alone), memory, max(most, disk))
+    total = len(recipe.stages)
+    return Estimate((seconds, seconds * speed.busy), memory, max(most, disk), (total - done, total))
 
 
 def _writing_memory(settings: SelfTextSettings, facts: ModelFacts) -> int:
@@ -334,6 +342,61 @@ def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: f
     window = 2048 if settings.protocol == "wikitext2048" else 512
     whole = Path(settings.text).stat().st_size / characters_per_token
     return whole if settings.windows is None else min(whole, settings.windows * window)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds on this machine if it does nothing else: of a ``token`` of a forward pass of the model, of a ``number``
+    in a pass over many outside of matrix products, of a ``call`` of torch on few.  ``busy``: how many times as long it
+    takes now."""
+
+    token: float
+    number: float
+    call: float
+    busy: float
+
+
+PARALLEL = 0.8  # of the time of a forward pass, and of passes over numbers, that threads share
+BUSY = 1.3  # how many times as long as one thread computes it waits, on a machine with other work
+
+
+def measured_speed(model: Any) -> Speed:
+    """The speed of torch's threads on ``model``.
+
+    Alone: the time that this thread had a processor for.  On a busy machine threads wait for each other, and use
+    the processor while they do: there one thread is timed, and what several would take is calculated.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    here = str(model.device) == "cpu"
+    try:
+        torch.set_num_threads(1)
+        one, waited = seconds_per_token(model)
+        number, call = _seconds_per_number(), _seconds_per_call()
+    finally:
+        torch.set_num_threads(threads)
+    if threads == 1 or not here:
+        return Speed(one, number, call, waited / one)
+    several, whole = seconds_per_token(model)
+    shared = 1 - PARALLEL + PARALLEL / threads
+    alone = one * shared if waited > BUSY * one else min(one, several)
+    return Speed(alone, number * shared, call, max(1.0, whole / alone))
+
+
+def _seconds_per_number() -> float:
+    """Of passes that read and write float32."""
+    import torch
+
+    x = torch.ones(1 << 20)
+    return _fastest(lambda: x.add(1.0).clamp_(0, 15).mul_(0.5)) / (3 * x.numel())
+
+
+def _seconds_per_call() -> float:
+    import torch
+
+    x, calls = torch.ones(64), 200
+    return _fastest(lambda: [x.add(x) for _ in range(calls)]) / calls
 
 
 def seconds_per_token(model: Any) -> tuple[float, float]:

@@ -13,6 +13,7 @@ FACTOR_MIN = 0.05
 # How far from its integer a latent begins at most: the model begins as it was quantised, whatever the
 # rounding of its neighbours was made up for in a weight.
 BEGIN_MAX = 0.45
+ROUNDING_PASSES = 18  # over the latents, of a forward and a backward pass
 
 
 def nearest(latent: Any, bits: int) -> Any:

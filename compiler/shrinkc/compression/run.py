@@ -16,7 +16,7 @@ from shrinkc.compression.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compression.preflight import Preflight, preflight, settle
+from shrinkc.compression.preflight import preflight, settle
 from shrinkc.compression.recipe import EvaluateSettings, Recipe, parse_toml
 from shrinkc.compression.run_directory import (
     CHOSEN,
@@ -134,11 +134,13 @@ def compress(
     check_folder(out, begun)
     run = _Run(source, out, recipe, reporter, device)
     if dry_run:
-        return run.plan()
+        if force and is_run(out):
+            refuse_to_delete(out, foreign_files(out))
+        return run.plan(fresh=force)
     with locked(out):
         if force and is_run(out):
             refuse_to_delete(out, foreign_files(out))
-            run.plan()  # refusals come while the earlier run is still there
+            run.plan(fresh=True)  # refusals come while the earlier run is still there
             clear(out)
         return run.go()
 
@@ -157,12 +159,19 @@ class _Run:
 
     # ---- the whole ----
 
-    def plan(self) -> CompressionResult:
-        """Preflight alone.  Nothing is written."""
-        gguf = self.source.is_file()
-        facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
-        self._settle(facts)
-        self._preflight(facts, self.source)
+    def plan(self, *, fresh: bool = False) -> CompressionResult:
+        """What a run would refuse, and what it would take; ``fresh``: from nothing.  Nothing is written."""
+        found = None if fresh else self._continued()
+        if found is None:
+            gguf = self.source.is_file()
+            facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
+            self._settle(facts)
+            found = self.source, facts
+        if self._is_over():
+            self.estimate = f"all {len(self.recipe.stages)} steps are over; nothing is left to do"
+            self.reporter.note(self.estimate)
+        else:
+            self._preflight(*found)
         return CompressionResult(self.out, [], self.source, self.estimate, self.notes)
 
     def go(self) -> CompressionResult:
@@ -172,35 +181,16 @@ class _Run:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink()
-        directory, expected = self.out / SOURCE, self._source_fingerprint()
-        if directory.exists():
-            self.records.append(self._found(directory, expected))
-            source = self._model_of(self.records[0])
-            facts = facts_of(source)
-            self._settle(facts)
-        elif self.source.is_file():
-            with new_directory(directory) as folder:
-                self._unpack(folder / "model")
-                facts = facts_of(folder / "model")
-                self._settle(facts)
-                self._preflight(facts, folder / "model")
-                self.records.append(self._first_record(folder, expected, facts))
-            source = directory / "model"
-        else:
-            source, facts = self.source, facts_of(self.source)
-            self._settle(facts)
-            self._preflight(facts, source)
-            with new_directory(directory) as folder:
-                self.records.append(self._first_record(folder, expected, facts))
+        source, facts = self._continued() or self._begun()
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
-        if self.recipe.budget is not None:
+        if self.recipe.budget is not None:  # nothing was chosen yet
             self._write_own_text(source, facts)
-            self.recipe = self._chosen(*self._before_budget(source, facts))
+            self.recipe = self._choice(*self._before_budget(source, facts))
             self.estimate = ""  # of the stages that were chosen, not of what was given
-        self._check_what_is_there()
-        if len(self.records) <= len(self.recipe.stages) and not self.estimate:
-            self._preflight(facts, source)
+            self._check_what_is_there()
+        if not (self.estimate or self._is_over()):
+            self._preflight(source, facts)
         self._write_own_text(source, facts)
         self._write_summary()
         self._measure(0)
@@ -212,30 +202,75 @@ class _Run:
         final = self._model_of(self.records[-1])
         return CompressionResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
+    def _continued(self) -> tuple[Path, ModelFacts] | None:
+        """MODEL as an earlier attempt has it, once all that this one left was held against this run; None
+        where there is none.  RunChanged and BadStep unless this run can go on from it.  Nothing is written."""
+        directory = self.out / SOURCE
+        if not directory.exists():
+            return None
+        self.records = [self._found(directory, self._source_fingerprint())]
+        source = self._model_of(self.records[0])
+        facts = facts_of(source)
+        self._settle(facts)
+        if self.recipe.budget is not None:
+            self.recipe = self._kept_choice() or self.recipe
+        whole = self.recipe
+        if whole.budget is not None:
+            from shrinkc.compression.budget import before_budget
+
+            self.recipe = whole.with_stages(before_budget(whole))
+        self._check_what_is_there()
+        self.recipe = whole
+        if self.own is not None and self._steps_left():
+            self._check_own_text(self.own)
+        return source, facts
+
+    def _begun(self) -> tuple[Path, ModelFacts]:
+        """MODEL, after preflight, with its record."""
+        directory, expected = self.out / SOURCE, self._source_fingerprint()
+        if self.source.is_file():
+            with new_directory(directory) as folder:
+                self._unpack(folder / "model")
+                facts = facts_of(folder / "model")
+                self._settle(facts)
+                self._preflight(folder / "model", facts)
+                self.records = [self._first_record(folder, expected, facts)]
+            return directory / "model", facts
+        facts = facts_of(self.source)
+        self._settle(facts)
+        self._preflight(self.source, facts)
+        with new_directory(directory) as folder:
+            self.records = [self._first_record(folder, expected, facts)]
+        return self.source, facts
+
+    def _steps_left(self) -> bool:
+        return self.recipe.budget is not None or len(self.records) <= len(self.recipe.stages)
+
+    def _is_over(self) -> bool:
+        """Whether every step is there and measured."""
+        return not self._steps_left() and not self._unmeasured()
+
+    def _unmeasured(self) -> list[int]:
+        """Numbers of the steps that are over and still have to be evaluated as the recipe says."""
+        if self.recipe.evaluate is None:
+            return []
+        wanted = evaluation_fingerprint(self.recipe.evaluate)
+        return [n for n, r in enumerate(self.records) if differences(r.evaluation, wanted)]
+
     def _calibration(self) -> Calibration:
         given = self.recipe.calibration
         return Calibration(given.text, given.samples, given.length, self.own)
 
     def _write_own_text(self, source: Path, facts: ModelFacts) -> None:
         """Has MODEL write as much text as the recipe asks for, beyond what is there."""
-        if self.own is None or len(self.records) > len(self.recipe.stages):
+        if self.own is None or not self._steps_left():
             return
-        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
-        made_from |= {"device": self.device}
-        made_from |= {f"self_text.{k}": v for k, v in asdict(self.recipe.self_text).items()}
-        known = self.own.made_from()
-        changed = differences(known, made_from) if known else []
-        if changed:
-            raise RunChanged(
-                f"{self.own.folder} was written by something else: {'; '.join(changed)}.",
-                "change that back to go on, delete that folder and the steps to begin again, choose another "
-                "output directory, or start over with --force.",
-            )
+        made_from = self._check_own_text(self.own)
         wanted = self.recipe.own_tokens()
         if self.own.written() >= wanted:
             return
         if not self.estimate:
-            self._preflight(facts, source)
+            self._preflight(source, facts)
         write_text(
             self.own,
             source,
@@ -247,14 +282,33 @@ class _Run:
         )
         self.calibration = self._calibration()
 
+    def _check_own_text(self, own: SelfText) -> Fingerprint:
+        """What decides MODEL's text; RunChanged where text is there that something else decided."""
+        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
+        made_from |= {"device": self.device}
+        made_from |= {f"self_text.{k}": v for k, v in asdict(self.recipe.self_text).items()}
+        known = own.made_from()
+        changed = differences(known, made_from) if known else []
+        if changed:
+            raise RunChanged(
+                f"{own.folder} was written by something else: {'; '.join(changed)}.",
+                "change that back to go on, delete that folder and the steps to begin again, choose another "
+                "output directory, or start over with --force.",
+            )
+        return made_from
+
     def _settle(self, facts: ModelFacts) -> None:
         """The recipe is from here on what was chosen of it; a budget chooses by itself."""
-        if self.recipe.budget is None:
-            self.recipe, notes = settle(self.recipe, facts)
-            for note in notes:
-                self._note(note)
+        if self.recipe.budget is not None:
+            from shrinkc.compression.budget import check_recipe
 
-    def _preflight(self, facts: ModelFacts, source: Path) -> Preflight:
+            check_recipe(self.recipe, facts)
+            return
+        self.recipe, notes = settle(self.recipe, facts)
+        for note in notes:
+            self._note(note)
+
+    def _preflight(self, source: Path, facts: ModelFacts) -> None:
         with self.reporter.stage("preflight"):
             from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not a part of loading
 
@@ -269,13 +323,13 @@ class _Run:
                 loaded,
                 self.out,
                 done=done,
+                unmeasured=self._unmeasured() if self.records else [0],
                 loading=loading,
             )
         for note in found.notes:
             self._note(note)
         self.estimate = found.estimate.line()
         self.reporter.note(self.estimate)
-        return found
 
     def _planned(self, facts: ModelFacts) -> Recipe:
         """The recipe with the stage gptq that its budget will add."""
@@ -332,6 +386,7 @@ class _Run:
 
     def _check_what_is_there(self) -> None:
         """Reads the steps that are over; RunChanged, BadStep unless this run can go on from them."""
+        del self.records[1:]
         wanted = [SOURCE, *(self._name(i + 1) for i in range(len(self.recipe.stages)))]
         present = sorted(
             p.name for p in self.out.iterdir()
@@ -516,12 +571,11 @@ class _Run:
 
     def _before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
         """The model that the budget chooses for: what the stages before it leave, run now."""
-        from shrinkc.compression.budget import before_budget, check_recipe
+        from shrinkc.compression.budget import before_budget
 
         whole = self.recipe
-        check_recipe(whole, facts)
         first = before_budget(whole)
-        if not first or (self.out / CHOSEN).exists():
+        if not first:
             return source, facts
         self.recipe = whole.with_stages(first)
         self._check_what_is_there()
@@ -532,37 +586,47 @@ class _Run:
         self.recipe = whole
         return source, facts_of(source)
 
-    def _chosen(self, source: Path, facts: ModelFacts) -> Recipe:
+    def _choice(self, source: Path, facts: ModelFacts) -> Recipe:
         """The recipe that the budget leads to; the search is made once and kept."""
         from shrinkc.compression.budget import decide
 
-        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
+        made_from, measured_from = self._chosen_from()
+        scratch = self._scratch("budget", measured_from)
+        decision = decide(self.recipe, source, facts, self.calibration, self.reporter, scratch)
+        written = decision.recipe.to_toml()
+        content = {"made_from": made_from, "recipe": written, "report": decision.report}
+        write_json(self.out / CHOSEN, content)
+        self._note(decision.note())
+        # as a resumed run will see it
+        return parse_toml(written, name=self.recipe.name)
+
+    def _kept_choice(self) -> Recipe | None:
+        """The recipe that the budget led to in an earlier attempt.  RunChanged where it had another budget."""
+        file = self.out / CHOSEN
+        made_from, measured_from = self._chosen_from()
+        if not file.exists():
+            self._check_state("budget", measured_from)
+            return None
+        kept = read_json(file)
+        changed = differences(kept["made_from"], made_from)
+        if changed:
+            raise RunChanged(
+                f"{file} was made for something else: {'; '.join(changed)}.",
+                "change that back to go on, choose another output directory, or start over "
+                "with --force.",
+            )
+        return parse_toml(kept["recipe"], name=self.recipe.name)
+
+    def _chosen_from(self) -> tuple[Fingerprint, Fingerprint]:
+        """What decides a budget's choice, and of that what decides its measurements: not what they are for."""
         assert self.recipe.budget is not None
+        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
         for stage in self.recipe.stages:
             made_from |= stage_fingerprint(stage, self.calibration)
         for key, value in self.calibration.fingerprint().items():
             made_from[f"calibration.{key}"] = value
-        # what is measured does not depend on what it is measured for
-        measured_from = dict(made_from)
-        made_from |= {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
-        file = self.out / CHOSEN
-        if file.exists():
-            kept = read_json(file)
-            changed = differences(kept["made_from"], made_from)
-            if changed:
-                raise RunChanged(
-                    f"{file} was made for something else: {'; '.join(changed)}.",
-                    "change that back to go on, choose another output directory, or start over "
-                    "with --force.",
-                )
-            return parse_toml(kept["recipe"], name=self.recipe.name)
-        scratch = self._scratch("budget", measured_from)
-        decision = decide(self.recipe, source, facts, self.calibration, self.reporter, scratch)
-        written = decision.recipe.to_toml()
-        write_json(file, {"made_from": made_from, "recipe": written, "report": decision.report})
-        self._note(decision.note())
-        # as a resumed run will see it
-        return parse_toml(written, name=self.recipe.name)
+        budget = {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
+        return made_from | budget, made_from
 
 
 def _evaluate(

@@ -30,6 +30,7 @@ DEFAULT_SAMPLES = 8192
 SAVE_SECONDS, SAVE_TAKES = 60.0, 3.0
 CURVE_POINTS = 200
 CLIP = 1.0  # of the gradient's norm
+ADAM_PASSES = 12  # over what is trained, of a step
 STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of it, in float32
 
 

@@ -50,6 +50,20 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a stage computes, in units whose time is measured on the machine.
+
+    ``tokens``: of a forward pass of the whole model; a backward pass counts twice.  ``numbers``: that are read in
+    passes over tensors outside of matrix products, each time that one is.  ``calls``: of torch on a few numbers, whose
+    time is the call itself.
+    """
+
+    tokens: float = 0.0
+    numbers: float = 0.0
+    calls: float = 0.0
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage of a recipe: ``name`` is unique there, ``settings`` is of the class that its kind declares."""
 
@@ -92,8 +106,7 @@ class StageKind:
 
     What it takes:
 
-    * ``work(settings, facts, calibration)``: about how many tokens of a forward pass of the model it computes (a
-      backward pass counts twice).
+    * ``work(settings, facts, calibration)``: what it computes, for the estimate of time.
     * ``child_seconds``: of its child processes beside their work, mostly for importing libraries.
     * ``parameter_bytes``: peak memory per parameter, and ``memory(settings, facts, calibration)``: bytes that the
       texts take beside that.
@@ -103,7 +116,7 @@ class StageKind:
     name: str
     settings: type[Any]
     run: Callable[[Any, StepContext], StepReport]
-    work: Callable[[Any, ModelFacts, Calibration], float]
+    work: Callable[[Any, ModelFacts, Calibration], Work]
     parameter_bytes: int
     predict: Callable[[Any, ModelFacts], ModelFacts] = lambda settings, facts: facts
     quantises: bool = False

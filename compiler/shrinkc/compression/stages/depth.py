@@ -14,7 +14,7 @@ from shrinkc.compression.blocks import batches, block, embed, loss_sum, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, exactly_one, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.output import write_file
 from shrinkc.core.progress import Update
@@ -102,19 +102,19 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     return predicted(facts, num_layers=layers - settings.count(layers))
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Tokens through the whole model that the search computes."""
     tokens, layers = calibration.samples * calibration.length, facts.config.num_layers
     if not settings.needs_calibration:
-        return 0.0
+        return Work()
     rounds = settings.count(layers) if settings.iterative else 1
     if settings.method == "taylor":
-        return 3.0 * rounds * tokens
+        return Work(3.0 * rounds * tokens)
     if settings.method == "cosine":
-        return 1.0 * rounds * tokens
+        return Work(1.0 * rounds * tokens)
     # without block i, only the blocks after it are computed again
     after = sum(layers - 1 - i for i in settings.candidates(layers)) / layers
-    return rounds * tokens * (1 + after)
+    return Work(rounds * tokens * (1 + after))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -18,7 +18,7 @@ import numpy as np
 from shrinkc.checkpoints import README
 from shrinkc.compression.checks import between
 from shrinkc.compression.child import run_child
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import WORKER, module_shapes
 from shrinkc.core.errors import BadData, UnsupportedModel
 from shrinkc.importer.gptq_config import is_quantized
@@ -72,9 +72,9 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     )
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Tokens: about 1.75 times the time of GPTQ on the same windows (SmolLM2, 32 short texts)."""
-    return 7.0 * (settings.samples or calibration.samples) * calibration.length
+    return Work(7.0 * (settings.samples or calibration.samples) * calibration.length)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

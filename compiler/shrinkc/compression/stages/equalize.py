@@ -24,14 +24,23 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages import gptq
-from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
-from shrinkc.compression.stages.gptq import GROUPS, WIDTHS, first_dividing, module_shapes, several
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
+from shrinkc.compression.stages.gptq import (
+    GROUPS,
+    WIDTHS,
+    first_dividing,
+    mean_inputs,
+    module_shapes,
+    several,
+    weights_of,
+)
 from shrinkc.model import ATTENTION, MLP
 
 LIMIT = 2.0**10  # of a scale, and of one divided by it
 _WEIGHTS = (0.0, 0.5)  # exponents b that are tried
 _STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
-_LEARNING = 10  # it takes as long as so many pairs of exponents
+# passes over the weights: of rounding them once, and of a step of Adam
+_ROUNDING, _LEARNING = 16, 10
 
 
 @dataclass(frozen=True)
@@ -119,12 +128,13 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
         )
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Second moments take as long as the matrices, and a pair of exponents as long as four tokens per input
-    (SmolLM2, 32 windows of 512)."""
-    c = facts.config
-    pairs = settings.points * len(_WEIGHTS) + (_LEARNING if settings.learn else 0)
-    return 2.0 * calibration.samples * calibration.length + 4.0 * pairs * c.hidden_size
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    """Second moments take as long as the matrices.  For each pair of exponents every weight is rounded, and what
+    that loses is multiplied with the moments; learned scales take passes over the weights alone."""
+    pairs = settings.points * len(_WEIGHTS) + settings.learn
+    tokens = 2.0 * calibration.samples * calibration.length + pairs * mean_inputs(facts.config)
+    passes = _ROUNDING * pairs + _LEARNING * _STEPS * settings.learn
+    return Work(tokens, passes * weights_of(facts.config))
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from shrinkc.checkpoints import need
 from shrinkc.compression.child import run_child
 from shrinkc.compression.embedding import table_zero
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
 from shrinkc.importer.model import Zero
@@ -35,6 +35,11 @@ WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
 METHODS = ("gptq", "autoround")
 _BATCH = 8  # windows of a step of AutoRound
+# Of GPTQModel's work: ranges that it tries, passes over the weights and calls of torch for each; those of a column;
+# and passes of our own GPTQ of the tables.  A power takes as long as 15 plain passes.
+_RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 24, 26
+_COLUMN_PASSES, _COLUMN_CALLS = 256, 30
+_TABLE_PASSES = 200
 _OVERRIDE = {"bits", "group", "sym", "desc_act"}
 
 
@@ -371,22 +376,51 @@ def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
     return vocab * hidden * bits // 8 + scales * 2 + -(-scales * zero // 8)
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Tokens: every layer runs twice, and Hessians take as long (SmolLM2, 32 windows of 512); for
-    GPTAQ it runs once more as it was, and the difference of what is read is multiplied too (64 windows of 512).
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    """Every layer runs twice, and Hessians take as long; for GPTAQ it runs once more as it was, and the difference
+    of what is read is multiplied too.
 
-    Rounding the columns one after the other takes as long as 8 tokens for every one of them,
-    whatever the text (SmolLM2, 4 windows of 64).
+    Then columns are rounded one after the other, which takes a few calls each, and what they lose is taken from the
+    others of their block.  Two searches for the ranges come before, of the whole matrix and of each group.
     """
+    tokens = calibration.samples * calibration.length
     if (
         settings.method == "autoround"
     ):  # forward and backward, and once more each block's inputs and results
         batch = min(_BATCH, calibration.samples) * settings.iterations
-        return calibration.length * (3.0 * batch + 2.0 * calibration.samples)
-    shapes = module_shapes(facts.config).values()
-    columns = sum(n * k * k for n, k in shapes) / sum(n * k for n, k in shapes)
+        return Work(calibration.length * (3.0 * batch + 2.0 * calibration.samples))
+    numbers = calls = products = 0.0
+    for name, (n, k) in module_shapes(facts.config).items():
+        one = work_of_matrix(settings, n, k, settings.of(name)["group"])
+        numbers, calls, products = (
+            numbers + one.numbers, calls + one.calls, products + one.tokens * n * k
+        )  # fmt: skip
+    if settings.table_bits < 16:
+        tables = len(_tables(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
+        numbers += tables * _TABLE_PASSES
     passes = 5.5 if settings.gptaq else 4.0
-    return passes * calibration.samples * calibration.length + 8.0 * columns
+    return Work(passes * tokens + products / weights_of(facts.config), numbers, calls)
+
+
+def work_of_matrix(settings: Settings, n: int, k: int, group: int) -> Work:
+    """What rounding a matrix [n, k] takes, in tokens through this matrix."""
+    searches = 1 + (1 if group == -1 else k / group)  # for ranges: of all, and of each group
+    ranges = _RANGES * bool(settings.mse)
+    return Work(
+        (5.0 if settings.gptaq else 2.0) * k,
+        n * k * (_COLUMN_PASSES + 2 * _RANGE_PASSES * ranges),
+        _COLUMN_CALLS * k + _RANGE_CALLS * ranges * searches,
+    )
+
+
+def weights_of(config: LlamaConfig) -> int:
+    """Weights of all matrices of the layers."""
+    return sum(n * k for n, k in module_shapes(config).values())
+
+
+def mean_inputs(config: LlamaConfig) -> float:
+    """Inputs of a matrix, mean over all weights: as many tokens take as long as what costs n · k · k."""
+    return sum(n * k * k for n, k in module_shapes(config).values()) / weights_of(config)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:

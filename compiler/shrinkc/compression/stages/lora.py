@@ -15,7 +15,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.compression.training import (
     Training,
@@ -72,14 +72,14 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return problems
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Tokens through the model: forward, backward without weight gradients, and the teacher.
 
     Adapters cost as much more as they are large: little in a large model.
     """
     samples = samples_to_train(settings, "lora", calibration)
     passes = 2.0 * (1 + adapters(settings, facts) / facts.parameters)
-    return samples * settings.length * (passes + (1.0 if settings.distill else 0))
+    return Work(samples * settings.length * (passes + (1.0 if settings.distill else 0)))
 
 
 def adapters(settings: Settings, facts: ModelFacts) -> int:

@@ -20,10 +20,17 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
-from shrinkc.compression.rounding import FACTOR_MIN, nearest, rounded, rounded_table
+from shrinkc.compression.rounding import (
+    FACTOR_MIN,
+    ROUNDING_PASSES,
+    nearest,
+    rounded,
+    rounded_table,
+)
 from shrinkc.compression.stages import scales
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.training import (
+    ADAM_PASSES,
     Training,
     TrainingSettings,
     check_texts,
@@ -57,8 +64,11 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return scales.quantised_problems(settings, facts, "qat")
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    return scales.tokens_of_training(settings, "qat", calibration)
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    """Besides the products, of every batch AdamW's passes over the latents."""
+    integers = scales.integers_and_scales(facts, tables=settings.tables)[0]
+    passes = ROUNDING_PASSES + ADAM_PASSES * settings.micro_batch // settings.batch
+    return scales.work_of_training(settings, "qat", integers, passes, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:

@@ -24,10 +24,11 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, train_norms
-from shrinkc.compression.rounding import nearest, rounded
+from shrinkc.compression.rounding import ROUNDING_PASSES, nearest, rounded
 from shrinkc.compression.stages import rotate, scales
-from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.compression.training import (
+    ADAM_PASSES,
     STATE_BYTES,
     StepSettings,
     check_texts,
@@ -81,9 +82,12 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
         )
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    """Forward and backward with gradients of the weights, and the streams of both models; no head."""
-    return 5.0 * settings.samples * settings.length
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    """Forward and backward with gradients of the weights, and the streams of both models; no head.  Of every batch
+    passes over the latents."""
+    integers = scales.integers_and_scales(facts, tables=False)[0]
+    numbers = integers * (ROUNDING_PASSES + ADAM_PASSES) * settings.samples / settings.batch
+    return Work(5.0 * settings.samples * settings.length, numbers)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:

@@ -29,7 +29,7 @@ from shrinkc.compression.blocks import READERS, WRITERS, batches, block, embed, 
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.words import show_size
 
@@ -73,10 +73,10 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     return facts if settings.head == "tied" else predicted(facts, tie_embeddings=False)
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """A matrix takes as long as ``hidden_size`` tokens, in float64; and the text is looked at in float32."""
     looked = calibration.samples * calibration.length if settings.outlier else 0
-    return 2.0 * facts.config.hidden_size + looked
+    return Work(2.0 * facts.config.hidden_size + looked)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -23,7 +23,7 @@ from shrinkc.compression.child import run_child
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.eora import link_files
 from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, WORKER
 from shrinkc.compression.training import (
@@ -62,8 +62,10 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     return quantised_problems(settings, facts, "scales")
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
-    return tokens_of_training(settings, "scales", calibration)
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
+    return work_of_training(
+        settings, "scales", integers_and_scales(facts, tables=False)[0], 8, calibration
+    )
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
@@ -109,10 +111,14 @@ def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) ->
     return problems
 
 
-def tokens_of_training(settings: TrainingSettings, stage: str, calibration: Calibration) -> float:
-    """Tokens through the model: forward, backward with weight gradients, and the teacher."""
+def work_of_training(
+    settings: TrainingSettings, stage: str, numbers: int, passes: int, calibration: Calibration
+) -> Work:
+    """Tokens through the model: forward, backward with weight gradients, and the teacher.  Of each micro-batch
+    ``passes`` over ``numbers``: weights are made of their integers, and gradients of them."""
     samples = samples_to_train(settings, stage, calibration)
-    return samples * settings.length * (4.0 if settings.distill else 3.0)
+    tokens = samples * settings.length * (4.0 if settings.distill else 3.0)
+    return Work(tokens, numbers * passes * samples / settings.micro_batch)
 
 
 def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, QuantizedWeight]:

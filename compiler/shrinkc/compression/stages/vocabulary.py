@@ -22,7 +22,7 @@ from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import between, exactly_one
 from shrinkc.compression.cut_tokenizer import Choice, Pieces
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.texts import Text, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
 from shrinkc.core.output import new_file
@@ -94,9 +94,9 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
     return []
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Nothing goes through the model but what it is asked about."""
-    return float(settings.samples * settings.length) if settings.expects else 0.0
+    return Work(settings.samples * settings.length if settings.expects else 0)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:

@@ -15,7 +15,7 @@ from shrinkc.compression.blocks import batches, block, embed, keep, rope
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
-from shrinkc.compression.stages.context import StageKind, StepContext, StepReport
+from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import ATTENTION, MLP, NAMES
@@ -118,9 +118,9 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     )
 
 
-def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> float:
+def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Every layer is computed to measure it, and again when it is narrower."""
-    return 3.0 * calibration.samples * calibration.length
+    return Work(3.0 * calibration.samples * calibration.length)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:

@@ -1,0 +1,106 @@
+"""The work that a stage declares is what it computes: counted operation by operation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.facts import facts_of
+from shrinkc.compression.rounding import ROUNDING_PASSES, rounded
+from shrinkc.compression.stages import equalize, gptq
+from shrinkc.importer.model import QuantizedWeight
+
+torch = pytest.importorskip("torch")
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+NOTHING = Calibration((), 0, 8)
+
+
+class Counting(TorchDispatchMode):  # type: ignore[misc]
+    """Counts ``calls`` and ``numbers`` that operations make outside of matrix products, and the multiplications
+    of ``products``; of a sum what it reads counts, of a power 15 passes, and views count nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.numbers, self.products = 0, 0, 0
+        self.by = Counter[str]()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.calls += 1
+        name = function.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "matmul"):
+            a, b = args[-2:]
+            self.products += a.numel() * b.shape[-1]
+        elif not getattr(function, "is_view", False):
+            tensors = [t for t in (made, *args) if isinstance(t, torch.Tensor)]
+            size = max((t.numel() for t in tensors), default=0)
+            self.numbers += size * (15 if name.startswith("pow") and args[1] != 2 else 1)
+            self.by[name] += size
+        return made
+
+
+def test_equalize(stories: Path) -> None:
+    from shrinkc.checkpoints import load
+
+    facts, layers = facts_of(stories), 5
+    settings = equalize.Settings(group=32, points=3)
+    model = load(stories, dtype="float32").model
+    layer = model.model.layers[0]
+    counting = Counting()
+    with torch.no_grad():
+        for site in equalize.sites(6, 2):
+            inputs = layer.get_submodule(site.readers[0]).in_features
+            moment = torch.randn(inputs, inputs).double()
+            with counting:
+                equalize.equalize(settings, layer, site, moment @ moment.T, torch.float32)
+    said = equalize.work(settings, facts, NOTHING)
+    assert 0.67 < said.numbers / (layers * counting.numbers) < 1.5, counting.by
+    tokens = layers * counting.products / gptq.weights_of(facts.config)
+    assert 0.67 < said.tokens / tokens < 1.5
+
+
+def test_training_through_the_rounding() -> None:
+    rng = np.random.default_rng(0)
+    q, scale = rng.integers(0, 16, (96, 128), np.uint8), np.ones((96, 4), np.float32)
+    layer = rounded(QuantizedWeight(4, 32, q, scale, -8 * scale), None, "bfloat16", "cpu")
+    x = torch.randn(4, 128)  # few tokens: what counts are the passes over the weights
+    counting = Counting()
+    with counting:
+        layer(x).sum().backward()
+    assert 0.67 < ROUNDING_PASSES * q.size / counting.numbers < 1.5, counting.by
+
+
+@pytest.mark.slow
+def test_gptq(stories: Path) -> None:
+    """One matrix, as GPTQModel rounds it."""
+    gptaq = pytest.importorskip("gptqmodel.quantization.gptaq")
+    from gptqmodel import QuantizeConfig
+    from gptqmodel.looper.named_module import NamedModule
+    from gptqmodel.quantization import GPTAQConfig
+
+    n, k, settings = 96, 256, gptq.Settings(group=32)
+    linear = torch.nn.Linear(k, n, bias=False)
+    named = NamedModule(linear, "down_proj", "model.layers.0.mlp.down_proj", 0)
+    config = QuantizeConfig(
+        bits=4, group_size=32, mse=settings.mse, gptaq=GPTAQConfig(alpha=settings.gptaq)
+    )
+    x = torch.randn(1, 300, k)
+    named.state["native_inp"] = [x + 0.1 * torch.randn_like(x)]
+    task = gptaq.GPTAQ(named, config)
+    task.quantizer.configure(perchannel=True)
+    task.process_batch(x)
+    counting = Counting()
+    with torch.no_grad(), counting:
+        task.quantize()
+    said = gptq.work_of_matrix(settings, n, k, 32)
+    assert 0.67 < said.numbers / counting.numbers < 1.5, counting.by
+    assert 0.67 < said.calls / counting.calls < 1.5
+    assert 0.67 < said.tokens * n * k / counting.products < 1.5
