@@ -274,7 +274,7 @@ def test_a_damaged_step_is_named(
 
 
 def test_what_is_left_of_a_run_is_said(
-    stories: Path, recipe: Recipe, whole: tuple[Path, RunResult], tmp_path: Path
+    stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     """By a dry run, which changes nothing, and by the run that goes on."""
     out = copy_of(whole, tmp_path)
