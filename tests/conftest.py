@@ -50,9 +50,14 @@ hypothesis.settings.load_profile("shrinkc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--update-golden", action="store_true", help="Write the files below tests/golden anew."
-    )
+    for option, what in (
+        ("--update-golden", "generated text, plans and cycles"),
+        (
+            "--update-golden-outputs",
+            "pinned tokens and logits, for a change of numerics that is meant",
+        ),
+    ):
+        parser.addoption(option, action="store_true", help=f"Write tests/golden anew: {what}.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
