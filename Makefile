@@ -25,6 +25,7 @@
 VENV   ?= .venv
 PROMPT ?= Once upon a time
 TOKENS ?= 200
+SIMULATED ?= 20
 DOCKER ?= docker
 BASE   ?= debian:13-slim
 DIGEST ?=
@@ -132,7 +133,7 @@ lock: packages-dev $(VENV)/dev
 # ---- the commands of the README ----
 
 demo: packages $(VENV)/base
-	@PATH=$(abspath $(BIN)):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS)
+	@PATH=$(abspath $(BIN)):$$PATH examples/demo.sh out/stories "$(PROMPT)" $(TOKENS) $(SIMULATED)
 
 # Without this make's own settings: tests run make as well, and read what it prints.  The tests of
 # a file share what they make, so one process has them all.

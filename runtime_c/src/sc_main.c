@@ -111,7 +111,7 @@ int sc_main(void) {
     uint32_t *in = sc_input_words(), *ids = in + SC_IN_TOKENS;
     const uint32_t prompt = in[SC_IN_PROMPT], most = in[SC_IN_NEW], end = prompt + most;
     const uint32_t lookup = in[SC_IN_LOOKUP];
-    const int go_on = in[SC_IN_IGNORE_EOS] != 0;
+    const int go_on = (int)in[SC_IN_IGNORE_EOS];
     const sc_sampling how = {in[SC_IN_INV_TEMP], in[SC_IN_TOP_P], in[SC_IN_SEED]};
     if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return refuse("input of another version");
     if (prompt < 1 || prompt > SC_CONTEXT || most > SC_CONTEXT - prompt)
