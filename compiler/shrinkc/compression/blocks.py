@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.core.output import new_file
-from shrinkc.model import ATTENTION, MLP
+from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES
 
 # the matrices whose results are added to the residual stream, and the norms that read what they are added to
 WRITERS = (ATTENTION[-1], MLP[-1])
 NORMS = ("input_layernorm", "post_attention_layernorm")
 # norm -> the matrices that read the stream through it
 READERS = dict(zip(NORMS, (ATTENTION[:-1], MLP[:-1]), strict=True))
+# matrix -> the first of those that are given the same inputs
+INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m in parts}
 _TINY = 1e-30  # of a mean square
 BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy, little enough for its memory
 

@@ -50,18 +50,6 @@ class Decision:
         )
 
 
-def choose(
-    recipe: Recipe,
-    source: Path,
-    facts: ModelFacts,
-    calibration: Calibration,
-    reporter: Reporter,
-    scratch: Path,
-) -> Recipe:
-    """The recipe that :func:`decide` arrives at."""
-    return decide(recipe, source, facts, calibration, reporter, scratch).recipe
-
-
 def decide(
     recipe: Recipe,
     source: Path,

@@ -18,25 +18,29 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.blocks import batches, block, embed, rope, watched
+from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import quantize_table, table_weightings
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
-from shrinkc.compression.stages.width import channel_scores, group_scores, refit
+from shrinkc.compression.stages.width import (
+    channel_scores,
+    group_scores,
+    highest,
+    input_norms,
+    refit,
+)
 from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES
+from shrinkc.model import ATTENTION, MLP, NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MODULES = tuple(NAMES.values())
-# the first of the modules that are given the same inputs
-INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m in parts}
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
@@ -336,10 +340,10 @@ def _changes(
         yield f"all {bits}", partial(at, bits, *MODULES)
 
     q, k, v, o, _, _, down = (weights[name] for name in MODULES)
-    norms = {name: moment.diagonal().sqrt().float() for name, moment in plain.items()}
+    norms = input_norms(plain)
     scores = channel_scores(down.float(), norms[MLP[-1]])
     for share in NARROW:
-        kept = _highest(scores, len(scores) - round(share * len(scores)))
+        kept = highest(scores, len(scores) - round(share * len(scores)))
         yield f"ffn {share}", partial(_narrowed, down, plain[MLP[-1]], kept)
     groups = layer.self_attn.config.num_key_value_heads
     if groups > 1:
@@ -347,14 +351,10 @@ def _changes(
             q.float(), k.float(), v.float(), o.float(),
             norms[ATTENTION[0]], norms[ATTENTION[-1]], groups,
         )  # fmt: skip
-        columns = _highest(
+        columns = highest(
             scores.repeat_interleave(o.shape[1] // groups), o.shape[1] - o.shape[1] // groups
         )
         yield "kv_group", partial(_narrowed, o, plain[ATTENTION[-1]], columns)
-
-
-def _highest(scores: Tensor, count: int) -> Tensor:
-    return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, block, embed, keep, rope
+from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, keep, rope, watched
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import module_shapes
 from shrinkc.core.errors import BadRecipe
-from shrinkc.model import ATTENTION, MLP, NAMES
+from shrinkc.model import ATTENTION, MLP
 
 STRUCTURED, PATTERN = "structured", "n:m"
 RIDGE = 0.01  # share of the Gram matrix's mean diagonal that is added to it
@@ -162,49 +162,10 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 # ---- measuring ----
 
 
-class _Inputs:
-    """Statistics of what goes into modules, over all calibration tokens.
-
-    ``squares[name]``: sum of squares of every input, float64 [inputs].  ``gram[name]``: XᵀX,
-    float64 [inputs, inputs], for the modules that are fitted.
-    """
-
-    def __init__(self, modules: dict[str, Any], fitted: tuple[str, ...]) -> None:
-        self.squares: dict[str, Any] = {}
-        self.gram: dict[str, Any] = {}
-        self._hooks = [
-            module.register_forward_pre_hook(self._hook(name, name in fitted))
-            for name, module in modules.items()
-        ]
-
-    def _hook(self, name: str, fitted: bool) -> Any:
-        def see(module: Any, arguments: Any) -> None:
-            x = arguments[0].flatten(0, -2)
-            squares = x.double().square().sum(0)
-            self.squares[name] = self.squares.get(name, 0) + squares
-            if fitted:
-                self.gram[name] = self.gram.get(name, 0) + (x.T @ x).double()
-
-        return see
-
-    def norm(self, name: str) -> Any:
-        """‖X‖₂ of every input, float32."""
-        return self.squares[name].sqrt().float()
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-def _measure(
-    layer: Any, hidden: list[Any], tables: Any, names: tuple[str, ...], fitted: tuple[str, ...] = ()
-) -> _Inputs:
-    modules = {name: layer.get_submodule(name) for name in names}
-    seen = _Inputs(modules, fitted)
-    for part in hidden:
-        block(layer, part, tables)
-    seen.close()
-    return seen
+def input_norms(moments: dict[str, Any]) -> dict[str, Any]:
+    """‖X‖₂ of every input of a module, float32 [inputs], over the root of the tokens; ``moments``: of
+    :func:`~shrinkc.compression.blocks.watched`."""
+    return {name: moment.diagonal().sqrt().float() for name, moment in moments.items()}
 
 
 def scores(weight: Any, norm: Any) -> Any:
@@ -237,7 +198,7 @@ def refit(weight: Any, gram: Any, kept: Any) -> Any:
     """``weight`` [out, in] on the inputs ``kept`` alone, by ridge regression.
 
     The W' that minimises ‖X Wᵀ − X[:, kept] W'ᵀ‖² + λ‖W' − W[:, kept]‖², λ = RIDGE times the mean of
-    the kept diagonal of the Gram matrix XᵀX (float64 [in, in]): little data leaves W as it was.
+    the kept diagonal of the Gram matrix XᵀX (float64 [in, in], over any number): little data leaves W as it was.
     """
     import torch
 
@@ -258,16 +219,17 @@ def _narrow(
         groups = config.num_key_value_heads
         q, k, v, o = (layer.get_submodule(name) for name in ATTENTION)
         names = (ATTENTION[0], ATTENTION[-1])
-        seen = _measure(layer, hidden, tables, names, names[1:])
+        moments, _ = watched(layer, hidden, tables, names, relative=False)
+        norms = input_norms(moments)
         score = group_scores(
-            q.weight, k.weight, v.weight, o.weight, seen.norm(names[0]), seen.norm(names[1]), groups
+            q.weight, k.weight, v.weight, o.weight, norms[names[0]], norms[names[1]], groups
         )
-        kept = _highest(score, groups - settings.kv_groups)
+        kept = highest(score, groups - settings.kv_groups)
         keys = _members(kept, k.out_features // groups)
         queries = _members(kept, q.out_features // groups)
         for module, rows in ((q, queries), (k, keys), (v, keys)):
             _set(module, module.weight[rows])
-        gram = seen.gram[names[1]]
+        gram = moments[names[1]]
         _set(o, refit(o.weight, gram, queries) if settings.refit else o.weight[:, queries])
         facts |= {"kv_groups": kept.tolist(), "group_scores": _figures(score)}
 
@@ -276,12 +238,12 @@ def _narrow(
     channels = settings.channels(intermediate)
     if channels < intermediate:
         name = MLP[-1]
-        seen = _measure(layer, hidden, tables, (name,), (name,))
-        score = channel_scores(down.weight, seen.norm(name))
-        kept = _highest(score, channels)
+        moments, _ = watched(layer, hidden, tables, (name,), relative=False)
+        score = channel_scores(down.weight, input_norms(moments)[name])
+        kept = highest(score, channels)
         for module in (gate, up):
             _set(module, module.weight[kept])
-        gram = seen.gram[name]
+        gram = moments[name]
         narrow = refit(down.weight, gram, kept) if settings.refit else down.weight[:, kept]
         facts["ffn"] = {
             "kept": len(kept),
@@ -301,7 +263,7 @@ def output_error(weight: Any, narrow: Any, gram: Any, kept: Any) -> float:
     return float(error / whole)
 
 
-def _highest(score: Any, count: int) -> Any:
+def highest(score: Any, count: int) -> Any:
     """The indices of the ``count`` highest scores, ascending; of equals the lower index."""
     import torch
 
@@ -353,13 +315,15 @@ def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
 def _zero(
     settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
-    names = tuple(NAMES.values())
-    seen = _measure(layer, hidden, tables, names)
+    moments, _ = watched(
+        layer, hidden, tables, tuple(dict.fromkeys(INPUT_OF.values())), relative=False
+    )
+    norms = input_norms(moments)
     zeros = total = 0
     assert settings.n is not None and settings.m is not None
-    for name in names:
+    for name, source in INPUT_OF.items():
         module = layer.get_submodule(name)
-        _set(module, zeroed(module.weight, seen.norm(name), settings.n, settings.m))
+        _set(module, zeroed(module.weight, norms[source], settings.n, settings.m))
         zeros += int((module.weight == 0).sum())
         total += module.weight.numel()
     return {"zeros": zeros, "weights": total}
