@@ -317,7 +317,7 @@ def test_a_training_that_diverges(
 def test_refusals(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(BadRecipe, match="weight_rate = 2"):
         qat.Settings(weight_rate=2.0)
-    (problem,) = qat.preflight(qat.Settings(), facts_of(STORIES))
+    (problem,) = qat.QAT.preflight(qat.Settings(), facts_of(STORIES))
     assert "needs a quantised model" in problem
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    assert "context is 512" in qat.preflight(qat.Settings(length=1024), facts_of(source))[0]
+    assert "context is 512" in qat.QAT.preflight(qat.Settings(length=1024), facts_of(source))[0]

@@ -291,9 +291,12 @@ def test_refusals(tmp_path_factory: pytest.TempPathFactory) -> None:
         reconstruct.Settings(weight_rate=2.0)
     with pytest.raises(BadRecipe, match="samples = 0"):
         reconstruct.Settings(samples=0)
-    (problem,) = reconstruct.preflight(reconstruct.Settings(), facts_of(STORIES))
+    (problem,) = reconstruct.RECONSTRUCT.preflight(reconstruct.Settings(), facts_of(STORIES))
     assert "needs a quantised model" in problem
     source = quantised(tmp_path_factory, "coarse", COARSE)
     facts = facts_of(source)
-    assert "context is 512" in reconstruct.preflight(reconstruct.Settings(length=1024), facts)[0]
-    assert qat.preflight(qat.Settings(), facts) == []
+    assert (
+        "context is 512"
+        in reconstruct.RECONSTRUCT.preflight(reconstruct.Settings(length=1024), facts)[0]
+    )
+    assert qat.QAT.preflight(qat.Settings(), facts) == []

@@ -104,10 +104,13 @@ def test_resumed_training_is_the_same_byte_for_byte(
 def test_refusals(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="learning_rate = 0.9"):
         scales.Settings(learning_rate=0.9)
-    (problem,) = scales.preflight(scales.Settings(), facts_of(STORIES))
+    (problem,) = scales.SCALES.preflight(scales.Settings(), facts_of(STORIES))
     assert "needs a quantised model" in problem
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    assert "context is 512" in scales.preflight(scales.Settings(length=1024), facts_of(source))[0]
+    assert (
+        "context is 512"
+        in scales.SCALES.preflight(scales.Settings(length=1024), facts_of(source))[0]
+    )
     step = context(tmp_path / "a", source, unquantized=STORIES)
     with_adapter = tmp_path / "with-adapter"
     (with_adapter / "eora").mkdir(parents=True)

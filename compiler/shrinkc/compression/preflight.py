@@ -98,8 +98,6 @@ def preflight(
     ratios = _ratios(recipe, loaded.model.device.type)
     notes += _dtype_notes(ratios)
     problems += _data_problems(recipe, calibration, loaded.tokenizer, notes)
-    if recipe.evaluate is not None:
-        problems += _evaluation_problems(recipe.evaluate)
     estimate = None
     if not problems:
         estimate = _estimate(
@@ -273,12 +271,6 @@ def _data_problems(
         checked, settings = KINDS[stage.kind].check_data, stage.settings
         check(lambda c=checked, s=settings: c(s, calibration, tokenizer))
     return problems
-
-
-def _evaluation_problems(settings: EvaluateSettings) -> list[tuple[type[ShrinkcError], str]]:
-    if settings.text or settings.trivia or settings.hellaswag or settings.samples:
-        return []
-    return [(BadRecipe, "[evaluate] names nothing to measure: text, trivia, hellaswag, samples")]
 
 
 def _estimate(

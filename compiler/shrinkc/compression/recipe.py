@@ -84,6 +84,8 @@ class EvaluateSettings:
             between("windows", self.windows, 1)
         between("trivia_items", self.trivia_items, 1)
         between("hellaswag_items", self.hellaswag_items, 1)
+        if not (self.text or self.trivia or self.hellaswag or self.samples):
+            raise BadRecipe("names nothing to measure: text, trivia, hellaswag, samples.")
         if self.text is not None and is_self(self.text):
             raise BadRecipe(
                 f"text = {self.text!r}: what the model writes itself says nothing of how well it does.",

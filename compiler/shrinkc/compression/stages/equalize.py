@@ -29,8 +29,8 @@ from shrinkc.compression.stages.gptq import (
     GROUPS,
     WIDTHS,
     first_dividing,
+    kept_layers,
     mean_inputs,
-    module_shapes,
     several,
     weights_of,
 )
@@ -135,11 +135,6 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
     tokens = 2.0 * calibration.samples * calibration.length + pairs * mean_inputs(facts.config)
     passes = _ROUNDING * pairs + _LEARNING * _STEPS * settings.learn
     return Work(tokens, passes * weights_of(facts.config))
-
-
-def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Layers that are over, in float32."""
-    return 4 * sum(n * k for n, k in module_shapes(facts.config).values())
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -341,5 +336,5 @@ EQUALIZE = StageKind(
     preflight=preflight,
     advice=advice,
     settle=settle,
-    kept=kept,
+    kept=kept_layers,
 )

@@ -418,6 +418,11 @@ def weights_of(config: LlamaConfig) -> int:
     return sum(n * k for n, k in module_shapes(config).values())
 
 
+def kept_layers(settings: Any, facts: ModelFacts) -> int:
+    """Bytes of all layers in float32, as stages that go from layer to layer keep them."""
+    return 4 * weights_of(facts.config)
+
+
 def mean_inputs(config: LlamaConfig) -> float:
     """Inputs of a matrix, mean over all weights: as many tokens take as long as what costs n · k · k."""
     return sum(n * k * k for n, k in module_shapes(config).values()) / weights_of(config)

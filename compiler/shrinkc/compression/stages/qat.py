@@ -60,10 +60,6 @@ class Settings(TrainingSettings):
         between("weight_rate", self.weight_rate, 0, 1)
 
 
-def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    return scales.quantised_problems(settings, facts, "qat")
-
-
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Besides the products, of every batch AdamW's passes over the latents."""
     integers = scales.integers_and_scales(facts, tables=settings.tables)[0]
@@ -172,7 +168,7 @@ QAT = StageKind(
     parameter_bytes=36,
     on_quantised=True,
     child_seconds=7.0,
-    preflight=preflight,
+    preflight=partial(scales.quantised_problems, stage="qat"),
     check_data=partial(check_texts, kind="qat"),
     kept=kept,
 )

@@ -65,10 +65,6 @@ class Settings(StepSettings):
         between("weight_rate", self.weight_rate, 0, 1)
 
 
-def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    return scales.quantised_problems(settings, facts, KIND)
-
-
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
     """Whether a rotation before it turns the largest channels as well."""
     turned = (
@@ -352,7 +348,7 @@ RECONSTRUCT = StageKind(
     advice=advice,
     child_seconds=7.0,
     memory=memory,
-    preflight=preflight,
+    preflight=partial(scales.quantised_problems, stage="reconstruct"),
     check_data=partial(check_texts, kind="reconstruct"),
     kept=kept,
 )

@@ -58,10 +58,6 @@ class Settings(TrainingSettings):
         between("learning_rate", self.learning_rate, 1e-8, 0.5)
 
 
-def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    return quantised_problems(settings, facts, "scales")
-
-
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     return work_of_training(
         settings, "scales", integers_and_scales(facts, tables=False)[0], 8, calibration
@@ -228,7 +224,7 @@ SCALES = StageKind(
     parameter_bytes=16,
     on_quantised=True,
     child_seconds=7.0,
-    preflight=preflight,
+    preflight=partial(quantised_problems, stage="scales"),
     check_data=partial(check_texts, kind="scales"),
     kept=kept,
 )

@@ -16,7 +16,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import between, one_of
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
-from shrinkc.compression.stages.gptq import module_shapes
+from shrinkc.compression.stages.gptq import kept_layers
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import ATTENTION, MLP
 
@@ -121,11 +121,6 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Every layer is computed to measure it, and again when it is narrower."""
     return Work(3.0 * calibration.samples * calibration.length)
-
-
-def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Layers that are over, in float32."""
-    return 4 * sum(n * k for n, k in module_shapes(facts.config).values())
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -351,5 +346,5 @@ WIDTH = StageKind(
     parameter_bytes=14,
     predict=predict,
     preflight=preflight,
-    kept=kept,
+    kept=kept_layers,
 )
