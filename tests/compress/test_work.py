@@ -63,6 +63,7 @@ def test_equalize(stories: Path) -> None:
                 equalize.equalize(settings, layer, site, moment @ moment.T, torch.float32)
     said = equalize.work(settings, facts, NOTHING)
     assert 0.67 < said.numbers / (layers * counting.numbers) < 1.5, counting.by
+    assert 0.67 < said.calls / (layers * counting.calls) < 1.5
     tokens = layers * counting.products / gptq.weights_of(facts.config)
     assert 0.67 < said.tokens / tokens < 1.5
 
@@ -101,6 +102,6 @@ def test_gptq(stories: Path) -> None:
     with torch.no_grad(), counting:
         task.quantize()
     said = gptq.work_of_matrix(settings, n, k, 32)
-    assert 0.67 < said.numbers / counting.numbers < 1.5, counting.by
+    assert 0.67 < 4 * said.numbers / counting.numbers < 1.5, counting.by  # in caches
     assert 0.67 < said.calls / counting.calls < 1.5
     assert 0.67 < said.tokens * n * k / counting.products < 1.5

@@ -40,7 +40,8 @@ LIMIT = 2.0**10  # of a scale, and of one divided by it
 _WEIGHTS = (0.0, 0.5)  # exponents b that are tried
 _STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
 # passes over the weights: of rounding them once, and of a step of Adam
-_ROUNDING, _LEARNING = 16, 10
+_ROUNDING, _LEARNING = 14, 8
+_CALLS = 90  # of torch in a step of Adam at one of the four sites of a block
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
     pairs = settings.points * len(_WEIGHTS) + settings.learn
     tokens = 2.0 * calibration.samples * calibration.length + pairs * mean_inputs(facts.config)
     passes = _ROUNDING * pairs + _LEARNING * _STEPS * settings.learn
-    return Work(tokens, passes * weights_of(facts.config))
+    calls = _CALLS * _STEPS * 4 * facts.config.num_layers * settings.learn
+    return Work(tokens, passes * weights_of(facts.config), calls)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

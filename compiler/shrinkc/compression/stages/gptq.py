@@ -36,9 +36,10 @@ LAYER = "model.layers.{}."
 METHODS = ("gptq", "autoround")
 _BATCH = 8  # windows of a step of AutoRound
 # Of GPTQModel's work: ranges that it tries, passes over the weights and calls of torch for each; those of a column;
-# and passes of our own GPTQ of the tables.  A power takes as long as 15 plain passes.
-_RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 24, 26
-_COLUMN_PASSES, _COLUMN_CALLS = 256, 30
+# and passes of our own GPTQ of the tables.  A power takes as long as 15 plain passes; of
+# groups and blocks, which caches hold, four passes take as long as one over a matrix.
+_RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 6, 26
+_COLUMN_PASSES, _COLUMN_CALLS = 64, 30
 _TABLE_PASSES = 200
 _OVERRIDE = {"bits", "group", "sym", "desc_act"}
 
