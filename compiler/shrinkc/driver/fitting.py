@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -50,20 +51,16 @@ def _lack(shape: ModelShape, target: Target) -> Lack | None:
 def _enough(shape: ModelShape, target: Target, level: str) -> Target:
     """``target`` with the least of ``level`` at which another level, or none, lacks something."""
 
-    def given(size: int) -> Target:
-        return target.with_room(**{level: size})
+    def enough(size: int) -> bool:
+        lack = _lack(shape, target.with_room(**{level: size}))
+        return lack is None or lack.level != level
 
-    def lacks(size: int) -> bool:
-        lack = _lack(shape, given(size))
-        return lack is not None and lack.level == level
-
-    low, high = target.room(level), 2 * target.room(level)
-    while lacks(high) and high < _CEILING:
+    low = high = max(16, target.room(level))
+    while not enough(high) and high < _CEILING:
         low, high = high, 2 * high
-    while high - low > 16:
-        middle = (low + high) // 2
-        low, high = (middle, high) if lacks(middle) else (low, middle)
-    return given(high)
+    sizes = range(low, high, 16)
+    place = bisect_left(sizes, True, key=enough)
+    return target.with_room(**{level: sizes[place] if place < len(sizes) else high})
 
 
 def alternatives(
@@ -137,11 +134,7 @@ def _changed(
 
 def _last(values: Sequence[int], good: Callable[[int], bool]) -> int:
     """The last of ``values`` that is good; the first is, and what is good comes first."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if good(values[middle]) else (low, middle - 1)
-    return values[low]
+    return values[bisect_left(values, True, lo=1, key=lambda value: not good(value)) - 1]
 
 
 def _written(size: int, most: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,7 +155,7 @@ def _config_facts(c: LlamaConfig) -> dict[str, object]:
         "rope_scaling": None if scaling is None else f"llama3, factor {scaling.factor:g}",
         "sliding_window": c.sliding_window,
         "biases": [name.rpartition(".")[2] for name in c.biased],
-        "parameters": sum(_product(shape) for shape in shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes),
     }
 
 
@@ -190,13 +191,6 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    out = 1
-    for size in shape:
-        out *= size
-    return out
 
 
 # ---- the integer model and what was compiled of it ----

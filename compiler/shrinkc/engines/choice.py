@@ -60,6 +60,16 @@ class _Offer:
     gain: int
     bytes: int
 
+    def taken_from(self, left: dict[str, int], more: str) -> str | None:
+        """Takes its bytes from the first level that has them; else why it cannot."""
+        levels = self.engine.levels
+        level = next((v for v in levels if left.get(v, 0) >= self.bytes), None)
+        if level is None:
+            where, most = " or ".join(levels), max(left.get(v, 0) for v in levels)
+            return f"needs {self.bytes} bytes{more} of {where}, where {most} are left"
+        left[level] -= self.bytes
+        return None
+
 
 def _room_for(spec: MatrixSpec, engine: Engine) -> int:
     """Bytes of a level that it reads which a matrix may take, what its place begins behind included."""
@@ -111,16 +121,11 @@ def choose(
     left = {level: room.get(level, 0) for e in engines for level in e.levels}
     for same in sorted(offers, key=lambda o: -o[0].gain / o[0].bytes):
         for offer in same:
-            name, engine = offer.spec.name, offer.engine
-            level = next((v for v in engine.levels if left[v] >= offer.bytes), None)
-            if level is not None:
-                left[level] -= offer.bytes
-                best[name] = (engine.name, engine.cycles(offer.spec, 1))
+            name = offer.spec.name
+            if (reason := offer.taken_from(left, "")) is None:
+                best[name] = (offer.engine.name, offer.engine.cycles(offer.spec, 1))
                 break
-            free = max(left[v] for v in engine.levels)
-            where = " or ".join(engine.levels)
-            reason = f"needs {offer.bytes} bytes of {where}, where {free} are left"
-            refused[name].append((engine.name, reason))
+            refused[name].append((offer.engine.name, reason))
     return Choices(
         {
             name: Choice(*best[owners.get(name, name)], tuple(refused[owners.get(name, name)]))
@@ -170,13 +175,8 @@ def with_copies(
     left = dict(free)
     for offer in sorted(offers, key=lambda o: -o.gain / o.bytes):
         name, engine = offer.spec.name, offer.engine
-        level = next((v for v in engine.levels if left.get(v, 0) >= offer.bytes), None)
-        if level is None:
-            where, most = " or ".join(engine.levels), max(left.get(v, 0) for v in engine.levels)
-            refuse(
-                name, engine, f"needs {offer.bytes} bytes more of {where}, where {most} are left"
-            )
+        if reason := offer.taken_from(left, " more"):
+            refuse(name, engine, reason)
             continue
-        left[level] -= offer.bytes
         found[name] = replace(found[name], engine=engine.name, cycles=engine.cycles(offer.spec, 1))
     return Choices({name: found[owners.get(name, name)] for name in found})

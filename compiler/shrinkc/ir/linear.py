@@ -111,11 +111,6 @@ class QLinear:
         """Largest |acc| that c = 1 everywhere could give."""
         return unit_bound(self.segment_bounds(), self.drop)
 
-    @property
-    def activations(self) -> str:
-        """The kind of IR value that it reads."""
-        return "q16" if self.x_bits else "q8"
-
     def acc_bound(self) -> int:
         """Largest |acc| that any activations give."""
         if self.x_bits:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from shrinkc.targets.target import KIB, MIB, Level, Program, Target
+from dataclasses import replace
 
-# 16 more than a multiple of 64, so that the cores' stacks start in different L1 banks
-STACK = 1040
+from shrinkc.targets.pulp_open import PULP_OPEN
+from shrinkc.targets.target import KIB, MIB, Level
 
 # the decode path's, of a program with all that there is 33.4 KiB; the linker refuses more than this
 CODE = 34 * KIB
 
-SIRACUSA = Target(
+SIRACUSA = replace(
+    PULP_OPEN,
     name="siracusa",
     title="Siracusa",
-    cores=8,
-    controller=True,
     engines=("cores", "neureka", "neureka_3x3", "neureka_twice"),
     levels=(
         Level("l1", 256 * KIB),
@@ -25,17 +24,8 @@ SIRACUSA = Target(
         Level("flash", 512 * MIB),
         Level("hyperram", 64 * MIB),
     ),
-    l1_system=9 * STACK + 1024,
-    l2_system=80 * KIB,
     programs={"host": "host", "qemu": "rv32", "gvsoc": "siracusa"},
-    program=Program(
-        folders=("siracusa", "pulp"),
-        isa="rv32imc_zicsr",
-        defines=("SC_XPULP=1",),
-        options={"STACKS": "SC_STACK_REPORT", "PROFILE": "SC_PROFILE"},
-        symbols={"SC_CL_STACK": STACK},
-        sections=True,
-    ),
+    program=replace(PULP_OPEN.program, folders=("siracusa", "pulp")),
     gvsoc="siracusa",
     # a line of code comes sooner from the weight memory than from L2
     code=("wmem", "l2"),
