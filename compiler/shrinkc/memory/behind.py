@@ -186,7 +186,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     for table in reserved.tables:
         at[table.level] = max(at[table.level], table.offset + table.bytes)
     out: dict[str, Placement] = {}
-    owners, short = dict(s.shared), dict[str, int]()
+    owners, short, without = dict(s.shared), dict[str, int](), set[str]()
     usual = sorted(s.matrices, key=lambda m: m.engine == CORES)
     levels = {
         name: [v for v in engine_named(name).levels or room if v in room]
@@ -194,8 +194,10 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
     }
     near = _near(s.head, asked, room, at)
     for m in _spread(usual, owners, room, at) if asked.spread else usual:
-        if owners.get(m.name) in out:
-            out[m.name] = replace(out[owners[m.name]], name=m.name)
+        owner = owners.get(m.name)
+        if owner in out:
+            out[m.name] = replace(out[owner], name=m.name)
+        if owner in out or owner in without:
             continue
         for level in levels[m.engine]:
             start = align(at[level], m.store.align)
@@ -203,6 +205,9 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
                 break
         else:  # the last memory would have to be larger, by what all such matrices take of it
             short[level] = start + m.bytes - room[level]
+            at[level] = start + align(m.bytes)
+            without.add(m.name)
+            continue
         if near is not None and m.name == s.head.name:
             p = replace(near, level=level, offset=start)
         else:
@@ -211,7 +216,7 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         out[m.name] = p
         at[level] = start + align(m.bytes - p.near_bytes)
     # nobody is told: whoever asks has another plan
-    if asked.every and (near is None or _on_chip(out[s.head.name])):
+    if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):
         whole = (s.head.name, s.head.bytes)
         return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))
     if short:
