@@ -253,10 +253,8 @@ def evaluate(
     text: AnyPath | None = None,
     protocol: str | None = None,
     windows: int | None = None,
-    trivia: AnyPath | None = None,
-    trivia_items: int | None = None,
-    hellaswag: AnyPath | None = None,
-    hellaswag_items: int | None = None,
+    tasks: Sequence[str] = (),
+    items: int | None = None,
     samples: Sequence[str] = (),
     chat: bool = False,
     dtype: str | None = None,
@@ -275,9 +273,8 @@ def evaluate(
     At least one of: ``text``, a file for perplexity ("hub" fetches WikiText-2), cut by ``protocol``
     ("wikitext512" or "wikitext2048"; "wikitext64" to "wikitext256" are for short contexts; None: the
     first, or what fits) into ``windows`` of as many tokens (None: all);
-    ``trivia``, questions of TriviaQA as JSON lines; ``hellaswag``, tasks; ``samples``, texts to go
-    on from (with ``chat``, messages).  ``trivia_items`` and ``hellaswag_items`` count what is asked
-    (None: all).
+    ``tasks`` of lm-evaluation-harness, each "NAME", "FILE.yaml" or "NAME=FILE" with a local file of data, of
+    which ``items`` questions are asked (None: all); ``samples``, texts to go on from (with ``chat``, messages).
 
     A compiled directory runs on ``engine`` "host" (default; needs a C compiler) or "interpreter",
     and must have been compiled for a context of a window.  What is not compiled needs torch (the
@@ -292,7 +289,7 @@ def evaluate(
     interruption and gives the same numbers; delete it when the result is where it belongs.
 
     Returns what ``shrinkc eval --json`` prints: ``model``, and of what was asked for
-    ``perplexity`` (in which ``base`` says how far the predictions are apart), ``trivia``, ``hellaswag``,
+    ``perplexity`` (in which ``base`` says how far the predictions are apart), ``tasks`` and
     ``samples``, each with its protocol and seconds.
 
     Raises UsageError, BadData, ExtraMissing, RunChanged when ``resume`` was begun for something else, and
@@ -302,8 +299,7 @@ def evaluate(
 
     request = EvalRequest.from_options(
         model=os.fspath(model), text=_name(text), protocol=protocol, windows=windows,
-        trivia=_name(trivia), trivia_items=trivia_items, hellaswag=_name(hellaswag),
-        hellaswag_items=hellaswag_items, sample=samples, chat=chat, dtype=dtype, kv_bits=kv_bits,
+        tasks=tasks, items=items, sample=samples, chat=chat, dtype=dtype, kv_bits=kv_bits,
         batch=batch, threads=threads, device=device, engine=engine, base=_name(base),
     )  # fmt: skip
     return evaluate_model(

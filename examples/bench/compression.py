@@ -35,10 +35,10 @@ length = 512
 [evaluate]
 text = "{data}/wikitext2/wiki.test.raw"
 windows = 64
-trivia = "{data}/triviaqa/triviaqa_1000.jsonl"
-trivia_items = 100
-hellaswag = "{data}/hellaswag/hellaswag_val_full.txt.bz2"
-hellaswag_items = 100
+tasks = [
+    "triviaqa={data}/triviaqa/triviaqa_1000.jsonl", "hellaswag={data}/hellaswag/hellaswag_val_full.txt.bz2",
+]
+items = 100
 dtype = "bfloat16"
 
 """
@@ -133,7 +133,7 @@ CONFIGURATIONS = REFERENCE | OURS
 OWN = "#000000"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 HEAD = (
-    "| configuration | packed MB | of bf16 | perplexity | TriviaQA closed | HellaSwag acc / norm |\n"
+    "| configuration | packed MB | of bf16 | perplexity | TriviaQA | HellaSwag acc / norm |\n"
     "|---|---:|---:|---:|---:|---:|\n"
 )
 
@@ -190,8 +190,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         mark = "**" if r["ours"] else ""
         lines.append(
             f"| {mark}{r['label']}{mark} | {r['packed_bytes'] / 1e6:.1f} | {100 * r['share']:.1f} % | "
-            f"{mark}{r['perplexity']:,.2f}{mark} | {percent(r['trivia_closed'])} | "
-            f"{percent(r['hellaswag'])} / {percent(r['hellaswag_norm'])} |\n"
+            f"{mark}{r['perplexity']:,.2f}{mark} | {percent(r['tasks'].get('triviaqa exact_match'))} | "
+            f"{percent(r['tasks'].get('hellaswag acc'))} / {percent(r['tasks'].get('hellaswag acc_norm'))} |\n"
         )
     return HEAD + "".join(lines)
 

@@ -14,28 +14,205 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.core.errors import ShrinkcError
-from shrinkc.evaluation import (
-    PROTOCOLS,
-    LogitsOf,
-    Protocol,
-    Result,
-    agreement,
-    integer_logits,
-    measure,
-    read_text,
-)
-from shrinkc.importer import formats, load_model
+from shrinkc.core.errors import ShrinkcError, UsageError
+from shrinkc.evaluation import token_losses
+from shrinkc.evaluation.items import read_text
+from shrinkc.evaluation.perplexity import cut_windows
+from shrinkc.importer import Tokenizer, formats, load_model
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.model import FAMILIES
 from shrinkc.quantize import QuantOptions, lower
 
 PROGRESS_SECONDS = 5
+
+
+# ---- what is measured: the tokens of a text that a model has to predict, and its loss on them ----
+
+# ids [T] at positions 0..T-1 -> logits [T, vocab]
+LogitsOf = Callable[[NDArray[np.int64]], NDArray[np.floating]]
+# done, total, mean loss so far
+Progress = Callable[[int, int, float], None]
+
+WINDOW = 512
+STORY_START = re.compile(r"\n\n(?=Once upon a time|One day)")
+STORY_IDS_MAX = 400
+STORY_IDS_MIN = 50
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``cut(tokenizer, text, count)`` makes sequences of at most ``longest`` ids.
+
+    ``count`` are the sequences (``unit`` names them) of the reference figures.
+    """
+
+    name: str
+    cut: Callable[[Tokenizer, str, int], list[list[int]]]
+    count: int
+    longest: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """``tokens`` predicted in ``sequences`` sequences; ``loss`` is their mean, in nats.
+
+    ``greedy`` int64 [tokens] are the most likely tokens, the lowest id among equals.
+    """
+
+    protocol: str
+    sequences: int
+    tokens: int
+    loss: float
+    greedy: NDArray[np.int64] = field(repr=False, compare=False)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+    def to_dict(self) -> dict[str, str | int | float]:
+        """The figures, for JSON."""
+        return {
+            "protocol": self.protocol,
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+        }
+
+
+def text_windows(
+    tokenizer: Tokenizer, text: str, count: int, length: int = WINDOW
+) -> list[list[int]]:
+    """The first ``count`` non-overlapping windows of ``length`` ids of one long text.
+
+    The text is tokenised from its start without special tokens.  Raises UsageError or BadData
+    if it is too short: fewer windows would be another measurement.
+    """
+    _check_count(count)
+    return cut_windows(tokenizer.encode(text, add_bos=False), length, count)
+
+
+def story_pieces(tokenizer: Tokenizer, text: str, count: int) -> list[list[int]]:
+    """The ids of the first ``count`` stories of a text that separates them by blank lines.
+
+    A story starts at "Once upon a time" or "One day" after a blank line.  Each is stripped,
+    encoded as a prompt is (with the model's BOS), and cut to STORY_IDS_MAX ids; those under
+    STORY_IDS_MIN ids are left out, so that fewer than ``count`` may come back.  Raises
+    UsageError if the text has fewer stories, or none is long enough.
+    """
+    _check_count(count)
+    stories = STORY_START.split(text)
+    if len(stories) < count:
+        raise UsageError(
+            f"{count} stories are asked for, the text has {len(stories)}.",
+            f"at most {len(stories)} stories.",
+        )
+    pieces = [tokenizer.encode(story.strip())[:STORY_IDS_MAX] for story in stories[:count]]
+    pieces = [ids for ids in pieces if len(ids) >= STORY_IDS_MIN]
+    if not pieces:
+        raise UsageError(f"none of the {count} stories has {STORY_IDS_MIN} tokens.")
+    return pieces
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    p.name: p
+    for p in (
+        Protocol("wikitext512", text_windows, 16, WINDOW, "windows"),
+        Protocol("tinystories", story_pieces, 80, STORY_IDS_MAX, "stories"),
+    )
+}
+
+
+def measure(
+    protocol: str,
+    logits_of: LogitsOf,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress | None = None,
+) -> Result:
+    """Run ``logits_of`` over all sequences, each from position 0.
+
+    The last token of a sequence is only predicted, never fed.  Raises UsageError if there is
+    nothing to predict, ArithmeticError if a loss is not finite.
+    """
+    total, count = 0.0, 0
+    best: list[NDArray[np.int64]] = []
+    for done, sequence in enumerate(sequences):
+        ids = np.asarray(sequence, np.int64)
+        if len(ids) < 2:
+            raise UsageError(
+                f"{protocol}: sequence {done} has {len(ids)} tokens, at least 2 needed."
+            )
+        logits = logits_of(ids[:-1])
+        total += float(token_losses(logits, ids[1:]).sum())
+        if not math.isfinite(total):
+            raise ArithmeticError(f"{protocol}: the loss of sequence {done} is not finite")
+        count += len(ids) - 1
+        best.append(np.argmax(logits, axis=1))
+        if progress is not None:
+            progress(done + 1, len(sequences), total / count)
+    if not count:
+        raise UsageError(f"{protocol}: there is nothing to predict.")
+    return Result(protocol, len(sequences), count, total / count, np.concatenate(best))
+
+
+def agreement(a: Result, b: Result) -> float:
+    """The fraction of predicted tokens for which both models prefer the same token."""
+    if a.tokens != b.tokens:
+        raise ValueError(f"{a.tokens} predictions cannot be compared with {b.tokens}")
+    return float(np.mean(a.greedy == b.greedy))
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise UsageError(f"a count of {count} is not usable.", "allowed: 1 and more.")
+
+
+def float_logits(model: Path) -> LogitsOf:
+    """The float model of a directory or file, computed by torch."""
+    import torch
+
+    from shrinkc.checkpoints import load
+
+    loaded = load(model, families=FAMILIES).model
+
+    def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
+        with torch.no_grad():
+            return loaded(torch.from_numpy(ids)[None]).logits[0].numpy()
+
+    return logits_of
+
+
+def integer_logits(graph: Graph) -> LogitsOf:
+    """The integer model; every call starts with an empty KV cache.
+
+    The int32 logits are scaled by their fraction bits, which is exact in float64.
+    """
+    frac = next(
+        graph.types[op.out].frac for op in graph.ops if graph.types[op.out].kind == "logits"
+    )
+
+    def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
+        values = Interpreter(graph).forward(ids, all_logits=True)
+        return np.ldexp(values.astype(np.float64), -frac)
+
+    return logits_of
+
+
+# ---- the table ----
 
 
 def run(label: str, protocol: Protocol, logits_of: LogitsOf, ids: list[list[int]]) -> Result:
@@ -51,21 +228,6 @@ def run(label: str, protocol: Protocol, logits_of: LogitsOf, ids: list[list[int]
             print(text, file=sys.stderr, flush=True)
 
     return measure(protocol.name, logits_of, ids, progress)
-
-
-def float_logits(model: Path) -> LogitsOf:
-    """The float model of a directory or file, computed by torch."""
-    import torch
-
-    from shrinkc.checkpoints import load
-
-    loaded = load(model).model
-
-    def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
-        with torch.no_grad():
-            return loaded(torch.from_numpy(ids)[None]).logits[0].numpy()
-
-    return logits_of
 
 
 def table(rows: list[tuple[str, Result]]) -> str:

@@ -234,9 +234,9 @@ def test_command_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads(capsys.readouterr().out)["configurations"]
     found = [row["evaluation"]["perplexity"] for row in rows]
     assert [f["windows"] for f in found] == [1, 1] and found[0]["loss"] != found[1]["loss"]
-    assert run_cli([*command, "--hellaswag", str(tasks), "--hellaswag-items", "2"]) == 0
+    assert run_cli([*command, "--task", f"hellaswag={tasks}", "--items", "2"]) == 0
     rows = json.loads(capsys.readouterr().out)["configurations"]
-    assert [row["evaluation"]["hellaswag"]["items"] for row in rows] == [2, 2]
+    assert [row["evaluation"]["tasks"]["hellaswag"]["items"] for row in rows] == [2, 2]
     assert run_cli([*command, "--text", str(tmp_path / "nothing")]) == BadData.exit_code
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.fidelity import integer_logits
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 from shrinkc.checkpoints import load
@@ -22,7 +23,6 @@ from shrinkc.evaluation import (
     EvalPlan,
     TorchScorer,
     evaluate,
-    integer_logits,
     token_losses,
 )
 from shrinkc.evaluation.compiled_scorer import ENGINES, Engine
@@ -74,9 +74,10 @@ def test_losses_are_those_of_the_integer_model(scorer: CompiledScorer, directory
 
 def test_choices(scorer: CompiledScorer) -> None:
     (context, first, second) = some_ids(7, 3, 5)
-    (got,) = scorer.choice_losses([Choices(context, [first, second])], ignore)
+    (got,) = scorer.predicted([Choices(context, [first, second])], ignore)
     whole = scorer.losses([context + first, context + second], ignore)
-    assert got == [pytest.approx(whole[0][-3:].sum()), pytest.approx(whole[1][-5:].sum())]
+    np.testing.assert_array_equal(got[0].losses, whole[0][-3:])
+    np.testing.assert_array_equal(got[1].losses, whole[1][-5:])
 
 
 def test_text_is_greedy(scorer: CompiledScorer, directory: Path) -> None:
@@ -142,11 +143,11 @@ def test_refusals(directory: Path, tmp_path: Path) -> None:
 def test_command(directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tasks = tmp_path / "tasks.txt"
     tasks.write_text("Play: Tom has a ball. He\n2\ngrew.\nbit the sky.\nplays with it.\nof.\n")
-    arguments = ["eval", str(directory), "--hellaswag", str(tasks), "--sample", "the cat"]
+    arguments = ["eval", str(directory), f"--task=hellaswag={tasks}", "--sample", "the cat"]
     assert run_cli([*arguments, "--engine", "interpreter"]) == 0
     out = capfd.readouterr().out
     assert out.startswith("tiny (compiled, integer, on interpreter)\n")
-    assert "HellaSwag acc_norm" in out
+    assert "hellaswag acc_norm" in out
     assert run_cli([*arguments, "--dtype", "bfloat16", "--batch", "2"]) == 2
     assert "--dtype and --batch:" in capfd.readouterr().err
 

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,6 @@ def test_a_model_is_no_distance_from_itself(plan: EvalPlan) -> None:
     assert about["perplexity"] == result["perplexity"]
 
 
-@dataclass
 class Loud(FakeScorer):
     def logit(self, before: int, token: int) -> float:
         return super().logit(before, token) + 10_000
@@ -133,15 +131,15 @@ def test_one_window_has_no_spread(text: Path) -> None:
 # ---- what cannot be compared ----
 
 
-@dataclass
 class Shouting(FakeScorer):
     def encode(self, text: str, *, special: bool) -> list[int]:
         return super().encode(text.upper(), special=special)
 
 
-@dataclass
 class Broken(FakeScorer):
-    value: float = math.nan
+    def __init__(self, *, name: str, value: float) -> None:
+        super().__init__(name=name)
+        self.value = value
 
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
         for part in super().next_logits(sequence, rows):

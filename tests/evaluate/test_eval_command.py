@@ -22,7 +22,7 @@ from shrinkc.driver import evaluating
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 
-pytestmark = pytest.mark.libraries("torch", "transformers")
+pytestmark = pytest.mark.libraries("lm_eval", "torch", "transformers")
 
 
 @pytest.fixture
@@ -32,7 +32,13 @@ def files(tmp_path: Path) -> dict[str, Path]:
     rows = [{"question": f"Who is {name}?", "golden_answers": [name]} for name in ("Tom", "Mia")]
     trivia.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks.write_text("Play: Tom has a ball. He\n2\ngrew.\nbit the sky.\nplays with it.\nof.\n")
-    return {"text": text, "trivia": trivia, "hellaswag": tasks}
+    return {"text": text, "triviaqa": trivia, "hellaswag": tasks}
+
+
+def options_of(files: dict[str, Path]) -> list[str]:
+    """That all of it is measured."""
+    tasks = [f"--task={name}={path}" for name, path in files.items() if name != "text"]
+    return [f"--text={files['text']}", *tasks]
 
 
 class Ran:
@@ -56,13 +62,13 @@ def shrinkc(capfd: pytest.CaptureFixture[str]) -> Any:
 
 def test_table_and_report(shrinkc: Any, files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    options = [f"--{name}={path}" for name, path in files.items()]
+    options = options_of(files)
     ran = shrinkc(
         STORIES, *options, "--windows", 2, "--threads", 1, "--sample", "Once upon a time", "-o", out
     )
     assert ran.code == 0, ran.words
     report = json.loads(out.read_text())
-    assert set(report) == {"model", "perplexity", "trivia", "hellaswag", "samples"}
+    assert set(report) == {"model", "perplexity", "tasks", "samples"}
     assert report["model"]["threads"] == 1
     assert report["perplexity"]["windows"] == 2
     lines = ran.out.splitlines()
@@ -70,8 +76,8 @@ def test_table_and_report(shrinkc: Any, files: dict[str, Path], tmp_path: Path) 
     assert lines[1].split() == ["measure", "value", "+-", "of"]
     assert f"{report['perplexity']['perplexity']:.3f}" in lines[2]
     assert "2 windows, 1022 tokens" in lines[2]
-    assert "trivia.jsonl has no contexts" in ran.out
-    assert "HellaSwag acc_norm" in ran.out
+    assert set(report["tasks"]) == {"triviaqa", "hellaswag"}
+    assert "hellaswag acc_norm" in ran.out
     assert "> Once upon a time\n, there was a little girl named Lily." in ran.out
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
 
@@ -85,13 +91,11 @@ def test_json_alone_on_stdout(shrinkc: Any, files: dict[str, Path]) -> None:
 
 
 def test_the_batch_does_not_matter(shrinkc: Any, files: dict[str, Path]) -> None:
-    options = [f"--{name}={path}" for name, path in files.items()]
+    options = options_of(files)
     a, b = (shrinkc(STORIES, *options, "--batch", n, "--json").json for n in (1, 8))
     assert a["perplexity"]["loss"] == pytest.approx(b["perplexity"]["loss"], rel=1e-6)
-    for part in ("trivia", "hellaswag"):
-        for report in (a, b):
-            del report[part]["seconds"]
-        assert a[part] == b[part]
+    for part in ("triviaqa", "hellaswag"):
+        assert a["tasks"][part]["metrics"] == b["tasks"][part]["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +111,10 @@ def test_the_batch_does_not_matter(shrinkc: Any, files: dict[str, Path]) -> None
         ([STORIES, "--text", "{text}", "--windows", "99"], 2, "windows of 512 tokens need"),
         ([STORIES, "--text", "{text}", "--protocol", "wikitext2048"], 2, "needs 2048 positions"),
         ([STORIES, "--text", "nowhere.txt"], 17, "nowhere.txt cannot be read"),
-        ([STORIES, "--trivia", "{text}"], 17, "line 1: no JSON"),
-        ([STORIES, "--hellaswag", "{trivia}"], 17, "line 1: KeyError"),
+        ([STORIES, "--task", "=a"], 2, "'=a' is no task"),
+        ([STORIES, "--task", "hellaswag={text}"], 17, "lines 1 to 6 are no task"),
+        ([STORIES, "--task", "hellaswag={triviaqa}"], 17, "for the task hellaswag: 'ctx_a'"),
+        ([STORIES, "--task", "nowhere.yaml"], 17, "nowhere.yaml cannot be read"),
         (["../nowhere", "--sample", "a"], 10, "does not exist"),
         ([STORIES, "--sample", "a", "-o", "no/where.json"], 40, "does not exist"),
     ],
@@ -257,7 +263,7 @@ def test_a_small_model_takes_one_thread(shrinkc: Any, files: dict[str, Path]) ->
         torch.set_num_threads(3)
         wanted = {96: 1, 128: 1, 255: 1, 256: 2, 384: 3, 4096: 3}
         assert {hidden: suited_threads(hidden) for hidden in wanted} == wanted
-        task = [STORIES, "--hellaswag", files["hellaswag"], "--json"]
+        task = [STORIES, "--sample", "a", "--json"]
         assert shrinkc(*task).json["model"]["threads"] == 1
         assert shrinkc(*task, "--threads", 2).json["model"]["threads"] == 2
         assert torch.get_num_threads() == 3  # what a caller in Python had chosen

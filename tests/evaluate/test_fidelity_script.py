@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "examples" / "bench" / "fidelity.py"
+from helpers.fidelity import fidelity
+from shrinkc.core.errors import ShrinkcError
 
 
-def fidelity(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    env = dict(os.environ, PYTHONPATH=str(ROOT / "compiler"))
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-    )
+class Ran(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The script's command in this process: exit code, output, what was said."""
+
+    def call(*arguments: str | Path) -> Ran:
+        capfd.readouterr()
+        try:
+            code = fidelity.main([str(argument) for argument in arguments])
+        except ShrinkcError as error:
+            return Ran(error.exit_code, "", str(error))
+        return Ran(code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture
@@ -32,13 +44,12 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.slow
 @pytest.mark.libraries("torch", "transformers")
-def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path) -> None:
+def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.json"
-    run = fidelity(tiny_dir, "--text", text, "--windows", "2", "--json", out)
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
+    ran = run(tiny_dir, "--text", text, "--windows", "2", "--json", out)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
     assert lines[0] == "wikitext512: 2 windows, 1022 predicted tokens"
     assert lines[2].split()[0] == "float32"
     assert "1.0000  100.00%" in lines[2]
@@ -47,29 +58,30 @@ def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path) -> None:
     assert a["tokens"] == b["tokens"] == 1022
     assert b["ratio"] == pytest.approx(b["perplexity"] / a["perplexity"])
     assert f"{b['loss']:.4f}" in lines[3]
-    assert "integer: 2/2 windows" in run.stderr
+    assert "integer: 2/2 windows" in ran.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.libraries("torch", "transformers")
-def test_a_quantised_model_is_compared_with_its_own_weights(text: Path, tmp_path: Path) -> None:
+def test_a_quantised_model_is_compared_with_its_own_weights(
+    text: Path, tmp_path: Path, run: Run
+) -> None:
     from helpers.tiny_gguf import tiny_gguf
 
     model, out = tmp_path / "m.gguf", tmp_path / "out.json"
     tiny_gguf(model)  # 4 bit, and coarse: only the same weights give nearly the same loss
-    run = fidelity(model, "--text", text, "--windows", "1", "--json", out)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1].startswith("integer, as stored  ")
+    ran = run(model, "--text", text, "--windows", "1", "--json", out)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("integer, as stored  ")
     assert json.loads(out.read_text(encoding="utf-8"))[1]["ratio"] == pytest.approx(1, abs=0.01)
 
 
-def test_integer_model_alone(tiny_dir: Path, text: Path) -> None:
-    run = fidelity(tiny_dir, "--text", text, "--windows", "1", "--skip-float", "--bits", "4",
+def test_integer_model_alone(tiny_dir: Path, text: Path, run: Run) -> None:
+    ran = run(tiny_dir, "--text", text, "--windows", "1", "--skip-float", "--bits", "4",
                    "--group", "8", "--asymmetric", "--head-bits", "4")  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    row = run.stdout.splitlines()[-1]
+    assert ran.returncode == 0, ran.stderr
+    row = ran.stdout.splitlines()[-1]
     assert row.startswith("integer, 4 bit, groups of 8, asymmetric, head 4 bit  ")
-    assert "float32" not in run.stdout
+    assert "float32" not in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -81,9 +93,8 @@ def test_integer_model_alone(tiny_dir: Path, text: Path) -> None:
     ],
 )
 def test_refusals_have_their_exit_code(
-    tiny_dir: Path, text: Path, arguments: list[str], code: int, says: str
+    tiny_dir: Path, text: Path, run: Run, arguments: list[str], code: int, says: str
 ) -> None:
-    run = fidelity(tiny_dir, "--text", text, "--skip-float", *arguments)
-    assert run.returncode == code
-    assert says in run.stderr
-    assert "Traceback" not in run.stderr
+    ran = run(tiny_dir, "--text", text, "--skip-float", *arguments)
+    assert ran.returncode == code
+    assert says in ran.stderr

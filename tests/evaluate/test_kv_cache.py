@@ -13,7 +13,6 @@ from shrinkc.core.errors import UsageError
 from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 from shrinkc.evaluation import Choices, EvalPlan, TorchScorer
 from shrinkc.evaluation.kv_cache import rounded
-from shrinkc.evaluation.scorer import whole_sequences
 
 torch = pytest.importorskip("torch")
 
@@ -98,9 +97,10 @@ def test_what_is_computed_together_changes_nothing() -> None:
         for n in (20, 5)
     ]
     scorer = TorchScorer(load(STORIES), kv_bits=4, batch=2)
-    want = whole_sequences(scorer, questions, ignore)
-    for a, b in zip(scorer.choice_losses(questions, ignore), want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+    for question, endings in zip(questions, scorer.predicted(questions, ignore), strict=True):
+        for ending, found in zip(question.endings, endings, strict=True):
+            ((alone,),) = scorer.predicted([Choices(question.context, [ending])], ignore)
+            np.testing.assert_allclose(found.losses, alone.losses, atol=1e-3)
     prompts = [scorer.encode(text, special=True) for text in ("Once upon a time", "Tom")]
     together = scorer.generate(prompts, 16, ignore)
     assert together == [scorer.generate([p], 16, ignore)[0] for p in prompts]

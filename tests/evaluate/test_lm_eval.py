@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.fidelity import integer_logits
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
-from shrinkc.evaluation import integer_logits, token_losses
+from shrinkc.evaluation import token_losses
 from shrinkc.ir.serialize import load as load_ir
 
 pytest.importorskip("lm_eval")

@@ -13,7 +13,7 @@ from evaluate.fake_scorer import FakeScorer
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Silent
-from shrinkc.evaluation import EvalPlan, evaluate
+from shrinkc.evaluation import EvalPlan, TaskChoice, evaluate
 from shrinkc.evaluation.perplexity import TEST_ROWS, as_it_is, cut_windows, joined_rows, summary
 
 
@@ -53,7 +53,7 @@ def test_summary_weighs_tokens_and_spreads_windows() -> None:
 def test_the_512_protocol_takes_the_text_as_it_is(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_bytes(b" = Title = \r\n \r\n" + b"abcdefgh\r\n" * 150)
-    (windows,) = windows_asked(text, "wikitext512").asked
+    windows = [ids for (ids,) in windows_asked(text, "wikitext512").asked]
     assert [len(w) for w in windows] == [512, 512]
     assert bytes(windows[0]).startswith(b" = Title = \n \nabcdefgh\n")
     assert windows[1] == list(text.read_bytes().replace(b"\r\n", b"\n"))[512:1024]
@@ -95,7 +95,7 @@ def test_the_2048_protocol(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("abcdefg\n" * 1000)
     scorer = windows_asked(text, "wikitext2048")
-    (windows,) = scorer.asked
+    windows = [ids for (ids,) in scorer.asked]
     assert {len(w) for w in windows} == {2048}
     assert windows[0][0] == FakeScorer.BOS, "special tokens at the very beginning only"
     assert bytes(windows[0][1:21]) == b"abcdefg\n\n\nabcdefg\n\n\n"
@@ -136,8 +136,9 @@ def test_nothing_asked() -> None:
 def test_files_are_read_before_anything_is_computed(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("0123456789" * 200)
+    pytest.importorskip("lm_eval")
     scorer = FakeScorer()
-    plan = EvalPlan(text=text, hellaswag=tmp_path / "none.txt")
+    plan = EvalPlan(text=text, tasks=(TaskChoice("hellaswag", tmp_path / "none.txt"),))
     with pytest.raises(BadData, match=r"none\.txt cannot be read"):
         evaluate(scorer, plan, Silent())
     asked: Sequence[object] = scorer.asked
@@ -167,7 +168,7 @@ def test_a_short_context_has_windows_that_fit(
     part = report["perplexity"]
     window = int(name.removeprefix("wikitext"))
     assert (part["protocol"], part["window"], part["windows"]) == (name, window, 2)  # type: ignore[index]
-    assert scorer.asked == [[list((b"abcdefgh" * 200)[i * window :][:window]) for i in range(2)]]
+    assert scorer.asked == [[list((b"abcdefgh" * 200)[i * window :][:window])] for i in range(2)]
     assert ([name in note for note in reporter.notes] == [True]) == said
 
 

@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from helpers.fidelity import fidelity, integer_logits
 from helpers.float_reference import forward
 from helpers.float_reference import token_losses as reference_losses
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
-from shrinkc.evaluation import (
-    PROTOCOLS,
-    Result,
-    agreement,
-    integer_logits,
-    measure,
-    read_text,
-    story_pieces,
-    text_windows,
-    token_losses,
-)
+from shrinkc.evaluation import token_losses
+from shrinkc.evaluation.items import read_text
 from shrinkc.importer import FloatModel, convert_llama2c, load_hf
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
@@ -35,7 +28,7 @@ from shrinkc.quantize import QuantOptions, lower
 def test_windows_are_the_first_ids_without_specials(tiny: FloatModel) -> None:
     text = "the cat and the hen. " * 100
     ids = tiny.tokenizer.encode(text, add_bos=False)
-    windows = text_windows(tiny.tokenizer, text, 3, 40)
+    windows = fidelity.text_windows(tiny.tokenizer, text, 3, 40)
     assert [len(w) for w in windows] == [40, 40, 40]
     assert [i for w in windows for i in w] == ids[:120]
     assert windows[0][0] != tiny.config.bos_id
@@ -44,18 +37,18 @@ def test_windows_are_the_first_ids_without_specials(tiny: FloatModel) -> None:
 def test_windows_take_all_of_a_text_that_just_fits(tiny: FloatModel) -> None:
     text = "abcdefghij" * 20
     count = len(tiny.tokenizer.encode(text, add_bos=False))
-    assert len(text_windows(tiny.tokenizer, text, 1, count)) == 1
+    assert len(fidelity.text_windows(tiny.tokenizer, text, 1, count)) == 1
     with pytest.raises(BadData, match=f"the text has {count}") as caught:
-        text_windows(tiny.tokenizer, text, 1, count + 1)
+        fidelity.text_windows(tiny.tokenizer, text, 1, count + 1)
     assert caught.value.exit_code == 17
 
 
 def test_a_short_text_is_refused_with_what_would_work(tiny: FloatModel) -> None:
     text = "abcdefghij" * 20
     with pytest.raises(UsageError) as caught:
-        text_windows(tiny.tokenizer, text, 9, 50)
+        fidelity.text_windows(tiny.tokenizer, text, 9, 50)
     assert caught.value.hint == "allowed: 1 to 4 windows, or all."
-    assert len(text_windows(tiny.tokenizer, text, 4, 50)) == 4
+    assert len(fidelity.text_windows(tiny.tokenizer, text, 4, 50)) == 4
 
 
 def test_stories_are_split_stripped_cut_and_left_out(tiny: FloatModel) -> None:
@@ -63,7 +56,7 @@ def test_stories_are_split_stripped_cut_and_left_out(tiny: FloatModel) -> None:
     middle = "One day " + "y" * 60 + "\n\nNo new story here."
     short = "Once upon a time."
     text = f"  {long}\n\n{middle}  \n\n{short}\n\nOne day never asked for"
-    pieces = story_pieces(tiny.tokenizer, text, 3)
+    pieces = fidelity.story_pieces(tiny.tokenizer, text, 3)
     assert len(pieces) == 2
     assert len(pieces[0]) == 400
     assert pieces[0] == tiny.tokenizer.encode(long)[:400]
@@ -74,38 +67,23 @@ def test_stories_are_split_stripped_cut_and_left_out(tiny: FloatModel) -> None:
 def test_stories_that_are_not_there_are_refused(tiny: FloatModel) -> None:
     text = "Once upon a time " + "x" * 100
     with pytest.raises(UsageError, match="the text has 1"):
-        story_pieces(tiny.tokenizer, text, 2)
+        fidelity.story_pieces(tiny.tokenizer, text, 2)
     with pytest.raises(UsageError, match="none of the 1 stories"):
-        story_pieces(tiny.tokenizer, "short", 1)
+        fidelity.story_pieces(tiny.tokenizer, "short", 1)
 
 
-@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+@pytest.mark.parametrize("name", sorted(fidelity.PROTOCOLS))
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_count_below_one_is_refused(tiny: FloatModel, name: str, count: int) -> None:
     with pytest.raises(UsageError, match="is not usable"):
-        PROTOCOLS[name].cut(tiny.tokenizer, "Once upon a time " * 500, count)
+        fidelity.PROTOCOLS[name].cut(tiny.tokenizer, "Once upon a time " * 500, count)
 
 
-@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+@pytest.mark.parametrize("name", sorted(fidelity.PROTOCOLS))
 def test_sequences_fit_the_context_of_their_protocol(tiny: FloatModel, name: str) -> None:
-    protocol = PROTOCOLS[name]
+    protocol = fidelity.PROTOCOLS[name]
     text = "\n\n".join(["Once upon a time " + "abc " * 150] * 4)
     assert max(map(len, protocol.cut(tiny.tokenizer, text, 1))) == protocol.longest
-
-
-def test_read_text_normalises_line_ends(tmp_path: Path) -> None:
-    file = tmp_path / "text"
-    file.write_bytes("a\r\nb\rc\né".encode())
-    assert read_text(file) == "a\nb\nc\né"
-
-
-def test_read_text_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="nowhere cannot be read"):
-        read_text(tmp_path / "nowhere")
-    file = tmp_path / "latin"
-    file.write_bytes(b"abc\xe9 ")
-    with pytest.raises(BadData, match="is not UTF-8 text: .* at byte 3"):
-        read_text(file)
 
 
 # ---------------------------------------------------------------- loss
@@ -121,7 +99,7 @@ def test_loss_by_hand() -> None:
         return np.tile(row, (len(ids), 1))
 
     seen: list[tuple[int, int, float]] = []
-    result = measure("by hand", logits_of, [[2, 0, 1], [0, 2]], lambda *a: seen.append(a))
+    result = fidelity.measure("by hand", logits_of, [[2, 0, 1], [0, 2]], lambda *a: seen.append(a))
     assert fed == [[2, 0], [0]]
     assert (result.protocol, result.sequences, result.tokens) == ("by hand", 2, 3)
     assert result.loss == pytest.approx((math.log(8) + math.log(4) + math.log(8 / 5)) / 3)
@@ -140,7 +118,7 @@ def test_loss_by_hand() -> None:
 
 
 def test_equal_logits_lose_the_log_of_the_vocabulary() -> None:
-    result = measure("u", lambda ids: np.zeros((len(ids), 107)), [[5] * 300])
+    result = fidelity.measure("u", lambda ids: np.zeros((len(ids), 107)), [[5] * 300])
     assert result.tokens == 299
     assert result.loss == pytest.approx(math.log(107))
     assert set(result.greedy.tolist()) == {0}
@@ -158,23 +136,23 @@ def test_losses_need_as_many_rows_as_tokens() -> None:
 
 def test_nothing_to_predict_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to predict"):
-        measure("none", lambda ids: np.zeros((len(ids), 3)), [])
+        fidelity.measure("none", lambda ids: np.zeros((len(ids), 3)), [])
     with pytest.raises(UsageError, match="sequence 1 has 1 tokens"):
-        measure("none", lambda ids: np.zeros((len(ids), 3)), [[1, 2], [1]])
+        fidelity.measure("none", lambda ids: np.zeros((len(ids), 3)), [[1, 2], [1]])
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ArithmeticError, match="sequence 0"):
-        measure("nan", lambda ids: np.full((len(ids), 3), np.nan), [[1, 2]])
+        fidelity.measure("nan", lambda ids: np.full((len(ids), 3), np.nan), [[1, 2]])
 
 
 def test_agreement_counts_equal_tokens() -> None:
-    def result(*greedy: int) -> Result:
-        return Result("p", 1, len(greedy), 1.0, np.array(greedy))
+    def result(*greedy: int) -> Any:
+        return fidelity.Result("p", 1, len(greedy), 1.0, np.array(greedy))
 
-    assert agreement(result(1, 2, 3, 4), result(1, 2, 0, 4)) == 0.75
+    assert fidelity.agreement(result(1, 2, 3, 4), result(1, 2, 0, 4)) == 0.75
     with pytest.raises(ValueError, match="cannot be compared"):
-        agreement(result(1, 2), result(1, 2, 3))
+        fidelity.agreement(result(1, 2), result(1, 2, 3))
 
 
 # ---------------------------------------------------------------- models
@@ -188,7 +166,7 @@ def sequences(vocab: int, count: int, length: int) -> list[list[int]]:
 
 def test_float_loss_is_that_of_the_reference(tiny: FloatModel) -> None:
     ids = sequences(tiny.config.vocab_size, 3, 60)
-    result = measure("tiny", partial(forward, tiny), ids)
+    result = fidelity.measure("tiny", partial(forward, tiny), ids)
     losses = np.concatenate([reference_losses(tiny, x) for x in ids])
     assert result.tokens == len(losses) == 177
     assert result.loss == pytest.approx(losses.mean(), rel=1e-12)
@@ -223,11 +201,11 @@ def test_integer_loss_is_near_the_float_loss(
     tiny: FloatModel, options: QuantOptions, bound: float, same: float
 ) -> None:
     ids = sequences(tiny.config.vocab_size, 4, 100)
-    a = measure("tiny", partial(forward, tiny), ids)
-    b = measure("tiny", integer_logits(lower(tiny, options, 100)), ids)
+    a = fidelity.measure("tiny", partial(forward, tiny), ids)
+    b = fidelity.measure("tiny", integer_logits(lower(tiny, options, 100)), ids)
     assert a.tokens == b.tokens == 396
     assert abs(a.loss - b.loss) < bound
-    assert agreement(a, b) > same
+    assert fidelity.agreement(a, b) > same
 
 
 # ---------------------------------------------------------------- a real model
@@ -241,10 +219,28 @@ def test_stories260k_meets_its_bar(tmp_path: Path) -> None:
     source = data / "stories260K"
     convert_llama2c(source / "stories260K.bin", source / "tok512.bin", tmp_path / "m")
     model = load_hf(tmp_path / "m")
-    protocol = PROTOCOLS["tinystories"]
+    protocol = fidelity.PROTOCOLS["tinystories"]
     text = read_text(data / "tinystories" / "tinystories_val.txt")
     ids = protocol.cut(model.tokenizer, text, protocol.count)
     graph = lower(model, QuantOptions(), protocol.longest)
-    result = measure(protocol.name, integer_logits(graph), ids)
+    result = fidelity.measure(protocol.name, integer_logits(graph), ids)
     assert result.tokens == 20_188
     assert result.loss <= 1.300
+
+
+# ---- files ----
+
+
+def test_read_text_normalises_line_ends(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes("a\r\nb\rc\né".encode())
+    assert read_text(file) == "a\nb\nc\né"
+
+
+def test_read_text_refuses_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="nowhere cannot be read"):
+        read_text(tmp_path / "nowhere")
+    file = tmp_path / "latin"
+    file.write_bytes(b"abc\xe9 ")
+    with pytest.raises(BadData, match="is not UTF-8 text: .* at byte 3"):
+        read_text(file)

@@ -12,8 +12,7 @@ import pytest
 
 from shrinkc.checkpoints import Loaded, load
 from shrinkc.core.errors import BadWeights, UsageError
-from shrinkc.evaluation import Choices, TorchScorer, perplexity_of, torch_scorer
-from shrinkc.evaluation.scorer import whole_sequences
+from shrinkc.evaluation import Choices, TorchScorer, torch_scorer
 
 torch = pytest.importorskip("torch")
 
@@ -100,11 +99,12 @@ def test_choices_share_their_context(stories: Loaded, batch: int) -> None:
         for context, endings in ((20, (4, 1, 9, 2)), (5, (3, 3)), (33, (7, 2, 1, 8)), (1, (6,)))
     ]
     scorer = TorchScorer(stories, batch=batch)
-    got = scorer.choice_losses(questions, ignore)
-    want = whole_sequences(scorer, questions, ignore)
-    for a, b, question in zip(got, want, questions, strict=True):
-        assert len(a) == len(question.endings)
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    for question, got in zip(questions, scorer.predicted(questions, ignore), strict=True):
+        for ending, found in zip(question.endings, got, strict=True):
+            want = plain_losses(stories.model, question.context + ending)[-len(ending) :]
+            np.testing.assert_allclose(found.losses, want, atol=1e-4)
+            ((alone,),) = scorer.predicted([Choices(question.context, [ending])], ignore)
+            assert found.greedy.tolist() == alone.greedy.tolist()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
@@ -129,28 +129,15 @@ def test_rows_end_by_themselves(stories: Loaded, end_after: Any) -> None:
     assert TorchScorer(stories).generate(prompts, 20, ignore) == want
 
 
-def test_first_line_only(stories: Loaded) -> None:
+def test_text_ends_with_what_ends_it(stories: Loaded) -> None:
     scorer = TorchScorer(stories)
     prompt = scorer.encode("Once upon a time", special=True)
     (whole,) = scorer.generate([prompt], 120, ignore)
     assert "\n" in scorer.decode(whole).strip(), "the story has a second paragraph"
-    (line,) = scorer.generate([prompt], 120, ignore, first_line=True)
+    (line,) = scorer.generate([prompt], 120, ignore, ("nowhere", "\n"))
     assert line == whole[: len(line)]
     assert "\n" not in scorer.decode(line[:-1]), "one token may hold two line feeds"
     assert "\n" in scorer.decode(line[-1:])
-
-
-def test_perplexity_of(stories: Loaded, sequences: list[list[int]]) -> None:
-    model: Any = stories.model
-    rows = torch.tensor([sequences[1], sequences[4]])
-    want = math.exp(np.mean([plain_losses(model, row.tolist()) for row in rows]))
-    model.train()
-    try:
-        assert perplexity_of(model, rows) == pytest.approx(want, rel=1e-5)
-        assert model.training
-    finally:
-        model.eval()
-    assert perplexity_of(model, rows, batch=1) == pytest.approx(want, rel=1e-5)
 
 
 def test_bfloat16_is_close_to_float32(stories: Loaded, sequences: list[list[int]]) -> None:
@@ -166,7 +153,9 @@ def test_a_loss_that_is_no_number_is_refused(stories: Loaded) -> None:
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(BadWeights, match="not a finite number"):
-        perplexity_of(model, torch.tensor([[1, 2, 3]]))
+        TorchScorer(Loaded(model, stories.tokenizer, stories.path, "hf")).losses(
+            [[1, 2, 3]], ignore
+        )
 
 
 def test_refusals(stories: Loaded) -> None:

@@ -247,14 +247,13 @@ EVALUATION = {
         "protocol": "wikitext64", "windows": 2, "tokens": 126, "perplexity": 31.5, "perplexity_standard_error": 0.5,
         "predicted_bytes": 300, "bits_per_byte": 2.5,
     },
-    "trivia": {
-        "closed": {
-            "items": 4, "exact": 1, "contained": 1, "words": 0, "accuracy": 0.5, "standard_error": 0.2,
+    "tasks": {
+        "hellaswag": {
+            "items": 4, "shots": 0, "version": "1.0",
+            "metrics": {
+                "acc": {"value": 0.5, "standard_error": 0.2}, "acc_norm": {"value": 0.25, "standard_error": None},
+            },
         },
-        "open": None, "open_reason": "it has no contexts",
-    },
-    "hellaswag": {
-        "items": 4, "acc": 0.5, "acc_standard_error": 0.2, "acc_norm": 0.25, "acc_norm_standard_error": None,
     },
     "samples": {"texts": [{"prompt": "the", "text": " cat & <b>hen</b>"}]},
 }  # fmt: skip

@@ -13,7 +13,7 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import FILE, PATH, Command, Device, json_option
+from shrinkc.cli.options import FILE, PATH, TASK_HELP, Command, Device, json_option
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, replaced_file, write_file
 
@@ -25,7 +25,7 @@ from shrinkc.core.output import check_file, replaced_file, write_file
     examples=(
         "shrinkc eval out --text wiki.test.raw --windows 4",
         "shrinkc eval out --base model --text wiki.test.raw --windows 16",
-        "shrinkc eval model --hellaswag hub --hellaswag-items 200",
+        "shrinkc eval model --task hellaswag --task arc_easy --items 200",
     ),
 )
 @click.argument("model", type=FILE)
@@ -42,12 +42,8 @@ from shrinkc.core.output import check_file, replaced_file, write_file
     metavar="MODEL",
     help="What MODEL was made from: how far its predictions of the text are from that one's.",
 )
-@click.option("--trivia", type=FILE, metavar="FILE|hub", help="TriviaQA questions, JSON lines.")
-@click.option("--trivia-items", type=int, help="Questions to ask. [default: all]")
-@click.option(
-    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
-)
-@click.option("--hellaswag-items", type=int, help="Tasks to do. [default: all]")
+@click.option("--task", multiple=True, metavar="NAME[=FILE]", help=TASK_HELP)
+@click.option("--items", type=int, help="Questions of each task. [default: all]")
 @click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
 @click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
 @click.option(
@@ -88,6 +84,7 @@ def run(
     *,
     windows: str,
     sample: tuple[str, ...],
+    task: tuple[str, ...],
     output: Path | None,
     resume: Path | None,
     env: Mapping[str, str],
@@ -108,6 +105,7 @@ def run(
             model,
             windows=count,
             samples=sample,
+            tasks=task,
             resume=resume,
             env=env,
             reporter=console,

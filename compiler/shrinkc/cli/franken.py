@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, Command, json_option
+from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, TASK_HELP, Command, json_option
 
 
 @click.command(
@@ -30,10 +30,8 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, Command, json_option
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled text.")
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
 @click.option("--windows", type=COUNT, help="Windows of 512 tokens of it. [default: all]")
-@click.option(
-    "--hellaswag", type=FILE, metavar="FILE|hub", help="HellaSwag tasks, .txt, .bz2 or JSON lines."
-)
-@click.option("--hellaswag-items", type=COUNT, help="Tasks to do. [default: all]")
+@click.option("--task", multiple=True, metavar="NAME[=FILE]", help=TASK_HELP)
+@click.option("--items", type=COUNT, help="Questions of each task. [default: all]")
 @click.option(
     "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
 )
@@ -42,7 +40,7 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, Command, json_option
 @click.option("--force", is_flag=True, help="Replace what -o made before.")
 @json_option
 def franken_command(as_json: bool, **options: Any) -> None:
-    """Run MODEL with any list of its layers: text, perplexity, HellaSwag, time."""
+    """Run MODEL with any list of its layers: text, perplexity, tasks, time."""
     from shrinkc.driver.franken import FrankenRequest, compare_layers
 
     console = Console()

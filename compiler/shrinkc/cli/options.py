@@ -20,6 +20,7 @@ PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
 COUNT = click.IntRange(1)
 SEED = click.IntRange(0, 2**32 - 1)
+TASK_HELP = "A task of lm-evaluation-harness, or its YAML file; FILE: local data; repeatable."
 FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
 

@@ -14,6 +14,7 @@ from shrinkc.compression.texts import read_texts
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadData
 from shrinkc.core.fingerprint import FILE, Fingerprint
+from shrinkc.evaluation.tasks import tasks_made_from
 
 
 def run_fingerprint(recipe: Recipe) -> Fingerprint:
@@ -44,6 +45,8 @@ def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
         return {}
     found: Fingerprint = {}
     for key, value in asdict(settings).items():
+        if key == "tasks":  # by the content of their files, below
+            continue
         if key in PATH_KEYS and value is not None:
             try:
                 found[f"{FILE}{Path(value).name}"] = file_record(Path(value)).sha256
@@ -53,4 +56,4 @@ def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
                 ) from error
         else:
             found[f"evaluate.{key}"] = list(value) if isinstance(value, tuple) else value
-    return found
+    return found | tasks_made_from(settings.choices())

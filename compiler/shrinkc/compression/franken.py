@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.output import new_directory
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of
+from shrinkc.core.words import show_metric
 from shrinkc.evaluation.plan import EvalPlan, evaluate
+from shrinkc.evaluation.rows import task_values
 from shrinkc.evaluation.torch_scorer import TorchScorer
 
 LAYERS_MAX = 1000  # of a configuration: a slip of the finger is no model
@@ -285,17 +288,18 @@ def table(rows: Sequence[Row]) -> list[str]:
     }
     if "perplexity" in rows[0].metrics:
         columns["perplexity"] = lambda r: f"{r.metrics['perplexity']['perplexity']:.2f}"
-    if "hellaswag" in rows[0].metrics:
-        columns["HellaSwag acc / norm"] = lambda r: (
-            f"{100 * r.metrics['hellaswag']['acc']:.1f} / "
-            f"{100 * r.metrics['hellaswag']['acc_norm']:.1f} %"
-        )
+    for label in task_values(rows[0].metrics):
+        columns[label] = partial(_task_value, label)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(show(row) for show in columns.values())} |" for row in rows]
     for row in rows:
         lines += ["", f"**{row.configuration.name}**", ""]
         lines += [f"* greedy: {_one_line(row.greedy)}", f"* sampled: {_one_line(row.sampled)}"]
     return lines
+
+
+def _task_value(label: str, row: Row) -> str:
+    return show_metric(label, task_values(row.metrics)[label])
 
 
 def _one_line(text: str) -> str:

@@ -254,7 +254,13 @@ def _fastest(work: Callable[[], Any]) -> float:
 def _data_problems(
     recipe: Recipe, calibration: Calibration, tokenizer: Any, notes: list[str]
 ) -> list[tuple[type[ShrinkcError], str]]:
-    problems: list[tuple[type[ShrinkcError], str]] = []
+    choices = () if recipe.evaluate is None else recipe.evaluate.choices()
+    problems: list[tuple[type[ShrinkcError], str]] = [
+        (BadData, f"evaluate.tasks: there is no file {file}")
+        for choice in choices
+        for file in choice.files
+        if not file.is_file()
+    ]
 
     def check(work: Any) -> None:
         try:

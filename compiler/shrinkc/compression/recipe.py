@@ -25,15 +25,16 @@ from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.texts import HUB, is_file
-from shrinkc.core.errors import BadRecipe
+from shrinkc.core.errors import BadRecipe, UsageError
 from shrinkc.core.resources import resource
+from shrinkc.evaluation import TaskChoice
 from shrinkc.targets import CHIPS
 
 _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # keys that hold paths, wherever they are
-PATH_KEYS = ("text", "trivia", "hellaswag")
+PATH_KEYS = ("text",)
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,14 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What is measured after every step; see ``shrinkc eval``.  0 items: all there are."""
+    """What is measured after every step; see ``shrinkc eval``.  ``tasks``: each NAME, FILE.yaml or NAME=FILE,
+    asked ``items`` questions."""
 
     text: str | None = None
     protocol: str = "wikitext512"
     windows: int | None = None
-    trivia: str | None = None
-    trivia_items: int = 100
-    hellaswag: str | None = None
-    hellaswag_items: int = 100
+    tasks: tuple[str, ...] = ()
+    items: int = 100
     samples: tuple[str, ...] = ()
     dtype: str = "float32"
 
@@ -82,16 +82,23 @@ class EvaluateSettings:
         one_of("protocol", self.protocol, ("wikitext512", "wikitext2048"))
         if self.windows is not None:
             between("windows", self.windows, 1)
-        between("trivia_items", self.trivia_items, 1)
-        between("hellaswag_items", self.hellaswag_items, 1)
-        if not (self.text or self.trivia or self.hellaswag or self.samples):
-            raise BadRecipe("names nothing to measure: text, trivia, hellaswag, samples.")
+        between("items", self.items, 1)
+        self.choices()
+        if not (self.text or self.tasks or self.samples):
+            raise BadRecipe("names nothing to measure: text, tasks, samples.")
         if self.text is not None and is_self(self.text):
             raise BadRecipe(
                 f"text = {self.text!r}: what the model writes itself says nothing of how well it does.",
                 "give a text file; one of that name is './self'.",
             )
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+    def choices(self) -> tuple[TaskChoice, ...]:
+        """``tasks`` as an evaluation takes them.  Raises BadRecipe."""
+        try:
+            return tuple(map(TaskChoice.parse, self.tasks))
+        except UsageError as error:
+            raise BadRecipe(f"tasks: {error.message}", error.hint) from error
 
 
 @dataclass(frozen=True)
@@ -440,7 +447,16 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
             )
         return full
 
-    return {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
+    def absolute_task(value: Any) -> Any:
+        try:
+            return str(TaskChoice.parse(value).moved(absolute))
+        except (AttributeError, UsageError):  # no text, or no task: the settings say what is wrong
+            return value
+
+    found = {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
+    if isinstance(tasks := table.get("tasks"), list):
+        found["tasks"] = [absolute_task(task) for task in tasks]
+    return found
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -646,9 +646,7 @@ def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
         text=path(settings.text),
         protocol=settings.protocol,
         windows=settings.windows,
-        trivia=path(settings.trivia),
-        trivia_items=settings.trivia_items,
-        hellaswag=path(settings.hellaswag),
-        hellaswag_items=settings.hellaswag_items,
+        tasks=settings.choices(),
+        items=settings.items,
         samples=settings.samples,
     )

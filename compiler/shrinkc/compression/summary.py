@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shrinkc.compression.steps import StepRecord
-from shrinkc.core.words import show_size
+from shrinkc.core.words import show_metric, show_size
 from shrinkc.evaluation import COMPARED
+from shrinkc.evaluation.rows import task_values
 from shrinkc.pictures.quality import Measured, quality
 
 MIB = 1 << 20
@@ -19,7 +20,7 @@ class Row:
     """A step.  ``share``: packed bytes over the bytes of the given model in bf16.
 
     What was not measured is None.  ``vocabulary``: tokens.  ``measured``: how the perplexity was, as
-    far as another one has to share it to be compared with it.
+    far as another one has to share it to be compared with it.  ``tasks``: values by task and metric.
     """
 
     name: str
@@ -36,10 +37,7 @@ class Row:
     bits_per_byte: float | None
     protocol: str | None
     measured: dict[str, Any] | None
-    trivia_closed: float | None
-    trivia_open: float | None
-    hellaswag: float | None
-    hellaswag_norm: float | None
+    tasks: dict[str, float]
     seconds: float
 
 
@@ -66,10 +64,7 @@ def _row(record: StepRecord, whole: int) -> Row:
         bits_per_byte=_at(metrics, "perplexity", "bits_per_byte"),
         protocol=_at(metrics, "perplexity", "protocol"),
         measured=_measured(metrics),
-        trivia_closed=_at(metrics, "trivia", "closed", "accuracy"),
-        trivia_open=_at(metrics, "trivia", "open", "accuracy"),
-        hellaswag=_at(metrics, "hellaswag", "acc"),
-        hellaswag_norm=_at(metrics, "hellaswag", "acc_norm"),
+        tasks=task_values(metrics or {}),
         seconds=record.seconds,
     )
 
@@ -87,10 +82,10 @@ def _at(metrics: Any, *keys: str) -> Any:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table.  Packed bytes: integers at their width, everything else at 16 bit."""
+    tasks = task_names(rows)
     head = (
         "step", "layers", "FFN", "KV heads", "tokens", "parameters", "non-zeros", "on disk, MiB",
-        "packed, MiB", "of bf16", "perplexity", "bits per byte", "TriviaQA closed / open",
-        "HellaSwag acc / norm", "seconds",
+        "packed, MiB", "of bf16", "perplexity", "bits per byte", *tasks, "seconds",
     )  # fmt: skip
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
@@ -99,7 +94,7 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{row.parameters:,}", f"{row.non_zeros:,}", f"{row.bytes_on_disk / MIB:.1f}",
             f"{row.packed_bytes / MIB:.1f}", f"{row.share:.1%}", _number(row.perplexity, 2),
             _number(row.bits_per_byte, 4),
-            _pair(row.trivia_closed, row.trivia_open), _pair(row.hellaswag, row.hellaswag_norm),
+            *(show_metric(name, row.tasks.get(name)) for name in tasks),
             f"{row.seconds:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -119,10 +114,9 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _pair(first: float | None, second: float | None) -> str:
-    if first is None and second is None:
-        return ""
-    return " / ".join("–" if v is None else f"{v:.1%}" for v in (first, second))
+def task_names(rows: Sequence[Row]) -> list[str]:
+    """The tasks' metrics that any step has, in the order in which they were measured."""
+    return list(dict.fromkeys(name for row in rows for name in row.tasks))
 
 
 def picture(rows: Sequence[Row]) -> tuple[str, str] | None:

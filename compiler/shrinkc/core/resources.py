@@ -10,8 +10,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resource(name: str) -> Path:
-    """Folder ``templates``, ``runtime_c``, ``toolchain``, ``recipes`` or ``costs``, wherever shrinkc is
-    installed."""
+    """Folder ``templates``, ``runtime_c``, ``toolchain``, ``recipes``, ``costs`` or ``lm_eval_tasks``, wherever
+    shrinkc is installed."""
     for root in (_PACKAGE / "_data", _PACKAGE.parent.parent, _PACKAGE / "compression", _PACKAGE):
         if (root / name).is_dir():
             return root / name

@@ -25,3 +25,11 @@ def show_time(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def show_metric(name: str, value: float | None) -> str:
+    """The value of a task's metric, such as ``hellaswag acc_norm``: a share in percent, nothing for None."""
+    if value is None:
+        return ""
+    share = name.rpartition(" ")[2].startswith(("acc", "exact_match", "f1", "em"))
+    return f"{100 * value:.2f} %" if share else f"{value:.4f}"

@@ -19,13 +19,14 @@ from shrinkc.evaluation import (
     CompiledScorer,
     EvalPlan,
     Scorer,
+    TaskChoice,
     TorchScorer,
     evaluate,
     fitted,
     made_from,
 )
 from shrinkc.evaluation.compiled_scorer import Engine
-from shrinkc.evaluation.hub import SOURCES, data_file, is_hub
+from shrinkc.evaluation.hub import is_hub, text_file
 from shrinkc.evaluation.kv_cache import check_bits
 from shrinkc.model import FAMILIES
 
@@ -53,10 +54,8 @@ class EvalRequest:
         text: str | None,
         protocol: str | None,
         windows: int | None,
-        trivia: str | None,
-        trivia_items: int | None,
-        hellaswag: str | None,
-        hellaswag_items: int | None,
+        tasks: Sequence[str],
+        items: int | None,
         sample: Sequence[str],
         chat: bool,
         dtype: str | None,
@@ -70,13 +69,12 @@ class EvalRequest:
         """From the values of options; UsageError when one is not possible."""
         plan = EvalPlan(
             text=data_path(text), protocol=protocol, windows=windows,
-            trivia=data_path(trivia), trivia_items=trivia_items, hellaswag=data_path(hellaswag),
-            hellaswag_items=hellaswag_items, samples=tuple(sample), chat=chat,
+            tasks=tuple(map(TaskChoice.parse, tasks)), items=items, samples=tuple(sample), chat=chat,
         )  # fmt: skip
         if plan.empty:
             raise UsageError(
                 "nothing to measure was asked for.",
-                "give at least one of --text FILE, --trivia FILE, --hellaswag FILE (or hub), --sample TEXT.",
+                "give at least one of --text FILE (or hub), --task NAME, --sample TEXT.",
             )
         if base is not None and not text:
             raise UsageError(
@@ -86,8 +84,7 @@ class EvalRequest:
         if chat and not sample:
             raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
         for name, value in (
-            ("--batch", batch), ("--threads", threads), ("--trivia-items", trivia_items),
-            ("--hellaswag-items", hellaswag_items),
+            ("--batch", batch), ("--threads", threads), ("--items", items),
         ):  # fmt: skip
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
@@ -148,19 +145,14 @@ def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Jo
 
 
 def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
-    """The plan with what is on the hub fetched to files in ``folder``.  Raises BadData that names every file that
-    cannot be read."""
-    given = {kind: getattr(plan, kind) for kind in SOURCES}
-    check_text_files(
-        (kind, path) for kind, path in given.items() if path is not None and not is_hub(str(path))
-    )
+    """The plan with a text that is on the hub fetched to a file in ``folder``.  Raises BadData where it cannot be
+    read."""
+    if plan.text is None:
+        return plan
+    if not is_hub(str(plan.text)):
+        check_text_files([("text", plan.text)])
     with reporter.stage("fetching data"):
-        files = {
-            kind: data_file(str(value), kind, folder)
-            for kind, value in given.items()
-            if value is not None
-        }
-    return replace(plan, **files)  # type: ignore[arg-type]
+        return replace(plan, text=text_file(str(plan.text), folder))
 
 
 def data_path(value: str | None) -> Path | None:

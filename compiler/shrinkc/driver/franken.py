@@ -18,7 +18,7 @@ from shrinkc.core.parsing import parse_json
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of
 from shrinkc.driver.evaluating import data_path, with_files
-from shrinkc.evaluation.plan import EvalPlan
+from shrinkc.evaluation import EvalPlan, TaskChoice
 from shrinkc.importer import load_config
 
 RESULT, TABLE = "comparison.json", "comparison.md"
@@ -36,8 +36,8 @@ class FrankenRequest:
     seed: int
     text: str | None
     windows: int | None
-    hellaswag: str | None
-    hellaswag_items: int | None
+    task: tuple[str, ...]
+    items: int | None
     save: Path | None
     threads: int
     output: Path | None
@@ -104,7 +104,7 @@ def compare_layers(request: FrankenRequest, reporter: Reporter) -> Compared:
     ]
     wanted = EvalPlan(
         text=data_path(request.text), windows=request.windows,
-        hellaswag=data_path(request.hellaswag), hellaswag_items=request.hellaswag_items,
+        tasks=tuple(map(TaskChoice.parse, request.task)), items=request.items,
     )  # fmt: skip
     story = franken.Story(request.prompt, request.tokens, request.seed)
     with TemporaryDirectory(prefix="shrinkc-") as fetched:

@@ -14,11 +14,8 @@ from shrinkc.abi import Trace
 from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import RunFailed, UsageError
-from shrinkc.core.progress import Update
 from shrinkc.core.shell import name_of, quoted
-from shrinkc.evaluation.divergence import sequences_against
-from shrinkc.evaluation.protocols import token_losses
-from shrinkc.evaluation.scorer import Choices, Compared, Predicted, Scorer, whole_sequences
+from shrinkc.evaluation.scorer import Choices, Predicted, Scorer, has_ended
 from shrinkc.importer import Message, Tokenizer
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.serialize import load
@@ -30,9 +27,30 @@ Engine = Literal["host", "interpreter"]
 ENGINES: tuple[Engine, ...] = ("host", "interpreter")
 
 TIMEOUT_S = 3600.0
+_ROWS = 128  # logits turned to float64 at a time: a large vocabulary takes much memory
+STEP = 16  # tokens that are generated before a text that ends them is looked for
 
 
-class CompiledScorer:
+def token_losses(
+    logits: NDArray, targets: Sequence[int] | NDArray[np.int64], frac: int = 0
+) -> NDArray[np.float64]:
+    """Cross-entropy [T], in nats, of ``targets`` [T] under ``logits`` [T, vocab], in float64.
+
+    The logits are divided by 2**frac first, which is exact.
+    """
+    wanted = np.asarray(targets, np.int64)
+    if len(logits) != len(wanted):
+        raise ValueError(f"{len(logits)} rows of logits for {len(wanted)} tokens")
+    losses = np.empty(len(wanted))
+    for at in range(0, len(wanted), _ROWS):
+        part = np.ldexp(np.asarray(logits[at : at + _ROWS], np.float64), -frac)
+        top = part.max(axis=1)
+        log_sum = top + np.log(np.exp(part - top[:, None]).sum(axis=1))
+        losses[at : at + _ROWS] = log_sum - part[np.arange(len(part)), wanted[at : at + _ROWS]]
+    return losses
+
+
+class CompiledScorer(Scorer):
     """A Scorer of the compiled ``directory``.  Both engines compute the same integers.
 
     Raises BadArtifact; on "host" also ToolMissing and BuildFailed, since it builds the program.
@@ -64,6 +82,7 @@ class CompiledScorer:
         self.vocab = self._manifest.vocab_size
         self.max_length = self._manifest.context
         self.batch = 1
+        self.bos_id = self._bos_id()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See Scorer."""
@@ -73,8 +92,7 @@ class CompiledScorer:
         """See Scorer."""
         return self._tokenizer.encode_chat(message)
 
-    @property
-    def bos_id(self) -> int | None:
+    def _bos_id(self) -> int | None:
         """The token that prompts begin with, or else what the chat template calls so."""
         chat = self._tokenizer.chat
         if self._manifest.bos_id is not None or chat is None:
@@ -92,20 +110,18 @@ class CompiledScorer:
         """See Scorer; by the table that the device prints with."""
         return self._tokenizer.decode(ids)
 
-    def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
-        """See Scorer."""
-        return [found.losses for found in self.predicted(sequences, update)]
+    def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
+        """See Scorer.  Every ending is computed with its context; memory for one sequence's logits as int32."""
+        fed = [[*q.context, *ending[:-1]] for q in questions for ending in q.endings]
+        logits = self._logits(fed)
+        return [
+            [self._predicted(next(logits)[len(q.context) - 1 :], ending) for ending in q.endings]
+            for q in questions
+        ]
 
-    def predicted(self, sequences: Sequence[Sequence[int]], update: Update) -> list[Predicted]:
-        """Of each sequence; memory for one sequence's logits as int32 at a time."""
-        out = []
-        update(0, len(sequences))
-        fed = [list(s[:-1]) for s in sequences]
-        for logits, sequence in zip(self._logits(fed), sequences, strict=True):
-            losses = token_losses(logits, sequence[1:], self._frac)
-            out.append(Predicted(losses, logits.argmax(axis=1) == sequence[1:]))
-            update(len(out), len(sequences))
-        return out
+    def _predicted(self, logits: NDArray, ending: list[int]) -> Predicted:
+        losses = token_losses(logits, ending, self._frac)
+        return Predicted(losses, logits.argmax(axis=1) == ending)
 
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
         """See Scorer; memory for the sequence's logits as int32."""
@@ -113,36 +129,24 @@ class CompiledScorer:
         for at in range(0, len(logits), rows):
             yield np.ldexp(logits[at : at + rows].astype(np.float64), -self._frac)
 
-    def against(
-        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
-    ) -> list[Compared]:
-        """See Scorer."""
-        return sequences_against(self, base, sequences, update)
-
-    def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
-        """See Scorer."""
-        return whole_sequences(self, questions, update)
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new: int,
-        update: Update,
-        *,
-        first_line: bool = False,
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
     ) -> list[list[int]]:
-        """See Scorer."""
+        """See Scorer.  With ``until`` a program is asked for few tokens, then for twice as many."""
         out = []
-        update(0, len(prompts))
         for prompt in prompts:
-            request = Request(tuple(prompt), max_new)
             if not prompt:
                 raise UsageError("the prompt has no tokens.", "give a text.")
-            tokens = self._host_tokens(request) if self._on == "host" else self._tokens(request)
-            if tokens and tokens[-1] in self._graph.eos_ids:
-                tokens.pop()
-            out.append(tokens)
-            update(len(out), len(prompts))
+            new, step = list[int](), min(STEP if until else max_new, max_new)
+            while True:
+                request = Request((*prompt, *new), step)
+                more = self._host_tokens(request) if self._on == "host" else self._tokens(request)
+                ended = len(more) < step or more[-1] in self._graph.eos_ids
+                new += more[:-1] if more and more[-1] in self._graph.eos_ids else more
+                step = min(2 * step, max_new - len(new))
+                if ended or not step or has_ended(self.decode(new), until):
+                    break
+            out.append(new)
         return out
 
     def describe(self) -> dict[str, object]:

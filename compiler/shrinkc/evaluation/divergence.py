@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.evaluation.perplexity import TextProtocol, mean_of_windows, windows_of
-from shrinkc.evaluation.scorer import Compared, Scorer
+from shrinkc.evaluation.scorer import Compared, Scorer, from_columns, to_columns
 
 ROWS = 64  # of logits in float64 at a time: a large vocabulary takes much memory
 
@@ -43,10 +43,10 @@ def compared(
     return Compared(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def sequences_against(
+def against(
     scorer: Scorer, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
 ) -> list[Compared]:
-    """``against`` of a Scorer by way of ``next_logits`` of both, one sequence at a time.
+    """What each sequence's tokens after the first are to a model and to its base, one sequence at a time.
 
     Raises BadWeights where a logit is not finite.
     """
@@ -60,12 +60,11 @@ def sequences_against(
                 )
             yield logits
 
-    out: list[Compared] = []
-    update(0, len(sequences))
-    for sequence in sequences:
-        out.append(compared(finite(scorer, sequence), finite(base, sequence), sequence[1:]))
-        update(len(out), len(sequences))
-    return out
+    return scorer.in_batches(
+        sequences, update,
+        lambda part: [compared(finite(scorer, s), finite(base, s), s[1:]) for s in part],
+        to_columns, lambda kept: from_columns(Compared, kept),
+    )  # fmt: skip
 
 
 def windows_of_both(

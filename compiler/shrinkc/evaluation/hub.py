@@ -1,44 +1,15 @@
-"""The evaluation data as the Hugging Face hub has it, for those without local files."""
+"""WikiText-2's test split as the Hugging Face hub has it, for those without a local file."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shrinkc.checkpoints import need
 from shrinkc.core.errors import BadData
 
 PREFIX = "hub"
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A dataset's id, default configuration and split; ``write`` makes a row a piece of a file."""
-
-    dataset: str
-    config: str | None
-    split: str
-    ending: str
-    write: Callable[[Mapping[str, Any]], str]
-
-
-def _text_row(row: Mapping[str, Any]) -> str:
-    return row["text"] or " \n"  # a blank line of the raw file is an empty row
-
-
-def _json_row(row: Mapping[str, Any]) -> str:
-    return json.dumps(dict(row), ensure_ascii=False) + "\n"
-
-
-SOURCES = {
-    "text": _Source("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "raw", _text_row),
-    "trivia": _Source("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "jsonl", _json_row),
-    "hellaswag": _Source("Rowan/hellaswag", None, "validation", "jsonl", _json_row),
-}
+DATASET, CONFIG, SPLIT = "Salesforce/wikitext", "wikitext-2-raw-v1", "test"
 
 
 def is_hub(value: str) -> bool:
@@ -46,10 +17,10 @@ def is_hub(value: str) -> bool:
     return value.partition(":")[0] == PREFIX and not Path(value).exists()
 
 
-def data_file(value: str, kind: str, folder: Path) -> Path:
-    """The local file that ``value`` means, for one ``kind`` of SOURCES.
+def text_file(value: str, folder: Path) -> Path:
+    """The local file that ``value`` means.
 
-    "hub" or "hub:CONFIG" fetches the dataset (or takes it from the cache of the ``datasets``
+    "hub" or "hub:CONFIG" fetches the data set (or takes it from the cache of the ``datasets``
     library) and writes it to a file in ``folder``; anything else is a path.  What comes through a
     pipe, which can be read only once, is put into such a file as well.  Raises BadData,
     ExtraMissing.
@@ -60,12 +31,10 @@ def data_file(value: str, kind: str, folder: Path) -> Path:
         return _drained(given, folder / given.name)
     if not is_hub(value):
         return given
-    source = SOURCES[kind]
-    chosen = config or source.config
-    name = "-".join(filter(None, (source.dataset.replace("/", "-"), chosen, source.split)))
-    path = folder / f"{name}.{source.ending}"
+    path = folder / f"{DATASET.replace('/', '-')}-{config or CONFIG}-{SPLIT}.raw"
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(map(source.write, _rows(source, chosen)))
+        # a blank line of the raw file is an empty row
+        file.writelines(text or " \n" for text in _rows(config or CONFIG))
     return path
 
 
@@ -78,17 +47,16 @@ def _drained(pipe: Path, file: Path) -> Path:
     return file
 
 
-def _rows(source: _Source, config: str | None) -> Iterable[Mapping[str, Any]]:
+def _rows(config: str) -> list[str]:
     need("datasets")
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(source.dataset, config, split=source.split)
+        return [row["text"] for row in datasets.load_dataset(DATASET, config, split=SPLIT)]
     except Exception as error:  # whatever the network or the hub says
         first = str(error).strip().split("\n")[0]
         raise BadData(
-            f"{source.dataset} ({config or 'default'}, {source.split}) cannot be fetched from the "
-            f"hub: {first}",
+            f"{DATASET} ({config}, {SPLIT}) cannot be fetched from the hub: {first}",
             "give a local file instead.",
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,11 @@ def decoded(content: bytes, path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file as text: CRLF and CR become LF.  Raises BadData."""
+    return decoded(read_bytes(path), path)
+
+
 def file_facts(path: Path) -> dict[str, object]:
     """What identifies a file of data, without its place on this machine."""
     content = read_bytes(path)
@@ -58,22 +62,19 @@ def json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def spread(items: Sequence[Item], count: int | None, path: Path) -> list[Item]:
-    """``count`` items at equal distances over the file (None: all): files are sorted by source.
+def spread(items: Sequence[Item], count: int | None, source: str) -> list[Item]:
+    """``count`` items at equal distances over the data (None: all), which is sorted by source.
 
-    Raises UsageError for more than there are.
+    Raises UsageError for more than there are, BadData where there is none.
     """
+    if not items:
+        raise BadData(
+            f"{source} has no questions.", "give a file that has what the task asks about."
+        )
     wanted = len(items) if count is None else count
     if not 1 <= wanted <= len(items):
         raise UsageError(
-            f"{wanted} items are asked for, {path} has {len(items)}.",
+            f"{wanted} items are asked for, {source} has {len(items)}.",
             f"allowed: 1 to {len(items)}.",
         )
     return [items[i * len(items) // wanted] for i in range(wanted)]
-
-
-def proportion(correct: int, items: int) -> dict[str, object]:
-    """Share of ``correct`` and its standard error sqrt(p (1 - p) / (n - 1)), None for one item."""
-    share = correct / items
-    error = math.sqrt(share * (1 - share) / (items - 1)) if items > 1 else None
-    return {"accuracy": share, "standard_error": error}

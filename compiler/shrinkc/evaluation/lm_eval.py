@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +22,46 @@ from tqdm import tqdm
 from shrinkc.checkpoints import check_device, load, suited_threads, use_threads
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
+from shrinkc.core.progress import Update
 from shrinkc.evaluation.compiled_scorer import CompiledScorer, Engine
+from shrinkc.evaluation.scorer import Choices, Item, Scorer
 from shrinkc.evaluation.torch_scorer import BATCH, TorchScorer
 from shrinkc.model import FAMILIES
 
-CHUNK = 64  # sequences after which the harness is told, which may keep it (--use_cache)
+CHUNK = 64  # questions after which the harness is told, which may keep it (--use_cache)
 HARNESS_DEVICE = "cuda:0"
-STEP = 16  # tokens that are generated before a stop sequence is looked for; twice as many each time
 
-Request = tuple[tuple[str, str], list[int], list[int]]  # text, and token ids of context and rest
+Request = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, and ids of context and rest
 
 
-@register_model("shrinkc")
-class ShrinkcLM(TemplateLM):  # type: ignore[misc]
-    """``path`` is a compiled directory, or any model that ``shrinkc eval`` measures in torch.
+class ScorerLM(TemplateLM):  # type: ignore[misc]
+    """Any ``scorer`` as the harness' model.
 
-    ``engine`` ("host" or "interpreter") is for compiled ones; ``dtype``, ``device``, ``batch_size`` and
-    ``threads`` for the others.  ``prefix_token_id`` is what an empty context stands for (None: the BOS, or
-    else the end token).  ``max_gen_toks``: of a task that does not say.  Text is generated greedily;
-    UsageError for a task that wants it sampled, and for what no model of this length can be asked.
+    ``prefix_token_id``: what an empty context stands for (None: the BOS, or else the end token).
+    ``max_gen_toks``: new tokens of a task that does not say.  ``update`` is told how many questions are done.
+    Text is generated greedily; UsageError for a task that wants it sampled, and for what no model of this
+    length can be asked.
     """
 
     def __init__(
         self,
-        path: str,
-        engine: Engine | None = None,
-        dtype: str = "float32",
-        device: str | None = None,
-        batch_size: int | str = BATCH,
-        max_batch_size: int | None = None,
-        threads: int | None = None,
+        scorer: Scorer,
         prefix_token_id: int | None = None,
         max_gen_toks: int = 256,
+        update: Update | None = None,
     ) -> None:
         super().__init__()
-        self.scorer: CompiledScorer | TorchScorer
-        if artifact.is_artifact(Path(path)):
-            self.scorer = CompiledScorer(Path(path), dict(os.environ), engine or "host")
-        else:
-            if engine is not None:
-                raise UsageError(f"engine={engine}: {path} is not a compiled directory.")
-            loaded = load(path, dtype=dtype, device=_device(device), families=FAMILIES)
-            use_threads(threads or suited_threads(loaded.model.config.hidden_size))
-            batch = BATCH if isinstance(batch_size, str) else batch_size
-            self.scorer = TorchScorer(loaded, batch=batch)
-        if not self.scorer.end_ids and self.scorer.bos_id is None and prefix_token_id is None:
+        self.scorer = scorer
+        prefixes = (prefix_token_id, scorer.bos_id, *scorer.end_ids)
+        self._prefix = next((token for token in prefixes if token is not None), None)
+        if self._prefix is None:
             raise UsageError(
-                f"{self.scorer.name} has neither a BOS nor an end token.",
+                f"{scorer.name} has neither a BOS nor an end token.",
                 "say with prefix_token_id=ID what an empty context stands for.",
             )
-        self._prefix = prefix_token_id
         self._max_gen_toks = max_gen_toks
-        self.max_length = self.scorer.max_length
+        self._update = update or _ignore
+        self.max_length = scorer.max_length
 
     # ---- tokens ----
 
@@ -84,10 +73,8 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text without a context."""
-        for found in (self._prefix, self.scorer.bos_id, *self.scorer.end_ids):
-            if found is not None:
-                return int(found)
-        raise AssertionError("the constructor has refused it")
+        assert self._prefix is not None
+        return self._prefix
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -120,26 +107,32 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of each rest, given its context: what is too long for the model is cut on the left."""
+        """Of each rest, given its context: what is too long for the model is cut on the left.
+
+        Requests in a row that share their context, as the choices of a question do, are asked together.
+        """
         found: list[tuple[float, bool]] = []
-        for part in self._chunks(requests, disable_tqdm):
-            asked = []
-            for _, context, rest in part:
-                if not 1 <= len(rest) <= self.max_length:
-                    raise UsageError(
-                        f"{len(rest)} tokens to be predicted are asked for, {self.scorer.name} has "
-                        f"{self.max_length} positions."
-                    )
-                asked.append([*context, *rest][-(self.max_length + 1) :])
-            for (text, _, rest), predicted in zip(
-                part, self.scorer.predicted(asked, _ignore), strict=True
-            ):
-                last = slice(-len(rest), None)
-                answer = (-float(predicted.losses[last].sum()), bool(predicted.greedy[last].all()))
-                found.append(answer)
-                if text is not None:  # parts of a rolling text are none of the harness' requests
-                    self.cache_hook.add_partial("loglikelihood", text, answer)
+        cut = [(text, self._fitting(context, rest), rest) for text, context, rest in requests]
+        questions = [list(same) for _, same in groupby(cut, key=lambda request: request[1])]
+        for part, update in self._chunks(questions, disable_tqdm):
+            asked = [Choices(same[0][1], [rest for *_, rest in same]) for same in part]
+            predicted = self.scorer.predicted(asked, update)
+            for same, endings in zip(part, predicted, strict=True):
+                for (text, *_), ending in zip(same, endings, strict=True):
+                    found.append((-float(ending.losses.sum()), bool(ending.greedy.all())))
+                    if (
+                        text is not None
+                    ):  # parts of a rolling text are none of the harness' requests
+                        self.cache_hook.add_partial("loglikelihood", text, found[-1])
         return found
+
+    def _fitting(self, context: list[int], rest: list[int]) -> list[int]:
+        if not 1 <= len(rest) <= self.max_length:
+            raise UsageError(
+                f"{len(rest)} tokens to be predicted are asked for, {self.scorer.name} has "
+                f"{self.max_length} positions."
+            )
+        return context[-(self.max_length + 1 - len(rest)) :]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Of whole texts, each token once, in windows of the model's length."""
@@ -163,46 +156,85 @@ class ShrinkcLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """Greedy text up to the first stop sequence, which is not part of it, or an end token."""
-        found = []
-        for request in tqdm(requests, desc="shrinkc", disable=disable_tqdm):
-            prompt, settings = request.args
-            settings = normalize_gen_kwargs(settings, self._max_gen_toks)
-            if settings["do_sample"]:
-                raise UsageError(
-                    "a task wants text that is sampled, which is not supported.",
-                    "--gen_kwargs do_sample=false,temperature=0 makes it greedy.",
-                )
-            text = self._greedy(prompt, settings["max_gen_toks"], settings["until"])
-            found.append(text)
-            self.cache_hook.add_partial("generate_until", request.args, text)
+        found: list[str] = []
+        asked = [(request, *self._prompt(*request.args)) for request in requests]
+        for part, update in self._chunks(asked, disable_tqdm):
+            for (most, until), same in groupby(part, key=lambda each: each[2:]):
+                alike = list(same)
+                prompts = [ids for _, ids, *_ in alike]
+                new = self.scorer.generate(prompts, most, update, until)
+                for (request, *_), ids in zip(alike, new, strict=True):
+                    text = self.scorer.decode(ids)
+                    ends = [text.find(stop) for stop in until if stop in text]
+                    found.append(text[: min(ends, default=len(text))])
+                    self.cache_hook.add_partial("generate_until", request.args, found[-1])
         return found
 
-    def _greedy(self, prompt: str, most: int, until: Sequence[str]) -> str:
-        room = self.max_length - most
-        if room < 1:
+    def _prompt(
+        self, text: str, settings: dict[str, Any]
+    ) -> tuple[list[int], int, tuple[str, ...]]:
+        """Ids that leave room for the new tokens, how many these are at most, and what ends them."""
+        settings = normalize_gen_kwargs(settings, self._max_gen_toks)
+        most = settings["max_gen_toks"]
+        if settings["do_sample"]:
+            raise UsageError(
+                "a task wants text that is sampled, which is not supported.",
+                "--gen_kwargs do_sample=false,temperature=0 makes it greedy.",
+            )
+        if most >= self.max_length:
             raise UsageError(
                 f"{most} new tokens are asked for, {self.scorer.name} has {self.max_length} positions.",
-                "--gen_kwargs max_gen_toks=N asks for fewer.",
+                "a compiled directory has as many as 'shrinkc compile ... --context N' said; "
+                "max_gen_toks in the task, or in --gen_kwargs of lm_eval, asks for fewer.",
             )
-        ids, new, step = self.tok_encode(prompt)[-room:], list[int](), STEP
-        while True:
-            wanted = min(step, most - len(new))
-            (more,) = self.scorer.generate([[*ids, *new]], wanted, _ignore)
-            new += more
-            text = self.scorer.decode(new)
-            ends = [text.find(stop) for stop in until if stop and stop in text]
-            if ends or len(more) < wanted or len(new) == most:
-                return text[: min(ends, default=len(text))]
-            step *= 2
+        until = tuple(stop for stop in settings["until"] if stop)
+        return self.tok_encode(text)[most - self.max_length :], most, until
 
     def _chunks(
-        self, requests: Sequence[Request], disable_tqdm: bool
-    ) -> Iterator[Sequence[Request]]:
-        with tqdm(total=len(requests), desc="shrinkc", disable=disable_tqdm) as bar:
-            for at in range(0, len(requests), CHUNK):
-                part = requests[at : at + CHUNK]
-                yield part
-                bar.update(len(part))
+        self, questions: Sequence[Item], disable_tqdm: bool
+    ) -> Iterator[tuple[Sequence[Item], Update]]:
+        """Some questions at a time, and whom to tell how many of them are done."""
+        with tqdm(total=len(questions), desc="shrinkc", disable=disable_tqdm) as bar:
+            for at in range(0, len(questions), CHUNK):
+
+                def update(done: int, total: int, note: str = "", /, at: int = at) -> None:
+                    self._update(at + done, len(questions))
+                    bar.update(at + done - bar.n)
+
+                yield questions[at : at + CHUNK], update
+
+
+@register_model("shrinkc")
+class ShrinkcLM(ScorerLM):
+    """``path`` is a compiled directory, or any model that ``shrinkc eval`` measures in torch.
+
+    ``engine`` ("host" or "interpreter") is for compiled ones; ``dtype``, ``device``, ``batch_size`` and
+    ``threads`` for the others.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        engine: Engine | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int | str = BATCH,
+        max_batch_size: int | None = None,
+        threads: int | None = None,
+        prefix_token_id: int | None = None,
+        max_gen_toks: int = 256,
+    ) -> None:
+        scorer: Scorer
+        if artifact.is_artifact(Path(path)):
+            scorer = CompiledScorer(Path(path), dict(os.environ), engine or "host")
+        else:
+            if engine is not None:
+                raise UsageError(f"engine={engine}: {path} is not a compiled directory.")
+            loaded = load(path, dtype=dtype, device=_device(device), families=FAMILIES)
+            use_threads(threads or suited_threads(loaded.model.config.hidden_size))
+            batch = BATCH if isinstance(batch_size, str) else batch_size
+            scorer = TorchScorer(loaded, batch=batch)
+        super().__init__(scorer, prefix_token_id, max_gen_toks)
 
 
 def _device(name: str | None) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import shrinkc
 from shrinkc.core.errors import UsageError
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.evaluation.divergence import differences, windows_of_both
-from shrinkc.evaluation.hellaswag import hellaswag, read_hellaswag
-from shrinkc.evaluation.items import file_facts, spread
+from shrinkc.evaluation.divergence import against, differences, windows_of_both
+from shrinkc.evaluation.items import file_facts, read_text
 from shrinkc.evaluation.perplexity import (
     COMPARED,
     DEFAULT_PROTOCOL,
@@ -26,13 +26,11 @@ from shrinkc.evaluation.perplexity import (
     summary,
     text_perplexity,
 )
-from shrinkc.evaluation.protocols import read_text
-from shrinkc.evaluation.resuming import ResumingScorer
+from shrinkc.evaluation.resuming import KeptBatches
 from shrinkc.evaluation.scorer import CONDITIONS, Scorer
-from shrinkc.evaluation.trivia import closed_book, open_book, read_trivia
+from shrinkc.evaluation.tasks import Task, TaskChoice, harness_version, tasks_made_from
 
 SAMPLE_TOKENS = 64
-_SELECTION = "at equal distances over the file"
 
 Result = dict[str, object]
 
@@ -43,23 +41,22 @@ class EvalPlan:
 
     ``protocol``: None is the usual one, or where the model has too few positions for its windows, one with
     windows that fit.
+    ``items``: questions of each of ``tasks``, at equal distances over its data.
     ``samples`` are prompts to go on from, or with ``chat`` messages of a user.
     """
 
     text: Path | None = None
     protocol: str | None = DEFAULT_PROTOCOL
     windows: int | None = None
-    trivia: Path | None = None
-    trivia_items: int | None = None
-    hellaswag: Path | None = None
-    hellaswag_items: int | None = None
+    tasks: tuple[TaskChoice, ...] = ()
+    items: int | None = None
     samples: tuple[str, ...] = ()
     chat: bool = False
 
     @property
     def empty(self) -> bool:
         """Whether nothing is asked for."""
-        return not (self.text or self.trivia or self.hellaswag or self.samples)
+        return not (self.text or self.tasks or self.samples)
 
 
 def evaluate(
@@ -71,9 +68,8 @@ def evaluate(
 ) -> Result:
     """Measures all of ``plan``; JSON-able: ``model``, then one entry per part that was asked for.
 
-    ``perplexity``, ``trivia`` (with ``closed`` and ``open``, which is null with ``open_reason``
-    where the file has no contexts), ``hellaswag``, ``samples``.  Every entry holds its protocol,
-    its file, what can change its number (see CONDITIONS), and wall seconds.  Files are read
+    ``perplexity``, ``tasks`` (an entry per task or group, see TaskResult), ``samples``.  Every entry holds its
+    protocol, its file, what can change its number (see CONDITIONS), and wall seconds.  Data is read
     before anything is computed.  With a ``journal`` of this very evaluation (see :func:`made_from`) what it
     holds is not computed again, and what is computed goes into it at once; seconds are those of all
     attempts.  With ``base`` ``perplexity`` has an entry ``base``: that model, and how far the predictions are from
@@ -82,17 +78,25 @@ def evaluate(
     plan = fitted(plan, scorer, reporter, base)
     parts = _parts(plan, base)
     if not parts:
-        raise UsageError("there is nothing to evaluate.", "ask for text, trivia, hellaswag, ...")
+        raise UsageError("there is nothing to evaluate.", "ask for text, tasks or samples.")
     about = scorer.describe()
     conditions = {key: about[key] for key in CONDITIONS if key in about}
     report: Result = {"model": about}
     for name, title, work in parts:
         started = time.monotonic()
-        resuming = None if journal is None else ResumingScorer(scorer, journal, name, reporter)
-        with reporter.stage(title) as update:
-            result = work(resuming or scorer, update)
-        seconds = time.monotonic() - started + (resuming.seconds if resuming else 0.0)
-        report[name] = {**result, **conditions, "seconds": round(seconds, 3)}
+        scorer.kept = None if journal is None else KeptBatches(journal, title, reporter)
+        try:
+            with reporter.stage(title) as update:
+                result = work(scorer, update)
+            seconds = time.monotonic() - started + (scorer.kept.seconds if scorer.kept else 0.0)
+        finally:
+            scorer.kept = None
+        about_all = {**conditions, "seconds": round(seconds, 3)}
+        if name == "tasks":
+            tasks = {task: {**cast(Result, found), **about_all} for task, found in result.items()}
+            report[name] = {**cast(Result, report.get(name, {})), **tasks}
+        else:
+            report[name] = {**result, **about_all}
     return report
 
 
@@ -123,6 +127,8 @@ def made_from(scorer: Scorer, plan: EvalPlan, base: Scorer | None = None) -> Fin
     for key, value in vars(plan).items():
         if isinstance(value, Path):
             found[f"{FILE}{value.name}"] = file_facts(value)["sha256"]
+        elif key == "tasks":
+            found |= tasks_made_from(plan.tasks)
         elif value is not None:
             found[key.replace("_", "-")] = value
     return found
@@ -136,10 +142,8 @@ def _parts(
     if plan.text is not None:
         work = _perplexity(plan, plan.text, base)
         parts.append(("perplexity", f"perplexity, {plan.protocol}", work))
-    if plan.trivia is not None:
-        parts.append(("trivia", "TriviaQA", _trivia(plan, plan.trivia)))
-    if plan.hellaswag is not None:
-        parts.append(("hellaswag", "HellaSwag", _hellaswag(plan, plan.hellaswag)))
+    for choice in plan.tasks:
+        parts.append(("tasks", choice.name, _task(choice, plan.items)))
     if plan.samples:
         parts.append(("samples", "text samples", _samples(plan)))
     return parts
@@ -158,15 +162,15 @@ def _perplexity(
     def work(scorer: Scorer, update: Update) -> Result:
         return {**text_perplexity(scorer, text, protocol, plan.windows, update), **facts}
 
-    def against(base: Scorer, scorer: Scorer, update: Update) -> Result:
+    def with_base(base: Scorer, scorer: Scorer, update: Update) -> Result:
         windows, about = windows_of_both(scorer, base, text, protocol, plan.windows)
-        found = scorer.against(base, windows, update)
+        found = against(scorer, base, windows, update)
         size = predicted_bytes(scorer.decode, windows)
         figures = summary([part.losses for part in found], size)
         base_figures = {"model": base.describe(), **differences(found)}
         return {**about, **figures, "base": base_figures, **facts}
 
-    return work if base is None else partial(against, base)
+    return work if base is None else partial(with_base, base)
 
 
 def text_measured(
@@ -184,29 +188,15 @@ def text_measured(
     return {key: about[key] for key in COMPARED}
 
 
-def _trivia(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
-    items, facts = spread(read_trivia(path), plan.trivia_items, path), file_facts(path)
-    with_context = [item for item in items if item.contexts]
+def _task(choice: TaskChoice, items: int | None) -> Callable[[Scorer, Update], Result]:
+    task = Task(choice, items)
+    facts = {} if choice.data is None else file_facts(choice.data)
 
     def work(scorer: Scorer, update: Update) -> Result:
-        result: Result = {"protocol": "triviaqa", "selection": _SELECTION, **facts}
-        result["closed"] = closed_book(scorer, items, update)
-        result["open"] = open_book(scorer, with_context, update) if with_context else None
-        if not with_context:
-            result["open_reason"] = f"{path.name} has no contexts"
-        return result
-
-    return work
-
-
-def _hellaswag(plan: EvalPlan, path: Path) -> Callable[[Scorer, Update], Result]:
-    tasks, kind = read_hellaswag(path)
-    chosen, facts = spread(tasks, plan.hellaswag_items, path), file_facts(path)
-
-    def work(scorer: Scorer, update: Update) -> Result:
-        result = hellaswag(scorer, chosen, update)
-        about = {"protocol": "hellaswag", "format": kind, "selection": _SELECTION}
-        return {**about, **result, **facts}
+        found = task.run(scorer, update)
+        return {
+            name: {**asdict(result), **harness_version(), **facts} for name, result in found.items()
+        }
 
     return work
 

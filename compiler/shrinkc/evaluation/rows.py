@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shrinkc.core.words import show_metric
+
 Row = tuple[str, str, str, str]
 
 
@@ -44,32 +46,23 @@ def _base_rows(base: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def _trivia_rows(result: Mapping[str, Any]) -> list[Row]:
+def task_values(report: Mapping[str, Any]) -> dict[str, float]:
+    """``task metric`` -> value, of everything that ``report`` has of tasks."""
+    return {
+        f"{name} {metric}": found["value"]
+        for name, task in report.get("tasks", {}).items()
+        for metric, found in task["metrics"].items()
+    }
+
+
+def _task_rows(tasks: Mapping[str, Any]) -> list[Row]:
     rows = []
-    for book in ("closed", "open"):
-        part = result[book]
-        if part is None:
-            rows.append((f"TriviaQA {book} book", "-", "", result["open_reason"]))
-            continue
-        of = (
-            f"{part['items']} questions: {part['exact']} exact, {part['contained']} contained, "
-            f"{part['words']} by words"
-        )
-        share, error = part["accuracy"], part["standard_error"]
-        rows.append((f"TriviaQA {book} book", *_percent(share, error), of))
+    for name, task in tasks.items():
+        of = f"{task['items']} items" + (f", {task['shots']} shots" if task["shots"] else "")
+        for metric, found in task["metrics"].items():
+            title, error = f"{name} {metric}", show_metric(metric, found["standard_error"])
+            rows.append((title, show_metric(title, found["value"]), error.removesuffix(" %"), of))
     return rows
 
 
-def _hellaswag_rows(result: Mapping[str, Any]) -> list[Row]:
-    of = f"{result['items']} tasks"
-    return [
-        (f"HellaSwag {name}", *_percent(result[name], result[f"{name}_standard_error"]), of)
-        for name in ("acc", "acc_norm")
-    ]
-
-
-_ROWS = {"perplexity": _perplexity_rows, "trivia": _trivia_rows, "hellaswag": _hellaswag_rows}
-
-
-def _percent(share: float, error: float | None) -> tuple[str, str]:
-    return f"{100 * share:.2f} %", "" if error is None else f"{100 * error:.2f}"
+_ROWS = {"perplexity": _perplexity_rows, "tasks": _task_rows}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.core.progress import Update
+from shrinkc.evaluation.resuming import KeptBatches
+from shrinkc.importer import Message
 
 Item = TypeVar("Item", bound=Sized)
 Out = TypeVar("Out")
@@ -20,7 +23,7 @@ CONDITIONS = ("kind", "dtype", "kv_bits", "device", "threads", "engine")
 
 @dataclass(frozen=True)
 class Choices:
-    """Token ids of one question: ``endings`` are alternatives that go on after ``context``."""
+    """Token ids of one question: ``endings`` are alternatives that go on after ``context``, none of them empty."""
 
     context: list[int]
     endings: list[list[int]]
@@ -32,8 +35,8 @@ class Choices:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Of each token of a sequence after the first: ``losses`` float64 [n], the cross-entropy in nats, and
-    ``greedy`` bool [n], whether it is the likeliest (among equals the one of the lowest id)."""
+    """Of each token of an ending: ``losses`` float64 [n], the cross-entropy in nats, and ``greedy`` bool [n],
+    whether it is the likeliest (among equals the one of the lowest id)."""
 
     losses: NDArray[np.float64]
     greedy: NDArray[np.bool_]
@@ -54,69 +57,116 @@ class Compared:
     same: NDArray[np.bool_]
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
 
-    ``vocab``: number of token ids; ``max_length``: positions the model has; ``batch``: how many items
-    of a call it computes together, those of :func:`batches`.  ``update(done, total)`` is called in
-    whatever unit the work counts.
+    ``vocab``: number of token ids; ``max_length``: positions the model has; ``batch``: how many items it
+    computes together; ``bos_id`` and ``end_ids``: tokens that a text begins and ends with.  ``kept``: what an
+    earlier attempt has scored already, and where it is written down; None: nothing is kept.
+    ``update(done, total)`` is called with items.
     """
 
     name: str
     vocab: int
     max_length: int
     batch: int
+    bos_id: int | None
+    end_ids: tuple[int, ...]
+    kept: KeptBatches | None = None
 
+    @abstractmethod
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of ``text``; ``special``: with what the tokenizer itself puts around a text."""
-        ...
 
-    def encode_chat(self, message: str) -> list[int]:
-        """Ids of one user's message in the chat template, up to where the answer begins.
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+
+    @abstractmethod
+    def chat_text(self, message: str, before: Sequence[Message]) -> str:
+        """A user's message after those ``before`` it in the chat template, up to where the answer begins.
 
         Raises UsageError when the model has no template.
         """
-        ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids`` without special tokens."""
-        ...
+    @abstractmethod
+    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
+        """Of each token of ``sequence`` but the last the logits of the next, [at most rows, vocab] at a time."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What was asked and how it computes: CONDITIONS where they apply, versions, sizes."""
+
+    @abstractmethod
+    def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
+        """Of each question's endings, one batch."""
+
+    @abstractmethod
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
+    ) -> list[list[int]]:
+        """See :meth:`generate`, one batch."""
+
+    def encode_chat(self, message: str) -> list[int]:
+        """Ids of one user's message in the chat template, see :meth:`chat_text`."""
+        return self.encode(self.chat_text(message, ()), special=False)
+
+    def predicted(self, questions: Sequence[Choices], update: Update) -> list[list[Predicted]]:
+        """How each question's endings are predicted, given the context."""
+        return self.in_batches(
+            questions, update, self._predict,
+            lambda endings: [to_columns(found) for found in endings],
+            lambda kept: [from_columns(Predicted, found) for found in kept],
+        )  # fmt: skip
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
         """Cross-entropy in nats, float64 [len - 1], of each sequence's tokens after the first."""
-        ...
-
-    def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
-        """Of each token of ``sequence`` but the last the logits of the next, [at most rows, vocab] at a time."""
-        ...
-
-    def against(
-        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
-    ) -> list[Compared]:
-        """What each sequence's tokens after the first are to this model and to ``base``."""
-        ...
-
-    def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
-        """Summed cross-entropy in nats of each ending, given its context."""
-        ...
+        questions = [Choices([first], [rest]) for first, *rest in sequences]
+        return [found.losses for (found,) in self.predicted(questions, update)]
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         max_new: int,
         update: Update,
-        *,
-        first_line: bool = False,
+        until: Sequence[str] = (),
     ) -> list[list[int]]:
         """At most ``max_new`` greedy tokens per prompt, up to the end token (not included).
 
-        ``first_line``: what comes after the first line that is not blank need not be generated.
+        What comes after the first of the texts ``until`` need not be generated.
         """
-        ...
+        return self.in_batches(
+            prompts, update, lambda part: self._generate(part, max_new, until), list, list
+        )
 
-    def describe(self) -> dict[str, object]:
-        """What was asked and how it computes: CONDITIONS where they apply, versions, sizes."""
-        ...
+    def in_batches(
+        self,
+        items: Sequence[Item],
+        update: Update,
+        work: Callable[[Sequence[Item]], list[Out]],
+        to_json: Callable[[Out], Any],
+        from_json: Callable[[Any], Out],
+    ) -> list[Out]:
+        """``work`` on :func:`batches` of the items that are not kept; results in the items' order.
+
+        Batches are the same with and without a journal, since the last digits depend on what is computed
+        together.
+        """
+        parts = batches([len(item) for item in items], self.batch)
+        found = {} if self.kept is None else self.kept.next_call()
+        results: dict[int, Out] = {}
+        for number, part in enumerate(parts):
+            if number in found:
+                results.update(zip(part, map(from_json, found[number]), strict=True))
+        update(len(results), len(items))
+        for number, part in enumerate(parts):
+            if number not in found:
+                made = work([items[i] for i in part])
+                results.update(zip(part, made, strict=True))
+                if self.kept is not None:
+                    self.kept.add(number, list(map(to_json, made)))
+                update(len(results), len(items))
+        return [results[i] for i in range(len(items))]
 
 
 def batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
@@ -125,33 +175,16 @@ def batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
     return [order[at : at + batch] for at in range(0, len(order), batch)]
 
 
-def in_batches(
-    items: Sequence[Item],
-    lengths: Sequence[int],
-    batch: int,
-    update: Update,
-    work: Callable[[Sequence[Item]], list[Out]],
-) -> list[Out]:
-    """``work`` on :func:`batches` of items; results in the items' order."""
-    results: dict[int, Out] = {}
-    update(0, len(items))
-    for part in batches(lengths, batch):
-        results.update(zip(part, work([items[i] for i in part]), strict=True))
-        update(len(results), len(items))
-    return [results[i] for i in range(len(items))]
+def to_columns(found: Predicted | Compared) -> dict[str, list[Any]]:
+    """JSON of what a model makes of a sequence."""
+    return {name: column.tolist() for name, column in vars(found).items()}
 
 
-def whole_sequences(
-    scorer: Scorer, questions: Sequence[Choices], update: Update
-) -> list[list[float]]:
-    """``choice_losses`` by way of ``losses``: every ending with a copy of its context."""
-    sequences = [[*q.context, *ending] for q in questions for ending in q.endings]
-    losses = iter(scorer.losses(sequences, update))
-    return [
-        [float(np.sum(next(losses)[len(q.context) - 1 :])) for _ in q.endings] for q in questions
-    ]
+def from_columns(kind: Callable[..., Out], kept: dict[str, list[Any]]) -> Out:
+    """What :func:`to_columns` was given."""
+    return kind(**{name: np.array(column) for name, column in kept.items()})
 
 
-def first_line_ended(text: str) -> bool:
-    """Whether a line that is not blank has come to its end."""
-    return "\n" in text.lstrip()
+def has_ended(text: str, until: Sequence[str]) -> bool:
+    """Whether one of the texts ``until`` has come."""
+    return any(stop in text for stop in until)

@@ -10,17 +10,8 @@ from numpy.typing import NDArray
 
 from shrinkc.checkpoints import Loaded, cached, versions
 from shrinkc.core.errors import BadWeights, UsageError
-from shrinkc.core.progress import Update
-from shrinkc.evaluation.divergence import sequences_against
 from shrinkc.evaluation.kv_cache import check_bits, use_cache_of
-from shrinkc.evaluation.scorer import (
-    Choices,
-    Compared,
-    Predicted,
-    Scorer,
-    first_line_ended,
-    in_batches,
-)
+from shrinkc.evaluation.scorer import Choices, Predicted, Scorer, has_ended
 from shrinkc.importer import Message
 
 if TYPE_CHECKING:
@@ -30,7 +21,7 @@ BATCH = 8
 _LOGIT_BYTES = 64 << 20  # of float32 logits at a time: a large vocabulary takes much memory
 
 
-class TorchScorer:
+class TorchScorer(Scorer):
     """A Scorer of ``loaded``; ``batch`` sequences at a time, which changes no more than rounding.
     ``kv_bits``: keys and values are rounded to so many, in the model that was given; None: they are not.
 
@@ -51,16 +42,12 @@ class TorchScorer:
         self.name = loaded.path.name
         self.vocab = int(self._model.config.vocab_size)
         self.max_length = int(self._model.config.max_position_embeddings)
-        self.bos_id: int | None = self._tokenizer.bos_token_id
+        self.bos_id = self._tokenizer.bos_token_id
         self.end_ids = tuple(sorted(end_ids(self._model)))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See Scorer."""
         return list(self._tokenizer.encode(text, add_special_tokens=special))
-
-    def encode_chat(self, message: str) -> list[int]:
-        """See Scorer."""
-        return self.encode(self.chat_text(message, ()), special=False)
 
     def chat_text(self, message: str, before: Sequence[Message]) -> str:
         """A message after those ``before`` it in the chat template, up to where the answer begins.
@@ -83,17 +70,6 @@ class TorchScorer:
         )
         return text
 
-    def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
-        """See Scorer."""
-        return [found.losses for found in self.predicted(sequences, update)]
-
-    def predicted(self, sequences: Sequence[Sequence[int]], update: Update) -> list[Predicted]:
-        """Of each sequence."""
-        return in_batches(
-            sequences, [len(s) for s in sequences], self.batch, update,
-            lambda part: _predicted(self._model, part),
-        )  # fmt: skip
-
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
         """See Scorer."""
         import torch
@@ -107,36 +83,21 @@ class TorchScorer:
                 logits = head(hidden[at : at + rows]).float().cpu().numpy()
             yield logits
 
-    def against(
-        self, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
-    ) -> list[Compared]:
-        """See Scorer."""
-        return sequences_against(self, base, sequences, update)
+    def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
+        """See Scorer.  A context with several endings is computed once."""
+        if all(len(q.endings) == 1 for q in questions):
+            return [[found] for found in _predicted(self._model, questions)]
+        return [_endings_predicted(self._model, q) for q in questions]
 
-    def choice_losses(self, questions: Sequence[Choices], update: Update) -> list[list[float]]:
-        """See Scorer.  A context is computed once for all its endings."""
-        return in_batches(
-            questions, [len(q) for q in questions], self.batch, update,
-            lambda part: _choice_losses(self._model, part),
-        )  # fmt: skip
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new: int,
-        update: Update,
-        *,
-        first_line: bool = False,
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
     ) -> list[list[int]]:
         """See Scorer.  Prompts are padded on the left; rows that have ended leave the batch."""
 
         def ended(ids: list[int]) -> bool:
-            return first_line and first_line_ended(self.decode(ids))
+            return bool(until) and has_ended(self.decode(ids), until)
 
-        return in_batches(
-            prompts, [len(p) for p in prompts], self.batch, update,
-            lambda part: _generate(self._model, part, max_new, ended),
-        )  # fmt: skip
+        return _generate(self._model, prompts, max_new, ended)
 
     def describe(self) -> dict[str, object]:
         """See Scorer."""
@@ -157,94 +118,51 @@ class TorchScorer:
         }
 
 
-def perplexity_of(model: Any, sequences: Tensor, *, batch: int = BATCH) -> float:
-    """exp of the mean loss over all predicted tokens of ``sequences`` (int64 [n, t], t >= 2).
-
-    ``model`` is any LLaMA for causal LM, also one with PEFT modules or hooks; nothing of it is
-    changed.  Raises BadWeights when a loss is not finite.
-    """
-    training = model.training
-    model.eval()
-    try:
-        rows = sequences.tolist()
-        parts = [
-            found.losses
-            for at in range(0, len(rows), batch)
-            for found in _predicted(model, rows[at : at + batch])
-        ]
-    finally:
-        model.train(training)
-    return float(np.exp(np.concatenate(parts).mean()))
-
-
-def _predicted(model: Any, sequences: Sequence[Sequence[int]]) -> list[Predicted]:
-    """Padding on the right needs no mask: attention is causal."""
+def _predicted(model: Any, questions: Sequence[Choices]) -> list[Predicted]:
+    """Of questions with one ending each.  Padding on the right needs no mask: attention is causal."""
     import torch
 
-    width = max(map(len, sequences))
-    if min(map(len, sequences)) < 2:
-        raise ValueError("a sequence needs two tokens: one to begin with and one to predict")
-    ids = torch.zeros(len(sequences), width, dtype=torch.long)
+    sequences = [[*q.context, *q.endings[0]] for q in questions]
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
     ids = ids.to(model.device)
     with torch.no_grad():
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         return [
-            _cross_entropy(model, hidden[row, : len(sequence) - 1], ids[row, 1 : len(sequence)])
-            for row, sequence in enumerate(sequences)
+            _cross_entropy(
+                model,
+                hidden[row, len(q.context) - 1 : len(q) - 1],
+                ids[row, len(q.context) : len(q)],
+            )
+            for row, q in enumerate(questions)
         ]
 
 
-def _choice_losses(model: Any, questions: Sequence[Choices]) -> list[list[float]]:
-    """One row per question, ``context ending ending ...``: an ending sees the context and itself.
-
-    Every ending has the positions that follow the context, so the result is that of separate
-    sequences.
-    """
+def _endings_predicted(model: Any, question: Choices) -> list[Predicted]:
+    """Of one question: the context's keys and values are computed once, and copied for every ending."""
     import torch
+    from transformers import DynamicCache
 
-    width = max(len(q.context) + sum(map(len, q.endings)) for q in questions)
-    ids = torch.zeros(len(questions), width, dtype=torch.long)
-    positions = torch.zeros(len(questions), width, dtype=torch.long)
-    # padding sees itself alone: a row without anything to see has no softmax
-    seen = torch.eye(width, dtype=torch.bool).repeat(len(questions), 1, 1)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    spans: list[list[tuple[int, int]]] = []
-    for row, question in enumerate(questions):
-        start = len(question.context)
-        ids[row, :start] = torch.tensor(question.context)
-        positions[row, :start] = torch.arange(start)
-        seen[row, :start, :start] = causal[:start, :start]
-        spans.append([])
-        at = start
-        for ending in question.endings:
-            end = at + len(ending)
-            ids[row, at:end] = torch.tensor(ending)
-            positions[row, at:end] = torch.arange(start, start + len(ending))
-            seen[row, at:end, :start] = True
-            seen[row, at:end, at:end] = causal[: len(ending), : len(ending)]
-            spans[-1].append((at, end))
-            at = end
-    # added to the scores, which every implementation of attention understands
-    mask = torch.zeros(seen.shape, dtype=model.dtype)
-    mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    decoder, cache = model.get_decoder(), DynamicCache(config=model.config)
+    kept = cached(decoder, cache)
+    count, width = len(question.endings), max(map(len, question.endings))
+    ids = torch.zeros(count, width, dtype=torch.long)
+    for row, ending in enumerate(question.endings):
+        ids[row, : len(ending)] = torch.tensor(ending)
     ids = ids.to(model.device)
     with torch.no_grad():
-        hidden = model.get_decoder()(
-            input_ids=ids,
-            attention_mask=mask[:, None].to(model.device),
-            position_ids=positions.to(model.device),
-            use_cache=False,
-        ).last_hidden_state
-        out = []
-        for row, question in enumerate(questions):
-            last = len(question.context) - 1
-            places = [p for at, end in spans[row] for p in (last, *range(at, end - 1))]
-            targets = ids[row, last + 1 : spans[row][-1][1]]
-            losses = iter(_cross_entropy(model, hidden[row, places], targets).losses)
-            out.append([float(sum(next(losses) for _ in ending)) for ending in question.endings])
-        return out
+        context = torch.tensor([question.context], device=model.device)
+        hidden = decoder(input_ids=context, use_cache=True, **kept).last_hidden_state[:, -1:]
+        hidden = hidden.expand(count, -1, -1)
+        if width > 1:
+            cache.batch_repeat_interleave(count)
+            more = decoder(input_ids=ids[:, :-1], use_cache=True, **kept).last_hidden_state
+            hidden = torch.cat([hidden, more], 1)
+        return [
+            _cross_entropy(model, hidden[row, : len(ending)], ids[row, : len(ending)])
+            for row, ending in enumerate(question.endings)
+        ]
 
 
 def _cross_entropy(model: Any, hidden: Tensor, targets: Tensor) -> Predicted:

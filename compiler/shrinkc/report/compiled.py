@@ -53,7 +53,7 @@ from shrinkc.storage import MatrixShape
 from shrinkc.targets import MEMORIES, TARGETS, Target
 
 KIND = "compiled directory"
-MEASURES = {"perplexity", "trivia", "hellaswag", "samples"}  # one of which an evaluation has
+MEASURES = {"perplexity", "tasks", "samples"}  # one of which an evaluation has
 EVAL_MOST = 64 << 20  # bytes of a file that is looked at
 NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from shrinkc.compression.inspecting import read_records
 from shrinkc.compression.run_directory import CHOSEN, RECIPE, RUN, is_run
 from shrinkc.compression.sensitivity import MODULES
 from shrinkc.compression.steps import StepRecord, read_json
-from shrinkc.compression.summary import Row, picture, rows_of
+from shrinkc.compression.summary import Row, picture, rows_of, task_names
 from shrinkc.core.errors import BadStep
 from shrinkc.core.parsing import as_number, check_fields
 from shrinkc.core.shell import name_of
-from shrinkc.core.words import show_time
+from shrinkc.core.words import show_metric, show_time
 from shrinkc.pictures.heat import costs_of_layers, heat
 from shrinkc.report.page import (
     NONE,
@@ -72,6 +73,8 @@ def _readable(record: StepRecord, notes: list[str]) -> bool:
             raise TypeError("a text is none")
         if row.measured is not None:
             as_number(row.measured.get("text_tokens"))
+        for value in row.tasks.values():
+            as_number(value)
         return True
     except (TypeError, ValueError):
         notes.append(f"{record.name} was left out: a figure of it is no number, or a text none")
@@ -130,10 +133,10 @@ def _quality(rows: Sequence[Row]) -> Section:
 
 
 def _steps(records: Sequence[StepRecord], rows: Sequence[Row]) -> Section:
+    tasks = task_names(rows)
     cells = [
         (r.name, record.stage, r.layers, r.intermediate, r.kv_heads, r.vocabulary, r.parameters, r.packed_bytes,
-         r.share, r.perplexity, r.bits_per_byte, r.protocol, r.trivia_closed, r.trivia_open, r.hellaswag,
-         r.hellaswag_norm, r.seconds)
+         r.share, r.perplexity, r.bits_per_byte, r.protocol, *map(r.tasks.get, tasks), r.seconds)
         for record, r in zip(records, rows, strict=True)
     ]  # fmt: skip
     columns = (
@@ -141,8 +144,7 @@ def _steps(records: Sequence[StepRecord], rows: Sequence[Row]) -> Section:
         Column("kv_heads", _COUNT, "KV heads"), Column("vocabulary", _COUNT, "tokens"),
         Column("parameters", _COUNT), Column("packed_bytes", size, "packed"), Column("share", percent, "of bf16"),
         Column("perplexity", digits(2)), Column("bits_per_byte", digits(4)), Column("protocol"),
-        Column("trivia_closed", percent, "TriviaQA closed"), Column("trivia_open", percent, "TriviaQA open"),
-        Column("hellaswag", percent, "HellaSwag acc"), Column("hellaswag_norm", percent, "HellaSwag norm"),
+        *(Column(task, partial(show_metric, task)) for task in tasks),
         Column("seconds", show_time, "took"),
     )  # fmt: skip
     tables = [Table("steps", "Steps", columns, cells)]
