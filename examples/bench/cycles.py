@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -159,13 +160,8 @@ def main() -> None:
         if args.data:
             source, converted = args.data / "stories260K", work / "stories260K"
             if not converted.exists():
-                shrinkc(
-                    "convert",
-                    str(source / "stories260K.bin"),
-                    str(source / "tok512.bin"),
-                    "-o",
-                    str(converted),
-                )
+                convert = runpy.run_path(str(ROOT / "examples/convert_llama2c.py"))["convert"]
+                convert(source / "stories260K.bin", source / "tok512.bin", converted)
             models.append(("stories260K", converted))
         micro = work / "microllama"
         models.append(

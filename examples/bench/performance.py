@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -75,13 +76,8 @@ class Bench:
             else:
                 assert self.data is not None
                 source = self.data / name
-                shrinkc(
-                    "convert",
-                    str(source / f"{name}.bin"),
-                    str(source / "tok512.bin"),
-                    "-o",
-                    str(path),
-                )
+                convert = runpy.run_path(str(ROOT / "examples/convert_llama2c.py"))["convert"]
+                convert(source / f"{name}.bin", source / "tok512.bin", path)
         return path
 
     def run(self, program: Program) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_sizes_are_shown_in_their_unit() -> None:
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out.startswith("shrinkc, version ")
     text = cli("--help").out
-    for command in ("compile", "plan", "run", "convert", "doctor"):
+    for command in ("compile", "plan", "run", "export", "doctor"):
         assert command in text
         assert "Usage: shrinkc " + command in cli(command, "--help").out
 

@@ -36,7 +36,6 @@ NEEDED = {
     "explore": ["MODEL", "--recipe", "small", "--trials", "1", "-o", "search"],
     "sensitivity": ["MODEL", "--text", "missing"],
     "franken": ["MODEL", "--layers", "0-1", "--task", "hellaswag=missing"],
-    "convert": ["missing", "missing", "-o", "converted"],
     "diff": ["COMPILED", "COMPILED"],
     "export": ["COMPILED", "--onnx", "-o", "model.onnx"],
 }

@@ -240,17 +240,6 @@ def test_a_full_disk(cli: Cli, model: Path, small_disk: Callable[[int], Path]) -
     assert 1 < full < len(sizes) - 1
 
 
-def test_convert_writes_whole_or_not_at_all(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"\0" * 28)
-    (tmp_path / "t.bin").write_bytes(b"")
-    result = cli("convert", tmp_path / "a.bin", tmp_path / "t.bin", "-o", tmp_path / "out")
-    assert result.code == 13 and "a.bin" in result.words
-    assert not (tmp_path / "out").exists()
-    assert (
-        cli("convert", tmp_path / "no.bin", tmp_path / "t.bin", "-o", tmp_path / "out").code == 10
-    )
-
-
 # --- the frame around all errors ------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import pytest
 import tokenizers
 
 from end_to_end.programs import need
+from helpers.llama2c import bpe, read_pieces
 from helpers.shared_data import find_shared_data
 from helpers.texts import TEXTS, texts, trained_bytelevel
 from helpers.tiny_llama import added_token, bytelevel_json, sentencepiece_json
@@ -24,7 +25,6 @@ from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.compression.cut_tokenizer import Pieces
 from shrinkc.importer import Tokenizer
 from shrinkc.importer.encode_table import EncodeTable
-from shrinkc.importer.llama2c_tokenizer import read_pieces, tokenizer_json
 from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,7 +175,7 @@ def test_ids_of_stories260k(encode: Encode) -> None:
     data = find_shared_data()
     if data is None:
         pytest.skip("the shared data is not there: set SHRINKC_DATA")
-    source = tokenizer_json(read_pieces(data / "stories260K/tok512.bin", 512))
+    source = bpe(read_pieces(data / "stories260K/tok512.bin")).to_str()
     tokenizer = Tokenizer(source, data, 512, 1)
     given = texts(7, ["<s>", "</s>", "<unk>"])
     given.append((data / "tinystories/tinystories_val.txt").read_text()[:200_000])  # a long one

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.llama2c import write_stories260k
 from helpers.shared_data import find_shared_data
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import FloatModel, convert_llama2c, load_hf
+from shrinkc.importer import FloatModel, load_hf
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +16,7 @@ def story_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
     folder = tmp_path_factory.mktemp("story_model") / "model"
     data = find_shared_data()
     if data is not None:
-        source = data / "stories260K"
-        convert_llama2c(source / "stories260K.bin", source / "tok512.bin", folder)
+        write_stories260k(data, folder)
     else:
         write_tiny_llama(
             folder, hidden=60, intermediate=130, layers=3, heads=6, kv_heads=3, head_dim=10, seed=5

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from helpers.fidelity import fidelity, integer_logits
 from helpers.float_reference import forward
 from helpers.float_reference import token_losses as reference_losses
+from helpers.llama2c import write_stories260k
 from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.evaluation import token_losses
 from shrinkc.evaluation.items import read_text
-from shrinkc.importer import FloatModel, convert_llama2c, load_hf
+from shrinkc.importer import FloatModel, load_hf
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 
@@ -216,8 +217,7 @@ def test_stories260k_meets_its_bar(tmp_path: Path) -> None:
     data = find_shared_data()
     if data is None:
         pytest.skip("no test data: set SHRINKC_DATA or provide ../shared/data")
-    source = data / "stories260K"
-    convert_llama2c(source / "stories260K.bin", source / "tok512.bin", tmp_path / "m")
+    write_stories260k(data, tmp_path / "m")
     model = load_hf(tmp_path / "m")
     protocol = fidelity.PROTOCOLS["tinystories"]
     text = read_text(data / "tinystories" / "tinystories_val.txt")

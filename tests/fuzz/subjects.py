@@ -19,7 +19,6 @@ from helpers.report import run_of
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
-from importer import llama2c_reference as llama2c
 from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
@@ -28,7 +27,7 @@ from shrinkc.report.compiled import compiled_page
 from shrinkc.report.compressed import SENSITIVITY
 
 from .binaries import GGUF, SAFETENSORS
-from .blind import BLIND, Mutator
+from .blind import Mutator
 from .trees import JSON, TOML
 
 # Refusals of any model, by the titles of docs/exit-codes.md: usage, model not found, unsupported model,
@@ -167,17 +166,6 @@ def _tokenizers(folder: Path) -> None:
         (path / "model" / "tokenizer_config.json").write_text(json.dumps(about))
 
 
-def _llama2c(folder: Path) -> None:
-    pieces = [*llama2c.byte_pieces(), (b" t", -1.0), (b" ", -2.0), (b"t", -3.0)]
-    for version, tied in ((0, True), (1, False)):
-        place = folder / f"v{version}"
-        place.mkdir(parents=True)
-        sizes = llama2c.Sizes(8, 8, 1, 2, 1, len(pieces), 16)
-        weights = llama2c.random_weights(sizes, tied)
-        (place / "model.bin").write_bytes(llama2c.checkpoint_bytes(sizes, weights, version))
-        (place / "tokenizer.bin").write_bytes(llama2c.tokenizer_bytes(pieces))
-
-
 def _recipes(folder: Path) -> None:
     recipes = Path(shrinkc.__file__).parent / "compression" / "recipes"
     for path in sorted(recipes.glob("*.toml")):
@@ -309,11 +297,6 @@ SUBJECTS = {
             tuple(tuple(w.replace("/model", "/model.gguf") for w in action) for action in READ),
         ),
         Subject("tokenizer", _tokenizers, {"model/tokenizer*.json": JSON}, (*READ, ("py:encode", "{in}/model"))),
-        Subject(
-            "llama2c", _llama2c, {"*.bin": BLIND},
-            (("convert", "{in}/model.bin", "{in}/tokenizer.bin", "-o", "{out}"),),
-            frozenset({0, 10, 12, 13, 14, 15}),
-        ),
         Subject(
             "recipe", _recipes, {"recipe.toml": TOML}, (("py:recipe", "{in}/recipe.toml"),), frozenset({0, 16}),
         ),

@@ -24,9 +24,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def stories_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """stories260K, converted to a Hugging Face directory."""
-    from shrinkc.importer import convert_llama2c
+    from helpers.llama2c import write_stories260k
 
-    source = shared_data / "stories260K"
     out = tmp_path_factory.mktemp("stories") / "stories260K"
-    convert_llama2c(source / "stories260K.bin", source / "tok512.bin", out)
+    write_stories260k(shared_data, out)
     return out

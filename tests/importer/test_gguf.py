@@ -29,6 +29,7 @@ from shrinkc.importer import (
 )
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.model import Zero
+from shrinkc.importer.rope import half_order
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -421,3 +422,8 @@ def test_many_types_that_are_not_supported_are_counted(tmp_path: Path) -> None:
 def test_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         load_model(tmp_path / "m.gguf")
+
+
+def test_rows_pair_up() -> None:
+    rows = np.arange(12, dtype=np.float32)[:, None]
+    assert rows[half_order(12, 6)][:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]

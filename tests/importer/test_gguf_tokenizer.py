@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from helpers.llama2c import read_pieces, write_stories260k
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_llama import PRINTABLE, bytelevel_json, sentencepiece_json
 from importer.test_gptq import refusal
 from shrinkc.core.errors import BadTokenizer
-from shrinkc.importer import Tokenizer, convert_llama2c, load_model
+from shrinkc.importer import Tokenizer, load_model
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_tokenizer import load_tokenizer
 
@@ -66,11 +67,8 @@ def test_sentencepiece_gives_the_ids_of_a_tokenizer_json(
 def test_a_real_sentencepiece_vocabulary(shared_data: Path, tmp_path: Path) -> None:
     import gguf
 
-    from shrinkc.importer.llama2c_tokenizer import read_pieces
-
-    source = shared_data / "stories260K"
-    convert_llama2c(source / "stories260K.bin", source / "tok512.bin", tmp_path / "hf")
-    pieces = read_pieces(source / "tok512.bin", 512)
+    write_stories260k(shared_data, tmp_path / "hf")
+    pieces = read_pieces(shared_data / "stories260K/tok512.bin")
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tokenizer_model("llama")
     writer.add_token_list([piece.text for piece in pieces])

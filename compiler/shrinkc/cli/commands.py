@@ -8,7 +8,6 @@ from __future__ import annotations
 from shrinkc.cli.chatting import chat_command
 from shrinkc.cli.compiling import compile_command
 from shrinkc.cli.compressing import compress_command
-from shrinkc.cli.converting import convert_command
 from shrinkc.cli.differing import diff_command
 from shrinkc.cli.doctor import doctor_command
 from shrinkc.cli.evaluating import eval_command
@@ -24,6 +23,6 @@ from shrinkc.cli.telling import run_command
 
 COMMANDS = (
     compile_command, plan_command, run_command, chat_command, inspect_command, report_command,
-    diff_command, export_command, convert_command, recipes_command, compress_command, eval_command,
+    diff_command, export_command, recipes_command, compress_command, eval_command,
     explore_command, sensitivity_command, franken_command, doctor_command,
 )  # fmt: skip

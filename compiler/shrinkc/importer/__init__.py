@@ -3,7 +3,6 @@
 from shrinkc.importer.chat_template import ChatTemplate, Message
 from shrinkc.importer.config import parse_config
 from shrinkc.importer.hf import load_hf
-from shrinkc.importer.llama2c import convert_llama2c
 from shrinkc.importer.loading import (
     Checkpoint,
     formats,
@@ -40,7 +39,6 @@ __all__ = [
     "Tokenizer",
     "Weight",
     "adapter_ranks",
-    "convert_llama2c",
     "dense",
     "formats",
     "inverse_frequencies",

@@ -7,14 +7,15 @@ from typing import Any
 from shrinkc.core.errors import BadTokenizer
 from shrinkc.importer.chat_template import ChatTemplate
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.llama2c_tokenizer import ScoredPiece, ranked_merges
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.tokenizer_json import (
     GPT2_WORDS,
     LLAMA3_WORDS,
     QWEN2_WORDS,
+    ScoredPiece,
     added_token,
     bytelevel_document,
+    ranked_merges,
     sentencepiece_document,
     to_json,
 )

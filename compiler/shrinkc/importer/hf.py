@@ -97,7 +97,7 @@ def check_directory(path: Path) -> None:
     if path.suffix == ".json":
         hint = "give the directory with its weights; 'shrinkc plan' takes a config.json alone."
     elif path.suffix == ".bin":
-        hint = "a llama2.c checkpoint has to be converted to a Hugging Face directory first."
+        hint = "examples/convert_llama2c.py makes a directory of a llama2.c checkpoint."
     raise ModelNotFound(f"{path} is a file, not a model directory.", hint=hint)
 
 

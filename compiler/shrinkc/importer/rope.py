@@ -35,7 +35,7 @@ def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
 
 
 def half_order(rows: int, head_dim: int) -> NDArray[np.int64]:
-    """Return which of ``rows`` of q or k of llama.cpp or llama2.c belongs where in Hugging Face's.
+    """Return which of ``rows`` of q or k of llama.cpp belongs where in Hugging Face's.
 
     Those have i beside i + head_dim / 2 within each head (llama.cpp, ``convert_hf_to_gguf.py``,
     LlamaModel.permute, undone).

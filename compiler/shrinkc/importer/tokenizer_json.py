@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from shrinkc.core.errors import BadTokenizer
 
 SPACE = "▁"
 """What SentencePiece writes for a space."""
@@ -18,6 +21,43 @@ LLAMA3_WORDS = (
 )
 
 QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # digits one by one
+
+
+@dataclass(frozen=True)
+class ScoredPiece:
+    """A piece of a SentencePiece vocabulary; ``text`` has :data:`SPACE` for space."""
+
+    text: str
+    score: float
+
+
+def ranked_merges(pieces: Sequence[ScoredPiece]) -> list[tuple[str, str]]:
+    """Return the merges of ``pieces`` with each other in order of rank, best first.
+
+    SentencePiece joins the neighbouring pair whose joined piece has the best score.  A Hugging Face BPE has a
+    ranked list of pairs instead, so every way of splitting a piece in two pieces becomes a merge, ranked by
+    the piece's score.  Raises BadTokenizer if two pieces that can be merged have the same score: then
+    SentencePiece decides by position in the text, which a ranked list cannot say.
+    """
+    known = {piece.text for piece in pieces}
+    by_score: dict[float, str] = {}
+    ranked: list[tuple[float, int, tuple[str, str]]] = []
+    for piece in pieces:
+        text = piece.text
+        splits = [(text[:i], text[i:]) for i in range(1, len(text))]
+        splits = [split for split in splits if split[0] in known and split[1] in known]
+        if not splits:
+            continue
+        other = by_score.setdefault(piece.score, text)
+        if other != text:
+            raise BadTokenizer(
+                f"the pieces {other!r} and {text!r} have the same score {piece.score}, so the "
+                "order of their merges is not defined by the vocabulary.",
+                hint="convert the original SentencePiece model with transformers instead.",
+            )
+        # of the splits of one piece, the earlier: it is the leftmost where both are possible
+        ranked += [(-piece.score, len(left), (left, right)) for left, right in splits]
+    return [pair for _, _, pair in sorted(ranked)]
 
 
 def to_json(document: Mapping[str, Any]) -> str:
