@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -63,6 +64,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if CACHE is not None:
         config.add_cleanup(lambda: shutil.rmtree(CACHE, ignore_errors=True))
+
+
+_SLOW_FILE = re.compile(r"^pytestmark = .*\bmark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In the fast tier, files of which every test is slow are not even imported: most import torch, which takes
+    seconds in each process."""
+    if "not slow" not in (config.option.markexpr or "") or collection_path.suffix != ".py":
+        return None
+    return True if _SLOW_FILE.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

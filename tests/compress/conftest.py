@@ -63,15 +63,6 @@ def in_this_process(
     update(1, 1)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """In the fast tier, files of which every test is slow are not even imported: most import torch, which takes
-    seconds in each process."""
-    fast = "not slow" in (config.option.markexpr or "")
-    if fast and collection_path.suffix == ".py":
-        return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() or None
-    return None
-
-
 @pytest.fixture(scope="session")
 def stories() -> Path:
     """5 layers, hidden 96, FFN 256, 6 heads, 2 KV heads, trained on simple stories."""
