@@ -57,6 +57,7 @@ def test_the_context_offered_is_the_longest(cli: Cli, wide: Path) -> None:
     assert cli(*base, "--context", context + 8).code == 30
 
 
+@pytest.mark.slow
 def test_too_many_weights(cli: Cli, tmp_path: Path) -> None:
     """Sizes alone decide: the weights are not even there."""
     write_tiny_llama(
@@ -76,6 +77,7 @@ def test_too_many_weights(cli: Cli, tmp_path: Path) -> None:
     assert ["--bits", "4"] in offered(result)
 
 
+@pytest.mark.slow
 def test_all_levels_that_lack_are_named(cli: Cli, tmp_path: Path) -> None:
     write_tiny_llama(
         tmp_path / "big", vocab=600,
@@ -133,17 +135,34 @@ ALL = "--context --bits --head-bits --l1"
 @pytest.mark.parametrize(
     ("fields", "options", "changes"),
     [
-        (SMOL, "--context 4096 --l1 64KiB --engines cores", ["--context", "--l1"]),
-        (SMOL, "--context 4096 --l1 64KiB", ["--l1"]),
-        (SMOL, "--l1 51KiB --bits 4 --head-bits 4 --group 32", ["--context", "--l1"]),
-        (SMOL, "--l1 55KiB --bits 4 --head-bits 4 --group 32", ["--context", "--bits", "--l1"]),
-        (LARGE, "--context 4000 --bits 3", ["--context"]),
-        (LARGE, "--context 2", ["--bits"]),
-        (LARGE, "--context 4000", ["--context --bits"]),
-        (LARGE, "--context 64 --l1 64KiB", ["--bits --l1"]),
-        (LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"]),
-        (VAST, "--context 2", ["--bits --head-bits"]),
-        (VAST, "--context 4000 --l1 64KiB", [ALL]),
+        pytest.param(
+            SMOL,
+            "--context 4096 --l1 64KiB --engines cores",
+            ["--context", "--l1"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(SMOL, "--context 4096 --l1 64KiB", ["--l1"], marks=pytest.mark.slow),
+        pytest.param(
+            SMOL,
+            "--l1 51KiB --bits 4 --head-bits 4 --group 32",
+            ["--context", "--l1"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            SMOL,
+            "--l1 55KiB --bits 4 --head-bits 4 --group 32",
+            ["--context", "--bits", "--l1"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(LARGE, "--context 4000 --bits 3", ["--context"], marks=pytest.mark.slow),
+        pytest.param(LARGE, "--context 2", ["--bits"], marks=pytest.mark.slow),
+        pytest.param(LARGE, "--context 4000", ["--context --bits"], marks=pytest.mark.slow),
+        pytest.param(LARGE, "--context 64 --l1 64KiB", ["--bits --l1"], marks=pytest.mark.slow),
+        pytest.param(
+            LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"], marks=pytest.mark.slow
+        ),
+        pytest.param(VAST, "--context 2", ["--bits --head-bits"], marks=pytest.mark.slow),
+        pytest.param(VAST, "--context 4000 --l1 64KiB", [ALL], marks=pytest.mark.slow),
         (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
         (TINY, "--l1 30KiB", ["--context", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
@@ -161,6 +180,7 @@ def test_every_hint_can_be_followed(
         assert cli("plan", model, *without(given, change), *change).code == 0, change
 
 
+@pytest.mark.slow
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, LARGE)
     (found,) = offered(cli("plan", model, "--context", 4000, "--l1", "64KiB"))
@@ -170,6 +190,7 @@ def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
         assert cli("plan", model, "--context", context, "--bits", bits, "--l1", l1).code == 30
 
 
+@pytest.mark.slow
 def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, {**LARGE, "vocab_size": 500_000})
     result = cli("plan", model, "--l1", "48KiB", "--context", 1000)

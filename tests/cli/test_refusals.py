@@ -224,6 +224,7 @@ def test_writing_fails_half_way(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk(cli: Cli, model: Path, small_disk: Callable[[int], Path]) -> None:
     """Full at any moment: while copying sources, in the blobs, in the IR, in the last file."""
     sizes = range(64, 2000, 64)

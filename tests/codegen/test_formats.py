@@ -99,6 +99,7 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
         build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": profile})
 
 
+@pytest.mark.slow
 def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
     """Every width, scales per group and per row, side paths, norms of heads, permutations, an engine and its copies,
     products of several tokens on N-EUREKA, and a layer's cache that is in L1 while it is short and then comes in

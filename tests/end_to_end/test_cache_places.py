@@ -115,6 +115,7 @@ PLACES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @MODES
 @PLACES
 def test_on_the_host(tmp_path: Path, small: Model, mode: str, places: Places) -> None:
@@ -126,6 +127,7 @@ def test_on_the_host(tmp_path: Path, small: Model, mode: str, places: Places) ->
     program.prove("host", small.request, small.want)
 
 
+@pytest.mark.slow
 def test_transfers_that_come_at_once(tmp_path: Path, small: Model) -> None:
     """No race where the next layer's cache takes the place of one that cores have just looked at."""
     need("host")
@@ -135,6 +137,7 @@ def test_transfers_that_come_at_once(tmp_path: Path, small: Model) -> None:
     program.prove("host", small.request, small.want)
 
 
+@pytest.mark.slow
 @MODES
 def test_under_qemu(tmp_path: Path, small: Model, mode: str) -> None:
     need("qemu")
@@ -171,6 +174,7 @@ TABLES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @TABLES
 def test_tables_in_flash(
     tmp_path: Path, small: Model, names: tuple[str, ...], staged: bool

@@ -36,6 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHIPS)
 @pytest.mark.parametrize("option", ["", "PROFILE=1"])
 def test_it_is_built_without_a_warning(model: Path, tmp_path: Path, name: str, option: str) -> None:

@@ -145,6 +145,7 @@ def made(
     return watched(program)
 
 
+@pytest.mark.slow
 def test_no_step_touches_more(made: Watched) -> None:
     code, lines, errors = made.run()
     assert code == 0, errors[:20]
@@ -153,6 +154,7 @@ def test_no_step_touches_more(made: Watched) -> None:
     assert verdict.ok and verdict.compared > 1000
 
 
+@pytest.mark.slow
 def test_every_step_touches_all_of_them(made: Watched) -> None:
     """Without one of them the run ends where the step reaches for it; but one core has whole tokens to quantise, and no
     parts of them."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.tiers import in_tiers
 from helpers.tiny_families import (
     logits_of,
     write_family,
@@ -93,13 +94,15 @@ def make(folder: Path, name: str) -> Program:
     return compile_graph(graph, model, folder / "out", target, l1)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_host_and_qemu(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "sanitizers"), in_tiers(CASES, "qwen3", "qwen2-gptq", "mistral-gguf")
+)
+def test_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
     """0 mismatches: sanitizers, threads whose transfers come late, and the 32-bit program."""
     need("host")
     program = make(tmp_path, name)
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
-    prove_on_host_and_qemu(program, request)
+    prove_on_host_and_qemu(program, request, sanitizers)
 
 
 @pytest.mark.gvsoc

@@ -60,6 +60,7 @@ def _prove(out: Path, on: str, lookup: int | None = None, **make: str) -> None:
     assert verdict is not None and verdict.mismatched == 0 and verdict.compared > 1500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_on_host_and_qemu(tmp_path: Path, name: str) -> None:
     """Sanitizers of addresses and of threads, transfers that come early and late."""

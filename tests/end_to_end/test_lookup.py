@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import LOOKUP_MAX, Exit, Trace
 from shrinkc.core.errors import DoesNotFit, RunFailed
@@ -192,24 +193,27 @@ def build_case(case: Case, folder: Path) -> tuple[Program, FloatModel]:
     return program, model
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_it_is_plain_greedy_decoding(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(CASES, "as planned"))
+def test_it_is_plain_greedy_decoding(name: str, sanitizers: dict[str, str], tmp_path: Path) -> None:
     """Drafts of 1 to 8 tokens, right ones and wrong ones, to the end of the context; sanitizers, threads."""
     need("host")
     program, model = build_case(CASES[name], tmp_path)
     again = repeating(model, 20)
     to_the_end = random_request(program.graph, np.random.default_rng(5), 9, CONTEXT - 9)
     want = reference(program.graph, again)
-    program.build("host", SAN="1")
+    program.build("host", **sanitizers)
     found = prove_lookup(program, "host", again, want=want)
     found += prove_lookup(program, "host", to_the_end, (3, 8))
     passes = [p for run in found for p in run]
     assert 0 < sum(p.kept - 1 for p in passes) < sum(p.tokens - 1 for p in passes)
+    if not sanitizers:
+        return
     cores = "8" if name.startswith("blocks") else "3"
     program.build("host", CORES=cores, LAZY="1")
     prove_lookup(program, "host", again, (2, 8), want)
 
 
+@pytest.mark.slow
 def test_no_race(tmp_path: Path) -> None:
     need("host")
     program, model = build_case(CASES["a layer's cache in L1"], tmp_path)
@@ -217,6 +221,7 @@ def test_no_race(tmp_path: Path) -> None:
     prove_lookup(program, "host", repeating(model, 12), (8,))
 
 
+@pytest.mark.slow
 @pytest.mark.qemu
 def test_on_qemu(tmp_path: Path) -> None:
     need("qemu")
@@ -234,6 +239,7 @@ def test_on_the_soc(name: str, tmp_path: Path) -> None:
     prove_lookup(program.build("gvsoc"), "gvsoc", repeating(model, 24), (2, 8))
 
 
+@pytest.mark.slow
 def test_an_end_token_within_a_draft(tmp_path: Path) -> None:
     """It is the last of the run, though more behind it was drafted right; or it is as any other."""
     need("host")
@@ -265,6 +271,7 @@ def test_an_end_token_within_a_draft(tmp_path: Path) -> None:
     assert 1 < stopped[-1][-1].kept < going[-1][len(stopped[-1]) - 1].kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ids", [(5, 5, 3, 3, 5, 5, 4), (4, 3, 5, 5, 3, 3, 3), (3, 5, 3, 3, 5, 3, 4)]
 )
@@ -281,6 +288,7 @@ def test_a_wrong_draft_leaves_no_scale(ids: tuple[int, ...], tmp_path: Path) -> 
     assert any(p.kept < p.tokens for p in found[0])
 
 
+@pytest.mark.slow
 def test_a_wrong_draft_leaves_the_dump_alone(tmp_path: Path) -> None:
     """A position that was fed a wrong token first is dumped as it was in the end."""
     need("host")

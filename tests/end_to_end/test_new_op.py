@@ -179,6 +179,7 @@ def test_plan(leaking: Graph, plain: Graph, story_model: FloatModel, tmp_path: P
         assert f"#define SC_LAYER_BYTES {size}\n" in header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 24 * KIB], ids=["all of L1", "24 KiB"])
 def test_integers_on_the_host(
     leaking: Graph, plain: Graph, story_model: FloatModel, tmp_path: Path, budget: int | None
@@ -192,6 +193,7 @@ def test_integers_on_the_host(
     assert not compare(want, reference(plain, REQUEST), plain).ok
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_named(leaking: Graph, story_model: FloatModel, tmp_path: Path) -> None:
     """The dump of a layer has the op in its place."""
     need("host")
@@ -207,6 +209,7 @@ def test_a_wrong_kernel_is_named(leaking: Graph, story_model: FloatModel, tmp_pa
     assert isinstance(found.expected, int) and found.got == found.expected + WRONG
 
 
+@pytest.mark.slow
 def test_vectors_in_the_place_of_its_result(tmp_path: Path) -> None:
     """A frugal plan makes what down reads where the op before has left its result, whichever that is."""
     need("host")

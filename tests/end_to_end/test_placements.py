@@ -81,6 +81,7 @@ def budgets(shape: ModelShape) -> list[int]:
     return sorted(chosen, reverse=True)
 
 
+@pytest.mark.slow
 def test_every_l1_budget_gives_identical_integers(
     tmp_path: Path,
     graph: Graph,
@@ -109,6 +110,7 @@ def test_every_l1_budget_gives_identical_integers(
     assert len({s[3] for s in schedules}) > 1
 
 
+@pytest.mark.slow
 def test_first_refused_budget_is_one_byte_below_the_last_planned(
     shape: ModelShape, budgets: list[int]
 ) -> None:
@@ -116,6 +118,7 @@ def test_first_refused_budget_is_one_byte_below_the_last_planned(
         make_plan(shape, SIRACUSA, budgets[-1] - 1)
 
 
+@pytest.mark.slow
 def test_kv_cache_in_l2_in_several_pieces(
     tmp_path: Path,
     graph: Graph,
@@ -134,6 +137,7 @@ def test_kv_cache_in_l2_in_several_pieces(
     program.prove("host", replace(request_, sampling=GREEDY))
 
 
+@pytest.mark.slow
 def test_weights_on_the_chip_all_along_a_pass(
     tmp_path: Path,
     graph: Graph,
@@ -192,6 +196,7 @@ def in_two_memories(
     return compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [2, 3])
 def test_some_tiles_of_the_head_on_the_chip(
     in_two_memories: Callable[[int], Program], request_: Request, want: Record, every: int
@@ -224,6 +229,7 @@ def by_layer(shape: ModelShape, budgets: list[int]) -> int:
     return next(b for b, sizes in plans.items() if sizes.kv_layer_in_l1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -264,6 +270,7 @@ def test_a_layers_cache_comes_into_l1_on_the_soc(
     program.build("gvsoc").prove("gvsoc", request_, want, timeout_s=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wmem", "l2", "levels"),
     [
@@ -313,7 +320,7 @@ def test_logits_in_l2(tmp_path: Path) -> None:
         lowered, model, tmp_path / "out", l1_budget=full.used["l1"] - 2 * full.tile_bytes - 4000
     )
     assert not program.plan.logits_in_l1
-    program.build("host", SAN="1", CORES="8")
+    program.build("host", CORES="8")
     request = Request((1, 1500), 12, WARM, ignore_eos=True)
     program.prove("host", request)
     program.prove("host", replace(request, sampling=GREEDY))
@@ -332,7 +339,7 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(shape))
     program = compile_graph(lowered, model, tmp_path / "out", target)
     assert {p.level for p in program.plan.placements} == {"flash"}
-    program.build("host", LAZY="1", SAN="1")
+    program.build("host", LAZY="1")
     program.prove(
         "host", Request((1, 40, 41, 42, 43, 44, 45, 46, 47, 48), 10, WARM, ignore_eos=True)
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.quantised import Format, quantised_model
+from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import InputWord, Trace
 from shrinkc.build.layout import PROGRAM
@@ -80,13 +81,13 @@ def make(folder: Path, name: str) -> tuple[FloatModel, Program]:
     return model, compile_graph(graph, model, folder / "out", target, l1)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_host_and_qemu(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(CASES, "mixed"))
+def test_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
     """0 mismatches: sanitizers, threads whose transfers come late, and the 32-bit program."""
     need("host")
     _, program = make(tmp_path, name)
     request = random_request(program.graph, np.random.default_rng(1), 13, 11, WARM)
-    prove_on_host_and_qemu(program, request)
+    prove_on_host_and_qemu(program, request, sanitizers)
 
 
 @pytest.mark.gvsoc

@@ -15,6 +15,7 @@ import pytest
 from helpers.campaign import journal_of
 from helpers.layer import MODULES
 from helpers.quantised import Format
+from helpers.tiers import slow_but
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import build_program
 from shrinkc.importer import load_hf
@@ -29,7 +30,7 @@ from .shapes import build, draw, prove, requests
 COUNT = 10
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize("seed", slow_but(range(COUNT), 0, 1, 2))
 def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int) -> None:
     need("host")
     case = draw(seed)
@@ -43,6 +44,7 @@ def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int)
         assert prove(program, "qemu", seed, runs) > 0
 
 
+@pytest.mark.slow
 def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
     """Every width of weights, on the cores and on their engine, with side paths, biases and groups: the
     kernels of one program are all that there are, and it links for the chip."""
@@ -84,6 +86,7 @@ def test_most_random_shapes_are_not_refused(tmp_path: Path) -> None:
     assert compiled >= 0.8 * COUNT
 
 
+@pytest.mark.slow
 def test_the_command_counts_goes_on_and_tells(tmp_path: Path) -> None:
     """A difference is a fault with its seed; what is in the journal is not proved again."""
     need("host")
@@ -129,6 +132,7 @@ def test_a_program_that_differs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     assert "fault" in record and "mismatched=1" in record["fault"] and not record["compared"]
 
 
+@pytest.mark.slow
 def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> None:
     """8 threads under the thread sanitizer: no race, and the interpreter's integers."""
     need("host")
@@ -145,6 +149,7 @@ def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> No
     program.prove("host", Request((1,), 23, GREEDY, ignore_eos=True))
 
 
+@pytest.mark.slow
 def test_end_token_ends_the_run(tmp_path: Path) -> None:
     """The chosen end token is the last one of a run, and a run may ignore it."""
     need("host")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.engines.cores import split_parts
 from shrinkc.importer import load_hf
@@ -79,15 +80,18 @@ def _program(folder: Path, name: str, place: str = "") -> Program:
     return program
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_on_host_and_qemu(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(SHAPES, "w3-groups", "w8"))
+def test_on_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
     """Sanitizers of addresses and of threads; 8 cores, 5, of which some split blocks and some idle, and one."""
     need("host")
     program = _program(tmp_path, name)
     request = random_request(program.graph, np.random.default_rng(3), 9, 8, WARM)
     want = reference(program.graph, request)
+    if not sanitizers:
+        program.build("host", LAZY="1", CORES="8").prove("host", request, want)
+        return
     for options in (
-        {"SAN": "1", "LAZY": "1", "CORES": "8"},
+        {**sanitizers, "LAZY": "1", "CORES": "8"},
         {"SAN": "thread", "CORES": "8"},
         {"CORES": "5", "LAZY": "1"},
     ):

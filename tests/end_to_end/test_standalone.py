@@ -77,6 +77,7 @@ def test_words_are_those_of_shrinkc(
     np.testing.assert_array_equal(np.frombuffer(done.stdout, "<u4"), want)
 
 
+@pytest.mark.slow
 def test_text_is_that_of_shrinkc(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--tokens", "12", "--temperature", "1.5", "--seed", "9", "--ignore-eos"]
     capfd.readouterr()
@@ -108,6 +109,7 @@ int __wrap_sc_main(void) {
 """
 
 
+@pytest.mark.slow
 def test_a_second_text_begins_like_the_first(tmp_path: Path) -> None:
     """Firmware may call sc_main() again; the space that leads a text is dropped each time."""
     need("host")
@@ -202,6 +204,7 @@ def test_text_that_cannot_be_written_is_no_success(program: Path) -> None:
     assert b"cannot write to stdout" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_not_known_takes_ids(tmp_path: Path) -> None:
     need("host")
     write_tiny_llama(tmp_path / "tiny", vocab=380, layers=1, tokenizer="bytelevel")

@@ -115,6 +115,7 @@ def test_a_plan_with_copies_is_otherwise_the_same(tmp_path: Path) -> None:
     assert planned(tmp_path, engines=("neureka_twice",)).choices.engines == {"neureka_twice"}
 
 
+@pytest.mark.slow
 def test_copies_take_no_memory_that_something_else_has(tmp_path: Path) -> None:
     """Of any L1: the same chunks and caches, with copies of all matrices, of those whose vectors are narrow, or of
     none; and each of these is met."""

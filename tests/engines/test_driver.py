@@ -161,6 +161,7 @@ def test_a_model_that_does_not_fit_lacks_what_the_cores_lack(
     assert lacks[0] == lacks[1] != ()
 
 
+@pytest.mark.slow
 def test_no_budget_of_l1_changes_a_choice(
     tmp_path: Path, register: Callable[[Engine], None]
 ) -> None:

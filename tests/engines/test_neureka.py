@@ -20,6 +20,7 @@ from end_to_end.programs import (
     need,
     random_request,
 )
+from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.engines import CORES, ENGINES, Engine
@@ -197,19 +198,24 @@ def prove_lookup(program: Program, on: str) -> int:
     return verdict.compared
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_integer_is_the_interpreters(name: str, tmp_path: Path, eager: None) -> None:
+@pytest.mark.parametrize(
+    ("name", "sanitizers"), in_tiers(CASES, "1x1", "3x3, 4 bit, tails", "copies, 2 and 3 bit")
+)
+def test_every_integer_is_the_interpreters(
+    name: str, sanitizers: dict[str, str], tmp_path: Path, eager: None
+) -> None:
     """Where the chip is not: its sums in C, with sanitizers, threads and transfers that come late."""
     need("host")
     case = CASES[name]
     program = compiled(case, tmp_path)
     assert {n for n, e in engines_of(program.graph).items() if e == case.engine} == case.on
     assert case.engine != "neureka_3x3" or not program.plan.frugal, "its vectors are images"
-    assert prove(program, "host", 1, 3, 4, 37, SAN="1", LAZY="1", CORES="3") > 1000
-    if name in ON_QEMU and missing("qemu") is None:
+    assert prove(program, "host", 1, 3, 4, 37, **sanitizers, LAZY="1", CORES="3") > 1000
+    if sanitizers and name in ON_QEMU and missing("qemu") is None:
         assert prove(program, "qemu", 19) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -278,6 +284,7 @@ def with_tails_and_copies(folder: Path) -> Program:
     return program
 
 
+@pytest.mark.slow
 def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
     need("host")
     program = with_tails_and_copies(tmp_path)

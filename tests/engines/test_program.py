@@ -24,6 +24,7 @@ from end_to_end.programs import (
     shape_of,
     smallest_l1,
 )
+from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.engines import CORES, THE_CORES, Engine
@@ -118,9 +119,11 @@ def prove(program: Program, on: str, **options: str) -> int:
     return sum(program.prove(on, r).compared for r in asked)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "sanitizers"), in_tiers(CASES, "all with biases, and the embedding's rows")
+)
 def test_every_integer_is_the_interpreters(
-    name: str, tmp_path: Path, register: Callable[[Engine], None]
+    name: str, sanitizers: dict[str, str], tmp_path: Path, register: Callable[[Engine], None]
 ) -> None:
     """Host with sanitizers, threads and transfers that come late, and 32-bit programs."""
     need("host")
@@ -142,8 +145,8 @@ def test_every_integer_is_the_interpreters(
     assert {p.name for p in program.plan.placements if p.engine == "plain"} == {
         n for n, w in found.items() if w.engine == "plain"
     }
-    assert prove(program, "host", SAN="1", LAZY="1", CORES="3") > 0
-    if name in ON_QEMU and missing("qemu") is None:
+    assert prove(program, "host", **sanitizers, LAZY="1", CORES="3") > 0
+    if sanitizers and name in ON_QEMU and missing("qemu") is None:
         assert prove(program, "qemu") > 0
 
 
@@ -161,6 +164,7 @@ def test_qemu_is_there_for_the_proofs_above() -> None:
     need("qemu")
 
 
+@pytest.mark.slow
 def test_no_race_between_what_it_sums_and_what_the_cores_store(
     tmp_path: Path, register: Callable[[Engine], None]
 ) -> None:

@@ -91,6 +91,7 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     assert (plan.table_stage > 0) == any(x.level == "flash" for x in plan.tables)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(s=shapes(), budget=st.integers(11 * KIB, 256 * KIB))
 def test_same_input_same_plan(s: ModelShape, budget: int) -> None:
@@ -100,6 +101,7 @@ def test_same_input_same_plan(s: ModelShape, budget: int) -> None:
         assert a.to_json() == b.to_json()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(s=shapes())
 def test_refusal_is_monotone_in_the_l1_budget(s: ModelShape) -> None:
@@ -108,6 +110,7 @@ def test_refusal_is_monotone_in_the_l1_budget(s: ModelShape) -> None:
     assert found == sorted(found)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(s=shapes())
 def test_smallest_budget_to_the_byte(s: ModelShape) -> None:

@@ -94,19 +94,21 @@ def refused(plan: Plan, s: ModelShape, t: Target) -> bool:
     return False
 
 
+# in the fast tier a sample of what the slow one has
+TIERS = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 Mutants = Iterator[tuple[str, Plan]]
 
 
-def assert_noticed(damage: Callable[[Target, Plan], Mutants]) -> None:
-    """The verifier refuses every damaged plan, for all plans of CASES, and there are some."""
+def assert_noticed(damage: Callable[[Target, Plan], Mutants], every: int) -> None:
+    """The verifier refuses every damaged plan, or each ``every``-th, for all plans of CASES, and there are some."""
     found: set[str] = set()
     done = 0
     for _, s, t, plan in CASES:
         for name, mutant in damage(t, plan):
             done += 1
-            if not refused(mutant, s, t):
+            if done % every == 0 and not refused(mutant, s, t):
                 found.add(name)
-    assert done > 0, "nothing was damaged"
+    assert done >= every, "nothing was damaged"
     assert not found, f"not noticed: {', '.join(sorted(found))}"
 
 
@@ -115,7 +117,8 @@ def test_the_plans_are_sound() -> None:
         assert faults_of(plan, s, t) == [], label
 
 
-def test_every_overlap_of_live_buffers() -> None:
+@TIERS
+def test_every_overlap_of_live_buffers(every: int) -> None:
     """Each buffer moved onto each other one that is live in the same phase."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -124,10 +127,11 @@ def test_every_overlap_of_live_buffers() -> None:
                 if a is not b and live_together(a, b) and a.offset != b.offset:
                     yield f"{a.name} onto {b.name}", with_l1(plan, i, offset=b.offset)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_overlap_by_16_bytes() -> None:
+@TIERS
+def test_every_overlap_by_16_bytes(every: int) -> None:
     """Each buffer grown into a live neighbour."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -138,28 +142,31 @@ def test_every_overlap_by_16_bytes() -> None:
             ):
                 yield a.name, with_l1(plan, i, bytes=a.bytes + 16)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_misaligned_buffer() -> None:
+@TIERS
+def test_every_misaligned_buffer(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
             yield b.name, with_l1(plan, i, offset=b.offset + 4)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_buffer_before_the_arena() -> None:
+@TIERS
+def test_every_buffer_before_the_arena(every: int) -> None:
     """A negative offset is memory that is not ours."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
             yield b.name, with_l1(plan, i, offset=-b.bytes // 16 * 16 - 16)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_buffer_beyond_l1() -> None:
+@TIERS
+def test_every_buffer_beyond_l1(every: int) -> None:
     """Beyond the budget less the system's share and the layer table."""
 
     def damage(t: Target, plan: Plan) -> Mutants:
@@ -168,11 +175,12 @@ def test_every_buffer_beyond_l1() -> None:
         for i, b in enumerate(plan.l1):
             yield b.name, with_l1(plan, i, offset=(limit - b.bytes) // 16 * 16 + 16)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
+@TIERS
 @pytest.mark.parametrize("by", ["half", "16 bytes"])
-def test_every_shrunk_buffer(by: str) -> None:
+def test_every_shrunk_buffer(by: str, every: int) -> None:
     """A buffer too small for what it holds: alignment leaves at most 15 spare bytes."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -182,21 +190,23 @@ def test_every_shrunk_buffer(by: str) -> None:
             elif b.name not in ("xv", "sv"):  # sized for the host, whose pointers are larger
                 yield b.name, with_l1(plan, i, bytes=b.bytes - 16)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_dropped_buffer() -> None:
+@TIERS
+def test_every_dropped_buffer(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
             out = copy.deepcopy(plan)
             del out.l1[i]
             yield b.name, out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
+@TIERS
 @pytest.mark.parametrize("live", [(), (-1,), (14,)])
-def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...]) -> None:
+def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...], every: int) -> None:
     """A buffer that is live in no phase is never checked against any other."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -204,10 +214,11 @@ def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...]) -> None:
         for i, b in enumerate(plan.l1):
             yield b.name, with_l1(plan, i, live=live)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_buffer_that_is_not_live_in_one_of_its_phases() -> None:
+@TIERS
+def test_every_buffer_that_is_not_live_in_one_of_its_phases(every: int) -> None:
     """The verifier knows in which phases a buffer is written and read, or holds what will be."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -215,10 +226,11 @@ def test_every_buffer_that_is_not_live_in_one_of_its_phases() -> None:
             for at in {*itertools.chain.from_iterable(b.spans)}:
                 yield f"{b.name} at {at}", with_l1(plan, i, live=tuple({*b.live} - {at}))
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_dropped_or_doubled_matrix() -> None:
+@TIERS
+def test_every_dropped_or_doubled_matrix(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, p in enumerate(plan.placements):
             out = copy.deepcopy(plan)
@@ -228,10 +240,11 @@ def test_every_dropped_or_doubled_matrix() -> None:
             out.placements.insert(i, p)
             yield f"twice {p.name}", out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_overlap_of_matrices() -> None:
+@TIERS
+def test_every_overlap_of_matrices(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, p in enumerate(plan.placements):
             for q in plan.placements:
@@ -240,10 +253,11 @@ def test_every_overlap_of_matrices() -> None:
                     end = q.offset + q.bytes - q.near_bytes
                     yield name, with_placement(plan, i, offset=end - 8)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_matrix_beyond_its_memory() -> None:
+@TIERS
+def test_every_matrix_beyond_its_memory(every: int) -> None:
     def damage(t: Target, plan: Plan) -> Mutants:
         room = {"wmem": t.room("wmem"), "l2": t.l2, "flash": t.room("flash")}
         for i, p in enumerate(plan.placements):
@@ -252,10 +266,11 @@ def test_every_matrix_beyond_its_memory() -> None:
             yield f"{p.name} before", with_placement(plan, i, offset=-16)
             yield f"{p.name} nowhere", with_placement(plan, i, level="rom")
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_wrong_size_of_a_matrix() -> None:
+@TIERS
+def test_every_wrong_size_of_a_matrix(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, p in enumerate(plan.placements):
             for fields in (
@@ -270,18 +285,20 @@ def test_every_wrong_size_of_a_matrix() -> None:
                     with_placement(plan, i, **fields),
                 )
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_every_misaligned_matrix() -> None:
+@TIERS
+def test_every_misaligned_matrix(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, p in enumerate(plan.placements):
             yield p.name, with_placement(plan, i, offset=p.offset + 2)
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_smaller_or_larger_tile_than_planned() -> None:
+@TIERS
+def test_smaller_or_larger_tile_than_planned(every: int) -> None:
     """The tile size that the program is told holds the largest tile and half fills the buffer."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -291,16 +308,17 @@ def test_smaller_or_larger_tile_than_planned() -> None:
             out.tile_bytes = size
             yield str(size - plan.tile_bytes), out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_larger_chunk_than_the_buffers_hold() -> None:
+@TIERS
+def test_larger_chunk_than_the_buffers_hold(every: int) -> None:
     def damage(_: Target, plan: Plan) -> Mutants:
         out = copy.deepcopy(plan)
         out.chunk *= 2
         yield "chunk", out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
 def test_flash_without_its_stage() -> None:
@@ -344,7 +362,8 @@ def test_embedding_in_flash_without_its_stage() -> None:
     assert refused(out, s, t)
 
 
-def test_dropped_l2_buffers() -> None:
+@TIERS
+def test_dropped_l2_buffers(every: int) -> None:
     """Tables, stages and caches that L2 has to hold."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -353,10 +372,11 @@ def test_dropped_l2_buffers() -> None:
             del out.beside[i]
             yield b.name, out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
-def test_layers_whose_cache_is_nowhere_or_too_small() -> None:
+@TIERS
+def test_layers_whose_cache_is_nowhere_or_too_small(every: int) -> None:
     """One layer more, or fewer, in each memory, with bytes and without; all in one that has no such bytes."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
@@ -384,7 +404,7 @@ def test_layers_whose_cache_is_nowhere_or_too_small() -> None:
             out.kv_layers["wmem"] -= 1
             yield "one moved to L2", out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
     assert any("wmem" in plan.kv_layers for *_, plan in CASES)
     assert any("hyperram" in plan.kv_layers for *_, plan in CASES)
 
@@ -398,7 +418,8 @@ def test_a_cache_where_a_program_does_not_write() -> None:
         assert refused(plan, s, replace(t, levels=levels)) == (writable < need)
 
 
-def test_damaged_tables() -> None:
+@TIERS
+def test_damaged_tables(every: int) -> None:
     """Dropped, doubled, shortened, moved onto weights, into memories that are not there, and to flash without a
     buffer to read them through."""
 
@@ -421,7 +442,7 @@ def test_damaged_tables() -> None:
                 out = replace(plan, tables=[*others, there], table_stage=0)
                 yield f"{table.name} in flash", out
 
-    assert_noticed(damage)
+    assert_noticed(damage, every)
 
 
 def test_l2_that_overflows() -> None:
@@ -439,6 +460,7 @@ def test_kv_pieces_larger_than_their_buffer() -> None:
     assert refused(out, s, t)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     s=shapes(), budget=st.integers(20 * KIB, 256 * KIB), pick=st.integers(0, 1 << 30),

@@ -95,6 +95,7 @@ def test_short_input_is_followed_by_zeros(built: Built, on: str) -> None:
     assert f"input {INPUT_WORDS - 1} = 0" in lines
 
 
+@pytest.mark.slow
 def test_time_grows_on_the_soc(built: Built) -> None:
     assert "time 0 sane" in plain_run(built("siracusa"), "gvsoc").lines
 
@@ -112,6 +113,7 @@ def test_illegal_instruction_is_reported(built: Built, on: str) -> None:
         run(built(SIRACUSA.programs[on]), on, END_TRAP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHIPS)
 def test_stack_overflow_is_noticed(built: Built, name: str) -> None:
     with pytest.raises(RunFailed, match="stack overflow on core 1"):
