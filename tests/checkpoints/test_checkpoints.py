@@ -63,6 +63,7 @@ def tensors(model: Any) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_directory_loads_as_it_is_stored(tmp_path: Path) -> None:
     stored = write_tiny_llama(tmp_path / "m", vocab=300, dtype="bfloat16")
     loaded = load(tmp_path / "m")

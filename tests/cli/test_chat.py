@@ -155,6 +155,7 @@ def test_ctrl_c_before_the_answer_takes_the_message_back(
     assert answer["prompt_tokens"] == alone["prompt_tokens"]
 
 
+@pytest.mark.slow
 def test_on_a_terminal(tmp_path: Path, needs: Needs) -> None:
     """Streaming, Ctrl-C in an answer and at the prompt, Ctrl-D."""
     needs("cc", "make")

@@ -247,6 +247,7 @@ def test_verify_refused(cli: Cli, compiled: Path, value: str) -> None:
     assert (result.code, "exclude each other" in result.words) == (2, True)
 
 
+@pytest.mark.slow
 def test_make_options(cli: Cli, program: Path, needs: Needs) -> None:
     needs("cc", "make")
     result = cli(

@@ -74,6 +74,7 @@ def test_flat_sums_have_one_format() -> None:
         assert flat_format(candidates, among) == ("", [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -> None:
     """All at once, and the few with the largest code, beside a side path; the linker script refuses more."""

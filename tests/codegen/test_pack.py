@@ -159,7 +159,7 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize(("bits", "grouped", "asym"), FORMATS)
-@pytest.mark.parametrize("side", [False, True])
+@pytest.mark.parametrize("side", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: bool) -> None:
     """Rows 1..17, K around every word and segment edge, segments 1..96."""
     rng = np.random.default_rng(bits + 2 * grouped + 4 * asym)

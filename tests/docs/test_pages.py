@@ -12,11 +12,12 @@ from docs import pictures
 from docs.pages import PAGES, Block, PageError, Place, fold, read_blocks, same, update
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+EXECUTED = ("run", "keys")
 CASES = [
     pytest.param(
         block,
         id=f"{block.name}-{block.kind}",
-        marks=[pytest.mark.slow] if block.kind == "run" else [],
+        marks=[pytest.mark.slow] if block.kind in EXECUTED else [],
     )
     for block in BLOCKS
 ]
@@ -32,7 +33,7 @@ def place_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], Plac
         if block.page not in places:
             places[block.page] = Place(tmp_path_factory.mktemp("place"))
         place = places[block.page]
-        for other in BLOCKS:
+        for other in BLOCKS if block.kind in EXECUTED else []:
             if other.page != block.page or other.name in done:
                 continue
             if other is block:

@@ -150,6 +150,7 @@ def test_rows_without_what_they_need_are_left_out(
     assert list(bench.values(rows[1:])) == [(rows[1], 4.0, None)]
 
 
+@pytest.mark.slow
 def test_what_is_predicted(script: Any, tmp_path: Path) -> None:
     """Of a model that does not fit, what it lacks; of the others cycles and what limits them."""
     layer, *whole = [line.strip("| ").split(" | ") for line in script.predictions(tmp_path)[2:]]

@@ -40,6 +40,7 @@ def test_every_level_that_lacks_has_its_numbers(vast: Shortfall) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_error_says_the_same_as_the_fields(vast: Shortfall) -> None:
     error = vast.error
     assert isinstance(error, DoesNotFit) and error.lacks == vast.lacks

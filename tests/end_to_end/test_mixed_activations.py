@@ -22,6 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engines", ["cores", None])
 @pytest.mark.parametrize("name", MODELS)
 def test_tokens_of_a_prompt_do_not_overlap(name: str, engines: str | None, tmp_path: Path) -> None:

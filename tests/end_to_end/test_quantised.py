@@ -114,7 +114,10 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return program
 
 
-@pytest.mark.parametrize("options", [{}, {"SAN": "1"}, {"CORES": "3", "LAZY": "1"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"SAN": "1"}, marks=pytest.mark.slow), {"CORES": "3", "LAZY": "1"}],
+)
 def test_host_logits_are_the_interpreters(scored: Program, options: dict[str, str]) -> None:
     """Every position of sequences of 1 to all of the context's tokens, one after the other."""
     scored.build("host", **options)

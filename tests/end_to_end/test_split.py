@@ -80,7 +80,7 @@ def _program(folder: Path, name: str, place: str = "") -> Program:
     return program
 
 
-@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(SHAPES, "w3-groups", "w8"))
+@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(SHAPES, "w8"))
 def test_on_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
     """Sanitizers of addresses and of threads; 8 cores, 5, of which some split blocks and some idle, and one."""
     need("host")

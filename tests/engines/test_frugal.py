@@ -65,7 +65,7 @@ def program(case: str, folder: Path, whole: bool = True, target: Target = SIRACU
     return compile_graph(graph, model, folder / "out", SIRACUSA, budget)
 
 
-@pytest.mark.parametrize(("case", "sanitizers"), in_tiers(CASES, "o and down"))
+@pytest.mark.parametrize(("case", "sanitizers"), in_tiers(CASES, "rooms alike"))
 def test_every_integer_is_the_interpreters(
     case: str, sanitizers: dict[str, str], tmp_path: Path
 ) -> None:

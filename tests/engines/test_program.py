@@ -184,6 +184,7 @@ def test_no_race_between_what_it_sums_and_what_the_cores_store(
     assert locate(got.dumps, values, graph, position, layer) is None
 
 
+@pytest.mark.slow
 def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine], None]) -> None:
     """The weight memory holds what is read in place; what is copied comes from L2 and flash, in the
     smallest L1."""
@@ -209,6 +210,7 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
     assert prove(program, "host", SAN="1", LAZY="1", CORES="3") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "options"),
     [

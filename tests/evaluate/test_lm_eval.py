@@ -111,6 +111,7 @@ def test_a_compiled_model_answers_with_its_integers(compiled: Path) -> None:
     assert rolling == [pytest.approx(total, rel=1e-12)]
 
 
+@pytest.mark.slow
 def test_text_ends_where_the_task_says(compiled: Path) -> None:
     lm = model(compiled, engine="interpreter")
     prompt = "Once upon a time"

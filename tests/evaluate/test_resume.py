@@ -79,6 +79,7 @@ def killed(command: list[str], kept: Path, lines: int, number: signal.Signals) -
     return child.returncode, " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(program: Path, files: dict[str, Any], tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         options = ["--engine", "interpreter", "--protocol", "wikitext64", "--windows", "60"]
@@ -114,6 +115,7 @@ def test_a_killed_command_goes_on(program: Path, files: dict[str, Any], tmp_path
 # ---- every part, float ----
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("lm_eval", "torch", "transformers")
 def test_every_part_of_a_float_model(files: dict[str, Any], tmp_path: Path) -> None:
     options: dict[str, Any] = {**files, "windows": 3, "batch": 2, "threads": 1}

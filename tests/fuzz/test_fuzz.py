@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.campaign import journal_of
+from helpers.tiers import slow_but
 
 from .blind import BLIND, truncated
 from .campaign import campaign, load, make_bases, section
@@ -37,7 +38,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return made
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", slow_but(SUBJECTS, "config", "gguf", "gptq", "tokenizer"))
 def test_every_mutated_input_is_read_or_refused_by_name(
     name: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -61,7 +62,7 @@ def test_every_mutated_input_is_read_or_refused_by_name(
     journal.close()
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", slow_but(SUBJECTS, "config", "gguf", "gptq", "tokenizer"))
 def test_what_was_not_changed_is_read(
     name: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_the_fuzzer_finds(
     assert said in found.escape and not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_an_escape_is_told_with_the_mutations_that_it_takes(
     bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from importer.quantize_with_gptqmodel import CASES, RANK, TOKENS, WITH_EORA
 from shrinkc.importer import Formats, QuantizedWeight, formats, load_model
 from shrinkc.importer.gptq import read_gptq
 
+pytestmark = pytest.mark.slow  # torch and GPTQModel
+
 PROGRAM = Path(__file__).with_name("quantize_with_gptqmodel.py")
 
 

@@ -36,6 +36,7 @@ def tables(plan: Plan) -> dict[str, str]:
     return {table.name: table.level for table in plan.tables}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [88, 512, 1024, 2048])
 def test_contexts_of_smollm2(context: int) -> None:
     """It was refused above 88 when cache and tables had to lie in L2."""
@@ -49,6 +50,7 @@ def test_contexts_of_llama_3_2_1b() -> None:
         sound(make_shape(**LLAMA_1B, context=context, options=Q3), SIRACUSA)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_without_hyperram_the_cache_fills_l2_and_weight_memory() -> None:
     plan = sound(smol(400), NO_RAM)
     assert set(plan.kv_layers) == {"l2", "wmem"}
@@ -101,6 +103,7 @@ def test_a_small_table_stays() -> None:
         assert set(tables(plan).values()) <= {"l2", "wmem"}
 
 
+@pytest.mark.slow
 def test_weights_stay_where_the_cache_can_go() -> None:
     """What a cache on the chip would push out to flash comes whole in every pass."""
     plan, without = sound(smol(512), SIRACUSA), sound(smol(128), NO_RAM)
@@ -114,6 +117,7 @@ def test_a_chip_without_weight_memory() -> None:
     assert plan.kv_layers == {"hyperram": 30}
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     context=st.integers(64, 500), l2=st.integers(100, 600), wmem=st.integers(0, 900),
@@ -174,6 +178,7 @@ def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.Mon
     assert plan.used["flash"] < 1.01 * first.used["flash"]
 
 
+@pytest.mark.slow
 def test_flash_has_a_longer_queue_where_that_pays() -> None:
     """More buffers than two where cycles say so, never so many that nothing fits; two are the least."""
     table = cost_table("siracusa")

@@ -31,6 +31,7 @@ def passes(shape: ModelShape, target: Target = SIRACUSA) -> Passes:
     return Passes(shape, make_plan(shape, target), target)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(s=shapes(), tokens=st.integers(1, 8), position=st.integers(0, 500))
 def test_any_shape(s: ModelShape, tokens: int, position: int) -> None:

@@ -68,6 +68,7 @@ def test_what_fits_has_a_plan_and_what_does_not_has_none(
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(s=shapes(), t=targets(), budget=st.integers(11 * KIB, 256 * KIB))
 def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:

@@ -75,6 +75,7 @@ def shrinkc(product: Path, *arguments: object, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_product_refuses_it_by_name(model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "shrinkc", "plan", str(model)],
@@ -85,6 +86,7 @@ def test_the_product_refuses_it_by_name(model: Path) -> None:
     assert done.returncode == 11 and "fern" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_planned_compiled_run_and_proved(product: Path, model: Path, tmp_path: Path) -> None:
     need("host")
     refused = shrinkc(product, "plan", write_unknown(tmp_path / "unknown"), code=11)

@@ -23,6 +23,7 @@ from shrinkc.targets import CHIPS, SIRACUSA, TARGETS, Target
 END_CODE = 42  # selftest.c ends with it when the input's seed is that
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(PROGRAM))
 def test_same_bytes_in_another_directory(built: Built, tmp_path: Path, target: str) -> None:
     first = built(target) / PROGRAM[target]
@@ -89,6 +90,7 @@ int sc_main(void) {
         build_program(over, "siracusa", env=ENV)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", SIRACUSA.code)
 def test_weights_that_overflow_what_code_leaves_are_refused_by_the_linker(
     tmp_path: Path, code: str
@@ -330,6 +332,7 @@ def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, bro
     assert said in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_builds_at_once(tmp_path: Path) -> None:
     """Of make called by hand, and of ours, from nothing and with a program that is there."""
     need("host")

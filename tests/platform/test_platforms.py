@@ -140,6 +140,7 @@ def test_every_chip_says_how_it_ended(built: Built, name: str) -> None:
         run_on_chip(built, name, END_TRAP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", MACHINES)
 def test_hang_is_ended_and_shows_the_last_line(built: Built, on: str) -> None:
     limit = 20 if on == "gvsoc" else 2
@@ -184,6 +185,7 @@ int sc_main(void) {
     assert (output.lines, output.exit_code) == (["up"], 0)
 
 
+@pytest.mark.slow
 def test_full_weight_memory_loads(tmp_path: Path) -> None:
     need("siracusa")
     size = SIRACUSA.room("wmem")  # hot code and a word for the hardware are taken off

@@ -32,6 +32,8 @@ PHONE = {"width": 390, "height": 844}
 
 needs_browser = pytest.mark.libraries("playwright")
 
+pytestmark = pytest.mark.slow  # a browser
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
