@@ -66,6 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(CACHE, ignore_errors=True))
 
 
+# the one run of compress of the fast tier
+ONE_RUN = "test_one_run.py"
 _SLOW_FILE = re.compile(r"^pytestmark = .*\bmark\.slow\b", re.MULTILINE)
 
 
@@ -78,8 +80,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests whose mark `libraries` names one that the base install leaves out; those on the
-    simulator are slow."""
+    """Skips tests whose mark `libraries` names one that the base install leaves out; those with torch,
+    of which each process takes seconds to load it, and those on the simulator are slow."""
     for item in items:
         if item.get_closest_marker("gvsoc"):
             item.add_marker(pytest.mark.slow)
@@ -87,6 +89,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if missing := [name for name in named if importlib.util.find_spec(name) is None]:
             reason = f"needs {', '.join(missing)} (make setup)"
             item.add_marker(pytest.mark.skip(reason=reason))
+        if "torch" in named and item.path.name != ONE_RUN:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -44,6 +44,8 @@ from shrinkc.core.errors import (
 )
 from shrinkc.model import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 

@@ -22,7 +22,7 @@ from shrinkc.driver import evaluating
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 
-pytestmark = pytest.mark.libraries("lm_eval", "torch", "transformers")
+pytestmark = [pytest.mark.slow, pytest.mark.libraries("lm_eval", "torch", "transformers")]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from shrinkc.evaluation.hub import text_file
 from shrinkc.evaluation.items import read_text
 from shrinkc.evaluation.perplexity import joined_rows
 
+pytestmark = pytest.mark.slow
+
 datasets = pytest.importorskip("datasets")
 
 TEXT = ["", " = Title = \n", "", " Some text . \n", ""]

@@ -14,6 +14,8 @@ from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 from shrinkc.evaluation import Choices, EvalPlan, TorchScorer
 from shrinkc.evaluation.kv_cache import rounded
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"

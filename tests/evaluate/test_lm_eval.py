@@ -22,6 +22,8 @@ from shrinkc.core.errors import UsageError
 from shrinkc.evaluation import token_losses
 from shrinkc.ir.serialize import load as load_ir
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lm_eval")
 cli_evaluate = pytest.importorskip("lm_eval.__main__").cli_evaluate
 registry = pytest.importorskip("lm_eval.api.registry")

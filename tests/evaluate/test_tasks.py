@@ -19,6 +19,8 @@ from shrinkc.evaluation import tasks as module
 from shrinkc.evaluation.rows import figures, task_values
 from shrinkc.evaluation.tasks import read_rows
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lm_eval")
 datasets = pytest.importorskip("datasets")
 

@@ -14,6 +14,8 @@ from shrinkc.checkpoints import Loaded, load
 from shrinkc.core.errors import BadWeights, UsageError
 from shrinkc.evaluation import Choices, TorchScorer, torch_scorer
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
