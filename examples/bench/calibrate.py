@@ -38,13 +38,13 @@ from calibration_shapes import (
     ON_ENGINES_HELD_OUT,
     Shape,
 )
+from cost_fit import Sample, error_of, fit
 from cycles import ROOT, write_llama
 
 import shrinkc
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.output import write_file
 from shrinkc.costs import CALIBRATED, CostTable, Work, read_table
-from shrinkc.costs.fit import Sample, error_of, fit
 from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
 from shrinkc.engines import CORES, engine_named

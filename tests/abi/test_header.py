@@ -19,10 +19,11 @@ from shrinkc.abi import (
     input_block,
     input_words,
 )
-from shrinkc.abi.header import header
 from shrinkc.core import resources
 from shrinkc.core.resources import resource
 from shrinkc.importer import load_hf
+
+from .header import header
 
 CONTEXT = 16
 

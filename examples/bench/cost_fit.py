@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 from shrinkc.costs.table import Error, cycles_of
 from shrinkc.costs.work import BESIDE, Work, lane
-
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -19,38 +18,6 @@ class Sample:
 
     work: Work
     cycles: float
-
-
-def nnls(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """x >= 0 [n] that minimises |a x - b|, a [m, n].
-
-    Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23.
-    """
-    n = a.shape[1]
-    x, free = np.zeros(n), np.zeros(n, bool)
-    scale = max(float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)), 1e-300)
-    for _ in range(10 * n + 10):
-        gradient = a.T @ (b - a @ x)
-        gradient[free] = -np.inf
-        if free.all() or gradient.max() <= _TOLERANCE * scale * len(b):
-            break
-        free[int(gradient.argmax())] = True
-        while True:
-            tried = np.zeros(n)
-            tried[free] = np.linalg.lstsq(a[:, free], b, rcond=None)[0]
-            if (tried[free] > 0).all():
-                break
-            # go towards it only as far as nothing becomes negative
-            low = free & (tried <= 0)
-            step = float((x[low] / np.maximum(x[low] - tried[low], 1e-300)).min())
-            x = x + step * (tried - x)
-            free &= x > _TOLERANCE * max(float(x.max()), 1e-300)
-            x[~free] = 0.0
-            if not free.any():
-                tried = x
-                break
-        x = tried
-    return x
 
 
 def fit(samples: Sequence[Sample]) -> dict[str, float]:
@@ -116,7 +83,7 @@ def _linear(counts: Sequence[Mapping[str, float]], cycles: Sequence[float]) -> d
         [[c.get(n, 0.0) / took for n in names] for c, took in zip(counts, cycles, strict=True)]
     )
     size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
-    found = nnls(rows / size, np.ones(len(cycles))) / size
+    found = nnls(rows / size, np.ones(len(cycles)))[0] / size
     return {name: float(v) for name, v in zip(names, found, strict=True)}
 
 
