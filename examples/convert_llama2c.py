@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from tokenizers import Tokenizer, processors
 
-from shrinkc.importer.tokenizer_json import SPACE, ScoredPiece, ranked_merges
+from shrinkc.importer.tokenizer_json import (
+    SPACE,
+    ScoredPiece,
+    added_token,
+    ranked_merges,
+    sentencepiece,
+)
 
 CONTROLS = [
     "<unk>",
@@ -134,20 +140,8 @@ def bpe(pieces: list[ScoredPiece]) -> Tokenizer:
     """Return the tokenizer that encodes as llama2.c: a space before the text, bytes of what is unknown, BOS first."""
     vocab = {piece.text: index for index, piece in enumerate(pieces)}
     merges = ranked_merges(pieces[len(CONTROLS) + BYTES :])
-    model = models.BPE(vocab, merges, unk_token=CONTROLS[0], fuse_unk=True, byte_fallback=True)
-    out = Tokenizer(model)
-    out.add_special_tokens(CONTROLS)
-    out.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
-    out.decoder = decoders.Sequence(
-        [
-            decoders.Replace(SPACE, " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    added = [added_token(text, special=True) for text in CONTROLS]
+    out = sentencepiece(vocab, merges, added=added, unknown=CONTROLS[0], prefix_space=True)
     out.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )

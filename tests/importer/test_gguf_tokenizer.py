@@ -161,7 +161,8 @@ TOKENS = "tokenizer.ggml.tokens"
         ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model = None"),
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges is missing"),
         ({"tokenizer.ggml.merges": ["a b c"]}, "the merge 'a b c' is not of two tokens"),
-        ({"tokenizer.ggml.merges": ["a zzz"]}, "is not accepted by tokenizers"),
+        ({"tokenizer.ggml.merges": ["a z"]}, "the merge 'a z' is not of two tokens"),
+        ({"tokenizer.ggml.merges": ["a zzz"]}, "the merge 'a zzz' is not of two tokens"),
         ({"tokenizer.ggml.token_type": [1, 2]}, "has to hold"),
         ({"tokenizer.ggml.add_bos_token": 1}, "add_bos_token = 1"),
         (

@@ -1,8 +1,10 @@
-"""The tokenizer of a GGUF file, as the ``tokenizer.json`` that encodes the same ids."""
+"""The tokenizer of a GGUF file, with the library that reads a ``tokenizer.json``."""
 
 from __future__ import annotations
 
-from typing import Any
+import tokenizers
+from tokenizers import AddedToken, Regex, pre_tokenizers
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from shrinkc.core.errors import BadTokenizer
 from shrinkc.importer.chat_template import ChatTemplate
@@ -14,10 +16,9 @@ from shrinkc.importer.tokenizer_json import (
     QWEN2_WORDS,
     ScoredPiece,
     added_token,
-    bytelevel_document,
+    bytelevel,
     ranked_merges,
-    sentencepiece_document,
-    to_json,
+    sentencepiece,
 )
 
 _PREFIX = "tokenizer.ggml."
@@ -26,19 +27,14 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+def _split(pattern: str) -> PreTokenizer:
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
 
 
 _GPT2, _LLAMA3, _QWEN2 = map(_split, (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS))
-_DIGITS = {"type": "Digits", "individual_digits": True}
+_DIGITS = pre_tokenizers.Digits(individual_digits=True)
 # pre type -> (pre-tokenizers, whether words of the vocabulary are taken whole and BOS is usual)
-_PRE_TYPES: dict[str, tuple[list[dict[str, Any]], bool]] = {
+_PRE_TYPES: dict[str, tuple[list[PreTokenizer], bool]] = {
     **dict.fromkeys(("gpt-2",), ([_GPT2], False)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), ([_DIGITS, _GPT2], False)),
     **dict.fromkeys(("llama-bpe", "llama-v3", "llama3", "falcon3"), ([_LLAMA3], True)),
@@ -63,8 +59,8 @@ def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
     tokens, types = _tokens(file, vocab_size)
     added = [
         # the text of a user-defined token is text, that of the others is not
-        added_token(index, text, special=kind != _USER_DEFINED)
-        for index, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        added_token(text, special=kind != _USER_DEFINED)
+        for text, kind in zip(tokens, types, strict=True)
         if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
     if model == "gpt2":
@@ -82,7 +78,7 @@ def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
         bos = None
     elif bos is None:
         raise BadTokenizer(f"{file.path}: prompts begin with BOS, but no BOS token is named.")
-    return Tokenizer(to_json(document), file.path, vocab_size, bos, _chat_template(file, tokens))
+    return Tokenizer(document.to_str(), file.path, vocab_size, bos, _chat_template(file, tokens))
 
 
 def _chat_template(file: GgufFile, tokens: list[str]) -> ChatTemplate | None:
@@ -116,8 +112,8 @@ def _tokens(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int]]:
 
 
 def _byte_level(
-    file: GgufFile, tokens: list[str], added: list[dict[str, Any]]
-) -> tuple[dict[str, Any], bool]:
+    file: GgufFile, tokens: list[str], added: list[AddedToken]
+) -> tuple[tokenizers.Tokenizer, bool]:
     pre = file.metadata.get(_PREFIX + "pre")
     if not isinstance(pre, str) or pre not in _PRE_TYPES:
         raise BadTokenizer(
@@ -128,10 +124,13 @@ def _byte_level(
         )
     splits, whole_words = _PRE_TYPES[pre]
     merges = [tuple(merge.split(" ")) for merge in _strings(file, "merges")]
-    wrong = next((merge for merge in merges if len(merge) != 2), None)
-    if wrong is not None:
-        raise BadTokenizer(f"{file.path}: the merge {' '.join(wrong)!r} is not of two tokens.")
-    document = bytelevel_document(
+    known = set(tokens)
+    for merge in merges:
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= known:
+            raise BadTokenizer(
+                f"{file.path}: the merge {' '.join(merge)!r} is not of two tokens that make a third."
+            )
+    document = bytelevel(
         {text: index for index, text in enumerate(tokens)},
         [(merge[0], merge[1]) for merge in merges],
         added=added,
@@ -142,8 +141,8 @@ def _byte_level(
 
 
 def _sentencepiece(
-    file: GgufFile, tokens: list[str], types: list[int], added: list[dict[str, Any]]
-) -> dict[str, Any]:
+    file: GgufFile, tokens: list[str], types: list[int], added: list[AddedToken]
+) -> tokenizers.Tokenizer:
     scores = file.metadata.get(_PREFIX + "scores")
     if (
         not isinstance(scores, list)
@@ -162,7 +161,7 @@ def _sentencepiece(
         merges = ranked_merges(pieces)
     except BadTokenizer as exc:
         raise BadTokenizer(f"{file.path}: {exc.message}", exc.hint) from exc
-    return sentencepiece_document(
+    return sentencepiece(
         {text: index for index, text in enumerate(tokens)},
         merges,
         added=added,

@@ -1,11 +1,19 @@
-"""The parts of a ``tokenizer.json`` for vocabularies that come from other formats."""
+"""Tokenizers of vocabularies that come from other formats than ``tokenizer.json``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from shrinkc.core.errors import BadTokenizer
 
@@ -60,108 +68,55 @@ def ranked_merges(pieces: Sequence[ScoredPiece]) -> list[tuple[str, str]]:
     return [pair for _, _, pair in sorted(ranked)]
 
 
-def to_json(document: Mapping[str, Any]) -> str:
-    """Return the text of the file."""
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+def added_token(text: str, *, special: bool) -> AddedToken:
+    """Literal text that is found before anything else."""
+    return AddedToken(text, special=special, normalized=False)
 
 
-def added_token(index: int, text: str, *, special: bool) -> dict[str, Any]:
-    """Return an entry of ``added_tokens``: literal text that is found before anything else."""
-    return {
-        "id": index,
-        "content": text,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
-    }
-
-
-def sentencepiece_document(
+def sentencepiece(
     vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
     *,
-    added: list[dict[str, Any]],
+    added: Sequence[AddedToken],
     unknown: str | None,
     prefix_space: bool,
-) -> dict[str, Any]:
+) -> Tokenizer:
     """Return a SentencePiece BPE with byte fallback; ``prefix_space`` puts one before the text."""
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    normalizers = [{"type": "Prepend", "prepend": SPACE}, replace] if prefix_space else [replace]
-    decoders = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if prefix_space:
-        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    return _document(
-        added,
-        normalizer={"type": "Sequence", "normalizers": normalizers},
-        pre_tokenizer=None,
-        decoder={"type": "Sequence", "decoders": decoders},
-        model=_bpe(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True),
+    model = models.BPE(
+        dict(vocab), list(merges), unk_token=unknown, fuse_unk=True, byte_fallback=True
     )
+    out = _with_added(model, added)
+    replace = normalizers.Replace(" ", SPACE)
+    before = [normalizers.Prepend(SPACE)] if prefix_space else []
+    out.normalizer = normalizers.Sequence([*before, replace])
+    after = [decoders.Strip(" ", 1, 0)] if prefix_space else []
+    out.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+    )
+    return out
 
 
-def bytelevel_document(
+def bytelevel(
     vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
     *,
-    added: list[dict[str, Any]],
-    splits: Sequence[Mapping[str, Any]],
+    added: Sequence[AddedToken],
+    splits: Sequence[PreTokenizer],
     ignore_merges: bool,
-) -> dict[str, Any]:
+) -> Tokenizer:
     """Return a byte-level BPE that cuts the text with the pre-tokenizers ``splits`` first.
 
     ``ignore_merges``: a word that is in the vocabulary is taken whole.
     """
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return _document(
-        added,
-        normalizer=None,
-        pre_tokenizer={
-            "type": "Sequence",
-            "pretokenizers": [*splits, {**byte_level, "use_regex": False}],
-        },
-        decoder={**byte_level, "use_regex": True},
-        model=_bpe(vocab, merges, ignore_merges=ignore_merges),
-    )
+    out = _with_added(models.BPE(dict(vocab), list(merges), ignore_merges=ignore_merges), added)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    out.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    out.decoder = decoders.ByteLevel()
+    return out
 
 
-def _document(added: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": parts["normalizer"],
-        "pre_tokenizer": parts["pre_tokenizer"],
-        "post_processor": None,
-        "decoder": parts["decoder"],
-        "model": parts["model"],
-    }
-
-
-def _bpe(
-    vocab: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
-    *,
-    unk_token: str | None = None,
-    fuse_unk: bool = False,
-    byte_fallback: bool = False,
-    ignore_merges: bool = False,
-) -> dict[str, Any]:
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": unk_token,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": fuse_unk,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": ignore_merges,
-        "vocab": dict(vocab),
-        "merges": [list(pair) for pair in merges],
-    }
+def _with_added(model: models.BPE, added: Sequence[AddedToken]) -> Tokenizer:
+    """Tokens of the vocabulary keep their ids."""
+    out = Tokenizer(model)
+    out.add_tokens(list(added))
+    return out
