@@ -29,7 +29,7 @@ from shrinkc.core.errors import ShrinkcError, UsageError
 from shrinkc.evaluation import token_losses
 from shrinkc.evaluation.items import read_text
 from shrinkc.evaluation.perplexity import cut_windows
-from shrinkc.importer import Tokenizer, formats, load_model
+from shrinkc.importer import Tokenizer, load_model, open_checkpoint
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.model import FAMILIES
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
         short_last_group=args.short_last_group,
     )
     protocol = PROTOCOLS[args.protocol]
-    model, stored = load_model(args.model), formats(args.model)
+    model, stored = load_model(args.model), open_checkpoint(args.model).formats
     count = protocol.count if args.windows is None else args.windows
     ids = protocol.cut(model.tokenizer, read_text(args.text), count)
     rows: list[tuple[str, Result]] = []

@@ -21,7 +21,7 @@ from shrinkc.abi import (
 )
 from shrinkc.core import resources
 from shrinkc.core.resources import resource
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 
 from .header import header
 
@@ -56,7 +56,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("host")
     folder = tmp_path_factory.mktemp("sizes")
     write_tiny_llama(folder / "model")
-    return compile_model(load_hf(folder / "model"), folder / "out", context=CONTEXT).out / "src"
+    return compile_model(load_model(folder / "model"), folder / "out", context=CONTEXT).out / "src"
 
 
 def compiles(src: Path, on: str) -> bool:

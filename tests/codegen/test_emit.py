@@ -14,7 +14,7 @@ import pytest
 from end_to_end.programs import Program, add_adapters, compile_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, SiluMul
 from shrinkc.quantize import QuantOptions
@@ -23,9 +23,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from end_to_end.programs import add_adapters, compile_model
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.quantize import QuantOptions
-model = load_hf(Path(sys.argv[1]))
+model = load_model(Path(sys.argv[1]))
 add_adapters(model, {"q_proj": 2, "down_proj": 3})
 compile_model(model, Path(sys.argv[2]), QuantOptions(bits=4, asymmetric=True), 24)
 """
@@ -42,7 +42,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(model_dir: Path) -> FloatModel:
-    loaded = load_hf(model_dir)
+    loaded = load_model(model_dir)
     add_adapters(loaded, {"q_proj": 2, "down_proj": 3})
     return loaded
 

@@ -18,7 +18,7 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import build_program
 from shrinkc.codegen.formats import MOST, c_format, flat_format, formats_header
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.linear import QLinear
 from shrinkc.memory.parts import kv_shape
 from shrinkc.memory.planner import make_plan
@@ -80,7 +80,7 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
     """All at once, and the few with the largest code, beside a side path; the linker script refuses more."""
     need("qemu")  # its compiler
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=96)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
     program = compile_model(model, tmp_path / "out", QuantOptions(bits=4, group=32), context=16)
     points = [f"{ASYM} | SC_FMT_ZEROS" if bits <= ZERO_BITS else ASYM for bits in WIDTHS]

@@ -30,7 +30,7 @@ from shrinkc.core.errors import BadRecipe, BudgetUnreachable
 from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.plan_request import PlanRequest
-from shrinkc.importer import LlamaConfig, formats, load_config
+from shrinkc.importer import LlamaConfig, load_config, open_checkpoint
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
@@ -464,7 +464,9 @@ def test_what_fit_chose_compiles_without_flash(
     stage = next(
         s for s in load_recipe(str(tmp_path / "run" / "recipe.toml")).stages if s.kind == "gptq"
     )
-    assert formats(run.final) == gptq.formats(stage.settings, program.prepared.config)
+    assert open_checkpoint(run.final).formats == gptq.formats(
+        stage.settings, program.prepared.config
+    )
 
 
 def test_out_of_reach_is_said_before_anything_is_measured(tmp_path: Path) -> None:

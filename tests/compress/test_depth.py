@@ -16,7 +16,7 @@ from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import depth
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.core.progress import Silent
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 
 torch = pytest.importorskip("torch")
 
@@ -78,7 +78,7 @@ def test_magnitude_and_cosine(stories: Path, step: Step, tmp_path: Path, update:
     loaded = load(stories)
     windows = step().calibration.windows(loaded.tokenizer)
     sizes = depth.magnitude(loaded.model, windows, PLACES, tmp_path / "s", update)
-    for place, layer in enumerate(load_hf(stories).layers):
+    for place, layer in enumerate(load_model(stories).layers):
         arrays = [a for a in vars(layer).values() if isinstance(a, np.ndarray)]
         assert sizes[place] == pytest.approx(
             sum(np.abs(a).sum(dtype=float) for a in arrays), rel=1e-6
@@ -105,7 +105,7 @@ def test_the_layers_that_stay_are_those_of_the_source(
 ) -> None:
     settings = depth.Settings(remove=2, protect_first=1, protect_last=1)
     report = depth.run(settings, step()).parameters
-    before, after = load_hf(stories), load_hf(tmp_path / "out")
+    before, after = load_model(stories), load_model(tmp_path / "out")
     assert len(report["removed"]) == 2 and sorted(report["removed"] + report["kept"]) == PLACES
     assert {0, 4} <= set(report["kept"])
     assert after.config.num_layers == 3

@@ -38,7 +38,7 @@ from shrinkc.core.errors import BadData, OutputError, UsageError
 from shrinkc.core.progress import Silent
 from shrinkc.driver import franken as command_line
 from shrinkc.evaluation.plan import EvalPlan
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.targets import HOST
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_logits_are_those_of_a_model_built_by_hand(stories: Loaded) -> None:
     ids = np.arange(30) * 7 % 512
     found = assemble(stories.model, ORDER)(torch.tensor(ids)[None]).logits[0].numpy()
 
-    model = load_hf(STORIES)
+    model = load_model(STORIES)
     model.layers[:] = [model.layers[i] for i in ORDER]
     expected = forward(model, ids, np.float64)
     assert np.abs(found - expected).max() < 1e-4
@@ -118,7 +118,7 @@ def test_an_untied_model_with_scaled_positions(tmp_path: Path) -> None:
     tiny = load(tmp_path / "tiny")
     ids = np.arange(20) + 5
     found = assemble(tiny.model, (2, 0, 0))(torch.tensor(ids)[None]).logits[0].numpy()
-    model = load_hf(tmp_path / "tiny")
+    model = load_model(tmp_path / "tiny")
     model.layers[:] = [model.layers[i] for i in (2, 0, 0)]
     assert np.abs(found - forward(model, ids, np.float64)).max() < 1e-4
     save_checkpoint(tiny, Configuration("mine", "2,0x2", (2, 0, 0)), tmp_path / "saved")
@@ -169,7 +169,7 @@ def test_a_saved_configuration_is_an_ordinary_checkpoint(stories: Loaded, tmp_pa
     assert json.loads((out / NOTE).read_text())["layer_list"] == list(ORDER)
     # stored as narrow as the original: float16
     assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
-    assert load_hf(out).config.num_layers == 6
+    assert load_model(out).config.num_layers == 6
     # the model it was made from still shares nothing with it
     assert torch.equal(assemble(stories.model, ORDER)(ids).logits, expected)
     with pytest.raises(OutputError):
@@ -216,7 +216,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [c["name"] for c in result["configurations"]] == [UNCHANGED, "mine"]
     assert result["configurations"][1]["layer_list"] == [0, 1, 1, 4]
     assert result["threads"] == 1 and result["versions"]["torch"]
-    assert load_hf(saved).config.num_layers == 4
+    assert load_model(saved).config.num_layers == 4
     assert run_cli([*command, "-o", str(out)]) == OutputError.exit_code
     assert "--force" in capsys.readouterr().err
     assert run_cli([*command, "-o", str(out), "--force"]) == 0

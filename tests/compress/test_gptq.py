@@ -20,7 +20,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import gptq, gptq_worker
 from shrinkc.core.errors import BadRecipe, ExtraMissing, StageFailed
-from shrinkc.importer import formats
+from shrinkc.importer import open_checkpoint
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.gptq_config import load_gptq_config
 
@@ -176,7 +176,7 @@ def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactor
         out = quantised(tmp_path_factory, name, settings)
         found = facts_of(out)
         predicted = gptq.predict(Settings(**settings), facts_of(STORIES))
-        assert formats(out) == gptq.formats(Settings(**settings), found.config)
+        assert open_checkpoint(out).formats == gptq.formats(Settings(**settings), found.config)
         # of the directory about: the headers of its files are small where a model is large
         assert found.bytes_on_disk == pytest.approx(predicted.bytes_on_disk, rel=0.1)
         assert found.packed_bytes == predicted.packed_bytes

@@ -22,7 +22,7 @@ from shrinkc.compression.stages import depth, lora, qat, reconstruct, scales
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.training import DEFAULT_SAMPLES, Windows, windows_of
 from shrinkc.core.errors import BadData, RunChanged, TrainingDiverged
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -142,7 +142,7 @@ def test_it_recovers_and_is_merged(pruned: Path, step: Step, tmp_path: Path) -> 
     assert report["trainable"] == 4 * 8 * ((96 + 96) + (256 + 96))
     curve = [loss for _, loss in report["loss_curve"]]
     assert np.mean(curve[-5:]) < np.mean(curve[:5]) - 0.3
-    before, after = load_hf(pruned), load_hf(tmp_path / "out")
+    before, after = load_model(pruned), load_model(tmp_path / "out")
     for a, b in zip(before.layers, after.layers, strict=True):
         for name, values in vars(a).items():
             if isinstance(values, np.ndarray):

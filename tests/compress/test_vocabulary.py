@@ -24,7 +24,7 @@ from shrinkc.compression.stages import lora, vocabulary
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.core.errors import BadData, BadRecipe, RunChanged, TokenizerNotCut
 from shrinkc.core.progress import Silent
-from shrinkc.importer import Tokenizer, load_hf
+from shrinkc.importer import Tokenizer, load_model
 from shrinkc.importer.chat_template import ChatTemplate
 
 torch = pytest.importorskip("torch")
@@ -51,7 +51,7 @@ def test_rows_that_stay_are_those_of_the_source(
     settings = vocabulary.Settings(keep=KEEP, samples=0)
     report = vocabulary.run(settings, step())
     kept = json.loads((tmp_path / "out" / vocabulary.TOKENS).read_text())
-    before, after = load_hf(stories), load_hf(tmp_path / "out")
+    before, after = load_model(stories), load_model(tmp_path / "out")
     assert after.config.vocab_size == KEEP == len(kept) == report.parameters["tokens"]
     np.testing.assert_array_equal(after.embedding, before.embedding[kept])
     for a, b in zip(before.layers, after.layers, strict=True):
@@ -117,7 +117,7 @@ def test_ids_in_configs_and_template_follow(
     report = vocabulary.run(settings, step(untied))
     out = tmp_path / "out"
     kept = json.loads((out / vocabulary.TOKENS).read_text())
-    before, after = load_hf(untied), load_hf(out)
+    before, after = load_model(untied), load_model(out)
     assert after.head is not None and before.head is not None
     np.testing.assert_array_equal(after.head, before.head[kept])
     np.testing.assert_array_equal(after.embedding, before.embedding[kept])
@@ -153,7 +153,9 @@ def test_a_model_of_fewer_tokens_keeps_them_all(stories: Path, step: Step, tmp_p
     report = vocabulary.run(settings, step())
     assert report.notes == ["all 512 tokens of the model stay"]
     assert vocabulary.tokens_left([tmp_path / "out"]) == tuple(range(512))
-    np.testing.assert_array_equal(load_hf(tmp_path / "out").embedding, load_hf(stories).embedding)
+    np.testing.assert_array_equal(
+        load_model(tmp_path / "out").embedding, load_model(stories).embedding
+    )
 
 
 def test_what_the_model_expects_is_asked_of_it(

@@ -16,7 +16,7 @@ from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.stages import width
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 
 torch = pytest.importorskip("torch")
 
@@ -127,7 +127,7 @@ def test_pruning_without_refit_is_masking(stories: Path, step: Step, tmp_path: P
 def test_shapes_config_and_prediction(stories: Path, step: Step, tmp_path: Path) -> None:
     settings = width.Settings(ffn=0.5, multiple=64, kv_groups=1)
     width.run(settings, step())
-    config = load_hf(tmp_path / "out").config  # checks every shape against the config
+    config = load_model(tmp_path / "out").config  # checks every shape against the config
     assert (config.intermediate_size, config.num_heads, config.num_kv_heads) == (128, 3, 1)
     assert config.head_dim == 16 and config.hidden_size == 96
     assert (
@@ -194,7 +194,7 @@ def test_n_of_m_frees_no_bytes_and_says_so(stories: Path, step: Step, tmp_path: 
     assert sum(layer["weights"] for layer in report) == matrices
     assert after.non_zeros <= before.parameters - matrices // 2
     assert (after.parameters, after.packed_bytes) == (before.parameters, before.packed_bytes)
-    for layer in load_hf(tmp_path / "out").layers:
+    for layer in load_model(tmp_path / "out").layers:
         for part in MODULES.values():
             zeros = (getattr(layer, part.field).reshape(-1, 4) == 0).sum(1)
             assert zeros.min() >= 2

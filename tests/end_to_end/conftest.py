@@ -7,7 +7,7 @@ import pytest
 from helpers.llama2c import write_stories260k
 from helpers.shared_data import find_shared_data
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +21,4 @@ def story_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
         write_tiny_llama(
             folder, hidden=60, intermediate=130, layers=3, heads=6, kv_heads=3, head_dim=10, seed=5
         )
-    return load_hf(folder)
+    return load_model(folder)

@@ -14,7 +14,7 @@ from helpers.quantised import Format, formats_of, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import LOOKUP_MAX
 from shrinkc.engines import CORES, engine_named
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
@@ -191,7 +191,7 @@ def float_model(case: Case, folder: Path) -> FloatModel:
             extra[f"model.layers.{layer}.self_attn.{norm}.weight"] = gains.astype(np.float32)
     about = {"model_type": case.family, "architectures": [FAMILIES[case.family]]}
     write_tiny_llama(folder, config=about, overrides=extra, **m)
-    model = load_hf(folder)
+    model = load_model(folder)
     if case.stored:
         model = quantised_model(model, lambda i, name: case.stored.get(f"{i} {name}"), case.seed)
     add_adapters(model, case.ranks, seed=3)

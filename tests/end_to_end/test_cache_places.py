@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import make_plan
@@ -45,7 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
     write_tiny_llama(
         folder, hidden=36, intermediate=74, layers=LAYERS, heads=6, kv_heads=3, head_dim=10, seed=5
     )
-    model = load_hf(folder)
+    model = load_model(folder)
     graph = lower(model, QuantOptions(), CONTEXT)
     request = random_request(graph, np.random.default_rng(3), 21, 50, WARM)
     return Model(model, graph, shape_of(graph, model), request, reference(graph, request))

@@ -11,7 +11,7 @@ import pytest
 
 import shrinkc
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate.proof import Request
 from shrinkc.targets import CHIPS, DEFAULT, TARGETS
@@ -74,7 +74,7 @@ def test_the_same_integers_on_all_its_machines(model: Path, tmp_path: Path, name
 @OTHERS
 def test_weights_from_flash(model: Path, tmp_path: Path, name: str) -> None:
     """Every width of weights, odd segments, all of it fetched."""
-    target, loaded = TARGETS[name], load_hf(model)
+    target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
     graph = lower(loaded, QuantOptions(bits=4, group=24, short_last_group=True), 24)
     sizes = shape_of(graph, loaded)
@@ -88,7 +88,7 @@ def test_weights_from_flash(model: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.gvsoc
 @OTHERS
 def test_the_smallest_and_the_whole_l1(model: Path, tmp_path: Path, name: str) -> None:
-    target, loaded = TARGETS[name], load_hf(model)
+    target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
     graph = lower(loaded, QuantOptions(bits=2, head_bits=3), 40)
     request = random_request(graph, np.random.default_rng(2), 11, 5)
@@ -100,7 +100,7 @@ def test_the_smallest_and_the_whole_l1(model: Path, tmp_path: Path, name: str) -
 @pytest.mark.gvsoc
 @OTHERS
 def test_a_profile(model: Path, tmp_path: Path, name: str) -> None:
-    target, loaded = TARGETS[name], load_hf(model)
+    target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
     program = compile_graph(lower(loaded, QuantOptions(), 32), loaded, tmp_path / "out", target)
     prefill, decode = prove_and_profile(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
@@ -109,7 +109,7 @@ def test_odd_models(
     """0 mismatches where the SoC's own instructions, DMA and flash do the work."""
     need("gvsoc")
     write_tiny_llama(tmp_path / "model", **shape)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     add_adapters(model, ranks)
     graph, target, l1 = lower(model, options, 24), SIRACUSA, None
     sizes = shape_of(graph, model)
@@ -146,7 +146,7 @@ def test_short_heads_in_a_long_context(
         tmp_path / "model", hidden=heads * head_dim, intermediate=96, heads=heads,
         kv_heads=kv_heads, head_dim=head_dim, layers=3,
     )  # fmt: skip
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     graph = lower(model, QuantOptions(), 128)
     shape, l1 = shape_of(graph, model), SIRACUSA.l1
     while by_layer and make_plan(shape, SIRACUSA, l1).kv_in_l1:
@@ -179,7 +179,7 @@ def test_large_heads(tmp_path: Path, heads: int, kv_heads: int, head_dim: int) -
         tmp_path / "model", hidden=48, intermediate=64, heads=heads,
         kv_heads=kv_heads, head_dim=head_dim, layers=2,
     )  # fmt: skip
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     program = compile_graph(lower(model, QuantOptions(), 48), model, tmp_path / "out")
     program.build("gvsoc")
     request = random_request(program.graph, np.random.default_rng(2), 29, 9, GREEDY)

@@ -14,7 +14,7 @@ from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import LOOKUP_MAX, Exit, Trace
 from shrinkc.core.errors import DoesNotFit, RunFailed
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.steps import PassSizes
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
@@ -117,7 +117,7 @@ def prove_lookup(
 
 def model_of(folder: Path, **sizes: Any) -> FloatModel:
     write_tiny_llama(folder, **{**SIZES, **sizes})
-    return load_hf(folder)
+    return load_model(folder)
 
 
 def repeating(model: FloatModel, new: int, seed: int = 3) -> Request:

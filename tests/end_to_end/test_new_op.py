@@ -20,7 +20,7 @@ from engines.plain import lowered
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.core.errors import IllegalIR, PlanInvalid
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph, State
 from shrinkc.ir.ops import OPS, Linear, Op
@@ -215,7 +215,7 @@ def test_vectors_in_the_place_of_its_result(tmp_path: Path) -> None:
     need("host")
     sizes: dict[str, Any] = {"heads": 4, "kv_heads": 2, "head_dim": 10, "vocab": 83, "layers": 3}
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=302, seed=4, **sizes)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     leaks = with_leaks(lowered(model, QuantOptions(), 32, SIRACUSA))
     shape = shape_of(leaks, model)
     budgets = range(60 * KIB, 120 * KIB, KIB)

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.memory import planner
 from shrinkc.memory.plan import Plan, planned_sizes
@@ -311,7 +311,7 @@ def test_logits_in_l2(tmp_path: Path) -> None:
     """A vocabulary so large that L1 cannot hold its logits."""
     need("host")
     write_tiny_llama(tmp_path / "model", hidden=12, vocab=1501, head_dim=4, layers=1)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     lowered = lower(model, QuantOptions(), 16)
     shape = shape_of(lowered, model)
     full = make_plan(shape, SIRACUSA)
@@ -332,7 +332,7 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     write_tiny_llama(
         tmp_path / "model", hidden=40, intermediate=88, heads=4, kv_heads=2, head_dim=6, tied=False
     )
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     add_adapters(model, {"q_proj": 3, "v_proj": 2, "o_proj": 1, "gate_proj": 5, "down_proj": 9})
     lowered = lower(model, QuantOptions(bits=4, asymmetric=True, head_bits=4), 20)
     shape = shape_of(lowered, model)
@@ -350,7 +350,7 @@ def test_code_in_l2(tmp_path: Path) -> None:
     """The same integers and plan with the decode path's code in L2, and more cycles: so it runs from there."""
     need("gvsoc")
     write_tiny_llama(tmp_path / "model", hidden=40, intermediate=88, heads=4, kv_heads=2)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     lowered = lower(model, QuantOptions(), 24)
     request = Request((1, 40, 41, 42), 4, WARM, ignore_eos=True)
     want, cycles, plans = reference(lowered, request), [], []

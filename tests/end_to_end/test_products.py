@@ -12,7 +12,7 @@ import pytest
 from helpers.quantised import Format, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.ops import Linear
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
@@ -103,7 +103,7 @@ def test_products(tmp_path: Path, name: str) -> None:
     need("gvsoc")
     shape, options, ranks, place = SHAPES[name]
     write_tiny_llama(tmp_path / "model", layers=2, **shape)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     if isinstance(options, Format):
         checkpoint = options
         others = ("o_proj", "down_proj") if name == "w4-both-offsets" else ()

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build.layout import PROGRAM
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate.profile import Phase, read_profile
 from shrinkc.simulate.proof import Request, compare, parse, reference
@@ -54,7 +54,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Program:
     folder = tmp_path_factory.mktemp("profile")
     # more layers than samples are kept of
     write_tiny_llama(folder / "model", hidden=40, intermediate=56, layers=10, heads=4, kv_heads=2)
-    return compile_model(load_hf(folder / "model"), folder / "out", context=32)
+    return compile_model(load_model(folder / "model"), folder / "out", context=32)
 
 
 @pytest.mark.gvsoc
@@ -113,7 +113,7 @@ def test_a_model_in_chunks_with_a_cache_in_l2(tmp_path: Path) -> None:
     """Transfers are found where they are waited for, and only there."""
     need("gvsoc")
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=128, layers=2)
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     graph = lower(model, QuantOptions(), 64)
     program = compile_graph(
         graph, model, tmp_path / "out", l1_budget=smallest_l1(shape_of(graph, model))

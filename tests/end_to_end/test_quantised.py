@@ -16,7 +16,7 @@ from shrinkc.abi import InputWord, Trace
 from shrinkc.build.layout import PROGRAM
 from shrinkc.core.artifact import Manifest, write_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.simulate import host_logits, run_program
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[dict[str, Any], Any, dict[str, int], str]] = {
 def make(folder: Path, name: str) -> tuple[FloatModel, Program]:
     shape, format_of, ranks, place = CASES[name]
     write_tiny_llama(folder / "model", **{**SIZES, **shape})
-    model = quantised_model(load_hf(folder / "model"), format_of)
+    model = quantised_model(load_model(folder / "model"), format_of)
     add_adapters(model, ranks)
     graph, target, l1 = lower(model, QuantOptions(), 24), SIRACUSA, None
     sizes = shape_of(graph, model)

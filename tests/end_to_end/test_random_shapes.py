@@ -18,7 +18,7 @@ from helpers.quantised import Format
 from helpers.tiers import slow_but
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import build_program
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions
 from shrinkc.simulate.proof import Record, Request, reference
@@ -140,7 +140,7 @@ def test_whole_context_from_one_token_prompt_under_threads(tmp_path: Path) -> No
         tmp_path / "model", hidden=33, intermediate=50, heads=3, kv_heads=1, head_dim=4
     )
     program = compile_model(
-        load_hf(tmp_path / "model"),
+        load_model(tmp_path / "model"),
         tmp_path / "out",
         QuantOptions(bits=4, asymmetric=True),
         context=24,
@@ -154,10 +154,10 @@ def test_end_token_ends_the_run(tmp_path: Path) -> None:
     """The chosen end token is the last one of a run, and a run may ignore it."""
     need("host")
     write_tiny_llama(tmp_path / "probe")
-    graph = compile_model(load_hf(tmp_path / "probe"), tmp_path / "a", context=20).graph
+    graph = compile_model(load_model(tmp_path / "probe"), tmp_path / "a", context=20).graph
     first = reference(graph, Request((1, 40), 6, GREEDY, ignore_eos=True)).tokens
     write_tiny_llama(tmp_path / "model", eos_ids=[first[2], 2])
-    program = compile_model(load_hf(tmp_path / "model"), tmp_path / "out", context=20)
+    program = compile_model(load_model(tmp_path / "model"), tmp_path / "out", context=20)
     program.build("host", SAN="1")
     stopped, going = (Request((1, 40), 6, GREEDY, ignore_eos=e) for e in (False, True))
     want = reference(program.graph, stopped)

@@ -11,7 +11,7 @@ import pytest
 from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.engines.cores import split_parts
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.memory.parts import tile_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions, lower
@@ -62,7 +62,7 @@ def _program(folder: Path, name: str, place: str = "") -> Program:
         folder / "model",
         **{"hidden": 48, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 12} | shape,
     )
-    model = load_hf(folder / "model")
+    model = load_model(folder / "model")
     add_adapters(model, ranks)
     graph, target = lower(model, options, CONTEXT), SIRACUSA
     sizes = shape_of(graph, model)

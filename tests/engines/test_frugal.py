@@ -13,7 +13,7 @@ from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.core.errors import DoesNotFit
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def graph_of(case: str, folder: Path, target: Target = SIRACUSA) -> tuple[Graph, FloatModel]:
     write_tiny_llama(folder / "model", **CASES[case], vocab=83, layers=3, seed=4)
-    model = load_hf(folder / "model")
+    model = load_model(folder / "model")
     return lowered(model, QuantOptions(), CONTEXT, target), model
 
 

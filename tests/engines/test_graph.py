@@ -12,7 +12,7 @@ from end_to_end.programs import add_adapters
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import IllegalIR
 from shrinkc.engines import CORES, ENGINES, THE_CORES, Choice, Choices, Engine
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
@@ -27,7 +27,7 @@ from .plain import EAGER, lowered
 @pytest.fixture
 def model(tmp_path: Path) -> FloatModel:
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=72, vocab=112, seed=6)
-    return load_hf(tmp_path / "model")
+    return load_model(tmp_path / "model")
 
 
 GROUPS = QuantOptions(group=8)

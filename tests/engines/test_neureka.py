@@ -24,7 +24,7 @@ from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.engines import CORES, ENGINES, Engine
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.ops import Embed, Linear
 from shrinkc.quantize import QuantOptions
@@ -155,7 +155,7 @@ def load(case: Case, folder: Path) -> FloatModel:
             for p, n in {"q": 4, "k": 2, "v": 2}.items()
         }
     write_tiny_llama(folder, **sizes)
-    model = load_hf(folder)
+    model = load_model(folder)
     add_adapters(model, case.ranks)
     return model
 
@@ -256,7 +256,7 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
         tmp_path / "model",
         **SIZES | {"hidden": 128, "head_dim": 32, "intermediate": 256, "vocab": 400},
     )
-    model = load_hf(tmp_path / "model")
+    model = load_model(tmp_path / "model")
     graph = lowered(model, QuantOptions(bits=4, group=32), CONTEXT, SIRACUSA)
     program = compile_graph(graph, model, tmp_path / "out").build("gvsoc")
     engines = engines_of(graph)
@@ -273,7 +273,7 @@ def with_tails_and_copies(folder: Path) -> Program:
     options = QuantOptions(bits=4, head_bits=8)
     sizes = {**SIZES, "hidden": 96, "intermediate": 508}
     write_tiny_llama(folder / "model", **sizes)
-    model = load_hf(folder / "model")
+    model = load_model(folder / "model")
     program = compile_graph(lowered(model, options, CONTEXT, target), model, folder / "out", target)
     assert engines_of(program.graph) == {
         "qkv": "neureka_twice", "o": "neureka_twice", "gate_up": "neureka_twice", "down": "neureka_3x3",

@@ -28,7 +28,7 @@ from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.engines import CORES, THE_CORES, Engine
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear
@@ -96,7 +96,7 @@ def load(case: Case, folder: Path) -> FloatModel:
             for p, n in heads.items()
         }
     write_tiny_llama(folder, **sizes)
-    model = load_hf(folder)
+    model = load_model(folder)
     add_adapters(model, case.ranks)
     return model
 

@@ -19,7 +19,7 @@ from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.evaluation import token_losses
 from shrinkc.evaluation.items import read_text
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.quantize import QuantOptions, lower
 
@@ -218,7 +218,7 @@ def test_stories260k_meets_its_bar(tmp_path: Path) -> None:
     if data is None:
         pytest.skip("no test data: set SHRINKC_DATA or provide ../shared/data")
     write_stories260k(data, tmp_path / "m")
-    model = load_hf(tmp_path / "m")
+    model = load_model(tmp_path / "m")
     protocol = fidelity.PROTOCOLS["tinystories"]
     text = read_text(data / "tinystories" / "tinystories_val.txt")
     ids = protocol.cut(model.tokenizer, text, protocol.count)

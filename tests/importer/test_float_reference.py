@@ -14,7 +14,7 @@ from shrinkc.importer import (
     Llama3RopeScaling,
     LlamaConfig,
     inverse_frequencies,
-    load_hf,
+    load_model,
     parse_config,
 )
 
@@ -86,7 +86,7 @@ def test_agrees_with_a_slow_version(
         rope_scaling=scaling,
         rope_theta=500.0,
     )
-    model = load_hf(tmp_path)
+    model = load_model(tmp_path)
     expected = slow_forward(model, TOKENS)
     np.testing.assert_allclose(forward(model, TOKENS, np.float64), expected, rtol=1e-9, atol=1e-9)
     single = forward(model, TOKENS)
@@ -96,7 +96,7 @@ def test_agrees_with_a_slow_version(
 
 def test_later_tokens_do_not_matter(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
-    model = load_hf(tmp_path)
+    model = load_model(tmp_path)
     np.testing.assert_allclose(
         forward(model, TOKENS[:4]), forward(model, [*TOKENS[:4], 5, 6])[:4], atol=1e-6
     )
@@ -104,7 +104,7 @@ def test_later_tokens_do_not_matter(tmp_path: Path) -> None:
 
 def test_losses_and_greedy_follow_from_the_logits(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
-    model = load_hf(tmp_path)
+    model = load_model(tmp_path)
     logits = forward(model, TOKENS, np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = [-math.log(probabilities[t, TOKENS[t + 1]]) for t in range(len(TOKENS) - 1)]
@@ -114,11 +114,11 @@ def test_losses_and_greedy_follow_from_the_logits(tmp_path: Path) -> None:
 
 def test_greedy_stops_after_eos(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
-    model = load_hf(tmp_path)
+    model = load_model(tmp_path)
     text = greedy(model, [1], 5)
     assert len(text) == 5
     write_tiny_llama(tmp_path, eos_ids=[text[0], 2])
-    assert greedy(load_hf(tmp_path), [1], 5) == text[:1]
+    assert greedy(load_model(tmp_path), [1], 5) == text[:1]
 
 
 def test_large_activations_do_not_warn(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_large_activations_do_not_warn(tmp_path: Path) -> None:
     gate[::2] *= -1
     write_tiny_llama(tmp_path, overrides={"model.layers.0.mlp.gate_proj.weight": gate})
     with np.errstate(all="raise", under="ignore"):
-        assert np.isfinite(forward(load_hf(tmp_path), TOKENS)).all()
+        assert np.isfinite(forward(load_model(tmp_path), TOKENS)).all()
 
 
 # --- RoPE --------------------------------------------------------------------------------

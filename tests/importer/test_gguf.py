@@ -22,10 +22,10 @@ from shrinkc.core.errors import (
 from shrinkc.importer import (
     Llama3RopeScaling,
     QuantizedWeight,
-    formats,
     inverse_frequencies,
     load_config,
     load_model,
+    open_checkpoint,
 )
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.model import Zero
@@ -44,7 +44,7 @@ def test_every_type(tmp_path: Path, kind: str, tied: bool) -> None:
     assert_same(model, written)
     assert model.source == "m.gguf"
     assert (model.head is None) == tied == model.config.tie_embeddings
-    found = formats(tmp_path / "m.gguf")
+    found = open_checkpoint(tmp_path / "m.gguf").formats
     if not kind.startswith("Q"):
         assert found is None
         return
@@ -67,7 +67,7 @@ def test_types_may_differ(tmp_path: Path) -> None:
     model = load_model(tmp_path / "m.gguf")
     assert_same(model, written)
     assert isinstance(model.layers[0].w_up, np.ndarray)
-    found = formats(tmp_path / "m.gguf")
+    found = open_checkpoint(tmp_path / "m.gguf").formats
     assert found is not None
     assert UP not in found
     assert found["model.embed_tokens"] == (8, 32, False)
@@ -230,7 +230,7 @@ def test_shapes(tmp_path: Path) -> None:
     assert "missing output_norm.weight [64]" in text
     assert "unexpected blk.0.attn_q.bias [64]" in text
     with pytest.raises(ShapeMismatch):
-        formats(tmp_path / "m.gguf")
+        open_checkpoint(tmp_path / "m.gguf")
 
 
 def test_values(tmp_path: Path) -> None:

@@ -24,10 +24,9 @@ from shrinkc.importer import (
     FloatModel,
     QuantizedWeight,
     dense,
-    formats,
     load_config,
-    load_hf,
     load_model,
+    open_checkpoint,
 )
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import Zero
@@ -112,7 +111,7 @@ def test_rules_for_modules(tmp_path: Path) -> None:
     model = load_model(tmp_path / "m")
     assert_same(model, written)
     assert isinstance(model.layers[0].w_up, np.ndarray)
-    found = formats(tmp_path / "m")
+    found = open_checkpoint(tmp_path / "m").formats
     assert found is not None
     assert found.pop(DOWN) == (8, 32, True)
     assert UP not in found
@@ -124,7 +123,7 @@ def test_what_is_float_without_a_rule_is_float(tmp_path: Path) -> None:
     written = tiny_gptq(tmp_path / "m", skip=(UP,), quantization={"dynamic": {}})
     model = load_model(tmp_path / "m")
     assert_same(model, written)
-    assert UP not in (formats(tmp_path / "m") or {})
+    assert UP not in (open_checkpoint(tmp_path / "m").formats or {})
 
 
 def test_integers_without_the_tokenizer(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_float_directories_go_the_old_way(tmp_path: Path) -> None:
     from helpers.tiny_llama import write_tiny_llama
 
     write_tiny_llama(tmp_path / "m")
-    assert formats(tmp_path / "m") is None
+    assert open_checkpoint(tmp_path / "m").formats is None
     model = load_model(tmp_path / "m")
     assert isinstance(model.layers[0].wq, np.ndarray)
     assert load_config(tmp_path / "m") == model.config
@@ -201,12 +200,6 @@ def test_float_directories_go_the_old_way(tmp_path: Path) -> None:
         load_model(tmp_path / "nothing")
     with pytest.raises(ModelNotFound):
         load_config(tmp_path / "nothing")
-
-
-def test_load_hf_takes_floats_only(tmp_path: Path) -> None:
-    tiny_gptq(tmp_path / "m")
-    with pytest.raises(UnsupportedModel, match="a float one is needed"):
-        load_hf(tmp_path / "m")
 
 
 # --- adapters ----------------------------------------------------------------------------
@@ -261,7 +254,7 @@ def test_sidecar(tmp_path: Path, bits: int, group: int, tied: bool) -> None:
     assert_same(model, written)
     assert isinstance(model.embedding, QuantizedWeight)
     assert (model.head is None) == tied
-    found = formats(tmp_path / "m")
+    found = open_checkpoint(tmp_path / "m").formats
     assert found is not None
     zero = Zero.POINT if bits <= 4 else Zero.ANY
     assert found["model.embed_tokens"] == (bits, 64 if group == -1 else group, zero)
@@ -296,7 +289,7 @@ def test_all_shapes_that_are_wrong_at_once(tmp_path: Path) -> None:
     assert "unexpected model.layers.0.mlp.extra" in text
     assert "missing model.norm.weight" in text
     with pytest.raises(ShapeMismatch):
-        formats(tmp_path / "m")
+        open_checkpoint(tmp_path / "m")
 
 
 def test_other_widths_than_the_configuration_says(tmp_path: Path) -> None:
@@ -354,7 +347,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 def test_other_methods(tmp_path: Path) -> None:
     tiny_gptq(tmp_path / "m", quantization={"quant_method": "awq", "method": "awq"})
-    for read in (load_model, load_config, formats, read_gptq):
+    for read in (load_model, load_config, open_checkpoint, read_gptq):
         with pytest.raises(UnsupportedModel, match="quant_method = 'awq'"):
             read(tmp_path / "m")
 

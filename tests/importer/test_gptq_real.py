@@ -15,7 +15,7 @@ import pytest
 from helpers.float_reference import forward
 from helpers.tiny_llama import write_tiny_llama
 from importer.quantize_with_gptqmodel import CASES, RANK, TOKENS, WITH_EORA
-from shrinkc.importer import Formats, QuantizedWeight, formats, load_model
+from shrinkc.importer import Formats, QuantizedWeight, load_model, open_checkpoint
 from shrinkc.importer.gptq import read_gptq
 
 pytestmark = pytest.mark.slow  # torch and GPTQModel
@@ -70,7 +70,7 @@ def test_logits(quantized: Path, case: str) -> None:
 
 def test_formats(quantized: Path) -> None:
     def of(case: str) -> Formats:
-        found = formats(quantized / case)
+        found = open_checkpoint(quantized / case).formats
         assert found is not None
         weights = read_gptq(quantized / case)
         assert {n: (w.bits, w.group) for n, w in weights.items()} == {

@@ -17,7 +17,7 @@ from shrinkc.core.errors import (
     ModelNotFound,
     ShapeMismatch,
 )
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -46,7 +46,7 @@ def assert_same(model: FloatModel, written: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_every_weight_arrives(tmp_path: Path, dtype: str, shards: int, tied: bool) -> None:
     written = write_tiny_llama(tmp_path / "m", dtype=dtype, shards=shards, tied=tied)
-    model = load_hf(tmp_path / "m")
+    model = load_model(tmp_path / "m")
     assert_same(model, written)
     assert (model.head is None) == tied == model.config.tie_embeddings
     assert model.source == "m"
@@ -64,7 +64,7 @@ def test_every_weight_arrives(tmp_path: Path, dtype: str, shards: int, tied: boo
 )
 def test_unusual_sizes(tmp_path: Path, sizes: dict[str, Any]) -> None:
     written = write_tiny_llama(tmp_path / "m", **sizes)
-    model = load_hf(tmp_path / "m")
+    model = load_model(tmp_path / "m")
     assert_same(model, written)
     logits = forward(model, model.tokenizer.encode("ab"))
     assert logits.shape[1] == model.config.vocab_size
@@ -73,7 +73,7 @@ def test_unusual_sizes(tmp_path: Path, sizes: dict[str, Any]) -> None:
 
 def test_arrays_are_independent_of_the_file(tmp_path: Path) -> None:
     written = write_tiny_llama(tmp_path / "m")
-    model = load_hf(tmp_path / "m")
+    model = load_model(tmp_path / "m")
     shutil.rmtree(tmp_path / "m")
     model.layers[0].wq[:] *= 1  # writable
     assert_same(model, written)
@@ -82,7 +82,7 @@ def test_arrays_are_independent_of_the_file(tmp_path: Path) -> None:
 def test_progress_counts_bytes_up_to_the_total(tmp_path: Path) -> None:
     written = write_tiny_llama(tmp_path / "m", dtype="bfloat16")
     calls: list[tuple[int, int]] = []
-    load_hf(tmp_path / "m", progress=lambda done, total: calls.append((done, total)))
+    load_model(tmp_path / "m", progress=lambda done, total: calls.append((done, total)))
     total = 2 * sum(values.size for values in written.values())
     assert {call[1] for call in calls} == {total}
     assert [call[0] for call in calls] == sorted(call[0] for call in calls)
@@ -97,7 +97,7 @@ def test_progress_counts_bytes_up_to_the_total(tmp_path: Path) -> None:
 def test_extreme_values_survive(tmp_path: Path, dtype: str, value: float) -> None:
     values = np.full(16, value, np.float32)
     write_tiny_llama(tmp_path / "m", dtype=dtype, overrides={"model.norm.weight": values})
-    got = load_hf(tmp_path / "m").final_norm
+    got = load_model(tmp_path / "m").final_norm
     np.testing.assert_array_equal(got.view(np.uint32), round_to(dtype, values).view(np.uint32))
 
 
@@ -106,22 +106,22 @@ def test_extreme_values_survive(tmp_path: Path, dtype: str, value: float) -> Non
 
 def test_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="does not exist"):
-        load_hf(tmp_path / "nothing")
+        load_model(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("m.bin", "llama2.c"), ("m.gguf", ".gguf file"), ("m.safetensors", "directory")],
+    [("m.bin", "llama2.c"), ("m.json", "config.json alone"), ("m.safetensors", ".gguf file")],
 )
 def test_file_instead_of_directory(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ModelNotFound, match=hint):
-        load_hf(tmp_path / name)
+        load_model(tmp_path / name)
 
 
 def test_missing_config(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"config\.json does not exist"):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_missing_weights(tmp_path: Path, present: str | None, hint: str) -> None
     if present:
         (tmp_path / present).write_bytes(b"")
     with pytest.raises(ModelNotFound, match=hint):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 def test_all_missing_shards_are_named(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_all_missing_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / first).unlink()
     (tmp_path / second).unlink()
     with pytest.raises(ModelNotFound, match="2 of 3") as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     assert first in str(caught.value) and second in str(caught.value)
 
 
@@ -152,7 +152,7 @@ def test_index_may_not_leave_the_directory(tmp_path: Path) -> None:
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {EMBEDDING: "../other.safetensors"}}))
     with pytest.raises(BadWeights, match=r"\.\./other"):
-        load_hf(tmp_path / "m")
+        load_model(tmp_path / "m")
 
 
 def test_names_that_no_file_has(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_names_that_no_file_has(tmp_path: Path) -> None:
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {EMBEDDING: "x" * 300}}))
     with pytest.raises(BadWeights, match="not plain file names"):
-        load_hf(tmp_path / "m")
+        load_model(tmp_path / "m")
 
 
 def test_shards_say_themselves_what_they_hold(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_shards_say_themselves_what_they_hold(tmp_path: Path) -> None:
     index = json.loads(path.read_text())
     index["weight_map"]["model.ghost"] = index["weight_map"].pop("model.norm.weight")
     path.write_text(json.dumps(index))
-    np.testing.assert_array_equal(load_hf(tmp_path).final_norm, written["model.norm.weight"])
+    np.testing.assert_array_equal(load_model(tmp_path).final_norm, written["model.norm.weight"])
 
 
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', "[", "[1]"])
@@ -177,7 +177,7 @@ def test_unusable_index(tmp_path: Path, text: str) -> None:
     write_tiny_llama(tmp_path, shards=2)
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(BadWeights, match=r"index\.json"):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 def test_tensor_in_two_shards(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_tensor_in_two_shards(tmp_path: Path) -> None:
     part = {k: v for i, (k, v) in enumerate(written.items()) if i % 2 or k == EMBEDDING}
     write_safetensors(tmp_path / name, part)
     with pytest.raises(BadWeights, match=EMBEDDING):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 # --- weights against config ------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_every_mismatch_is_listed(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(ShapeMismatch) as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     text = str(caught.value)
     assert "missing model.norm.weight [16]" in text
     assert "model.layers.0.self_attn.q_proj.weight is [16, 8], the config says [16, 16]" in text
@@ -228,14 +228,14 @@ def test_every_mismatch_is_listed(tmp_path: Path) -> None:
 def test_config_and_weights_disagree(tmp_path: Path, field: str, value: int, named: str) -> None:
     write_tiny_llama(tmp_path, config={field: value})
     with pytest.raises(ShapeMismatch) as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     assert named in str(caught.value)
 
 
 def test_missing_head_hints_at_tying(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, config={"tie_word_embeddings": False})
     with pytest.raises(ShapeMismatch, match="set tie_word_embeddings to true"):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
     odd = {f"model.layers.0.odd{i}": np.ones(1, np.float32) for i in range(20)}
     write_weights(tmp_path, {"model.norm.weight": np.ones(17, np.float32), **odd})
     with pytest.raises(ShapeMismatch) as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     text = caught.value.message
     assert "55 tensors are missing, e.g. model.embed_tokens.weight [107, 16]; " in text
     assert (
@@ -255,13 +255,13 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 def test_saved_rope_buffers_are_ignored(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     write_tiny_llama(tmp_path, overrides={name: np.ones(4, np.float32)})
-    load_hf(tmp_path)
+    load_model(tmp_path)
 
 
 def test_tied_head_may_be_stored_if_identical(tmp_path: Path) -> None:
     written = write_tiny_llama(tmp_path / "plain")
     write_tiny_llama(tmp_path / "m", overrides={HEAD: written[EMBEDDING]})
-    assert load_hf(tmp_path / "m").head is None
+    assert load_model(tmp_path / "m").head is None
 
 
 def test_tied_head_that_differs(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_tied_head_that_differs(tmp_path: Path) -> None:
     head[3, 4] += 1
     write_tiny_llama(tmp_path / "m", overrides={HEAD: head})
     with pytest.raises(ShapeMismatch) as caught:
-        load_hf(tmp_path / "m")
+        load_model(tmp_path / "m")
     text = str(caught.value)
     assert HEAD in text and EMBEDDING in text and "1 of 1712 values" in text
 
@@ -290,7 +290,7 @@ def test_non_finite_values_are_located(tmp_path: Path, dtype: str, value: float)
         overrides={"model.layers.1.mlp.up_proj.weight": up, "model.norm.weight": norm},
     )
     with pytest.raises(BadWeights) as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     text = str(caught.value)
     assert "model.layers.1.mlp.up_proj.weight holds 2 NaN or infinite values of 384" in text
     assert "the first at [2, 5]" in text
@@ -302,7 +302,7 @@ def test_types_that_are_not_supported(tmp_path: Path, dtype: str, name: str) -> 
     overrides = {"model.norm.weight": np.ones(16, dtype), EMBEDDING: np.ones((107, 16), dtype)}
     write_tiny_llama(tmp_path, overrides=overrides)
     with pytest.raises(BadWeights) as caught:
-        load_hf(tmp_path)
+        load_model(tmp_path)
     assert f"model.norm.weight is {name}" in str(caught.value)
     assert f"{EMBEDDING} is {name}" in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_truncated_weights(tmp_path: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[:-100])
     with pytest.raises(BadWeights, match=rf"\({len(data) - 100} bytes\) is damaged or cut short"):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 # --- tokenizer beside the weights ------------------------------------------------------
@@ -322,11 +322,11 @@ def test_truncated_weights(tmp_path: Path) -> None:
 def test_missing_tokenizer(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, tokenizer="none")
     with pytest.raises(BadTokenizer, match=r"tokenizer\.json does not exist"):
-        load_hf(tmp_path)
+        load_model(tmp_path)
 
 
 def test_sentencepiece_file_only(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, tokenizer="none")
     (tmp_path / "tokenizer.model").write_bytes(b"")
     with pytest.raises(BadTokenizer, match="convert tokenizer.model with transformers"):
-        load_hf(tmp_path)
+        load_model(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.float_reference import forward
 from helpers.llama2c import convert
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 
 from . import llama2c_reference as reference
 
@@ -42,7 +42,7 @@ def test_same_logits_as_llama2c(
     tmp_path: Path, version: int, tied: bool, sizes: reference.Sizes
 ) -> None:
     convert(*write_inputs(tmp_path, version, tied, sizes))
-    model = load_hf(tmp_path / "out")
+    model = load_model(tmp_path / "out")
     tokens = [1, 5, 260, 261, 5, 0, 7]
     expected = reference.logits(sizes, reference.random_weights(sizes, tied), tokens)
     np.testing.assert_allclose(forward(model, tokens, np.float64), expected, rtol=1e-9, atol=1e-9)
@@ -51,7 +51,7 @@ def test_same_logits_as_llama2c(
 
 def test_config_of_the_result(tmp_path: Path) -> None:
     convert(*write_inputs(tmp_path))
-    config = load_hf(tmp_path / "out").config
+    config = load_model(tmp_path / "out").config
     assert (config.hidden_size, config.intermediate_size, config.num_layers) == (24, 20, 2)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (3, 1, 8)
     assert (config.vocab_size, config.max_position) == (len(PIECES), 16)
@@ -84,7 +84,7 @@ def test_tokenizer_of_another_model(tmp_path: Path) -> None:
 
 def test_encodes_as_llama2c_does(tmp_path: Path) -> None:
     convert(*write_inputs(tmp_path))
-    tokenizer = load_hf(tmp_path / "out").tokenizer
+    tokenizer = load_model(tmp_path / "out").tokenizer
     rng = random.Random(0)
     for _ in range(1000):
         text = "".join(rng.choice("the  hé\n") for _ in range(rng.randint(0, 12)))

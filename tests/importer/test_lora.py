@@ -18,7 +18,7 @@ from shrinkc.core.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 
 # module -> (out, in) for hidden 16, intermediate 24, 2 heads, 1 KV head
 SIZES = {"hidden": 16, "ffn": 24, "q": 16, "kv": 8}
@@ -80,7 +80,7 @@ def write_adapter(
 
 def load(tmp_path: Path, adapter: Path | None = None) -> FloatModel:
     write_tiny_llama(tmp_path / "base")
-    return load_hf(tmp_path / "base", adapter)
+    return load_model(tmp_path / "base", adapter)
 
 
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 12 / 3), (True, 12 / math.sqrt(3))])
@@ -251,4 +251,4 @@ def test_adapter_given_as_the_model(tmp_path: Path) -> None:
         (folder / "adapter_model.safetensors").read_bytes()
     )
     with pytest.raises(ShapeMismatch, match="LoRA adapter"):
-        load_hf(tmp_path / "base")
+        load_model(tmp_path / "base")

@@ -6,7 +6,7 @@ import pytest
 from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import QuantizedWeight, dense, load_hf
+from shrinkc.importer import QuantizedWeight, dense, load_model
 
 
 def weight(**changes: object) -> QuantizedWeight:
@@ -56,7 +56,7 @@ def test_dense_leaves_floats_alone() -> None:
 
 def test_forward_takes_integers_wherever_it_takes_floats(tmp_path) -> None:  # type: ignore[no-untyped-def]
     write_tiny_llama(tmp_path / "m", tied=False)
-    model = load_hf(tmp_path / "m")
+    model = load_model(tmp_path / "m")
 
     def rounded(values: np.ndarray) -> QuantizedWeight:
         scale = np.abs(values).max(axis=1, keepdims=True) / 127

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.float_reference import greedy, token_losses
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 
 from . import llama2c_reference as reference
 
@@ -28,7 +28,7 @@ EXPECTED_TEXT = (
 
 @pytest.fixture(scope="module")
 def model(stories_dir: Path) -> FloatModel:
-    return load_hf(stories_dir)
+    return load_model(stories_dir)
 
 
 @pytest.fixture(scope="module")

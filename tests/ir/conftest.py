@@ -9,7 +9,7 @@ import pytest
 
 from end_to_end.programs import add_adapters
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
 
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
     write_tiny_llama(
         folder, hidden=40, intermediate=56, layers=2, heads=4, kv_heads=2, head_dim=6, seed=2
     )
-    return load_hf(folder)
+    return load_model(folder)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def model_with_sides(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
     write_tiny_llama(
         folder, hidden=40, intermediate=56, heads=4, kv_heads=2, head_dim=6, tied=False, seed=3
     )
-    loaded = load_hf(folder)
+    loaded = load_model(folder)
     add_adapters(loaded, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 5})
     return loaded
 

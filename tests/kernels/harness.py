@@ -17,7 +17,7 @@ from shrinkc.abi import ROW_BLOCK, X_BLOCK
 from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.core.resources import resource
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.vectors import Q16Vector, QVector
@@ -79,7 +79,7 @@ class Harness:
             vocab=config.vocab,
             **(_qwen3(config.head_dim) if config.head_norm else {}),
         )
-        model = load_hf(folder / "model")
+        model = load_model(folder / "model")
         if config.side_path:
             add_adapters(model, {"q_proj": 3})
         program = compile_model(model, folder / "out", config.options, config.context)

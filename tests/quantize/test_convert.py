@@ -15,7 +15,7 @@ from helpers.layer import MODULES
 from helpers.quantised import Format, formats_of, quantise, quantised_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
-from shrinkc.importer import FloatModel, QuantizedWeight, load_hf
+from shrinkc.importer import FloatModel, QuantizedWeight, load_model
 from shrinkc.importer.model import Zero
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
@@ -251,7 +251,7 @@ SIZES: dict[str, Any] = {
 
 def base(folder: Path, **shape: Any) -> FloatModel:
     write_tiny_llama(folder, **{**SIZES, **shape})
-    return load_hf(folder)
+    return load_model(folder)
 
 
 def overrides(layer: int, module: str) -> Format | None:

@@ -16,7 +16,7 @@ from helpers.float_reference import forward
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import QuantizeError
-from shrinkc.importer import FloatModel, load_hf
+from shrinkc.importer import FloatModel, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.linear import QLinear
@@ -40,7 +40,7 @@ def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> 
         "head_dim": 12,
     }
     write_tiny_llama(folder, **{**sizes, **shape})
-    model = load_hf(folder)
+    model = load_model(folder)
     add_adapters(model, ranks or {})
     return model
 
@@ -297,7 +297,7 @@ def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Pat
             "model.embed_tokens.weight": np.tile(row, (107, 1)),
         },
     )  # fmt: skip
-    g = lower(load_hf(path), QuantOptions(bits=4, asymmetric=True), 8)
+    g = lower(load_model(path), QuantOptions(bits=4, asymmetric=True), 8)
     assert Interpreter(g).forward([1, 2, 3], all_logits=True).shape == (3, 107)
 
 
@@ -310,7 +310,7 @@ def test_every_epsilon_that_is_allowed_is_held(
     table = np.full((107, hidden), size, np.float32)
     overrides = {"model.embed_tokens.weight": table}
     write_tiny_llama(tmp_path, hidden=hidden, heads=1, head_dim=4, eps=eps, overrides=overrides)
-    g = lower(load_hf(tmp_path), QuantOptions(), 8)
+    g = lower(load_model(tmp_path), QuantOptions(), 8)
     norms = [op for op in g.ops if isinstance(op, NormQuant)]
     scale = 2.0 ** (2 * g.types["embed"].frac - 2 * norms[0].pre_shift)
     assert [n.eps for n in norms] == [max(1, round(eps * hidden * scale))] * len(norms)
@@ -318,7 +318,7 @@ def test_every_epsilon_that_is_allowed_is_held(
 
 def test_all_sizes_beyond_the_tables_are_named(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
-    config = load_hf(tmp_path).config
+    config = load_model(tmp_path).config
     check_sizes(replace(config, vocab_size=524280, intermediate_size=65535))
     with pytest.raises(QuantizeError) as refused:
         check_sizes(replace(config, vocab_size=524281, intermediate_size=65536, num_heads=65535))
@@ -340,7 +340,7 @@ def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> Non
     }.get(name, {f"{at}{name}.weight": zero})
     path = tmp_path / "zero"
     write_tiny_llama(path, overrides=overrides)
-    g = lower(load_hf(path), QuantOptions(), 16)
+    g = lower(load_model(path), QuantOptions(), 16)
     assert Interpreter(g).forward([1, 2, 3]).shape == (1, 107)
 
 

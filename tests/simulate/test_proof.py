@@ -14,7 +14,7 @@ import pytest
 
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import RunFailed
-from shrinkc.importer import load_hf
+from shrinkc.importer import load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
@@ -45,7 +45,7 @@ Lines = list[str]
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     folder = tmp_path_factory.mktemp("proof") / "model"
     write_tiny_llama(folder, seed=4)
-    return lower(load_hf(folder), QuantOptions(), 12)
+    return lower(load_model(folder), QuantOptions(), 12)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shrinkc.build.layout import PROGRAM
@@ -20,7 +20,7 @@ from shrinkc.targets import TARGETS
 OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
 
-_COMPILE_LINE = re.compile(r" -c (\S+) -o \S+$")
+_COMPILE_LINE = re.compile(r" -c \S+ -o \S+$")
 _CANNOT_WRITE = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
 _SHOWN_LINES = 20
 
@@ -31,15 +31,13 @@ def build_program(
     *,
     env: Mapping[str, str],
     options: Mapping[str, str] | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Builds the program of the compiled directory ``out`` for ``target`` and returns its path.
 
     ``options`` sets Makefile variables (:data:`OPTIONS`); variables of that name in ``env`` are
-    ignored, so that the result depends on the arguments alone.  ``progress`` is called with the
-    name of each file that is compiled.  A program that is there and current is left alone, also
-    where nothing can be written; builds of one directory wait for each other.  Raises ToolMissing,
-    BadArtifact, OutputError or BuildFailed.
+    ignored, so that the result depends on the arguments alone.  A program that is there and current is
+    left alone, also where nothing can be written; builds of one directory wait for each other.  Raises
+    ToolMissing, BadArtifact, OutputError or BuildFailed.
     """
     if target not in PROGRAM:
         raise UsageError(f"no program for target '{target}'.", f"allowed: {', '.join(PROGRAM)}.")
@@ -52,7 +50,7 @@ def build_program(
     jobs = f"-j{os.cpu_count() or 1}"
     command = [str(make), "--no-print-directory", jobs, "--output-sync=target", target, *settings]
     with _alone(out):
-        code, lines = _run(command, out, _clean(env), progress)
+        code, lines = _run(command, out, _clean(env))
     if code != 0:
         shown = "\n".join(lines[-_SHOWN_LINES:])
         if not _writable(out / PROGRAM[target]) or any(map(_CANNOT_WRITE.search, lines)):
@@ -113,14 +111,9 @@ def _clean(env: Mapping[str, str]) -> dict[str, str]:
     return {**{k: v for k, v in env.items() if k not in outer}, "LC_ALL": "C"}
 
 
-def _run(
-    command: list[str],
-    directory: Path,
-    env: Mapping[str, str],
-    progress: Callable[[str], None] | None,
-) -> tuple[int, list[str]]:
-    lines: list[str] = []
-    with subprocess.Popen(
+def _run(command: list[str], directory: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
+    """The exit code, and what was said but for the command lines of the compiler."""
+    done = subprocess.run(
         command,
         cwd=directory,
         env=env,
@@ -129,13 +122,7 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for raw in process.stdout:
-            line = raw.rstrip("\n")
-            compiled = _COMPILE_LINE.search(line)
-            if compiled is None:
-                lines.append(line)
-            elif progress is not None:
-                progress(compiled[1])
-    return process.returncode, lines
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    return done.returncode, [line for line in lines if not _COMPILE_LINE.search(line)]

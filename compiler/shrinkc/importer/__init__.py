@@ -2,10 +2,8 @@
 
 from shrinkc.importer.chat_template import ChatTemplate, Message
 from shrinkc.importer.config import parse_config
-from shrinkc.importer.hf import load_hf
 from shrinkc.importer.loading import (
     Checkpoint,
-    formats,
     load_config,
     load_model,
     open_checkpoint,
@@ -40,11 +38,9 @@ __all__ = [
     "Weight",
     "adapter_ranks",
     "dense",
-    "formats",
     "inverse_frequencies",
     "load_adapter",
     "load_config",
-    "load_hf",
     "load_model",
     "open_checkpoint",
     "parse_config",

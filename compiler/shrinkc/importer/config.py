@@ -51,15 +51,6 @@ class _Problems:
         raise BadConfig(text, hint="compare config.json with the one the model was published with.")
 
 
-def load_config(directory: Path) -> LlamaConfig:
-    """Read ``config.json`` and, if present, ``generation_config.json`` of ``directory``.
-
-    Raises ModelNotFound (no config.json), BadConfig or UnsupportedModel.
-    """
-    raw, generation = read_config(directory)
-    return parse_config(raw, generation, source=str(directory / "config.json"))
-
-
 def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the contents of ``config.json`` and of ``generation_config.json`` ({} if absent).
 

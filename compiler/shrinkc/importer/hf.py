@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ModelNotFound
 from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
-from shrinkc.importer.config import load_config
 from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import FloatModel, LlamaConfig
 from shrinkc.importer.tokenizer import Tokenizer
@@ -19,22 +18,6 @@ from shrinkc.importer.weight_files import WeightFiles, open_weights
 from shrinkc.model import EMBEDDING, HEAD, bias_shapes, matrix_shapes, norm_shapes
 
 Progress = Callable[[int, int], None]
-
-
-def load_hf(
-    path: Path, adapter: Path | None = None, progress: Progress | None = None
-) -> FloatModel:
-    """Read the checkpoint directory ``path``, and the PEFT LoRA directory ``adapter`` if given.
-
-    ``progress(done, total)`` is called with bytes of tensor data.  All weights are float32.
-    Raises ModelNotFound, BadConfig, UnsupportedModel, BadTokenizer, BadWeights or
-    ShapeMismatch; each names every problem of its kind.
-    """
-    path = Path(path)
-    check_directory(path)
-    config = load_config(path)
-    tokenizer = Tokenizer.from_dir(path, config.vocab_size, config.bos_id)
-    return read_hf(path, config, tokenizer, open_hf(path, config), adapter, progress)
 
 
 def read_hf(

@@ -126,21 +126,6 @@ def load_config(path: Path) -> LlamaConfig:
     return _Source.of(Path(path)).config
 
 
-def formats(path: Path) -> Formats | None:
-    """Return how the matrices of ``path`` are stored, or None if all of them are floats.
-
-    Keys are names such as "model.layers.0.self_attn.q_proj", "model.embed_tokens", "lm_head";
-    a matrix that is not there is float.  Reads configuration and headers only, which
-    say of :class:`Zero` the most that the integers may turn out to be.
-    """
-    source = _Source.of(Path(path))
-    if source.file is not None:
-        return gguf_formats(source.file, source.config) or None
-    if source.gptq is not None:
-        return gptq_formats(GptqFiles.open(source.path, source.config, source.gptq)) or None
-    return None
-
-
 @dataclass(frozen=True)
 class _Source:
     """The configuration of ``path``: of GPTQ, of a GGUF ``file``, or of neither."""

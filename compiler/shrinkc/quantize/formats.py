@@ -55,7 +55,7 @@ def matrix_formats(
 ) -> tuple[list[dict[str, MatrixFormat]], MatrixFormat, MatrixFormat]:
     """(per layer slot -> format, of the head, of the embedding) before any weight is read.
 
-    ``formats`` are a checkpoint's (importer.formats); ``options`` are for what is float.  Raises
+    ``formats`` are a checkpoint's (``Checkpoint.formats``); ``options`` are for what is float.  Raises
     QuantizeError as ``lower`` would.
     """
     known = formats or {}

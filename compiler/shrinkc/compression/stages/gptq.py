@@ -346,7 +346,7 @@ def _tables(config: Any) -> tuple[str, ...]:
 
 
 def formats(settings: Settings, config: Any) -> Formats:
-    """How the checkpoint will store the matrices of a LlamaConfig, as ``shrinkc.importer.formats``
+    """How the checkpoint will store the matrices of a LlamaConfig, as ``Checkpoint.formats``
     then says of it; ``settings`` are settled."""
     found: Formats = {}
     for name, (_, k) in module_shapes(config).items():
