@@ -23,7 +23,7 @@ text = ["none.txt", "hub:a/b", "self:2k"]
 [scales]
 [evaluate]
 text = "none.txt"
-hellaswag = "{folder}"
+tasks = ["hellaswag={folder}"]
 [explore]
 depth.remove = [1, 2]
 """
@@ -63,7 +63,7 @@ def test_every_command_says_so_once_and_before_torch(tmp_path: Path) -> None:
     for line in lines[:2]:  # a recipe's keys that name a file are listed, and all files are
         keys = "lora.text, calibration.text, evaluate.text: "
         assert f"{keys}{tmp_path / 'none.txt'} cannot be read: No such file" in line[4]
-        assert f"evaluate.hellaswag: {tmp_path} cannot be read: Is a directory" in line[4]
+        assert f"evaluate.tasks: {tmp_path} cannot be read: Is a directory" in line[4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.toml", "space.toml"]
 
 

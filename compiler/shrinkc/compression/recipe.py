@@ -169,6 +169,11 @@ class Recipe:
         for key, sources in named:
             yield from ((key, Path(source)) for source in sources if is_file(source))
 
+    def task_files(self) -> Iterator[tuple[str, Path]]:
+        """Every file of data or of settings that a task is read from, with its key."""
+        for choice in () if self.evaluate is None else self.evaluate.choices():
+            yield from (("evaluate.tasks", file) for file in choice.files)
+
     def own_tokens(self) -> int:
         """How many tokens of its own text the model has to write for this run."""
         given = [getattr(stage.settings, "text", ()) for stage in self.stages]

@@ -126,7 +126,9 @@ def compress(
     those of loading (:func:`shrinkc.checkpoints.load`), of preflight and of the stages.  BadData that names
     every text file that cannot be read comes before all of them.
     """
-    check_text_files(recipe.text_files())  # before torch is imported, which takes seconds
+    check_text_files(
+        recipe.text_files(), recipe.task_files()
+    )  # before torch is imported, which takes seconds
     need("torch", "transformers")
     use_threads(recipe.run.threads)
     source = resolve(model)

@@ -82,7 +82,7 @@ class Trials:
             raise BadRecipe(
                 "the recipe has a [budget], which makes a search of its own.", "leave it out."
             )
-        check_text_files(recipe.text_files())
+        check_text_files(recipe.text_files(), recipe.task_files())
         with self.reporter.stage("reading the model"):
             found = model_fingerprint(self.model)
         found |= run_fingerprint(recipe) | evaluation_fingerprint(recipe.evaluate)

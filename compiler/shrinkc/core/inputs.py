@@ -1,4 +1,4 @@
-"""Text files that long work is going to read: whether that is possible is known at once."""
+"""Files that long work is going to read: whether that is possible is known at once."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from pathlib import Path
 from shrinkc.core.errors import BadData
 
 
-def check_text_files(files: Iterable[tuple[str, Path]]) -> None:
-    """BadData that names every file, once, that cannot be read as UTF-8, with the keys or options that gave it.
+def check_text_files(
+    texts: Iterable[tuple[str, Path]], data: Iterable[tuple[str, Path]] = ()
+) -> None:
+    """BadData that names every file, once, that cannot be read, with the keys or options that gave it.
 
-    ``files``: pairs of such a key and a path.  Pipes, which can be read only once, are left alone."""
-    keys: dict[Path, dict[str, None]] = {}  # as a set in the order given
-    for key, path in files:
-        keys.setdefault(path, {})[key] = None
+    Pairs of such a key and a path: ``texts`` have to be UTF-8, ``data`` may be anything.  Pipes, which can
+    be read only once, are left alone."""
+    keys: dict[tuple[Path, str], dict[str, None]] = {}  # as a set in the order given
+    for encoding, files in (("utf-8", texts), ("latin-1", data)):  # which all bytes are
+        for key, path in files:
+            keys.setdefault((path, encoding), {})[key] = None
     faults = [
-        f"{', '.join(keys[path])}: {path} cannot be read: {reason}"
-        for path in keys
-        if (reason := _fault(path)) is not None
+        f"{', '.join(names)}: {path} cannot be read: {reason}"
+        for (path, encoding), names in keys.items()
+        if (reason := _fault(path, encoding)) is not None
     ]
     if faults:
-        raise BadData(f"{'; '.join(faults)}.", "give the name of a UTF-8 text file.")
+        raise BadData(
+            f"{'; '.join(faults)}.", "texts are UTF-8 files; give the name of one that can be read."
+        )
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path, encoding: str) -> str | None:
     try:
         if not path.is_fifo():
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding=encoding) as file:
                 while file.read(1 << 20):
                     pass
     except (OSError, ValueError) as error:  # ValueError: also a NUL in the name

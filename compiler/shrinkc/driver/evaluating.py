@@ -147,10 +147,13 @@ def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Jo
 def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
     """The plan with a text that is on the hub fetched to a file in ``folder``.  Raises BadData where it cannot be
     read."""
+    texts = [] if plan.text is None or is_hub(str(plan.text)) else [("text", plan.text)]
+    check_text_files(
+        texts,
+        [("tasks", file) for choice in plan.tasks for file in choice.files],
+    )
     if plan.text is None:
         return plan
-    if not is_hub(str(plan.text)):
-        check_text_files([("text", plan.text)])
     with reporter.stage("fetching data"):
         return replace(plan, text=text_file(str(plan.text), folder))
 
