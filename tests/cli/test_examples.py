@@ -36,6 +36,7 @@ def test_the_help_shows_examples_that_can_be_parsed(cli: Cli, name: str) -> None
             assert isinstance(context, click.Context)
 
 
+@pytest.mark.slow
 def test_they_do_what_they_say(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: Callable[..., None]
 ) -> None:

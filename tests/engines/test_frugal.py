@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from end_to_end.programs import ENV, Program, compile_graph, missing, need, shape_of
-from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
 from shrinkc.core.errors import DoesNotFit
@@ -23,6 +22,8 @@ from shrinkc.targets import KIB, SIRACUSA, Target
 
 from .plain import lowered
 from .test_neureka import prove
+
+pytestmark = pytest.mark.slow  # a search of budgets, sanitizers
 
 CONTEXT = 60
 # vectors of o and of down in place: the first of 80 inputs, no whole vectors of 32, beside 44 of a norm; of 102
@@ -65,19 +66,16 @@ def program(case: str, folder: Path, whole: bool = True, target: Target = SIRACU
     return compile_graph(graph, model, folder / "out", SIRACUSA, budget)
 
 
-@pytest.mark.parametrize(("case", "sanitizers"), in_tiers(CASES, "rooms alike"))
-def test_every_integer_is_the_interpreters(
-    case: str, sanitizers: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_every_integer_is_the_interpreters(case: str, tmp_path: Path) -> None:
     need("host")
     found = program(case, tmp_path)
     assert found.plan.frugal and found.plan.chunk >= 8
-    assert prove(found, "host", 1, 2, 3, 18, 37, **sanitizers, LAZY="1", CORES="3") > 1000
-    if sanitizers and missing("qemu") is None and case in ("o and down", "nothing in place"):
+    assert prove(found, "host", 1, 2, 3, 18, 37, SAN="1", LAZY="1", CORES="3") > 1000
+    if missing("qemu") is None and case in ("o and down", "nothing in place"):
         assert prove(found, "qemu", 19) > 0
 
 
-@pytest.mark.slow
 def test_a_cache_that_outgrows_its_room(tmp_path: Path) -> None:
     """It comes a layer at a time as long as it is short, and then in pieces, to where it came as a whole."""
     need("host")
@@ -86,7 +84,6 @@ def test_a_cache_that_outgrows_its_room(tmp_path: Path) -> None:
     assert prove(found, "host", 3, 19, 50, SAN="1", LAZY="1", CORES="3") > 1000
 
 
-@pytest.mark.slow
 def test_an_engine_without_copies(tmp_path: Path) -> None:
     need("host")
     found = program("o and down", tmp_path, target=replace(SIRACUSA, engines=("cores", "neureka")))
@@ -94,13 +91,11 @@ def test_an_engine_without_copies(tmp_path: Path) -> None:
     assert prove(found, "host", 2, 19, SAN="1", LAZY="1", CORES="1") > 1000
 
 
-@pytest.mark.slow
 def test_no_two_threads_meet(tmp_path: Path) -> None:
     need("host")
     assert prove(program("o and down", tmp_path), "host", 19, 2, SAN="thread", CORES="8") > 1000
 
 
-@pytest.mark.slow
 def test_a_dumped_position_of_the_last_layer(tmp_path: Path) -> None:
     """Before which its pass leaves tokens out: others lie where they would without."""
     need("host")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from helpers.tiers import slow_but
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.ir.linear import (
     ACC_MAX,
@@ -227,7 +228,7 @@ def formats_of(name: str) -> tuple[int, ...]:
     return CONFIGS[name].formats or ALL_FORMATS
 
 
-@pytest.mark.parametrize("config", GENERIC + FEW_FORMATS)
+@pytest.mark.parametrize("config", slow_but(GENERIC + FEW_FORMATS, "hd64", *FEW_FORMATS))
 def test_rows_and_inputs_around_every_edge(harness: Get, config: str) -> None:
     """Rows 1..17, K around word, block and segment sizes, cores 1, 3, 8, tokens 1..5."""
     rng = np.random.default_rng(10)

@@ -17,9 +17,16 @@ from shrinkc.targets import CHIPS, SIRACUSA, TARGETS
 VARIANTS = [
     pytest.param("host", {}, id="host"),
     pytest.param("host", {"CORES": "8"}, id="host-8-threads"),
-    pytest.param("host", {"LAZY": "1", "SAN": "1"}, id="host-lazy-asan-ubsan"),
-    pytest.param("host", {"CORES": "8", "LAZY": "1", "SAN": "1"}, id="host-8-lazy-asan-ubsan"),
-    pytest.param("host", {"CORES": "8", "SAN": "thread"}, id="host-8-tsan"),
+    pytest.param(
+        "host", {"LAZY": "1", "SAN": "1"}, id="host-lazy-asan-ubsan", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "host",
+        {"CORES": "8", "LAZY": "1", "SAN": "1"},
+        id="host-8-lazy-asan-ubsan",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param("host", {"CORES": "8", "SAN": "thread"}, id="host-8-tsan", marks=pytest.mark.slow),
     pytest.param("qemu", {}, id="qemu"),
     pytest.param("qemu", {"OPT": "-Os"}, id="qemu-Os"),
     pytest.param("gvsoc", {}, id="gvsoc", marks=pytest.mark.gvsoc),
