@@ -1,19 +1,19 @@
 # shrinkc with all it needs to compile a model and to run it on host and qemu.
 #
-#   make docker         the image; its golden tests have passed when it is there
+#   make docker         the image; the fast tests have passed when it is there
 #   make docker-test    all tests, compression and its libraries included
-#   docker build --target with-gvsoc -t shrinkc .       and GVSoC
+#   make docker-gvsoc   the image and GVSoC; demo and golden tests have run in it
 #
 #   docker run --rm shrinkc demo
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" shrinkc compile /data/model -o /data/out
 #
-# The stage with GVSoC copies the simulator out of the image that the PULP team publishes, where it is
-# installed under /app/install/gvsoc.  That image is large and is not fetched by the tests of this
-# project: the stage is written after the image's documentation and is not part of CI.
+# GVSoC is built from three repositories: from their public addresses, or where there is no network from
+# directories, Git repositories that hold the commits below, which take the place of three empty stages:
+#   docker build --target with-gvsoc --build-context gvsoc=DIR --build-context gvsoc-core=DIR \
+#       --build-context gvsoc-pulp=DIR .
 
 # Any image of Debian 13; with a digest (debian:13-slim@sha256:...) it is the same one every time.
 ARG BASE=debian:13-slim
-ARG GVSOC=ghcr.io/pulp-platform/deeploy:latest
 
 # ---- what runs ----
 
@@ -55,18 +55,20 @@ COPY templates templates
 COPY toolchain toolchain
 RUN /opt/tests/bin/pip --python /opt/shrinkc/bin/python install .
 
-# ---- tests: of the base install, on host and qemu ----
+# ---- the fast tests: of the base install, on host and qemu ----
 
-FROM build AS tested
+FROM build AS tests
 RUN /opt/tests/bin/pip install --editable '.[test]' && chown shrinkc: /src
 COPY --chown=shrinkc . .
 ENV PATH=/opt/tests/bin:$PATH
 USER shrinkc
+
+FROM tests AS tested
 RUN python -m pytest -n auto --dist loadfile -m "not slow" && touch passed
 
 # ---- all tests, which need the libraries of compression, headers and a compiler to build them, and a browser ----
 
-FROM tested AS tested-compress
+FROM tests AS tested-compress
 USER root
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -88,16 +90,57 @@ WORKDIR /data
 ENTRYPOINT ["/shrinkc/entrypoint"]
 CMD ["--help"]
 
-FROM ${GVSOC} AS deeploy
+# ---- GVSoC; a build context of the name of an empty stage is used in its place ----
+
+FROM scratch AS gvsoc
+FROM scratch AS gvsoc-core
+FROM scratch AS gvsoc-pulp
+
+FROM base AS gvsoc-built
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        ca-certificates cmake g++ git libxsimd-dev libxtensor-dev python3-venv zlib1g-dev \
+    && git config --system safe.directory '*'
+# what its launcher and its build, in Python, import for these targets
+COPY .ci/requirements.lock /src/.ci/
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/gvsoc/venv \
+    && PIP_CONSTRAINT=/src/.ci/requirements.lock \
+        /opt/pip/bin/pip --python /opt/gvsoc/venv/bin/python install --no-cache-dir pexpect prettytable pyelftools rich six
+ARG GVSOC=edfcd8398840ceb1e151711befa06678b05f06a0
+ARG GVSOC_CORE=ac27d003ca76bd78ea3713584aa01de9a22cd6e4
+ARG GVSOC_PULP=9968c4e89dccfbadb316d6e8d983b4962f68f65b
+# without examples/, which alone has large files
+RUN --mount=type=bind,from=gvsoc,target=/given/gvsoc \
+    --mount=type=bind,from=gvsoc-core,target=/given/gvsoc-core \
+    --mount=type=bind,from=gvsoc-pulp,target=/given/gvsoc-pulp \
+    get() { \
+        from=/given/$1; \
+        [ -e "$from/.git" ] || [ -e "$from/HEAD" ] || from=https://github.com/gvsoc/$1; \
+        echo "$1 $3 from $from" \
+        && git clone --quiet --filter=blob:none --no-checkout "$from" "$2" \
+        && git -C "$2" sparse-checkout set --no-cone '/*' '!/examples/' \
+        && git -C "$2" checkout --quiet "$3"; \
+    }; \
+    get gvsoc /gvsoc "$GVSOC" \
+    && get gvsoc-core /gvsoc/core "$GVSOC_CORE" \
+    && get gvsoc-pulp /gvsoc/pulp "$GVSOC_PULP" \
+    && for source in gvsoc gvsoc/core gvsoc/pulp; do git -C /$source rev-parse --short=7 HEAD; done \
+        | paste -sd ' ' > /opt/gvsoc/commits
+# without the models for debugging and without symbols: 36 MB with its Python environment
+RUN PATH=/opt/gvsoc/venv/bin:$PATH OPTIONS=-DBUILD_DEBUG=OFF \
+    make -C /gvsoc build TARGETS="siracusa pulp-open" INSTALLDIR=/opt/gvsoc CMAKE_FLAGS="-j $(env -u OMP_NUM_THREADS nproc)" \
+    && find /opt/gvsoc -name '*.so' -exec strip --strip-unneeded {} +
+
+# ---- the story on the simulated chip, and the golden tests, on every machine ----
+
+FROM tests AS tested-gvsoc
+COPY --from=gvsoc-built /opt/gvsoc /opt/gvsoc
+RUN shrinkc doctor | grep '^gvsoc .* ok ' \
+    && examples/demo.sh /tmp/stories "Once upon a time" 20 \
+    && python -m pytest tests/golden && touch passed-gvsoc
 
 FROM image AS with-gvsoc
-USER root
-COPY --from=deeploy /app/install/gvsoc /app/install/gvsoc
-# what its launcher, a Python script, imports for target siracusa
-RUN --mount=type=bind,from=build,source=/opt/tests,target=/opt/tests \
-    --mount=type=bind,from=build,source=/src,target=/src,rw \
-    PIP_CONSTRAINT=/src/.ci/requirements.lock PIP_BUILD_CONSTRAINT=/src/.ci/requirements.lock \
-    /opt/tests/bin/pip --python /opt/shrinkc/bin/python install --no-cache-dir '/src[gvsoc]'
-USER shrinkc
+COPY --from=gvsoc-built /opt/gvsoc /opt/gvsoc
+COPY --from=tested-gvsoc /src/passed-gvsoc /shrinkc/
 
 FROM image

@@ -16,8 +16,9 @@
 # make lock         newest versions of all libraries into .ci/requirements.lock
 # make dist         wheel and sdist into dist/
 # make dist-test    install each in an environment of its own, compile examples/stories and run it
-# make docker       image shrinkc:VERSION, after its golden tests (DOCKER=podman, BASE=, DIGEST=)
+# make docker       image shrinkc:VERSION, after the fast tests (DOCKER=podman, BASE=, DIGEST=)
 # make docker-test  all tests in the image, compression and its libraries included
+# make docker-gvsoc  image shrinkc-gvsoc, after golden tests there (CONTEXTS="gvsoc=DIR gvsoc-core=DIR gvsoc-pulp=DIR")
 # make clean        remove what was made, $(VENV) excepted
 #
 # From a new clone on Debian 13 nothing else has to be done first.
@@ -43,7 +44,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-slow test-all coverage bench bench-flash fuzz random-shapes kills calibrate docs setup packages packages-dev clean
-.PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test
+.PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test docker-gvsoc
 .DEFAULT_GOAL := help
 
 help:
@@ -224,6 +225,10 @@ docker:
 
 docker-test:
 	$(docker_build) --target tested-compress -t shrinkc-tested .
+
+# Where there is no network, CONTEXTS names a Git directory of each of the simulator's repositories.
+docker-gvsoc:
+	$(docker_build) --target with-gvsoc $(addprefix --build-context ,$(CONTEXTS)) -t shrinkc-gvsoc .
 
 clean:
 	rm -rf out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

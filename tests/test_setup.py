@@ -100,7 +100,7 @@ def test_the_image_installs_from_the_lock() -> None:
     installing = [stage for stage in stages if re.search(r"\bpip (--python \S+ )?install", stage)]
     assert len(installing) >= 4
     for stage in installing:
-        inherits = stage.startswith(("build ", "tested "))  # from where the variable is set
+        inherits = stage.startswith(("build ", "tests "))  # from where the variable is set
         assert inherits or "PIP_CONSTRAINT=/src/.ci/requirements.lock" in stage, stage
     for line in dockerfile.splitlines():
         if line.startswith("COPY ") and "--from" not in line:

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -171,7 +172,7 @@ def test_gvsoc_program(
     record = run_on("gvsoc", name, out)
     check(name, record, load(out / "ir.safetensors"))
     assert record.prefill_time
-    cycles = Cycles(_simulator(), record.prefill_time, record.decode_times)
+    cycles = Cycles(_simulator(), _compiler(), record.prefill_time, record.decode_times)
     last = json.loads(CYCLES.read_text(encoding="utf-8"))
     if request.config.getoption("--update-golden"):
         _write(CYCLES, {**last, name: asdict(cycles)})
@@ -186,15 +187,23 @@ def test_pinned_runs_are_those_of_this_file() -> None:
     assert list(json.loads(CYCLES.read_text(encoding="utf-8"))) == list(ON_GVSOC)
 
 
+def test_pinned_cycles_are_of_the_simulator_that_the_image_builds() -> None:
+    dockerfile = (FOLDER.parents[1] / "Dockerfile").read_text(encoding="utf-8")
+    commits = re.findall(r"^ARG GVSOC\w*=([0-9a-f]{7})", dockerfile, re.MULTILINE)
+    pinned = json.loads(CYCLES.read_text(encoding="utf-8"))
+    assert {run["simulator"] for run in pinned.values()} == {" ".join(commits)}
+
+
 class CyclesChanged(UserWarning):
     """A program takes other cycles than when cycles.json was written."""
 
 
 @dataclass(frozen=True)
 class Cycles:
-    """Cluster cycles of a run: of the prefill and of each decode step, by which GVSoC."""
+    """Cluster cycles of a run: of the prefill and of each decode step, by which GVSoC and compiler."""
 
     simulator: str
+    compiler: str
     prefill: int
     decode: list[int]
 
@@ -210,19 +219,26 @@ class Cycles:
         ]
         if parts and self.simulator != last.simulator:
             parts.append(f"by GVSoC {self.simulator} instead of {last.simulator}")
+        if parts and self.compiler != last.compiler:
+            parts.append(f"by {self.compiler} instead of {last.compiler}")
         return ", ".join(parts)
 
 
 def test_a_change_of_cycles_is_said_with_both_figures() -> None:
-    last = Cycles("a", 1000, [200, 300])
+    last = Cycles("a", "gcc 1", 1000, [200, 300])
     assert last.difference(last) == ""
-    assert Cycles("b", 1000, [200, 300]).difference(last) == ""
-    assert Cycles("a", 1010, [200, 299]).difference(last) == (
+    assert Cycles("b", "gcc 2", 1000, [200, 300]).difference(last) == ""
+    assert Cycles("a", "gcc 1", 1010, [200, 299]).difference(last) == (
         "prefill 1,000 → 1,010 (+1.00 %), decode 500 → 499 (-0.20 %)"
     )
-    assert Cycles("b", 990, [200, 300]).difference(last) == (
-        "prefill 1,000 → 990 (-1.00 %), by GVSoC b instead of a"
+    assert Cycles("b", "gcc 2", 990, [200, 300]).difference(last) == (
+        "prefill 1,000 → 990 (-1.00 %), by GVSoC b instead of a, by gcc 2 instead of gcc 1"
     )
+
+
+def _compiler() -> str:
+    """Name and version of the compiler of the chip's programs."""
+    return str(find_tool("riscv64-unknown-elf-gcc", ENV).version)
 
 
 def _simulator() -> str:
