@@ -358,12 +358,19 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
     assert choice.loss == pytest.approx(sum(losses) + costs.embedding[choice.table_bits])
 
 
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    ("vocab", "wmem", "l2"), [(1024, 60, 140), (1024, 150, 140), (1024, 260, 140), (8192, 300, 200)]
+    ("vocab", "wmem", "l2", "seed"),
+    [
+        (1024, 60, 140, 0),
+        *(
+            pytest.param(*memories, seed, marks=pytest.mark.slow)
+            for memories in ((1024, 60, 140), (1024, 150, 140), (1024, 260, 140), (8192, 300, 200))
+            for seed in (1, 2)
+        ),
+    ],
 )
-def test_what_is_chosen_for_a_chip_is_planned(seed: int, vocab: int, wmem: int, l2: int) -> None:
-    """With memories that matrices do not fill to the end; in the last case only weight memory holds
+def test_what_is_chosen_for_a_chip_is_planned(vocab: int, wmem: int, l2: int, seed: int) -> None:
+    """With memories that matrices do not fill to the end; in the last cases only weight memory holds
     the table, which comes after the layers, so that much of L2 stays empty."""
     target = SIRACUSA.with_room(wmem=wmem * KIB, l2=l2 * KIB)
     space = on_chip(replace(SMALL, vocab_size=vocab), target)
@@ -373,8 +380,9 @@ def test_what_is_chosen_for_a_chip_is_planned(seed: int, vocab: int, wmem: int, 
     assert space.planned(choice) == choice
     assert choice.bytes <= whole
     tried = [best(space, costs, at, lambda *_: None) for at in range(least, whole, whole // 50)]
+    tried.sort(key=lambda c: c.loss)
     # what comes out even is found by trying, so that another budget may happen on a little better
-    assert choice.loss <= 1.05 * min(c.loss for c in tried if space.planned(c))
+    assert choice.loss <= 1.05 * next(c.loss for c in tried if space.planned(c))
 
 
 def test_a_chip_without_room_is_refused_with_need_and_have(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import sqlite3
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
 
 import optuna
+from sqlalchemy import Engine, event
 
 from shrinkc.compression.explore import (
     InfeasibleError,
@@ -55,9 +57,21 @@ def space() -> Space:
     return parse_space(tomllib.loads(EXPLORE), RECIPE)
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """A database waits for the disk at every step, which takes longer than all else here."""
+
+    def unsafe(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", unsafe)
+    yield
+    event.remove(Engine, "connect", unsafe)
+
+
 @pytest.fixture
 def study() -> Any:
-    """A study in memory: a database waits for the disk at every step."""
+    """A study in memory."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(directions=["minimize", "minimize"])
 
