@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "pictures": {"core", "memory", "schedule", "targets"},
     "export": {"core", "ir", "numerics"},
     "checkpoints": {"core", "importer", "model"},
+    "lm_eval_tasks": set(),
     "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "model", "simulate"},
     "compression": {
         "checkpoints", "core", "evaluation", "importer", "memory", "model", "pictures", "quantize", "schedule",

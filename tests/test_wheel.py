@@ -76,7 +76,7 @@ def test_the_wheel_carries_every_data_file(wheel: Path) -> None:
     modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
     assert modules <= names
     assert not [n for n in names if "__pycache__" in n or "/tests/" in n]
-    assert {"shrinkc/py.typed", "shrinkc/lm_eval_tasks/triviaqa_open.yaml"} <= names
+    assert {"shrinkc/py.typed", "shrinkc/lm_eval_tasks/triviaqa.yaml"} <= names
 
 
 def test_the_licence_travels_along(wheel: Path, sdist: Path) -> None:

@@ -190,7 +190,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         mark = "**" if r["ours"] else ""
         lines.append(
             f"| {mark}{r['label']}{mark} | {r['packed_bytes'] / 1e6:.1f} | {100 * r['share']:.1f} % | "
-            f"{mark}{r['perplexity']:,.2f}{mark} | {percent(r['tasks'].get('triviaqa exact_match'))} | "
+            f"{mark}{r['perplexity']:,.2f}{mark} | {percent(r['tasks'].get('triviaqa contains'))} | "
             f"{percent(r['tasks'].get('hellaswag acc'))} / {percent(r['tasks'].get('hellaswag acc_norm'))} |\n"
         )
     return HEAD + "".join(lines)

@@ -119,7 +119,7 @@ def test_triviaqa(tmp_path: Path) -> None:
         {"question": f"Who is {name}?", "golden_answers": [name, "x"]}
         for name in ("Tom", "Mia", "Al")
     ]
-    answers = {QUESTION.format("Tom"): " TOM, a cat", QUESTION.format("Mia"): " It is Mia.\nNo"}
+    answers = {QUESTION.format("Tom"): " TOM, a cat", QUESTION.format("Mia"): "\nIt is Mia.\nNo"}
     scorer = FakeScorer(answers=answers)
     found = measured(scorer, f"triviaqa={lines(tmp_path / 'q.jsonl', *rows)}")["triviaqa"]
     assert [text for (text,) in asked(scorer)] == [
@@ -127,6 +127,7 @@ def test_triviaqa(tmp_path: Path) -> None:
     ]
     assert found["items"] == 3 and found["shots"] == 0
     assert found["metrics"]["exact_match"]["value"] == pytest.approx(1 / 3)
+    assert found["metrics"]["contains"]["value"] == pytest.approx(2 / 3)
 
 
 def test_open_book_takes_the_shortest_context(tmp_path: Path) -> None:
@@ -142,7 +143,8 @@ def test_open_book_takes_the_shortest_context(tmp_path: Path) -> None:
     scorer = FakeScorer(answers={prompt: " Tom"})
     found = measured(scorer, f"triviaqa_open={lines(tmp_path / 'q.jsonl', *rows)}")["triviaqa_open"]
     assert asked(scorer) == [[prompt]]
-    assert (found["items"], found["metrics"]["exact_match"]["value"]) == (1, 1.0)
+    assert (found["items"], found["shots"]) == (1, 0)
+    assert {m["value"] for m in found["metrics"].values()} == {1.0}
 
 
 def test_items_are_spread_over_the_data(tmp_path: Path) -> None:
@@ -220,8 +222,8 @@ def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         measured(FakeScorer(max_length=5), f"hellaswag={file}")
     rows = lines(tmp_path / "q.jsonl", {"question": "Who?", "golden_answers": ["Tom"]})
-    with pytest.raises(UsageError, match="256 new tokens are asked for, fake has 100 positions"):
-        measured(FakeScorer(max_length=100), f"triviaqa={rows}")
+    with pytest.raises(UsageError, match="50 new tokens are asked for, fake has 50 positions"):
+        measured(FakeScorer(max_length=50), f"triviaqa={rows}")
 
 
 def test_the_shared_files_are_read() -> None:

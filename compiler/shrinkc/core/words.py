@@ -31,5 +31,5 @@ def show_metric(name: str, value: float | None) -> str:
     """The value of a task's metric, such as ``hellaswag acc_norm``: a share in percent, nothing for None."""
     if value is None:
         return ""
-    share = name.rpartition(" ")[2].startswith(("acc", "exact_match", "f1", "em"))
+    share = name.rpartition(" ")[2].startswith(("acc", "contains", "exact_match", "f1", "em"))
     return f"{100 * value:.2f} %" if share else f"{value:.4f}"

@@ -194,12 +194,12 @@ def _load(choice: TaskChoice) -> Any:
 
 def _manager(choice: TaskChoice) -> Any:
     """The harness' index of tasks.  To read all of it takes seconds, so that a task is looked for in the
-    folders that are called like it first."""
+    folders that are called like it first.  A task of shrinkc's own takes the place of the harness'."""
     from lm_eval import tasks
 
     own, (root, *_) = resource("lm_eval_tasks"), tasks.__path__
     near = [f for f in Path(root).iterdir() if f.is_dir() and choice.name.startswith(f.name)]
-    quick = tasks.TaskManager(include_defaults=False, include_path=[own, *near])
+    quick = tasks.TaskManager(include_defaults=False, include_path=[*near, own])
     if choice.yaml is not None or choice.name in quick.all_subtasks:
         return quick
     return tasks.TaskManager(include_path=own)
