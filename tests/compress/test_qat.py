@@ -311,7 +311,7 @@ def test_a_training_that_diverges(
     assert not any(step.out.iterdir())
     # what was trained before is kept as it was
     state = torch.load(step.scratch / "training.pt", weights_only=True)
-    assert len(state["losses"]) == 2 and all(map(math.isfinite, state["losses"]))
+    assert len(state["figures"]) == 2 and all(map(math.isfinite, state["figures"]))
 
 
 def test_refusals(tmp_path_factory: pytest.TempPathFactory) -> None:
