@@ -215,7 +215,7 @@ def test_ranges_from_a_file_of_their_own(explore: Run, recipe: Path, tmp_path: P
     space = tmp_path / "space.toml"
     space.write_text("lora.rank = [4]")
     code, _, said = explore("--trials", "1", "--space", str(space))
-    assert code == BadRecipe.exit_code and "no table [lora]" in said
+    assert code == BadRecipe.exit_code and "[lora] is no table of the recipe" in said
 
 
 def test_thinning_out_removes_a_models_files_alone(tmp_path: Path) -> None:
