@@ -19,6 +19,7 @@ pytest.importorskip("matplotlib")
 import optuna
 from sqlalchemy import Engine, event
 
+from shrinkc.compression import explore as module
 from shrinkc.compression.explore import (
     InfeasibleError,
     Outcome,
@@ -330,6 +331,28 @@ def _worker(storage: str) -> None:
     _search(parse_space(tomllib.loads(EXPLORE), RECIPE), storage, 6)
 
 
+def test_two_processes_begin_at_the_same_moment(
+    space: Space, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both propose the same; the second one goes on to other values."""
+    proposed = module.propose
+
+    def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
+        params = proposed(study, space, seed)
+        if not others:
+            others.append([])
+            others[0] = explore(open_study(storage, "s", {}), space, made_up, trials=1, seed=0)
+        return params
+
+    others: list[list[Result]] = []
+    monkeypatch.setattr(module, "propose", propose)
+    mine = _search(space, storage, 2)
+    results = results_of(open_study(storage, "s", {}))
+    assert [r.state for r in results] == ["complete"] * 3
+    assert others[0] + mine == results
+    assert len({json.dumps(r.values) for r in results}) == 3
+
+
 @pytest.mark.slow
 def test_processes_share_a_study(space: Space, storage: str) -> None:
     study = open_study(storage, "s", {})
@@ -341,8 +364,8 @@ def test_processes_share_a_study(space: Space, storage: str) -> None:
         worker.join(60)
         assert worker.exitcode == 0
     results = results_of(study)
-    assert [r.number for r in results] == list(range(12))
-    assert all(r.state == "complete" for r in results)
+    assert [r.state for r in results] == ["complete"] * 12
+    assert len({json.dumps(r.values) for r in results}) == 12, "nothing is tried twice"
 
 
 # --- the front ---

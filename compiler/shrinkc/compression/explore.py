@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -111,14 +112,19 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
 def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
     """Parameters whose values no trial of the study has; None when there seem to be no more.
 
-    Depends on nothing but the study's trials and the seed, so that a study in one go and one in
-    parts make the same proposals.  They are made by Optuna's tree-structured Parzen estimator, to
-    which trials that were pruned are worse than any other, on a copy of the study.
+    A trial that was interrupted comes first.  Depends on nothing but the study's trials and the
+    seed, so that a study in one go and one in parts make the same proposals.  They are made by
+    Optuna's tree-structured Parzen estimator, to which trials that were pruned are worse than any
+    other, on a copy of the study.
     """
     import optuna
 
     trials = study.get_trials(deepcopy=False)
     known = [space.values(t.params) for t in trials if t.params]
+    tried = [space.values(t.params) for t in trials if t.state.name != "FAIL"]
+    for trial in trials:
+        if trial.params and space.values(trial.params) not in tried:
+            return dict(trial.params)
     number = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
     copy = optuna.create_study(
         directions=study.directions,
@@ -153,17 +159,15 @@ def explore(
     whoever goes on.
     StageFailed if every one of them failed, or none was feasible in the whole study.
     """
-    from optuna.trial import TrialState
-
     done: list[Result] = []
     counted = 0
     while counted < trials and len(done) < 10 * trials and not expired():
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            params = propose(study, space, seed)
-            if params is None:
-                break
-            study.enqueue_trial(params)
-        number = _run_one(study, space, run_trial)
+        params = propose(study, space, seed)
+        if params is None:
+            break
+        number = _run_one(study, space, params, run_trial)
+        if number is None:
+            continue
         done += [r for r in results_of(study) if r.number == number]
         counted += done[-1].state != "infeasible"
         finished(done[-1])
@@ -181,13 +185,31 @@ def explore(
     return done
 
 
-def _run_one(study: Any, space: Space, run_trial: RunTrial) -> int:
-    """Runs the trial that waits; returns its number."""
-    from optuna.trial import TrialState
+def _run_one(
+    study: Any, space: Space, params: Mapping[str, Any], run_trial: RunTrial
+) -> int | None:
+    """Runs a trial with these parameters and returns its number; None if another process has just
+    begun the same."""
+    from optuna.trial import Trial, TrialState, create_trial
 
-    trial = study.ask(space.distributions)
-    values = space.values(trial.params)
-    trial.set_user_attr("values", values)
+    values = space.values(params)
+    # All at once.  Optuna's queue lets two processes on SQLite take the same trial, and Study.ask()
+    # shows others a trial without its values.
+    token = uuid4().hex
+    study.add_trial(
+        create_trial(
+            state=TrialState.RUNNING, params=dict(params), distributions=space.distributions,
+            user_attrs={"values": values, "token": token},
+        )
+    )  # fmt: skip
+    trials = study.get_trials(deepcopy=False)
+    begun = next(t for t in trials if t.user_attrs.get("token") == token)
+    trial = Trial(study, begun._trial_id)
+    earlier = (t for t in trials if t.number < begun.number and t.state.name != "FAIL")
+    if any(t.user_attrs.get("values") == values for t in earlier):
+        trial.set_user_attr("state", "duplicate")
+        study.tell(trial, state=TrialState.FAIL)
+        return None
     try:
         outcome = run_trial(trial.number, values)
         if not math.isfinite(outcome.perplexity):
@@ -196,7 +218,6 @@ def _run_one(study: Any, space: Space, run_trial: RunTrial) -> int:
         if not isinstance(error, Exception) or isinstance(error, OutputError):
             # Ctrl-C and the like, and a full disk, which says nothing of these values
             study.tell(trial, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
             raise
         kind = f"{getattr(error, 'title', type(error).__name__)}: "
         infeasible = isinstance(error, InfeasibleError)
@@ -221,7 +242,7 @@ def results_of(study: Any) -> list[Result]:
             outcome = Outcome(**t.user_attrs["outcome"])
             result = Result(t.number, values, "complete", outcome, best=t.number in best)
             out.append(result)
-        elif t.state.is_finished():
+        elif t.state.is_finished() and t.user_attrs.get("state") != "duplicate":
             state = t.user_attrs.get("state", "failed")
             reason = t.user_attrs.get("reason", "interrupted")
             out.append(Result(t.number, values, state, reason=reason))
