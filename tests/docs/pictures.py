@@ -1,6 +1,6 @@
 """The pictures of the pages, in docs/pictures: of docs/integers.md shrinkc.numerics computes the numbers in them.
 
-``python tests/docs/pages.py --update`` writes them anew; test_pages.py holds them to what is drawn here.
+``PYTHONPATH=compiler:tests python -m docs.pictures`` writes them; test_pictures.py compares.
 """
 
 from __future__ import annotations
@@ -302,3 +302,7 @@ def write() -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != drawn:
             path.write_text(drawn, encoding="utf-8")
             print(f"{path.name}: written")
+
+
+if __name__ == "__main__":
+    write()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from docs.pages import NEEDS, ROOT
+from docs.blocks import NEEDS, ROOT
 from shrinkc.build import find_tool
 
 EXAMPLE = ROOT / "examples" / "python_api.py"

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from docs.pages import ROOT
+from docs.blocks import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.libraries("mkdocs", "material")]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.blocks import ROOT
 from docs.messages import VALUE, joined, messages, text_of
-from docs.pages import ROOT
 from shrinkc.cli.main import DEFECT
 from shrinkc.cli.stopping import TERMINATED
 from shrinkc.core import errors
