@@ -1,4 +1,4 @@
-"""The pictures of the pages, in docs/pictures: of docs/integers.md shrinkc.numerics computes the numbers in them.
+"""The pictures in docs/pictures.  shrinkc.numerics computes the numbers in those of docs/background/arithmetic.md.
 
 ``PYTHONPATH=compiler:tests python -m docs.pictures`` writes them; test_pictures.py compares.
 """
@@ -13,15 +13,7 @@ import numpy as np
 from docs.drawing import WIDTH, arrow, box, document, number, power, row, text
 from docs.quality_picture import quality
 from shrinkc.abi import kv_block_bytes
-from shrinkc.numerics.fixed import EXP2_TABLE_MAX_REL_ERROR, bit_length, exp2_table
-from shrinkc.numerics.vectors import (
-    SHARES,
-    WIDE_BITS,
-    places_of_share,
-    quantize_q16,
-    quantize_vector,
-    square_drop,
-)
+from shrinkc.numerics.vectors import WIDE_BITS, quantize_q16, quantize_vector
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 
@@ -30,7 +22,7 @@ SMALL = LARGE // 256
 
 
 def scales() -> str:
-    """Two tokens, one 256 times as large as the other: 16-bit vectors, and int8 ones in segments."""
+    """Two tokens, one 256 times as large as the other, as 16-bit vectors and as int8 vectors in groups."""
     x, cell, seg, cmax = 112, 62, 4, 255
     both = np.stack([LARGE, SMALL])
     wide, narrow = quantize_q16(both, WIDE_BITS), quantize_vector(both, seg, cmax)
@@ -56,15 +48,15 @@ def scales() -> str:
         text(
             16,
             y,
-            "16 bit: one power of two per token, so rounding is a shift. int8: a segment of small values",
+            "16 bits: one power of two per token, so rounding is a shift. int8: a group of small values",
         ),
         text(
             16,
             y + 18,
-            "has a small c, rounded up, and its values are rounded with exactly that scale.",
+            "has a small c, rounded up. Its values are rounded with exactly that scale.",
         ),
     ]
-    return document(y + 34, "Scales per token and per segment", out)
+    return document(y + 34, "Scales per token and per group", out)
 
 
 def low_byte(q: int) -> int:
@@ -72,7 +64,7 @@ def low_byte(q: int) -> int:
 
 
 def two_bytes() -> str:
-    """Activations as planes of signed bytes, and a product that is exact with them."""
+    """Activations as two signed bytes each, and a product that stays exact."""
     q, w = [300, -300, 200, 8191], [3, -5, 7, 2]
     low = [low_byte(v) for v in q]
     high = [(v - b) // 256 for v, b in zip(q, low, strict=True)]
@@ -98,113 +90,15 @@ def two_bytes() -> str:
         text(
             16,
             200,
-            f"Both sums are of bytes, as N-EUREKA and the cores have them: {joined}, exactly.",
+            f"N-EUREKA and the cores sum products of bytes. The result is exact: {joined}.",
         ),
         text(
             16,
             218,
-            "Both bytes are signed: a low byte above 127 is that byte less 256, and one more in high.",
+            "Both bytes are signed. A low byte above 127 is reduced by 256, and the high byte is increased by 1.",
         ),
     ]
     return document(234, "A 16-bit activation is two signed bytes", out)
-
-
-def norm_in_shares() -> str:
-    """Eight runs of a residual stream, each with its own shift."""
-    k, bits = 576, WIDE_BITS
-    places, drop = places_of_share(k), square_drop(k)
-    largest = [1_900, 760_000, 24_000, 310, 5_200, 88_000, 12, 43_000]
-    length = [int(bit_length(v)) for v in largest]
-    x, unit = 232, 11.0
-    out = [
-        text(16, 28, f"{k} places in {SHARES} shares of {places}", size=14),
-        text(x, 28, "bits of the share's largest", kind="soft"),
-        text(x + 31 * unit + 18, 28, "shifted up by", kind="soft"),
-    ]
-    for share, (value, n) in enumerate(zip(largest, length, strict=True)):
-        y = 42 + share * 26
-        out += [text(16, y + 14, f"share {share}: largest {number(value)}")]
-        out += [box(x, y, 31 * unit, 18), box(x, y, n * unit, 18, "a", f"{n}")]
-        out += [text(x + 31 * unit + 18, y + 14, f"{31 - n} bits")]
-    y = 42 + SHARES * 26 + 20
-    steps = [
-        ("z", "b", "x shifted up by its share: 31 bits"),
-        ("y", "b", "(z · gain) >> 32, gain in Q31: half of z · gain, a high word, rounded down"),
-        (
-            "Σ",
-            "c",
-            f"squares of the highest {31 - drop} bits of z: a share's sum fits 32 bits, all of them 64",
-        ),
-        (
-            "q",
-            "a",
-            f"y rounded to {bits} bits of the token's largest: the shares' shifts are undone here, together",
-        ),
-        (
-            "1/√Σ",
-            "d",
-            "an integer root and one division: changes mantissa and exponent of the token, no q",
-        ),
-    ]
-    for at, (name, kind, words) in enumerate(steps):
-        top = y + at * 28
-        out += [box(16, top, 52, 22, kind, name), text(80, top + 15, words)]
-    return document(y + len(steps) * 28 + 12, "RMSNorm in shares", out)
-
-
-def exp2() -> str:
-    """The table against the function, whole and near the largest score."""
-
-    def curve(
-        left: float, top: float, width: float, height: float, last: int, low: float
-    ) -> list[str]:
-        """Both lines for differences of 0 to ``last`` in Q9; the lower edge is ``low`` of 1."""
-
-        def at(q9: float, value: float) -> str:
-            down = height * (1 - (value / 65536 - low) / (1 - low))
-            return f"{left + width * q9 / last:.2f},{top + down:.2f}"
-
-        table = exp2_table(np.arange(last))
-        width_of = max(last // 128, 1)
-        steps = [
-            at(q9, float(table[q9])) + " " + at(q9 + width_of, float(table[q9]))
-            for q9 in range(0, last, width_of)
-        ]
-        exact = [at(q9, 65536 * 2.0 ** (-q9 / 512)) for q9 in np.linspace(0, last, 97)]
-        edge = f'<path class="line" d="M{left:g},{top:g} v{height:g} h{width:g}"/>'
-        return [
-            edge,
-            f'<polyline class="curve" points="{" ".join(exact)}"/>',
-            f'<polyline class="steps" points="{" ".join(steps)}"/>',
-        ]
-
-    out = curve(56, 40, 270, 180, 4 * 512, 0.0) + curve(420, 40, 270, 180, 24, 0.965)
-    for octave in range(5):
-        out += [text(56 + octave * 270 / 4, 236, str(octave), kind="soft", at="middle")]
-        out += [
-            text(
-                50,
-                44 + 180 * (1 - 2.0**-octave),
-                power(-octave) if octave else "1",
-                size=11,
-                kind="soft",
-                at="end",
-            )
-        ]
-    for q9 in (0, 8, 16, 24):
-        out += [
-            text(420 + q9 * 270 / 24, 236, f"{q9}/512" if q9 else "0", kind="soft", at="middle")
-        ]
-    out += [
-        text(414, 44, "1", size=11, kind="soft", at="end"),
-        text(414, 224, "0.965", size=11, kind="soft", at="end"),
-        text(56, 26, "2 to the minus x: x is how far below the largest", size=13),
-        text(420, 26, "its first entries: 2 units of x each"),
-        text(16, 262, "orange: the function; blue: T[(x >> 1) & 255] >> (x >> 9), x in Q9, T of 256 entries in Q16."),
-        text(16, 280, "An entry is the value in the middle of its step: "
-             f"relative error at most {100 * EXP2_TABLE_MAX_REL_ERROR:.3f} % before the shift."),
-    ]  # fmt: skip
-    return document(296, "The table of exp2", out)
 
 
 def cached_heads() -> str:
@@ -212,7 +106,7 @@ def cached_heads() -> str:
     kv_heads, dim, positions = 2, 16, 4
     k_block, v_block = kv_block_bytes(kv_heads, dim)
     record = k_block // positions // kv_heads
-    x, out = 96.0, [text(16, 28, "keys: a record per position and KV head", size=14)]
+    x, out = 96.0, [text(16, 28, "keys: one record per position and KV head", size=14)]
     assert record == 4 + dim
     for position in range(positions):
         y = 42 + position * 30
@@ -222,8 +116,8 @@ def cached_heads() -> str:
             out += [box(at, y, 52, 24, "c", "k scale"), box(at + 52, y, 52, 24, "d", "v scale")]
             out += [box(at + 104, y, 190, 24, "a", f"int8 key of head {head}: {dim} bytes")]
     out += [
-        text(16, 178, f"scales: 16 bit, units of 2^unit; a record is {record} bytes, "
-             f"four positions of {kv_heads} heads {k_block}", kind="soft"),
+        text(16, 178, f"scales have 16 bits and the unit 2^unit; a record has {record} bytes, "
+             f"four positions of {kv_heads} heads have {k_block}", kind="soft"),
         text(16, 214, "values: a word holds one channel of four positions", size=14),
     ]  # fmt: skip
     for head in range(kv_heads):
@@ -236,38 +130,37 @@ def cached_heads() -> str:
             out += [text(at + 100, y + 16, f"ch. {channel}", size=11, kind="soft")]
         out += [text(x + 4 * 142 - 4, y + 16, "…")]
     out += [
-        text(16, 312, f"four positions are {v_block} bytes; one SIMD product weighs four positions of a channel.",
+        text(16, 312, f"four positions have {v_block} bytes; one SIMD instruction multiplies four positions of a channel.",
              kind="soft"),
-        text(16, 338, "value = q · scale · 2^unit / 127. The scale is rounded up, and the bytes are rounded with it."),
+        text(16, 338, "value = q · scale · 2^unit / 127. The scale is rounded up first, then the bytes are rounded with that scale."),
     ]  # fmt: skip
-    return document(356, "Heads in the cache", out)
+    return document(356, "Keys and values in the KV cache", out)
 
 
 EXACT, NEAREST, DOWN, TABLE = ("c", "exact"), ("a", "nearest"), ("b", "down"), ("d", "table")
+_NORM = ((DOWN, "x · norm weight"), (DOWN, "1 / √(mean square)"), (NEAREST, "to 16 bits"))
+_PRODUCT = ((EXACT, "Σ q · x"), (NEAREST, "· scale"), (NEAREST, "shift"))
 STAGES: tuple[tuple[str, tuple[tuple[tuple[str, str], str], ...]], ...] = (
-    ("embed", ((EXACT, "q · d − b, times r"), (DOWN, "high word"), (NEAREST, "shift"))),
-    ("norm, 16 bit", ((DOWN, "z · gain"), (DOWN, "squares' sum, root, 1/√"), (NEAREST, "q"))),
-    ("qkv", ((EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; saturates"))),
+    ("embedding", ((EXACT, "(q · d − b) · r"), (DOWN, "· scale"), (NEAREST, "shift"))),
+    ("RMSNorm", _NORM),
+    ("q, k, v", _PRODUCT),
     ("RoPE", ((DOWN, "to 15 bits"), (EXACT, "x · cos ± x · sin"), (DOWN, "to 16 bits"))),
-    ("int8 heads", ((NEAREST, "q"), (DOWN, "the reciprocal; scales of the cache up"))),
-    ("scores", ((EXACT, "q · k"), (NEAREST, "to 16 bits"), (EXACT, "· k scale"), (DOWN, "x in Q9"))),
-    ("softmax", ((TABLE, "exp2"), (DOWN, "octaves"), (NEAREST, "weight"), (EXACT, "Σ weight · v"))),
-    ("mean", ((DOWN, "1 / Σ, high word"), (NEAREST, "shift"))),
-    ("o + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; clips"))),
-    ("norm, 16 bit", ((DOWN, "as above"), (NEAREST, "q"))),
-    ("gate, up", ((EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; saturates"))),
-    ("SiLU · up", ((NEAREST, "gate to Q16"), (TABLE, "sigmoid + slope"), (DOWN, "two high words"))),
-    ("down + residual", ((NEAREST, "16-bit q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift; clips"))),
-    (
-        "norm, head",
-        ((DOWN, "as above"), (NEAREST, "q"), (EXACT, "Σ q · x"), (NEAREST, "high word"), (NEAREST, "shift")),
-    ),
-    ("greedy token", ((EXACT, "largest logit, lowest index"),)),
+    ("KV cache", ((DOWN, "1 / scale"), (NEAREST, "q, k, v to int8"))),
+    ("scores", ((EXACT, "q · k"), (NEAREST, "to 16 bits"), (EXACT, "· scale of k"), (DOWN, "log2 units"))),
+    ("softmax", ((TABLE, "2^x"), (NEAREST, "weight to 15 bits"), (EXACT, "Σ weight · v"), (DOWN, "1 / Σ"), (NEAREST, "shift"))),
+    ("o + residual", ((NEAREST, "to 16 bits"), *_PRODUCT)),
+    ("RMSNorm", _NORM),
+    ("gate, up", _PRODUCT),
+    ("SiLU · up", ((NEAREST, "gate to Q16"), (TABLE, "sigmoid"), (NEAREST, "gate · sigmoid"), (DOWN, "· up"))),
+    ("down + residual", ((NEAREST, "to 16 bits"), *_PRODUCT)),
+    ("RMSNorm", _NORM),
+    ("LM head", _PRODUCT),
+    ("greedy token", ((EXACT, "largest logit, lowest token id"),)),
 )  # fmt: skip
 
 
 def rounding() -> str:
-    """Each stage of a token's way through a model with one scale per row, and what it does to a number."""
+    """The steps of a token in a per-channel model, and how each rounds."""
     out, x = [], 128.0
     for kind, name in (EXACT, NEAREST, DOWN, TABLE):
         out += [box(x, 14, 70, 20, kind, name, 11)]
@@ -282,15 +175,14 @@ def rounding() -> str:
             out += [box(x, y, width, 20, kind, words, 11)]
             x += width + 6
         assert x < WIDTH, name
-    left, last = 4, 48 + 12 * 30 + 20
+    left, last = 4, 48 + 11 * 30 + 20
     out += [f'<path class="line" stroke-dasharray="3 3" d="M{left},75 V{last}"/>']
     out += [text(WIDTH - 12, 28, "dotted: once per layer", size=11, kind="soft", at="end")]
     return document(48 + len(STAGES) * 30 + 6, "Where a number is rounded", out)
 
 
 PICTURES: dict[str, Callable[[], str]] = {
-    "scales": scales, "bytes": two_bytes, "norm": norm_in_shares, "exp2": exp2, "cache": cached_heads,
-    "rounding": rounding, "quality": quality,
+    "scales": scales, "bytes": two_bytes, "cache": cached_heads, "rounding": rounding, "quality": quality,
 }  # fmt: skip
 
 
