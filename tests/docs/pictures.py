@@ -130,9 +130,11 @@ def cached_heads() -> str:
             out += [text(at + 100, y + 16, f"ch. {channel}", size=11, kind="soft")]
         out += [text(x + 4 * 142 - 4, y + 16, "…")]
     out += [
-        text(16, 312, f"four positions have {v_block} bytes; one SIMD instruction multiplies four positions of a channel.",
+        text(16, 312, f"four positions have {v_block} bytes; one SIMD instruction multiplies four positions "
+             "of a channel.",
              kind="soft"),
-        text(16, 338, "value = q · scale · 2^unit / 127. The scale is rounded up first, then the bytes are rounded with that scale."),
+        text(16, 338, "value = q · scale · 2^unit / 127. The scale is rounded up first, then the bytes are rounded "
+             "with that scale."),
     ]  # fmt: skip
     return document(356, "Keys and values in the KV cache", out)
 
@@ -147,7 +149,9 @@ STAGES: tuple[tuple[str, tuple[tuple[tuple[str, str], str], ...]], ...] = (
     ("RoPE", ((DOWN, "to 15 bits"), (EXACT, "x · cos ± x · sin"), (DOWN, "to 16 bits"))),
     ("KV cache", ((DOWN, "1 / scale"), (NEAREST, "q, k, v to int8"))),
     ("scores", ((EXACT, "q · k"), (NEAREST, "to 16 bits"), (EXACT, "· scale of k"), (DOWN, "log2 units"))),
-    ("softmax", ((TABLE, "2^x"), (NEAREST, "weight to 15 bits"), (EXACT, "Σ weight · v"), (DOWN, "1 / Σ"), (NEAREST, "shift"))),
+    ("softmax", (
+        (TABLE, "2^x"), (NEAREST, "weight to 15 bits"), (EXACT, "Σ weight · v"), (DOWN, "1 / Σ"), (NEAREST, "shift"),
+    )),
     ("o + residual", ((NEAREST, "to 16 bits"), *_PRODUCT)),
     ("RMSNorm", _NORM),
     ("gate, up", _PRODUCT),
