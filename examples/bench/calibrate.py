@@ -1,4 +1,5 @@
-"""Fits the cost model to runs on GVSoC: writes compiler/shrinkc/costs/<target>.json and the page with its errors.
+"""Fits the cost model to runs on GVSoC: writes compiler/shrinkc/costs/<target>.json, and its errors into
+docs/results/data/cost_model.json.
 
     python examples/bench/calibrate.py [--work DIR] [--jobs N] [--output FILE]
 
@@ -29,6 +30,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 from calibration_shapes import (
     FITTED,
@@ -39,12 +41,13 @@ from calibration_shapes import (
     Shape,
 )
 from cost_fit import Sample, error_of, fit
-from cycles import ROOT, write_llama
+from figures import ROOT
+from models import write_llama
 
 import shrinkc
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.output import write_file
-from shrinkc.costs import CALIBRATED, CostTable, Work, read_table
+from shrinkc.costs import CostTable, Work
 from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
 from shrinkc.engines import CORES, engine_named
@@ -59,15 +62,13 @@ RATES = tuple(round(7.9 - 0.1 * i, 1) for i in range(40))  # of the DMA, 7.98 al
 BOUND = 0.9  # of that rate: from there on an op may have waited
 ROUNDS = 6
 COSTS = ROOT / "compiler/shrinkc/costs"
-PAGE = ROOT / "docs/results/costs.md"
 SIMULATOR = "GVSoC edfcd83 (core ac27d00, pulp 9968c4e)"
 
-INTRODUCTION = """
-`shrinkc plan` and `shrinkc run --profile` state predicted cycles. An op says what it does in counts (`Op.work`:
-tiles, blocks of rows, words by width, heads, positions, ...), and a table says what each takes
-([architecture.md](../architecture.md#cost-model)). An error is |predicted / measured - 1| of one op in one phase of
-one run, all layers together: the prefill of a prompt, or the mean decode step after it.
-"""
+OPERATIONS = {
+    "attention": "attention", "embed": "embedding", "linear": "matrix product", "normquant": "RMSNorm and quantisation",
+    "quant": "quantisation", "ropecache": "RoPE and KV cache", "sample": "choice of a token",
+    "silumul": "gate, up and SiLU", "pass": "whole decode step or prompt",
+}  # fmt: skip
 
 ENGINES = {name: target.engines for name, target in TARGETS.items()}
 
@@ -364,40 +365,16 @@ def _output(*command: str) -> str:
     return done.stdout.splitlines()[0] if done.stdout else "unknown"
 
 
-def rows(table: CostTable) -> list[str]:
-    """The errors as a table of the documentation."""
+def rows(table: CostTable) -> list[figures.Row]:
+    """The errors in per cent, those of whole forward passes last."""
     assert table.passes is not None
-    found = [*table.errors.items(), ("passes of plain programs", table.passes)]
     return [
-        "| op | runs | median error | 9 of 10 within |",
-        "|---|---:|---:|---:|",
-        *(
-            f"| {n} | {e.samples} | {100 * e.median:.1f} % | {100 * e.p90:.1f} % |"
-            for n, e in found
-        ),
-    ]
-
-
-def page() -> str:
-    """docs/results/costs.md, of all targets that have a table."""
-    out = ["# How well cycles are predicted", "", INTRODUCTION.strip()]
-    for target in CALIBRATED:
-        table = read_table(COSTS / f"{target}.json")
-        made = table.made
-        out += [
-            "", f"## {target}", "",
-            f"`{made['command']}`, {made['date']}, {made['machine']}, {made['simulator']}, shrinkc "
-            f"{made['shrinkc']}, {made['compiler']}. Fitted to {len(table.fitted)} programs; "
-            f"the errors are those on {len(table.held_out)} others, of shapes that nothing was fitted to. The "
-            f"counters of a profile build lengthen a step by {table.probe:g} cycles, which plain programs do not "
-            "take.", "", *rows(table), "", "Cycles per feature:", "",
-            "| op | cycles |", "|---|---|",
-            *(
-                f"| {op} | {', '.join(f'{n} {v:g}' for n, v in per.items() if v)} |"
-                for op, per in table.ops.items()
-            ),
-        ]  # fmt: skip
-    return "\n".join(out) + "\n"
+        {
+            "id": op, "op": OPERATIONS[op], "runs": error.samples,
+            "median": round(100 * error.median, 2), "p90": round(100 * error.p90, 2),
+        }
+        for op, error in [*table.errors.items(), ("pass", table.passes)]
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -430,9 +407,15 @@ def main() -> None:
     runs.sort(key=lambda r: jobs.index(r.job))
     table = calibrated(runs, args.target)
     write_file(output, json.dumps(table.to_json(), indent=1) + "\n")
-    if output == COSTS / f"{args.target}.json":
-        write_file(PAGE, page())
-    print("\n".join(rows(table)))
+    if args.output is None:
+        figures.write(
+            "cost_model", title="Error of the cost model on shapes that it was not fitted to.",
+            command="make calibrate", machine=figures.GVSOC, rows=rows(table),
+            columns={"op": "Operation", "runs": "Held-out runs", "median": "Median error", "p90": "90th percentile"},
+            formats={"median": "{:.1f} %", "p90": "{:.1f} %"},
+        )  # fmt: skip
+    for row in rows(table):
+        print(f"{row['op']}: median {row['median']:.1f} %, 90th percentile {row['p90']:.1f} %")
 
 
 if __name__ == "__main__":

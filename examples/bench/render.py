@@ -75,17 +75,19 @@ def table(
 
 
 def measured(data: dict[str, Any], rows: Sequence[str] | None = None) -> str:
-    """The line below a table: where its figures come from."""
-    parts: dict[str, list[str]] = {}
+    """The line below a table: where its figures come from.  Rows that differ in that are named."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     first = next(iter(data["columns"]))
     for row in chosen(data, rows):
         p = {**data["provenance"], **row.get("provenance", {})}
-        said = f"commit {p['commit']}, {p['date']}, `{p['command']}`, {p['machine']}"
-        said += "" if p.get("remeasured", True) else "; not re-measured since"
-        parts.setdefault(said, []).append(shown(row.get(first), None))
-    usual = max(parts, key=lambda said: len(parts[said]))
-    lines = [f"Measured: {usual}."]
-    lines += [f"{'; '.join(names)}: {said}." for said, names in parts.items() if said != usual]
+        old = "" if p.get("remeasured", True) else " (not re-measured since)"
+        said = f"commit {p['commit']}{old}", p["date"], f"`{p['command']}`", p["machine"]
+        groups.setdefault(said, []).append(shown(row.get(first), None))
+    usual = max(groups, key=lambda said: len(groups[said]))
+    lines = [f"Measured: {', '.join(usual)}."]
+    for said, names in groups.items():
+        if other := [part for part in said if part not in usual]:
+            lines.append(f"*{'*, *'.join(names)}*: {', '.join(other)}.")
     return f"<small>{' '.join(lines)}</small>"
 
 
