@@ -3,11 +3,11 @@
 # make test-all     the same, then the slow tests: sanitizer sweeps, packages, pages, training, GVSoC
 # make test-slow    the slow tests alone
 # make coverage     lines of compiler/ that each tier runs (TIER=fast, slow or all)
-# make bench        cycles on GVSoC into docs/results: cycles.md, performance.md (DATA=folder with stories260K/)
-# make bench-flash  the same of models in flash, into flash.md (SMOLLM2=its GGUF file); half an hour, 16 GB
-# make fuzz         change inputs of every importer, into docs/results/robustness.md (N=20000 SEED=1)
-# make random-shapes  prove random models on host, qemu and GVSoC, into the same page (HOST=1000 GVSOC=100)
-# make kills        kill a compression run at random moments, into the same page (N=20 SEED=1)
+# make bench        cycles on GVSoC into docs/results/data, and their tables (DATA=folder with stories260K/)
+# make bench-flash  the same for models in flash (SMOLLM2=its GGUF file); half an hour, 16 GB
+# make fuzz         change inputs of every importer at random (N=20000 SEED=1); figures as above
+# make random-shapes  verify random models on host, qemu and GVSoC (HOST=1000 GVSOC=100); figures as above
+# make kills        kill and resume compression runs at random moments (N=20 SEED=1); figures as above
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html
 # make setup        only what `make test` needs: Debian packages where they are missing, and $(VENV)
@@ -162,27 +162,34 @@ coverage: setup
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
+render = $(BIN)/python examples/bench/render.py
+
 bench: packages $(VENV)/base
-	$(BIN)/python examples/bench/cycles.py $(if $(DATA),--data $(DATA)) --output docs/results/cycles.md
-	$(BIN)/python examples/bench/performance.py $(if $(DATA),--data $(DATA)) --output docs/results/performance.md
+	$(BIN)/python examples/bench/speed.py $(if $(DATA),--data $(DATA))
+	$(render)
 
 bench-flash: packages $(VENV)/base
-	$(BIN)/python examples/bench/performance.py --flash $(if $(SMOLLM2),--smollm2 $(SMOLLM2)) --output docs/results/flash.md
+	$(BIN)/python examples/bench/speed.py --flash $(if $(SMOLLM2),--smollm2 $(SMOLLM2))
+	$(render)
 
-# Where it was stopped it goes on, while no source changes.
-suite = env PYTHONPATH=compiler:tests $(BIN)/python -m
+# An interrupted campaign resumes, as long as no source changes.  One that finds a fault writes its figures and fails.
+suite = env PYTHONPATH=compiler:tests:examples/bench $(BIN)/python -m
 
 fuzz: packages $(VENV)/dev
 	$(suite) fuzz.campaign -n $(or $(N),20000) --seed $(or $(SEED),1)
+	$(render)
 
 random-shapes: packages $(VENV)/test
 	$(suite) end_to_end.random_shapes --host $(or $(HOST),1000) --gvsoc $(or $(GVSOC),100)
+	$(render)
 
 kills: packages $(VENV)/dev
 	$(suite) compress.kills -n $(or $(N),20) --seed $(or $(SEED),1)
+	$(render)
 
 calibrate: packages $(VENV)/base
 	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))
+	$(render)
 
 # Strict: a link that leads nowhere or a page outside the navigation ends it.  The variable silences
 # the theme's advertisement; with --quiet nothing would be strict.

@@ -1,10 +1,10 @@
-"""Compress a model the reference work's way and ours, into docs/results/compression.md and .svg.
+"""Compress a model by the reference work's recipe and by the stages of recipe ``small``, trained on the same text.
 
-    python examples/bench/compression.py MODEL --data DATA --runs RUNS [--only NAME]... -o docs/results
+    python examples/bench/compression.py MODEL --data DATA --runs RUNS [--only NAME]...
 
-DATA holds wikitext2/, triviaqa/ and hellaswag/.  Every configuration below becomes a run of ``shrinkc
-compress`` in RUNS/NAME; runs that are over are only checked, interrupted ones go on.  Each step of a
-run becomes a row of the table.  The text of compression.md around its table is kept.
+DATA holds wikitext2/, triviaqa/ and hellaswag/.  Every configuration below becomes a run of ``shrinkc compress`` in
+RUNS/NAME; complete runs are only checked, interrupted ones resume.  Some steps of a run become rows of
+docs/results/data/compression_reference.json, which is written when all configurations are complete.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-
-from shrinkc.compression.pictures import COLOURS, MARKERS, save_picture, style
+import figures
 
 COMMON = """\
 [run]
@@ -42,12 +39,12 @@ items = 100
 dtype = "bfloat16"
 
 """
-# The reference work's stages.  Its groups of 128 do not divide the 576 inputs of SmolLM2, and its
-# 8,192 samples of LoRA take days on a CPU.
+# The reference work's stages.  Its group size of 128 does not divide the 576 inputs of SmolLM2, and its 8,192 samples
+# of LoRA take days on a CPU.
 DEPTH = """\
 [depth]
 method = "perplexity"
-remove = {}
+remove = 4
 protect_first = 4
 protect_last = 2
 
@@ -55,8 +52,8 @@ protect_last = 2
 ZEROS = """\
 [width]
 method = "n:m"
-n = {}
-m = {}
+n = 1
+m = 8
 
 """
 LORA = """\
@@ -70,35 +67,22 @@ batch = 4
 learning_rate = 5e-4
 
 """
-# as much text as ours, so that what is left is the methods' difference
+# as much text as ``small``, so that only the methods differ
 LORA_LONG = LORA.replace("samples = 128", "epochs = 1")
-GPTQ = """\
+GPTQ_EORA = """\
 [gptq]
 bits = 4
-group = 64
+group_size = 64
 sym = true
 mse = 0
 gptaq = 0
 
-"""
-EORA = """\
 [eora]
 rank = 32
 
 """
-# Depth is scaled from the reference work's 16 layers to 30: -2, -4, -6, -8.
-REFERENCE = {
-    "depth4": DEPTH.format(4) + LORA + GPTQ + EORA,
-    "depth8": DEPTH.format(8) + LORA + GPTQ,
-    "depth11": DEPTH.format(11),
-    "depth15": DEPTH.format(15) + LORA + GPTQ,
-    "zeros-1-8": ZEROS.format(1, 8) + LORA + GPTQ + EORA,
-    "zeros-1-8-long": ZEROS.format(1, 8) + LORA_LONG + GPTQ + EORA,
-    "zeros-2-4": ZEROS.format(2, 4),
-    "zeros-1-2": ZEROS.format(1, 2),
-}
-# The stages of the shipped recipe ``small`` as they were without ``equalize`` and with GPTQ as first published,
-# trained on the tokens of WikiText.
+# The stages of the shipped recipe ``small`` without activation-aware scaling, with GPTQ as first published, trained on
+# WikiText-2.
 SMALL = """\
 [width]
 method = "structured"
@@ -116,165 +100,114 @@ train_norms = true
 
 [gptq]
 bits = 4
-group = 64
+group_size = 64
 sym = false
 mse = 0
 gptaq = 0
-embeddings = { bits = 4, group = 64 }
+embeddings = { bits = 4, group_size = 64 }
 
-[scales]
+[finetune_scales]
 samples = 256
 batch = 4
 learning_rate = 2e-3
 """
-OURS = {"small": SMALL}
-CONFIGURATIONS = REFERENCE | OURS
-
-OWN = "#000000"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
-HEAD = (
-    "| configuration | packed MB | of bf16 | perplexity | TriviaQA | HellaSwag acc / norm |\n"
-    "|---|---:|---:|---:|---:|---:|\n"
-)
-
-
-def described(step: dict[str, Any]) -> str:
-    """What a step did, in a word or two."""
-    s, did = step["settings"], step["parameters"]
-    match step["stage"]:
-        case "source":
-            return "as it is"
-        case "depth":
-            return f"{len(did['removed'])} layers out"
-        case "width":
-            if s["method"] == "n:m":
-                return f"{s['n']}:{s['m']} zeros"
-            return f"FFN {step['figures']['intermediate']}"
-        case "lora":
-            targets = " all" if "all" in s["targets"] else ""
-            text = f"{s['samples']} windows" if s["samples"] else "whole text"
-            return f"LoRA r{s['rank']}{targets} ({text})"
-        case "gptq":
-            table = s["embeddings"].get("bits", 16)
-            kind = "" if s["sym"] else " asymmetric"
-            return f"{s['bits']} bit{kind} g{s['group']}, embedding {table}"
-        case "scales":
-            return "scales trained"
-        case "eora":
-            return f"EoRA r{s['rank']}"
-    raise ValueError(step["stage"])
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    """One row per step: its name so far, bytes and metrics."""
-    rows: list[dict[str, Any]] = []
-    name: list[str] = []
-    records = sorted(run.glob("[0-9][0-9]-*/step.json"))
-    for row, record in zip(
-        json.loads((run / "run.json").read_text())["steps"], records, strict=True
-    ):
-        step = json.loads(record.read_text())
-        if step["stage"] != "source":
-            name.append(described(step))
-        rows.append(row | {"label": " + ".join(name) or "baseline"})
-    return rows
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for r in rows:
-        mark = "**" if r["ours"] else ""
-        lines.append(
-            f"| {mark}{r['label']}{mark} | {r['packed_bytes'] / 1e6:.1f} | {100 * r['share']:.1f} % | "
-            f"{mark}{r['perplexity']:,.2f}{mark} | {percent(r['tasks'].get('triviaqa contains'))} | "
-            f"{percent(r['tasks'].get('hellaswag acc'))} / {percent(r['tasks'].get('hellaswag acc_norm'))} |\n"
-        )
-    return HEAD + "".join(lines)
-
-
-def draw(rows: list[dict[str, Any]], baseline: dict[str, Any], file: Path) -> None:
-    """Perplexity against packed bytes; a line follows the steps of a run."""
-    with style():
-        figure = Figure(figsize=(8, 6.5), layout="constrained")
-        axes = figure.add_subplot()
-        for index, run in enumerate(dict.fromkeys(r["run"] for r in rows)):
-            own = [r for r in rows if r["run"] == run]
-            ours = own[0]["ours"]
-            palette = [c for c in COLOURS if c != OWN]
-            colour = OWN if ours else palette[index % len(palette)]
-            axes.plot(
-                [r["packed_bytes"] / 1e6 for r in own], [r["perplexity"] for r in own],
-                marker=MARKERS[index % len(MARKERS)], color=colour,
-                linewidth=2.2 if ours else 1, linestyle="-" if ours else "--",
-                label=("ours: " if ours else "reference: ") + own[-1]["label"],
-            )  # fmt: skip
-        axes.axhline(baseline["perplexity"], color="#555555", linewidth=0.8)
-        axes.axvline(baseline["packed_bytes"] / 4e6, color="#555555", linewidth=0.8)
-        axes.annotate(
-            "a quarter of bf16", (baseline["packed_bytes"] / 4e6, 1), xycoords=("data", "axes fraction"),
-            xytext=(4, -12), textcoords="offset points", fontsize=8,
-        )  # fmt: skip
-        axes.annotate(
-            "perplexity of the baseline", (0, baseline["perplexity"]),
-            xycoords=("axes fraction", "data"), xytext=(4, 4), textcoords="offset points",
-            fontsize=8,
-        )  # fmt: skip
-        axes.set_yscale("log")
-        axes.set_ylim(baseline["perplexity"] * 0.6, 4000)
-        axes.yaxis.set_major_locator(FixedLocator([20, 50, 100, 200, 500, 1000, 2000]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set_xlim(left=0)
-        axes.set_xlabel("stored weights, MB (embedding included)")
-        axes.set_ylabel("WikiText-2 perplexity (512 protocol)")
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-        save_picture(figure, file)
+CONFIGURATIONS = {
+    "depth-4": DEPTH + LORA + GPTQ_EORA,
+    "zeros-1-8": ZEROS + LORA + GPTQ_EORA,
+    "zeros-1-8-long": ZEROS + LORA_LONG + GPTQ_EORA,
+    "small": SMALL,
+}
+QUANTISED = "LoRA, 4 bit group size 64, embedding 16 bit"
+# id, configuration, stage after which it is measured, recipe, training text, label in the picture
+ROWS = (
+    ("original", "zeros-1-8", "source", "original (bf16)", None, "original"),
+    ("reference", "zeros-1-8", "gptq", f"reference: 1:8 zeros, {QUANTISED}", "128 windows", "1:8 zeros"),
+    ("reference_eora", "zeros-1-8", "eora", f"reference: 1:8 zeros, {QUANTISED}, EoRA", "128 windows",
+     "1:8 zeros, EoRA"),
+    ("reference_long", "zeros-1-8-long", "gptq", f"reference: 1:8 zeros, {QUANTISED}", "whole text",
+     "1:8 zeros, whole text"),
+    ("reference_long_eora", "zeros-1-8-long", "eora", f"reference: 1:8 zeros, {QUANTISED}, EoRA", "whole text",
+     "1:8 zeros, whole text, EoRA"),
+    ("reference_depth4", "depth-4", "gptq", f"reference: 4 of 30 layers removed, {QUANTISED}", "128 windows",
+     "4 layers removed"),
+    ("small", "small", "finetune_scales",
+     "stages of `small`: FFN 1280, LoRA, 4 bit asymmetric group size 64, embedding 4 bit, scale fine-tuning",
+     "whole text", "small"),
+)  # fmt: skip
+COLUMNS = {
+    "recipe": "Recipe", "training": "LoRA training text", "megabytes": "Packed size, MB", "share": "of bf16",
+    "perplexity": "Perplexity, WikiText-2", "ratio": "Ratio to original", "hellaswag": "HellaSwag, acc_norm",
+    "triviaqa": "TriviaQA, closed book",
+}  # fmt: skip
 
 
 def compress(model: str, data: Path, runs: Path, name: str) -> None:
-    """One configuration, in RUNS/NAME; what is there already is checked and continued."""
-    common = COMMON.format(data=data.resolve(), samples=32 if name in OURS else 16)
+    """One configuration, in RUNS/NAME; an existing run is checked and resumed."""
     recipe = runs / f"{name}.toml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
+    common = COMMON.format(data=data.resolve(), samples=32 if name == "small" else 16)
     recipe.write_text(common + CONFIGURATIONS[name], encoding="utf-8")
     print(f"---- {name} ----", flush=True)
-    # the program of this environment, whose libraries decide the figures
+    # the shrinkc of this environment, whose libraries decide the figures
     program = Path(sys.executable).with_name("shrinkc")
-    subprocess.run(
-        [program, "compress", model, "-o", runs / name, "--recipe", recipe],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [str(program), "compress", model, "-o", str(runs / name), "--recipe", str(recipe)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def step_of(run: Path, stage: str) -> dict[str, Any]:
+    """Bytes and metrics of the step of that stage."""
+    records = sorted(run.glob("[0-9][0-9]-*/step.json"))
+    steps = json.loads((run / "run.json").read_text())["steps"]
+    for step, record in zip(steps, records, strict=True):
+        if json.loads(record.read_text())["stage"] == stage:
+            return dict(step)
+    raise SystemExit(f"{run} has no step {stage}")
+
+
+def rows(runs: Path) -> list[figures.Row]:
+    """The rows of the data file."""
+    out: list[figures.Row] = []
+    for name, configuration, stage, recipe, training, label in ROWS:
+        step = step_of(runs / configuration, stage)
+        out.append({
+            "id": name, "label": label, "recipe": recipe, "training": training,
+            "megabytes": round(step["packed_bytes"] / 1e6, 3), "share": round(100 * step["share"], 2),
+            "perplexity": round(step["perplexity"], 4),
+            "hellaswag": round(100 * step["tasks"]["hellaswag acc_norm"], 1),
+            "triviaqa": round(100 * step["tasks"]["triviaqa contains"], 1),
+        })  # fmt: skip
+    for row in out:
+        row["ratio"] = round(row["perplexity"] / out[0]["perplexity"], 4)
+    return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
     parser.add_argument(
-        "--only", action="append", choices=list(CONFIGURATIONS), help="run no others"
+        "--only",
+        action="append",
+        choices=list(CONFIGURATIONS),
+        help="run no others, write no figures",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    names = [n for n in CONFIGURATIONS if not arguments.only or n in arguments.only]
-    rows: list[dict[str, Any]] = []
-    for name in names:
+    for name in arguments.only or CONFIGURATIONS:
         compress(arguments.model, arguments.data, arguments.runs, name)
-        for row in rows_of(arguments.runs / name):
-            row |= {"run": name, "ours": name in OURS}
-            if row["label"] not in {r["label"] for r in rows}:  # runs share their first steps
-                rows.append(row)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    page = arguments.output / "compression.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2], encoding="utf-8")
-    draw(rows, rows[0], arguments.output / "compression.svg")
+    if not arguments.only:
+        figures.write(
+            "compression_reference",
+            title="The reference work's recipe and the stages of recipe small, all trained on the WikiText-2 "
+            "validation text; 64 windows of 512 tokens.",
+            command="python examples/bench/compression.py", columns=COLUMNS, rows=rows(arguments.runs),
+            formats={
+                "megabytes": "{:.1f}", "share": "{:.1f} %", "perplexity": "{:.2f}", "ratio": "{:.2f}",
+                "hellaswag": "{:.0f} %", "triviaqa": "{:.0f} %",
+            },
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

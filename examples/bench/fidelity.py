@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import figures
 import numpy as np
 from numpy.typing import NDArray
 
@@ -244,6 +245,15 @@ def table(rows: list[tuple[str, Result]]) -> str:
     return "\n".join(lines)
 
 
+def row_of(name: str, first: Result, last: Result) -> figures.Row:
+    """A row of docs/results/data/fidelity.json; agreement in per cent."""
+    return {
+        "id": name, "float_loss": round(first.loss, 4), "loss": round(last.loss, 4),
+        "float_perplexity": round(first.perplexity, 4), "perplexity": round(last.perplexity, 4),
+        "ratio": round(last.perplexity / first.perplexity, 4), "agreement": round(100 * agreement(first, last), 2),
+    }  # fmt: skip
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Loss and perplexity of the float and the integer model on the same tokens."
@@ -263,6 +273,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--skip-float", action="store_true", help="measure the integer model only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    parser.add_argument(
+        "--row", metavar="ID", help="also write a row of docs/results/data/fidelity.json"
+    )
     return parser.parse_args(arguments)
 
 
@@ -300,6 +313,12 @@ def main(arguments: list[str] | None = None) -> int:
             content[-1]["ratio"] = last.perplexity / rows[0][1].perplexity
             content[-1]["same_greedy_token"] = agreement(rows[0][1], last)
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if args.row is not None and len(rows) > 1:
+        figures.put(
+            "fidelity",
+            row_of(args.row, rows[0][1], last),
+            command="python examples/bench/fidelity.py",
+        )
     return 0
 
 

@@ -4,10 +4,15 @@ A file has ``title``, ``provenance`` (commit, date, command, machine), ``columns
 the table), ``formats`` (key to a format of ``str.format``, or to a number of significant digits) and ``rows``.  A row
 has an ``id`` and a value per column; it may have ``formats`` and ``provenance`` of its own, which override the file's,
 and keys that no column shows.  ``"remeasured": false`` marks figures that a later commit took over.
+
+Figures that a command printed become a row by hand (a row of that id is replaced, its texts stay):
+
+    python examples/bench/figures.py fidelity smollm2_8bit perplexity=36.18 ratio=1.0029 --command 'shrinkc eval …'
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -53,25 +58,29 @@ def write(
     formats: Mapping[str, str | int] | None = None,
     machine: str | None = None,
     folder: Path = DATA,
-) -> Path:
+) -> None:
     """Writes the file ``name`` and prints on standard error which figures changed.  ``machine``: default: this one."""
     path = (folder / name).with_suffix(".json")
     before = read(name, folder)["rows"] if path.is_file() else []
     data = {
-        "title": title,
-        "provenance": {
-            "commit": _commit(), "date": date.today().isoformat(), "command": command,
-            "machine": machine or this_machine(),
-        },
-        "columns": dict(columns),
-        "formats": dict(formats or {}),
-        "rows": list(rows),
+        "title": title, "provenance": _here(command, machine), "columns": dict(columns),
+        "formats": dict(formats or {}), "rows": list(rows),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    changed = list(changes(before, rows)) or ["all figures as before"]
-    print(f"{path.name} written:", *changed, sep="\n  ", file=sys.stderr)
-    return path
+    _write(name, data, before, folder)
+
+
+def put(
+    name: str, row: Row, *, command: str, machine: str | None = None, folder: Path = DATA
+) -> None:
+    """Writes one row of the file ``name``, with its own provenance; the texts of a row of that id stay."""
+    data = read(name, folder)
+    before = data["rows"]
+    old: Row = next((r for r in before if r["id"] == row["id"]), {})
+    texts = {key: value for key, value in old.items() if not isinstance(value, int | float)}
+    provenance = {**_here(command, machine), "remeasured": True}
+    new = {**texts, **row, "provenance": provenance}
+    data["rows"] = [new if r is old else r for r in before] + ([] if old else [new])
+    _write(name, data, before, folder)
 
 
 def changes(before: Sequence[Row], after: Sequence[Row]) -> Iterator[str]:
@@ -88,6 +97,21 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> Iterator[str]:
                 yield f"{name}, {key}: {was:,} -> {value:,}{share}"
 
 
+def _here(command: str, machine: str | None) -> dict[str, str]:
+    return {
+        "commit": _commit(), "date": date.today().isoformat(), "command": command,
+        "machine": machine or this_machine(),
+    }  # fmt: skip
+
+
+def _write(name: str, data: dict[str, Any], before: Sequence[Row], folder: Path) -> None:
+    path = (folder / name).with_suffix(".json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    changed = list(changes(before, data["rows"])) or ["all figures as before"]
+    print(f"{path.name} written:", *changed, sep="\n  ", file=sys.stderr)
+
+
 def this_machine() -> str:
     return f"{os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}"
 
@@ -100,3 +124,21 @@ def _commit() -> str:
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", metavar="FILE", help="a file of docs/results/data")
+    parser.add_argument("id", metavar="ROW")
+    parser.add_argument("values", metavar="KEY=NUMBER", nargs="+")
+    parser.add_argument("--command", required=True, help="the command that printed them")
+    parser.add_argument("--machine", help="default: this one")
+    args = parser.parse_args()
+    numbers = {key: float(value) for key, _, value in (v.partition("=") for v in args.values)}
+    put(args.name, {"id": args.id, **numbers}, command=args.command, machine=args.machine)
+
+
+if __name__ == "__main__":
+    main()

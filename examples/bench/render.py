@@ -81,9 +81,14 @@ def measured(data: dict[str, Any], rows: Sequence[str] | None = None) -> str:
     for row in chosen(data, rows):
         p = {**data["provenance"], **row.get("provenance", {})}
         old = "" if p.get("remeasured", True) else " (not re-measured since)"
-        said = f"commit {p['commit']}{old}", p["date"], f"`{p['command']}`", p["machine"]
+        said: tuple[str, ...] = (
+            f"commit {p['commit']}{old}",
+            p["date"],
+            f"`{p['command']}`",
+            p["machine"],
+        )
         groups.setdefault(said, []).append(shown(row.get(first), None))
-    usual = max(groups, key=lambda said: len(groups[said]))
+    usual: tuple[str, ...] = max(groups, key=lambda said: len(groups[said]))
     lines = [f"Measured: {', '.join(usual)}."]
     for said, names in groups.items():
         if other := [part for part in said if part not in usual]:

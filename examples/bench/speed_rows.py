@@ -52,7 +52,7 @@ class Program:
         ids = ",".join(map(str, [1, *(259 + i % 200 for i in range(self.prompt - 1))]))
         given = ["--prompt-ids", ids] if self.text is None else ["--prompt", self.text]
         run = ["run", out, "--on", "gvsoc", *given, "--tokens", str(self.steps + 1), "--ignore-eos"]
-        run += [] if self.lookup is None else ["--prompt-lookup", str(self.lookup)]
+        run += [] if self.lookup is None else ["--lookup", str(self.lookup)]
         return compiled, [*run, "--json", *(["--profile"] * self.profile)]
 
 
@@ -194,7 +194,7 @@ STORIES = {
     bits: Program("examples/stories", 64, () if bits == 8 else ("--bits", str(bits)), 61)
     for bits in (8, 4, 2)
 }
-GROUPS = ("--bits", "4", "--group-size", "32", "--short-last-group")
+GROUPS = ("--bits", "4", "--group", "32", "--short-last-group")
 BEST = tuple(
     Program("stories260K", 64, options, 61)
     for options in ((), ("--bits", "4"), ("--bits", "2"), GROUPS)

@@ -24,15 +24,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from helpers.campaign import PAGE, ROOT, provenance, table, write_section
+import figures
+
+from helpers.campaign import ROOT
 from helpers.runs import contents
 from shrinkc.cli.console import Console
 
 from .conftest import story_text
 
-TITLE = "Killed runs"
-OWN_TEXT = "the model's own text"
+OWN_TEXT = "self-generated text"
 STORIES = ROOT / "examples" / "stories"
 STAGES = (
     "vocabulary",
@@ -45,6 +47,7 @@ STAGES = (
     "reconstruct",
     "qat",
 )
+ORDER = ("source", OWN_TEXT, *STAGES, "evaluate")
 RECIPE = """
 [calibration]
 text = ["self:6k"]
@@ -151,25 +154,13 @@ def differing(out: Path, whole: Path) -> tuple[int, list[str]]:
     return len(names), [name for name in names if one.get(name) != other.get(name)]
 
 
-def section(
-    kills: Sequence[Kill], runs: int, compared: int, wrong: Sequence[str], told: str
-) -> str:
-    """What the page says.  ``compared``: files, of all runs together."""
-    counts = Counter(kill.during for kill in kills)
-    rows = [[name, counts[name]] for name in ["source", OWN_TEXT, *STAGES, "evaluate"]]
-    verdict = (
-        f"{compared} files were compared, {len(wrong)} differ{''.join(f'; {w}' for w in wrong)}."
-    )
-    return "\n".join([
-        provenance(told),
-        f"SIGKILL at {len(kills)} random moments in {runs} runs of examples/stories with all stages but eora and "
-        "scales, training keeping its state after every step, each gone on with by the same command; then every "
-        "file but table.md and logs, in JSON all but the seconds that something took, is held against that of an "
-        "undisturbed run. "
-        + verdict,
-        "",
-        table(["killed during", "times"], rows),
-    ])  # fmt: skip
+def row(kills: Sequence[Kill], runs: int, compared: int, wrong: Sequence[str]) -> dict[str, Any]:
+    """For docs/results/data/robustness_kills.json.  ``compared``: files of all runs together."""
+    during = Counter(kill.during for kill in kills)
+    return {
+        "id": "stories", "model": "examples/stories", "kills": len(kills), "runs": runs, "files": compared,
+        "differ": len(wrong), "during": {n: during[n] for n in ORDER if during[n]}, "wrong": list(wrong),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -177,7 +168,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-n", type=int, default=20, help="Kills.")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     kills: list[Kill] = []
@@ -204,12 +194,14 @@ def main() -> None:
                 compared += count
                 wrong += [f"{out.name}/{name}" for name in names]
                 shutil.rmtree(out)
-    write_section(
-        options.output,
-        TITLE,
-        section(kills, runs, compared, wrong, f"make kills N={options.n} SEED={options.seed}"),
-    )
-    print(f"{options.output}: written; {len(wrong)} files differ", file=sys.stderr)
+    figures.write(
+        "robustness_kills", title="Compression runs that were killed at random moments and resumed.",
+        command=f"make kills N={options.n} SEED={options.seed}", rows=[row(kills, runs, compared, wrong)],
+        columns={
+            "model": "Model", "kills": "Kills (SIGKILL)", "runs": "Runs", "files": "Files compared",
+            "differ": "Files that differ", "during": "Killed during",
+        },
+    )  # fmt: skip
     sys.exit(bool(wrong))
 
 

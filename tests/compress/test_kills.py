@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .kills import OWN_TEXT, STAGES, Kill, differing, section, under_way
+from .kills import OWN_TEXT, STAGES, Kill, differing, row, under_way
 
 
 def run_in(folder: Path, weights: bytes = b"w", seconds: int = 1) -> Path:
@@ -38,10 +38,8 @@ def test_where_a_run_is(tmp_path: Path) -> None:
     assert [*seen, under_way(tmp_path)] == ["source", OWN_TEXT, *STAGES, "evaluate"]
 
 
-def test_the_page_counts() -> None:
+def test_the_figures_count() -> None:
     kills = [Kill(3.0, "qat"), Kill(1.0, "qat"), Kill(2.0, "source")]
-    text = section(kills, 2, 70, ["run0/a"], "make kills N=3")
-    assert (
-        "3 random moments in 2 runs" in text and "70 files were compared, 1 differ; run0/a." in text
-    )
-    assert "| qat | 2 |" in text and "| source | 1 |" in text and "| lora | 0 |" in text
+    found = row(kills, 2, 70, ["run0/a"])
+    assert (found["kills"], found["runs"], found["files"], found["differ"]) == (3, 2, 70, 1)
+    assert found["during"] == {"source": 1, "qat": 2} and found["wrong"] == ["run0/a"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +131,7 @@ def test_it_goes_on_where_it_stopped(
     assert calls == [2, 5, 2]
 
 
-def test_the_page_is_of_the_packaged_tables(script: Any) -> None:
-    assert script.page() == script.PAGE.read_text(encoding="utf-8")
-    assert json.loads((script.COSTS / "siracusa.json").read_text())["target"] == "siracusa"
+def test_the_data_has_the_errors_of_the_packaged_table(script: Any) -> None:
+    table = cost_table("siracusa")
+    assert table is not None
+    assert script.figures.read("cost_model")["rows"] == script.rows(table)

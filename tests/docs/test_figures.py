@@ -34,6 +34,8 @@ def test_a_file_says_how_it_was_measured(path: Path) -> None:
     data = figures.read(path.name)
     for row in data["rows"]:
         assert any(row.get(key) is not None for key in list(data["columns"])[1:]), row["id"]
+    pages = "".join(page.read_text(encoding="utf-8") for page in render.pages())
+    assert f"<!-- table: {path.name}" in pages, f"no page shows {path.name}"
 
 
 def test_pages_and_pictures_are_what_the_data_gives() -> None:

@@ -20,7 +20,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from helpers.campaign import PAGE, ROOT, journal_of, provenance, sources_hash, table, write_section
+import figures
+
+from helpers.campaign import ROOT, journal_of, sources_hash
 from shrinkc.cli.console import Console
 from shrinkc.core.errors import DoesNotFit, QuantizeError
 from shrinkc.core.journal import Journal
@@ -30,8 +32,9 @@ from .shapes import Case, build, draw, prove, requests
 
 REFUSALS = (DoesNotFit, QuantizeError)
 SOURCES = ("compiler", "runtime_c", "templates", "toolchain", "tests/end_to_end", "tests/helpers")
-TITLE = "Random shapes"
 Update = Callable[[int, int, str], None]
+Found = dict[tuple[str, ...], list[dict[str, Any]]]
+"""Records by the machines that they ran on."""
 
 
 def try_shape(seed: int, machines: tuple[str, ...]) -> dict[str, Any]:
@@ -54,19 +57,19 @@ def try_shape(seed: int, machines: tuple[str, ...]) -> dict[str, Any]:
 
 
 def traits(case: Case, program: Program) -> dict[str, list[str]]:
-    """What a shape has that others have not, by heading of the page."""
+    """The properties of a shape."""
     plan, stored = program.plan, program.shape.stored
     cache = sorted(plan.kv_layers) or ["l1"]
     return {
-        "family": [case.family],
-        "target": [case.target.name],
-        "bits of a weight": sorted({str(m.bits) for m in stored}),
-        "weights": ["stored as integers" if case.stored else "quantised from floats"],
-        "side paths": ["with" if case.ranks else "without"],
-        "activations": sorted({t.kind for t in program.graph.types.values()} & {"q8", "q16"}),
-        "engine": sorted({m.engine for m in stored}),
-        "cache in": cache if len(cache) == 1 else [*cache, "several memories"],
-        "weights in": sorted({p.level for p in plan.placements}),
+        "Family": [case.family],
+        "Target": [case.target.name],
+        "Bits of a weight": sorted({str(m.bits) for m in stored}),
+        "Weights": ["stored as integers" if case.stored else "quantised from floats"],
+        "Low-rank adapters": ["with" if case.ranks else "without"],
+        "Activations": sorted({t.kind for t in program.graph.types.values()} & {"q8", "q16"}),
+        "Engine": sorted({m.engine for m in stored}),
+        "Key-value cache in": cache if len(cache) == 1 else [*cache, "several memories"],
+        "Weights in": sorted({p.level for p in plan.placements}),
     }
 
 
@@ -103,43 +106,31 @@ def campaign(
     return found
 
 
-def section(found: dict[tuple[str, ...], list[dict[str, Any]]], command: str) -> str:
-    """What the page says of the records by machines."""
-    rows = []
+def rows(found: Found) -> list[dict[str, Any]]:
+    """For docs/results/data/robustness_shapes.json: a row per group of machines."""
+    out = []
     for machines, records in found.items():
-        faults = sum("fault" in r for r in records)
-        refused = sum("refused" in r for r in records)
-        compared = sum(sum(r["compared"].values()) for r in records)
-        matched = len(records) - faults - refused
-        where = " and ".join(machines)
-        last = f"0–{len(records) - 1}" if records else "–"
-        rows.append([where, matched, faults, refused, compared, last])
-    head = ["machine", "shapes that match", "that do not", "refused", "values compared", "seeds"]
-    counts: dict[tuple[str, str], Counter[tuple[str, ...]]] = {}
+        faults, refused = (sum(key in r for r in records) for key in ("fault", "refused"))
+        out.append({
+            "id": machines[0], "machine": " and ".join(machines), "matched": len(records) - faults - refused,
+            "differ": faults, "refused": refused, "compared": sum(sum(r["compared"].values()) for r in records),
+            "seeds": f"0–{len(records) - 1}" if records else None,
+        })  # fmt: skip
+    return out
+
+
+def trait_rows(found: Found) -> list[dict[str, Any]]:
+    """For docs/results/data/robustness_traits.json: how many of the shapes that ran have a property."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
     for machines, records in found.items():
-        for record in records:
-            if record["compared"]:
-                for heading, values in record["traits"].items():
-                    for value in values:
-                        counts.setdefault((heading, value), Counter())[machines] += 1
-    kinds = [
-        [heading, value, *(counts[heading, value][m] for m in found)]
-        for heading, value in sorted(counts)
+        for record in (r for r in records if r["compared"]):
+            for trait, values in record["traits"].items():
+                counts.setdefault(trait, {}).setdefault(machines[0], Counter()).update(values)
+    return [
+        {"id": trait.lower().replace(" ", "_"), "property": trait}
+        | {machine: dict(sorted(counted.items())) for machine, counted in counts[trait].items()}
+        for trait in sorted(counts)
     ]
-    refusals = Counter(r["refused"] for rs in found.values() for r in rs if "refused" in r)
-    said = ", ".join(f"{n} {title}" for title, n in refusals.most_common())
-    return "\n".join([
-        provenance(command),
-        "Every value of a proof is the interpreter's: each layer's output, each logit, each token of a prompt, "
-        "of a sampled run from one token, and of one with drafts. Host programs are built in turn with "
-        "sanitizers and late transfers, with 8 threads, with 3 threads and late transfers, and plainly. "
-        + (f"Refused, as documented: {said}." if said else "None was refused."),
-        "",
-        table(head, rows),
-        "How many of the shapes that ran have",
-        "",
-        table(["what", "", *(" and ".join(m) for m in found)], kinds),
-    ])  # fmt: skip
 
 
 def main() -> None:
@@ -149,22 +140,33 @@ def main() -> None:
     parser.add_argument("--gvsoc", type=int, default=100, help="Shapes on GVSoC.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="Shapes at a time.")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "random-shapes")
-    parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
     options = parser.parse_args()
     if lacking := [text for on in ("host", "qemu", "gvsoc") if (text := missing(on))]:
         sys.exit("\n".join(lacking))
     journal = journal_of(options.work / "journal", {"sources": sources_hash(*SOURCES)})
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    found: Found = {}
     began = time.monotonic()
     for machines, count in ((("host", "qemu"), options.host), (("gvsoc",), options.gvsoc)):
         with Console().stage(f"{count} shapes on {' and '.join(machines)}") as update:
             found[machines] = campaign(journal, machines, count, update, options.jobs)
     command = f"make random-shapes HOST={options.host} GVSOC={options.gvsoc}"
-    write_section(options.output, TITLE, section(found, command))
+    figures.write(
+        "robustness_shapes", title="Random models compiled and run: all values verified against the interpreter.",
+        command=command, rows=rows(found),
+        columns={
+            "machine": "Machine", "matched": "Models that match", "differ": "Models that differ",
+            "refused": "Refused (does not fit)", "compared": "Values checked",
+        },
+    )  # fmt: skip
+    figures.write(
+        "robustness_traits", title="How many of the random models have which property.", command=command,
+        columns={"property": "Property", "host": "Models on host and qemu", "gvsoc": "Models on GVSoC"},
+        rows=trait_rows(found),
+    )  # fmt: skip
     faults = [r for records in found.values() for r in records if "fault" in r]
     for record in faults:
         print(f"{record['case']}: {record['fault']}", file=sys.stderr)
-    print(f"{options.output}: written after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(f"{len(faults)} faults after {time.monotonic() - began:.0f} s", file=sys.stderr)
     sys.exit(bool(faults))
 
 

@@ -1,4 +1,4 @@
-"""Many trials: every importer in turn, what escaped made smaller, and what the page says of it.
+"""Many trials: every importer in turn, what escaped made smaller, and the figures of it.
 
     PYTHONPATH=compiler:tests python -m fuzz.campaign -n 20000 --seed 1
 
@@ -21,28 +21,28 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import shrinkc.errors
-from helpers.campaign import PAGE, ROOT, journal_of, provenance, sources_hash, table, write_section
+import figures
+
+from helpers.campaign import ROOT, journal_of, sources_hash
 from shrinkc.cli.console import Console
-from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.journal import Journal
 
 from .subjects import SUBJECTS, Subject
-from .trial import CPU_SECONDS, MEMORY, SECONDS, Outcome, make_input, try_input
+from .trial import Outcome, make_input, try_input
 
 SOURCES = ("compiler", "tests/fuzz", "tests/helpers")
-TITLE = "Mutated inputs"
 # what commands import when they run: once, in the process that all trials are forked from
 LOADED = (
     "cli.telling", "driver.compiling", "driver.differing", "driver.evaluating", "driver.inspecting",
     "driver.planning", "driver.running", "compression.inspecting", "compression.stages.gptq", "report.compiled",
     "report.compressed",
 )  # fmt: skip
-TITLES = {
-    kind.exit_code: kind.title
-    for kind in vars(shrinkc.errors).values()
-    if isinstance(kind, type) and issubclass(kind, ShrinkcError)
-}
+INPUTS = {
+    "config": "config.json", "safetensors": "safetensors weights", "gptq": "GPTQ checkpoint",
+    "adapter": "low-rank adapter", "gguf": "GGUF file", "tokenizer": "tokenizer.json", "llama2c": "llama2.c checkpoint",
+    "compiled": "compiled directory", "run": "compression run", "report": "report of a compiled directory",
+    "run-report": "report of a compression run",
+}  # fmt: skip
 
 
 def load() -> None:
@@ -104,31 +104,22 @@ def campaign(
     return records
 
 
-def section(records: Sequence[dict[str, Any]], command: str) -> str:
-    """What the page says: importers against exit codes."""
+def rows(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For docs/results/data/robustness_fuzz.json: inputs of each importer, and of all, by how they ended."""
     names = list(dict.fromkeys(r["subject"] for r in records))
-    by_name = {n: Counter(r["code"] for r in records if r["subject"] == n) for n in names}
-    codes = sorted({r["code"] for r in records})
-    escapes = Counter(r["subject"] for r in records if "escape" in r)
-    rows: list[list[Any]] = [
-        [n, by_name[n].total(), escapes[n], *(by_name[n][code] for code in codes)] for n in names
-    ]
-    totals = Counter(r["code"] for r in records)
-    rows.append(["all", len(records), escapes.total(), *(totals[code] for code in codes)])
-    said = "; ".join(
-        f"{code}: {TITLES.get(code, 'success' if not code else '?')}" for code in codes
-    )
-    return "\n".join([
-        provenance(command),
-        "Every input is a valid one with one to five changes: values, keys, types and text of JSON and TOML, "
-        "lengths, offsets, shapes, types and values of binary files, and blind bytes. An input escapes when it "
-        "ends in a traceback, a warning, an exit code that its importer does not document, something "
-        f"half-written, or takes more than {CPU_SECONDS} s of CPU, {SECONDS} s of the clock or {MEMORY >> 30} GiB.",
-        "",
-        table(["importer", "inputs", "escaped", *map(str, codes)], rows),
-        f"Exit codes: {said}. The slowest trial took {max(r['cpu'] for r in records):.2f} s of CPU, the "
-        f"largest {max(r['memory'] for r in records) >> 10} MiB, that of the fuzzer itself included.",
-    ])  # fmt: skip
+    out = []
+    for name in [*names, "all"]:
+        of = [r for r in records if name in (r["subject"], "all")]
+        codes = Counter(r["code"] for r in of)
+        escaped = sum("escape" in r for r in of)
+        read = sum(r["code"] == 0 and "escape" not in r for r in of)
+        out.append({
+            "id": name.replace("-", "_"), "input": INPUTS.get(name, name), "inputs": len(of), "read": read,
+            "refused": len(of) - read - escaped, "escaped": escaped,
+            "exit_codes": {str(code): codes[code] for code in sorted(codes)},
+            "slowest_seconds": max(r["cpu"] for r in of), "largest_mib": max(r["memory"] for r in of) >> 10,
+        })  # fmt: skip
+    return out
 
 
 def show(subject: Subject, bases: Path, key: str, place: Path) -> None:
@@ -150,7 +141,6 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=20000, help="Inputs, of all importers together.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "fuzz")
-    parser.add_argument("--output", type=Path, default=PAGE, help="The page to write.")
     parser.add_argument("--again", metavar="SUBJECT/NUMBER", help="One trial, with its input kept.")
     options = parser.parse_args()
     if lacking := {s.name: s.missing() for s in SUBJECTS.values() if s.missing()}:
@@ -172,15 +162,22 @@ def main() -> None:
             records = campaign(
                 subjects, bases, options.n, options.seed, journal, update, Path(folder) / "work"
             )
-    write_section(
-        options.output, TITLE, section(records, f"make fuzz N={options.n} SEED={options.seed}")
-    )
+    figures.write(
+        "robustness_fuzz",
+        title="Inputs that were changed at random: read, refused with a documented exit code, or escaped.",
+        command=f"make fuzz N={options.n} SEED={options.seed}",
+        columns={
+            "input": "Input", "inputs": "Changed inputs", "read": "Read", "refused": "Refused", "escaped": "Escaped",
+            "exit_codes": "Exit codes",
+        },
+        rows=rows(records),
+    )  # fmt: skip
     escaped = [r for r in records if "escape" in r]
     for r in escaped:
         print(
             f"{r['subject']}/{r['number']}: {r['escape']}", *r["steps"], sep="\n  ", file=sys.stderr
         )
-    print(f"{options.output}: written; {len(escaped)} of {len(records)} escaped", file=sys.stderr)
+    print(f"{len(escaped)} of {len(records)} escaped", file=sys.stderr)
     sys.exit(bool(escaped))
 
 
