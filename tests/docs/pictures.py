@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from docs.drawing import WIDTH, arrow, box, document, number, power, row, text
-from docs.quality_picture import quality
 from shrinkc.abi import kv_block_bytes
 from shrinkc.numerics.vectors import WIDE_BITS, quantize_q16, quantize_vector
 
@@ -186,7 +185,7 @@ def rounding() -> str:
 
 
 PICTURES: dict[str, Callable[[], str]] = {
-    "scales": scales, "bytes": two_bytes, "cache": cached_heads, "rounding": rounding, "quality": quality,
+    "scales": scales, "bytes": two_bytes, "cache": cached_heads, "rounding": rounding,
 }  # fmt: skip
 
 
