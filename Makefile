@@ -191,10 +191,10 @@ calibrate: packages $(VENV)/base
 	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))
 	$(render)
 
-# Strict: a link that leads nowhere or a page outside the navigation ends it.  The variable silences
-# the theme's advertisement; with --quiet nothing would be strict.
+# Strict: a link that leads nowhere or a page outside the navigation ends it; with --quiet nothing would be
+# strict.  The first variable silences the theme's advertisement, the second is the width of the options' help.
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	NO_MKDOCS_2_WARNING=1 COLUMNS=80 $(BIN)/python -m mkdocs build
 
 # ---- checks, each of which is a hook of .pre-commit-config.yaml as well ----
 

@@ -1,9 +1,9 @@
-"""What ``import shrinkc`` offers: the functions that the command line calls too.
+"""The functions that ``import shrinkc`` offers. The command line calls them too.
 
-Every function raises the errors of :mod:`shrinkc.errors`; their messages name options as the
-command line writes them (``--bits`` for ``bits``).  Nothing prints; ``reporter`` hears what is going
-on.  Programs (make, compilers, simulators) are found by ``env``, by default the environment of this
-process: this file is, beside the command line, the only one that reads it.
+They raise the errors of `shrinkc.errors`, whose messages name options as the command line
+writes them (``--bits`` for ``bits``).  Nothing is printed.  Programs such as compilers are found in
+``env``, by default the environment of this process.  Besides the command line, only this file reads
+that environment.
 """
 
 from __future__ import annotations
@@ -33,19 +33,25 @@ __all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run", "wr
 
 
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
-    """Open a model: its configuration, tokenizer and headers are read, and checked, once.
+    """Open a model: read and check its configuration, tokenizer and weight headers, once.
 
-    ``model`` is a Hugging Face or GPTQModel directory, a ``.gguf`` file, or an id of the hub with its
-    owner (of which weights are fetched when it is compiled); to be planned, a
-    ``config.json`` alone will do, or a directory without weights (then ``notes`` say what is
-    missing, and ``whole`` is False).  ``adapter`` is a PEFT LoRA directory that is kept as a side
-    path; it takes the place of one that comes with a GPTQModel directory.
+    The result can be given to `plan` and `compile` any number of times.
 
-    The result has ``config`` (sizes), ``formats`` (how matrices are stored), ``tokenizer``,
-    ``ranks``, ``repeats`` and ``load()``, which reads the weights; it can be given to :func:`plan`
-    and :func:`compile` any number of times.
+    Args:
+        model: A Hugging Face or GPTQModel directory, a ``.gguf`` file, or an id of the hub with its
+            owner.  For planning, a ``config.json`` or a directory without weights is enough.
+        adapter: A PEFT LoRA directory.  It replaces an adapter that comes with a GPTQModel directory.
 
-    Raises ModelNotFound, BadConfig, UnsupportedModel, BadTokenizer, BadWeights or ShapeMismatch.
+    Returns:
+        The opened model.  Its weights are read later, by `compile` or ``load()``.
+
+    Raises:
+        ModelNotFound: A file or directory does not exist.
+        BadConfig: ``config.json`` is damaged or contradicts itself.
+        UnsupportedModel: The model needs something that shrinkc does not support.
+        BadTokenizer: The tokenizer is missing, damaged or not supported.
+        BadWeights: A weight file is damaged.
+        ShapeMismatch: Tensors and configuration disagree.
     """
     from shrinkc.driver.opening import open_model
 
@@ -69,28 +75,36 @@ def plan(
     position: int | None = None,
     clock: float | None = None,
 ) -> Planned | Shortfall:
-    """Say whether a model fits, and where everything would lie, without reading its weights.
+    """Say whether a model fits a target, where everything is placed and how fast it is.
 
-    ``model`` is what :func:`open` takes or gave.  ``target``: a name of :data:`shrinkc.targets.TARGETS`.
-    ``bits`` per weight of the layers, ``head_bits`` of embedding and head (8, 4, 3 or 2; None: 8, or
-    the checkpoint's).  ``group``: weights of a row that share a scale (None: a whole row);
-    ``short_last_group`` lets the last one of a row be shorter; ``asymmetric``: zero points beside
-    the scales.  ``context``: positions (tokens) that prompt and answer may take together (None: the
-    model's, at most 256).  ``l1``: bytes of L1 to use (None: all).  ``adapter``: of a path that is
-    not open yet.  ``engines``: those of the target that may run matrices, as names or a text with commas
-    between them (None: all); the cores always may.  ``code``: the memory that the decode path's code lies in
-    (siracusa: wmem, which None is, or l2).  ``position`` of the decode step whose speed is stated, after as
-    many tokens (None: 64, or the last), ``clock`` in MHz (None: the simulator's default).
+    Weights are not read, so a plan takes a moment.
 
-    The result's ``fits`` tells the two kinds apart.  A :class:`Planned` has ``plan`` (used and
-    available bytes per level, buffers, tiles), ``weight_bytes``, ``copy_bytes``, ``context``, ``speed`` (cycles of a
-    decode step and of the prefill; None for a target that was not calibrated) and ``command``, the
-    command line that compiles it.  A :class:`Shortfall` has ``lacks``, per level ``need``, ``have``
-    and ``largest`` in bytes, ``alternatives`` that were checked to fit, and ``error``, the
-    DoesNotFit that :func:`compile` raises.
+    Args:
+        model: What `open` takes or returned.
+        target: ``"siracusa"``, ``"pulp-open"``, ``"rv32"`` or ``"host"``.
+        bits: Bits per weight of the layers: 8, 4, 3 or 2.  None: 8, or the checkpoint's.
+        group: Weights of an output channel that share a scale.  None: one scale per channel.
+        short_last_group: Let the last group of a channel be shorter where ``group`` does not divide.
+        asymmetric: Store zero points beside the scales.
+        head_bits: Bits per weight of embedding and LM head, as ``bits``.
+        context: Tokens that prompt and answer may take together, from 2 to the model's limit.  None:
+            the model's limit, at most 256.
+        l1: Bytes of L1 to use.  None: all of the target's.
+        adapter: A PEFT LoRA directory, for a ``model`` that is a path.
+        engines: Names of the engines that may run matrices, as a sequence or separated by commas.
+            None: all of the target's.  The cores are always allowed.
+        code: Memory for the code of the decode path on Siracusa, ``"wmem"`` (None) or ``"l2"``.
+        position: Cached tokens assumed for the decode estimate, and prompt length for the prefill
+            estimate.  None: 64, or the last position.
+        clock: Clock of the cluster in MHz, for tokens per second.  None: the simulator's, 72.
 
-    Raises what :func:`open` raises, UsageError for an option's value, QuantizeError for widths or
-    groups that this model cannot have.
+    Returns:
+        `Planned` if the model fits, else `Shortfall`.  ``fits`` says which.
+
+    Raises:
+        UsageError: The value of an option is not possible.
+        QuantizeError: This model cannot have these widths or groups.
+        ShrinkcError: Whatever `open` raises.
     """
     from shrinkc.driver.planning import prepare
 
@@ -121,14 +135,35 @@ def compile(  # noqa: A001
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
-    """Compile a model to the new directory ``output``: a C program with its weights.
+    """Compile a model to a new directory: a C program with its weights.
 
-    Options are those of :func:`plan`.  ``force`` replaces a directory that shrinkc made.  Whatever
-    goes wrong leaves nothing half-written.  The result has ``output``, the number of ``files``, and
-    ``prepared``, the plan.
+    If anything fails, nothing is left behind.
 
-    Raises what :func:`plan` raises, DoesNotFit (with ``lacks``), BadWeights, and OutputError where
-    the directory is there already or cannot be written.
+    Args:
+        model: As for `plan`.
+        output: The directory to make.
+        target: As for `plan`, like all options from here to ``code``.
+        bits: See `plan`.
+        group: See `plan`.
+        short_last_group: See `plan`.
+        asymmetric: See `plan`.
+        head_bits: See `plan`.
+        context: See `plan`.
+        l1: See `plan`.
+        adapter: See `plan`.
+        engines: See `plan`.
+        code: See `plan`.
+        force: Replace ``output`` if shrinkc made every file in it.
+        reporter: Receives progress.
+
+    Returns:
+        The directory, its number of files, and the plan.
+
+    Raises:
+        DoesNotFit: The model does not fit; ``lacks`` says by how much.
+        BadWeights: Weights are damaged or too large for the integer model.
+        OutputError: ``output`` exists or cannot be written.
+        ShrinkcError: Whatever `plan` raises.
     """
     from shrinkc.driver.compiling import compile_model
 
@@ -162,29 +197,42 @@ def run(
     reporter: Reporter | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Build and run a compiled directory, and compare every integer with the interpreter's.
+    """Build and run a compiled directory, and compare its integers with the interpreter's.
 
-    ``on``: "host", "qemu" or "gvsoc".  ``prompt`` is the text to go on from, with ``chat`` a message
-    in the model's chat template; ``prompt_ids`` are token ids instead.  ``tokens``: most new ones
-    (None: 64, or what the context leaves).  ``temperature`` 0 takes the likeliest token; else 0.02
-    to 100, from the likeliest tokens that have the probability ``top_p`` together, drawn by
-    ``seed`` (0 to 2^32 - 1).  ``ignore_eos`` goes on after an end token.  ``lookup`` (1 to 8, with
-    temperature 0; None: off): up to so many tokens, those that followed the same words before, are
-    drafted and verified in one pass; the tokens stay the same.  ``make_options``: variables of the
-    directory's Makefile, e.g. {"SAN": "1"}.  ``timeout``: seconds (None: 600, on gvsoc 7200).
-    ``verify``: with N above 1 the interpreter follows the run's tokens, every layer's output is
-    compared, but logits and choice of every Nth token and the last one alone.
-    ``profile`` (gvsoc): also cycles, instructions and stalls of every operation, as ``profile``.
-    ``on_text`` is given the prompt in one piece, then the pieces of the answer as they come, and a
-    line's end last.
+    Args:
+        directory: What `compile` made.
+        on: ``"host"``, ``"qemu"`` or ``"gvsoc"``, of those that the target allows.
+        prompt: The text to continue.
+        chat: Treat ``prompt`` as a user's message and put it in the model's chat template.
+        prompt_ids: The prompt as token ids, instead of ``prompt``.
+        tokens: Most new tokens.  None: 64, or what the context leaves.
+        seed: Seed of the sampler, 0 to 2^32 - 1.
+        temperature: 0 takes the most probable token; otherwise 0.02 to 100.
+        top_p: Sample only from the most probable tokens with this total probability, above 0 to 1.
+        ignore_eos: Continue after an end token.
+        lookup: Most tokens that prompt-lookup decoding drafts per forward pass, 1 to 8.  It needs
+            temperature 0 and does not change the result.  None: off.
+        verify: True compares everything.  N above 1 compares all layer outputs, but logits and the
+            chosen token only for every Nth token and the last.  False compares nothing.
+        check: Raise Mismatch if an integer differs.  If False, ``verdict.ok`` of the result says so.
+        profile: Count cycles, instructions and stalls of each operation.  Only on gvsoc.
+        make_options: Variables of the directory's Makefile, such as ``{"SAN": "1"}``.
+        timeout: Seconds until the run is stopped.  None: 600, on gvsoc 7200.
+        env: Environment in which programs are found.
+        reporter: Receives progress.
+        on_text: Is called with the prompt, with each piece of the answer, and with a final newline.
 
-    The result has ``text``, ``prompt_tokens``, ``new_tokens`` (ids), ``seconds``, ``speed`` (of prefill
-    and decode, not on gvsoc), ``cycles`` (on gvsoc), ``drafts`` (with ``lookup``:
-    ``tokens_per_pass``, and how many tokens were ``drafted`` and ``accepted``), and ``verdict``: how
-    many values were ``compared`` and how many ``mismatched``; it is None without ``verify``.
+    Returns:
+        The text, tokens, speed and verdict of the run.
 
-    Raises Mismatch when an integer differs (not with ``check`` False: then ``verdict.ok`` says
-    it), UsageError, BadArtifact, ToolMissing, BuildFailed, OutputError or RunFailed.
+    Raises:
+        Mismatch: An integer differs, or nothing was compared.
+        UsageError: The value of an option is not possible.
+        BadArtifact: The directory is incomplete or damaged.
+        ToolMissing: A compiler, emulator or simulator is missing.
+        BuildFailed: The C compiler refused the program.
+        RunFailed: The program crashed or did not end.
+        OutputError: The program has to be built, and the directory cannot be written.
     """
     from shrinkc.driver.asking import RunRequest
     from shrinkc.driver.running import run_directory
@@ -221,18 +269,29 @@ def chat(
 ) -> Conversation:
     """Begin a conversation with a compiled directory, in its model's chat template.
 
-    ``system`` is what the model is told before all messages.  ``tokens``: most of one answer (None:
-    what the context leaves).  ``timeout``: seconds for one answer.  ``verify`` compares every answer
-    with the interpreter's; its ``result.check()`` raises Mismatch.  ``on``, ``seed``, ``temperature``,
-    ``top_p``, ``lookup`` and ``make_options`` are those of :func:`run`.
+    Args:
+        directory: What `compile` made.
+        on: See `run`.
+        system: The system message.
+        tokens: Most tokens of one answer.  None: what the context leaves.
+        seed: See `run`.
+        temperature: See `run`.
+        top_p: See `run`.
+        lookup: See `run`.
+        verify: Compare each answer with the interpreter's.  ``answer.result.check()`` then raises
+            Mismatch if an integer differs.
+        make_options: See `run`.
+        timeout: Seconds for one answer.  None: 600, on gvsoc 7200.
+        env: See `run`.
+        reporter: Receives progress.
 
-    The result's ``ask(message, on_text)`` gives an Answer: ``text``, ``ended`` ("end": by the model;
-    "tokens": by ``tokens``; "context": it is full), ``forgotten``, how many of the oldest exchanges were
-    left out for it because the context was full, and ``result``, the run.  ``exchanges`` are the
-    messages and answers that are not forgotten.
+    Returns:
+        A conversation, whose ``ask(message)`` gives an answer.
 
-    Raises UsageError (also where the model has no chat template), BadArtifact, BadTokenizer,
-    ToolMissing, BuildFailed or OutputError.
+    Raises:
+        UsageError: The model has no chat template, the template has no place for ``system``, or the
+            value of an option is not possible.
+        ShrinkcError: Whatever `run` raises.
     """
     from shrinkc.driver.asking import RunRequest
     from shrinkc.driver.chatting import Conversation
@@ -268,32 +327,43 @@ def evaluate(
     env: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Measure a model: a compiled directory, a float or GPTQ directory, a ``.gguf`` file, a hub id.
+    """Measure the quality of a model: perplexity, tasks, sample texts.
 
-    At least one of: ``text``, a file for perplexity ("hub" fetches WikiText-2), cut by ``protocol``
-    ("wikitext512" or "wikitext2048"; "wikitext64" to "wikitext256" are for short contexts; None: the
-    first, or what fits) into ``windows`` of as many tokens (None: all);
-    ``tasks`` of lm-evaluation-harness, each "NAME", "FILE.yaml" or "NAME=FILE" with a local file of data, of
-    which ``items`` questions are asked (None: all); ``samples``, texts to go on from (with ``chat``, messages).
+    At least one of ``text``, ``tasks`` and ``samples`` is needed.
 
-    A compiled directory runs on ``engine`` "host" (default; needs a C compiler) or "interpreter",
-    and must have been compiled for a context of a window.  What is not compiled needs torch (the
-    extra ``compress``), with ``dtype`` "float32" (default) or "bfloat16", keys and values rounded to ``kv_bits``
-    (2 to 8; None: as they are), ``batch`` sequences at a time, ``threads`` (None: one for each 128 of the hidden
-    size, at most torch's choice) and ``device``.
+    Args:
+        model: A compiled directory, a float or GPTQ directory, a ``.gguf`` file, or an id of the hub.
+        text: A text file for perplexity.  ``"hub"`` fetches WikiText-2.
+        protocol: How the text is cut: ``"wikitext512"``, ``"wikitext2048"``, or ``"wikitext64"`` to
+            ``"wikitext256"`` for short contexts.  None: wikitext512, or the longest that fits.
+        windows: Windows to measure, from the beginning of the text.  None: all.
+        tasks: Tasks of lm-evaluation-harness: ``"NAME"``, ``"NAME=FILE"`` with local data, or
+            ``"FILE.yaml"``.
+        items: Questions of each task.  None: all.
+        samples: Texts to continue.
+        chat: Treat the samples as messages in the chat template.
+        dtype: ``"float32"`` (None) or ``"bfloat16"``, for a model that is not compiled.
+        kv_bits: Round keys and values of a model that is not compiled to 2 to 8 bits.  None: not.
+        batch: Sequences at a time, for a model that is not compiled.  None: 8.
+        threads: Threads of torch.  None: one for each 128 of the hidden size, at most torch's choice.
+        device: Device of torch.  None: ``"cpu"``.
+        engine: ``"host"`` (None; needs a C compiler) or ``"interpreter"``, for a compiled directory.
+        base: A model with the same tokens.  Predictions of ``text`` are compared with this model's.
+        resume: A file that keeps what was measured, so that the same call continues after an
+            interruption.  Delete it when the result is safe.
+        env: Environment in which programs are found.
+        reporter: Receives progress.
 
-    ``base``: a model of the same tokens, such as the one that ``model`` was made from, whose predictions of
-    ``text`` those of ``model`` are compared with; ``dtype``, ``threads``, ``device`` and ``engine`` are for both.
+    Returns:
+        What ``shrinkc eval --json`` prints: ``model``, and ``perplexity``, ``tasks`` and ``samples`` if
+        they were asked for, each with its protocol and seconds.
 
-    ``resume``: a file that keeps what was scored as it is scored, with which the same call goes on after an
-    interruption and gives the same numbers; delete it when the result is where it belongs.
-
-    Returns what ``shrinkc eval --json`` prints: ``model``, and of what was asked for
-    ``perplexity`` (in which ``base`` says how far the predictions are apart), ``tasks`` and
-    ``samples``, each with its protocol and seconds.
-
-    Raises UsageError, BadData, ExtraMissing, RunChanged when ``resume`` was begun for something else, and
-    what the model's kind raises.
+    Raises:
+        UsageError: The value of an option is not possible for this model.
+        BadData: The text or a task's data is too short or not in its format.
+        ExtraMissing: The extra ``compress`` or ``lm-eval`` is not installed.
+        RunChanged: ``resume`` was begun for another measurement.
+        ShrinkcError: Whatever opening this kind of model raises.
     """
     from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 
@@ -320,20 +390,37 @@ def compress(
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> CompressionResult:
-    """Make a model smaller by a recipe, in steps that each leave a directory that loads.
+    """Make a model smaller by the stages of a recipe.
 
-    ``model``: a Hugging Face directory, a ``.gguf`` file, an id of the hub, or a model of transformers with
-    its ``tokenizer`` (both are saved in a temporary directory, from which the run reads them).  ``recipe``: a
-    TOML file, a shipped one ("reference", "small", "siracusa"), a dictionary of tables such as
-    {"gptq": {"bits": 4}}, or a :class:`shrinkc.Recipe`; ``assignments`` change it, e.g. "lora.rank=16".
-    A run in ``output`` that was interrupted goes on after its last complete step; ``force`` starts over,
-    ``dry_run`` checks everything and stops.  ``device`` is torch's.  Needs the extra ``compress``.
+    Each stage leaves a directory that loads as a model.  An interrupted run continues after its last
+    complete stage when the same call is made again.
 
-    The result has ``final``, the directory of the last model, and ``rows``: per step its layers,
-    bytes and, where the recipe measures it, perplexity.
+    Args:
+        model: A Hugging Face directory, a ``.gguf`` file, an id of the hub, or a model of transformers in
+            memory together with its ``tokenizer``.
+        output: The directory of the run.
+        recipe: A TOML file, the name of a shipped recipe, a dictionary of tables such as
+            ``{"gptq": {"bits": 4}}``, or a `shrinkc.Recipe`.
+        assignments: Changes to the recipe, such as ``"lora.rank=16"``.
+        tokenizer: The tokenizer of a ``model`` in memory.
+        force: Start over.
+        dry_run: Check everything, estimate time and memory, and stop.
+        device: Device of torch.
+        reporter: Receives progress.
 
-    Raises BadRecipe, ExtraMissing, BadData, RunChanged, BadStep, BudgetUnreachable, StageFailed,
-    OutputError, and what :func:`open` raises.
+    Returns:
+        The directory of the last model, and one row per step with sizes and quality.
+
+    Raises:
+        BadRecipe: A key or value of the recipe is wrong.
+        ExtraMissing: The extra ``compress`` is not installed.
+        BadData: The texts are too short or repeat themselves.
+        RunChanged: ``output`` holds a run with other inputs.
+        BadStep: A step in ``output`` is damaged.
+        BudgetUnreachable: No choice meets the budget.
+        StageFailed: A library failed in a stage.
+        OutputError: ``output`` cannot be written.
+        ShrinkcError: Whatever `open` raises.
     """
     from shrinkc.driver.compressing import CompressRequest, compress_model
 
@@ -353,17 +440,28 @@ def write_report(
     evals: Sequence[AnyPath] = (),
     reporter: Reporter | None = None,
 ) -> Reported:
-    """Write a page of HTML, which needs nothing else, about what compile or compress made.
+    """Write an HTML page about a compiled directory or a compression run.
 
-    ``output``: the page (None: ``report.html`` in ``directory``); the same as JSON lies beside it.  Of a
-    compiled directory: ``position`` and ``clock`` as in :func:`plan`; ``run``, a file with what
-    ``shrinkc run --json`` printed (None: the last run with a profile); ``evals``, files with what
-    ``shrinkc eval`` wrote, beside those in the directory.
+    The page needs no network.  The same facts are written as JSON beside it.
 
-    The result has ``html``, ``json``, ``bytes`` of the file, and ``page``, which both hold.
+    Args:
+        directory: What `compile` or `compress` made.
+        output: The page.  None: ``report.html`` in ``directory``.
+        position: See `plan`.  Only for a compiled directory, like the next three.
+        clock: See `plan`.
+        run: A file with the output of ``shrinkc run --json``.  None: the last run with a profile.
+        evals: Files that ``shrinkc eval -o`` wrote, in addition to those in ``directory``.
+        reporter: Receives progress.
 
-    Raises BadArtifact where ``directory`` is neither, or not as it was compiled, BadStep where no step of a
-    run can be read, BadData for a file that is none of what it should be, UsageError, OutputError.
+    Returns:
+        The paths of both files, and the page.
+
+    Raises:
+        BadArtifact: ``directory`` is neither, or was changed after it was compiled.
+        BadStep: No step of the run can be read.
+        BadData: A given file is not what it should be.
+        UsageError: The value of an option is not possible.
+        OutputError: A file cannot be written.
     """
     from shrinkc.core.errors import UsageError
     from shrinkc.report.compiled import compiled_page
