@@ -80,18 +80,13 @@ def measured(data: dict[str, Any], rows: Sequence[str] | None = None) -> str:
     first = next(iter(data["columns"]))
     for row in chosen(data, rows):
         p = {**data["provenance"], **row.get("provenance", {})}
-        old = "" if p.get("remeasured", True) else " (not re-measured since)"
-        said: tuple[str, ...] = (
-            f"commit {p['commit']}{old}",
-            p["date"],
-            f"`{p['command']}`",
-            p["machine"],
-        )
+        again = "" if p.get("remeasured", True) else "not measured again since"
+        said = f"commit {p['commit']}", p["date"], f"`{p['command']}`", p["machine"], again
         groups.setdefault(said, []).append(shown(row.get(first), None))
     usual: tuple[str, ...] = max(groups, key=lambda said: len(groups[said]))
-    lines = [f"Measured: {', '.join(usual)}."]
+    lines = [f"Measured: {', '.join(part for part in usual if part)}."]
     for said, names in groups.items():
-        if other := [part for part in said if part not in usual]:
+        if other := [part for part in said if part and part not in usual]:
             lines.append(f"*{'*, *'.join(names)}*: {', '.join(other)}.")
     return f"<small>{' '.join(lines)}</small>"
 

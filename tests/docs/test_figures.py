@@ -51,7 +51,7 @@ def test_a_table(folder: Path) -> None:
         "| C | ≤ 0.006 | – |",
     ]  # fmt: skip
     assert "commit abc, 2026-12-01, `make x`, m." in lines[8]
-    assert "*B*: commit def (not re-measured since).</small>" in lines[8]
+    assert "*B*: commit def, not measured again since.</small>" in lines[8]
     assert render.rendered(text, folder) == text
     page = page.replace("x.json", "x columns=cycles,model rows=c,a provenance=no")
     assert render.rendered(page, folder).split("\n")[2:-1] == [
