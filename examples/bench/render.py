@@ -43,7 +43,7 @@ def shown(value: Any, form: str | int | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {shown(v, form)}" for key, v in value.items())
+        return ", ".join(f"{key}: {shown(v, form)}" for key, v in value.items())
     if not isinstance(value, int | float):
         return str(value).replace("|", "\\|")
     if isinstance(form, int):

@@ -168,7 +168,7 @@ def write_flash(bench: Bench, scratch: Path) -> None:
     figures.write(
         "flash_plan", title="What shrinkc plan estimates for LLaMA-3.2-1B, context 256.", command=command,
         machine="estimate of shrinkc plan, target siracusa at 72 MHz", columns=PLAN_COLUMNS,
-        formats={"flash_bytes": "{:,}", "cycles": 3, "tokens_per_second": 2}, rows=list(predictions(scratch)),
+        formats={"flash_bytes": 3, "cycles": 3, "tokens_per_second": 2}, rows=list(predictions(scratch)),
     )  # fmt: skip
 
 

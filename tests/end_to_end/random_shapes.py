@@ -32,6 +32,9 @@ from .shapes import Case, build, draw, prove, requests
 
 REFUSALS = (DoesNotFit, QuantizeError)
 SOURCES = ("compiler", "runtime_c", "templates", "toolchain", "tests/end_to_end", "tests/helpers")
+LABELS = {
+    "l1": "L1", "l2": "L2", "wmem": "weight memory", "hyperram": "HyperRAM", "q8": "8 bit", "q16": "16 bit",
+}  # fmt: skip
 Update = Callable[[int, int, str], None]
 Found = dict[tuple[str, ...], list[dict[str, Any]]]
 """Records by the machines that they ran on."""
@@ -124,7 +127,8 @@ def trait_rows(found: Found) -> list[dict[str, Any]]:
     counts: dict[str, dict[str, Counter[str]]] = {}
     for machines, records in found.items():
         for record in (r for r in records if r["compared"]):
-            for trait, values in record["traits"].items():
+            for trait, found_values in record["traits"].items():
+                values = [LABELS.get(value, value) for value in found_values]
                 counts.setdefault(trait, {}).setdefault(machines[0], Counter()).update(values)
     return [
         {"id": trait.lower().replace(" ", "_"), "property": trait}
