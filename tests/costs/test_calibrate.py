@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import calibrate
 import pytest
 
 from memory.shapes import make_shape
@@ -18,26 +16,9 @@ from shrinkc.memory.planner import make_plan
 from shrinkc.quantize import QuantOptions
 from shrinkc.targets import SIRACUSA
 
-BENCH = Path(__file__).resolve().parents[2] / "examples" / "bench"
 
-
-@pytest.fixture(scope="module")
-def script() -> Any:
-    """The module of examples/bench/calibrate.py."""
-    sys.path.insert(0, str(BENCH))
-    try:
-        spec = importlib.util.spec_from_file_location("calibrate", BENCH / "calibrate.py")
-        assert spec is not None and spec.loader is not None
-        module: ModuleType = importlib.util.module_from_spec(spec)
-        sys.modules["calibrate"] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(BENCH))
-
-
-def test_what_is_held_out_is_not_fitted(script: Any) -> None:
-    jobs = script.jobs_of("siracusa")
+def test_what_is_held_out_is_not_fitted() -> None:
+    jobs = calibrate.jobs_of("siracusa")
     assert len({job.name for job in jobs}) == len(jobs)
     fitted = {job.shape for job in jobs if not job.held_out}
     held = {job.shape for job in jobs if job.held_out}
@@ -46,11 +27,11 @@ def test_what_is_held_out_is_not_fitted(script: Any) -> None:
         seen = {getattr(s, attribute) for s in fitted}
         assert sum(getattr(s, attribute) not in seen for s in held) > len(held) / 2
     for shape in fitted | held:
-        assert max(shape.prompts) + script.NEW <= shape.context
-        assert set(shape.formats) <= set(script.FORMATS)
+        assert max(shape.prompts) + calibrate.NEW <= shape.context
+        assert set(shape.formats) <= set(calibrate.FORMATS)
 
 
-def runs_of(script: Any, table: Any) -> list[Any]:
+def runs_of(table: Any) -> list[Any]:
     """Runs as they would be measured if ``table`` were true, of shapes with names of their own."""
     runs = []
     for at, (hidden, ffn, heads, kv_heads, dim) in enumerate(
@@ -64,23 +45,23 @@ def runs_of(script: Any, table: Any) -> list[Any]:
             )  # fmt: skip
             passes = Passes(shape, make_plan(shape, SIRACUSA), SIRACUSA)
             held = at % 4 == 3
-            shapes = script.HELD_OUT if held else script.FITTED
-            job = script.Job(shapes[at % len(shapes)], f"{at} at {bits}", "siracusa", True)
-            run = script.Run(job)
+            shapes = calibrate.HELD_OUT if held else calibrate.FITTED
+            job = calibrate.Job(shapes[at % len(shapes)], f"{at} at {bits}", "siracusa", True)
+            run = calibrate.Run(job)
             for steps in ([passes.steps(1, 5)], [passes.steps(1, 100)], passes.prompt(30)):
                 cost = cost_of(steps, table)
                 plain = cost.plain(table).cycles
-                run.phases.append(script.Measured(steps, cost.ops, plain))
+                run.phases.append(calibrate.Measured(steps, cost.ops, plain))
             runs.append(run)
     return runs
 
 
-def test_a_table_is_found_again(script: Any) -> None:
+def test_a_table_is_found_again() -> None:
     """Cycles of products, vectors and the rest, the DMA's rate and what counters cost; no error is left."""
     known = cost_table("siracusa")
     assert known is not None
     known = replace(known, dma=5.0, probe=123.0)
-    found = script.calibrated(runs_of(script, known), "siracusa")
+    found = calibrate.calibrated(runs_of(known), "siracusa")
     # a product that waits now and then is among those that are fitted, at the cost of some precision
     assert found.dma == pytest.approx(5.0, abs=0.3) and found.probe == 123.0
     assert set(found.errors) == set(known.ops)
@@ -90,23 +71,21 @@ def test_a_table_is_found_again(script: Any) -> None:
     assert found.fitted and found.held_out and not set(found.fitted) & set(found.held_out)
 
 
-def test_errors_are_of_what_was_held_out(script: Any) -> None:
+def test_errors_are_of_what_was_held_out() -> None:
     known = cost_table("siracusa")
     assert known is not None
-    runs = runs_of(script, known)
+    runs = runs_of(known)
     for run in runs:
         if run.job.held_out:
             for phase in run.phases:
                 phase.cycles = {op: 1.25 * cycles for op, cycles in phase.cycles.items()}
-    found = script.calibrated(runs, "siracusa")
+    found = calibrate.calibrated(runs, "siracusa")
     for op, error in found.errors.items():
         assert error.median == pytest.approx(0.2, abs=0.02), op
     assert found.passes.median < 0.01
 
 
-def test_it_goes_on_where_it_stopped(
-    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that was measured is not run again, unless it is another one by now."""
     calls: list[int] = []
 
@@ -117,21 +96,21 @@ def test_it_goes_on_where_it_stopped(
         plain = {"prefill": 9, "decode": [8, 9, 10]}
         return {"new": job.new, "prefill": phase, "decode": phase, "plain": plain}
 
-    monkeypatch.setattr(script, "_runs", measured)
-    shape = script.Shape(32, 64, 4, 2, 8, 1, 32, ("w8",), (2, 5))
-    job = script.Job(shape, "w8", "siracusa", True)
-    first = script.measure(job, tmp_path)
+    monkeypatch.setattr(calibrate, "_runs", measured)
+    shape = calibrate.Shape(32, 64, 4, 2, 8, 1, 32, ("w8",), (2, 5))
+    job = calibrate.Job(shape, "w8", "siracusa", True)
+    first = calibrate.measure(job, tmp_path)
     assert calls == [2, 5] and len(first.phases) == 4
     prefill, decode = first.phases[2:]
     assert (prefill.plain, decode.plain, decode.times) == (9, 9, 3)
     assert [len(steps) for steps in (prefill.steps, decode.steps)] == [1, 3]
-    again = script.measure(job, tmp_path)
+    again = calibrate.measure(job, tmp_path)
     assert calls == [2, 5] and again.phases == first.phases
-    script.measure(replace(job, format="w4"), tmp_path)
+    calibrate.measure(replace(job, format="w4"), tmp_path)
     assert calls == [2, 5, 2]
 
 
-def test_the_data_has_the_errors_of_the_packaged_table(script: Any) -> None:
+def test_the_data_has_the_errors_of_the_packaged_table() -> None:
     table = cost_table("siracusa")
     assert table is not None
-    assert script.figures.read("cost_model")["rows"] == script.rows(table)
+    assert calibrate.figures.read("cost_model")["rows"] == calibrate.rows(table)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fidelity import integer_logits
 
-from helpers.fidelity import integer_logits
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.build import find_tool
 from shrinkc.checkpoints import load

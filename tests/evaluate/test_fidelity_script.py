@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import fidelity
 import pytest
 
-from helpers.fidelity import fidelity
 from shrinkc.core.errors import ShrinkcError
 
 

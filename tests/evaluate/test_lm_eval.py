@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fidelity import integer_logits
 
-from helpers.fidelity import integer_logits
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fidelity
 import numpy as np
 import pytest
+from fidelity import integer_logits
 from numpy.typing import NDArray
 
-from helpers.fidelity import fidelity, integer_logits
 from helpers.float_reference import forward
 from helpers.float_reference import token_losses as reference_losses
 from helpers.llama2c import write_stories260k

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
+import english
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "bench" / "english.py"
 
-
-@pytest.fixture(scope="module")
-def english() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("english", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_corpora_become_one_text(
-    english: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_corpora_become_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(english, "SHORTEST", 3)
     files = {
         "brown/ca01": "The/at dog/nn did/dod n't/* ``/`` bark/vb ''/'' ./.\n\n\tIt/pps sat/vbd ./.\n",
@@ -48,9 +34,7 @@ def test_corpora_become_one_text(
     assert again.read_bytes() == out.read_bytes()
 
 
-def test_what_lacks_is_named(
-    english: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "brown").mkdir()
     with pytest.raises(SystemExit):
         english.main([str(tmp_path), "-o", str(tmp_path / "english.txt")])
