@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from shrinkc.checkpoints import Savable
     from shrinkc.compression.recipe import RecipeSource
     from shrinkc.compression.run import CompressionResult
+    from shrinkc.driver.asking import Machine
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
     from shrinkc.driver.plan_request import PlanRequest
     from shrinkc.driver.planned import Planned, Shortfall
     from shrinkc.driver.run_result import RunResult
+    from shrinkc.evaluation.compiled_scorer import Engine
     from shrinkc.importer import Checkpoint
     from shrinkc.report.page import Reported
 
@@ -53,7 +55,7 @@ def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa:
         BadWeights: A weight file is damaged.
         ShapeMismatch: Tensors and configuration disagree.
     """
-    from shrinkc.driver.opening import open_model
+    from shrinkc.driver.plan_request import open_model
 
     return open_model(Path(model), None if adapter is None else Path(adapter))
 
@@ -178,7 +180,7 @@ def compile(  # noqa: A001
 def run(
     directory: AnyPath,
     *,
-    on: str = "host",
+    on: Machine = "host",
     prompt: str | None = None,
     chat: bool = False,
     prompt_ids: Sequence[int] | None = None,
@@ -237,10 +239,10 @@ def run(
     from shrinkc.driver.asking import RunRequest
     from shrinkc.driver.running import run_directory
 
-    request = RunRequest.from_options(
-        machine=on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed,
-        temperature=temperature, top_p=top_p, ignore_eos=ignore_eos, verify=verify,
-        make_options=make_options or {}, timeout=timeout, profile=profile, lookup=lookup,
+    request = RunRequest(
+        on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed, temperature=temperature,
+        top_p=top_p, ignore_eos=ignore_eos, verify=int(verify), make_options=make_options or {},
+        timeout=timeout, profile=profile, lookup=lookup,
     )  # fmt: skip
     result = run_directory(
         Path(directory), request, env=_environment(env), reporter=reporter or Silent(),
@@ -254,7 +256,7 @@ def run(
 def chat(
     directory: AnyPath,
     *,
-    on: str = "host",
+    on: Machine = "host",
     system: str | None = None,
     tokens: int | None = None,
     seed: int = 0,
@@ -296,9 +298,8 @@ def chat(
     from shrinkc.driver.asking import RunRequest
     from shrinkc.driver.chatting import Conversation
 
-    request = RunRequest.from_options(
-        machine=on, prompt=None, chat=False, prompt_ids=None, tokens=tokens, seed=seed,
-        temperature=temperature, top_p=top_p, ignore_eos=False, verify=verify,
+    request = RunRequest(
+        on, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p, verify=int(verify),
         make_options=make_options or {}, timeout=timeout, lookup=lookup,
     )  # fmt: skip
     return Conversation(
@@ -321,7 +322,7 @@ def evaluate(
     batch: int | None = None,
     threads: int | None = None,
     device: str | None = None,
-    engine: str | None = None,
+    engine: Engine | None = None,
     base: AnyPath | None = None,
     resume: AnyPath | None = None,
     env: Mapping[str, str] | None = None,
@@ -367,10 +368,10 @@ def evaluate(
     """
     from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 
-    request = EvalRequest.from_options(
-        model=os.fspath(model), text=_name(text), protocol=protocol, windows=windows,
-        tasks=tasks, items=items, sample=samples, chat=chat, dtype=dtype, kv_bits=kv_bits,
-        batch=batch, threads=threads, device=device, engine=engine, base=_name(base),
+    request = EvalRequest(
+        os.fspath(model), text=_name(text), protocol=protocol, windows=windows, tasks=tasks,
+        items=items, samples=samples, chat=chat, dtype=dtype, kv_bits=kv_bits, batch=batch,
+        threads=threads, device=device, engine=engine, base=_name(base),
     )  # fmt: skip
     return evaluate_model(
         request, env=_environment(env), reporter=reporter or Silent(),
@@ -422,12 +423,12 @@ def compress(
         OutputError: ``output`` cannot be written.
         ShrinkcError: Whatever `open` raises.
     """
-    from shrinkc.driver.compressing import CompressRequest, compress_model
+    from shrinkc.driver.compressing import compress_model
 
-    request = CompressRequest(
-        model, Path(output), recipe, tuple(assignments), tokenizer, force, dry_run, device
-    )
-    return compress_model(request, reporter or Silent())
+    return compress_model(
+        model, Path(output), recipe, assignments, tokenizer, reporter or Silent(),
+        force=force, dry_run=dry_run, device=device,
+    )  # fmt: skip
 
 
 def write_report(
@@ -489,9 +490,7 @@ def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:
     if isinstance(model, (str, os.PathLike)):
         model = Path(model)
     adapter = options.pop("adapter")
-    return PlanRequest.from_options(
-        model=model, adapter=None if adapter is None else Path(adapter), **options
-    )
+    return PlanRequest(model, adapter=None if adapter is None else Path(adapter), **options)
 
 
 def _environment(env: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -56,14 +56,11 @@ from pathlib import Path
 import click
 
 from shrinkc.cli.console import print_json
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, command
 
 
-@click.command(
-    "count", cls=Command, short_help="Count a model's parameters.", examples=("shrinkc count model",)
-)
+@command("count", "Count a model's parameters.", "shrinkc count model")
 @click.argument("model", type=PATH)
-@json_option
 def count_command(model: Path, as_json: bool) -> None:
     """Count the parameters of MODEL."""
     from shrinkc.driver.counting import count_parameters

@@ -20,11 +20,10 @@ from shrinkc.cli import console, stopping
 from shrinkc.cli.main import DEFECT
 from shrinkc.cli.main import cli as commands
 from shrinkc.cli.stopping import TERMINATED
-from shrinkc.cli.units import parse_size, show_size
 from shrinkc.core import errors
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.progress import Silent, Stage
-from shrinkc.core.words import show_time
+from shrinkc.core.words import parse_size, show_size, show_time
 
 from .conftest import Cli
 

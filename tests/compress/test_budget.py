@@ -32,7 +32,6 @@ from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.importer import LlamaConfig, load_config, open_checkpoint
 from shrinkc.memory.planner import make_plan
-from shrinkc.quantize import QuantOptions
 from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 
 
@@ -296,7 +295,7 @@ def on_chip(
 
 
 def compiled(model: Path, out: Path) -> Compiled:
-    request = PlanRequest(model, "siracusa", QuantOptions())
+    request = PlanRequest(model)
     return compile_model(request, out, force=False, reporter=Silent())
 
 

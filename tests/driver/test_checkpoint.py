@@ -20,15 +20,9 @@ from shrinkc.driver.planning import prepare
 from shrinkc.importer import Checkpoint, load_model, open_checkpoint
 from shrinkc.importer.gguf_file import GgufFile
 
-DEFAULTS: dict[str, Any] = {
-    "target": "siracusa", "bits": None, "group": None, "short_last_group": False,
-    "asymmetric": False, "head_bits": None, "context": None, "l1": None, "adapter": None,
-    "engines": None,
-}  # fmt: skip
-
 
 def request(model: Path | Checkpoint, **options: Any) -> PlanRequest:
-    return PlanRequest.from_options(**{**DEFAULTS, "model": model, **options})
+    return PlanRequest(model, **options)
 
 
 @pytest.fixture

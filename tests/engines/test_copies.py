@@ -13,7 +13,6 @@ from shrinkc.driver.planned import Planned
 from shrinkc.driver.planning import prepare
 from shrinkc.engines import CORES, ENGINES, Choice, Choices, MatrixSpec, with_copies
 from shrinkc.memory.plan import Plan
-from shrinkc.quantize import QuantOptions
 from shrinkc.storage import Offsets
 from shrinkc.targets import KIB, SIRACUSA
 
@@ -91,7 +90,7 @@ SIZES: dict[str, Any] = {
 
 
 def planned(model: Path, **fields: Any) -> Planned:
-    found = prepare(PlanRequest(model, "siracusa", QuantOptions(), context=48, **fields))
+    found = prepare(PlanRequest(model, context=48, **fields))
     assert isinstance(found, Planned)
     return found
 

@@ -21,7 +21,6 @@ from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
 from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import load_config
-from shrinkc.quantize import QuantOptions
 from shrinkc.targets import KIB, SIRACUSA
 
 from .plain import CORES_ALONE, EAGER, PLAIN, WITH_PLAIN
@@ -42,7 +41,7 @@ def _target(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request_for(model: Path, **quant: Any) -> PlanRequest:
-    return PlanRequest(model, "siracusa", QuantOptions(**quant), context=16)
+    return PlanRequest(model, context=16, **quant)
 
 
 def planned(model: Path, **quant: Any) -> Planned:

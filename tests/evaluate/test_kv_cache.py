@@ -11,7 +11,7 @@ import pytest
 from shrinkc.checkpoints import load
 from shrinkc.core.errors import UsageError
 from shrinkc.driver.evaluating import EvalRequest, evaluate_model
-from shrinkc.evaluation import Choices, EvalPlan, TorchScorer
+from shrinkc.evaluation import Choices, TorchScorer
 from shrinkc.evaluation.kv_cache import rounded
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,7 @@ def test_what_is_computed_together_changes_nothing() -> None:
 
 
 def test_the_report_says_so_and_other_widths_are_refused(tmp_path: Path) -> None:
-    asked = EvalRequest(str(STORIES), EvalPlan(samples=("Once",)), None, None, None, 1, None, 4)
+    asked = EvalRequest(str(STORIES), samples=("Once",), threads=1, kv_bits=4)
     from shrinkc.core.progress import Silent
 
     report = evaluate_model(asked, env={}, reporter=Silent())

@@ -17,11 +17,6 @@ from shrinkc.driver.compiling import compile_model
 from shrinkc.driver.plan_request import PlanRequest
 
 STORIES = Path(__file__).parents[2] / "examples" / "stories"
-DEFAULTS: dict[str, Any] = {
-    "target": "siracusa", "bits": None, "group": None, "short_last_group": False,
-    "asymmetric": False, "head_bits": None, "context": None, "l1": None, "adapter": None,
-    "engines": None,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ def compile_pinned(name: str, folder: Path) -> Path:
     if pinned.write is not None:
         model = folder / name
         pinned.write(model)
-    request = PlanRequest.from_options(**{**DEFAULTS, "model": model, **pinned.options})
+    request = PlanRequest(model, **pinned.options)
     compile_model(request, folder / "out", force=False, reporter=Silent())
     return folder / "out"
 

@@ -23,7 +23,7 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the public places, where this machine may have a GVSoC."""
 
     def only_named(env: dict[str, str]) -> list[Path]:
-        return [p for p in gvsoc_candidates(env) if not str(p).startswith(("/opt/", "/app/"))]
+        return [p for p in gvsoc_candidates(env) if not str(p).startswith("/opt/")]
 
     monkeypatch.setattr(tools, "gvsoc_candidates", only_named)
 

@@ -45,7 +45,8 @@ def test_what_cores_did_fills_the_step() -> None:
     parts = [
         (s, fill) for note, s, fill in found if note.startswith("embed: 100") and fill != "none"
     ]
-    assert [fill for _, fill in parts] == [PARTS["working"], PARTS["stalls"], PARTS["barrier"]]
+    colours = [PARTS[name][0] for name in ("working", "stalls", "barrier")]
+    assert [fill for _, fill in parts] == colours
     widths = [s["width"] for s, _ in parts]
     assert widths == pytest.approx([3 * widths[1], widths[1], widths[1]], rel=1e-2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkc.core.errors import ToolMissing
@@ -24,7 +24,7 @@ GVSOC_LINK = "https://github.com/gvsoc/gvsoc"
 class Tool:
     """One outside program as found, or why it cannot be used.
 
-    ``path`` and ``version`` are None exactly when ``problem`` says what is wrong.
+    ``path`` and ``version`` are None exactly when ``problem`` says what is wrong, or before it was looked for.
     """
 
     name: str
@@ -40,26 +40,19 @@ class Tool:
         return self.path is not None
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    name: str
-    needed_for: str
-    debian_package: str
-
-    @property
-    def fix(self) -> str:
-        return f"apt-get install {self.debian_package}"
+def _on_path(name: str, needed_for: str, debian_package: str) -> Tool:
+    return Tool(name, needed_for, f"apt-get install {debian_package}")
 
 
 _ON_PATH = (
-    _Wanted("cc", "native programs (make host)", "gcc"),
-    _Wanted("make", "every build", "make"),
-    _Wanted(
+    _on_path("cc", "native programs (make host)", "gcc"),
+    _on_path("make", "every build", "make"),
+    _on_path(
         "riscv64-unknown-elf-gcc",
         f"{listed([t.name for t in TARGETS.values() if t.program.isa])} programs",
         "gcc-riscv64-unknown-elf",
     ),
-    _Wanted(
+    _on_path(
         "qemu-riscv32",
         f"running {listed([t.name for t in TARGETS.values() if t.machine == 'qemu'])} programs",
         "qemu-user",
@@ -95,16 +88,15 @@ def require_tool(name: str, env: Mapping[str, str], target: str | None = None) -
     return tool.path
 
 
-def _find_on_path(wanted: _Wanted, env: Mapping[str, str]) -> Tool:
+def _find_on_path(wanted: Tool, env: Mapping[str, str]) -> Tool:
     found = shutil.which(wanted.name, path=env.get("PATH", ""))
     if found is None:
-        return Tool(wanted.name, wanted.needed_for, wanted.fix, problem="not found on PATH")
+        return replace(wanted, problem="not found on PATH")
     code, output = _probe([found, "--version"], env)
     if code != 0:
-        problem = f"{found} does not start ({_last_line(output)})"
-        return Tool(wanted.name, wanted.needed_for, wanted.fix, problem=problem)
+        return replace(wanted, problem=f"{found} does not start ({_last_line(output)})")
     version = output.strip().splitlines()[0] if output.strip() else "unknown"
-    return Tool(wanted.name, wanted.needed_for, wanted.fix, Path(found), version)
+    return replace(wanted, path=Path(found), version=version)
 
 
 def gvsoc_candidates(env: Mapping[str, str]) -> Iterator[Path]:
@@ -117,7 +109,6 @@ def gvsoc_candidates(env: Mapping[str, str]) -> Iterator[Path]:
     if on_path is not None:
         yield Path(on_path)
     yield Path("/opt/gvsoc/bin/gvsoc")
-    yield Path("/app/install/gvsoc/bin/gvsoc")
 
 
 def gvsoc_environment(launcher: Path, env: Mapping[str, str]) -> dict[str, str]:

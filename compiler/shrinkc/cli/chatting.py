@@ -12,26 +12,22 @@ import click
 import shrinkc
 from shrinkc.cli import stopping
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import PATH, Command, json_option, make_variables, run_options
+from shrinkc.cli.options import PATH, command, make_variables, run_options
 from shrinkc.core.errors import UsageError
 
 PROMPT = "> "
 
 
-@click.command(
+@command(
     "chat",
-    cls=Command,
-    short_help="Talk with a compiled program.",
-    examples=(
-        "shrinkc chat out",
-        "shrinkc chat out --system 'Answer in one sentence.' --temperature 0.7",
-    ),
+    "Talk with a compiled program.",
+    "shrinkc chat out",
+    "shrinkc chat out --system 'Answer in one sentence.' --temperature 0.7",
 )
 @click.argument("directory", type=PATH)
 @click.option("--system", metavar="TEXT", help="What the model is told before all messages.")
 @run_options("what the context leaves", "an answer")
 @click.option("--verify", is_flag=True, help="Compare every answer with the interpreter's.")
-@json_option
 def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -> None:
     """Talk with the compiled DIRECTORY, in its model's chat template.
 

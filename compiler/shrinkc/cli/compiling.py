@@ -9,22 +9,18 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option, model_options
+from shrinkc.cli.options import PATH, command, model_options
 
 
-@click.command(
+@command(
     "compile",
-    cls=Command,
-    short_help="Compile a model to a C program with its weights.",
-    examples=(
-        "shrinkc compile model -o out",
-        "shrinkc compile model -o narrow --bits 4 --group 32 --context 128",
-    ),
+    "Compile a model to a C program with its weights.",
+    "shrinkc compile model -o out",
+    "shrinkc compile model -o narrow --bits 4 --group 32 --context 128",
 )
 @model_options
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
 @click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
-@json_option
 def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Compile MODEL to a C program with its weights.
 

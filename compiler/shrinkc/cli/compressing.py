@@ -9,14 +9,13 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import FILE, FOLDER, Command, Device, json_option
+from shrinkc.cli.options import FILE, FOLDER, Device, command
 
 
-@click.command(
+@command(
     "compress",
-    cls=Command,
-    short_help="Make a model smaller by a recipe.",
-    examples=("shrinkc compress model -o small --recipe small --set calibration.text=train.txt",),
+    "Make a model smaller by a recipe.",
+    "shrinkc compress model -o small --recipe small --set calibration.text=train.txt",
 )
 @click.argument("model")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The run's directory.")
@@ -37,7 +36,6 @@ from shrinkc.cli.options import FILE, FOLDER, Command, Device, json_option
 @click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
-@json_option
 def compress_command(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
 

@@ -7,16 +7,15 @@ from pathlib import Path
 import click
 
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, command
 from shrinkc.core.errors import Different, UsageError
 from shrinkc.core.shell import printable
 
 
-@click.command(
+@command(
     "diff",
-    cls=Command,
-    short_help="Say in what two compiled directories differ.",
-    examples=("shrinkc diff out narrow",),
+    "Say in what two compiled directories differ.",
+    "shrinkc diff out narrow",
 )
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
@@ -30,7 +29,6 @@ from shrinkc.core.shell import printable
     "--positions", type=int, default=8, show_default=True,
     help="Of the prompt, and of what A goes on with, at most so many.",
 )  # fmt: skip
-@json_option
 def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -> None:
     """Say in what A and B differ: options, sizes, plan, code, operations, the first integer.
 

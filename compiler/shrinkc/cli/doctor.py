@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
 
 from shrinkc.build.tools import Tool, find_tools
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import Command, json_option
+from shrinkc.cli.options import command
 from shrinkc.core.errors import ToolMissing
 
 MINIMUM = ("cc", "make")
 _APT = "apt-get install "
 
 
-@click.command(
+@command(
     "doctor",
-    cls=Command,
-    short_help="List the outside programs and fixes.",
-    examples=("shrinkc doctor",),
+    "List the outside programs and fixes.",
+    "shrinkc doctor",
 )
-@json_option
 def doctor_command(as_json: bool) -> None:
     """List the outside programs: found, or missing and the command that fixes it."""
-    report(dict(os.environ), as_json=as_json)
-
-
-def report(env: Mapping[str, str], *, as_json: bool) -> None:
-    """Prints the table; ToolMissing when not even host programs can be built."""
     with Console().stage("looking for tools"):
-        tools = find_tools(env)
+        tools = find_tools(os.environ)
     missing = [t for t in tools if not t.usable]
     lacking = [t for t in missing if t.name in MINIMUM]
     if as_json:

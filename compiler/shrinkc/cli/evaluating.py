@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +12,17 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import FILE, PATH, TASK_HELP, Command, Device, json_option
+from shrinkc.cli.options import FILE, PATH, TASK_HELP, Device, command
 from shrinkc.core.errors import UsageError
-from shrinkc.core.output import check_file, replaced_file, write_file
+from shrinkc.core.output import check_file, write_file
 
 
-@click.command(
+@command(
     "eval",
-    cls=Command,
-    short_help="Measure a float, quantised or compiled model.",
-    examples=(
-        "shrinkc eval out --text wiki.test.raw --windows 4",
-        "shrinkc eval out --base model --text wiki.test.raw --windows 16",
-        "shrinkc eval model --task hellaswag --task arc_easy --items 200",
-    ),
+    "Measure a float, quantised or compiled model.",
+    "shrinkc eval out --text wiki.test.raw --windows 4",
+    "shrinkc eval out --base model --text wiki.test.raw --windows 16",
+    "shrinkc eval model --task hellaswag --task arc_easy --items 200",
 )
 @click.argument("model", type=FILE)
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
@@ -73,44 +69,25 @@ from shrinkc.core.output import check_file, replaced_file, write_file
     metavar="FILE",
     help="Keeps what was scored until the end, to go on from. [default: OUTPUT.resume]",
 )
-@json_option
-def eval_command(output: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
-    run(output=output, env=dict(os.environ), console=Console(), as_json=as_json, **options)
-
-
-def run(
+def eval_command(
     model: str,
-    *,
     windows: str,
     sample: tuple[str, ...],
     task: tuple[str, ...],
     output: Path | None,
     resume: Path | None,
-    env: Mapping[str, str],
-    console: Console,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measures, writes ``output`` whole, and prints a table (or with ``as_json`` the report), also
-    when ``output`` cannot be written after all.
-
-    What is scored is kept in ``resume``, or beside ``output``, until the report is where it was asked for."""
-    count = _windows(windows)
+    """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
+    console, count = Console(), _windows(windows)
     if output is not None:
-        check_file(output)
-        resume = resume or _beside(output)
+        file = check_file(output)
+        resume = resume or _beside(output, file)
     try:
         report = shrinkc.evaluate(
-            model,
-            windows=count,
-            samples=sample,
-            tasks=task,
-            resume=resume,
-            env=env,
-            reporter=console,
-            **options,
-        )
+            model, windows=count, samples=sample, tasks=task, resume=resume, reporter=console, **options
+        )  # fmt: skip
     except (KeyboardInterrupt, SystemExit):
         console.note(_how_to_go_on(resume))
         raise
@@ -123,13 +100,12 @@ def run(
         else:
             for line in lines(report):
                 click.echo(line)
-    if resume is not None:
+    if resume is not None:  # what was scored is kept until the report is where it was asked for
         resume.unlink(missing_ok=True)
 
 
-def _beside(output: Path) -> Path | None:
+def _beside(output: Path, file: Path | None) -> Path | None:
     """The place for what was scored so far; none beside a pipe or a device."""
-    file = replaced_file(output)
     if file is None:
         return None
     if not output.is_symlink():

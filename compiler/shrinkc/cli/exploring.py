@@ -7,15 +7,14 @@ from typing import Any
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import COUNT, FILE, FOLDER, PATH, SEED, Command, Device, json_option
+from shrinkc.cli.options import COUNT, FILE, FOLDER, PATH, SEED, Device, command
 from shrinkc.cli.stopping import check
 
 
-@click.command(
+@command(
     "explore",
-    cls=Command,
-    short_help="Search recipes: quality against bytes.",
-    examples=("shrinkc explore model --recipe small --trials 20 -o search",),
+    "Search recipes: quality against bytes.",
+    "shrinkc explore model --recipe small --trials 20 -o search",
 )
 @click.argument("model")
 @click.option(
@@ -50,7 +49,6 @@ from shrinkc.cli.stopping import check
 @click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
-@json_option
 def explore_command(as_json: bool, **options: Any) -> None:
     """Search for recipes that make MODEL small and keep it good.
 

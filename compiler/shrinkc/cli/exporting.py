@@ -7,20 +7,18 @@ from pathlib import Path
 import click
 
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, command
 from shrinkc.core.errors import UsageError
 
 
-@click.command(
+@command(
     "export",
-    cls=Command,
-    short_help="Write the integer model as an ONNX graph.",
-    examples=("shrinkc export out --onnx -o model.onnx",),
+    "Write the integer model as an ONNX graph.",
+    "shrinkc export out --onnx -o model.onnx",
 )
 @click.argument("directory", type=PATH)
 @click.option("--onnx", is_flag=True, help="As ONNX, of standard operators alone.")
 @click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
-@json_option
 def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> None:
     """Write the integer model of the compiled DIRECTORY for the tools of others.
 

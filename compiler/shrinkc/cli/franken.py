@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, TASK_HELP, Command, json_option
+from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, TASK_HELP, command
 
 
-@click.command(
+@command(
     "franken",
-    cls=Command,
-    short_help="Run a model with layers skipped or repeated.",
-    examples=("shrinkc franken model --layers 0-4 --layers 0-2,4 --prompt 'Once upon a time'",),
+    "Run a model with layers skipped or repeated.",
+    "shrinkc franken model --layers 0-4 --layers 0-2,4 --prompt 'Once upon a time'",
 )
 @click.argument("model")
 @click.option(
@@ -38,7 +37,6 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, TASK_HELP, Command, j
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
 @click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
 @click.option("--force", is_flag=True, help="Replace what -o made before.")
-@json_option
 def franken_command(as_json: bool, **options: Any) -> None:
     """Run MODEL with any list of its layers: text, perplexity, tasks, time."""
     from shrinkc.driver.franken import FrankenRequest, compare_layers

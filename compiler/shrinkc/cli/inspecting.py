@@ -7,24 +7,20 @@ from pathlib import Path
 import click
 
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, command
 from shrinkc.core.errors import UsageError
 from shrinkc.core.shell import printable
 
 
-@click.command(
+@command(
     "inspect",
-    cls=Command,
-    short_help="Say what a file or directory is, byte by byte.",
-    examples=(
-        "shrinkc inspect out",
-        "shrinkc inspect model",
-        "shrinkc inspect --supported",
-    ),
+    "Say what a file or directory is, byte by byte.",
+    "shrinkc inspect out",
+    "shrinkc inspect model",
+    "shrinkc inspect --supported",
 )
 @click.argument("path", type=PATH, required=False)
 @click.option("--supported", is_flag=True, help="What can be compiled, instead of a PATH.")
-@json_option
 def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
     """Say what PATH is: shapes, bits, bytes and where they go, operations.
 

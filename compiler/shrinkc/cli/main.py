@@ -22,22 +22,17 @@ from shrinkc.cli.console import (
     is_terminal,
     print_json,
 )
-from shrinkc.cli.options import Group
 from shrinkc.core.errors import Interrupted, OutputError, ShrinkcError, UsageError
 from shrinkc.core.output import output_error
 
 DEFECT = 70
 
 
-class DefectError(ShrinkcError):
+class DefectError(ShrinkcError, exit_code=DEFECT, title="defect"):
     """Any exception that is no refusal."""
-
-    exit_code = DEFECT
-    title = "defect"
 
 
 @click.group(
-    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",

@@ -10,9 +10,9 @@ import click
 
 from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import VERBOSITY
-from shrinkc.cli.units import parse_size
 from shrinkc.core.errors import UsageError
 from shrinkc.core.shell import is_text, printable
+from shrinkc.core.words import parse_size
 from shrinkc.storage import WIDEST, WIDTHS
 from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
@@ -33,7 +33,8 @@ def _verbosity(ctx: click.Context, param: click.Parameter, given: bool) -> None:
 
 
 class Command(click.Command):
-    """A command whose texts are UTF-8: other bytes that the shell passed on are refused.
+    """A command with the options that all have, whose texts are UTF-8: other bytes that the shell passed on are
+    refused.
 
     ``examples`` are command lines that its help shows.
     """
@@ -41,6 +42,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout."),
             click.Option(
                 ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_verbosity,
                 help="Say nothing but results and errors.",
@@ -73,10 +75,11 @@ class Command(click.Command):
         return rest
 
 
-class Group(click.Group):
-    """Of such commands."""
-
-    command_class = Command
+def command(
+    name: str, short_help: str, *examples: str, cls: type[Command] = Command
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Makes a command of a function, which is given ``as_json``."""
+    return click.command(name, cls=cls, short_help=short_help, examples=examples)
 
 
 class Size(click.ParamType):
@@ -107,54 +110,61 @@ def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> in
     return None if value is None else int(value)
 
 
-def model_options(command: Any) -> Any:
-    """What decides a program: the same for ``plan`` and ``compile``."""
-    options = (
-        click.argument("model", type=PATH),
-        click.option(
-            "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
-            show_default=True, help="What the program is for; 'shrinkc run --on' says where it then runs.",
-        ),
-        click.option(
-            "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-            help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
-        ),
-        click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
-        click.option(
-            "--short-last-group", is_flag=True,
-            help="Let the last group of a row be shorter where the size does not divide.",
-        ),
-        click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
-        click.option(
-            "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-            help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
-        ),
-        click.option(
-            "--context", type=int,
-            help="Positions that prompt and answer may take. [default: the model's, at most 256]",
-        ),
-        click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
-        click.option(
-            "--code", metavar="MEMORY",
-            help=f"Where the decode path's code lies, of {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
-            f"[default: {DEFAULT.code[0]}]",
-        ),
-        click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
-        click.option(
-            "--engines", metavar="LIST",
-            help="What may run matrices beside the cores, e.g. "
-            f"{','.join(DEFAULT.engines[:2])}. [default: all]",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator of several options, in the order of the help."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+model_options = together(
+    click.argument("model", type=PATH),
+    click.option(
+        "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
+        show_default=True, help="What the program is for; 'shrinkc run --on' says where it then runs.",
+    ),
+    click.option(
+        "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+        help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
+    ),
+    click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
+    click.option(
+        "--short-last-group", is_flag=True,
+        help="Let the last group of a row be shorter where the size does not divide.",
+    ),
+    click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
+    click.option(
+        "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+        help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
+    ),
+    click.option(
+        "--context", type=int,
+        help="Positions that prompt and answer may take. [default: the model's, at most 256]",
+    ),
+    click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
+    click.option(
+        "--code", metavar="MEMORY",
+        help=f"Where the decode path's code lies, of {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
+        f"[default: {DEFAULT.code[0]}]",
+    ),
+    click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
+    click.option(
+        "--engines", metavar="LIST",
+        help="What may run matrices beside the cores, e.g. "
+        f"{','.join(DEFAULT.engines[:2])}. [default: all]",
+    ),
+)  # fmt: skip
+"""What decides a program: the same for ``plan`` and ``compile``."""
 
 
 def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
     """How a compiled program runs and chooses tokens: the same for ``run`` and ``chat``, but for the
     default of ``--tokens`` and what ``--timeout`` is the time of."""
-    options = (
+    return together(
         click.option(
             "--on", type=click.Choice(MACHINES), default="host", show_default=True,
             help="Where the program runs, of those that its --target names.",
@@ -182,13 +192,6 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
         ),
     )  # fmt: skip
 
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
 
 def make_variables(values: Sequence[str]) -> dict[str, str]:
     """By name, from the values of ``--make``; UsageError for one without ``=``."""
@@ -201,21 +204,14 @@ def make_variables(values: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def speed_options(command: Any) -> Any:
-    """``--position`` and ``--clock``: of what cycles and tokens per second are said."""
-    position = click.option(
+speed_options = together(
+    click.option(
         "--position", type=int, metavar="N",
         help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
-    )  # fmt: skip
-    clock = click.option(
+    ),
+    click.option(
         "--clock", type=float, metavar="MHZ",
         help="The cluster's, for tokens per second. [default: 72, the simulator's]",
-    )  # fmt: skip
-    return position(clock(command))
-
-
-def json_option(command: Any) -> Any:
-    """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
-        command
-    )
+    ),
+)  # fmt: skip
+"""Of what cycles and tokens per second are said."""

@@ -10,7 +10,7 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option, model_options, speed_options
+from shrinkc.cli.options import PATH, Command, command, model_options, speed_options
 
 _AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
 
@@ -27,14 +27,12 @@ class PlanCommand(Command):
         return super().parse_args(ctx, out)
 
 
-@click.command(
+@command(
     "plan",
+    "Say whether a model fits, where, and how fast.",
+    "shrinkc plan model --bits 4 --context 128",
+    "shrinkc plan model/config.json --sweep bits=2,4,8 context=64,256 --picture sweep.svg",
     cls=PlanCommand,
-    short_help="Say whether a model fits, where, and how fast.",
-    examples=(
-        "shrinkc plan model --bits 4 --context 128",
-        "shrinkc plan model/config.json --sweep bits=2,4,8 context=64,256 --picture sweep.svg",
-    ),
 )
 @model_options
 @speed_options
@@ -45,7 +43,6 @@ class PlanCommand(Command):
 @click.option(
     "--picture", type=PATH, metavar="FILE", help="The memory map, or the sweep, as a picture (SVG)."
 )
-@json_option
 @click.pass_context
 def plan_command(
     ctx: click.Context,

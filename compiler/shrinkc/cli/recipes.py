@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import PATH, Command, json_option
+from shrinkc.cli.options import PATH, command
 from shrinkc.core.errors import OutputError, UsageError
 from shrinkc.core.output import check_file, write_file
 
@@ -17,19 +17,15 @@ if TYPE_CHECKING:
     from shrinkc.driver.compressing import ShippedRecipe
 
 
-@click.command(
+@command(
     "recipes",
-    cls=Command,
-    short_help="List, print or copy the shipped recipes.",
-    examples=(
-        "shrinkc recipes",
-        "shrinkc recipes small",
-        "shrinkc recipes small -o mine.toml",
-    ),
+    "List, print or copy the shipped recipes.",
+    "shrinkc recipes",
+    "shrinkc recipes small",
+    "shrinkc recipes small -o mine.toml",
 )
 @click.argument("name", required=False)
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Copy the recipe to this new file.")
-@json_option
 def recipes_command(name: str | None, output: Path | None, as_json: bool) -> None:
     """List the recipes that come with shrinkc, or print the one called NAME.
 

@@ -8,17 +8,14 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json
-from shrinkc.cli.options import PATH, Command, json_option, speed_options
+from shrinkc.cli.options import PATH, command, speed_options
 
 
-@click.command(
+@command(
     "report",
-    cls=Command,
-    short_help="Write a page about a compiled directory or a run.",
-    examples=(
-        "shrinkc report out",
-        "shrinkc report out -o page.html --position 100 --clock 350",
-    ),
+    "Write a page about a compiled directory or a run.",
+    "shrinkc report out",
+    "shrinkc report out -o page.html --position 100 --clock 350",
 )
 @click.argument("directory", type=PATH)
 @click.option(
@@ -34,7 +31,6 @@ from shrinkc.cli.options import PATH, Command, json_option, speed_options
     "--eval", "evals", type=PATH, multiple=True, metavar="FILE",
     help="What 'eval -o FILE' wrote, beside those in DIRECTORY. May be repeated.",
 )  # fmt: skip
-@json_option
 def report_command(
     directory: Path,
     output: Path | None,

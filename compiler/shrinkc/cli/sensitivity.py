@@ -8,14 +8,13 @@ from typing import Any
 import click
 
 from shrinkc.cli.console import Console, print_json, write_text
-from shrinkc.cli.options import COUNT, FILE, FOLDER, Command, json_option
+from shrinkc.cli.options import COUNT, FILE, FOLDER, command
 
 
-@click.command(
+@command(
     "sensitivity",
-    cls=Command,
-    short_help="Say what each part of a model is worth.",
-    examples=("shrinkc sensitivity model --text train.txt -o sensitivity",),
+    "Say what each part of a model is worth.",
+    "shrinkc sensitivity model --text train.txt -o sensitivity",
 )
 @click.argument("model")
 @click.option(
@@ -43,7 +42,6 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, Command, json_option
 @click.option(
     "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
 )
-@json_option
 def sensitivity_command(as_json: bool, **options: Any) -> None:
     """Measure what it costs to remove, narrow or quantise each layer and matrix of MODEL."""
     from shrinkc.driver.sensitivity import (

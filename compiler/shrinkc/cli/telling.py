@@ -11,7 +11,7 @@ import click
 
 import shrinkc
 from shrinkc.cli.console import Console, print_json, takes_escapes, write_text
-from shrinkc.cli.options import PATH, Command, json_option, make_variables, run_options
+from shrinkc.cli.options import PATH, command, make_variables, run_options
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_file, write_file
 from shrinkc.core.shell import printable
@@ -32,15 +32,12 @@ class Every(click.ParamType):
         return int(match[1] or 1)
 
 
-@click.command(
+@command(
     "run",
-    cls=Command,
-    short_help="Build, run and verify a compiled program.",
-    examples=(
-        "shrinkc run out --prompt 'Once upon a time' --tokens 20",
-        "shrinkc run out -p 'Once upon a time' -n 20 --verify every:8",
-        "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
-    ),
+    "Build, run and verify a compiled program.",
+    "shrinkc run out --prompt 'Once upon a time' --tokens 20",
+    "shrinkc run out -p 'Once upon a time' -n 20 --verify every:8",
+    "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
 )
 @click.argument("directory", type=PATH)
 @click.option("-p", "--prompt", help="The text to go on from. [default: none]")
@@ -59,7 +56,6 @@ class Every(click.ParamType):
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
 @click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
 @click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
-@json_option
 def run_command(
     directory: Path,
     prompt: str | None,

@@ -340,15 +340,12 @@ def emit(
         "kv_layer_stride": kv_layer_bytes(shape),
         "kv_block": kv_block_bytes(graph.kv_heads, graph.head_dim),
         "kv_tile_bytes": align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
-        "split": sizes.split,
-        "hands": sizes.hands,
+        "sizes": sizes,
         "shared_products": sizes.shared_products and "products" in held,
         "flat": flat,
         "flat_all": len(flat_ones) == len(products),
-        "logit_tokens": sizes.logit_tokens,
         "near": next((p for p in plan.placements if p.every), None),
         "input_words": input_words(graph.context),
-        "context": graph.context,
     }
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resource("templates"))),

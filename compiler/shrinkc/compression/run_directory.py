@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText, SelfTextSettings
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.artifact import REPORTS, all_files, is_report
 from shrinkc.core.errors import BadStep, OutputError
-from shrinkc.core.output import make_folder, output_error, remove_folders
+from shrinkc.core.output import locked_file, make_folder, remove_folders
 
 RUN = "run.json"
 RECIPE, TABLE, PICTURE = "recipe.toml", "table.md", "run.svg"
@@ -101,7 +99,7 @@ def _is_partial(name: str) -> bool:
 def locked(out: Path) -> Iterator[None]:
     """OutputError while another process works on ``out``."""
     made = make_folder(out)
-    with _lock(out):
+    with os.fdopen(_lock(out), "ab"):
         try:
             yield
         finally:
@@ -113,30 +111,19 @@ def locked(out: Path) -> Iterator[None]:
                 (out / LOCK).unlink(missing_ok=True)
 
 
-def _lock(out: Path) -> TextIO:
+def _lock(out: Path) -> int:
     """The locked file; whoever closes it gives up the lock."""
     while True:
+        make_folder(out)
         try:
-            make_folder(out)
-            file = (out / LOCK).open("w")
-        except FileNotFoundError:
-            continue  # the one that had it removes all of it just now
-        except OSError as error:
-            raise output_error(out, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
-                    return file
-        except BlockingIOError as error:
-            file.close()
-            raise OutputError(
-                f"another shrinkc is working on {out}.", "wait for it, or choose another directory."
-            ) from error
-        except OSError as error:
-            file.close()
-            raise output_error(out / LOCK, error) from error
-        file.close()  # the one that had it has removed it: this is no file that others would find
+            return locked_file(
+                out / LOCK, f"another shrinkc is working on {out}.",
+                "wait for it, or choose another directory.",
+            )  # fmt: skip
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        # the one that had it removed all of it just then
 
 
 def clear(out: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shrinkc.core.errors import BadArtifact
-from shrinkc.core.parsing import parse_json
+from shrinkc.core.parsing import check_fields, json_object, parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = "shrinkc-program"
@@ -61,11 +61,7 @@ class Manifest:
 
 def is_artifact(directory: Path) -> bool:
     """Whether shrinkc compiled this directory, in any version."""
-    try:
-        content = parse_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return json_object(directory / MANIFEST).get("format") == FORMAT
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -104,11 +100,9 @@ def read_manifest(directory: Path) -> Manifest:
 
 def _check_types(m: Manifest) -> None:
     """TypeError for a field that holds something else than it says, ValueError for an impossible size."""
-    texts = (m.model, m.target, m.command, m.shrinkc, *(r.sha256 for r in m.files.values()))
-    numbers = (m.context, m.vocab_size, *(r.bytes for r in m.files.values()))
+    for part in (m, *m.files.values()):
+        check_fields(part)
     options = {str, int, bool, type(None)}
-    if not all(type(text) is str for text in texts) or not all(type(n) is int for n in numbers):
-        raise TypeError("a text or a number is none")
     if type(m.options) is not dict or not {type(v) for v in m.options.values()} <= options:
         raise TypeError("options are values by name")
     for name, size in (("context", m.context), ("vocab_size", m.vocab_size)):
@@ -135,9 +129,9 @@ def changed_files(directory: Path, manifest: Manifest) -> list[str]:
 def foreign_files(directory: Path) -> list[str] | None:
     """Files below ``directory`` that shrinkc did not write, or that were changed since, build
     results aside; None when shrinkc did not compile it.  Also of directories of other versions."""
-    if not is_artifact(directory):
+    content = json_object(directory / MANIFEST)
+    if content.get("format") != FORMAT:
         return None
-    content = parse_json((directory / MANIFEST).read_text(encoding="utf-8"))
     try:
         known = {name: FileRecord(**record) for name, record in content["files"].items()}
     except (KeyError, TypeError, AttributeError):

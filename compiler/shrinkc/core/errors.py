@@ -18,6 +18,9 @@ class ShrinkcError(Exception):
     exit_code = 1
     title = "error"
 
+    def __init_subclass__(cls, *, exit_code: int, title: str) -> None:
+        cls.exit_code, cls.title = exit_code, title
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -38,109 +41,67 @@ class ShrinkcError(Exception):
         return {"error": error}
 
 
-class UsageError(ShrinkcError):
+class UsageError(ShrinkcError, exit_code=2, title="usage"):
     """The command line or an option's value is not usable."""
 
-    exit_code = 2
-    title = "usage"
 
-
-class ModelNotFound(ShrinkcError):
+class ModelNotFound(ShrinkcError, exit_code=10, title="model not found"):
     """The model directory or one of its files does not exist."""
 
-    exit_code = 10
-    title = "model not found"
 
-
-class UnsupportedModel(ShrinkcError):
+class UnsupportedModel(ShrinkcError, exit_code=11, title="unsupported model"):
     """The architecture or a config field changes the mathematics in a way not supported."""
 
-    exit_code = 11
-    title = "unsupported model"
 
-
-class BadConfig(ShrinkcError):
+class BadConfig(ShrinkcError, exit_code=12, title="bad config"):
     """``config.json`` is unreadable, incomplete or contradicts itself."""
 
-    exit_code = 12
-    title = "bad config"
 
-
-class BadWeights(ShrinkcError):
+class BadWeights(ShrinkcError, exit_code=13, title="bad weights"):
     """A weight file is truncated, of a wrong type, or holds values that no model has."""
 
-    exit_code = 13
-    title = "bad weights"
 
-
-class ShapeMismatch(ShrinkcError):
+class ShapeMismatch(ShrinkcError, exit_code=14, title="weights and config disagree"):
     """Weights and config disagree: a missing, extra or wrongly shaped tensor."""
 
-    exit_code = 14
-    title = "weights and config disagree"
 
-
-class BadTokenizer(ShrinkcError):
+class BadTokenizer(ShrinkcError, exit_code=15, title="bad tokenizer"):
     """The tokenizer is missing, unreadable or of a kind that is not supported."""
 
-    exit_code = 15
-    title = "bad tokenizer"
 
-
-class BadRecipe(ShrinkcError):
+class BadRecipe(ShrinkcError, exit_code=16, title="bad recipe"):
     """A compression recipe has an unknown key, a value outside its range, or is not TOML.
 
     ``key``: the one key that is at fault, where it is one alone."""
-
-    exit_code = 16
-    title = "bad recipe"
 
     def __init__(self, message: str, hint: str | None = None, *, key: str | None = None) -> None:
         super().__init__(message, hint)
         self.key = key
 
 
-class BadData(ShrinkcError):
+class BadData(ShrinkcError, exit_code=17, title="bad data"):
     """Data of calibration, training or evaluation, or of a run, is too short, duplicated, or not in its
     format."""
 
-    exit_code = 17
-    title = "bad data"
 
-
-class TokenizerNotCut(ShrinkcError):
+class TokenizerNotCut(ShrinkcError, exit_code=18, title="tokenizer cannot be cut"):
     """The tokenizer is of a kind of which no token can be left out."""
 
-    exit_code = 18
-    title = "tokenizer cannot be cut"
 
-
-class NothingWritten(ShrinkcError):
+class NothingWritten(ShrinkcError, exit_code=19, title="no text written"):
     """The model that was to write its own text for calibration or training writes none."""
 
-    exit_code = 19
-    title = "no text written"
 
-
-class QuantizeError(ShrinkcError):
+class QuantizeError(ShrinkcError, exit_code=20, title="cannot quantise"):
     """The requested widths or groups are not possible for this model."""
 
-    exit_code = 20
-    title = "cannot quantise"
 
-
-class IllegalIR(ShrinkcError):
+class IllegalIR(ShrinkcError, exit_code=21, title="illegal IR"):
     """A legality rule of the integer IR does not hold (a defect in a pass or a file)."""
 
-    exit_code = 21
-    title = "illegal IR"
 
-
-class BudgetUnreachable(ShrinkcError):
+class BudgetUnreachable(ShrinkcError, exit_code=22, title="budget out of reach"):
     """No choice of layers, widths and bit-widths meets the budget; says the smallest that exists."""
-
-    exit_code = 22
-    title = "budget out of reach"
 
 
 @dataclass(frozen=True)
@@ -191,12 +152,9 @@ class Lack:
         )
 
 
-class DoesNotFit(ShrinkcError):
+class DoesNotFit(ShrinkcError, exit_code=30, title="does not fit"):
     """The model does not fit the target's memories; ``lacks`` has need, have and excess of each,
     ``alternatives`` changes of options that were checked to fit."""
-
-    exit_code = 30
-    title = "does not fit"
 
     def __init__(
         self,
@@ -223,99 +181,57 @@ class DoesNotFit(ShrinkcError):
         return cls(str(lack), lacks=(lack,))
 
 
-class PlanInvalid(ShrinkcError):
+class PlanInvalid(ShrinkcError, exit_code=31, title="invalid memory plan"):
     """The independent verifier found a fault in a memory plan (a defect in the planner)."""
 
-    exit_code = 31
-    title = "invalid memory plan"
 
-
-class OutputError(ShrinkcError):
+class OutputError(ShrinkcError, exit_code=40, title="cannot write"):
     """The output cannot be written: permission, full disk, or a path in the way."""
 
-    exit_code = 40
-    title = "cannot write"
 
-
-class ToolMissing(ShrinkcError):
+class ToolMissing(ShrinkcError, exit_code=50, title="tool missing"):
     """A compiler, emulator or simulator that is needed is not installed."""
 
-    exit_code = 50
-    title = "tool missing"
 
-
-class BuildFailed(ShrinkcError):
+class BuildFailed(ShrinkcError, exit_code=51, title="build failed"):
     """The C compiler refused the generated program."""
 
-    exit_code = 51
-    title = "build failed"
 
-
-class RunFailed(ShrinkcError):
+class RunFailed(ShrinkcError, exit_code=52, title="run failed"):
     """The program crashed, hung, or ended with an error on its target."""
 
-    exit_code = 52
-    title = "run failed"
 
-
-class ExtraMissing(ShrinkcError):
+class ExtraMissing(ShrinkcError, exit_code=53, title="libraries missing"):
     """A command needs libraries that the base installation leaves out."""
 
-    exit_code = 53
-    title = "libraries missing"
 
-
-class StageFailed(ShrinkcError):
+class StageFailed(ShrinkcError, exit_code=54, title="stage failed"):
     """A compression stage ended with an error of a library; its log is named."""
 
-    exit_code = 54
-    title = "stage failed"
 
-
-class TrainingDiverged(ShrinkcError):
+class TrainingDiverged(ShrinkcError, exit_code=55, title="training diverged"):
     """The loss of a training is NaN or infinite."""
 
-    exit_code = 55
-    title = "training diverged"
 
-
-class Mismatch(ShrinkcError):
+class Mismatch(ShrinkcError, exit_code=60, title="mismatch"):
     """The target's integers differ from the interpreter's, or nothing was compared."""
 
-    exit_code = 60
-    title = "mismatch"
 
-
-class BadArtifact(ShrinkcError):
+class BadArtifact(ShrinkcError, exit_code=61, title="bad artifact"):
     """A compiled directory is incomplete, damaged or of another version."""
 
-    exit_code = 61
-    title = "bad artifact"
 
-
-class BadStep(ShrinkcError):
+class BadStep(ShrinkcError, exit_code=62, title="bad step"):
     """A step directory of a compression run is incomplete, damaged or of another version."""
 
-    exit_code = 62
-    title = "bad step"
 
-
-class RunChanged(ShrinkcError):
+class RunChanged(ShrinkcError, exit_code=63, title="run changed"):
     """A compression run or an evaluation cannot go on: its inputs differ from those it was started with."""
 
-    exit_code = 63
-    title = "run changed"
 
-
-class Different(ShrinkcError):
+class Different(ShrinkcError, exit_code=64, title="different"):
     """What was compared is not the same."""
 
-    exit_code = 64
-    title = "different"
 
-
-class Interrupted(ShrinkcError):
+class Interrupted(ShrinkcError, exit_code=130, title="interrupted"):
     """Stopped by the user."""
-
-    exit_code = 130
-    title = "interrupted"

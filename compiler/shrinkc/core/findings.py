@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from shrinkc.core.words import show_size
 
 Row = Mapping[str, object]
-Key = tuple[object, ...]
+Key = tuple[tuple[str, object], ...]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=layer)\d+(?=\.)")
 
@@ -47,23 +47,18 @@ def starred(name: str) -> str:
     return _NUMBER.sub("*", name)
 
 
-def alike(rows: Iterable[Row], share_of: str = "bytes") -> list[Row]:
-    """Rows that differ in ``share_of`` alone are one, with their ``count`` and their sum; each has its
+def alike(rows: Iterable[Row]) -> list[Row]:
+    """Rows that differ in their ``bytes`` alone are one, with their ``count`` and their sum; each has its
     ``share`` of all.  In the order of the first ones."""
-    sums: dict[Key, int] = {}
-    counts: dict[Key, int] = {}
-    first: dict[Key, Row] = {}
+    sizes: dict[Key, list[int]] = {}
     for row in rows:
-        key = tuple((k, v) for k, v in row.items() if k != share_of)
-        first.setdefault(key, row)
-        value = row[share_of]
-        assert isinstance(value, int)
-        sums[key] = sums.get(key, 0) + value
-        counts[key] = counts.get(key, 0) + 1
-    whole = max(sum(sums.values()), 1)
+        key = tuple((k, None if k == "bytes" else v) for k, v in row.items())
+        assert isinstance(row["bytes"], int)
+        sizes.setdefault(key, []).append(row["bytes"])
+    whole = max(sum(map(sum, sizes.values())), 1)
     return [
-        {**row, share_of: sums[key], "count": counts[key], "share": round(sums[key] / whole, 4)}
-        for key, row in first.items()
+        {**dict(key), "bytes": sum(each), "count": len(each), "share": round(sum(each) / whole, 4)}
+        for key, each in sizes.items()
     ]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import stat
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shrinkc.core.errors import BadData, OutputError, RunChanged
+from shrinkc.core.errors import BadData, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, differences
-from shrinkc.core.output import output_error
+from shrinkc.core.output import locked_file, output_error
 from shrinkc.core.parsing import parse_json
 
 _MAGIC = b"shrinkc-journal 1\n"
@@ -35,7 +33,9 @@ class Journal:
 
     def __init__(self, path: Path, made_from: Fingerprint) -> None:
         self.path = path
-        self._file = _locked(path)
+        self._file = locked_file(
+            path, f"another shrinkc is working with {path}.", "wait for it, or choose another file."
+        )
         self._full = False
         try:
             self.records, self.damaged = self._read(json.loads(json.dumps(made_from)))
@@ -104,31 +104,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         value = parse_json(text)
         return value if isinstance(value, dict) else None
     return None
-
-
-def _locked(path: Path) -> int:
-    """The file, open for appending; whoever closes it gives up the lock."""
-    while True:
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise output_error(path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OutputError(f"{path} is no regular file.", "give the name of a file.")
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), path.stat()):
-                    return file
-        except BlockingIOError as error:
-            os.close(file)
-            raise OutputError(
-                f"another shrinkc is working with {path}.", "wait for it, or choose another file."
-            ) from error
-        except OutputError:
-            os.close(file)
-            raise
-        except OSError as error:
-            os.close(file)
-            raise output_error(path, error) from error
-        os.close(file)  # the one that had it has deleted it

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -229,33 +230,26 @@ def write_file(out: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def replaced_file(out: Path) -> Path | None:
+def check_file(out: Path) -> Path | None:
     """The regular file that :func:`new_file` replaces or makes; None for what it writes as it comes.
 
-    Raises OutputError.
+    OutputError when it could not write ``out``, as far as that can be known: to be asked before the long work.
     """
-    try:
-        return None if _descriptor(out) is not None else _replaced(out)
-    except OSError as error:
-        raise output_error(out, error) from error
-
-
-def check_file(out: Path) -> None:
-    """OutputError when :func:`new_file` could not write ``out``, as far as that can be known: to be
-    asked before the long work."""
     try:
         number = _descriptor(out)
         if number is not None:
             os.write(number, b"")
-            return
+            return None
         target = _replaced(out)
     except OSError as error:
         raise output_error(out, error) from error
-    if target is None:
-        return
-    if not target.parent.exists():
-        raise OutputError(f"{target.parent} does not exist.", "make it, or choose another place.")
-    _try(target.parent, target.name, out)
+    if target is not None:
+        if not target.parent.exists():
+            raise OutputError(
+                f"{target.parent} does not exist.", "make it, or choose another place."
+            )
+        _try(target.parent, target.name, out)
+    return target
 
 
 def _replaced(out: Path) -> Path | None:
@@ -292,6 +286,30 @@ def _descriptor(out: Path) -> int | None:
             return None
         path = os.path.join(folder, os.readlink(path))
     return None
+
+
+def locked_file(path: Path, taken: str, hint: str) -> int:
+    """The file, open for appending, made where there is none; whoever closes it gives up the lock.
+
+    OutputError that says ``taken`` while another process has it.
+    """
+    while True:
+        with ExitStack() as undo:
+            try:
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                undo.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise OutputError(f"{path} is no regular file.", "give the name of a file.")
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file), path.stat()):
+                        undo.pop_all()
+                        return file
+            except BlockingIOError as error:
+                raise OutputError(taken, hint) from error
+            except OSError as error:
+                raise output_error(path, error) from error
+        # closed: the one that had it has deleted it
 
 
 # ---- both ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -16,6 +17,15 @@ def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
         return json.loads(text, parse_float=other, parse_constant=other)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object that a file holds; an empty one where it holds none."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_number(value: object) -> bool:

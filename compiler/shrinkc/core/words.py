@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``131072``, ``128KiB``, ``128k`` or ``0.5 MiB``; ValueError for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"'{text}' is not a size; write for instance 131072, 128KiB or 0.5MiB")
+    size = float(match[1]) * _FACTOR[match[2].lower()]
+    if size != int(size) or size < 1:
+        raise ValueError(f"'{text}' is not a whole number of bytes")
+    return int(size)
 
 
 def show_size(size: int) -> str:
@@ -13,9 +28,9 @@ def show_size(size: int) -> str:
     return f"{size} B"
 
 
-def listed(words: Sequence[str], last: str = "and") -> str:
+def listed(words: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    return f" {last} ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
+    return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
 
 
 def show_time(seconds: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from functools import cached_property
+from typing import Literal
 
 from shrinkc.abi import LOOKUP_MAX
 from shrinkc.build.make import OPTIONS
@@ -27,91 +28,73 @@ PROFILED = "gvsoc"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run; ``prompt`` and ``prompt_ids`` exclude each other.
+    """What to run: the options of :func:`shrinkc.run`, by their names; ``machine`` is called ``on`` there.
 
-    ``chat``: ``prompt`` is a user's message, to be put in the model's chat template.  ``verify``: 0 for
-    nothing, 1 for every integer, N to leave out logits and choice of all but every Nth token.
+    ``verify``: 0 for nothing, 1 for every integer, N to leave out logits and choice of all but every Nth token.
     """
 
     machine: Machine
     prompt: str | None = None
     chat: bool = False
-    prompt_ids: tuple[int, ...] | None = None
+    prompt_ids: Sequence[int] | None = None
     tokens: int | None = None
-    sampling: Sampling = Sampling()
+    seed: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
     ignore_eos: bool = False
     verify: int = 1
     make_options: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     profile: bool = False
-    lookup: int = 0
+    lookup: int | None = None
 
-    @classmethod
-    def from_options(
-        cls,
-        *,
-        machine: str,
-        prompt: str | None,
-        chat: bool,
-        prompt_ids: Sequence[int] | None,
-        tokens: int | None,
-        seed: int,
-        temperature: float,
-        top_p: float,
-        ignore_eos: bool,
-        verify: int,
-        make_options: Mapping[str, str],
-        timeout: float | None,
-        profile: bool = False,
-        lookup: int | None = None,
-    ) -> RunRequest:
-        """From the values of options; UsageError when one is not possible."""
-        if machine not in MACHINES:
-            raise UsageError(f"--on {machine} is not possible.", f"allowed: {', '.join(MACHINES)}.")
-        if prompt is not None and prompt_ids is not None:
-            raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
-        if chat and prompt is None:
-            raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
-        if timeout is not None and not timeout > 0:
+    def __post_init__(self) -> None:
+        """UsageError when a value is not possible."""
+        if self.machine not in MACHINES:
             raise UsageError(
-                f"--timeout {timeout:g} is not possible.",
+                f"--on {self.machine} is not possible.", f"allowed: {', '.join(MACHINES)}."
+            )
+        if self.prompt is not None and self.prompt_ids is not None:
+            raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
+        if self.chat and self.prompt is None:
+            raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UsageError(
+                f"--timeout {self.timeout:g} is not possible.",
                 "give seconds above 0, or inf for as long as it takes.",
             )
-        if verify < 0:
+        if self.verify < 0:
             raise UsageError(
-                f"--verify every:{verify} is not possible.",
+                f"--verify every:{self.verify} is not possible.",
                 "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
             )
-        if profile and machine != PROFILED:
+        if self.profile and self.machine != PROFILED:
             raise UsageError(
-                f"--profile is not possible on {machine}: only the simulated cores of {PROFILED} have "
+                f"--profile is not possible on {self.machine}: only the simulated cores of {PROFILED} have "
                 "counters.",
                 f"give --on {PROFILED}, or leave it out.",
             )
-        if lookup is not None:
-            _check_lookup(lookup, temperature)
-        cores, most = make_options.get("CORES", "1"), max(t.cores for t in TARGETS.values())
+        if self.lookup is not None:
+            _check_lookup(self.lookup, self.temperature)
+        make = self.make_options
+        cores, most = make.get("CORES", "1"), max(t.cores for t in TARGETS.values())
         if not (cores.isascii() and cores.isdecimal() and 1 <= int(cores[:9]) <= most):
             raise UsageError(f"--make CORES={cores} is not possible.", f"allowed: 1 to {most}.")
-        if wrong := [name for name in make_options if name not in OPTIONS]:
+        if wrong := [name for name in make if name not in OPTIONS]:
             raise UsageError(
-                f"--make {wrong[0]}={make_options[wrong[0]]} is not possible.",
+                f"--make {wrong[0]}={make[wrong[0]]} is not possible.",
                 f"allowed: {'=, '.join(OPTIONS)}=.",
             )
-        return cls(
-            machine=cast(Machine, machine),
-            prompt=prompt,
-            chat=chat,
-            prompt_ids=None if prompt_ids is None else tuple(prompt_ids),
-            tokens=tokens,
-            sampling=sampling_of(temperature, top_p, seed),
-            ignore_eos=ignore_eos,
-            verify=int(verify),
-            make_options=dict(make_options),
-            timeout=timeout,
-            profile=profile,
-            lookup=lookup or 0,
-        )
+        _ = self.sampling
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """In the device's fixed-point numbers."""
+        return sampling_of(self.temperature, self.top_p, self.seed)
+
+    def asked(self, prompt: Sequence[int], tokens: int) -> Request:
+        """What the device is asked: to go on from ``prompt`` with at most ``tokens``."""
+        return Request(tuple(prompt), tokens, self.sampling, self.ignore_eos, self.lookup or 0)
 
     def notes(self) -> list[str]:
         """What the user may not expect."""
@@ -166,7 +149,7 @@ def device_request(
 ) -> Request:
     """What the device is asked; UsageError with the numbers where the context is too short."""
     if request.prompt_ids is not None:
-        prompt = request.prompt_ids
+        prompt = tuple(request.prompt_ids)
         beyond = [i for i in prompt if not 0 <= i < manifest.vocab_size]
         if beyond:
             raise UsageError(
@@ -197,4 +180,4 @@ def device_request(
             f"of {len(prompt)} leaves {room}.",
             f"allowed: 1 to {room}; or compile with a longer --context.",
         )
-    return Request(prompt, tokens, request.sampling, request.ignore_eos, request.lookup)
+    return request.asked(prompt, tokens)

@@ -14,7 +14,6 @@ from shrinkc.driver.run_result import RunResult
 from shrinkc.driver.running import Program
 from shrinkc.driver.story import OnText
 from shrinkc.importer import Message
-from shrinkc.simulate.proof import Request
 
 Ending = Literal["end", "tokens", "context"]
 """Why an answer ended: the model ended it, it has as many tokens as were asked for, or the context is
@@ -99,7 +98,7 @@ class Conversation:
         room = self.context - len(ids)
         request = self._program.request
         most = room if request.tokens is None else min(request.tokens, room)
-        asked = Request(tuple(ids), most, request.sampling, request.ignore_eos, request.lookup)
+        asked = request.asked(ids, most)
         said: list[str] = []
 
         def tell(text: str) -> None:

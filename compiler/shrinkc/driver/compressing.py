@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shrinkc.checkpoints import Savable, on_disk
 from shrinkc.compression import run as runs
@@ -18,33 +19,21 @@ from shrinkc.core.progress import Reporter
 _SENTENCE = re.compile(r".*?[a-z0-9)](?=[.:] )")
 
 
-@dataclass(frozen=True)
-class CompressRequest:
-    """``model`` by ``recipe`` with ``assignments`` into ``output``.
-
-    ``tokenizer``: of a ``model`` in memory.  ``force``: what is there is made again.  ``dry_run``: everything is
-    checked, and nothing written.
-    """
-
-    model: str | os.PathLike[str] | Savable
-    output: Path
-    recipe: RecipeSource
-    assignments: tuple[str, ...] = ()
-    tokenizer: Savable | None = None
-    force: bool = False
-    dry_run: bool = False
-    device: str = "cpu"
-
-
-def compress_model(request: CompressRequest, reporter: Reporter) -> runs.CompressionResult:
-    """Runs or continues.  Raises BadRecipe, Interrupted, and what :func:`shrinkc.compression.run.compress` does."""
-    out, recipe = request.output, load_recipe(request.recipe, request.assignments)
+def compress_model(
+    model: str | os.PathLike[str] | Savable,
+    out: Path,
+    recipe: RecipeSource,
+    assignments: Sequence[str],
+    tokenizer: Savable | None,
+    reporter: Reporter,
+    **options: Any,
+) -> runs.CompressionResult:
+    """Runs or continues; ``tokenizer``: of a ``model`` in memory, ``options`` as of
+    :func:`shrinkc.compression.run.compress`.  Raises BadRecipe, Interrupted, and what that does."""
+    loaded = load_recipe(recipe, assignments)
     try:
-        with on_disk(request.model, request.tokenizer) as source:
-            return runs.compress(
-                source, out, recipe, reporter=reporter, force=request.force,
-                dry_run=request.dry_run, device=request.device,
-            )  # fmt: skip
+        with on_disk(model, tokenizer) as source:
+            return runs.compress(source, out, loaded, reporter=reporter, **options)
     except KeyboardInterrupt as stop:
         if not is_run(out):
             raise Interrupted("stopped before the first step; nothing was written.") from stop

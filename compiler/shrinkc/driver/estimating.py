@@ -18,7 +18,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.pictures.timeline import Chart, Span
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
-from shrinkc.targets import L1, MEMORIES, Target
+from shrinkc.targets import L1, MEMORIES, TARGETS, Target
 
 POSITION = 64  # of the decode step that is stated where nothing else is asked for
 
@@ -152,6 +152,17 @@ def predicted_run(
         cost_of([passes.steps(tokens, at, tokens) for tokens, at in steps], table),
         len(steps),
     )
+
+
+def target_of(directory: Path, manifest: artifact.Manifest) -> Target:
+    """What a compiled directory is for; BadArtifact where nobody knows it."""
+    if manifest.target not in TARGETS:
+        raise BadArtifact(
+            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not "
+            f"one of {', '.join(TARGETS)}.",
+            "compile the model again.",
+        )
+    return TARGETS[manifest.target]
 
 
 def read_plan(path: Path) -> Plan:

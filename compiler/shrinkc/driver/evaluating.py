@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
@@ -33,65 +34,53 @@ from shrinkc.model import FAMILIES
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to measure of which model; what is None is left to whoever runs the model."""
+    """What to measure of which model: the options of :func:`shrinkc.evaluate`, by their names; what is None is
+    left to whoever runs the model."""
 
     model: str
-    plan: EvalPlan
-    dtype: str | None
-    device: str | None
-    batch: int | None
-    threads: int | None
-    engine: Engine | None
-    kv_bits: int | None
+    text: str | None = None
+    protocol: str | None = None
+    windows: int | None = None
+    tasks: Sequence[str] = ()
+    items: int | None = None
+    samples: Sequence[str] = ()
+    chat: bool = False
+    dtype: str | None = None
+    kv_bits: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    engine: Engine | None = None
     base: str | None = None
-    """The model with whose predictions of the plan's text this one's are compared."""
 
-    @classmethod
-    def from_options(
-        cls,
-        *,
-        model: str,
-        text: str | None,
-        protocol: str | None,
-        windows: int | None,
-        tasks: Sequence[str],
-        items: int | None,
-        sample: Sequence[str],
-        chat: bool,
-        dtype: str | None,
-        device: str | None,
-        batch: int | None,
-        threads: int | None,
-        engine: str | None,
-        kv_bits: int | None,
-        base: str | None = None,
-    ) -> EvalRequest:
-        """From the values of options; UsageError when one is not possible."""
-        plan = EvalPlan(
-            text=data_path(text), protocol=protocol, windows=windows,
-            tasks=tuple(map(TaskChoice.parse, tasks)), items=items, samples=tuple(sample), chat=chat,
-        )  # fmt: skip
-        if plan.empty:
+    def __post_init__(self) -> None:
+        """UsageError when a value is not possible."""
+        if self.plan.empty:
             raise UsageError(
                 "nothing to measure was asked for.",
                 "give at least one of --text FILE (or hub), --task NAME, --sample TEXT.",
             )
-        if base is not None and not text:
+        if self.base is not None and not self.text:
             raise UsageError(
-                f"--base {base}: what two models predict is compared on a text.",
+                f"--base {self.base}: what two models predict is compared on a text.",
                 "give one with --text FILE.",
             )
-        if chat and not sample:
+        if self.chat and not self.samples:
             raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
-        for name, value in (
-            ("--batch", batch), ("--threads", threads), ("--items", items),
-        ):  # fmt: skip
+        for name in ("batch", "threads", "items"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value} is not possible.", "allowed: 1 and more.")
-        check_bits(kv_bits)
-        return cls(
-            model, plan, dtype, device, batch, threads, cast(Engine | None, engine), kv_bits, base
-        )
+                raise UsageError(f"--{name} {value} is not possible.", "allowed: 1 and more.")
+        check_bits(self.kv_bits)
+
+    @cached_property
+    def plan(self) -> EvalPlan:
+        """What is measured, whatever runs the model."""
+        return EvalPlan(
+            text=data_path(self.text), protocol=self.protocol, windows=self.windows,
+            tasks=tuple(map(TaskChoice.parse, self.tasks)), items=self.items,
+            samples=tuple(self.samples), chat=self.chat,
+        )  # fmt: skip
 
 
 def evaluate_model(

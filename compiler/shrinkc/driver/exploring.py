@@ -14,6 +14,7 @@ from shrinkc.compression.steps import read_json, write_json
 from shrinkc.compression.trials import plan_trials
 from shrinkc.core.errors import Interrupted, UsageError
 from shrinkc.core.output import check_folder, make_folder
+from shrinkc.core.parsing import json_object
 from shrinkc.core.progress import Reporter
 from shrinkc.core.words import show_size
 
@@ -58,7 +59,7 @@ def explore_recipes(
 ) -> Explored:
     """Runs more trials of the study; the front is written after each of them, and ``check`` called before."""
     out = request.output
-    check_folder(out, _made_here)
+    check_folder(out, lambda folder: json_object(folder / MARK).get("format") == FORMAT)
     trials = plan_trials(
         request.model, request.recipe, request.space, request.assignments, out / "trials",
         device=request.device, reporter=reporter,
@@ -110,10 +111,3 @@ def _line(result: Result) -> str:
         size, perplexity = show_size(result.outcome.packed_bytes), result.outcome.perplexity
         said = f"{size}, perplexity {perplexity:.2f}"
     return f"trial {result.number} ({values}): {said}"
-
-
-def _made_here(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / MARK).get("format") == FORMAT)
-    except (OSError, ValueError):
-        return False

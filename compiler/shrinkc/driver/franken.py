@@ -14,7 +14,7 @@ from shrinkc.compression import franken
 from shrinkc.core.artifact import all_files
 from shrinkc.core.errors import UsageError
 from shrinkc.core.output import check_directory, new_directory
-from shrinkc.core.parsing import parse_json
+from shrinkc.core.parsing import json_object
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of
 from shrinkc.driver.evaluating import data_path, with_files
@@ -127,10 +127,6 @@ def compare_layers(request: FrankenRequest, reporter: Reporter) -> Compared:
 
 def _beside_result(folder: Path) -> list[str] | None:
     """Files in an output directory that this command does not make; None if it made none of it."""
-    try:
-        content = parse_json((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not {"configurations", "story"} <= content.keys():
+    if not {"configurations", "story"} <= json_object(folder / RESULT).keys():
         return None
     return [name for name in all_files(folder) if name not in (RESULT, TABLE)]

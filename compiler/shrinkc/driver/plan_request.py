@@ -3,80 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from shrinkc.core.errors import UsageError
 from shrinkc.driver.estimating import check_speed
-from shrinkc.driver.opening import open_model
-from shrinkc.importer import Checkpoint
+from shrinkc.importer import Checkpoint, open_checkpoint
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDEST
+from shrinkc.targets import DEFAULT
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to compile, for what, and how.  ``given`` are the options of ``quant`` that were given,
-    ``engines`` the target's that may run matrices beside the cores (None: all), ``code`` the memory that
-    the decode path's code lies in (None: the target's first), ``position`` and ``clock_mhz`` those that a
-    speed is stated for.
+    """What to compile, for what, and how: the options of :func:`shrinkc.plan`, by their names.
 
     ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
     """
 
     model: Path | Checkpoint
-    target: str
-    quant: QuantOptions
+    target: str = DEFAULT.name
+    bits: int | None = None
+    group: int | None = None
+    short_last_group: bool = False
+    asymmetric: bool = False
+    head_bits: int | None = None
     context: int | None = None
     l1: int | None = None
     adapter: Path | None = None
-    given: frozenset[str] = frozenset()
-    engines: tuple[str, ...] | None = None
+    engines: str | Sequence[str] | None = None
     code: str | None = None
     position: int | None = None
-    clock_mhz: float | None = None
+    clock: float | None = None
 
-    @classmethod
-    def from_options(
-        cls,
-        *,
-        model: Path | Checkpoint,
-        target: str,
-        bits: int | str | None,
-        group: int | None,
-        short_last_group: bool,
-        asymmetric: bool,
-        head_bits: int | str | None,
-        context: int | None,
-        l1: int | None,
-        adapter: Path | None,
-        engines: str | Sequence[str] | None,
-        code: str | None = None,
-        position: int | None = None,
-        clock: float | None = None,
-    ) -> PlanRequest:
-        """From the values of options (``engines``: names, or a text with commas between them);
-        QuantizeError for a width that is not possible, UsageError for a position or clock."""
-        check_speed(position, clock)
-        if isinstance(model, Checkpoint) and adapter is not None:
+    def __post_init__(self) -> None:
+        """QuantizeError for a width that is not possible, UsageError for another option's value."""
+        check_speed(self.position, self.clock)
+        if isinstance(self.model, Checkpoint) and self.adapter is not None:
             raise UsageError(
-                f"--adapter {adapter}: {model.name} was opened already.",
+                f"--adapter {self.adapter}: {self.model.name} was opened already.",
                 "give the adapter to 'open'.",
             )
-        quant = QuantOptions(
-            bits=WIDEST if bits is None else int(bits), group=group, asymmetric=asymmetric,
-            head_bits=WIDEST if head_bits is None else int(head_bits),
-            short_last_group=short_last_group,
+        _ = self.quant
+
+    @cached_property
+    def quant(self) -> QuantOptions:
+        """How what is float is quantised."""
+        return QuantOptions(
+            bits=WIDEST if self.bits is None else self.bits, group=self.group, asymmetric=self.asymmetric,
+            head_bits=WIDEST if self.head_bits is None else self.head_bits,
+            short_last_group=self.short_last_group,
         )  # fmt: skip
-        given = {
-            "--bits": bits, "--group": group, "--short-last-group": short_last_group,
-            "--asymmetric": asymmetric, "--head-bits": head_bits,
+
+    @property
+    def given(self) -> set[str]:
+        """The options of ``quant`` that were given."""
+        names = ("bits", "group", "short_last_group", "asymmetric", "head_bits")
+        return {
+            f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)
         }  # fmt: skip
-        names = frozenset(name for name, value in given.items() if value not in (None, False))
-        if isinstance(engines, str):
-            engines = [name.strip() for name in engines.split(",")]
-        chosen = None if engines is None else tuple(engines)
-        return cls(model, target, quant, context, l1, adapter, names, chosen, code, position, clock)
+
+    @property
+    def engine_names(self) -> list[str] | None:
+        """The engines that may run matrices beside the cores; None: all of the target's."""
+        if isinstance(self.engines, str):
+            return [name.strip() for name in self.engines.split(",")]
+        return None if self.engines is None else list(self.engines)
 
     def opened(self, *, whole: bool) -> Checkpoint:
         """The checkpoint, with its weights if it has to be ``whole``."""
@@ -86,3 +79,17 @@ class PlanRequest:
             return self.model
         adapter = self.model.adapter if self.model.adapter_given else None
         return open_model(Path(self.model.hub or self.model.path), adapter, whole=True)
+
+
+def open_model(model: Path, adapter: Path | None = None, *, whole: bool = False) -> Checkpoint:
+    """:func:`open_checkpoint` of a path, or of what the hub has by this id.
+
+    Of the hub weights are fetched only where the model has to be ``whole``; it is called by its id.
+    Raises what :func:`open_checkpoint` does; ModelNotFound also where the hub does not give it, and for
+    the directory of a compression run, whose steps are the models.
+    """
+    from shrinkc.checkpoints import located
+
+    path = located(model, weights=whole)
+    checkpoint = open_checkpoint(path, adapter, whole=whole)
+    return checkpoint if path == model else replace(checkpoint, name=str(model), hub=str(model))

@@ -107,7 +107,7 @@ class Planned:
         UsageError for a position outside the context.
         """
         r = self.request
-        return speed_of(self.shape, self.plan, self.target, r.position, r.clock_mhz)
+        return speed_of(self.shape, self.plan, self.target, r.position, r.clock)
 
     @property
     def weight_bytes(self) -> int:

@@ -92,17 +92,18 @@ def _target(request: PlanRequest) -> Target:
                 f"allowed: {', '.join(target.code)}." if target.code else "leave --code out.",
             )
         target = target.with_code(request.code)
-    if request.engines is None:
+    names = request.engine_names
+    if names is None:
         return target
-    for name in request.engines:
+    for name in names:
         if name not in target.engines:
             raise UsageError(
-                f"--engines {','.join(request.engines)}: {target.name} has no engine '{name}'.",
+                f"--engines {','.join(names)}: {target.name} has no engine '{name}'.",
                 f"allowed: {', '.join(target.engines)}, with commas between them; the cores run what "
                 "no other does.",
             )
     # one that has copies of what another one runs brings that along
-    kept = {CORES, *request.engines, *(engine_named(name).costs_as for name in request.engines)}
+    kept = {CORES, *names, *(engine_named(name).costs_as for name in names)}
     return replace(target, engines=tuple(name for name in target.engines if name in kept))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import Mismatch, UsageError
@@ -62,6 +60,8 @@ class RunResult:
     values were compared with the interpreter's and how many differ; None without verification.
     ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
     ``drafts``: what lookup did; None without it.  ``heard``: seconds from the start to every token.
+    ``predicted``: what the cost model says of the profile; None without one, or for a target that was not
+    calibrated.
     """
 
     manifest: artifact.Manifest
@@ -76,9 +76,7 @@ class RunResult:
     profile: Profile | None = None
     drafts: Drafts | None = None
     heard: tuple[float, ...] = ()
-    _predict: Callable[[], Predicted | None] = field(
-        default=lambda: None, repr=False, compare=False
-    )
+    predicted: Predicted | None = None
 
     def __repr__(self) -> str:
         proof = "not verified"
@@ -86,12 +84,6 @@ class RunResult:
             proof = f"{v.compared} values compared, {v.mismatched} mismatched"
         new = len(self.record.tokens)
         return f"<RunResult {self.manifest.model} on {self.machine}: {new} new tokens, {proof}>"
-
-    @cached_property
-    def predicted(self) -> Predicted | None:
-        """What the cost model says of this run's profile; None without a profile, or for a target
-        that was not calibrated."""
-        return None if self.profile is None else self._predict()
 
     @property
     def prompt_tokens(self) -> list[int]:

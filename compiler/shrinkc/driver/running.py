@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from shrinkc.abi import Trace
@@ -15,10 +14,9 @@ from shrinkc.build import build_program
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, RunFailed, ShrinkcError, UsageError
 from shrinkc.core.output import write_file
-from shrinkc.core.parsing import parse_json
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.asking import TIMEOUT, Machine, RunRequest, device_request
-from shrinkc.driver.estimating import Predicted, predicted_run
+from shrinkc.driver.estimating import Predicted, predicted_run, read_plan, target_of
 from shrinkc.driver.run_result import Drafts, RunResult
 from shrinkc.driver.story import OnText, Story
 from shrinkc.importer import Tokenizer
@@ -153,7 +151,7 @@ class Program:
         result = RunResult(
             self.manifest, request.machine, asked, text, output.seconds, record, verdict,
             _reports(output), self.changed, profile, drafts, tuple(story.seconds),
-            partial(_predicted, directory, self.target, asked, record),
+            None if profile is None else _predicted(directory, self.target, asked, record),
         )  # fmt: skip
         if profile is not None:
             write_file(
@@ -205,13 +203,7 @@ def _predicted(directory: Path, target: Target, asked: Request, record: Record) 
 
 def _target_for(directory: Path, manifest: artifact.Manifest, machine: Machine) -> Target:
     """What the program was compiled for; UsageError where that does not run on ``machine``."""
-    target = TARGETS.get(manifest.target)
-    if target is None:
-        raise BadArtifact(
-            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not "
-            f"one of {', '.join(TARGETS)}.",
-            "compile the model again.",
-        )
+    target = target_of(directory, manifest)
     if machine not in target.runs_on:
         others = [t.name for t in TARGETS.values() if t.machine == machine]
         raise UsageError(
@@ -235,15 +227,7 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
 
 def _check_room_for_lookup(directory: Path) -> None:
     """UsageError where a pass of the program has no room for a draft."""
-    try:
-        plan = parse_json((directory / artifact.PLAN).read_text(encoding="utf-8"))
-        verified = int(plan["verified"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(
-            f"{directory / artifact.PLAN} does not say how many tokens a pass can verify: {error}.",
-            "compile the model again.",
-        ) from error
-    if verified < 2:
+    if read_plan(directory / artifact.PLAN).verified < 2:
         raise UsageError(
             f"--lookup is not possible: a pass of {directory} has no room to verify a draft.",
             "leave it out; or compile the model with more --l1, a shorter --context, or --engines cores, "

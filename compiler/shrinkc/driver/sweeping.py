@@ -16,7 +16,7 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
 from shrinkc.memory.cycles import LABELS
-from shrinkc.pictures.sweep import Bar, Row, sweep_picture
+from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
 AXES = ("target", "bits", "head_bits", "group", "context", "l1")
@@ -140,10 +140,10 @@ class Sweep:
         rows = []
         for point in self.points:
             labels = [shown(axis, point.values[axis]) for axis in self.axes]
-            bars, cycles, said = list[Bar](), None, point.short
+            bars, cycles, said = list[tuple[int, int]](), None, point.short
             if isinstance(point.result, Planned):
                 plan = point.result.plan
-                bars = [Bar(plan.used.get(v, 0), plan.capacity.get(v, 0)) for v in self.levels]
+                bars = [(plan.used.get(v, 0), plan.capacity.get(v, 0)) for v in self.levels]
                 if (speed := point.speed) is not None:
                     cycles = speed.decode.cycles
                     rate, limit = speed.tokens_per_second(speed.decode), speed.decode.limit
@@ -178,13 +178,13 @@ def shown(axis: str, value: Value) -> str:
 def sweep(
     axes: Mapping[str, Sequence[Value]], options: Mapping[str, Any], reporter: Reporter
 ) -> Sweep:
-    """Plans every combination of the ``axes``' values; ``options`` as of PlanRequest.from_options, of which
-    the axes take the place.
+    """Plans every combination of the ``axes``' values; ``options`` as of PlanRequest, of which the axes take
+    the place.
 
     The checkpoint is opened once.  A combination that is not possible for the model (a context, a
     group) is a point as well; where all are refused, the first refusal is raised.
     """
-    checkpoint = PlanRequest.from_options(**options).opened(whole=False)
+    checkpoint = PlanRequest(**options).opened(whole=False)
     given = {**options, "model": checkpoint, "adapter": None}
     combinations = list(itertools.product(*axes.values()))
     points: list[Point] = []
@@ -207,7 +207,7 @@ def sweep(
 
 def _planned(options: Mapping[str, Any]) -> Planned | Shortfall | ShrinkcError:
     try:
-        found = prepare(PlanRequest.from_options(**options))
+        found = prepare(PlanRequest(**options))
         if isinstance(found, Planned) and options.get("position") is not None:
             _ = found.speed  # refuses a position that the context does not have
         return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.core.errors import IllegalIR
 from shrinkc.engines import CORES, ENGINES
-from shrinkc.ir.graph import OPS, Graph, Op, Rule
+from shrinkc.ir.graph import Graph, Op, Rule
 from shrinkc.ir.linear import (
     ACC_MAX,
     SEGMENT_SUM_MAX,
@@ -128,12 +128,6 @@ COMMON: tuple[Rule, ...] = (
     rule_drop,
     rule_accumulator,
 )
-
-
-def rules() -> tuple[Rule, ...]:
-    """Every rule there is: those of all ops first, and that of engines when shapes are known to fit."""
-    own = [rule for op in OPS.values() for rule in op.RULES]
-    return tuple(dict.fromkeys([*COMMON, *own, rule_engine]))
 
 
 def check_structure(graph: Graph) -> list[str]:

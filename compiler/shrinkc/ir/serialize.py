@@ -32,13 +32,11 @@ UNSAID = (
 class _Writer:
     def __init__(self) -> None:
         self.tensors: dict[str, np.ndarray] = {}
-        self.linears: dict[int, str] = {}
         self.records: dict[str, dict[str, Any]] = {}
 
     def linear(self, w: QLinear) -> str:
-        if id(w) not in self.linears:
-            self.linears[id(w)] = w.name
-            record: dict[str, Any] = {}
+        if w.name not in self.records:
+            record = self.records[w.name] = {}
             for f in dataclasses.fields(w):
                 v = getattr(w, f.name)
                 if isinstance(v, np.ndarray):
@@ -47,8 +45,7 @@ class _Writer:
                     record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
                 elif (f.name, v) not in UNSAID:
                     record[f.name] = v
-            self.records[w.name] = record
-        return self.linears[id(w)]
+        return w.name
 
     def op(self, op: Op) -> dict[str, Any]:
         record: dict[str, Any] = {"op": type(op).__name__}

@@ -47,6 +47,8 @@ class OnDevice:
     # done by the kernel of the matrix whose result it reads, which never leaves that kernel
     FUSED: ClassVar[bool] = False
     KERNEL: ClassVar[str] = ""
+    # the L1 buffer that holds the result
+    BUFFER: ClassVar[str] = "y"
     # reads the cache: what follows it in the last layer is only done for tokens whose logits are wanted
     READS_CACHE: ClassVar[bool] = False
     # gives vectors that can take the place of what they are made from
@@ -57,7 +59,7 @@ class OnDevice:
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:
         """The L1 buffer that holds the result."""
-        return "y"
+        return cls.BUFFER
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:

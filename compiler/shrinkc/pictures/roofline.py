@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from shrinkc.memory.cycles import DMA, FLASH
 from shrinkc.pictures.labels import Labels
 from shrinkc.pictures.svg import COLOURS, LETTER, box, document, dot, line, words
+from shrinkc.targets import L1
 
 _WIDTH, _HEIGHT = 1100, 560
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 270, 58, 52
-_SOURCES = {"l1": "all in L1", "dma": "weights or cache by DMA", "flash": "weights from flash"}
+_SOURCES = {L1: "all in L1", DMA: "weights or cache by DMA", FLASH: "weights from flash"}
 
 
 @dataclass(frozen=True)

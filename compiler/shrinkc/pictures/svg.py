@@ -9,29 +9,22 @@ from xml.sax.saxutils import escape
 TEXT = 11
 LETTER = 6.2  # width of a letter at that size, for what fits into a box
 
-COLOURS = (
-    "#8fb8de", "#a7d3a6", "#f2c879", "#e8a598", "#c3b1e1", "#9fd8d0", "#d9cf9c", "#c9c9c9",
-)  # fmt: skip
+_PALETTE = {
+    "#8fb8de": "#2f6396",
+    "#a7d3a6": "#38703d",
+    "#f2c879": "#7d5a10",
+    "#e8a598": "#97493a",
+    "#c3b1e1": "#655091",
+    "#9fd8d0": "#2c7067",
+    "#d9cf9c": "#6d6433",
+    "#c9c9c9": "#5c5c5c",
+}
+COLOURS = tuple(_PALETTE)
 EMPTY = "#f4f4f4"
 EDGE = "#555"
 
 ON_DARK = {
-    **dict(
-        zip(
-            COLOURS,
-            (
-                "#2f6396",
-                "#38703d",
-                "#7d5a10",
-                "#97493a",
-                "#655091",
-                "#2c7067",
-                "#6d6433",
-                "#5c5c5c",
-            ),
-            strict=True,
-        )
-    ),
+    **_PALETTE,
     "#d9d9d9": "#4b4d50",
     EMPTY: "#26292d",
     "#f6f6f6": "#26292d",

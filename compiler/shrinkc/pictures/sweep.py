@@ -20,20 +20,12 @@ _FILLED, _TIME = COLOURS[0], COLOURS[2]
 
 
 @dataclass(frozen=True)
-class Bar:
-    """Bytes of one memory."""
-
-    used: int
-    have: int
-
-
-@dataclass(frozen=True)
 class Row:
-    """One plan: its options' values, a bar per memory (none where it does not fit), the cycles of a token
-    (None: not known), and words about it."""
+    """One plan: its options' values, a bar per memory, bytes used and available (none where it does
+    not fit), the cycles of a token (None: not known), and words about it."""
 
     labels: Sequence[str]
-    bars: Sequence[Bar]
+    bars: Sequence[tuple[int, int]]
     cycles: float | None
     said: str
 
@@ -66,7 +58,7 @@ def sweep_picture(
             body.append(words(x, y + 12, label))
             x += column
         for i, bar in enumerate(row.bars):
-            body += _level(bars_at + i * (_LEVEL + _GAP), y, bar, levels[i])
+            body += _level(bars_at + i * (_LEVEL + _GAP), y, *bar, levels[i])
         behind = cycles_at if row.bars else bars_at
         if row.cycles is not None:
             long = _CYCLES * row.cycles / max(most, 1.0)
@@ -76,11 +68,11 @@ def sweep_picture(
     return document(width, _TOP + len(rows) * _ROW + _MARGIN, body)
 
 
-def _level(x: float, y: float, bar: Bar, name: str) -> list[str]:
-    note = f"{name}: {bar.used} of {bar.have} bytes"
-    filled = _LEVEL * min(1.0, bar.used / max(bar.have, 1))
+def _level(x: float, y: float, used: int, have: int, name: str) -> list[str]:
+    note = f"{name}: {used} of {have} bytes"
+    filled = _LEVEL * min(1.0, used / max(have, 1))
     return [
         box(x, y, _LEVEL, _BAR, EMPTY, note),
         box(x, y, filled, _BAR, _FILLED, note, edge=False),
-        words(x + 4, y + 12, show_size(bar.used)),
+        words(x + 4, y + 12, show_size(used)),
     ]

@@ -22,20 +22,14 @@ _TITLE = 44
 _AXIS = 34
 
 PARTS = {
-    "working": "#8fb8de",
-    "stalls": "#f2c879",
-    "barrier": "#d9d9d9",
-    "transfers": "#e8a598",
+    "working": ("#8fb8de", "the mean core working"),
+    "stalls": ("#f2c879", "standing for loads or instructions"),
+    "barrier": ("#d9d9d9", "asleep until others are done"),
+    "transfers": ("#e8a598", "waiting for DMA or flash"),
 }
-"""What a core does: computes; stands for a value just loaded or for instructions; sleeps until
-another core is done; waits for DMA or flash."""
+"""What a core does, its colour, and how the legend says it: a core stands for a value just loaded or for
+instructions, and sleeps until another core is done."""
 _BUSY = "#a7d3a6"
-_LEGEND = {
-    "working": "the mean core working",
-    "stalls": "standing for loads or instructions",
-    "barrier": "asleep until others are done",
-    "transfers": "waiting for DMA or flash",
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ def timeline(title: str, charts: Sequence[Chart]) -> str:
 
 def _legend(y: float, modelled: bool) -> list[str]:
     x, out = float(_MARGIN), []
-    shown = {_LEGEND[name]: colour for name, colour in PARTS.items()}
+    shown = {said: colour for colour, said in PARTS.values()}
     if modelled:
         shown["busy, by the cost model"] = _BUSY
     for name, colour in shown.items():
@@ -133,7 +127,7 @@ def _span(span: Span, x: float, y: float, scale: float, lanes: Mapping[str, floa
     note = f"{span.label}: {span.cycles:.0f} cycles; {figures}"
     whole = max(sum(span.parts.values()), 1e-9)
     out, at = [], x
-    for name, colour in PARTS.items():
+    for name, (colour, _) in PARTS.items():
         part = width * span.parts.get(name, 0.0) / whole
         if part > 0.05:
             out.append(box(at, y, part, _CORES, colour, note, edge=False))

@@ -11,12 +11,11 @@ from typing import Any
 import shrinkc
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadArtifact, BadData, ShrinkcError
-from shrinkc.core.parsing import as_number, as_text
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of, printable
 from shrinkc.core.words import listed
 from shrinkc.costs import cost_table
-from shrinkc.driver.estimating import POSITION, Speed, check_speed, read_plan, speed_of
+from shrinkc.driver.estimating import POSITION, Speed, check_speed, read_plan, speed_of, target_of
 from shrinkc.engines import CORES
 from shrinkc.evaluation.rows import figures
 from shrinkc.importer.jsonfile import read_json_object
@@ -43,55 +42,18 @@ from shrinkc.report.page import (
     change,
     digits,
     number,
-    pairs,
     percent,
     size,
 )
+from shrinkc.report.runs import Run, run_of
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
-from shrinkc.simulate import profile
 from shrinkc.storage import MatrixShape
-from shrinkc.targets import MEMORIES, TARGETS, Target
+from shrinkc.targets import MEMORIES, Target
 
 KIND = "compiled directory"
 MEASURES = {"perplexity", "tasks", "samples"}  # one of which an evaluation has
 EVAL_MOST = 64 << 20  # bytes of a file that is looked at
 NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
-
-
-@dataclass(frozen=True)
-class Run:
-    """What ``file`` says of a run: its machine, how many tokens it took and gave, the values that were compared
-    (None: not verified), and the profile's phases (None: not profiled, or no decode step)."""
-
-    file: str
-    machine: str
-    model: str
-    prompt: int
-    new: int
-    drafted: bool
-    compared: float | None
-    mismatched: float | None
-    prefill: profile.Phase | None
-    decode: profile.Phase | None
-
-    @classmethod
-    def of_json(cls, file: str, found: Mapping[str, Any]) -> Run:
-        """Raises KeyError, TypeError or ValueError for what is none."""
-        verdict, phases = found["verdict"], found["profile"] or {}
-        prefill = profile.Phase.of_json(phases["prefill"]) if phases else None
-        decode = phases["decode"] if phases else None
-        decode = None if decode is None else profile.Phase.of_json(decode)
-        prompt, new = (list[object](found[key]) for key in ("prompt_tokens", "new_tokens"))
-        if not prompt:
-            raise ValueError("it has no prompt")
-        if decode is not None and not 1 <= decode.steps <= max(1, len(new)):
-            raise ValueError("more decode steps than tokens")
-        return cls(
-            file, as_text(found["target"]), as_text(found["model"]), len(prompt), len(new),
-            bool(found.get("lookup")),
-            None if verdict is None else as_number(verdict["compared"]),
-            None if verdict is None else as_number(verdict["mismatched"]), prefill, decode,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,13 +92,7 @@ def compiled_page(
             f"{directory} is neither a compiled directory nor a compression run.", NEITHER
         )
     manifest = artifact.read_manifest(directory)
-    target = TARGETS.get(manifest.target)
-    if target is None:
-        raise BadArtifact(
-            f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not one of "
-            f"{', '.join(TARGETS)}.",
-            "compile the model again.",
-        )
+    target = target_of(directory, manifest)
     with reporter.stage("reading the program"):
         artifact.check_files(directory, manifest, (artifact.PLAN, artifact.IR))
         plan, graph = read_plan(directory / artifact.PLAN), load(directory / artifact.IR)
@@ -147,7 +103,7 @@ def compiled_page(
                 "compile the model again.",
             )
         changed = artifact.changed_files(directory, manifest)
-    found = _run_of(directory, run, manifest)
+    found = run_of(directory, run, manifest)
     speed = speed_of(shape, plan, target, position, clock_mhz)
     notes: list[str] = []
     if changed:
@@ -168,33 +124,6 @@ def compiled_page(
         _timeline(phases), _roofline(c), accuracy,
     ]  # fmt: skip
     return Page(KIND, manifest.model, name_of(directory), sections, notes)
-
-
-def _run_of(directory: Path, path: Path | None, manifest: artifact.Manifest) -> Run | None:
-    """A run of this model; None where there is none."""
-    if path is None:
-        path = directory / artifact.PROFILE
-        if not path.is_file():
-            return None
-    try:
-        run = Run.of_json(name_of(path), read_json_object(path, BadData))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadData(
-            f"{path} is no run of shrinkc: {error!r}.",
-            "give what 'shrinkc run DIR --on gvsoc --profile --json' printed.",
-        ) from None
-    if run.model != manifest.model:
-        raise BadData(
-            f"{path} is a run of '{run.model}', and {directory} holds '{manifest.model}'.",
-            "give a run of this directory.",
-        )
-    if run.prompt + run.new > manifest.context:
-        raise BadData(
-            f"{path} is a run of {run.prompt + run.new} tokens, and {directory} was compiled for "
-            f"{manifest.context}.",
-            "give a run of this directory.",
-        )
-    return run
 
 
 def _phases(
@@ -246,9 +175,10 @@ def _verdict(c: _Compiled, memories: Sequence[Memory], notes: Sequence[str]) -> 
     about += [(f"option {key}", value) for key, value in made.options.items()]
     about.append(("compiled by", f"shrinkc {made.shrinkc}"))
     about.append(("reported by", f"shrinkc {shrinkc.__version__}"))
+    columns = (Column("name"), Column("value"))
     return Section(
         "verdict", "Verdict", source=Source("command", "The command that made it:", made.command), cards=cards,
-        tables=[pairs("about", "Model and options", about)], notes=notes,
+        tables=[Table("about", "Model and options", columns, about, folded=True)], notes=notes,
     )  # fmt: skip
 
 

@@ -18,9 +18,8 @@ from shrinkc.pictures.timeline import Span
 from shrinkc.simulate.profile import Counts
 from shrinkc.simulate.profile import Phase as Measured
 from shrinkc.storage import Offsets
-from shrinkc.targets import Target
+from shrinkc.targets import FETCHED, L1, Target
 
-L1 = "l1"
 SIMD = "SC_XPULP=1"  # of a target's defines: an instruction multiplies 4 pairs of bytes
 BYTES_AT_ONCE = 4  # of that instruction, and of a load
 LARGE = 4096  # rows and inputs of the matrix that an engine's ceiling is of
@@ -221,8 +220,9 @@ def ceilings(
     if table is not None:
         fitted = f"cost model of {table.target}, fitted to {table.made.get('simulator', 'GVSoC')}"
         out.append(Ceiling("DMA", "bytes", table.dma, fitted, DMA))
-        if any(level.name == FLASH for level in target.levels):
-            out.append(Ceiling("flash", "bytes", table.flash, fitted, FLASH))
+        for level in target.levels:
+            if level.access == FETCHED:
+                out.append(Ceiling(level.label, "bytes", table.flash, fitted, FLASH))
     return out
 
 

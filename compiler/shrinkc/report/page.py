@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -276,8 +276,3 @@ def change(value: float) -> str:
 
 def size(value: float) -> str:
     return show_size(round(value))
-
-
-def pairs(key: str, title: str, found: Iterable[tuple[str, Value]]) -> Table:
-    """A folded table of names and values."""
-    return Table(key, title, (Column("name"), Column("value")), [*found], folded=True)

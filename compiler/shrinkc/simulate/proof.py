@@ -241,70 +241,48 @@ def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None 
     compared = mismatched = 0
     first: tuple[tuple[int, int], Difference] | None = None
 
-    def note(order: tuple[int, int], difference: Difference) -> None:
-        nonlocal first
-        if first is None or order < first[0]:
-            first = (order, difference)
+    def check(place: int, values: int, wrong: int, found: Difference) -> None:
+        """``found`` is the first of ``wrong`` out of that many ``values``, where any is; ``place``: in its step."""
+        nonlocal compared, mismatched, first
+        compared, mismatched = compared + values, mismatched + wrong
+        if wrong and (first is None or (found.step, place) < first[0]):
+            first = (found.step, place), found
 
-    last, prompt_end = graph.num_layers - 1, min(want.logits, default=0)
-    silent = not any((step, last) in got.hashes for step in range(prompt_end))
+    layers, prompt_end = graph.num_layers, min(want.logits, default=0)
+    silent = not any((step, layers - 1) in got.hashes for step in range(prompt_end))
     for (step, layer), h in want.hashes.items():
+        if silent and layer == layers - 1 and step < prompt_end:
+            continue
         other = got.hashes.get((step, layer))
-        if silent and layer == last and step < prompt_end:
-            continue
-        compared += graph.hidden
-        if other != h:
-            mismatched += graph.hidden
-            shown = "missing" if other is None else f"{other:08x}"
-            note((step, layer), Difference(step, layer, "layer output hash", 0, shown, f"{h:08x}"))
+        shown = "missing" if other is None else f"{other:08x}"
+        found = Difference(step, layer, "layer output hash", 0, shown, f"{h:08x}")
+        check(layer, graph.hidden, graph.hidden * (other != h), found)
     for step, logits in want.logits.items():
-        compared += len(logits)
-        other_logits = got.logits.get(step, np.zeros(0, np.int64))
-        if len(other_logits) != len(logits):
-            mismatched += len(logits)
-            note(
-                (step, graph.num_layers),
-                Difference(
-                    step, None, "logits", 0, f"{len(other_logits)} values", f"{len(logits)} values"
-                ),
-            )
+        others = got.logits.get(step, np.zeros(0, np.int64))
+        if len(others) != len(logits):
+            sizes = f"{len(others)} values", f"{len(logits)} values"
+            check(layers, len(logits), len(logits), Difference(step, None, "logits", 0, *sizes))
             continue
-        bad = np.flatnonzero(other_logits != logits)
-        mismatched += len(bad)
-        if len(bad):
-            i = int(bad[0])
-            note(
-                (step, graph.num_layers),
-                Difference(step, None, "logits", i, int(other_logits[i]), int(logits[i])),
-            )
+        bad = np.flatnonzero(others != logits)
+        i = int(bad[0]) if len(bad) else 0
+        found = Difference(step, None, "logits", i, int(others[i]), int(logits[i]))
+        check(layers, len(logits), len(bad), found)
     steps = sorted(want.logits)
     for i, token in enumerate(want.tokens):
         step = steps[0] + i
         if step not in want.logits:
             continue
-        compared += 1
-        other_token = got.tokens[i] if i < len(got.tokens) else None
-        if other_token != token:
-            mismatched += 1
-            shown_token = "missing" if other_token is None else other_token
-            note(
-                (step, graph.num_layers + 1),
-                Difference(step, None, "token", 0, shown_token, token),
-            )
+        chosen: int | str = got.tokens[i] if i < len(got.tokens) else "missing"
+        check(layers + 1, 1, chosen != token, Difference(step, None, "token", 0, chosen, token))
         if pieces is not None:
-            compared += 1
-            shown = got.pieces[i].hex() if i < len(got.pieces) else "missing"
-            if shown != pieces[token].hex():
-                mismatched += 1
-                note(
-                    (step, graph.num_layers + 2),
-                    Difference(step, None, "text", 0, shown, pieces[token].hex()),
-                )
+            texts = got.pieces[i].hex() if i < len(got.pieces) else "missing", pieces[token].hex()
+            check(layers + 2, 1, texts[0] != texts[1], Difference(step, None, "text", 0, *texts))
     extra = len(got.tokens) - len(want.tokens)
     if extra > 0 or not got.complete:
-        mismatched += max(extra, 1)
         what = f"{extra} more tokens" if extra > 0 else "no end of run"
-        note((1 << 30, 0), Difference(steps[-1] if steps else 0, None, "run", 0, what, "complete"))
+        end = Difference(steps[-1] if steps else 0, None, "run", 0, what, "complete")
+        first = first or ((end.step, 0), end)
+        mismatched += max(extra, 1)
     return Verdict(compared, mismatched, first[1] if first else None)
 
 

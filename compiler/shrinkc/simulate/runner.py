@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +68,18 @@ def run_program(
         )
     program = _program(out, target.programs[on])
     content = np.asarray(words).astype("<u4").tobytes()
-    with tempfile.TemporaryDirectory(prefix="shrinkc-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
+        scratch = Path(folder)
+        start = partial(run_streaming, directory=scratch, timeout_s=timeout_s)
         if on == "gvsoc":
-            done = _on_gvsoc(program, out, target, content, Path(scratch), env, timeout_s, on_line)
+            done = _on_gvsoc(start, program, out, target, content, scratch, env, on_line)
         else:
             emulator = [str(require_tool("qemu-riscv32", env))] if on == "qemu" else []
-            command = [*emulator, str(program)]
-            done = _with_stdin(command, content, Path(scratch), env, timeout_s, on_line)
+            file = scratch / "input.bin"
+            file.write_bytes(content)
+            with file.open("rb") as stdin:
+                command = [*emulator, str(program)]
+                done = start(command, env=env, stdin=stdin, on_line=on_line, terminal=False)
     return _judged(done, on, timeout_s)
 
 
@@ -152,36 +158,14 @@ def _program(out: Path, name: str) -> Path:
     return program
 
 
-def _with_stdin(
-    command: list[str],
-    content: bytes,
-    scratch: Path,
-    env: Mapping[str, str],
-    timeout_s: float,
-    on_line: Callable[[str], None] | None,
-) -> Finished:
-    words = scratch / "input.bin"
-    words.write_bytes(content)
-    with words.open("rb") as stdin:
-        return run_streaming(
-            command,
-            env=env,
-            directory=scratch,
-            stdin=stdin,
-            timeout_s=timeout_s,
-            on_line=on_line,
-            terminal=False,
-        )
-
-
 def _on_gvsoc(
+    start: Callable[..., Finished],
     program: Path,
     out: Path,
     target: Target,
     content: bytes,
     scratch: Path,
     env: Mapping[str, str],
-    timeout_s: float,
     on_line: Callable[[str], None] | None,
 ) -> Finished:
     """With the program's exit code, which the launcher reports in a line and not by its status."""
@@ -198,12 +182,10 @@ def _on_gvsoc(
         *_ram_options(target),
         "run",
     ]
-    done = run_streaming(
+    done = start(
         command,
         env=gvsoc_environment(launcher, env),
-        directory=scratch,
         stdin=subprocess.DEVNULL,
-        timeout_s=timeout_s,
         on_line=on_line and (lambda line: None if _is_echo(line) else on_line(line)),
         terminal=True,
     )

@@ -32,6 +32,7 @@ class Embed(Op):
     """
 
     TAKES = (("token",),)
+    BUFFER = "x"
     RULES = (rule_factor,)
 
     table: QLinear
@@ -46,10 +47,6 @@ class Embed(Op):
 
     def macros(self) -> dict[str, int | str]:
         return {"EMBED_FACTOR": f"{self.factor}u", "EMBED_SHIFT": self.shift}
-
-    @classmethod
-    def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        return "x"
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:

@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.graph import Graph, Op, State
-from shrinkc.ir.ops.quant import (
-    permuted,
-    rule_permutation,
-    vector_arithmetic,
-    vector_uses,
-    vector_work,
-)
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.ops.quant import MakesVector, permuted, rule_permutation
+from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 
@@ -44,7 +37,7 @@ def gain_uses(sizes: PassSizes) -> Iterable[Use]:
 
 
 @dataclass
-class NormQuant(Op):
+class NormQuant(MakesVector, Op):
     """i32 -> q16 or q8: RMSNorm and dynamic quantisation of ``x[perm] * gain``.
 
     ``gain`` int32 [width] in Q31, in the order of the result.  ``perm`` uint16 [width], or None:
@@ -54,6 +47,7 @@ class NormQuant(Op):
     GIVES = ("q16", "q8")
     RULES = (rule_norm, rule_permutation)
     KERNEL = "sc_step_norm"
+    PRODUCTS = 3  # it is squared, times its gain, and scaled
 
     eps: int
     pre_shift: int
@@ -73,24 +67,11 @@ class NormQuant(Op):
         return {"NORM_EPS": f"{self.eps}ull", "NORM_SHIFT": self.pre_shift, "NORM_DROP": drop}
 
     @classmethod
-    def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        return "xv"
-
-    @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         """y takes x * gain between the two halves."""
         yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
         yield from gain_uses(sizes)
-        yield from vector_uses(step, sizes)
-
-    @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        return vector_work(step, turn)
-
-    @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """Every input is squared, times its gain, and scaled."""
-        return vector_arithmetic(turn, 3)
+        yield from super().uses(step, sizes)
 
     @classmethod
     def how(cls, step: Step, steps: Sequence[Step]) -> int:

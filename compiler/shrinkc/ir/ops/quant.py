@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph, Op, State
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, OnDevice, PassSizes, Step, Turn, Use
 from shrinkc.numerics import vectors
 
 
@@ -52,66 +52,74 @@ def set_aside(k: int) -> int:
     return k // 4 + 8
 
 
-def vector_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
-    reader, source = sizes.slot(step), sizes.buffer(step.inputs[0])
-    several = sizes.words(reader.several_words)
-    if sizes.in_place(step.name):
-        several = 4 * sizes.team * set_aside(sizes.width(step.inputs[0]))
-        yield Use(source, Access.UPDATE)
-    else:
-        yield Use(source, Access.READ)
-    yield from scan_uses(reader.x_blocks, sizes)
-    yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
-    yield Use("xq", Access.WRITE, max(several, 4 * reader.words))
-    if reader.nseg:
-        yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
-    if sizes.scratch:
-        # an engine starts at once
-        yield Use("engine", Access.KEEP if sizes.tails else Access.WRITE, sizes.scratch)
-    if reader.asymmetric:
-        yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
+class MakesVector(OnDevice):
+    """What ops that make a vector have in common on the device."""
 
+    BUFFER = "xv"
+    PRODUCTS: ClassVar[int]  # of every input
 
-def vector_work(step: Step, turn: Turn) -> Work:
-    """Inputs scanned and then rounded; an engine that reads them is started.  All of the team have whole tokens
-    where there are enough of them, or vectors are made in place; of the others the cores have a share, of 8-bit ones in
-    blocks that they take in turn."""
-    m = turn.matrix
-    assert m is not None
-    cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
-    whole, left = divmod(turn.tokens, team)
-    if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.in_place(step.name)):
-        whole, left = whole + 1, 0
-    if not m.wide:
+    @classmethod
+    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
+        """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
+        reader, source = sizes.slot(step), sizes.buffer(step.inputs[0])
+        several = sizes.words(reader.several_words)
+        if sizes.in_place(step.name):
+            several = 4 * sizes.team * set_aside(sizes.width(step.inputs[0]))
+            yield Use(source, Access.UPDATE)
+        else:
+            yield Use(source, Access.READ)
+        yield from scan_uses(reader.x_blocks, sizes)
+        yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
+        yield Use("xq", Access.WRITE, max(several, 4 * reader.words))
+        if reader.nseg:
+            yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
+        if sizes.scratch:
+            # an engine starts at once
+            yield Use("engine", Access.KEEP if sizes.tails else Access.WRITE, sizes.scratch)
+        if reader.asymmetric:
+            yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
+
+    @classmethod
+    def work(cls, step: Step, turn: Turn) -> Work:
+        """Inputs scanned and then rounded; an engine that reads them is started.  All of the team have whole
+        tokens where there are enough of them, or vectors are made in place; of the others the cores have a share,
+        of 8-bit ones in blocks that they take in turn."""
+        m = turn.matrix
+        assert m is not None
+        cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
+        whole, left = divmod(turn.tokens, team)
+        if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.in_place(step.name)):
+            whole, left = whole + 1, 0
+        if not m.wide:
+            return Work({
+                "calls": 1, "starts": int(starts), "tokens": left, "elements": left * share(m.k, cores),
+                "blocks": left * share(m.x_blocks, cores), "sums": left * m.nseg * m.asymmetric,
+                "tokens_whole": whole, "elements_whole": whole * m.k, "segments_whole": whole * m.nseg,
+            })  # fmt: skip
+        # of 16-bit ones one alone has a path of its own
+        several = "_of_several" if turn.tokens > 1 else ""
         return Work({
-            "calls": 1, "starts": int(starts), "tokens": left, "elements": left * share(m.k, cores),
-            "blocks": left * share(m.x_blocks, cores), "sums": left * m.nseg * m.asymmetric,
-            "tokens_whole": whole, "elements_whole": whole * m.k, "segments_whole": whole * m.nseg,
+            f"calls{several}": 1, f"starts{several}": int(starts), "tokens": whole + left,
+            "elements": whole * m.k + left * share(m.k, cores), "blocks": 0, "sums": 0,
         })  # fmt: skip
-    # of 16-bit ones one alone has a path of its own
-    several = "_of_several" if turn.tokens > 1 else ""
-    return Work({
-        f"calls{several}": 1, f"starts{several}": int(starts), "tokens": whole + left,
-        "elements": whole * m.k + left * share(m.k, cores), "blocks": 0, "sums": 0,
-    })  # fmt: skip
 
-
-def vector_arithmetic(turn: Turn, each: int) -> Arithmetic:
-    """``each`` product per input; int32 in, the vector's words out."""
-    m = turn.matrix
-    assert m is not None
-    return Arithmetic(turn.tokens * m.k * each, turn.tokens * 4.0 * (m.k + m.x_words))
+    @classmethod
+    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
+        """int32 in, the vector's words out."""
+        m = turn.matrix
+        assert m is not None
+        return Arithmetic(turn.tokens * m.k * cls.PRODUCTS, turn.tokens * 4.0 * (m.k + m.x_words))
 
 
 @dataclass
-class Quant(Op):
+class Quant(MakesVector, Op):
     """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``; ``perm`` as in NormQuant."""
 
     GIVES = ("q16", "q8")
     RULES = (rule_permutation,)
     KERNEL = "sc_step_quant"
     IN_PLACE = True
+    PRODUCTS = 1  # it is scaled
 
     perm: np.ndarray | None = None
 
@@ -120,20 +128,3 @@ class Quant(Op):
         if t.kind == "q16":
             return vectors.quantize_q16(x, t.bits)
         return vectors.quantize_vector(x, t.seg, t.cmax)
-
-    @classmethod
-    def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        return "xv"
-
-    @classmethod
-    def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
-        return vector_uses(step, sizes)
-
-    @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        return vector_work(step, turn)
-
-    @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """Every input is scaled."""
-        return vector_arithmetic(turn, 1)

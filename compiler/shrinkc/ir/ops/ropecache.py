@@ -164,6 +164,7 @@ class RopeCache(Op):
     GIVES = ("heads8",)
     RULES = (rule_qkv, rule_heads, rule_units, rule_head_norm)
     KERNEL = "sc_step_heads"
+    BUFFER = "q8"
     NUMBERS = MappingProxyType({"k_unit": "int8_t", "v_unit": "int8_t"})
 
     heads: int
@@ -205,10 +206,6 @@ class RopeCache(Op):
         if self.pre_shift is None:
             return {}
         return {"HAS_HEAD_NORM": 1, "HEAD_NORM_SHIFT": self.pre_shift}
-
-    @classmethod
-    def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        return "q8"
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:

@@ -37,6 +37,7 @@ class SiluMul(Op):
     RULES = (rule_shifts,)
     FUSED = True
     KERNEL = "sc_step_linear"
+    BUFFER = "h"
     NUMBERS = MappingProxyType(
         {"gate_shift": "int8_t", "silu_shift": "int8_t", "up_shift": "int8_t"}
     )
@@ -50,10 +51,6 @@ class SiluMul(Op):
 
     def numbers(self) -> tuple[int, ...]:
         return self.gate_shift, self.shift, self.up_shift
-
-    @classmethod
-    def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        return "h"
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:
