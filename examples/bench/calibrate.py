@@ -3,13 +3,12 @@ docs/results/data/cost_model.json.
 
     python examples/bench/calibrate.py [--work DIR] [--jobs N] [--output FILE]
 
-Small random models of many shapes, widths, contexts and prompts are compiled; a profile build says what
-every op takes, a plain build what the counters add to that.  Each op's cycles are fitted to the features
-that it states (``Op.work``, an engine's ``features``) by non-negative least squares of relative errors.
-Shapes in HELD_OUT take no part in that: the errors that the file states are theirs alone.
+Small random models of many shapes, widths, contexts and prompts are compiled.  A profile build measures the cycles of
+every op; a plain build tells how many of these the counters cost.  Each op's cycles are fitted to its features
+(``Op.work``, an engine's ``features``) by non-negative least squares of relative errors.  Shapes in HELD_OUT take
+no part in the fit; the errors in the file are measured on them.
 
-With ``--work`` measurements are kept there, and the same program is not run again: a calibration that
-was interrupted goes on where it stopped.
+With ``--work`` measurements are kept, and no program runs twice: an interrupted calibration resumes.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from shrinkc.engines import CORES, engine_named
 from shrinkc.memory.cycles import Passes, StepWork, cost_of
 from shrinkc.targets import TARGETS
 
-NEW = 4  # tokens of a run, of which all but the first are decode steps
+NEW = 4  # tokens of a run; the first comes from prefill, the others from decode steps
 NEW_ON_ENGINES = 2  # simulating an engine takes a hundred times as long as simulating a core
 CLOCK_MHZ = 72.0
 FLASH = 0.996  # bytes per cycle, of long transfers
@@ -99,7 +98,7 @@ class Job:
 
     @property
     def builds(self) -> tuple[bool, ...]:
-        """With counters, and without: to know what these take, and for the check of whole passes."""
+        """With counters; and without, to measure the cost of the counters and the error of whole passes."""
         known = self.alone and self.format == self.shape.formats[0]
         return (True, False) if known or self.held_out else (True,)
 
@@ -214,7 +213,7 @@ def measure(job: Job, work: Path) -> Run:
 
 
 def _runs(out: Path, prompt: int, job: Job) -> dict[str, Any]:
-    """What its builds say."""
+    """Runs its builds: cycles per op and of the plain build."""
     ids = [1, *(3 + i % 500 for i in range(prompt - 1))]
     found: dict[str, Any] = {"new": job.new, "plain": None}
     for profile in job.builds:
@@ -244,8 +243,8 @@ def _counts(found: dict[str, Any], phase: str) -> tuple[dict[str, float], float 
 
 
 def samples(runs: list[Run], dma: float) -> Iterator[tuple[str, Sample]]:
-    """(op, what it did and took) of all that waited for no weights: of products that take less than
-    BOUND of what the DMA delivers at ``dma`` bytes per cycle."""
+    """(op, its work and cycles) of all ops that did not wait for weights: those that need less than BOUND of the
+    DMA's rate, ``dma`` bytes per cycle."""
     for phase in (p for run in runs for p in run.phases):
         tiles = phase.tile_bytes()
         kinds = {s.name: s.op for steps in phase.steps for s in steps}
@@ -256,7 +255,7 @@ def samples(runs: list[Run], dma: float) -> Iterator[tuple[str, Sample]]:
 
 
 def calibrated(runs: list[Run], target: str) -> CostTable:
-    """The table, with its errors on what was held out."""
+    """The fitted table, with its errors on the held-out shapes."""
     fitted = [r for r in runs if not r.job.held_out]
     held = [r for r in runs if r.job.held_out]
     probe = [
@@ -276,7 +275,7 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
             "command": "make calibrate",
         },
     )  # fmt: skip
-    # which products wait for the DMA says its rate, and the rate which those are
+    # the DMA's rate and the set of ops that wait for it depend on each other
     for _ in range(ROUNDS):
         by_op: dict[str, list[Sample]] = {}
         for op, sample in samples(fitted, table.dma):
@@ -291,8 +290,8 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
 
 
 def _share_words(ops: dict[str, dict[str, float]]) -> None:
-    """Both products run the same loops over words: one of which one never did without waiting for the DMA takes
-    the other's cycles."""
+    """Both kinds of products run the same loops over words.  A loop that one kind never ran without waiting for the DMA
+    takes the cycles of the other kind."""
     products = [ops[op] for op in ("linear", "silumul") if op in ops]
     for own in products:
         for other in products:
@@ -302,7 +301,7 @@ def _share_words(ops: dict[str, dict[str, float]]) -> None:
 
 
 def delivered(runs: list[Run]) -> float:
-    """Bytes per cycle that tiles came at where they came fastest: the DMA's rate if any op waited."""
+    """The highest rate in bytes per cycle at which tiles arrived: the DMA's rate if any op waited for it."""
     return max(
         (
             size / phase.cycles[name]
@@ -315,8 +314,8 @@ def delivered(runs: list[Run]) -> float:
 
 
 def rated(runs: list[Run], table: CostTable) -> CostTable:
-    """With the rate of the DMA that fits best to all that is copied, the highest of several; as it is where
-    nothing is."""
+    """The table with the DMA rate that fits all copies best, the highest one if several do; unchanged if nothing was
+    copied."""
     off = {rate: _off(runs, replace(table, dma=rate)) for rate in RATES}
     found = {rate: float(np.mean(errors)) for rate, errors in off.items() if errors}
     return replace(table, dma=min(found, key=lambda rate: found[rate])) if found else table
@@ -340,7 +339,7 @@ def _rounded(per: dict[str, float]) -> dict[str, float]:
 
 
 def check(runs: list[Run], table: CostTable) -> tuple[dict[str, Error], Error]:
-    """(per op, waits included, against profile builds; of whole passes against plain ones)."""
+    """(errors per op with waits, measured on profile builds; error of whole passes, measured on plain builds)."""
     ops: dict[str, tuple[list[float], list[float]]] = {}
     passes: tuple[list[float], list[float]] = ([], [])
     for phase in (p for run in runs for p in run.phases):

@@ -1,4 +1,4 @@
-"""What a calibration of the cost model runs: shapes that it is fitted to, and others that its errors are of."""
+"""Shapes for calibrating the cost model: some are fitted to, the errors are measured on the held-out ones."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ HELD_OUT = (
 )
 
 
-# run by whichever engine the compiler chooses; of two layers: a prompt goes through the last one with one token
+# Run by the engine that the compiler chooses.  Two layers, because a prompt passes the last layer with one token only.
 ON_ENGINES_FITTED = (
     Shape(64, 160, 8, 4, 8, 2, 48, ("w8", "w4"), (12,)),
     Shape(96, 256, 6, 6, 16, 2, 48, ("w8", "w2"), (5,)),
@@ -82,10 +82,10 @@ ON_ENGINES_FITTED = (
     Shape(192, 512, 6, 6, 32, 2, 64, ("w4g64", "w2g32"), (8,)),
     Shape(256, 704, 4, 2, 64, 2, 64, ("w3g32", "w4g32"), (33,)),
     Shape(576, 1536, 9, 3, 64, 2, 64, ("w4g32a", "w2g32"), (7,)),
-    # rows so long that N-EUREKA takes longer than the cores with what it sums
+    # rows so long that N-EUREKA is slower than the cores, which process its sums
     Shape(384, 1024, 6, 6, 64, 2, 48, ("w8",), (12,)),
     Shape(576, 1536, 9, 3, 64, 2, 64, ("w8",), (18,)),
-    # chunks of more tokens than a tile of N-EUREKA's has room for both bytes of
+    # prefill chunks with more tokens than a tile of N-EUREKA holds with both bytes of their activations
     Shape(64, 160, 8, 4, 8, 2, 64, ("w8",), (40,)),
     Shape(64, 256, 16, 16, 4, 2, 64, ("w8",), (30,)),
     Shape(96, 256, 6, 6, 16, 2, 64, ("w8",), (36,)),

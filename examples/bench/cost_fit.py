@@ -23,15 +23,15 @@ class Sample:
 def fit(samples: Sequence[Sample]) -> dict[str, float]:
     """Feature -> cycles, none negative, such that relative errors are small.
 
-    Where an engine and the cores work at the same time, the longer of both is what a sample is of: which
-    one it is and the coefficients say each other, from several guesses on; the best is taken.
+    Where an engine and the cores work at the same time, a sample measures the slower one.  Which one that is depends on
+    the coefficients, and they depend on it: so both are found by iteration, from several guesses; the best result wins.
     ValueError where nothing was measured.
     """
     if not samples or any(s.cycles <= 0 for s in samples):
         raise ValueError("nothing was measured")
     best: tuple[float, dict[str, float]] | None = None
     for guess in ("both", "engine", "cores"):
-        found = _settle(samples, guess)
+        found = _iterate(samples, guess)
         off = [predict(found, s.work) / s.cycles - 1 for s in samples]
         loss = float(np.square(off).sum())
         if best is None or loss < best[0]:
@@ -39,13 +39,13 @@ def fit(samples: Sequence[Sample]) -> dict[str, float]:
         if not any(lane(name) for s in samples for name in s.work.features):
             break
     assert best is not None
-    # of a lane that never was the longer one nothing is known, but that it costs nothing
+    # a feature of a lane that was never the slower one has no measurable cost
     unseen = {name: 0.0 for s in samples for name in s.work.features}
     return dict(sorted({**unseen, **best[1]}.items()))
 
 
-def _settle(samples: Sequence[Sample], guess: str) -> dict[str, float]:
-    """The coefficients from ``guess`` on; as far as they go where they do not settle."""
+def _iterate(samples: Sequence[Sample], guess: str) -> dict[str, float]:
+    """The coefficients after at most 20 iterations that start from ``guess``."""
     shorter: list[str] = [
         {"both": "-", "engine": BESIDE, "cores": "engine"}[guess] for _ in samples
     ]
@@ -60,7 +60,7 @@ def _settle(samples: Sequence[Sample], guess: str) -> dict[str, float]:
 
 
 def _shorter(per: Mapping[str, float], work: Work) -> str:
-    """Of an engine and the cores beside it the one that does not count: BESIDE or "engine"."""
+    """The faster one of an engine and the cores that work at the same time: BESIDE (the cores) or "engine"."""
     lanes = dict.fromkeys((BESIDE, "engine"), 0.0)
     for name, count in work.features.items():
         if who := lane(name):
@@ -69,7 +69,7 @@ def _shorter(per: Mapping[str, float], work: Work) -> str:
 
 
 def _counted(work: Work, shorter: str) -> dict[str, float]:
-    """The features of ``work`` but for those of the lane that does not count."""
+    """The features of ``work`` without those of the faster lane."""
     if shorter == BESIDE:
         return {n: v for n, v in work.features.items() if lane(n) != BESIDE}
     if shorter == "engine":

@@ -1,4 +1,4 @@
-"""Measured figures: JSON files in docs/results/data, each of which says how and where it was measured.
+"""Measured figures: JSON files in docs/results/data, with their provenance.
 
 A file has ``title``, ``provenance`` (commit, date, command, machine), ``columns`` (key to heading, in the order of
 the table), ``formats`` (key to a format of ``str.format``, or to a number of significant digits) and ``rows``.  A row

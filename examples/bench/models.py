@@ -35,7 +35,7 @@ LLAMA_1B: dict[str, Any] = {
     },
     "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 128000, "eos_token_id": 128001,
 }  # fmt: skip
-"""What a plan reads of the config.json of LLaMA-3.2-1B."""
+"""The fields of LLaMA-3.2-1B's config.json that a plan needs."""
 
 
 def write_llama(

@@ -1,4 +1,4 @@
-"""What the speed benchmark runs on GVSoC: programs, the figure that is taken of their runs, and its target.
+"""The rows of the speed benchmark on GVSoC: programs, a figure that is computed from their runs, and its target.
 
 The peer is Deeploy at bf64cfae: figures of its documents ("published"), and of its generated code built with stock
 GCC 14.2 and run on the same simulator ("run again").
@@ -226,7 +226,7 @@ ROWS = (
         least=True, digits=1, twice=True),
 )  # fmt: skip
 
-# the cycles of every format of three models: behind a prompt of 61 tokens, and at the first position
+# Three models in every format, measured after a prompt of 61 tokens and at the first position.
 MODELS = {
     "stories": ("examples/stories", "examples/stories"),
     "stories260k": ("stories260K", "stories260K"),

@@ -1,12 +1,10 @@
-"""Kills a compression run at random moments, each time goes on with it, and holds what comes out against a run
-that nothing disturbed.
+"""Kills compression runs at random moments, resumes them, and compares their files with those of an undisturbed run.
 
     PYTHONPATH=compiler:tests python -m compress.kills -n 20 --seed 1
 
-A run of the example goes through a text that the model writes itself, all stages but scales and eora, and
-evaluation.  SIGKILL goes to the command alone, at a moment drawn evenly from what the whole run takes; the same
-command then goes on, and is killed again, until it ends, and the next run begins.  Ends with 1 where a file of a
-run is another than undisturbed, or a command ends with anything but success.
+A run of the example has self-generated text, all stages but scale fine-tuning and EoRA, and evaluation.  The command
+gets SIGKILL at a random moment within the time that a whole run takes.  The same command resumes it and is killed,
+until the run ends and the next one begins.  Ends with 1 if a file differs or a command fails.
 """
 
 from __future__ import annotations
@@ -131,8 +129,8 @@ def under_way(out: Path) -> str:
 
 
 def killed(out: Path, recipe: Path, after: float) -> Kill | None:
-    """Runs, or goes on, and kills that ``after`` so many seconds; None: it had ended before.  Raises
-    RuntimeError when it ended with anything but success."""
+    """Starts or resumes a run and kills it ``after`` some seconds.  None if it had ended before; RuntimeError if it
+    failed."""
     process = start(out, recipe)
     try:
         code = process.wait(after)
@@ -147,8 +145,7 @@ def killed(out: Path, recipe: Path, after: float) -> Kill | None:
 
 
 def differing(out: Path, whole: Path) -> tuple[int, list[str]]:
-    """How many files were compared, and the names of those that one has and the other has not, or of which the
-    contents differ."""
+    """How many files were compared, and the names of those that only one run has or that differ."""
     one, other = contents(out), contents(whole)
     names = sorted(one.keys() | other.keys())
     return len(names), [name for name in names if one.get(name) != other.get(name)]
@@ -211,7 +208,7 @@ def _moment(rng: random.Random, lasts: float, more: bool) -> float:
 
 
 def write_recipe(folder: Path) -> Path:
-    """The recipe, and the text of its evaluation beside it."""
+    """Writes the recipe and the text of its evaluation."""
     (folder / "others.txt").write_text(story_text(1, 60), encoding="utf-8")
     file = folder / "recipe.toml"
     file.write_text(RECIPE, encoding="utf-8")

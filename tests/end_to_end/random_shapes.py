@@ -1,4 +1,4 @@
-"""Proves random models on every machine, as many as asked for; what was proved is not proved again.
+"""Runs random models on every machine and verifies them; a verified model is not run again.
 
     PYTHONPATH=compiler:tests python -m end_to_end.random_shapes --host 1000 --gvsoc 100
 
@@ -82,7 +82,7 @@ def campaign(
     """Tries seeds from 0 on until ``count`` of them matched on all ``machines``, ``jobs`` at once; returns
     the records in order of seeds.
 
-    What ended in a fault before is tried again.
+    Seeds that ended in a fault before are tried again.
     """
     known = {r["seed"]: r for r in journal.records if r["machines"] == list(machines)}
     known = {seed: r for seed, r in known.items() if "fault" not in r}

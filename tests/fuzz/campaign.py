@@ -1,10 +1,10 @@
-"""Many trials: every importer in turn, what escaped made smaller, and the figures of it.
+"""Tries many changed inputs on every importer in turn, and reduces the changes of those that escape.
 
     PYTHONPATH=compiler:tests python -m fuzz.campaign -n 20000 --seed 1
 
-What was tried is not tried again, while no source changes.  Ends with 1 where an input escaped: a traceback,
-exit code 70 or one that the importer does not document, something half-written, a warning, a process that
-died, or more than a trial's share of time and memory.  ``--again SUBJECT/NUMBER`` shows one trial.
+A trial is not repeated while no source changes.  Ends with 1 if an input escaped: a traceback, exit code 70 or one that
+the importer does not document, a half-written result, a warning, a dead process, or too much time or memory.
+``--again SUBJECT/NUMBER`` shows one trial.
 """
 
 from __future__ import annotations
