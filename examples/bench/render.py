@@ -81,7 +81,13 @@ def measured(data: dict[str, Any], rows: Sequence[str] | None = None) -> str:
     for row in chosen(data, rows):
         p = {**data["provenance"], **row.get("provenance", {})}
         again = "" if p.get("remeasured", True) else "not measured again since"
-        said = f"commit {p['commit']}", p["date"], f"`{p['command']}`", p["machine"], again
+        said: tuple[str, ...] = (
+            f"commit {p['commit']}",
+            p["date"],
+            f"`{p['command']}`",
+            p["machine"],
+            again,
+        )
         groups.setdefault(said, []).append(shown(row.get(first), None))
     usual: tuple[str, ...] = max(groups, key=lambda said: len(groups[said]))
     lines = [f"Measured: {', '.join(part for part in usual if part)}."]
