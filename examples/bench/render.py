@@ -50,7 +50,7 @@ def shown(value: Any, form: str | int | None) -> str:
         rounded = float(f"{value:.{form - 1}e}")
         digits = form - 1 - math.floor(math.log10(abs(rounded))) if rounded else 0
         return f"{rounded:,.{max(0, digits)}f}"
-    return (form or "{:,}").format(value)
+    return (form or "{:,}").format(value).replace(" ", "\u00a0")  # "25 %" stays on one line
 
 
 def chosen(data: dict[str, Any], names: Sequence[str] | None) -> list[dict[str, Any]]:

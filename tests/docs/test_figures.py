@@ -48,14 +48,14 @@ def test_a_table(folder: Path) -> None:
     lines = text.split("\n")
     assert lines[2:7] == [
         "| Model | Cycles | OK |", "| --- | ---: | --- |", "| A | 69,800 | yes |", "| B | – | no |",
-        "| C | ≤ 0.006 | – |",
+        "| C | ≤\u00a00.006 | – |",
     ]  # fmt: skip
     assert "commit abc, 2026-12-01, `make x`, m." in lines[8]
     assert "*B*: commit def, not measured again since.</small>" in lines[8]
     assert render.rendered(text, folder) == text
     page = page.replace("x.json", "x columns=cycles,model rows=c,a provenance=no")
     assert render.rendered(page, folder).split("\n")[2:-1] == [
-        "| Cycles | Model |", "| ---: | --- |", "| ≤ 0.006 | C |", "| 69,800 | A |",
+        "| Cycles | Model |", "| ---: | --- |", "| ≤\u00a00.006 | C |", "| 69,800 | A |",
         "<!-- end of table -->",
     ]  # fmt: skip
     shown = "```\n<!-- table: y.json -->\n```"
