@@ -108,8 +108,8 @@ MODELS = {
     "rows": Pinned({"context": 24}, write_tiny_llama),
     # groups that do not divide, zero points, a 4-bit head of its own; KV cache and logits out of L1
     "groups": Pinned(
-        {"bits": "4", "group": 16, "short_last_group": True, "asymmetric": True,
-         "head_bits": "4", "context": 40, "l1": 21572},
+        {"bits": 4, "group": 16, "short_last_group": True, "asymmetric": True,
+         "head_bits": 4, "context": 40, "l1": 21572},
         odd_groups,
     ),
     "gptq": Pinned({"context": 16}, mixed_gptq),
