@@ -151,7 +151,7 @@ def test_from_a_checkpoint_to_a_proof_without_a_word(
     )
     assert result.verdict is not None and result.verdict.compared > 0 == result.verdict.mismatched
     assert len(result.new_tokens) == 5 and result.prompt_tokens
-    proof = f"{result.verdict.compared} values compared, 0 mismatched"
+    proof = f"{result.verdict.compared} values checked, 0 differ"
     assert repr(result) == f"<RunResult tiny on host: 5 new tokens, {proof}>"
     assert "".join(told) == result.text + "\n" and told[0].endswith("hello")
     assert "running on host" in heard.stages

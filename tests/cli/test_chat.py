@@ -87,7 +87,7 @@ def test_answers_are_verified(chat: Chat, program: Path, tmp_path: Path) -> None
     verdicts = [answer["verdict"] for answer in result.json["answers"]]
     assert len(verdicts) == 2
     assert all(v["compared"] > 0 == v["mismatched"] for v in verdicts)
-    assert result.words.count("values compared, 0 mismatched") == 2
+    assert result.words.count("verified bit for bit: all layer outputs, logits and tokens") == 2
 
     broken = Path(shutil.copytree(program, tmp_path / "broken"))
     blobs = list((broken / "blobs").glob("*.bin"))

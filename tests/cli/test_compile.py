@@ -95,14 +95,17 @@ def test_the_summary_says_what_is_used(cli: Cli, model: Path, tmp_path: Path) ->
     result = cli("compile", model, "-o", tmp_path / "out")
     assert (result.code, result.out) == (0, "")
     for part in (
-        "context 64 (default)",
+        "fits siracusa",
+        "context 64 by default",
         "L1",
         "weights",
-        "chunks of 36 tokens",
-        "tiles of up to",
-        "neureka: ",
+        "N-EUREKA",
+        "next: shrinkc run ",
     ):
         assert part in result.err
+    assert "prefill chunk" not in result.err
+    more = cli("compile", model, "-o", tmp_path / "out", "--force", "-v")
+    assert "prefill chunk  36 tokens" in more.err and "weight tiles" in more.err
 
 
 def test_json_is_one_object(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_plan_says_the_same_and_writes_nothing(cli: Cli, model: Path, tmp_path: 
     planned = cli("plan", model, "--l1", "64KiB", "--json").json
     assert planned.pop("speed")
     assert planned == {k: v for k, v in compiled.items() if k not in ("output", "files")}
-    assert cli("plan", model, "--l1", "64KiB").out.startswith("tiny for siracusa")
+    assert cli("plan", model, "--l1", "64KiB").out.startswith("tiny fits siracusa")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -181,7 +184,7 @@ def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path
     grouped = ("plan", tmp_path / "m", "--bits", 4, "--group", 32)
     told = cli(*grouped, "--json").json["prompt_products"]
     assert len(told) == 8 and {name.split(".")[0] for name in told} == {"layer0", "layer1"}
-    said = "in a prompt neureka multiplies the groups of 8 of the cores' matrices"
+    said = "in prefill it multiplies the groups of 8 of the cores' matrices"
     assert said in cli(*grouped).out
     assert said not in cli(*grouped, "--engines", "cores").out
     assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []

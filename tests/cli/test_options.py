@@ -167,7 +167,7 @@ def test_printed_commands_can_be_pasted(cli: Cli, model: Path, tmp_path: Path) -
     script = f'set -- {line}printf "%s\\0" "$@"'
     shown = subprocess.run(["bash", "-c", script], capture_output=True, check=True, cwd=tmp_path)
     assert shown.stdout.decode().split("\0") == [
-        "run", str(tmp_path / f"out {name}"), "--on", "host", "--prompt", "...", "",
+        "run", str(tmp_path / f"out {name}"), "--on", "host", "--prompt", "Once upon a time", "",
     ]  # fmt: skip
     assert not (tmp_path / "here").exists()
     command = json.loads((tmp_path / f"out {name}" / "manifest.json").read_text())["command"]

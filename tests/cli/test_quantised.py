@@ -63,7 +63,7 @@ def test_gguf_file(cli: Cli, needs: Any, tmp_path: Path, kind: str) -> None:
     bits = "8 bit" if kind == "Q8_0" else "4 bit"
     # Q4_0 has negative scales; made positive, the zero points of those groups are another
     kinds = f"{bits} asymmetric" if kind in ("Q4_0", "Q4_1") else bits
-    assert f"{kinds} in groups of 32 (1" in planned.out and "checkpoint's matrices" in planned.out
+    assert f"{kinds} group size 32 (1" in planned.out and "of the checkpoint)" in planned.out
     assert cli("compile", model, "--context", 24, "-o", out).code == 0
     ran = cli("run", out, "--prompt", "a b", "--tokens", 8, "--ignore-eos", "--json")
     assert ran.json["verdict"]["mismatched"] == 0 < ran.json["verdict"]["compared"]
@@ -86,7 +86,7 @@ def test_head_bits_are_for_a_float_embedding(cli: Cli, tmp_path: Path) -> None:
     tiny_gptq(tmp_path / "model", group=16)
     four = cli("plan", tmp_path / "model", "--head-bits", 4, "--group", 16)
     assert four.code == 0, four.err
-    assert "embedding and head at 4 bit" in four.out
+    assert "embedding and LM head 4 bit" in four.out
     tiny_gptq(tmp_path / "own", group=16, embedding_bits=4)
     refused = cli("plan", tmp_path / "own", "--head-bits", 4)
     assert refused.code == 20 and "--head-bits cannot change" in refused.words
@@ -97,7 +97,7 @@ def test_options_are_for_the_matrices_that_are_float(cli: Cli, tmp_path: Path) -
     tiny_gptq(tmp_path / "model", group=16, skip=("model.layers.0.mlp.down_proj",))
     planned = cli("plan", tmp_path / "model", "--bits", 4, "--group", 8)
     assert planned.code == 0, planned.err
-    assert "4 bit in groups of 8, 4 bit in groups of 16 (13 of" in planned.out
+    assert "4 bit group size 8, 4 bit group size 16 (13 matrices" in planned.out
 
 
 def test_columns_in_unlike_orders_are_refused(cli: Cli, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_memory_and_weights_are_the_plans(cli: Cli, out: Path) -> None:
     plan = json.loads((out / "plan.json").read_text())
     verdict, weights = data["verdict"], data["weights"]["matrices"]
     assert verdict["command"] == json.loads((out / "manifest.json").read_text())["command"]
-    assert verdict["fits"] is True and verdict["proved"] is None
+    assert verdict["fits"] is True and verdict["verified"] is None
     regions = data["memory"]["regions"]
     page = checked(out / "report.html")
     at = {name: i for i, name in enumerate(plan["steps"])}
@@ -196,7 +196,7 @@ def test_a_profiled_run_stands_beside_the_estimate(cli: Cli, out: Path, tmp_path
         assert o["estimate_off"] == pytest.approx(off, abs=1e-3)
     assert verdict["compared"] == 77 and verdict["run"] == "run.json"
     page = checked(out / "report.html")
-    assert "77 values compared, 0 mismatched" in page.words and "measured cycles" in page.words
+    assert "77 values checked, 0 differ" in page.words and "measured cycles" in page.words
     # where the last run with --profile left it
     (out / PROFILE).parent.mkdir()
     (tmp_path / "run.json").rename(out / PROFILE)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.core.words import show_rounded
 
 from .conftest import Cli
 
@@ -25,7 +26,7 @@ def test_host(cli: Cli, compiled: Path, needs: Needs) -> None:
     result = cli("run", compiled, "--prompt", "a the", "--tokens", 8)
     assert result.code == 0
     assert result.out.startswith("a the")
-    assert "verified: " in result.err and " values compared, 0 mismatched" in result.err
+    assert "\nverified bit for bit: all layer outputs, logits and tokens equal" in result.err
 
 
 def test_chat(cli: Cli, model: Path, tmp_path: Path, needs: Needs) -> None:
@@ -211,7 +212,8 @@ def test_prefill_and_decode_have_their_speeds(cli: Cli, compiled: Path, needs: N
     assert (speed["prefill"]["tokens"], speed["decode"]["tokens"]) == (3, 5)
     both = speed["prefill"]["seconds"] + speed["decode"]["seconds"]
     assert 0 < both < run.json["seconds"] + 1
-    assert f"decode {speed['decode']['tokens_per_second']:.1f} tokens/s" in run.words
+    shown = show_rounded(speed["decode"]["tokens_per_second"])
+    assert f"decode {shown} tokens/s" in run.words
     one = cli(*base, "-n", 1, "--json")
     assert one.json["speed"]["decode"] is None and " decode " not in one.words
 
@@ -225,7 +227,7 @@ def test_a_part_is_verified(cli: Cli, program: Path, needs: Needs) -> None:
     assert result.json["verdict"] == {
         "compared": (8 + 6) * 20 + 3 * (107 + 2), "mismatched": 0, "first_difference": None, "every": 4,
     }  # fmt: skip
-    assert "logits and choice of 3 of 6 tokens alone (every:4)" in result.words
+    assert "logits and choice of 3 of 6 tokens (--verify every:4), equal" in result.words
     assert cli(*base, "--verify", "all").json["verdict"]["every"] == 1
     # where a difference is found, all of the run is compared
     plan = json.loads((program / "plan.json").read_text())

@@ -76,7 +76,7 @@ def test_lookup(cli: Cli, compiled: Path, needs: Needs) -> None:
     assert 0 < said["accepted"] <= said["drafted"] <= 3 * said["passes"]
     assert said["tokens_per_pass"] == pytest.approx(15 / said["passes"], abs=0.001)
     assert (
-        f"lookup: {15 / said['passes']:.2f} tokens per pass ({said['passes']} passes), "
+        f"prompt lookup: {15 / said['passes']:.2f} tokens per forward pass ({said['passes']} passes), "
         f"{said['accepted']} of {said['drafted']} drafted tokens accepted"
     ) in result.words
     told = [cli("run", compiled, *options, *look) for look in ([], ["--lookup", 8])]
@@ -95,7 +95,7 @@ def test_lookup_on_gvsoc(cli: Cli, program: Path, needs: Needs) -> None:
         passes = result.json["lookup"]["passes"]
         decode = result.json["cycles"]["decode"]
         assert len(decode) == passes < 11 and min(decode) > 0
-        assert f"decode {sum(decode) / 11:.0f} per token" in result.err
+        assert f"decode {sum(decode) / 11:,.0f} cycles per token" in result.err
     decode = result.json["profile"]["decode"]
     assert decode["steps"] == passes
     assert decode["counted"] == pytest.approx(decode["cycles"], rel=0.03)

@@ -78,7 +78,7 @@ def test_what_does_not_fit_and_what_is_not_possible(cli: Cli, small: Path, tmp_p
     heads = lines[1].split()
     assert heads[:4] == ["l1", "context", "fits", "L1"] and heads[-1] == "limit"
     rows = [line.split() for line in lines[2:6]]
-    assert rows[0][:5] == ["10.0", "KiB", "64", "no", "L1"] and rows[0][5:7] == ["short", "of"]
+    assert rows[0][:5] == ["10", "KiB", "64", "no", "L1"] and rows[0][5:7] == ["short", "of"]
     assert rows[1][3:6] == ["-", "refused:", "--context"]
     cycles = fits["speed"]["decode"]["cycles_per_token"]  # rounded to a tenth
     assert rows[2][3] == "yes"

@@ -15,10 +15,12 @@ from helpers.tiny_llama import write_tiny_llama
 from shrinkc.compression.choices import OnChip
 from shrinkc.compression.stages import gptq
 from shrinkc.core.progress import Silent
+from shrinkc.core.words import show_rounded
 from shrinkc.driver.compiling import compile_model
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
+from shrinkc.driver.summary import summary
 from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import load_config
 from shrinkc.targets import KIB, SIRACUSA
@@ -59,20 +61,22 @@ def test_plan_says_who_runs_what_and_why_not(
     register(replace(PLAIN, cycles=cycles))
     write_tiny_llama(tmp_path / "m", **LARGE)
     plan = planned(tmp_path / "m")
-    said = [v.removeprefix("  engines     ") for v in plan.lines() if v.startswith("  engines")]
+    lines = summary(plan, verbose=True)
     chosen = plan.choices.by_name
     on = {n for n, c in chosen.items() if c.engine == "plain"}
     assert on == {"layer0.gate_up", "layer1.gate_up"}
-    cost = {e: sum(c.cycles for c in chosen.values() if c.engine == e) for e in (CORES, "plain")}
-    assert said[:2] == [
-        f"cores: {9 - len(on)} of 9 matrices, estimated {cost[CORES]} cycles per token",
-        f"plain: {len(on)} of 9 matrices, estimated {cost['plain']} cycles per token",
+    for engine, count in ((CORES, 9 - len(on)), ("plain", len(on))):
+        cycles = show_rounded(sum(c.cycles for c in chosen.values() if c.engine == engine))
+        assert any(f"matrices: {count}, cycles per token: {cycles}" in line for line in lines)
+    assert any("runs 2 of 9 matrices, the cores run the others" in line for line in lines)
+    refused = [
+        line.removeprefix("  not chosen") for line in lines if line.startswith("  not chosen")
     ]
-    assert "not on plain: head has 107 rows, no multiple of 8" in said
-    assert any(v.startswith("not on plain: layer0.qkv (and 1 more) takes ") for v in said)
+    assert any(line.endswith(": head has 107 rows, no multiple of 8") for line in refused)
+    assert any(": layer0.qkv (and 1 more) takes " in line for line in refused)
     cut = [p for p in plan.plan.placements if p.name not in on]
     tiles = sum(-(-p.blocks // p.tile_blocks) for p in cut)
-    assert f", {tiles} tiles of" in "".join(plan.lines())
+    assert any(f" {tiles} per forward pass" in line for line in lines)
     told: Any = plan.to_json()["engines"]
     assert told["head"]["refused"] == {"plain": "has 107 rows, no multiple of 8"}
     assert told["layer0.gate_up"] == {
@@ -86,7 +90,7 @@ def test_plan_says_nothing_where_the_cores_are_alone(
     monkeypatch.setattr("shrinkc.driver.planning.target_named", lambda name: CORES_ALONE)
     write_tiny_llama(tmp_path / "m", **LARGE)
     plan = planned(tmp_path / "m")
-    assert not any("engine" in line for line in plan.lines())
+    assert not any("matrices" in line for line in summary(plan, verbose=False))
     assert "engines" not in plan.to_json()
 
 
@@ -123,7 +127,7 @@ def test_what_is_offered_instead_is_planned_for_the_engines_too(
     plan = planned(tmp_path / "m")
     engines = {c.engine for c in plan.choices.by_name.values()}
     assert engines == {CORES, "plain"}
-    assert any("needs " in v and "bytes of wmem" in v for v in plan.lines())
+    assert any("needs " in v and "bytes of wmem" in v for v in summary(plan, verbose=True))
 
 
 def test_the_cores_run_all_where_an_engine_would_leave_too_little_memory(
@@ -135,8 +139,8 @@ def test_the_cores_run_all_where_an_engine_would_leave_too_little_memory(
     plan = planned(tmp_path / "m")
     assert plan.choices.engines == {CORES}
     assert {p.engine for p in plan.plan.placements} == {CORES}
-    (said,) = [v for v in plan.lines() if "would leave l1 " in v]
-    assert "not on plain: layer0.qkv (and 7 more) would leave l1 " in said
+    (said,) = [v for v in summary(plan, verbose=True) if "would leave l1 " in v]
+    assert ": layer0.qkv (and 7 more) would leave l1 " in said
     assert "bytes short there" in said
     written = compile_model(
         request_for(tmp_path / "m"), tmp_path / "out", force=False, reporter=Silent()

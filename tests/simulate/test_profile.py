@@ -66,7 +66,7 @@ def test_the_table() -> None:
     lines = profile().lines()
     assert lines[0] == "profile of the prefill: 2200 of 2210 cycles are in operations"
     assert lines[1].split() == [
-        "cycles", "share", "instr.", "load-use", "icache", "barrier", "transfer", "worst/mean",
+        "cycles", "share", "instr.", "load-use", "icache", "barrier", "transfer", "imbalance",
     ]  # fmt: skip
     assert lines[3].split() == [
         "qkv",

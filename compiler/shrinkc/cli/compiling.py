@@ -10,6 +10,7 @@ import click
 import shrinkc
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.options import PATH, command, model_options
+from shrinkc.core.shell import quoted
 
 
 @command(
@@ -27,9 +28,17 @@ def compile_command(output: Path, force: bool, as_json: bool, **options: Any) ->
     MODEL is a Hugging Face directory, a GPTQModel directory, a GGUF file, or an id of the hub such as
     OWNER/NAME.
     """
+    from shrinkc.driver.summary import summary
+
     console = Console()
     result = shrinkc.compile(output=output, force=force, reporter=console, **options)
-    for line in result.lines():
+    run = quoted("shrinkc", "run", output, "--on", result.prepared.target.runs_on[-1])
+    for line in [
+        *summary(result.prepared, console.verbose),
+        "",
+        f"wrote {output} ({result.files} files)",
+        f"next: {run} --prompt 'Once upon a time'",
+    ]:
         console.note(line)
     if as_json:
         print_json(result.to_json())

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 import shrinkc
+from shrinkc.cli.compiling import compile_command
 from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.options import PATH, Command, command, model_options, speed_options
+from shrinkc.core.shell import quoted
 
 _AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
 
@@ -66,7 +68,8 @@ def plan_command(
 
         sweeping.run(ctx, axes, picture, as_json, options)
         return
-    with Console().stage("planning"):
+    console = Console()
+    with console.stage("planning"):
         planned = shrinkc.plan(**options)
     if not planned.fits:
         raise planned.error
@@ -78,6 +81,31 @@ def plan_command(
     if as_json:
         print_json({**planned.to_json(), "speed": None if speed is None else speed.to_json()})
         return
-    without = f"  speed       not estimated: {planned.target.name} was not calibrated"
-    for line in [*planned.lines(), *([without] if speed is None else speed.lines())]:
+    from shrinkc.driver.summary import summary
+
+    for line in summary(planned, console.verbose):
         click.echo(line)
+    console.note(f"next: {_compile_command(ctx)}")
+
+
+def _compile_command(ctx: click.Context) -> str:
+    """`shrinkc compile` with the options of this command that it takes."""
+    kept = {param.name for param in compile_command.params}
+    words = [
+        part
+        for param in ctx.command.params
+        if param.name in kept
+        and param.name in ctx.params
+        and ctx.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
+        for part in _words(param, ctx.params[param.name])
+    ]
+    return quoted("shrinkc", "compile", *words, "-o", "out")
+
+
+def _words(param: click.Parameter, value: Any) -> list[str]:
+    """A parameter as it was given."""
+    if isinstance(param, click.Argument):
+        return [str(value)]
+    if value is True:
+        return [param.opts[0]]
+    return [param.opts[0], str(value)]

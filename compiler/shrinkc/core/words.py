@@ -21,11 +21,24 @@ def parse_size(text: str) -> int:
 
 
 def show_size(size: int) -> str:
-    """``1.5 MiB``, ``37.2 KiB``, ``12 B``."""
+    """``1.5 MiB``, ``37.2 KiB``, ``256 KiB``, ``12 B``."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
-            return f"{size / unit:.1f} {name}"
+            number = f"{size / unit:.1f}".removesuffix(".0")
+            return f"{number} {name}"
     return f"{size} B"
+
+
+def show_share(used: int, have: int) -> str:
+    """``254.5 of 256.0 KiB``, ``107.0 KiB of 2.0 MiB``."""
+    first, second = show_size(used), show_size(have)
+    number, unit = first.split()
+    return f"{number if second.endswith(f' {unit}') else first} of {second}"
+
+
+def show_rounded(value: float) -> str:
+    """Three significant digits: ``65,500``, ``0.157``."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def listed(words: Sequence[str]) -> str:

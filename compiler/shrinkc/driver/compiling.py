@@ -12,7 +12,6 @@ from shrinkc.core import artifact
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.core.output import check_directory, new_directory
 from shrinkc.core.progress import Reporter
-from shrinkc.core.shell import quoted
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
@@ -34,14 +33,6 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"<Compiled {self.output}: {self.files} files of {self.prepared!r}>"
-
-    def lines(self) -> list[str]:
-        """A summary for people."""
-        run = quoted("shrinkc", "run", self.output, "--on", self.prepared.target.runs_on[-1])
-        return [
-            *self.prepared.lines(),
-            f"  written     {self.output} ({self.files} files); next: {run} --prompt '...'",
-        ]
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""

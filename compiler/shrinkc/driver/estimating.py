@@ -39,25 +39,6 @@ class Speed:
         """Of passes over that many tokens."""
         return tokens * 1e6 * self.clock_mhz / cost.cycles
 
-    def lines(self) -> list[str]:
-        """For people, below the summary of a plan."""
-        whose = "" if self.asked else ", the simulator's default clock"
-        out = [
-            f"  decode      {self.decode.cycles:,.0f} cycles per token at position {self.position}, "
-            f"{self.tokens_per_second(self.decode):,.1f} tokens/s at {self.clock_mhz:g} MHz{whose}",
-            f"  prefill     {self.prefill.cycles / self.position:,.0f} cycles per token of a prompt of "
-            f"{self.position}, {self.tokens_per_second(self.prefill, self.position):,.1f} tokens/s",
-            f"  limit       {_limit(self.decode)} in decode; {_limit(self.prefill)} in prefill",
-        ]
-        if e := self.table.passes:
-            out.append(
-                f"  error       {100 * e.median:.1f} % in the median, {100 * e.p90:.1f} % at most in 9 of 10: of "
-                f"{e.samples} runs of shapes that took no part in the calibration"
-            )
-        if self.decode.unknown:
-            out.append(f"  not counted {', '.join(self.decode.unknown)}: not calibrated")
-        return out
-
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
         table, passes = self.table, self.table.passes
@@ -83,11 +64,6 @@ class Speed:
             "busy": {name: round(part, 4) for name, part in cost.busy.items()},
             "ops": {op: round(cycles / tokens, 1) for op, cycles in cost.ops.items()},
         }
-
-
-def _limit(cost: PassCost) -> str:
-    name = cost.limit
-    return f"{LABELS.get(name, name)}, busy {100 * cost.busy[name]:.0f} %"
 
 
 def check_speed(position: int | None, clock_mhz: float | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,17 +14,15 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, speed_of
 from shrinkc.driver.plan_request import PlanRequest
-from shrinkc.engines import CORES, ON_CORES, Choices, engine_named, product_engine
+from shrinkc.engines import CORES, ON_CORES, Choices, engine_named
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import verify
 from shrinkc.pictures.memory import memory_map
-from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs, inputs_of
+from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import L1, L2, MEMORIES, Target
-
-_TABLES = {"rope": "RoPE table", "pieces": "token texts"}
+from shrinkc.targets import MEMORIES, Target
 
 
 @dataclass(frozen=True)
@@ -126,34 +123,6 @@ class Planned:
             if e.copies
         )
 
-    def _widths(self) -> str:
-        q = self.request.quant
-        known = self.formats or {}
-        fixed = fixed_options(self.config, self.formats, q)
-        said = []
-        if "--bits" not in fixed:
-            group = f" in groups of {q.group}" if q.group else ""
-            said.append(f"{q.bits} bit{' asymmetric' if q.asymmetric else ''}{group}")
-        counts = Counter(
-            (bits, group if group < inputs_of(self.config, name) else 0, bool(zero))
-            for name, (bits, group, zero) in known.items()
-        )
-        for (bits, size, asymmetric), count in sorted(counts.items()):
-            kind = " asymmetric" if asymmetric else ""
-            groups = f" in groups of {size}" if size else ""
-            said.append(f"{bits} bit{kind}{groups} ({count} of the checkpoint's matrices)")
-        if "--head-bits" not in fixed:
-            tables = {EMBEDDING: "embedding", HEAD: "head"}
-            if self.config.tie_embeddings:
-                tables = {EMBEDDING: "embedding and head"}
-            floats = [label for name, label in tables.items() if name not in known]
-            said.append(f"{' and '.join(floats)} at {q.head_bits} bit")
-        if self.shape.shared:
-            said.append(f"{len(self.shape.shared)} matrices that repeat others not stored again")
-        if self.copy_bytes:
-            said.append(f"beside them {show_size(self.copy_bytes)} of copies for decoding")
-        return ", ".join(said)
-
     def for_shape(self, shape: ModelShape) -> Planned:
         """With a plan for ``shape``: what the headers of a quantised checkpoint leave open (column
         orders, zero points that all lie in the middle) is known once it is read."""
@@ -163,50 +132,9 @@ class Planned:
         verify(plan, shape, self.target)
         return replace(self, shape=shape, plan=plan)
 
-    def lines(self) -> list[str]:
-        """A summary for people."""
-        c, p = self.config, self.plan
-        implied = " (default)" if self.request.context is None else ""
-        cut = [x for x in p.placements if x.name != "embedding" and x.engine == CORES]
-        tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
-        out = [
-            f"{self.name} for {self.target.name}: {c.num_layers} layers, hidden {c.hidden_size}, "
-            f"vocabulary {c.vocab_size}, context {self.context}{implied}",
-            f"  weights     {show_size(self.weight_bytes)} at {self._widths()}",
-        ]
-        for level, have in p.capacity.items():
-            used, label = p.used[level], MEMORIES[level].short
-            if used or level in (L1, L2):
-                share = f"{100 * used / have:.0f} %" if have else "-"
-                out.append(
-                    f"  {label:<11} {show_size(used):>10} of {show_size(have):>10}  {share:>5}"
-                )
-        out.append(
-            f"  schedule    chunks of {p.chunk} tokens, {tiles} tiles of up to "
-            f"{show_size(p.tile_bytes)} per pass, KV cache in {self._cache_places()}, logits in "
-            f"{'L1' if p.logits_in_l1 else 'L2'}"
-        )
-        away = [x for x in p.tables if x.level != L2]
-        out += [
-            f"  {_TABLES[x.name]:<11} {show_size(x.bytes):>10} in {MEMORIES[x.level].label}, to leave L2 to others"
-            for x in away
-        ]
-        out += [f"  engines     {line}" for line in self._engine_lines()]
-        return out + [f"  note        {note}" for note in self.notes]
-
     def picture(self) -> str:
         """The memory map, as an SVG document."""
         return memory_map(self.name, self.plan, self.shape)
-
-    def _cache_places(self) -> str:
-        """The memories that hold the cache, with their layers where they are several."""
-        layers = self.plan.kv_layers
-        if not layers:
-            return "L1"
-        if len(layers) == 1:
-            return MEMORIES[next(iter(layers))].label
-        parts = [f"{MEMORIES[level].label} ({count} layers)" for level, count in layers.items()]
-        return " and ".join(parts)
 
     @property
     def products(self) -> list[str]:
@@ -217,30 +145,6 @@ class Planned:
             return []
         layers = itertools.chain.from_iterable(self.shape.layers)
         return [m.name for m in layers if m.engine == CORES and m.product_words]
-
-    def _engine_lines(self) -> list[str]:
-        """Who runs how much, and why not more; nothing where the target has the cores alone."""
-        chosen = self.choices.by_name
-        runs = Counter(c.engine for c in chosen.values())
-        out = [
-            f"{engine}: {runs[engine]} of {len(chosen)} matrices, estimated "
-            f"{sum(c.cycles for c in chosen.values() if c.engine == engine)} cycles per token"
-            for engine in self.target.engines
-            if chosen
-        ]
-        if (products := self.products) and (helper := product_engine(self.target.engines)):
-            out.append(
-                f"in a prompt {helper.name} multiplies the groups of {len(products)} of the cores' matrices, "
-                "which add them up"
-            )
-        why: dict[tuple[str, str], list[str]] = {}
-        for name, choice in chosen.items():
-            for engine, reason in choice.refused:
-                why.setdefault((engine, reason), []).append(name)
-        for (engine, reason), names in why.items():
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            out.append(f"not on {engine}: {names[0]}{more} {reason}")
-        return out
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""

@@ -1,4 +1,4 @@
-"""What came of a run: its text, what was measured, and what was proved."""
+"""What came of a run: its text, what was measured, and what was verified."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import Mismatch, UsageError
+from shrinkc.core.words import show_rounded
 from shrinkc.driver.asking import Machine
 from shrinkc.driver.estimating import Predicted, profile_chart
 from shrinkc.pictures.timeline import timeline
@@ -37,8 +38,8 @@ class Drafts:
     def line(self) -> str:
         """For people."""
         return (
-            f"lookup: {self.tokens_per_pass:.2f} tokens per pass ({len(self.passes)} passes), "
-            f"{self.accepted} of {self.drafted} drafted tokens accepted"
+            f"prompt lookup: {self.tokens_per_pass:.2f} tokens per forward pass ({len(self.passes)} "
+            f"passes), {self.accepted} of {self.drafted} drafted tokens accepted"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -81,7 +82,7 @@ class RunResult:
     def __repr__(self) -> str:
         proof = "not verified"
         if (v := self.verdict) is not None:
-            proof = f"{v.compared} values compared, {v.mismatched} mismatched"
+            proof = f"{v.compared} values checked, {v.mismatched} differ"
         new = len(self.record.tokens)
         return f"<RunResult {self.manifest.model} on {self.machine}: {new} new tokens, {proof}>"
 
@@ -150,47 +151,47 @@ class RunResult:
         return timeline(name, charts)
 
     def lines(self) -> list[str]:
-        """A summary for people, the platform's reports first, the verdict last."""
+        """A summary for people: what the program reported, times or cycles, what was verified."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
-        line = f"{self.machine}: {prompt} prompt and {new} new tokens in {self.seconds:.2f} s"
+        head = f"{self.machine}: {prompt} prompt tokens, {new} new tokens"
         if self.machine == "gvsoc":
-            out = [*self.reports, f"{line} of simulation"]
+            out = [*self.reports, f"{head}, {self.seconds:.0f} s of simulation"]
         else:
             rates = [
-                f"{name} {part['tokens_per_second']:.1f} tokens/s"
+                f"{name} {show_rounded(part['tokens_per_second'])} tokens/s"
                 for name, part in (self.speed or {}).items()
                 if part is not None
             ]
-            proof = "start" if self.verdict is None else "start and proof output"
-            out = [*self.reports, f"{line}, {proof} included"]
+            what = "start-up" if self.verdict is None else "start-up and output for verification"
+            out = [*self.reports, f"{head}, {self.seconds:.2f} s with {what}"]
             if rates:
-                out.append(f"speed: {', '.join(rates)}")
-        decode = self.record.decode_times
-        if self.machine == "gvsoc" and self.record.prefill_time is not None:
-            line = f"cycles: prefill {self.record.prefill_time}"
-            line += f" ({self.record.prefill_time / prompt:.0f} per prompt token)"
-            if decode:
-                line += f", decode {sum(decode) / (new - 1):.0f} per token on average"
-            out.append(line)
+                out.append(", ".join(rates))
+        if self.machine == "gvsoc" and (prefill := self.record.prefill_time) is not None:
+            line = f"prefill {prefill / prompt:,.0f} cycles per token"
+            if decode := self.record.decode_times:
+                line += f", decode {sum(decode) / (new - 1):,.0f} cycles per token"
+            out.append(f"{line} (GVSoC, a simulator)")
         if self.drafts is not None:
             out.append(self.drafts.line())
         if (profile := self._beside()) is not None:
             out += profile.lines()
-        if self.verdict is None:
-            out.append("not verified: --no-verify was given")
-        else:
-            word = "verified" if self.verdict.ok else "NOT verified"
-            out.append(
-                f"{word}: {self.verdict.compared} values compared, "
-                f"{self.verdict.mismatched} mismatched"
+        return [*out, self._verified()]
+
+    def _verified(self) -> str:
+        """What was compared with the reference interpreter, and whether it was equal."""
+        verdict, new = self.verdict, len(self.record.tokens)
+        if verdict is None:
+            return "not verified (--no-verify)"
+        if not verdict.ok:
+            return f"NOT verified: {verdict.mismatched:,} of {verdict.compared:,} values differ"
+        what = "all layer outputs, logits and tokens equal the reference interpreter's"
+        if verdict.every > 1:
+            asked = len(range(0, new - 1, verdict.every)) + 1
+            what = (
+                f"all layer outputs, and logits and choice of {asked} of {new} tokens "
+                f"(--verify every:{verdict.every}), equal the reference interpreter's"
             )
-            if (every := self.verdict.every) > 1:
-                asked = len(range(0, new - 1, every)) + 1
-                out[-1] += (
-                    f"; every layer's output, but logits and choice of {asked} of {new} tokens alone "
-                    f"(every:{every}): the others were taken as they came"
-                )
-        return out
+        return f"verified bit for bit: {what} ({verdict.compared:,} values checked)"
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
@@ -213,7 +214,7 @@ class RunResult:
 def _mismatch(machine: Machine, verdict: Verdict) -> Mismatch:
     if verdict.first_difference is None:
         return Mismatch(
-            "nothing was compared, which proves nothing.", "ask for at least one new token."
+            "nothing was compared, so nothing is verified.", "ask for at least one new token."
         )
     d = verdict.first_difference
     layer = "" if d.layer is None else f", layer {d.layer}"

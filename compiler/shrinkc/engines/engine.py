@@ -105,6 +105,7 @@ class Engine:
     ``products``: for the cores it multiplies segments that have scales, with several tokens at once (sc_products.c).
     ``chunks``: tokens of longer chunks that suit it where engines run all matrices.
     ``costs_as``: the engine that does with several tokens, and with rows that are read, what this one does, by name.
+    ``unit``: the part of the chip, as people call it; ``mode``: how that is used, where it has several modes.
     """
 
     name: str
@@ -125,12 +126,19 @@ class Engine:
     products: bool = False
     chunks: tuple[int, ...] = ()
     costs_as: str = ""
+    unit: str = "cores"
+    mode: str = ""
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier() and self.name == self.name.lower(), "it becomes a name in C"
         # the stream of tiles is the cores' own; no other engine takes part in it
         assert bool(self.levels) == (self.name != CORES), "the cores copy, others read in place"
         assert "flash" not in self.levels, "flash has no addresses to read from"
+
+    @property
+    def label(self) -> str:
+        """For people, such as "N-EUREKA 1x1"."""
+        return f"{self.unit} {self.mode}".strip()
 
     @property
     def copies(self) -> bool:

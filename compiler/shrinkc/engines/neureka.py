@@ -146,6 +146,8 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 ENGINE = Engine(
     name="neureka",
+    unit="N-EUREKA",
+    mode="1x1",
     store=Store("bit planes of 32", 8, block_bytes, pack, beside_bytes),
     levels=("wmem",),
     legal=legal,

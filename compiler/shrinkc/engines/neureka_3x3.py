@@ -232,6 +232,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 ENGINE = replace(
     dense.ENGINE,
     name="neureka_3x3",
+    mode="3x3",
     store=Store("bit planes of 252", 8, block_bytes, pack, dense.beside_bytes),
     cut=cut,
     cycles=cycles,

@@ -170,6 +170,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 ENGINE = replace(
     dense.ENGINE,
     name="neureka_twice",
+    mode="both",
     store=Store("bit planes of 32, and of 252", 8, dense.block_bytes, pack, beside_bytes, _WORD),
     legal=legal,
     cut=cut,

@@ -46,7 +46,7 @@ class _Problems:
         text = f"{source}: {count}: " + "; ".join(everything) + "."
         if self.unsupported:
             raise UnsupportedModel(
-                text, hint=f"shrinkc compiles models of these families: {SUPPORTED}."
+                text, hint="'shrinkc inspect --supported' lists the allowed values of every field."
             )
         raise BadConfig(text, hint="compare config.json with the one the model was published with.")
 
@@ -81,7 +81,7 @@ def parse_config(
     """
     problems = _Problems()
     generation = generation or {}
-    family = _family(raw, problems)
+    family = _family(raw, source, problems)
     _check_other_fields(raw, family, problems)
     # what a file leaves out, not what it says is null
     start = {"bos_token_id": generation["bos_token_id"]} if "bos_token_id" in generation else {}
@@ -135,22 +135,24 @@ def parse_config(
     )
 
 
-def _family(raw: Mapping[str, Any], problems: _Problems) -> Family:
-    """The family that architectures and model_type name; LLaMA after noting the problem."""
+def _family(raw: Mapping[str, Any], source: str, problems: _Problems) -> Family:
+    """The family that architectures and model_type name; LLaMA after noting that both are missing.
+
+    UnsupportedModel at once for another architecture: its other fields would be judged by wrong rules.
+    """
     architectures = raw.get("architectures")
     model_type = raw.get("model_type")
     if architectures is None and model_type is None:
         problems.bad.append("architectures and model_type are both missing; one is needed")
     named = [f for f in FAMILIES.values() if architectures == [f.architecture]]
     typed = [FAMILIES[model_type]] if isinstance(model_type, str) and model_type in FAMILIES else []
-    if architectures is not None and not named:
-        supported = ", ".join(repr([f.architecture]) for f in FAMILIES.values())
-        problems.unsupported.append(
-            f"architectures = {_show(architectures)} (supported: {supported})"
+    if (architectures is not None and not named) or (model_type is not None and not typed):
+        given = {"architectures": architectures, "model_type": model_type}
+        shown = ", ".join(f"{k} = {_show(v)}" for k, v in given.items() if v is not None)
+        raise UnsupportedModel(
+            f"{source}: this architecture is not supported: {shown}.",
+            f"supported: {SUPPORTED}; 'shrinkc inspect --supported' lists all that can be compiled.",
         )
-    if model_type is not None and not typed:
-        supported = ", ".join(map(repr, FAMILIES))
-        problems.unsupported.append(f"model_type = {_show(model_type)} (supported: {supported})")
     if named and typed and named != typed:
         problems.unsupported.append(
             f"architectures = {_show(architectures)} is that of model_type = {named[0].name!r}, but "
@@ -188,7 +190,7 @@ def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: _Probl
                 )
         else:
             problems.unsupported.append(
-                f"{name} = {_show(value)}: unknown field, it may change the mathematics"
+                f"{name} = {_show(value)}: unknown field; it may affect results"
             )
 
 

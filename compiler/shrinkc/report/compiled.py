@@ -159,7 +159,7 @@ def _verdict(c: _Compiled, memories: Sequence[Memory], notes: Sequence[str]) -> 
     fits = all(c.plan.used[level] <= have for level, have in c.plan.capacity.items())
     cards = [
         Card("fits", "Fits?", "yes" if fits else "no", fits, f"{made.target}, context {g.context}", good=fits),
-        _speed(c.speed), _limit(c.speed), _measured(c), _proof(c.run),
+        _speed(c.speed), _limit(c.speed), _measured(c), _verified(c.run),
     ]  # fmt: skip
     cards += [
         Card(m.level, m.label, percent(m.share), m.share, f"{size(m.used)} of {size(m.available)}", m.share,
@@ -221,17 +221,21 @@ def _measured(c: _Compiled) -> Card:
     return Card(key, title, f"{number(cycles)} cycles", cycles, note, also={"measured_phase": name})
 
 
-def _proof(run: Run | None) -> Card:
+def _verified(run: Run | None) -> Card:
     if run is None or run.compared is None or run.mismatched is None:
         note = "a run compares every integer with the interpreter's"
-        return Card("proved", "Proved", "no verified run", None, note)
+        return Card("verified", "Verified bit for bit", "no verified run", None, note)
     ok = run.mismatched == 0 and run.compared > 0
-    note = f"{number(run.compared)} values compared, {number(run.mismatched)} mismatched, on {run.machine}"
+    note = (
+        f"{number(run.compared)} values checked, {number(run.mismatched)} differ, on {run.machine}"
+    )
     also: dict[str, Value] = {
         "compared": run.compared, "mismatched": run.mismatched, "run": printable(run.file),
         "run_on": run.machine,
     }  # fmt: skip
-    return Card("proved", "Proved", "yes" if ok else "no", ok, note, good=ok, also=also)
+    return Card(
+        "verified", "Verified bit for bit", "yes" if ok else "no", ok, note, good=ok, also=also
+    )
 
 
 # ---- memory and weights ----

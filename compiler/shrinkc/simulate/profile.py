@@ -141,7 +141,7 @@ class Phase:
 
 _COLUMNS = (
     ("cycles", 10), ("share", 8), ("instr.", 10), ("load-use", 10), ("icache", 9), ("barrier", 9),
-    ("transfer", 10), ("worst/mean", 12),
+    ("transfer", 10), ("imbalance", 11),
 )  # fmt: skip
 _PREDICTED = (("predicted", 11), ("off", 9))
 

@@ -1,0 +1,181 @@
+"""What `compile` and `plan` print of a model that fits: the answer first, details where they are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shrinkc.core.words import listed, show_rounded, show_share, show_size
+from shrinkc.driver.estimating import Speed
+from shrinkc.driver.planned import Planned, fixed_options
+from shrinkc.engines import CORES, engine_named, product_engine
+from shrinkc.memory.cycles import LABELS, PassCost
+from shrinkc.quantize import EMBEDDING, HEAD, inputs_of
+from shrinkc.targets import L1, L2, MEMORIES
+
+_TABLES = {"rope": "RoPE table", "pieces": "token texts"}
+_WIDTH = 14
+
+
+def summary(planned: Planned, verbose: bool) -> list[str]:
+    """Lines for people.  ``verbose``: with the schedule, the modes of the engines and the error of the estimates."""
+    c = planned.config
+    default = " by default" if planned.request.context is None else ""
+    rows = [*_speed(planned), ("weights", _weights(planned))]
+    for level, have in planned.plan.capacity.items():
+        used = planned.plan.used[level]
+        if used or level in (L1, L2):
+            rows.append((MEMORIES[level].label, show_share(used, have)))
+    rows += _engines(planned)
+    rows += [("note", note) for note in planned.notes]
+    if verbose:
+        rows += [*_estimate(planned.speed), *_schedule(planned), *_modes(planned)]
+    return [
+        f"{planned.name} fits {planned.target.name} ({c.num_layers} layers, hidden {c.hidden_size}, "
+        f"vocabulary {c.vocab_size}, context {planned.context}{default})",
+        "",
+        *(f"  {name:<{_WIDTH}} {text}" for name, text in rows),
+    ]
+
+
+Row = tuple[str, str]
+
+
+def _speed(planned: Planned) -> list[Row]:
+    """Cycles and tokens per second of both phases, with the error of the estimate in a clause."""
+    speed = planned.speed
+    if speed is None:
+        return [("speed", f"not estimated: there is no cost model for {planned.target.name}")]
+    clock = f"{speed.clock_mhz:g} MHz" + ("" if speed.asked else ", GVSoC's default clock")
+    passes = ("decode", speed.decode, 1), ("prefill", speed.prefill, speed.position)
+    out = []
+    for name, cost, tokens in passes:
+        cycles = show_rounded(cost.cycles / tokens)
+        rate = show_rounded(speed.tokens_per_second(cost, tokens))
+        out.append((name, f"{cycles:>10} cycles per token {rate:>8} tokens/s"))
+    error = speed.table.passes
+    known = "" if error is None else f", median error {100 * error.median:.1f} %"
+    (decode, first), (prefill, second) = out
+    return [(decode, f"{first} at {clock}"), (prefill, f"{second}; both are estimates{known}")]
+
+
+def _weights(planned: Planned) -> str:
+    """Stored bytes, and the width of every kind of matrix."""
+    q, known = planned.request.quant, planned.formats or {}
+    fixed = fixed_options(planned.config, planned.formats, q)
+    said = [] if "--bits" in fixed else [_width(q.bits, q.asymmetric, q.group or 0)]
+    counts = Counter(
+        (bits, bool(zero), group if group < inputs_of(planned.config, name) else 0)
+        for name, (bits, group, zero) in known.items()
+    )
+    said += [
+        f"{_width(*kind)} ({count} matrices of the checkpoint)"
+        for kind, count in sorted(counts.items())
+    ]
+    if "--head-bits" not in fixed:
+        names = {EMBEDDING: "embedding", HEAD: "LM head"}
+        if planned.config.tie_embeddings:
+            names = {EMBEDDING: "embedding and LM head"}
+        floats = [label for name, label in names.items() if name not in known]
+        said.append(f"{' and '.join(floats)} {q.head_bits} bit")
+    if planned.shape.shared:
+        said.append(f"{len(planned.shape.shared)} matrices equal others and are stored once")
+    out = f"{show_size(planned.weight_bytes)}: {', '.join(said)}"
+    if planned.copy_bytes:
+        out += f"; a second layout for faster decoding takes {show_size(planned.copy_bytes)} more"
+    return out
+
+
+def _width(bits: int, asymmetric: bool, group: int) -> str:
+    scales = f"group size {group}" if group else "per channel"
+    return f"{bits} bit {'asymmetric ' if asymmetric else ''}{scales}"
+
+
+def _units(planned: Planned) -> dict[str, list[str]]:
+    """Unit of the chip beside the cores -> the engines (modes of it) that the target has."""
+    out: dict[str, list[str]] = {}
+    for name in planned.target.engines:
+        if name != CORES:
+            out.setdefault(engine_named(name).unit, []).append(name)
+    return out
+
+
+def _engines(planned: Planned) -> list[Row]:
+    """One line for each unit beside the cores: how many matrices it runs."""
+    runs = Counter(choice.engine for choice in planned.choices.by_name.values())
+    total = sum(runs.values())
+    out = []
+    for unit, names in _units(planned).items() if total else ():
+        count = sum(runs[name] for name in names)
+        if count == total:
+            text = f"runs all {total} matrices"
+        elif count:
+            text = f"runs {count} of {total} matrices, the cores run the others"
+        else:
+            text = f"runs none of the {total} matrices, the cores run them all"
+        helper = product_engine(names)
+        if planned.products and helper is not None and helper.unit == unit:
+            text += f"; in prefill it multiplies the groups of {len(planned.products)} of the cores' matrices"
+        out.append((unit, text))
+    return out
+
+
+def _estimate(speed: Speed | None) -> list[Row]:
+    if speed is None:
+        return []
+    out = [
+        ("estimated for", f"{speed.position} cached tokens (decode), {speed.position} prompt tokens (prefill)"),
+        ("limited by", f"{_limit(speed.decode)} in decode, {_limit(speed.prefill)} in prefill"),
+    ]  # fmt: skip
+    if e := speed.table.passes:
+        text = f"median {100 * e.median:.1f} %, 90th percentile {100 * e.p90:.1f} % ({e.samples} held-out runs)"
+        out.append(("error", text))
+    if unknown := speed.decode.unknown:
+        out.append(("not counted", f"{', '.join(unknown)}: the cost model does not know them"))
+    return out
+
+
+def _limit(cost: PassCost) -> str:
+    name = cost.limit
+    label = LABELS.get(name) or engine_named(name).label
+    return f"{label} (busy {100 * cost.busy[name]:.0f} %)"
+
+
+def _schedule(planned: Planned) -> list[Row]:
+    p = planned.plan
+    cut = [x for x in p.placements if x.name != "embedding" and x.engine == CORES]
+    tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
+    layers = p.kv_layers or {L1: planned.config.num_layers}
+    cache = [
+        f"{f'{count} layers ' if len(layers) > 1 else ''}in {MEMORIES[level].label}"
+        for level, count in layers.items()
+    ]
+    return [
+        ("prefill chunk", f"{p.chunk} tokens"),
+        ("weight tiles", f"{tiles} per forward pass, of at most {show_size(p.tile_bytes)}"),
+        ("KV cache", listed(cache)),
+        ("logits", f"in {'L1' if p.logits_in_l1 else 'L2'}"),
+        *(
+            (_TABLES[x.name], f"{show_size(x.bytes)} in {MEMORIES[x.level].label}")
+            for x in p.tables
+            if x.level != L2
+        ),
+    ]
+
+
+def _modes(planned: Planned) -> list[Row]:
+    """Cycles of every engine that runs a matrix, and why others do not run more."""
+    choices = planned.choices.by_name
+    out = []
+    for name in planned.target.engines:
+        mine = [c.cycles for c in choices.values() if c.engine == name]
+        if mine:
+            text = f"matrices: {len(mine)}, cycles per token: {show_rounded(sum(mine))}"
+            out.append((engine_named(name).label, text))
+    why: dict[tuple[str, str], list[str]] = {}
+    for name, choice in choices.items():
+        for engine, reason in choice.refused:
+            why.setdefault((engine, reason), []).append(name)
+    for (engine, reason), names in why.items():
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        out.append(("not chosen", f"{engine_named(engine).label}: {names[0]}{more} {reason}"))
+    return out
