@@ -266,8 +266,7 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
     ]
     table = CostTable(
         target=target, ops={}, dma=min(delivered(fitted), RATES[0]), flash=FLASH,
-        probe=round(float(np.median(probe)), 1), clock_mhz=CLOCK_MHZ, fitted=tuple(r.job.name for r in fitted),
-        held_out=tuple(r.job.name for r in held),
+        probe=round(float(np.median(probe)), 1), clock_mhz=CLOCK_MHZ, fitted=len(fitted), held_out=len(held),
         made={
             "date": date.today().isoformat(), "machine": platform.machine(), "simulator": SIMULATOR,
             "shrinkc": f"{shrinkc.__version__} {_output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}",

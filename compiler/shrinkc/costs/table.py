@@ -56,8 +56,8 @@ class CostTable:
     ``ops``: op -> feature -> cycles.  ``dma`` and ``flash``: bytes per cycle of copies on the chip and of
     what is fetched from outside.  ``probe``: cycles by which the counters of a profile build lengthen an
     op, which plain programs do not take.  ``clock_mhz``: the simulator's default.  ``errors`` per op,
-    and of whole passes of plain programs, are those on shapes that nothing was fitted to
-    (``held_out``).  ``made``: date, simulator, compiler, shrinkc's revision.
+    and of whole passes of plain programs, are those on ``held_out`` programs, of shapes that none of the
+    ``fitted`` ones has.  ``made``: date, simulator, compiler, shrinkc's revision.
     """
 
     target: str
@@ -68,13 +68,9 @@ class CostTable:
     clock_mhz: float
     errors: Mapping[str, Error] = field(default_factory=dict)
     passes: Error | None = None
-    fitted: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
+    fitted: int = 0
+    held_out: int = 0
     made: Mapping[str, str] = field(default_factory=dict)
-
-    def knows(self, op: str) -> bool:
-        """Whether that op was calibrated."""
-        return op in self.ops
 
     def cycles(self, op: str, work: Work) -> Cycles:
         """Of one execution, without waits.
@@ -116,15 +112,11 @@ def read_table(path: Path) -> CostTable:
         )
     try:
         return CostTable(
-            target=found["target"],
-            ops={
-                op: {n: float(v) for n, v in per.items()} for op, per in found["ops"].items()
-            },
-            dma=float(found["dma"]), flash=float(found["flash"]), probe=float(found["probe"]),
-            clock_mhz=float(found["clock_mhz"]),
+            **{name: found[name] for name in ("target", "fitted", "held_out", "made")},
+            **{name: float(found[name]) for name in ("dma", "flash", "probe", "clock_mhz")},
+            ops={op: {n: float(v) for n, v in per.items()} for op, per in found["ops"].items()},
             errors={op: Error(**e) for op, e in found["errors"].items()},
             passes=None if found["passes"] is None else Error(**found["passes"]),
-            fitted=tuple(found["fitted"]), held_out=tuple(found["held_out"]), made=found["made"],
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ShrinkcError(f"{path} lacks something: {error!r}.", hint) from None

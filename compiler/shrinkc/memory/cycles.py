@@ -263,7 +263,7 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
         alike = step.name, id(step.work)
         if alike not in known:
             known[alike] = table.cycles(step.op, step.work)
-            if not table.knows(step.op):
+            if step.op not in table.ops:
                 unknown[step.name] = None
             else:
                 lacking = table.unknown(step.op, step.work)

@@ -229,7 +229,7 @@ def ceilings(
 def _engine_ceiling(name: str, bits: int, table: CostTable | None, tokens: int) -> Ceiling:
     engine = engine_named(name)
     spec = MatrixSpec("large", LARGE, LARGE, bits, None, Offsets.NONE)
-    if table is not None and table.knows("linear"):
+    if table is not None and "linear" in table.ops:
         work = Work(engine.work(engine.shape(spec), tokens, ()))
         cycles = table.cycles("linear", work).whole
         whose = f"cost model of {table.target}"
