@@ -30,10 +30,6 @@ _FLAT = 0.9
 TILE_CAP = 32 * 1024  # bytes: beyond this a larger tile saves nothing measurable
 
 
-def legal(spec: MatrixSpec) -> str | None:
-    return None
-
-
 def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
     return segment_size(k, group), format_of(bits).inputs
 
@@ -154,6 +150,6 @@ def cycles(spec: MatrixSpec, tokens: int) -> int:
 
 
 ENGINE = Engine(
-    name=CORES, store=BLOCKS, levels=(), legal=legal, cut=cut, cycles=cycles, reads_rows=True,
+    name=CORES, store=BLOCKS, levels=(), legal=lambda spec: None, cut=cut, cycles=cycles, reads_rows=True,
     features=features,
 )  # fmt: skip

@@ -43,14 +43,6 @@ class MatrixSpec:
         return self.group is not None or self.offsets is not Offsets.NONE
 
 
-def _nothing(shape: MatrixShape, tokens: int) -> int:
-    return 0
-
-
-def _no_multipliers(shape: MatrixShape) -> int:
-    return 0
-
-
 class Tails(IntEnum):
     """Of which jobs the cores multiply the last inputs of every row; in C a number too (sc_model.h)."""
 
@@ -60,18 +52,6 @@ class Tails(IntEnum):
 
     def has(self, job: int) -> bool:
         return self is not Tails.NONE and job % self == 0
-
-
-def _no_tails(k: int, bits: int) -> Tails:
-    return Tails.NONE
-
-
-def _no_copy(k: int, bits: int) -> int:
-    return 0
-
-
-def never(tokens: int) -> bool:
-    return False
 
 
 Features = Mapping[str, float]
@@ -98,8 +78,8 @@ class Engine:
     cost model is fitted to measurements (costs.Work; without the engine's name before them); tiles are
     in row blocks, none where the matrix is read in place.  None: its own estimate is all there is.
     ``tails(k, bits)``: which of its jobs have rows whose last inputs the cores multiply for it.
-    ``spread(k, bits)``: of an engine that has a copy of the matrix for one token, the taps that a vector takes there;
-    0: there is none.
+    ``copies``: it has every matrix twice, the second time for one token.  ``spread(k, bits)``: the taps that a vector
+    takes there; 0: there is no copy.
     ``any_pitch``: of several tokens it reads 16-bit vectors however far they are apart.
     ``sums(tokens)``: whether of so many it adds up the sums of low and of high bytes, which else the cores do.
     ``products``: for the cores it multiplies segments that have scales, with several tokens at once (sc_products.c).
@@ -114,15 +94,16 @@ class Engine:
     legal: Callable[[MatrixSpec], str | None]
     cut: Callable[[int, int | None, int], tuple[int, int]]
     cycles: Callable[[MatrixSpec, int], int]
-    scratch: Callable[[MatrixShape, int], int] = _nothing
+    scratch: Callable[[MatrixShape, int], int] = lambda shape, tokens: 0
     table: int = 0
-    multipliers: Callable[[MatrixShape], int] = _no_multipliers
+    multipliers: Callable[[MatrixShape], int] = lambda shape: 0
     reads_rows: bool = False
     features: Callable[[MatrixShape, int, Sequence[int]], Features] | None = None
-    tails: Callable[[int, int], Tails] = _no_tails
-    spread: Callable[[int, int], int] = _no_copy
+    tails: Callable[[int, int], Tails] = lambda k, bits: Tails.NONE
+    copies: bool = False
+    spread: Callable[[int, int], int] = lambda k, bits: 0
     any_pitch: bool = False
-    sums: Callable[[int], bool] = never
+    sums: Callable[[int], bool] = lambda tokens: False
     products: bool = False
     chunks: tuple[int, ...] = ()
     costs_as: str = ""
@@ -139,11 +120,6 @@ class Engine:
     def label(self) -> str:
         """For people, such as "N-EUREKA 1x1"."""
         return f"{self.unit} {self.mode}".strip()
-
-    @property
-    def copies(self) -> bool:
-        """Whether it has matrices twice."""
-        return self.spread is not _no_copy
 
     def several_words(self, shape: MatrixShape) -> int:
         """Words of the vector that a matrix reads of each of several tokens: what its copy wants between low and high

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka as dense
-from shrinkc.engines.engine import Features, MatrixSpec, Tails, never
+from shrinkc.engines.engine import Features, MatrixSpec, Tails
 from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
@@ -241,6 +241,6 @@ ENGINE = replace(
     table=IMAGE + 8,
     tails=tails,
     any_pitch=False,  # low and high bytes are one image
-    sums=never,
+    sums=lambda tokens: False,
     products=False,
 )

@@ -178,6 +178,7 @@ ENGINE = replace(
     scratch=scratch,
     features=features,
     table=dense.IMAGE + 32,
+    copies=True,
     spread=spread,
     products=False,
     costs_as=dense.ENGINE.name,
