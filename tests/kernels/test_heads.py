@@ -12,12 +12,11 @@ import pytest
 from shrinkc.ir.ops import Attention, RopeCache
 from shrinkc.ir.ops.attention import SHARES_MAX
 from shrinkc.numerics import vectors
-from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
+from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.vectors import (
+    HeadNorm,
     QHeads,
     StoredHeads,
-    norm_quantize_heads,
-    norm_store_heads,
     quantize_heads,
     store_heads,
 )
@@ -148,22 +147,20 @@ def expected(h: Harness, x: np.ndarray, how: SoftmaxScale, first: int) -> dict[s
     norm = norm_of(h)
 
     q_part, k_part, v_part = np.split(x, (c.heads, c.heads + c.kv_heads), axis=1)
-    q: QHeads
-    k: StoredHeads
-    if norm is None:
-        q, k = quantize_heads(q_part, cos, sin), store_heads(k_part, how.v_unit, cos, sin)
-    else:
-        q_gain, k_gain = norm.q_gain.astype(np.int64), norm.k_gain.astype(np.int64)
-        q = norm_quantize_heads(q_part, q_gain, norm.pre_shift, norm.eps, cos, sin)
-        k = norm_store_heads(k_part, k_gain, norm.pre_shift, norm.eps, k_unit(h, how), cos, sin)
+    q_norm = k_norm = None
+    if norm is not None:
+        gains = (norm.q_gain.astype(np.int64), norm.k_gain.astype(np.int64))
+        q_norm, k_norm = (HeadNorm(gain, norm.pre_shift, norm.eps) for gain in gains)
+    q = quantize_heads(q_part, cos, sin, q_norm)
+    k = store_heads(k_part, k_unit(h, how), cos, sin, k_norm)
     v = store_heads(v_part, how.v_unit)
     n = len(x)
     mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]
     outs = []
     for i in range(c.heads):
-        own = QueryHead(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
+        own = QHeads(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
         j = i // (c.heads // c.kv_heads)
-        keys, values = (CachedHead(t.q[:, j], t.scale[:, j]) for t in (k, v))
+        keys, values = (StoredHeads(t.q[:, j], t.scale[:, j]) for t in (k, v))
         outs.append(attend(how, own, keys, values, mask))
     out = np.stack(outs, axis=1)
     pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))

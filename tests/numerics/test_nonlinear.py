@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
+from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.fixed import INT32_MAX, SIGMOID_MAX_ABS_ERROR
 from shrinkc.numerics.gating import silu_mul
-from shrinkc.numerics.vectors import quantize_heads, store_heads
+from shrinkc.numerics.vectors import QHeads, StoredHeads, quantize_heads, store_heads
 
 FRAC = 20  # of q, k and v
 UNIT = 8  # of stored scales: 32767 * 2**(8 - 20) = 8
@@ -31,23 +31,23 @@ def fixed(x: np.ndarray) -> np.ndarray:
     return np.rint(x * 2.0**FRAC).astype(np.int64)[:, None]
 
 
-def query(x: np.ndarray) -> QueryHead:
+def query(x: np.ndarray) -> QHeads:
     h = quantize_heads(fixed(x))
-    return QueryHead(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
+    return QHeads(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
 
 
-def cached(x: np.ndarray, unit: int = UNIT) -> CachedHead:
+def cached(x: np.ndarray, unit: int = UNIT) -> StoredHeads:
     h = store_heads(fixed(x), unit)
-    return CachedHead(h.q[:, 0], h.scale[:, 0])
+    return StoredHeads(h.q[:, 0], h.scale[:, 0])
 
 
-def value(h: QueryHead | CachedHead) -> np.ndarray:
-    if isinstance(h, CachedHead):
+def value(h: QHeads | StoredHeads) -> np.ndarray:
+    if isinstance(h, StoredHeads):
         return h.q * (h.scale * 2.0**UNIT)[:, None] / 127 * 2.0**-FRAC
     return h.q * (h.mantissa * 2.0**h.exponent)[:, None] / 127 * 2.0**-FRAC
 
 
-def worst_score_error(how: SoftmaxScale, q: QueryHead, k: CachedHead, scores: np.ndarray) -> float:
+def worst_score_error(how: SoftmaxScale, q: QHeads, k: StoredHeads, scores: np.ndarray) -> float:
     """Largest error of a score in log2 units: half a unit of the rounded dot product, a 16-bit and
     a 15-bit factor, and a unit and a quarter of Q9 of which the table rounds away one."""
     unit = (q.mantissa * 2.0**q.exponent).max() * (k.scale * 2.0**UNIT).max()
@@ -124,8 +124,8 @@ def test_largest_scores_stay_in_range(exponent: int) -> None:
     x[::2] *= -1
     how = replace(softmax_scale(4, 16, unit=17), exponent=exponent)
     h, kept = quantize_heads(x), store_heads(x, 17)
-    head = QueryHead(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
-    cache = CachedHead(kept.q[:, 0], kept.scale[:, 0])
+    head = QHeads(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
+    cache = StoredHeads(kept.q[:, 0], kept.scale[:, 0])
     got = attend(how, head, cache, cache, np.ones((4, 4), bool))
     assert np.abs(got).max() <= INT32_MAX
     if exponent > -40:

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from shrinkc.numerics.fixed import INT32_MAX
 from shrinkc.numerics.vectors import (
     HEAD_NORM_MAX_REL_ERROR,
+    HeadNorm,
     QVector,
-    norm_quantize_heads,
     norm_quantize_vector,
-    norm_store_heads,
     quantize_heads,
     quantize_vector,
     segment_max,
@@ -253,7 +252,8 @@ def test_normalised_heads(half: int, shift: int, eps: int, rotated: bool, seed: 
     angle = rng.uniform(0, 6, (2, half))
     turn = [np.rint(f(angle) * 32767).astype(int) for f in (np.cos, np.sin)] if rotated else []
     pre_shift = square_pre_shift(d)
-    got = norm_quantize_heads(x, gain, pre_shift, eps, *turn)
+    norm = HeadNorm(gain, pre_shift, eps)
+    got = quantize_heads(x, *turn, norm=norm)
     plain = quantize_heads((x * gain) >> 15, *turn)
     np.testing.assert_array_equal(got.q, plain.q)
     assert got.mantissa.min() >= 1 << 14 and got.mantissa.max() <= 1 << 15
@@ -265,7 +265,7 @@ def test_normalised_heads(half: int, shift: int, eps: int, rotated: bool, seed: 
     error = np.abs(factor * np.sqrt(mean) - 1)
     assert (error <= HEAD_NORM_MAX_REL_ERROR + dropped).all()
     # in the cache: the same values with a scale rounded up, here by no more than a 64th
-    stored = norm_store_heads(x, gain, pre_shift, eps, 17 + pre_shift, *turn)
+    stored = store_heads(x, 17 + pre_shift, *turn, norm=norm)
     assert np.abs(stored.q).max() <= 127
     scale, plain_scale = stored.scale * 2.0 ** (17 + pre_shift), got.mantissa * 2.0**got.exponent
     full = np.abs(x).max(axis=2) >= 1 << pre_shift
@@ -286,7 +286,8 @@ def test_a_head_is_what_rmsnorm_makes_of_it() -> None:
     x = np.rint(values * 2.0**frac).astype(int)
     shift = square_pre_shift(d)
     eps = round(1e-6 * d * 2.0 ** (2 * frac - 2 * shift))
-    got = norm_quantize_heads(x, np.rint(gains / top * 32767).astype(int), shift, eps)
+    norm = HeadNorm(np.rint(gains / top * 32767).astype(int), shift, eps)
+    got = quantize_heads(x, norm=norm)
     unit = top * 32768 / 32767 * np.sqrt(d) * 2.0 ** -(31 + shift) / 127
     found = got.q * (got.mantissa * 2.0**got.exponent)[:, :, None] * unit
     want = gains * values / np.sqrt((values**2).mean(axis=2, keepdims=True) + 1e-6)

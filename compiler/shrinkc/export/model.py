@@ -14,7 +14,6 @@ from shrinkc.export.fixed import add_to_residual, saturate32
 from shrinkc.export.values import I64, Builder, Value
 from shrinkc.export.vectors import (
     Heads,
-    Norm,
     StoredHeads,
     Vector,
     norm_quantize_q16,
@@ -180,12 +179,8 @@ def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:
     h, kv, d = op.heads, op.kv_heads, op.head_dim
     y = args[0].reshape(0, h + 2 * kv, d)
     q, k, v = y.part(0, h, 1), y.part(h, h + kv, 1), y.part(h + kv, h + 2 * kv, 1)
-    norms: list[Norm | None] = [None, None]
-    if op.pre_shift is not None and op.eps is not None:
-        gains = (op.q_gain, op.k_gain)
-        norms = [Norm(gain, op.pre_shift, op.eps) for gain in gains if gain is not None]
     new = {
-        "key": store_heads(k, d, op.k_unit, here.rope, norms[1]),
+        "key": store_heads(k, d, op.k_unit, here.rope, op.norm(op.k_gain)),
         "value": store_heads(v, d, op.v_unit, None, None),
     }
     here.caches[op.layer] = {
@@ -195,7 +190,7 @@ def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:
         ))
         for name, stored in new.items()
     }  # fmt: skip
-    return quantize_heads(q, d, here.rope, norms[0])
+    return quantize_heads(q, d, here.rope, op.norm(op.q_gain))
 
 
 def _attention(here: _Pass, op: Attention, args: list[Any]) -> Value:

@@ -17,6 +17,7 @@ from shrinkc.numerics.vectors import (
     INT32_BITS,
     SHARES,
     WIDE_MANTISSA,
+    HeadNorm,
     places_of_share,
     square_drop,
 )
@@ -45,14 +46,6 @@ class StoredHeads(NamedTuple):
 
     q: Value
     scale: Value
-
-
-class Norm(NamedTuple):
-    """Of heads: ``gain`` [D] in Q15, ``eps`` and ``pre_shift`` of the sum of squares."""
-
-    gain: np.ndarray
-    pre_shift: int
-    eps: int
 
 
 def segments(k: int, seg: int) -> np.ndarray:
@@ -133,7 +126,7 @@ def _normed(mantissa: Value, exponent: Value, total: Value) -> tuple[Value, Valu
 Rope = tuple[Value, Value] | None
 
 
-def quantize_heads(x: Value, d: int, rope: Rope, norm: Norm | None) -> Heads:
+def quantize_heads(x: Value, d: int, rope: Rope, norm: HeadNorm | None) -> Heads:
     y, mantissa, exponent = _head_mantissas(_gained(x, norm), d, rope)
     reciprocal = x.builder.constant(QMAX << HEAD_QSHIFT).over(mantissa)
     q = round_shift(y * reciprocal.expand(2), HEAD_QSHIFT)
@@ -143,7 +136,7 @@ def quantize_heads(x: Value, d: int, rope: Rope, norm: Norm | None) -> Heads:
     return Heads(q, *_normed(mantissa, exponent, total))
 
 
-def store_heads(x: Value, d: int, unit: int, rope: Rope, norm: Norm | None) -> StoredHeads:
+def store_heads(x: Value, d: int, unit: int, rope: Rope, norm: HeadNorm | None) -> StoredHeads:
     b = x.builder
     y, top, exponent = _head_mantissas(_gained(x, norm), d, rope)
     if norm is None:
@@ -159,7 +152,7 @@ def store_heads(x: Value, d: int, unit: int, rope: Rope, norm: Norm | None) -> S
     return StoredHeads(round_shift(y * reciprocal.expand(2), HEAD_QSHIFT), scale)
 
 
-def _gained(x: Value, norm: Norm | None) -> Value:
+def _gained(x: Value, norm: HeadNorm | None) -> Value:
     return x if norm is None else (x * norm.gain.astype(I64)) >> 15
 
 

@@ -7,26 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from shrinkc.numerics.fixed import I64, INT32_MAX, bit_length, exp2_table, round_shift
+from shrinkc.numerics.vectors import QHeads, StoredHeads
 
 SCORE_SHIFTS = (18, 49)
 """Fraction bits of a score difference, less 9, that the kernel takes; scores beyond are compressed."""
-
-
-@dataclass
-class QueryHead:
-    """One head's queries over T tokens: q [T, D], mantissa [T], exponent [T]."""
-
-    q: np.ndarray
-    mantissa: np.ndarray
-    exponent: np.ndarray
-
-
-@dataclass
-class CachedHead:
-    """One head's keys, or values, over S positions: q [S, D], scale [S]."""
-
-    q: np.ndarray
-    scale: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,9 +32,11 @@ class SoftmaxScale:
 
 
 def attend(
-    how: SoftmaxScale, q: QueryHead, k: CachedHead, v: CachedHead, mask: np.ndarray
+    how: SoftmaxScale, q: QHeads, k: StoredHeads, v: StoredHeads, mask: np.ndarray
 ) -> np.ndarray:
-    """T queries against S cached positions under mask [T, S] -> int64 [T, D].
+    """One head: T queries against S cached positions under mask [T, S] -> int64 [T, D].
+
+    q is [T, D] with mantissa and exponent [T], k and v are [S, D] with scale [S].
 
     Relative to the largest score, exp2 is a table of 256 entries with relative error of at most
     EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value, in the values' fixed point but for

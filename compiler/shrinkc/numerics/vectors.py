@@ -18,6 +18,7 @@ needs one small multiplication per segment, in int32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -224,31 +225,65 @@ class StoredHeads:
     scale: np.ndarray
 
 
+class HeadNorm(NamedTuple):
+    """RMSNorm over each head: ``gain`` int [D] in Q15, |gain| <= 32767, ``eps`` in the units of ``sum_of_squares``."""
+
+    gain: np.ndarray
+    pre_shift: int
+    eps: int
+
+
 def quantize_heads(
-    x: np.ndarray, cos: np.ndarray | None = None, sin: np.ndarray | None = None
+    x: np.ndarray,
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+    norm: HeadNorm | None = None,
 ) -> QHeads:
-    """Optional RoPE, then int8 per head: x int32 [T, H, D]; cos, sin Q15 [T, D/2].
+    """Optional norm, optional RoPE, then int8 per head: x int32 [T, H, D]; cos, sin Q15 [T, D/2].
 
     value = q * mantissa * 2**exponent / 127 * 2**-f.  RoPE pairs i with i + D/2 (the Hugging
     Face convention) and works on 15-bit mantissas of the head.
+
+    As in :func:`norm_quantize_vector` the int8 values do not depend on the norm, and its gain comes before
+    them.  With one, sqrt(D) * 2**-(31 + pre_shift) takes the place of 2**-f.
     """
-    y, mantissa, exponent = _head_mantissas(x, cos, sin)
-    reciprocal = (QMAX << HEAD_QSHIFT) // mantissa
-    q = round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT)
-    return QHeads(q=q, mantissa=mantissa, exponent=exponent)
+    y, mantissa, exponent = _head_mantissas(_gained(x, norm), cos, sin)
+    q = round_shift(y * ((QMAX << HEAD_QSHIFT) // mantissa)[:, :, None], HEAD_QSHIFT)
+    return QHeads(q, *_norm_scale(x, mantissa, exponent, norm))
 
 
 def store_heads(
-    x: np.ndarray, unit: int, cos: np.ndarray | None = None, sin: np.ndarray | None = None
+    x: np.ndarray,
+    unit: int,
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+    norm: HeadNorm | None = None,
 ) -> StoredHeads:
     """As :func:`quantize_heads`, with a scale in units of 2**unit.
 
     ``unit`` is at least -14, and no value after RoPE is larger than 32767 * 2**unit.  Raises
     ArithmeticError where one is.
     """
-    y, mantissa, exponent = _head_mantissas(x, cos, sin)
-    scale, right = _stored_scale(mantissa, exponent, unit)
-    return _stored(y, scale, (QMAX << HEAD_QSHIFT) // (scale << right), exponent > unit)
+    y, top, exponent = _head_mantissas(_gained(x, norm), cos, sin)
+    mantissa, exponent = _norm_scale(x, top, exponent, norm)
+    # by how many bits the scale's unit is larger than the mantissa's
+    right = np.clip(unit - exponent, 0, 31)
+    scale = (mantissa + (np.int64(1) << right) - 1) >> right
+    if norm is None:
+        reciprocal = (QMAX << HEAD_QSHIFT) // (scale << right)
+    else:  # the values follow the scale that was rounded up
+        reciprocal = (QMAX << HEAD_QSHIFT) // top
+        reciprocal = np.where(right > 0, reciprocal * mantissa // (scale << right), reciprocal)
+    # Only heads of zeros may have a unit larger than the scale's: any scale serves them, because epsilon alone
+    # gives the norm of them a huge one.
+    if ((exponent > unit) & y.any(axis=2)).any():
+        raise ArithmeticError("a head is larger than its unit allows although bounded")
+    return StoredHeads(round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT), scale)
+
+
+def _gained(x: np.ndarray, norm: HeadNorm | None) -> np.ndarray:
+    x = np.asarray(x, I64)
+    return x if norm is None else (x * norm.gain) >> 15
 
 
 def _head_mantissas(
@@ -256,7 +291,7 @@ def _head_mantissas(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """y [T, H, D] in 16 bits with y * 2**exponent the turned heads, mantissa [T, H] of 15 bits, the
     largest |y| to within one, and exponent [T, H].  All that is shifted out is rounded down."""
-    z = np.asarray(x, I64)
+    z = x
     exponent = np.zeros(z.shape[:2], I64)
     least = 1
     if cos is not None and sin is not None:
@@ -275,73 +310,15 @@ def _head_mantissas(
     return y, (top << left) >> right, exponent + n
 
 
-def _stored_scale(
-    mantissa: np.ndarray, exponent: np.ndarray, unit: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scale, and by how many bits its unit is larger than the mantissa's (0 where it is not)."""
-    right = np.clip(unit - exponent, 0, 31)
-    return (mantissa + (np.int64(1) << right) - 1) >> right, right
-
-
-def _stored(
-    y: np.ndarray, scale: np.ndarray, reciprocal: np.ndarray, larger: np.ndarray
-) -> StoredHeads:
-    """``larger``: which mantissas have a unit larger than the scale's; only heads of zeros may, for
-    which any scale serves, because epsilon alone gives the norm of them a huge one."""
-    q = round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT)
-    if (larger & y.any(axis=2)).any():
-        raise ArithmeticError("a head is larger than its unit allows although bounded")
-    return StoredHeads(q=q, scale=scale)
-
-
 # of the factor 1 / rms, beside what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
 HEAD_NORM_MAX_REL_ERROR = 2.0**-13
 
 
-def norm_quantize_heads(
-    x: np.ndarray,
-    gain: np.ndarray,
-    pre_shift: int,
-    eps: int,
-    cos: np.ndarray | None = None,
-    sin: np.ndarray | None = None,
-) -> QHeads:
-    """RMSNorm over each head of x int32 [T, H, D], then :func:`quantize_heads`.
-
-    As in :func:`norm_quantize_vector` the int8 values do not depend on the norm, and ``gain`` int
-    [D] in Q15, |gain| <= 32767, comes before them; ``eps`` is in the units of ``sum_of_squares``.
-    value = q * mantissa * 2**exponent / 127 * sqrt(D) * 2**-(31 + pre_shift): the input's fixed
-    point is not in it.
-    """
-    x = np.asarray(x, I64)
-    heads = quantize_heads((x * gain) >> 15, cos, sin)
-    mantissa, exponent = _norm_scale(x, heads.mantissa, heads.exponent, pre_shift, eps)
-    return QHeads(heads.q, mantissa, exponent)
-
-
-def norm_store_heads(
-    x: np.ndarray,
-    gain: np.ndarray,
-    pre_shift: int,
-    eps: int,
-    unit: int,
-    cos: np.ndarray | None = None,
-    sin: np.ndarray | None = None,
-) -> StoredHeads:
-    """As :func:`norm_quantize_heads`, with a scale in units of 2**unit (:func:`store_heads`)."""
-    x = np.asarray(x, I64)
-    y, top, exponent = _head_mantissas((x * gain) >> 15, cos, sin)
-    mantissa, exponent = _norm_scale(x, top, exponent, pre_shift, eps)
-    scale, right = _stored_scale(mantissa, exponent, unit)
-    reciprocal = (QMAX << HEAD_QSHIFT) // top
-    # the values follow the scale that was rounded up
-    reciprocal = np.where(right > 0, reciprocal * mantissa // (scale << right), reciprocal)
-    return _stored(y, scale, reciprocal, exponent > unit)
-
-
 def _norm_scale(
-    x: np.ndarray, mantissa: np.ndarray, exponent: np.ndarray, pre_shift: int, eps: int
+    x: np.ndarray, mantissa: np.ndarray, exponent: np.ndarray, norm: HeadNorm | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mantissa and exponent of heads of x times 1 / rms."""
-    y = x >> pre_shift
-    return _normed(mantissa, exponent, (y * y).sum(axis=2) + eps)
+    """Mantissa and exponent of heads of x, times 1 / rms where there is a norm."""
+    if norm is None:
+        return mantissa, exponent
+    y = np.asarray(x, I64) >> norm.pre_shift
+    return _normed(mantissa, exponent, (y * y).sum(axis=2) + norm.eps)

@@ -24,8 +24,9 @@ from shrinkc.ir.ops.ropecache import (
     unit_fault,
 )
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
-from shrinkc.numerics.attention import CachedHead, QueryHead, SoftmaxScale, attend
+from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
+from shrinkc.numerics.vectors import QHeads, StoredHeads
 
 EXTRA_BITS_MAX = 15
 
@@ -133,10 +134,10 @@ class Attention(Op):
         )
         for h in range(self.heads):
             keys, values = (
-                CachedHead(t.q[:end, h // per_kv], t.scale[:end, h // per_kv])
+                StoredHeads(t.q[:end, h // per_kv], t.scale[:end, h // per_kv])
                 for t in (cache.k, cache.v)
             )
-            own = QueryHead(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
+            own = QHeads(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
             out[:, h] = attend(how, own, keys, values, causal)
         return out.reshape(tokens, -1)
 

@@ -184,20 +184,19 @@ class RopeCache(Op):
         cos = state.graph.rope_cos[at].astype(I64)
         sin = state.graph.rope_sin[at].astype(I64)
         parts = np.split(y.reshape(t, h + 2 * kv, d), (h, h + kv), axis=1)
-        if self.q_gain is None or self.k_gain is None or self.pre_shift is None or self.eps is None:
-            q = vectors.quantize_heads(parts[0], cos, sin)
-            k = vectors.store_heads(parts[1], self.k_unit, cos, sin)
-        else:
-            norm = (self.pre_shift, self.eps)
-            q = vectors.norm_quantize_heads(parts[0], self.q_gain.astype(I64), *norm, cos, sin)
-            k = vectors.norm_store_heads(
-                parts[1], self.k_gain.astype(I64), *norm, self.k_unit, cos, sin
-            )
+        q = vectors.quantize_heads(parts[0], cos, sin, self.norm(self.q_gain))
+        k = vectors.store_heads(parts[1], self.k_unit, cos, sin, self.norm(self.k_gain))
         v = vectors.store_heads(parts[2], self.v_unit)
         cache = Cache.of(state, self.layer)
         for kept, new in ((cache.k, k), (cache.v, v)):
             kept.q[at], kept.scale[at] = new.q, new.scale
         return q
+
+    def norm(self, gain: np.ndarray | None) -> vectors.HeadNorm | None:
+        """That of q's or k's heads, by its gain."""
+        if gain is None or self.pre_shift is None or self.eps is None:
+            return None
+        return vectors.HeadNorm(gain.astype(I64), self.pre_shift, self.eps)
 
     def numbers(self) -> tuple[int, ...]:
         return self.k_unit, self.v_unit
