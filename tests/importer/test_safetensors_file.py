@@ -33,9 +33,9 @@ def test_agrees_with_the_library(tmp_path: Path) -> None:
     }
     save_file(tensors, tmp_path / "x", metadata={"format": "pt"})
     file = SafetensorsFile(tmp_path / "x")
-    assert file.entries.keys() == tensors.keys()
+    assert file.tensors.keys() == tensors.keys()
     for name, values in tensors.items():
-        np.testing.assert_array_equal(file.read(name), values.astype(np.float32))
+        np.testing.assert_array_equal(file.tensors[name].read(), values.astype(np.float32))
 
 
 def test_own_writer_is_valid_for_the_library(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_own_writer_is_valid_for_the_library(tmp_path: Path) -> None:
 def test_every_bfloat16_pattern(tmp_path: Path) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     write_raw(tmp_path / "x", {"a": entry("BF16", [1 << 16], 0, 1 << 17)}, bits.tobytes())
-    got = SafetensorsFile(tmp_path / "x").read("a").view(np.uint32)
+    got = SafetensorsFile(tmp_path / "x").tensors["a"].read().view(np.uint32)
     np.testing.assert_array_equal(got, bits.astype(np.uint32) << 16)
 
 
@@ -55,7 +55,7 @@ def test_unaligned_data(tmp_path: Path) -> None:
     header = json.dumps({"a": entry("F32", [2], 0, 8)}).encode()
     header += b" " * (3 - len(header) % 4)
     write_raw(tmp_path / "x", header, np.array([1, 2], np.float32).tobytes())
-    np.testing.assert_array_equal(SafetensorsFile(tmp_path / "x").read("a"), [1, 2])
+    np.testing.assert_array_equal(SafetensorsFile(tmp_path / "x").tensors["a"].read(), [1, 2])
 
 
 def test_truncated_anywhere(tmp_path: Path) -> None:
@@ -111,4 +111,4 @@ def test_a_number_that_python_does_not_read(tmp_path: Path) -> None:
 def test_type_without_a_reader(tmp_path: Path) -> None:
     file = SafetensorsFile(write_raw(tmp_path / "x", {"a": entry("I8", [4], 0, 4)}, bytes(4)))
     with pytest.raises(BadWeights, match="a has dtype I8; F32, F16, BF16 are supported"):
-        file.read("a")
+        file.tensors["a"].read()

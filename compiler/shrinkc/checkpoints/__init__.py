@@ -1,45 +1,21 @@
 """Torch models from directories, and back into directories that anybody can load."""
 
-from shrinkc.checkpoints.libraries import (
-    cached,
-    check_device,
-    need,
-    suited_threads,
-    threads_within,
-    use_threads,
-    versions,
-)
-from shrinkc.checkpoints.loading import (
-    Loaded,
-    load,
-    load_tokenizer,
-    located,
-    resolve,
-    stored_dtype,
-    torch_dtype,
-)
-from shrinkc.checkpoints.loading_line import README, Loading, write_readme
-from shrinkc.checkpoints.saving import Savable, on_disk, save
-
-__all__ = [
-    "README",
-    "Loaded",
-    "Loading",
-    "Savable",
-    "cached",
-    "check_device",
-    "load",
-    "load_tokenizer",
-    "located",
-    "need",
-    "on_disk",
-    "resolve",
-    "save",
-    "stored_dtype",
-    "suited_threads",
-    "threads_within",
-    "torch_dtype",
-    "use_threads",
-    "versions",
-    "write_readme",
-]
+from shrinkc.checkpoints.libraries import cached as cached
+from shrinkc.checkpoints.libraries import check_device as check_device
+from shrinkc.checkpoints.libraries import need as need
+from shrinkc.checkpoints.libraries import suited_threads as suited_threads
+from shrinkc.checkpoints.libraries import threads_within as threads_within
+from shrinkc.checkpoints.libraries import use_threads as use_threads
+from shrinkc.checkpoints.libraries import versions as versions
+from shrinkc.checkpoints.loading import Loaded as Loaded
+from shrinkc.checkpoints.loading import load as load
+from shrinkc.checkpoints.loading import load_tokenizer as load_tokenizer
+from shrinkc.checkpoints.loading import located as located
+from shrinkc.checkpoints.loading import resolve as resolve
+from shrinkc.checkpoints.loading import stored_dtype as stored_dtype
+from shrinkc.checkpoints.loading import torch_dtype as torch_dtype
+from shrinkc.checkpoints.loading_line import README as README
+from shrinkc.checkpoints.loading_line import write_readme as write_readme
+from shrinkc.checkpoints.saving import Savable as Savable
+from shrinkc.checkpoints.saving import on_disk as on_disk
+from shrinkc.checkpoints.saving import save as save

@@ -72,10 +72,9 @@ def _directory(path: Path) -> Findings:
     weights = path.is_dir() and has_weights(path)
     if weights:
         files = open_weights(path)
-        entries = {name: files.entry(name) for name in sorted(files, key=_in_order)}
         tensors = alike(
-            {"tensor": starred(n), "shape": _shape(e.shape), "type": e.dtype, "bytes": e.nbytes}
-            for n, e in entries.items()
+            {"tensor": starred(n), "shape": _shape(t.shape), "type": t.dtype, "bytes": t.nbytes}
+            for n, t in sorted(files.items(), key=lambda item: _in_order(item[0]))
         )
     opened = _opened(path)
     if isinstance(opened, ShrinkcError) and not weights:

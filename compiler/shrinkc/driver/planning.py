@@ -17,8 +17,8 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
 from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
-from shrinkc.model import check_window, window_notes
-from shrinkc.quantize import MODULES, QuantOptions, check_sizes
+from shrinkc.model import SLOT_MODULES, check_window, window_notes
+from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.targets import Target, target_named
 
@@ -27,7 +27,7 @@ CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/atten
 # Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
 BYTES_PER_PIECE = 8
 
-_SLOT_OF = {module: slot for slot, modules in MODULES.items() for module in modules}
+_SLOT_OF = {module: slot for slot, modules in SLOT_MODULES.items() for module in modules}
 
 
 def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall:

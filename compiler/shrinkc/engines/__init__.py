@@ -2,9 +2,16 @@
 
 from collections.abc import Iterable
 
-from shrinkc.engines.choice import ON_CORES, Choice, Choices, choose, with_copies
+from shrinkc.engines.choice import ON_CORES as ON_CORES
+from shrinkc.engines.choice import Choice as Choice
+from shrinkc.engines.choice import Choices as Choices
+from shrinkc.engines.choice import choose as choose
+from shrinkc.engines.choice import with_copies as with_copies
 from shrinkc.engines.cores import ENGINE as THE_CORES
-from shrinkc.engines.engine import CORES, Engine, MatrixSpec, Tails
+from shrinkc.engines.engine import CORES as CORES
+from shrinkc.engines.engine import Engine as Engine
+from shrinkc.engines.engine import MatrixSpec as MatrixSpec
+from shrinkc.engines.engine import Tails as Tails
 from shrinkc.engines.neureka import ENGINE as NEUREKA
 from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
 from shrinkc.engines.neureka_twice import ENGINE as NEUREKA_TWICE
@@ -20,20 +27,3 @@ def engine_named(name: str) -> Engine:
 def product_engine(names: Iterable[str]) -> Engine | None:
     """Of these engines the one that multiplies segments of the cores' matrices with several tokens."""
     return next((e for e in map(engine_named, names) if e.products), None)
-
-
-__all__ = [
-    "CORES",
-    "ENGINES",
-    "ON_CORES",
-    "THE_CORES",
-    "Choice",
-    "Choices",
-    "Engine",
-    "MatrixSpec",
-    "Tails",
-    "choose",
-    "engine_named",
-    "product_engine",
-    "with_copies",
-]

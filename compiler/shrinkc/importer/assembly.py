@@ -12,15 +12,13 @@ from shrinkc.core.shell import name_of
 from shrinkc.importer.model import (
     FloatLayer,
     FloatModel,
-    LlamaConfig,
     Weight,
     dense,
 )
-from shrinkc.importer.safetensors_file import FLOAT_DTYPES
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES, Tensor
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
-from shrinkc.importer.weight_files import WeightFiles
-from shrinkc.model import EMBEDDING, FINAL_NORM, HEAD, family_of
+from shrinkc.model import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig, family_of
 
 # buffers that old versions of transformers saved; they follow from the config
 _IGNORED_SUFFIX = "rotary_emb.inv_freq"
@@ -56,15 +54,15 @@ def check_names_and_shapes(
 
 def check_float(
     path: Path,
-    weights: WeightFiles,
+    weights: Mapping[str, Tensor],
     names: Iterable[str],
     hint: str = "use the float version of the model, or quantise it with GPTQ.",
 ) -> None:
     """Raise BadWeights with every tensor of ``names`` that is not of a float type."""
     faults = [
-        f"{name} is {weights.entry(name).dtype}"
+        f"{name} is {weights[name].dtype}"
         for name in names
-        if weights.entry(name).dtype not in FLOAT_DTYPES
+        if weights[name].dtype not in FLOAT_DTYPES
     ]
     if faults:
         raise BadWeights(

@@ -79,9 +79,9 @@ def read_embedding(path: Path) -> QuantizedWeight:
     Raises BadWeights if the file is damaged, of another version, or its parts do not fit.
     """
     file, bits, group = _open(path)
-    hidden = file.entries["q"].shape[1] * 8 // bits
-    q = unpack(file.read_integers("q"), bits, hidden)
-    scale, offset = file.read("scale"), file.read("offset")
+    hidden = file.tensors["q"].shape[1] * 8 // bits
+    q = unpack(file.tensors["q"].read_integers(), bits, hidden)
+    scale, offset = file.tensors["scale"].read(), file.tensors["offset"].read()
     if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
         raise BadWeights(
             f"{path}: scales have to be positive and finite, offsets finite.",
@@ -98,7 +98,7 @@ def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero
     Raises BadWeights, or ShapeMismatch unless the table is ``shape`` (vocab, hidden).
     """
     file, bits, group = _open(path)
-    vocab, width = file.entries["q"].shape
+    vocab, width = file.tensors["q"].shape
     _check_shape(path, (vocab, width * 8 // bits), shape)
     stated = (("symmetric", Zero.MIDDLE), ("points", Zero.POINT))
     found = (zero for key, zero in stated if file.metadata.get(key) == "true")
@@ -146,12 +146,12 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
     if not group.isascii() or not group.isdigit() or int(group) == 0:
         faults.append(f"group = {group!r}; a positive number is needed")
     for name, dtype in (("q", "U8"), ("scale", "F16"), ("offset", "F16")):
-        entry = file.entries.get(name)
+        entry = file.tensors.get(name)
         if entry is None or entry.dtype != dtype or len(entry.shape) != 2:
             faults.append(f"{name} has to be {dtype} with two dimensions")
-    faults += [f"unexpected {n}" for n in file.entries if n not in ("q", "scale", "offset")]
+    faults += [f"unexpected {n}" for n in file.tensors if n not in ("q", "scale", "offset")]
     if not faults:
-        vocab, width = file.entries["q"].shape
+        vocab, width = file.tensors["q"].shape
         hidden, rest = divmod(width * 8, int(bits))
         if rest:
             faults.append(f"q has {width} bytes per row, which {bits} bit do not fill")
@@ -159,9 +159,9 @@ def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
         if int(group) > hidden:
             faults.append(f"group = {group} with {hidden} inputs")
         faults += [
-            f"{name} is {list(file.entries[name].shape)}, not {list(shape)}"
+            f"{name} is {list(file.tensors[name].shape)}, not {list(shape)}"
             for name in ("scale", "offset")
-            if file.entries[name].shape != shape
+            if file.tensors[name].shape != shape
         ]
     if faults:
         raise BadWeights(f"{path}: {'; '.join(faults)}.", hint="write the file again.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,9 @@ from shrinkc.importer.gguf_blocks import INTEGER_FORMATS, read_tensor
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_tokenizer import special_ids
 from shrinkc.importer.hf import Progress, meter, refuse_faults
-from shrinkc.importer.lora import load_adapter
 from shrinkc.importer.model import (
     FloatModel,
     Formats,
-    Llama3RopeScaling,
-    LlamaConfig,
     QuantizedWeight,
     Weight,
     dense,
@@ -37,6 +33,8 @@ from shrinkc.model import (
     HEAD,
     SUPPORTED,
     Family,
+    Llama3RopeScaling,
+    LlamaConfig,
     bias_shapes,
     family_of,
     matrix_shapes,
@@ -85,7 +83,6 @@ def load_gguf(
     file: GgufFile,
     config: LlamaConfig,
     tokenizer: Tokenizer,
-    adapter: Path | None = None,
     progress: Progress | None = None,
 ) -> FloatModel:
     """Read an opened GGUF file; tensors of integers become QuantizedWeights.
@@ -109,10 +106,7 @@ def load_gguf(
     refuse_faults(file.path, faults)
     norms = {name: dense(weights.pop(name)).reshape(-1) for name in norm_shapes(config)}
     biases = {name: dense(weights.pop(f"{name}.bias")).reshape(-1) for name in bias_shapes(config)}
-    model = assemble(file.path, config, norms, weights, tokenizer, biases)
-    if adapter is not None:
-        load_adapter(Path(adapter), model)
-    return model
+    return assemble(file.path, config, norms, weights, tokenizer, biases)
 
 
 def gguf_formats(file: GgufFile, config: LlamaConfig) -> Formats:

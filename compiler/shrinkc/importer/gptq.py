@@ -40,14 +40,13 @@ from shrinkc.importer.hf import (
     read_floats,
     refuse_faults,
 )
-from shrinkc.importer.lora import load_adapter
-from shrinkc.importer.model import FloatModel, Formats, LlamaConfig, QuantizedWeight, Weight, dense
+from shrinkc.importer.model import FloatModel, Formats, QuantizedWeight, Weight, dense
 from shrinkc.importer.packed_words import unpack, words_for
-from shrinkc.importer.safetensors_file import FLOAT_DTYPES
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES, Tensor
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.importer.weight_files import WeightFiles, open_weights
-from shrinkc.model import EMBEDDING, HEAD, bias_shapes, matrix_shapes, norm_shapes
+from shrinkc.importer.weight_files import open_weights
+from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
 
 ADAPTER_FOLDER = "eora"
 ADAPTER = "adapter_config.json"
@@ -60,18 +59,15 @@ _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
 
 def load_gptq(
-    checkpoint: GptqFiles,
-    tokenizer: Tokenizer,
-    adapter: Path | None = None,
-    progress: Progress | None = None,
+    checkpoint: GptqFiles, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> FloatModel:
     """Read an opened GPTQModel directory: quantised matrices become QuantizedWeights.
 
-    ``adapter`` is the directory of a low-rank adapter.  Raises BadWeights or ShapeMismatch.
+    Raises BadWeights or ShapeMismatch.
     """
     config = checkpoint.config
     total = sum(checkpoint.nbytes(name) for name in checkpoint.names())
-    total += sum(checkpoint.weights.entry(f"{name}.bias").nbytes for name in bias_shapes(config))
+    total += sum(checkpoint.weights[f"{name}.bias"].nbytes for name in bias_shapes(config))
     advance = meter(progress, total)
     faults: list[str] = []
     norms = read_floats(checkpoint.weights, norm_shapes(config), advance, faults)
@@ -82,13 +78,10 @@ def load_gptq(
     refuse_faults(checkpoint.path, faults)
     for name, sidecar in checkpoint.sidecars.items():
         table, floats = read_embedding(sidecar), matrices[name]
-        dtype = checkpoint.weights.entry(f"{name}.weight").dtype
+        dtype = checkpoint.weights[f"{name}.weight"].dtype
         check_agreement(sidecar, table, dense(floats), dtype)
         matrices[name] = table
-    model = assemble(checkpoint.path, config, norms, matrices, tokenizer, biases)
-    if adapter is not None:
-        load_adapter(adapter, model)
-    return model
+    return assemble(checkpoint.path, config, norms, matrices, tokenizer, biases)
 
 
 def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
@@ -173,7 +166,7 @@ class GptqFiles:
     path: Path
     config: LlamaConfig
     zero_shift: int
-    weights: WeightFiles
+    weights: dict[str, Tensor]
     shapes: dict[str, tuple[int, int]]  # of all matrices
     quantized: dict[str, ModuleFormat]
     floats: list[str]  # the other matrices
@@ -194,7 +187,7 @@ class GptqFiles:
             wanted.update(_stored_shapes(name, fmt, shapes[name]))
             if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for what has no bias
                 wanted[f"{name}.bias"] = shapes[name][:1]
-        check_names_and_shapes(path, weights.shapes(), wanted)
+        check_names_and_shapes(path, {n: t.shape for n, t in weights.items()}, wanted)
         check_float(path, weights, float_names)
         _check_dtypes(path, weights, quantized)
         sidecars = {
@@ -211,7 +204,7 @@ class GptqFiles:
     def nbytes(self, module: str) -> int:
         """Return the stored bytes of ``module``."""
         parts = _PARTS if module in self.quantized else ("weight",)
-        return sum(self.weights.entry(f"{module}.{part}").nbytes for part in parts)
+        return sum(self.weights[f"{module}.{part}"].nbytes for part in parts)
 
     def permuted(self) -> frozenset[str]:
         """Return the quantised modules whose columns are stored in another order than their inputs.
@@ -223,7 +216,7 @@ class GptqFiles:
             for name, fmt in self.quantized.items()
             if _order(
                 name,
-                self.weights.read_integers(f"{name}.g_idx"),
+                self.weights[f"{name}.g_idx"].read_integers(),
                 fmt.group(self.shapes[name][1]),
                 [],
             )
@@ -241,7 +234,7 @@ class GptqFiles:
             if (
                 name not in own
                 and f"{name}.bias" in self.weights
-                and self.weights.read(f"{name}.bias").any()
+                and self.weights[f"{name}.bias"].read().any()
             ):
                 biases.append(f"{name}.bias")
             weight = _read_module(
@@ -259,7 +252,7 @@ class GptqFiles:
 
 
 def _quantized(
-    path: Path, gptq: GptqConfig, weights: WeightFiles, shapes: dict[str, tuple[int, int]]
+    path: Path, gptq: GptqConfig, weights: dict[str, Tensor], shapes: dict[str, tuple[int, int]]
 ) -> dict[str, ModuleFormat]:
     """The modules that are stored as integers, with the format that the configuration gives."""
     found: dict[str, ModuleFormat] = {}
@@ -294,19 +287,19 @@ def _stored_shapes(
     }
 
 
-def _check_dtypes(path: Path, weights: WeightFiles, modules: dict[str, ModuleFormat]) -> None:
+def _check_dtypes(path: Path, weights: dict[str, Tensor], modules: dict[str, ModuleFormat]) -> None:
     faults = []
     for module in modules:
         for part in _PARTS:
             name, allowed = f"{module}.{part}", ("I32",) if part in _INTEGER_PARTS else FLOAT_DTYPES
-            dtype = weights.entry(name).dtype
+            dtype = weights[name].dtype
             if dtype not in allowed:
                 faults.append(f"{name} is {dtype}, not {' or '.join(allowed)}")
     refuse_faults(path, faults)
 
 
 def _read_module(
-    weights: WeightFiles,
+    weights: dict[str, Tensor],
     name: str,
     fmt: ModuleFormat,
     shape: tuple[int, int],
@@ -316,9 +309,9 @@ def _read_module(
     outputs, inputs = shape
     bits, group = fmt.bits, fmt.group(inputs)
     before = len(faults)
-    scale = np.ascontiguousarray(weights.read(f"{name}.scales").T)
-    zero = _zeros(weights.read_integers(f"{name}.qzeros"), bits, outputs, zero_shift).T
-    order = _order(f"{name}.g_idx", weights.read_integers(f"{name}.g_idx"), group, faults)
+    scale = np.ascontiguousarray(weights[f"{name}.scales"].read().T)
+    zero = _zeros(weights[f"{name}.qzeros"].read_integers(), bits, outputs, zero_shift).T
+    order = _order(f"{name}.g_idx", weights[f"{name}.g_idx"].read_integers(), group, faults)
     fault = non_finite(f"{name}.scales", scale)
     if fault:
         faults.append(fault)
@@ -336,7 +329,7 @@ def _read_module(
         )
     if len(faults) > before:
         return None
-    q = unpack(weights.read_integers(f"{name}.qweight").T, bits, inputs)
+    q = unpack(weights[f"{name}.qweight"].read_integers().T, bits, inputs)
     if order is not None:
         q = q[:, order]
     _replace_zero_scales(q, scale, zero, group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ModelNotFound
 from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
-from shrinkc.importer.lora import load_adapter
-from shrinkc.importer.model import FloatModel, LlamaConfig
+from shrinkc.importer.model import FloatModel
+from shrinkc.importer.safetensors_file import Tensor
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.importer.weight_files import WeightFiles, open_weights
-from shrinkc.model import EMBEDDING, HEAD, bias_shapes, matrix_shapes, norm_shapes
+from shrinkc.importer.weight_files import open_weights
+from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
 
 Progress = Callable[[int, int], None]
 
@@ -24,8 +24,7 @@ def read_hf(
     path: Path,
     config: LlamaConfig,
     tokenizer: Tokenizer,
-    opened: tuple[WeightFiles, list[str]],
-    adapter: Path | None = None,
+    opened: tuple[dict[str, Tensor], list[str]],
     progress: Progress | None = None,
 ) -> FloatModel:
     """Read the values of what :func:`open_hf` opened.  Raises BadWeights or ShapeMismatch."""
@@ -35,21 +34,15 @@ def read_hf(
     faults: list[str] = []
     wanted = [f"{name}.weight" for name in (*matrices, *norms)]
     wanted += [f"{name}.bias" for name in biases]
-    advance = meter(progress, sum(weights.entry(name).nbytes for name in wanted))
-
-    def read(names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        return read_floats(weights, names, advance, faults)
-
-    read_norms, read_matrices = read(norms), read(matrices)
+    advance = meter(progress, sum(weights[name].nbytes for name in wanted))
+    read_norms = read_floats(weights, norms, advance, faults)
+    read_matrices = read_floats(weights, matrices, advance, faults)
     read_biases = read_floats(weights, biases, advance, faults, "bias")
     refuse_faults(path, faults)
-    model = assemble(path, config, read_norms, read_matrices, tokenizer, read_biases)
-    if adapter is not None:
-        load_adapter(Path(adapter), model)
-    return model
+    return assemble(path, config, read_norms, read_matrices, tokenizer, read_biases)
 
 
-def open_hf(path: Path, config: LlamaConfig) -> tuple[WeightFiles, list[str]]:
+def open_hf(path: Path, config: LlamaConfig) -> tuple[dict[str, Tensor], list[str]]:
     """Open the weights of the directory ``path`` and return them with the names of all matrices.
 
     Names, shapes and types are checked against ``config``; no values are read.  Raises
@@ -63,7 +56,7 @@ def open_hf(path: Path, config: LlamaConfig) -> tuple[WeightFiles, list[str]]:
     wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": s for n, s in matrices.items()}
     wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
     wanted.update({f"{name}.bias": shape for name, shape in bias_shapes(config).items()})
-    check_names_and_shapes(path, weights.shapes(), wanted)
+    check_names_and_shapes(path, {n: t.shape for n, t in weights.items()}, wanted)
     check_float(path, weights, wanted)
     return weights, list(matrices)
 
@@ -98,7 +91,7 @@ def meter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 def read_floats(
-    weights: WeightFiles,
+    weights: Mapping[str, Tensor],
     modules: Iterable[str],
     advance: Callable[[int], None],
     faults: list[str],
@@ -108,11 +101,11 @@ def read_floats(
     tensors: dict[str, NDArray[np.float32]] = {}
     for module in modules:
         name = f"{module}.{part}"
-        tensors[module] = weights.read(name)
+        tensors[module] = weights[name].read()
         fault = non_finite(name, tensors[module])
         if fault:
             faults.append(fault)
-        advance(weights.entry(name).nbytes)
+        advance(weights[name].nbytes)
     return tensors
 
 

@@ -27,13 +27,14 @@ from shrinkc.importer.gptq import (
 from shrinkc.importer.gptq_config import GptqConfig, gptq_config_of, parse_gptq_config
 from shrinkc.importer.hf import Progress, check_directory, open_hf, read_hf
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.lora import adapter_ranks
-from shrinkc.importer.model import FloatModel, Formats, LlamaConfig
+from shrinkc.importer.lora import adapter_ranks, load_adapter
+from shrinkc.importer.model import FloatModel, Formats
 from shrinkc.importer.repeats import repeated_layers
 from shrinkc.importer.tokenizer import Tokenizer, has_tokenizer
 from shrinkc.importer.weight_files import has_weights
+from shrinkc.model import LlamaConfig
 
-_Load = Callable[[Path | None, Progress | None], FloatModel]
+_Load = Callable[[Progress | None], FloatModel]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ class Checkpoint:
             adapter = self.adapter if self.adapter_given else None
             return open_checkpoint(self.path, adapter, whole=True).load(progress)
         with _reading(self.path):
-            return self._load(self.adapter, progress)
+            model = self._load(progress)
+            if self.adapter is not None:
+                load_adapter(self.adapter, model)
+            return model
 
 
 def open_checkpoint(path: Path, adapter: Path | None = None, *, whole: bool = False) -> Checkpoint:

@@ -20,11 +20,10 @@ from shrinkc.core.errors import (
 )
 from shrinkc.importer.assembly import check_float, check_names_and_shapes
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import FloatModel, LlamaConfig, LowRankAdapter, QuantizedWeight
+from shrinkc.importer.model import FloatModel, LowRankAdapter, QuantizedWeight
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.importer.weight_files import WeightFiles
-from shrinkc.model import FIELDS, layer_shapes, module_name
+from shrinkc.model import FIELDS, LlamaConfig, layer_shapes, module_name
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
@@ -91,9 +90,8 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
         if isinstance(getattr(layer, field), QuantizedWeight)
     }
     config, file, targets = _open(directory, model.config, quantized)
-    tensors = {
-        name: file.read(name) for pair in targets for name in (_key(*pair, "A"), _key(*pair, "B"))
-    }
+    names = (_key(*pair, side) for pair in targets for side in "AB")
+    tensors = {name: file.tensors[name].read() for name in names}
     faults = [fault for name, values in tensors.items() if (fault := non_finite(name, values))]
     if not faults:
         for layer, module in targets:
@@ -137,8 +135,8 @@ def _open(
         out_size, in_size = sizes[module]
         shapes[_key(layer, module, "A")] = (config.rank, in_size)
         shapes[_key(layer, module, "B")] = (out_size, config.rank)
-    check_names_and_shapes(directory, {n: e.shape for n, e in file.entries.items()}, shapes, _SAME)
-    check_float(directory, WeightFiles([file]), shapes, "save the adapter as floats.")
+    check_names_and_shapes(directory, {n: t.shape for n, t in file.tensors.items()}, shapes, _SAME)
+    check_float(directory, file.tensors, shapes, "save the adapter as floats.")
     return config, file, targets
 
 
@@ -226,7 +224,7 @@ def _quantized_or_stored(
         (layer, module)
         for layer, module in targets
         if module_name(layer, module) in quantized
-        or any(_key(layer, module, side) in file.entries for side in "AB")
+        or any(_key(layer, module, side) in file.tensors for side in "AB")
     ]
 
 

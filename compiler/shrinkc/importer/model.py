@@ -9,21 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.importer.tokenizer import Tokenizer
-from shrinkc.model import Llama3RopeScaling, LlamaConfig
-
-__all__ = [
-    "WIDTHS",
-    "FloatLayer",
-    "FloatModel",
-    "Formats",
-    "Llama3RopeScaling",
-    "LlamaConfig",
-    "LowRankAdapter",
-    "QuantizedWeight",
-    "Weight",
-    "Zero",
-    "dense",
-]  # fmt: skip
+from shrinkc.model import LlamaConfig
 
 WIDTHS = (2, 3, 4, 8)
 """Bits per weight that a QuantizedWeight may have."""

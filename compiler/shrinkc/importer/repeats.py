@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from shrinkc.core.errors import ShrinkcError
-from shrinkc.importer.safetensors_file import TensorEntry
-from shrinkc.importer.weight_files import WeightFiles, open_weights
+from shrinkc.importer.safetensors_file import Tensor
+from shrinkc.importer.weight_files import open_weights
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _LOOK = 256  # bytes of every tensor that tell different layers apart, mostly
@@ -25,15 +25,15 @@ def repeated_layers(path: Path) -> tuple[int, ...]:
         weights = open_weights(path)
     except (ShrinkcError, OSError):
         return ()
-    layers: dict[int, dict[str, str]] = {}
-    for name in weights:
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
         if match := _LAYER.fullmatch(name):
-            layers.setdefault(int(match[1]), {})[match[2]] = name
+            layers.setdefault(int(match[1]), {})[match[2]] = tensor
     out: list[int] = []
     alike: dict[tuple[object, ...], list[int]] = {}
     for index in sorted(layers):
-        firsts = alike.setdefault(_glance(weights, layers[index]), [])
-        same = next((i for i in firsts if _equal(weights, layers[i], layers[index])), None)
+        firsts = alike.setdefault(_glance(layers[index]), [])
+        same = next((i for i in firsts if _equal(layers[i], layers[index])), None)
         if same is None:
             firsts.append(index)
         out.append(index if same is None else same)
@@ -41,17 +41,12 @@ def repeated_layers(path: Path) -> tuple[int, ...]:
     return tuple(out) if whole and out != sorted(layers) else ()
 
 
-def _glance(weights: WeightFiles, tensors: dict[str, str]) -> tuple[object, ...]:
+def _glance(tensors: dict[str, Tensor]) -> tuple[object, ...]:
     """Different only for layers that are."""
-
-    def look(name: str) -> tuple[str, tuple[int, ...], bytes]:
-        entry: TensorEntry = weights.entry(name)
-        return entry.dtype, entry.shape, weights.raw(name)[:_LOOK].tobytes()
-
-    return tuple((suffix, *look(tensors[suffix])) for suffix in sorted(tensors))
-
-
-def _equal(weights: WeightFiles, one: dict[str, str], other: dict[str, str]) -> bool:
-    return all(
-        np.array_equal(weights.raw(one[suffix]), weights.raw(other[suffix])) for suffix in one
+    return tuple(
+        (suffix, t.dtype, t.shape, t.raw[:_LOOK].tobytes()) for suffix, t in sorted(tensors.items())
     )
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(np.array_equal(one[suffix].raw, other[suffix].raw) for suffix in one)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.importer.model import LlamaConfig
+from shrinkc.model import LlamaConfig
 
 
 def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:

@@ -23,22 +23,48 @@ FLOAT_DTYPES = ("F32", "F16", "BF16")
 _INTEGERS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies: ``begin`` and ``end`` are bytes from the start of the file."""
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of the file ``path``; ``raw``: its bytes, uint8 and read-only, mapped into memory."""
 
+    path: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    begin: int
-    end: int
+    raw: NDArray[np.uint8]
 
     @property
     def nbytes(self) -> int:
-        return self.end - self.begin
+        return self.raw.nbytes
+
+    def read(self) -> NDArray[np.float32]:
+        """Return a new float32 array; BadWeights if the dtype is not F32, F16 or BF16."""
+        values: NDArray[np.float32]
+        if self.dtype == "F32":
+            values = np.frombuffer(self.raw, dtype="<f4").astype(np.float32)
+        elif self.dtype == "F16":
+            values = np.frombuffer(self.raw, dtype="<f2").astype(np.float32)
+        elif self.dtype == "BF16":
+            # bfloat16 is the upper half of a float32
+            wide = np.frombuffer(self.raw, dtype="<u2").astype(np.uint32)
+            wide <<= 16
+            values = wide.view(np.float32)
+        else:
+            raise self._of_other_type(f"{', '.join(FLOAT_DTYPES)} are supported.")
+        return values.reshape(self.shape)
+
+    def read_integers(self) -> NDArray[np.integer]:
+        """Return a read-only view; BadWeights if the dtype is no integer type up to 32 bits."""
+        if self.dtype not in _INTEGERS:
+            raise self._of_other_type("an integer type is needed.")
+        return np.frombuffer(self.raw, dtype=_INTEGERS[self.dtype]).reshape(self.shape)
+
+    def _of_other_type(self, needed: str) -> BadWeights:
+        return BadWeights(f"{self.path}: {self.name} has dtype {self.dtype}; {needed}")
 
 
 class SafetensorsFile:
-    """One validated, memory-mapped file; ``entries`` maps tensor names to their places.
+    """One validated, memory-mapped file: its ``tensors`` by name.
 
     ``metadata`` is what the file says about itself.
 
@@ -55,7 +81,7 @@ class SafetensorsFile:
                 length = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
                 table = json.loads(handle.read(length))
             # mapped, not read: a 16-bit checkpoint must not be in memory beside its float32 copy
-            self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+            mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except OSError as exc:
             raise BadWeights(f"{path} cannot be read: {exc.strerror or exc}.") from exc
         except (SafetensorError, ValueError) as exc:  # ValueError: a number of thousands of digits
@@ -65,53 +91,8 @@ class SafetensorsFile:
                 hint="download or copy the file again.",
             ) from exc
         table.pop("__metadata__", None)
-        start = _LENGTH_BYTES + length
-        self.entries = {
-            name: TensorEntry(
-                about["dtype"],
-                tuple(about["shape"]),
-                *(start + offset for offset in about["data_offsets"]),
-            )
-            for name, about in table.items()
+        data = mapped[_LENGTH_BYTES + length :]
+        self.tensors = {
+            name: Tensor(path, name, t["dtype"], tuple(t["shape"]), data[slice(*t["data_offsets"])])
+            for name, t in table.items()
         }
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Return tensor ``name`` as a new float32 array of its shape.
-
-        Raises BadWeights if its dtype is not F32, F16 or BF16.
-        """
-        entry = self.entries[name]
-        raw = self._bytes[entry.begin : entry.end]
-        values: NDArray[np.float32]
-        if entry.dtype == "F32":
-            values = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-        elif entry.dtype == "F16":
-            values = np.frombuffer(raw, dtype="<f2").astype(np.float32)
-        elif entry.dtype == "BF16":
-            # bfloat16 is the upper half of a float32
-            wide = np.frombuffer(raw, dtype="<u2").astype(np.uint32)
-            wide <<= 16
-            values = wide.view(np.float32)
-        else:
-            raise BadWeights(
-                f"{self.path}: {name} has dtype {entry.dtype}; "
-                f"{', '.join(FLOAT_DTYPES)} are supported."
-            )
-        return values.reshape(entry.shape)
-
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """Return the stored bytes of tensor ``name`` as a read-only view."""
-        entry = self.entries[name]
-        return self._bytes[entry.begin : entry.end]
-
-    def read_integers(self, name: str) -> NDArray[np.integer]:
-        """Return tensor ``name``, of an integer type up to 32 bits, as a read-only view.
-
-        Raises BadWeights for another dtype.
-        """
-        entry = self.entries[name]
-        if entry.dtype not in _INTEGERS:
-            raise BadWeights(
-                f"{self.path}: {name} has dtype {entry.dtype}; an integer type is needed."
-            )
-        return np.frombuffer(self.raw(name), dtype=_INTEGERS[entry.dtype]).reshape(entry.shape)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import Formats
-from shrinkc.importer.model import LlamaConfig
 from shrinkc.model import (
     EMBEDDING,
     HEAD,
     SLOT_MODULES,
+    LlamaConfig,
     dimensions,
     module_name,
     slot_shapes,

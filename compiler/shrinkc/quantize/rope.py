@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shrinkc.importer.model import LlamaConfig
 from shrinkc.importer.rope import inverse_frequencies
+from shrinkc.model import LlamaConfig
 
 
 def rope_tables(config: LlamaConfig, context: int) -> tuple[np.ndarray, np.ndarray]:

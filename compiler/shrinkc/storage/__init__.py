@@ -3,40 +3,21 @@
 A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
 """
 
-from shrinkc.storage.blocks import StoredRows, pack_blocks
-from shrinkc.storage.format import WORD, StorageFormat
-from shrinkc.storage.formats import FORMATS, WIDEST, WIDTHS, format_of
-from shrinkc.storage.matrix import (
-    ALIGN,
-    BLOCKS,
-    SEGMENT,
-    SEGMENT_MAX,
-    SIDE_BITS,
-    MatrixShape,
-    Store,
-    segment_size,
-)
-from shrinkc.storage.offsets import ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets
-
-__all__ = [
-    "ALIGN",
-    "BLOCKS",
-    "FORMATS",
-    "SEGMENT",
-    "SEGMENT_MAX",
-    "SIDE_BITS",
-    "WIDEST",
-    "WIDTHS",
-    "WORD",
-    "ZERO_BITS",
-    "ZERO_MAX",
-    "ZERO_MIN",
-    "MatrixShape",
-    "Offsets",
-    "StorageFormat",
-    "Store",
-    "StoredRows",
-    "format_of",
-    "pack_blocks",
-    "segment_size",
-]
+from shrinkc.storage.blocks import StoredRows as StoredRows
+from shrinkc.storage.blocks import pack_blocks as pack_blocks
+from shrinkc.storage.format import WORD as WORD
+from shrinkc.storage.format import StorageFormat as StorageFormat
+from shrinkc.storage.formats import FORMATS as FORMATS
+from shrinkc.storage.formats import WIDEST as WIDEST
+from shrinkc.storage.formats import WIDTHS as WIDTHS
+from shrinkc.storage.formats import format_of as format_of
+from shrinkc.storage.matrix import ALIGN as ALIGN
+from shrinkc.storage.matrix import BLOCKS as BLOCKS
+from shrinkc.storage.matrix import SIDE_BITS as SIDE_BITS
+from shrinkc.storage.matrix import MatrixShape as MatrixShape
+from shrinkc.storage.matrix import Store as Store
+from shrinkc.storage.matrix import segment_size as segment_size
+from shrinkc.storage.offsets import ZERO_BITS as ZERO_BITS
+from shrinkc.storage.offsets import ZERO_MAX as ZERO_MAX
+from shrinkc.storage.offsets import ZERO_MIN as ZERO_MIN
+from shrinkc.storage.offsets import Offsets as Offsets
