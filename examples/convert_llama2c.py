@@ -12,15 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
-from shrinkc.importer.tokenizer_json import (
-    SPACE,
-    ScoredPiece,
-    added_token,
-    ranked_merges,
-    sentencepiece,
-)
+from shrinkc.importer.tokenizer_json import SPACE, ranked_merges, sentencepiece
 
 CONTROLS = [
     "<unk>",
@@ -124,23 +118,23 @@ def read_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray
     return config, tensors
 
 
-def read_pieces(path: Path) -> list[ScoredPiece]:
-    """Return the pieces of a tokenizer.bin: after the longest length, each one's score, length and bytes."""
+def read_pieces(path: Path) -> list[tuple[str, float]]:
+    """Return the pieces of a tokenizer.bin with their scores: behind the longest length, each score, length, bytes."""
     data = path.read_bytes()
     position, pieces = 4, []
     while position < len(data):
         score, length = struct.unpack_from("<fi", data, position)
         position += 8 + length
         text = data[position - length : position].decode().replace(" ", SPACE)
-        pieces.append(ScoredPiece(text, score))
-    return [*(ScoredPiece(text, 0.0) for text in CONTROLS), *pieces[len(CONTROLS) :]]
+        pieces.append((text, score))
+    return [*((text, 0.0) for text in CONTROLS), *pieces[len(CONTROLS) :]]
 
 
-def bpe(pieces: list[ScoredPiece]) -> Tokenizer:
+def bpe(pieces: list[tuple[str, float]]) -> Tokenizer:
     """Return the tokenizer that encodes as llama2.c: a space before the text, bytes of what is unknown, BOS first."""
-    vocab = {piece.text: index for index, piece in enumerate(pieces)}
-    merges = ranked_merges(pieces[len(CONTROLS) + BYTES :])
-    added = [added_token(text, special=True) for text in CONTROLS]
+    vocab = {text: index for index, (text, _) in enumerate(pieces)}
+    merges = ranked_merges(dict(pieces[len(CONTROLS) + BYTES :]))
+    added = [AddedToken(text, special=True, normalized=False) for text in CONTROLS]
     out = sentencepiece(vocab, merges, added=added, unknown=CONTROLS[0], prefix_space=True)
     out.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from shrinkc.engines import Choice, Choices
-from shrinkc.memory.parts import Buffer
-from shrinkc.memory.plan import lifetimes, planned_sizes
+from shrinkc.memory.plan import l1_buffers, planned_sizes
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
 from shrinkc.quantize import PASS, QuantOptions
@@ -24,11 +23,9 @@ NAMES = [step.name for step in PASS]
 def lives(shape: ModelShape, budget: int | None = None, **fields: object) -> dict[str, str]:
     """Buffer -> the steps in which it is live, runs of them as "first-last"."""
     plan = replace(make_plan(shape, SIRACUSA, budget), **fields)  # type: ignore[arg-type]
-    found = lifetimes(planned_sizes(shape, SIRACUSA, plan))
-    spans = {name: Buffer(name, "l1", 0, live).spans for name, live in found.items()}
     return {
-        name: ", ".join(NAMES[a] if a == b else f"{NAMES[a]}-{NAMES[b]}" for a, b in runs)
-        for name, runs in spans.items()
+        b.name: ", ".join(NAMES[i] if i == j else f"{NAMES[i]}-{NAMES[j]}" for i, j in b.spans)
+        for b in l1_buffers(planned_sizes(shape, SIRACUSA, plan))
     }
 
 

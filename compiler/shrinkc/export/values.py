@@ -6,7 +6,7 @@ are multiplications and floor divisions by powers of two, for ONNX shifts unsign
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
@@ -96,6 +96,20 @@ class Builder:
         return self.node("Range", start, end, self.constant(1))
 
 
+def _operator(kind: str) -> Callable[[Value, Number], Value]:
+    """The method that makes a node of that kind of a value and another."""
+    return lambda self, other: self.builder.node(kind, self, self.builder.value(other))
+
+
+def _reduction(kind: str) -> Callable[..., Value]:
+    """The method that makes a node of that kind along an axis."""
+
+    def reduced(self: Value, axis: int, keep: bool = False) -> Value:
+        return self.builder.node(kind, self, self.builder.constant([axis]), keepdims=int(keep))
+
+    return reduced
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor by its name."""
@@ -103,42 +117,21 @@ class Value:
     builder: Builder = field(repr=False)
     name: str
 
-    def _with(self, kind: str, other: Number, swapped: bool = False) -> Value:
-        both = (self, self.builder.value(other))
-        return self.builder.node(kind, *(both[::-1] if swapped else both))
-
-    def __add__(self, other: Number) -> Value:
-        return self._with("Add", other)
-
-    def __sub__(self, other: Number) -> Value:
-        return self._with("Sub", other)
+    __add__ = _operator("Add")
+    __sub__ = _operator("Sub")
+    __mul__ = _operator("Mul")
+    __matmul__ = _operator("MatMul")
+    __mod__ = _operator("Mod")  # the remainder of a floor division by positive numbers
+    __gt__ = _operator("Greater")
+    __ge__ = _operator("GreaterOrEqual")
+    over = _operator("Div")  # by positive numbers, rounded down; for values that are not negative
+    sum, max, min = map(_reduction, ("ReduceSum", "ReduceMax", "ReduceMin"))
 
     def __rsub__(self, other: Number) -> Value:
-        return self._with("Sub", other, swapped=True)
-
-    def __mul__(self, other: Number) -> Value:
-        return self._with("Mul", other)
-
-    def __mod__(self, other: Number) -> Value:
-        """The remainder of a floor division by positive numbers."""
-        return self._with("Mod", other)
+        return self.builder.node("Sub", self.builder.value(other), self)
 
     def __neg__(self) -> Value:
         return self.builder.node("Neg", self)
-
-    def __and__(self, other: Value) -> Value:
-        """Of truth values."""
-        return self._with("And", other)
-
-    def __gt__(self, other: Number) -> Value:
-        return self._with("Greater", other)
-
-    def __ge__(self, other: Number) -> Value:
-        return self._with("GreaterOrEqual", other)
-
-    def over(self, other: Number) -> Value:
-        """Divided by positive numbers, rounded down; for values that are not negative."""
-        return self._with("Div", other)
 
     def __floordiv__(self, other: Number) -> Value:
         """Divided by positive numbers, rounded down: ONNX divides towards zero."""
@@ -156,18 +149,6 @@ class Value:
 
     def abs(self) -> Value:
         return self.builder.node("Abs", self)
-
-    def _reduced(self, kind: str, axis: int, keep: bool) -> Value:
-        return self.builder.node(kind, self, self.builder.constant([axis]), keepdims=int(keep))
-
-    def sum(self, axis: int, keep: bool = False) -> Value:
-        return self._reduced("ReduceSum", axis, keep)
-
-    def max(self, axis: int, keep: bool = False) -> Value:
-        return self._reduced("ReduceMax", axis, keep)
-
-    def min(self, axis: int, keep: bool = False) -> Value:
-        return self._reduced("ReduceMin", axis, keep)
 
     def take(self, indices: Number, axis: int = 0) -> Value:
         return self.builder.node("Gather", self, self.builder.value(indices), axis=axis)
@@ -197,9 +178,6 @@ class Value:
         if count == 0:
             return self
         return self.builder.node("Pad", self, self.builder.constant([0, 0, 0, count]))
-
-    def __matmul__(self, other: Value) -> Value:
-        return self._with("MatMul", other)
 
     def size(self, axis: int) -> Value:
         """int64, a scalar."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from shrinkc.core.errors import BadConfig, ModelNotFound, UnsupportedModel
 from shrinkc.importer.config_fields import HARMLESS, NEUTRAL, READ, ROPE_FIELDS
-from shrinkc.importer.jsonfile import read_json_object
+from shrinkc.importer.jsonfile import read_json_object, shortened
 from shrinkc.model import FAMILIES, SUPPORTED, Family, Llama3RopeScaling, LlamaConfig
 
 # A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
@@ -32,7 +32,7 @@ _DEFAULT_THETA = 10000.0
 
 
 @dataclass
-class _Problems:
+class Problems:
     """What is wrong so far; ``unsupported`` decides the error class if both have entries."""
 
     unsupported: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ def parse_config(
     any field changes the mathematics in a way not supported, else BadConfig if any value is
     missing, wrong or contradicts another; the message lists every problem found.
     """
-    problems = _Problems()
+    problems = Problems()
     generation = generation or {}
     family = _family(raw, source, problems)
     _check_other_fields(raw, family, problems)
@@ -135,7 +135,7 @@ def parse_config(
     )
 
 
-def _family(raw: Mapping[str, Any], source: str, problems: _Problems) -> Family:
+def _family(raw: Mapping[str, Any], source: str, problems: Problems) -> Family:
     """The family that architectures and model_type name; LLaMA after noting that both are missing.
 
     UnsupportedModel at once for another architecture: its other fields would be judged by wrong rules.
@@ -148,15 +148,15 @@ def _family(raw: Mapping[str, Any], source: str, problems: _Problems) -> Family:
     typed = [FAMILIES[model_type]] if isinstance(model_type, str) and model_type in FAMILIES else []
     if (architectures is not None and not named) or (model_type is not None and not typed):
         given = {"architectures": architectures, "model_type": model_type}
-        shown = ", ".join(f"{k} = {_show(v)}" for k, v in given.items() if v is not None)
+        shown = ", ".join(f"{k} = {shortened(v)}" for k, v in given.items() if v is not None)
         raise UnsupportedModel(
             f"{source}: this architecture is not supported: {shown}.",
             f"supported: {SUPPORTED}; 'shrinkc inspect --supported' lists all that can be compiled.",
         )
     if named and typed and named != typed:
         problems.unsupported.append(
-            f"architectures = {_show(architectures)} is that of model_type = {named[0].name!r}, but "
-            f"model_type = {_show(model_type)}, which is that of {typed[0].architecture}"
+            f"architectures = {shortened(architectures)} is that of model_type = {named[0].name!r}, but "
+            f"model_type = {shortened(model_type)}, which is that of {typed[0].architecture}"
         )
     return (typed or named or [FAMILIES["llama"]])[0]
 
@@ -173,7 +173,7 @@ def _ignored(family: Family) -> set[str | None]:
     return {*READ, family.bias_field, windowed, *HARMLESS, *family.harmless}
 
 
-def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: _Problems) -> None:
+def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: Problems) -> None:
     ignored = _ignored(family)
     neutral = neutral_fields(family)
     for name, value in raw.items():
@@ -182,43 +182,43 @@ def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: _Probl
         if name in neutral:
             allowed, meaning = neutral[name]
             if value not in allowed:
-                problems.unsupported.append(f"{name} = {_show(value)}: {meaning}")
+                problems.unsupported.append(f"{name} = {shortened(value)}: {meaning}")
         elif name == "layer_types":
             if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
                 problems.unsupported.append(
-                    f"layer_types = {_show(value)}: only full_attention layers are supported"
+                    f"layer_types = {shortened(value)}: only full_attention layers are supported"
                 )
         else:
             problems.unsupported.append(
-                f"{name} = {_show(value)}: unknown field; it may affect results"
+                f"{name} = {shortened(value)}: unknown field; it may affect results"
             )
 
 
-def _biased(raw: Mapping[str, Any], family: Family, problems: _Problems) -> tuple[str, ...]:
+def _biased(raw: Mapping[str, Any], family: Family, problems: Problems) -> tuple[str, ...]:
     """The modules that add a bias."""
     if family.bias_field is None:
         return family.biased
     value = raw.get(family.bias_field)
     if value is not None and not isinstance(value, bool):
-        problems.bad.append(f"{family.bias_field} = {_show(value)}; true or false is needed")
+        problems.bad.append(f"{family.bias_field} = {shortened(value)}; true or false is needed")
     return family.biased if value is True else ()
 
 
-def _size(raw: Mapping[str, Any], name: str, problems: _Problems, most: int = _MAX_SIZE) -> int:
+def _size(raw: Mapping[str, Any], name: str, problems: Problems, most: int = _MAX_SIZE) -> int:
     """An integer from 1 to ``most``, or 0 after noting the problem."""
     value = raw.get(name)
     if value is None:
         problems.bad.append(f"{name} is missing; a positive integer is needed")
     elif not _is_int(value):
-        problems.bad.append(f"{name} = {_show(value)}; a positive integer is needed")
+        problems.bad.append(f"{name} = {shortened(value)}; a positive integer is needed")
     elif not 0 < value <= most:
-        problems.bad.append(f"{name} = {_show(value)}; 1 to {most} is allowed")
+        problems.bad.append(f"{name} = {shortened(value)}; 1 to {most} is allowed")
     else:
         return int(value)
     return 0
 
 
-def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: _Problems) -> int:
+def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: Problems) -> int:
     if raw.get("head_dim") is not None:
         head_dim = _size(raw, "head_dim", problems)
         origin = f"head_dim = {head_dim}"
@@ -238,7 +238,7 @@ def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: _Proble
     return head_dim
 
 
-def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3RopeScaling | None]:
+def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, Llama3RopeScaling | None]:
     """RoPE base and scaling from the top level, ``rope_scaling`` and ``rope_parameters``.
 
     transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 one dict
@@ -253,7 +253,7 @@ def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3Rop
         if section is None:
             continue
         if not isinstance(section, dict):
-            problems.bad.append(f"{name} = {_show(section)}; an object or null is needed")
+            problems.bad.append(f"{name} = {shortened(section)}; an object or null is needed")
             continue
         if section.get("rope_theta") is not None:
             thetas[f"{name}.rope_theta"] = _number(
@@ -269,26 +269,26 @@ def _rope(raw: Mapping[str, Any], problems: _Problems) -> tuple[float, Llama3Rop
 
 
 def _rope_section(
-    name: str, section: Mapping[str, Any], problems: _Problems
+    name: str, section: Mapping[str, Any], problems: Problems
 ) -> Llama3RopeScaling | None:
     kind = section.get("rope_type", section.get("type", "default"))
     if not isinstance(kind, str) or kind not in ROPE_FIELDS:
         problems.unsupported.append(
-            f"{name}: rope_type = {_show(kind)} (supported: 'default', 'llama3')"
+            f"{name}: rope_type = {shortened(kind)} (supported: 'default', 'llama3')"
         )
         return None
     for key, value in section.items():
         if key not in ROPE_FIELDS[kind] and key not in ("rope_type", "type"):
-            problems.unsupported.append(f"{name}.{key} = {_show(value)}: unknown field")
+            problems.unsupported.append(f"{name}.{key} = {shortened(value)}: unknown field")
     if section.get("partial_rotary_factor", 1) not in (1, None):
         problems.unsupported.append(
-            f"{name}.partial_rotary_factor = {_show(section['partial_rotary_factor'])}: "
+            f"{name}.partial_rotary_factor = {shortened(section['partial_rotary_factor'])}: "
             + NEUTRAL["partial_rotary_factor"][1]
         )
     if kind == "default":
         if section.get("factor", 1) not in (1, None):
             problems.unsupported.append(
-                f"{name}.factor = {_show(section['factor'])} with rope_type 'default'"
+                f"{name}.factor = {shortened(section['factor'])} with rope_type 'default'"
             )
         return None
 
@@ -314,7 +314,7 @@ def _rope_section(
 
 
 def _token_ids(
-    raw: Mapping[str, Any], generation: Mapping[str, Any], vocab: int, problems: _Problems
+    raw: Mapping[str, Any], generation: Mapping[str, Any], vocab: int, problems: Problems
 ) -> tuple[int | None, tuple[int, ...]]:
     bos = raw.get("bos_token_id")
     if bos is not None:
@@ -330,12 +330,12 @@ def _token_ids(
     return bos, tuple(dict.fromkeys(value for value in listed if _is_int(value)))
 
 
-def _check_id(name: str, value: Any, vocab: int, problems: _Problems) -> None:
+def _check_id(name: str, value: Any, vocab: int, problems: Problems) -> None:
     if not _is_int(value):
-        problems.bad.append(f"{name} = {_show(value)}; a token id is needed")
+        problems.bad.append(f"{name} = {shortened(value)}; a token id is needed")
     elif value < 0 or (vocab and value >= vocab):
         limit = vocab - 1 if vocab else "vocab_size - 1"
-        problems.bad.append(f"{name} = {_show(value)}; 0 to {limit} is allowed")
+        problems.bad.append(f"{name} = {shortened(value)}; 0 to {limit} is allowed")
 
 
 def _number(
@@ -343,7 +343,7 @@ def _number(
     name: str,
     default: float | None,
     allowed: tuple[float, float],
-    problems: _Problems,
+    problems: Problems,
     prefix: str = "",
 ) -> float:
     """A number within ``allowed``, or its lower end after noting the problem."""
@@ -354,9 +354,11 @@ def _number(
     if value is None:
         problems.bad.append(f"{prefix}{name} is missing; a number is needed")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        problems.bad.append(f"{prefix}{name} = {_show(value)}; a number is needed")
+        problems.bad.append(f"{prefix}{name} = {shortened(value)}; a number is needed")
     elif not low <= value <= high:  # nor is NaN
-        problems.bad.append(f"{prefix}{name} = {_show(value)}; {low:.9g} to {high:.9g} is allowed")
+        problems.bad.append(
+            f"{prefix}{name} = {shortened(value)}; {low:.9g} to {high:.9g} is allowed"
+        )
     else:
         return float(value)
     return low
@@ -365,8 +367,3 @@ def _number(
 def _is_int(value: Any) -> bool:
     # bool is a subclass of int, and `true` is not a size
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _show(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

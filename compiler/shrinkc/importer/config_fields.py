@@ -83,16 +83,6 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 # Fields of `rope_scaling` / `rope_parameters` for each supported type, beside the type itself.
-ROPE_FIELDS: dict[str, frozenset[str]] = {
-    "default": frozenset({"rope_theta", "partial_rotary_factor", "factor"}),
-    "llama3": frozenset(
-        {
-            "rope_theta",
-            "partial_rotary_factor",
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        }
-    ),
-}
+_ROPE = frozenset({"rope_theta", "partial_rotary_factor", "factor"})
+_BAND = frozenset({"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
+ROPE_FIELDS = {"default": _ROPE, "llama3": _ROPE | _BAND}

@@ -35,19 +35,19 @@ def build_decoder(spec: Mapping[str, Any] | None) -> Decoder:
 
     Raises BadTokenizer if a step is unknown or cannot be done token by token.
     """
-    steps: list[Callable[[str], str]] = []
+    replacing: list[tuple[str, str]] = []
     to_bytes: Callable[[str], bytes] = _utf8
     strip = fused = False
-    for step in _flatten(spec):
+    for step in _steps(spec):
         kind = step.get("type")
         if kind == "ByteLevel":
             to_bytes = _byte_level
         elif kind == "ByteFallback":
             to_bytes = _byte_fallback
         elif kind == "Replace":
-            steps.append(_replace(step))
+            replacing.append(_replace(step))
         elif kind == "Metaspace":
-            steps.append(_Substitute(str(step.get("replacement", "▁")), " "))
+            replacing.append((str(step.get("replacement", "▁")), " "))
             strip = strip or _metaspace_prepends(step)
         elif kind == "Fuse":
             fused = True
@@ -59,14 +59,23 @@ def build_decoder(spec: Mapping[str, Any] | None) -> Decoder:
             )
 
     def piece_bytes(piece: str) -> bytes:
-        for apply in steps:
-            piece = apply(piece)
+        for old, new in replacing:
+            piece = piece.replace(old, new)
         return to_bytes(piece)
 
     return Decoder(piece_bytes, strip)
 
 
-def _flatten(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def flatten(spec: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
+    """The parts of a section of ``tokenizer.json``; those of a Sequence are in its field ``inner``."""
+    if spec is None:
+        return []
+    if spec.get("type") != "Sequence":
+        return [spec]
+    return [part for each in spec.get(inner, []) for part in flatten(each, inner)]
+
+
+def _steps(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if spec is None:
         raise BadTokenizer(
             "tokenizer.json has no decoder, so tokens would be joined by spaces.",
@@ -74,25 +83,14 @@ def _flatten(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
         )
     if not isinstance(spec, Mapping):
         raise BadTokenizer(f"the decoder of tokenizer.json is not an object but {spec!r}.")
-    if spec.get("type") != "Sequence":
-        return [spec]
-    return [step for inner in spec.get("decoders", []) for step in _flatten(inner)]
+    return flatten(spec, "decoders")
 
 
-@dataclass(frozen=True)
-class _Substitute:
-    old: str
-    new: str
-
-    def __call__(self, piece: str) -> str:
-        return piece.replace(self.old, self.new)
-
-
-def _replace(step: Mapping[str, Any]) -> _Substitute:
+def _replace(step: Mapping[str, Any]) -> tuple[str, str]:
     pattern, content = step.get("pattern"), step.get("content")
     if not isinstance(pattern, dict) or not isinstance(pattern.get("String"), str):
         raise BadTokenizer(f"the decoder replaces {pattern!r}; only plain strings are supported.")
-    return _Substitute(pattern["String"], str(content))
+    return pattern["String"], str(content)
 
 
 def _metaspace_prepends(step: Mapping[str, Any]) -> bool:

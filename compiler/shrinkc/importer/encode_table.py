@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shrinkc.importer.decode_table import UNICODE_TO_BYTE
+from shrinkc.importer.decode_table import UNICODE_TO_BYTE, flatten
+from shrinkc.importer.jsonfile import shortened
 from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
 
 BYTES = 256
-_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def build_encode_table(
 
 def _normalizer(spec: Mapping[str, Any] | None) -> list[Step]:
     steps: list[Step] = []
-    for part in _flatten(spec, "normalizers"):
+    for part in flatten(spec, "normalizers"):
         kind = part.get("type")
         if kind == "Prepend":
             steps.append(Step("PREPEND", str(part["prepend"]).encode()))
         elif kind == "Replace":
             pattern = part["pattern"]
             if not pattern.get("String"):
-                raise _UnknownPartError(f"normalizer Replace of {_short(pattern)}")
+                raise _UnknownPartError(f"normalizer Replace of {shortened(pattern)}")
             steps.append(_replace(pattern["String"], part["content"]))
         else:
             raise _UnknownPartError(f"normalizer {kind}")
@@ -117,7 +117,7 @@ def _replace(old: str, new: str) -> Step:
 def _pre_tokenizer(spec: Mapping[str, Any] | None, normalized: bool) -> list[Step]:
     """The cuts, and last what a piece is made of."""
     steps: list[Step] = []
-    for part in _flatten(spec, "pretokenizers"):
+    for part in flatten(spec, "pretokenizers"):
         kind = part.get("type")
         if steps and steps[-1].kind == "BYTES":
             raise _UnknownPartError(f"pre-tokenizer {kind} after ByteLevel")
@@ -142,7 +142,7 @@ def _split(part: Mapping[str, Any]) -> Step:
     known = {GPT2_WORDS: "CUT_GPT2", LLAMA3_WORDS: "CUT_LLAMA3"}
     pattern = part["pattern"].get("Regex")
     if pattern not in known:
-        raise _UnknownPartError(f"pre-tokenizer Split at {_short(part['pattern'])}")
+        raise _UnknownPartError(f"pre-tokenizer Split at {shortened(part['pattern'])}")
     if part.get("behavior") != "Isolated" or part.get("invert"):
         raise _UnknownPartError(f"pre-tokenizer Split with behavior {part.get('behavior')}")
     return Step(known[pattern])
@@ -169,7 +169,7 @@ def _before(spec: Mapping[str, Any] | None) -> tuple[int, ...]:
     """The ids that a post-processor puts first; what it puts last a prompt does without."""
     before: list[int] = []
     templates = 0
-    for part in _flatten(spec, "processors"):
+    for part in flatten(spec, "processors"):
         kind = part.get("type")
         if kind == "ByteLevel":  # changes offsets alone
             continue
@@ -195,7 +195,7 @@ def _added(
         content = str(token["content"])
         for setting in ("single_word", "lstrip", "rstrip"):
             if token.get(setting):
-                raise _UnknownPartError(f"added token {_short(content)} with {setting}")
+                raise _UnknownPartError(f"added token {shortened(content)} with {setting}")
         index = id_of(content)
         if not content or index is None:
             continue
@@ -231,7 +231,7 @@ def _model(model: Mapping[str, Any], in_bytes: bool) -> dict[str, Any]:
     unknown = model.get("unk_token")
     if unknown is not None and unknown not in vocab:
         raise _UnknownPartError(
-            f"model BPE with the unknown token {_short(unknown)} outside its vocabulary"
+            f"model BPE with the unknown token {shortened(unknown)} outside its vocabulary"
         )
     return {
         "unknown": None if unknown is None else vocab[unknown],
@@ -251,16 +251,3 @@ def _words(vocab: Mapping[str, int], in_bytes: bool) -> dict[bytes, int]:
         for piece, index in vocab.items()
         if all(char in UNICODE_TO_BYTE for char in piece)
     }
-
-
-def _flatten(spec: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    if spec is None:
-        return []
-    if spec.get("type") != "Sequence":
-        return [spec]
-    return [part for each in spec[inner] for part in _flatten(each, inner)]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

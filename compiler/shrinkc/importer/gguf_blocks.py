@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.importer.model import QuantizedWeight, Weight, Zero
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES, as_floats
 from shrinkc.importer.weight_checks import non_finite
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ INTEGER_FORMATS = {
 Q4_0 writes negative scales where the extreme of a block is positive; with scales above 0, the
 zero points of those blocks are 7 instead of 8.
 """
-KINDS = ("F32", "F16", "BF16", *INTEGER_FORMATS)
+KINDS = (*FLOAT_DTYPES, *INTEGER_FORMATS)
 """The tensor types that are read.  A new one needs its line here and its integers in ``_quantized``."""
 
 
@@ -43,12 +44,7 @@ def read_tensor(
     """
     if tensor.kind in INTEGER_FORMATS:
         return _quantized(name, tensor.kind, blocks, faults)
-    if tensor.kind == "BF16":
-        # bfloat16 is the upper half of a float32
-        values = (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        values = blocks.view("<f4" if tensor.kind == "F32" else "<f2").astype(np.float32)
-    values = values.reshape(tensor.shape)
+    values = as_floats(blocks, tensor.kind).reshape(tensor.shape)
     fault = non_finite(name, values)
     if fault:
         faults.append(fault)

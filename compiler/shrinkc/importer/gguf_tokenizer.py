@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers
 from tokenizers.pre_tokenizers import PreTokenizer
@@ -14,8 +16,6 @@ from shrinkc.importer.tokenizer_json import (
     GPT2_WORDS,
     LLAMA3_WORDS,
     QWEN2_WORDS,
-    ScoredPiece,
-    added_token,
     bytelevel,
     ranked_merges,
     sentencepiece,
@@ -59,7 +59,7 @@ def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
     tokens, types = _tokens(file, vocab_size)
     added = [
         # the text of a user-defined token is text, that of the others is not
-        added_token(text, special=kind != _USER_DEFINED)
+        AddedToken(text, special=kind != _USER_DEFINED, normalized=False)
         for text, kind in zip(tokens, types, strict=True)
         if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
@@ -150,12 +150,12 @@ def _sentencepiece(
         or not all(isinstance(score, float) for score in scores)
     ):
         raise BadTokenizer(f"{file.path}: {_PREFIX}scores has to hold {len(tokens)} floats.")
-    pieces = [
-        ScoredPiece(text, score)
+    pieces = {
+        text: score
         for text, score, kind in zip(tokens, scores, types, strict=True)
         if kind == _NORMAL
-    ]
-    if any(piece.score != piece.score for piece in pieces):
+    }
+    if any(map(math.isnan, pieces.values())):
         raise BadTokenizer(f"{file.path}: {_PREFIX}scores holds NaN.")
     try:
         merges = ranked_merges(pieces)

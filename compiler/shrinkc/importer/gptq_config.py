@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shrinkc.core.errors import BadConfig, UnsupportedModel
-from shrinkc.importer.config import read_config
+from shrinkc.importer.config import Problems, read_config
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.model import WIDTHS, Zero
 
@@ -124,17 +124,11 @@ def gptq_config_of(directory: Path, raw: Mapping[str, Any]) -> GptqConfig | None
     return configs[0] if configs else None
 
 
-@dataclass
-class _Problems:
-    unsupported: list[str] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
-
-
 def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
     """Turn the fields ``raw`` into a GptqConfig; raises UnsupportedModel or BadConfig."""
     if not isinstance(raw, dict):
         raise BadConfig(f"{source} is not an object.")
-    problems = _Problems()
+    problems = Problems()
     for name, value in raw.items():
         if name in ALLOWED:
             allowed = ALLOWED[name]
@@ -170,7 +164,7 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
     )
 
 
-def _rules(dynamic: Any, problems: _Problems) -> tuple[tuple[bool, str, Mapping[str, Any]], ...]:
+def _rules(dynamic: Any, problems: Problems) -> tuple[tuple[bool, str, Mapping[str, Any]], ...]:
     """GPTQModel's per-module rules: "-:pattern" excludes, "+:pattern" or "pattern" overrides."""
     if dynamic is None:
         return ()
@@ -198,7 +192,7 @@ def _rules(dynamic: Any, problems: _Problems) -> tuple[tuple[bool, str, Mapping[
     return tuple(sorted(rules, key=lambda rule: rule[0]))
 
 
-def _check_fields(fields: Mapping[str, Any], prefix: str, problems: _Problems) -> None:
+def _check_fields(fields: Mapping[str, Any], prefix: str, problems: Problems) -> None:
     bits, group, sym = (fields.get(name) for name in ("bits", "group_size", "sym"))
     if "bits" in fields and (type(bits) is not int or bits not in WIDTHS):
         widths = ", ".join(map(str, WIDTHS))

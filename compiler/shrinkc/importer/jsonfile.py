@@ -30,6 +30,12 @@ def read_text(path: Path, error: type[ShrinkcError]) -> str:
         raise error(f"{path} cannot be read: {exc.strerror}.") from exc
 
 
+def shortened(value: object, limit: int = 80) -> str:
+    """How a message shows a value of a file."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
     """Parse ``text``, which came from ``path``; raises ``error`` unless it is a JSON object."""
     try:

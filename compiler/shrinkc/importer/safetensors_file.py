@@ -23,6 +23,16 @@ FLOAT_DTYPES = ("F32", "F16", "BF16")
 _INTEGERS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
 
 
+def as_floats(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    """Return a new array of the values whose bytes are ``raw``; ``dtype`` is one of FLOAT_DTYPES."""
+    if dtype != "BF16":
+        return np.frombuffer(raw, "<f4" if dtype == "F32" else "<f2").astype(np.float32)
+    # bfloat16 is the upper half of a float32
+    wide = np.frombuffer(raw, "<u2").astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """A tensor of the file ``path``; ``raw``: its bytes, uint8 and read-only, mapped into memory."""
@@ -39,19 +49,9 @@ class Tensor:
 
     def read(self) -> NDArray[np.float32]:
         """Return a new float32 array; BadWeights if the dtype is not F32, F16 or BF16."""
-        values: NDArray[np.float32]
-        if self.dtype == "F32":
-            values = np.frombuffer(self.raw, dtype="<f4").astype(np.float32)
-        elif self.dtype == "F16":
-            values = np.frombuffer(self.raw, dtype="<f2").astype(np.float32)
-        elif self.dtype == "BF16":
-            # bfloat16 is the upper half of a float32
-            wide = np.frombuffer(self.raw, dtype="<u2").astype(np.uint32)
-            wide <<= 16
-            values = wide.view(np.float32)
-        else:
+        if self.dtype not in FLOAT_DTYPES:
             raise self._of_other_type(f"{', '.join(FLOAT_DTYPES)} are supported.")
-        return values.reshape(self.shape)
+        return as_floats(self.raw, self.dtype).reshape(self.shape)
 
     def read_integers(self) -> NDArray[np.integer]:
         """Return a read-only view; BadWeights if the dtype is no integer type up to 32 bits."""

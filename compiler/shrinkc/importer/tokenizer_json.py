@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from tokenizers import (
     AddedToken,
@@ -31,46 +30,33 @@ LLAMA3_WORDS = (
 QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # digits one by one
 
 
-@dataclass(frozen=True)
-class ScoredPiece:
-    """A piece of a SentencePiece vocabulary; ``text`` has :data:`SPACE` for space."""
+def ranked_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the merges of a SentencePiece vocabulary's pieces with each other in order of rank, best first.
 
-    text: str
-    score: float
-
-
-def ranked_merges(pieces: Sequence[ScoredPiece]) -> list[tuple[str, str]]:
-    """Return the merges of ``pieces`` with each other in order of rank, best first.
+    ``scores``: piece, with :data:`SPACE` for space, -> score.
 
     SentencePiece joins the neighbouring pair whose joined piece has the best score.  A Hugging Face BPE has a
     ranked list of pairs instead, so every way of splitting a piece in two pieces becomes a merge, ranked by
     the piece's score.  Raises BadTokenizer if two pieces that can be merged have the same score: then
     SentencePiece decides by position in the text, which a ranked list cannot say.
     """
-    known = {piece.text for piece in pieces}
     by_score: dict[float, str] = {}
     ranked: list[tuple[float, int, tuple[str, str]]] = []
-    for piece in pieces:
-        text = piece.text
+    for text, score in scores.items():
         splits = [(text[:i], text[i:]) for i in range(1, len(text))]
-        splits = [split for split in splits if split[0] in known and split[1] in known]
+        splits = [split for split in splits if split[0] in scores and split[1] in scores]
         if not splits:
             continue
-        other = by_score.setdefault(piece.score, text)
+        other = by_score.setdefault(score, text)
         if other != text:
             raise BadTokenizer(
-                f"the pieces {other!r} and {text!r} have the same score {piece.score}, so the "
+                f"the pieces {other!r} and {text!r} have the same score {score}, so the "
                 "order of their merges is not defined by the vocabulary.",
                 hint="convert the original SentencePiece model with transformers instead.",
             )
         # of the splits of one piece, the earlier: it is the leftmost where both are possible
-        ranked += [(-piece.score, len(left), (left, right)) for left, right in splits]
+        ranked += [(-score, len(left), (left, right)) for left, right in splits]
     return [pair for _, _, pair in sorted(ranked)]
-
-
-def added_token(text: str, *, special: bool) -> AddedToken:
-    """Literal text that is found before anything else."""
-    return AddedToken(text, special=special, normalized=False)
 
 
 def sentencepiece(

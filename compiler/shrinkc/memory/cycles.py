@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from shrinkc.costs import Arithmetic, CostTable, Cycles, Work
 from shrinkc.costs.stream import Stream, Tile
 from shrinkc.engines import CORES
-from shrinkc.ir.steps import PassSizes, Step, Turn, loop_of, slot_of
+from shrinkc.ir.steps import Step, Turn, loop_of, slot_of
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
@@ -108,30 +108,19 @@ class _Taken(NamedTuple):
     kind: int
 
 
-@dataclass
 class Passes:
     """The passes that a plan makes.  Steps are worked out once for all layers that are alike."""
 
-    shape: ModelShape
-    plan: Plan
-    target: Target
-    _sizes: PassSizes = field(init=False, repr=False)
-    _placed: dict[str, Placement] = field(init=False, repr=False)
-    _matrices: list[dict[str, MatrixShape]] = field(init=False, repr=False)
-    _slots: dict[str, str] = field(init=False, repr=False)  # of every step
-    _tiles_of: dict[tuple[object, ...], _Cut] = field(init=False, repr=False)
-    _taken: dict[tuple[str, int | None], _Taken] = field(init=False, repr=False)
-    _kinds: dict[tuple[object, ...], int] = field(init=False, repr=False)
-    _pairs: dict[tuple[int, int], tuple[Tile, ...]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._sizes = planned_sizes(self.shape, self.target, self.plan)
-        self._placed = {p.name: p for p in self.plan.placements}
-        self._matrices = [
-            {m.name.split(".", 1)[-1]: m for m in layer} for layer in self.shape.layers
-        ]
+    def __init__(self, shape: ModelShape, plan: Plan, target: Target) -> None:
+        self.shape, self.plan = shape, plan
+        self._sizes = planned_sizes(shape, target, plan)
+        self._placed = {p.name: p for p in plan.placements}
+        self._matrices = [{m.name.split(".", 1)[-1]: m for m in layer} for layer in shape.layers]
         self._slots = {step.name: slot_of(step, self._sizes.steps) for step in self._sizes.steps}
-        self._tiles_of, self._taken, self._kinds, self._pairs = {}, {}, {}, {}
+        self._tiles_of: dict[tuple[object, ...], _Cut] = {}
+        self._taken: dict[tuple[str, int | None], _Taken] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._pairs: dict[tuple[int, int], tuple[Tile, ...]] = {}
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
         """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice

@@ -151,17 +151,8 @@ def pass_sizes(
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
     kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
-    return pass_sizes(
-        s,
-        t,
-        plan.chunk,
-        plan.tile_bytes,
-        kv,
-        plan.logits_in_l1,
-        plan.frugal,
-        plan.verified,
-        plan.keeps_multipliers,
-    )
+    use = (plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.frugal)
+    return pass_sizes(s, t, *use, plan.verified, plan.keeps_multipliers)
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
@@ -178,11 +169,6 @@ def _most(uses: list[list[Use]]) -> dict[str, int]:
     for use in itertools.chain.from_iterable(uses):
         found[use.buffer] = max(found.get(use.buffer, 0), use.bytes)
     return found
-
-
-def lifetimes(sizes: PassSizes) -> dict[str, tuple[int, ...]]:
-    """Buffer -> the steps in which it is live, rising."""
-    return _alive(sizes.steps, _uses(sizes))
 
 
 def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int, ...]]:

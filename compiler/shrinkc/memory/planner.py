@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from shrinkc.abi import LOOKUP_MAX, ROW_BLOCK
@@ -64,30 +65,24 @@ class _Arena:
 
     def __init__(self, s: ModelShape, t: Target) -> None:
         self._s, self._t = s, t
-        self._bytes: dict[tuple[L1Use, int], int] = {}
-        self._alive: dict[L1Use, int] = {}
+        self.bytes, self._alive = cache(self._bytes), cache(self._alive_at_once)
 
     def buffers(self, use: L1Use, verified: int = 1) -> list[Buffer]:
         """Every buffer, not yet placed."""
         return l1_buffers(pass_sizes(self._s, self._t, *use, verified))
 
-    def bytes(self, use: L1Use, verified: int = 1) -> int:
+    def _bytes(self, use: L1Use, verified: int = 1) -> int:
         """Of the arena."""
-        known, key = self._bytes, (use, verified)
-        if key not in known:
-            known[key] = max(b.offset + b.bytes for b in place(self.buffers(use, verified)))
-        return known[key]
+        return max(b.offset + b.bytes for b in place(self.buffers(use, verified)))
 
     def alive(self, use: L1Use) -> int:
         """The most bytes that are alive at once with the shortest chunk: with a longer one they are no
         fewer, and no arena is smaller."""
-        use = use._replace(chunk=CHUNKS[-1])
-        if use not in self._alive:
-            buffers = self.buffers(use)
-            self._alive[use] = max(
-                sum(b.bytes for b in buffers if at in b.live) for at in range(len(self._s.steps))
-            )
-        return self._alive[use]
+        return self._alive(use._replace(chunk=CHUNKS[-1]))
+
+    def _alive_at_once(self, use: L1Use) -> int:
+        buffers, steps = self.buffers(use), range(len(self._s.steps))
+        return max(sum(b.bytes for b in buffers if at in b.live) for at in steps)
 
 
 def _choose_l1(

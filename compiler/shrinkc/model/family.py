@@ -90,8 +90,6 @@ class Family:
     norms: tuple[Norm, ...] = NORMS
     biased: tuple[str, ...] = ()
     bias_field: str | None = None
-    activation: str = "silu"
-    gain_offset: float = 0.0
     defaults: Mapping[str, Any] = field(default_factory=dict)
     windowed: bool = False
     neutral: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
@@ -113,8 +111,6 @@ class Family:
                 ("a bias is of no module", not {*self.biased} <= {*names}),
                 ("only q, k, v and o can have a bias", not {*self.biased} <= {*ATTENTION}),
                 ("norms of heads come in pairs", len(self.head_norms) not in (0, 2)),
-                ("only silu has a kernel", self.activation != "silu"),
-                ("gains are taken as they are stored", self.gain_offset != 0),
             )
             if wrong
         ]

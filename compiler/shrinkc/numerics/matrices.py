@@ -22,24 +22,18 @@ _CACHED = 1 << 18
 class Matrix(Protocol):
     """What a product needs of a matrix [n, k]; ``ir.linear.QLinear`` says what each part means."""
 
-    @property
-    def q(self) -> np.ndarray: ...
-    @property
-    def d(self) -> np.ndarray | None: ...
-    @property
-    def b(self) -> np.ndarray | None: ...
-    @property
-    def r(self) -> np.ndarray: ...
-    @property
-    def seg(self) -> int: ...
-    @property
-    def cmax(self) -> int: ...
-    @property
-    def x_bits(self) -> int: ...
-    @property
-    def shift(self) -> int: ...
+    q: np.ndarray
+    d: np.ndarray | None
+    b: np.ndarray | None
+    r: np.ndarray
+    seg: int
+    cmax: int
+    x_bits: int
+    shift: int
+
     @property
     def low_rank(self) -> SidePath | None: ...
+
     def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
         """Exact acc int64 [T, n]."""
 

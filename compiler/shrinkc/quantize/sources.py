@@ -32,9 +32,9 @@ class Source:
         """int64 [k]: the input that a stored column is; None: as they come."""
         return self.weight.order if isinstance(self.weight, QuantizedWeight) else None
 
-    def bound(self, rows: slice = slice(None), gain: np.ndarray | None = None) -> float:
-        """Largest |result| for inputs gain * x, ||x|| <= sqrt(K); ``rows`` of it."""
-        plain = row_bound(dense(self.weight)[rows], gain) + self.side_bound(gain)
+    def bound(self, gain: np.ndarray) -> float:
+        """Largest |result| for inputs gain * x, ||x|| <= sqrt(K)."""
+        plain = row_bound(dense(self.weight), gain) + self.side_bound(gain)
         return plain + self.bias_bound()
 
     def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
