@@ -24,7 +24,7 @@ from shrinkc.core.shell import name_of
 from shrinkc.driver.estimating import read_plan
 from shrinkc.importer import Checkpoint, LlamaConfig, Tokenizer, open_checkpoint
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.weight_files import has_weights, open_weights
+from shrinkc.importer.safetensors_file import has_weights, open_weights
 from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.serialize import load
 from shrinkc.memory.parts import stored_in

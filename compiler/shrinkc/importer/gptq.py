@@ -42,10 +42,9 @@ from shrinkc.importer.hf import (
 )
 from shrinkc.importer.model import FloatModel, Formats, QuantizedWeight, Weight, dense
 from shrinkc.importer.packed_words import unpack, words_for
-from shrinkc.importer.safetensors_file import FLOAT_DTYPES, Tensor
+from shrinkc.importer.safetensors_file import FLOAT_DTYPES, Tensor, open_weights
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.importer.weight_files import open_weights
 from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
 
 ADAPTER_FOLDER = "eora"

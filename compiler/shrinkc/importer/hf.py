@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from shrinkc.core.errors import BadWeights, ModelNotFound
 from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
 from shrinkc.importer.model import FloatModel
-from shrinkc.importer.safetensors_file import Tensor
+from shrinkc.importer.safetensors_file import Tensor, open_weights
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.importer.weight_files import open_weights
 from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
 
 Progress = Callable[[int, int], None]

@@ -30,8 +30,8 @@ from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.lora import adapter_ranks, load_adapter
 from shrinkc.importer.model import FloatModel, Formats
 from shrinkc.importer.repeats import repeated_layers
+from shrinkc.importer.safetensors_file import has_weights
 from shrinkc.importer.tokenizer import Tokenizer, has_tokenizer
-from shrinkc.importer.weight_files import has_weights
 from shrinkc.model import LlamaConfig
 
 _Load = Callable[[Progress | None], FloatModel]

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkc.core.errors import ShrinkcError
-from shrinkc.importer.safetensors_file import Tensor
-from shrinkc.importer.weight_files import open_weights
+from shrinkc.importer.safetensors_file import Tensor, open_weights
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _LOOK = 256  # bytes of every tensor that tell different layers apart, mostly

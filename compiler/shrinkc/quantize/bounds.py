@@ -1,4 +1,4 @@
-"""Hard bounds of what a model's integers can become, and the fixed points that follow from them."""
+"""Hard bounds of what a model's integers can become, the fixed points that follow from them, and RoPE tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shrinkc.importer.rope import inverse_frequencies
 from shrinkc.ir.linear import row_slices
 from shrinkc.ir.ops.ropecache import UNIT_MIN
 from shrinkc.model import LlamaConfig
@@ -126,3 +127,13 @@ def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
     most FRAC_OF_NORMS_MAX fraction bits."""
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
     return max(1, round(value))
+
+
+def rope_tables(config: LlamaConfig, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """(cos, sin) int16 [context, head_dim / 2] in Q15; 1.0 is stored as 32767."""
+    angle = np.arange(context, dtype=np.float64)[:, None] * inverse_frequencies(config)[None, :]
+
+    def q15(v: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint(v * 32768), -32767, 32767).astype(np.int16)
+
+    return q15(np.cos(angle)), q15(np.sin(angle))

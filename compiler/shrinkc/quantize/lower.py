@@ -49,12 +49,12 @@ from shrinkc.quantize.bounds import (
     norm_slack,
     norm_slack_of_shares,
     residual_frac,
+    rope_tables,
     row_bound,
     stored_unit,
 )
 from shrinkc.quantize.formats import QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.limits import WeightLimits, largest
-from shrinkc.quantize.rope import rope_tables
 from shrinkc.quantize.sources import Source, source_of
 from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
 from shrinkc.storage import SIDE_BITS
