@@ -113,10 +113,11 @@ def read_table(path: Path) -> CostTable:
     try:
         return CostTable(
             **{name: found[name] for name in ("target", "fitted", "held_out", "made")},
-            **{name: float(found[name]) for name in ("dma", "flash", "probe", "clock_mhz")},
+            dma=float(found["dma"]), flash=float(found["flash"]), probe=float(found["probe"]),
+            clock_mhz=float(found["clock_mhz"]),
             ops={op: {n: float(v) for n, v in per.items()} for op, per in found["ops"].items()},
             errors={op: Error(**e) for op, e in found["errors"].items()},
             passes=None if found["passes"] is None else Error(**found["passes"]),
-        )
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ShrinkcError(f"{path} lacks something: {error!r}.", hint) from None
