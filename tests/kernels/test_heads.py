@@ -228,6 +228,7 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
     how, c = softmax_scale(h, 1 << 14, -40), h.config
     cos, sin = angles(h, 1)
     gain, unit = norm.k_gain.astype(np.int64), k_unit(h, how)
+    k_norm = vectors.HeadNorm(gain, norm.pre_shift, norm.eps)
     found: list[np.ndarray] = []
     while len(found) < 3:
         x = rng.standard_normal((4000, 1, c.head_dim)) * 2.0 ** rng.uniform(24, 28.5, (4000, 1, 1))
@@ -237,8 +238,9 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
             (x * gain) >> 15, np.repeat(cos, n, 0), np.repeat(sin, n, 0)
         )
         y, top, exponent = turned
-        mantissa, exponent = vectors._norm_scale(x, top, exponent, norm.pre_shift, norm.eps)
-        scale, right = vectors._stored_scale(mantissa, exponent, unit)
+        mantissa, exponent = vectors._norm_scale(x, top, exponent, k_norm)
+        right = np.clip(unit - exponent, 0, 31)
+        scale = -(-mantissa >> right)
         plain = (127 << vectors.HEAD_QSHIFT) // top
         adjusted = plain * mantissa // (scale << right)
         same = (right > 0) & (scale << right == top) & (mantissa != top)
