@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shrinkc import errors
     from shrinkc.api import chat, compile, compress, evaluate, open, plan, run, write_report  # noqa: A004
     from shrinkc.compression.recipe import Recipe
-    from shrinkc.compression.run import CompressionResult
+    from shrinkc.compression.summary import CompressionResult
     from shrinkc.core.progress import Reporter
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled
@@ -46,7 +46,7 @@ _HOME = {
     ),
     "Checkpoint": "shrinkc.importer",
     "Compiled": "shrinkc.driver.compiling",
-    "CompressionResult": "shrinkc.compression.run",
+    "CompressionResult": "shrinkc.compression.summary",
     "Conversation": "shrinkc.driver.chatting",
     "Planned": "shrinkc.driver.planned",
     "Recipe": "shrinkc.compression.recipe",

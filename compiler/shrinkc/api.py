@@ -18,7 +18,7 @@ from shrinkc.core.progress import Reporter, Silent
 if TYPE_CHECKING:
     from shrinkc.checkpoints import Savable
     from shrinkc.compression.recipe import RecipeSource
-    from shrinkc.compression.run import CompressionResult
+    from shrinkc.compression.summary import CompressionResult
     from shrinkc.driver.asking import Machine
     from shrinkc.driver.chatting import Conversation
     from shrinkc.driver.compiling import Compiled

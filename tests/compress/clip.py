@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from shrinkc.checkpoints import load, save, stored_dtype
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between
+from shrinkc.compression.checks import Between, Checked
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
-from shrinkc.core.errors import BadRecipe
 from shrinkc.model import NAMES
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """``limit``: of a weight's magnitude, in standard deviations of its matrix; ``layers``: the first ones."""
 
-    limit: float = 4.0
-    layers: int = 1
+    limit: Annotated[float, Between(1)] = 4.0
+    layers: Annotated[int, Between(1)] = 1
 
     needs_calibration = False
-
-    def __post_init__(self) -> None:
-        between("limit", self.limit, 1)
-        if self.layers < 1:
-            raise BadRecipe(f"layers = {self.layers}; at least one layer is needed.")
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:

@@ -40,16 +40,14 @@ def quick_estimate() -> Iterator[None]:
 def children_in_this_process() -> Iterator[None]:
     """Stages run GPTQModel in a process of its own, which takes 10 s to import it; here it is imported once."""
     with pytest.MonkeyPatch.context() as patch:
-        for stage in ("gptq", "eora", "scales"):
-            patch.setattr(f"shrinkc.compression.stages.{stage}.run_child", in_this_process)
+        patch.setattr("shrinkc.compression.stages.gptq.run_child", in_this_process)
         yield
 
 
 @pytest.fixture
 def real_children(monkeypatch: pytest.MonkeyPatch, children_in_this_process: None) -> None:
     """The stages start their processes, as they do for users."""
-    for stage in ("gptq", "eora", "scales"):
-        monkeypatch.setattr(f"shrinkc.compression.stages.{stage}.run_child", run_child)
+    monkeypatch.setattr("shrinkc.compression.stages.gptq.run_child", run_child)
 
 
 def in_this_process(

@@ -19,7 +19,8 @@ from helpers.runs import contents
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
-from shrinkc.compression.run import CompressionResult, compress
+from shrinkc.compression.run import compress
+from shrinkc.compression.summary import CompressionResult
 from shrinkc.compression.training import Training
 from shrinkc.core.errors import (
     BadStep,
@@ -257,7 +258,7 @@ def test_state_of_an_interrupted_stage_is_not_taken_for_another(
         (lambda d: (d / "config.json").unlink(), "config.json is missing"),
         (lambda d: (d / "step.json").write_text("{"), "step.json is damaged"),
         (lambda d: (d / "step.json").unlink(), "step.json is missing"),
-        (lambda d: (d / "step.json").write_text("[]"), "is not the record of a compression step"),
+        (lambda d: (d / "step.json").write_text("[]"), "step.json is damaged: no JSON object"),
         (lambda d: shutil.rmtree(d), "02-width is missing, though 03-lora is there"),
     ],
 )  # fmt: skip

@@ -19,6 +19,7 @@ from tests.compress.quantising import (
 from helpers.interrupting import Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
+from shrinkc.compression.rounding import rounded
 from shrinkc.compression.stages import scales
 from shrinkc.core.errors import BadRecipe, UnsupportedModel
 from shrinkc.importer.gptq import read_gptq
@@ -47,7 +48,7 @@ def test_the_trained_layer_is_the_dequantised_one(
     bits: int, group: int, inputs: int, ordered: bool
 ) -> None:
     given = weight(bits, group, inputs, ordered)
-    layer = scales._scaled(given, scales.Settings(dtype="float32"), "cpu")
+    layer = rounded(given, None, "float32", "cpu", integers=False)
     x = torch.randn(3, inputs, generator=torch.Generator().manual_seed(0))
     wanted = x @ torch.from_numpy(given.dequantized()).T
     torch.testing.assert_close(layer(x), wanted, rtol=1e-5, atol=1e-5)
@@ -55,6 +56,7 @@ def test_the_trained_layer_is_the_dequantised_one(
     torch.testing.assert_close(layer(x), 1.5 * wanted, rtol=1e-5, atol=1e-5)
     layer(x).sum().backward()
     assert layer.change.grad is not None and bool((layer.change.grad != 0).any())
+    assert layer.latent.grad is None
 
 
 def test_it_recovers_without_touching_integers(

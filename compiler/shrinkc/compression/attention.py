@@ -1,8 +1,6 @@
 """Causal attention by two matrix products, for training on a CPU, and for writing text with a KV cache.
 
-On one core of an EPYC with AVX512-BF16, forward and backward of 9 heads, 512 tokens: 15 ms, against 28 ms of
-SDPA's flash kernel, whose backward pass has no fast bfloat16 path.  A token of 32 texts at once, 76 keys
-each: 1 ms, against 2.5 ms.
+About twice as fast there as SDPA's flash kernel, whose backward pass has no fast bfloat16 path.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ What later stages win back (LoRA, reconstruction, EoRA) is not in the prediction
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from typing import Any
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.choices import Choice, OnChip, Space, gptq_of
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.recipe import Recipe
+from shrinkc.compression.fingerprint import run_fingerprint, stage_fingerprint
+from shrinkc.compression.recipe import Recipe, parse_toml
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
 from shrinkc.compression.stages import depth, gptq, width
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
+from shrinkc.compression.steps import check_unchanged, read_json, write_json
 from shrinkc.core.errors import BadRecipe
+from shrinkc.core.fingerprint import Fingerprint
 from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import target_named
@@ -37,8 +40,12 @@ class Decision:
     choice: Choice
     report: dict[str, Any] = field(default_factory=dict)
 
+    def keep(self, file: Path, made_from: Fingerprint) -> None:
+        """Writes down what was chosen, for :func:`kept_choice`."""
+        content = {"made_from": made_from, "recipe": self.recipe.to_toml(), "report": self.report}
+        write_json(file, content)
+
     def note(self) -> str:
-        """The choice in one sentence."""
         r, c = self.report, self.choice
         widths = ", ".join(f"{count} at {bits}" for bits, count in r["matrices_at_bits"].items())
         removed = ", ".join(map(str, c.removed)) or "none"
@@ -48,6 +55,32 @@ class Decision:
             f"embedding at {c.table_bits} bit; predicted loss {r['predicted_loss']:.3f} after "
             f"{r['baseline_loss']:.3f} ({r['prediction']})"
         )
+
+
+def chosen_from(
+    recipe: Recipe, model: Fingerprint, calibration: Calibration
+) -> tuple[Fingerprint, Fingerprint]:
+    """What decides a choice, and of that what decides its measurements: not the budget."""
+    assert recipe.budget is not None
+    made_from = model | run_fingerprint(recipe)
+    for stage in recipe.stages:
+        made_from |= stage_fingerprint(stage, calibration)
+    made_from |= {f"calibration.{k}": v for k, v in calibration.fingerprint().items()}
+    return made_from | {f"budget.{k}": v for k, v in asdict(recipe.budget).items()}, made_from
+
+
+def kept_choice(file: Path, recipe: Recipe, made_from: Fingerprint) -> Recipe | None:
+    """The recipe that was chosen before; None where none was, RunChanged where it was for another budget."""
+    if not file.exists():
+        return None
+    kept = read_json(file)
+    check_unchanged(
+        f"{file} was made for something else",
+        kept["made_from"],
+        made_from,
+        "change that back to go on, choose another output directory, or start over with --force.",
+    )
+    return parse_toml(kept["recipe"], name=recipe.name)
 
 
 def decide(

@@ -121,7 +121,6 @@ def last_lines(log: Path) -> list[str]:
 
 
 def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update) -> None:
-    """Until the child ends."""
     tail, layer, total = b"", 0, 0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -106,7 +106,6 @@ class Space:
         return range(max(0, min(free, int(MOST_REMOVED * count))) + 1)
 
     def narrowed(self, ffn: int, kv_groups: int) -> LlamaConfig:
-        """The config with these widths."""
         c = self.config
         heads = c.num_kv_heads - kv_groups
         return replace(
@@ -252,7 +251,7 @@ class OnChip(Space):
 
     def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
         """With one width for all matrices, and one for the tables."""
-        tables = {"bits": table_bits, "group": self.table_group()}
+        tables = gptq.Tables(bits=table_bits, group=self.table_group())
         settings = replace(self.settings, bits=bits, group=group, modules={}, embeddings=tables)
         return self.shape(config, settings)
 
@@ -291,7 +290,6 @@ class OnChip(Space):
         return self._beside[key]
 
     def shape_of(self, choice: Choice) -> ModelShape:
-        """What the compiler will make of a choice."""
         config = self.narrowed(choice.ffn, choice.kv_groups)
         config = replace(config, num_layers=config.num_layers - len(choice.removed))
         return self.shape(config, gptq_of(choice, self.config, self.settings))
@@ -452,7 +450,7 @@ def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gpt
     for (layer, module), bits in choice.bits.items():
         if bits != common:
             layers.setdefault((module, bits), []).append(number[layer])
-    modules = {}
+    modules: dict[str, gptq.Override] = {}
     for (module, bits), numbers in sorted(layers.items()):
         every = len(numbers) == len(kept)
         place = "" if every else rf"layers\.({'|'.join(map(str, sorted(numbers)))})\."
@@ -463,5 +461,5 @@ def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gpt
         bits=common,
         group=choice.group,
         modules=modules,
-        embeddings={"bits": choice.table_bits, "group": space.table_group()},
+        embeddings=gptq.Tables(bits=choice.table_bits, group=space.table_group()),
     )

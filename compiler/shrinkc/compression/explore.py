@@ -18,8 +18,9 @@ from uuid import uuid4
 import numpy as np
 
 from shrinkc.compression.space import Space, Values
-from shrinkc.core.errors import OutputError, RunChanged, ShrinkcError, StageFailed
-from shrinkc.core.fingerprint import Fingerprint, differences
+from shrinkc.compression.steps import check_unchanged
+from shrinkc.core.errors import OutputError, ShrinkcError, StageFailed
+from shrinkc.core.fingerprint import Fingerprint
 
 STARTUP = 10  # trials before the sampler learns from them
 GUIDED, TRIES = 40, 200  # proposals that may be known already: of the sampler, then random ones
@@ -58,7 +59,6 @@ class Result:
     best: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON."""
         known = {"trial": self.number, "state": self.state, "values": self.values}
         if self.reason is not None:
             known["reason"] = self.reason
@@ -100,12 +100,13 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
         )  # fmt: skip
         if CONDITIONS not in study.user_attrs:
             study.set_user_attr(CONDITIONS, dict(conditions))
-        changed = differences(study.user_attrs[CONDITIONS], json.loads(json.dumps(conditions)))
-    if changed:
-        raise RunChanged(
-            f"the study '{name}' was started under other conditions: {'; '.join(changed)}.",
-            "trials could not be compared; give another --study name, or the same conditions.",
-        )
+        before = study.user_attrs[CONDITIONS]
+    check_unchanged(
+        f"the study '{name}' was started under other conditions",
+        before,
+        json.loads(json.dumps(conditions)),
+        "trials could not be compared; give another --study name, or the same conditions.",
+    )
     return study
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.importer import FloatModel, LlamaConfig, load_model
+from shrinkc.importer import FloatModel, LlamaConfig, load_config, load_model
 from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.model import QuantizedWeight, Weight
 from shrinkc.model import (
@@ -44,7 +44,6 @@ class ModelFacts:
     bits: dict[str, int] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """For step.json."""
         c = self.config
         return {
             "layers": c.num_layers,
@@ -93,6 +92,11 @@ def float_facts(config: LlamaConfig) -> ModelFacts:
     """A model in float32 of that config, as it will be once it is written."""
     count = parameters_of(config)
     return ModelFacts(config, False, count, count, 4 * count, FLOAT_BYTES * count)
+
+
+def facts_before(source: Path) -> ModelFacts:
+    """The facts of a model, a GGUF file as the directory that it will be."""
+    return float_facts(load_config(source)) if source.is_file() else facts_of(source)
 
 
 def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:

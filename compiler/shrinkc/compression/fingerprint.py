@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from shrinkc.evaluation.tasks import tasks_made_from
 
 
 def run_fingerprint(recipe: Recipe) -> Fingerprint:
-    """Seed, threads, dtype and versions."""
     found = {f"run.{key}": value for key, value in asdict(recipe.run).items()}
     found |= {f"version of {name}": version for name, version in versions().items()}
     return found | {"version of shrinkc": shrinkc.__version__}
@@ -29,7 +29,7 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
     found: Fingerprint = {"stage": stage.kind}
     for key, value in asdict(stage.settings).items():
         if key not in PATH_KEYS:
-            found[f"{stage.name}.{key}"] = list(value) if isinstance(value, tuple) else value
+            found[f"{stage.name}.{key}"] = json.loads(json.dumps(value))  # as it is read back
     if texts := getattr(stage.settings, "text", ()):
         for text in read_texts(texts, f"{stage.kind}.text", calibration.own):
             found[f"{FILE}{text.name}"] = text.own or text.sha256
@@ -40,7 +40,6 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
 
 
 def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
-    """What decides the metrics of a given model."""
     if settings is None:
         return {}
     found: Fingerprint = {}

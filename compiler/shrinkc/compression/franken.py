@@ -156,7 +156,6 @@ class Row:
     metrics: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "name": self.configuration.name,
             "layers": self.configuration.text,

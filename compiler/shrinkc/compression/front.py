@@ -27,8 +27,6 @@ STATED = ("protocol", "windows", "sha256", "dtype")
 
 @dataclass(frozen=True)
 class Reference:
-    """A configuration to compare with."""
-
     name: str
     packed_bytes: int
     perplexity: float
@@ -118,7 +116,6 @@ def short(reason: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value of a trial, for people."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

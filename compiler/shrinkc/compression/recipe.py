@@ -8,26 +8,34 @@ directory.
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
 import re
 import tomllib
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 from shrinkc.checkpoints.libraries import THREADS_MAX
-from shrinkc.compression.checks import between, exactly_one, one_of
+from shrinkc.compression.checks import (
+    Between,
+    Checked,
+    Dtype,
+    OneOf,
+    converted_key,
+    exactly_one,
+    hints_of,
+    nearest,
+)
 from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.texts import HUB, is_file
 from shrinkc.core.errors import BadRecipe, UsageError
 from shrinkc.core.resources import resource
-from shrinkc.evaluation import TaskChoice
+from shrinkc.evaluation import EvalPlan, TaskChoice
 from shrinkc.targets import CHIPS
 
 _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
@@ -38,51 +46,39 @@ PATH_KEYS = ("text",)
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Checked):
     """``dtype`` is that of measurements on calibration text; weights are worked on in float32."""
 
-    seed: int = 0
-    threads: int = 1
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        between("seed", self.seed, 0, 2**31 - 1)
-        between("threads", self.threads, 1, THREADS_MAX)
-        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+    seed: Annotated[int, Between(0, 2**31 - 1)] = 0
+    threads: Annotated[int, Between(1, THREADS_MAX)] = 1
+    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
-class CalibrationSettings:
+class CalibrationSettings(Checked):
     """``samples`` windows of ``length`` tokens, spread evenly over the texts."""
 
     text: tuple[str, ...] = ()
-    samples: int = 64
-    length: int = 512
-
-    def __post_init__(self) -> None:
-        # fewer than two samples are refused where the data is looked at: as bad data
-        between("samples", self.samples, 1)
-        between("length", self.length, 8)
+    # fewer than two samples are refused where the data is looked at: as bad data
+    samples: Annotated[int, Between(1)] = 64
+    length: Annotated[int, Between(8)] = 512
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(Checked):
     """What is measured after every step; see ``shrinkc eval``.  ``tasks``: each NAME, FILE.yaml or NAME=FILE,
     asked ``items`` questions."""
 
     text: str | None = None
-    protocol: str = "wikitext512"
-    windows: int | None = None
+    protocol: Annotated[str, OneOf("wikitext512", "wikitext2048")] = "wikitext512"
+    windows: Annotated[int, Between(1)] | None = None
     tasks: tuple[str, ...] = ()
-    items: int = 100
+    items: Annotated[int, Between(1)] = 100
     samples: tuple[str, ...] = ()
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        one_of("protocol", self.protocol, ("wikitext512", "wikitext2048"))
-        if self.windows is not None:
-            between("windows", self.windows, 1)
-        between("items", self.items, 1)
+        super().__post_init__()
         self.choices()
         if not (self.text or self.tasks or self.samples):
             raise BadRecipe("names nothing to measure: text, tasks, samples.")
@@ -91,7 +87,10 @@ class EvaluateSettings:
                 f"text = {self.text!r}: what the model writes itself says nothing of how well it does.",
                 "give a text file; one of that name is './self'.",
             )
-        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+    def plan(self) -> EvalPlan:
+        text = None if self.text is None else Path(self.text)
+        return EvalPlan(text, self.protocol, self.windows, self.choices(), self.items, self.samples)
 
     def choices(self) -> tuple[TaskChoice, ...]:
         """``tasks`` as an evaluation takes them.  Raises BadRecipe."""
@@ -102,18 +101,17 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
-class BudgetSettings:
+class BudgetSettings(Checked):
     """``target_bytes``: a number or "64MiB".  ``fit``: a target whose memories it has to fit."""
 
     target_bytes: int | str | None = None
-    fit: str | None = None
+    fit: Annotated[str, OneOf(*CHIPS)] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         exactly_one(target_bytes=self.target_bytes, fit=self.fit)
-        if self.fit is not None:
-            one_of("fit", self.fit, CHIPS)
         if self.target_bytes is not None:
-            between("target_bytes", self.bytes or 0, 1)
+            Between(1)("target_bytes", self.bytes or 0)
 
     @property
     def bytes(self) -> int | None:
@@ -153,7 +151,6 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether anything reads the calibration data."""
         return self.budget is not None or any(stage.needs_calibration for stage in self.stages)
 
     def text_files(self) -> Iterator[tuple[str, Path]]:
@@ -295,7 +292,7 @@ def parse_recipe(
         else:
             problems.found.append(
                 BadRecipe(
-                    f"[{table}] is no table of a recipe{_nearest(table, [*_GLOBAL, *KINDS])}.",
+                    f"[{table}] is no table of a recipe{nearest(table, [*_GLOBAL, *KINDS])}.",
                     f"allowed: {', '.join(_GLOBAL)}; stages {', '.join(KINDS)}, with a label "
                     "such as 'lora-2' where one comes twice.",
                 )
@@ -335,69 +332,17 @@ class _Problems:
 def _read_table(cls: Any, table: str, content: Mapping[str, Any], problems: _Problems) -> Any:
     """An instance of the dataclass ``cls``, whose keys all have defaults, from a TOML table; None when something
     is wrong with it, which ``problems`` then has."""
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
+    hints = hints_of(cls)
     before, values = len(problems.found), {}
     for key, value in content.items():
         with problems.noted():
-            if key not in known:
-                raise BadRecipe(
-                    f"[{table}] {key} = {value!r}: there is no such key{_nearest(key, known)}.",
-                    f"keys of [{table}]: {', '.join(known)}.",
-                )
-            values[key] = _convert(f"[{table}] {key}", hints[key], value)
-    while True:
+            values[key] = converted_key(f"[{table}] ", hints, key, value)
+    if len(problems.found) == before:  # else a default may be what the others do not go with
         try:
-            made = cls(**values)
+            return cls(**values)
         except BadRecipe as error:
-            # once a key is left out, what only several keys together get wrong may come from its default
-            if error.key is not None or len(problems.found) == before:
-                problems.found.append(BadRecipe(f"[{table}] {error.message}", error.hint))
-            if error.key not in values:
-                return None
-            del values[error.key]  # the others are checked with its default
-        else:
-            return made if len(problems.found) == before else None
-
-
-def _convert(where: str, hint: Any, value: Any) -> Any:
-    """``value`` as the type ``hint``; BadRecipe when it is of another type."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        options = [a for a in arguments if a is not type(None)]
-        for option in options:
-            try:
-                return _convert(where, option, value)
-            except BadRecipe:
-                continue
-        raise BadRecipe(f"{where} = {value!r}; {' or '.join(map(_type_name, options))} is allowed.")
-    if origin is Literal:
-        one_of(where, value, arguments)
-        return value
-    if origin is tuple:
-        # a single value stands for a list of one
-        items = value if isinstance(value, list) else [value]
-        return tuple(_convert(where, arguments[0], item) for item in items)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise BadRecipe(f"{where} = {value!r}; a table is allowed.")
-        return {k: _convert(f"{where}.{k}", arguments[1], v) for k, v in value.items()}
-    if isinstance(value, (int, float)) and not abs(value) < 1 << 63:
-        raise BadRecipe(f"{where} = {value}; numbers of a recipe are finite and less than 2^63.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool):
-        if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-            raise BadRecipe(f"{where} = {value!r}; {_type_name(hint)} is allowed.")
-        return value
-    return value
-
-
-def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    if get_origin(hint) is tuple:
-        return f"a list ({_type_name(get_args(hint)[0])} each)"
-    return names.get(hint, str(getattr(hint, "__name__", hint)))
+            problems.found.append(BadRecipe(f"[{table}] {error.message}", error.hint))
+    return None
 
 
 def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
@@ -412,7 +357,7 @@ def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
         stages = [name for name in tables if name not in _GLOBAL]
         raise BadRecipe(
             f"--set {assignment}: the recipe has no table [{table}]"
-            f"{_nearest(table, [*tables, *_GLOBAL])}.",
+            f"{nearest(table, [*tables, *_GLOBAL])}.",
             f"it has the stages {', '.join(stages) or '(none)'}.",
         )
     value: Any
@@ -464,27 +409,15 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     return found
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 def _toml_table(values: Mapping[str, Any]) -> str:
     return "".join(f"{k} = {_toml(v)}\n" for k, v in values.items() if v is not None)
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = "".join(
-            f"\\u{ord(c):04X}" if ord(c) < 0x20 or ord(c) == 0x7F else c
-            for c in value.replace("\\", "\\\\").replace('"', '\\"')
-        )
-        return f'"{escaped}"'
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items())
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)
+    # JSON's texts, numbers, true and false are TOML's, but for one character
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -79,21 +79,32 @@ class _Grid:
             part.mul_(scale[:, groups, None])
         return x
 
-    def gradients(self, latent: Any, change: Any, slope: Any) -> tuple[Any, Any]:
-        """Of ``latent`` and ``change`` from ``slope`` [out, in], float32, that of the weights, which is
-        overwritten."""
+    def gradients(
+        self, latent: Any, change: Any, slope: Any, integers: bool = True
+    ) -> tuple[Any, Any]:
+        """Of ``latent``, None without ``integers``, and of ``change`` from ``slope`` [out, in], float32, that of the
+        weights, which is overwritten."""
         import torch
 
         inputs = self.codes(latent).mul_(slope)
         to_change = torch.cat([part.sum(2) for part, _ in self._by_group(inputs)], 1)
         to_change.mul_(self.scale).mul_(change > FACTOR_MIN - 1)
+        if not integers:
+            return None, to_change
         # beyond the grid an integer cannot change
         inside = torch.clamp(latent, 0, 2**self.bits - 1, out=inputs) == latent
         return self._scaled(slope, change).mul_(inside), to_change
 
 
-def rounded(weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, device: str) -> Any:
-    """A linear layer [out, in] whose integers and scales are trained; at first it is ``weight``.
+def rounded(
+    weight: QuantizedWeight,
+    floats: np.ndarray | None,
+    dtype: str,
+    device: str,
+    *,
+    integers: bool = True,
+) -> Any:
+    """A linear layer [out, in] whose scales are trained, and its ``integers``; at first it is ``weight``.
 
     ``floats`` [out, in], what it was quantised from, says on which side of its integer a latent begins.
     """
@@ -119,12 +130,12 @@ def rounded(weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, devi
             x, latent, change = ctx.saved_tensors
             to_x = slope @ grid.weights(latent, change, compute)
             to_w = (slope.flatten(0, -2).T @ x.flatten(0, -2)).float()
-            return to_x, *grid.gradients(latent, change, to_w)
+            return to_x, *grid.gradients(latent, change, to_w, ctx.needs_input_grad[1])
 
     class Rounded(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.latent = torch.nn.Parameter(grid.begin(weight, floats, order))
+            self.latent = torch.nn.Parameter(grid.begin(weight, floats, order), integers)
             self.change = torch.nn.Parameter(torch.zeros_like(grid.scale))
 
         def forward(self, x: Any) -> Any:

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions, write_readme
+from shrinkc.compression import budget
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
+from shrinkc.compression.facts import ModelFacts, facts_before, facts_of
 from shrinkc.compression.fingerprint import (
     evaluation_fingerprint,
     run_fingerprint,
     stage_fingerprint,
 )
 from shrinkc.compression.preflight import preflight, settle
-from shrinkc.compression.recipe import EvaluateSettings, Recipe, parse_toml
+from shrinkc.compression.recipe import Recipe
 from shrinkc.compression.run_directory import (
     CHOSEN,
-    FORMAT,
     LOGS,
-    MADE_FROM,
-    PICTURE,
-    RECIPE,
-    RUN,
     SCRATCH,
     SOURCE,
-    TABLE,
-    VERSION,
     begun,
+    check_state,
     clear,
     foreign_files,
     is_run,
     is_step,
     locked,
+    state_of,
     step_name,
 )
 from shrinkc.compression.self_text import FOLDER as OWN
@@ -45,67 +41,22 @@ from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.stages.vocabulary import tokens_left
 from shrinkc.compression.steps import (
     StepRecord,
+    check_unchanged,
     list_files,
-    read_json,
     read_step,
-    write_json,
+    remove_partials,
     write_step,
 )
-from shrinkc.compression.summary import Row, markdown, picture, rows_of, same_tokens
+from shrinkc.compression.summary import CompressionResult, rows_of, write_summary
 from shrinkc.compression.training import StepSettings, trained_before
 from shrinkc.compression.writing import write_text
 from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import BadStep, RunChanged
 from shrinkc.core.fingerprint import Fingerprint, differences, model_fingerprint
 from shrinkc.core.inputs import check_text_files
-from shrinkc.core.output import check_folder, new_directory, refuse_to_delete, write_file
+from shrinkc.core.output import check_folder, new_directory, refuse_to_delete
 from shrinkc.core.progress import Reporter
-from shrinkc.core.words import show_size
-from shrinkc.evaluation import EvalPlan, TorchScorer, evaluate
-from shrinkc.importer import load_config
-
-
-@dataclass(frozen=True)
-class CompressionResult:
-    """``rows``: the baseline and every step that is over, none of a dry run; ``final``: the last model."""
-
-    out: Path
-    rows: list[Row]
-    final: Path
-    estimate: str
-    notes: list[str]
-
-    def __repr__(self) -> str:
-        if not self.rows:
-            return f"<CompressionResult {self.out}: nothing was written; {self.estimate}>"
-        last = self.rows[-1]
-        quality = "" if last.perplexity is None else f", perplexity {last.perplexity:.2f}"
-        return f"<CompressionResult {self.final}: {len(self.rows) - 1} steps, {last.share:.1%} of bf16{quality}>"
-
-    def lines(self) -> list[str]:
-        """For people."""
-        if not self.rows:
-            return ["nothing was written (--dry-run)"]
-        lines, same = [], same_tokens(self.rows)
-        for row in self.rows:
-            quality = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
-            if not same and row.bits_per_byte is not None:
-                quality = f"  {row.bits_per_byte:.4f} bits per byte"
-            lines.append(
-                f"{row.name:<16} {row.layers} layers, FFN {row.intermediate}: "
-                f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{quality}"
-            )
-        return [*lines, f"{self.out / TABLE}; the model is {self.final}"]
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "output": str(self.out),
-            "final": str(self.final),
-            "estimate": self.estimate,
-            "notes": self.notes,
-            "steps": [asdict(row) for row in self.rows],
-        }
+from shrinkc.evaluation import TorchScorer, evaluate
 
 
 def compress(
@@ -147,6 +98,12 @@ def compress(
         return run.go()
 
 
+_OTHER = (
+    "change that back to go on, delete that step and those after it to make them again, "
+    "choose another output directory, or start over with --force."
+)
+
+
 class _Run:
     def __init__(
         self, source: Path, out: Path, recipe: Recipe, reporter: Reporter, device: str
@@ -165,8 +122,7 @@ class _Run:
         """What a run would refuse, and what it would take; ``fresh``: from nothing.  Nothing is written."""
         found = None if fresh else self._continued()
         if found is None:
-            gguf = self.source.is_file()
-            facts = float_facts(load_config(self.source)) if gguf else facts_of(self.source)
+            facts = facts_before(self.source)
             self._settle(facts)
             found = self.source, facts
         if self._is_over():
@@ -177,12 +133,7 @@ class _Run:
         return CompressionResult(self.out, [], self.source, self.estimate, self.notes)
 
     def go(self) -> CompressionResult:
-        """All of it."""
-        for leftover in self.out.glob(".*.partial"):  # of a process that was killed
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
+        remove_partials(self.out)
         source, facts = self._continued() or self._begun()
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
@@ -218,9 +169,7 @@ class _Run:
             self.recipe = self._kept_choice() or self.recipe
         whole = self.recipe
         if whole.budget is not None:
-            from shrinkc.compression.budget import before_budget
-
-            self.recipe = whole.with_stages(before_budget(whole))
+            self.recipe = whole.with_stages(budget.before_budget(whole))
         self._check_what_is_there()
         self.recipe = whole
         if self.own is not None and self._steps_left():
@@ -230,26 +179,33 @@ class _Run:
     def _begun(self) -> tuple[Path, ModelFacts]:
         """MODEL, after preflight, with its record."""
         directory, expected = self.out / SOURCE, self._source_fingerprint()
-        if self.source.is_file():
-            with new_directory(directory) as folder:
-                self._unpack(folder / "model")
-                facts = facts_of(folder / "model")
-                self._settle(facts)
-                self._preflight(folder / "model", facts)
-                self.records = [self._first_record(folder, expected, facts)]
-            return directory / "model", facts
-        facts = facts_of(self.source)
-        self._settle(facts)
-        self._preflight(self.source, facts)
         with new_directory(directory) as folder:
-            self.records = [self._first_record(folder, expected, facts)]
-        return self.source, facts
+            source = self.source
+            if source.is_file():
+                source = folder / "model"
+                with self.reporter.stage("dequantising the GGUF file"):
+                    loaded = load(self.source)
+                    save(loaded.model, loaded.tokenizer, source)
+            facts = facts_of(source)
+            self._settle(facts)
+            self._preflight(source, facts)
+            self.records = [
+                self._written(
+                    folder,
+                    facts,
+                    name=SOURCE,
+                    stage="source",
+                    fingerprint=expected,
+                    parameters={"name": self.source.name},
+                    model=None if source != self.source else self.source.name,
+                )
+            ]
+        return self._model_of(self.records[0]), facts
 
     def _steps_left(self) -> bool:
         return self.recipe.budget is not None or len(self.records) <= len(self.recipe.stages)
 
     def _is_over(self) -> bool:
-        """Whether every step is there and measured."""
         return not self._steps_left() and not self._unmeasured()
 
     def _unmeasured(self) -> list[int]:
@@ -289,22 +245,19 @@ class _Run:
         made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
         made_from |= {"device": self.device}
         made_from |= {f"self_text.{k}": v for k, v in asdict(self.recipe.self_text).items()}
-        known = own.made_from()
-        changed = differences(known, made_from) if known else []
-        if changed:
-            raise RunChanged(
-                f"{own.folder} was written by something else: {'; '.join(changed)}.",
-                "change that back to go on, delete that folder and the steps to begin again, choose another "
-                "output directory, or start over with --force.",
-            )
+        check_unchanged(
+            f"{own.folder} was written by something else",
+            own.made_from() or made_from,
+            made_from,
+            "change that back to go on, delete that folder and the steps to begin again, choose another "
+            "output directory, or start over with --force.",
+        )
         return made_from
 
     def _settle(self, facts: ModelFacts) -> None:
         """The recipe is from here on what was chosen of it; a budget chooses by itself."""
         if self.recipe.budget is not None:
-            from shrinkc.compression.budget import check_recipe
-
-            check_recipe(self.recipe, facts)
+            budget.check_recipe(self.recipe, facts)
             return
         self.recipe, notes = settle(self.recipe, facts)
         for note in notes:
@@ -318,8 +271,11 @@ class _Run:
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
             loading = time.monotonic() - started
             done = max(0, len(self.records) - 1)
+            recipe = self.recipe
+            if recipe.budget is not None:
+                recipe = budget.with_gptq(recipe, facts)
             found = preflight(
-                self._planned(facts),
+                recipe,
                 facts,
                 self.calibration,
                 loaded,
@@ -333,14 +289,6 @@ class _Run:
         self.estimate = found.estimate.line()
         self.reporter.note(self.estimate)
 
-    def _planned(self, facts: ModelFacts) -> Recipe:
-        """The recipe with the stage gptq that its budget will add."""
-        if self.recipe.budget is None:
-            return self.recipe
-        from shrinkc.compression.budget import with_gptq
-
-        return with_gptq(self.recipe, facts)
-
     def _note(self, text: str) -> None:
         """Said at once, since a run takes long, and kept for its result."""
         if text not in self.notes:
@@ -353,28 +301,16 @@ class _Run:
         with self.reporter.stage("reading the model"):
             return model_fingerprint(self.source)
 
-    def _unpack(self, folder: Path) -> None:
-        """A GGUF file as a directory: what all stages work on."""
-        with self.reporter.stage("dequantising the GGUF file"):
-            loaded = load(self.source)
-            save(loaded.model, loaded.tokenizer, folder)
-
-    def _first_record(self, folder: Path, made_from: Fingerprint, facts: ModelFacts) -> StepRecord:
-        own = (folder / "model").is_dir()
+    def _written(self, folder: Path, facts: ModelFacts, **about: Any) -> StepRecord:
+        """The record of a step's folder, in the folder as well."""
+        run = self.recipe.run
         record = StepRecord(
-            name=SOURCE,
-            stage="source",
-            seed=self.recipe.run.seed,
-            threads=self.recipe.run.threads,
+            seed=run.seed,
+            threads=run.threads,
             versions=versions(),
-            fingerprint=made_from,
-            settings={},
-            parameters={"name": self.source.name},
-            notes=[],
             figures=facts.figures(),
-            seconds=0.0,
-            model=None if own else self.source.name,
             files={name: file_record(folder / name) for name in list_files(folder)},
+            **about,
         )
         write_step(folder, record)
         return record
@@ -396,7 +332,10 @@ class _Run:
         )  # fmt: skip
         others = [name for name in present if name not in wanted]
         if others:
-            raise self._changed(f"{', '.join(others)} is no step of this recipe")
+            raise RunChanged(
+                f"{self.out} was made from something else: {', '.join(others)} is no step of this recipe.",
+                _OTHER,
+            )
         for number in range(1, len(wanted)):
             if wanted[number] not in present:
                 later = [name for name in wanted[number:] if name in present]
@@ -406,25 +345,20 @@ class _Run:
                         f"delete {', '.join(later)} as well to make them again, or start over "
                         "with --force.",
                     )
-                self._check_state(wanted[number], self._fingerprint(number, self.records[-1]))
+                check_state(self.out, wanted[number], self._fingerprint(number, self.records[-1]))
                 break
             expected = self._fingerprint(number, self.records[number - 1])
             self.records.append(self._found(self.out / wanted[number], expected))
 
     def _found(self, directory: Path, expected: Fingerprint) -> StepRecord:
         record = read_step(directory)
-        changed = differences(record.fingerprint, expected)
-        if changed:
-            raise self._changed("; ".join(changed), directory.name)
-        return record
-
-    def _changed(self, what: str, step: str | None = None) -> RunChanged:
-        place = f"{self.out}: step {step}" if step else str(self.out)
-        return RunChanged(
-            f"{place} was made from something else: {what}.",
-            "change that back to go on, delete that step and those after it to make them again, "
-            "choose another output directory, or start over with --force.",
+        check_unchanged(
+            f"{self.out}: step {directory.name} was made from something else",
+            record.fingerprint,
+            expected,
+            _OTHER,
         )
+        return record
 
     # ---- a step ----
 
@@ -443,13 +377,12 @@ class _Run:
         return made_from | stage_fingerprint(stage, self.calibration)
 
     def _earlier(self, number: int) -> tuple[Any, ...]:
-        """The settings of the stages before that of a number."""
         return tuple(stage.settings for stage in self.recipe.stages[: number - 1])
 
     def _step(self, number: int) -> None:
         stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
         expected = self._fingerprint(number, before)
-        scratch = self._scratch(name, expected)
+        scratch = state_of(self.out, name, expected)
         logs = self.out / LOGS / name
         logs.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -457,23 +390,17 @@ class _Run:
             report = self._run_stage(stage, before, folder, scratch, logs)
             loading = write_readme(folder, name)
             with self.reporter.stage(f"{name}: counting"):
-                facts = facts_of(folder)
-                files = {file: file_record(folder / file) for file in list_files(folder)}
-            record = StepRecord(
-                name=name,
-                stage=stage.kind,
-                seed=self.recipe.run.seed,
-                threads=self.recipe.run.threads,
-                versions=versions(),
-                fingerprint=expected,
-                settings=asdict(stage.settings),
-                parameters=report.parameters,
-                notes=report.notes,
-                figures=facts.figures(),
-                seconds=round(time.monotonic() - started, 3),
-                files=files,
-            )
-            write_step(folder, record)
+                self._written(
+                    folder,
+                    facts_of(folder),
+                    name=name,
+                    stage=stage.kind,
+                    fingerprint=expected,
+                    settings=asdict(stage.settings),
+                    parameters=report.parameters,
+                    notes=report.notes,
+                    seconds=round(time.monotonic() - started, 3),
+                )
         # read back: JSON has no tuples, and a resumed run has to see the same
         self.records.append(read_step(self.out / name))
         for note in report.notes:
@@ -513,31 +440,6 @@ class _Run:
         )
         return KINDS[stage.kind].run(stage.settings, context)
 
-    def _scratch(self, name: str, expected: Fingerprint) -> Path:
-        """The folder for a stage's state, from this very stage or empty."""
-        folder = self.out / SCRATCH / name
-        if not self._check_state(name, expected):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_json(folder / MADE_FROM, expected)
-        for leftover in folder.glob(".*.partial"):  # of a process that was killed
-            leftover.unlink()
-        return folder
-
-    def _check_state(self, name: str, expected: Fingerprint) -> bool:
-        """Whether an interrupted attempt left state; RunChanged when that is from something else."""
-        folder = self.out / SCRATCH / name
-        if not (folder / MADE_FROM).exists():
-            return False
-        changed = differences(read_json(folder / MADE_FROM), expected)
-        if changed:
-            raise RunChanged(
-                f"{self.out}: step {name} was interrupted, and began from something else: "
-                f"{'; '.join(changed)}.",
-                f"change that back to go on, or delete {folder} to begin that step again.",
-            )
-        return True
-
     # ---- figures ----
 
     def _measure(self, number: int) -> None:
@@ -546,37 +448,22 @@ class _Run:
         wanted = evaluation_fingerprint(settings)
         if settings is None or not differences(record.evaluation, wanted):
             return
-        metrics = _evaluate(self._model_of(record), settings, self.device, self.reporter)
+        scorer = TorchScorer(load(self._model_of(record), dtype=settings.dtype, device=self.device))
+        metrics = evaluate(scorer, settings.plan(), self.reporter)
         changed = replace(record, evaluation=wanted, metrics=metrics)
         write_step(self.out / record.name, changed)
         self.records[number] = read_step(self.out / record.name)
         self._write_summary()
 
     def _write_summary(self) -> None:
-        """run.json, table.md, run.svg and recipe.toml."""
-        rows = rows_of(self.records)
-        recipe = self.recipe.to_toml()
-        write_file(self.out / RECIPE, recipe)
-        write_file(self.out / TABLE, markdown(rows))
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "model": self.source.name,
-            "recipe": recipe,
-            "steps": [asdict(row) for row in rows],
-        }
-        write_json(self.out / RUN, content)
-        if (drawn := picture(rows)) is not None:
-            write_file(self.out / PICTURE, drawn[1])
+        write_summary(self.out, self.source.name, self.recipe.to_toml(), self.records)
 
     # ---- a budget ----
 
     def _before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
         """The model that the budget chooses for: what the stages before it leave, run now."""
-        from shrinkc.compression.budget import before_budget
-
         whole = self.recipe
-        first = before_budget(whole)
+        first = budget.before_budget(whole)
         if not first:
             return source, facts
         self.recipe = whole.with_stages(first)
@@ -590,65 +477,24 @@ class _Run:
 
     def _choice(self, source: Path, facts: ModelFacts) -> Recipe:
         """The recipe that the budget leads to; the search is made once and kept."""
-        from shrinkc.compression.budget import decide
-
         made_from, measured_from = self._chosen_from()
-        scratch = self._scratch("budget", measured_from)
-        decision = decide(self.recipe, source, facts, self.calibration, self.reporter, scratch)
-        written = decision.recipe.to_toml()
-        content = {"made_from": made_from, "recipe": written, "report": decision.report}
-        write_json(self.out / CHOSEN, content)
+        scratch = state_of(self.out, "budget", measured_from)
+        decision = budget.decide(
+            self.recipe, source, facts, self.calibration, self.reporter, scratch
+        )
+        decision.keep(self.out / CHOSEN, made_from)
         self._note(decision.note())
-        # as a resumed run will see it
-        return parse_toml(written, name=self.recipe.name)
+        chosen = budget.kept_choice(self.out / CHOSEN, self.recipe, made_from)
+        assert chosen is not None  # as a resumed run will see it
+        return chosen
 
     def _kept_choice(self) -> Recipe | None:
         """The recipe that the budget led to in an earlier attempt.  RunChanged where it had another budget."""
-        file = self.out / CHOSEN
         made_from, measured_from = self._chosen_from()
-        if not file.exists():
-            self._check_state("budget", measured_from)
-            return None
-        kept = read_json(file)
-        changed = differences(kept["made_from"], made_from)
-        if changed:
-            raise RunChanged(
-                f"{file} was made for something else: {'; '.join(changed)}.",
-                "change that back to go on, choose another output directory, or start over "
-                "with --force.",
-            )
-        return parse_toml(kept["recipe"], name=self.recipe.name)
+        kept = budget.kept_choice(self.out / CHOSEN, self.recipe, made_from)
+        if kept is None:
+            check_state(self.out, "budget", measured_from)
+        return kept
 
     def _chosen_from(self) -> tuple[Fingerprint, Fingerprint]:
-        """What decides a budget's choice, and of that what decides its measurements: not what they are for."""
-        assert self.recipe.budget is not None
-        made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
-        for stage in self.recipe.stages:
-            made_from |= stage_fingerprint(stage, self.calibration)
-        for key, value in self.calibration.fingerprint().items():
-            made_from[f"calibration.{key}"] = value
-        budget = {f"budget.{k}": v for k, v in asdict(self.recipe.budget).items()}
-        return made_from | budget, made_from
-
-
-def _evaluate(
-    directory: Path, settings: EvaluateSettings, device: str, reporter: Reporter
-) -> dict[str, Any]:
-    scorer = TorchScorer(load(directory, dtype=settings.dtype, device=device))
-    return dict(evaluate(scorer, evaluation_plan(settings), reporter))
-
-
-def evaluation_plan(settings: EvaluateSettings) -> EvalPlan:
-    """What ``[evaluate]`` asks for."""
-
-    def path(value: str | None) -> Path | None:
-        return None if value is None else Path(value)
-
-    return EvalPlan(
-        text=path(settings.text),
-        protocol=settings.protocol,
-        windows=settings.windows,
-        tasks=settings.choices(),
-        items=settings.items,
-        samples=settings.samples,
-    )
+        return budget.chosen_from(self.recipe, self.records[0].fingerprint, self.calibration)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText, SelfTextSettings
-from shrinkc.compression.steps import STEP, read_json
+from shrinkc.compression.steps import STEP, check_unchanged, read_json, remove_partials, write_json
 from shrinkc.core.artifact import REPORTS, all_files, is_report
 from shrinkc.core.errors import BadStep, OutputError
+from shrinkc.core.fingerprint import Fingerprint
 from shrinkc.core.output import locked_file, make_folder, remove_folders
 
 RUN = "run.json"
@@ -87,12 +88,36 @@ def kept_of(out: Path, step: str) -> int:
 
 
 def is_step(name: str) -> bool:
-    """Whether a step's directory has such a name."""
     return name[:2].isdigit() and name[2:3] == "-"
 
 
 def _is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
+
+
+def state_of(out: Path, step: str, expected: Fingerprint) -> Path:
+    """The folder for a step's state, from this very step or empty."""
+    folder = out / SCRATCH / step
+    if not check_state(out, step, expected):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / MADE_FROM, expected)
+    remove_partials(folder)
+    return folder
+
+
+def check_state(out: Path, step: str, expected: Fingerprint) -> bool:
+    """Whether an interrupted attempt left state; RunChanged when that is from something else."""
+    folder = out / SCRATCH / step
+    if not (folder / MADE_FROM).exists():
+        return False
+    check_unchanged(
+        f"{out}: step {step} was interrupted, and began from something else",
+        read_json(folder / MADE_FROM),
+        expected,
+        f"change that back to go on, or delete {folder} to begin that step again.",
+    )
+    return True
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.checks import Between, Checked, Dtype
+from shrinkc.compression.steps import read_record
 from shrinkc.core.artifact import FileRecord, file_record
 from shrinkc.core.errors import BadRecipe, BadStep, OutputError
 from shrinkc.core.output import new_file, write_file
@@ -32,23 +33,17 @@ _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 
 @dataclass(frozen=True)
-class SelfTextSettings:
+class SelfTextSettings(Checked):
     """How MODEL writes: logits are divided by ``temperature``; documents have at most ``length`` tokens;
     ``batch`` of them are written at a time; ``chat``: every second shard holds conversations, where
     the model has a chat template; ``dtype`` is that of the computation.
     """
 
-    temperature: float = 0.8
-    length: int = 512
-    batch: int = 32
+    temperature: Annotated[float, Between(0.05, 10)] = 0.8
+    length: Annotated[int, Between(8)] = 512
+    batch: Annotated[int, Between(1, 4096)] = 32
     chat: bool = True
-    dtype: str = "bfloat16"
-
-    def __post_init__(self) -> None:
-        between("temperature", self.temperature, 0.05, 10)
-        between("length", self.length, 8)
-        between("batch", self.batch, 1, 4096)
-        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+    dtype: Dtype = "bfloat16"
 
 
 def is_self(source: str) -> bool:
@@ -88,7 +83,6 @@ class SelfText:
     # ---- reading ----
 
     def files(self) -> list[str]:
-        """The names of its files."""
         shards = [self._shard(number).name for number in range(self.shards())]
         return [RECORD, *shards] if (self.folder / RECORD).exists() else []
 
@@ -101,7 +95,6 @@ class SelfText:
         return self._record().get("begin")
 
     def shards(self) -> int:
-        """How many are written."""
         return len(self._record().get("shards", []))
 
     def documents(self) -> Iterator[Document]:
@@ -144,11 +137,6 @@ class SelfText:
 
     # ---- writing ----
 
-    def tidy(self) -> None:
-        """Removes what a killed process left half-written."""
-        for leftover in self.folder.glob(".*.partial"):
-            leftover.unlink()
-
     def start(self, made_from: dict[str, Any], begin: Any) -> None:
         """Makes the folder and its record; ``begin`` is JSON-able."""
         try:
@@ -179,11 +167,4 @@ class SelfText:
         if not path.exists():
             return {}
         hint = f"delete {self.folder} to have the model write it anew."
-        try:
-            content = parse_json(path.read_text(encoding="utf-8"))
-            known = content["format"], content["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BadStep(f"{path} is damaged: {error}.", hint) from error
-        if known != (FORMAT, VERSION):
-            raise BadStep(f"{path} is of another version of shrinkc.", hint)
-        return dict(content)
+        return read_record(path, FORMAT, VERSION, hint)

@@ -44,9 +44,7 @@ MODULES = tuple(NAMES.values())
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
-# 2: tables of 4 bit have whole zero points; 3: a head of its own is rounded with the embedding; 4: errors count
-# relative to the stream of their token; 5: so have tables of 2 and 3 bit
-VERSION = 5
+VERSION = 5  # of how things are measured
 FITTED = 16  # windows that changes are fitted to, beside those that are measured
 DAMP = 0.05  # of GPTQ, as GPTQModel's default
 QUANTISER = "GPTQ in asymmetric groups (shrinkc.compression.gptq)"
@@ -92,7 +90,6 @@ class Sensitivity:
     kl: Costs
 
     def to_json(self) -> dict[str, Any]:
-        """What sensitivity.json holds."""
         return {
             "format": "shrinkc-sensitivity",
             "version": VERSION,
@@ -164,8 +161,6 @@ def _made_from(model: Any, windows: Tensor, fit: Tensor) -> Fingerprint:
 
 
 class _Run:
-    """One measurement."""
-
     def __init__(self, model: Any, windows: Tensor, fit: Tensor, journal: Journal) -> None:
         config = model.config
         sizes = (

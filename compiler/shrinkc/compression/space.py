@@ -40,7 +40,6 @@ class Dimension:
 
     @property
     def stage(self) -> str:
-        """The recipe's table."""
         return self.path[0]
 
     @property
@@ -51,8 +50,6 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions."""
-
     dimensions: tuple[Dimension, ...]
 
     @property

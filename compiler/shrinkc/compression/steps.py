@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shrinkc.core.artifact import FileRecord, file_record
-from shrinkc.core.errors import BadStep
-from shrinkc.core.fingerprint import Fingerprint
+from shrinkc.core.errors import BadStep, RunChanged
+from shrinkc.core.fingerprint import Fingerprint, differences
 from shrinkc.core.output import write_file
 from shrinkc.core.parsing import parse_json
 
@@ -34,11 +35,11 @@ class StepRecord:
     threads: int
     versions: dict[str, str]
     fingerprint: Fingerprint
-    settings: dict[str, Any]
-    parameters: dict[str, Any]
-    notes: list[str]
     figures: dict[str, Any]
-    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
     model: str | None = None
     evaluation: Fingerprint = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +57,6 @@ def list_files(directory: Path) -> list[str]:
 
 
 def write_step(directory: Path, record: StepRecord) -> None:
-    """Writes step.json, whole."""
     write_json(directory / STEP, {"format": FORMAT, "version": VERSION, **asdict(record)})
 
 
@@ -66,24 +66,16 @@ def read_step(directory: Path) -> StepRecord:
     hint = (
         f"delete {directory} and the steps after it to make them again, or start over with --force."
     )
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise BadStep(f"{path} is not the record of a compression step.", hint)
-        version = content.pop("version", None)
-        if version != VERSION:
-            raise BadStep(
-                f"{path} is of version {version}, this shrinkc reads version {VERSION}.", hint
-            )
-        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
-        record = StepRecord(files=files, **content)
-    except FileNotFoundError as error:
+    if not path.exists():
         # without a record nothing tells whose the files are, and --force would not delete them
         raise BadStep(
-            f"{path} is missing.",
-            f"delete {directory} and the steps after it to make them again.",
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            f"{path} is missing.", f"delete {directory} and the steps after it to make them again."
+        )
+    content = read_record(path, FORMAT, VERSION, hint)
+    try:
+        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
+        record = StepRecord(files=files, **content)
+    except (TypeError, KeyError, AttributeError) as error:
         raise BadStep(f"{path} is damaged: {error}.", hint) from error
     faults = []
     for name, wanted in files.items():
@@ -100,6 +92,34 @@ def read_step(directory: Path) -> StepRecord:
     return record
 
 
+def read_record(path: Path, kind: str, version: int, hint: str) -> dict[str, Any]:
+    """What a file of the format ``kind`` says besides.  Raises BadStep."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BadStep(f"{path} is damaged: {error}.", hint) from error
+    if content.pop("format", None) != kind:
+        raise BadStep(f"{path} is no {kind}.", hint)
+    if (found := content.pop("version", None)) != version:
+        raise BadStep(f"{path} is of version {found}, this shrinkc reads version {version}.", hint)
+    return content
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what a killed process left half-written."""
+    for leftover in folder.glob(".*.partial"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink()
+
+
+def check_unchanged(said: str, old: Fingerprint, new: Fingerprint, hint: str) -> None:
+    """RunChanged unless both are the same; ``said`` is what it says before the differences."""
+    if changed := differences(old, new):
+        raise RunChanged(f"{said}: {'; '.join(changed)}.", hint)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file.  Raises OSError, ValueError."""
     content = parse_json(path.read_text(encoding="utf-8"))
@@ -109,5 +129,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file, whole."""
     write_file(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.steps import StepRecord
+from shrinkc.compression.run_directory import FORMAT, PICTURE, RECIPE, RUN, TABLE, VERSION
+from shrinkc.compression.steps import StepRecord, write_json
+from shrinkc.core.output import write_file
 from shrinkc.core.words import show_metric, show_size
 from shrinkc.evaluation import COMPARED
 from shrinkc.evaluation.rows import task_values
@@ -49,16 +52,18 @@ def rows_of(records: Sequence[StepRecord]) -> list[Row]:
 
 def _row(record: StepRecord, whole: int) -> Row:
     figures, metrics = record.figures, record.metrics
+    sizes = (
+        "layers",
+        "intermediate",
+        "kv_heads",
+        "parameters",
+        "non_zeros",
+        "bytes_on_disk",
+        "packed_bytes",
+    )
     return Row(
         name=record.name,
-        layers=figures["layers"],
-        intermediate=figures["intermediate"],
-        kv_heads=figures["kv_heads"],
         vocabulary=figures.get("vocabulary"),
-        parameters=figures["parameters"],
-        non_zeros=figures["non_zeros"],
-        bytes_on_disk=figures["bytes_on_disk"],
-        packed_bytes=figures["packed_bytes"],
         share=figures["packed_bytes"] / whole,
         perplexity=_at(metrics, "perplexity", "perplexity"),
         bits_per_byte=_at(metrics, "perplexity", "bits_per_byte"),
@@ -66,6 +71,7 @@ def _row(record: StepRecord, whole: int) -> Row:
         measured=_measured(metrics),
         tasks=task_values(metrics or {}),
         seconds=record.seconds,
+        **{size: figures[size] for size in sizes},
     )
 
 
@@ -78,6 +84,58 @@ def _at(metrics: Any, *keys: str) -> Any:
     for key in keys:
         metrics = metrics.get(key) if isinstance(metrics, dict) else None
     return metrics
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """``rows``: the baseline and every step that is over, none of a dry run; ``final``: the last model."""
+
+    out: Path
+    rows: list[Row]
+    final: Path
+    estimate: str
+    notes: list[str]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return f"<CompressionResult {self.out}: nothing was written; {self.estimate}>"
+        last = self.rows[-1]
+        quality = "" if last.perplexity is None else f", perplexity {last.perplexity:.2f}"
+        return f"<CompressionResult {self.final}: {len(self.rows) - 1} steps, {last.share:.1%} of bf16{quality}>"
+
+    def lines(self) -> list[str]:
+        if not self.rows:
+            return ["nothing was written (--dry-run)"]
+        lines, same = [], same_tokens(self.rows)
+        for row in self.rows:
+            quality = "" if row.perplexity is None else f"  perplexity {row.perplexity:.2f}"
+            if not same and row.bits_per_byte is not None:
+                quality = f"  {row.bits_per_byte:.4f} bits per byte"
+            lines.append(
+                f"{row.name:<16} {row.layers} layers, FFN {row.intermediate}: "
+                f"{show_size(row.packed_bytes)} packed, {row.share:.1%} of bf16{quality}"
+            )
+        return [*lines, f"{self.out / TABLE}; the model is {self.final}"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": str(self.out),
+            "final": str(self.final),
+            "estimate": self.estimate,
+            "notes": self.notes,
+            "steps": [asdict(row) for row in self.rows],
+        }
+
+
+def write_summary(out: Path, model: str, recipe: str, records: Sequence[StepRecord]) -> None:
+    """run.json, table.md, run.svg and recipe.toml of a run of ``model`` by the text of a ``recipe``."""
+    rows = rows_of(records)
+    write_file(out / RECIPE, recipe)
+    write_file(out / TABLE, markdown(rows))
+    about = {"format": FORMAT, "version": VERSION, "model": model, "recipe": recipe}
+    write_json(out / RUN, about | {"steps": [asdict(row) for row in rows]})
+    if (drawn := picture(rows)) is not None:
+        write_file(out / PICTURE, drawn[1])
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from types import MappingProxyType
+from typing import Annotated, Any
 
 from shrinkc.checkpoints import Loaded, load, torch_dtype
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.calibration import Calibration, encode_texts
-from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.checks import Between, Checked, Dtype, Share
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, is_change
 from shrinkc.compression.soft_loss import loss_and_gradient
@@ -35,7 +38,7 @@ STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepSettings:
+class StepSettings(Checked):
     """What every kind of training has: its text, and steps on it.
 
     Text comes from ``text`` (else from the calibration's), cut into windows of ``length`` tokens;
@@ -47,20 +50,12 @@ class StepSettings:
     """
 
     text: tuple[str, ...] = ()
-    samples: int | None = None
-    batch: int = 8
-    length: int = 512
-    learning_rate: float = 2e-4
-    warmup: float = 0.03
-    dtype: str = "bfloat16"
-
-    def __post_init__(self) -> None:
-        between("samples", 1 if self.samples is None else self.samples, 1)
-        between("batch", self.batch, 1)
-        between("length", self.length, 8)
-        between("learning_rate", self.learning_rate, 1e-8, 1.0)
-        between("warmup", self.warmup, 0, 1)
-        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+    samples: Annotated[int, Between(1)] | None = None
+    batch: Annotated[int, Between(1)] = 8
+    length: Annotated[int, Between(8)] = 512
+    learning_rate: Annotated[float, Between(1e-8, 1)] = 2e-4
+    warmup: Share = 0.03
+    dtype: Dtype = "bfloat16"
 
     @property
     def needs_calibration(self) -> bool:
@@ -98,24 +93,20 @@ class TrainingSettings(StepSettings):
     tokens.  ``train_norms``: norm gains are trained as well.
     """
 
-    epochs: float | None = None
-    micro_batch: int = 1
-    weight_decay: float = 0.0
-    distill: float = 0.0
+    epochs: Annotated[float, Between(1e-3)] | None = None
+    micro_batch: Annotated[int, Between(1)] = 1
+    weight_decay: Share = 0.0
+    distill: Share = 0.0
     train_norms: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.samples is not None and self.epochs is not None:
             raise BadRecipe("one of samples and epochs is allowed; both are given.")
-        between("epochs", 1.0 if self.epochs is None else self.epochs, 1e-3)
-        between("micro_batch", self.micro_batch, 1)
         if self.batch % self.micro_batch:
             raise BadRecipe(
                 f"micro_batch = {self.micro_batch}; a divisor of batch = {self.batch} is allowed."
             )
-        between("weight_decay", self.weight_decay, 0, 1)
-        between("distill", self.distill, 0, 1)
 
     def windows(self, per_epoch: int) -> int:
         """How many it trains on, of a text that has so many: whole batches."""
@@ -235,8 +226,8 @@ class Training:
     """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
 
     ``prepare(model)`` changes the frozen model of ``step.source`` in place, so that what is to be
-    trained, and nothing else, requires a gradient (float32).  ``rate(name)``: how many times the learning
-    rate a tensor has.
+    trained, and nothing else, requires a gradient (float32).  ``rates``: how many times the learning
+    rate a tensor has, by the last part of its name.
     """
 
     def __init__(
@@ -246,22 +237,24 @@ class Training:
         kind: str,
         prepare: Callable[[Any], None],
         teacher: Path | None,
-        rate: Callable[[str], float] = lambda name: 1.0,
+        rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         import torch
 
+        torch.manual_seed(step.seed)
         self.settings, self.step, self.kind = settings, step, kind
         loaded = load_to_train(step.source, settings, step.device)
         self.tokenizer = loaded.tokenizer
         prepare(loaded.model)
         self.model = loaded.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        groups = [
-            {"params": [p for n, p in self.parameters.items() if rate(n) == share], "share": share}
-            for share in sorted({rate(n) for n in self.parameters})
-        ]
+        groups: dict[float, list[Any]] = defaultdict(list)
+        for name, parameter in self.parameters.items():
+            groups[rates.get(name.rpartition(".")[2], 1.0)].append(parameter)
         self.optimizer: Any = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            [{"params": groups[share], "share": share} for share in sorted(groups)],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         self.teacher: Any = None
         if settings.distill:
@@ -271,12 +264,12 @@ class Training:
                 keep_rows(self.teacher, step.tokens)
         self.losses: list[float] = []
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trains on, from the saved state if there is one.  A signal that ends the process does so after the step at
         hand, whose state is saved.
 
-        Returns facts for step.json: steps, tokens, epochs, trainable numbers, and the loss curve in
-        nats per token.
+        Returns facts for step.json (steps, tokens, epochs, trainable numbers, and the loss curve in nats per token),
+        and :meth:`trained_tensors`.  The model is given up.
         """
         settings = self.settings
         windows = windows_of(settings, self.step, self.kind, self.tokenizer)
@@ -284,29 +277,34 @@ class Training:
         steps = samples // settings.batch
         with freed_memory_kept():
             self._all_steps(windows, steps)
-            self.optimizer = self.teacher = None  # so that their memory goes back at once
-        return {
+            trained = self.trained_tensors()
+            count = sum(p.numel() for p in self.parameters.values())
+            # so that their memory goes back at once
+            self.optimizer = self.teacher = self.model = None
+            self.parameters = {}
+        facts = {
             "steps": steps,
             "tokens": samples * settings.length,
             "epochs": round(samples / windows.per_epoch, 3),
             "first_window": windows.first,
-            "trainable": sum(p.numel() for p in self.parameters.values()),
+            "trainable": count,
             "loss_curve": _thinned(self.losses),
         }
+        return facts, trained
 
     def _all_steps(self, windows: Windows, steps: int) -> None:
         state = self.step.scratch / "training.pt"
-        self._restore(state)
+        self.losses = restore_state(state, self.parameters, self.optimizer)
         saved, seldom = time.monotonic(), 1.0
         reporter = self.step.reporter
         with reporter.stage(self.kind) as update, deferred(reporter) as stop:
             update(len(self.losses), steps)
             for number in range(len(self.losses), steps):
                 self.losses.append(self._one_step(windows, number, steps))
-                update(number + 1, steps, f"loss {self._recent():.3f}")
+                update(number + 1, steps, f"loss {fmean(self.losses[-20:]):.3f}")
                 began = time.monotonic()
                 if stop.came or began - saved >= SAVE_SECONDS * seldom:
-                    self._save(state)
+                    save_state(state, self.parameters, self.optimizer, self.losses)
                     saved = time.monotonic()
                     seldom = max(1.0, (saved - began) / SAVE_TAKES)
                     stop.act()
@@ -365,16 +363,6 @@ class Training:
             slopes = [gradient / tokens, to_head.div_(tokens).to(head.dtype)]
             torch.autograd.backward([hidden, head], slopes)
         return loss / tokens
-
-    def _recent(self) -> float:
-        last = self.losses[-20:]
-        return sum(last) / len(last)
-
-    def _save(self, file: Path) -> None:
-        save_state(file, self.parameters, self.optimizer, self.losses)
-
-    def _restore(self, file: Path) -> None:
-        self.losses = restore_state(file, self.parameters, self.optimizer)
 
 
 def save_state(

@@ -14,7 +14,7 @@ from typing import Any
 from shrinkc.checkpoints import load_tokenizer, resolve
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.explore import InfeasibleError, Outcome, Result
-from shrinkc.compression.facts import ModelFacts, facts_of, float_facts
+from shrinkc.compression.facts import ModelFacts, facts_before
 from shrinkc.compression.fingerprint import (
     evaluation_fingerprint,
     run_fingerprint,
@@ -22,7 +22,7 @@ from shrinkc.compression.fingerprint import (
 )
 from shrinkc.compression.preflight import settle, stage_problems
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
-from shrinkc.compression.run import compress, evaluation_plan
+from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import RUN, SOURCE, step_name
 from shrinkc.compression.self_text import FOLDER as OWN
 from shrinkc.compression.self_text import SelfText
@@ -33,7 +33,6 @@ from shrinkc.core.fingerprint import Fingerprint, model_fingerprint
 from shrinkc.core.inputs import check_text_files
 from shrinkc.core.progress import Reporter
 from shrinkc.evaluation import text_measured
-from shrinkc.importer import load_config
 
 
 @dataclass
@@ -107,7 +106,7 @@ class Trials:
         def encode(text: str, *, special: bool) -> list[int]:
             return list(tokenizer.encode(text, add_special_tokens=special))
 
-        return text_measured(evaluation_plan(settings), encode, settings.dtype)
+        return text_measured(settings.plan(), encode, settings.dtype)
 
     def run(self, number: int, values: Values) -> Outcome:
         """Runs one trial.  InfeasibleError before any work; else what ``compress`` raises."""
@@ -134,9 +133,7 @@ class Trials:
 
     @cached_property
     def _sizes(self) -> ModelFacts:
-        if self.model.is_dir():
-            return facts_of(self.model)
-        return float_facts(load_config(self.model))
+        return facts_before(self.model)
 
     def _take_over(self, recipe: Recipe, out: Path) -> None:
         """Links into ``out`` the steps of the earlier trial that begins with the most stages of

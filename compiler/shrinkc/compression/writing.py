@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shrinkc.checkpoints import cached, load
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.self_text import Document, SelfText, SelfTextSettings
+from shrinkc.compression.steps import remove_partials
 from shrinkc.core.errors import NothingWritten
 from shrinkc.core.progress import Reporter
 from shrinkc.importer.chat_template import ChatTemplate
@@ -27,9 +28,9 @@ MESSAGE_TOKENS = 96  # of a user's message at most
 EMPTY_SHARDS = 4  # one after the other, until the model is said to write nothing
 LEAST_WRITTEN = 8  # tokens of a document that the model wrote itself: less is not worth a window
 _MARK = "THE-MESSAGE"
-# Tokens of a forward pass over whole windows in float32 that take as long as writing one token, of
-# SmolLM2-135M on one core: 206 tokens per second in batches of 32 and bfloat16, against 268.
-TOKEN_COST = 1.3
+TOKEN_COST = (
+    1.3  # tokens of a forward pass over windows in float32 that take as long as writing one
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def write_text(
     what :func:`shrinkc.checkpoints.load` raises.
     """
     settings = store.settings
-    store.tidy()
+    remove_partials(store.folder)
     have = store.written()
     with reporter.stage("the model writes its own text") as update:
         update(min(have, tokens), tokens)

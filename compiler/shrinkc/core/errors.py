@@ -70,13 +70,7 @@ class BadTokenizer(ShrinkcError, exit_code=15, title="bad tokenizer"):
 
 
 class BadRecipe(ShrinkcError, exit_code=16, title="bad recipe"):
-    """A compression recipe has an unknown key, a value outside its range, or is not TOML.
-
-    ``key``: the one key that is at fault, where it is one alone."""
-
-    def __init__(self, message: str, hint: str | None = None, *, key: str | None = None) -> None:
-        super().__init__(message, hint)
-        self.key = key
+    """A compression recipe has an unknown key, a value outside its range, or is not TOML."""
 
 
 class BadData(ShrinkcError, exit_code=17, title="bad data"):

@@ -13,6 +13,7 @@ from shrinkc.checkpoints import Savable, on_disk
 from shrinkc.compression import run as runs
 from shrinkc.compression.recipe import RecipeSource, load_recipe, shipped
 from shrinkc.compression.run_directory import is_run
+from shrinkc.compression.summary import CompressionResult
 from shrinkc.core.errors import BadRecipe, Interrupted
 from shrinkc.core.progress import Reporter
 
@@ -27,7 +28,7 @@ def compress_model(
     tokenizer: Savable | None,
     reporter: Reporter,
     **options: Any,
-) -> runs.CompressionResult:
+) -> CompressionResult:
     """Runs or continues; ``tokenizer``: of a ``model`` in memory, ``options`` as of
     :func:`shrinkc.compression.run.compress`.  Raises BadRecipe, Interrupted, and what that does."""
     loaded = load_recipe(recipe, assignments)

@@ -85,11 +85,9 @@ class CompiledScorer(Scorer):
         self.bos_id = self._bos_id()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """See Scorer."""
         return list(self._encoder.encode(text, add_special_tokens=special).ids)
 
     def encode_chat(self, message: str) -> list[int]:
-        """See Scorer."""
         return self._tokenizer.encode_chat(message)
 
     def _bos_id(self) -> int | None:
@@ -101,7 +99,6 @@ class CompiledScorer(Scorer):
         return found
 
     def chat_text(self, message: str, before: Sequence[Message]) -> str:
-        """A message after those ``before`` it in the chat template, up to where the answer begins."""
         if self._tokenizer.chat is None:
             raise UsageError(f"{self.name} has no chat template.", "leave out what asks for one.")
         return self._tokenizer.chat.render(message, before)
@@ -150,7 +147,6 @@ class CompiledScorer(Scorer):
         return out
 
     def describe(self) -> dict[str, object]:
-        """See Scorer."""
         return {
             "name": self.name,
             "kind": "compiled",

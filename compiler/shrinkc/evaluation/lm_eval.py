@@ -88,7 +88,6 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """See LM."""
         return self.scorer.name
 
     def apply_chat_template(

@@ -55,7 +55,6 @@ class EvalPlan:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is asked for."""
         return not (self.text or self.tasks or self.samples)
 
 

@@ -46,14 +46,9 @@ class TorchScorer(Scorer):
         self.end_ids = tuple(sorted(end_ids(self._model)))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """See Scorer."""
         return list(self._tokenizer.encode(text, add_special_tokens=special))
 
     def chat_text(self, message: str, before: Sequence[Message]) -> str:
-        """A message after those ``before`` it in the chat template, up to where the answer begins.
-
-        Raises UsageError when the model has no template.
-        """
         if not self._tokenizer.chat_template:
             raise UsageError(f"{self.name} has no chat template.", "leave out --chat.")
         text: str = self._tokenizer.apply_chat_template(
@@ -64,14 +59,12 @@ class TorchScorer(Scorer):
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Scorer."""
         text: str = self._tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
-        """See Scorer."""
         import torch
 
         head = self._model.get_output_embeddings()
@@ -100,7 +93,6 @@ class TorchScorer(Scorer):
         return _generate(self._model, prompts, max_new, ended)
 
     def describe(self) -> dict[str, object]:
-        """See Scorer."""
         import torch
 
         return {

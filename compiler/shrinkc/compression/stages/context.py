@@ -84,8 +84,8 @@ class StageKind:
     What a stage does:
 
     * ``name``: of its table in a recipe.
-    * ``settings``: a frozen dataclass, the keys of that table with their defaults.  A value out of range
-      raises BadRecipe in ``__post_init__`` (:mod:`shrinkc.compression.checks` words it).
+    * ``settings``: a frozen dataclass, the keys of that table with their defaults and their ranges
+      (:mod:`shrinkc.compression.checks`).
     * ``run(settings, step)``: fills ``step.out``.
     * ``predict(settings, facts)``: the model afterwards.
 
@@ -142,5 +142,4 @@ class StageKind:
 
     @property
     def gives_integers(self) -> bool:
-        """Whether the model afterwards is a quantised one."""
         return self.quantises or self.on_quantised

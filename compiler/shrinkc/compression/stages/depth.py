@@ -7,23 +7,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, save, stored_dtype
 from shrinkc.compression.blocks import batches, block, embed, loss_sum, rope
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between, exactly_one, one_of
+from shrinkc.compression.checks import Between, Checked, OneOf, exactly_one
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.output import write_file
 from shrinkc.core.progress import Update
 
-METHODS = ("perplexity", "taylor", "magnitude", "cosine")
+Count = Annotated[int, Between(0)]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """How many blocks go (``remove``), stay (``keep``), or which ones go (``layers``).
 
     Importance of a block by ``method``:
@@ -38,31 +38,22 @@ class Settings:
     measures again after every block that went; else all go by one measurement.
     """
 
-    method: str = "perplexity"
-    remove: int | None = None
-    keep: int | None = None
-    layers: tuple[int, ...] = ()
-    protect_first: int = 4
-    protect_last: int = 2
+    method: Annotated[str, OneOf("perplexity", "taylor", "magnitude", "cosine")] = "perplexity"
+    remove: Annotated[int, Between(1)] | None = None
+    keep: Annotated[int, Between(1)] | None = None
+    layers: tuple[Count, ...] = ()
+    protect_first: Count = 4
+    protect_last: Count = 2
     iterative: bool = False
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, METHODS)
+        super().__post_init__()
         exactly_one(remove=self.remove, keep=self.keep, layers=self.layers)
-        for key in ("remove", "keep"):
-            value = getattr(self, key)
-            if value is not None:
-                between(key, value, 1)
-        for layer in self.layers:
-            between("layers", layer, 0)
         if len(set(self.layers)) < len(self.layers):
             raise BadRecipe(f"layers = {list(self.layers)}; each layer once is allowed.")
-        between("protect_first", self.protect_first, 0)
-        between("protect_last", self.protect_last, 0)
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether calibration text is looked at."""
         return not self.layers and self.method != "magnitude"
 
     def count(self, layers: int) -> int:
@@ -72,7 +63,6 @@ class Settings:
         return self.remove if self.remove is not None else layers - (self.keep or 0)
 
     def candidates(self, layers: int) -> list[int]:
-        """The blocks that may go."""
         return list(range(self.protect_first, layers - self.protect_last))
 
 
@@ -97,7 +87,6 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """Fewer blocks."""
     layers = facts.config.num_layers
     return predicted(facts, num_layers=layers - settings.count(layers))
 
@@ -201,7 +190,7 @@ def removal_losses(
     layers = list(model.model.layers)
     parts = batches(windows)
     tables = rope(model, windows.shape[1])
-    sums = _read_state(state)
+    sums = json.loads(state.read_text(encoding="utf-8")) if state.exists() else []
     per_batch = sum(len(layers) - at for at in places)
     update(len(sums) * per_batch, len(parts) * per_batch)
     with torch.no_grad():
@@ -220,7 +209,7 @@ def removal_losses(
                     update(done, per_batch * len(parts))
                 hidden = block(layers[at], hidden, tables)
             sums.append(found)
-            _write_state(state, sums)
+            write_file(state, json.dumps(sums))
     tokens = windows.shape[0] * (windows.shape[1] - 1)
     return {at: math.fsum(batch[str(at)] for batch in sums) / tokens for at in places}
 
@@ -301,14 +290,6 @@ _MEASURES: dict[str, _Measure] = {
     "magnitude": magnitude,
     "cosine": cosine,
 }
-
-
-def _read_state(file: Path) -> list[dict[str, float]]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-
-
-def _write_state(file: Path, sums: list[dict[str, float]]) -> None:
-    write_file(file, json.dumps(sums))
 
 
 DEPTH = StageKind(

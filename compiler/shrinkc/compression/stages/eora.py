@@ -11,15 +11,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Any
 
 from shrinkc.checkpoints import README
-from shrinkc.compression.checks import between
-from shrinkc.compression.child import run_child
+from shrinkc.compression.checks import Between, Checked
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
-from shrinkc.compression.stages.gptq import WORKER, module_shapes
+from shrinkc.compression.stages.gptq import module_shapes, run_worker, saved_windows
 from shrinkc.core.errors import BadData, UnsupportedModel
 from shrinkc.importer.gptq_config import is_quantized
 
@@ -29,16 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """``rank`` of every side path; ``samples``: the first so many calibration windows, or all."""
 
-    rank: int = 32
-    samples: int | None = None
-
-    def __post_init__(self) -> None:
-        between("rank", self.rank, 1, 1024)
-        if self.samples is not None:
-            between("samples", self.samples, 2)
+    rank: Annotated[int, Between(1, 1024)] = 32
+    samples: Annotated[int, Between(2)] | None = None
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
@@ -79,35 +71,20 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Fills ``step.out`` with the files of ``step.source`` and the adapter."""
-    from transformers import AutoTokenizer
-
     if step.unquantized is None or is_quantized(step.unquantized):
         raise UnsupportedModel(
             f"eora needs the float model that {step.source} was quantised from.",
             "begin the recipe with the float model and a stage gptq.",
         )
-    tokenizer = AutoTokenizer.from_pretrained(step.source, local_files_only=True)
-    windows = step.calibration.windows(tokenizer)[: settings.samples]
-    calibration = step.scratch / "calibration.npy"
-    np.save(calibration, windows.numpy())
+    windows, calibration = saved_windows(step, settings.samples)
     link_files(step.source, step.out)
     request = {
-        "task": "eora",
-        "source": str(step.source),
         "float": str(step.unquantized),
-        "out": str(step.out),
-        "calibration": str(calibration),
+        "calibration": calibration,
         "rank": settings.rank,
-        "seed": step.seed,
-        "threads": step.threads,
-        "device": step.device,
     }
-    with step.reporter.stage("eora") as update:
-        log = step.log_dir / "eora.log"
-        run_child(WORKER, request, log=log, threads=step.threads, update=update)
-    samples, length = windows.shape
-    calibrated = {"samples": samples, "length": length}
-    return StepReport({"rank": settings.rank, "calibration": calibrated, "log": log.name})
+    log = run_worker(step, "eora", "eora", request)
+    return StepReport({"rank": settings.rank, "calibration": windows, "log": log})
 
 
 def link_files(source: Path, out: Path) -> None:

@@ -16,18 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import product
+from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
 from shrinkc.compression.blocks import batches, embed, keep, restore, rope, watched
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.checks import Between, Checked
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import (
-    GROUPS,
-    WIDTHS,
+    Groups,
+    Width,
     first_dividing,
     kept_layers,
     mean_inputs,
@@ -45,25 +46,17 @@ _CALLS = 90  # of torch in a step of Adam at one of the four sites of a block
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """The grid that the weights are going to be rounded to, as ``gptq`` has it: ``bits``, ``group`` (-1: one scale
     per row; of several the first that divides the inputs of all matrices), ``sym``.  ``points``: how many exponents a
     of the inputs are tried, from 0 to 1; ``learn``: whether :func:`learned` scales are.
     """
 
-    bits: int = 4
-    group: int | tuple[int, ...] = -1
+    bits: Width = 4
+    group: Groups = -1
     sym: bool = True
-    points: int = 6
+    points: Annotated[int, Between(2, 101)] = 6
     learn: bool = True
-
-    def __post_init__(self) -> None:
-        one_of("bits", self.bits, WIDTHS)
-        for group in several(self.group) or ([],):
-            one_of("group", group, GROUPS)
-        for key in ("sym", "learn"):
-            one_of(key, getattr(self, key), (True, False))
-        between("points", self.points, 2, 101)
 
     @property
     def first_group(self) -> int:
@@ -202,8 +195,10 @@ def equalize(
         if loss < least:
             best, how, least = scale, name, loss
 
-    for a, b in _pairs(settings.points):
-        attempt(scales(x, w, a, b), f"inputs^{a:g} / weights^{b:g}")
+    exponents = [round(i / (settings.points - 1), 6) for i in range(settings.points)]
+    for a, b in product(exponents, _WEIGHTS):
+        if a or b:
+            attempt(scales(x, w, a, b), f"inputs^{a:g} / weights^{b:g}")
     if settings.learn:
         attempt(learned(settings, weights, wholes, gram, site, best), "learned")
     for reader in readers:
@@ -219,13 +214,6 @@ def _storable(tops: Any, stored: Any) -> bool:
     kind = torch.finfo(stored)
     used = tops[tops > 0]
     return bool(((used <= kind.max / 2) & (used >= kind.tiny * 2**6)).all())
-
-
-def _pairs(points: int) -> Iterator[tuple[float, float]]:
-    for i in range(points):
-        for b in _WEIGHTS:
-            if i or b:
-                yield round(i / (points - 1), 6), b
 
 
 def scales(x: Any, w: Any, a: float, b: float) -> Any:

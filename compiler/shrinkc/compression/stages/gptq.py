@@ -6,13 +6,14 @@ GPTQModel does it, or AutoRound, in a child process (``gptq_worker``), whose out
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 
 from shrinkc.checkpoints import need
+from shrinkc.compression.checks import Between, Checked, MultipleOf, NotEmpty, OneOf
 from shrinkc.compression.child import run_child
 from shrinkc.compression.embedding import table_zero
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
@@ -33,7 +34,6 @@ GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no ot
 GROUP_MIN = 8  # of a table
 WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
-METHODS = ("gptq", "autoround")
 _BATCH = 8  # windows of a step of AutoRound
 # Of GPTQModel's work: ranges that it tries, passes over the weights and calls of torch for each; those of a column;
 # and passes of our own GPTQ of the tables.  A power takes as long as 15 plain passes; of
@@ -41,11 +41,31 @@ _BATCH = 8  # windows of a step of AutoRound
 _RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 6, 26
 _COLUMN_PASSES, _COLUMN_CALLS = 64, 30
 _TABLE_PASSES = 200
-_OVERRIDE = {"bits", "group", "sym", "desc_act"}
+
+Width = Annotated[int, OneOf(*WIDTHS)]
+Group = Annotated[int, OneOf(*GROUPS)]
+Groups = Group | Annotated[tuple[Group, ...], NotEmpty()]
+TableGroup = Annotated[int, Between(GROUP_MIN, 1024), MultipleOf(8)]
+
+
+class Override(TypedDict, total=False):
+    """What a matrix has in place of the settings of all."""
+
+    bits: Width
+    group: Group
+    sym: bool
+    desc_act: bool
+
+
+class Tables(TypedDict, total=False):
+    """Of embedding and head: 16 bits leave them as they are."""
+
+    bits: Annotated[int, OneOf(*TABLE_WIDTHS)]
+    group: TableGroup | Annotated[tuple[TableGroup, ...], NotEmpty()]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """``bits`` 2, 3, 4 or 8; ``group`` inputs share a scale, -1: one scale per row.  Of several the
     first is taken that divides the inputs of all matrices (:func:`settle`).
 
@@ -67,58 +87,40 @@ class Settings:
     group one or several as well.
     """
 
-    bits: int = 4
-    group: int | tuple[int, ...] = 128
+    bits: Width = 4
+    group: Groups = 128
     sym: bool = True
     desc_act: bool = False
     act_group_aware: bool | None = None
-    damp: float = 0.05
-    mse: float = 2.4
-    gptaq: float = 0.25
-    method: str = "gptq"
-    iterations: int = 200
-    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    embeddings: Mapping[str, Any] = field(default_factory=dict)
+    damp: Annotated[float, Between(1e-9, 0.999)] = 0.05
+    mse: Annotated[float, Between(0, 8)] = 2.4
+    gptaq: Annotated[float, Between(0, 1)] = 0.25
+    method: Annotated[str, OneOf("gptq", "autoround")] = "gptq"
+    iterations: Annotated[int, Between(1, 10_000)] = 200
+    modules: Mapping[str, Annotated[Override, NotEmpty()]] = field(default_factory=dict)
+    embeddings: Tables = field(default_factory=Tables)
 
     def __post_init__(self) -> None:
-        """Raises BadRecipe that names every value that is not allowed."""
-        own = {"bits": self.bits, "sym": self.sym, "desc_act": self.desc_act}
-        problems = list(_problems("", own))
-        for group in several(self.group) or ([],):
-            problems += _problems("", {"group": group})
-        if not _is(self.damp, (int, float)) or not 0 < self.damp < 1:
-            problems.append(f"damp = {self.damp!r}; between 0 and 1 is allowed")
-        for key, most in (("mse", 8), ("gptaq", 1)):
-            value = getattr(self, key)
-            if not _is(value, (int, float)) or not 0 <= value <= most:
-                problems.append(f"{key} = {value!r}; 0 to {most} is allowed")
-        problems += self._method_problems()
-        if self.act_group_aware not in (None, True, False):
-            problems.append(f"act_group_aware = {self.act_group_aware!r}; true or false")
+        super().__post_init__()
+        orders = [self.desc_act, *(o.get("desc_act") for o in self.modules.values())]
+        if self.method == "autoround" and (self.act_group_aware or any(orders)):
+            raise BadRecipe(
+                "desc_act and act_group_aware are GPTQ's; method = 'autoround' has no order of inputs."
+            )
         if self.act_group_aware and (self.desc_act or -1 in several(self.group)):
-            problems.append(
+            raise BadRecipe(
                 "act_group_aware = true needs groups and desc_act = false: it is another "
-                "way to the same end"
+                "way to the same end."
             )
         if self.act_group_aware and self.gptaq:
-            problems.append("act_group_aware = true needs gptaq = 0: GPTAQ has no order of groups")
-        for pattern, override in self.modules.items():
-            problems += _override_problems(pattern, override)
-        problems += _embedding_problems(self.embeddings)
-        if problems:
-            raise BadRecipe("; ".join(problems) + ".")
-
-    def _method_problems(self) -> Iterator[str]:
-        if self.method not in METHODS:
-            yield f"method = {self.method!r}; allowed: {', '.join(METHODS)}"
-        if not _is(self.iterations, int) or not 1 <= self.iterations <= 10_000:
-            yield f"iterations = {self.iterations!r}; allowed: 1 to 10000"
-        orders = [
-            self.desc_act,
-            *(o.get("desc_act") for o in self.modules.values() if isinstance(o, Mapping)),
-        ]
-        if self.method == "autoround" and (self.act_group_aware or any(orders)):
-            yield "desc_act and act_group_aware are GPTQ's; method = 'autoround' has no order of inputs"
+            raise BadRecipe("act_group_aware = true needs gptaq = 0: GPTAQ has no order of groups.")
+        for pattern in self.modules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise BadRecipe(
+                    f'modules."{pattern}" is no regular expression: {error}.'
+                ) from error
 
     @property
     def table_bits(self) -> int:
@@ -137,13 +139,13 @@ class Settings:
 
     def of(self, module: str) -> dict[str, Any]:
         """``bits, group, sym, desc_act`` of the module of that full name."""
-        own = {key: getattr(self, key) for key in sorted(_OVERRIDE)}
-        return own | dict(self.override(module))
+        own = {key: getattr(self, key) for key in Override.__annotations__}
+        return {**own, **self.override(module)}
 
-    def override(self, module: str) -> Mapping[str, Any]:
+    def override(self, module: str) -> Override:
         """What ``modules`` says of the module of that full name."""
         matching = (o for p, o in self.modules.items() if re.fullmatch(_regex(p), module))
-        return next(matching, {})
+        return next(matching, Override())
 
     @property
     def group_aware(self) -> bool:
@@ -165,56 +167,11 @@ class Settings:
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """A value or a list of them, as a tuple."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _regex(pattern: str) -> str:
     return rf"(?:.*\.)?(?:{pattern})"
-
-
-def _is(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
-
-
-def _problems(where: str, values: Mapping[str, Any]) -> Iterator[str]:
-    for key, allowed in (("bits", WIDTHS), ("group", GROUPS)):
-        if key in values and (not _is(values[key], int) or values[key] not in allowed):
-            listed = ", ".join(map(str, allowed))
-            yield f"{where}{key} = {values[key]!r}; allowed: {listed}"
-    for key in ("sym", "desc_act"):
-        if key in values and not _is(values[key], bool):
-            yield f"{where}{key} = {values[key]!r}; true or false"
-
-
-def _override_problems(pattern: str, override: Any) -> Iterator[str]:
-    where = f'modules."{pattern}"'
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        yield f"{where} is no regular expression: {error}"
-    if not isinstance(override, Mapping) or not override:
-        yield f"{where} = {override!r}; a table such as {{bits = 8, group = 64}} is needed"
-        return
-    unknown = sorted(set(override) - _OVERRIDE)
-    if unknown:
-        yield f"{where}: {', '.join(unknown)} not known; allowed: {', '.join(sorted(_OVERRIDE))}"
-    yield from _problems(f"{where}.", override)
-
-
-def _embedding_problems(table: Any) -> Iterator[str]:
-    if not isinstance(table, Mapping):
-        yield f"embeddings = {table!r}; a table such as {{bits = 8, group = 64}} is needed"
-        return
-    unknown = sorted(set(table) - {"bits", "group"})
-    if unknown:
-        yield f"embeddings: {', '.join(unknown)} not known; allowed: bits, group"
-    bits, group = table.get("bits", 16), table.get("group", 64)
-    if not _is(bits, int) or bits not in TABLE_WIDTHS:
-        yield f"embeddings.bits = {bits!r}; allowed: {', '.join(map(str, TABLE_WIDTHS))}"
-    for g in several(group) or ([],):
-        if not _is(g, int) or not GROUP_MIN <= g <= 1024 or g % 8:
-            yield f"embeddings.group = {g!r}; a multiple of 8 up to 1024 is needed"
 
 
 def module_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
@@ -230,7 +187,7 @@ def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
     """
     shapes = module_shapes(facts.config)
     inputs = {k for name, (_, k) in shapes.items() if "group" not in settings.override(name)}
-    table, notes = dict(settings.embeddings), list[str]()
+    table, notes = settings.embeddings.copy(), list[str]()
     if "group" in table:
         table["group"], notes = first_dividing(
             "embeddings.group", settings.table_groups, {facts.config.hidden_size}
@@ -300,7 +257,6 @@ def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterat
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """The model afterwards."""
     settings, _ = settle(settings, facts)
     c = facts.config
     packed = 2 * c.hidden_size * (2 * c.num_layers + 1)  # norms
@@ -440,43 +396,45 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Fills ``step.out`` with a GPTQModel checkpoint; StageFailed with the log's end."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(step.source, local_files_only=True)
-    windows = step.calibration.windows(tokenizer)
-    calibration = step.scratch / "calibration.npy"
-    np.save(calibration, windows.numpy())
+    windows, calibration = saved_windows(step)
     request = {
-        "task": "gptq",
-        "method": settings.method,
-        "iterations": settings.iterations,
+        **asdict(settings),
         "batch": _BATCH,
-        "source": str(step.source),
-        "out": str(step.out),
         "scratch": str(step.scratch),
-        "calibration": str(calibration),
-        "bits": settings.bits,
-        "group": settings.group,
-        "sym": settings.sym,
-        "desc_act": settings.desc_act,
+        "calibration": calibration,
         "act_group_aware": settings.group_aware,
-        "damp": settings.damp,
-        "mse": settings.mse,
-        "gptaq": settings.gptaq,
         "dynamic": settings.dynamic(),
         "differing": _differing(settings, load_config(step.source)),
         "embeddings": {"bits": settings.table_bits, "group": settings.table_group},
-        "seed": step.seed,
-        "threads": step.threads,
         # on a CPU GPTQ needs float32; where AutoRound trains, float32 weights may be multiplied in bfloat16
         "dtype": "float32" if step.device == "cpu" else step.dtype,
         "mixed": step.dtype == "bfloat16",
-        "device": step.device,
     }
-    with step.reporter.stage("gptq") as update:
-        log = step.log_dir / "gptq.log"
-        run_child(WORKER, request, log=log, threads=step.threads, update=update)
-    return _report(settings, request, windows.shape)
+    log = run_worker(step, "gptq", "gptq", request)
+    return _report(settings, request, windows, log)
+
+
+def saved_windows(step: StepContext, samples: int | None = None) -> tuple[dict[str, int], str]:
+    """The first ``samples`` calibration windows, or all, in a file for the worker: how many and how long, and where."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(step.source, local_files_only=True)
+    windows = step.calibration.windows(tokenizer)[:samples]
+    file = step.scratch / "calibration.npy"
+    np.save(file, windows.numpy())
+    return {"samples": windows.shape[0], "length": windows.shape[1]}, str(file)
+
+
+def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, Any]) -> str:
+    """Has ``gptq_worker`` do a task of a stage; the name of its log.  StageFailed with the log's end."""
+    log = step.log_dir / f"{title.partition(':')[0]}.log"
+    common = {
+        "task": task, "source": str(step.source), "out": str(step.out), "seed": step.seed,
+        "threads": step.threads, "device": step.device,
+    }  # fmt: skip
+    with step.reporter.stage(title) as update:
+        run_child(WORKER, {**common, **request}, log=log, threads=step.threads, update=update)
+    return log.name
 
 
 def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, Any]]:
@@ -486,16 +444,17 @@ def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, A
     return {name: own for name, own in found.items() if own != usual}
 
 
-def _report(settings: Settings, request: dict[str, Any], windows: Sequence[int]) -> StepReport:
-    samples, length = windows
+def _report(
+    settings: Settings, request: dict[str, Any], windows: dict[str, int], log: str
+) -> StepReport:
     ours = ("desc_act", "damp", "mse", "gptaq", "act_group_aware")
     own = ours if settings.method == "gptq" else ("iterations",)
     parameters = {key: request[key] for key in ("method", "bits", "group", "sym", *own)}
     parameters |= {
         "modules": {name: dict(override) for name, override in settings.modules.items()},
         "embeddings": request["embeddings"],
-        "calibration": {"samples": samples, "length": length},
-        "log": "gptq.log",
+        "calibration": windows,
+        "log": log,
     }
     return StepReport(parameters)
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between, one_of
+from shrinkc.compression.checks import Between, NotEmpty, OneOf
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
@@ -24,11 +24,12 @@ from shrinkc.compression.training import (
     samples_to_train,
     state_bytes,
 )
-from shrinkc.core.errors import BadRecipe, StageFailed
+from shrinkc.core.errors import StageFailed
 from shrinkc.model import NAMES, SLOT_MODULES, norm_shapes
 
 MODULES = tuple(NAMES)
 ALL = "all"
+Target = Annotated[str, OneOf(*MODULES, ALL)]
 _ASKS = "is_gptqmodel_available"
 
 
@@ -40,24 +41,13 @@ class Settings(TrainingSettings):
     :class:`~shrinkc.compression.training.TrainingSettings`.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.1
-    targets: tuple[str, ...] = (*SLOT_MODULES["qkv"], *SLOT_MODULES["o"])
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("rank", self.rank, 1, 4096)
-        between("alpha", self.alpha, 1e-6)
-        between("dropout", self.dropout, 0, 0.9)
-        if not self.targets:
-            raise BadRecipe("targets = []; at least one module is needed.")
-        for target in self.targets:
-            one_of("targets", target, (*MODULES, ALL))
+    rank: Annotated[int, Between(1, 4096)] = 8
+    alpha: Annotated[float, Between(1e-6)] = 16.0
+    dropout: Annotated[float, Between(0, 0.9)] = 0.1
+    targets: Annotated[tuple[Target, ...], NotEmpty()] = (*SLOT_MODULES["qkv"], *SLOT_MODULES["o"])
 
     @property
     def modules(self) -> list[str]:
-        """Names of the modules that get an adapter."""
         return [m for m in MODULES if ALL in self.targets or m in self.targets]
 
 
@@ -83,7 +73,6 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
 
 
 def adapters(settings: Settings, facts: ModelFacts) -> int:
-    """Numbers of all adapters."""
     shapes = module_shapes(facts.config).items()
     sides = sum(n + k for name, (n, k) in shapes if name.rpartition(".")[2] in settings.modules)
     return settings.rank * sides
@@ -97,15 +86,9 @@ def kept(settings: Settings, facts: ModelFacts) -> int:
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains and merges; ``parameters`` has the loss curve in nats per token."""
     need("peft")
-    import torch
-
-    torch.manual_seed(step.seed)
     training = start(settings, step)
-    facts = training.train()
-    trained = training.trained_tensors()
-    tokenizer = training.tokenizer
-    del training
-    save(_merge(settings, step, trained), tokenizer, step.out)
+    facts, trained = training.train()
+    save(_merge(settings, step, trained), training.tokenizer, step.out)
     return StepReport(facts)
 
 

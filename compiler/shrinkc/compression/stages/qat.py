@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between
+from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import (
@@ -48,16 +48,11 @@ class Settings(TrainingSettings):
     trained as well, where they are quantised.  The teacher of ``distill`` is the uncompressed model.
     """
 
-    learning_rate: float = 1e-3
-    weight_rate: float = 3e-3
+    learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
+    weight_rate: Share = 3e-3
     tables: bool = True
     train_norms: bool = True
-    distill: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("learning_rate", self.learning_rate, 1e-8, 0.5)
-        between("weight_rate", self.weight_rate, 0, 1)
+    distill: Share = 1.0
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
@@ -75,7 +70,6 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains, and writes the checkpoint with its new integers, scales and gains."""
     import torch
 
-    torch.manual_seed(step.seed)
     before = scales.quantised_matrices(step, settings.tables)
     tables = {name: before[name] for name in TABLE_FILES if name in before}
     weights = {name: weight for name, weight in before.items() if name not in tables}
@@ -83,9 +77,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
-            parent, _, child = name.rpartition(".")
             layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device)
-            setattr(model.get_submodule(parent), child, layer)
+            model.set_submodule(name, layer)
         for name, weight in tables.items():
             table = rounded_table(weight, floats.pop(name, None), settings.dtype, step.device)
             model.set_submodule(name, table)
@@ -95,12 +88,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         if settings.train_norms:
             train_norms(model)
 
-    training = Training(
-        settings, step, "qat", prepare, step.teacher or step.unquantized, _rate(settings)
-    )
-    facts = training.train()
-    trained = training.trained_tensors()
-    del training
+    teacher = step.teacher or step.unquantized
+    rates = {"latent": settings.weight_rate / settings.learning_rate}
+    facts, trained = Training(settings, step, "qat", prepare, teacher, rates).train()
     integers = {}
     for name in [name for name in trained if name.endswith(".latent")]:
         module = name.removesuffix(".latent")
@@ -133,15 +123,6 @@ def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> Quantiz
     else:
         offset = -zero * scale
     return replace(table, q=q, scale=scale, offset=offset)
-
-
-def _rate(settings: Settings) -> Any:
-    """name -> how many times as fast as the scales a tensor learns."""
-
-    def share(name: str) -> float:
-        return settings.weight_rate / settings.learning_rate if name.endswith(".latent") else 1.0
-
-    return share
 
 
 def _float_matrices(step: StepContext) -> dict[str, np.ndarray]:

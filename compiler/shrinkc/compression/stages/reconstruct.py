@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from shrinkc.compression.blocks import READERS, batches, block, embed, keep, restore, rope
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between
+from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, train_norms
 from shrinkc.compression.rounding import ROUNDING_PASSES, nearest, rounded
@@ -54,15 +54,10 @@ class Settings(StepSettings):
     ``learning_rate`` is relative to a scale or a gain, ``weight_rate`` that of the weights in steps of their grid.
     """
 
-    samples: int = 256
-    batch: int = 4
-    learning_rate: float = 1e-3
-    weight_rate: float = 1e-2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("learning_rate", self.learning_rate, 1e-8, 0.5)
-        between("weight_rate", self.weight_rate, 0, 1)
+    samples: Annotated[int, Between(1)] = 256
+    batch: Annotated[int, Between(1)] = 4
+    learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
+    weight_rate: Share = 1e-2
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
+from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
 from shrinkc.compression.blocks import READERS, WRITERS, batches, block, embed, rope, token_weights
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import one_of
+from shrinkc.compression.checks import Checked, OneOf
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
@@ -40,18 +40,18 @@ _TINY = 1e-30  # of a sum of squares, or a gain
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """``head``: of a model whose head is its embedding, ``"own"`` (a table of its own, and the model exactly what it
     was) or ``"tied"`` (it stays so).  ``outlier``: channels whose square is over so many times the mean of all
     channels, relative to each token's and averaged over the blocks, keep their place; 0: none does, and no text is
     looked at.  The seed is that of the run.
     """
 
-    head: str = "own"
+    head: Annotated[str, OneOf("own", "tied")] = "own"
     outlier: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("head", self.head, ("own", "tied"))
+        super().__post_init__()
         if not (self.outlier == 0 or self.outlier >= 1):
             raise BadRecipe(f"outlier = {self.outlier}; 0 (no channel), or 1 and more is allowed.")
 
@@ -80,7 +80,6 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Rotates every matrix, and writes the checkpoint."""
     import torch
 
     loaded = load(step.source, dtype="float32", device=step.device)
@@ -180,18 +179,17 @@ def basis(size: int, seed: int, parts: Sequence[Sequence[int]] | None = None) ->
 
 
 def _mixing(size: int, seed: int) -> Any:
+    need("scipy")
     import torch
+    from scipy.linalg import hadamard
 
     whole = size & -size  # the largest power of two that divides it
-    hadamard = torch.ones(1, 1, dtype=torch.float64)
-    while len(hadamard) < whole:
-        top, bottom = torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)
-        hadamard = torch.cat([top, bottom])
+    ones = torch.from_numpy(hadamard(whole, dtype=float))
     generator = torch.Generator().manual_seed(seed)
     given = torch.randn(size // whole, size // whole, generator=generator, dtype=torch.float64)
     rest = torch.linalg.qr(given).Q.contiguous()
     signs = torch.randint(2, (size, 1), generator=generator) * 2 - 1
-    return signs * torch.kron(rest, hadamard / whole**0.5)
+    return signs * torch.kron(rest, ones / whole**0.5)
 
 
 def rotate(

@@ -12,20 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from shrinkc.checkpoints import load
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.checks import between
-from shrinkc.compression.child import run_child
+from shrinkc.compression.checks import Between
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
-from shrinkc.compression.rounding import FACTOR_MIN
+from shrinkc.compression.rounding import FACTOR_MIN, ROUNDING_PASSES, rounded
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.eora import link_files
-from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, WORKER
+from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, run_worker
 from shrinkc.compression.training import (
     StepSettings,
     Training,
@@ -50,18 +49,13 @@ class Settings(TrainingSettings):
     scale.  The teacher of ``distill`` is the uncompressed model.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
     train_norms: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("learning_rate", self.learning_rate, 1e-8, 0.5)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    return work_of_training(
-        settings, "scales", integers_and_scales(facts, tables=False)[0], 8, calibration
-    )
+    integers = integers_and_scales(facts, tables=False)[0]
+    return work_of_training(settings, "scales", integers, ROUNDING_PASSES, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
@@ -78,22 +72,17 @@ def integers_and_scales(facts: ModelFacts, *, tables: bool) -> tuple[int, int]:
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains, and writes the checkpoint with its new scales and gains."""
-    import torch
-
-    torch.manual_seed(step.seed)
     weights = quantised_matrices(step)
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _scaled(weight, settings, step.device))
+            layer = rounded(weight, None, settings.dtype, step.device, integers=False)
+            model.set_submodule(name, layer)
         if settings.train_norms:
             train_norms(model)
 
-    training = Training(settings, step, "scales", prepare, step.teacher or step.unquantized)
-    facts = training.train()
-    trained = training.trained_tensors()
-    del training
+    teacher = step.teacher or step.unquantized
+    facts, trained = Training(settings, step, "scales", prepare, teacher).train()
     write_checkpoint(step, trained)
     check_checkpoint(step, "scales", {name: weight.q for name, weight in weights.items()})
     return StepReport(facts)
@@ -132,38 +121,6 @@ def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, Qua
         if name.startswith("model.layers.")
         or (tables and name in TABLE_FILES and (step.source / TABLE_FILES[name]).is_file())
     }
-
-
-def _scaled(weight: QuantizedWeight, settings: Settings, device: str) -> Any:
-    """A linear layer [out, in] whose weight is integers times scales that can be trained."""
-    import torch
-
-    from shrinkc.checkpoints import torch_dtype
-
-    class Scaled(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            zero = torch.from_numpy(-weight.offset / weight.scale).round()
-            codes = torch.from_numpy(weight.q).float()
-            spread = zero.repeat_interleave(weight.group, 1)[:, : codes.shape[1]]
-            # exact in bfloat16: integers of at most 8 bits
-            self.codes = (codes - spread).to(device, torch_dtype(settings.dtype))
-            self.scale = torch.from_numpy(weight.scale).to(device)
-            self.back = None
-            if weight.order is not None:
-                order = torch.from_numpy(weight.order.astype("int64"))
-                self.back = torch.argsort(order).to(device)
-            self.change = torch.nn.Parameter(torch.zeros_like(self.scale))
-
-        def forward(self, x: Any) -> Any:
-            scale = self.scale * (1 + self.change).clamp_min(FACTOR_MIN)
-            wide = scale.to(self.codes.dtype).repeat_interleave(weight.group, 1)
-            matrix = self.codes * wide[:, : self.codes.shape[1]]
-            if self.back is not None:
-                matrix = matrix[:, self.back]
-            return torch.nn.functional.linear(x.to(matrix.dtype), matrix)
-
-    return Scaled()
 
 
 def write_checkpoint(
@@ -207,12 +164,7 @@ def check_checkpoint(step: StepContext, kind: str, integers: Mapping[str, np.nda
     wrong = [name for name, q in integers.items() if not np.array_equal(q, after[name].q)]
     if wrong:
         raise StageFailed(f"{kind}: the integers of {wrong[0]} are not what was written.")
-    request = {
-        "task": "check", "out": str(step.out), "seed": step.seed, "threads": step.threads,
-    }  # fmt: skip
-    with step.reporter.stage(f"{kind}: loading") as update:
-        log = step.log_dir / f"{kind}.log"
-        run_child(WORKER, request, log=log, threads=step.threads, update=update)
+    run_worker(step, "check", f"{kind}: loading", {})
     load(step.out)
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, load_tokenizer, save, stored_dtype
 from shrinkc.compression.calibration import Calibration, encode_texts
-from shrinkc.compression.checks import between, exactly_one
+from shrinkc.compression.checks import Between, Checked, exactly_one
 from shrinkc.compression.cut_tokenizer import Choice, Pieces
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
@@ -41,7 +41,7 @@ _KEPT = 16  # windows between two saved sums of what the model expects
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """How many tokens stay at most (``keep``), or which ``share`` of the tokens of the texts they have to be.
 
     Texts come from ``text``, else from the calibration's.  ``samples`` windows of ``length`` tokens of them: what
@@ -49,19 +49,14 @@ class Settings:
     """
 
     text: tuple[str, ...] = ()
-    keep: int | None = None
-    share: float | None = None
-    samples: int = 128
-    length: int = 512
+    keep: Annotated[int, Between(1)] | None = None
+    share: Annotated[float, Between(0.5, 1)] | None = None
+    samples: Annotated[int, Between(0)] = 128
+    length: Annotated[int, Between(8)] = 512
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         exactly_one(keep=self.keep, share=self.share)
-        if self.keep is not None:
-            between("keep", self.keep, 1)
-        if self.share is not None:
-            between("share", self.share, 0.5, 1.0)
-        between("samples", self.samples, 0)
-        between("length", self.length, 8)
 
     @property
     def expects(self) -> bool:
