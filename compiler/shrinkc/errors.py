@@ -1,3 +1,3 @@
-"""Every way shrinkc can refuse: what the functions of :mod:`shrinkc` raise.  See docs/exit-codes.md."""
+"""Every way shrinkc can refuse: what the functions of :mod:`shrinkc` raise.  See docs/reference/exit-codes.md."""
 
 from shrinkc.core.errors import *  # noqa: F403

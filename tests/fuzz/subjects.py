@@ -30,7 +30,7 @@ from .binaries import GGUF, SAFETENSORS
 from .blind import Mutator
 from .trees import JSON, TOML
 
-# Refusals of any model, by the titles of docs/exit-codes.md: usage, model not found, unsupported model,
+# Refusals of any model, by the titles of docs/reference/exit-codes.md: usage, model not found, unsupported model,
 # bad config, bad weights, weights and config disagree, bad tokenizer, cannot quantise, does not fit.
 MODEL = frozenset({0, 2, 10, 11, 12, 13, 14, 15, 20, 30})
 

@@ -29,7 +29,10 @@ DEFECT = 70
 
 
 class DefectError(ShrinkcError, exit_code=DEFECT, title="defect"):
-    """Any exception that is no refusal."""
+    """An unexpected exception: a defect of shrinkc.
+
+    Report it with the output of ``shrinkc --debug COMMAND``.
+    """
 
 
 @click.group(

@@ -1,8 +1,8 @@
 """Every way shrinkc can refuse, with the exit code a script can rely on.
 
 An error is one paragraph: what is wrong (with the offending value), what is
-allowed, and a hint that says what to do next.  ``docs/exit-codes.md`` lists the
-codes; ``tests/cli/test_console.py`` keeps that page and this file in step.
+allowed, and a hint that says what to do next.  ``docs/reference/exit-codes.md``
+is generated from the docstrings: the first paragraph says what is wrong, the last one what to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from shrinkc.core.words import listed
 
 
 class ShrinkcError(Exception):
-    """Base of all refusals.  ``exit_code`` is stable across releases."""
+    """The installation is incomplete, or the reader of the output went away. This is also the base
+    class of all other errors.
+
+    Attributes:
+        message: What is wrong, with the value, and what is allowed.
+        hint: What to do, or None.
+        exit_code: The exit code of the command line, the same in every release.
+        title: A short name of the kind of error.
+
+    Install shrinkc again; a closed pipe (``| head``) needs nothing.
+    """
 
     exit_code = 1
     title = "error"
@@ -42,60 +52,103 @@ class ShrinkcError(Exception):
 
 
 class UsageError(ShrinkcError, exit_code=2, title="usage"):
-    """The command line or an option's value is not usable."""
+    """The command line is wrong, or an option has a value that is not possible.
+
+    Read the hint, or ``shrinkc COMMAND --help``.
+    """
 
 
 class ModelNotFound(ShrinkcError, exit_code=10, title="model not found"):
-    """The model directory or one of its files does not exist."""
+    """The model, or one of its files, does not exist.
+
+    Check the path, or download the files that are named.
+    """
 
 
 class UnsupportedModel(ShrinkcError, exit_code=11, title="unsupported model"):
-    """The architecture or a config field changes the mathematics in a way not supported."""
+    """The model has an architecture or a setting that shrinkc does not support.
+
+    See what is supported: ``shrinkc inspect --supported``.
+    """
 
 
 class BadConfig(ShrinkcError, exit_code=12, title="bad config"):
-    """``config.json`` is unreadable, incomplete or contradicts itself."""
+    """``config.json`` is unreadable, incomplete or contradicts itself.
+
+    Compare it with the published file.
+    """
 
 
 class BadWeights(ShrinkcError, exit_code=13, title="bad weights"):
-    """A weight file is truncated, of a wrong type, or holds values that no model has."""
+    """A weight file is truncated, has a wrong type, or holds NaN, infinity or values too large for the
+    integer model.
+
+    Download the file again; if the values are wrong, repair the model.
+    """
 
 
 class ShapeMismatch(ShrinkcError, exit_code=14, title="weights and config disagree"):
-    """Weights and config disagree: a missing, extra or wrongly shaped tensor."""
+    """Weights and ``config.json`` disagree: a tensor is missing, unknown or has a wrong shape.
+
+    Take both from the same model.
+    """
 
 
 class BadTokenizer(ShrinkcError, exit_code=15, title="bad tokenizer"):
-    """The tokenizer is missing, unreadable or of a kind that is not supported."""
+    """The tokenizer is missing, unreadable or of a kind that is not supported.
+
+    Save it with the current transformers as ``tokenizer.json``.
+    """
 
 
 class BadRecipe(ShrinkcError, exit_code=16, title="bad recipe"):
-    """A compression recipe has an unknown key, a value outside its range, or is not TOML."""
+    """A recipe has an unknown key, a value that is not allowed, or is not TOML.
+
+    Correct the keys that are named.
+    """
 
 
 class BadData(ShrinkcError, exit_code=17, title="bad data"):
-    """Data of calibration, training or evaluation, or of a run, is too short, duplicated, or not in its
-    format."""
+    """Text for calibration, training or evaluation is too short, repeats itself or is not in its
+    format; or a file for ``report`` belongs to something else.
+
+    Give other data, or fewer samples or windows.
+    """
 
 
 class TokenizerNotCut(ShrinkcError, exit_code=18, title="tokenizer cannot be cut"):
-    """The tokenizer is of a kind of which no token can be left out."""
+    """Stage ``vocabulary`` cannot remove tokens from a tokenizer of this kind.
+
+    Leave the stage out.
+    """
 
 
 class NothingWritten(ShrinkcError, exit_code=19, title="no text written"):
-    """The model that was to write its own text for calibration or training writes none."""
+    """The model ends each text at once, so it cannot generate calibration data.
+
+    Give text files instead of ``self``.
+    """
 
 
 class QuantizeError(ShrinkcError, exit_code=20, title="cannot quantise"):
-    """The requested widths or groups are not possible for this model."""
+    """The requested bits or group size are not possible for this model.
+
+    Take one of the values that are named.
+    """
 
 
 class IllegalIR(ShrinkcError, exit_code=21, title="illegal IR"):
-    """A legality rule of the integer IR does not hold (a defect in a pass or a file)."""
+    """The integer model breaks one of its rules: the file is damaged, or shrinkc has a defect.
+
+    Compile again; if it stays, report it.
+    """
 
 
 class BudgetUnreachable(ShrinkcError, exit_code=22, title="budget out of reach"):
-    """No choice of layers, widths and bit-widths meets the budget; says the smallest that exists."""
+    """No choice of layers, widths and bits meets the budget.
+
+    Take at least the budget that is named.
+    """
 
 
 @dataclass(frozen=True)
@@ -147,8 +200,14 @@ class Lack:
 
 
 class DoesNotFit(ShrinkcError, exit_code=30, title="does not fit"):
-    """The model does not fit the target's memories; ``lacks`` has need, have and excess of each,
-    ``alternatives`` changes of options that were checked to fit."""
+    """The model does not fit the memories of the target.
+
+    Attributes:
+        lacks: The memories that are too small.
+        alternatives: Changes of options, as the command line writes them, that were checked to fit.
+
+    Take one of the alternatives that are named; they were checked to fit.
+    """
 
     def __init__(
         self,
@@ -176,56 +235,100 @@ class DoesNotFit(ShrinkcError, exit_code=30, title="does not fit"):
 
 
 class PlanInvalid(ShrinkcError, exit_code=31, title="invalid memory plan"):
-    """The independent verifier found a fault in a memory plan (a defect in the planner)."""
+    """The independent verifier found a fault in a memory plan: a defect of shrinkc.
+
+    Report it.
+    """
 
 
 class OutputError(ShrinkcError, exit_code=40, title="cannot write"):
-    """The output cannot be written: permission, full disk, or a path in the way."""
+    """The output cannot be written: missing permission, a full disk, something else in its place, or
+    another process that works on it.
+
+    Choose another place, make room, or wait.
+    """
 
 
 class ToolMissing(ShrinkcError, exit_code=50, title="tool missing"):
-    """A compiler, emulator or simulator that is needed is not installed."""
+    """A compiler, emulator or simulator is not installed.
+
+    ``shrinkc doctor`` shows the command that installs it.
+    """
 
 
 class BuildFailed(ShrinkcError, exit_code=51, title="build failed"):
-    """The C compiler refused the generated program."""
+    """The C compiler refused the generated program.
+
+    Read its message; check ``--make`` options and edited files.
+    """
 
 
 class RunFailed(ShrinkcError, exit_code=52, title="run failed"):
-    """The program crashed, hung, or ended with an error on its target."""
+    """The program crashed, did not end, or reported an error.
+
+    Raise ``--timeout`` if it was slow; otherwise report it.
+    """
 
 
 class ExtraMissing(ShrinkcError, exit_code=53, title="libraries missing"):
-    """A command needs libraries that the base installation leaves out."""
+    """A command needs libraries that the base installation leaves out.
+
+    Install the extra that is named.
+    """
 
 
 class StageFailed(ShrinkcError, exit_code=54, title="stage failed"):
-    """A compression stage ended with an error of a library; its log is named."""
+    """A library failed in a stage of a compression run.
+
+    Read the log that is named.
+    """
 
 
 class TrainingDiverged(ShrinkcError, exit_code=55, title="training diverged"):
-    """The loss of a training is NaN or infinite."""
+    """The loss of a training became NaN or infinite.
+
+    Lower the rate that is named; earlier steps stay.
+    """
 
 
 class Mismatch(ShrinkcError, exit_code=60, title="mismatch"):
-    """The target's integers differ from the interpreter's, or nothing was compared."""
+    """Integers of a run differ from the interpreter's, or nothing was compared.
+
+    If no file of the directory was edited, report it.
+    """
 
 
 class BadArtifact(ShrinkcError, exit_code=61, title="bad artifact"):
-    """A compiled directory is incomplete, damaged or of another version."""
+    """A compiled directory is incomplete, damaged or was made by another version.
+
+    Compile the model again.
+    """
 
 
 class BadStep(ShrinkcError, exit_code=62, title="bad step"):
-    """A step directory of a compression run is incomplete, damaged or of another version."""
+    """A step of a compression run is incomplete, damaged or was made by another version.
+
+    Delete that step and the later ones, and give the same command again.
+    """
 
 
 class RunChanged(ShrinkcError, exit_code=63, title="run changed"):
-    """A compression run or an evaluation cannot go on: its inputs differ from those it was started with."""
+    """The inputs of a compression run or an evaluation differ from those it was started with.
+
+    Restore the inputs that are named, or start over with ``--force``, in another directory or with
+    another ``--resume`` file.
+    """
 
 
 class Different(ShrinkcError, exit_code=64, title="different"):
-    """What was compared is not the same."""
+    """``shrinkc diff`` found differences; they are on stdout.
+
+    Nothing, if you expected them.
+    """
 
 
 class Interrupted(ShrinkcError, exit_code=130, title="interrupted"):
-    """Stopped by the user."""
+    """Stopped by the user (Ctrl-C); nothing was left half-written.
+
+    Give the same command again to continue.
+    """
