@@ -29,7 +29,7 @@ from shrinkc.core.errors import (
 from shrinkc.core.words import show_size, show_time
 
 # Peak memory of the libraries.  Measured, as the stages' bytes per parameter are, with SmolLM2-135M (resident set
-# of `shrinkc compress`, see docs/compress.md).
+# of `shrinkc compress`).
 LIBRARY_BYTES = 600 << 20
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does

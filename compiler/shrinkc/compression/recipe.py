@@ -47,35 +47,47 @@ PATH_KEYS = ("text",)
 
 @dataclass(frozen=True)
 class RunSettings(Checked):
-    """``dtype`` is that of measurements on calibration text; weights are worked on in float32."""
+    """Settings of the whole run."""
 
     seed: Annotated[int, Between(0, 2**31 - 1)] = 0
+    """Seed of everything random."""
     threads: Annotated[int, Between(1, THREADS_MAX)] = 1
+    """Threads of torch.  Results depend on it."""
     dtype: Dtype = "float32"
+    """Precision of measurements in ``depth`` and of AutoRound; bfloat16 is faster."""
 
 
 @dataclass(frozen=True)
 class CalibrationSettings(Checked):
-    """``samples`` windows of ``length`` tokens, spread evenly over the texts."""
+    """Text that stages look at."""
 
     text: tuple[str, ...] = ()
+    """Texts: files, data sets of the hub, or self-generated text."""
     # fewer than two samples are refused where the data is looked at: as bad data
     samples: Annotated[int, Between(1)] = 64
+    """Windows of text, spread evenly.  At least 2 are needed."""
     length: Annotated[int, Between(8)] = 512
+    """Tokens of a window."""
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(Checked):
-    """What is measured after every step; see ``shrinkc eval``.  ``tasks``: each NAME, FILE.yaml or NAME=FILE,
-    asked ``items`` questions."""
+    """What is measured after every step, see ``shrinkc eval``."""
 
     text: str | None = None
+    """Text file for perplexity.  One of ``text``, ``tasks`` and ``samples`` is needed."""
     protocol: Annotated[str, OneOf("wikitext512", "wikitext2048")] = "wikitext512"
+    """How the text is cut."""
     windows: Annotated[int, Between(1)] | None = None
+    """Windows to measure.  Default: all."""
     tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, each ``NAME``, ``NAME=FILE`` or ``FILE.yaml``."""
     items: Annotated[int, Between(1)] = 100
+    """Questions of each task."""
     samples: tuple[str, ...] = ()
+    """Prompts to continue."""
     dtype: Dtype = "float32"
+    """Precision of the computation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,10 +114,13 @@ class EvaluateSettings(Checked):
 
 @dataclass(frozen=True)
 class BudgetSettings(Checked):
-    """``target_bytes``: a number or "64MiB".  ``fit``: a target whose memories it has to fit."""
+    """What the compressed model may take: one of the two keys."""
 
     target_bytes: int | str | None = None
+    """Packed size: a number of bytes, or a text such as ``"64MiB"``."""
     fit: Annotated[str, OneOf(*CHIPS)] | None = None
+    """Target whose on-chip memory has to hold the program with the default context.  One of
+    ``target_bytes`` and ``fit`` is needed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,16 +34,18 @@ _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 @dataclass(frozen=True)
 class SelfTextSettings(Checked):
-    """How MODEL writes: logits are divided by ``temperature``; documents have at most ``length`` tokens;
-    ``batch`` of them are written at a time; ``chat``: every second shard holds conversations, where
-    the model has a chat template; ``dtype`` is that of the computation.
-    """
+    """How the model writes its own calibration data."""
 
     temperature: Annotated[float, Between(0.05, 10)] = 0.8
+    """Temperature of the sampling."""
     length: Annotated[int, Between(8)] = 512
+    """Most tokens of a document."""
     batch: Annotated[int, Between(1, 4096)] = 32
+    """Documents that are written at a time."""
     chat: bool = True
+    """Whether half of the documents are conversations, if the model has a chat template."""
     dtype: Dtype = "bfloat16"
+    """Precision of the computation."""
 
 
 def is_self(source: str) -> bool:

@@ -39,23 +39,22 @@ STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings(Checked):
-    """What every kind of training has: its text, and steps on it.
-
-    Text comes from ``text`` (else from the calibration's), cut into windows of ``length`` tokens;
-    every time the text is used up it is cut at another place and shuffled.  ``samples`` windows in all, which
-    follow on those that stages before had of the same text.
-    A step is ``batch`` windows.  AdamW; ``learning_rate`` rises over the first ``warmup`` of
-    all steps and falls like a cosine.  ``dtype`` is that of the computation; what is trained and its
-    optimiser are float32.
-    """
+    """Text to train on, and the steps.  Trained values and AdamW's state are float32."""
 
     text: tuple[str, ...] = ()
+    """Texts to train on.  Default: those of ``calibration``."""
     samples: Annotated[int, Between(1)] | None = None
+    """Windows to train on.  Default: 8192, or as many as ``epochs`` say."""
     batch: Annotated[int, Between(1)] = 8
+    """Windows of an optimiser step."""
     length: Annotated[int, Between(8)] = 512
+    """Tokens of a window."""
     learning_rate: Annotated[float, Between(1e-8, 1)] = 2e-4
+    """Highest rate of AdamW.  The rate rises linearly and falls like a cosine."""
     warmup: Share = 0.03
+    """Share of the steps in which the rate rises."""
     dtype: Dtype = "bfloat16"
+    """Precision of the computation.  Trained values stay float32."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -86,18 +85,19 @@ class StepSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(StepSettings):
-    """Of training a whole model: ``epochs`` over the text in place of ``samples``; of the windows of a step
-    ``micro_batch`` at a time.
-
-    ``distill``: weight of the Kullback-Leibler divergence to a teacher; the rest is on the text's
-    tokens.  ``train_norms``: norm gains are trained as well.
-    """
+    """Training of a whole model."""
 
     epochs: Annotated[float, Between(1e-3)] | None = None
+    """How often to train on the whole text, instead of ``samples``."""
     micro_batch: Annotated[int, Between(1)] = 1
+    """Windows that are computed at a time; a divisor of ``batch``."""
     weight_decay: Share = 0.0
+    """Weight decay of AdamW."""
     distill: Share = 0.0
+    """Weight of the KL divergence from the uncompressed model; the rest of the loss is on the
+    text."""
     train_norms: bool = False
+    """Train RMSNorm weights too, at a rate relative to each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,27 +24,24 @@ Count = Annotated[int, Between(0)]
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """How many blocks go (``remove``), stay (``keep``), or which ones go (``layers``).
-
-    Importance of a block by ``method``:
-
-    * perplexity: mean loss, in nats, of calibration text without the block
-    * taylor: sum of |weight · gradient| of the mean loss over the block's weights
-    * magnitude: sum of |weight|
-    * cosine: 1 − mean cosine between a token's residual stream before and after the block
-      (Men et al. 2024, "ShortGPT": block influence)
-
-    The first ``protect_first`` and the last ``protect_last`` blocks always stay.  ``iterative``
-    measures again after every block that went; else all go by one measurement.
-    """
+    """Which layers are removed."""
 
     method: Annotated[str, OneOf("perplexity", "taylor", "magnitude", "cosine")] = "perplexity"
+    """Importance of a layer.  ``perplexity``: loss without it; ``taylor``: sum of |weight ·
+    gradient|; ``magnitude``: sum of |weight|; ``cosine``: 1 − mean cosine of the residual
+    stream before and after it (Men et al. 2024, ShortGPT)."""
     remove: Annotated[int, Between(1)] | None = None
+    """Layers to remove.  One of ``remove``, ``keep`` and ``layers`` is needed."""
     keep: Annotated[int, Between(1)] | None = None
+    """Layers to keep."""
     layers: tuple[Count, ...] = ()
+    """Numbers of the layers to remove, counted from 0."""
     protect_first: Count = 4
+    """First layers that always stay."""
     protect_last: Count = 2
+    """Last layers that always stay."""
     iterative: bool = False
+    """Measure again after each removed layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """``rank`` of every side path; ``samples``: the first so many calibration windows, or all."""
+    """The adapters."""
 
     rank: Annotated[int, Between(1, 1024)] = 32
+    """Rank of each adapter."""
     samples: Annotated[int, Between(2)] | None = None
+    """Calibration windows to use.  Default: all."""
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:

@@ -47,16 +47,18 @@ _CALLS = 90  # of torch in a step of Adam at one of the four sites of a block
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """The grid that the weights are going to be rounded to, as ``gptq`` has it: ``bits``, ``group`` (-1: one scale
-    per row; of several the first that divides the inputs of all matrices), ``sym``.  ``points``: how many exponents a
-    of the inputs are tried, from 0 to 1; ``learn``: whether :func:`learned` scales are.
-    """
+    """The rounding to prepare for, and which scales are tried."""
 
     bits: Width = 4
+    """As in the ``gptq`` stage that follows."""
     group: Groups = -1
+    """As in the ``gptq`` stage that follows."""
     sym: bool = True
+    """As in the ``gptq`` stage that follows."""
     points: Annotated[int, Between(2, 101)] = 6
+    """Exponents of the input's magnitude to try, from 0 to 1."""
     learn: bool = True
+    """Also try scales that an optimiser finds."""
 
     @property
     def first_group(self) -> int:

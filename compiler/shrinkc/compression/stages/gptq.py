@@ -66,39 +66,37 @@ class Tables(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """``bits`` 2, 3, 4 or 8; ``group`` inputs share a scale, -1: one scale per row.  Of several the
-    first is taken that divides the inputs of all matrices (:func:`settle`).
-
-    ``sym``: no zero points.  ``desc_act``: the most active inputs first, stored in that order.
-    ``act_group_aware`` orders whole groups instead and stores nothing extra; without a value it
-    is on wherever GPTQModel can do it, which is without ``gptaq``.  ``damp``: share of the Hessian's
-    mean diagonal that is added to it.  ``mse``: a group's steps span the part of its range with which
-    rounding to nearest loses least, as a sum of errors to this power; 0: all of its range.
-    ``gptaq``: how much of what the matrices before have lost is made up for as well (alpha of Li et
-    al. 2025, "GPTAQ"); 0: GPTQ as Frantar et al. have it.
-
-    ``method`` "autoround" (Cheng et al. 2024) trains the rounding of a block's weights instead, and
-    their ranges, by signed gradient descent on what the block gives, in ``iterations`` steps of 8
-    windows; it has no order of inputs, and ``damp``, ``mse`` and ``gptaq`` are not its.
-
-    ``modules``: name or regular expression -> {bits, group, sym, desc_act}; the
-    first that matches the end of a module's name (``down_proj``, ``layers.(0|1).mlp.up_proj``)
-    wins.  ``embeddings``: {bits: 2, 3, 4, 8 or 16 (as they are), group} of embedding and head, the
-    group one or several as well.
-    """
+    """How matrices, embedding and LM head are quantised."""
 
     bits: Width = 4
+    """Bits per weight."""
     group: Groups = 128
+    """Inputs that share a scale; -1 for one scale per output channel.  Of a list, the first that
+    divides the inputs of all matrices is taken."""
     sym: bool = True
+    """Symmetric, without zero points."""
     desc_act: bool = False
+    """Quantise the most active inputs first, and store their order."""
     act_group_aware: bool | None = None
+    """Order whole groups by activity, which stores nothing.  Default: where it is possible, which
+    needs ``gptaq = 0``."""
     damp: Annotated[float, Between(1e-9, 0.999)] = 0.05
+    """Share of the Hessian's mean diagonal that is added to it."""
     mse: Annotated[float, Between(0, 8)] = 2.4
+    """MSE clipping: exponent of the rounding error that is minimised for each group; 0 covers the
+    whole range."""
     gptaq: Annotated[float, Between(0, 1)] = 0.25
+    """How much of the error of earlier matrices is corrected too (alpha of GPTAQ, Li et al. 2025);
+    0 is plain GPTQ."""
     method: Annotated[str, OneOf("gptq", "autoround")] = "gptq"
+    """``autoround`` trains the rounding of one layer at a time; ``damp``, ``mse``, ``gptaq`` and
+    input orders then do not apply."""
     iterations: Annotated[int, Between(1, 10_000)] = 200
+    """With ``autoround``: steps for each layer, of 8 windows."""
     modules: Mapping[str, Annotated[Override, NotEmpty()]] = field(default_factory=dict)
+    """Other settings for some modules, see below."""
     embeddings: Tables = field(default_factory=Tables)
+    """Bits and group size of embedding and LM head, see below."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

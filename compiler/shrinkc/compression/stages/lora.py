@@ -35,16 +35,16 @@ _ASKS = "is_gptqmodel_available"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
-    """Adapters of ``rank`` and scale alpha / rank beside ``targets`` (module names, or "all").
-
-    The teacher of ``distill`` is the uncompressed model.  The rest is that of
-    :class:`~shrinkc.compression.training.TrainingSettings`.
-    """
+    """Adapters, and how they are trained."""
 
     rank: Annotated[int, Between(1, 4096)] = 8
+    """Rank of each adapter."""
     alpha: Annotated[float, Between(1e-6)] = 16.0
+    """The adapter's product is multiplied by alpha / rank."""
     dropout: Annotated[float, Between(0, 0.9)] = 0.1
+    """Dropout of the training."""
     targets: Annotated[tuple[Target, ...], NotEmpty()] = (*SLOT_MODULES["qkv"], *SLOT_MODULES["o"])
+    """Modules that get an adapter, such as ``"gate_proj"``, or ``"all"`` for all seven."""
 
     @property
     def modules(self) -> list[str]:

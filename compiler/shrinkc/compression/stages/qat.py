@@ -43,16 +43,20 @@ from shrinkc.model import EMBEDDING, HEAD
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
-    """As :class:`~shrinkc.compression.training.TrainingSettings`; ``learning_rate`` is relative to a
-    scale, ``weight_rate`` that of the weights in steps of their grid.  ``tables``: embedding and head are
-    trained as well, where they are quantised.  The teacher of ``distill`` is the uncompressed model.
-    """
+    """How weights and scales are trained."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
+    """Highest rate of the scales, relative to each."""
     weight_rate: Share = 3e-3
+    """Highest rate of the weights, in quantisation steps.  At 2 bits, or with few steps, 0.01 is
+    worth a try; at 4 bits in groups, take about ``learning_rate``."""
     tables: bool = True
+    """Train embedding and LM head too, if they are quantised."""
     train_norms: bool = True
+    """Train RMSNorm weights too, at a rate relative to each."""
     distill: Share = 1.0
+    """Weight of the KL divergence from the uncompressed model; the rest of the loss is on the
+    text."""
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:

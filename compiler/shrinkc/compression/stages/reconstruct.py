@@ -50,14 +50,16 @@ _MEASURED = 32  # windows on which a block's error is told
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StepSettings):
-    """As :class:`~shrinkc.compression.training.StepSettings`; every block is trained on all windows once.
-    ``learning_rate`` is relative to a scale or a gain, ``weight_rate`` that of the weights in steps of their grid.
-    """
+    """How each layer is trained."""
 
     samples: Annotated[int, Between(1)] = 256
+    """Windows to train on.  Each layer is trained on all of them once."""
     batch: Annotated[int, Between(1)] = 4
+    """Windows of an optimiser step."""
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
+    """Highest rate of scales and RMSNorm weights, relative to each."""
     weight_rate: Share = 1e-2
+    """Highest rate of the weights, in quantisation steps."""
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:

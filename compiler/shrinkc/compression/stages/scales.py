@@ -45,12 +45,12 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
-    """As :class:`~shrinkc.compression.training.TrainingSettings`; ``learning_rate`` is relative to a
-    scale.  The teacher of ``distill`` is the uncompressed model.
-    """
+    """How scales are trained."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
+    """Highest rate of the scales, relative to each."""
     train_norms: bool = True
+    """Train RMSNorm weights too, at a rate relative to each."""
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:

@@ -42,17 +42,20 @@ _KEPT = 16  # windows between two saved sums of what the model expects
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """How many tokens stay at most (``keep``), or which ``share`` of the tokens of the texts they have to be.
-
-    Texts come from ``text``, else from the calibration's.  ``samples`` windows of ``length`` tokens of them: what
-    the model expects there counts as much as what the texts have where ``keep`` decides; 0: they are counted only.
-    """
+    """How many tokens stay, and which texts decide it."""
 
     text: tuple[str, ...] = ()
+    """Texts that show which tokens are used.  Default: those of ``calibration``."""
     keep: Annotated[int, Between(1)] | None = None
+    """Most tokens to keep.  One of ``keep`` and ``share`` is needed."""
     share: Annotated[float, Between(0.5, 1)] | None = None
+    """Share of the texts' tokens that the kept ones have to cover.  Their number is rounded up to
+    a multiple of 64."""
     samples: Annotated[int, Between(0)] = 128
+    """Windows in which the model's own predictions count too, if ``keep`` decides; 0 counts the
+    texts only."""
     length: Annotated[int, Between(8)] = 512
+    """Tokens of a window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,25 +26,25 @@ RIDGE = 0.01  # share of the Gram matrix's mean diagonal that is added to it
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """``method`` structured: the matrices become smaller, by the same amount in every layer.
-
-    ``ffn``: fraction of the FFN channels that go, such that the number that stays is a multiple of
-    ``multiple``; or ``ffn_keep``: how many stay.  ``kv_groups``: how many KV heads go from every
-    layer, with the query heads that use them.  ``refit``: down_proj and o_proj are fitted to give
-    what they gave, by least squares over the calibration tokens.
-
-    ``method`` n:m: of every ``m`` consecutive inputs of a row, the ``n`` weights with the lowest score
-    become zero.  The file does not get smaller.
-    """
+    """What is removed from each layer."""
 
     method: Annotated[str, OneOf(STRUCTURED, PATTERN)] = STRUCTURED
+    """``structured`` makes matrices smaller; ``n:m`` sets weights to zero."""
     ffn: Annotated[float, Between(0, 0.99)] = 0.0
+    """Share of the FFN channels to remove."""
     ffn_keep: Annotated[int, Between(1)] | None = None
+    """FFN channels to keep, instead of ``ffn``."""
     multiple: Annotated[int, Between(1)] = 64
+    """With ``ffn``, the kept channels are a multiple of this, so that group sizes divide."""
     kv_groups: Annotated[int, Between(0)] = 0
+    """KV heads to remove from each layer, with their query heads."""
     refit: bool = True
+    """Fit down_proj and o_proj to their former outputs, by ridge regression on the calibration
+    data."""
     n: int | None = None
+    """With ``n:m``: weights of each ``m`` to set to zero; less than ``m``."""
     m: Annotated[int, Between(2, 4096)] | None = None
+    """With ``n:m``: consecutive inputs of an output channel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
