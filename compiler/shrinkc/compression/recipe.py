@@ -144,7 +144,17 @@ class BudgetSettings(Checked):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, checked as far as that is possible without the model."""
+    """A recipe, checked as far as that is possible without the model.
+
+    Attributes:
+        stages: The stages, in order.
+        run: The table ``run``.
+        calibration: The table ``calibration``.
+        self_text: The table ``self_text``.
+        evaluate: The table ``evaluate``, or None.
+        budget: The table ``budget``, or None.
+        name: For messages.
+    """
 
     stages: tuple[Stage, ...]
     run: RunSettings = field(default_factory=RunSettings)

@@ -88,7 +88,15 @@ def _at(metrics: Any, *keys: str) -> Any:
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """``rows``: the baseline and every step that is over, none of a dry run; ``final``: the last model."""
+    """A finished compression run, or one that was only checked.
+
+    Attributes:
+        out: The directory of the run.
+        rows: The original and each step, with sizes and quality.  Empty after a dry run.
+        final: Directory of the last model.
+        estimate: Expected time and memory, for people.
+        notes: What is worth knowing before the run.
+    """
 
     out: Path
     rows: list[Row]

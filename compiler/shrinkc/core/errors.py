@@ -153,12 +153,15 @@ class BudgetUnreachable(ShrinkcError, exit_code=22, title="budget out of reach")
 
 @dataclass(frozen=True)
 class Lack:
-    """A memory that is too small: ``level`` is its name, or "weights" for all matrices together.
+    """A memory that is too small.
 
-    ``need`` and ``have`` are bytes; ``least``: ``need`` is the least that any schedule takes.  Of weights ``need``
-    is all of them, and ``have`` the room that all ``memories`` of the target have for them beside everything
-    else, less ends that hold no whole matrix: with ``excess`` bytes more of the last memory they fit.
-    ``largest``: what takes most of it, as (name, bytes).
+    Attributes:
+        level: Name of the memory, or ``"weights"`` for all matrices together.
+        need: Bytes that are needed.
+        have: Bytes that there are.  For weights: in all ``memories``, besides everything else.
+        largest: (name, bytes) of what takes most.
+        memories: For weights: the memories that hold them.
+        least: Whether ``need`` is the least that any schedule takes.
     """
 
     level: str
@@ -175,7 +178,7 @@ class Lack:
 
     @property
     def excess(self) -> int:
-        """Bytes that there are too few."""
+        """Missing bytes: ``need`` minus ``have``."""
         return self.need - self.have
 
     def to_json(self) -> dict[str, object]:

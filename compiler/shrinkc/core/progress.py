@@ -22,14 +22,14 @@ class Update(Protocol):
 
 
 class Reporter(Protocol):
-    """Shows stages of work to somebody."""
+    """Receives progress: any object with these two methods."""
 
     def stage(self, title: str) -> AbstractContextManager[Update]:
-        """Within the context the work called ``title`` is going on."""
+        """A context in which the work called ``title`` goes on.  It gives ``update(done, total)``."""
         ...
 
     def note(self, text: str) -> None:
-        """Something to know at once."""
+        """A sentence that the user should see at once."""
         ...
 
 

@@ -22,8 +22,15 @@ full."""
 
 @dataclass(frozen=True)
 class Answer:
-    """``text``: what the model said to ``message``.  ``forgotten``: exchanges that were left out, the
-    oldest ones, to make room.  ``result``: the run that gave it."""
+    """An answer of a conversation.
+
+    Attributes:
+        message: The message.
+        text: The answer.
+        ended: ``"end"``: by the model; ``"tokens"``: by ``tokens``; ``"context"``: the context is full.
+        forgotten: How many of the oldest exchanges were left out for it.
+        result: The run that gave the answer.
+    """
 
     message: str
     text: str
@@ -48,11 +55,15 @@ class Answer:
 
 
 class Conversation:
-    """Messages and answers in turn; every answer is a run that is given all that was said before.
+    """Messages and answers in turn.  Each answer is a run that is given all that was said before.
 
-    ``context``: tokens that all of it may take.  When a message does not fit any more, the oldest
-    exchanges are forgotten; what the system was told stays.  ``exchanges``: messages with their answers,
-    those that are not forgotten.
+    If a message does not fit into the context, the oldest exchanges are forgotten.  The system message
+    stays.
+
+    Attributes:
+        model: Name of the model.
+        context: Tokens that the whole conversation may take.
+        exchanges: Pairs of message and answer that are not forgotten.
     """
 
     def __init__(
@@ -89,10 +100,16 @@ class Conversation:
         return f"<Conversation with {self.model}: {count} exchanges, context {self.context}>"
 
     def ask(self, message: str, on_text: OnText | None = None) -> Answer:
-        """The answer to ``message``; ``on_text`` is given its pieces as they come, and a line's end.
+        """Ask, and return the answer.
 
-        Raises UsageError, and leaves the conversation as it is, where the message alone is too long.
-        KeyboardInterrupt ends the answer: what there was of it stays in the conversation.
+        KeyboardInterrupt ends the answer; the part that was generated stays in the conversation.
+
+        Args:
+            message: The user's message.
+            on_text: Is called with each piece of the answer, and with a final newline.
+
+        Raises:
+            UsageError: The message alone is too long.  The conversation does not change.
         """
         ids, forgotten = self._fitted(message)
         room = self.context - len(ids)

@@ -25,7 +25,13 @@ from shrinkc.schedule.shapes import shapes_of_graph
 
 @dataclass(frozen=True)
 class Compiled:
-    """What was made: a compiled directory of ``files`` files at ``output``, as it was ``prepared``."""
+    """A compiled directory.
+
+    Attributes:
+        output: The directory.
+        files: How many files it has.
+        prepared: The plan.
+    """
 
     prepared: Planned
     output: Path
@@ -35,7 +41,7 @@ class Compiled:
         return f"<Compiled {self.output}: {self.files} files of {self.prepared!r}>"
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """What ``--json`` prints."""
         return {**self.prepared.to_json(), "output": str(self.output), "files": self.files}
 
 

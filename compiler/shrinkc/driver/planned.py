@@ -27,10 +27,18 @@ from shrinkc.targets import MEMORIES, Target
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was made from: the model fits.
+    """A model that fits: its plan, and what the plan was made from.
 
-    ``plan`` says where everything lies; ``context`` is in tokens; ``notes`` are what had to be
-    assumed where the checkpoint is not whole.  ``choices``: which engine runs which matrix.
+    Attributes:
+        fits: True.
+        plan: Where everything lies: ``used`` and ``capacity`` in bytes by memory, buffers, tiles.
+        context: Tokens that prompt and answer may take together.
+        notes: What had to be assumed because the checkpoint is not complete.
+        checkpoint: The opened model.
+        target: The target.
+        shape: Sizes of all matrices.
+        choices: The engine of each matrix.
+        request: The options.
     """
 
     request: PlanRequest
@@ -87,7 +95,7 @@ class Planned:
 
     @property
     def command(self) -> str:
-        """The command line that makes the same program: names instead of paths, nothing implied."""
+        """The command line that makes the same program, with all defaults and without paths."""
         words = ["shrinkc", "compile", self.name]
         for name, value in self.options.items():
             option = "--" + name.replace("_", "-")
@@ -99,23 +107,24 @@ class Planned:
 
     @cached_property
     def speed(self) -> Speed | None:
-        """What the cost model says of it; None for a target that was not calibrated.
+        """Estimated cycles and tokens per second.  None for a target without a cost model.
 
-        UsageError for a position outside the context.
+        Raises:
+            UsageError: The position is outside the context.
         """
         r = self.request
         return speed_of(self.shape, self.plan, self.target, r.position, r.clock)
 
     @property
     def weight_bytes(self) -> int:
-        """Stored bytes of all matrices, scales and padding included, less ``copy_bytes``."""
+        """Stored bytes of all matrices with scales and padding, without duplicated weights."""
         again = dict(self.shape.shared)
         stored = sum(p.bytes for p in self.plan.placements if p.name not in again)
         return stored - self.copy_bytes
 
     @property
     def copy_bytes(self) -> int:
-        """What engines with copies of matrices take more than those without."""
+        """Bytes of duplicated weights for faster decoding."""
         engines = [(m, engine_named(m.engine)) for m in self.shape.stored]
         return sum(
             m.bytes - replace(m, store=engine_named(e.costs_as).store).bytes
@@ -133,7 +142,7 @@ class Planned:
         return replace(self, shape=shape, plan=plan)
 
     def picture(self) -> str:
-        """The memory map, as an SVG document."""
+        """The memory map as an SVG document."""
         return memory_map(self.name, self.plan, self.shape)
 
     @property
@@ -147,7 +156,7 @@ class Planned:
         return [m.name for m in layers if m.engine == CORES and m.product_words]
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """What ``--json`` prints."""
         p = self.plan
         return {
             "model": self.name,
@@ -199,7 +208,13 @@ def fixed_options(
 class Shortfall:
     """A model that does not fit: what every memory lacks.
 
-    ``context`` is in tokens; see :class:`shrinkc.core.errors.Lack` for levels and bytes.
+    Attributes:
+        fits: False.
+        name: The model.
+        target: The target.
+        context: Tokens that prompt and answer were to take together.
+        lacks: One entry for each memory that is too small.
+        notes: What had to be assumed because the checkpoint is not complete.
     """
 
     name: str
@@ -217,13 +232,15 @@ class Shortfall:
 
     @cached_property
     def alternatives(self) -> tuple[str, ...]:
-        """Changes of options, as the command line writes them, each one checked to fit; made of
-        many plans when first asked for."""
+        """Changes of options, as the command line writes them.  Each was checked to fit.
+
+        They are searched for when this is first read, which takes many plans.
+        """
         return tuple(self._search())
 
     @property
     def error(self) -> DoesNotFit:
-        """The refusal that says all of it."""
+        """The exception that `compile` raises for it."""
         hint = (
             f"these were checked to fit: {'; '.join(self.alternatives)}."
             if self.alternatives

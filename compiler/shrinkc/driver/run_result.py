@@ -56,13 +56,20 @@ class Drafts:
 class RunResult:
     """A finished run.
 
-    ``text``: the prompt and what the program made of it.  ``seconds``: wall time, proof output and
-    start-up included.  ``record``: what the program printed, as values.  ``verdict``: how many
-    values were compared with the interpreter's and how many differ; None without verification.
-    ``reports``: lines of the platform about itself.  ``changed``: files that are not as compiled.
-    ``drafts``: what lookup did; None without it.  ``heard``: seconds from the start to every token.
-    ``predicted``: what the cost model says of the profile; None without one, or for a target that was not
-    calibrated.
+    Attributes:
+        text: The prompt and what the program made of it.
+        seconds: Wall-clock time, with start-up and the output for verification.
+        verdict: ``compared`` values, ``mismatched`` among them, and ``ok``.  None without verification.
+        profile: Cycles, instructions and stalls of each operation.  None without ``profile``.
+        drafts: What prompt-lookup decoding drafted and accepted.  None without it.
+        manifest: The manifest of the compiled directory.
+        machine: Where it ran.
+        asked: What the program was given.
+        record: What the program printed, as values.
+        reports: What the platform printed about itself.
+        changed: Files that differ from the compiled ones.
+        heard: Seconds from the start to each token.
+        predicted: What the cost model says of the profile, or None.
     """
 
     manifest: artifact.Manifest
@@ -88,31 +95,37 @@ class RunResult:
 
     @property
     def prompt_tokens(self) -> list[int]:
-        """Ids of the prompt."""
+        """Token ids of the prompt."""
         return list(self.asked.prompt)
 
     @property
     def new_tokens(self) -> list[int]:
-        """Ids that the program chose, an end token included."""
+        """Token ids that the program chose, with an end token."""
         return list(self.record.tokens)
 
     def check(self) -> None:
-        """Mismatch where an integer differs, or nothing was compared though it was asked for."""
+        """Check the verdict, if there is one.
+
+        Raises:
+            Mismatch: An integer differs, or nothing was compared.
+        """
         if self.verdict is not None and not self.verdict.ok:
             raise _mismatch(self.machine, self.verdict)
 
     @property
     def cycles(self) -> dict[str, object] | None:
-        """Of the simulated SoC, of the prefill and of each decode pass, which without lookup gives a
-        token; the other machines have no clock that means anything."""
+        """Simulated cycles of ``prefill`` and of each forward pass of ``decode``.  None except on gvsoc."""
         if self.machine != "gvsoc":
             return None
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
 
     @property
     def speed(self) -> dict[str, dict[str, float] | None] | None:
-        """Wall time of the prefill, start-up and first token included, and of the tokens after that (None:
-        there is none), proof output included; None on the simulator, whose time says nothing."""
+        """Tokens per second of wall-clock time.  None on gvsoc.
+
+        ``prefill`` includes start-up and the first new token, ``decode`` has the tokens after it, or is
+        None.  Both include the output for verification.
+        """
         if self.machine == "gvsoc" or not self.heard:
             return None
 
@@ -137,7 +150,11 @@ class RunResult:
         return self.profile.beside(*self.predicted.ops())
 
     def timeline(self) -> str:
-        """The profile as an SVG document; UsageError where the run had none."""
+        """The profile as an SVG document.
+
+        Raises:
+            UsageError: The run had no profile.
+        """
         if self.profile is None:
             raise UsageError("a timeline is made of a profile.", "give --profile too.")
         known = self.predicted
@@ -194,7 +211,7 @@ class RunResult:
         return f"verified bit for bit: {what} ({verdict.compared:,} values checked)"
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """What ``--json`` prints."""
         profile = self._beside()
         return {
             "target": self.machine,

@@ -39,17 +39,21 @@ _Load = Callable[[Progress | None], FloatModel]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model whose configuration, tokenizer and headers were read, once, and its weights not.
+    """An opened model: configuration, tokenizer and headers are read, weights are not.
 
-    ``name``: of the directory or file, for people.
-    ``formats``: how matrices are stored; None where all of them are floats.
-    ``tokenizer``: None where there is none, which ``notes`` say, as they do of missing weights.
-    ``adapter``: the directory of the low-rank adapter that is loaded too; ``adapter_given`` tells
-    one that was asked for from one that comes with a GPTQModel directory.
-    ``ranks``: (layer, module such as "q_proj") -> rank of the adapter's side path.
-    ``permuted``: the modules whose columns are stored in another order than their inputs (act-order);
-    without weights those that may be.
-    ``hub``: the id of a model that was fetched from the hub.
+    Attributes:
+        path: Its directory or file.
+        name: Name of the directory or file.
+        config: Sizes, such as ``num_layers``, ``hidden_size`` and ``vocab_size``.
+        formats: Module -> (bits, inputs per scale, zero point) of matrices that are stored as integers.
+            None if all are floats.
+        tokenizer: The tokenizer.  None if there is none, which ``notes`` say.
+        adapter: Directory of the low-rank adapter that is loaded too.
+        adapter_given: Whether that adapter was asked for, not found in a GPTQModel directory.
+        ranks: (layer, module such as ``"q_proj"``) -> rank of its adapter.
+        notes: What is missing or assumed.
+        hub: The id of a model that was fetched from the hub.
+        permuted: Modules whose inputs are stored in another order; without weights, those that may be.
     """
 
     path: Path
@@ -72,20 +76,24 @@ class Checkpoint:
 
     @property
     def whole(self) -> bool:
-        """Whether weights and tokenizer are there, so that it can be compiled, not only planned."""
+        """Whether weights and tokenizer are there.  If not, the model can only be planned."""
         return self._load is not None
 
     @cached_property
     def repeats(self) -> tuple[int, ...]:
-        """Per layer the first layer of the same bytes; empty where none repeats.  Reads weights
-        only where layers do repeat."""
+        """For each layer, the first layer with the same bytes; empty if no layer repeats another."""
         return repeated_layers(self.path)
 
     def load(self, progress: Progress | None = None) -> FloatModel:
-        """Read the weights; those stored as integers become QuantizedWeights, others float32.
+        """Read the weights.  Stored integers become QuantizedWeight, all others float32.
 
-        ``progress(done, total)`` is called with bytes of tensor data.  Raises BadWeights,
-        ShapeMismatch, and where it is not ``whole`` what is missing.
+        Args:
+            progress: Is called with the bytes that are read and their total.
+
+        Raises:
+            BadWeights: A file is damaged or holds NaN or infinity.
+            ShapeMismatch: A tensor is missing, unknown or has a wrong shape.
+            ShrinkcError: The model is not ``whole``.
         """
         if self._load is None:
             adapter = self.adapter if self.adapter_given else None

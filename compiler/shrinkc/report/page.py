@@ -182,7 +182,14 @@ class Page:
 
 @dataclass(frozen=True)
 class Reported:
-    """What was written: ``page`` as ``html``, of so many ``bytes``, and as ``json``."""
+    """A written report.
+
+    Attributes:
+        html: The page.
+        json: The same facts for programs.
+        bytes: Size of the page.
+        page: What both hold.
+    """
 
     html: Path
     json: Path
