@@ -201,8 +201,8 @@ docs: $(VENV)/docs
 lint: lint-python lint-types lint-c
 
 lint-python: packages-dev $(VENV)/dev
-	$(BIN)/ruff check compiler tests examples
-	$(BIN)/ruff format --check --quiet compiler tests examples
+	$(BIN)/ruff check compiler tests examples docs
+	$(BIN)/ruff format --check --quiet compiler tests examples docs/*.py
 
 lint-types: packages-dev $(VENV)/dev
 	$(BIN)/mypy
@@ -211,8 +211,8 @@ lint-c: packages-dev $(VENV)/dev
 	$(BIN)/clang-format --dry-run -Werror $(C)
 
 format: packages-dev $(VENV)/dev
-	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests examples
-	$(BIN)/ruff format --quiet compiler tests examples
+	$(BIN)/ruff check --fix --exit-zero --quiet compiler tests examples docs
+	$(BIN)/ruff format --quiet compiler tests examples docs/*.py
 	$(BIN)/clang-format -i $(C)
 
 # ---- releases ----
