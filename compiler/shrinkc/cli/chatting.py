@@ -25,14 +25,14 @@ PROMPT = "> "
     "shrinkc chat out --system 'Answer in one sentence.' --temperature 0.7",
 )
 @click.argument("directory", type=PATH)
-@click.option("--system", metavar="TEXT", help="What the model is told before all messages.")
+@click.option("--system", metavar="TEXT", help="The system message.")
 @run_options("what the context leaves", "an answer")
 @click.option("--verify", is_flag=True, help="Compare every answer with the interpreter's.")
 def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -> None:
     """Talk with the compiled DIRECTORY, in its model's chat template.
 
-    Ctrl-C ends an answer, Ctrl-D the chat.  What comes from a pipe is read line by line, a message
-    each.  When the context is full, the oldest messages are forgotten, and that is said.
+    Ctrl-C ends an answer, Ctrl-D the chat.  From a pipe, each line is a message.  When the context is
+    full, the oldest messages are forgotten, and a note says so.
     """
     console = Console()
     variables = make_variables(options.pop("make_options"))

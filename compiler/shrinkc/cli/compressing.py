@@ -35,7 +35,7 @@ from shrinkc.cli.options import FILE, FOLDER, Device, command
 )
 @click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Device of torch.")
 def compress_command(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
 

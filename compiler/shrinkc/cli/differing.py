@@ -14,7 +14,7 @@ from shrinkc.core.shell import printable
 
 @command(
     "diff",
-    "Say in what two compiled directories differ.",
+    "Compare two compiled directories.",
     "shrinkc diff out narrow",
 )
 @click.argument("a", type=PATH)
@@ -23,17 +23,17 @@ from shrinkc.core.shell import printable
     "--prompt",
     default="Once upon a time",
     show_default=True,
-    help="What both interpreters are fed.",
+    help="Prompt for both interpreters.",
 )
 @click.option(
     "--positions", type=int, default=8, show_default=True,
-    help="Of the prompt, and of what A goes on with, at most so many.",
+    help="Most tokens to compare: the prompt and its continuation by A.",
 )  # fmt: skip
 def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -> None:
-    """Say in what A and B differ: options, sizes, plan, code, operations, the first integer.
+    """Compare A and B: options, sizes, plan, code, operations, the first differing integer.
 
-    A and B are compiled directories, or files with what --json printed of two runs or plans.
-    Exit code 0 says that they are the same, 64 that they are not.
+    A and B are compiled directories, or files with the --json output of two runs or plans.
+    Exit code 0: they are equal; 64: they differ.
     """
     from shrinkc.driver.differing import diff_directories, diff_objects
 

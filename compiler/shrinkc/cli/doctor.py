@@ -18,11 +18,11 @@ _APT = "apt-get install "
 
 @command(
     "doctor",
-    "List the outside programs and fixes.",
+    "List the programs that shrinkc uses.",
     "shrinkc doctor",
 )
 def doctor_command(as_json: bool) -> None:
-    """List the outside programs: found, or missing and the command that fixes it."""
+    """List the programs that shrinkc uses, and how to install those that are missing."""
     with Console().stage("looking for tools"):
         tools = find_tools(os.environ)
     missing = [t for t in tools if not t.usable]

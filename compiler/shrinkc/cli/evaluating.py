@@ -29,45 +29,49 @@ from shrinkc.core.output import check_file, write_file
 @click.option(
     "--protocol",
     type=click.Choice([f"wikitext{n}" for n in (64, 128, 256, 512, 2048)]),
-    help="How the text is cut. [default: wikitext512, or what a shorter context holds]",
+    help="How the text is cut. [default: wikitext512, or the longest that fits]",
 )
-@click.option("--windows", default="all", show_default=True, help="Windows of text: N or all.")
+@click.option(
+    "--windows", default="all", show_default=True, help="Windows of text to measure: N or all."
+)
 @click.option(
     "--base",
     type=FILE,
     metavar="MODEL",
-    help="What MODEL was made from: how far its predictions of the text are from that one's.",
+    help="Compare predictions of the text with this model, such as the original.",
 )
 @click.option("--task", multiple=True, metavar="NAME[=FILE]", help=TASK_HELP)
 @click.option("--items", type=int, help="Questions of each task. [default: all]")
-@click.option("--sample", multiple=True, metavar="TEXT", help="A text to go on from; repeatable.")
-@click.option("--chat", is_flag=True, help="The samples are messages, in the chat template.")
+@click.option(
+    "--sample", multiple=True, metavar="TEXT", help="A text to continue. May be repeated."
+)
+@click.option("--chat", is_flag=True, help="Put the samples into the chat template.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of a float model's weights and sums. [default: float32]",
+    help="Precision of a model that is not compiled. [default: float32]",
 )
 @click.option(
     "--kv-bits",
     type=int,
-    help="Of a float model's cached keys and values, 2 to 8. [default: as they are]",
+    help="Round cached keys and values of a model that is not compiled, 2 to 8. [default: no]",
 )
-@click.option("--batch", type=int, help="Sequences at a time. [default: 8]")
+@click.option("--batch", type=int, help="Sequences computed at a time. [default: 8]")
 @click.option(
-    "--threads", type=int, help="Of torch; results differ in the last digits. [default: by size]"
+    "--threads", type=int, help="Threads of torch; they change the last digits. [default: by size]"
 )
-@click.option("--device", type=Device(), help="Of torch. [default: cpu]")
+@click.option("--device", type=Device(), help="Device of torch. [default: cpu]")
 @click.option(
     "--engine",
     type=click.Choice(["host", "interpreter"]),
-    help="What runs a compiled directory. [default: host]",
+    help="How to run a compiled directory. [default: host]",
 )
 @click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
 @click.option(
     "--resume",
     type=PATH,
     metavar="FILE",
-    help="Keeps what was scored until the end, to go on from. [default: OUTPUT.resume]",
+    help="File that keeps results, to continue after an interruption. [default: OUTPUT.resume]",
 )
 def eval_command(
     model: str,

@@ -22,7 +22,7 @@ from shrinkc.cli.stopping import check
     type=FILE,
     required=True,
     metavar="FILE|NAME",
-    help="What is searched around; its table [explore] has the ranges.",
+    help="The recipe to vary; its table [explore] has the ranges.",
 )
 @click.option(
     "--set",
@@ -32,13 +32,15 @@ from shrinkc.cli.stopping import check
     help="Change the recipe of all trials, e.g. evaluate.windows=8. May be repeated.",
 )
 @click.option("--space", type=PATH, help="A TOML file with the ranges, instead of [explore].")
-@click.option("--trials", type=COUNT, required=True, help="How many more.")
-@click.option("--timeout", type=float, help="Seconds after which no trial begins.")
+@click.option("--trials", type=COUNT, required=True, help="How many trials to add.")
+@click.option("--timeout", type=float, help="Seconds after which no new trial begins.")
 @click.option(
-    "--storage", metavar="URL", help="Of an Optuna study. [default: sqlite, OUTPUT/study.db]"
+    "--storage",
+    metavar="URL",
+    help="Where the Optuna study is stored. [default: sqlite, OUTPUT/study.db]",
 )
 @click.option("--study", default="shrinkc", show_default=True, help="The study's name.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the search.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the search.")
 @click.option(
     "--reference",
     type=PATH,
@@ -46,8 +48,8 @@ from shrinkc.cli.stopping import check
     metavar="JSON",
     help="Configurations to mark: a run.json, or a list. May be repeated.",
 )
-@click.option("--keep-all", is_flag=True, help="Keep the models that are not on the front too.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Of torch.")
+@click.option("--keep-all", is_flag=True, help="Keep all models, not only those on the front.")
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Device of torch.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
 def explore_command(as_json: bool, **options: Any) -> None:
     """Search for recipes that make MODEL small and keep it good.

@@ -17,13 +17,13 @@ from shrinkc.core.errors import UsageError
     "shrinkc export out --onnx -o model.onnx",
 )
 @click.argument("directory", type=PATH)
-@click.option("--onnx", is_flag=True, help="As ONNX, of standard operators alone.")
+@click.option("--onnx", is_flag=True, help="Write ONNX with standard operators.")
 @click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
 def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> None:
-    """Write the integer model of the compiled DIRECTORY for the tools of others.
+    """Write the integer model of the compiled DIRECTORY for other tools.
 
-    The graph takes tokens and the KV cache, and gives logits, the likeliest token and the cache:
-    exactly the integers of the program.
+    The graph takes tokens and the KV cache.  It gives logits, the most probable token and the new
+    cache, with exactly the integers of the program.
     """
     from shrinkc.driver.exporting import export_onnx
 

@@ -21,21 +21,28 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, SEED, TASK_HELP, command
     multiple=True,
     required=True,
     metavar="LAYERS",
-    help="E.g. 0-11,14-29 or 0-7,8x3,9-29 (layer 8 three times); repeatable: side by side.",
+    help="Layers to run, e.g. 0-11,14-29 or 0-7,8x3,9-29 (layer 8 three times). May be repeated.",
 )
-@click.option("--name", multiple=True, help="Of a configuration, in the order of --layers.")
-@click.option("--prompt", default="Once upon a time", show_default=True, help="To go on from.")
-@click.option("--tokens", type=COUNT, default=48, show_default=True, help="New tokens of a text.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled text.")
+@click.option("--name", multiple=True, help="Name of a configuration, in the order of --layers.")
+@click.option(
+    "--prompt", default="Once upon a time", show_default=True, help="The text to continue."
+)
+@click.option(
+    "--tokens", type=COUNT, default=48, show_default=True, help="New tokens of each text."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampled text.")
 @click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
-@click.option("--windows", type=COUNT, help="Windows of 512 tokens of it. [default: all]")
+@click.option("--windows", type=COUNT, help="Windows of 512 tokens to measure. [default: all]")
 @click.option("--task", multiple=True, metavar="NAME[=FILE]", help=TASK_HELP)
 @click.option("--items", type=COUNT, help="Questions of each task. [default: all]")
 @click.option(
-    "--save", type=FOLDER, metavar="DIR", help="Make a checkpoint of the (only) configuration."
+    "--save",
+    type=FOLDER,
+    metavar="DIR",
+    help="Save the configuration as a checkpoint; for one --layers.",
 )
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
-@click.option("-o", "--output", type=FOLDER, help="Make a directory with the table and its JSON.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of torch.")
+@click.option("-o", "--output", type=FOLDER, help="Directory for the table and its JSON.")
 @click.option("--force", is_flag=True, help="Replace what -o made before.")
 def franken_command(as_json: bool, **options: Any) -> None:
     """Run MODEL with any list of its layers: text, perplexity, tasks, time."""

@@ -14,15 +14,15 @@ from shrinkc.core.shell import printable
 
 @command(
     "inspect",
-    "Say what a file or directory is, byte by byte.",
+    "Show what a file or directory holds.",
     "shrinkc inspect out",
     "shrinkc inspect model",
     "shrinkc inspect --supported",
 )
 @click.argument("path", type=PATH, required=False)
-@click.option("--supported", is_flag=True, help="What can be compiled, instead of a PATH.")
+@click.option("--supported", is_flag=True, help="List what can be compiled; without PATH.")
 def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
-    """Say what PATH is: shapes, bits, bytes and where they go, operations.
+    """Show what PATH is: shapes, bits, operations, and what takes how many bytes.
 
     PATH is a checkpoint's directory, a config.json, a GGUF file, a compiled directory, its
     ir.safetensors, or the directory of a compression run.

@@ -44,7 +44,7 @@ class DefectError(ShrinkcError, exit_code=DEFECT, title="defect"):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Compile a LLaMA to an integer-only C program, run it, and prove every integer of it."""
+    """Make a LLaMA smaller, compile it to an integer-only C program, and run and verify it."""
     if context.invoked_subcommand is None:
         # a script that lost its command must not pass for one that did something
         _say(context.get_help())

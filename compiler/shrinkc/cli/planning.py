@@ -43,7 +43,10 @@ class PlanCommand(Command):
     help="Plan every combination: bits, head-bits, group, context, l1, target. May be repeated.",
 )  # fmt: skip
 @click.option(
-    "--picture", type=PATH, metavar="FILE", help="The memory map, or the sweep, as a picture (SVG)."
+    "--picture",
+    type=PATH,
+    metavar="FILE",
+    help="Write the memory map, or the sweep, as a picture (SVG).",
 )
 @click.pass_context
 def plan_command(
@@ -54,10 +57,10 @@ def plan_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Say whether MODEL fits, where everything would lie, and how fast it is expected to be.
+    """Say whether MODEL fits, where everything is placed, and how fast it is.
 
-    Its weights are not read for that; a config.json alone will do, or an id of the hub.  Energy is not
-    estimated: nothing that was measured on the chip is there to estimate it from.
+    Weights are not read: a config.json is enough, or an id of the hub.  Energy is not estimated,
+    because nothing was measured on a chip.
     """
     if picture is not None:
         from shrinkc.core.output import check_file

@@ -20,16 +20,16 @@ from shrinkc.cli.options import PATH, command, speed_options
 @click.argument("directory", type=PATH)
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE",
-    help="The page; its JSON lies beside it. [default: report.html in DIRECTORY]",
+    help="The page to write. [default: report.html in DIRECTORY]",
 )  # fmt: skip
 @speed_options
 @click.option(
     "--run", "run_file", type=PATH, metavar="FILE",
-    help="What 'run --json' printed. [default: the last run with --profile]",
+    help="A file with the output of 'run --json'. [default: the last run with --profile]",
 )  # fmt: skip
 @click.option(
     "--eval", "evals", type=PATH, multiple=True, metavar="FILE",
-    help="What 'eval -o FILE' wrote, beside those in DIRECTORY. May be repeated.",
+    help="A file from 'eval -o FILE', in addition to those in DIRECTORY. May be repeated.",
 )  # fmt: skip
 def report_command(
     directory: Path,
@@ -40,7 +40,7 @@ def report_command(
     evals: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Write one HTML file, which needs nothing else, and report.json about DIRECTORY.
+    """Write an HTML page about DIRECTORY, and report.json with the same facts.
 
     DIRECTORY was made by compile (memory map, weights, cycles, timeline, roofline, accuracy) or by
     compress (bytes against quality, steps, sensitivities, samples).

@@ -13,7 +13,7 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
 
 @command(
     "sensitivity",
-    "Say what each part of a model is worth.",
+    "Measure what each part of a model is worth.",
     "shrinkc sensitivity model --text train.txt -o sensitivity",
 )
 @click.argument("model")
@@ -23,7 +23,7 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
     multiple=True,
     required=True,
     metavar="FILE",
-    help="Text to measure on. Repeatable.",
+    help="Text to measure on. May be repeated.",
 )
 @click.option(
     "--samples", type=COUNT, default=2, show_default=True, help="Windows of text to measure."
@@ -36,11 +36,14 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
     type=click.Choice(["float32", "bfloat16"]),
     default="bfloat16",
     show_default=True,
-    help="Of the computation; float32 takes about 1.5 times as long.",
+    help="Precision; float32 takes about 1.5 times as long.",
 )
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Of torch.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of torch.")
 @click.option(
-    "-o", "--output", type=FOLDER, help="Make a directory with JSON and picture, resumable."
+    "-o",
+    "--output",
+    type=FOLDER,
+    help="Directory for JSON and picture; the same command then resumes.",
 )
 def sensitivity_command(as_json: bool, **options: Any) -> None:
     """Measure what it costs to remove, narrow or quantise each layer and matrix of MODEL."""

@@ -40,22 +40,24 @@ class Every(click.ParamType):
     "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
 )
 @click.argument("directory", type=PATH)
-@click.option("-p", "--prompt", help="The text to go on from. [default: none]")
+@click.option("-p", "--prompt", help="The text to continue. [default: none]")
 @click.option(
     "--prompt-file", type=click.Path(allow_dash=True), metavar="FILE|-",
-    help="The same from a UTF-8 file, or (-) from stdin, without the newline that ends it.",
+    help="The prompt from a UTF-8 file, or from stdin (-), without its final newline.",
 )  # fmt: skip
-@click.option("--chat", is_flag=True, help="The prompt is a message, in the chat template.")
+@click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
 @run_options("64, or what the context leaves", "the run")
-@click.option("--ignore-eos", is_flag=True, help="Go on after an end token.")
+@click.option("--ignore-eos", is_flag=True, help="Continue after an end token.")
 @click.option(
     "--verify", type=Every(), metavar="all|every:N",
-    help="Of the tokens whose logits and choice are compared; of layers it is all. [default: all]",
+    help="Check logits and sampling of all or every Nth token; layers are always checked. [default: all]",
 )  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
-@click.option("--profile", is_flag=True, help="Cycles and stalls by operation; on gvsoc.")
-@click.option("--timeline", type=PATH, metavar="FILE", help="The profile as a picture, SVG.")
+@click.option(
+    "--profile", is_flag=True, help="Measure cycles and stalls of each operation; only on gvsoc."
+)
+@click.option("--timeline", type=PATH, metavar="FILE", help="Write the profile as a picture (SVG).")
 def run_command(
     directory: Path,
     prompt: str | None,
@@ -68,7 +70,7 @@ def run_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Build and run the compiled DIRECTORY and compare every integer with the interpreter's."""
+    """Build and run the compiled DIRECTORY and compare its integers with the interpreter's."""
     console = Console()
     if timeline is not None:
         if not options["profile"]:

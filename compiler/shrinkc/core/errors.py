@@ -22,7 +22,7 @@ class ShrinkcError(Exception):
         exit_code: The exit code of the command line, the same in every release.
         title: A short name of the kind of error.
 
-    Install shrinkc again; a closed pipe (``| head``) needs nothing.
+    Install shrinkc again; a closed pipe needs nothing.
     """
 
     exit_code = 1
