@@ -36,7 +36,7 @@ print(f"{'bits':>4} {'context':>8} {'weights KiB':>12} {'L2 KiB':>7}  KV cache  
 for bits in (8, 4, 3, 2):
     for context in (64, 256, 512):
         found = shrinkc.plan(
-            model, bits=bits, group=None if bits == 8 else 32, context=context, l1=50 * 1024
+            model, bits=bits, group_size=None if bits == 8 else 32, context=context, l1=50 * 1024
         )
         if found.fits:
             plan = found.plan

@@ -3,9 +3,9 @@
     import shrinkc
 
     model = shrinkc.open("model")  # a directory or a .gguf file
-    planned = shrinkc.plan(model, bits=4, group=32, context=128)
+    planned = shrinkc.plan(model, bits=4, group_size=32, context=128)
     if planned.fits:
-        shrinkc.compile(model, "out", bits=4, group=32, context=128)
+        shrinkc.compile(model, "out", bits=4, group_size=32, context=128)
         print(shrinkc.run("out", prompt="Once upon a time").text)
 
 ``open``, ``plan``, ``compile``, ``run``, ``chat``, ``evaluate``, ``compress`` and ``write_report`` are what

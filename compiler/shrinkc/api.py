@@ -65,7 +65,7 @@ def plan(
     *,
     target: str = "siracusa",
     bits: int | None = None,
-    group: int | None = None,
+    group_size: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
     head_bits: int | None = None,
@@ -85,8 +85,8 @@ def plan(
         model: What `open` takes or returned.
         target: ``"siracusa"``, ``"pulp-open"``, ``"rv32"`` or ``"host"``.
         bits: Bits per weight of the layers: 8, 4, 3 or 2.  None: 8, or the checkpoint's.
-        group: Weights of an output channel that share a scale.  None: one scale per channel.
-        short_last_group: Let the last group of a channel be shorter where ``group`` does not divide.
+        group_size: Weights of an output channel that share a scale.  None: one scale per channel.
+        short_last_group: Let the last group of a channel be shorter where ``group_size`` does not divide.
         asymmetric: Store zero points beside the scales.
         head_bits: Bits per weight of embedding and LM head, as ``bits``.
         context: Tokens that prompt and answer may take together, from 2 to the model's limit.  None:
@@ -112,7 +112,7 @@ def plan(
 
     return prepare(
         _request(
-            model, target=target, bits=bits, group=group, short_last_group=short_last_group,
+            model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
             asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
             engines=engines, code=code, position=position, clock=clock,
         )
@@ -125,7 +125,7 @@ def compile(  # noqa: A001
     *,
     target: str = "siracusa",
     bits: int | None = None,
-    group: int | None = None,
+    group_size: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
     head_bits: int | None = None,
@@ -146,7 +146,7 @@ def compile(  # noqa: A001
         output: The directory to make.
         target: As for `plan`, like all options from here to ``code``.
         bits: See `plan`.
-        group: See `plan`.
+        group_size: See `plan`.
         short_last_group: See `plan`.
         asymmetric: See `plan`.
         head_bits: See `plan`.
@@ -170,7 +170,7 @@ def compile(  # noqa: A001
     from shrinkc.driver.compiling import compile_model
 
     request = _request(
-        model, target=target, bits=bits, group=group, short_last_group=short_last_group,
+        model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
         asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
         engines=engines, code=code,
     )  # fmt: skip

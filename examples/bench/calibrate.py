@@ -131,7 +131,7 @@ def jobs_of(target: str) -> list[Job]:
 
 def _ways(shape: Shape, name: str) -> tuple[bool, ...]:
     """Without copies and with them, where there are any: not of groups, which the cores have."""
-    if "group" in FORMATS[name]:
+    if "group_size" in FORMATS[name]:
         return (False,)
     return (False, True) if name == shape.formats[0] else (True,)
 

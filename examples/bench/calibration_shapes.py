@@ -10,12 +10,12 @@ FORMATS: dict[str, dict[str, Any]] = {
     "w4": {"bits": 4},
     "w3": {"bits": 3},
     "w2": {"bits": 2},
-    "w8g32": {"bits": 8, "group": 32, "short_last_group": True},
-    "w4g32": {"bits": 4, "group": 32, "short_last_group": True},
-    "w4g64": {"bits": 4, "group": 64, "short_last_group": True},
-    "w4g32a": {"bits": 4, "group": 32, "asymmetric": True, "short_last_group": True},
-    "w3g32": {"bits": 3, "group": 32, "short_last_group": True},
-    "w2g32": {"bits": 2, "group": 32, "short_last_group": True},
+    "w8g32": {"bits": 8, "group_size": 32, "short_last_group": True},
+    "w4g32": {"bits": 4, "group_size": 32, "short_last_group": True},
+    "w4g64": {"bits": 4, "group_size": 64, "short_last_group": True},
+    "w4g32a": {"bits": 4, "group_size": 32, "asymmetric": True, "short_last_group": True},
+    "w3g32": {"bits": 3, "group_size": 32, "short_last_group": True},
+    "w2g32": {"bits": 2, "group_size": 32, "short_last_group": True},
 }
 
 

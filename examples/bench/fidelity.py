@@ -1,7 +1,7 @@
 r"""Measure how close the integer model stays to the float model on real text.
 
     python fidelity.py MODEL --text FILE --protocol wikitext512 --bits 8
-    python fidelity.py MODEL --text FILE --protocol tinystories --bits 4 --group 32 \
+    python fidelity.py MODEL --text FILE --protocol tinystories --bits 4 --group-size 32 \
         --short-last-group --asymmetric
 
 MODEL is a Hugging Face directory, a GPTQModel directory or a GGUF file.  Matrices that are
@@ -265,7 +265,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--windows", type=int, help="windows or stories; default: as many as the reference figures"
     )
     parser.add_argument("--bits", type=int, default=8, help="bits of a weight: 8 or 4")
-    parser.add_argument("--group", type=int, help="weights per scale; default: one scale per row")
+    parser.add_argument(
+        "--group-size", type=int, help="weights per scale; default: one scale per output channel"
+    )
     parser.add_argument("--asymmetric", action="store_true", help="with zero points")
     parser.add_argument("--head-bits", type=int, default=8, help="embedding and head: 8 or 4")
     parser.add_argument(
@@ -283,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     options = QuantOptions(
         bits=args.bits,
-        group=args.group,
+        group_size=args.group_size,
         asymmetric=args.asymmetric,
         head_bits=args.head_bits,
         short_last_group=args.short_last_group,
@@ -296,8 +298,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not args.skip_float:
         rows.append(("float32", run("float32", protocol, float_logits(args.model), ids)))
     label = "integer, as stored" if stored else f"integer, {options.bits} bit"
-    if options.group is not None:
-        label += f", groups of {options.group}"
+    if options.group_size is not None:
+        label += f", group size {options.group_size}"
     if options.asymmetric:
         label += ", asymmetric"
     if not stored or ("lm_head" not in stored and "model.embed_tokens" not in stored):

@@ -194,7 +194,7 @@ STORIES = {
     bits: Program("examples/stories", 64, () if bits == 8 else ("--bits", str(bits)), 61)
     for bits in (8, 4, 2)
 }
-GROUPS = ("--bits", "4", "--group", "32", "--short-last-group")
+GROUPS = ("--bits", "4", "--group-size", "32", "--short-last-group")
 BEST = tuple(
     Program("stories260K", 64, options, 61)
     for options in ((), ("--bits", "4"), ("--bits", "2"), GROUPS)

@@ -202,7 +202,7 @@ def test_the_environment_is_that_of_the_caller_where_none_is_given(
         ({"context": 1}, "UsageError"),
         ({"target": "esp32"}, "UsageError"),
         ({"l1": 1 << 30}, "UsageError"),
-        ({"group": 7}, "QuantizeError"),
+        ({"group_size": 7}, "QuantizeError"),
         ({"adapter": "nowhere"}, "ModelNotFound"),
     ],
     ids=str,

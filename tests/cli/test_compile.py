@@ -125,7 +125,7 @@ def test_plan_says_the_same_and_writes_nothing(cli: Cli, model: Path, tmp_path: 
 
 
 def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path) -> None:
-    options = ["--bits", 4, "--group", 4, "--head-bits", 4, "--asymmetric", "--context", 24]
+    options = ["--bits", 4, "--group-size", 4, "--head-bits", 4, "--asymmetric", "--context", 24]
     result = cli(
         "compile",
         model,
@@ -142,7 +142,7 @@ def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path)
     )
     assert result.code == 0
     assert result.json["options"] == {
-        "target": "siracusa", "bits": 4, "group": 4, "short_last_group": False, "asymmetric": True,
+        "target": "siracusa", "bits": 4, "group_size": 4, "short_last_group": False, "asymmetric": True,
         "head_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
         "code": "l2",
     }  # fmt: skip
@@ -181,7 +181,7 @@ def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:
 
 def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "m", hidden=64, intermediate=128, heads=4, kv_heads=2, layers=2)
-    grouped = ("plan", tmp_path / "m", "--bits", 4, "--group", 32)
+    grouped = ("plan", tmp_path / "m", "--bits", 4, "--group-size", 32)
     told = cli(*grouped, "--json").json["prompt_products"]
     assert len(told) == 8 and {name.split(".")[0] for name in told} == {"layer0", "layer1"}
     said = "in prefill it multiplies the groups of 8 of the cores' matrices"

@@ -144,13 +144,13 @@ ALL = "--context --bits --head-bits --l1"
         pytest.param(SMOL, "--context 4096 --l1 64KiB", ["--l1"], marks=pytest.mark.slow),
         pytest.param(
             SMOL,
-            "--l1 51KiB --bits 4 --head-bits 4 --group 32",
+            "--l1 51KiB --bits 4 --head-bits 4 --group-size 32",
             ["--context", "--l1"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
             SMOL,
-            "--l1 55KiB --bits 4 --head-bits 4 --group 32",
+            "--l1 55KiB --bits 4 --head-bits 4 --group-size 32",
             ["--context", "--bits", "--l1"],
             marks=pytest.mark.slow,
         ),
@@ -216,7 +216,7 @@ def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_pa
 
     down = "model.layers.0.mlp.down_proj"
     tiny_gptq(tmp_path / "q", group=32, skip=(down, down.replace("0", "1")), max_position=4096)
-    options = ["--group", "48", "--l1", "12KiB", "--context", "500"]
+    options = ["--group-size", "48", "--l1", "12KiB", "--context", "500"]
     result = cli("plan", tmp_path / "q", *options)
     for change in offered(result):
         assert "--head-bits" not in change
@@ -229,11 +229,11 @@ def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_pa
 @pytest.mark.parametrize(
     ("hidden", "ffn", "options", "groups"),
     [
-        (100, 260, "--bits 4 --group 32", []),
-        (96, 264, "--bits 4 --group 32", [24, 12, 8]),
-        (96, 264, "--bits 4 --group 32 --asymmetric", [24, 12, 8]),
-        (96, 264, "--bits 4 --head-bits 4 --group 5", [24, 12, 8]),
-        (96, 264, "--group 5", [24, 12, 8]),
+        (100, 260, "--bits 4 --group-size 32", []),
+        (96, 264, "--bits 4 --group-size 32", [24, 12, 8]),
+        (96, 264, "--bits 4 --group-size 32 --asymmetric", [24, 12, 8]),
+        (96, 264, "--bits 4 --head-bits 4 --group-size 5", [24, 12, 8]),
+        (96, 264, "--group-size 5", [24, 12, 8]),
     ],
 )
 def test_groups_that_are_offered_take_fewer_bytes_than_8_bit(
@@ -248,9 +248,11 @@ def test_groups_that_are_offered_take_fewer_bytes_than_8_bit(
     assert match is not None
     assert match[1] == (", ".join(map(str, groups)) or "none of the usual ones")
     shorter = ["--short-last-group"] if "--short-last-group" in refused.words else []
-    at = given.index("--group")
+    at = given.index("--group-size")
     for group in groups:
-        planned = cli("plan", model, *given[:at], *given[at + 2 :], "--group", group, "--json").json
+        planned = cli(
+            "plan", model, *given[:at], *given[at + 2 :], "--group-size", group, "--json"
+        ).json
         assert planned["weight_bytes"] < eight or "--bits" not in given
     if shorter and "--bits" in given:
         assert cli("plan", model, *given, *shorter, "--json").json["weight_bytes"] < eight

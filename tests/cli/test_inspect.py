@@ -78,7 +78,7 @@ def test_a_quantised_checkpoint(cli: Cli, tmp_path: Path) -> None:
     tiny_gptq(tmp_path / "q", group=16, module_bits={"model.layers.1.mlp.down_proj": 8})
     found = inspected(cli, tmp_path / "q")
     assert found["kind"] == "GPTQ checkpoint"
-    counts = {(row["bits"], row["group"]): row["matrices"] for row in found["integers"]}
+    counts = {(row["bits"], row["group_size"]): row["matrices"] for row in found["integers"]}
     assert counts == {(4, 16): 13, (8, 16): 1}
 
 

@@ -68,10 +68,12 @@ def test_gguf_file(cli: Cli, needs: Any, tmp_path: Path, kind: str) -> None:
     ran = cli("run", out, "--prompt", "a b", "--tokens", 8, "--ignore-eos", "--json")
     assert ran.json["verdict"]["mismatched"] == 0 < ran.json["verdict"]["compared"]
     command = artifact.read_manifest(out).command
-    assert "--bits" not in command and "--group" not in command and "--head-bits" not in command
+    assert (
+        "--bits" not in command and "--group-size" not in command and "--head-bits" not in command
+    )
 
 
-@pytest.mark.parametrize("option", [("--bits", 8), ("--group", 16), ("--asymmetric",)])
+@pytest.mark.parametrize("option", [("--bits", 8), ("--group-size", 16), ("--asymmetric",)])
 def test_options_of_float_layers_are_refused(cli: Cli, tmp_path: Path, option: Any) -> None:
     tiny_gptq(tmp_path / "model", group=16)
     for command in (("plan",), ("compile", "-o", tmp_path / "out")):
@@ -84,7 +86,7 @@ def test_options_of_float_layers_are_refused(cli: Cli, tmp_path: Path, option: A
 def test_head_bits_are_for_a_float_embedding(cli: Cli, tmp_path: Path) -> None:
     """Allowed where embedding and head are float, with groups of their own; else refused."""
     tiny_gptq(tmp_path / "model", group=16)
-    four = cli("plan", tmp_path / "model", "--head-bits", 4, "--group", 16)
+    four = cli("plan", tmp_path / "model", "--head-bits", 4, "--group-size", 16)
     assert four.code == 0, four.err
     assert "embedding and LM head 4 bit" in four.out
     tiny_gptq(tmp_path / "own", group=16, embedding_bits=4)
@@ -95,7 +97,7 @@ def test_head_bits_are_for_a_float_embedding(cli: Cli, tmp_path: Path) -> None:
 def test_options_are_for_the_matrices_that_are_float(cli: Cli, tmp_path: Path) -> None:
     """One module that the checkpoint left float: --bits 4 is about it."""
     tiny_gptq(tmp_path / "model", group=16, skip=("model.layers.0.mlp.down_proj",))
-    planned = cli("plan", tmp_path / "model", "--bits", 4, "--group", 8)
+    planned = cli("plan", tmp_path / "model", "--bits", 4, "--group-size", 8)
     assert planned.code == 0, planned.err
     assert "4 bit group size 8, 4 bit group size 16 (13 matrices" in planned.out
 

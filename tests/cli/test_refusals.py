@@ -133,8 +133,8 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
     ("options", "code", "said"),
     [
         (["--bits", 5], 2, "'5' is not one of '8', '4', '3', '2'"),
-        (["--group", 7], 20, "group sizes that divide all"),
-        (["--group", 0], 20, "--group 0 is not usable"),
+        (["--group-size", 7], 20, "group sizes that divide all"),
+        (["--group-size", 0], 20, "--group-size 0 is not usable"),
         (["--context", 65], 2, "allowed: 2 to 64"),
         (["--context", 1], 2, "allowed: 2 to 64"),
         (["--l1", "lots"], 2, "'lots' is not a size"),

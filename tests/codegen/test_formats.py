@@ -82,7 +82,9 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=96)
     model = load_model(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
-    program = compile_model(model, tmp_path / "out", QuantOptions(bits=4, group=32), context=16)
+    program = compile_model(
+        model, tmp_path / "out", QuantOptions(bits=4, group_size=32), context=16
+    )
     points = [f"{ASYM} | SC_FMT_ZEROS" if bits <= ZERO_BITS else ASYM for bits in WIDTHS]
     kinds = ([ASYM] * len(WIDTHS), points)
     largest = [[f"{b}{kind}" for b, kind in zip(WIDTHS, each, strict=True)] for each in kinds]

@@ -82,7 +82,7 @@ class Case:
         return (
             f"seed {self.seed}: {self.family}, {m['layers']} layers, hidden {m['hidden']}, ffn "
             f"{m['intermediate']}, {m['heads']}/{m['kv_heads']} heads of {m['head_dim']}, {widths} bit, "
-            f"group {self.options.group}, context {self.context}, {self.target.name} on "
+            f"group {self.options.group_size}, context {self.context}, {self.target.name} on "
             f"{'+'.join(self.engines)}, {self.place}"
         )
 
@@ -125,7 +125,7 @@ def draw(seed: int) -> Case:
             model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
     options = QuantOptions(
         bits=pick(8, 4, 3, 2),
-        group=group,
+        group_size=group,
         asymmetric=pick(False, True),
         head_bits=pick(8, 8, 4, 3, 2),
         short_last_group=True,

@@ -76,7 +76,7 @@ def test_weights_from_flash(model: Path, tmp_path: Path, name: str) -> None:
     """Every width of weights, odd segments, all of it fetched."""
     target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
-    graph = lower(loaded, QuantOptions(bits=4, group=24, short_last_group=True), 24)
+    graph = lower(loaded, QuantOptions(bits=4, group_size=24, short_last_group=True), 24)
     sizes = shape_of(graph, loaded)
     rooms = {v.name: 0 for v in target.on_chip} | {"l2": l2_without_weights(sizes, target=target)}
     program = compile_graph(graph, loaded, tmp_path / "out", target.with_room(**rooms))

@@ -133,7 +133,7 @@ def made(
     """With side paths and zero points: every buffer there is but "split", which one core has no use for."""
     need("host")
     add_adapters(story_model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 5})
-    options = QuantOptions(bits=4, group=20, asymmetric=True, short_last_group=True)
+    options = QuantOptions(bits=4, group_size=20, asymmetric=True, short_last_group=True)
     graph = lower(story_model, options, 64)
     for layer in story_model.layers:
         layer.adapters.clear()

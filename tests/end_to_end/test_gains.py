@@ -27,7 +27,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
             "context": 64,
             "engines": "cores",
             "bits": 4,
-            "group": 33,
+            "group_size": 33,
             "asymmetric": True,
             "short_last_group": True,
         },

@@ -81,14 +81,14 @@ ODD: list[tuple[str, dict[str, Any], QuantOptions, dict[str, int], str]] = [
     (
         "w8-groups-small-l1",
         {"hidden": 37, "intermediate": 91, "heads": 3, "kv_heads": 1, "head_dim": 10, "vocab": 203},
-        QuantOptions(group=17, short_last_group=True),
+        QuantOptions(group_size=17, short_last_group=True),
         {},
         "small L1",
     ),
     (
         "w4-groups-wide-heads",
         {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 1, "head_dim": 128, "layers": 1},
-        QuantOptions(bits=4, group=32),
+        QuantOptions(bits=4, group_size=32),
         {},
         "",
     ),

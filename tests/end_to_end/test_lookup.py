@@ -159,7 +159,7 @@ CASES = {
     ),
     "odd sizes, groups": Case(
         {"hidden": 37, "intermediate": 91, "heads": 3, "head_dim": 10, "vocab": 203},
-        QuantOptions(group=17, short_last_group=True),
+        QuantOptions(group_size=17, short_last_group=True),
     ),
     "24 tokens in all: verified by 3": Case({"vocab": 24, "tied": True}),
     "blocks that cores split": Case(

@@ -34,7 +34,7 @@ from .programs import (
 SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], str]] = {
     "w4-offsets-sides": (
         {"hidden": 96, "intermediate": 160, "heads": 3, "kv_heads": 1, "head_dim": 32},
-        QuantOptions(bits=4, group=32, asymmetric=True),
+        QuantOptions(bits=4, group_size=32, asymmetric=True),
         {"q_proj": 3, "o_proj": 2, "up_proj": 5},
         "",
     ),
@@ -52,7 +52,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
     ),
     "w4-no-offsets": (
         {"hidden": 128, "intermediate": 224, "heads": 4, "kv_heads": 2, "head_dim": 32},
-        QuantOptions(bits=4, group=32),
+        QuantOptions(bits=4, group_size=32),
         {},
         "",
     ),
@@ -70,19 +70,19 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
     ),
     "w3-small-l1": (
         {"hidden": 128, "intermediate": 320, "heads": 4, "kv_heads": 2, "head_dim": 32},
-        QuantOptions(bits=3, group=64),
+        QuantOptions(bits=3, group_size=64),
         {},
         "L1",
     ),
     "w2-last-group-short": (
         {"hidden": 160, "intermediate": 224, "heads": 5, "kv_heads": 5, "head_dim": 32},
-        QuantOptions(bits=2, group=96, asymmetric=True, short_last_group=True),
+        QuantOptions(bits=2, group_size=96, asymmetric=True, short_last_group=True),
         {},
         "",
     ),
     "w8-flash": (
         {"hidden": 64, "intermediate": 416, "heads": 2, "kv_heads": 1, "head_dim": 64},
-        QuantOptions(bits=8, group=32),
+        QuantOptions(bits=8, group_size=32),
         {},
         "flash",
     ),

@@ -42,13 +42,13 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]]
     ),
     "w3-groups": (
         {"intermediate": 1041},
-        QuantOptions(bits=3, group=17, short_last_group=True),
+        QuantOptions(bits=3, group_size=17, short_last_group=True),
         {},
         {2, 4},
     ),
     "w4-offsets-sides": (
         {"hidden": 64, "head_dim": 16, "intermediate": 800},
-        QuantOptions(bits=4, group=32, asymmetric=True),
+        QuantOptions(bits=4, group_size=32, asymmetric=True),
         {"down_proj": 20, "gate_proj": 3},
         {2, 4, 8},
     ),

@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> FloatModel:
     return load_model(tmp_path / "model")
 
 
-GROUPS = QuantOptions(group=8)
+GROUPS = QuantOptions(group_size=8)
 
 
 @pytest.fixture

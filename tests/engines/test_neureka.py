@@ -54,7 +54,7 @@ SIZES: dict[str, Any] = {
     "hidden": 44, "intermediate": 102, "vocab": 83, "heads": 4, "kv_heads": 2, "head_dim": 10,
     "layers": 1, "seed": 4,
 }  # fmt: skip
-GROUPED = QuantOptions(bits=4, group=4, short_last_group=True)
+GROUPED = QuantOptions(bits=4, group_size=4, short_last_group=True)
 CASES = {
     "1x1": Case("neureka"),
     "1x1, 4 bit, a head of its own": Case(
@@ -257,7 +257,7 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
         **SIZES | {"hidden": 128, "head_dim": 32, "intermediate": 256, "vocab": 400},
     )
     model = load_model(tmp_path / "model")
-    graph = lowered(model, QuantOptions(bits=4, group=32), CONTEXT, SIRACUSA)
+    graph = lowered(model, QuantOptions(bits=4, group_size=32), CONTEXT, SIRACUSA)
     program = compile_graph(graph, model, tmp_path / "out").build("gvsoc")
     engines = engines_of(graph)
     assert engines["head"] != CORES and engines["down"] == CORES and program.plan.verified > 2

@@ -66,7 +66,7 @@ CASES = {
     ),
     "a head of its own, groups of 16": Case(
         SLOTS | {"head"}, {"tied": False, "intermediate": 144},
-        QuantOptions(bits=4, group=16, head_bits=4),
+        QuantOptions(bits=4, group_size=16, head_bits=4),
     ),
     "side paths stay with the cores": Case(
         frozenset({"o", "gate_up", "head"}), {}, QuantOptions(bits=4),
@@ -78,7 +78,7 @@ CASES = {
     ),
     "3 bit, a short last group": Case(
         SLOTS, {"vocab": 107, "hidden": 72, "heads": 3, "kv_heads": 1},
-        QuantOptions(bits=3, group=32, short_last_group=True),
+        QuantOptions(bits=3, group_size=32, short_last_group=True),
     ),
 }  # fmt: skip
 
@@ -215,7 +215,7 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
     ("engine", "options"),
     [
         (EAGER, QuantOptions()),
-        (replace(EAGER, cut=THE_CORES.cut), QuantOptions(group=16, short_last_group=True)),
+        (replace(EAGER, cut=THE_CORES.cut), QuantOptions(group_size=16, short_last_group=True)),
     ],
     ids=["one scale per row", "the cores' segments"],
 )
@@ -244,7 +244,7 @@ def test_its_segments_decide_numbers(tmp_path: Path, register: Callable[[Engine]
     """Of groups; else the test above would show nothing."""
     register(EAGER)
     model = load(Case(SLOTS), tmp_path / "model")
-    options = QuantOptions(group=16, short_last_group=True)
+    options = QuantOptions(group_size=16, short_last_group=True)
     there = lowered(model, options, CONTEXT)
     here = lowered(model, options, CONTEXT, CORES_ALONE)
     request = requests(here)[0]

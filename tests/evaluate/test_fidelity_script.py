@@ -77,7 +77,7 @@ def test_a_quantised_model_is_compared_with_its_own_weights(
 
 def test_integer_model_alone(tiny_dir: Path, text: Path, run: Run) -> None:
     ran = run(tiny_dir, "--text", text, "--windows", "1", "--skip-float", "--bits", "4",
-                   "--group", "8", "--asymmetric", "--head-bits", "4")  # fmt: skip
+                   "--group-size", "8", "--asymmetric", "--head-bits", "4")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     row = ran.stdout.splitlines()[-1]
     assert row.startswith("integer, 4 bit, groups of 8, asymmetric, head 4 bit  ")
@@ -89,7 +89,7 @@ def test_integer_model_alone(tiny_dir: Path, text: Path, run: Run) -> None:
     [
         (["--windows", "99"], 2, "99 windows of 512 tokens need 50688 tokens"),
         (["--bits", "5"], 20, "--bits 5 is not supported"),
-        (["--windows", "1", "--group", "7"], 20, "group size 7 does not divide"),
+        (["--windows", "1", "--group-size", "7"], 20, "group size 7 does not divide"),
     ],
 )
 def test_refusals_have_their_exit_code(

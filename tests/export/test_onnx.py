@@ -57,9 +57,9 @@ def test_families(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        QuantOptions(bits=4, group=32, head_bits=4),
-        QuantOptions(bits=4, group=24, head_bits=8, asymmetric=True, short_last_group=True),
-        QuantOptions(bits=2, group=16, head_bits=3, short_last_group=True),
+        QuantOptions(bits=4, group_size=32, head_bits=4),
+        QuantOptions(bits=4, group_size=24, head_bits=8, asymmetric=True, short_last_group=True),
+        QuantOptions(bits=2, group_size=16, head_bits=3, short_last_group=True),
     ],
     ids=str,
 )
@@ -72,7 +72,7 @@ def test_groups(tmp_path: Path, options: QuantOptions) -> None:
     assert differences(graph, [3, 7, 11], 4) == 0
 
 
-@pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4, group=8)], ids=str)
+@pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4, group_size=8)], ids=str)
 def test_side_paths(tmp_path: Path, options: QuantOptions) -> None:
     write_tiny_llama(tmp_path / "m", hidden=40, intermediate=56, heads=4, kv_heads=2, head_dim=6)
     model = load_model(tmp_path / "m")

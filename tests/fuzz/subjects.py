@@ -182,7 +182,7 @@ def _compiled(folder: Path) -> None:
     """Directories whose host program is built already: what is changed is none of its sources."""
     for name, options in (
         ("rows", {"context": 16}),
-        ("groups", {"context": 12, "bits": 4, "group": 4, "target": "host"}),
+        ("groups", {"context": 12, "bits": 4, "group_size": 4, "target": "host"}),
     ):
         write_tiny_llama(folder.parent / "of" / name, **SIZES)
         out = folder / name / "out"
@@ -251,7 +251,7 @@ def _reports(folder: Path) -> None:
     """A compiled directory with an evaluation in it; a profiled run and another evaluation beside it."""
     for name, options in (
         ("rows", {"context": 16}),
-        ("groups", {"context": 12, "bits": 4, "group": 4}),
+        ("groups", {"context": 12, "bits": 4, "group_size": 4}),
     ):
         write_tiny_llama(folder.parent / "told" / name, **SIZES)
         out = folder / name / "out"

@@ -108,7 +108,7 @@ MODELS = {
     "rows": Pinned({"context": 24}, write_tiny_llama),
     # groups that do not divide, zero points, a 4-bit head of its own; KV cache and logits out of L1
     "groups": Pinned(
-        {"bits": 4, "group": 16, "short_last_group": True, "asymmetric": True,
+        {"bits": 4, "group_size": 16, "short_last_group": True, "asymmetric": True,
          "head_bits": 4, "context": 40, "l1": 21572},
         odd_groups,
     ),
@@ -119,11 +119,11 @@ MODELS = {
         lambda path: write_tiny_llama(path, hidden=24, heads=3, kv_heads=1, head_dim=14, seed=9),
     ),
     "stories-8": Pinned({"context": 64}),
-    "stories-4-groups": Pinned({"bits": 4, "group": 32, "context": 64}),
+    "stories-4-groups": Pinned({"bits": 4, "group_size": 32, "context": 64}),
     "stories-2": Pinned({"bits": 2, "context": 64}),
     "qwen3": Pinned({"context": 32}, qwen3),
     "qwen2": Pinned({"bits": 3, "context": 32}, qwen2),
     "mistral": Pinned(
-        {"bits": 4, "group": 16, "asymmetric": True, "context": 32, "target": "pulp-open"}, mistral
+        {"bits": 4, "group_size": 16, "asymmetric": True, "context": 32, "target": "pulp-open"}, mistral
     ),
 }  # fmt: skip

@@ -39,7 +39,7 @@ def model_with_sides(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
 @pytest.fixture(scope="session")
 def _lowered(model: FloatModel) -> Graph:
     return lower(
-        model, QuantOptions(bits=4, group=8, asymmetric=True, short_last_group=True), CONTEXT
+        model, QuantOptions(bits=4, group_size=8, asymmetric=True, short_last_group=True), CONTEXT
     )
 
 

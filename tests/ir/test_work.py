@@ -49,7 +49,7 @@ def test_vectors() -> None:
 def test_vectors_in_segments() -> None:
     """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums.  Of 10 tokens a core
     has one, and a share of the last."""
-    options = QuantOptions(bits=4, group=32, asymmetric=True, short_last_group=True)
+    options = QuantOptions(bits=4, group_size=32, asymmetric=True, short_last_group=True)
     work = steps_of(make_shape(hidden=100, options=options), 10, 0)["attn_in.q"].work
     share = {"calls": 1, "starts": 0, "tokens": 1, "elements": 13, "blocks": 2, "sums": 4}
     assert work == Work(share | {"tokens_whole": 1, "elements_whole": 100, "segments_whole": 4})

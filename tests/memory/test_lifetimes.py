@@ -60,7 +60,7 @@ def test_of_a_plain_model() -> None:
 
 def test_of_segments_only_where_there_are_groups() -> None:
     """Those of a layer; the head has one scale per row."""
-    found = lives(make_shape(options=QuantOptions(bits=4, group=4)))
+    found = lives(make_shape(options=QuantOptions(bits=4, group_size=4)))
     assert found["xc"] == "attn_in.q-qkv, o_in.q-out"
     assert found["block_max"] == "attn_in.q, o_in.q, mlp_in.q, down_in.q"
     assert found["xq"] == VECTORS
@@ -143,7 +143,11 @@ def test_layers_in_groups_of_different_sizes() -> None:
     """Two segments of 64 at a time take more room than one of 96."""
     few, many = (
         make_shape(
-            hidden=192, ffn=576, head_dim=24, layers=2, options=QuantOptions(bits=4, group=group)
+            hidden=192,
+            ffn=576,
+            head_dim=24,
+            layers=2,
+            options=QuantOptions(bits=4, group_size=group),
         )
         for group in (64, 96)
     )

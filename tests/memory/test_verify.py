@@ -49,7 +49,7 @@ FRUGAL = next(
     if (plan := make_plan(ENGINED, SIRACUSA, budget)).frugal and plan.kv_window_blocks
 )
 PADDED = make_shape(
-    hidden=60, ffn=80, options=QuantOptions(bits=2, group=20, short_last_group=True)
+    hidden=60, ffn=80, options=QuantOptions(bits=2, group_size=20, short_last_group=True)
 )  # what padding makes whole N-EUREKA multiplies too
 DEEP = make_shape(layers=17)  # whose gains are behind L1
 BUDGETS = (None, 48 * KIB)

@@ -395,12 +395,12 @@ def test_an_embedding_in_another_order_is_refused(tmp_path: Path) -> None:
 
 
 def test_groups_of_the_options_are_for_float_matrices_only(tmp_path: Path) -> None:
-    """--group 7 divides nothing here; it is refused for what is float alone."""
+    """--group-size 7 divides nothing here; it is refused for what is float alone."""
     model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
-    lower(model, QuantOptions(group=7), 16)
+    lower(model, QuantOptions(group_size=7), 16)
     some = quantised_model(base(tmp_path / "b"), lambda i, m: Format() if m == "o_proj" else None)
     with pytest.raises(QuantizeError) as refused:
-        lower(some, QuantOptions(group=7), 16)
+        lower(some, QuantOptions(group_size=7), 16)
     assert "down (96)" in str(refused.value) and "o (64)" not in str(refused.value)
 
 
@@ -408,6 +408,6 @@ def test_groups_of_a_four_bit_head_have_to_divide_its_inputs(tmp_path: Path) -> 
     """Also where the layers are integers already, so that nothing else says so."""
     model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
     with pytest.raises(QuantizeError, match=r"embedding and head \(64\)"):
-        lower(model, QuantOptions(group=48, head_bits=4), 16)
-    lower(model, QuantOptions(group=48, head_bits=4, short_last_group=True), 16)
-    lower(model, QuantOptions(group=32, head_bits=4), 16)
+        lower(model, QuantOptions(group_size=48, head_bits=4), 16)
+    lower(model, QuantOptions(group_size=48, head_bits=4, short_last_group=True), 16)
+    lower(model, QuantOptions(group_size=32, head_bits=4), 16)

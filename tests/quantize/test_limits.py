@@ -84,7 +84,7 @@ def test_the_largest_floats(tmp_path: Path) -> None:
     write_tiny_llama(
         tmp_path / "m", tied=False, overrides={n: np.full_like(v, most) for n, v in plain.items()}
     )
-    for options in ({"bits": 8}, {"bits": 4, "group": 8}):
+    for options in ({"bits": 8}, {"bits": 4, "group_size": 8}):
         with pytest.raises(BadWeights, match="21 tensors are too large, e.g. model.embed_tokens"):
             lower(load_model(tmp_path / "m"), QuantOptions(**options), 8)
 

@@ -90,7 +90,7 @@ def test_8_bit_logits_are_close_to_float(tmp_path: Path, shape: str) -> None:
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_8_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
     """Correlation at least 0.999, relative RMS error at most 0.04."""
-    options = QuantOptions(group=12, asymmetric=asymmetric)
+    options = QuantOptions(group_size=12, asymmetric=asymmetric)
     correlation, error = fidelity(make(tmp_path), options)
     assert correlation >= 0.999 and error <= 0.04
 
@@ -98,7 +98,7 @@ def test_8_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_4_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
     """Correlation at least 0.95, relative RMS error at most 0.3 (random weights: the worst case)."""
-    options = QuantOptions(bits=4, group=12, asymmetric=asymmetric)
+    options = QuantOptions(bits=4, group_size=12, asymmetric=asymmetric)
     correlation, error = fidelity(make(tmp_path), options)
     assert correlation >= 0.95 and error <= 0.3
 
@@ -106,7 +106,7 @@ def test_4_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
 def test_4_bit_against_float_with_the_same_weights(tmp_path: Path) -> None:
     """The integers themselves cost little: dequantised 4-bit weights in float, error below 0.04."""
     model = make(tmp_path, tied=False)
-    graph = lower(model, QuantOptions(bits=4, group=12), 32)
+    graph = lower(model, QuantOptions(bits=4, group_size=12), 32)
     weights = {
         op.weight.name: op.weight.dequantized() for op in graph.ops if isinstance(op, Linear)
     }
@@ -212,7 +212,7 @@ def test_side_path_alone_against_float(tmp_path: Path) -> None:
 def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden: int) -> None:
     """4-bit weights in any groups: a reads the segments of its matrix, and still adds b (a x)."""
     model = make(tmp_path, RANKS, hidden=hidden, intermediate=128)
-    options = QuantOptions(bits=4, group=group, asymmetric=True, short_last_group=True)
+    options = QuantOptions(bits=4, group_size=group, asymmetric=True, short_last_group=True)
     graph = lower(model, options, 16)
     found = [op.weight for op in graph.ops if isinstance(op, Linear) and op.weight.low_rank]
     assert len(found) == 8
@@ -234,11 +234,11 @@ def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden
 def test_groups_that_do_not_divide_name_every_matrix(tmp_path: Path) -> None:
     model = make(tmp_path, hidden=40, intermediate=100, heads=2, kv_heads=1, head_dim=14)
     with pytest.raises(QuantizeError) as refused:
-        lower(model, QuantOptions(bits=4, group=16), 16)
+        lower(model, QuantOptions(bits=4, group_size=16), 16)
     for part in ("qkv and gate_up (40)", "o (28)", "down (100)"):
         assert part in str(refused.value)
-    lower(model, QuantOptions(bits=4, group=16, short_last_group=True), 16)
-    lower(model, QuantOptions(bits=4, group=4), 16)
+    lower(model, QuantOptions(bits=4, group_size=16, short_last_group=True), 16)
+    lower(model, QuantOptions(bits=4, group_size=4), 16)
 
 
 @pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 16}, {"head_bits": 5}])
@@ -252,9 +252,9 @@ def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
     "options",
     [
         QuantOptions(),
-        QuantOptions(bits=4, group=12, head_bits=4),
+        QuantOptions(bits=4, group_size=12, head_bits=4),
         QuantOptions(bits=4, asymmetric=True),
-        QuantOptions(group=128, short_last_group=True),
+        QuantOptions(group_size=128, short_last_group=True),
     ],
 )
 def test_shapes_from_the_config_are_those_of_the_graph(

@@ -182,7 +182,7 @@ def test_no_group_is_offered_that_saves_nothing() -> None:
     with pytest.raises(QuantizeError) as refused:
         check_groups(inputs, 5, False, lambda group: False)
     text = str(refused.value)
-    assert "fewer bytes than 8 bit: none of the usual ones; or no --group" in text
+    assert "fewer bytes than 8 bit: none of the usual ones; or no --group-size" in text
     assert "or 8 bit" in text and "--short-last-group" not in text
     with pytest.raises(QuantizeError, match="divide all: none of the usual ones"):
         check_groups({"qkv": 100, "down": 260}, 32, False)

@@ -17,7 +17,7 @@ from shrinkc.core.shell import quoted
     "compile",
     "Compile a model to a C program with its weights.",
     "shrinkc compile model -o out",
-    "shrinkc compile model -o narrow --bits 4 --group 32 --context 128",
+    "shrinkc compile model -o narrow --bits 4 --group-size 32 --context 128",
 )
 @model_options
 @click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")

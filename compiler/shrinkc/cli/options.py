@@ -131,7 +131,7 @@ model_options = together(
         "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
         help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
     ),
-    click.option("--group", type=int, help="Weights that share a scale. [default: a whole row]"),
+    click.option("--group-size", type=int, help="Weights that share a scale. [default: a whole row]"),
     click.option(
         "--short-last-group", is_flag=True,
         help="Let the last group of a row be shorter where the size does not divide.",

@@ -178,7 +178,7 @@ def _formats(opened: Checkpoint) -> list[Row]:
     formats = opened.formats or {}
     counts = Counter((bits, group, bool(zero)) for bits, group, zero in formats.values())
     return [
-        {"bits": bits, "group": group, "asymmetric": asymmetric, "matrices": count}
+        {"bits": bits, "group_size": group, "asymmetric": asymmetric, "matrices": count}
         for (bits, group, asymmetric), count in sorted(counts.items())
     ]
 
@@ -238,7 +238,7 @@ def _graph_tables(g: Graph) -> dict[str, list[Row]]:
             "matrix": starred(m.name),
             "shape": f"{m.rows}x{m.k}",
             "bits": m.bits,
-            "group": groups.get(m.name),
+            "group_size": groups.get(m.name),
             "asymmetric": m.asymmetric,
             "side_path": m.rank or None,
             "engine": m.engine,

@@ -25,7 +25,7 @@ class PlanRequest:
     model: Path | Checkpoint
     target: str = DEFAULT.name
     bits: int | None = None
-    group: int | None = None
+    group_size: int | None = None
     short_last_group: bool = False
     asymmetric: bool = False
     head_bits: int | None = None
@@ -51,7 +51,7 @@ class PlanRequest:
     def quant(self) -> QuantOptions:
         """How what is float is quantised."""
         return QuantOptions(
-            bits=WIDEST if self.bits is None else self.bits, group=self.group, asymmetric=self.asymmetric,
+            bits=WIDEST if self.bits is None else self.bits, group_size=self.group_size, asymmetric=self.asymmetric,
             head_bits=WIDEST if self.head_bits is None else self.head_bits,
             short_last_group=self.short_last_group,
         )  # fmt: skip
@@ -59,7 +59,7 @@ class PlanRequest:
     @property
     def given(self) -> set[str]:
         """The options of ``quant`` that were given."""
-        names = ("bits", "group", "short_last_group", "asymmetric", "head_bits")
+        names = ("bits", "group_size", "short_last_group", "asymmetric", "head_bits")
         return {
             f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)
         }  # fmt: skip

@@ -82,7 +82,7 @@ class Planned:
         return {
             "target": self.target.name,
             "bits": None if "--bits" in fixed else q.bits,
-            "group": q.group,
+            "group_size": q.group_size,
             "short_last_group": q.short_last_group,
             "asymmetric": q.asymmetric,
             "head_bits": None if "--head-bits" in fixed else q.head_bits,
@@ -200,7 +200,7 @@ def fixed_options(
     if not float_inputs(config, known):
         fixed |= {"--bits", "--asymmetric"}
         if not quant.grouped_tables or "--head-bits" in fixed:
-            fixed |= {"--group", "--short-last-group"}
+            fixed |= {"--group-size", "--short-last-group"}
     return frozenset(fixed)
 
 

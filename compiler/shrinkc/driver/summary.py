@@ -62,7 +62,7 @@ def _weights(planned: Planned) -> str:
     """Stored bytes, and the width of every kind of matrix."""
     q, known = planned.request.quant, planned.formats or {}
     fixed = fixed_options(planned.config, planned.formats, q)
-    said = [] if "--bits" in fixed else [_width(q.bits, q.asymmetric, q.group or 0)]
+    said = [] if "--bits" in fixed else [_width(q.bits, q.asymmetric, q.group_size or 0)]
     counts = Counter(
         (bits, bool(zero), group if group < inputs_of(planned.config, name) else 0)
         for name, (bits, group, zero) in known.items()

@@ -19,7 +19,7 @@ from shrinkc.memory.cycles import LABELS
 from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
-AXES = ("target", "bits", "head_bits", "group", "context", "l1")
+AXES = ("target", "bits", "head_bits", "group_size", "context", "l1")
 """Options of a plan that can take several values: those that are one value each."""
 
 ENERGY = "not estimated: no measurement on the chip to estimate it from"
@@ -182,7 +182,7 @@ def sweep(
     the place.
 
     The checkpoint is opened once.  A combination that is not possible for the model (a context, a
-    group) is a point as well; where all are refused, the first refusal is raised.
+    group size) is a point as well; where all are refused, the first refusal is raised.
     """
     checkpoint = PlanRequest(**options).opened(whole=False)
     given = {**options, "model": checkpoint, "adapter": None}

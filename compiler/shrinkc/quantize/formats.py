@@ -25,10 +25,10 @@ ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Widths of the weights.  ``group`` None = one scale per row."""
+    """Widths of the weights.  ``group_size`` None: one scale per output channel."""
 
     bits: int = WIDEST
-    group: int | None = None
+    group_size: int | None = None
     asymmetric: bool = False
     head_bits: int = WIDEST
     short_last_group: bool = False
@@ -46,8 +46,8 @@ class QuantOptions:
 
     @property
     def head_group(self) -> int | None:
-        """``group`` of embedding and head."""
-        return self.group if self.grouped_tables else None
+        """The group size of embedding and head."""
+        return self.group_size if self.grouped_tables else None
 
 
 def matrix_formats(
@@ -61,7 +61,7 @@ def matrix_formats(
     known = formats or {}
     inputs = _inputs(c)
     offsets = Offsets.WIDE if options.asymmetric else Offsets.NONE
-    own = MatrixFormat(options.bits, options.group, offsets)
+    own = MatrixFormat(options.bits, options.group_size, offsets)
     layers: list[dict[str, MatrixFormat]] = []
     for i in range(c.num_layers):
         slots = {}
@@ -129,7 +129,7 @@ def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
 def grouped_inputs(
     c: LlamaConfig, quantised: Collection[str], options: QuantOptions
 ) -> dict[str, int]:
-    """What --group has to divide: float_inputs, and the inputs of an embedding or head in groups."""
+    """What --group-size has to divide: float_inputs, and the inputs of an embedding or head in groups."""
     found = float_inputs(c, quantised)
     tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
     floats = options.grouped_tables and not tables <= set(quantised)

@@ -94,7 +94,7 @@ class _Lowering:
         cos, sin = rope_tables(c, context)
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
-            options.group,
+            options.group_size,
             options.short_last_group,
         )
         self.graph = Graph(
@@ -134,7 +134,7 @@ class _Lowering:
             if isinstance(weight, QuantizedWeight):
                 return convert_matrix(source.name, weight, out, limit=limit, engine=engine)
             return quantize_matrix(
-                source.name, weight, out, bits=o.bits, group=o.group, asymmetric=o.asymmetric,
+                source.name, weight, out, bits=o.bits, group=o.group_size, asymmetric=o.asymmetric,
                 limit=limit, engine=engine,
             )  # fmt: skip
 

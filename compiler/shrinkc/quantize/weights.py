@@ -61,7 +61,7 @@ def check_groups(
     if group is None:
         return
     if group < 1:
-        raise QuantizeError(f"--group {group} is not usable.", "allowed: 1 and more.")
+        raise QuantizeError(f"--group-size {group} is not usable.", "allowed: 1 and more.")
     bad = {name: k for name, k in inputs.items() if k % group}
     if bad and not short_last:
         near = [
@@ -75,8 +75,8 @@ def check_groups(
             + (", ".join(map(str, near)) or "none of the usual ones")
         ]
         if saves is None or saves(group):
-            ways.append("--short-last-group to let the last group of a row be shorter")
-        ways.append("no --group for one scale per row")
+            ways.append("--short-last-group to let the last group of a channel be shorter")
+        ways.append("no --group-size, for one scale per output channel")
         if saves is not None:
             ways.append(f"{WIDEST} bit")
         raise QuantizeError(
