@@ -276,7 +276,9 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
 
 
 def test_refusals_and_what_needs_a_text() -> None:
-    for wrong in (0.5, -1.0, float("nan")):
+    with pytest.raises(BadRecipe, match="outlier = nan; numbers of a recipe are finite"):
+        Settings(outlier=float("nan"))
+    for wrong in (0.5, -1.0):
         with pytest.raises(
             BadRecipe, match=f"outlier = {wrong}; 0 \\(no channel\\), or 1 and more"
         ):
