@@ -52,7 +52,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": ((), ("onnx", "onnxruntime")),
 }
 _COMMENT = re.compile(r"<!-- ((?:skip|needs|exit): .*) -->")
-_VARIES = re.compile(r"\d+(?:\.\d+)?(?= s\b| tokens/s\b)")
+_VARIES = re.compile(r"\d[\d,]*(?:\.\d+)?(?= s\b| tokens/s\b)")
 
 
 class BlockError(Exception):

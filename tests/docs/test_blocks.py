@@ -56,7 +56,7 @@ def test_a_line_that_does_not_parse(tmp_path: Path, fence: str, line: str) -> No
 
 
 HOLDS = [
-    "```console\n$ echo 1.5 s '(20 tokens/s)'; echo b\n7 s (3.1 tokens/s)\nb",
+    "```console\n$ echo 1.5 s '(1,020 tokens/s)'; echo b\n7 s (3.1 tokens/s)\nb",
     "```console\n$ printf 'a\\nb\\nc\\n'\na\n...\n\n$ echo \\\n  d\nd",
     "<!-- exit: 2 -->\n```console\n$ shrinkc nonsense 2> file; exit 2",
     '```toml title="file.toml"\nx = 1',
