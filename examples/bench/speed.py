@@ -25,7 +25,7 @@ from models import LLAMA_1B, SMOLLM2, model_of
 from speed_rows import FLASH, FORMATS, LLAMA_LAYER, LONG, MODELS, ROWS, Program, Row
 
 from shrinkc import plan
-from shrinkc.memory.cycles import LABELS
+from shrinkc.memory.cycles import resource_label
 from shrinkc.memory.parts import pieces_in
 from shrinkc.memory.plan import Plan
 
@@ -154,7 +154,7 @@ def predictions(folder: Path) -> Iterator[figures.Row]:
         yield row | {
             "flash_bytes": found.plan.used["flash"], "cycles": round(cost.cycles),
             "tokens_per_second": round(found.speed.tokens_per_second(cost), 4),
-            "limit": f"{LABELS[cost.limit]}, busy {100 * cost.busy[cost.limit]:.0f} %",
+            "limit": f"{resource_label(cost.limit)}, busy {100 * cost.busy[cost.limit]:.0f} %",
         }  # fmt: skip
 
 

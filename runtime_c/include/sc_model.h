@@ -58,7 +58,7 @@ typedef struct sc_matrix {
     uint8_t tails; /* of which of its engine's jobs: Tails of engines/engine.py */
 #endif
 #ifdef SC_ENGINE_COPIES
-    /* taps that a vector takes in the matrix's copy: engines/neureka_twice.py; 0: it has none */
+    /* taps that a vector takes in the matrix's copy: engines/neureka_both.py; 0: it has none */
     uint8_t spread;
 #endif
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Copies of matrices for passes of one token, in N-EUREKA's 3x3 mode with rows in the taps: engines/neureka_twice.py
+ * Copies of matrices for passes of one token, in N-EUREKA's 3x3 mode with rows in the taps: engines/neureka_both.py
  * says how.  For sc_engine_neureka.c alone. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H
@@ -7,7 +7,7 @@
 #include "sc_neureka_rows.h"
 
 #ifdef SC_ENGINE_COPIES
-#define HALF_ROWS 64u /* agrees with neureka_twice.py, like all that start_copy() knows of it */
+#define HALF_ROWS 64u /* agrees with neureka_both.py, like all that start_copy() knows of it */
 #define WEIGHTS_ALIGN 32u
 
 /* Where no copy is read, jobs of all extents have the same places. */

@@ -7,11 +7,11 @@
 #include "sc_kernels.h"
 #include "sc_planes.h"
 
-#ifndef SC_ON_NEUREKA
-#define SC_ON_NEUREKA 255
+#ifndef SC_ON_NEUREKA_1X1
+#define SC_ON_NEUREKA_1X1 255
 #endif
-#ifndef SC_ON_NEUREKA_TWICE
-#define SC_ON_NEUREKA_TWICE 255
+#ifndef SC_ON_NEUREKA_BOTH
+#define SC_ON_NEUREKA_BOTH 255
 #endif
 
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
@@ -19,7 +19,7 @@
 #define CHANNELS 28u /* of a tile of a 3x3 image */
 
 static inline int dense(const sc_matrix *m) {
-    return m->engine == SC_ON_NEUREKA || m->engine == SC_ON_NEUREKA_TWICE;
+    return m->engine == SC_ON_NEUREKA_1X1 || m->engine == SC_ON_NEUREKA_BOTH;
 }
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
 static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * N-EUREKA: C twin of compiler/shrinkc/engines/neureka.py (1x1 mode), neureka_3x3.py and neureka_twice.py.
+ * N-EUREKA: C twin of compiler/shrinkc/engines/neureka_1x1.py (1x1 mode), neureka_3x3.py and neureka_both.py.
  *
  * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  The controller writes them: two are
  * under way while the workers join, rescale and store what the one before has summed.  A target without the engine
@@ -10,13 +10,13 @@
 #include "sc_engine.h"
 #include "sc_engines.h"
 
-#if defined(SC_ON_NEUREKA) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_TWICE)
+#if defined(SC_ON_NEUREKA_1X1) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_BOTH)
 
 #include "sc_joined.h"
 #include "sc_neureka_rows.h"
 
 #define OUTPUTS 32u    /* of a tile */
-#define JOB_ROWS_LOG 6 /* agrees with neureka.py, like the next two */
+#define JOB_ROWS_LOG 6 /* agrees with neureka_1x1.py, like the next two */
 #define JOBS 3u
 #define PIXELS 36 /* of a tile */
 #define TOKENS_MAX 36u
@@ -24,7 +24,7 @@
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
                "planned room of one token's jobs");
-#if SC_ON_NEUREKA != 255 || SC_ON_NEUREKA_TWICE != 255
+#if SC_ON_NEUREKA_1X1 != 255 || SC_ON_NEUREKA_BOTH != 255
 #define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
 _Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_LOG + 1)
                                       : (JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG) <= SC_BYTES_ENGINE,
@@ -346,11 +346,11 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 
 #endif
 
-#if SC_ON_NEUREKA != 255
-SC_L1_DATA const sc_engine sc_engine_neureka = {start, prepare, begin, attend, end, read_row};
+#if SC_ON_NEUREKA_1X1 != 255
+SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = {start, prepare, begin, attend, end, read_row};
 #endif
-#if SC_ON_NEUREKA_TWICE != 255
-SC_L1_DATA const sc_engine sc_engine_neureka_twice = {start, prepare, begin, attend, end, read_row};
+#if SC_ON_NEUREKA_BOTH != 255
+SC_L1_DATA const sc_engine sc_engine_neureka_both = {start, prepare, begin, attend, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
 SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, attend, end, read_row};

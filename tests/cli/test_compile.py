@@ -166,16 +166,16 @@ def test_where_code_lies(cli: Cli, model: Path) -> None:
 def test_engines_that_may_run_matrices(cli: Cli, model: Path) -> None:
     """The cores always may; in the target's order, and said in the command that makes the same."""
     every = cli("plan", model, "--json").json
-    assert every["options"]["engines"] == "cores,neureka,neureka_3x3,neureka_twice"
-    assert every["command"].endswith(" --engines cores,neureka,neureka_3x3,neureka_twice")
-    for asked in ("neureka", "neureka, cores", "cores,neureka,neureka"):
+    assert every["options"]["engines"] == "cores,neureka_1x1,neureka_3x3,neureka_both"
+    assert every["command"].endswith(" --engines cores,neureka_1x1,neureka_3x3,neureka_both")
+    for asked in ("neureka_1x1", "neureka_1x1, cores", "cores,neureka_1x1,neureka_1x1"):
         told = cli("plan", model, "--engines", asked, "--json").json
-        assert told["options"]["engines"] == "cores,neureka"
-        assert {m["engine"] for m in told["engines"].values()} <= {"cores", "neureka"}
+        assert told["options"]["engines"] == "cores,neureka_1x1"
+        assert {m["engine"] for m in told["engines"].values()} <= {"cores", "neureka_1x1"}
         assert all("neureka_3x3" not in m["refused"] for m in told["engines"].values())
     alone = cli("plan", model, "--engines", "cores", "--json").json
     assert alone["options"]["engines"] == "cores" and "engines" not in alone
-    assert "neureka" not in cli("plan", model, "--engines", "cores").out
+    assert "neureka_1x1" not in cli("plan", model, "--engines", "cores").out
     assert cli("plan", model, "--target", "host", "--json").json["options"]["engines"] == "cores"
 
 

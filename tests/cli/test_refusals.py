@@ -145,9 +145,9 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
         (
             ["--engines", ""],
             2,
-            "allowed: cores, neureka, neureka_3x3, neureka_twice, with commas between them",
+            "allowed: cores, neureka_1x1, neureka_3x3, neureka_both, with commas between them",
         ),
-        (["--engines", "neureka", "--target", "host"], 2, "host has no engine 'neureka'"),
+        (["--engines", "neureka_1x1", "--target", "host"], 2, "host has no engine 'neureka_1x1'"),
         (
             ["--code", "l1"],
             2,

@@ -313,7 +313,8 @@ def test_refusals(
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("engine", " neureka", "there is no engine ' neureka'"), ("level", "l9", "a memory is missing or not known")],
+    [("engine", " neureka_1x1", "there is no engine ' neureka_1x1'"),
+     ("level", "l9", "a memory is missing or not known")],
 )  # fmt: skip
 def test_a_plan_of_what_there_is_not(
     cli: Cli, out: Path, field: str, value: str, words: str

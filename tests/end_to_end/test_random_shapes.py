@@ -65,7 +65,7 @@ def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
         ),
         tmp_path,
     )  # fmt: skip
-    assert {m.engine for m in program.shape.stored} == {"cores", "neureka_twice"}
+    assert {m.engine for m in program.shape.stored} == {"cores", "neureka_both"}
     build_program(program.out, "siracusa", env=ENV)
 
 

@@ -75,6 +75,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 
 PLAIN = Engine(
     name="plain",
+    unit="plain",
     store=Store("rows of bytes", ROWS, block_bytes, pack, beside_bytes, align=64),
     levels=("wmem",),
     legal=legal,

@@ -17,7 +17,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.storage import Offsets
 from shrinkc.targets import KIB, SIRACUSA
 
-NEUREKA, TWICE = ENGINES["neureka"], ENGINES["neureka_twice"]
+DENSE, BOTH = ENGINES["neureka_1x1"], ENGINES["neureka_both"]
 MIB = 1 << 20
 
 
@@ -28,7 +28,7 @@ def spec(name: str, rows: int, k: int = 64, bits: int = 8) -> MatrixSpec:
 def copied(
     *specs: MatrixSpec,
     free: int = MIB,
-    engine: str = "neureka",
+    engine: str = "neureka_1x1",
     owners: dict[str, str] | None = None,
     widest: int | None = None,
 ) -> Choices:
@@ -38,17 +38,17 @@ def copied(
 
 def why_not(choices: Choices, name: str) -> str:
     ((engine, reason),) = choices.by_name[name].refused
-    assert engine == "neureka_twice"
+    assert engine == "neureka_both"
     return reason
 
 
 def test_what_neureka_runs_has_a_copy_where_one_token_is_quicker() -> None:
     large, tiny = spec("large", 512), spec("tiny", 8, 32)
     choices = copied(large, tiny)
-    assert choices.by_name["large"] == Choice("neureka_twice", TWICE.cycles(large, 1))
-    assert TWICE.cycles(large, 1) < NEUREKA.cycles(large, 1)
-    assert TWICE.cycles(large, 16) == NEUREKA.cycles(large, 16)
-    assert choices.engine("tiny") == "neureka" and "with its copy" in why_not(choices, "tiny")
+    assert choices.by_name["large"] == Choice("neureka_both", BOTH.cycles(large, 1))
+    assert BOTH.cycles(large, 1) < DENSE.cycles(large, 1)
+    assert BOTH.cycles(large, 16) == DENSE.cycles(large, 16)
+    assert choices.engine("tiny") == "neureka_1x1" and "with its copy" in why_not(choices, "tiny")
 
 
 @pytest.mark.parametrize("engine", [CORES, "neureka_3x3"])
@@ -59,27 +59,27 @@ def test_what_others_run_has_none(engine: str) -> None:
 def test_those_have_copies_that_gain_most_per_byte() -> None:
     """Fewer bits take fewer bytes and gain more."""
     eight, four = spec("eight", 512), spec("four", 512, bits=4)
-    more = TWICE.shape(four).bytes - NEUREKA.shape(four).bytes
+    more = BOTH.shape(four).bytes - DENSE.shape(four).bytes
     choices = copied(eight, four, free=more + 32)
-    assert (choices.engine("eight"), choices.engine("four")) == ("neureka", "neureka_twice")
+    assert (choices.engine("eight"), choices.engine("four")) == ("neureka_1x1", "neureka_both")
     assert "bytes more of wmem, where" in why_not(choices, "eight")
-    assert copied(eight, four, free=100).engines == {"neureka"}
+    assert copied(eight, four, free=100).engines == {"neureka_1x1"}
 
 
 def test_equal_matrices_share_a_copy() -> None:
     first, again = spec("first", 512), spec("again", 512)
-    more = TWICE.shape(first).bytes - NEUREKA.shape(first).bytes
+    more = BOTH.shape(first).bytes - DENSE.shape(first).bytes
     choices = copied(first, again, free=more + 32, owners={"again": "first"})
     assert choices.by_name["first"] == choices.by_name["again"]
-    assert choices.engines == {"neureka_twice"}
+    assert choices.engines == {"neureka_both"}
 
 
 def test_a_vector_may_be_too_wide() -> None:
     narrow, wide = spec("narrow", 512, 64), spec("wide", 512, 256)
-    choices = copied(narrow, wide, widest=TWICE.shape(narrow).x_words)
-    assert (choices.engine("narrow"), choices.engine("wide")) == ("neureka_twice", "neureka")
+    choices = copied(narrow, wide, widest=BOTH.shape(narrow).x_words)
+    assert (choices.engine("narrow"), choices.engine("wide")) == ("neureka_both", "neureka_1x1")
     assert why_not(choices, "wide") == (
-        f"needs vectors of {TWICE.shape(wide).x_words} words, where {TWICE.shape(narrow).x_words} have room"
+        f"needs vectors of {BOTH.shape(wide).x_words} words, where {BOTH.shape(narrow).x_words} have room"
     )
 
 
@@ -104,8 +104,8 @@ def sizes(plan: Plan) -> dict[str, object]:
 
 def test_a_plan_with_copies_is_otherwise_the_same(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, **SIZES)
-    without, found = planned(tmp_path, engines=("cores", "neureka")), planned(tmp_path)
-    assert without.choices.engines == {"neureka"} and found.choices.engines == {"neureka_twice"}
+    without, found = planned(tmp_path, engines=("cores", "neureka_1x1")), planned(tmp_path)
+    assert without.choices.engines == {"neureka_1x1"} and found.choices.engines == {"neureka_both"}
     assert sizes(found.plan) == sizes(without.plan)
     assert found.plan.used["wmem"] > 1.5 * without.plan.used["wmem"]
     assert found.weight_bytes == without.weight_bytes and without.copy_bytes == 0
@@ -114,7 +114,7 @@ def test_a_plan_with_copies_is_otherwise_the_same(tmp_path: Path) -> None:
     assert any(
         "a second layout for faster decoding takes" in v for v in summary(found, verbose=False)
     )
-    assert planned(tmp_path, engines=("neureka_twice",)).choices.engines == {"neureka_twice"}
+    assert planned(tmp_path, engines=("neureka_both",)).choices.engines == {"neureka_both"}
 
 
 @pytest.mark.slow
@@ -124,25 +124,25 @@ def test_copies_take_no_memory_that_something_else_has(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, **SIZES)
     seen: dict[str, set[str]] = {}
     for l1 in range(26 * KIB, 112 * KIB, 2 * KIB):
-        without = planned(tmp_path, engines=("cores", "neureka"), l1=l1)
+        without = planned(tmp_path, engines=("cores", "neureka_1x1"), l1=l1)
         found = planned(tmp_path, l1=l1)
         assert sizes(found.plan) == sizes(without.plan), l1
         reasons = {r for c in found.choices.by_name.values() for _, r in c.refused}
         seen["+".join(sorted(found.choices.engines))] = reasons
-    assert seen.keys() == {"neureka", "neureka+neureka_twice", "neureka_twice"}
-    assert not seen["neureka_twice"]
-    assert any("needs vectors of" in r for r in seen["neureka+neureka_twice"])
-    assert "would leave less memory for what else there is" in seen["neureka"]
+    assert seen.keys() == {"neureka_1x1", "neureka_1x1+neureka_both", "neureka_both"}
+    assert not seen["neureka_both"]
+    assert any("needs vectors of" in r for r in seen["neureka_1x1+neureka_both"])
+    assert "would leave less memory for what else there is" in seen["neureka_1x1"]
 
 
 def test_copies_take_what_is_left_of_weight_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiny_llama(tmp_path, **SIZES)
-    used = planned(tmp_path, engines=("cores", "neureka")).plan.used["wmem"]
+    used = planned(tmp_path, engines=("cores", "neureka_1x1")).plan.used["wmem"]
     tight = SIRACUSA.with_room(wmem=used + 90 * KIB)
     monkeypatch.setattr("shrinkc.driver.planning.target_named", lambda name: tight)
     found = planned(tmp_path)
-    assert found.choices.engines == {"neureka", "neureka_twice"}
+    assert found.choices.engines == {"neureka_1x1", "neureka_both"}
     assert found.plan.used["wmem"] <= used + 90 * KIB
     assert any("bytes more of wmem" in line for line in summary(found, verbose=True))

@@ -86,8 +86,10 @@ def test_a_cache_that_outgrows_its_room(tmp_path: Path) -> None:
 
 def test_an_engine_without_copies(tmp_path: Path) -> None:
     need("host")
-    found = program("o and down", tmp_path, target=replace(SIRACUSA, engines=("cores", "neureka")))
-    assert {m.engine for m in found.shape.matrices} == {"neureka"}
+    found = program(
+        "o and down", tmp_path, target=replace(SIRACUSA, engines=("cores", "neureka_1x1"))
+    )
+    assert {m.engine for m in found.shape.matrices} == {"neureka_1x1"}
     assert prove(found, "host", 2, 19, SAN="1", LAZY="1", CORES="1") > 1000
 
 

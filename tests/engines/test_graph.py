@@ -70,7 +70,7 @@ def test_a_file_of_an_engine_that_is_not_known(
     save(graph, tmp_path / "ir.safetensors")
     monkeypatch.delitem(ENGINES, "plain")
     with pytest.raises(
-        IllegalIR, match=r"'plain'; there are cores, neureka, neureka_3x3, neureka_twice \("
+        IllegalIR, match=r"'plain'; there are cores, neureka_1x1, neureka_3x3, neureka_both \("
     ):
         load(tmp_path / "ir.safetensors")
 

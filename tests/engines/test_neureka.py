@@ -56,21 +56,21 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 GROUPED = QuantOptions(bits=4, group_size=4, short_last_group=True)
 CASES = {
-    "1x1": Case("neureka"),
+    "1x1": Case("neureka_1x1"),
     "1x1, 4 bit, a head of its own": Case(
-        "neureka", QuantOptions(bits=4), {"tied": False, "layers": 2}
+        "neureka_1x1", QuantOptions(bits=4), {"tied": False, "layers": 2}
     ),
     "1x1, biases, several jobs": Case(
-        "neureka", sizes={"intermediate": 301, "vocab": 333}, biased=True
+        "neureka_1x1", sizes={"intermediate": 301, "vocab": 333}, biased=True
     ),
-    "1x1, the head alone beside groups": Case("neureka", GROUPED, on=frozenset({"head"})),
+    "1x1, the head alone beside groups": Case("neureka_1x1", GROUPED, on=frozenset({"head"})),
     "1x1, beside side paths": Case(
-        "neureka", on=frozenset({"o", "gate_up", "head"}), ranks={"k_proj": 3, "down_proj": 2}
+        "neureka_1x1", on=frozenset({"o", "gate_up", "head"}), ranks={"k_proj": 3, "down_proj": 2}
     ),
     # the controller has the ninth of one token's heads, and its part of several tokens'
-    "1x1, nine heads": Case("neureka", sizes={"heads": 9, "kv_heads": 3, "layers": 2}),
+    "1x1, nine heads": Case("neureka_1x1", sizes={"heads": 9, "kv_heads": 3, "layers": 2}),
     # from position 14 on the workers share one token's heads, also the last one's of a prompt; the controller does not
-    "1x1, heads that are shared": Case("neureka", sizes={"head_dim": 64}),
+    "1x1, heads that are shared": Case("neureka_1x1", sizes={"head_dim": 64}),
     "3x3, 8 bit": Case("neureka_3x3"),
     "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
     "3x3, 3 bit, several tiles": Case(
@@ -103,15 +103,15 @@ CASES = {
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
     # jobs of all extents, the last one's rows no whole blocks
     "copies": Case(
-        "neureka_twice", sizes={"hidden": 60, "intermediate": 102, "vocab": 333, "layers": 2}, biased=True
+        "neureka_both", sizes={"hidden": 60, "intermediate": 102, "vocab": 333, "layers": 2}, biased=True
     ),
     "copies, 4 bit": Case(
-        "neureka_twice", QuantOptions(bits=4, head_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
+        "neureka_both", QuantOptions(bits=4, head_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
     ),
     # of one token vectors of 64 and 72 inputs are equally far apart
-    "copies, pitches alike": Case("neureka_twice", sizes={"hidden": 64, "intermediate": 72}),
+    "copies, pitches alike": Case("neureka_both", sizes={"hidden": 64, "intermediate": 72}),
     "copies, 2 and 3 bit": Case(
-        "neureka_twice", QuantOptions(bits=2, head_bits=3), {"intermediate": 1600, "vocab": 259}
+        "neureka_both", QuantOptions(bits=2, head_bits=3), {"intermediate": 1600, "vocab": 259}
     ),
 }  # fmt: skip
 ON_QEMU = (
@@ -140,7 +140,7 @@ SHORT_CHUNKS = (
 def eager(register: Callable[[Engine], None]) -> None:
     """They run whatever they can."""
     for name in ENGINES.keys() - {CORES}:
-        legal = ENGINES["neureka"].legal  # a copy need not gain anything
+        legal = ENGINES["neureka_1x1"].legal  # a copy need not gain anything
         register(replace(ENGINES[name], cycles=lambda spec, tokens: 1, legal=legal))
 
 
@@ -269,15 +269,15 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
 
 def with_tails_and_copies(folder: Path) -> Program:
     """A program whose engine has matrices with tails and matrices with copies; one token's and prompts' form alike."""
-    target = replace(SIRACUSA, engines=(CORES, "neureka", "neureka_3x3", "neureka_twice"))
+    target = replace(SIRACUSA, engines=(CORES, "neureka_1x1", "neureka_3x3", "neureka_both"))
     options = QuantOptions(bits=4, head_bits=8)
     sizes = {**SIZES, "hidden": 96, "intermediate": 508}
     write_tiny_llama(folder / "model", **sizes)
     model = load_model(folder / "model")
     program = compile_graph(lowered(model, options, CONTEXT, target), model, folder / "out", target)
     assert engines_of(program.graph) == {
-        "qkv": "neureka_twice", "o": "neureka_twice", "gate_up": "neureka_twice", "down": "neureka_3x3",
-        "head": "neureka_twice",
+        "qkv": "neureka_both", "o": "neureka_both", "gate_up": "neureka_both", "down": "neureka_3x3",
+        "head": "neureka_both",
     }  # fmt: skip
     macros = (program.out / "src" / "model.h").read_text()
     assert all(f"#define {name} 1" in macros for name in ("SC_ENGINE_TAILS", "SC_ENGINE_COPIES"))

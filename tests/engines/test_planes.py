@@ -13,7 +13,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.quantize.weights import Output, quantize_matrix
 from shrinkc.storage import Offsets
 
-NAMES = ("neureka", "neureka_3x3")
+NAMES = ("neureka_1x1", "neureka_3x3")
 AHEAD = 32  # bytes that the chip reads past the last weight
 
 
@@ -82,14 +82,14 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
     assert (w.seg, w.pad) == (shape.seg, shape.pad or shape.format.inputs)
-    zero = 128 if name == "neureka" else 1 << (bits - 1)
+    zero = 128 if name == "neureka_1x1" else 1 << (bits - 1)
     rows = -(-n // 8) * 8
     padded = -(-k // 36) * 36 if name == "neureka_3x3" else -(-k // 32) * 32
     for row in range(rows):
         for i in range(padded):
             got = (
                 dense_weight(data, row, i, k)
-                if name == "neureka"
+                if name == "neureka_1x1"
                 else folded_weight(data, row, i, k, bits)
             ) - zero
             assert got == (int(w.q[row, i]) if row < n and i < k else 0), (row, i)
@@ -251,9 +251,9 @@ def copied_sums(
     ],
 )
 def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
-    """Of all rows, from what lies behind what engine neureka stores."""
-    w = matrix(n, k, bits, "neureka_twice")
-    engine, first = ENGINES["neureka_twice"], ENGINES["neureka"]
+    """Of all rows, from the second layout, which is stored behind the 1x1 layout."""
+    w = matrix(n, k, bits, "neureka_both")
+    engine, first = ENGINES["neureka_both"], ENGINES["neureka_1x1"]
     rows = stored_rows(w, None, engine.store.rows)
     data, before = engine.store.pack(rows).tobytes(), first.store.pack(rows).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
@@ -268,13 +268,13 @@ def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
 
 def test_a_copy_is_no_slower() -> None:
     reason = "takes 470 cycles for one token with its copy, 455 without"
-    assert ENGINES["neureka_twice"].refusal(spec(rows=8, k=32)) == reason
+    assert ENGINES["neureka_both"].refusal(spec(rows=8, k=32)) == reason
 
 
 def test_the_weights_of_3x3_take_space_by_their_bits() -> None:
     sizes = [ENGINES["neureka_3x3"].shape(spec(k=252, bits=b)).block_bytes for b in (8, 4, 2)]
     assert sizes[0] == 2 * sizes[1] == 4 * sizes[2] == 8 * 8 * 32
-    dense = {ENGINES["neureka"].shape(spec(bits=b)).block_bytes for b in (8, 4, 2)}
+    dense = {ENGINES["neureka_1x1"].shape(spec(bits=b)).block_bytes for b in (8, 4, 2)}
     assert dense == {8 * 64}
 
 
@@ -292,5 +292,5 @@ def test_what_it_does_not_run(name: str) -> None:
 
 
 def test_vectors_take_all_numbers_of_taps() -> None:
-    spread = ENGINES["neureka_twice"].spread
+    spread = ENGINES["neureka_both"].spread
     assert [spread(60, 8), spread(102, 8), spread(96, 4), spread(1600, 2)] == [3, 1, 1, 9]

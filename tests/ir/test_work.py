@@ -9,7 +9,7 @@ import pytest
 from memory.shapes import make_shape
 from shrinkc.costs import Work
 from shrinkc.engines import ENGINES, THE_CORES, MatrixSpec, engine_named
-from shrinkc.engines.neureka import jobs_of_one
+from shrinkc.engines.neureka_1x1 import jobs_of_one
 from shrinkc.ir.steps import PassSizes, Turn
 from shrinkc.memory.cycles import Passes, StepWork
 from shrinkc.memory.plan import planned_sizes
@@ -216,15 +216,15 @@ def test_the_last_jobs_of_one_token_are_short() -> None:
 
 def test_jobs_of_neureka() -> None:
     """200 rows of 100 inputs: 7 blocks of 32 rows, 4 of inputs; in 3x3 mode 12 channels in one tile."""
-    dense, folded = engine_named("neureka"), engine_named("neureka_3x3")
+    dense, folded = engine_named("neureka_1x1"), engine_named("neureka_3x3")
     m = matrix(seg=100)
     assert dense.work(m, 1, ()) == {
-        "neureka.calls": 1, "neureka.jobs": 3, "neureka.rows": 7, "neureka.blocks": 28,
-        "neureka.pixels": 0,
+        "neureka_1x1.calls": 1, "neureka_1x1.jobs": 3, "neureka_1x1.rows": 7, "neureka_1x1.blocks": 28,
+        "neureka_1x1.pixels": 0,
     }  # fmt: skip
     assert dense.work(m, 16, ()) == {
-        "neureka.calls": 1, "neureka.jobs_of_several": 4, "neureka.rows": 7,
-        "neureka.blocks_of_several": 28, "neureka.pixels": 105,
+        "neureka_1x1.calls": 1, "neureka_1x1.jobs_of_several": 4, "neureka_1x1.rows": 7,
+        "neureka_1x1.blocks_of_several": 28, "neureka_1x1.pixels": 105,
     }  # fmt: skip
     assert folded.work(replace(m, bits=4), 3, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs_of_several": 6, "neureka_3x3.rows": 21,

@@ -149,7 +149,7 @@ def test_an_embedding_in_flash_where_engines_run_every_matrix() -> None:
         "vocab": 49152, "tied": False, "piece_bytes": 335_000,
     }  # fmt: skip
     names = [m.name for m in make_shape(**sizes).matrices if m.name != "embedding"]  # type: ignore[arg-type]
-    choices = Choices({name: Choice("neureka") for name in names})
+    choices = Choices({name: Choice("neureka_1x1") for name in names})
     s = make_shape(**sizes, choices=choices)  # type: ignore[arg-type]
     assert sound(s, SIRACUSA).embed_stage > 0
 

@@ -66,7 +66,7 @@ def test_a_head_of_one_tile_lies_in_one_memory() -> None:
 def test_tiles_of_the_head_that_are_nowhere() -> None:
     """The verifier names tiles in a memory that is none or too small, on others' bytes, misaligned, or of another
     matrix."""
-    away = Choices({name: Choice("neureka") for name in ("layer0.gate_up", "layer3.o")})
+    away = Choices({name: Choice("neureka_1x1") for name in ("layer0.gate_up", "layer3.o")})
     s, t = make_shape(choices=away), SIRACUSA.with_room(wmem=61_000, l2=222 * KIB)
     for plan in (make_plan(s, t, budget) for budget in (None, 48 * KIB)):
         last = len(plan.placements) - 1

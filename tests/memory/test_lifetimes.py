@@ -66,7 +66,7 @@ def test_of_segments_only_where_there_are_groups() -> None:
     assert found["xq"] == VECTORS
 
 
-def engined(engine: str = "neureka", **fields: Any) -> ModelShape:
+def engined(engine: str = "neureka_1x1", **fields: Any) -> ModelShape:
     names = [f"layer{i}.{m}" for i in range(5) for m in ("qkv", "o", "gate_up", "down")]
     return make_shape(
         choices=Choices({name: Choice(engine) for name in (*names, "head")}), **fields

@@ -245,7 +245,7 @@ def test_lifetimes_name_steps() -> None:
 def test_multipliers_are_in_l1_where_all_of_them_have_room() -> None:
     """Behind everything else: no byte of L1 that another buffer would have is theirs."""
     matrices = [f"layer{i}.{m}" for i in range(5) for m in ("qkv", "o", "gate_up", "down")]
-    s = make_shape(choices=Choices({name: Choice("neureka") for name in matrices}))
+    s = make_shape(choices=Choices({name: Choice("neureka_1x1") for name in matrices}))
     rows = sum(m.blocks * 8 for m in s.matrices if m.name in matrices)
     plan = make_plan(s, SIRACUSA)
     kept = next(b for b in plan.l1 if b.name == "multipliers")

@@ -32,15 +32,15 @@ SHAPES: dict[str, ModelShape] = {
     ),
     "biases": make_shape(family="qwen2"),
     "an engine": make_shape(
-        choices=Choices({name: Choice("neureka") for name in ("layer0.gate_up", "layer3.o")})
+        choices=Choices({name: Choice("neureka_1x1") for name in ("layer0.gate_up", "layer3.o")})
     ),
     "norms of heads": make_shape(family="qwen3"),
 }
 ENGINED = make_shape(
     hidden=64, ffn=300, heads=4, kv_heads=2, head_dim=20, context=64, layers=2,
     choices=Choices(
-        {f"layer{i}.{m}": Choice("neureka") for i in (0, 1) for m in ("qkv", "o", "gate_up", "down")}
-        | {"head": Choice("neureka")}
+        {f"layer{i}.{m}": Choice("neureka_1x1") for i in (0, 1) for m in ("qkv", "o", "gate_up", "down")}
+        | {"head": Choice("neureka_1x1")}
     ),
 )  # fmt: skip
 FRUGAL = next(

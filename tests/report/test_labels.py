@@ -22,7 +22,7 @@ OPS = {
 }  # fmt: skip
 CEILINGS = (
     Ceiling("cores, activations of 8 bit", "products", 32, ""), Ceiling("cores, of 16 bit", "products", 16, ""),
-    Ceiling("neureka_twice", "products", 58.9, ""), Ceiling("L1", "bytes", 32, "", "l1"),
+    Ceiling("N-EUREKA both", "products", 58.9, ""), Ceiling("L1", "bytes", 32, "", "l1"),
     Ceiling("DMA", "bytes", 6.6, "", "dma"), Ceiling("flash", "bytes", 0.996, "", "flash"),
 )  # fmt: skip
 
@@ -63,7 +63,7 @@ def check_words_are_apart(svg: str) -> None:
 def test_names_on_a_roofline(factor: float) -> None:
     points = [
         Point(op, "linear", source, 5, x * shift, y, factor * y)
-        for source, shift in (("neureka_twice", 1), ("l1", 2.8))
+        for source, shift in (("N-EUREKA both", 1), ("l1", 2.8))
         for op, (x, y) in OPS.items()
     ]
     svg = roofline("decode: a decode step", points, CEILINGS)

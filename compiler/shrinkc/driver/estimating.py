@@ -12,7 +12,7 @@ from shrinkc.core.parsing import check_fields, parse_json
 from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.graph import Graph
-from shrinkc.memory.cycles import LABELS, PassCost, Passes, cost_of
+from shrinkc.memory.cycles import PassCost, Passes, cost_of, resource_label
 from shrinkc.memory.parts import Buffer, Placement, Table
 from shrinkc.memory.plan import Plan
 from shrinkc.pictures.timeline import Chart, Span
@@ -193,7 +193,7 @@ def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:
         mine = busy.setdefault((step.layer, step.name), {})
         for name, cycles in step.busy.items():
             if name != CORES:
-                label = LABELS.get(name, name)
+                label = resource_label(name)
                 mine[label] = mine.get(label, 0.0) + cycles / phase.steps
     spans = [
         Span(name, layer, c.elapsed, parts_of(c), busy.get((layer, name), {}))

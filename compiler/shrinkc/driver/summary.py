@@ -8,7 +8,7 @@ from shrinkc.core.words import listed, show_rounded, show_share, show_size
 from shrinkc.driver.estimating import Speed
 from shrinkc.driver.planned import Planned, fixed_options
 from shrinkc.engines import CORES, engine_named, product_engine
-from shrinkc.memory.cycles import LABELS, PassCost
+from shrinkc.memory.cycles import PassCost, resource_label
 from shrinkc.quantize import EMBEDDING, HEAD, inputs_of
 from shrinkc.targets import L1, L2, MEMORIES
 
@@ -136,7 +136,7 @@ def _estimate(speed: Speed | None) -> list[Row]:
 
 def _limit(cost: PassCost) -> str:
     name = cost.limit
-    label = LABELS.get(name) or engine_named(name).label
+    label = resource_label(name)
     return f"{label} (busy {100 * cost.busy[name]:.0f} %)"
 
 

@@ -15,7 +15,7 @@ from shrinkc.driver.estimating import POSITION, Speed
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
-from shrinkc.memory.cycles import LABELS
+from shrinkc.memory.cycles import resource_label
 from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
@@ -123,7 +123,7 @@ class Sweep:
         limit = speed.decode.limit
         return [
             *cells, f"{speed.decode.cycles:,.0f}", f"{speed.tokens_per_second(speed.decode):,.2f}",
-            f"{LABELS.get(limit, limit)} {100 * speed.decode.busy[limit]:.0f} %",
+            f"{resource_label(limit)} {100 * speed.decode.busy[limit]:.0f} %",
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, object]:
@@ -147,7 +147,7 @@ class Sweep:
                 if (speed := point.speed) is not None:
                     cycles = speed.decode.cycles
                     rate, limit = speed.tokens_per_second(speed.decode), speed.decode.limit
-                    said = f"{cycles:,.0f} cycles, {rate:,.2f} tokens/s, {LABELS.get(limit, limit)}"
+                    said = f"{cycles:,.0f} cycles, {rate:,.2f} tokens/s, {resource_label(limit)}"
             rows.append(Row(labels, bars, cycles, said))
         heads = [a.replace("_", "-") for a in self.axes]
         levels = [MEMORIES[v].short for v in self.levels]

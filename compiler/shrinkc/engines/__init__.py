@@ -12,11 +12,11 @@ from shrinkc.engines.engine import CORES as CORES
 from shrinkc.engines.engine import Engine as Engine
 from shrinkc.engines.engine import MatrixSpec as MatrixSpec
 from shrinkc.engines.engine import Tails as Tails
-from shrinkc.engines.neureka import ENGINE as NEUREKA
+from shrinkc.engines.neureka_1x1 import ENGINE as NEUREKA_1X1
 from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
-from shrinkc.engines.neureka_twice import ENGINE as NEUREKA_TWICE
+from shrinkc.engines.neureka_both import ENGINE as NEUREKA_BOTH
 
-ENGINES = {e.name: e for e in (THE_CORES, NEUREKA, NEUREKA_3X3, NEUREKA_TWICE)}
+ENGINES = {e.name: e for e in (THE_CORES, NEUREKA_1X1, NEUREKA_3X3, NEUREKA_BOTH)}
 
 
 def engine_named(name: str) -> Engine:

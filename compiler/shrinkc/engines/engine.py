@@ -134,7 +134,7 @@ class Engine:
         if self.name != CORES and spec.rank:
             return "has a side path, which the cores add block by block"
         if spec.embedding and not self.reads_rows:
-            return f"is the embedding as well, whose rows {self.name} cannot give"
+            return f"is the embedding as well, whose rows {self.label} cannot give"
         return self.legal(spec)
 
     def cut_of(self, k: int, group: int | None, grouped: bool, bits: int) -> tuple[int, int]:

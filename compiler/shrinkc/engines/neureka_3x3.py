@@ -3,7 +3,7 @@
 A vector of 9 C inputs is taken for an image of 3 by 3 pixels with C channels, one column behind the other, its low
 bytes left of its high ones, so that a convolution of 3x3 has both sums among its results.  They are in one row: on
 GVSoC the engine takes the time of 6 pixels for all rows of results but the last, however few it has of each.  Per
-row, 28 channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka.py.
+row, 28 channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka_1x1.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
 whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shrinkc.engines import neureka as dense
+from shrinkc.engines import neureka_1x1 as dense
 from shrinkc.engines.engine import Features, MatrixSpec, Tails
-from shrinkc.engines.neureka import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
+from shrinkc.engines.neureka_1x1 import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shrinkc.costs import Arithmetic, CostTable, Cycles, Work
 from shrinkc.costs.stream import Stream, Tile
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.steps import Step, Turn, loop_of, slot_of
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan, planned_sizes
@@ -19,8 +19,10 @@ from shrinkc.targets import Target, fetched
 
 DMA, FLASH = "dma", "flash"
 
-LABELS = {CORES: "cores", DMA: "DMA", FLASH: "HyperBus"}
-"""What people call a resource; engines have names of their own."""
+
+def resource_label(name: str) -> str:
+    """What people call a resource: the DMA, the HyperBus or an engine."""
+    return {DMA: "DMA", FLASH: "HyperBus"}.get(name) or engine_named(name).label
 
 
 @dataclass(frozen=True)

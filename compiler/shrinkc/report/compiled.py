@@ -16,12 +16,12 @@ from shrinkc.core.shell import name_of, printable
 from shrinkc.core.words import listed
 from shrinkc.costs import cost_table
 from shrinkc.driver.estimating import POSITION, Speed, check_speed, read_plan, speed_of, target_of
-from shrinkc.engines import CORES
+from shrinkc.engines import CORES, engine_named
 from shrinkc.evaluation.rows import figures
 from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.serialize import load
-from shrinkc.memory.cycles import LABELS, Passes
+from shrinkc.memory.cycles import Passes, resource_label
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.pictures.memory import Memory, memories_of, memory_picture
@@ -205,7 +205,7 @@ def _speed(s: Speed | None) -> Card:
 def _limit(s: Speed | None) -> Card:
     if s is None:
         return Card("limit", "Limiting resource", NONE, None, "not estimated")
-    name, busy = LABELS.get(s.decode.limit, s.decode.limit), s.decode.busy[s.decode.limit]
+    name, busy = resource_label(s.decode.limit), s.decode.busy[s.decode.limit]
     note = f"busy {percent(busy, 0)} of a decode step, estimated"
     return Card("limit", "Limiting resource", name, name, note, also={"limit_busy": busy})
 
@@ -274,11 +274,12 @@ def _weights(plan: Plan, shape: ModelShape) -> Section:
         p = placed[m.name]
         memory = " and ".join(MEMORIES[level].label for level, _, _ in p.pieces)
         per = str(m.seg) if m.grouped or m.asymmetric else "row"
-        slot = (m.name.split(".", 1)[-1], m.rows, m.k, m.bits, per, p.engine, memory)
+        engine = engine_named(p.engine).label
+        slot = (m.name.split(".", 1)[-1], m.rows, m.k, m.bits, per, engine, memory)
         slots.setdefault(slot, []).append(m)
         tile = min(p.tile_blocks, p.blocks) * p.block_bytes if _tiles(p) else 0
         every.append(
-            (m.name, memory, p.engine, p.offset, stored[m.name], _tiles(p), tile, again.get(m.name, ""))
+            (m.name, memory, engine, p.offset, stored[m.name], _tiles(p), tile, again.get(m.name, ""))
         )  # fmt: skip
     whole, rows = sum(stored.values()), []
     for key, ms in slots.items():
@@ -387,7 +388,9 @@ def _timeline(phases: Sequence[Phase]) -> Section:
         charts = [Chart(f"{kind}, in operations", spans) for kind, spans in found.items()]
         svg = timeline(f"{p.name}: {p.title}", charts)
         drawn.append(Figure(svg, f"{p.name}, {listed([*found])}"))
-        rows = [(s.layer, s.op, s.engine, s.cycles, s.measured) for s in p.steps]
+        rows = [
+            (s.layer, s.op, engine_named(s.engine).label, s.cycles, s.measured) for s in p.steps
+        ]
         columns = (_LAYER, Column("op"), Column("engine"), *_CYCLES)
         tables.append(Table(f"{p.name}_steps", f"{p.name}: every step", columns, rows, folded=True))
     said = (

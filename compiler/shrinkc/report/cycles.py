@@ -11,7 +11,7 @@ from shrinkc.costs import CostTable, Work
 from shrinkc.costs.work import BESIDE, lane
 from shrinkc.driver.estimating import parts_of
 from shrinkc.engines import CORES, MatrixSpec, engine_named
-from shrinkc.memory.cycles import DMA, FLASH, LABELS, Passes, StepCost, StepWork, cost_of
+from shrinkc.memory.cycles import DMA, FLASH, Passes, StepCost, StepWork, cost_of, resource_label
 from shrinkc.memory.plan import Plan
 from shrinkc.pictures.roofline import Ceiling, Point
 from shrinkc.pictures.timeline import Span
@@ -63,7 +63,7 @@ class Step:
     def spans(self) -> tuple[Span | None, Span | None]:
         """As estimated and as measured."""
         busy = {
-            LABELS.get(n, n): cycles for n, cycles in self.busy.items() if cycles and n != CORES
+            resource_label(n): cycles for n, cycles in self.busy.items() if cycles and n != CORES
         }
         found: list[Span | None] = [None, None]
         if self.cycles is not None:
@@ -82,7 +82,7 @@ def _source(work: StepWork, known: str, engine: str) -> str:
         return FLASH
     if known != FLASH and (work.tiles or work.work.moved):
         return DMA
-    return engine if known == L1 and engine != CORES else known
+    return engine_named(engine).label if known == L1 and engine != CORES else known
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Steps:
         if not any(busy.values()):
             return None
         longest = max(busy, key=lambda name: busy[name])
-        return LABELS.get(longest, longest)
+        return resource_label(longest)
 
     @property
     def point(self) -> Point:
@@ -234,6 +234,6 @@ def _engine_ceiling(name: str, bits: int, table: CostTable | None, tokens: int) 
         cycles = table.cycles("linear", work).whole
         whose = f"cost model of {table.target}"
     else:
-        cycles, whose = float(engine.cycles(spec, tokens)), f"estimate of engine {name}"
+        cycles, whose = float(engine.cycles(spec, tokens)), f"estimate of {engine.label}"
     said = f"{whose}: a matrix of {LARGE} by {LARGE}, {tokens} token{'s' * (tokens > 1)} at once"
-    return Ceiling(name, "products", tokens * LARGE * LARGE / max(cycles, 1.0), said)
+    return Ceiling(engine.label, "products", tokens * LARGE * LARGE / max(cycles, 1.0), said)

@@ -14,7 +14,7 @@ SIRACUSA = replace(
     PULP_OPEN,
     name="siracusa",
     title="Siracusa",
-    engines=("cores", "neureka", "neureka_3x3", "neureka_twice"),
+    engines=("cores", "neureka_1x1", "neureka_3x3", "neureka_both"),
     levels=(
         Level("l1", 256 * KIB),
         # 4 MiB MRAM and, behind them, 4 MiB SRAM in one address range, less the hot code and a word that

@@ -1,4 +1,4 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
@@ -7,7 +7,7 @@
 #include "sc_model.h"
 #include "sc_engines.h"
 
-extern const sc_engine sc_engine_neureka_twice;
+extern const sc_engine sc_engine_neureka_both;
 
 static SC_L1_DATA const sc_matrix side_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0, 0};
 static SC_L1_DATA const sc_matrix side_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0, 0};
@@ -79,7 +79,7 @@ SC_L1_DATA const sc_matrix sc_embedding = {66736u, 624, 107, 14, 14, {64, 4, 16,
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
     {9888u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.qkv.a */
     {10944u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_qkv}, /* layer0.qkv */
-    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 3, 0}, /* layer0.o */
+    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 3, 0}, /* layer0.o */
     {17856u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.gate_up.a */
     {18384u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &side_0_gate_up}, /* layer0.gate_up */
     {27984u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer0.down.a */

@@ -1,4 +1,4 @@
-/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
+/* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -105,8 +105,8 @@ enum sc_op {
 #define SC_ON_CORES 0 /* sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ENGINE_COPIES 1 /* of matrices, for passes of one token */
-#define SC_ON_NEUREKA_TWICE 1
-#define SC_ONLY_ENGINE sc_engine_neureka_twice /* of all matrices but the cores' */
+#define SC_ON_NEUREKA_BOTH 1
+#define SC_ONLY_ENGINE sc_engine_neureka_both /* of all matrices but the cores' */
 
 /* L1 arena */
 #define SC_ARENA_BYTES 89136

@@ -1,4 +1,4 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 
@@ -7,12 +7,12 @@
 #include "sc_model.h"
 #include "sc_engines.h"
 
-extern const sc_engine sc_engine_neureka;
-extern const sc_engine sc_engine_neureka_twice;
+extern const sc_engine sc_engine_neureka_1x1;
+extern const sc_engine sc_engine_neureka_both;
 SC_L1_DATA const sc_engine *const sc_engines[] = {
     [SC_ON_CORES] = 0,
-    [SC_ON_NEUREKA] = &sc_engine_neureka,
-    [SC_ON_NEUREKA_TWICE] = &sc_engine_neureka_twice,
+    [SC_ON_NEUREKA_1X1] = &sc_engine_neureka_1x1,
+    [SC_ON_NEUREKA_BOTH] = &sc_engine_neureka_both,
 };
 
 
@@ -40,18 +40,18 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0};
+SC_L1_DATA const sc_matrix sc_embedding = {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer0.qkv */
-    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer0.o */
-    {2176u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer0.gate_up */
-    {5376u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer0.down */
-    {6464u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA, 20, 0, 0}, /* layer1.qkv */
-    {7552u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 19, 1, 0}, /* layer1.o */
-    {8640u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* layer1.gate_up */
-    {11840u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 16, 1, 0}, /* layer1.down */
-    {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_TWICE, 20, 1, 0}, /* head */
+    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_1X1, 20, 0, 0}, /* layer0.qkv */
+    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 1, 0}, /* layer0.o */
+    {2176u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* layer0.gate_up */
+    {5376u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 16, 1, 0}, /* layer0.down */
+    {6464u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_1X1, 20, 0, 0}, /* layer1.qkv */
+    {7552u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 1, 0}, /* layer1.o */
+    {8640u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* layer1.gate_up */
+    {11840u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 16, 1, 0}, /* layer1.down */
+    {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* head */
 };
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {

@@ -1,4 +1,4 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka,neureka_3x3,neureka_twice
+/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
@@ -108,8 +108,8 @@ enum sc_op {
 #define SC_ON_CORES 0 /* sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 that an engine keeps for each matrix */
 #define SC_ENGINE_COPIES 1 /* of matrices, for passes of one token */
-#define SC_ON_NEUREKA 1
-#define SC_ON_NEUREKA_TWICE 2
+#define SC_ON_NEUREKA_1X1 1
+#define SC_ON_NEUREKA_BOTH 2
 
 /* L1 arena */
 #define SC_ARENA_BYTES 68016

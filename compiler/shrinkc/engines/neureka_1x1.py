@@ -72,7 +72,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 def legal(spec: MatrixSpec) -> str | None:
     if spec.grouped:
-        return "has scales per group, which neureka does not apply"
+        return "has scales per group, which N-EUREKA does not apply"
     return None
 
 
@@ -145,7 +145,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 
 ENGINE = Engine(
-    name="neureka",
+    name="neureka_1x1",
     unit="N-EUREKA",
     mode="1x1",
     store=Store("bit planes of 32", 8, block_bytes, pack, beside_bytes),

@@ -1,4 +1,4 @@
-"""N-EUREKA with a matrix that is stored twice: as neureka.py has it for several tokens, and a copy for one.
+"""N-EUREKA with a matrix that is stored twice: as neureka_1x1.py has it for several tokens, and a copy for one.
 
 The 1x1 mode takes its time for 36 pixels however few there are: of one token's vector a block of 32 inputs takes 55
 cycles.  The copy is for the 3x3 mode, whose time goes by bits and output channels.  Of its 9 taps an input vector
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shrinkc.engines import neureka as dense
+from shrinkc.engines import neureka_1x1 as dense
 from shrinkc.engines.engine import Features, MatrixSpec
-from shrinkc.engines.neureka import AHEAD, BLOCK, START
+from shrinkc.engines.neureka_1x1 import AHEAD, BLOCK, START
 from shrinkc.engines.neureka_3x3 import CHANNELS, PLANE, TAPS, planes
 from shrinkc.storage import MatrixShape, Store, StoredRows
 
@@ -120,7 +120,7 @@ def _copy(q: np.ndarray, bits: int) -> np.ndarray:
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """As neureka.py has it, and then the copy."""
+    """As neureka_1x1.py has it, and then the copy."""
     import numpy as np
 
     first = dense.pack(w)
@@ -154,7 +154,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Of one token output channels times tiles, and their planes; of several what neureka.py has."""
+    """Of one token output channels times tiles, and their planes; of several what neureka_1x1.py has."""
     if tokens > 1:
         return dense.features(shape, tokens, tiles)
     taps = spread(shape.k, shape.bits)
@@ -169,7 +169,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 ENGINE = replace(
     dense.ENGINE,
-    name="neureka_twice",
+    name="neureka_both",
     mode="both",
     store=Store("bit planes of 32, and of 252", 8, dense.block_bytes, pack, beside_bytes, _WORD),
     legal=legal,
