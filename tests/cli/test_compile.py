@@ -184,7 +184,7 @@ def test_groups_are_multiplied_by_an_engine_in_a_prompt(cli: Cli, tmp_path: Path
     grouped = ("plan", tmp_path / "m", "--bits", 4, "--group-size", 32)
     told = cli(*grouped, "--json").json["prompt_products"]
     assert len(told) == 8 and {name.split(".")[0] for name in told} == {"layer0", "layer1"}
-    said = "in prefill it multiplies the groups of 8 of the cores' matrices"
+    said = "the cores run the others; helps with 8 of those in prefill"
     assert said in cli(*grouped).out
     assert said not in cli(*grouped, "--engines", "cores").out
     assert cli("plan", tmp_path / "m", "--json").json["prompt_products"] == []

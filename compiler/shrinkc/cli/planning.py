@@ -88,6 +88,7 @@ def plan_command(
 
     for line in summary(planned, console.verbose):
         click.echo(line)
+    console.note("")
     console.note(f"next: {_compile_command(ctx)}")
 
 

@@ -20,7 +20,7 @@ def summary(planned: Planned, verbose: bool) -> list[str]:
     """Lines for people.  ``verbose``: with the schedule, the modes of the engines and the error of the estimates."""
     c = planned.config
     default = " by default" if planned.request.context is None else ""
-    rows = [*_speed(planned), ("weights", _weights(planned))]
+    rows = [*_speed(planned), *_weights(planned)]
     for level, have in planned.plan.capacity.items():
         used = planned.plan.used[level]
         if used or level in (L1, L2):
@@ -41,24 +41,27 @@ Row = tuple[str, str]
 
 
 def _speed(planned: Planned) -> list[Row]:
-    """Cycles and tokens per second of both phases, with the error of the estimate in a clause."""
+    """Cycles and tokens per second of both phases, and how far off such estimates are."""
     speed = planned.speed
     if speed is None:
         return [("speed", f"not estimated: there is no cost model for {planned.target.name}")]
-    clock = f"{speed.clock_mhz:g} MHz" + ("" if speed.asked else ", GVSoC's default clock")
-    passes = ("decode", speed.decode, 1), ("prefill", speed.prefill, speed.position)
     out = []
-    for name, cost, tokens in passes:
+    for name, cost, tokens in (
+        ("decode", speed.decode, 1),
+        ("prefill", speed.prefill, speed.position),
+    ):
         cycles = show_rounded(cost.cycles / tokens)
         rate = show_rounded(speed.tokens_per_second(cost, tokens))
-        out.append((name, f"{cycles:>10} cycles per token {rate:>8} tokens/s"))
+        clock = f"at {speed.clock_mhz:g} MHz"
+        out.append((name, f"{cycles} cycles per token, {rate} tokens/s {clock}"))
     error = speed.table.passes
-    known = "" if error is None else f", median error {100 * error.median:.1f} %"
-    (decode, first), (prefill, second) = out
-    return [(decode, f"{first} at {clock}"), (prefill, f"{second}; both are estimates{known}")]
+    said = [] if error is None else [f"median error {100 * error.median:.1f} %"]
+    if not speed.asked:
+        said.append(f"{speed.clock_mhz:g} MHz is GVSoC's default clock")
+    return [*out, ("estimates", "; ".join(said))] if said else out
 
 
-def _weights(planned: Planned) -> str:
+def _weights(planned: Planned) -> list[Row]:
     """Stored bytes, and the width of every kind of matrix."""
     q, known = planned.request.quant, planned.formats or {}
     fixed = fixed_options(planned.config, planned.formats, q)
@@ -79,10 +82,10 @@ def _weights(planned: Planned) -> str:
         said.append(f"{' and '.join(floats)} {q.head_bits} bit")
     if planned.shape.shared:
         said.append(f"{len(planned.shape.shared)} matrices equal others and are stored once")
-    out = f"{show_size(planned.weight_bytes)}: {', '.join(said)}"
+    rows = [("weights", f"{show_size(planned.weight_bytes)}: {', '.join(said)}")]
     if planned.copy_bytes:
-        out += f"; a second layout for faster decoding takes {show_size(planned.copy_bytes)} more"
-    return out
+        rows.append(("second layout", f"{show_size(planned.copy_bytes)} more, for faster decoding"))
+    return rows
 
 
 def _width(bits: int, asymmetric: bool, group: int) -> str:
@@ -114,7 +117,7 @@ def _engines(planned: Planned) -> list[Row]:
             text = f"runs none of the {total} matrices, the cores run them all"
         helper = product_engine(names)
         if planned.products and helper is not None and helper.unit == unit:
-            text += f"; in prefill it multiplies the groups of {len(planned.products)} of the cores' matrices"
+            text += f"; helps with {len(planned.products)} of those in prefill"
         out.append((unit, text))
     return out
 
