@@ -68,7 +68,7 @@ def plan(
     group_size: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
-    head_bits: int | None = None,
+    embedding_bits: int | None = None,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
@@ -88,7 +88,7 @@ def plan(
         group_size: Weights of an output channel that share a scale.  None: one scale per channel.
         short_last_group: Let the last group of a channel be shorter where ``group_size`` does not divide.
         asymmetric: Store zero points beside the scales.
-        head_bits: Bits per weight of embedding and LM head, as ``bits``.
+        embedding_bits: Bits per weight of embedding and LM head, as ``bits``.
         context: Tokens that prompt and answer may take together, from 2 to the model's limit.  None:
             the model's limit, at most 256.
         l1: Bytes of L1 to use.  None: all of the target's.
@@ -113,7 +113,7 @@ def plan(
     return prepare(
         _request(
             model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
-            asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+            asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
             engines=engines, code=code, position=position, clock=clock,
         )
     )  # fmt: skip
@@ -128,7 +128,7 @@ def compile(  # noqa: A001
     group_size: int | None = None,
     short_last_group: bool = False,
     asymmetric: bool = False,
-    head_bits: int | None = None,
+    embedding_bits: int | None = None,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
@@ -149,7 +149,7 @@ def compile(  # noqa: A001
         group_size: See `plan`.
         short_last_group: See `plan`.
         asymmetric: See `plan`.
-        head_bits: See `plan`.
+        embedding_bits: See `plan`.
         context: See `plan`.
         l1: See `plan`.
         adapter: See `plan`.
@@ -171,7 +171,7 @@ def compile(  # noqa: A001
 
     request = _request(
         model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
-        asymmetric=asymmetric, head_bits=head_bits, context=context, l1=l1, adapter=adapter,
+        asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
         engines=engines, code=code,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())

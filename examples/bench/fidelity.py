@@ -269,7 +269,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--group-size", type=int, help="weights per scale; default: one scale per output channel"
     )
     parser.add_argument("--asymmetric", action="store_true", help="with zero points")
-    parser.add_argument("--head-bits", type=int, default=8, help="embedding and head: 8 or 4")
+    parser.add_argument(
+        "--embedding-bits", type=int, default=8, help="bits of embedding and LM head: 8 or 4"
+    )
     parser.add_argument(
         "--short-last-group", action="store_true", help="the last group of a row may be shorter"
     )
@@ -287,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         bits=args.bits,
         group_size=args.group_size,
         asymmetric=args.asymmetric,
-        head_bits=args.head_bits,
+        embedding_bits=args.embedding_bits,
         short_last_group=args.short_last_group,
     )
     protocol = PROTOCOLS[args.protocol]
@@ -303,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.asymmetric:
         label += ", asymmetric"
     if not stored or ("lm_head" not in stored and "model.embed_tokens" not in stored):
-        label += f", head {options.head_bits} bit"
+        label += f", embedding {options.embedding_bits} bit"
     graph = lower(model, options, protocol.longest)
     rows.append((label, run("integer", protocol, integer_logits(graph), ids)))
     last = rows[-1][1]

@@ -137,7 +137,7 @@ def predictions(folder: Path) -> Iterator[figures.Row]:
     asked = [(one, "one layer of LLaMA-3.2-1B", 4, 8, at)]
     asked += [(whole, "LLaMA-3.2-1B", bits, bits, 64) for bits in BITS]
     for path, name, bits, embedding_bits, position in asked:
-        found = plan(path, bits=bits, head_bits=embedding_bits, context=256, position=position)
+        found = plan(path, bits=bits, embedding_bits=embedding_bits, context=256, position=position)
         row = {
             "id": f"{'llama1b' if path is whole else 'llama1b_layer'}_{bits}bit", "model": name, "bits": bits,
             "embedding_bits": embedding_bits, "position": position,

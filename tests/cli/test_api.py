@@ -261,7 +261,7 @@ def test_models_that_compress_does_not_take(
     ("function", "command"),
     [
         ("plan", ["plan", "m", "--bits", "4", "--context", "32"]),
-        ("compile", ["compile", "m", "-o", "out", "--head-bits", "4"]),
+        ("compile", ["compile", "m", "-o", "out", "--embedding-bits", "4"]),
         ("run", ["run", "out", "--prompt", "x", "--no-verify"]),
         ("chat", ["chat", "out", "--verify"]),
         ("evaluate", ["eval", "m", "--sample", "x"]),
@@ -283,7 +283,7 @@ def test_a_command_calls_the_function(
 
     monkeypatch.setattr(shrinkc.api, function, called)
     assert cli(*command).code == 2 and len(calls) == 1
-    wanted = {"plan": ("bits", 4), "compile": ("head_bits", 4), "run": ("verify", False)}
+    wanted = {"plan": ("bits", 4), "compile": ("embedding_bits", 4), "run": ("verify", False)}
     wanted["chat"] = ("verify", True)
     if function in wanted:
         name, value = wanted[function]

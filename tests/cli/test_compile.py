@@ -125,7 +125,17 @@ def test_plan_says_the_same_and_writes_nothing(cli: Cli, model: Path, tmp_path: 
 
 
 def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path) -> None:
-    options = ["--bits", 4, "--group-size", 4, "--head-bits", 4, "--asymmetric", "--context", 24]
+    options = [
+        "--bits",
+        4,
+        "--group-size",
+        4,
+        "--embedding-bits",
+        4,
+        "--asymmetric",
+        "--context",
+        24,
+    ]
     result = cli(
         "compile",
         model,
@@ -143,7 +153,7 @@ def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path)
     assert result.code == 0
     assert result.json["options"] == {
         "target": "siracusa", "bits": 4, "group_size": 4, "short_last_group": False, "asymmetric": True,
-        "head_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
+        "embedding_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
         "code": "l2",
     }  # fmt: skip
     text = (tmp_path / "o/ir.txt").read_text()

@@ -129,7 +129,7 @@ def without(options: list[str], change: list[str]) -> list[str]:
     return [word for name, value in pairs if name not in change for word in (name, value)]
 
 
-ALL = "--context --bits --head-bits --l1"
+ALL = "--context --bits --embedding-bits --l1"
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ ALL = "--context --bits --head-bits --l1"
         pytest.param(SMOL, "--context 4096 --l1 64KiB", ["--l1"], marks=pytest.mark.slow),
         pytest.param(
             SMOL,
-            "--l1 51KiB --bits 4 --head-bits 4 --group-size 32",
+            "--l1 51KiB --bits 4 --embedding-bits 4 --group-size 32",
             ["--context", "--l1"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
             SMOL,
-            "--l1 55KiB --bits 4 --head-bits 4 --group-size 32",
+            "--l1 55KiB --bits 4 --embedding-bits 4 --group-size 32",
             ["--context", "--bits", "--l1"],
             marks=pytest.mark.slow,
         ),
@@ -161,7 +161,7 @@ ALL = "--context --bits --head-bits --l1"
         pytest.param(
             LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"], marks=pytest.mark.slow
         ),
-        pytest.param(VAST, "--context 2", ["--bits --head-bits"], marks=pytest.mark.slow),
+        pytest.param(VAST, "--context 2", ["--bits --embedding-bits"], marks=pytest.mark.slow),
         pytest.param(VAST, "--context 4000 --l1 64KiB", [ALL], marks=pytest.mark.slow),
         (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
         (TINY, "--l1 30KiB", ["--context", "--l1"]),
@@ -196,7 +196,7 @@ def test_nothing_makes_it_fit_where_nothing_does(cli: Cli, tmp_path: Path) -> No
     result = cli("plan", model, "--l1", "48KiB", "--context", 1000)
     assert result.code == 30
     assert "no shorter context, narrower weights or larger L1 makes it fit" in result.words
-    extreme = ["--context", 2, "--bits", 2, "--head-bits", 2]
+    extreme = ["--context", 2, "--bits", 2, "--embedding-bits", 2]
     assert cli("plan", model, *extreme).code == 30
 
 
@@ -219,7 +219,7 @@ def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_pa
     options = ["--group-size", "48", "--l1", "12KiB", "--context", "500"]
     result = cli("plan", tmp_path / "q", *options)
     for change in offered(result):
-        assert "--head-bits" not in change
+        assert "--embedding-bits" not in change
         assert cli("plan", tmp_path / "q", *without(options, change), *change).code == 0
 
 
@@ -232,7 +232,7 @@ def test_groups_of_the_head_are_checked_before_they_are_offered(cli: Cli, tmp_pa
         (100, 260, "--bits 4 --group-size 32", []),
         (96, 264, "--bits 4 --group-size 32", [24, 12, 8]),
         (96, 264, "--bits 4 --group-size 32 --asymmetric", [24, 12, 8]),
-        (96, 264, "--bits 4 --head-bits 4 --group-size 5", [24, 12, 8]),
+        (96, 264, "--bits 4 --embedding-bits 4 --group-size 5", [24, 12, 8]),
         (96, 264, "--group-size 5", [24, 12, 8]),
     ],
 )

@@ -69,7 +69,9 @@ def test_gguf_file(cli: Cli, needs: Any, tmp_path: Path, kind: str) -> None:
     assert ran.json["verdict"]["mismatched"] == 0 < ran.json["verdict"]["compared"]
     command = artifact.read_manifest(out).command
     assert (
-        "--bits" not in command and "--group-size" not in command and "--head-bits" not in command
+        "--bits" not in command
+        and "--group-size" not in command
+        and "--embedding-bits" not in command
     )
 
 
@@ -83,15 +85,15 @@ def test_options_of_float_layers_are_refused(cli: Cli, tmp_path: Path, option: A
     assert not (tmp_path / "out").exists()
 
 
-def test_head_bits_are_for_a_float_embedding(cli: Cli, tmp_path: Path) -> None:
+def test_embedding_bits_are_for_a_float_embedding(cli: Cli, tmp_path: Path) -> None:
     """Allowed where embedding and head are float, with groups of their own; else refused."""
     tiny_gptq(tmp_path / "model", group=16)
-    four = cli("plan", tmp_path / "model", "--head-bits", 4, "--group-size", 16)
+    four = cli("plan", tmp_path / "model", "--embedding-bits", 4, "--group-size", 16)
     assert four.code == 0, four.err
     assert "embedding and LM head 4 bit" in four.out
     tiny_gptq(tmp_path / "own", group=16, embedding_bits=4)
-    refused = cli("plan", tmp_path / "own", "--head-bits", 4)
-    assert refused.code == 20 and "--head-bits cannot change" in refused.words
+    refused = cli("plan", tmp_path / "own", "--embedding-bits", 4)
+    assert refused.code == 20 and "--embedding-bits cannot change" in refused.words
 
 
 def test_options_are_for_the_matrices_that_are_float(cli: Cli, tmp_path: Path) -> None:

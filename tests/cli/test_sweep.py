@@ -54,12 +54,14 @@ def test_every_combination_is_what_plan_says_of_it(cli: Cli, small: Path) -> Non
 
 
 def test_the_option_may_be_repeated(cli: Cli, small: Path) -> None:
-    at_once = points(cli, small, "--sweep", "head-bits=4,8", "group-size=row,32", "--bits", "4")
+    at_once = points(
+        cli, small, "--sweep", "embedding-bits=4,8", "group-size=row,32", "--bits", "4"
+    )
     assert at_once == points(
-        cli, small, "--bits", "4", "--sweep", "head-bits=4,8", "--sweep", "group-size=row,32"
+        cli, small, "--bits", "4", "--sweep", "embedding-bits=4,8", "--sweep", "group-size=row,32"
     )
     assert [p["values"] for p in at_once] == [
-        {"head_bits": bits, "group_size": group} for bits in (4, 8) for group in (None, 32)
+        {"embedding_bits": bits, "group_size": group} for bits in (4, 8) for group in (None, 32)
     ]
 
 
@@ -119,7 +121,7 @@ def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
     [
         (["bits=2,5"], 2, "'5' is not one of '8', '4', '3', '2'"),
         (["bits"], 2, "--sweep bits names no option that can be swept"),
-        (["engines=cores"], 2, "allowed: target, bits, head-bits, group-size, context, l1."),
+        (["engines=cores"], 2, "allowed: target, bits, embedding-bits, group-size, context, l1."),
         (["bits=2", "bits=4"], 2, "--sweep bits= is given twice"),
         (["l1=lots"], 2, "'lots' is not a size"),
         (["context=64,"], 2, "'' is not a valid integer"),
@@ -139,7 +141,9 @@ def test_what_is_refused(cli: Cli, small: Path, words: list[str], code: int, sai
     assert said in told.json["error"]["message"] + " " + (told.json["error"]["hint"] or "")
 
 
-@pytest.mark.parametrize("axis", ["bits", "head-bits", "group-size", "context", "l1", "target"])
+@pytest.mark.parametrize(
+    "axis", ["bits", "embedding-bits", "group-size", "context", "l1", "target"]
+)
 def test_values_that_nobody_means(cli: Cli, small: Path, axis: str) -> None:
     for value in (*ODD_NUMBERS, "", "=", "1=2"):
         result = cli("plan", small, "--sweep", f"{axis}={value}")

@@ -41,7 +41,7 @@ def runs_of(table: Any) -> list[Any]:
         for bits in (8, 4):
             shape = make_shape(
                 hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, head_dim=dim, layers=3,
-                vocab=300 + 200 * at, options=QuantOptions(bits=bits, head_bits=bits),
+                vocab=300 + 200 * at, options=QuantOptions(bits=bits, embedding_bits=bits),
             )  # fmt: skip
             passes = Passes(shape, make_plan(shape, SIRACUSA), SIRACUSA)
             held = at % 4 == 3

@@ -127,7 +127,7 @@ def draw(seed: int) -> Case:
         bits=pick(8, 4, 3, 2),
         group_size=group,
         asymmetric=pick(False, True),
-        head_bits=pick(8, 8, 4, 3, 2),
+        embedding_bits=pick(8, 8, 4, 3, 2),
         short_last_group=True,
     )
     stored = _stored(model, pick) if seed % 6 == 5 else {}

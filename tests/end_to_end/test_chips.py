@@ -90,7 +90,7 @@ def test_weights_from_flash(model: Path, tmp_path: Path, name: str) -> None:
 def test_the_smallest_and_the_whole_l1(model: Path, tmp_path: Path, name: str) -> None:
     target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
-    graph = lower(loaded, QuantOptions(bits=2, head_bits=3), 40)
+    graph = lower(loaded, QuantOptions(bits=2, embedding_bits=3), 40)
     request = random_request(graph, np.random.default_rng(2), 11, 5)
     for l1 in (target.l1, target.l1 // 2):
         program = compile_graph(graph, loaded, tmp_path / str(l1), target, l1)

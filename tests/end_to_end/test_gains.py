@@ -20,7 +20,7 @@ PROMPT = tuple(1 + 7 * i % 100 for i in range(21))
 # name -> options, and what of the cache is in L1
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "N-EUREKA": ({"context": 64}, "all"),
-    "N-EUREKA and tails of 12 inputs": ({"context": 64, "bits": 4, "head_bits": 4}, "all"),
+    "N-EUREKA and tails of 12 inputs": ({"context": 64, "bits": 4, "embedding_bits": 4}, "all"),
     "cores, a layer's cache": ({"context": 64, "engines": "cores", "l1": 54 << 10}, "layer"),
     "cores, groups": (
         {

@@ -74,7 +74,7 @@ ODD: list[tuple[str, dict[str, Any], QuantOptions, dict[str, int], str]] = [
     (
         "w4-asymmetric-sides",
         {"hidden": 40, "intermediate": 88, "heads": 4, "kv_heads": 2, "head_dim": 6, "tied": False},
-        QuantOptions(bits=4, asymmetric=True, head_bits=4),
+        QuantOptions(bits=4, asymmetric=True, embedding_bits=4),
         {"q_proj": 3, "o_proj": 2, "up_proj": 1, "down_proj": 9},
         "flash",
     ),

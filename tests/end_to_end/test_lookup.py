@@ -154,7 +154,7 @@ CASES = {
         planned=lambda plan, _: plan.chunk > 1 and not plan.logits_in_l1,
     ),
     "flash, side paths, 4 bit": Case(
-        WIDE, QuantOptions(bits=4, asymmetric=True, head_bits=4), {"q_proj": 3, "down_proj": 9},
+        WIDE, QuantOptions(bits=4, asymmetric=True, embedding_bits=4), {"q_proj": 3, "down_proj": 9},
         flash=True,
     ),
     "odd sizes, groups": Case(
@@ -163,7 +163,7 @@ CASES = {
     ),
     "24 tokens in all: verified by 3": Case({"vocab": 24, "tied": True}),
     "blocks that cores split": Case(
-        LONG, QuantOptions(bits=4, head_bits=4), planned=lambda plan, sizes: plan.verified > 1 and sizes.split
+        LONG, QuantOptions(bits=4, embedding_bits=4), planned=lambda plan, sizes: plan.verified > 1 and sizes.split
     ),
     "blocks that cores split, 8 bit": Case(
         LONG, planned=lambda plan, sizes: plan.verified > 1 and sizes.split

@@ -334,7 +334,7 @@ def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
     )
     model = load_model(tmp_path / "model")
     add_adapters(model, {"q_proj": 3, "v_proj": 2, "o_proj": 1, "gate_proj": 5, "down_proj": 9})
-    lowered = lower(model, QuantOptions(bits=4, asymmetric=True, head_bits=4), 20)
+    lowered = lower(model, QuantOptions(bits=4, asymmetric=True, embedding_bits=4), 20)
     shape = shape_of(lowered, model)
     target = SIRACUSA.with_room(wmem=0, l2=l2_without_weights(shape))
     program = compile_graph(lowered, model, tmp_path / "out", target)

@@ -88,7 +88,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
     ),
     "w4-one-group": (
         {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 2, "head_dim": 16, "vocab": 333},
-        QuantOptions(bits=4, asymmetric=True, head_bits=4),
+        QuantOptions(bits=4, asymmetric=True, embedding_bits=4),
         {},
         "",
     ),

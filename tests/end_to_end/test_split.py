@@ -36,7 +36,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]]
     "w8": ({"intermediate": 786}, QuantOptions(), {}, {2, 4}),
     "w4-a-block-for-all": (
         {"hidden": 72, "intermediate": 1045},
-        QuantOptions(bits=4, head_bits=4),
+        QuantOptions(bits=4, embedding_bits=4),
         {"down_proj": 9},
         {8},
     ),
@@ -52,7 +52,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]]
         {"down_proj": 20, "gate_proj": 3},
         {2, 4, 8},
     ),
-    "w2": ({"hidden": 64, "intermediate": 2050}, QuantOptions(bits=2, head_bits=2), {}, {4}),
+    "w2": ({"hidden": 64, "intermediate": 2050}, QuantOptions(bits=2, embedding_bits=2), {}, {4}),
 }
 
 

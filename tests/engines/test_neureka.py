@@ -72,14 +72,14 @@ CASES = {
     # from position 14 on the workers share one token's heads, also the last one's of a prompt; the controller does not
     "1x1, heads that are shared": Case("neureka_1x1", sizes={"head_dim": 64}),
     "3x3, 8 bit": Case("neureka_3x3"),
-    "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, head_bits=4), biased=True),
+    "3x3, 4 bit, biases": Case("neureka_3x3", QuantOptions(bits=4, embedding_bits=4), biased=True),
     "3x3, 3 bit, several tiles": Case(
-        "neureka_3x3", QuantOptions(bits=3, head_bits=2), {"intermediate": 299}
+        "neureka_3x3", QuantOptions(bits=3, embedding_bits=2), {"intermediate": 299}
     ),
     "3x3, two layers, a head of its own": Case("neureka_3x3", sizes={"layers": 2, "tied": False}),
     "3x3, 4 bit, tails": Case(
         "neureka_3x3",
-        QuantOptions(bits=4, head_bits=4),
+        QuantOptions(bits=4, embedding_bits=4),
         {"hidden": 256, "intermediate": 264},
         biased=True,
     ),
@@ -89,29 +89,29 @@ CASES = {
     # 568 inputs, of which every other job has tails: of one job, two and four; down has them in all
     "3x3, tails of every other job": Case(
         "neureka_3x3",
-        QuantOptions(bits=4, head_bits=8),
+        QuantOptions(bits=4, embedding_bits=8),
         {"hidden": 568, "intermediate": 253, "vocab": 141},
         biased=True,
     ),
     # of 288 inputs they are bytes; 773 have 5 words behind the image, in nibbles 3
     "3x3, 4 bit, tails of four channels": Case(
-        "neureka_3x3", QuantOptions(bits=4, head_bits=4), {"hidden": 288, "intermediate": 773}
+        "neureka_3x3", QuantOptions(bits=4, embedding_bits=4), {"hidden": 288, "intermediate": 773}
     ),
     "3x3, 3 bit, tails": Case(
-        "neureka_3x3", QuantOptions(bits=3, head_bits=3), {"intermediate": 773}
+        "neureka_3x3", QuantOptions(bits=3, embedding_bits=3), {"intermediate": 773}
     ),
-    "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, head_bits=2), {"vocab": 259}),
+    "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, embedding_bits=2), {"vocab": 259}),
     # jobs of all extents, the last one's rows no whole blocks
     "copies": Case(
         "neureka_both", sizes={"hidden": 60, "intermediate": 102, "vocab": 333, "layers": 2}, biased=True
     ),
     "copies, 4 bit": Case(
-        "neureka_both", QuantOptions(bits=4, head_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
+        "neureka_both", QuantOptions(bits=4, embedding_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
     ),
     # of one token vectors of 64 and 72 inputs are equally far apart
     "copies, pitches alike": Case("neureka_both", sizes={"hidden": 64, "intermediate": 72}),
     "copies, 2 and 3 bit": Case(
-        "neureka_both", QuantOptions(bits=2, head_bits=3), {"intermediate": 1600, "vocab": 259}
+        "neureka_both", QuantOptions(bits=2, embedding_bits=3), {"intermediate": 1600, "vocab": 259}
     ),
 }  # fmt: skip
 ON_QEMU = (
@@ -270,7 +270,7 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
 def with_tails_and_copies(folder: Path) -> Program:
     """A program whose engine has matrices with tails and matrices with copies; one token's and prompts' form alike."""
     target = replace(SIRACUSA, engines=(CORES, "neureka_1x1", "neureka_3x3", "neureka_both"))
-    options = QuantOptions(bits=4, head_bits=8)
+    options = QuantOptions(bits=4, embedding_bits=8)
     sizes = {**SIZES, "hidden": 96, "intermediate": 508}
     write_tiny_llama(folder / "model", **sizes)
     model = load_model(folder / "model")

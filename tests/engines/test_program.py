@@ -66,7 +66,7 @@ CASES = {
     ),
     "a head of its own, groups of 16": Case(
         SLOTS | {"head"}, {"tied": False, "intermediate": 144},
-        QuantOptions(bits=4, group_size=16, head_bits=4),
+        QuantOptions(bits=4, group_size=16, embedding_bits=4),
     ),
     "side paths stay with the cores": Case(
         frozenset({"o", "gate_up", "head"}), {}, QuantOptions(bits=4),

@@ -53,7 +53,7 @@ def test_table_and_json(tiny_dir: Path, text: Path, tmp_path: Path, run: Run) ->
     assert lines[0] == "wikitext512: 2 windows, 1022 predicted tokens"
     assert lines[2].split()[0] == "float32"
     assert "1.0000  100.00%" in lines[2]
-    assert lines[3].startswith("integer, 8 bit, head 8 bit  ")
+    assert lines[3].startswith("integer, 8 bit, embedding 8 bit  ")
     a, b = json.loads(out.read_text(encoding="utf-8"))
     assert a["tokens"] == b["tokens"] == 1022
     assert b["ratio"] == pytest.approx(b["perplexity"] / a["perplexity"])
@@ -77,10 +77,10 @@ def test_a_quantised_model_is_compared_with_its_own_weights(
 
 def test_integer_model_alone(tiny_dir: Path, text: Path, run: Run) -> None:
     ran = run(tiny_dir, "--text", text, "--windows", "1", "--skip-float", "--bits", "4",
-                   "--group-size", "8", "--asymmetric", "--head-bits", "4")  # fmt: skip
+                   "--group-size", "8", "--asymmetric", "--embedding-bits", "4")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     row = ran.stdout.splitlines()[-1]
-    assert row.startswith("integer, 4 bit, groups of 8, asymmetric, head 4 bit  ")
+    assert row.startswith("integer, 4 bit, group size 8, asymmetric, embedding 4 bit  ")
     assert "float32" not in ran.stdout
 
 

@@ -195,7 +195,7 @@ def test_integer_logits_are_the_interpreters_in_float_units(tiny: FloatModel) ->
         # of the weights' rounding: with 16-bit activations 97 of 100 tokens agree
         (QuantOptions(), 0.006, 0.96),
         (QuantOptions(4, group_size=32), 0.05, 0.5),
-        (QuantOptions(4, group_size=32, asymmetric=True, head_bits=4), 0.05, 0.5),
+        (QuantOptions(4, group_size=32, asymmetric=True, embedding_bits=4), 0.05, 0.5),
     ],
     ids=["8", "4", "4-asymmetric"],
 )

@@ -57,9 +57,11 @@ def test_families(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        QuantOptions(bits=4, group_size=32, head_bits=4),
-        QuantOptions(bits=4, group_size=24, head_bits=8, asymmetric=True, short_last_group=True),
-        QuantOptions(bits=2, group_size=16, head_bits=3, short_last_group=True),
+        QuantOptions(bits=4, group_size=32, embedding_bits=4),
+        QuantOptions(
+            bits=4, group_size=24, embedding_bits=8, asymmetric=True, short_last_group=True
+        ),
+        QuantOptions(bits=2, group_size=16, embedding_bits=3, short_last_group=True),
     ],
     ids=str,
 )

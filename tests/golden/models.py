@@ -109,7 +109,7 @@ MODELS = {
     # groups that do not divide, zero points, a 4-bit head of its own; KV cache and logits out of L1
     "groups": Pinned(
         {"bits": 4, "group_size": 16, "short_last_group": True, "asymmetric": True,
-         "head_bits": 4, "context": 40, "l1": 21572},
+         "embedding_bits": 4, "context": 40, "l1": 21572},
         odd_groups,
     ),
     "gptq": Pinned({"context": 16}, mixed_gptq),

@@ -269,5 +269,5 @@ def test_an_op_that_says_nothing() -> None:
 
 def test_formats_have_features_of_their_own() -> None:
     for bits in (8, 4, 3, 2):
-        shape = make_shape(options=QuantOptions(bits=bits, head_bits=bits))
+        shape = make_shape(options=QuantOptions(bits=bits, embedding_bits=bits))
         assert steps_of(shape, 1, 0)["qkv"].work.features[f"words_w{bits}"] > 0

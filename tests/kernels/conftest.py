@@ -19,7 +19,7 @@ CONFIGS = {
     "hd6": Config(
         6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False, engines=True
     ),
-    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, head_bits=4), formats=(4 | Q16,)),
+    "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, embedding_bits=4), formats=(4 | Q16,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two
     "long": Config(4, 2, 4, 4096, 50, 8, formats=(8 | Q16,)),
@@ -30,10 +30,10 @@ CONFIGS = {
         64,
         65,
         2,
-        QuantOptions(bits=4, group_size=32, head_bits=4),
+        QuantOptions(bits=4, group_size=32, embedding_bits=4),
         formats=(4 | GROUPED,),
     ),
-    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, head_bits=3), formats=(3 | Q16,)),
+    "hd12": Config(3, 1, 12, 40, 61, 8, QuantOptions(bits=3, embedding_bits=3), formats=(3 | Q16,)),
     "hd16": Config(
         2,
         2,
@@ -41,7 +41,7 @@ CONFIGS = {
         40,
         77,
         4,
-        QuantOptions(bits=2, group_size=16, head_bits=2),
+        QuantOptions(bits=2, group_size=16, embedding_bits=2),
         formats=(2 | GROUPED,),
         simd=False,
     ),

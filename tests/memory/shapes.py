@@ -63,7 +63,7 @@ def shapes(draw: st.DrawFn) -> ModelShape:
             bits=draw(st.sampled_from([8, 4])),
             group_size=draw(st.sampled_from([None, None, 1, 8, 32, 64, 100, 128])),
             asymmetric=draw(st.booleans()),
-            head_bits=draw(st.sampled_from([8, 4])),
+            embedding_bits=draw(st.sampled_from([8, 4])),
             short_last_group=True,
         ),
         ranks=ranks,
@@ -82,7 +82,7 @@ SMOL = {
     "hidden": 576, "ffn": 1536, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64,
     "vocab": 49152, "piece_bytes": 335_000,
 }  # fmt: skip
-Q4 = QuantOptions(bits=4, group_size=32, asymmetric=True, head_bits=8)
+Q4 = QuantOptions(bits=4, group_size=32, asymmetric=True, embedding_bits=8)
 
 
 def smol(context: int) -> ModelShape:

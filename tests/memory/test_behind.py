@@ -29,7 +29,7 @@ LLAMA_1B = {
     "hidden": 2048, "ffn": 8192, "layers": 16, "heads": 32, "kv_heads": 8, "head_dim": 64,
     "vocab": 128256, "piece_bytes": 900_000,
 }  # fmt: skip
-Q3 = QuantOptions(bits=3, head_bits=3)
+Q3 = QuantOptions(bits=3, embedding_bits=3)
 
 
 def tables(plan: Plan) -> dict[str, str]:

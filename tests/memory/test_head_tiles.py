@@ -56,7 +56,7 @@ def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
 def test_a_head_of_one_tile_lies_in_one_memory() -> None:
     s = make_shape(
         vocab=96, hidden=256, ffn=768, heads=4, kv_heads=2, head_dim=32, layers=17, context=512, tied=False,
-        options=QuantOptions(bits=8, group_size=32, head_bits=4),
+        options=QuantOptions(bits=8, group_size=32, embedding_bits=4),
     )  # fmt: skip
     plan = sound(s, SIRACUSA)
     head = next(p for p in plan.placements if p.name == "head")

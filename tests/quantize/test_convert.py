@@ -408,6 +408,6 @@ def test_groups_of_a_four_bit_head_have_to_divide_its_inputs(tmp_path: Path) -> 
     """Also where the layers are integers already, so that nothing else says so."""
     model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
     with pytest.raises(QuantizeError, match=r"embedding and head \(64\)"):
-        lower(model, QuantOptions(group_size=48, head_bits=4), 16)
-    lower(model, QuantOptions(group_size=48, head_bits=4, short_last_group=True), 16)
-    lower(model, QuantOptions(group_size=32, head_bits=4), 16)
+        lower(model, QuantOptions(group_size=48, embedding_bits=4), 16)
+    lower(model, QuantOptions(group_size=48, embedding_bits=4, short_last_group=True), 16)
+    lower(model, QuantOptions(group_size=32, embedding_bits=4), 16)

@@ -55,13 +55,13 @@ def test_every_tensor(tmp_path: Path, name: str, bits: int, one: bool) -> None:
     else:
         values = values * np.float32(1e30 / np.abs(values).max())
     write_tiny_llama(path, tied=False, overrides={name: values})
-    found = refused(path, bits=bits, head_bits=bits)
+    found = refused(path, bits=bits, embedding_bits=bits)
     assert list(found) == [name]
     has, most = found[name]
     assert has == 1e30 and 100 < most < 1e10
     fits = values * np.float32(2.0 ** np.floor(np.log2(most / 1e30)))
     write_tiny_llama(path, tied=False, overrides={name: fits})
-    graph = lower(load_model(path), QuantOptions(bits=bits, head_bits=bits), 8)
+    graph = lower(load_model(path), QuantOptions(bits=bits, embedding_bits=bits), 8)
     assert Interpreter(graph).forward([1, 2, 3]).shape == (1, 107)
 
 

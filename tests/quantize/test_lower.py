@@ -241,7 +241,7 @@ def test_groups_that_do_not_divide_name_every_matrix(tmp_path: Path) -> None:
     lower(model, QuantOptions(bits=4, group_size=4), 16)
 
 
-@pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 16}, {"head_bits": 5}])
+@pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 16}, {"embedding_bits": 5}])
 def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
     with pytest.raises(QuantizeError, match="allowed: 8, 4, 3, 2"):
         QuantOptions(**options)
@@ -252,7 +252,7 @@ def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
     "options",
     [
         QuantOptions(),
-        QuantOptions(bits=4, group_size=12, head_bits=4),
+        QuantOptions(bits=4, group_size=12, embedding_bits=4),
         QuantOptions(bits=4, asymmetric=True),
         QuantOptions(group_size=128, short_last_group=True),
     ],

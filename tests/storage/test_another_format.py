@@ -80,14 +80,14 @@ def test_it_is_offered_and_refused_by_name(python: Run) -> None:
 
 def test_its_bytes_are_those_of_its_bits(python: Run, model: Path) -> None:
     def plan(bits: int) -> int:
-        options = ("--bits", bits, "--head-bits", bits, "--context", 16, "--json")
+        options = ("--bits", bits, "--embedding-bits", bits, "--context", 16, "--json")
         return int(json.loads(python("-m", "shrinkc", "plan", model, *options))["weight_bytes"])
 
     assert plan(4) < plan(6) < plan(8)
 
 
 MIXED = ("--bits", 6)  # with a head of 8 bit
-PER_ROW = ("--bits", 6, "--head-bits", 6)
+PER_ROW = ("--bits", 6, "--embedding-bits", 6)
 GROUPS = (*PER_ROW, "--group", 16, "--short-last-group", "--asymmetric")
 
 

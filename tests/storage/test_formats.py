@@ -16,7 +16,7 @@ from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, Offsets, segment_size
 def test_widths_are_offered_by_plan_and_compile() -> None:
     for command in ("plan", "compile"):
         options = {p.name: p for p in cli.commands[command].params}
-        for name in ("bits", "head_bits"):
+        for name in ("bits", "embedding_bits"):
             assert tuple(options[name].type.choices) == tuple(map(str, WIDTHS))  # type: ignore[attr-defined]
 
 

@@ -138,7 +138,7 @@ model_options = together(
     ),
     click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
     click.option(
-        "--head-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
+        "--embedding-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
         help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
     ),
     click.option(

@@ -40,7 +40,7 @@ class PlanCommand(Command):
 @speed_options
 @click.option(
     "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
-    help="Plan every combination: bits, head-bits, group-size, context, l1, target. May be repeated.",
+    help="Plan every combination: bits, embedding-bits, group-size, context, l1, target. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--picture",

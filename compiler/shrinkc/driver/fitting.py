@@ -81,7 +81,7 @@ def alternatives(
     possible = {
         "--context": context > CONTEXT_LEAST,
         "--bits": quant.bits > LEAST_BITS and "--bits" not in fixed,
-        "--head-bits": quant.head_bits > LEAST_BITS and "--head-bits" not in fixed,
+        "--embedding-bits": quant.embedding_bits > LEAST_BITS and "--embedding-bits" not in fixed,
         "--l1": l1 < l1_most,
     }
     names = [name for name, open_ in possible.items() if open_]
@@ -102,20 +102,20 @@ def _changed(
     """What to write to change all ``names``, each no more than needed, bits the least of all because
     they cost quality; None: not enough."""
     widths = [w for w in WIDTHS if w < quant.bits] if "--bits" in names else [quant.bits]
-    tables = [w for w in WIDTHS if w < quant.head_bits]
-    tables = tables if "--head-bits" in names else [quant.head_bits]
+    tables = [w for w in WIDTHS if w < quant.embedding_bits]
+    tables = tables if "--embedding-bits" in names else [quant.embedding_bits]
     size = l1_most if "--l1" in names else l1
     least = CONTEXT_LEAST if "--context" in names else context
 
-    def with_bits(bits: int, head_bits: int) -> QuantOptions:
-        return replace(quant, bits=bits, head_bits=head_bits)
+    def with_bits(bits: int, embedding_bits: int) -> QuantOptions:
+        return replace(quant, bits=bits, embedding_bits=embedding_bits)
 
     if not fits(with_bits(widths[-1], tables[-1]), least, size):
         return None
     # narrowest first: what fits comes first then
     bits = _last(widths[::-1], lambda w: fits(with_bits(w, tables[-1]), least, size))
-    head_bits = _last(tables[::-1], lambda w: fits(with_bits(bits, w), least, size))
-    narrow = with_bits(bits, head_bits)
+    embedding_bits = _last(tables[::-1], lambda w: fits(with_bits(bits, w), least, size))
+    narrow = with_bits(bits, embedding_bits)
     if "--context" in names:
         steps = range(CONTEXT_STEP, context, CONTEXT_STEP)
         shorter = [*range(CONTEXT_LEAST, min(CONTEXT_STEP, context)), *steps]
@@ -126,7 +126,7 @@ def _changed(
     values = {
         "--context": context,
         "--bits": bits,
-        "--head-bits": head_bits,
+        "--embedding-bits": embedding_bits,
         "--l1": _written(size, l1_most),
     }
     return " ".join(f"{name} {values[name]}" for name in names)

@@ -82,10 +82,10 @@ def check_weight_groups(draft: Draft) -> Draft:
         return sum(m.bytes for m in shape.stored)
 
     def saves(group: int) -> bool:
-        wide = replace(quant, bits=WIDEST, head_bits=WIDEST, group_size=None, asymmetric=False)
+        wide = replace(quant, bits=WIDEST, embedding_bits=WIDEST, group_size=None, asymmetric=False)
         return stored_bytes(replace(quant, group_size=group)) < stored_bytes(wide)
 
-    narrow = min(quant.bits, quant.head_bits) < WIDEST
+    narrow = min(quant.bits, quant.embedding_bits) < WIDEST
     inputs = grouped_inputs(draft.config, draft.formats or (), quant)
     check_groups(inputs, quant.group_size, quant.short_last_group, saves if narrow else None)
     return draft

@@ -28,7 +28,7 @@ class PlanRequest:
     group_size: int | None = None
     short_last_group: bool = False
     asymmetric: bool = False
-    head_bits: int | None = None
+    embedding_bits: int | None = None
     context: int | None = None
     l1: int | None = None
     adapter: Path | None = None
@@ -52,14 +52,14 @@ class PlanRequest:
         """How what is float is quantised."""
         return QuantOptions(
             bits=WIDEST if self.bits is None else self.bits, group_size=self.group_size, asymmetric=self.asymmetric,
-            head_bits=WIDEST if self.head_bits is None else self.head_bits,
+            embedding_bits=WIDEST if self.embedding_bits is None else self.embedding_bits,
             short_last_group=self.short_last_group,
         )  # fmt: skip
 
     @property
     def given(self) -> set[str]:
         """The options of ``quant`` that were given."""
-        names = ("bits", "group_size", "short_last_group", "asymmetric", "head_bits")
+        names = ("bits", "group_size", "short_last_group", "asymmetric", "embedding_bits")
         return {
             f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)
         }  # fmt: skip

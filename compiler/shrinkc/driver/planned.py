@@ -85,7 +85,7 @@ class Planned:
             "group_size": q.group_size,
             "short_last_group": q.short_last_group,
             "asymmetric": q.asymmetric,
-            "head_bits": None if "--head-bits" in fixed else q.head_bits,
+            "embedding_bits": None if "--embedding-bits" in fixed else q.embedding_bits,
             "context": self.context,
             "l1": self.plan.l1_budget,
             "code": self.target.code[0] if self.target.code else None,
@@ -196,10 +196,10 @@ def fixed_options(
     fixed: set[str] = set()
     tables = {EMBEDDING} if config.tie_embeddings else {EMBEDDING, HEAD}
     if tables <= known.keys():
-        fixed.add("--head-bits")
+        fixed.add("--embedding-bits")
     if not float_inputs(config, known):
         fixed |= {"--bits", "--asymmetric"}
-        if not quant.grouped_tables or "--head-bits" in fixed:
+        if not quant.grouped_embeddings or "--embedding-bits" in fixed:
             fixed |= {"--group-size", "--short-last-group"}
     return frozenset(fixed)
 

@@ -74,12 +74,12 @@ def _weights(planned: Planned) -> list[Row]:
         f"{_width(*kind)} ({count} matrices of the checkpoint)"
         for kind, count in sorted(counts.items())
     ]
-    if "--head-bits" not in fixed:
+    if "--embedding-bits" not in fixed:
         names = {EMBEDDING: "embedding", HEAD: "LM head"}
         if planned.config.tie_embeddings:
             names = {EMBEDDING: "embedding and LM head"}
         floats = [label for name, label in names.items() if name not in known]
-        said.append(f"{' and '.join(floats)} {q.head_bits} bit")
+        said.append(f"{' and '.join(floats)} {q.embedding_bits} bit")
     if planned.shape.shared:
         said.append(f"{len(planned.shape.shared)} matrices equal others and are stored once")
     rows = [("weights", f"{show_size(planned.weight_bytes)}: {', '.join(said)}")]

@@ -19,7 +19,7 @@ from shrinkc.memory.cycles import resource_label
 from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
-AXES = ("target", "bits", "head_bits", "group_size", "context", "l1")
+AXES = ("target", "bits", "embedding_bits", "group_size", "context", "l1")
 """Options of a plan that can take several values: those that are one value each."""
 
 ENERGY = "not estimated: no measurement on the chip to estimate it from"

@@ -30,24 +30,24 @@ class QuantOptions:
     bits: int = WIDEST
     group_size: int | None = None
     asymmetric: bool = False
-    head_bits: int = WIDEST
+    embedding_bits: int = WIDEST
     short_last_group: bool = False
 
     def __post_init__(self) -> None:
-        for label, bits in (("--bits", self.bits), ("--head-bits", self.head_bits)):
+        for label, bits in (("--bits", self.bits), ("--embedding-bits", self.embedding_bits)):
             if bits not in WIDTHS:
                 allowed = ", ".join(map(str, WIDTHS))
                 raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
 
     @property
-    def grouped_tables(self) -> bool:
+    def grouped_embeddings(self) -> bool:
         """Whether embedding and head have groups too, where there are groups."""
-        return format_of(self.head_bits).grouped_tables
+        return format_of(self.embedding_bits).grouped_embeddings
 
     @property
-    def head_group(self) -> int | None:
+    def embedding_group_size(self) -> int | None:
         """The group size of embedding and head."""
-        return self.group_size if self.grouped_tables else None
+        return self.group_size if self.grouped_embeddings else None
 
 
 def matrix_formats(
@@ -79,7 +79,7 @@ def matrix_formats(
     def table(name: str) -> MatrixFormat:
         if name in known:
             return MatrixFormat.fused([known[name]], c.hidden_size)
-        return MatrixFormat(options.head_bits, options.head_group, Offsets.NONE)
+        return MatrixFormat(options.embedding_bits, options.embedding_group_size, Offsets.NONE)
 
     embedding = table(EMBEDDING)
     return layers, embedding if c.tie_embeddings else table(HEAD), embedding
@@ -132,7 +132,7 @@ def grouped_inputs(
     """What --group-size has to divide: float_inputs, and the inputs of an embedding or head in groups."""
     found = float_inputs(c, quantised)
     tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
-    floats = options.grouped_tables and not tables <= set(quantised)
+    floats = options.grouped_embeddings and not tables <= set(quantised)
     if floats and c.hidden_size not in found.values():
         found["embedding and head"] = c.hidden_size
     return found

@@ -314,7 +314,7 @@ class _Lowering:
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out, engine=engine)
         return quantize_matrix(
-            name, weight, out, bits=o.head_bits, group=o.head_group,
+            name, weight, out, bits=o.embedding_bits, group=o.embedding_group_size,
             engine=engine,
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ class StorageFormat:
     ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
     ``clip``: parts of a group's range to try as its scale when weights are rounded, because clipping
     buys resolution, the more the fewer levels there are; none: the whole range is always best.
-    ``grouped_tables``: so few levels that an embedding or head needs the groups that the layers
+    ``grouped_embeddings``: so few levels that an embedding or head needs the groups that the layers
     have; else one scale per row is enough for it.
     """
 
@@ -42,7 +42,7 @@ class StorageFormat:
     symmetric: tuple[int, int]
     pack_units: Callable[[np.ndarray], np.ndarray]
     clip: tuple[float, ...] = ()
-    grouped_tables: bool = True
+    grouped_embeddings: bool = True
 
     def __post_init__(self) -> None:
         assert 1 <= self.bits <= 8

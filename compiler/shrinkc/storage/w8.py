@@ -16,5 +16,5 @@ def pack_units(units: np.ndarray) -> np.ndarray:
 
 # symmetric: -128 would make one more product that does not fit 16 bits twice
 W8 = StorageFormat(
-    bits=8, inputs=4, fold=0, symmetric=(-127, 127), pack_units=pack_units, grouped_tables=False
+    bits=8, inputs=4, fold=0, symmetric=(-127, 127), pack_units=pack_units, grouped_embeddings=False
 )

@@ -1,4 +1,4 @@
-/* shrinkc compile groups --target siracusa --bits 4 --group-size 16 --short-last-group --asymmetric --head-bits 4 --context 40 --l1 21572 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
+/* shrinkc compile groups --target siracusa --bits 4 --group-size 16 --short-last-group --asymmetric --embedding-bits 4 --context 40 --l1 21572 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0
  * The storage formats of this model's matrices; included by sc_dot.h. */
 #include "sc_dot_w4.h"

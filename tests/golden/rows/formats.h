@@ -1,4 +1,4 @@
-/* shrinkc compile rows --target siracusa --bits 8 --head-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
+/* shrinkc compile rows --target siracusa --bits 8 --embedding-bits 8 --context 24 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0
  * The storage formats of this model's matrices; included by sc_dot.h. */
 #include "sc_dot_w8.h"

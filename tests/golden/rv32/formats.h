@@ -1,4 +1,4 @@
-/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 --engines cores
+/* shrinkc compile rv32 --target rv32 --bits 8 --embedding-bits 8 --context 12 --l1 1073741824 --engines cores
  * SPDX-License-Identifier: Apache-2.0
  * The storage formats of this model's matrices; included by sc_dot.h. */
 #include "sc_dot_w8.h"

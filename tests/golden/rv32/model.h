@@ -1,4 +1,4 @@
-/* shrinkc compile rv32 --target rv32 --bits 8 --head-bits 8 --context 12 --l1 1073741824 --engines cores
+/* shrinkc compile rv32 --target rv32 --bits 8 --embedding-bits 8 --context 12 --l1 1073741824 --engines cores
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MODEL_H
 #define MODEL_H
