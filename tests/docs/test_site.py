@@ -103,7 +103,7 @@ def test_what_ends_the_build(
         (folder / name).write_text(words + "\n")
     config = tmp_path / "mkdocs.yml"
     config.write_text(
-        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nextra_css: []\nnav: [index.md]\n"
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nhooks: []\nextra_css: []\nnav: [index.md]\n"
     )
     done = build(config, tmp_path / "site")
     if message is None:

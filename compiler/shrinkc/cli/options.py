@@ -20,7 +20,7 @@ PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
 COUNT = click.IntRange(1)
 SEED = click.IntRange(0, 2**32 - 1)
-TASK_HELP = "A task of lm-evaluation-harness, or its YAML file; FILE: local data; repeatable."
+TASK_HELP = "A task of lm-evaluation-harness, or a YAML file; FILE: local data. May be repeated."
 FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
 
@@ -42,14 +42,14 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout."),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
             click.Option(
                 ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_verbosity,
-                help="Say nothing but results and errors.",
+                help="Print only results and errors.",
             ),
             click.Option(
                 ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbosity,
-                help="Say what is done, and how long it took.",
+                help="Print each step, and how long it took.",
             ),
         ]  # fmt: skip
         self.examples = tuple(examples)
@@ -125,36 +125,36 @@ model_options = together(
     click.argument("model", type=PATH),
     click.option(
         "--target", type=click.Choice(list(TARGETS)), default=DEFAULT.name,
-        show_default=True, help="What the program is for; 'shrinkc run --on' says where it then runs.",
+        show_default=True, help="The chip or machine that the program is for.",
     ),
     click.option(
         "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
         help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
     ),
-    click.option("--group-size", type=int, help="Weights that share a scale. [default: a whole row]"),
+    click.option("--group-size", type=int, help="Weights that share a scale. [default: all of an output channel]"),
     click.option(
         "--short-last-group", is_flag=True,
-        help="Let the last group of a row be shorter where the size does not divide.",
+        help="Let the last group of a channel be shorter where the size does not divide.",
     ),
-    click.option("--asymmetric", is_flag=True, help="Zero points beside the scales."),
+    click.option("--asymmetric", is_flag=True, help="Quantise with zero points."),
     click.option(
         "--embedding-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-        help=f"Bits per weight of embedding and head. [default: {WIDEST}, or the checkpoint's]",
+        help=f"Bits per weight of embedding and LM head. [default: {WIDEST}, or the checkpoint's]",
     ),
     click.option(
         "--context", type=int,
-        help="Positions that prompt and answer may take. [default: the model's, at most 256]",
+        help="Tokens of prompt and answer together. [default: the model's limit, at most 256]",
     ),
-    click.option("--l1", type=Size(), help="L1 memory to use, e.g. 128KiB. [default: all]"),
+    click.option("--l1", type=Size(), help="L1 memory to use, such as 128KiB. [default: all]"),
     click.option(
         "--code", metavar="MEMORY",
-        help=f"Where the decode path's code lies, of {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
+        help=f"Memory for the code of the decode path, on {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
         f"[default: {DEFAULT.code[0]}]",
     ),
-    click.option("--adapter", type=PATH, help="A PEFT LoRA directory, kept as a side path."),
+    click.option("--adapter", type=PATH, help="A PEFT LoRA directory to compile as a low-rank adapter."),
     click.option(
         "--engines", metavar="LIST",
-        help="What may run matrices beside the cores, e.g. "
+        help="Engines that may run matrices, such as "
         f"{','.join(DEFAULT.engines[:2])}. [default: all]",
     ),
 )  # fmt: skip
@@ -167,25 +167,25 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
     return together(
         click.option(
             "--on", type=click.Choice(MACHINES), default="host", show_default=True,
-            help="Where the program runs, of those that its --target names.",
+            help="Where to run, of those that the target allows.",
         ),
         click.option("-n", "--tokens", type=int, help=f"Most new tokens. [default: {default_tokens}]"),
         click.option(
             "--temperature", type=float, default=0.0, show_default=True,
-            help="0 takes the likeliest token.",
+            help="0 takes the most probable token.",
         ),
         click.option(
             "--top-p", type=float, default=1.0, show_default=True,
-            help="Sample from the likeliest tokens that have this probability together.",
+            help="Sample from the most probable tokens with this total probability.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the sampler."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
         click.option(
             "--lookup", type=int, metavar="N",
             help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
         ),
         click.option(
             "--make", "make_options", multiple=True, metavar="NAME=VALUE",
-            help="An option of the directory's Makefile, e.g. SAN=1. May be repeated.",
+            help="A variable of the directory's Makefile, such as SAN=1. May be repeated.",
         ),
         click.option(
             "--timeout", type=float, help=f"Seconds for {timed}. [default: 600; on gvsoc 7200]"
@@ -207,11 +207,11 @@ def make_variables(values: Sequence[str]) -> dict[str, str]:
 speed_options = together(
     click.option(
         "--position", type=int, metavar="N",
-        help="Tokens before the decode step whose cycles are stated. [default: 64, or what fits]",
+        help="Cached tokens assumed for the decode estimate. [default: 64, or what fits]",
     ),
     click.option(
         "--clock", type=float, metavar="MHZ",
-        help="The cluster's, for tokens per second. [default: 72, the simulator's]",
+        help="Clock of the cluster, for tokens per second. [default: 72, the simulator's]",
     ),
 )  # fmt: skip
 """Of what cycles and tokens per second are said."""
