@@ -189,7 +189,7 @@ def run(
     temperature: float = 0.0,
     top_p: float = 1.0,
     ignore_eos: bool = False,
-    lookup: int | None = None,
+    prompt_lookup: int | None = None,
     verify: bool | int = True,
     check: bool = True,
     profile: bool = False,
@@ -212,7 +212,7 @@ def run(
         temperature: 0 takes the most probable token; otherwise 0.02 to 100.
         top_p: Sample only from the most probable tokens with this total probability, above 0 to 1.
         ignore_eos: Continue after an end token.
-        lookup: Most tokens that prompt-lookup decoding drafts per forward pass, 1 to 8.  It needs
+        prompt_lookup: Most tokens that prompt-lookup decoding drafts per forward pass, 1 to 8.  It needs
             temperature 0 and does not change the result.  None: off.
         verify: True compares everything.  N above 1 compares all layer outputs, but logits and the
             chosen token only for every Nth token and the last.  False compares nothing.
@@ -242,7 +242,7 @@ def run(
     request = RunRequest(
         on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed, temperature=temperature,
         top_p=top_p, ignore_eos=ignore_eos, verify=int(verify), make_options=make_options or {},
-        timeout=timeout, profile=profile, lookup=lookup,
+        timeout=timeout, profile=profile, prompt_lookup=prompt_lookup,
     )  # fmt: skip
     result = run_directory(
         Path(directory), request, env=_environment(env), reporter=reporter or Silent(),
@@ -262,7 +262,7 @@ def chat(
     seed: int = 0,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    lookup: int | None = None,
+    prompt_lookup: int | None = None,
     verify: bool = False,
     make_options: Mapping[str, str] | None = None,
     timeout: float | None = None,
@@ -279,7 +279,7 @@ def chat(
         seed: See `run`.
         temperature: See `run`.
         top_p: See `run`.
-        lookup: See `run`.
+        prompt_lookup: See `run`.
         verify: Compare each answer with the interpreter's.  ``answer.result.check()`` then raises
             Mismatch if an integer differs.
         make_options: See `run`.
@@ -300,7 +300,7 @@ def chat(
 
     request = RunRequest(
         on, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p, verify=int(verify),
-        make_options=make_options or {}, timeout=timeout, lookup=lookup,
+        make_options=make_options or {}, timeout=timeout, prompt_lookup=prompt_lookup,
     )  # fmt: skip
     return Conversation(
         Path(directory), request, system, env=_environment(env), reporter=reporter or Silent()

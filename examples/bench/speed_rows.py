@@ -23,7 +23,7 @@ class Program:
     """A model, how it is compiled, and a run of it.
 
     ``prompt`` is the number of prompt tokens (or ``text`` is the prompt), ``steps`` the number of decode steps after
-    it: the last one is at position ``prompt + steps - 1``.  ``lookup`` is the length of prompt-lookup drafts, with
+    it: the last one is at position ``prompt + steps - 1``.  ``prompt_lookup`` is the length of drafts, with
     ``profile`` operations are timed too.
     """
 
@@ -34,7 +34,7 @@ class Program:
     steps: int = 2  # the first decode step prepares the engine's jobs, so the second is measured
     profile: bool = False
     text: str | None = None
-    lookup: int | None = None
+    prompt_lookup: int | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Program:
         ids = ",".join(map(str, [1, *(259 + i % 200 for i in range(self.prompt - 1))]))
         given = ["--prompt-ids", ids] if self.text is None else ["--prompt", self.text]
         run = ["run", out, "--on", "gvsoc", *given, "--tokens", str(self.steps + 1), "--ignore-eos"]
-        run += [] if self.lookup is None else ["--lookup", str(self.lookup)]
+        run += [] if self.prompt_lookup is None else ["--prompt-lookup", str(self.prompt_lookup)]
         return compiled, [*run, "--json", *(["--profile"] * self.profile)]
 
 
@@ -161,7 +161,7 @@ def times_as_fast(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> 
 
 def accepted(runs: list[dict[str, Any]], configs: list[dict[str, Any]]) -> float:
     """Per cent of the drafted tokens that were accepted."""
-    drafts = runs[0]["lookup"]
+    drafts = runs[0]["prompt_lookup"]
     return 100 * float(drafts["accepted"]) / float(drafts["drafted"])
 
 
@@ -242,7 +242,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 # One text of 8 tokens and few decode steps: GVSoC keeps 7 GB per step over these weights.
 STREAMED = Program(SMOLLM2, 1024, text="red blue red blue red blue red blue", steps=1)
-DRAFTED = replace(STREAMED, steps=4, lookup=3)
+DRAFTED = replace(STREAMED, steps=4, prompt_lookup=3)
 LLAMA_LAYER = Program("llama-3.2-1b-layer", 256, ("--bits", "4"), 2, profile=True)
 SMOL = "SmolLM2-135M-Instruct, Q4_1, context 1024"
 ONE = "one layer of LLaMA-3.2-1B's shape, 4 bit per-channel"

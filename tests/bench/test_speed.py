@@ -34,7 +34,7 @@ def test_figures_of_drafts() -> None:
     """Per new token after the first one; another text is refused."""
     plain = {"new_tokens": [5, 6, 7, 8, 9], "cycles": {"decode": [100, 100, 100, 100]}}
     drafted = plain | {
-        "cycles": {"decode": [110, 130]}, "lookup": {"drafted": 6, "accepted": 2},
+        "cycles": {"decode": [110, 130]}, "prompt_lookup": {"drafted": 6, "accepted": 2},
     }  # fmt: skip
     assert (speed_rows.each_token([plain], []), speed_rows.each_token([drafted], [])) == (100, 60)
     assert speed_rows.times_as_fast([plain, drafted], []) == 100 / 60

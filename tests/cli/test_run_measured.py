@@ -1,4 +1,4 @@
-"""``shrinkc run`` with drafts (``--lookup``), a profile, or stacks that are measured."""
+"""``shrinkc run`` with drafts (``--prompt-lookup``), a profile, or stacks that are measured."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_lookup(cli: Cli, compiled: Path, needs: Needs) -> None:
     needs("cc", "make")
     options = ["--prompt-ids", "1,40,41,42,40,41,42,40", "--tokens", 16, "--ignore-eos"]
     plain = cli("run", compiled, *options, "--json")
-    result = cli("run", compiled, *options, "--lookup", 3, "--json")
+    result = cli("run", compiled, *options, "--prompt-lookup", 3, "--json")
     assert plain.code == result.code == 0
-    assert plain.json["lookup"] is None and "lookup" not in plain.err
+    assert plain.json["prompt_lookup"] is None and "lookup" not in plain.err
     for key in ("prompt_tokens", "new_tokens", "text", "verdict"):
         assert result.json[key] == plain.json[key]
-    said = result.json["lookup"]
+    said = result.json["prompt_lookup"]
     assert said.keys() == {"passes", "drafted", "accepted", "tokens_per_pass"}
     assert said["passes"] + said["accepted"] == 15  # the prefill gives the other token
     assert 0 < said["accepted"] <= said["drafted"] <= 3 * said["passes"]
@@ -79,7 +79,7 @@ def test_lookup(cli: Cli, compiled: Path, needs: Needs) -> None:
         f"prompt lookup: {15 / said['passes']:.2f} tokens per forward pass ({said['passes']} passes), "
         f"{said['accepted']} of {said['drafted']} drafted tokens accepted"
     ) in result.words
-    told = [cli("run", compiled, *options, *look) for look in ([], ["--lookup", 8])]
+    told = [cli("run", compiled, *options, *look) for look in ([], ["--prompt-lookup", 8])]
     assert told[0].out == told[1].out != ""
 
 
@@ -88,11 +88,11 @@ def test_lookup_on_gvsoc(cli: Cli, program: Path, needs: Needs) -> None:
     """Cycles are those of passes, and a profile's too; what was drafted is verified."""
     needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
     options = ["--on", "gvsoc", "--prompt-ids", "1,40,41,42,40,41,42,40", "--tokens", 12]
-    options += ["--ignore-eos", "--lookup", 4, "--json"]
+    options += ["--ignore-eos", "--prompt-lookup", 4, "--json"]
     for more in ([], ["--profile"]):
         result = cli("run", program, *options, *more)
         assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
-        passes = result.json["lookup"]["passes"]
+        passes = result.json["prompt_lookup"]["passes"]
         decode = result.json["cycles"]["decode"]
         assert len(decode) == passes < 11 and min(decode) > 0
         assert f"decode {sum(decode) / 11:,.0f} cycles per token" in result.err
@@ -104,9 +104,12 @@ def test_lookup_on_gvsoc(cli: Cli, program: Path, needs: Needs) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--lookup", 0], "--lookup 0 is not possible. Hint: allowed: 1 to 8 tokens"),
-        (["--lookup", 9], "--lookup 9 is not possible. Hint: allowed: 1 to 8 tokens"),
-        (["--lookup", 2, "--temperature", 0.5], "--lookup is not possible with --temperature 0.5"),
+        (["--prompt-lookup", 0], "--prompt-lookup 0 is not possible. Hint: allowed: 1 to 8 tokens"),
+        (["--prompt-lookup", 9], "--prompt-lookup 9 is not possible. Hint: allowed: 1 to 8 tokens"),
+        (
+            ["--prompt-lookup", 2, "--temperature", 0.5],
+            "--prompt-lookup is not possible with --temperature 0.5",
+        ),
     ],
 )
 def test_lookup_refused(cli: Cli, compiled: Path, options: list[object], said: str) -> None:
@@ -119,11 +122,11 @@ def test_lookup_needs_room(cli: Cli, program: Path) -> None:
     plan = json.loads((program / "plan.json").read_text())
     assert plan["verified"] > 1
     (program / "plan.json").write_text(json.dumps({**plan, "verified": 1}))
-    result = cli("run", program, "--prompt", "a", "--lookup", 2)
+    result = cli("run", program, "--prompt", "a", "--prompt-lookup", 2)
     assert (result.code, result.out) == (2, "")
     assert "no room to verify a draft" in result.words and "--l1" in result.words
     (program / "plan.json").write_text("{}")
-    result = cli("run", program, "--prompt", "a", "--lookup", 2)
+    result = cli("run", program, "--prompt", "a", "--prompt-lookup", 2)
     assert result.code == 61 and "plan.json" in result.words
 
 
@@ -133,7 +136,9 @@ def test_a_program_from_before_there_was_lookup(cli: Cli, program: Path, needs: 
     text = main.read_text()
     assert text.count("lookup = in[SC_IN_LOOKUP]") == 1
     main.write_text(text.replace("lookup = in[SC_IN_LOOKUP]", "lookup = 0"))
-    result = cli("run", program, "--prompt", "a", "--tokens", 4, "--ignore-eos", "--lookup", 2)
+    result = cli(
+        "run", program, "--prompt", "a", "--tokens", 4, "--ignore-eos", "--prompt-lookup", 2
+    )
     assert result.code == 61
     assert "drafts nothing" in result.words and "compile the model again" in result.words
 

@@ -263,7 +263,7 @@ def requests(program: Program, seed: int) -> tuple[list[Request], list[Record]]:
     ]
     wanted = [reference(graph, r) for r in asked]
     if program.plan.verified > 1:
-        asked.append(replace(asked[0], lookup=1 + seed % LOOKUP_MAX))
+        asked.append(replace(asked[0], prompt_lookup=1 + seed % LOOKUP_MAX))
         wanted.append(wanted[0])
     return asked, wanted
 

@@ -53,7 +53,7 @@ def _compiled(folder: Path, name: str) -> Path:
 
 def _prove(out: Path, on: str, lookup: int | None = None, **make: str) -> None:
     ran = shrinkc.run(
-        out, on=on, prompt_ids=PROMPT, tokens=4, ignore_eos=True, lookup=lookup, make_options=make,
+        out, on=on, prompt_ids=PROMPT, tokens=4, ignore_eos=True, prompt_lookup=lookup, make_options=make,
         env=ENV,
     )  # fmt: skip
     verdict = ran.verdict

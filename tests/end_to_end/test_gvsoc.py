@@ -157,7 +157,7 @@ def test_short_heads_in_a_long_context(
     program.build("gvsoc")
     request = random_request(program.graph, np.random.default_rng(2), 21, 34, GREEDY)
     program.prove("gvsoc", request, timeout_s=300)
-    program.prove("gvsoc", replace(request, lookup=4), timeout_s=300)
+    program.prove("gvsoc", replace(request, prompt_lookup=4), timeout_s=300)
 
 
 LARGE_HEADS = [

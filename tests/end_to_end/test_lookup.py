@@ -65,7 +65,7 @@ def passes(request: Request, tokens: Sequence[int], verified: int) -> list[Pass]
     made, out = 1, []
     while made < len(tokens):
         text = [*request.prompt, *tokens[:made]]
-        most = min(request.lookup, verified - 1, request.new_tokens - made - 1)
+        most = min(request.prompt_lookup, verified - 1, request.new_tokens - made - 1)
         guesses = draft(text, most)
         kept = 1
         while (
@@ -104,7 +104,7 @@ def prove_lookup(
     verified = program.plan.verified
     found = []
     for n in most:
-        asked = replace(request, lookup=n)
+        asked = replace(request, prompt_lookup=n)
         got = parse(program.run(on, asked, timeout_s=300))
         verdict = compare(got, want, program.graph)
         assert verdict.ok, f"{on}, drafts of {n}: {verdict}"
@@ -251,7 +251,7 @@ def test_an_end_token_within_a_draft(tmp_path: Path) -> None:
     def candidates() -> Any:
         """(prompt, place of a token that is new, in a pass that keeps some before and some behind it)"""
         for cut in range(5, len(text) - 8):
-            request = Request((*start, *text[:cut]), len(text) - cut, lookup=LOOKUP_MAX)
+            request = Request((*start, *text[:cut]), len(text) - cut, prompt_lookup=LOOKUP_MAX)
             made = 1
             for p in passes(request, text[cut:], 8):
                 for i in range(made + 1, made + p.kept - 1):
@@ -265,8 +265,8 @@ def test_an_end_token_within_a_draft(tmp_path: Path) -> None:
     program = compile_model(model, tmp_path / "out", context=CONTEXT).build("host", SAN="1")
     want = reference(program.graph, request)
     assert len(want.tokens) == at + 1 and want.tokens[-1] == end
-    stopped = prove_lookup(program, "host", replace(request, lookup=0), want=want)
-    going = prove_lookup(program, "host", replace(request, lookup=0, ignore_eos=True))
+    stopped = prove_lookup(program, "host", replace(request, prompt_lookup=0), want=want)
+    going = prove_lookup(program, "host", replace(request, prompt_lookup=0, ignore_eos=True))
     assert stopped[-1] == [*going[-1][: len(stopped[-1]) - 1], stopped[-1][-1]]
     assert 1 < stopped[-1][-1].kept < going[-1][len(stopped[-1]) - 1].kept
 
@@ -294,7 +294,7 @@ def test_a_wrong_draft_leaves_the_dump_alone(tmp_path: Path) -> None:
     need("host")
     program, model = build_case(CASES["as planned"], tmp_path)
     program.build("host")
-    request = replace(repeating(model, 20), lookup=4)
+    request = replace(repeating(model, 20), prompt_lookup=4)
     found = parse(program.run("host", request)).passes
     position, wrong = len(request.prompt), None
     for p in found:
@@ -303,7 +303,7 @@ def test_a_wrong_draft_leaves_the_dump_alone(tmp_path: Path) -> None:
         position += p.kept
     assert wrong is not None and wrong < position
     dumps = []
-    for asked in (request, replace(request, lookup=0)):
+    for asked in (request, replace(request, prompt_lookup=0)):
         words = asked.words(CONTEXT, Trace.DUMP, (wrong, 1))
         dumps.append(
             parse(run_program(program.out, "host", words, env=ENV, timeout_s=60).lines).dumps
@@ -327,7 +327,7 @@ def test_the_program_refuses(
     need("host")
     case = replace(CASES["as planned"], planned=(lambda plan, _: plan.chunk == 1) if l1 else None)
     program, model = build_case(case, tmp_path)
-    request = replace(repeating(model, 3), lookup=lookup)
+    request = replace(repeating(model, 3), prompt_lookup=lookup)
     if sampling is not None:
         request = replace(request, sampling=sampling)
     program.build("host")

@@ -139,7 +139,7 @@ def test_products(tmp_path: Path, name: str) -> None:
     for prompt in (program.plan.chunk + 3, 29):
         request = random_request(graph, rng, prompt, 6, WARM)
         program.prove("gvsoc", request, timeout_s=200)
-    drafts = replace(request, lookup=3, sampling=GREEDY)
+    drafts = replace(request, prompt_lookup=3, sampling=GREEDY)
     program.prove("gvsoc", drafts, timeout_s=200)
 
 

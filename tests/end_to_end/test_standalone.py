@@ -54,7 +54,7 @@ def call(program: Path, *arguments: str, **streams: object) -> subprocess.Comple
     ("options", "tokens", "temperature", "top_p", "seed", "ignore_eos", "lookup"),
     [
         ([], None, 0, 1, 0, False, 0),
-        (["--lookup", "8", "--tokens=9"], 9, 0, 1, 0, False, 8),
+        (["--prompt-lookup", "8", "--tokens=9"], 9, 0, 1, 0, False, 8),
         (["--tokens", "3", "--seed=4294967295", "--ignore-eos"], 3, 0, 1, 2**32 - 1, True, 0),
         (["--tokens=2", "--temperature", "0.7", "--top-p", "0.45"], 2, 0.7, 0.45, 0, False, 0),
         (["--temperature", "0.02", "--top-p", "1e-9"], None, 0.02, 1e-9, 0, False, 0),
@@ -95,7 +95,10 @@ def test_text_is_that_of_shrinkc(program: Path, capfd: pytest.CaptureFixture[str
 def test_text_with_lookup_is_the_same(program: Path) -> None:
     """Also where an end token ends it, and where drafts are longer than what is left."""
     for options in (["--ignore-eos"], ["--tokens", "7"], []):
-        texts = [call(program, *options, *look, "the the the the") for look in ([], ["--lookup=8"])]
+        texts = [
+            call(program, *options, *look, "the the the the")
+            for look in ([], ["--prompt-lookup=8"])
+        ]
         assert [t.returncode for t in texts] == [0, 0] and texts[0].stdout
         assert texts[0].stdout == texts[1].stdout
 
@@ -138,10 +141,10 @@ def test_a_second_text_begins_like_the_first(tmp_path: Path) -> None:
         (["--temperature", "nan"], "0.02 to 100"),
         (["--temperature", "warm"], "--temperature warm is not a number"),
         (["--top-p", "0"], "--top-p 0 is not possible; allowed: above 0, at most 1"),
-        (["--lookup", "0", "a"], "--lookup 0 is not possible; allowed: 1 to 8"),
-        (["--lookup", "9", "a"], "--lookup 9 is not possible; allowed: 1 to 8"),
+        (["--prompt-lookup", "0", "a"], "--prompt-lookup 0 is not possible; allowed: 1 to 8"),
+        (["--prompt-lookup", "9", "a"], "--prompt-lookup 9 is not possible; allowed: 1 to 8"),
         (
-            ["--lookup", "3", "--temperature", "0.7", "a"],
+            ["--prompt-lookup", "3", "--temperature", "0.7", "a"],
             "with --temperature 0.7; it is for temperature 0",
         ),
         (["--ids", "1,two"], "--ids 1,two is not a list of numbers"),

@@ -190,7 +190,7 @@ def prove(program: Program, on: str, *prompts: int, **options: str) -> int:
 def prove_lookup(program: Program, on: str) -> int:
     """Values compared of a run that verifies drafts: passes of several tokens, with all of their logits.
     Long enough for a text that comes back to what it said."""
-    request = Request((1, *(40, 41, 42) * 2), CONTEXT - 7, ignore_eos=True, lookup=5)
+    request = Request((1, *(40, 41, 42) * 2), CONTEXT - 7, ignore_eos=True, prompt_lookup=5)
     got = parse(program.run(on, request, timeout_s=240))
     verdict = compare(got, reference(program.graph, request), program.graph)
     assert verdict.ok, verdict
@@ -262,7 +262,7 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
     engines = engines_of(graph)
     assert engines["head"] != CORES and engines["down"] == CORES and program.plan.verified > 2
     assert "#define SC_SEVERAL_ON_NEUREKA" in (program.out / "src" / "model.h").read_text()
-    request = Request((1, *(40, 41, 42) * 2), CONTEXT - 7, ignore_eos=True, lookup=5)
+    request = Request((1, *(40, 41, 42) * 2), CONTEXT - 7, ignore_eos=True, prompt_lookup=5)
     got = parse(program.run("gvsoc", request, timeout_s=240, trace=Trace.TIME))
     assert got.tokens == reference(graph, request).tokens and max(p.tokens for p in got.passes) > 2
 

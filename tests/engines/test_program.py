@@ -115,7 +115,7 @@ def prove(program: Program, on: str, **options: str) -> int:
     program.build(on, **options)
     asked = requests(program.graph)
     if program.plan.verified > 1:
-        asked.append(replace(asked[0], lookup=5))
+        asked.append(replace(asked[0], prompt_lookup=5))
     return sum(program.prove(on, r).compared for r in asked)
 
 

@@ -16,7 +16,7 @@ def run_of(data: Data, factor: float) -> Data:
         "new_tokens": [4, 5, 6],
         "text": "",
         "cycles": None,
-        "lookup": None,
+        "prompt_lookup": None,
         "profile": {
             "prefill": _phase(data["timeline"]["prefill_steps"], 1, factor),
             "decode": _phase(data["timeline"]["decode_steps"], 2, factor),

@@ -97,7 +97,7 @@ class Line(StrEnum):
     DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
     TIME = "@C", "P|D time: of the prefill, of one decode pass, sampling included"
     TOKEN = "@T", "position token hex: the token chosen after position, and its bytes"
-    # before the tokens that it gives; of every decode pass, where the input asks for lookup
+    # before the tokens that it gives; of every decode pass, where the input asks for prompt lookup
     PASS = (
         "@V",
         "position tokens kept: so many were fed from there on, and so many count",

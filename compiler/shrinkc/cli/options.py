@@ -180,7 +180,7 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
         click.option(
-            "--lookup", type=int, metavar="N",
+            "--prompt-lookup", type=int, metavar="N",
             help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
         ),
         click.option(

@@ -46,7 +46,7 @@ class RunRequest:
     make_options: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     profile: bool = False
-    lookup: int | None = None
+    prompt_lookup: int | None = None
 
     def __post_init__(self) -> None:
         """UsageError when a value is not possible."""
@@ -74,8 +74,8 @@ class RunRequest:
                 "counters.",
                 f"give --on {PROFILED}, or leave it out.",
             )
-        if self.lookup is not None:
-            _check_lookup(self.lookup, self.temperature)
+        if self.prompt_lookup is not None:
+            _check_lookup(self.prompt_lookup, self.temperature)
         make = self.make_options
         cores, most = make.get("CORES", "1"), max(t.cores for t in TARGETS.values())
         if not (cores.isascii() and cores.isdecimal() and 1 <= int(cores[:9]) <= most):
@@ -94,7 +94,9 @@ class RunRequest:
 
     def asked(self, prompt: Sequence[int], tokens: int) -> Request:
         """What the device is asked: to go on from ``prompt`` with at most ``tokens``."""
-        return Request(tuple(prompt), tokens, self.sampling, self.ignore_eos, self.lookup or 0)
+        return Request(
+            tuple(prompt), tokens, self.sampling, self.ignore_eos, self.prompt_lookup or 0
+        )
 
     def notes(self) -> list[str]:
         """What the user may not expect."""
@@ -114,14 +116,14 @@ class RunRequest:
 def _check_lookup(lookup: int, temperature: float) -> None:
     if not 1 <= lookup <= LOOKUP_MAX:
         raise UsageError(
-            f"--lookup {lookup} is not possible.",
+            f"--prompt-lookup {lookup} is not possible.",
             f"allowed: 1 to {LOOKUP_MAX} tokens; or leave it out, to draft none.",
         )
     if temperature != 0:
         raise UsageError(
-            f"--lookup is not possible with --temperature {temperature:g}: drafts are verified against "
+            f"--prompt-lookup is not possible with --temperature {temperature:g}: drafts are verified against "
             "the likeliest tokens.",
-            "give --temperature 0, or leave --lookup out.",
+            "give --temperature 0, or leave --prompt-lookup out.",
         )
 
 

@@ -16,7 +16,7 @@ from shrinkc.simulate.proof import Pass, Record, Request, Verdict
 
 @dataclass(frozen=True)
 class Drafts:
-    """What lookup did in a run: its decode passes."""
+    """The decode passes of a run with --prompt-lookup."""
 
     passes: tuple[Pass, ...]
 
@@ -221,7 +221,7 @@ class RunResult:
             "text": self.text,
             "cycles": self.cycles,
             "profile": None if profile is None else profile.to_json(),
-            "lookup": None if self.drafts is None else self.drafts.to_json(),
+            "prompt_lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),
             "speed": self.speed,
             "verdict": None if self.verdict is None else asdict(self.verdict),

@@ -57,7 +57,7 @@ def run_directory(
     for note in request.notes():
         reporter.note(note)
     asked = device_request(request, program.manifest, program.tokenizer)
-    if asked.lookup:
+    if asked.prompt_lookup:
         _check_room_for_lookup(directory)
     program.build(reporter)
     # the template's own text is not what was said
@@ -132,7 +132,7 @@ class Program:
         record = parse(output.lines)
         _check_ending(output, record, request.machine)
         profile = _profile(directory, output, record) if request.profile else None
-        drafts = _drafts(directory, record) if asked.lookup else None
+        drafts = _drafts(directory, record) if asked.prompt_lookup else None
 
         verdict = None
         if request.verify:
@@ -229,17 +229,17 @@ def _check_room_for_lookup(directory: Path) -> None:
     """UsageError where a pass of the program has no room for a draft."""
     if read_plan(directory / artifact.PLAN).verified < 2:
         raise UsageError(
-            f"--lookup is not possible: a pass of {directory} has no room to verify a draft.",
+            f"--prompt-lookup is not possible: a pass of {directory} has no room to verify a draft.",
             "leave it out; or compile the model with more --l1, a shorter --context, or --engines cores, "
             "whose head needs the least room.",
         )
 
 
 def _drafts(directory: Path, record: Record) -> Drafts:
-    """BadArtifact where the program knows of no lookup, because an older shrinkc compiled it."""
+    """BadArtifact where an older shrinkc compiled the program, which does not know --prompt-lookup."""
     if len(record.passes) != len(record.decode_times):
         raise BadArtifact(
-            f"{directory} drafts nothing: it was compiled by a shrinkc that had no --lookup.",
+            f"{directory} drafts nothing: it was compiled by a shrinkc that had no --prompt-lookup.",
             "compile the model again.",
         )
     return Drafts(tuple(record.passes))

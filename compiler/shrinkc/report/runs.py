@@ -45,7 +45,7 @@ class Run:
             raise ValueError("more decode steps than tokens")
         return cls(
             file, as_text(found["target"]), as_text(found["model"]), len(prompt), len(new),
-            bool(found.get("lookup")),
+            bool(found.get("prompt_lookup")),
             None if verdict is None else as_number(verdict["compared"]),
             None if verdict is None else as_number(verdict["mismatched"]), prefill, decode,
         )  # fmt: skip

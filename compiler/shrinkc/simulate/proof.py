@@ -25,7 +25,7 @@ class Request:
     new_tokens: int
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
-    lookup: int = 0  # most tokens to draft for a pass
+    prompt_lookup: int = 0  # most tokens to draft for a pass
 
     def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
         """The input; ``trace`` is flags of Trace, ``dump`` position and layer for Trace.DUMP."""
@@ -39,14 +39,14 @@ class Request:
             InputWord.DUMP_POS: dump[0],
             InputWord.DUMP_LAYER: dump[1],
             InputWord.IGNORE_EOS: int(self.ignore_eos),
-            InputWord.LOOKUP: self.lookup,
+            InputWord.LOOKUP: self.prompt_lookup,
         }
         return input_block(context, self.prompt, values)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A decode pass of a run with lookup: ``tokens`` fed, the drafted ones behind the first, of which the
+    """A decode pass of a run with prompt lookup: ``tokens`` fed, the drafted ones behind the first, of which the
     first ``kept`` count: so many tokens it gave."""
 
     tokens: int
@@ -57,7 +57,7 @@ class Pass:
 class Record:
     """The comparable content of a run, from a device or from the interpreter.
 
-    ``decode_times``: of the passes behind the prefill; without lookup each gives a token.
+    ``decode_times``: of the passes behind the prefill; without prompt lookup each gives a token.
     """
 
     tokens: list[int] = field(default_factory=list)

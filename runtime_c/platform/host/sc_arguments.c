@@ -32,7 +32,7 @@ static const char help[] = /* the numbers are those of the model */
     "  --seed S           of the sampler, with a temperature [0]\n"
     "  --ids 1,2,3        the prompt as token ids, each below %u\n"
     "  --ignore-eos       go on after an end token\n"
-    "  --lookup N         draft up to N tokens from the text so far, 1 to %d; same text, with temperature 0\n"
+    "  --prompt-lookup N  draft up to N tokens from the text so far, 1 to %d; same text, with temperature 0\n"
     "  --words            write the input of the programs for other machines to stdout, run nothing\n"
     "  --help             this\n"
     "\n"
@@ -145,7 +145,7 @@ static size_t put_text(const char *text, uint32_t *tokens) {
 /* ---- the command line ---- */
 
 typedef struct {
-    const char *tokens, *temperature, *top_p, *seed, *ids, *lookup, *prompt;
+    const char *tokens, *temperature, *top_p, *seed, *ids, *prompt_lookup, *prompt;
     int ignore_eos, words;
 } request;
 
@@ -171,7 +171,7 @@ static request parse(char **rest) {
         const char **to;
     } valued[] = {{"--tokens", &r.tokens}, {"--temperature", &r.temperature},
                   {"--top-p", &r.top_p},   {"--seed", &r.seed},
-                  {"--ids", &r.ids},       {"--lookup", &r.lookup}};
+                  {"--ids", &r.ids},       {"--prompt-lookup", &r.prompt_lookup}};
     int options = 1;
     while (*rest != NULL) {
         const char *argument = *rest++, *value = NULL;
@@ -228,9 +228,11 @@ enum sc_order sc_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]
     words[SC_IN_SEED] = r.seed != NULL ? whole("--seed", r.seed, 0, UINT32_MAX) : 0;
     words[SC_IN_INV_TEMP] = r.temperature != NULL ? inverse_temperature(r.temperature) : 0;
     words[SC_IN_TOP_P] = r.top_p != NULL ? top_p(r.top_p) : 65536;
-    words[SC_IN_LOOKUP] = r.lookup != NULL ? whole("--lookup", r.lookup, 1, SC_LOOKUP_MAX) : 0;
+    words[SC_IN_LOOKUP] =
+        r.prompt_lookup != NULL ? whole("--prompt-lookup", r.prompt_lookup, 1, SC_LOOKUP_MAX) : 0;
     if (words[SC_IN_LOOKUP] && words[SC_IN_INV_TEMP]) {
-        impossible("--lookup is not possible with --temperature %s; it is for temperature 0", r.temperature);
+        impossible("--prompt-lookup is not possible with --temperature %s; it is for temperature 0",
+                   r.temperature);
     }
     words[SC_IN_TRACE] = SC_TRACE_TEXT;
     words[SC_IN_IGNORE_EOS] = (uint32_t)r.ignore_eos;
