@@ -97,7 +97,7 @@ def prove_and_profile(program: Program, request: Request) -> tuple[Phase, Phase]
             # a core that sleeps counts no cycles; reading the counters takes some, and a line of that code
             # that the instruction cache has lost 20 more
             assert 0 < c.active <= c.elapsed + 30, key
-            assert c.active <= c.worst and c.load_stalls + c.icache < c.active, key
+            assert c.active <= c.busiest and c.load_stalls + c.icache < c.active, key
             assert 0 < c.instructions < c.active, key
     assert profile.decode.steps == request.new_tokens - 1
     return profile.prefill, profile.decode

@@ -31,7 +31,7 @@ def _phase(estimated: list[Data], steps: int, factor: float) -> Data:
         return {
             "cycles": round(cycles, 1), "active": round(0.6 * cycles, 1), "instructions": 1.0,
             "load_stalls": round(0.1 * cycles, 1), "icache": round(0.1 * cycles, 1),
-            "transfers": round(0.1 * cycles, 1), "barrier": round(0.3 * cycles, 1), "worst": cycles,
+            "transfers": round(0.1 * cycles, 1), "barrier": round(0.3 * cycles, 1), "load_imbalance": 1.667,
         }  # fmt: skip
 
     ops: dict[str, float] = {}

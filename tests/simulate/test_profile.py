@@ -33,19 +33,19 @@ def profile(lines: list[str] = LINES) -> Profile:
 
 
 def test_sums_of_cores_become_those_of_the_mean_core() -> None:
-    """Waits for transfers and the worst core are of one core already."""
+    """Waits for transfers and the busiest core are of one core already."""
     counts = profile().prefill.counts
     assert list(counts) == [(None, "embed"), (0, "qkv"), (1, "qkv"), (None, "next")]
     qkv = counts[0, "qkv"]
-    assert qkv == Counts(1000, 800, 400, 100, 50, transfers=100, worst=900)
+    assert qkv == Counts(1000, 800, 400, 100, 50, transfers=100, busiest=900)
     assert qkv.barrier == 1000 - 800 - 100
-    assert counts[None, "next"] == Counts(100, 60, 50, 4, 6, transfers=0, worst=60)
+    assert counts[None, "next"] == Counts(100, 60, 50, 4, 6, transfers=0, busiest=60)
 
 
 def test_decode_is_the_mean_step() -> None:
     decode = profile().decode
     assert decode is not None and (decode.steps, decode.cycles) == (2, 460)
-    assert decode.counts[0, "qkv"] == Counts(150, 80, 40, 10, 5, transfers=15, worst=100)
+    assert decode.counts[0, "qkv"] == Counts(150, 80, 40, 10, 5, transfers=15, busiest=100)
     assert list(decode.ops) == ["embed", "qkv", "next"]
     assert decode.ops["qkv"].elapsed == 150 + 250
     assert decode.total.elapsed == 20 + 400 + 20
@@ -66,7 +66,7 @@ def test_the_table() -> None:
     lines = profile().lines()
     assert lines[0] == "profile of the prefill: 2200 of 2210 cycles are in operations"
     assert lines[1].split() == [
-        "cycles", "share", "instr.", "load-use", "icache", "barrier", "transfer", "imbalance",
+        "cycles", "share", "instr.", "load-use", "icache", "barrier", "transfer", "load", "imbalance",
     ]  # fmt: skip
     assert lines[3].split() == [
         "qkv",
@@ -107,7 +107,7 @@ def test_for_programs() -> None:
     assert [(row["layer"], row["op"]) for row in found["layers"]] == [(0, "qkv"), (1, "qkv")]
     assert found["layers"][0] == {
         "layer": 0, "op": "qkv", "cycles": 150, "active": 80, "instructions": 40, "load_stalls": 10,
-        "icache": 5, "transfers": 15, "barrier": 55, "worst": 100,
+        "icache": 5, "transfers": 15, "barrier": 55, "load_imbalance": 1.25,
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ class Counts:
     Of the mean core: ``elapsed`` from the end of the op before it to its own, when all cores have
     come to it, and what of it a core was ``active``, stood for the use of a value just loaded
     (``load_stalls``) or for the instruction cache (``icache``).  ``transfers``: waits for DMA and
-    flash, of the core that waits longest, because the others wait for it.  ``worst``: active cycles
+    flash, of the core that waits longest, because the others wait for it.  ``busiest``: active cycles
     of the core that is active longest.
     """
 
@@ -31,12 +31,17 @@ class Counts:
     load_stalls: float = 0.0
     icache: float = 0.0
     transfers: float = 0.0
-    worst: float = 0.0
+    busiest: float = 0.0
 
     @property
     def barrier(self) -> float:
         """Waits that are not for transfers: for the other cores."""
         return max(0.0, self.elapsed - self.active - self.transfers)
+
+    @property
+    def load_imbalance(self) -> float:
+        """Active cycles of the busiest core, divided by those of the mean core."""
+        return self.busiest / max(self.active, 1)
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
@@ -45,16 +50,18 @@ class Counts:
         return Counts(*(v / n for v in _values(self)))
 
     def to_json(self) -> dict[str, float]:
-        waits = {"transfers": self.transfers, "barrier": self.barrier}
-        names = ("active", "instructions", "load_stalls", "icache")
+        names = ("active", "instructions", "load_stalls", "icache", "transfers", "barrier")
         shown = {"cycles": self.elapsed} | {name: getattr(self, name) for name in names}
-        return {k: round(v, 1) for k, v in (shown | waits | {"worst": self.worst}).items()}
+        rounded = {name: round(value, 1) for name, value in shown.items()}
+        return {**rounded, "load_imbalance": round(self.load_imbalance, 3)}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Counts:
         """Raises KeyError, TypeError or ValueError for what is none."""
-        names = ("cycles", *(f.name for f in fields(cls) if f.name != "elapsed"))
-        return cls(*(as_number(found[name]) for name in names))
+        names = ("cycles", "active", "instructions", "load_stalls", "icache", "transfers")
+        values = [as_number(found[name]) for name in names]
+        values.append(as_number(found["load_imbalance"]) * max(values[1], 1))
+        return cls(*values)
 
 
 def _values(counts: Counts) -> tuple[float, ...]:
@@ -141,7 +148,7 @@ class Phase:
 
 _COLUMNS = (
     ("cycles", 10), ("share", 8), ("instr.", 10), ("load-use", 10), ("icache", 9), ("barrier", 9),
-    ("transfer", 10), ("imbalance", 11),
+    ("transfer", 10), ("load imbalance", 16),
 )  # fmt: skip
 _PREDICTED = (("predicted", 11), ("off", 9))
 
@@ -157,7 +164,7 @@ def _cells(c: Counts, total: Counts) -> list[str]:
     return [
         f"{c.elapsed:.0f}", f"{100 * c.elapsed / max(total.elapsed, 1):.1f} %",
         f"{c.instructions:.0f}", f"{c.load_stalls:.0f}", f"{c.icache:.0f}", f"{c.barrier:.0f}",
-        f"{c.transfers:.0f}", f"{c.worst / max(c.active, 1):.2f}",
+        f"{c.transfers:.0f}", f"{c.load_imbalance:.2f}",
     ]  # fmt: skip
 
 
@@ -209,9 +216,9 @@ def read_profile(
         cores, *values = map(int, f[4:])
         if cores < 1:
             raise _not_a_profile(line)
-        *sums, transfers, worst = values
+        *sums, transfers, busiest = values
         one = Counts(*(v / cores for v in sums))
-        one = replace(one, transfers=float(transfers), worst=float(worst))
+        one = replace(one, transfers=float(transfers), busiest=float(busiest))
         key = (None if f[2] == _OUTSIDE else int(f[2]), f[3])
         counts[f[1]][key] = counts[f[1]].get(key, Counts()) + one
     if not counts[Time.PREFILL] or prefill_time is None:
