@@ -72,7 +72,7 @@ LORA_LONG = LORA.replace("samples = 128", "epochs = 1")
 GPTQ_EORA = """\
 [gptq]
 bits = 4
-group = 64
+group_size = 64
 sym = true
 mse = 0
 gptaq = 0
@@ -100,11 +100,11 @@ train_norms = true
 
 [gptq]
 bits = 4
-group = 64
+group_size = 64
 sym = false
 mse = 0
 gptaq = 0
-embeddings = { bits = 4, group = 64 }
+embeddings = { bits = 4, group_size = 64 }
 
 [scales]
 samples = 256

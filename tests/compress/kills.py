@@ -67,13 +67,13 @@ micro_batch = 4
 length = 64
 [rotate]
 [equalize]
-group = 32
+group_size = 32
 sym = false
 [gptq]
 bits = 4
-group = 32
+group_size = 32
 sym = false
-embeddings = { bits = 8, group = 32 }
+embeddings = { bits = 8, group_size = 32 }
 [reconstruct]
 samples = 160
 batch = 4

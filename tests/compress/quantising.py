@@ -70,17 +70,17 @@ def run_stage(
     return step, found.run(found.settings(**settings), step)
 
 
-COARSE = {"bits": 2, "group": 32, "sym": False}
+COARSE = {"bits": 2, "group_size": 32, "sym": False}
 MIXED = {
     "bits": 4,
-    "group": 32,
+    "group_size": 32,
     "sym": False,
     "modules": {
-        "down_proj": {"bits": 8, "group": 64},
+        "down_proj": {"bits": 8, "group_size": 64},
         r"layers\.(0|3)\.self_attn\.v_proj": {"bits": 3, "desc_act": True},
-        "k_proj": {"group": -1, "sym": True},
+        "k_proj": {"group_size": -1, "sym": True},
     },
-    "embeddings": {"bits": 3, "group": 32},
+    "embeddings": {"bits": 3, "group_size": 32},
 }
 
 
@@ -108,7 +108,7 @@ length = 64
 batch = 16
 [gptq]
 bits = 2
-group = 32
+group_size = 32
 sym = false
 """
 

@@ -147,10 +147,10 @@ def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
         for i in kept:
             for name, (n, k) in shapes.items():
                 module = name.removeprefix("model.layers.0.")
-                group = space.group(config)
+                group = space.group_size(config)
                 assert group is not None
                 items.append([
-                    (b, gptq.matrix_bytes(n, k, bits=b, group=group, sym=False, desc_act=False),
+                    (b, gptq.matrix_bytes(n, k, bits=b, group_size=group, sym=False, desc_act=False),
                      costs.layers[i].modules[module][b])
                     for b in (2, 3, 4, 8)
                     if n * b % 32 == 0  # GPTQModel packs zero points into whole words
@@ -168,7 +168,7 @@ def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_choice_is_the_best_of_all(seed: int) -> None:
-    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, seed, kv_heads=2)
     for share in (0.02, 0.15, 0.4, 0.9):
         least = space.least()
@@ -179,7 +179,7 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
 
 
 def test_the_least_is_reached_and_no_less() -> None:
-    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, 0, kv_heads=2)
     assert best(space, costs, space.least(), lambda *_: None).bytes == space.least()
     with pytest.raises(BudgetUnreachable, match=str(space.least())):
@@ -187,7 +187,7 @@ def test_the_least_is_reached_and_no_less() -> None:
 
 
 def test_more_bytes_never_cost_more() -> None:
-    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, 3, kv_heads=2)
     losses = [
         best(space, costs, space.least() + step * 20_000, lambda *_: None).loss for step in range(9)
@@ -198,7 +198,7 @@ def test_more_bytes_never_cost_more() -> None:
 
 def test_noise_is_no_gain() -> None:
     """A width that was measured to be better than more bits is not chosen for that."""
-    space = Space(SMALL, gptq.Settings(group=64, sym=False), 0)
+    space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, 0, kv_heads=2)
     costs.layers[1].modules["mlp.up_proj"].update({8: 0.02, 4: -0.5, 3: -0.5, 2: 5.0})
     choice = best(space, costs, 10**9, lambda *_: None)
@@ -238,7 +238,7 @@ def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
     recipe = parse_recipe(
         {
             "budget": {"target_bytes": "64MiB"},
-            "gptq": {"group": 32, "damp": 0.1},
+            "gptq": {"group_size": 32, "damp": 0.1},
             "eora": {"rank": 4},
             "lora": {"text": "some.txt"},
         }
@@ -317,7 +317,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     config = load_config(tmp_path / "model")
     recipe = parse_recipe({
         "budget": {"fit": "siracusa"},
-        "gptq": {"group": 32, "sym": sym, "desc_act": desc_act, "embeddings": {"bits": 4, "group": 32}},
+        "gptq": {"group_size": 32, "sym": sym, "desc_act": desc_act, "embeddings": {"bits": 4, "group_size": 32}},
     } | ({"eora": {"rank": rank}} if rank else {}))  # fmt: skip
     space = space_of(recipe, tmp_path / "model", config, budgets.gptq_settings(recipe))
     choice = Choice((), config.intermediate_size, 0, 32, tables, bits, 0, 0.0)
@@ -410,7 +410,7 @@ def test_a_chip_without_room_is_refused_with_need_and_have(tmp_path: Path) -> No
 
 def test_sizes_that_gptq_cannot_store_are_said() -> None:
     odd = replace(SMALL, hidden_size=104)
-    for space in (Space(odd, gptq.Settings(group=64), 0), on_chip(odd, SIRACUSA)):
+    for space in (Space(odd, gptq.Settings(group_size=64), 0), on_chip(odd, SIRACUSA)):
         with pytest.raises(BadRecipe, match="no groups and widths"):
             space.check(1 << 30)
 
@@ -507,9 +507,9 @@ def test_stages_that_a_budget_makes_itself(
 
 def test_groups_that_divide_are_found() -> None:
     config: LlamaConfig = replace(SMALL, hidden_size=96, num_heads=6)
-    space = Space(config, gptq.Settings(group=128, sym=False), 0)
-    assert space.group(config) == 32
-    assert space.group(replace(config, intermediate_size=176)) == 16
-    assert space.group(replace(config, intermediate_size=100)) is None
-    per_channel = Space(config, gptq.Settings(group=-1, sym=False), 0)
-    assert per_channel.group(replace(config, intermediate_size=100)) == -1
+    space = Space(config, gptq.Settings(group_size=128, sym=False), 0)
+    assert space.group_size(config) == 32
+    assert space.group_size(replace(config, intermediate_size=176)) == 16
+    assert space.group_size(replace(config, intermediate_size=100)) is None
+    per_channel = Space(config, gptq.Settings(group_size=-1, sym=False), 0)
+    assert per_channel.group_size(replace(config, intermediate_size=100)) == -1

@@ -44,7 +44,7 @@ def cost(weight: torch.Tensor, quantised: torch.Tensor, moment: torch.Tensor) ->
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_without_correlations_every_weight_is_rounded_to_the_nearest(bits: int) -> None:
     w = matrix()
-    found = quantize_matrix(w, Weighting.of(torch.eye(64)), bits=bits, group=16)
+    found = quantize_matrix(w, Weighting.of(torch.eye(64)), bits=bits, group_size=16)
     assert int(found.q.max()) <= 2**bits - 1
     levels = np.arange(2**bits, dtype=np.float32)
     for row in range(0, 40, 7):
@@ -59,9 +59,9 @@ def test_without_correlations_every_weight_is_rounded_to_the_nearest(bits: int) 
 def test_errors_are_made_up_for_by_the_columns_that_follow() -> None:
     w, moment = matrix(), correlated()
     hessian = damped(moment, 0.01)
-    gptq = quantize_matrix(w, Weighting.of(hessian), bits=3, group=16)
+    gptq = quantize_matrix(w, Weighting.of(hessian), bits=3, group_size=16)
     # the same groups and importances, but nothing made up for
-    plain = quantize_matrix(w, Weighting.of(torch.diag(hessian.diagonal())), bits=3, group=16)
+    plain = quantize_matrix(w, Weighting.of(torch.diag(hessian.diagonal())), bits=3, group_size=16)
     first = cost(w, torch.from_numpy(gptq.dequantized()), moment)
     second = cost(w, torch.from_numpy(plain.dequantized()), moment)
     assert first < 0.6 * second
@@ -88,7 +88,7 @@ def test_scales_and_offsets_are_16_bit_floats_whatever_the_weights() -> None:
     w[0] = 0.0
     w[1] = 0.37
     w[2] *= 1e-6
-    found = quantize_matrix(w, Weighting.of(torch.eye(32)), bits=4, group=16)
+    found = quantize_matrix(w, Weighting.of(torch.eye(32)), bits=4, group_size=16)
     for values in (found.scale, found.offset):
         assert np.array_equal(values, values.astype(np.float16).astype(np.float32))
     assert (found.scale > 0).all()
@@ -102,7 +102,7 @@ def test_zero_points_are_whole_and_zero_is_one_of_the_values(shift: float) -> No
     w[0] = 0.0
     w[1] = 0.37
     w[2] *= 1e-6
-    found = quantize_matrix(w, Weighting.of(torch.eye(32)), bits=4, group=16, points=True)
+    found = quantize_matrix(w, Weighting.of(torch.eye(32)), bits=4, group_size=16, points=True)
     zero = found.zero_points
     assert zero is not None and ((zero >= 0) & (zero <= 15)).all()
     assert np.array_equal(found.offset, -found.scale * zero)
@@ -122,7 +122,7 @@ def test_a_sidecar_gives_the_table_back(
     tmp_path: Path, bits: int, group: int, points: bool
 ) -> None:
     weighting = Weighting.of(torch.eye(64))
-    found = quantize_matrix(matrix(), weighting, bits=bits, group=group, points=points)
+    found = quantize_matrix(matrix(), weighting, bits=bits, group_size=group, points=points)
     write_embedding(tmp_path / SIDECAR, found)
     again = read_embedding(tmp_path / SIDECAR)
     assert (again.bits, again.group) == (bits, group)
@@ -133,8 +133,8 @@ def test_a_sidecar_gives_the_table_back(
 
 def test_rows_are_independent() -> None:
     w, weighting = matrix(), Weighting.of(damped(correlated(), 0.1))
-    whole = quantize_matrix(w, weighting, bits=4, group=32).q
-    part = quantize_matrix(w[7:12], weighting, bits=4, group=32).q
+    whole = quantize_matrix(w, weighting, bits=4, group_size=32).q
+    part = quantize_matrix(w[7:12], weighting, bits=4, group_size=32).q
     assert np.array_equal(whole[7:12], part)
 
 
@@ -153,15 +153,15 @@ def test_the_moment_is_that_of_the_heads_input() -> None:
 def test_tied_tables_are_one_and_others_two() -> None:
     model = load(STORIES).model
     windows = torch.arange(3, 99).view(4, 24)
-    tied = quantize_tables(model, windows, bits=4, group=32)
+    tied = quantize_tables(model, windows, bits=4, group_size=32)
     assert list(tied) == [SIDECAR]
     assert tied[SIDECAR].zero_points is not None  # of 4 bits, which the device has room for
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
-    both = quantize_tables(model, windows, bits=4, group=32)
+    both = quantize_tables(model, windows, bits=4, group_size=32)
     assert list(both) == [SIDECAR, HEAD_SIDECAR]
     assert all(table.zero_points is not None for table in both.values())
-    both = quantize_tables(model, windows, bits=8, group=32)
+    both = quantize_tables(model, windows, bits=8, group_size=32)
     for name, table in (
         (SIDECAR, model.get_input_embeddings().weight),
         (HEAD_SIDECAR, model.lm_head.weight),

@@ -95,7 +95,7 @@ def test_a_value_head_has_one_scale_for_all_heads_that_read_it() -> None:
     assert got == [head * 4 + i for head in range(2) for _ in range(3) for i in range(4)]
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(bits=2, group=32, sym=False)])
+@pytest.mark.parametrize("settings", [Settings(), Settings(bits=2, group_size=32, sym=False)])
 def test_the_model_stays_what_it_is(
     stories: Path, step: Step, tmp_path: Path, settings: Settings
 ) -> None:
@@ -246,9 +246,9 @@ def test_an_interrupt_loses_one_layer(step: Step, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"bits": 5}, "bits = 5; 2, 3, 4, 8 are allowed"),
-        ({"group": 0}, "group = 0; -1, 16, 32"),
-        ({"group": (64, 5)}, "group = 5; -1, 16, 32"),
-        ({"group": ()}, "group is empty"),
+        ({"group_size": 0}, "group_size = 0; -1, 16, 32"),
+        ({"group_size": (64, 5)}, "group_size = 5; -1, 16, 32"),
+        ({"group_size": ()}, "group_size is empty"),
         ({"sym": 3}, "sym = 3; true or false is allowed"),
         ({"learn": "yes"}, "learn = 'yes'; true or false is allowed"),
         ({"points": 1}, "points = 1; 2 to 101 is allowed"),
@@ -261,10 +261,10 @@ def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
 
 def test_preflight(stories: Path) -> None:
     facts = facts_of(stories)
-    assert equalize.preflight(Settings(group=32), facts) == []
-    (said,) = equalize.preflight(Settings(group=64), facts)
-    assert said == "group = 64 does not divide 96 inputs; give the group of [gptq]"
-    assert equalize.preflight(Settings(group=(64, 32)), facts) == []
-    settled, (note,) = equalize.settle(Settings(group=(64, 32, 16)), facts)
-    assert settled.group == 32
-    assert note == "group = 32, of 64, 32, 16 the first that divides 96 and 256 inputs"
+    assert equalize.preflight(Settings(group_size=32), facts) == []
+    (said,) = equalize.preflight(Settings(group_size=64), facts)
+    assert said == "group_size = 64 does not divide 96 inputs; give the group_size of [gptq]"
+    assert equalize.preflight(Settings(group_size=(64, 32)), facts) == []
+    settled, (note,) = equalize.settle(Settings(group_size=(64, 32, 16)), facts)
+    assert settled.group_size == 32
+    assert note == "group_size = 32, of 64, 32, 16 the first that divides 96 and 256 inputs"

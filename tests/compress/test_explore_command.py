@@ -134,7 +134,7 @@ def test_an_order_that_cannot_work_is_refused_before_any_work(
     explore: Run, recipe: Path, tmp_path: Path
 ) -> None:
     later = """[gptq]
-group = 32
+group_size = 32
 [eora]
 rank = 4
 [reconstruct]

@@ -323,7 +323,10 @@ def test_a_repeated_layer_is_stored_once_in_the_blob(
         save_checkpoint(stories, Configuration(name, name, layers), tmp_path / name)
         out = tmp_path / f"{name}-compiled"
         command = ["compile", str(tmp_path / name), "-o", str(out), "--target", "host"]
-        assert run_cli([*command, "--bits", "4", "--group", "32", "--context", "64", "--json"]) == 0
+        assert (
+            run_cli([*command, "--bits", "4", "--group-size", "32", "--context", "64", "--json"])
+            == 0
+        )
         levels = [out / "blobs" / f"{level.name}.bin" for level in HOST.stored]
         sizes[name] = sum(file.stat().st_size for file in levels)  # beside them: the tokenizer
         result = json.loads(capsys.readouterr().out)

@@ -32,7 +32,7 @@ Settings = gptq.Settings
     [
         ({"bits": 5}, "bits = 5"),
         ({"bits": True}, "bits = True"),
-        ({"group": 48}, "group = 48"),
+        ({"group_size": 48}, "group_size = 48"),
         ({"damp": 0.0}, "damp = 0.0"),
         ({"mse": -1}, "mse = -1.0; 0 to 8"),
         ({"mse": float("nan")}, "mse = nan"),
@@ -41,7 +41,7 @@ Settings = gptq.Settings
         ({"gptaq": "alpha"}, "gptaq = 'alpha'"),
         ({"sym": 1}, "sym = 1"),
         ({"desc_act": True, "act_group_aware": True}, "act_group_aware"),
-        ({"group": -1, "act_group_aware": True}, "act_group_aware"),
+        ({"group_size": -1, "act_group_aware": True}, "act_group_aware"),
         ({"act_group_aware": True}, "act_group_aware = true needs gptaq = 0"),
         (
             {"modules": {"up_proj": {"bit": 8}}},
@@ -51,13 +51,13 @@ Settings = gptq.Settings
         ({"modules": {"up_proj": 8}}, 'modules."up_proj" = 8'),
         ({"modules": {"(": {"bits": 8}}}, "no regular expression"),
         ({"embeddings": {"bits": 5}}, "embeddings.bits = 5; 2, 3, 4, 8, 16 are allowed"),
-        ({"embeddings": {"group": 12}}, "embeddings.group = 12"),
+        ({"embeddings": {"group_size": 12}}, "embeddings.group_size = 12"),
         ({"embeddings": {"width": 4}}, "embeddings.width = 4: there is no such key"),
         ({"embeddings": 4}, "embeddings = 4"),
-        ({"group": (64, 48)}, "group = 48"),
-        ({"group": ()}, "group is empty"),
-        ({"group": (64, -1), "act_group_aware": True}, "act_group_aware"),
-        ({"embeddings": {"bits": 4, "group": [64, 12]}}, "embeddings.group = 12"),
+        ({"group_size": (64, 48)}, "group_size = 48"),
+        ({"group_size": ()}, "group_size is empty"),
+        ({"group_size": (64, -1), "act_group_aware": True}, "act_group_aware"),
+        ({"embeddings": {"bits": 4, "group_size": [64, 12]}}, "embeddings.group_size = 12"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
@@ -68,8 +68,10 @@ def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     with pytest.raises(BadRecipe) as refusal:
-        Settings(bits=7, group=3, damp=2.0)
-    assert all(word in refusal.value.message for word in ("bits = 7", "group = 3", "damp = 2.0"))
+        Settings(bits=7, group_size=3, damp=2.0)
+    assert all(
+        word in refusal.value.message for word in ("bits = 7", "group_size = 3", "damp = 2.0")
+    )
 
 
 def test_the_first_override_that_matches_the_end_of_a_name_wins() -> None:
@@ -77,41 +79,49 @@ def test_the_first_override_that_matches_the_end_of_a_name_wins() -> None:
     assert settings.of("model.layers.1.mlp.up_proj")["bits"] == 8
     assert settings.of("model.layers.11.mlp.up_proj")["bits"] == 2
     assert settings.of("model.layers.1.mlp.gate_proj")["bits"] == 4
-    assert settings.of("model.layers.1.mlp.up_proj")["group"] == 128
+    assert settings.of("model.layers.1.mlp.up_proj")["group_size"] == 128
 
 
 def test_preflight_names_groups_that_divide() -> None:
     facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
-    problems = gptq.preflight(Settings(group=64, embeddings={"bits": 4, "group": 64}), facts)
-    assert [p for p in problems if "group = 64 does not divide the 96 inputs" in p]
+    problems = gptq.preflight(
+        Settings(group_size=64, embeddings={"bits": 4, "group_size": 64}), facts
+    )
+    assert [p for p in problems if "group_size = 64 does not divide the 96 inputs" in p]
     assert all("-1, 16, 32" in p for p in problems if "inputs of self_attn.q_proj" in p)
     assert not [p for p in problems if "down_proj" in p]
-    assert [p for p in problems if p.startswith("embeddings.group = 64 does not divide the 96")]
-    assert gptq.preflight(Settings(group=32), facts) == []
+    assert [
+        p for p in problems if p.startswith("embeddings.group_size = 64 does not divide the 96")
+    ]
+    assert gptq.preflight(Settings(group_size=32), facts) == []
 
 
 def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
     facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
-    given = Settings(group=(64, 32, 16), embeddings={"bits": 4, "group": [64, 48, 16]})
+    given = Settings(group_size=(64, 32, 16), embeddings={"bits": 4, "group_size": [64, 48, 16]})
     settled, notes = gptq.settle(given, facts)
-    assert settled == replace(given, group=32, embeddings={"bits": 4, "group": 48})
+    assert settled == replace(given, group_size=32, embeddings={"bits": 4, "group_size": 48})
     assert sorted(notes) == [
-        "embeddings.group = 48, of 64, 48, 16 the first that divides 96 inputs",
-        "group = 32, of 64, 32, 16 the first that divides 96 and 256 inputs",
+        "embeddings.group_size = 48, of 64, 48, 16 the first that divides 96 inputs",
+        "group_size = 32, of 64, 32, 16 the first that divides 96 and 256 inputs",
     ]
     assert gptq.preflight(given, facts) == []
     assert gptq.predict(given, facts) == gptq.predict(settled, facts)
     # the first choice needs no word, a module with a group of its own none either
-    for same in (Settings(group=32), Settings(group=(32, 16)), Settings(group=(-1, 16))):
+    for same in (
+        Settings(group_size=32),
+        Settings(group_size=(32, 16)),
+        Settings(group_size=(-1, 16)),
+    ):
         settled, notes = gptq.settle(same, facts)
-        assert settled.group in (32, -1) and notes == []
-    own = {name: {"group": 32} for name in ("self_attn.*", "gate_proj", "up_proj")}
-    settled, notes = gptq.settle(Settings(group=(64, 32), modules=own), facts)
-    assert settled.group == 64 and notes == []
+        assert settled.group_size in (32, -1) and notes == []
+    own = {name: {"group_size": 32} for name in ("self_attn.*", "gate_proj", "up_proj")}
+    settled, notes = gptq.settle(Settings(group_size=(64, 32), modules=own), facts)
+    assert settled.group_size == 64 and notes == []
     # none of them divides: what is wrong with the last
     narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
-    (problem,) = gptq.preflight(Settings(group=(64, 32)), narrow)
-    assert "group = 32 does not divide the 200 inputs of mlp.down_proj" in problem
+    (problem,) = gptq.preflight(Settings(group_size=(64, 32)), narrow)
+    assert "group_size = 32 does not divide the 200 inputs of mlp.down_proj" in problem
 
 
 def test_what_gptaq_keeps_of_a_layer_is_estimated() -> None:
@@ -127,21 +137,21 @@ def test_what_gptaq_keeps_of_a_layer_is_estimated() -> None:
 def test_preflight_of_a_pruned_model() -> None:
     facts = facts_of(STORIES)
     narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
-    problems = gptq.preflight(Settings(group=32), narrow)
+    problems = gptq.preflight(Settings(group_size=32), narrow)
     assert len(problems) == 1
     assert "200 inputs of mlp.down_proj" in problems[0]
     assert "every layer" in problems[0]
     odd = replace(facts, config=replace(facts.config, intermediate_size=208))
-    problems = gptq.preflight(Settings(group=16, bits=3), odd)
+    problems = gptq.preflight(Settings(group_size=16, bits=3), odd)
     assert any("208 outputs of mlp.gate_proj at 3 bit" in p for p in problems)
 
 
 def test_preflight_of_overrides_and_of_quantised_models() -> None:
     facts = facts_of(STORIES)
-    settings = Settings(group=32, modules={"layers.7.mlp.up_proj": {"bits": 8}})
+    settings = Settings(group_size=32, modules={"layers.7.mlp.up_proj": {"bits": 8}})
     (problem,) = gptq.preflight(settings, facts)
     assert "matches no matrix" in problem
-    (problem,) = gptq.preflight(Settings(group=32), replace(facts, quantized=True))
+    (problem,) = gptq.preflight(Settings(group_size=32), replace(facts, quantized=True))
     assert "quantised already" in problem
 
 
@@ -157,12 +167,12 @@ def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) 
         wanted, weight, stated = settings.of(name), weights[name], config.format_of(name)
         assert weight.shape == shape
         assert weight.bits == wanted["bits"]
-        assert weight.group == (shape[1] if wanted["group"] == -1 else wanted["group"])
+        assert weight.group == (shape[1] if wanted["group_size"] == -1 else wanted["group_size"])
         assert (weight.order is not None) == wanted["desc_act"]
         # what the checkpoint's own rules say of it
         assert stated is not None
         assert (stated.bits, stated.group_size, stated.sym) == (
-            wanted["bits"], wanted["group"], wanted["sym"],
+            wanted["bits"], wanted["group_size"], wanted["sym"],
         )  # fmt: skip
     # symmetric where that was asked for
     key = weights["model.layers.1.self_attn.k_proj"]
@@ -209,7 +219,7 @@ def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
     group: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     # the stage itself loads its result with from_pretrained alone, and runs it
-    out = quantised(tmp_path_factory, f"group{group}", {"bits": 4, "group": group})
+    out = quantised(tmp_path_factory, f"group{group}", {"bits": 4, "group_size": group})
     for name, weight in read_gptq(out).items():
         assert (weight.bits, weight.group) == (4, weight.shape[1] if group == -1 else group), name
     program = tmp_path / "program"
@@ -268,7 +278,7 @@ def test_the_check_finds_a_weight_that_differs(
 @pytest.mark.libraries("gptqmodel", "torch")
 @pytest.mark.parametrize(
     ("others", "alone"),
-    [({"sym": False}, True), ({"desc_act": True}, False), ({"group": -1}, False)],
+    [({"sym": False}, True), ({"desc_act": True}, False), ({"group_size": -1}, False)],
     ids=["zero points", "act-order", "rows"],
 )
 def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
@@ -280,7 +290,7 @@ def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
     """At 3 bit, where the ends of a range cost most; ``alone``: each of the two is seen to do something."""
     text, losses, sizes = write_text_file(tmp_path), {}, set()
     for mse, gptaq in ((0, 0), (2.4, 0.25), *(((2.4, 0), (0, 0.25)) if alone else ())):
-        settings = {"bits": 3, "group": 32, "mse": mse, "gptaq": gptaq} | others
+        settings = {"bits": 3, "group_size": 32, "mse": mse, "gptaq": gptaq} | others
         out = quantised(tmp_path_factory, f"{mse}-{gptaq}-{'-'.join(others)}", settings)
         losses[mse, gptaq] = loss(out, text)
         sizes.add((out / "model.safetensors").stat().st_size)
@@ -291,14 +301,14 @@ def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
 def test_groups_are_ordered_where_gptq_model_does_it() -> None:
     """Its GPTAQ has no order of groups: neither recipe nor checkpoint say that it had."""
     assert Settings(gptaq=0).group_aware and not Settings().group_aware
-    assert not Settings(gptaq=0, group=-1).group_aware
+    assert not Settings(gptaq=0, group_size=-1).group_aware
     assert not Settings(gptaq=0, method="autoround").group_aware
 
 
 TRAINED: dict[str, Any] = {
-    "bits": 3, "group": 32, "sym": False, "method": "autoround", "iterations": 12,
-    "embeddings": {"bits": 4, "group": 32},
-    "modules": {"down_proj": {"bits": 4, "group": 64}, "layers.1.self_attn.k_proj": {"bits": 2, "sym": True}},
+    "bits": 3, "group_size": 32, "sym": False, "method": "autoround", "iterations": 12,
+    "embeddings": {"bits": 4, "group_size": 32},
+    "modules": {"down_proj": {"bits": 4, "group_size": 64}, "layers.1.self_attn.k_proj": {"bits": 2, "sym": True}},
 }  # fmt: skip
 
 
@@ -323,9 +333,9 @@ def test_autoround_that_is_not_installed_is_told_before_anything_runs(
 ) -> None:
     monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "auto_round" else name)
     facts = facts_of(STORIES)
-    assert gptq.preflight(Settings(group=32), facts) == []
+    assert gptq.preflight(Settings(group_size=32), facts) == []
     with pytest.raises(ExtraMissing, match="auto_round is not installed"):
-        gptq.preflight(Settings(group=32, method="autoround"), facts)
+        gptq.preflight(Settings(group_size=32, method="autoround"), facts)
 
 
 @pytest.mark.slow
@@ -340,10 +350,14 @@ def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pa
     assert set(weights) == {*shapes, "model.embed_tokens"}
     for name, shape in shapes.items():
         wanted, weight, stated = settings.of(name), weights[name], config.format_of(name)
-        assert (weight.shape, weight.bits, weight.group) == (shape, wanted["bits"], wanted["group"])
+        assert (weight.shape, weight.bits, weight.group) == (
+            shape,
+            wanted["bits"],
+            wanted["group_size"],
+        )
         assert stated is not None
         assert (stated.bits, stated.group_size, stated.sym) == (
-            wanted["bits"], wanted["group"], wanted["sym"],
+            wanted["bits"], wanted["group_size"], wanted["sym"],
         )  # fmt: skip
         assert weight.order is None and (weight.scale > 0).all()
     key = weights["model.layers.1.self_attn.k_proj"]
@@ -369,7 +383,7 @@ def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pa
 @pytest.mark.usefixtures("real_children")
 def test_trained_rounding_of_whole_rows_again(tmp_path: Path) -> None:
     """One scale per row, symmetric: the same bytes again, and how far it is."""
-    settings = {"bits": 4, "group": -1, "method": "autoround", "iterations": 4}
+    settings = {"bits": 4, "group_size": -1, "method": "autoround", "iterations": 4}
     both = [run_stage(tmp_path / name, "gptq", STORIES, settings) for name in "ab"]
     (first, report), (second, _) = both
     assert filecmp.cmp(

@@ -36,9 +36,9 @@ protect_last = 1
 ffn_keep = 192
 [gptq]
 bits = 2
-group = {GROUP}
+group_size = {GROUP}
 sym = false
-embeddings = {{ bits = 4, group = {GROUP} }}
+embeddings = {{ bits = 4, group_size = {GROUP} }}
 [eora]
 rank = 8
 """
@@ -98,7 +98,9 @@ def test_every_step_is_recorded(run: Path) -> None:
     assert [row["layers"] for row in rows] == [5, 4, 4, 4, 4]
     assert [row["intermediate"] for row in rows] == [256, 256, 192, 192, 192]
     floats, quantised = facts_of(run / "02-width"), facts_of(run / "03-gptq")
-    settings = gptq.Settings(bits=2, group=GROUP, sym=False, embeddings={"bits": 4, "group": GROUP})
+    settings = gptq.Settings(
+        bits=2, group_size=GROUP, sym=False, embeddings={"bits": 4, "group_size": GROUP}
+    )
     assert quantised.packed_bytes == gptq.predict(settings, floats).packed_bytes
     adapted = eora.predict(eora.Settings(rank=8), quantised)
     assert facts_of(run / "04-eora").packed_bytes == adapted.packed_bytes == rows[4]["packed_bytes"]

@@ -102,7 +102,7 @@ def test_groups_that_will_not_divide_are_found_before_the_work(
 ) -> None:
     recipe = tables(story_file)
     recipe["width"] = {"ffn_keep": 200}
-    recipe["gptq"] = {"bits": 4, "group": 32}
+    recipe["gptq"] = {"bits": 4, "group_size": 32}
     error = refused(stories, recipe, tmp_path / "o")
     assert error.exit_code == 20
     assert "[gptq]" in str(error) and "200" in str(error) and "down_proj" in str(error)
@@ -128,8 +128,8 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
         "calibration": text,
         "width": {"ffn": 0.25, "multiple": 32},
         "lora": few,
-        "equalize": {"group": 32},
-        "gptq": {"bits": 4, "group": 32, "embeddings": {"bits": 4, "group": 32}},
+        "equalize": {"group_size": 32},
+        "gptq": {"bits": 4, "group_size": 32, "embeddings": {"bits": 4, "group_size": 32}},
         "reconstruct": few,
         "scales": few,
         "qat": few,
@@ -262,12 +262,15 @@ def test_inputs_scaled_for_another_grid_are_noted(
 ) -> None:
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
-        "equalize": {"bits": 4, "group": -1},
-        "gptq": {"bits": 4, "group": 32},
+        "equalize": {"bits": 4, "group_size": -1},
+        "gptq": {"bits": 4, "group_size": 32},
     }
-    said = "[equalize] is for bits = 4, group = -1, sym = true, but [gptq] rounds to bits = 4, group = 32, sym = true"
+    said = (
+        "[equalize] is for bits = 4, group_size = -1, sym = true, "
+        "but [gptq] rounds to bits = 4, group_size = 32, sym = true"
+    )
     for group, noted in ((-1, True), (32, False)):
-        recipe["equalize"]["group"] = group
+        recipe["equalize"]["group_size"] = group
         hints = Recorder()
         compress(
             str(stories), tmp_path / str(group), parse_recipe(recipe), reporter=hints, dry_run=True
@@ -284,7 +287,7 @@ def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
         **stage,
-        "gptq": {"bits": 4, "group": 32},
+        "gptq": {"bits": 4, "group_size": 32},
         "reconstruct": {"samples": 16, "length": 64},
     }
     hints = Recorder()
@@ -307,7 +310,7 @@ def test_a_cpu_without_bfloat16_is_noted(
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
         "lora": {"samples": 32, "batch": 4, "length": 32, "dtype": "bfloat16"},
-        "gptq": {"bits": 4, "group": 32},
+        "gptq": {"bits": 4, "group_size": 32},
         "scales": {"samples": 32, "batch": 4, "length": 32, "dtype": "float32"},
     }
     hints = Recorder()

@@ -48,7 +48,7 @@ def test_the_reference_recipe_has_the_settings_of_the_work() -> None:
     )  # fmt: skip
     assert (lora.rank, lora.dropout, lora.samples, lora.batch) == (8, 0.1, 8192, 8)
     assert lora.modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
-    assert (gptq.bits, gptq.group, gptq.sym, eora.rank) == (4, 128, True, 32)
+    assert (gptq.bits, gptq.group_size, gptq.sym, eora.rank) == (4, 128, True, 32)
 
 
 @pytest.mark.parametrize("name", ["reference", "small", "siracusa"])

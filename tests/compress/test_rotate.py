@@ -213,8 +213,8 @@ length = 64
 bits = 4
 [gptq]
 bits = 4
-group = -1
-embeddings = {{ bits = 4, group = 32 }}
+group_size = -1
+embeddings = {{ bits = 4, group_size = 32 }}
 [reconstruct]
 samples = 16
 length = 64
@@ -265,7 +265,7 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
     facts = facts_of(stories)
     check_recipe(recipe, facts)
     counted = [
-        Space(config, gptq.Settings(embeddings={"bits": 4, "group": 32}), 0).tables()[4]
+        Space(config, gptq.Settings(embeddings={"bits": 4, "group_size": 32}), 0).tables()[4]
         for config in (facts.config, rotate.predict(Settings(), facts).config)
     ]
     assert counted[1] == 2 * counted[0]

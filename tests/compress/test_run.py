@@ -105,11 +105,11 @@ def test_the_shipped_recipe_small_works_on_the_example(
     exec(line.splitlines()[0], names)
     assert names["model"].config.num_hidden_layers > 0
     # groups of 64 do not divide 96 inputs: what was taken is said before the work, and written
-    assert "note: [gptq] group = 32, of 64, 32, 16 the first that divides 96 and 192" in said
+    assert "note: [gptq] group_size = 32, of 64, 32, 16 the first that divides 96 and 192" in said
     recipe = load_recipe(str(out / "recipe.toml"))
     settings = next(stage.settings for stage in recipe.stages if stage.kind == "gptq")
-    assert settings.group == 32 and settings.embeddings == {"bits": 4, "group": 32}
-    assert json.loads((out / "04-gptq" / "step.json").read_text())["settings"]["group"] == 32
+    assert settings.group_size == 32 and settings.embeddings == {"bits": 4, "group_size": 32}
+    assert json.loads((out / "04-gptq" / "step.json").read_text())["settings"]["group_size"] == 32
     program = str(tmp_path / "program")
     assert run_cli(["compile", str(out / "05-scales"), "-o", program]) == 0
     assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
@@ -431,7 +431,7 @@ def test_force_keeps_the_run_when_the_recipe_is_refused(
 ) -> None:
     out = copy_of(whole, tmp_path)
     before = sorted(p.relative_to(out) for p in out.rglob("*"))
-    wrong = parse_recipe({"gptq": {"group": 128}})
+    wrong = parse_recipe({"gptq": {"group_size": 128}})
     with pytest.raises(QuantizeError, match="128"):
         compress(str(stories), out, wrong, reporter=Silent(), force=True)
     assert sorted(p.relative_to(out) for p in out.rglob("*")) == before

@@ -64,7 +64,7 @@ def test_baseline(tiny: Any, found: Sensitivity) -> None:
     with torch.no_grad():
         assert found.baseline == pytest.approx(float(tiny(WINDOWS, labels=WINDOWS).loss), rel=1e-5)
     assert found.tokens == 2 * 23
-    assert found.group == 32
+    assert found.group_size == 32
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -94,7 +94,7 @@ def test_one_matrix_quantised(tiny: Any, found: Sensitivity, module: str) -> Non
     for bits in (2, 4):
         changed = copy.deepcopy(tiny)
         weight = changed.model.layers[1].get_submodule(module).weight
-        quantised = quantize_matrix(weight.detach(), weighting, bits=bits, group=32)
+        quantised = quantize_matrix(weight.detach(), weighting, bits=bits, group_size=32)
         weight.data = torch.from_numpy(quantised.dequantized())
         growth, kl = costs(tiny, changed)
         assert found.kl.layers[1].modules[module][bits] == pytest.approx(kl, rel=0.05, abs=1e-6)
@@ -123,7 +123,7 @@ def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) 
     result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
     for bits in (2, 3, 4, 8):
         changed = copy.deepcopy(model)
-        tables = quantize_tables(model, FIT, bits=bits, group=result.group)
+        tables = quantize_tables(model, FIT, bits=bits, group_size=result.group_size)
         assert len(tables) == (1 if tied else 2)
         places = (changed.get_input_embeddings(), changed.get_output_embeddings())
         for place, table in zip(places, tables.values(), strict=False):

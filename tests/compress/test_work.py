@@ -51,7 +51,7 @@ def test_equalize(stories: Path) -> None:
     from shrinkc.checkpoints import load
 
     facts, layers = facts_of(stories), 5
-    settings = equalize.Settings(group=32, points=3)
+    settings = equalize.Settings(group_size=32, points=3)
     model = load(stories, dtype="float32").model
     layer = model.model.layers[0]
     counting = Counting()
@@ -87,7 +87,7 @@ def test_gptq(stories: Path) -> None:
     from gptqmodel.looper.named_module import NamedModule
     from gptqmodel.quantization import GPTAQConfig
 
-    n, k, settings = 96, 256, gptq.Settings(group=32)
+    n, k, settings = 96, 256, gptq.Settings(group_size=32)
     linear = torch.nn.Linear(k, n, bias=False)
     named = NamedModule(linear, "down_proj", "model.layers.0.mlp.down_proj", 0)
     config = QuantizeConfig(

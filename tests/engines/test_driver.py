@@ -187,7 +187,7 @@ def test_a_budget_counts_what_the_engine_stores(
     register(EAGER)
     write_tiny_llama(tmp_path / "m", **{**LARGE, "vocab": 112})
     config = load_config(tmp_path / "m")
-    settings = gptq.Settings(sym=True, group=32)
+    settings = gptq.Settings(sym=True, group_size=32)
     spaces = [OnChip(config, settings, 0, target, 1000) for target in (CORES_ALONE, WITH_PLAIN)]
     cores, both = (s.matrices(config, 32)["down"] for s in spaces)
     assert cores[4] < 0.6 * cores[8]

@@ -172,7 +172,7 @@ def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.S
 def gptq_settings(recipe: Recipe) -> gptq.Settings:
     """Those of the recipe; without any, asymmetric: few bits need it."""
     given = next((s.settings for s in recipe.stages if s.kind == "gptq"), None)
-    return gptq.Settings(group=64, sym=False) if given is None else given
+    return gptq.Settings(group_size=64, sym=False) if given is None else given
 
 
 def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
@@ -181,8 +181,10 @@ def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
     if first is None or any(KINDS[s.kind].quantises for s in recipe.stages):
         return recipe
     settings = gptq_settings(recipe)
-    group = Space(facts.config, settings, 0).group(facts.config)
-    own = Stage("gptq", "gptq", replace(settings, group=-1 if group is None else group))
+    group_size = Space(facts.config, settings, 0).group_size(facts.config)
+    own = Stage(
+        "gptq", "gptq", replace(settings, group_size=-1 if group_size is None else group_size)
+    )
     return replace(recipe, stages=(*recipe.stages[:first], own, *recipe.stages[first:]))
 
 
@@ -224,7 +226,7 @@ def _report(
         "removed_layers": list(choice.removed),
         "ffn_channels": [facts.config.intermediate_size, choice.ffn],
         "kv_groups_removed": choice.kv_groups,
-        "group": choice.group,
+        "group_size": choice.group_size,
         "embedding_bits": choice.table_bits,
         "matrices_at_bits": {bits: widths.count(bits) for bits in sorted(set(widths))},
         "sensitivity": sensitivity.to_json(),

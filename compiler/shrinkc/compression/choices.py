@@ -54,7 +54,7 @@ class Choice:
     removed: tuple[int, ...]
     ffn: int
     kv_groups: int
-    group: int
+    group_size: int
     table_bits: int
     bits: dict[tuple[int, str], int]
     bytes: int
@@ -68,7 +68,7 @@ class Sizes:
     ``units``: what has one width in a layer -> width -> bytes; ``beside``: all that has no width.
     """
 
-    group: int
+    group_size: int
     units: dict[str, dict[int, int]]
     beside: int
 
@@ -113,21 +113,21 @@ class Space:
             num_heads=heads * (c.num_heads // c.num_kv_heads),
         )  # fmt: skip
 
-    def group(self, config: LlamaConfig) -> int | None:
-        """The recipe's group (of several the first) if it divides all inputs, else the largest that does."""
+    def group_size(self, config: LlamaConfig) -> int | None:
+        """The recipe's group size (the first of several) if it divides all inputs, else the largest that does."""
         sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-        wanted = gptq.several(self.settings.group)
+        wanted = gptq.several(self.settings.group_size)
         options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
-    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+    def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
         """Matrix of one layer -> width -> bytes, with its side path."""
         shapes = gptq.module_shapes(replace(config, num_layers=1))
         s = self.settings
         return {
             name.removeprefix(gptq.LAYER.format(0)): {
                 bits: gptq.matrix_bytes(
-                    n, k, bits=bits, group=group, sym=s.sym, desc_act=s.desc_act
+                    n, k, bits=bits, group_size=group_size, sym=s.sym, desc_act=s.desc_act
                 )
                 + 2 * self.rank * (n + k)
                 for bits in WIDTHS
@@ -146,11 +146,11 @@ class Space:
         }
 
     def table_group(self) -> int:
-        """The recipe's group if it divides the hidden size, else the largest that does."""
+        """The recipe's group size if it divides the hidden size, else the largest that does."""
         options = (*self.settings.table_groups, 64, 32, 16, 8)
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
-    def beside(self, config: LlamaConfig, group: int) -> int:
+    def beside(self, config: LlamaConfig, group_size: int) -> int:
         """Bytes of what no width changes: the gains."""
         return 2 * config.hidden_size * (2 * config.num_layers + 1)
 
@@ -160,11 +160,15 @@ class Space:
         Raises DoesNotFit where no bit-widths can make it fit.
         """
         config = replace(self.narrowed(ffn, kv_groups), num_layers=layers)
-        group = self.group(config)
-        if group is None:
+        group_size = self.group_size(config)
+        if group_size is None:
             return None
-        units = self.matrices(config, group)
-        return Sizes(group, units, self.beside(config, group)) if all(units.values()) else None
+        units = self.matrices(config, group_size)
+        return (
+            Sizes(group_size, units, self.beside(config, group_size))
+            if all(units.values())
+            else None
+        )
 
     def smallest(self) -> Choice:
         """The choice of the fewest bytes, its loss unknown; BudgetUnreachable, BadRecipe: there is none."""
@@ -186,7 +190,7 @@ class Space:
             bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
             layer = sum(size for _, size in least.values())
             total = left * layer + sizes.beside + table_bytes
-            found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, math.nan))
+            found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, math.nan))
         if not found and refused is not None:
             raise BudgetUnreachable(
                 f"even the smallest choice does not fit. {refused.message}",
@@ -195,7 +199,7 @@ class Space:
         if not found:
             raise BadRecipe(
                 "[budget] finds no groups and widths that GPTQ can store this model's matrices in.",
-                "inputs have to be multiples of 16, unless gptq.group = -1, and outputs of 4.",
+                "inputs have to be multiples of 16, unless gptq.group_size = -1, and outputs of 4.",
             )
         return min(found, key=lambda c: c.bytes)
 
@@ -249,18 +253,22 @@ class OnChip(Space):
             perms=permutation_entries(config, permuted),
         )  # fmt: skip
 
-    def uniform(self, config: LlamaConfig, group: int, bits: int, table_bits: int) -> ModelShape:
+    def uniform(
+        self, config: LlamaConfig, group_size: int, bits: int, table_bits: int
+    ) -> ModelShape:
         """With one width for all matrices, and one for the tables."""
-        tables = gptq.Tables(bits=table_bits, group=self.table_group())
-        settings = replace(self.settings, bits=bits, group=group, modules={}, embeddings=tables)
+        tables = gptq.Tables(bits=table_bits, group_size=self.table_group())
+        settings = replace(
+            self.settings, bits=bits, group_size=group_size, modules={}, embeddings=tables
+        )
         return self.shape(config, settings)
 
-    def matrices(self, config: LlamaConfig, group: int) -> dict[str, dict[int, int]]:
+    def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
         """Stored matrix of one layer -> width -> bytes, with its side path."""
-        allowed = super().matrices(config, group)
+        allowed = super().matrices(config, group_size)
         found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
         for bits in WIDTHS:
-            one = self.uniform(replace(config, num_layers=1), group, bits, min(TABLE_WIDTHS))
+            one = self.uniform(replace(config, num_layers=1), group_size, bits, min(TABLE_WIDTHS))
             for slot, modules in self.units.items():
                 if all(bits in allowed[m] for m in modules):
                     stored = [m for m in one.layers[0] if m.name.split(".")[1] == slot]
@@ -271,21 +279,21 @@ class OnChip(Space):
         """Width -> bytes of embedding and head; only widths at which a memory holds them, if any."""
         found, fitting = {}, {}
         config = replace(self.config, num_layers=1)
-        group = gptq.several(self.settings.group)[0]
+        group_size = gptq.several(self.settings.group_size)[0]
         for bits in TABLE_WIDTHS:
-            one = self.uniform(config, group, min(WIDTHS), bits)
+            one = self.uniform(config, group_size, min(WIDTHS), bits)
             stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
             found[bits] = sum(map(align, stored))
             if max(stored) <= max(v.bytes for v in self.target.on_chip):
                 fitting[bits] = found[bits]
         return fitting or found
 
-    def beside(self, config: LlamaConfig, group: int) -> int:
+    def beside(self, config: LlamaConfig, group_size: int) -> int:
         """Bytes on the chip that no weights can have, with the narrowest matrices; DoesNotFit where there
         are too few."""
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
         if key not in self._beside:
-            shape = self.uniform(config, group, min(WIDTHS), min(TABLE_WIDTHS))
+            shape = self.uniform(config, group_size, min(WIDTHS), min(TABLE_WIDTHS))
             self._beside[key] = bytes_beside_weights(shape, self.target)
         return self._beside[key]
 
@@ -406,7 +414,7 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
         chosen = zip(names, widths, strict=True)
         bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
         total += sizes.beside
-        found.append(Choice(removed, ffn, kv, sizes.group, table, bits, total, loss))
+        found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, loss))
     if not found:
         raise BudgetUnreachable(
             f"{budget} bytes are out of reach: the least is {space.least()} bytes.",
@@ -459,7 +467,7 @@ def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gpt
     return replace(
         settings,
         bits=common,
-        group=choice.group,
+        group_size=choice.group_size,
         modules=modules,
-        embeddings=gptq.Tables(bits=choice.table_bits, group=space.table_group()),
+        embeddings=gptq.Tables(bits=choice.table_bits, group_size=space.table_group()),
     )

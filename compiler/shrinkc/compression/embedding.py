@@ -31,16 +31,16 @@ def table_zero(bits: int) -> Zero:
 
 
 def quantize_tables(
-    model: LlamaForCausalLM, windows: Tensor, *, bits: int, group: int
+    model: LlamaForCausalLM, windows: Tensor, *, bits: int, group_size: int
 ) -> dict[str, QuantizedWeight]:
     """File name -> quantised table: the embedding, and then, if it is another one, the head.
 
-    ``windows``: int64 token ids [samples, length]; ``bits`` 2, 3, 4 or 8; ``group`` divides the
+    ``windows``: int64 token ids [samples, length]; ``bits`` 2, 3, 4 or 8; ``group_size`` divides the
     hidden size.
     """
     given = table_weightings(model, head_moment(model, windows))
     return {
-        file: quantize_table(table, weighting, bits=bits, group=group)
+        file: quantize_table(table, weighting, bits=bits, group_size=group_size)
         for file, (table, weighting) in zip((SIDECAR, HEAD_SIDECAR), given, strict=False)
     }
 
@@ -58,12 +58,12 @@ def table_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tens
 
 
 def quantize_table(
-    table: Tensor, weighting: Weighting, *, bits: int, group: int
+    table: Tensor, weighting: Weighting, *, bits: int, group_size: int
 ) -> QuantizedWeight:
     """One table [vocab, hidden]."""
     points = table_zero(bits) is Zero.POINT
     weight = table.detach().float().cpu()
-    return quantize_matrix(weight, weighting, bits=bits, group=group, points=points)
+    return quantize_matrix(weight, weighting, bits=bits, group_size=group_size, points=points)
 
 
 def head_moment(model: LlamaForCausalLM, windows: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ class Weighting:
 
 
 def quantize_matrix(
-    weight: Tensor, weighting: Weighting, *, bits: int, group: int, points: bool = False
+    weight: Tensor, weighting: Weighting, *, bits: int, group_size: int, points: bool = False
 ) -> QuantizedWeight:
-    """``weight`` [n, k] float32 in groups of ``group`` inputs, which divides k.
+    """``weight`` [n, k] float32 in groups of ``group_size`` inputs, which divides k.
 
     Scales are values of 16-bit floats, and so are offsets, unless with ``points`` they are those of zero
     points, integers of ``bits`` bits.
@@ -64,14 +64,15 @@ def quantize_matrix(
 
     fit = fit_points if points else fit_groups
     parts = [
-        _quantize_rows(rows.clone(), weighting, bits, group, fit) for rows in weight.split(_ROWS)
+        _quantize_rows(rows.clone(), weighting, bits, group_size, fit)
+        for rows in weight.split(_ROWS)
     ]
     q, scale, offset = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return QuantizedWeight(bits, group, q, scale, offset)
+    return QuantizedWeight(bits, group_size, q, scale, offset)
 
 
 def _quantize_rows(
-    w: Tensor, weighting: Weighting, bits: int, group: int, fit: _Fit
+    w: Tensor, weighting: Weighting, bits: int, group_size: int, fit: _Fit
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, scale and offset of ``w`` [n, k], which is used up: it holds what is still to be stored."""
     import torch
@@ -79,12 +80,12 @@ def _quantize_rows(
     n, k = w.shape
     factor = weighting.factor
     q = torch.empty(n, k, dtype=torch.uint8)
-    scale, offset = torch.empty(n, k // group), torch.empty(n, k // group)
-    for g, begin in enumerate(range(0, k, group)):
-        end = begin + group
+    scale, offset = torch.empty(n, k // group_size), torch.empty(n, k // group_size)
+    for g, begin in enumerate(range(0, k, group_size)):
+        end = begin + group_size
         s, o = fit(w[:, begin:end], weighting.importance[begin:end], bits)
         scale[:, g], offset[:, g] = s, o
-        lost = torch.empty(n, group)
+        lost = torch.empty(n, group_size)
         for j in range(begin, end):
             q[:, j] = ((w[:, j] - o) / s).round_().clamp_(0, 2**bits - 1)
             lost[:, j - begin] = (w[:, j] - (q[:, j] * s + o)) / factor[j, j]
@@ -94,7 +95,7 @@ def _quantize_rows(
 
 
 def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (> 0) and offset per row of ``w`` [n, group] with the least weighted squared error.
+    """Scale (> 0) and offset per row of ``w`` [n, group_size] with the least weighted squared error.
 
     Tries ranges shrunk around the middle; for each the best scale and offset of its integers
     (weighted regression).  Both results are [n] float32 that float16 holds exactly.
@@ -128,7 +129,7 @@ def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor
 
 
 def fit_points(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (> 0) per row of ``w`` [n, group] and offset, -scale times a whole zero point of ``bits`` bits,
+    """Scale (> 0) per row of ``w`` [n, group_size] and offset, -scale times a whole zero point of ``bits`` bits,
     with the least weighted squared error.
 
     Tries ranges, which hold zero, shrunk around the middle; for each the zero points on both sides, and the

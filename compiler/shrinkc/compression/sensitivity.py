@@ -77,12 +77,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """``baseline``: loss in nats per token, over ``tokens`` predictions.  ``group``: weights that
+    """``baseline``: loss in nats per token, over ``tokens`` predictions.  ``group_size``: weights that
     share a scale.  ``loss``: growth of the loss, ``kl``: divergence."""
 
     baseline: float
     tokens: int
-    group: int
+    group_size: int
     dtype: str
     samples: int
     length: int
@@ -168,7 +168,7 @@ class _Run:
             config.intermediate_size,
             model.model.layers[0].self_attn.o_proj.in_features,
         )
-        self.group = next(g for g in GROUPS if all(size % g == 0 for size in sizes))
+        self.group_size = next(g for g in GROUPS if all(size % g == 0 for size in sizes))
         self.model, self.windows, self.fit, self.journal = model, windows, fit, journal
         # probe -> loss, divergence
         self.found = {r["probe"]: (r["loss"], r["kl"]) for r in journal.records}
@@ -191,7 +191,7 @@ class _Run:
                 update(done, total)
             plain, _ = self._watched(layer, fitted, relative=False)  # as the stage width has them
             moments, fitted = self._watched(layer, fitted)
-            for name, change in _changes(layer, moments, plain, self.group):
+            for name, change in _changes(layer, moments, plain, self.group_size):
                 self._probe(f"{i} {name}", hidden, i, change)
                 if new:
                     update(done, total)
@@ -250,7 +250,7 @@ class _Run:
             if f"embedding {bits}" in self.found:
                 continue
             small = {
-                one: quantize_table(one, weighting, bits=bits, group=self.group)
+                one: quantize_table(one, weighting, bits=bits, group_size=self.group_size)
                 for one, weighting in given
             }
             change = {one: torch.from_numpy(q.dequantized()) for one, q in small.items()}
@@ -265,7 +265,7 @@ class _Run:
         return Sensitivity(
             baseline=base,
             tokens=self.tokens,
-            group=self.group,
+            group_size=self.group_size,
             dtype=str(self.model.dtype).removeprefix("torch."),
             samples=samples,
             length=length,
@@ -304,15 +304,17 @@ def _replaced(weights: Mapping[Any, Any]) -> Iterator[None]:
             parameter.data = value
 
 
-def _quantized(weight: Any, weighting: Weighting, bits: int, group: int) -> Tensor:
+def _quantized(weight: Any, weighting: Weighting, bits: int, group_size: int) -> Tensor:
     import torch
 
-    small = quantize_matrix(weight.detach().float().cpu(), weighting, bits=bits, group=group)
+    small = quantize_matrix(
+        weight.detach().float().cpu(), weighting, bits=bits, group_size=group_size
+    )
     return torch.from_numpy(small.dequantized())
 
 
 def _changes(
-    layer: Any, moments: dict[str, Tensor], plain: dict[str, Tensor], group: int
+    layer: Any, moments: dict[str, Tensor], plain: dict[str, Tensor], group_size: int
 ) -> Iterator[tuple[str, _Change]]:
     """Name and weights of every probe of a layer but its removal; ``moments`` say what is rounded how, ``plain``
     ones what goes and how the rest is fitted."""
@@ -324,7 +326,7 @@ def _changes(
 
     @cache
     def values(name: str, bits: int) -> Tensor:
-        return _quantized(weights[name], weighting(INPUT_OF[name]), bits, group)
+        return _quantized(weights[name], weighting(INPUT_OF[name]), bits, group_size)
 
     def at(bits: int, *names: str) -> dict[Any, Any]:
         return {weights[name]: values(name, bits) for name in names}

@@ -51,7 +51,7 @@ class Settings(Checked):
 
     bits: Width = 4
     """As in the ``gptq`` stage that follows."""
-    group: Groups = -1
+    group_size: Groups = -1
     """As in the ``gptq`` stage that follows."""
     sym: bool = True
     """As in the ``gptq`` stage that follows."""
@@ -63,7 +63,7 @@ class Settings(Checked):
     @property
     def first_group(self) -> int:
         """The only one once the settings are settled."""
-        return int(several(self.group)[0])
+        return int(several(self.group_size)[0])
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,19 @@ def _inputs(facts: ModelFacts) -> set[int]:
 
 def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
     """Of several groups the first that divides, as ``gptq`` takes it; a sentence where that is not the first."""
-    group, notes = first_dividing("group", several(settings.group), _inputs(facts))
-    return replace(settings, group=group), notes
+    group_size, notes = first_dividing("group_size", several(settings.group_size), _inputs(facts))
+    return replace(settings, group_size=group_size), notes
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """A group that does not divide what the matrices read."""
-    group = settle(settings, facts)[0].first_group
-    wrong = sorted(k for k in _inputs(facts) if group != -1 and k % group)
+    """A group size that does not divide what the matrices read."""
+    group_size = settle(settings, facts)[0].first_group
+    wrong = sorted(k for k in _inputs(facts) if group_size != -1 and k % group_size)
     if wrong:
         listed = " and ".join(map(str, wrong))
-        return [f"group = {group} does not divide {listed} inputs; give the group of [gptq]"]
+        return [
+            f"group_size = {group_size} does not divide {listed} inputs; give the group_size of [gptq]"
+        ]
     return []
 
 
@@ -115,9 +117,9 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
     rounds = next((s for s in after if isinstance(s.settings, gptq.Settings)), None)
     if rounds is None:
         return
-    grids = [(s.settings.bits, s.settings.group, s.settings.sym) for s in (stage, rounds)]
+    grids = [(s.settings.bits, s.settings.group_size, s.settings.sym) for s in (stage, rounds)]
     if grids[0] != grids[1]:
-        texts = [f"bits = {b}, group = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
+        texts = [f"bits = {b}, group_size = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
         yield (
             f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}: with the same it "
             "would lose less"
@@ -292,9 +294,9 @@ def rounding_loss(
     return loss
 
 
-def nearest(weight: Any, bits: int, group: int, sym: bool) -> Any:
+def nearest(weight: Any, bits: int, group_size: int, sym: bool) -> Any:
     """``weight`` [out, in] rounded to the grid that GPTQ begins with: the range of each group in 2^bits steps."""
-    groups = weight.view(len(weight), -1, weight.shape[1] if group == -1 else group)
+    groups = weight.view(len(weight), -1, weight.shape[1] if group_size == -1 else group_size)
     top = 2**bits - 1
     low = groups.amin(-1, keepdim=True).clamp(max=0)
     high = groups.amax(-1, keepdim=True).clamp(min=0)

@@ -52,7 +52,7 @@ class Override(TypedDict, total=False):
     """What a matrix has in place of the settings of all."""
 
     bits: Width
-    group: Group
+    group_size: Group
     sym: bool
     desc_act: bool
 
@@ -61,7 +61,7 @@ class Tables(TypedDict, total=False):
     """Of embedding and head: 16 bits leave them as they are."""
 
     bits: Annotated[int, OneOf(*TABLE_WIDTHS)]
-    group: TableGroup | Annotated[tuple[TableGroup, ...], NotEmpty()]
+    group_size: TableGroup | Annotated[tuple[TableGroup, ...], NotEmpty()]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Settings(Checked):
 
     bits: Width = 4
     """Bits per weight."""
-    group: Groups = 128
+    group_size: Groups = 128
     """Inputs that share a scale; -1 for one scale per output channel.  Of a list, the first that
     divides the inputs of all matrices is taken."""
     sym: bool = True
@@ -105,7 +105,7 @@ class Settings(Checked):
             raise BadRecipe(
                 "desc_act and act_group_aware are GPTQ's; method = 'autoround' has no order of inputs."
             )
-        if self.act_group_aware and (self.desc_act or -1 in several(self.group)):
+        if self.act_group_aware and (self.desc_act or -1 in several(self.group_size)):
             raise BadRecipe(
                 "act_group_aware = true needs groups and desc_act = false: it is another "
                 "way to the same end."
@@ -128,7 +128,7 @@ class Settings(Checked):
     @property
     def table_groups(self) -> tuple[int, ...]:
         """Inputs of a row of embedding and head that may share a scale, the first choice first."""
-        return several(self.embeddings.get("group", 64))
+        return several(self.embeddings.get("group_size", 64))
 
     @property
     def table_group(self) -> int:
@@ -136,7 +136,7 @@ class Settings(Checked):
         return self.table_groups[0]
 
     def of(self, module: str) -> dict[str, Any]:
-        """``bits, group, sym, desc_act`` of the module of that full name."""
+        """``bits, group_size, sym, desc_act`` of the module of that full name."""
         own = {key: getattr(self, key) for key in Override.__annotations__}
         return {**own, **self.override(module)}
 
@@ -149,14 +149,14 @@ class Settings(Checked):
     def group_aware(self) -> bool:
         """``act_group_aware``, given or implied."""
         plain = self.method == "gptq" and not self.gptaq
-        possible = plain and not self.desc_act and self.group != -1
+        possible = plain and not self.desc_act and self.group_size != -1
         return possible if self.act_group_aware is None else self.act_group_aware
 
     def dynamic(self) -> dict[str, dict[str, Any]]:
         """The overrides as GPTQModel takes them: it looks for ``pattern`` from a name's start."""
         found = {}
         for pattern, override in self.modules.items():
-            rule = {("group_size" if k == "group" else k): v for k, v in override.items()}
+            rule: dict[str, Any] = {**override}
             one = replace(self, modules={}, act_group_aware=None, **override)
             if self.group_aware and not one.group_aware:
                 rule["act_group_aware"] = False
@@ -184,14 +184,14 @@ def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
     Where none divides, the last: :func:`preflight` says what is wrong with it.
     """
     shapes = module_shapes(facts.config)
-    inputs = {k for name, (_, k) in shapes.items() if "group" not in settings.override(name)}
+    inputs = {k for name, (_, k) in shapes.items() if "group_size" not in settings.override(name)}
     table, notes = settings.embeddings.copy(), list[str]()
-    if "group" in table:
-        table["group"], notes = first_dividing(
-            "embeddings.group", settings.table_groups, {facts.config.hidden_size}
+    if "group_size" in table:
+        table["group_size"], notes = first_dividing(
+            "embeddings.group_size", settings.table_groups, {facts.config.hidden_size}
         )
-    group, more = first_dividing("group", several(settings.group), inputs)
-    return replace(settings, group=group, embeddings=table), notes + more
+    group_size, more = first_dividing("group_size", several(settings.group_size), inputs)
+    return replace(settings, group_size=group_size, embeddings=table), notes + more
 
 
 def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[int, list[str]]:
@@ -235,17 +235,17 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     if settings.table_bits < 16 and hidden % settings.table_group:
         fitting = [g for g in GROUPS if g > 0 and hidden % g == 0]
         problems.append(
-            f"embeddings.group = {settings.table_group} does not divide the {hidden} inputs "
+            f"embeddings.group_size = {settings.table_group} does not divide the {hidden} inputs "
             f"of embedding and head; these do: {', '.join(map(str, fitting))}"
         )
     return problems
 
 
 def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterator[str]:
-    if s["group"] != -1 and k % s["group"]:
+    if s["group_size"] != -1 and k % s["group_size"]:
         fitting = [g for g in GROUPS if g == -1 or k % g == 0]
         yield (
-            f"group = {s['group']} does not divide the {k} inputs of {module}; these do: "
+            f"group_size = {s['group_size']} does not divide the {k} inputs of {module}; these do: "
             f"{', '.join(map(str, fitting))}"
         )
     for what, size in (("inputs", k), ("outputs", n)):
@@ -307,7 +307,7 @@ def formats(settings: Settings, config: Any) -> Formats:
         s = settings.of(name)
         found[name] = (
             s["bits"],
-            k if s["group"] == -1 else s["group"],
+            k if s["group_size"] == -1 else s["group_size"],
             Zero.MIDDLE if s["sym"] else Zero.POINT,
         )
     if settings.table_bits < 16:
@@ -316,17 +316,17 @@ def formats(settings: Settings, config: Any) -> Formats:
     return found
 
 
-def matrix_bytes(n: int, k: int, *, bits: int, group: int, sym: bool, desc_act: bool) -> int:
+def matrix_bytes(n: int, k: int, *, bits: int, group_size: int, sym: bool, desc_act: bool) -> int:
     """Stored bytes of a matrix [n, k]: integers, 16-bit scales, zero points, the inputs' order."""
-    scales = n * (1 if group == -1 else -(-k // group))
+    scales = n * (1 if group_size == -1 else -(-k // group_size))
     zeros = 0 if sym else -(-scales * bits // 8)
     return -(-n * k * bits // 8) + 2 * scales + zeros + (2 * k if desc_act else 0)
 
 
-def table_bytes(vocab: int, hidden: int, bits: int, group: int) -> int:
+def table_bytes(vocab: int, hidden: int, bits: int, group_size: int) -> int:
     """Stored bytes of an embedding or a head: below 16 bit with a scale per group, and an offset or a
     zero point."""
-    scales = 0 if bits == 16 else vocab * -(-hidden // group)
+    scales = 0 if bits == 16 else vocab * -(-hidden // group_size)
     zero = bits if table_zero(bits) is Zero.POINT else 16
     return vocab * hidden * bits // 8 + scales * 2 + -(-scales * zero // 8)
 
@@ -346,7 +346,7 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
         return Work(calibration.length * (3.0 * batch + 2.0 * calibration.samples))
     numbers = calls = products = 0.0
     for name, (n, k) in module_shapes(facts.config).items():
-        one = work_of_matrix(settings, n, k, settings.of(name)["group"])
+        one = work_of_matrix(settings, n, k, settings.of(name)["group_size"])
         numbers, calls, products = (
             numbers + one.numbers, calls + one.calls, products + one.tokens * n * k
         )  # fmt: skip
@@ -357,9 +357,11 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
     return Work(passes * tokens + products / weights_of(facts.config), numbers, calls)
 
 
-def work_of_matrix(settings: Settings, n: int, k: int, group: int) -> Work:
+def work_of_matrix(settings: Settings, n: int, k: int, group_size: int) -> Work:
     """What rounding a matrix [n, k] takes, in tokens through this matrix."""
-    searches = 1 + (1 if group == -1 else k / group)  # for ranges: of all, and of each group
+    searches = 1 + (
+        1 if group_size == -1 else k / group_size
+    )  # for ranges: of all, and of each group
     ranges = _RANGES * bool(settings.mse)
     return Work(
         (5.0 if settings.gptaq else 2.0) * k,
@@ -403,7 +405,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         "act_group_aware": settings.group_aware,
         "dynamic": settings.dynamic(),
         "differing": _differing(settings, load_config(step.source)),
-        "embeddings": {"bits": settings.table_bits, "group": settings.table_group},
+        "embeddings": {"bits": settings.table_bits, "group_size": settings.table_group},
         # on a CPU GPTQ needs float32; where AutoRound trains, float32 weights may be multiplied in bfloat16
         "dtype": "float32" if step.device == "cpu" else step.dtype,
         "mixed": step.dtype == "bfloat16",
@@ -436,7 +438,7 @@ def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, A
 
 
 def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, Any]]:
-    """Full name -> ``bits, group, sym, desc_act`` of the modules that have other ones than most."""
+    """Full name -> ``bits, group_size, sym, desc_act`` of the modules that have other ones than most."""
     usual = replace(settings, modules={}).of("")
     found = {name: settings.of(name) for name in module_shapes(config)}
     return {name: own for name, own in found.items() if own != usual}
@@ -447,7 +449,7 @@ def _report(
 ) -> StepReport:
     ours = ("desc_act", "damp", "mse", "gptaq", "act_group_aware")
     own = ours if settings.method == "gptq" else ("iterations",)
-    parameters = {key: request[key] for key in ("method", "bits", "group", "sym", *own)}
+    parameters = {key: request[key] for key in ("method", "bits", "group_size", "sym", *own)}
     parameters |= {
         "modules": {name: dict(override) for name, override in settings.modules.items()},
         "embeddings": request["embeddings"],

@@ -55,7 +55,7 @@ def quantize(request: dict[str, Any]) -> None:
         tables = _quantize_tables(request, windows, start)
     config = QuantizeConfig(
         bits=request["bits"],
-        group_size=request["group"],
+        group_size=request["group_size"],
         sym=request["sym"],
         desc_act=request["desc_act"],
         act_group_aware=request["act_group_aware"],
@@ -162,13 +162,13 @@ def _round_trained(
         model,
         AutoTokenizer.from_pretrained(start, local_files_only=True),
         bits=request["bits"],
-        group_size=request["group"],
+        group_size=request["group_size"],
         sym=request["sym"],
         data_type=_GRIDS[request["sym"]],
         layer_config={
             name: {
                 "bits": own["bits"],
-                "group_size": own["group"],
+                "group_size": own["group_size"],
                 "sym": own["sym"],
                 "data_type": _GRIDS[own["sym"]],
             }
@@ -213,8 +213,8 @@ def _quantize_tables(request: dict[str, Any], windows: np.ndarray, start: Path) 
 
     loaded = load(Path(request["source"]), device=request["device"])
     model = loaded.model
-    bits, group = request["embeddings"]["bits"], request["embeddings"]["group"]
-    tables = quantize_tables(model, torch.from_numpy(windows), bits=bits, group=group)
+    bits, group_size = request["embeddings"]["bits"], request["embeddings"]["group_size"]
+    tables = quantize_tables(model, torch.from_numpy(windows), bits=bits, group_size=group_size)
     with torch.no_grad():
         # as the float tables of the directory will be: the sidecars' values in float16
         for module, table in zip(
