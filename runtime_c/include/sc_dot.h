@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The dot products of a block's rows with one segment of an activation vector, a file per storage
- * format (compiler/shrinkc/storage documents the words).  Each has
+ * Dot products of the 8 rows of a block with a part of an activation vector: sums[8] += w[8][k] * x[k].
+ * Weights and x: L1 or weight memory. One file per weight format (compiler/shrinkc/storage describes the
+ * words). Each defines
  *
- *   SC_W<bits>_INPUTS  inputs of a row that are stored together
- *   SC_W<bits>_FOLD    log2 of what its sums are multiplied by
- *   sc_dot_w<bits>()   a += 2^FOLD * sum of w * x over the next `words` activation words; w and x move on
+ *   SC_W<bits>_INPUTS  inputs that one packed word of a row holds
+ *   SC_W<bits>_FOLD    the sums are 2^FOLD times too large
+ *   sc_dot_w<bits>()   a += 2^FOLD * sum of w * x over `words` words of 4 activations; advances w and x
  *   sc_get_w<bits>()   one weight, for an embedding row
- *   sc_widen_w<bits>() 2^FOLD times the weights of the next `words` words of 4 inputs, as 8 bit: of a row and a
- *                      word to[row of 8 * row + word of them * word]; w moves on
+ *   sc_widen_w<bits>() 2^FOLD * weights as int8, 4 inputs per word: word i of row r goes to
+ *                      to[r * row + i * word]; advances w
  *
- * The eight sums are named fields, not an array, and every function is inlined: they live in
- * registers.  Where an instruction set has a loop of its own, that loop counts its instructions by
- * hand and the assembler checks the count.
- */
+ * The 8 sums are fields, not an array, and every function is inlined: the sums stay in registers. Hardware
+ * loops need the number of their instructions; the assembler checks it. */
 #ifndef SC_DOT_H
 #define SC_DOT_H
 
@@ -32,18 +31,18 @@ SC_INLINE int32_t sc_load32(const void *p) {
     return v;
 }
 
-#define SC_DOT_OUT(r) [a##r] "+&r"(a->s##r), /* of assembly */
+#define SC_DOT_OUT(r) [a##r] "+&r"(a->s##r), /* operand of assembly */
 
 #if SC_SIMD && !SC_XPULP
 
-/* The same sums in the compiler's vectors, for hosts: a product is at most 128 * 128, which fits 16
- * bits; every row has two sums of two products each per word. */
+/* The same sums with GCC's vector types, for hosts. A product is at most 128 * 128 and fits 16 bits. Each row
+ * has two sums; each adds two products per word. */
 typedef int8_t sc_v_bytes __attribute__((vector_size(4 * SC_ROWS)));
 typedef int32_t sc_v_words __attribute__((vector_size(4 * SC_ROWS)));
 typedef int16_t sc_v_halves __attribute__((vector_size(8 * SC_ROWS)));
 typedef int32_t sc_v_sums __attribute__((vector_size(8 * SC_ROWS)));
 
-/* *sums += rows of *w times the four bytes of x; pointers, because vectors are no portable arguments */
+/* *sums += rows *w times the four bytes of x. Pointers, because passing vectors by value is not portable. */
 SC_INLINE void sc_v_dot(sc_v_sums *sums, const sc_v_words *w, int32_t x) {
     const sc_v_words spread = *w * 0 + x;
     const sc_v_halves p = __builtin_convertvector((sc_v_bytes)*w, sc_v_halves) *
@@ -58,13 +57,13 @@ SC_INLINE void sc_v_load(sc_v_words *rows, const uint8_t *w) { __builtin_memcpy(
 
 #endif
 
-/* Two vectors times 8 rows of `words` words of 4 inputs, 8 bit as sc_dot_w8.h has them.  Returns their end. */
+/* a = w * x and b = w * y, with w: int8[words][8 rows][4] as in sc_dot_w8.h. Returns the end of w. */
 #if SC_XPULP
 
 /* clang-format off */
 #define SC_PAIR_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t0]")
 #define SC_PAIR_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t1]")
-/* of a word of each vector, which are there already: 24 instructions */
+/* One word of each vector, already loaded: 24 instructions */
 #define SC_PAIR_ROWS                                                                                             \
     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")                                                      \
     SC_PAIR_EVEN(0) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(1) SC_LW_POST("%[t1]", "%[w]")                       \
@@ -123,22 +122,24 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
 
 #endif
 
-/* Offsets of a segment's rows, whose scales begin at d, in place of its zero points; returns them as a table. */
+/* Computes the offsets of a quantisation group's 8 rows from its zero points; d: the scales. Returns them as
+ * bytes. */
 const uint8_t *sc_offsets_of_zeros(const uint8_t *d, int16_t offsets[SC_ROWS]);
 
-#include "formats.h" /* generated: the files of the formats that this model has */
+#include "formats.h" /* generated: includes the files of this model's formats */
 
-/* Whether `format`, of a matrix that meets several tokens, has a flag: what no such matrix needs is not compiled. */
+/* Whether `format`, of a matrix used with several tokens, has a flag. A constant if all or none of these
+ * matrices have it, so that unused code is not compiled. */
 #define SC_SEVERAL_HAS(flag)                                                                                 \
     (SC_SEVERAL_ALL & (flag) ? 1 : SC_SEVERAL_SOME & (flag) ? (format & (flag)) != 0 : 0)
 
-/* sc_table_bytes() of such a format. */
+/* sc_table_bytes() of such a format */
 #define SC_SEVERAL_TABLES                                                                                    \
     ((SC_SEVERAL_HAS(SC_FMT_GROUPED) ? SC_ROWS : 0u) + (!SC_SEVERAL_HAS(SC_FMT_ASYM)   ? 0u                  \
                                                         : SC_SEVERAL_HAS(SC_FMT_ZEROS) ? SC_ROWS / 2         \
                                                                                        : 2 * SC_ROWS))
 
-/* The sums of a format are 2^fold times what they mean; where it is a constant, so is that. */
+/* log2 of the factor by which a format's sums are too large. A constant if `format` is one. */
 SC_INLINE int sc_fold(const int format) {
 #define FOLD(bits, inputs, fold)                                                                             \
     case bits:                                                                                               \
@@ -147,18 +148,18 @@ SC_INLINE int sc_fold(const int format) {
     __builtin_unreachable();
 }
 
-/* Of row r, in a segment's table of offsets. */
+/* Offset of row r in a quantisation group's table. */
 static inline int32_t sc_offset16(const uint8_t *b, int r) {
     int16_t v;
     __builtin_memcpy(&v, __builtin_assume_aligned(b + 2 * r, 2), 2);
     return v;
 }
 
-/* Of row r, in a segment's word of zero points. */
+/* Zero point of row r: a 4-bit field of `word`. */
 static inline int32_t sc_zero_point(int32_t word, int r) {
     return (int32_t)((uint32_t)word << (28 - 4 * r)) >> 28;
 }
-/* The same in one instruction, of an r that is a constant. */
+/* sc_zero_point() in one instruction, for a constant r. */
 #if SC_XPULP
 #define SC_ZERO_POINT(z, word, r)                                                                            \
     __asm__(".insn r 0x33, 0, 0x63, %0, %1, x%2" : "=r"(z) : "r"(word), "i"(4 * (r))) /* p.extract */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * 2 bit: a word of a row is 16 inputs, in four pairs of bits of each byte.  The sums are 64-fold.
- * Included by sc_dot.h. */
+ * 2-bit weights: a word holds 16 inputs of a row; bits 2 p, 2 p + 1 of byte j are input 4 p + j. Sums are 64
+ * times too large. Included by sc_dot.h. */
 
 enum { SC_W2_INPUTS = 16, SC_W2_FOLD = 6 };
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * 3 bit: three words of a row are 32 inputs.  Input words 2 i and 2 i + 1 lie in bits 7..5 and 4..2 of
- * the bytes of word i; the last two are put together from what is left.  The sums are 32-fold.  Included
- * by sc_dot.h. */
+ * 3-bit weights: three words hold 32 inputs of a row. Word i has inputs 8 i .. 8 i + 3 in bits 7..5 of its
+ * bytes, and the next four in bits 4..2. Inputs 24..31 are combined from the remaining bits. Sums are 32
+ * times too large. Included by sc_dot.h. */
 
 enum { SC_W3_INPUTS = 32, SC_W3_FOLD = 5 };
 
-#define SC_W3_UNIT (3 * 4 * SC_ROWS) /* bytes */
+#define SC_W3_UNIT (3 * 4 * SC_ROWS) /* bytes of 32 inputs of 8 rows */
 
 #if SC_XPULP
 
@@ -16,9 +16,9 @@ enum { SC_W3_INPUTS = 32, SC_W3_FOLD = 5 };
     SC_SLL_BYTES("%[t]", w, "x3") /* by 6 */ "slli %[u], %[w2], " #left "\nand %[u], %[u], %[m2]\n" \
     "or %[t], %[t], %[u]\n" SC_SDOT("%[acc]", x, "%[t]")
 
-/* One row of all units: 36 instructions per 32 products.  Eight rows at a time would need more
- * registers than there are, so that the activations are loaded again for every row.  Not SC_HOT: a
- * token would take 0.3 % longer (examples/stories at --bits 3, GVSoC). */
+/* One row at a time: 36 instructions per 32 products. Eight rows at a time need too many registers, so the
+ * activations are loaded again for every row. Not SC_HOT: that makes a token 0.3 % slower (examples/stories
+ * with --bits 3, GVSoC). */
 static __attribute__((noinline)) void sc_w3_rows(int32_t *sums, const uint8_t *w, const int8_t *x,
                                                  uint32_t units) {
     for (int row = 0; row < SC_ROWS; row++) {
@@ -110,7 +110,7 @@ SC_INLINE void sc_dot_w3(sc_rows *a, const uint8_t **w, const int8_t **x, uint32
 SC_INLINE int32_t sc_get_w3(const uint8_t *w, uint32_t row, uint32_t at) {
     const uint32_t word = at >> 2 & 7;
     const uint8_t *byte = w + (at >> 5) * SC_W3_UNIT + row * 4 + (at & 3);
-    uint32_t top; /* the weight in its upper three bits */
+    uint32_t top; /* the weight in bits 7..5 */
     if (word < 6) {
         top = (uint32_t)byte[(word >> 1) * 4 * SC_ROWS] << (word & 1 ? 3 : 0);
     } else {

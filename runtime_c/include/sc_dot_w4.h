@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * 4 bit: a word of a row is 8 inputs, in two nibbles of each byte.  The sums are 16-fold.  Included by
- * sc_dot.h. */
+ * 4-bit weights: a word holds 8 inputs of a row, inputs 0..3 in the low nibbles of its bytes, 4..7 in the
+ * high ones. Nibbles are used at the top of a byte, so sums are 16 times too large. Included by sc_dot.h. */
 
 enum { SC_W4_INPUTS = 8, SC_W4_FOLD = 4 };
 
@@ -65,7 +65,8 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
 }
 
 #if SC_XPULP
-/* Of 8 rows 2 words as 8 bit, two rows at a time: TOP makes of a word's upper nibbles what is stored.  12 instructions */
+/* Widens 2 words of 8 rows to int8, two rows at a time. TOP(v) converts the upper nibbles of a word. 12
+ * instructions */
 /* clang-format off */
 #define SC_W4_TWO_ROWS(TOP)                                                                                  \
     SC_INNER_LOOP_BEGIN("%[four]", 12)                                                                       \
@@ -82,7 +83,8 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
     [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(mask), [step] "r"(4 * row),                            \
         [apart] "r"(apart - 4 * SC_ROWS)
 
-/* The weights themselves, `blocks` times: from one to the next w is `apart` bytes further, and `to` 8 rows of `row` words. */
+/* Widens the weights without the factor 16, `blocks` times. Blocks are `apart` bytes apart in w, and 8 rows
+ * of `row` words apart in `to`. */
 SC_INLINE void sc_widen_flat_w4(int32_t *to, uint32_t row, const uint8_t *w, uint32_t apart,
                                 uint32_t blocks) {
     int32_t v, lo, u, un;
@@ -93,7 +95,8 @@ SC_INLINE void sc_widen_flat_w4(int32_t *to, uint32_t row, const uint8_t *w, uin
                      : "memory");
 }
 
-/* sc_widen_w4() of 2 words, `blocks` times: as above, but `to` goes on by as many rows as 8 times `skip` says. */
+/* sc_widen_w4() of 2 words, `blocks` times. Blocks are `apart` bytes apart in w, and 8 * skip rows apart in
+ * `to`. */
 #define SC_W4_COLUMN 1
 SC_INLINE void sc_widen_column_w4(int32_t *to, uint32_t row, uint32_t skip, const uint8_t *w, uint32_t apart,
                                   uint32_t blocks) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How an op's result becomes a matrix's input: for sc_forward.c only. */
+ * Converts the result of an operation into the quantised input of a matrix, with RMSNorm if there is a gain.
+ * All workers and the controller call it; sources and vectors are in L1. Only for sc_forward.c. */
 #ifndef SC_INPUTS_H
 #define SC_INPUTS_H
 
@@ -7,10 +8,10 @@
 #include "sc_products.h"
 #include "sc_q16.h"
 
-/* Phases are not inlined: called from several places, they must exist once in a 4 KiB cache. */
+/* Not inlined: several places call a phase, and the instruction cache has 4 KiB. */
 #define SC_PHASE SC_HOT
 
-/* A permutation of inputs, in models that have any. */
+/* Permutation of a matrix's inputs, if the model has any. */
 #if SC_PERMS
 #define SC_PERM(p) (p)
 #else
@@ -18,25 +19,26 @@
 #endif
 
 #ifdef SC_HAS_ENGINES
-/* Where a matrix lies that an engine reads in place. */
+/* Address of a matrix that an engine reads in place. */
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 
-/* Tokens that cores take whole; of those that are left each worker has a share, unless most of the team can have one
- * of them. */
+/* Number of tokens that cores process whole, one core per token. The workers split each remaining token,
+ * unless more than half of the team would get one. */
 static inline uint32_t whole_tokens(uint32_t tokens) {
     const uint32_t left = tokens % SC_TEAM;
     return 2 * left > SC_TEAM ? tokens : tokens - left;
 }
 
-/* Whether the engine may still be at jobs that a worker starts when the controller has no part in a step any more. */
+/* Whether workers start engine jobs. The engine can then still be busy when the controller's part of a step
+ * is over. */
 #ifdef SC_PRODUCTS
 #define WORKERS_START_JOBS 1
 #else
 #define WORKERS_START_JOBS 0
 #endif
 
-/* Where vectors of so many tokens lie. */
+/* Address of the vectors of `tokens` tokens. */
 static inline int8_t *vectors(const sc_matrix *m, uint32_t tokens) {
     return SC_BUFFER(int8_t *, sc_vectors_at(m, tokens));
 }
@@ -46,7 +48,7 @@ static inline void norm_several(uint32_t mine, uint32_t shared, sc_qvec *out) {
     for (uint32_t t = mine; t < shared; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
 }
 
-/* Several tokens' 16-bit input of a matrix, or one's whose inputs are permuted. */
+/* Quantises a matrix's 16-bit input: several tokens, or one token with permuted inputs. */
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
     const uint32_t tokens = j.tokens;
@@ -64,21 +66,24 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
     const uint32_t shared = tokens - whole;
-    const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* those it has finished */
+    const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* first of the tokens whose
+                                                                                   * norm this core
+                                                                                   * finishes */
     if (tokens == 1)
-        norm_several(mine, shared, j.out + whole); /* its scale is asked for before cores meet again */
+        norm_several(mine, shared, j.out + whole); /* before the barrier, because the next step needs the
+                                                    * scale */
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
     if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
     if (tokens > 1) norm_several(mine, shared, j.out + whole);
 }
 
-/* Who has what comes behind a token's values and says what they stand for: the controller, from the shares' parts, while
- * the workers are at the values and, of a norm, the engine at its first job. */
+/* Whether the controller finishes a token (padding, scale) from the shares' parts, while the workers quantise
+ * its values and, with a norm, the engine runs its first job. */
 static inline int finished_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
 
-/* One token's, as several: a share for each worker. */
+/* Quantises one token: each worker has a share. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
-    if (core < 0 || core >= SC_CORES) __builtin_unreachable(); /* no loops where each has one share */
+    if (core < 0 || core >= SC_CORES) __builtin_unreachable(); /* no loops if each core has one share */
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
@@ -100,23 +105,23 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     if (!finished_by_controller(m) && last) {
         q16_pad(cut, xq[0], 4u * cut->words);
         q16_scale(cut, most, gain != 0, xv);
-        if (SC_FRUGAL) xv->q = xq[0]; /* not where one of several was */
+        if (SC_FRUGAL) xv->q = xq[0]; /* may still point to where one of several tokens was */
     }
     if (sc_on_engine(m)) sc_meet();
     if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
-/* Whether quantize_token() makes a matrix's input. */
+/* Whether quantize_token() makes the matrix's input. */
 static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
     return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
 }
 #endif
 
-/* src -> out: the input of a matrix, with values from `to` on, for tokens first .. sc_now.tokens - 1; with gain
- * through RMSNorm. */
+/* src -> out: quantised input of matrix m for tokens first .. sc_now.tokens - 1, with values from `to` on.
+ * With gain: RMSNorm first. */
 #if SC_XSEGS > 0
 SC_PHASE static
-#else /* of a decoded token quantize_token() does it */
+#else /* not hot: quantize_token() serves single-token decode */
 static
     __attribute__((noinline))
 #endif
@@ -152,14 +157,14 @@ static
     for (uint32_t t = first + (uint32_t)core; t < whole; t += SC_TEAM) {
         sc_qvec v = out[t];
 #if SC_Q16
-        v.q = xq[t]; /* a 16-bit vector has left it where its tokens are */
+        v.q = xq[t]; /* a 16-bit vector may have moved the pointer */
 #endif
         if (!(SC_XSUMS && m->format & SC_FMT_ASYM)) v.sum = 0;
         sc_vec_token(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, SC_NORM_EPS, block_max[t], &v);
         v.sum = out[t].sum;
         out[t] = v;
     }
-    if (SC_TEAM > SC_CORES && whole > first) sc_meet(); /* of the controller's tokens */
+    if (SC_TEAM > SC_CORES && whole > first) sc_meet(); /* waits for the controller's tokens */
     if (!sc_is_worker(core)) return;
     if (whole < tokens) {
 #if SC_Q16

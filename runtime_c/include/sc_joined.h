@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What becomes of a row's two sums, of the low and of the high bytes of its vector, where an engine has multiplied.
+ * Output stage after N-EUREKA: combines the engine's two sums of a row, low + 256 * high (16-bit
+ * activations), rescales, then stores, adds to the residual stream, or applies SiLU gating. Workers run it,
+ * on buffers in L1.
  *
- * Inline, because of a decoded token every job of the engine's ends with it while cores wait for it. */
+ * Inline, because while decoding every engine job ends with it and the cores wait. */
 #ifndef SC_JOINED_H
 #define SC_JOINED_H
 
 #include "sc_rows.h"
 
 #if SC_XPULP
-/* Of a gate g, whose input of the sigmoid is v, and an up u: 12 instructions and `between`, which needs nothing of
- * them.  A high word is there a cycle late for what comes behind it. */
+/* silu(g) * u, with v: the sigmoid's input. 12 instructions and `between`, which must not use their results.
+ * The cycle after a high-word product cannot use its result. */
 /* clang-format off */
 #define SC_GATED(between)                                                                                    \
     "srai %[i], %[v], 10\n"                                                                                  \
@@ -29,22 +31,22 @@
 #ifdef SC_HAS_ENGINES
 
 #if SC_XPULP
-/* sc_meet() as the first of a loop's instructions, if `meets`: what the loop needs is in registers before. */
+/* sc_meet() as the first instruction, if `meets`. The loop's constants are in registers by then. */
 #define MEET ".if %[meets]\n.insn i 0x03, 6, x0, %[event](%[team])\n.endif\n"
 #define MEETS(meets) [team] "r"(ELW_PAGE(SC_MEET_AT)), [event] "i"(ELW_OFFSET(SC_MEET_AT)), [meets] "i"(meets)
 
-/* What is left out where an engine has added high sums to low ones. */
+/* Left out if the engine has added high sums to low ones. */
 #define UNLESS_SUMMED(text) ".if !%[summed]\n" text ".endif\n"
 #define SUMMED(summed) [summed] "i"(summed)
 
-/* join_rows() and silu_rows() of whole blocks in one loop, where gates are shifted by -12 to 15. */
+/* join_rows() and silu_rows() of whole blocks in one loop, for gate shifts of -12 to 15. */
 SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                            uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
                            const int meets) {
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
     /* clang-format off */
-    /* a low sum is loaded behind the gate before */
+    /* the next low sum is loaded during the gate before it */
 #define JOIN_BLOCKS(count)                                                                                   \
     MEET SC_LW_POST("%[a]", "%[low]")                                                                           \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 5)                                                              \
@@ -90,14 +92,14 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
 #undef GATED
 }
 
-/* The same of several tokens, also of sums of both bytes: two pairs at a time, whose multipliers come as words, in more
- * code than one token has room for. */
+/* joined_silu() for several tokens, with or without separate high sums. Two pairs at a time, with two
+ * multipliers per load: more code than single-token decode has room for. */
 SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                                uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
                                const int summed) {
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
-    uint32_t gates, ups; /* multipliers of two */
+    uint32_t gates, ups; /* two multipliers each */
     /* clang-format off */
 #define PAIR(FACTOR, INPUT)                                                                                   \
     SC_LW_POST("%[a]", "%[low]")                                                                             \
@@ -141,12 +143,12 @@ SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t
 }
 #endif
 
-/* join_rows() of those that come one by one; high: 0 where low sums are those of both bytes. */
+/* join_rows(), one row at a time. high: 0 if low holds the combined sums. */
 void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
                   int32_t right, int add, int32_t *y);
 
-/* rescale_rows() of low + 256 * high, shifted to the right by a bit at least; to y.  Or, with `add`, to the residual
- * there, and also shifted to the left by up to 30.  With `meets` after sc_meet(). */
+/* y = low + 256 * high, rescaled as in rescale_rows(), for right shifts of at least 1. With `add`: y += that,
+ * and left shifts up to 30 are possible too. With `meets`: calls sc_meet() first. */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y,
@@ -177,7 +179,8 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ADD_TWO SC_LOOP_END(25 - 4 * %[summed]) : JOINED : "memory");
-    else if (n > 1 && add) { /* clipped to what becomes 2^30, and that once more */
+    else if (n > 1 && add) { /* limited before the shift so that it cannot overflow, then clipped to 30
+                              * bits */
         const int32_t left = -right, limit = 1 << (30 - left);
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
                          ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
@@ -209,17 +212,17 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
         sc_join_rest(r, n, low, summed ? 0 : high, mantissa, right, add, y);
 }
 
-/* Where joining is not as plain as below: shifts that join_rows() cannot do, a bias.  high: as above. */
+/* Slow path: shifts that join_rows() cannot do, or a bias. high: as above. */
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
-/* Gates and ups that are no whole blocks, or shifts of theirs that joined_silu() cannot do. */
+/* Gate and up rows that are not whole blocks, or whose shifts joined_silu() cannot do. */
 void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const int32_t *high,
                    uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst);
 
-/* First as enum sc_epilogue: join_rows(), or joined_silu() of whole blocks, can do it. */
+/* The first three equal enum sc_epilogue: join_rows(), or joined_silu() of whole blocks. */
 enum join_how { JOIN_STORE = SC_STORE, JOIN_ADD = SC_ADD, JOIN_SILU = SC_SILU, JOIN_GATES, JOIN_ANY };
 
-/* What all rows of a matrix have in common. */
+/* What is the same for all rows of a matrix. */
 typedef struct {
     const sc_matrix *m;
     const sc_qvec *x;
@@ -227,10 +230,10 @@ typedef struct {
     uint32_t mantissa;
     int32_t right;
     enum join_how how;
-    enum join_how plain; /* how, where the shift of a token's vector allows it */
+    enum join_how plain; /* `how` for tokens whose shift is in the usual range */
 } joining;
 
-/* The same of another token's vector. */
+/* Switches to another token's vector. */
 static inline void joining_next(joining *j, const sc_qvec *x) {
     j->x = x, j->mantissa = x->mantissa, j->right = right_shift(j->m, x);
     j->how = __builtin_expect(j->right > (j->out->kind == SC_ADD ? -31 : 0), 1) ? j->plain : JOIN_ANY;
@@ -248,14 +251,14 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
-/* Tokens of which N-EUREKA has low and high vectors in one tile, half its pixels: shorter chunks have both sums of all.
- * Of longer ones the last may, which is not worth its code. */
+/* Up to this many tokens, N-EUREKA computes low and high sums in one tile (half its pixels each). Longer
+ * chunks get combined sums. Their last tokens could be separate too, but that is not worth the code. */
 #define SC_SUMS_APART 18
 
-/* Sums of a row of one token or of several, of whom an engine may have added high ones to low ones. */
+/* Sums of one token, of several, or of several with high sums already added to low ones. */
 enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
 
-/* sc_matrix_joined() of rows that the matrix has; with `meets` after sc_meet(). */
+/* sc_matrix_joined() for rows below m->rows. With `meets`: calls sc_meet() first. */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                     const int32_t *high, int32_t *dst, const int meets, const enum row_sums form) {
     const sc_output *const out = j->out;

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A tile times the vectors of some tokens: which kernel does it.  All workers call, with their core; for
- * sc_forward.c alone. */
+ * Multiplies a tile by the vectors of several tokens: selects the kernel. All workers call it, each with its
+ * core number. Only for sc_forward.c. */
 #ifndef SC_MULTIPLY_H
 #define SC_MULTIPLY_H
 
 #include "sc_buffers.h"
 #include "sc_products.h"
 
-/* The inputs of side paths of the pass's last so many tokens. */
+/* Adapter inputs of the last `tokens` tokens of the forward pass. */
 static inline const sc_qvec *sides_of(uint32_t tokens) {
     return SC_RANK > 0 ? sv + (sc_now.tokens - tokens) : 0;
 }
 
 #if SC_SPLIT
-/* Sums are in one of two places in turn: nobody is a token ahead of who still needs the other. */
+/* Alternates between two buffers of partial sums, so that one barrier per token is enough. */
 SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                                     const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
     const sc_qvec *const sides = sides_of(tokens);
@@ -27,7 +27,7 @@ SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uin
 }
 #endif
 
-/* A tile's rows of the chunk's tokens. */
+/* The tile's rows for all tokens of the prefill chunk. */
 static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                             const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
     const sc_qvec *const sides = sides_of(tokens);
@@ -65,7 +65,8 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
     sc_matrix_tile(m, tile, first, count, in, sides, tokens, out, core, SC_CORES);
 }
 
-/* Before the first tile is multiplied: the engine's form of the activations, which then nothing else can read. */
+/* Called before the first tile: converts the activations for the engine, in place. No other kernel can read
+ * them then. */
 static inline void multiply_first(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, int core) {
 #ifdef SC_PRODUCTS
     if (tokens > 1 && sc_on_products(m)) sc_products_planes(m, in, tokens, core);

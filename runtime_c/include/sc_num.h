@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * THE integer semantics in C: the twin of compiler/shrinkc/numerics/fixed.py, bit for bit.
+ * Integer arithmetic of the model. Bit-identical to compiler/shrinkc/numerics/fixed.py.
  *
- * One rounding rule: half up, floor(v / 2^s + 1/2).  int32 results saturate at +-(2^31 - 1).
- */
+ * Rounding is half up: floor(v / 2^s + 1/2). int32 results saturate at +-(2^31 - 1). */
 #ifndef SC_NUM_H
 #define SC_NUM_H
 
@@ -26,11 +25,11 @@ static inline int32_t sc_sat_add(int32_t a, int32_t b) {
     return sc_max(s, -SC_INT32_MAX);
 }
 
-/* Of a residual stream and what is added to it: numerics/fixed.py add_to_residual(). */
+/* Adds y to a value x of the residual stream: add_to_residual() of numerics/fixed.py. */
 static inline int32_t sc_add_to_residual(int32_t x, int32_t y) { return sc_clip30(x + sc_clip30(y)); }
 
-/* High word of the signed product.  GCC spells it with four instructions when it can prove one
- * factor positive, hence the assembly. */
+/* High word of the signed product. In assembly, because GCC emits four instructions if it can prove that one
+ * factor is positive. */
 static inline int32_t sc_mulh(int32_t a, int32_t b) {
 #ifdef __riscv
     int32_t d;
@@ -44,7 +43,7 @@ static inline int32_t sc_mulh(int32_t a, int32_t b) {
 /* v / 2^s rounded half up, 1 <= s <= 31; never overflows */
 static inline int32_t sc_rshift(int32_t v, int s) { return (v >> s) + ((v >> (s - 1)) & 1); }
 
-/* v * 2^-s for any sign of s, |s| <= 31: left shifts must not overflow (callers normalise) */
+/* v * 2^-s, |s| <= 31. For s < 0 the caller makes sure that the left shift does not overflow. */
 static inline int32_t sc_shift(int32_t v, int s) {
     return s > 0 ? sc_rshift(v, s) : (int32_t)((uint32_t)v << -s);
 }
@@ -52,12 +51,13 @@ static inline int32_t sc_shift(int32_t v, int s) {
 /* v * gain / 2^15 rounded down, |gain| <= 32767 */
 static inline int32_t sc_scale_q15(int32_t v, int16_t gain) { return (int32_t)(((int64_t)v * gain) >> 15); }
 
-/* v * 2^s saturated, 0 <= s <= 31; rare, so kept out of the hot code */
+/* v * 2^s saturated, 0 <= s <= 31. Rarely executed, so it is kept out of the hot code. */
 static __attribute__((noinline, cold, unused)) int32_t sc_lshift_sat(int32_t v, int s) {
     return sc_sat64((int64_t)((uint64_t)(int64_t)v << s));
 }
 
-/* acc * factor * 2^-(32 + shift): floor of the high word, rounded by shift (clamped to -31..30) */
+/* acc * factor * 2^-(32 + shift), shift limited to -31..30: the high word is rounded down, the shift rounds
+ * half up. */
 static inline int32_t sc_requantize(int32_t acc, uint32_t factor, int shift) {
     int32_t high = sc_mulh(acc, (int32_t)factor);
     if (shift > 0) return sc_rshift(high, shift > 30 ? 30 : shift);
@@ -88,12 +88,13 @@ static inline int32_t sc_sigmoid_q15(int32_t x16) {
     return (entry + (int16_t)entry * (x16 & 4095)) >> 16;
 }
 
-/* floor(sqrt(v)), 2^30 <= v: a polynomial to within 0.51 %, whose Newton step is in the end at most one too large */
+/* floor(sqrt(v)) for v >= 2^30. The polynomial has an error of at most 0.51 %; after one Newton step the root
+ * is at most 1 too large. */
 static inline uint32_t sc_isqrt(uint32_t v) {
     const uint32_t w = v >> 16;
     uint32_t root = 16992u + ((w * (17236u - ((w * 1296u) >> 14))) >> 14);
     root = (root + v / root) >> 1;
-    root -= root >> 16; /* its square must not overflow */
+    root -= root >> 16; /* so that root * root does not overflow */
     return root - (root * root > v);
 }
 

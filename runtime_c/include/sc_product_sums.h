@@ -1,55 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the cores do with the sums that N-EUREKA gives of segments: for sc_products.c only. */
+ * Adds up the products that N-EUREKA computes per quantisation group g of inputs (sc_products.c):
+ * acc += round((p * d - b * sum(x)) / 2^drop) * c; p: product, d: scale, b: offset of the row, c: scale of x.
+ * Runs on all workers; all buffers are in L1. */
 #ifndef SC_PRODUCT_SUMS_H
 #define SC_PRODUCT_SUMS_H
 
 #include "sc_dot.h"
 #include "sc_rows.h"
 
-/* Words from a row's sums of a segment, of each token one, to the next segment's; from a row's to the next one's, and
- * half of those between what becomes of pairs of rows, which are odd: cores at different rows do not meet in a bank. */
+/* Words of the product buffer. PITCH: between the groups of a step; one word per token. ROW_WORDS: between
+ * rows. ACC_PITCH: between pairs of rows of accumulators, in units of two words. The last two are odd, so
+ * that cores at different rows use different banks. */
 #define PITCH SC_CHUNK
 #define ROW_WORDS(step) ((step) * PITCH | 1)
 #define ACC_PITCH (SC_CHUNK | 1)
 
-enum { PAIRS = SC_ROWS / 2, EVERY = SC_CORES / PAIRS }; /* of a block, and which blocks a core has */
+enum { PAIRS = SC_ROWS / 2, EVERY = SC_CORES / PAIRS }; /* row pairs of a block; stride of a core's blocks */
 _Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
 
-/* What the loops over blocks and tokens read from memory, since their registers are taken. */
+/* What the loops over blocks and tokens load from memory, because no registers are left. */
 typedef struct {
-    int32_t offsets;   /* bytes from a pair's scales to its offsets, or zero points */
-    int32_t segment;   /* to the next segment's */
-    int32_t blocks;    /* to the next block's that the core has */
-    int32_t fold;      /* of the format's sums */
-    int32_t tokens;    /* in all */
-    int32_t back;      /* bytes that the pointers to segments' scales have gone on when all tokens are done */
-    int32_t sums, acc; /* bytes from there to those of the core's next block */
-    int32_t count;     /* of its blocks */
-    const uint8_t *t;  /* of the block at hand: the scales of its pair of rows */
-    const int32_t *c, *sum; /* of the first token; where two segments are added those of the second */
-    const int32_t *p, *q;   /* sums of a segment, and of the next */
+    int32_t offsets;        /* bytes from a pair's scales to its offsets or zero points */
+    int32_t segment;        /* bytes to the next group */
+    int32_t blocks;         /* bytes to the core's next block */
+    int32_t fold;           /* sc_fold() of the format */
+    int32_t tokens;         /* number of tokens */
+    int32_t back;           /* bytes that the pointers to group scales advance over all tokens */
+    int32_t sums, acc;      /* bytes from a block's end to the core's next block */
+    int32_t count;          /* number of the core's blocks */
+    const uint8_t *t;       /* scales of the current block's pair of rows */
+    const int32_t *c, *sum; /* group scale and sum of the first token; of two groups, the second */
+    const int32_t *p, *q;   /* products of a group, and of the next group */
     int32_t *to;
-    uint32_t row; /* of the run, the first */
+    uint32_t row; /* first row of the core in the run */
 } adding;
 _Static_assert(sizeof(adding) == 4 * 16, "loads count words");
 
-/* A run of blocks of a tile: what the cores and the engine share.  Buffers take turns by step. */
+/* A run: consecutive blocks of a tile, processed together. Steps use buffers 0 and 1 in turn. */
 typedef struct {
-    const uint8_t *blocks; /* the first one's first segment */
+    const uint8_t *blocks; /* first group of the first block */
     uint32_t block_bytes, segment_bytes, count;
-    uint32_t segments, step; /* in all, and of a step */
-    uint32_t each, last;     /* words of a segment, and of the last one */
-    uint32_t rows_apart;     /* bytes of a segment's rows in a buffer */
-    uint32_t row_words;      /* of a row's sums */
-    uint8_t
-        *rows[2]; /* [segment of a step][8 * count][inputs], and what is missing to whole rows of an image */
-    int32_t *sums[2]; /* [8 * count][row_words], of which [segment of a step][PITCH] are used */
-    int32_t *acc;     /* [4 * count][ACC_PITCH][2] */
+    uint32_t segments, step; /* number of groups; groups per step */
+    uint32_t each, last;     /* words of a group, and of the last group */
+    uint32_t rows_apart;     /* bytes between the groups of a step in rows[] */
+    uint32_t row_words;      /* words between rows in sums[] */
+    uint8_t *rows[2];        /* int8[group of a step][8 * count][inputs], padded to whole image rows */
+    int32_t *sums[2];        /* [8 * count][row_words]; a row holds [group of a step][PITCH] */
+    int32_t *acc;            /* [4 * count][ACC_PITCH][2] */
 } run;
 
 /* clang-format off */
-/* p.lw rd, index(ptr) and, with the index added to the pointer behind it, p.lw rd, index(ptr!); p.msu; the product of
- * the lower halves; the sum of both halves' products */
+/* p.lw rd, index(ptr); the same, then ptr += index; p.msu; product of the lower halves; sum of the products
+ * of both halves */
 #define LW_AT(rd, ptr, index) ".insn r 0x03, 7, 0x10, " rd ", " ptr ", " index "\n"
 #define LW_POST(rd, ptr, index) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " index "\n"
 #define MSU(rd, a, b) ".insn r 0x33, 1, 0x21, " rd ", " a ", " b "\n"
@@ -67,8 +69,9 @@ typedef struct {
     LOAD("f", 6) LOAD("k", 7)                                                                                \
     "sub %[c], %[c], %[e]\n" "add %[p], %[p], %[f]\n" "add %[acc], %[acc], %[k]\n"
 
-/* Of one segment and of two: what OFFSET is around is for those that have some.  `extra` counts its instructions in
- * both loops, `inner` in the inner one.  Registers are short: k is the sum of a segment's inputs too. */
+/* Loops that add one group and two. OFFSET(): only for formats with offsets. `extra` counts the instructions
+ * of OFFSET() in both loops, `inner` those in the inner loop. Registers are scarce: k also holds a group's
+ * sum(x). */
 #define ADD_ONE(inner, extra, OFFSET, FETCH)                                                                 \
     BEGIN(OFFSET)                                                                                            \
     SC_OUTER_LOOP_BEGIN("%[e]", 27 + extra)                                                                  \
@@ -115,42 +118,44 @@ typedef struct {
     SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(22 + inner) "\n"                         \
     LOAD("e", 5) NEXT "add %[q], %[q], %[f]\n" OFFSET("sub %[sum], %[sum], %[e]\n")                          \
     SC_OUTER_LOOP_END(41 + extra)
-/* Offsets of a pair of rows: there, 2 instructions, or products of zero points, which are a byte, with scales: 6 */
+/* Offsets of a pair of rows. THERE loads them: 2 instructions. OF_ZEROS multiplies zero points (one byte for
+ * both) by scales: 6 */
 #define THERE(at, b, c, d, e) "lh %[" b "], 0(%[" at "])\n" "lh %[" c "], 2(%[" at "])\n"
 #define OF_ZEROS(at, b, c, d, e)                                                                             \
     "lb %[" c "], 0(%[" at "])\n"                                                                            \
     "slli %[" b "], %[" c "], 28\n" "srai %[" c "], %[" c "], 4\n" "srai %[" b "], %[" b "], 28\n"           \
     "mul %[" b "], %[" b "], %[" d "]\n" "mul %[" c "], %[" c "], %[" e "]\n"
 
-/* Flat sums, of 4-bit weights at their bytes' lower ends: they are not folded.  A scale d and an offset -b are the
- * halves of a word, and so are p and the sum of x; without offsets d is alone.  Those of a pair of rows from k on, which
- * goes on to the next segment: 3, 9 and 14 instructions. */
+/* Flat sums: 4-bit weights in the low nibbles of bytes, so the products have no factor 2^fold, and fit 16
+ * bits. A word holds a scale d and an offset -b, another one p and sum(x); without offsets, d is alone. These
+ * load d and -b of a pair of rows, and advance k to the next group: 3, 9 and 14 instructions. */
 #define FLAT_PLAIN(d, e)                                                                                     \
     "lbu %[" d "], 0(%[k])\n" "lbu %[" e "], 1(%[k])\n" "add %[k], %[k], %[y]\n"
 #define FLAT_THERE(d, e)                                                                                     \
     "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lw %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
     NEGATE_HALVES("%[f]") "add %[k], %[k], %[y]\n"                                                           \
     SC_PACK("%[" d "]", "%[f]", "%[" d "]") "srli %[f], %[f], 16\n" SC_PACK("%[" e "]", "%[f]", "%[" e "]")
-/* d * (1 - 2^16 z), whose lower half is d */
+/* d * (1 - 2^16 z): its lower half is d */
 #define FLAT_ZEROS(d, e)                                                                                     \
     "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lb %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
     "slli %[u], %[f], 28\n" "srai %[f], %[f], 4\n" "srai %[u], %[u], 12\n" "slli %[f], %[f], 16\n"           \
     "li %[a], 1\n" "sub %[u], %[a], %[u]\n" "sub %[f], %[a], %[f]\n"                                         \
     "mul %[" d "], %[" d "], %[u]\n" "mul %[" e "], %[" e "], %[f]\n" "add %[k], %[k], %[y]\n"
-/* The products of two sums, 4 and 2 instructions */
+/* p * d - b * sum(x) for two rows: 4 and 2 instructions */
 #define FLAT_DOTS(a, b, d, e)                                                                                \
     SC_PACK("%[" a "]", "%[k]", "%[" a "]") SC_PACK("%[" b "]", "%[k]", "%[" b "]")                          \
     DOT_HALVES("%[" a "]", "%[" a "]", "%[" d "]") DOT_HALVES("%[" b "]", "%[" b "]", "%[" e "]")
 #define FLAT_MULS(a, b, d, e)                                                                                \
     MUL_LOW("%[" a "]", "%[" a "]", "%[" d "]") MUL_LOW("%[" b "]", "%[" b "]", "%[" e "]")
-/* The pair's sums of a step's segment; the first one's are the last to be loaded. */
+/* Loads the pair's products with a group of the step; group 0 last, because that advances p. */
 #define FLAT_SUMS(a, b, segment)                                                                             \
     "lw %[" a "], 4*" #segment "*%[pitch](%[p])\n" "lw %[" b "], 4*(%[row] + " #segment "*%[pitch])(%[p])\n"
 #define FLAT_FIRST(a, b) "lw %[" b "], 4*%[row](%[p])\n" SC_LW_POST("%[" a "]", "%[p]")
 #define FLAT_ADD(a, b, c)                                                                                    \
     SC_ROUND("%[" a "]", "%[drop]") SC_ROUND("%[" b "]", "%[drop]")                                          \
     SC_MAC("%[h]", "%[" a "]", "%[" c "]") SC_MAC("%[e]", "%[" b "]", "%[" c "]")
-/* Of one segment, or all of a step: `fetch` and `inner` count instructions, `some` is 1 with offsets. */
+/* Adds one group, or both groups of a step. `fetch` and `inner` count instructions; `some` is 1 with
+ * offsets. */
 #define FLAT_LOOP(fetch, inner, some, OFFSET, FETCH, ...)                                                    \
     BEGIN(OFFSET)                                                                                            \
     SC_OUTER_LOOP_BEGIN("%[e]", 14 + 2 * some + fetch + inner)                                               \
@@ -173,7 +178,7 @@ typedef struct {
               FLAT_ADD("f", "g", "u") FLAT_ADD("x", "y", "v"))
 /* clang-format on */
 
-/* What a core adds up in a run: the same two rows of its blocks, of all tokens; then the places of a step. */
+/* The work of a core in a run: two rows of each of its blocks, for all tokens. */
 static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32_t tokens, int core) {
     const uint32_t pair = (uint32_t)core % PAIRS, first = (uint32_t)core / PAIRS;
     const int32_t block = EVERY * SC_ROWS * 4, n = (int32_t)tokens;
@@ -200,15 +205,15 @@ static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32
         [u] "=&r"(u)
 #define ADDED(loop, ...) __asm__ volatile(loop : OUT, __VA_ARGS__ : IN : "memory")
 
-/* acc += round((p * d - b * sum of x) / 2^drop) * c, of a core's share of the sums of a step of n segments. */
+/* Adds the products of the n groups of a step to the core's accumulators: see the formula above. */
 SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_qvec *x, uint32_t n,
                         uint32_t buffer, int32_t drop) {
     if (known->count == 0) return;
     const int32_t stride = 4 * (int32_t)(x[1].c - x[0].c), row = 4 * (int32_t)r->row_words;
     const int asym = SC_SEVERAL_HAS(SC_FMT_ASYM), zeros = SC_SEVERAL_HAS(SC_FMT_ZEROS);
     const int more = n > 1;
-    /* in a program with zero points other offsets, a table's most likely, are added one segment at a time: there is no
-     * room for one loop more */
+    /* A program with zero points has no code space for another loop: it adds formats with offsets one group
+     * at a time. */
     const int apart = (SC_SEVERAL_SOME & SC_FMT_ZEROS) != 0, two = more && !(apart && asym && !zeros);
     known->p = r->sums[buffer] + known->row * r->row_words, known->q = known->p + PITCH;
     if (two) known->c++, known->sum += asym;
@@ -245,7 +250,7 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
 }
 
 #ifdef SC_FLAT_FORMAT
-/* The same of flat sums. */
+/* add_rows() for flat sums. */
 SC_INLINE void add_flat_rows(const run *r, adding *known, const sc_qvec *x, uint32_t n, uint32_t buffer,
                              int32_t drop) {
     if (known->count == 0) return;

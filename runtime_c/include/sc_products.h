@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A tile's product with several tokens where segments have scales: N-EUREKA multiplies, the cores bring it what it
- * reads and add up what comes out.  The same integers as sc_matrix_tokens() gives, which a target without the engine
- * calls. */
+ * Grouped matrix times several tokens on N-EUREKA: the workers widen the weights to int8 and add up the
+ * products per quantisation group. Reads weights in L1; same result as sc_matrix_tokens(). */
 #ifndef SC_PRODUCTS_H
 #define SC_PRODUCTS_H
 
@@ -15,11 +14,11 @@ static inline int sc_on_products(const sc_matrix *m) {
            (m->in.seg_words | m->in.last_words) % SC_PRODUCT_WORDS == 0;
 }
 
-/* This core's share of a matrix's activations, in place: bit planes, which the engine reads as weights.  Once, before
- * the first tile and a barrier after they were made. */
+/* Converts this core's share of the activations to bit planes, in place; the engine reads them as its
+ * weights. Once per matrix, after a barrier, before the first tile. */
 void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, int core);
 
-/* As sc_matrix_tokens(), in `room`, of which all cores have the same; all of them, which meet at barriers. */
+/* Like sc_matrix_tokens(). All workers call it with the same `room` (L1); it contains barriers. */
 void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                         const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                         uint8_t *room, int core);

@@ -1,25 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One share of a 16-bit vector: twin of quantize_q16() and norm_quantize_q16() in
- * compiler/shrinkc/numerics/vectors.py.
+ * Dynamic quantisation to 16 bits of one share of a vector, x = 256 * high + low, with RMSNorm if there is a
+ * gain. Bit-identical to quantize_q16() and norm_quantize_q16() in compiler/shrinkc/numerics/vectors.py. A
+ * vector has 8 shares, split among the workers; vectors are in L1.
  *
- * Inline, because a decoded token has each share once, between two barriers. */
+ * Inline, because single-token decode uses each function once per vector. */
 #ifndef SC_Q16_H
 #define SC_Q16_H
 
 #include "sc_scan.h"
 
-/* Places of a share, but the last ones may have fewer: whole words of bytes. */
+/* Elements of a share, a multiple of 4. The last shares may have fewer. */
 SC_INLINE uint32_t q16_places(uint32_t k) { return (k + 4 * SC_Q16_SHARES - 1) / (4 * SC_Q16_SHARES) * 4; }
 
-/* A share's places, whose number is returned; *first of them is its first. */
+/* Returns the number of elements of a share; *first: its first element. */
 SC_INLINE uint32_t q16_share(uint32_t k, uint32_t share, uint32_t *first) {
     const uint32_t each = q16_places(k), at = each * share;
     *first = at;
     return at >= k ? 0 : k - at < each ? k - at : each;
 }
 
-/* y = (x << up) * gain / 2^32, n > 0 of them; returns the largest |y|, at least 1, and the sum of squares of
- * x << up >> drop.  y may be x. */
+/* y = (x << up) * gain / 2^32 for n > 0 elements. Returns max |y|, at least 1; *squares: sum of (x << up >>
+ * drop)^2. y may be x. */
 SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, int up, int drop, int32_t *y,
                             uint32_t *squares) {
     int32_t top = 1;
@@ -55,8 +56,9 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
     return (uint32_t)top;
 }
 
-/* A share's squares, less what was shifted up: in two words, since GCC makes twice as much of 64 bits. */
-#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31, of 2 to 4 inputs 32 */
+/* A share's sum of squares without the shift `up`. In two words, because GCC's 64-bit code is twice as
+ * long. */
+#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31; 32 for 2 to 4 inputs */
 SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
     const int left = SC_NORM_UNIT - 2 * up;
     uint32_t low = 0, high = 0;
@@ -71,7 +73,7 @@ SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
     return (uint64_t)high << 32 | low;
 }
 
-/* First half: n places, those that make them from x on, or, with a permutation, gathered at y. */
+/* First half: n elements at x; a permutation has already been applied (y = x then). */
 SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int32_t *y,
                         sc_part *part) {
     int32_t top = 1, up = 0;
@@ -104,7 +106,7 @@ SC_INLINE int q16_bits(const sc_part *parts) {
     return most;
 }
 
-/* What the shares' squares add up to, and eps. */
+/* eps + sum of squares of all shares. */
 SC_INLINE uint64_t q16_sum(const sc_part *parts, uint64_t eps) {
 #if SC_XPULP
     uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32), l, h;
@@ -129,12 +131,12 @@ SC_INLINE uint64_t q16_sum(const sc_part *parts, uint64_t eps) {
     return eps;
 }
 
-/* n values of x * 2^-right, rounded half up, as low bytes and, `pitch` behind them, high bytes.  Their
- * magnitudes have `bits` bits; those of 31, to which half a unit cannot be added, are rare, and so are values that
- * are shifted to the left, or do not come in fours. */
+/* n values x * 2^-right, rounded half up: low bytes, and `pitch` bytes after them high bytes. Magnitudes have
+ * at most `bits` bits. sc_q16_split_any() also handles the rare cases: 31 bits (rounding would overflow),
+ * left shifts, and n that is not a multiple of 4. */
 void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int bits, int8_t *low, int8_t *high);
 
-/* In assembly, n / 4 times: four values, whose bytes are stored as words.  A value and 128 are below 2^15. */
+/* Assembly for n / 4 times four values; stores their bytes as words. value + 128 is below 2^15. */
 /* clang-format off */
 #define SC_SPLIT_FOUR(SHIFT, count)                                                                          \
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)                                                               \
@@ -166,28 +168,28 @@ SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8
     sc_q16_split_any(x, n, right, bits, low, high);
 }
 
-/* Second half of a share, n places of x on or, with a gain, of what the first half wrote, shifted up; `most`:
- * bits of all. */
+/* Second half of a share: splits n values of x into bytes; with gain, x is the y of the first half. most:
+ * q16_bits(). */
 SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int most, int has_gain, int up,
                             int8_t *q, uint32_t pitch) {
     if (n == 0) return;
     int right = most - cut->range;
-    if (has_gain) right = sc_min(right + up, 31); /* a share may be far smaller than another */
+    if (has_gain) right = sc_min(right + up, 31); /* a share may be much smaller than the others */
     q16_split(x, n, right, has_gain ? 30 : most, q, pitch);
 }
 
-#define SC_WIDE_MANTISSA (1u << 15) /* of a scale that is a power of two */
+#define SC_WIDE_MANTISSA (1u << 15) /* mantissa of a scale that is a power of two */
 
-/* What a vector's values stand for, but for what a norm makes of that. */
+/* The vector's scale, before RMSNorm. */
 SC_INLINE void q16_scale(const sc_cut *cut, int most, int has_gain, sc_qvec *out) {
     out->mantissa = SC_WIDE_MANTISSA;
-    out->exponent = most - cut->range + has_gain; /* y is half of what it stands for */
+    out->exponent = most - cut->range + has_gain; /* y is half the real value */
 }
 
-/* Behind a vector that has them, up to whole words: zeros. */
+/* Writes zeros after the vector, up to a whole word. */
 void sc_q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch);
 
-/* The same of any vector, by one core. */
+/* Calls sc_q16_pad() if the vector needs it. By one core. */
 SC_INLINE void q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch) {
     if (__builtin_expect(cut->k < 4u * cut->last_words, 0)) sc_q16_pad(cut, q, pitch);
 }

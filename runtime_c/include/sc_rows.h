@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What becomes of a block's sums: rescaled, and then stored, added, or gated. */
+ * Output stage of a matrix product: rescales the 8 sums of a block, adds adapter and bias, then stores, adds
+ * to the residual stream, or gates. Each worker runs it for its own blocks, on sums in registers or L1. */
 #ifndef SC_ROWS_H
 #define SC_ROWS_H
 
@@ -11,28 +12,28 @@ static inline uint32_t row_scale(const uint8_t *block, int r) {
     return v;
 }
 
-/* sc_lshift_sat() for a block, where the result has more bits than the accumulator */
+/* sc_lshift_sat() of n values, for results with more fraction bits than the accumulator. */
 void sc_lshift_rows(int32_t *y, uint32_t n, int shift);
 
-/* A row's multiplier times a mantissa, of which the upper 15 bits are kept.  In Xpulp they are in both halves of a
- * word: a product with one of 32 bits is those of its halves, of one cycle each, in place of mulh's five. */
+/* Row multiplier r times the token's mantissa; the upper 15 bits are kept. Xpulp keeps them in both halves of
+ * a word: two 16-bit products of one cycle each replace mulh, which takes five. */
 static inline int32_t row_factor(uint32_t r, uint32_t mantissa) {
     return (int32_t)((r * mantissa + 0x8000u) & 0xFFFF0000u);
 }
-/* The high word of a sum times that, rounded half up. */
+/* High word of acc * factor, rounded half up. */
 static inline int32_t row_product(int32_t acc, int32_t factor) {
     return sc_mulh(acc, factor) + (int32_t)((uint32_t)acc * (uint32_t)factor >> 31);
 }
 #if SC_XPULP
-#define SC_FACTOR(rd, r, m) ".insn r 0x5b, 4, 0x10, " rd ", " r ", " m "\n" /* of r's lower half */
+#define SC_FACTOR(rd, r, m) ".insn r 0x5b, 4, 0x10, " rd ", " r ", " m "\n" /* r's lower half */
 #define SC_FACTOR_OF_HIGH(rd, r, m) ".insn r 0x5b, 4, 0x30, " rd ", " r ", " m "\n"
 #define SC_TWICE(rd) SC_PACK(rd, rd, rd)
 #define SC_TIMES_LOW(rd, v, f) ".insn r 0x5b, 4, 0x10, " rd ", " v ", " f "\n"  /* rounded */
 #define SC_TIMES_HIGH(rd, v, f) ".insn r 0x5b, 1, 0x60, " rd ", " v ", " f "\n" /* added to rd */
 #endif
 
-/* y[r] = y[r] * row_factor(r[r], mantissa) * 2^-(32 + right), rounded half up: a rolled loop, so that a block's
- * code fits the 512 bytes of a core's private instruction buffer */
+/* y[r] = y[r] * row_factor(r[r], mantissa) * 2^-(32 + right), rounded half up. The loop is not unrolled, so
+ * that a block's code fits the 512 bytes of a core's instruction buffer. */
 static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r, int32_t mantissa,
                                                                int32_t right, int32_t *y) {
     const int32_t half = (1 << right) >> 1;
@@ -59,7 +60,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 #endif
 }
 
-/* acc -> the result's fixed point, in place, for any shift */
+/* Converts 8 accumulators to the fixed point of the result, in place, for any shift. */
 static inline __attribute__((always_inline)) void rescale(const uint8_t *block, int32_t mantissa,
                                                           int32_t shift, int32_t *y) {
     rescale_rows(block, mantissa, sc_max(shift, 0), y);
@@ -71,18 +72,18 @@ static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
 }
 
 #if SC_RANK > 0
-/* y += what a side path's second matrix, which follows a block's weights, makes of its input. */
+/* y += B * side: the adapter's second matrix B follows the block's weights; `side` is its quantised input. */
 void sc_add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side, int32_t y[SC_ROWS]);
 #endif
 #ifdef SC_HAS_BIAS
 void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y);
 #endif
 
-/* What happens to a block's rows other than being stored whole. */
+/* Stores, adds or gates the block's rows, as `out` says. */
 void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows, const int32_t *y);
 
-/* What becomes of a token's sums y of a block, whose first row is `row`; `side`: the token's, where there are side
- * paths. */
+/* Finishes a token's sums y of the block whose first row is `row`. `side`: the token's adapter input, if the
+ * model has adapters. */
 static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_t row, const sc_qvec *x,
                                const sc_qvec *side, const sc_output *out, int32_t *dst, int32_t *y) {
     const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
@@ -98,7 +99,7 @@ static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_
     sc_finish_rows(out, dst, row, (uint32_t)rows, y);
 }
 
-/* A token's input of the side path, where there is one. */
+/* Adapter input of token t. */
 static inline const sc_qvec *side_of(const sc_qvec *side, uint32_t t) { return SC_RANK > 0 ? &side[t] : 0; }
 
 #endif

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What quantising to 8 and to 16 bit have in common, for sc_vector.c and sc_q16.h only. */
+ * Loops that RMSNorm and the quantisation to 8 and 16 bits share. Used only by sc_vector.c and sc_q16.h. */
 #ifndef SC_SCAN_H
 #define SC_SCAN_H
 
 #include "sc_kernels.h"
 
 #if SC_XPULP
-/* A value in assembly by %[by] bits: to the right, or one of few bits to the left. */
+/* Assembly: v shifted by %[by] bits, to the right with rounding, or to the left. */
 #define SC_ROUNDED(v) SC_ROUND(v, "%[by]")
 #define SC_LIFTED(v) "sll " v ", " v ", %[by]\n"
 #endif
 
-/* Adds the squares of v[i] >> shift to a 64-bit sum held in two halves: GCC would spill a uint64_t. */
+/* Adds (v[i] >> shift)^2 to the 64-bit sum high:low. Two words, because GCC would spill a uint64_t. */
 static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t *low, uint32_t *high) {
 #if SC_XPULP
     int32_t s, square;
@@ -63,7 +63,7 @@ static inline void apply_gain(const int32_t *x, const int32_t *gain, uint32_t n,
 #endif
 }
 
-/* The token's mantissa and exponent under RMSNorm: numerics/vectors.py _normed(). */
+/* Applies 1/RMS to the token's mantissa and exponent: _normed() of numerics/vectors.py. */
 SC_INLINE void normed(sc_qvec *out, uint64_t total) {
     int j;
     const uint32_t product = out->mantissa * sc_rsqrt(total, &j);

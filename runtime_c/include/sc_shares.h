@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention of heads that are fewer than cores: the positions of each are shared.
+ * Attention of the heads that are left when SC_HEADS is not a multiple of the cores: several cores share a
+ * head.
  *
- * Of SC_HEADS heads SC_HEAD_CORES at a time have a core each.  The SC_SHARED_HEADS that are left are cut into
- * SC_RANGES ranges of positions each, SC_SHARES of all of them per core.  Sums and largest values are the same
- * in any order, and so is every result. */
+ * Each of the SC_SHARED_HEADS is cut into SC_RANGES ranges of positions ("shares"), SC_SHARES per worker.
+ * Results do not depend on the split: sums and maxima are exact in any order. */
 #ifndef SC_SHARES_H
 #define SC_SHARES_H
 
@@ -19,11 +19,11 @@
      : SC_DIVIDES(6) ? 6                                                                                     \
                      : SC_HEAD_CORES)
 #define SC_SHARES (SC_SHARED_HEADS * SC_RANGES / SC_HEAD_CORES)
-/* Positions from which on it is worth two barriers and a third phase; the twin of shared_from() in
- * ir/ops/attention.py. */
+/* Number of positions from which sharing is faster in spite of two more barriers and a third phase. Equal to
+ * shared_from() of ir/ops/attention.py. */
 #define SC_SHARED_FROM                                                                                       \
     (1000 * SC_HEAD_CORES / ((18 + 2 * SC_HEAD_DIM) * (SC_HEAD_CORES - SC_SHARED_HEADS)) + 1)
-/* Whether the plan has a state for each share. */
+/* Whether the memory plan has a state for each share. */
 #ifdef SC_AT_HEAD_STATE
 #define SC_HAS_SHARES                                                                                        \
     (SC_SHARED_HEADS > 0 && SC_HEAD_CORES * SC_SHARES * SC_HEAD_STATE_BYTES <= SC_BYTES_HEAD_STATE &&        \
@@ -34,12 +34,12 @@
 
 typedef struct {
     uint32_t index, head, kv;
-    uint32_t block, blocks; /* of 4 positions */
-    uint32_t count;         /* positions */
-    uint32_t at;            /* of its first score in the core's scratch */
+    uint32_t block, blocks; /* number of blocks of 4 positions */
+    uint32_t count;         /* number of positions */
+    uint32_t at;            /* index of the first score in the core's scratch buffer */
 } head_share;
 
-/* The first share of a core, or the one after *s. */
+/* Share i of a core. */
 static inline head_share share_of(const sc_heads *h, int core, int i, uint32_t at) {
     const uint32_t all = h->position / SC_KV_POSITIONS + 1;
     head_share s;
@@ -61,8 +61,8 @@ static inline head_share share_of(const sc_heads *h, int core, int i, uint32_t a
     for (head_share s; i_ < SC_SHARES && (s = share_of(h, core, i_, at_), 1);                                \
          i_++, at_ += s.blocks * SC_KV_POSITIONS)
 
-/* Whether a pass of one token at this position shares heads: every range has a block, and a core's scratch room
- * for its own. */
+/* Whether a forward pass of one token at this position shares heads: every range needs a block, and each
+ * core's scratch buffer must hold its shares. */
 static inline int heads_shared(uint32_t position) {
     const uint32_t blocks = position / SC_KV_POSITIONS + 1;
     return SC_HAS_SHARES && position + 1 >= SC_SHARED_FROM && blocks >= SC_RANGES &&
@@ -94,7 +94,7 @@ static inline void shares_values(const sc_heads *h, sc_head_state *states, int c
     }
 }
 
-/* Each share's part of the head's channels. */
+/* Adds the partial sums of all shares of a head. Each core finishes its own range of channels. */
 static inline void shares_finish(const sc_heads *h, const sc_head_state *states, int core) {
     SC_EACH_SHARE(share, h, core) {
         const uint32_t range = share.index % SC_RANGES;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Who has which part of which block where cores split the blocks of a tile (sc_is_split()). */
+ * Split of a block among cores, for tiles with fewer blocks than cores (sc_is_split()).
+ * Each core multiplies a part of the inputs of one block; the partial sums are added afterwards. */
 #ifndef SC_SPLIT_H
 #define SC_SPLIT_H
 
 #include "sc_dot.h"
 
-/* Of a core: its block of the tile, or none if that is not below `count`, and its part of how many. */
+/* What a core computes: part `part` of `parts` of block `block`. No work if `block` is not below the
+ * count. */
 typedef struct {
     uint32_t block, part, parts;
 } sc_split_place;
@@ -15,7 +17,7 @@ static inline sc_split_place sc_split_at(uint32_t count, int core, int cores) {
     return (sc_split_place){block, (uint32_t)core - block * parts, parts};
 }
 
-/* Inputs of a row that a format stores together. */
+/* Inputs of a row that one packed word holds. */
 SC_INLINE uint32_t sc_inputs(const int format) {
 #define INPUTS(bits, inputs, fold)                                                                           \
     case bits:                                                                                               \
@@ -24,14 +26,14 @@ SC_INLINE uint32_t sc_inputs(const int format) {
     __builtin_unreachable();
 }
 
-/* A part of a block's inputs: words of 16-bit activations, or else segments, first .. end - 1, whose
- * weights begin `bytes` behind the block's first.  The last parts may be empty. */
+/* A part of a block's inputs: words (16-bit activations) or quantisation groups first .. end - 1. Their
+ * weights begin `bytes` after the block's first weight. The last parts may be empty. */
 typedef struct {
     uint32_t first, end, bytes;
 } sc_split_part;
 
 SC_INLINE sc_split_part sc_split_inputs(const sc_matrix *m, const int format, const sc_split_place *at) {
-    const uint32_t word = 4u * (uint32_t)(format & SC_FMT_BITS); /* bytes of one, of 8 rows */
+    const uint32_t word = 4u * (uint32_t)(format & SC_FMT_BITS); /* bytes of one word of each of the 8 rows */
     const int wide = format & SC_FMT_Q16;
     const uint32_t unit = wide ? sc_inputs(format) / 4 : 1, whole = wide ? m->in.words : m->in.nseg;
     const uint32_t share = (whole / unit + at->parts - 1) / at->parts * unit, first = at->part * share;

@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The few Xpulp instructions the kernels use, each with its portable twin.
+ * Xpulp instructions of the kernels, each with an equivalent in portable C (SC_XPULP 0).
  *
- * A stock assembler does not know them, so they are written as .insn; the encodings are those of
- * the RI5CY core.  With SC_XPULP 0 the same kernels compile to plain C on any machine.
- */
+ * Written as .insn with RI5CY's encodings, because standard assemblers do not know them. */
 #ifndef SC_XPULP_H
 #define SC_XPULP_H
 
 #include <stdint.h>
 
-/* Of what is called from one hot place: an instruction cache holds no more of it than its loops. */
+/* For functions called from one hot place: the instruction cache has room only for the loops. */
 #define SC_INLINE static inline __attribute__((always_inline))
 
-/* The compiler forgets what it knows of v. */
+/* Hides the value of v from the optimiser. */
 #define SC_OPAQUE(v) __asm__("" : "+r"(v))
 
 #if SC_XPULP
@@ -76,7 +74,7 @@ static inline int sc_top_bit(uint32_t v) {
 /* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
 static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 
-/* max(top, |words|) over n > 0 words from ptr on, `step` bytes apart */
+/* top = max(top, |words|) of n > 0 words, `step` bytes apart */
 #define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
     do {                                                                                                     \
         int32_t v_;                                                                                          \
@@ -89,8 +87,8 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
                          : "memory");                                                                        \
     } while (0)
 
-/* max(top, |words|) over n > 0 words from ptr on, from both ends of a run of them: two loads before either is needed,
- * and an odd number's middle one twice */
+/* top = max(top, |words|) of n > 0 words. Reads from both halves, so that no load stalls; of an odd number
+ * both read the middle word. */
 #define SC_MAX_RUN(top, ptr, count)                                                                          \
     do {                                                                                                     \
         int32_t v_, w_;                                                                                      \
@@ -106,7 +104,7 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
                          : "memory");                                                                        \
     } while (0)
 
-/* The same of four: a loop would take as long to begin. */
+/* SC_MAX_RUN() of four words: without the set-up of a loop. */
 static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, const int32_t *v) {
     int32_t a, b, c, d;
     __asm__("lw %[a], 0(%[v])\nlw %[b], 4(%[v])\nlw %[c], 8(%[v])\nlw %[d], 12(%[v])\n"
@@ -119,18 +117,18 @@ static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, co
     return top;
 }
 
-/* Hardware loop, `cnt` (a register) times over the `insns` instructions up to SC_LOOP_END, which has the
- * assembler check that number: the encoding holds the place of the last one. */
+/* Hardware loop: repeats the `insns` instructions up to SC_LOOP_END `cnt` times (a register). The encoding
+ * needs the number of instructions; SC_LOOP_END lets the assembler check it. */
 #define SC_LOOP_BEGIN(cnt, insns)                                                                            \
     ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
     ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n771:\n"
-/* The same a constant number of times; `twice` is the register whose number is twice that of the
- * instructions, so at most 15 of them. */
+/* The same for a constant count. `twice` is the register whose number is twice the number of instructions (at
+ * most 15). */
 #define SC_LOOP_CONST_BEGIN(times, twice)                                                                    \
     ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
     ".insn i 0x7b, 5, x0, " #twice ", " #times "\n771:\n"
-/* Around one such loop, with all of its instructions counted: the inner loop's, the one that sets it up and what
- * follows it, at least one. */
+/* Outer loop around such a loop. Its count includes the inner loop, the inner set-up instruction, and at
+ * least one more instruction at the end. */
 #define SC_OUTER_LOOP_BEGIN(cnt, insns)                                                                      \
     ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
     ".insn i 0x7b, 4, x1, " cnt ", 2*(" #insns ")\n773:\n"
@@ -145,21 +143,22 @@ static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, co
     ".option pop"
 #define SC_LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " #step "(" ptr ")\n"
 #define SC_LW_POST(rd, ptr) SC_LW_STEP(rd, ptr, 4)
-/* The same, to go on by the bytes in a register. */
+/* Post-increment load: ptr += register `by`. */
 #define SC_LW_BY(rd, ptr, by) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " by "\n"
 /* rd = (rd + 2^(rs - 1)) >> rs, 1 <= rs <= 31: the rounding shift in one instruction (p.addRN) */
 #define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
 /* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
 #define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
 #define SC_MAC(acc, a, b) ".insn r 0x33, 0, 0x21, " acc ", " a ", " b "\n"
-/* rd = high:low of their lower halves; both halves added; bytes of rd and rs (4 .. 7) as `order` says */
+/* rd = high:low of the lower halves; sum of both halves; bytes of rd (0 .. 3) and rs (4 .. 7) selected by
+ * `order` */
 #define SC_PACK(rd, high, low) ".insn r 0x57, 0, 0x68, " rd ", " high ", " low "\n"
 #define SC_ADD_HALVES(rd, a, b) ".insn r 0x57, 0, 0x00, " rd ", " a ", " b "\n"
 #define SC_SHUFFLE(rd, rs, order) ".insn r 0x57, 1, 0x64, " rd ", " rs ", " order "\n"
-/* bytes of rs, with their signs, shifted right by the lower bits of rn */
+/* arithmetic right shift of each byte of rs by rn */
 #define SC_SRA_BYTES(rd, rs, rn) ".insn r 0x57, 5, 0x24, " rd ", " rs ", " rn "\n"
-/* bytes of rs shifted left by, or anded with, an even constant of 6 bits: `imm` is the register whose number is its upper
- * 5 bits, so that 4 is x2 and -16 is x24 */
+/* Each byte of rs shifted left by an even 6-bit constant, or ANDed with it. `imm` is the register with the
+ * number constant / 2, modulo 32: x2 means 4, x24 means -16. */
 #define SC_SLL_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x28, " rd ", " rs ", " imm "\n"
 #define SC_AND_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x34, " rd ", " rs ", " imm "\n"
 #define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
@@ -195,7 +194,7 @@ static inline int32_t sc_sdotu4(int32_t d, int32_t a, int32_t b) {
     __builtin_memcpy(y, &b, 4);
     return d + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
 }
-/* modulo 2^32: a sum that fits in the end may not fit on the way */
+/* modulo 2^32: partial sums may overflow although the final sum does not */
 static inline int32_t sc_mac(int32_t d, int32_t a, int32_t b) {
     return (int32_t)((uint32_t)d + (uint32_t)a * (uint32_t)b);
 }

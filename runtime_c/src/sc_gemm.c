@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A tile's product with several tokens: a segment's weights are made 8 bit once for all of them, and then
- * meet two vectors at a time, so that what was loaded is used twice. */
+ * Matrix times several vectors: Y[tokens][rows] = X[tokens][k] * W[rows][k]. A worker widens the weights of a
+ * quantisation group to int8 once for all tokens, and multiplies two vectors per load. Weights, X and
+ * scratch: L1. */
 #include "sc_platform.h"
 
 #include "model.h"
@@ -10,8 +11,8 @@
 #include "sc_rows.h"
 #include "sc_split.h"
 
-/* In a core's scratch: weights of a piece of a block, and sums of each token, of whom there is an even number;
- * with 16-bit activations those of low bytes, and of high ones. */
+/* The core's scratch buffer: sums of each token (even number; separate for low and high bytes with 16-bit
+ * activations), then widened weights. */
 SC_INLINE void widen(const int format, int32_t *to, const uint8_t **w, uint32_t words) {
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits:                                                                                               \
@@ -21,7 +22,7 @@ SC_INLINE void widen(const int format, int32_t *to, const uint8_t **w, uint32_t 
     __builtin_unreachable();
 }
 
-/* Rows of 8 bit of the next words at *w: there, or made of them. */
+/* The next `words` words at *w as int8: the weights themselves, or widened. */
 SC_INLINE const uint8_t *rows_of(const int format, const uint8_t **w, uint32_t words, int32_t *wide) {
     const uint8_t *rows = *w;
     if ((format & SC_FMT_BITS) == 8) {
@@ -32,7 +33,7 @@ SC_INLINE const uint8_t *rows_of(const int format, const uint8_t **w, uint32_t w
     return (const uint8_t *)wide;
 }
 
-/* Products of 8 rows with two vectors: [8][2]. */
+/* to[8][2]: products of 8 rows with two vectors. */
 SC_INLINE void pair_products(const uint8_t *w, const int8_t *x, const int8_t *y, uint32_t words,
                              int32_t *to) {
     sc_rows p, q;
@@ -41,16 +42,16 @@ SC_INLINE void pair_products(const uint8_t *w, const int8_t *x, const int8_t *y,
     SC_EACH_ROW(KEEP)
 }
 
-/* How a segment's products with two vectors are added up. */
+/* How a group's products with two vectors are added. */
 typedef struct {
-    const uint8_t *d, *b; /* its tables of scales and offsets */
-    int32_t u, v;         /* scales of the vectors' segment */
-    int32_t less, other;  /* what offsets are multiplied with */
+    const uint8_t *d, *b; /* the group's scales and offsets */
+    int32_t u, v;         /* the vectors' scales for this group */
+    int32_t less, other;  /* factors of the offsets */
     int32_t drop;
 } segment;
 
-/* acc[r] += round((p[r] * d[r] + b[r] * less) / 2^drop) * u, and for the second vector, whose sums follow; loops as
- * small as a core's private instruction buffer. */
+/* acc[r] += round((p[r] * d[r] + b[r] * less) / 2^drop) * u, then the same for the second vector. The loops
+ * fit a core's instruction buffer. */
 SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, int32_t *acc) {
     const uint8_t *d = s->d, *b = s->b;
 #if SC_XPULP
@@ -110,8 +111,8 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
     }
 }
 
-/* sums[token][8] of segments first .. end - 1 of a block, whose weights begin at w, exact in int32: block_dot() for
- * all tokens. */
+/* sums[token][8] of quantisation groups first .. end - 1 of a block whose weights begin at w: block_dot() for
+ * all tokens. Exact in int32. */
 static inline void block_segments(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
                                   uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
                                   int32_t *sums) {
@@ -121,7 +122,7 @@ static inline void block_segments(const sc_matrix *m, const int format, const ui
     for (uint32_t g = first, at = first * 4 * m->in.seg_words; g < end; g++) {
         const uint32_t words = g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words;
         s.d = w, s.b = w + SC_ROWS;
-        /* for all tokens, so that adding knows offsets alone */
+        /* once for all tokens: add_pair() then only knows offsets */
         if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) s.b = sc_offsets_of_zeros(s.d, offsets);
         w += SC_SEVERAL_TABLES;
         const uint8_t *const rows = rows_of(format, &w, words, wide);
@@ -140,8 +141,8 @@ static inline void block_segments(const sc_matrix *m, const int format, const ui
     }
 }
 
-/* The same of 16-bit activations, which have no segments but words: a piece at a time, low and high bytes the
- * pair. */
+/* block_segments() for 16-bit activations, SC_WIDE_WORDS words at a time. The two vectors are the low and the
+ * high bytes. */
 static inline void block_pieces(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
                                 uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
                                 int32_t *sums) {
@@ -163,7 +164,7 @@ static inline void block_pieces(const sc_matrix *m, const int format, const uint
                       (sums[r] >> sc_fold(format));
 }
 
-/* All that a core has of a block, for tokens of x: sums[token][`each`], which are there in the first 8. */
+/* A core's part of a block for all tokens of x: sums[token][each], results in the first 8. */
 SC_INLINE void block_tokens(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
                             uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide, int32_t *sums,
                             uint32_t each) {
@@ -174,7 +175,7 @@ SC_INLINE void block_tokens(const sc_matrix *m, const int format, const uint8_t 
         block_segments(m, format, w, first, end, x, tokens, wide, sums);
 }
 
-/* Words of sums of a token. */
+/* Words of sums per token. */
 SC_INLINE uint32_t sums_of(const int format) { return SC_SEVERAL_HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS; }
 
 SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
@@ -184,7 +185,7 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
     const uint32_t each = sums_of(format), even = (tokens + 1) / 2 * 2;
     const uint32_t whole = SC_SEVERAL_HAS(SC_FMT_Q16) ? m->in.words : m->in.nseg;
     int32_t *const wide = scratch + each * even;
-    /* blocks are shared out, and where there are fewer than cores tokens too, an even number of them */
+    /* Cores share the blocks. With fewer blocks than cores they share the tokens too, an even number each. */
     const uint32_t parts = count < (uint32_t)cores ? (uint32_t)cores / count : 1;
     const uint32_t share = (even / 2 + parts - 1) / parts * 2;
     for (uint32_t i = (uint32_t)core; i < count * parts; i += (uint32_t)cores) {

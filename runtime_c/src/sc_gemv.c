@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Integer matrix times quantised vectors, one block of 8 rows at a time.
+ * Matrix times vector: y[rows] = W[rows][k] * x[k], W: 8, 4, 3 or 2 bits in blocks of 8 rows, x: int8 or
+ * int16. Each worker has every cores-th block. Weights: L1, or weight memory.
  *
- * The inner loops are what the whole program's speed hangs on: per 4 inputs one activation word
- * and 8 weight words feed 8 dot products, so the bound is one load per dot product.
- */
+ * The inner loops decide the program's speed: 8 weight words and one activation word feed 8 dot products, so
+ * about one load per dot product is the limit. */
 #include "sc_platform.h"
 
 #include "sc_dot.h"
 #include "sc_rows.h"
 #include "sc_split.h"
 
-/* Python packs and scales by the same numbers. */
+/* The packer (storage/w<bits>.py) uses the same constants. */
 #define AGREE(bits, inputs, fold)                                                                            \
     _Static_assert(SC_W##bits##_INPUTS == (inputs) && SC_W##bits##_FOLD == (fold),                           \
                    "storage/w" #bits ".py and sc_dot_w" #bits ".h are one format");
 SC_EACH_WIDTH(AGREE)
 
-/* In all that is hot the width is a constant, and of these switches only its case is left. */
+/* Hot code calls these with a constant format: only one case remains. */
 
 SC_INLINE void dot(const int format, sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
 #define DOT(bits, inputs, fold)                                                                              \
@@ -42,8 +42,8 @@ SC_HOT __attribute__((noinline)) const uint8_t *sc_offsets_of_zeros(const uint8_
     return (const uint8_t *)offsets;
 }
 
-/* acc[8] of a block's words with as many of a 16-bit vector, whose high bytes lie `high_at` behind its low ones;
- * exact in int32.  Returns the end of these weights. */
+/* acc[8] of `words` words of a block with a 16-bit vector, exact in int32. High bytes are high_at after low
+ * bytes. Returns the end of the weights. */
 SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int8_t *x, uint32_t high_at,
                                    uint32_t words, int32_t *acc) {
     sc_rows low, high;
@@ -62,7 +62,8 @@ SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int
     return w;
 }
 
-/* The same of segments first .. end - 1, at least one, with an int8 vector; w and xq are where the first begins. */
+/* acc[8] of quantisation groups first .. end - 1 (at least one) with an int8 vector; w and xq point to the
+ * first group. */
 SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, const uint8_t *w,
                                       const int8_t *xq, const sc_qvec *x, uint32_t first, uint32_t end,
                                       int32_t *acc) {
@@ -73,16 +74,16 @@ SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, cons
         const uint8_t *d = w, *b = w + SC_ROWS;
         const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
         const int32_t scale = *c++;
-        /* everything is 2^fold times itself until it is rounded */
+        /* all terms have the factor 2^fold until they are rounded */
         const int32_t less = (format & SC_FMT_ASYM) ? -*sum++ * (1 << sc_fold(format)) : 0;
         sc_rows a = {0};
-#ifndef SC_EACH_FORMAT /* code for all formats, which has no room for more than one way */
+#ifndef SC_EACH_FORMAT /* one function for all formats: no room for a second variant */
         const int wide = format & SC_FMT_ASYM;
         int16_t offsets[SC_ROWS];
         if (format & SC_FMT_ZEROS) b = sc_offsets_of_zeros(d, offsets);
 #else
         const int wide = (format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM;
-        if (format & SC_FMT_ZEROS) { /* products begin with what they are less */
+        if (format & SC_FMT_ZEROS) { /* the sums start at -zero point * sum of x */
             const int32_t zeros = sc_load32(b);
 #define BEGIN(r)                                                                                             \
     SC_ZERO_POINT(a.s##r, zeros, r);                                                                         \
@@ -113,7 +114,7 @@ SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, cons
     return w;
 }
 
-/* acc[8] of one block times one vector, exact in int32.  Returns the end of the block's weights. */
+/* acc[8] of one block with one vector, exact in int32. Returns the end of the block's weights. */
 SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const uint8_t *block,
                                    const sc_qvec *x, int32_t *acc) {
     const uint8_t *w = block + 2 * SC_ROWS;
@@ -121,7 +122,7 @@ SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const u
     return segments_dot(m, format, w, x->q, x, 0, m->in.nseg, acc);
 }
 
-/* The same where the format may be known at run time only: asked for its width once, and not in each segment. */
+/* block_dot() for a format known only at run time: selects the bit width once, not per group. */
 SC_INLINE const uint8_t *block_dot_by_width(const sc_matrix *m, const int format, const uint8_t *block,
                                             const sc_qvec *x, int32_t *acc) {
 #define BLOCK_DOT(bits, inputs, fold)                                                                        \
@@ -141,8 +142,8 @@ __attribute__((noinline)) void sc_add_side(const sc_matrix *b, const uint8_t *bl
 }
 #endif
 
-/* Tokens outside, blocks inside: what a block needs beyond its weights stays in registers, and the
- * loop over blocks fits the private instruction buffer. */
+/* Tokens are the outer loop: the block's parameters stay in registers, and the loop over blocks fits the
+ * core's instruction buffer. */
 SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *tile, uint32_t first,
                            uint32_t count, const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
                            const sc_output *out, int core, int cores) {
@@ -172,8 +173,8 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
     }
 }
 
-/* Each of the model's formats has code of its own; a model with one has no other and asks for none.  Where
- * there are too many for that, all have one code, which asks. */
+/* Each of the model's formats has its own code. A model with one format has no switch. A model with too many
+ * formats has one function that decides at run time. */
 SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                                      const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
                                      const sc_output *out, int core, int cores) {
@@ -190,7 +191,7 @@ SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, ui
 }
 
 #if SC_SPLIT
-/* A part of a block's sums, of which the last ones may be empty. */
+/* Partial sums of a block. The last parts may be empty. */
 SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *block, const sc_qvec *x,
                         const sc_split_place *at, int32_t *acc) {
     const sc_split_part p = sc_split_inputs(m, format, at);
@@ -203,7 +204,7 @@ SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *blo
         segments_dot(m, format, w, x->q + p.first * 4 * m->in.seg_words, x, p.first, p.end, acc);
 }
 
-/* Not among the hot code: its loops are long. */
+/* Not marked hot: its loops run long. */
 SC_CLONES void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
                              int32_t (*sums)[SC_ROWS], int core, int cores) {
     const sc_split_place at = sc_split_at(count, core, cores);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Of the engine's 1x1 mode, rows of the matrix are the pixels, as bytes, and a segment's inputs their channels; the
- * tokens' activations are its weights, of which it reads bit planes.  So what is stored in few bits need only become
- * bytes, and activations, far fewer, become planes.
+ * Grouped matrix times several tokens on N-EUREKA (mode 1x1): Y[tokens][rows] = X[tokens][k] * W[rows][k].
+ * Roles are swapped: weight rows are the image (pixels, uint8 channels), activations are the kernel (bit
+ * planes). So 2- to 4-bit weights only need widening to bytes. Buffers: L1.
  *
- * Of a run of blocks every segment is a job.  While the engine is at a step's, of one segment or two, the cores add up
- * the sums of the step before and widen the weights of the next. */
+ * Each quantisation group of a run of blocks is one engine job. While the engine runs a step (one or two
+ * jobs), the workers add up the previous step and widen the next one. */
 #include "sc_platform.h"
 
 #include "sc_products.h"
@@ -13,9 +13,9 @@
 #include "sc_planes.h"
 #include "sc_product_sums.h"
 
-#define WIDTH 6u    /* pixels of an image's row, and image rows of a tile */
-#define OUTPUTS 32u /* of a job, which are tokens */
-#define FORM 1u     /* no other job's number: those of engines have words in their upper bits */
+#define WIDTH 6u    /* pixels per image row; image rows per tile */
+#define OUTPUTS 32u /* outputs per job: tokens */
+#define FORM 1u     /* a form id that engine jobs do not use: theirs have higher bits set */
 
 _Static_assert(SC_CHUNK <= OUTPUTS, "more tokens than a job has outputs");
 
@@ -30,7 +30,7 @@ void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, i
 static inline uint32_t pixels(uint32_t blocks) { return (SC_ROWS * blocks + WIDTH - 1) / WIDTH * WIDTH; }
 static inline uint32_t words_of(const run *r, uint32_t g) { return g + 1 < r->segments ? r->each : r->last; }
 
-/* Whether all sums of a matrix's segments, of x alone too, are halves of words. */
+/* Whether all sums fit 16 bits, sum(x) too. */
 static inline int flat(const sc_matrix *m) {
 #ifdef SC_FLAT_FORMAT
     return SC_FLAT_ALL ||
@@ -41,20 +41,20 @@ static inline int flat(const sc_matrix *m) {
 #endif
 }
 
-/* Segments of a step: two of short ones, which then are added up at once. */
+/* Groups per step: two if groups are short, to add both at once. */
 static inline uint32_t step_of(const sc_matrix *m) {
     return m->in.seg_words <= SC_PRODUCT_PAIR_WORDS ? 2 : 1;
 }
 
 static inline uint32_t tables(const int format) { return SC_SEVERAL_TABLES; }
 
-/* Bytes of a run in `room`. */
+/* Bytes that a run takes in `room`. */
 static inline uint32_t run_bytes(const sc_matrix *m, uint32_t blocks) {
     const uint32_t step = step_of(m);
     return 8 * pixels(blocks) * (step * m->in.seg_words + ROW_WORDS(step)) + 4 * SC_ROWS * blocks * ACC_PITCH;
 }
 
-/* As many blocks as there is room for, of a tile's `count`, in runs of equal length. */
+/* Blocks per run: as many as fit, in runs of equal length. */
 static inline uint32_t run_length(const sc_matrix *m, uint32_t count) {
     uint32_t most = count < SC_PRODUCT_BLOCKS ? count : SC_PRODUCT_BLOCKS;
     while (most > 1 && run_bytes(m, most) > SC_BYTES_PRODUCTS) most--;
@@ -75,19 +75,19 @@ static inline run run_of(const sc_matrix *m, uint8_t *room, uint32_t count) {
     return r;
 }
 
-/* Whether a format has a loop of its own over a unit of several blocks, which then is done. */
+/* Whether the format has a loop over several blocks for a unit; if so, COLUMN() has done it. */
 #ifdef SC_W4_COLUMN
 #define COLUMN(bits, ...) ((bits) == 4 ? (sc_widen_column_w4(__VA_ARGS__), 1) : 0)
 #else
 #define COLUMN(bits, ...) 0
 #endif
 
-/* The last core, which starts the engine's jobs, leaves so many blocks of its unit to as many others. */
+/* The last core also starts engine jobs. So it leaves this many blocks of its unit to other cores. */
 #define LEFT_TO_OTHERS 3u
 
-/* A core's share of a step's weights, from segment g on, as bytes: rows of so many words as that one has.  Units are
- * what a format stores together of 8 rows: every core has the same ones of some blocks, or some of all.  Once in the
- * hot code, though called twice. */
+/* Widens this core's share of a step, from group g on, to int8 rows of the group's words. A unit is what the
+ * format packs together of 8 rows. Each core has the same units of several blocks, or some units of all
+ * blocks. Not inlined: called twice, but in the hot code once. */
 SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int format, uint32_t g,
                                                         uint32_t n, uint32_t buffer, int core) {
     const uint32_t two = n > 1;
@@ -134,7 +134,7 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
 #ifdef SC_FLAT_FORMAT
 _Static_assert(SC_CORES == SC_FLAT_WORDS, "a core has a unit of two words of a step of two segments");
 
-/* The same of flat segments, whose weights are not folded. */
+/* widen_rows() for flat sums: weights without the factor 2^fold. */
 SC_HOT static __attribute__((noinline)) void widen_flat(const run *r, uint32_t g, uint32_t n, uint32_t buffer,
                                                         int core) {
     const uint32_t unit = (uint32_t)core % 4, second = (uint32_t)core / 4, last = SC_LAST_CORE(SC_CORES);
@@ -164,7 +164,8 @@ static inline void widen(const run *r, const int format, int is_flat, uint32_t g
     widen_rows(r, format, g, n, buffer, core);
 }
 
-/* The job of segment g, which its step has so many others before; those of a run are alike but for their places. */
+/* Starts the job of group g, which is job `of_step` of its step. Jobs of a run differ only in addresses, so
+ * later jobs reuse the registers of earlier ones. */
 static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, uint32_t buffer,
                  uint32_t tokens) {
     const uint32_t words = words_of(r, g);
@@ -197,7 +198,7 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, u
     sc_neureka_commit();
 }
 
-/* A core's share of a run's blocks and tokens, whose first block is the matrix's `first`. */
+/* Finishes this core's share of a run's blocks and tokens; `first`: the run's first block in the matrix. */
 static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const sc_qvec *x,
                        const sc_qvec *side, uint32_t tokens, const sc_output *out, int core) {
     for (uint32_t b = 0, t = (uint32_t)core;; t += SC_CORES) {
@@ -212,7 +213,8 @@ static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const s
     }
 }
 
-/* Zeros for a run's sums, a share for each core: four at a time, since a hardware loop has three instructions at least. */
+/* Clears this core's share of the accumulators. Four words at a time, because a hardware loop needs three
+ * instructions. */
 SC_INLINE void clear(const run *r, int core) {
     const uint32_t all = SC_ROWS * r->count * ACC_PITCH / 4, each = (all + SC_CORES - 1) / SC_CORES;
     const uint32_t at = each * (uint32_t)core, left = at < all ? all - at : 0;
@@ -237,11 +239,11 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
         run r = run_of(m, room, count - at < length ? count - at : length);
         r.blocks = tile + at * m->block_bytes + 2 * SC_ROWS;
         adding known = adding_of(&r, format, x, tokens, core);
-        /* The first step has what is too few for one, if anything: the engine is done with it before the cores have
-         * the next one's weights. */
+        /* An odd group is the first step: the engine finishes it before the cores have widened the next
+         * one. */
         uint32_t n = segments % r.step ? segments % r.step : r.step, before = 0;
         widen(&r, format, is_flat, 0, n, 0, core);
-        /* at g the jobs of n segments begin, and the sums of the `before` ahead of them are there */
+        /* starts jobs g .. g + n - 1; sums of the `before` jobs before them are complete */
         for (uint32_t g = 0, buffer = 0;; buffer ^= 1) {
             const uint32_t then = g + n;
             if (last && g > 0) sc_neureka_wait(0);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dynamic 16-bit vectors of several tokens, or whose inputs are permuted: sc_q16.h says what a share is. */
+ * Dynamic quantisation to 16 bits, for several tokens or permuted inputs. sc_q16.h defines shares and the
+ * formulas. One core per token, or workers share a token; vectors are in L1. */
 #include "sc_platform.h"
 
 #include "sc_q16.h"
 
-/* A token's vector of a norm: shares as those of one alone, with what is known of them in registers. */
+/* RMSNorm and quantisation of one token by one core: the same shares as with several cores, so the same
+ * result. */
 static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, int8_t *q, uint64_t *eps) {
     const sc_cut *const cut = j->cut;
     const uint32_t k = cut->k, each = q16_places(k);
@@ -40,9 +42,9 @@ static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, 
     return most;
 }
 
-/* q16_split() of values that have the room of pitch / 2, where their bytes come to lie, the high ones from the middle on:
- * these are ahead of what has been read up to two thirds of that room, and the values between are set aside.  In fours, as
- * they are split. */
+/* q16_split() in place: the bytes replace their source, which has pitch / 2 words, high bytes from the middle
+ * on. High bytes overtake the reads in the first two thirds, so the values at risk are copied to `aside`
+ * first. In fours, as q16_split() works. */
 SC_INLINE void split_in_place(const int32_t *x, uint32_t n, int right, int bits, int8_t *q, uint32_t pitch,
                               int32_t *aside) {
     const uint32_t from = pitch / 16 * 4, to = (pitch + 11) / 12 * 4, end = to < n ? to : n;
@@ -61,7 +63,7 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
     int32_t most;
     if (j->gain) {
         most = norm_token(j, x, j->y + t * j->y_stride, q, &eps);
-    } else { /* shares are shifted together: one for all */
+    } else { /* without gain all shares have one shift */
         int32_t top = 1;
         SC_MAX_RUN(top, x, cut->k);
         most = sc_top_bit((uint32_t)top) + 1;
@@ -87,7 +89,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
                 gather(x, j->perm + first, n, y);
                 x = y;
             } else {
-                x += first; /* a permutation changes no maximum, but those of shares with a gain */
+                x += first; /* without gain a permutation does not change the maximum */
             }
             q16_scan(x, gain, n, SC_NORM_DROP, y, j->parts + (t - j->first) * SC_PARTS + share);
         }
@@ -96,7 +98,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
 
 SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
     const uint32_t pitch = j->pitch;
-    const uint16_t *const perm = SC_PERMS && !j->gain ? j->perm : 0; /* with a gain the scan has gathered */
+    const uint16_t *const perm = SC_PERMS && !j->gain ? j->perm : 0; /* with gain the scan has applied it */
     for (uint32_t t = j->first; t < j->tokens; t++) {
         const sc_part *parts = j->parts + (t - j->first) * SC_PARTS;
         const int32_t *x = j->gain ? j->y + t * j->y_stride : j->x + t * j->stride;
@@ -104,7 +106,7 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
         const int most = q16_bits(parts);
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
             uint32_t at, left = q16_share(j->cut->k, (uint32_t)share, &at);
-            for (uint32_t n; left; left -= n, at += n) { /* a permutation gathers a block at a time */
+            for (uint32_t n; left; left -= n, at += n) { /* gathers a block at a time */
                 int32_t gathered[SC_BLOCK];
                 const int32_t *v = x + at;
                 n = perm && left > SC_BLOCK ? SC_BLOCK : left;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What becomes of sums once a matrix's products are there, whoever made them. */
+ * Output stage of all matrix products: y = scale * sum + bias, then store, add to the residual stream, or
+ * silu(gate) * up. Workers run it, on registers or L1, after the cores or the engine have multiplied. */
 #include "sc_platform.h"
 
 #include "sc_joined.h"
@@ -14,14 +15,13 @@ SC_HOT void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
-/* dst = silu(gate) * up of n rows in each of several blocks, the ups SC_ROWS / 2 words behind the gates;
- * |gate * sigmoid| << shift and |up| << up_shift are below 2^31, and |gate| is 2^15 below, by the bounds that
- * fixed them */
+/* dst = silu(gate) * up, n rows of each block; up rows are SC_ROWS / 2 words after gate rows. The compiler
+ * chose the shifts so that |gate * sigmoid| << shift, |up| << up_shift and |gate| + 2^15 stay below 2^31. */
 SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
                          int32_t *dst) {
     const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
 #if SC_XPULP
-    if (gate_shift > 0 && gate_shift < 16) { /* at 16 adding half could overflow */
+    if (gate_shift > 0 && gate_shift < 16) { /* at 16 the rounding could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
         __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 17 + 2)
@@ -42,8 +42,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
         /* clang-format on */
         return;
     }
-    if (gate_shift <= 0 &&
-        gate_shift >= -12) { /* saturates in the last entry of the table, whose slope is 0 */
+    if (gate_shift <= 0 && gate_shift >= -12) { /* limited to the table's last entry, whose slope is 0 */
         int32_t g, u, v, i;
         const int32_t limit = (1 << 20) >> -gate_shift;
         /* clang-format off */
@@ -71,7 +70,7 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
             int32_t g16 = *gate;
             if (gate_shift > 0) {
                 g16 = sc_rshift(g16, gate_shift);
-            } else if (gate_shift < 0) { /* saturate where the sigmoid does */
+            } else if (gate_shift < 0) { /* limited to where the sigmoid is saturated */
                 const int32_t limit = (1 << 20) >> -gate_shift;
                 g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
             }
@@ -98,7 +97,7 @@ SC_HOT void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uin
 #ifdef SC_HAS_ENGINES
 #define JOINED_SILU 64u /* rows of gate and up at a time */
 
-/* Rows row .. row + rows - 1, up to a block, in their fixed point. */
+/* Finishes rows row .. row + rows - 1 (at most a block) from their rescaled values y. */
 static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows, int32_t *y,
                                 const sc_output *out, int32_t *dst) {
     rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
@@ -123,7 +122,7 @@ void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t r
     for (uint32_t i = 0; i < rows; i += SC_ROWS) {
         int32_t y[SC_ROWS] = {0};
         uint16_t scales[SC_ROWS] = {0};
-        /* the last block of gate and up has padding on both sides */
+        /* the last block of gate and up has padding after both */
         const uint32_t n = rows - i < SC_ROWS && out->kind != SC_SILU ? rows - i : SC_ROWS;
         for (uint32_t j = 0; j < n; j++) {
             y[j] = low[i + j] + (high ? (int32_t)((uint32_t)high[i + j] << 8) : 0);
@@ -139,7 +138,7 @@ void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const i
     int32_t buffer[JOINED_SILU];
     while (rows) {
         const uint32_t n = rows > JOINED_SILU ? JOINED_SILU : rows, rest = n % SC_ROWS, whole = n - rest;
-        /* as above */
+        /* with the padding of both, as above */
         const uint32_t all = n + (SC_ROWS - rest) % SC_ROWS;
         if (high)
             join_rows(r, all, low, high, mantissa, right, 0, buffer, 0, 0);
@@ -155,7 +154,7 @@ void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const i
 SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
                              int32_t *dst) {
-    if (row >= m->rows) return; /* a share of the last block's padding alone */
+    if (row >= m->rows) return; /* a share with nothing but the last block's padding */
     const joining j = joining_of(m, x, out);
     rows = (uint32_t)sc_min((int32_t)(m->rows - row), (int32_t)rows);
     if (high)

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dynamic int8 vectors: twin of compiler/shrinkc/numerics/vectors.py. */
+ * Dynamic quantisation to int8, one scale per quantisation group, with RMSNorm if there is a gain.
+ * Bit-identical to compiler/shrinkc/numerics/vectors.py. Workers share the blocks of a vector; vectors are in
+ * L1. */
 #include "sc_platform.h"
 
 #include "sc_scan.h"
 
-/* A block of a cut: in which segment it is, the how manieth there, and its elements. */
+/* A block: its group, its index in the group, and its number of elements. */
 typedef struct {
     uint32_t seg, at, len;
 } place;
 
-/* Of block `at` places on from segment seg's first one. */
+/* The block `at` blocks after the first one of group seg. */
 SC_INLINE place place_of(const sc_cut *cut, uint32_t seg, uint32_t at) {
-    for (; at >= cut->seg_blocks; at -= cut->seg_blocks) seg++; /* a few segments: cheaper than a division */
+    for (; at >= cut->seg_blocks; at -= cut->seg_blocks) seg++; /* few groups: cheaper than a division */
     const uint32_t left = (seg + 1 == cut->nseg ? cut->last_elems : cut->seg_elems) - at * SC_BLOCK;
     return (place){seg, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
-/* n places from `at` on: where they lie in x, or, with perm and at most SC_BLOCK of them, gathered from there. */
+/* Elements at .. at + n - 1: in place, or gathered with perm (then n <= SC_BLOCK). */
 static inline const int32_t *ordered(const int32_t *x, const uint16_t *perm, uint32_t at, uint32_t n,
                                      int32_t *gathered) {
     if (!perm) return x + at;
@@ -24,7 +26,7 @@ static inline const int32_t *ordered(const int32_t *x, const uint16_t *perm, uin
     return gathered;
 }
 
-/* The largest of so many places and `top`, with gain of y, which then is written. */
+/* max(top, |x|) over n elements. With gain: writes y = x * gain, and the maximum is of |y|. */
 static inline int32_t gained_top(const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
                                  uint32_t at, uint32_t n, int32_t top) {
     int32_t gathered[SC_BLOCK];
@@ -46,7 +48,7 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
          b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
         const uint32_t base = p.seg * cut->seg_elems + p.at * SC_BLOCK;
-        if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in any order */
         const int32_t block_top = gained_top(x, y, gain, perm, base, p.len, 0);
         block_max[b] = (uint32_t)block_top;
         top = sc_max(top, block_top);
@@ -55,12 +57,13 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
     parts[core].sum = (uint64_t)high << 32 | low;
 }
 
-/* n > 0 int8 values of x * 2^-exponent * reciprocal / 2^23, both roundings half up; returns where they end */
+/* n > 0 int8 values: x * 2^-exponent * reciprocal / 2^23, both steps rounded half up. Returns the end. */
 static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent, int32_t reciprocal,
                                    int8_t *dst) {
 #if SC_XPULP
-    if (__builtin_expect(exponent < 16, 1)) { /* at 16 adding half could overflow */
-        /* two runs at once, so that nothing waits for what it needs: of an odd number the middle one is in both */
+    if (__builtin_expect(exponent < 16, 1)) { /* at 16 the rounding could overflow */
+        /* Two halves at once, so that no instruction waits for its input. With an odd n both halves include
+         * the middle element. */
         const uint32_t half = (n + 1) / 2, apart = n - half;
         const int32_t *src2 = src + apart;
         int8_t *const end = dst + n, *dst2 = dst + apart;
@@ -81,7 +84,7 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
         /* clang-format on */
         if (__builtin_expect(exponent > 0, 1))
             QUANTIZE(SC_ROUNDED, exponent);
-        else /* no more than 15 bits: nothing is lost */
+        else /* at most 15 bits: the shift is exact */
             QUANTIZE(SC_LIFTED, -exponent);
 #undef QUANTIZE
         return end;
@@ -97,17 +100,17 @@ SC_HOT void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int co
     normed(out, eps);
 }
 
-/* A token's mantissa and exponent, from its largest value. */
+/* A token's mantissa and exponent from its largest magnitude. */
 static inline void scale_of(uint32_t top, sc_qvec *out) {
     out->exponent = top ? sc_bits(top) - 15 : 0;
     out->mantissa = top ? (uint32_t)sc_shift((int32_t)top, out->exponent) : 1u << 14;
 }
 
-/* A segment's scale, and 127 * 2^SC_QSHIFT over what 127 stands for. */
+/* Group scale c. *reciprocal: 127 * 2^SC_QSHIFT / (magnitude that 127 represents). */
 static inline uint32_t segment_scale(const sc_cut *cut, uint32_t seg_top, uint32_t top, uint32_t mantissa,
                                      int exponent, int32_t *reciprocal) {
     uint32_t c = cut->range, limit = mantissa;
-    if (seg_top != top || top == 0) { /* otherwise both divisions are known */
+    if (seg_top != top || top == 0) { /* otherwise both quotients are known */
         c = ((uint32_t)sc_shift((int32_t)seg_top, exponent) * c + mantissa - 1) / mantissa;
         c += c == 0;
         limit = (mantissa * c + cut->range - 1) / cut->range;
@@ -116,7 +119,7 @@ static inline uint32_t segment_scale(const sc_cut *cut, uint32_t seg_top, uint32
     return c;
 }
 
-/* The segment's padding must not disturb the dot product. */
+/* Zeros after the group's last element, so that they do not change dot products. */
 static inline void pad(int8_t *dst, uint32_t count) {
     for (; count; count--) *dst++ = 0;
 }
@@ -170,9 +173,9 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
     int32_t top = 0;
     for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
         const uint32_t count = g + 1 == cut->nseg ? cut->last_elems : cut->seg_elems;
-        const uint32_t most = perm ? SC_BLOCK : count; /* at a time */
+        const uint32_t most = perm ? SC_BLOCK : count; /* elements at a time */
         int32_t seg_top = 0;
-        if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in whatever order */
+        if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in any order */
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
             n = left < most ? left : most;
             seg_top = gained_top(x, y, gain, perm, at, n, seg_top);
