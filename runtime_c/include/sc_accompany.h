@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A pass as the controller has it, where SC_TEAM has the controller: for sc_forward.c only. */
+ * The controller's part of a forward pass, overlapped with the workers: engine control, prefetch, cache
+ * transfers, hashes. Only if the team includes the controller. Only for sc_forward.c. */
 #ifndef SC_ACCOMPANY_H
 #define SC_ACCOMPANY_H
 
@@ -12,10 +13,10 @@
 #define IS_AWAITED(m, perm) 0
 #endif
 
-/* Its part in quantize_token().  The engine waits for values alone: what a norm makes of them is worked out beside its
- * first job. */
+/* Controller's part of quantize_token(). The engine only waits for the values; RMSNorm of the scale is
+ * computed during its first job. */
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
-    if (norm) (void)gain_of(0, SC_CORES); /* they have come */
+    if (norm) (void)gain_of(0, SC_CORES); /* waits for the RMSNorm weights */
     sc_meet();
     sc_engine_prepare(m, 1, norm);
     sc_meet();
@@ -35,7 +36,8 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
 #endif
 }
 
-/* Its part in heads and attention of one token of which it has none: in few lines of code, see below. */
+/* Controller's part of heads and attention of one token, if it processes no heads. Short code: see
+ * accompany(). */
 static inline void accompany_heads(uint32_t layer) {
     sc_meet();
     if (!sc_only_caches(layer)) gain_ahead(SC_CORES);
@@ -52,8 +54,8 @@ static inline void accompany_attention(uint32_t layer) {
     if (sc_hashes_beside() && layer > 0) sc_hash_layer(layer - 1);
 }
 
-/* The controller's part in a step of a layer: it is called for those that give vectors, and has none in what a step
- * does with tiles, nor in one of another kind, which begins with a meeting of the team. */
+/* Controller's part of a step. Runs steps that produce vectors; of matrices only what the engine needs; of
+ * other steps only their first barrier. */
 static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     const sc_layer *const l = &sc_layers[index];
     const sc_matrix *const m = l->m[s->slot];
@@ -79,8 +81,8 @@ static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     }
 }
 
-/* All of it.  Of one token everything but attention has room in the controller's own instruction cache: what it asks
- * the shared one for, the workers wait for. */
+/* Controller's part of a whole pass. For one token everything but attention fits the controller's own
+ * instruction cache; the workers wait while it loads from the shared one. */
 SC_HOT static void accompany(void) {
     if (SC_FETCHER == SC_CORES) fetch_first();
     for (uint32_t l = 0; l < SC_LAYERS; l++) {

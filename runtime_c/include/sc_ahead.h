@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What is fetched ahead of the steps that read it: for sc_forward.c only. */
+ * Prefetch: RMSNorm weights and the next layer's KV cache are copied to L1 while matrices are multiplied.
+ * SC_FETCHER starts the DMA and waits for it. Only for sc_forward.c. */
 #ifndef SC_AHEAD_H
 #define SC_AHEAD_H
 
 #include "sc_layer_cache.h"
 
 #ifdef SC_AT_GAIN
-/* The next norm's gains are on their way while the matrices before it are multiplied: from L2 a core waits for each.
- * SC_FETCHER starts and awaits them. */
+/* RMSNorm weights are copied to L1 in advance, because a core stalls for each load from L2. */
 static SC_L1 sc_dma gain_dma;
-static SC_L1 uint32_t gain_next; /* that core's own */
+static SC_L1 uint32_t gain_next; /* used by SC_FETCHER only */
 
 static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
 
-/* Those of a norm, before a barrier. */
+/* Weights of a norm; call it before a barrier. */
 static inline const int32_t *gain_of(uint32_t norm, int core) {
     (void)norm;
     if (core == SC_FETCHER) sc_dma_wait(gain_dma);
@@ -23,7 +23,7 @@ static inline const int32_t *gain_of(uint32_t norm, int core) {
 #define gain_of(norm, core) sc_gains[norm]
 #endif
 
-/* The gains of the norm behind attention, when heads begin. */
+/* Starts the copy for the norm after attention, when the heads begin. */
 static inline void gain_ahead(int core) {
     (void)core;
 #ifdef SC_AT_GAIN
@@ -31,16 +31,16 @@ static inline void gain_ahead(int core) {
 #endif
 }
 
-/* The next layer's cache sets out as soon as attention is done: a long one takes the DMA as long as all that comes before
- * the next heads.  Where tiles travel, or it has yet to come from HyperRAM, it does so with gate and up; and where its
- * room is another buffer's until then, a layer's own with its first matrix. */
+/* With which matrix the next layer's cache is loaded. As early as possible, since a long cache keeps the DMA
+ * busy until the next heads: right after attention. With gate and up, if tiles or HyperRAM transfers use the
+ * DMA. With the layer's own first matrix, if the buffer is in use until then. */
 #if SC_FRUGAL
 #define SC_CACHE_BESIDE SC_QKV
 #else
 #define SC_CACHE_BESIDE (SC_FETCHER == SC_CORES && SC_KV_LAYERS_HYPERRAM == 0 ? SC_O : SC_GU)
 #endif
 
-/* With a layer's matrix, what comes after it: beside gate and up the next norm's gains. */
+/* Starts prefetches that go with a matrix. */
 static inline void set_out(uint32_t slot, int core) {
     if (core != SC_FETCHER) return;
 #ifdef SC_AT_GAIN
@@ -52,10 +52,10 @@ static inline void set_out(uint32_t slot, int core) {
     (void)slot;
 }
 
-/* What is fetched before the first layer. */
+/* Prefetches before the first layer. */
 static inline void fetch_first(void) {
 #if !SC_ROPE_IN_FLASH
-    sc_load_rope(); /* not behind a cache */
+    sc_load_rope(); /* before a cache, or it waits for that */
 #endif
 #ifdef SC_AT_GAIN
     gain_next = 0;

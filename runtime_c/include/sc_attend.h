@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The two steps of a layer that have to do with the cache: heads that go there, and attention over it, wherever it is;
- * for sc_forward.c only. */
+ * Two steps of a layer: RoPE and quantisation of the heads, which appends to the KV cache, and attention over
+ * the cache. Workers run them, with the controller for some (sc_head_cores()). The cache is in L1, or passes
+ * through it in two buffers. Only for sc_forward.c. */
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 
@@ -16,7 +17,7 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
     if (sc_now.next) h.value_scales = value_scales[layer];
-    const uint32_t wanted = sc_first_wanted(layer); /* before, tokens need no queries */
+    const uint32_t wanted = sc_first_wanted(layer); /* tokens before it need no queries */
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
@@ -25,8 +26,8 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     }
 }
 
-/* Scales of values of all tokens of the pass, and before it, for a meeting that comes next.  Of one token
- * heads_prepare() has added its own if those before it were known; before the first one the arena is zeros. */
+/* Combines the scales of the values: up to each token of this pass, for the barrier that follows. A pass of
+ * one token has done its own in heads_prepare() if the earlier ones were known. The arena starts as zeros. */
 SC_WARM static void scales_of_pass(uint32_t layer, int core) {
     const uint8_t *const k = KEYS(layer);
     const uint32_t known = sc_now.known, first = sc_now.position;
@@ -39,14 +40,14 @@ SC_WARM static void scales_of_pass(uint32_t layer, int core) {
             scales |= load16(scale);
             *of_pass = (uint16_t)scales;
         }
-        if (sc_now.want != SC_CHOICES) kept = scales; /* else not all tokens may count */
+        if (sc_now.want != SC_CHOICES) kept = scales; /* else some tokens may be rejected */
         value_scales[layer][kv] = (uint16_t)kept;
     }
 }
 
 #if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
-/* Of the cores that take heads: all workers, or the team. */
+/* Barrier of the cores that process heads: the workers or the team. */
 static inline void heads_meet(int cores) {
     if (cores > SC_CORES)
         sc_meet();
@@ -62,7 +63,7 @@ SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_finish(h, state, core);
 }
 
-/* Any pass's tokens. */
+/* Attention for any number of tokens. */
 SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core) {
     const uint32_t first = sc_first_wanted(index);
     const int one = sc_now.tokens - first == 1, cores = sc_head_cores(sc_now.tokens - first);
@@ -81,9 +82,9 @@ SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core)
     }
 }
 
-/* The only token of its pass, which comes next. */
+/* Attention of a pass with one token that follows the last known position. */
 static inline void attend_next(const sc_layer_step *s, uint32_t index, int core) {
-    /* prompts whose chunks have one token have passes that only fill caches */
+    /* with chunks of one token, prompts have passes that only fill caches */
     if (SC_CHUNK == 1 && sc_only_caches(index)) return;
     const sc_heads h = {.layer = &sc_layers[index],
                         .position = sc_now.position,
@@ -117,7 +118,7 @@ static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core
 
 #if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_KV_BLOCKS
 
-/* What a core does with one piece of the cache: positions first .. first + blocks * 4. */
+/* What a core does with a part of the cache: positions first .. first + 4 * blocks - 1. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
 
 static void head_begin(const sc_layer *layer, uint32_t item, int core) {
@@ -146,7 +147,8 @@ static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t i
                    layer);
 }
 
-/* The n-th piece of a round: K pieces for scores, K pieces for the scales in them, V pieces. */
+/* Part n of a round: K blocks for the scores, the same K blocks for the scales of the values, then V
+ * blocks. */
 static void kv_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t blocks, const uint8_t **src,
                      uint32_t *bytes) {
     uint32_t at = n % pieces * SC_KV_TILE_BLOCKS;
@@ -167,19 +169,20 @@ static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t 
     kv_dma[0] = sc_dma_in(kv_tile[n & 1], src, bytes);
 }
 
-/* Heads are taken SC_CORES at a time; for each round the cache passes through two L1 buffers. */
+/* Attention over a cache too large for L1. SC_CORES heads at a time; for each round the cache passes through
+ * two L1 buffers. */
 SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    sc_meet(); /* all keys' records are there */
+    sc_meet(); /* all keys have been appended */
     if (!sc_is_worker(core)) return;
     scales_of_pass(index, core);
-    if (sc_only_caches(index)) sc_barrier(); /* nobody reads records any more where they may be replaced */
+    if (sc_only_caches(index)) sc_barrier(); /* all cores have read the records; now they may be replaced */
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
-        sc_barrier(); /* the cache is written, the tiles of the last round are read */
+        sc_barrier(); /* the cache is written, and the buffers of the last round have been read */
         if (core == 0) kv_load_piece(index, 0, pieces, blocks);
         if (item < items) head_begin(layer, item, core);
         for (uint32_t n = 0; n < 3 * pieces; n++) {

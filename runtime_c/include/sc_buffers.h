@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The L1 arena's buffers by name and type, for the steps of a pass, its stream and its dumps only.  That
- * the plan has room for each is checked here. */
+ * Typed names for the buffers of the L1 arena. Checks at compile time that the memory plan has room for
+ * each. */
 #ifndef SC_BUFFERS_H
 #define SC_BUFFERS_H
 
 #include "sc_engine.h"
 
-/* `name` points to `count` rows of a type in the buffer NAME. */
+/* `name` points to `count` elements of type `row` in buffer NAME. */
 #define SC_VIEW(name, NAME, row, count)                                                                      \
     static __typeof__(row) *const name = (__typeof__(row) *)(void *)(sc_arena + SC_AT_##NAME);               \
     _Static_assert(sizeof(row) * (count) <= SC_BYTES_##NAME, "planned bytes of " #name)
@@ -14,15 +14,14 @@
 #if SC_TILE_BYTES > 0
 SC_VIEW(tiles, TILES, uint8_t[SC_TILE_BYTES], 2);
 #else
-static uint8_t (*const tiles)[1] = 0; /* every matrix is read where it lies */
+static uint8_t (*const tiles)[1] = 0; /* all matrices are read in place */
 #endif
 
-/* Per token of a chunk.  x is the residual stream, y each op's fixed-point output in turn (qkv and attention
- * output, norms; not gate and up, which have h), xq and xc the int8 input of the matrix at hand, xv what describes
- * them. */
+/* Per token of a chunk. x: residual stream. y: output of the current op (qkv, attention, norms; gate and up
+ * have their own). xq, xc, xv: quantised input of the current matrix. */
 SC_VIEW(x, X, int32_t[SC_HIDDEN], SC_CHUNK);
 SC_VIEW(y, Y, int32_t[SC_Y_WORDS], SC_CHUNK);
-#if SC_FRUGAL /* one token's, or several tokens' of norms; or what the team sets aside */
+#if SC_FRUGAL /* one token's, or several tokens' of norms; or a scratch buffer of the team */
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], 1);
 _Static_assert((SC_HIDDEN + 3) / 4 * 8 * SC_CHUNK <= SC_BYTES_XQ, "planned bytes of norms' vectors");
 _Static_assert(4 * SC_ASIDE_WORDS * SC_TEAM <= SC_BYTES_XQ, "planned bytes of what is set aside");
@@ -30,20 +29,21 @@ _Static_assert(4 * SC_ASIDE_WORDS * SC_TEAM <= SC_BYTES_XQ, "planned bytes of wh
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], SC_CHUNK);
 #endif
 SC_VIEW(xv, XV, sc_qvec, SC_CHUNK);
-#if SC_XSEGS > 0 /* of int8 vectors */
+#if SC_XSEGS > 0 /* for int8 vectors */
 SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);
 SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 #endif
 #if SC_XSUMS
 SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
 #endif
-/* Of tokens that cores share: half the team, more have whole ones, but for permutations. */
+/* Tokens that several cores share: up to half the team. Beyond that each core has whole tokens, unless inputs
+ * are permuted. */
 #define SC_SHARED (SC_PERMS || SC_CHUNK <= SC_TEAM / 2 ? SC_CHUNK : SC_TEAM < 2 ? 1 : SC_TEAM / 2)
 SC_VIEW(parts, PARTS, sc_part[SC_PARTS], SC_SHARED);
 #ifdef SC_AT_GAIN
-SC_VIEW(gain, GAIN, int32_t, SC_HIDDEN); /* of the norm that comes next */
+SC_VIEW(gain, GAIN, int32_t, SC_HIDDEN); /* RMSNorm weights of the next norm */
 #endif
-#if SC_RANK > 0 /* the same of side paths */
+#if SC_RANK > 0 /* y, xq, xv of low-rank adapters */
 SC_VIEW(sy, SY, int32_t[SC_RANK], SC_CHUNK);
 SC_VIEW(sq, SQ, int8_t[SC_SQ_WORDS * 4], SC_CHUNK);
 SC_VIEW(sv, SV, sc_qvec, SC_CHUNK);
@@ -51,8 +51,7 @@ SC_VIEW(sv, SV, sc_qvec, SC_CHUNK);
 static sc_qvec *const sv = 0;
 #endif
 #ifdef SC_AT_SPLIT
-SC_VIEW(split, SPLIT, int32_t[SC_CORES][SC_ROWS],
-        2); /* sums of a token's blocks and of the next one's, by core */
+SC_VIEW(split, SPLIT, int32_t[SC_CORES][SC_ROWS], 2); /* partial sums, for two tokens in turn */
 #endif
 SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM], SC_CHUNK);
 SC_VIEW(q8, Q8, int8_t[SC_HEADS * SC_HDP], SC_CHUNK);
@@ -61,16 +60,16 @@ SC_VIEW(value_scales, VALUE_SCALES, uint16_t[SC_KV_HEADS], SC_LAYERS);
 SC_VIEW(pass_scales, PASS_SCALES, uint16_t[SC_KV_HEADS], SC_CHUNK);
 
 /* Per core. */
-SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* of each token of a pass */
+SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* for each token of a pass */
 SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_HANDS_OF_SEVERAL);
 #ifdef SC_AT_HEAD_STATE
-SC_VIEW(state, HEAD_STATE, sc_head_state, SC_HEAD_CORES); /* and more, where heads are shared */
+SC_VIEW(state, HEAD_STATE, sc_head_state, SC_HEAD_CORES); /* more if cores share heads */
 #else
 static sc_head_state *const state = 0;
 #endif
 SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_HANDS_OF_SEVERAL);
 
-/* Of all layers, of one, or two pieces of one. */
+/* KV cache: of all layers, of one layer, or two buffers for parts of one. */
 #if SC_KV_IN_L1
 SC_VIEW(k_cache, K_CACHE, uint8_t[SC_KV_BLOCKS * SC_K_BLOCK], SC_LAYERS);
 SC_VIEW(v_cache, V_CACHE, uint8_t[SC_KV_BLOCKS * SC_V_BLOCK], SC_LAYERS);

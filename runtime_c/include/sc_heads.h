@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * RoPE, int8 heads and cache append: twin of quantize_heads() and store_heads().
+ * RoPE, RMSNorm of heads, int8 quantisation, and append to the KV cache. Bit-identical to quantize_heads()
+ * and store_heads() in numerics. A core processes every n-th head; data is in L1 or the cache's memory.
  *
- * Inline, because a step of a pass knows where its buffers are, and what is called from one place needs no more
- * of the instruction cache than its loops do. */
+ * Inline: each function has one caller, so only its loops occupy the instruction cache. */
 #ifndef SC_HEADS_H
 #define SC_HEADS_H
 
@@ -12,7 +12,7 @@ static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
     return mantissa | (uint32_t)exponent << 16;
 }
 
-/* z = x * 2^-e, turned by RoPE and 2^15 times as large; returns the larger of top and max |z|.  z may be x. */
+/* z = RoPE(x * 2^-e) * 2^15. Returns max(top, |z|). z may be x. */
 SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
 #if SC_XPULP
     const int32_t *x2 = x + SC_HEAD_DIM / 2;
@@ -26,7 +26,7 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
         "sra %[a], %[a], %[e]\n"
         "sra %[b], %[b], %[e]\n"
         "srai %[s], %[w], 16\n"
-        ".insn r 0x5b, 0, 0x40, %[u], %[a], %[w]\n" /* the product of the low halves */
+        ".insn r 0x5b, 0, 0x40, %[u], %[a], %[w]\n" /* product of the low halves */
         ".insn r 0x5b, 0, 0x40, %[v], %[b], %[w]\n"
         ".insn r 0x33, 1, 0x21, %[u], %[b], %[s]\n" /* u -= b * s */
         ".insn r 0x33, 0, 0x21, %[v], %[a], %[s]\n" /* v += a * s */
@@ -53,7 +53,7 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
     return (uint32_t)top;
 }
 
-/* dst[i * stride] = z[i] * 2^-n, which has at most 15 bits besides its sign, times the reciprocal, an int8 */
+/* dst[i * stride] = int8 of z[i] * 2^-n * reciprocal. z[i] * 2^-n has at most 15 bits and a sign. */
 SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *dst, int stride) {
 #if SC_XPULP
     int32_t a, b;
@@ -77,7 +77,7 @@ SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *d
     if (__builtin_expect(n >= 0, 1))
         ROUND_HEAD("sra", n);
     else
-        ROUND_HEAD("sll", -n); /* sums of weights of few bits are small */
+        ROUND_HEAD("sll", -n); /* few-bit weights give small sums */
 #undef ROUND_HEAD
     /* clang-format on */
 #else
@@ -100,7 +100,7 @@ SC_HOT static uint64_t head_gains(const int32_t *x, const int16_t *gain, int32_t
     return total;
 }
 
-/* The head after RMSNorm over x: mantissa and exponent times 1 / rms. */
+/* RMSNorm over x: multiplies the head's mantissa and exponent by 1 / rms. */
 SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
     int j;
     const uint32_t product = top * sc_rsqrt(total, &j);
@@ -110,13 +110,12 @@ SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
 }
 #endif
 
-/* Heads first, first + step, ... below SC_HEADS + 2 * SC_KV_HEADS of the token's qkv: RoPE, int8, and for k and v
- * the append at its position.  Returns the next head, less the number of all: the next token's first. */
+/* Processes heads first, first + step, ... of the token's q, k, v. Returns the first head of this core for
+ * the next token. */
 SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
     for (; head < SC_HEADS + 2 * SC_KV_HEADS; head += step) {
         int at = head;
-        SC_OPAQUE(
-            at); /* or what follows from it is kept from head to head, in more registers than there are */
+        SC_OPAQUE(at); /* else GCC keeps derived values across heads and runs out of registers */
         const int is_v = at >= SC_HEADS + SC_KV_HEADS;
         const int32_t *z = h->qkv + at * SC_HEAD_DIM;
 #ifdef SC_HAS_HEAD_NORM

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The cache of the layer at hand in L1, as long as it fits: for sc_forward.c only. */
+ * KV cache of the current layer in L1, if it fits: loads it before attention, and stores the new positions.
+ * One core moves the data by DMA. Only for sc_forward.c. */
 #ifndef SC_LAYER_CACHE_H
 #define SC_LAYER_CACHE_H
 
@@ -12,7 +13,7 @@ static inline uint32_t kv_blocks(uint32_t positions) {
     return (positions + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
 }
 
-/* Whether this pass has a layer's cache in L1. */
+/* Whether a layer's cache fits L1 in this pass. */
 static inline int kv_whole(void) {
     return SC_KV_WINDOW >= SC_KV_BLOCKS || kv_blocks(sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
 }
@@ -20,14 +21,14 @@ static inline int kv_whole(void) {
 
 #if SC_KV_WINDOW > 0
 
-/* The cache of the layer at hand is in L1: keys, and values behind them.  Where tiles travel the next layer's is
- * on its way from the last one of gate and up on, which is when the fewest weights are: what is asked for later comes
- * later.  SC_FETCHER starts and awaits it (sc_ahead.h); what attention adds, SC_KEEPER. */
-static SC_L1 uint32_t kv_next; /* the layer */
+/* L1 holds the current layer's keys, then its values. If matrices travel in tiles, the next layer's cache is
+ * loaded from the last gate and up tile on, when the fewest weights follow: the DMA works in order.
+ * SC_FETCHER loads it (sc_ahead.h); SC_KEEPER stores what attention adds. */
+static SC_L1 uint32_t kv_next; /* layer to load next */
 #define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
 #define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
 
-/* Some blocks of keys and of values: into L1, or from there to where they belong. */
+/* Moves blocks of keys and values to L1, or back. */
 SC_PHASE static void kv_move(uint32_t layer, uint32_t first, uint32_t blocks, int away) {
     uint8_t *l1 = KEYS(layer), *ext = sc_cache_keys(layer);
     uint32_t block = SC_K_BLOCK;
@@ -42,7 +43,7 @@ SC_PHASE static void kv_wait(void) {
     for (int i = 0; i < 2; i++) sc_dma_wait(kv_dma[i]);
 }
 
-/* Those that hold positions before this pass's. */
+/* Loads the blocks that hold earlier positions. */
 static inline void kv_load(uint32_t layer) {
     if (layer >= SC_LAYERS || !kv_whole()) return;
     sc_cache_await(layer);
@@ -50,13 +51,13 @@ static inline void kv_load(uint32_t layer) {
     if (blocks) kv_move(layer, 0, blocks, 0);
 }
 
-/* Those that this pass's positions are in. */
+/* Stores the blocks that hold this pass's positions. */
 static inline void kv_store(uint32_t layer) {
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     kv_move(layer, first, (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first, 1);
 }
 
-/* When they are where they belong, and the next layer's may come. */
+/* Waits for the stores; the next layer's cache may be loaded then. */
 static inline void kv_stored(uint32_t layer) {
     kv_wait();
     sc_cache_swap(layer);
@@ -73,7 +74,7 @@ static inline void kv_stored(uint32_t layer) {
 #endif
 #endif
 
-/* Before heads, and a meeting: the layer's cache is where they go to. */
+/* Before the heads, and before a barrier: waits for the layer's cache. */
 static inline void await_cache(uint32_t layer, int core) {
     (void)layer, (void)core;
 #if !SC_KV_IN_L1

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Copies of matrices for passes of one token, in N-EUREKA's 3x3 mode with rows in the taps: engines/neureka_both.py
- * says how.  For sc_engine_neureka.c alone. */
+ * Second layout of a matrix for single-token decode: N-EUREKA's 3x3 mode with output rows in the taps.
+ * engines/neureka_both.py describes it. Weights: weight memory. Only for sc_engine_neureka.c. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H
 
 #include "sc_neureka_rows.h"
 
 #ifdef SC_ENGINE_COPIES
-#define HALF_ROWS 64u /* agrees with neureka_both.py, like all that start_copy() knows of it */
+#define HALF_ROWS 64u /* equal to neureka_both.py, like the constants in start_copy() */
 #define WEIGHTS_ALIGN 32u
 
-/* Where no copy is read, jobs of all extents have the same places. */
+/* For matrices without a second layout: all job sizes have the same output strides. */
 static void same_places(image *i, uint32_t apart) {
     for (int e = 0; e < EXTENTS; e++) {
         i->extents[e].out_pixel = (uint16_t)i->job.out_pixel;
@@ -19,7 +19,7 @@ static void same_places(image *i, uint32_t apart) {
     }
 }
 
-/* Of a job of so many rows; with one tap for the vector pixels of its results follow each other in columns. */
+/* Registers of a job with `rows` rows. With one tap for the vector, output pixels are in column order. */
 static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t last_in) {
     const uint32_t groups = TAPS / taps, n = (rows + groups - 1) / groups, ko = (n + OUTPUTS - 1) / OUTPUTS;
     return (extent){
@@ -31,7 +31,7 @@ static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t l
     };
 }
 
-/* What start() makes, of a matrix that has a copy; returns whether it has one. */
+/* start() for a matrix with a second layout. Returns whether it has one. */
 static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const uint32_t taps = m->spread, bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
     if (taps == 0) return 0;
@@ -47,7 +47,7 @@ static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int
     i->extents[LAST] = extent_of(last, taps, tiles, last_in);
     i->job = (sc_neureka_job){
         .weights = (weights + m->blocks * m->block_bytes + beside + WEIGHTS_ALIGN - 1) & ~(WEIGHTS_ALIGN - 1),
-        .in = (uint32_t)(uintptr_t)q, /* of the image with what is left of it and above */
+        .in = (uint32_t)(uintptr_t)q, /* adjusted below for padding on the left and on top */
         .out = (uint32_t)(uintptr_t)SC_BUFFER(uint8_t *, SC_AT_ENGINE),
         .in_pixel = column,
         .in_row = in,
@@ -70,7 +70,7 @@ static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int
     i->last_each = (uint16_t)((last + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->whole = (uint16_t)whole, i->count = (uint16_t)(halves - whole);
-    /* 3x3 images have no odd forms, others that are dense nothing in bits 5 and 6 */
+    /* unique: 3x3 forms have bit 0 clear, other dense forms bits 5 and 6 */
     i->form = m->in.words << 7 | (taps == TAPS ? 3u : taps == 3 ? 2u : 1u) << 5 | bits << 1 | 1u;
     i->zeros_at = (uint16_t)column, i->zeros = taps == TAPS ? 0 : (uint16_t)((pitch - column) / 4);
     return 1;
@@ -80,7 +80,7 @@ static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].ap
 static inline void write_places(sc_neureka at, const extent *e) {
     sc_neureka_spread(at, e->out_pixel, e->out_row);
 }
-/* Between low and high bytes, when nobody reads the vector before any more: an even number of words. */
+/* Zeros between low and high bytes, when the vector is free again: an even number of words. */
 SC_INLINE void clear_between(const image *i) {
     int8_t *q = SC_BUFFER(int8_t *, SC_AT_XQ) + i->zeros_at;
     uint32_t n = i->zeros / 2;

@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How a matrix is cut into N-EUREKA's jobs, where their sums lie, and what the engine is told of one.  For
- * sc_engine_neureka.c alone. */
+ * Splits a matrix product into N-EUREKA jobs: rows and tokens of each job, place of its sums in L1, register
+ * values. Used by the controller (to write jobs) and the workers (to read sums). Only for
+ * sc_engine_neureka.c. */
 #ifndef SC_NEUREKA_JOBS_H
 #define SC_NEUREKA_JOBS_H
 
 #include "sc_neureka_rows.h"
 
-/* How a matrix is cut into jobs. */
+/* How a matrix is split into jobs. */
 typedef struct {
-    uint32_t log, rows;    /* of a job, as a power of two; in all */
-    uint32_t tokens, each; /* in all; of a job: all or one */
-    uint32_t pixels;       /* of a job's result */
-    uint32_t apart;        /* of them, from low to high sums; of many tokens' one image */
+    uint32_t log, rows;    /* log2 of the rows per job; rows in all */
+    uint32_t tokens, each; /* tokens in all; per job: all, or one */
+    uint32_t pixels;       /* output pixels of a job */
+    uint32_t apart;        /* pixels from low to high sums; several tokens' are one image */
     uint32_t count;
-    uint32_t lead; /* rows that the first jobs have less than others: the cores wait for these */
+    uint32_t lead; /* rows by which the first jobs are smaller, because the cores wait for them */
     uint32_t
-        summed; /* the engine adds high sums to low ones, in jobs of their own: a tile has not all of both */
+        summed; /* the engine adds high sums to low sums in separate jobs, because one tile cannot hold both
+                 * for all tokens */
 #ifdef SC_ENGINE_TAILS
-    uint32_t paired; /* jobs of which every other one has tails: two go through all tokens in turn */
+    uint32_t paired; /* jobs in which every other one has tails; pairs of them alternate over the tokens */
 #endif
 } cut;
 
@@ -27,11 +29,11 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     c.pixels = c.summed ? tokens : 2 * tokens;
     if (!dense(m)) {
         c.each = 1;
-        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, stands between low and high bytes */
+        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, is between low and high bytes */
         c.pixels = c.apart + 1;
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
-    /* of few tokens more rows: a job is to last longer than it takes to write the next one's */
+    /* more rows with few tokens: a job must take longer than writing the next one */
     if (c.pixels <= 4 || !dense(m) || c.summed) c.log++;
     if (dense(m) && c.pixels > 4 && c.rows > OUTPUTS) c.lead = (c.summed ? 5 : 1) * OUTPUTS;
     c.count = (c.rows + c.lead + (1u << c.log) - 1) >> c.log;
@@ -42,12 +44,12 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     return c;
 }
 
-/* Jobs before that have so many rows: of those that lead 32, 64, and then whole ones. */
+/* Rows in the jobs before number `rows`: if the first jobs are smaller, 32, 64, then full ones. */
 static inline uint32_t rows_before(const cut *c, uint32_t rows) {
     return rows == 1 && c->lead ? OUTPUTS : rows ? (rows << c->log) - c->lead : 0;
 }
 
-/* The rows of a job, and its first token. */
+/* Rows and first token of a job. */
 typedef struct {
     uint32_t first, count, token;
 } part;
@@ -66,7 +68,7 @@ static inline part part_of(const cut *c, uint32_t job) {
     return (part){first, left < most ? left : most, token};
 }
 
-/* Of job `job` that comes behind one with part p: in few instructions. */
+/* part_of(c, job), computed quickly from part p of the previous job. */
 static inline part part_behind(const cut *c, uint32_t job, part p) {
 #ifdef SC_ENGINE_TAILS
     if (c->paired) return part_of(c, job);
@@ -84,9 +86,10 @@ static inline part part_behind(const cut *c, uint32_t job, part p) {
 #else
 #define TOKEN_PIXELS 4u
 #endif
-#define SC_NEUREKA_SUMS ((4u * TOKEN_PIXELS + 2) << (JOB_ROWS_LOG + 1)) /* bytes of a job of one token */
+#define SC_NEUREKA_SUMS ((4u * TOKEN_PIXELS + 2) << (JOB_ROWS_LOG + 1)) /* bytes per job of one token */
 
-/* Scratch of a job: multipliers of its rows, where those of all matrices are not in L1, then sums [pixel][row]. */
+/* L1 scratch of a job: its rows' multipliers, if L1 does not hold those of all matrices, then sums
+ * [pixel][row]. */
 static inline uint16_t *scales_of(const cut *c, uint32_t job) {
     const uint32_t bytes = c->tokens == 1 ? SC_NEUREKA_SUMS : (4 * c->pixels + 2) << c->log;
     return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + job % JOBS * bytes);
@@ -94,7 +97,8 @@ static inline uint16_t *scales_of(const cut *c, uint32_t job) {
 static inline int32_t *sums_of(const cut *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
-/* Of jobs of which every other one has tails those without.  Inline, or prompts wait for it: it is not hot alone. */
+/* Register values of a job; if every other job has tails, of those without. Inline, because prefill waits for
+ * it and it is not in the hot code. */
 SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
                                 uint32_t job) {
     const part p = part_of(c, job);
@@ -110,14 +114,15 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
         .tiles_out_in = ko << 16 | ki,
         .tiles_of_pixels = 1u << 16 | 1u,
     };
-    if (dense(m)) { /* vectors are pixels, 6 in a row */
+    if (dense(m)) { /* vectors are pixels, 6 per image row */
         const uint32_t width = c->pixels < 6 ? c->pixels : 6;
         j.pixels_in = j.pixels_out = c->pixels / width << 16 | width;
         j.in_pixel = pitch << c->summed, j.in_row = width * j.in_pixel;
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
         j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
-    } else { /* a vector is an image of 3x3, low bytes left of high ones; two of the results are of one alone */
+    } else { /* A vector is a 3x3 image, low bytes left of high bytes. Of the output pixels, only two each
+              * depend on one of them alone. */
         j.pixels_out = 1u << 16 | c->pixels, j.pixels_in = 3u << 16 | (c->pixels + 2);
         j.in_pixel = 3 * in, j.in_row = in;
         j.out_pixel = j.out_row = 4u << c->log;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How the rows of a matrix lie that N-EUREKA reads, and what reads them otherwise; for sc_engine_neureka.c alone. */
+ * Layout of N-EUREKA's weights in weight memory: reads embedding rows and tails with the cores, and unpacks
+ * rows for targets without the engine. Only for sc_engine_neureka.c. */
 #ifndef SC_NEUREKA_ROWS_H
 #define SC_NEUREKA_ROWS_H
 
@@ -14,9 +15,9 @@
 #define SC_ON_NEUREKA_BOTH 255
 #endif
 
-#define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one of 9 times 28 */
+#define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one bit plane of 9 taps of 28 inputs */
 #define TAPS 9u
-#define CHANNELS 28u /* of a tile of a 3x3 image */
+#define CHANNELS 28u /* per tile in 3x3 mode */
 
 static inline int dense(const sc_matrix *m) {
     return m->engine == SC_ON_NEUREKA_1X1 || m->engine == SC_ON_NEUREKA_BOTH;
@@ -29,20 +30,20 @@ static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at)
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
 
 #ifdef SC_ENGINE_TAILS
-enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* jobs: Tails in engines/engine.py */
+enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* Tails in engines/engine.py */
 static inline int job_has_tails(uint32_t tails, uint32_t job) { return tails && !(job & (tails - 1)); }
-/* Tails of all jobs are behind the image, whose columns they pad to a fourth one. */
+/* If all jobs have tails, a vector's tail follows its image, padded to a fourth column. */
 static inline int behind(const sc_matrix *m) { return m->tails == TAILS_OF_ALL; }
 #else
 #define behind(m) 0
 #endif
 
-/* Channels of the image that an input is; a 3x3 image has 9 inputs of each. */
+/* Channels of the image that an input vector forms. In 3x3 mode each channel has 9 inputs. */
 static inline uint32_t channels(const sc_matrix *m) {
     return dense(m) ? m->in.k : 4u * m->in.words / (behind(m) ? TAPS + 3 : TAPS);
 }
 
-/* Tiles that the engine has of a row with or without a tail. */
+/* Tiles that the engine reads of a row with or without a tail. */
 static inline uint32_t tiles_of(const sc_matrix *m, int tailed) {
     return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m) - (tailed && !behind(m) ? 1 : 0);
 }
@@ -51,18 +52,17 @@ static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
 }
 
 #ifdef SC_ENGINE_TAILS
-#define ROWS_LOG 7 /* of a job, each of which has its rows and then their tails */
-/* Tails: blocks of 8 rows, words of 8 or 4 bit as those of the cores'.  A word more apart than they have, neighbours
- * begin in other L1 banks. */
+#define ROWS_LOG 7 /* rows of a job; the job's tails follow its rows */
+/* Tails: blocks of 8 rows with words of 8 or 4 bits, as the cores read them. One word between blocks, so that
+ * neighbouring blocks begin in different L1 banks. */
 #define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
 static inline int has_tail(const sc_matrix *m, uint32_t row) {
     return job_has_tails(m->tails, row >> ROWS_LOG);
 }
-/* Where a vector's words are that meet a tail's: of the image's last channels 4 of each tap, then the next 4; where a
- * word has two nibbles in a byte, 8 inputs of each tap. */
+/* Inputs of a tail: 4 of the last channels for each tap, then the next 4; with nibbles, 8 for each tap. */
 typedef struct {
-    uint32_t first, count, step; /* inputs; words that are `step` inputs apart */
-    uint32_t groups, apart;      /* and groups of them, from one to the next `apart` inputs */
+    uint32_t first, count, step; /* first input; words per group, `step` inputs apart */
+    uint32_t groups, apart;      /* groups, `apart` inputs apart */
 } tail_place;
 static inline int has_nibbles(const sc_matrix *m) {
     return bits_of(m) <= 4 && (behind(m) || channels(m) - CHANNELS * tiles_of(m, 1) == 8);
@@ -75,7 +75,7 @@ static inline tail_place tail_of(const sc_matrix *m) {
     if (behind(m)) return (tail_place){first, words, 4, 1, 0};
     return (tail_place){first, TAPS, c, (c - whole) / 4, 4};
 }
-/* Those of a row as they are stored. */
+/* Words of a row's tail. */
 static inline uint32_t tail_words(const sc_matrix *m) {
     const tail_place p = tail_of(m);
     return has_nibbles(m) ? p.groups : p.count * p.groups;
@@ -86,15 +86,15 @@ static inline const uint8_t *job_at(const sc_matrix *m, const uint8_t *at, uint3
 static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
     return job_at(m, at, row) + row % (1u << ROWS_LOG) * row_bytes_of(m, has_tail(m, row));
 }
-/* The tails of a row's block. */
+/* Tails of the row's block. */
 static inline const uint8_t *tails_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
     const uint32_t left = padded_rows(m) - (row >> ROWS_LOG << ROWS_LOG), most = 1u << ROWS_LOG;
     return job_at(m, at, row) + (left < most ? left : most) * row_bytes_of(m, 1) +
            row % most / SC_ROWS * TAIL_BLOCK(tail_words(m));
 }
 
-/* Of a block of 8 rows what their tails add up to with a vector's low and high bytes; dot_nibbles(): 16 times that.
- * Returns the next block's. */
+/* Sums of a block's tails with low and high bytes of a vector; those of dot_nibbles() are 16 times too large.
+ * Returns the next block. */
 #if SC_XPULP
 /* clang-format off */
 static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
@@ -115,8 +115,8 @@ static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w,
     return w + 4;
 }
 
-/* A word's lower nibbles meet x0 and y0, its upper ones x1 and y1.  The next word is loaded where no nibbles are any
- * more; the one behind a block's last is what lies between two blocks. */
+/* Low nibbles of a word are multiplied by x0 and y0, high ones by x1 and y1. The next word is loaded to a
+ * free register; after the block's last word that is the gap between blocks. */
 #define NIBBLES_ROW(r, word, other)                                                                                  \
     SC_SLL_BYTES(other, word, "x2")                                                                                  \
     SC_SDOT("%[a" #r "]", "%[x0]", other) SC_SDOT("%[b" #r "]", "%[y0]", other)                                      \
@@ -125,8 +125,8 @@ static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w,
     SC_SDOT("%[a" #r "]", "%[x1]", word) SC_SDOT("%[b" #r "]", "%[y1]", word)
 #define NIBBLES_TWO(even, odd) NIBBLES_ROW(even, "%[t0]", "%[t1]") NIBBLES_ROW(odd, "%[t1]", "%[t0]")
 
-/* 60 instructions, 12 loads among them, per 128 products; as bytes 52 and 20.  N-EUREKA, which has the same banks of
- * L1, waits for the loads. */
+/* 60 instructions with 12 loads per 128 products; bytes would need 52 with 20. Loads cost more, since
+ * N-EUREKA uses the same L1 banks and waits for them. */
 static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *w, const int8_t *x, const int8_t *y,
                                          uint32_t words, uint32_t apart) {
     int32_t x0, x1, y0, y1, t0, t1;
@@ -177,8 +177,7 @@ static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *
 }
 #endif
 
-/* Of a block of 8 rows what their tails add up to with a vector's bytes, the high ones 256-fold.  16 times that fits:
- * of 72 inputs it is below 2^29. */
+/* Sums of a block's tails: low + 256 * high. No overflow: 16 times the sum of 72 inputs is below 2^29. */
 static inline const uint8_t *dot_tails(sc_rows *sums, const uint8_t *w, const int8_t *low, const int8_t *high,
                                        tail_place p, uint32_t nibbles) {
     sc_rows a, b;
@@ -199,7 +198,7 @@ static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint3
 }
 #endif
 
-/* Inputs of a row that lie together: those of a tile, or of one of its 9 taps. */
+/* Consecutive inputs of a row: those of a tile, or of one of its 9 taps. */
 typedef struct {
     uint32_t first, count;
 } piece;
@@ -210,9 +209,9 @@ static inline uint32_t pieces_of(const sc_matrix *m, int tailed) {
     return (dense(m) ? 1 : TAPS) * tiles_of(m, tailed);
 }
 
-/* Where piece i of a row begins, as bits of its planes. */
+/* Location of piece i of a row in its bit planes. */
 typedef struct {
-    uint32_t byte, bit; /* of the first plane; bit of a plane */
+    uint32_t byte, bit; /* byte offset of the first plane; bit offset in a plane */
     piece inputs;
 } place;
 
@@ -222,26 +221,26 @@ static inline place place_of(const sc_matrix *m, uint32_t i) {
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
     const uint32_t there = left < of_tile ? left : of_tile;
     const uint32_t first =
-        (tap % 3 * 3 + tap / 3) * channels(m) + channel; /* of the image's columns one by one */
+        (tap % 3 * 3 + tap / 3) * channels(m) + channel; /* the image is filled column by column */
     return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
                    (piece){first, first >= k          ? 0
                                   : k - first < there ? k - first
                                                       : there}};
 }
 
-/* Nibble b of a word has bit b of 4 inputs: as signed bytes. */
+/* Bit planes to bytes: nibble b of a word holds bit b of 4 inputs. */
 static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
-    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* each byte less 2^(bits - 1) */
+    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* subtracts 2^(bits - 1) from each byte */
     return (bytes_of(nibbles) + up) ^ 0x80808080u;
 }
 
-/* The lower nibbles of 4 bytes, which are signed, as bytes. */
+/* Sign-extends the low nibble of each of 4 bytes. */
 static inline uint32_t signed_nibbles(uint32_t word) {
     return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
 }
 
-/* Piece i of a row.  Bit 28 tap + channel of a 3x3 image's plane b is that one's bit b; taps are counted along its
- * rows, inputs along its columns. */
+/* Unpacks piece i of a row. In 3x3 mode bit 28 * tap + channel of plane b is bit b of the weight. Taps are
+ * counted row by row, inputs column by column. */
 static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
     const uint32_t bits = dense(m) ? 8 : bits_of(m);
     const place p = place_of(m, i);
@@ -261,8 +260,8 @@ static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, i
     return p.inputs;
 }
 
-/* sc_requantize() of min(count, 4) bytes of a word times a row's multiplier.  High words are at most 2^22, so that adding
- * half a unit cannot overflow; shifts that are clamped, or to the left, are rare. */
+/* x[j] = sc_requantize() of byte j * multiplier, for min(count, 4) bytes. Fast path: high words are at most
+ * 2^22, so rounding cannot overflow. Limited shifts and left shifts are rare. */
 SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
                          int32_t *x) {
     if (__builtin_expect(shift > 0 && shift < 31 && count >= 4, 1)) {
@@ -275,12 +274,12 @@ SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t 
         x[j] = sc_requantize((int8_t)word * scale, factor, shift);
 }
 
-/* Four inputs at a time, so that few of them are work for all cores. */
+/* Dequantises an embedding row: four inputs at a time, so that all cores have work. */
 SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
                              int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = row_at(m, at, row);
     const int32_t scale = multipliers(m, at)[row];
-    if (dense(m)) { /* one after the other */
+    if (dense(m)) { /* inputs in order */
         for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
             uint32_t word;
             __builtin_memcpy(&word, __builtin_assume_aligned(weights + i, 4), 4);

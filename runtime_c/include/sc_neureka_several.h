@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A matrix's jobs of several tokens, from the controller that writes them to the workers that bring what they sum to its
- * place.  For sc_engine_neureka.c alone, which has those of one. */
+ * Matrix times several tokens on N-EUREKA (prefill): the controller writes jobs, the workers finish their
+ * sums (L1). sc_engine_neureka.c, which includes this file, has the code for one token. */
 #ifndef SC_NEUREKA_SEVERAL_H
 #define SC_NEUREKA_SEVERAL_H
 
@@ -11,10 +11,9 @@
 #ifndef SC_AT_MULTIPLIERS
 static SC_L1 sc_dma scales_dma[JOBS];
 #endif
-static SC_L1 sc_neureka_job several; /* the first job of a matrix with several tokens */
+static SC_L1 sc_neureka_job several; /* register values of the matrix's first job */
 
-/* Where the engine adds high sums to low ones the first of two jobs gives what high bytes do, 256-fold, and the second
- * one adds to that what low bytes do. */
+/* If the engine adds high to low sums: job HIGH computes 256 * high, job LOW adds the low sums to it. */
 enum half { BOTH, HIGH, LOW };
 #if SC_CHUNK > PIXELS / 2
 static SC_L1_DATA const uint16_t times_256[2u << JOB_ROWS_LOG] = {
@@ -26,12 +25,12 @@ static SC_L1_DATA const uint16_t times_256[2u << JOB_ROWS_LOG] = {
 };
 #endif
 
-/* A number of a matrix's jobs of several tokens, and of no others but for a job's place. */
+/* Identifies register values that are equal except for addresses. */
 static inline uint32_t form_of(const sc_matrix *m, uint32_t tokens) {
     return sc_q16_pitch(m, tokens) << 5 | (image_of(m)->form & 127) | tokens << 24;
 }
 
-/* The next job, to be committed; waits while two are under way. */
+/* Writes the next job, without starting it. Waits while two jobs are in progress. */
 SC_WARM static void write_job(const sc_matrix *m, const cut *c, uint32_t job, enum half half) {
     const sc_neureka_job *const first = &several;
     const uint32_t form = form_of(m, c->tokens);
@@ -43,7 +42,7 @@ SC_WARM static void write_job(const sc_matrix *m, const cut *c, uint32_t job, en
     if (sc_neureka_holds() != form) sc_neureka_form(at, first);
     sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
                      (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
-    /* vectors in place are equally far apart whatever their length is, and so are forms equal */
+    /* in-place vectors of different lengths have equal strides, so their form ids are equal too */
     if (SC_FRUGAL) sc_neureka_weight_row(at, first->weight_row);
     write_tail(at, image_of(m), p.first >> c->log, last, tiles);
     const uint32_t pitch = sc_q16_pitch(m, c->tokens);
@@ -55,7 +54,7 @@ SC_WARM static void write_job(const sc_matrix *m, const cut *c, uint32_t job, en
     sc_neureka_written(form);
 }
 
-/* Rows' multipliers that are not in L1 come with their job's sums. */
+/* Copies a job's row multipliers to L1, if they are not there. */
 static inline void fetch_scales(const sc_matrix *m, const cut *c, uint32_t job) {
 #ifndef SC_AT_MULTIPLIERS
     const part p = part_of(c, job);
@@ -74,9 +73,9 @@ static inline void write_next(const sc_matrix *m, const cut *c, uint32_t job, en
     if (half != LOW) fetch_scales(m, c, job);
 }
 
-static SC_L1 const sc_matrix *first_written; /* whose first jobs of several tokens have been, or 0 */
+static SC_L1 const sc_matrix *first_written; /* matrix whose first jobs are written, or 0 */
 
-/* The first two jobs, while sums of the matrix before may still be read. */
+/* Writes the first two jobs. Sums of the matrix before may still be read. */
 SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
     if (first_written == m) return;
     const cut c = cut_of(m, tokens);
@@ -89,7 +88,7 @@ SC_WARM static void prepare_several(const sc_matrix *m, uint32_t tokens) {
     write_job(m, &c, !c.summed, c.summed ? LOW : BOTH);
 }
 
-/* Of the matrix that comes next, where it has all of the pass's tokens too: while the workers join the last sums. */
+/* The same for the next matrix if it processes the same tokens: while the workers finish the last sums. */
 static inline void prepare_next(const sc_matrix *m, uint32_t tokens) {
     const sc_matrix *const next = m + 1, *const last = sc_layers[SC_LAYERS - 1].m[SC_QKV];
     if (next == sc_pass_end() || !image_of(next)->count || tokens < sc_now.tokens) return;
@@ -115,13 +114,13 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
     const image *const i = image_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
         const uint32_t left = job + 1 < c.count;
-        if (c.summed) write_next(m, &c, job + 1, HIGH); /* behind this one's */
+        if (c.summed) write_next(m, &c, job + 1, HIGH); /* runs after this job */
         await_tails_of_all(i, &c, job);
 #ifndef SC_AT_MULTIPLIERS
         sc_dma_wait(scales_dma[job % JOBS]);
 #endif
         sc_neureka_wait(left);
-        sc_meet(); /* the sums are there, and nobody reads those of the job before any more */
+        sc_meet(); /* sums are complete, and the cores are done with the job before */
         if (c.summed)
             write_next(m, &c, job + 1, LOW);
         else
@@ -131,8 +130,8 @@ SC_WARM static void attend_several(const sc_matrix *m, uint32_t tokens) {
     prepare_next(m, tokens);
 }
 
-/* This core's share of what a job has summed: `count` blocks, which are counted through all of its tokens, of which each
- * has `blocks`; from token `token`, block `first` on. */
+/* This core's share of a job: `count` blocks from block `first` of token `token` on. Blocks are counted
+ * through all tokens of the job; each token has `blocks`. */
 SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const part *p, uint32_t log, uint32_t apart,
                            uint32_t token, uint32_t first, uint32_t blocks, uint32_t count,
                            const uint16_t *scales, int32_t *sums, const sc_output *out,

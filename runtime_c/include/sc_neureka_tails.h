@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tails: what rows have behind N-EUREKA's last whole tile, which the cores multiply while it is at its own.  For
- * sc_engine_neureka.c alone, whose jobs they go with. */
+ * Tails: the inputs of a row after N-EUREKA's last whole tile. The workers multiply them (weights in L1)
+ * while the engine computes the rest. Only for sc_engine_neureka.c. */
 #ifndef SC_NEUREKA_TAILS_H
 #define SC_NEUREKA_TAILS_H
 
@@ -10,8 +10,8 @@
 static inline int has_any_tails(const image *i) { return i->tails > 0; }
 static inline int has_tails(const image *i, uint32_t job) { return job_has_tails(i->tails, job); }
 
-/* Behind the sums of one token's jobs: of a job what its tails add up to, and its tails, and where two jobs in a row
- * have any those of the next. */
+/* L1 after the sums of one token's jobs: tail sums of a job, its tail weights, and those of the next job if
+ * consecutive jobs have tails. */
 _Static_assert(SC_CORES == 1 || (2u << JOB_ROWS_LOG) % (SC_CORES * SC_ROWS) == 0,
                "a core has whole blocks of a job");
 _Static_assert(JOB_ROWS_LOG + 1 == ROWS_LOG, "jobs of a 3x3 image");
@@ -22,19 +22,19 @@ _Static_assert(JOBS *SC_NEUREKA_SUMS + (4u << ROWS_LOG) + 2 * (1u << ROWS_LOG) /
 static inline int32_t *tail_sums(void) {
     return (int32_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + JOBS * SC_NEUREKA_SUMS);
 }
-/* A core's own: which rows they are of differs from the job at hand to the last one, whose sums are made before all
- * cores are done with those at hand. */
+/* Tail sums of a core. The last job has other rows per core, and its tail sums are computed before all cores
+ * are done with the job before. */
 static inline int32_t *own_sums(const image *i, int core) {
     return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
 }
-/* Those of two jobs in a row lie in two places; where every other one has any, in one. */
+/* Two buffers for tail weights if consecutive jobs have tails, else one. */
 static inline uint32_t turn_of(const image *i, uint32_t job) { return i->tails & job & 1; }
 static inline uint8_t *tail_tile(const image *i, uint32_t job) {
     return (uint8_t *)(tail_sums() + (1u << ROWS_LOG)) +
            turn_of(i, job) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
 }
 
-/* Where jobs of both kinds follow each other, what the engine does for one with tails. */
+/* If only some jobs have tails: registers that differ for a job with a tail. */
 static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint32_t last_out_in,
                               uint32_t tiles_out_in) {
     if (i->tails != TAILS_OF_EVERY_OTHER) return;
@@ -44,7 +44,7 @@ static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint3
     sc_neureka_count(at, (last_out_in & 0xFFFF0000u) | CHANNELS, tiles_out_in - 1);
 }
 
-/* By the controller, when nobody needs those that lie where these come to. */
+/* Starts the copy of a job's tail weights to L1. By the controller, when the buffer is free. */
 SC_HOT static void fetch_some_tails(const image *i, uint32_t job) {
     const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
     const uint8_t *const at =
@@ -56,7 +56,7 @@ static inline void fetch_tails(const image *i, uint32_t job) {
     if (has_tails(i, job)) fetch_some_tails(i, job);
 }
 
-/* Of rows first .. first + rows - 1 of a job, whole blocks of them; sums are added to those that are there, or not. */
+/* Tail sums of rows first .. first + rows - 1 of a job (whole blocks). add: adds them to `sums`. */
 SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
                                   uint32_t rows, int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
@@ -75,7 +75,7 @@ SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q,
     }
 }
 
-/* low[n] += what the tails of a core's rows add up to. */
+/* low[n] += this core's tail sums. */
 static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_t n) {
     const int32_t *sums = own_sums(i, core);
 #if SC_XPULP
@@ -96,7 +96,7 @@ static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_
 #endif
 }
 
-/* Those of a core's rows of a job of one token, whose tails are there. */
+/* Computes this core's tail sums for a job of one token. The weights must be in L1. */
 SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
     const int last = job + 1u == i->count;
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
@@ -105,17 +105,18 @@ SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int
     multiply_tails(i, job, x->q, mine, n < left ? n : left, 0, own_sums(i, core));
 }
 
-/* Those of a job have come: by the controller, before it meets the workers. */
+/* Waits for a job's tail weights. By the controller, before the barrier with the workers. */
 static inline void await_tails(const image *i, uint32_t job) {
     if (has_tails(i, job)) sc_dma_wait(tails_dma[turn_of(i, job)]);
 }
 
-/* The same where they serve all of several tokens: before the first one's job. */
+/* The same for several tokens, which share tail weights: before the first token's job. */
 static inline void await_tails_of_all(const image *i, const cut *c, uint32_t job) {
     const uint32_t rows = job / c->tokens, in_turn = rows < c->paired ? rows & 1 : 0;
     if (has_any_tails(i) && job == rows * c->tokens && !in_turn) await_tails(i, rows);
 }
-/* And the next ones: those of two jobs that take turns lie where they come to, and are done with before the last. */
+/* Starts the copy of the next tail weights once the buffer is free. If jobs of a pair alternate: not before
+ * the pair's last token. */
 static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job) {
     if (!has_any_tails(i)) return;
     const uint32_t rows = job / c->tokens, token = job - rows * c->tokens;

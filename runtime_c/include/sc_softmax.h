@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Softmax attention of one head over the cache: twin of attend().  Inline as sc_heads.h is. */
+ * Attention of one head: out = sum(softmax(q * k) * v), in integers. Bit-identical to attend() in numerics. A
+ * core processes every n-th head; the cache and scratch buffers are in L1. Inline, like sc_heads.h. */
 #ifndef SC_SOFTMAX_H
 #define SC_SOFTMAX_H
 
@@ -20,9 +21,8 @@ static inline uint32_t load16(const uint8_t *p) {
 static inline int32_t scale_mantissa(uint32_t s) { return (int32_t)sc_low16(s); }
 static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 
-/* Loads that step on by a stride, which is an immediate where it fits into one. */
-#define V_STEP                                                                                               \
-    (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from the last of a block's words to the next block */
+/* Loads with post-increment: an immediate if the stride fits, else a register. */
+#define V_STEP (SC_V_BLOCK - (VALUES - 1) * SC_KV_POSITIONS) /* from a block's last word to the next block */
 #define SHORT_STRIDES (SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048)
 #if SHORT_STRIDES
 #define STEP(n) "i"(n)
@@ -34,25 +34,26 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 #define LHU_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x28, " rd ", " ptr ", " step "\n"
 #endif
 
-/* Where the softmax of a head stands. */
+/* State of a head's softmax. */
 typedef struct {
-    int32_t least;   /* score, of which the largest is the least here: they are negated */
+    int32_t least;   /* negated scores: the largest score */
     uint32_t total;  /* sum of probabilities, Q16 */
-    uint32_t factor; /* score differences times 2^-(18 + shift) and this, of 16 bits, are log2 units in Q9 */
+    uint32_t factor; /* (score difference * 2^-(18 + shift)) * factor is in log2 units, Q9; 16 bits */
     int32_t shift;   /* 0 .. 31 */
-    uint32_t most;   /* the largest shifted difference that is told apart, at most 16 bits */
+    uint32_t most;   /* larger shifted differences count as this; 16 bits */
 } head_softmax;
 
-/* Where the plan has room for them, all values of exp2 that differ: at 2^-(i / 256), Q16, down to 2^-16, from where
- * on they are 0.  Without, a table of one octave and a shift. */
+/* exp2(-i / 256) in Q16, for all i up to where it is 0, if the plan has room for it. Otherwise a table of one
+ * octave, and a shift. */
 #ifdef SC_AT_EXP2
 #define SC_EXP2_STEPS (18 * 256 + 1)
 #define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
 _Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
 #endif
 
-/* Of a factor of 16 bits that is odd, the largest difference that need be told from others: with the table one whose
- * product with the factor is 16 to 18 octaves, where all are 0 (the chord of 2^31 / factor, 12 % above it at most). */
+/* The largest difference that matters, for an odd 16-bit factor. With the full table: one whose product with
+ * the factor is 16 to 18 octaves, where exp2 is 0 (a linear bound of 2^31 / factor, at most 12 % above
+ * it). */
 static inline uint32_t largest_difference(uint32_t factor) {
 #ifdef SC_AT_EXP2
     return 0x18000u - factor;
@@ -71,8 +72,8 @@ SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
         .least = 1 << 30, .factor = factor, .shift = sc_to_31(shift), .most = largest_difference(factor)};
 }
 
-/* The score loop's dot product in assembly: every load but the last of a small head is followed by
- * another instruction before it is used, for which the score before is compared late.  DOT_INSNS instructions. */
+/* Score loop in assembly. An instruction between each load and its use avoids stalls; so the previous score
+ * is compared late. DOT_INSNS instructions. */
 /* clang-format off */
 #define DOT_LOAD(t) SC_LW_POST("%[" #t "]", "%[row]")
 #define DOT_LAST(t) LW_STEP("%[" #t "]", "%[row]", "%[rs]")
@@ -100,20 +101,20 @@ SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
 #define SCORE_INSNS (4 + DOT_INSNS)
 /* clang-format on */
 
-/* A negated score from a query's product with a key, rounded to 16 bits, and that one's scale: at most 32767^2. */
+/* Negated score: -(q * k), rounded to 16 bits, times the key's scale. At most 32767^2. */
 static inline int32_t key_score(int32_t product, const uint8_t *record) {
     int32_t v = -product;
 #if SC_DOT_SHIFT > 0
     v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
 #if SC_XPULP
-    return SC_R2(0x5b, 0, 0x40, v, load16(record)); /* the product of the low halves */
+    return SC_R2(0x5b, 0, 0x40, v, load16(record)); /* product of the low halves */
 #endif
 #endif
     return v * (int32_t)load16(record);
 }
 
 #if SC_XPULP && SC_HDP > 16
-/* Products of a query with the keys of four positions, of which the first lies at k. */
+/* Products of a query with the keys of four positions from k on. */
 typedef struct {
     int32_t v0, v1, v2, v3;
 } key_products;
@@ -140,12 +141,12 @@ SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k) {
 }
 #endif
 
-/* Scores of `count` positions whose K records begin at row; returns where they end. */
+/* Scores of `count` positions, whose K records begin at row. Returns the end of the records. */
 SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
                                         uint32_t count) {
     int32_t least = s->least;
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
-    int32_t q[SC_HDP / 4], scale, v = least, t, u; /* a small head stays in registers, negated */
+    int32_t q[SC_HDP / 4], scale, v = least, t, u; /* a small query stays in registers, negated */
     for (int d = 0; d < SC_HDP / 4; d++) q[d] = SC_R2(0x57, 1, 0x04, 0, load32(q8 + 4 * d));
     /* clang-format off */
     __asm__ volatile(
@@ -154,7 +155,7 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
         ".insn i 0x0b, 5, %[sc], 4(%[row])\n"
         DOT_STEPS
         SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
-        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* times the key's scale, the low half */
+        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* low half of the key's scale */
         ".insn s 0x2b, 2, %[v], 4(%[out])\n"
         "772:\n.if (772b - 771b) - 4*(%[insns])\n.error \"a hardware loop is miscounted\"\n.endif\n"
         ".option pop\n"
@@ -205,11 +206,11 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
     return row;
 }
 
-/* By how many bits a probability times its value's scale loses to have SC_WEIGHT_BITS: of all scales or-ed, which have
- * as many bits as the largest. */
+/* Right shift that gives probability * value scale SC_WEIGHT_BITS bits. scales: all scales ORed, which has
+ * the bits of the largest. */
 SC_INLINE int weight_drop(uint32_t scales) { return sc_top_bit(scales) + 17 - SC_WEIGHT_BITS; }
 
-/* Scales of values or-ed, of positions from .. to - 1, whose K records begin at k. */
+/* Bitwise OR of the value scales of positions from .. to - 1. k: their K records. */
 SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from, uint32_t to) {
     const uint8_t *scale = k + from * SC_K_STRIDE + kv * SC_K_RECORD + 2;
     uint32_t scales = 0;
@@ -217,9 +218,9 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
     return scales;
 }
 
-/* Channels at a time.  The weights of four positions meet their values as four high and four low bytes: made
- * of them once where there are many channels, or else for every few.  With eight at a time a large head's weights are
- * loaded half as often. */
+/* VALUES: channels at a time. Four weights are used as four high and four low bytes. With many channels the
+ * weights are split once, otherwise for every group of channels. Eight channels at a time halve the loads of
+ * weights for large heads. */
 #if SC_HEAD_DIM % 4
 #define VALUES 2
 #elif SC_XPULP && SC_HEAD_DIM % 8 == 0 && SC_HEAD_DIM >= 32
@@ -227,8 +228,8 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
 #else
 #define VALUES 4
 #endif
-/* Where a context is long and heads are short the loops over positions below are one.  Elsewhere its code costs more
- * in the instruction cache than it gains. */
+/* WEIGHS_FOUR: one loop instead of two over positions, for long contexts and short heads. Elsewhere the code
+ * costs more instruction cache than it saves. */
 #ifdef SC_AT_EXP2
 #define WEIGHS_FOUR (SC_XPULP && VALUES == 4 && SC_HEAD_DIM <= 8 && SHORT_STRIDES)
 #else
@@ -257,7 +258,7 @@ SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
 }
 #endif
 
-/* The weights of `count` positions, and zeros after them up to a whole block; scales: the first value's. */
+/* Weights of `count` positions, then zeros up to a whole block. scales: scale of the first value. */
 SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
                              uint32_t count, int drop) {
     const int32_t least = s->least;
@@ -277,7 +278,7 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
         ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
         "andi %[i], %[d], -2\n"
         ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
-        SC_LW_POST("%[d]", "%[score]") /* the next one, in the end one too many */
+        SC_LW_POST("%[d]", "%[score]") /* next score; reads one too many at the end */
         "add %[total], %[total], %[p]\n"
         ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
         SC_ROUND("%[p]", "%[drop]")
@@ -288,7 +289,7 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
         SC_LW_POST("%[d]", "%[score]")
         LHU_STEP("%[sc]", "%[scales]", "%[ss]")
         ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n"
-        ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* to 16 bits, unsigned */
+        ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* saturates to 16 bits, unsigned */
         ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n"
         "andi %[i], %[d], 510\n"
         ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
@@ -337,7 +338,7 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
 #include "sc_weigh_four.h"
 #endif
 
-/* How a weighted sum becomes a mean. */
+/* How a weighted sum is divided by the sum of probabilities. */
 typedef struct {
     int32_t factor, limit, half;
     int left, right;
@@ -356,13 +357,13 @@ SC_INLINE mean_scale head_mean(uint32_t total, int drop, const sc_layer *layer) 
     return m;
 }
 
-/* In place, n > 0 sums. */
+/* n > 0 sums, in place. */
 SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 #if SC_XPULP
     int32_t v;
     int32_t *out = sum;
     /* clang-format off */
-#if SC_HEAD_DIM >= 32 /* two at a time, of which neither waits for what comes of the other */
+#if SC_HEAD_DIM >= 32 /* two at a time, so that neither waits for the other's result */
     int32_t w;
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
                      SC_LW_POST("%[v]", "%[sum]") SC_LW_POST("%[w]", "%[sum]")
@@ -389,7 +390,7 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
                      SC_LW_POST("%[v]", "%[sum]")
                      "mulh %[v], %[v], %[factor]\n"
-                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n" /* to -(limit + 1) .. limit */
+                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n" /* clip to -(limit + 1) .. limit */
                      "sll %[v], %[v], %[left]\n"
                      "add %[v], %[v], %[half]\n"
                      "sra %[v], %[v], %[right]\n"
@@ -408,13 +409,12 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 #endif
 }
 
-/* The attention of heads first, first + step, ... below `end`; returns the next head, less SC_HEADS: the next
- * token's first where `end` is all.  `last`: no position behind the token's is in use. */
+/* Attention of heads first, first + step, ... below `end`. Returns the next head minus SC_HEADS: this core's
+ * first head of the next token if end == SC_HEADS. last: no later position is in use. */
 SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int last) {
     for (; head < end; head += step) {
         int at = head;
-        SC_OPAQUE(
-            at); /* or what follows from it is kept from head to head, in more registers than there are */
+        SC_OPAQUE(at); /* else GCC keeps derived values across heads and runs out of registers */
         const uint32_t kv = (uint32_t)at / (SC_HEADS / SC_KV_HEADS);
         const uint32_t count = h->position + 1;
         const uint8_t *const records = h->k + kv * SC_K_RECORD;
@@ -428,7 +428,7 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         const int drop = weight_drop(h->value_scales[kv]);
 #if WEIGHS_FOUR
         if (last) {
-            uint8_t *const next = h->k + (behind - h->k); /* to be written to */
+            uint8_t *const next = h->k + (behind - h->k); /* writable */
             const uint32_t none = no_positions(s.least, score + count, next, count);
             weigh_values(&s, score, weight, records + 2, row, (count + none) / SC_KV_POSITIONS, drop, out);
             s.total -= none * sc_exp2_table[0];

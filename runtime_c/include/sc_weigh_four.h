@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weights of positions and sums of values in one loop, where a context is long and heads are short: for sc_softmax.h
- * only, in Xpulp. */
+ * Softmax weights and weighted sum of the values in one Xpulp loop, for long contexts with short heads (at
+ * most 8 channels). Used only by sc_softmax.h. */
 #ifndef SC_WEIGH_FOUR_H
 #define SC_WEIGH_FOUR_H
 
 /* clang-format off */
-/* w = what a position's value weighs; its score, in t0, makes room for the next one's.  Registers are named here, since
- * GCC takes no more than 30 operands. */
+/* w = weight of a position's value. Its score is in t0; the next score is loaded there. Registers have fixed
+ * names here, because GCC allows 30 operands. */
 #define WEIGH(w)                                                                                                     \
     LHU_STEP("t1", "%[scales]", "%[ss]")                                                                             \
     ".insn r 0x5b, 2, 0x60, t0, %[least], %[shift]\n"                                                                \
@@ -27,29 +27,29 @@
 #define KEPT_WEIGHTS
 #define FOUR_INSNS (40 + 4 + 12)
 #endif
-#define FOUR_BEGIN(count, insns) SC_LOOP_BEGIN(count, insns) /* with the number of instructions worked out */
+#define FOUR_BEGIN(count, insns) SC_LOOP_BEGIN(count, insns) /* expands the macro that counts instructions */
 #define FOUR_END(insns) SC_LOOP_END(insns)
 /* clang-format on */
 
-/* Of n > 0 blocks of positions the weights meet the first channels' values where they are made, and are kept, split,
- * where there are other channels. */
+/* n > 0 blocks: uses each weight for the first channels as soon as it is computed. Stores the weights, split
+ * into bytes, if there are more channels. */
 SC_INLINE void weigh_values(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
                             const uint8_t *row, uint32_t n, int drop, int32_t sum[VALUES]) {
     int32_t l0 = 0, l1 = 0, l2 = 0, l3 = 0;
     uint32_t total = s->total;
     /* clang-format off */
     __asm__ volatile(
-        "li t5, 0\nli t6, 0\nli a6, 0\nli a7, 0\n" /* of high bytes */
+        "li t5, 0\nli t6, 0\nli a6, 0\nli a7, 0\n" /* sums of high bytes */
         "li a5, 0x05010400\nli a4, 0x00030001\n"
         SC_LW_POST("t0", "%[score]")
         FOUR_BEGIN("%[a]", FOUR_INSNS)
         WEIGH("%[a]") WEIGH("t3")
-        SC_SHUFFLE("%[a]", "t3", "a5") /* their high bytes above their low ones */
+        SC_SHUFFLE("%[a]", "t3", "a5") /* high bytes above low bytes */
         WEIGH("t4") WEIGH("t3")
         SC_LW_POST("t1", "%[row]")
         SC_SHUFFLE("t4", "t3", "a5")
         SC_PACK("t3", "t4", "%[a]")
-        ".insn r 0x57, 0, 0x64, %[a], t4, a4\n" /* both upper halves */
+        ".insn r 0x57, 0, 0x64, %[a], t4, a4\n" /* the upper halves of both */
         KEEP_WEIGHTS
         FOUR_CHANNELS("%[a]", "t3", "t1", "t2", "t5", "t6", "a6", "a7")
         FOUR_END(FOUR_INSNS) "\n"
@@ -66,8 +66,8 @@ SC_INLINE void weigh_values(head_softmax *s, const int32_t *score, uint16_t *wei
     s->total = total;
 }
 
-/* Positions behind the last one up to a whole block, of which there are none yet: their values get scales of 0, and
- * they the largest score, whose probability is known.  Returns how many they are. */
+/* Fills the last block: positions after the last one get value scale 0 and the largest score, whose
+ * probability is known. Returns how many. */
 SC_INLINE uint32_t no_positions(int32_t least, int32_t *score, uint8_t *record, uint32_t count) {
     const uint32_t none = -count % SC_KV_POSITIONS;
     for (const int32_t *const end = score + none; score < end; record += SC_K_STRIDE) {

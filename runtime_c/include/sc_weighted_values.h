@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Sums of values, weighted, over positions: for sc_softmax.h only. */
+ * Weighted sums of values: sum[channel] += weight[position] * v[position][channel]; weights: uint16, v: int8.
+ * Used only by sc_softmax.h. */
 #ifndef SC_WEIGHTED_VALUES_H
 #define SC_WEIGHTED_VALUES_H
 
-/* In assembly: four positions' high and low bytes of weights meet the values of four channels, of which v has the
- * first one's; 11 instructions. */
+/* Assembly for four positions and four channels: high and low bytes of the weights; v holds the first
+ * channel. 11 instructions. */
 /* clang-format off */
 #define FOUR_CHANNELS(high, low, v, w, h0, h1, h2, h3)                                                               \
     SC_LW_POST(w, "%[row]")                                                                                          \
@@ -17,11 +18,11 @@
 /* clang-format on */
 
 #if VALUES == 8
-/* In assembly: four positions' weights meet the values of one channel. */
+/* Assembly for four positions and one channel. */
 #define CHANNEL(h, l, v) SC_SDOTU(h, "%[a]", v) SC_SDOTU(l, "%[b]", v)
 #define CLEARED(x) "mv %[" #x "], x0\n"
 
-/* sum[i] = values of channel i from row on times the weights of `count` > 0 positions */
+/* sum[i] = sum over `count` > 0 positions of weight * value of channel i; row: the first channel */
 SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
                                int32_t sum[VALUES]) {
     int32_t v, w, a, b, h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, l4, l5, l6, l7;
@@ -60,7 +61,7 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
 
 #else
 
-/* sum[i] = values of channel i from row on times the weights of `count` positions */
+/* sum[i] = sum over `count` positions of weight * value of channel i; row: the first channel */
 SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint32_t count,
                                int32_t sum[VALUES]) {
 #if SC_XPULP

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The attention of one head whose cache arrives in pieces, and the values of exp2. */
+ * Attention of one head whose cache passes through L1 in parts: the steps of sc_softmax.h with saved state.
+ * Each worker has its own head. Also fills the table of exp2 (L1). */
 #include "sc_platform.h"
 
 #include "sc_softmax.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The KV cache behind L1: the first layers' in L2, the next ones' in weight memory, the others' in HyperRAM.
+ * KV cache outside L1: the first layers' in L2, then weight memory, then HyperRAM. A layer has its keys, then
+ * its values.
  *
- * A layer's is its keys and, behind them, its values.  Of those in HyperRAM one at a time is in L2: when the layer
- * is done, what the pass added goes back, and the next one's comes, while the cores are at matrices. */
+ * L2 holds one layer's cache from HyperRAM at a time. After its attention the new positions are written back
+ * and the next layer's cache is read, while the cores multiply matrices. One core starts the transfers. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -42,7 +43,7 @@ SC_HOT uint8_t *sc_cache_keys(uint32_t layer) {
 #if SC_KV_LAYERS_HYPERRAM > 0
 
 static void transfer(uint32_t layer, uint32_t at, uint32_t bytes, enum sc_direction direction) {
-    const uint32_t most = 1u << 19; /* a transfer's bytes have 20 bits */
+    const uint32_t most = 1u << 19; /* the transfer length has 20 bits */
     while (bytes) {
         uint32_t n = bytes < most ? bytes : most;
         sc_ram_start(stage + at, (layer - FIRST_SWAPPED) * SC_KV_LAYER_BYTES + at, n, direction);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * N-EUREKA: C twin of compiler/shrinkc/engines/neureka_1x1.py (1x1 mode), neureka_3x3.py and neureka_both.py.
+ * Matrix products on N-EUREKA: y = W * x, x: int16 as low and high bytes. Same integers as
+ * compiler/shrinkc/engines/neureka_*.py. The engine reads W in weight memory and x in L1.
  *
- * A matrix is a sequence of jobs of some rows, with all tokens or one by one.  The controller writes them: two are
- * under way while the workers join, rescale and store what the one before has summed.  A target without the engine
- * computes the same sums where it stores them.  What rows have behind the engine's last whole tile, their tails, is
- * the workers'. */
+ * A matrix is a sequence of jobs, each with some rows and one or all tokens. The controller writes jobs and
+ * keeps two in progress. Meanwhile the workers combine, rescale and store the sums of the previous job, and
+ * multiply the tails of rows. Targets without the engine compute the same sums on the cores. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -15,10 +15,10 @@
 #include "sc_joined.h"
 #include "sc_neureka_rows.h"
 
-#define OUTPUTS 32u    /* of a tile */
-#define JOB_ROWS_LOG 6 /* agrees with neureka_1x1.py, like the next two */
+#define OUTPUTS 32u    /* per tile */
+#define JOB_ROWS_LOG 6 /* equal to neureka_1x1.py, like the next two */
 #define JOBS 3u
-#define PIXELS 36 /* of a tile */
+#define PIXELS 36 /* per tile */
 #define TOKENS_MAX 36u
 
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
@@ -40,36 +40,36 @@ _Static_assert(SC_TEAM > SC_CORES, "the controller looks after the engine");
 
 #include "sc_neureka_jobs.h"
 
-/* What depends on how many rows a job has. */
+/* Registers that depend on the number of rows of a job. */
 typedef struct {
     uint32_t last_out_in, tiles_out_in;
 #ifdef SC_ENGINE_COPIES
-    uint16_t out_pixel, out_row; /* bytes from one of the results' to the next */
-    uint16_t apart;              /* from low to high sums */
+    uint16_t out_pixel, out_row; /* output strides in bytes */
+    uint16_t apart;              /* words from low to high sums */
 #endif
 } extent;
 enum { WHOLE, HALF, LAST, EXTENTS };
 
-/* Of a decoded token jobs of a matrix are alike but for their rows: what is written of them is made once. */
+/* Registers of a matrix's jobs for one token, computed once: jobs differ only in rows. */
 typedef struct {
-    sc_neureka_job job; /* at the place of the first */
+    sc_neureka_job job; /* of the first job */
     extent extents[EXTENTS];
-    uint32_t form;            /* equal for those that differ in nothing but their place and extent */
-    uint32_t half_bytes;      /* of weights of half a job's rows */
-    uint16_t count;           /* 0: of a matrix that another engine runs */
-    uint16_t whole;           /* how many come before those of half as many rows, if any are so */
-    uint16_t rows, last_rows; /* of a whole job, of the last one */
+    uint32_t form;            /* form id: equal if registers differ only in addresses and extent */
+    uint32_t half_bytes;      /* weight bytes of half a job's rows */
+    uint16_t count;           /* number of jobs; 0: not on N-EUREKA */
+    uint16_t whole;           /* number of whole jobs before those with half as many rows */
+    uint16_t rows, last_rows; /* rows of a whole job, of the last job */
 #ifdef SC_ENGINE_COPIES
-    uint16_t zeros_at, zeros; /* of a copy's vector: where low bytes end, how many words of zeros follow */
+    uint16_t zeros_at, zeros; /* second layout: end of the low bytes, words of zeros after them */
 #else
-    uint16_t apart; /* from low to high sums */
+    uint16_t apart; /* words from low to high sums */
 #endif
-    uint16_t last_each, last_blocks; /* of the last one, for each core: an even number, or whole blocks */
-    const uint16_t *multipliers;     /* the first row's; in L1 where the plan has room for them */
+    uint16_t last_each, last_blocks; /* rows per core in the last job: even, or whole blocks */
+    const uint16_t *multipliers;     /* [rows], in L1 if the plan has room */
 #ifdef SC_ENGINE_TAILS
-    uint16_t tail_row; /* bytes of a row with a tail, which the engine has */
-    uint16_t tail_at;  /* the vector's first byte of a tail */
-    uint16_t high;     /* bytes from a vector's low ones to its high ones */
+    uint16_t tail_row; /* bytes that the engine reads of a row with a tail */
+    uint16_t tail_at;  /* first byte of a tail in the vector */
+    uint16_t high;     /* bytes from low to high bytes of the vector */
     uint8_t tail_words, tails : 4, nibbles : 4;
 #endif
 } image;
@@ -84,7 +84,8 @@ static inline int on_neureka(const sc_matrix *m) {
     return dense(m);
 }
 
-/* Those of all matrices that N-EUREKA has, one after the other: from weight memory a core waits for each. */
+/* Copies the multipliers of all N-EUREKA matrices to L1, because a core stalls for each load from weight
+ * memory. */
 static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
     uint8_t *to = SC_BUFFER(uint8_t *, SC_AT_MULTIPLIERS);
     for (const sc_matrix *before = sc_matrices; before < m; before++)
@@ -96,8 +97,8 @@ static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
 #define keep_multipliers multipliers
 #endif
 
-/* How many jobs of one token are whole: all, or those before the last two or three, which have half as many rows, for
- * the cores join the sums of the last one when the engine is done. */
+/* Number of whole jobs for one token. The last two or three jobs have half as many rows, because the engine
+ * is idle while the cores finish the last sums. */
 static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half) {
 #ifdef SC_ENGINE_TAILS
     if (m->tails) return whole->count;
@@ -144,14 +145,14 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->whole = (uint16_t)whole, i->count = (uint16_t)(ends == &c ? whole : half.count - whole);
 }
 
-/* Half jobs before a job of one token. */
+/* Half jobs before job `job` of one token. */
 static inline uint32_t halves_before(const image *i, uint32_t job) {
     return job + (job < i->whole ? job : i->whole);
 }
 
 #include "sc_neureka_tails.h"
 
-/* The next job of one token, to be committed; waits while two are under way. */
+/* Writes the next job for one token, without starting it. Waits while two jobs are in progress. */
 SC_HOT static void write_one(const image *i, uint32_t job) {
     const extent *const e = &i->extents[job + 1u == i->count ? LAST : job < i->whole ? WHOLE : HALF];
     const sc_neureka at = sc_neureka_acquire();
@@ -163,12 +164,12 @@ SC_HOT static void write_one(const image *i, uint32_t job) {
     sc_neureka_written(i->form);
 }
 
-/* Of passes over one token, or with one left in the last layer; written by the controller. */
+/* Current matrix in passes with one token (or one left in the last layer). Written by the controller. */
 static SC_L1 struct {
-    const image *at_hand; /* whose jobs these are; the workers copy it before end()'s first meeting */
-    const sc_matrix *of;  /* whose first job has been written, or 0 */
-    const image *end;     /* behind the last one that the pass multiplies with */
-    uint32_t written;     /* jobs of it before begin() */
+    const image *at_hand; /* of the current jobs; the workers copy it before the first barrier in end() */
+    const sc_matrix *of;  /* matrix whose first job is written, or 0 */
+    const image *end;     /* end of the pass's matrices */
+    uint32_t written;     /* jobs written before begin() */
 } now;
 
 static inline void write_first(const image *i) {
@@ -177,7 +178,7 @@ static inline void write_first(const image *i) {
     fetch_tails(i, 0);
 }
 
-/* A pass's first matrix, and those behind one that another engine has. */
+/* For a pass's first matrix, and for one after a matrix of another engine. */
 SC_WARM static void prepare_first(const sc_matrix *m) {
     now.end = image_of(sc_pass_end());
     now.of = m;
@@ -195,14 +196,14 @@ SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm)
     const image *const i = now.at_hand;
     clear_between(i);
     now.written = 1;
-    if (behind_norm && i->count > 1) { /* there is time, and the engine will go on when the first is done */
+    if (behind_norm && i->count > 1) { /* there is time, and the engine continues right after the first job */
         now.written = 2;
         sc_neureka_hold();
         write_one(i, 1);
     }
 }
 
-/* Nothing comes before the first jobs of one token: everybody waits for them. */
+/* The first job starts before anything else: all cores wait for it. */
 SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
     (void)x;
     if (tokens > 1) {
@@ -220,8 +221,9 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     const image *i = now.at_hand;
     uint32_t job = 0, left;
     await_tails(i, 0);
-    sc_meet(); /* what the vector's values stand for is known, and the first job's tails are there */
-    do {       /* as above; tails of a job that comes next lie where those of the last but one were */
+    sc_meet(); /* the vector's scale and the first job's tail weights are ready */
+    do {       /* Keeps two jobs in progress. Tail weights of the next job replace those of the job before the
+                * last. */
         left = i->count - ++job;
         if (left && job >= now.written) {
             write_one(i, job);
@@ -234,27 +236,27 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
         sc_neureka_wait(left > 0);
         sc_meet();
     } while (left);
-    /* the next matrix's first job is written while the workers join the last one's sums */
+    /* writes the next matrix's first job while the workers finish the last sums */
     const int follows = ++i != now.end && i->count;
     now.of = follows ? now.of + 1 : 0;
     if (follows) write_first(i);
 }
 
 #ifdef SC_ENGINE_TAILS
-#define MEETS_IN_JOIN 0 /* tails are added before */
+#define MEETS_IN_JOIN 0 /* tails are added first */
 #else
 #define MEETS_IN_JOIN 1
 #endif
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
-    (void)at; /* what is read of it is in the image */
+    (void)at; /* everything needed is in the image */
     if (tokens > 1) {
         end_several(m, x, tokens, out, core);
         return;
     }
     const image *const i = now.at_hand;
-    /* this core's of a job: so many rows, from `mine` on; `row`: where the job begins */
+    /* This core's rows of a job: `rows` from `mine` on; `row`: first row of the job. */
     uint32_t rows = i->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
     uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF), left = i->count;
     int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
@@ -301,7 +303,7 @@ static void attend(const sc_matrix *m, uint32_t tokens) {
     sc_meet();
 }
 
-/* Of both bytes; a whole piece is a loop of known length, which compilers take for vectors. */
+/* low + 256 * high dot product. A whole piece has a constant length, so compilers vectorise the loop. */
 static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high, uint32_t n) {
     int32_t l = 0, h = 0;
     if (n == PIECE_MAX) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One forward pass over a chunk of tokens: all workers run this and, where SC_TEAM has it, the controller,
- * a barrier between phases. */
+ * One forward pass over a chunk of tokens: embedding, layers, LM head. All workers run it and, if it is in
+ * the team, the controller (sc_accompany.h). Activations are in L1; weights come tile by tile to L1, or an
+ * engine reads them in place. */
 #include "sc_platform.h"
 
 #include "sc_accompany.h"
@@ -21,7 +22,7 @@ int32_t sc_all_logits[SC_CHUNK][SC_VOCAB];
 static SC_L2 uint8_t embed_stage[SC_EMBED_STAGE] __attribute__((aligned(4)));
 #endif
 
-/* The planner's sizes of C structures are checked against the compiler's. */
+/* The planner's sizes of C structures must equal the compiler's. */
 _Static_assert(sizeof(sc_head_scratch) == SC_HEAD_SCRATCH_BYTES, "planned size of sc_head_scratch");
 _Static_assert(sizeof(sc_head_state) == SC_HEAD_STATE_BYTES, "planned size of sc_head_state");
 _Static_assert(sizeof(sc_qvec) <= SC_QVEC_BYTES, "planned size of sc_qvec");
@@ -41,7 +42,7 @@ SC_PHASE static void embed(int core) {
         const sc_place at = sc_place_of(m, id / SC_ROWS);
         const uint8_t *block = SC_BLOB(at.level) + at.offset;
 #ifdef SC_HAS_ENGINES
-        if (m->engine != SC_ON_CORES) { /* of many tokens each is one core's */
+        if (m->engine != SC_ON_CORES) { /* one core per token; the cores share the remaining tokens */
             const int alone = t < sc_now.tokens - sc_now.tokens % SC_CORES;
             if (alone && t % SC_CORES != (uint32_t)core) continue;
             sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t],
@@ -67,7 +68,7 @@ SC_PHASE static void embed(int core) {
     }
 }
 
-/* All rows of a matrix, tile by tile as the stream delivers them. */
+/* All rows of a matrix: on its engine, or tile by tile on the cores. */
 #if SC_RANK > 0
 SC_PHASE static
 #else
@@ -84,7 +85,7 @@ static inline
     }
 #endif
 #if SC_RANK > 0
-    if (m->b) { /* y += b @ quantise(a @ x): a is streamed just before its matrix */
+    if (m->b) { /* y += b @ quantise(a @ x): a comes just before its matrix in the stream */
         const uint32_t first = sc_now.tokens - tokens;
         const sc_output side = {.kind = SC_STORE,
                                 .dst = sy[first],
@@ -111,7 +112,7 @@ SC_PHASE static void quantize_any(const sc_layer_step *s, uint32_t layer, const 
              sc_first_of(s, layer), vectors(l->m[s->slot], sc_now.tokens - sc_first_of(s, layer)), xv, core);
 }
 
-/* The input of a layer's matrix: with a gain RMSNorm's, and of one token at once where it can be. */
+/* Quantised input of a layer's matrix; with gain: after RMSNorm. */
 SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
 #if SC_Q16
     const sc_layer *l = &sc_layers[layer];
@@ -157,7 +158,7 @@ SC_PHASE static void layers(int core) {
     }
 }
 
-/* Between rows of some tokens' logits and those that take their place. */
+/* Compares a window of logits before the next window overwrites it. */
 static void compare(const sc_window w, int core) {
     sc_barrier();
     for (uint32_t i = 0; i < w.tokens; i++) sc_compare(i, sc_logits + i * w.stride, w.row, w.rows, core);
@@ -166,13 +167,13 @@ static void compare(const sc_window w, int core) {
     sc_barrier();
 }
 
-/* The largest logit of every token of the chunk, in one pass over the head: as many rows at a time as sc_logits
- * has room for.  Not among the hot code: it is walked through once a pass, and few passes need it. */
+/* The largest logit of every token, in one pass over the LM head: as many rows at a time as sc_logits can
+ * hold. Not hot: runs once per pass, and few passes need it. */
 static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t tokens = sc_now.tokens;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #ifdef SC_HAS_ENGINES
-    if (sc_on_engine(m)) { /* it gives all rows of all tokens */
+    if (sc_on_engine(m)) { /* the engine computes all rows of all tokens at once */
         out.stride = SC_VOCAB;
         linear(m, xv, tokens, &out, core);
         compare((sc_window){tokens, 0, SC_VOCAB, SC_VOCAB}, core);
@@ -247,12 +248,12 @@ void sc_start(void *unused, int core) {
 #endif
 }
 
-/* What comes before the first layer. */
+/* Everything before the first layer. */
 static inline void before(int core) {
     sc_profile_start(core);
 #if SC_ROPE_IN_FLASH
     if (core == 0) sc_load_rope();
-    sc_barrier(); /* before another core asks flash for weights */
+    sc_barrier(); /* before another core requests weights from flash */
 #endif
     if (core == SC_FETCHER) fetch_first();
     embed(core);

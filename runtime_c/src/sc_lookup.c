@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Prompt lookup: a draft of what comes next is what followed the same tokens before.
+ * Prompt-lookup speculative decoding: proposes the tokens that followed an earlier occurrence of the last
+ * tokens. Workers share the search.
  *
- * The tokens that ended the text when it last had the most of its present end, of SC_NGRAM tokens at most;
- * the fewer they are, the shorter is the draft.  Whatever it is, no token that is chosen depends on it. */
+ * Takes the latest of the longest matches, up to SC_NGRAM tokens; shorter matches give shorter drafts. A
+ * draft never changes the chosen tokens. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -15,7 +16,7 @@ _Static_assert(SC_CONTEXT < 1 << AT_BITS, "a position beside the length of what 
 static SC_L1 struct {
     const uint32_t *tokens;
     uint32_t count;
-    uint32_t found[SC_CORES]; /* length << AT_BITS | position of the last token */
+    uint32_t found[SC_CORES]; /* match length << AT_BITS | position of its last token */
 } s;
 
 static void search(void *unused, int core) {
@@ -43,6 +44,6 @@ uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most) {
     if (best == 0) return 0;
     const uint32_t length = best >> AT_BITS, from = (best & ~(~0u << AT_BITS)) + 1;
     const uint32_t n = length == SC_NGRAM || most < 2 * length + 1 ? most : 2 * length + 1;
-    for (uint32_t i = 0; i < n; i++) tokens[count + i] = tokens[from + i]; /* it may go on in itself */
+    for (uint32_t i = 0; i < n; i++) tokens[count + i] = tokens[from + i]; /* source and draft may overlap */
     return n;
 }

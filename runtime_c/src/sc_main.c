@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The generation loop: prefill, decode with the KV cache, end token, text out.
+ * Generation loop: prefill, decode with the KV cache until an end token, text output. Runs on the controller.
  *
- * Plain text, or the lines of a proof or timing run (sc_abi.h). */
+ * Prints plain text, or the lines of sc_abi.h if a run is verified or timed. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -15,7 +15,7 @@ static int refuse(const char *message) {
     return SC_EXIT_REFUSED;
 }
 
-static int begun; /* the tokenizer's decoder drops one space that leads the whole text */
+static int begun; /* the tokenizer drops one leading space of the whole text */
 
 static void emit_text(uint32_t token) {
     sc_piece p = sc_piece_of(token);
@@ -61,20 +61,20 @@ static int is_end(uint32_t token) {
     return 0;
 }
 
-/* Of the pass's tokens the first one of which logits are wanted, or an op of the last layer to be seen. */
+/* First token of the pass that needs logits, or whose last layer is dumped. */
 static uint32_t first_wanted(uint32_t tokens) {
     if (sc_now.want == SC_CHOICES || sc_now.trace & SC_TRACE_LOGITS) return 0;
     const uint32_t first = tokens - (sc_now.want == SC_LAST_LOGITS);
-    const uint32_t seen = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
+    const uint32_t seen = sc_now.dump_position - sc_now.position; /* huge if it is before the chunk */
     return sc_now.trace & SC_TRACE_DUMP && sc_now.dump_layer + 1 == SC_LAYERS && seen < first ? seen : first;
 }
 
-/* Feeds n tokens at `position`, chunk by chunk; what is wanted, of the last chunk. */
+/* Processes n tokens from `position` on, chunk by chunk. want: result of the last chunk. */
 SC_HOT static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
     while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
-        /* of a pass with a draft not all tokens may count */
+        /* some tokens of a draft may have been rejected */
         const uint32_t known = sc_now.position + (sc_now.want == SC_CHOICES ? 0 : sc_now.tokens);
         sc_now.known = known <= position ? known : 0;
         sc_now.next = chunk == 1 && known == position;
@@ -95,8 +95,8 @@ SC_HOT static void feed(const uint32_t *ids, uint32_t n, uint32_t position, enum
     }
 }
 
-/* What a pass gave, from next[0] at `position` on, where its draft was: the tokens that were drafted right and the
- * one that follows them, but none behind an end token unless the run goes on there.  Says how many. */
+/* Chooses tokens after a pass; next[] holds the draft for `position` on. Keeps the correct draft tokens and
+ * adds one token, but stops at an end token unless go_on. Returns how many. */
 SC_HOT static uint32_t choose(const sc_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position,
                               int go_on) {
     uint32_t n = 0, draft;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the host needs to compare every integer that matters, as text lines: hashes, logits, ops.
- * Time spent here is added to sc_now.untimed and taken off the step. */
+ * Prints what the host verifies bit for bit: hashes of layers, logits, outputs of ops. One core prints, all
+ * wait. The time is added to sc_now.untimed, which is subtracted from the step's time. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -26,7 +26,7 @@ SC_INLINE uint32_t hash(const int32_t *v, uint32_t n) {
     return h;
 }
 
-/* Of a pass, printed behind it: between layers that would drive out of the instruction cache what the next one needs. */
+/* Hashes of a pass, printed after it: printing between layers would evict code from the instruction cache. */
 static SC_L2 uint32_t hashes[SC_LAYERS][SC_CHUNK];
 
 SC_WARM void sc_hash_layer(uint32_t layer) { hashes[layer][0] = hash(x[0], SC_HIDDEN); }
@@ -66,7 +66,7 @@ static void dump_words(const char *op, const int32_t *v, uint32_t n) {
     sc_put_words(tag, 0, v, n);
 }
 
-/* n bytes, or with `high` 16-bit values whose upper bytes are there */
+/* n int8 values, or 16-bit values if `high` has their upper bytes */
 static void dump_bytes(const char *op, const int8_t *v, const int8_t *high, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (i % 24 == 0) {
@@ -81,7 +81,8 @@ static void dump_bytes(const char *op, const int8_t *v, const int8_t *high, uint
     sc_puts("\n");
 }
 
-/* op ends in ".q": its values; ".s" mantissa and exponent; ".c" the segment scales of an int8 vector, one of so many */
+/* op ends in ".q" (values). Also prints ".s": mantissa and exponent, and for int8 vectors ".c": group
+ * scales. */
 static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader, uint32_t tokens) {
     const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
     char name[16];
@@ -101,9 +102,8 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader,
 
 static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
     const sc_layer *const l = &sc_layers[layer];
-    const uint32_t t = sc_now.dump_position - sc_now.position; /* huge if before the chunk */
-    if (t >= sc_now.tokens || op < SC_LAYER_FIRST || op > SC_LAYER_LAST)
-        return; /* the others are no layer's */
+    const uint32_t t = sc_now.dump_position - sc_now.position; /* huge if it is before the chunk */
+    if (t >= sc_now.tokens || op < SC_LAYER_FIRST || op > SC_LAYER_LAST) return; /* not an op of a layer */
     const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
     if (s->form == SC_VECTOR)
@@ -127,17 +127,16 @@ uint32_t sc_observed(uint32_t trace, uint32_t tokens) {
     return (SC_HASHES_BESIDE && tokens == 1 ? 0 : 1u << SC_LAYER_LAST) | 1u << SC_OP_LOGITS;
 }
 
-static SC_L2 uint32_t took; /* by what was observed last; where it changes no place in L1 */
+static SC_L2 uint32_t took; /* time of the last observation; in L2, so that no L1 address changes */
 
-/* Not what a layer gives in a pass that is only proved. */
+/* Everything but the hash of a layer's output. */
 static __attribute__((noinline)) void observe(enum sc_op op, uint32_t layer) {
     if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer) dump(op, layer);
     if (op == SC_OP_LOGITS) put_logits();
 }
 
-/* What the team has done of a layer's op is there, and the controller observes it, if it is of the team: the workers
- * have no room for that in their instruction cache, and it has not much.  Few lines of code, for a step that is proved
- * takes no longer than one that is not. */
+/* Observation of a layer's op by the controller, if it is in the team: the workers' instruction cache has no
+ * room for it. Short code, so that verification does not slow down a step. */
 SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
     const int of_layer = layer < SC_LAYERS;
     for (int behind = 0; behind < 2; behind++) {

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Profile, in programs that are built with SC_PROFILE only: what each core's counters say of each op.
+ * Profile, only in programs built with SC_PROFILE: counters of each core per op.
  *
  *   SC_LINE_PROFILE P|D layer op cores elapsed active instructions load_stalls icache transfers worst
  *
- * P: the prompt, D: one decode step; layer is - outside the layers.  In cycles, but for instructions;
- * summed over the cores, but for the last two, which are those of the core that has most.  Active: not
- * asleep and not in a wait for a transfer; transfers: in such waits; worst: active.  All workers meet
- * after each op, of a layer's the controller too, so that an op's waiting is its own; what that costs and the
- * counting itself are no op's.  Samples are kept until the pass has ended where there is room, because printing takes
- * so long that every transfer under way ends meanwhile. */
+ * P: prompt, D: a decode step; layer: "-" outside the layers. Values are cycles, except instructions, and
+ * sums over the cores; the last two are the maximum. active: neither asleep nor waiting for a transfer;
+ * transfers: waiting for one; worst: active. A barrier after each op assigns waiting to its op; the cost of
+ * barrier and counting is excluded. Samples are kept until the end of the pass if possible, because transfers
+ * would finish during the slow output. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"
@@ -23,7 +22,7 @@ static struct {
     uint16_t layer;
 } what[ROOM];
 static sc_counters counted[ROOM][SC_CORES];
-static uint32_t used[SC_CORES]; /* per core, so that nobody reads a count another core moves on */
+static uint32_t used[SC_CORES]; /* per core, so that no core reads a count that another one changes */
 
 void sc_profile_start(int core) {
     (void)core;
@@ -42,7 +41,7 @@ static void __attribute__((noinline)) make_room(int core) {
     sc_barrier();
 }
 
-/* hot: what it takes to come here is the op's */
+/* hot, because the call itself counts for the op */
 SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
     const int alone = core == SC_CONTROLLER, slot = alone ? 0 : core;
     if (layer < SC_LAYERS) sc_meet();

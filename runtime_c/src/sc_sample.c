@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The next token: greedy, or temperature and top-p.  Twin of numerics/sampling.py.
- *
- * Every core owns a contiguous slice of the vocabulary, so ties go to the lowest index. */
+ * Chooses the next token from the logits: argmax, or temperature and top-p. Bit-identical to
+ * numerics/sampling.py. Logits: L1 or L2. Each worker has a contiguous part of the vocabulary; ties go to the
+ * lowest index. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -26,7 +26,7 @@ SC_WARM void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t row
     share(rows, core, &from, &to);
     sc_top top = tops[t][core];
     if (row == 0) top = (sc_top){-SC_INT32_MAX, from < to ? from : SC_VOCAB};
-    const int32_t *eight = 0; /* that has the largest one */
+    const int32_t *eight = 0; /* the eight with the largest value */
     for (; from + 8 <= to; from += 8) {
         const int32_t *const w = v + from;
         const int32_t low = sc_max(sc_max(w[0], w[1]), sc_max(w[2], w[3])),
@@ -91,7 +91,7 @@ static uint64_t total_mass(void) {
     return total;
 }
 
-/* Smallest set of the most probable tokens whose mass reaches top_p, ties included. */
+/* Top-p: the smallest set of most probable tokens whose mass reaches top_p; includes ties. */
 static void keep_nucleus(uint32_t top_p_q16) {
     uint64_t need = (total_mass() * top_p_q16 + 65535) >> 16;
     uint32_t found = 0;
@@ -104,7 +104,7 @@ static void keep_nucleus(uint32_t top_p_q16) {
     sc_run_workers(mass_above, 0);
 }
 
-/* Of the logits whose largest is known. */
+/* Samples a token; the largest logit is known. */
 static __attribute__((noinline)) uint32_t draw_token(const sc_sampling *how, uint32_t position) {
     s.max = top_of(0)->value;
     uint64_t factor = (uint64_t)how->inv_temp_q16 * 47274u; /* log2(e) in Q15 */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tables that lie among the weights, of which a pass or a token needs few bytes: RoPE's rows and the text of
- * tokens. */
+ * Reads tables that lie among the weights (weight memory, L2 or flash): RoPE rows for a pass, and the text of
+ * tokens. One core. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -27,11 +27,11 @@ SC_WARM void sc_load_rope(void) {
 }
 
 #if SC_PIECES_IN_FLASH
-static uint32_t staged, staged_end; /* the bytes of the table that are in the stage */
+static uint32_t staged, staged_end; /* range of table bytes that the stage holds */
 #endif
 
-/* From byte `at` of the table on, up to the next multiple of 4: uint32 [vocab + 1] offsets into the text that
- * follows them. */
+/* Pointer to byte `at` of the text table, valid up to the next multiple of 4. The table: uint32 offsets[vocab
+ * + 1], then the text. */
 static const uint8_t *piece_table(uint32_t at) {
 #if SC_PIECES_IN_FLASH
     if (at < staged || at >= staged_end) {
@@ -49,7 +49,7 @@ static uint32_t piece_offset(uint32_t i) { return *(const uint32_t *)(const void
 
 sc_piece sc_piece_of(uint32_t token) {
 #if SC_PIECES_IN_FLASH
-    staged = staged_end = 0; /* a pass may have staged its own rows */
+    staged = staged_end = 0; /* RoPE rows may have overwritten the stage */
 #endif
     sc_piece piece = {piece_offset(token), 0};
     piece.end = piece_offset(token + 1);

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weight tiles from wherever they are stored into two L1 buffers.
+ * Weight stream: copies tiles from weight memory, L2 or flash to two L1 buffers, in the order of sc_matrices.
  *
- * Tiles are consumed in one fixed order: in the order of sc_matrices.  While the
- * cores work on one tile, the last core has the next under way; from flash further ones are on their way into
- * staging buffers in L2, as many as keep the slow memory busy while the cores are at something else than tiles.
- */
+ * While the cores multiply one tile, the last core has the DMA copy the next one. Tiles from flash are
+ * prefetched to staging buffers in L2, so that flash stays busy while the cores do other work. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -14,26 +12,26 @@ static SC_L2 uint8_t stage[SC_STAGES][SC_STAGE_BYTES] __attribute__((aligned(16)
 #define STAGE(n) stage[(n) % SC_STAGES]
 #endif
 
-/* The next tile. */
+/* A tile. */
 typedef struct {
     const sc_matrix *m;
     uint32_t block;
 } cursor;
 
 static SC_L1 struct {
-    cursor load, fetch;       /* to copy into L1; to read from flash */
-    const sc_matrix *end;     /* of this pass */
-    uint32_t loads;           /* tiles copied or under way: the buffer is its parity */
-    uint32_t fetches, staged; /* flash tiles asked for, and handed on, in a stage each by turns */
+    cursor load, fetch;       /* next tile to copy to L1; next tile to read from flash */
+    const sc_matrix *end;     /* end of this pass's matrices */
+    uint32_t loads;           /* tiles copied or being copied: the parity selects the buffer */
+    uint32_t fetches, staged; /* flash tiles requested, and copied to L1; stages are used in turn */
     sc_dma dma;
-    uint32_t taken[SC_PLANNED_CORES]; /* per core, so that nobody reads a count another core moves on */
+    uint32_t taken[SC_PLANNED_CORES]; /* per core, so that no core reads a count that another one changes */
 } st;
 
 static uint32_t tile_bytes(const cursor *c) {
     return (uint32_t)sc_min((int32_t)(c->m->blocks - c->block), c->m->tile_blocks) * c->m->block_bytes;
 }
 
-/* To the next matrix that travels; engines other than the cores read theirs where they lie. */
+/* To the next matrix that is not read in place by an engine. */
 static void skip(cursor *c) {
 #ifdef SC_HAS_ENGINES
     while (c->m < st.end && sc_on_engine(c->m)) c->m++;
@@ -51,8 +49,7 @@ static void advance(cursor *c) {
 }
 
 #if SC_STAGE_BYTES > 0
-/* Starts reading the next tiles that live in flash, as far as there are stages: the one that was handed on last may
- * still be copied. */
+/* Requests further tiles from flash while stages are free. The last stage used may still be copied from. */
 static void fetch_ahead(void) {
     cursor *c = &st.fetch;
     while (st.fetches - st.staged < SC_STAGES - 1) {
@@ -65,7 +62,7 @@ static void fetch_ahead(void) {
 }
 #endif
 
-/* Starts copying the next tile into its L1 buffer. */
+/* Starts the copy of the next tile to its L1 buffer. */
 SC_HOT static void load_ahead(void) {
     cursor *c = &st.load;
     if (c->m >= st.end) return;
@@ -98,7 +95,7 @@ SC_WARM void sc_stream_begin(void) {
 
 SC_HOT const uint8_t *sc_stream_tile(int core) {
     if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(st.dma);
-    sc_barrier(); /* the tile is there, and nobody reads the other buffer any more */
+    sc_barrier(); /* the tile is there, and no core reads the other buffer any more */
     uint32_t index = st.taken[core]++;
     if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
     return tiles[index & 1];

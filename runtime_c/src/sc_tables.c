@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The tables of numerics/fixed.py, held equal by tests: EXP2_TABLE, 2^-((i + 1/2) / 256) in Q16; SIGMOID_TABLE,
- * sigmoid((i - 256) / 16) in Q31, whose lower half is how much it grows per 2^-16. */
+ * Tables of numerics/fixed.py, in L1; tests compare them. sc_exp2_table: 2^-((i + 1/2) / 256) in Q16.
+ * sc_sigmoid_table: sigmoid((i - 256) / 16) in Q31, with the slope per 2^-16 in the lower half. */
 #include "sc_platform.h"
 
 #include "sc_model.h"
 #include "sc_num.h"
 
-/* what the planner reserves for the tables in L1 */
+/* L1 that the planner reserves */
 _Static_assert(sizeof(void *) != 4 || sizeof(sc_matrix) == SC_MATRIX_BYTES, "planned size of sc_matrix");
 _Static_assert(sizeof(void *) != 4 || sizeof(sc_layer) == SC_LAYER_BYTES, "planned size of sc_layer");
 _Static_assert(sizeof(uint16_t[256]) + sizeof(int32_t[512]) <= SC_TABLE_BYTES,

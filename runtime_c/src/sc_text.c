@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Text output, buffered by lines. */
+ * Text output, line-buffered. One core at a time. */
 #include "sc_platform.h"
 
 #include "sc_engine.h"

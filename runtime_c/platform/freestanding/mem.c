@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * memcpy and its kin for the targets without a C library.
+ * memcpy, memmove, memset, memcmp for targets without a C library.
  *
- * Needs -fno-tree-loop-distribute-patterns: without it GCC turns these loops into calls of the very
- * functions they implement. */
+ * Compile with -fno-tree-loop-distribute-patterns: otherwise GCC replaces these loops by calls of these
+ * functions. */
 #include "sc_mem.h"
 
 #include <stdint.h>
 
-/* Words of any type may be read and written here, hence may_alias. */
+/* may_alias: the words may belong to objects of any type. */
 typedef uint32_t __attribute__((may_alias)) word;
 
 static int words_fit(uintptr_t a, uintptr_t b) { return ((a | b) & 3) == 0; }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The four functions that GCC may call on its own even in a freestanding program. */
+ * The four functions that GCC may call even in freestanding programs. */
 #ifndef SC_MEM_H
 #define SC_MEM_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The platform of a native run; see sc_target.h for its compile-time options. */
+ * Platform of a native run: files, threads as workers, checks of transfers. sc_target.h has its compile-time
+ * options. */
 #define _POSIX_C_SOURCE 200809L /* pthread_barrier_t */
 
 #include <pthread.h>
@@ -29,15 +30,14 @@ static void __attribute__((noreturn)) refuse(const char *why) {
 
 static uint32_t input[SC_INPUT_WORDS];
 
-/* Words that are not given stay 0; the engine checks what the words mean.  Returns 0 at the end of
- * stdin. */
+/* Missing words are 0. sc_main() checks the values. Returns 0 at the end of stdin. */
 static int read_input(void) {
     memset(input, 0, sizeof input);
     size_t bytes = fread(input, 1, sizeof input, stdin);
     if (ferror(stdin)) {
         refuse("cannot read the input words from stdin");
     }
-    static const char magic[] = "SCI"; /* of SC_INPUT_MAGIC, without the version */
+    static const char magic[] = "SCI"; /* SC_INPUT_MAGIC without the version */
     if (bytes > 0 && memcmp(input, magic, bytes < 3 ? bytes : 3) != 0) {
         refuse("stdin is for the input that --words makes; a prompt goes on the command line, see --help");
     }
@@ -57,7 +57,7 @@ static pthread_barrier_t start_line, finish_line, team_line, worker_line;
 static struct {
     sc_worker_fn fn;
     void *arg;
-} job; /* written by the controller before start_line, read by the workers after it */
+} job; /* written by the controller before start_line, read by workers after it */
 
 static void *work(void *core) {
     for (;;) {
@@ -126,8 +126,8 @@ struct transfer {
 };
 
 #define MAX_OUTSTANDING 8 /* per caller, as sc_platform.h allows */
-#define MAX_TOGETHER 16   /* the DMA's counters: a 17th start would wait for ever on the SoC */
-#define POISON 0xA5       /* what a destination holds between start and wait */
+#define MAX_TOGETHER 16   /* counters of the DMA: on a chip a 17th transfer would wait for ever */
+#define POISON 0xA5       /* content of the destination until the wait */
 
 static void begin(struct transfer *slot, void *to, const void *from, uint32_t bytes) {
     if (bytes == 0) {
@@ -151,9 +151,9 @@ static void finish(struct transfer *slot) {
     slot->from = NULL;
 }
 
-/* Per thread, like the per-core channels of the SoC: only the core that started may wait. */
+/* Per thread, as on the chip: the core that starts a transfer waits for it. */
 static _Thread_local struct transfer outstanding[MAX_OUTSTANDING];
-static atomic_uint together; /* of all threads */
+static atomic_uint together; /* in all threads */
 
 static sc_dma dma(void *to, const void *from, uint32_t bytes) {
     if (atomic_fetch_add_explicit(&together, 1, memory_order_relaxed) >= MAX_TOGETHER) {
@@ -184,7 +184,7 @@ void sc_dma_wait(sc_dma handle) {
 
 #define MAX_QUEUED 8
 
-static struct transfer flash[MAX_QUEUED]; /* the oldest first */
+static struct transfer flash[MAX_QUEUED]; /* oldest first */
 static uint32_t flash_queued;
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
@@ -221,7 +221,7 @@ static uint8_t ram[SC_RAM_BYTES];
 static struct transfer queue[MAX_QUEUED];
 static uint32_t queued;
 
-/* What a transfer takes is what is there when it is done, so that a source that is written too early shows. */
+/* Copies at the wait, to detect sources that are overwritten too early. */
 void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
     if (((uintptr_t)l2 | ram_offset | bytes) % 4 != 0) {
         refuse("a HyperRAM transfer that is not 4-byte aligned");
@@ -256,21 +256,21 @@ void sc_ram_wait(void) {
 void sc_write(const char *text, uint32_t bytes) {
     fwrite(text, 1, bytes, stdout);
     if (memchr(text, '\n', bytes) != NULL) {
-        fflush(stdout); /* a reader follows the run line by line */
+        fflush(stdout); /* so that a reader gets every line at once */
     }
 }
 
 uint32_t sc_time(void) { return 0; }
 
 void sc_exit(int code) {
-    /* what could not be written at a line's end is gone from the buffer, and only noted */
+    /* a failed write at a line end leaves no data, only the error flag */
     if (fflush(stdout) != 0 || ferror(stdout)) {
         refuse("cannot write to stdout");
     }
     exit(code);
 }
 
-/* What shrinkc asks for: blocks of words on stdin. */
+/* Input words on stdin: how shrinkc runs the program. */
 static int answer_words(void) {
     if (!read_input()) {
         refuse("no input words on stdin");
@@ -286,7 +286,7 @@ static int answer_words(void) {
     return code;
 }
 
-/* What people ask for: a prompt on the command line. */
+/* A prompt on the command line. */
 static int answer_arguments(int argc, char **argv) {
     if (sc_arguments(argc, argv, input) == SC_WORDS) {
         fwrite(input, 1, sizeof input, stdout);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Prompt and options to the words of sc_abi.h, with the ranges and the rounding of `shrinkc run`. */
+ * Prompt and options to the words of sc_abi.h, with the same limits and rounding as `shrinkc run`. */
 #define _POSIX_C_SOURCE 200809L /* isatty */
 
 #include "sc_arguments.h"
@@ -21,7 +21,7 @@ extern const uint32_t sc_tokenizer_tables[];
 
 static const sc_tokenizer *tokenizer(void) { return (const sc_tokenizer *)sc_tokenizer_tables; }
 
-static const char help[] = /* the numbers are those of the model */
+static const char help[] = /* numbers depend on the model */
     "usage: model [OPTIONS] [PROMPT]\n"
     "\n"
     "Prints PROMPT and how the model goes on.  Integer arithmetic, one program, no other files.\n"
@@ -71,7 +71,7 @@ static uint32_t whole(const char *option, const char *text, uint32_t least, uint
     return (uint32_t)value;
 }
 
-/* To the nearest integer, halves to the even one, as Python rounds; of a value from 0 to 2^31. */
+/* Nearest integer, halves to even, as in Python. For values from 0 to 2^31. */
 static uint32_t rounded(double value) {
     uint32_t below = (uint32_t)value;
     double rest = value - below;
@@ -149,7 +149,7 @@ typedef struct {
     int ignore_eos, words;
 } request;
 
-/* The value of an option, behind it or behind "=". */
+/* Value of an option: the next argument, or after "=". */
 static const char *value_of(const char *option, const char *argument, char ***rest) {
     size_t n = strlen(option);
     if (strncmp(argument, option, n) != 0 || (argument[n] != 0 && argument[n] != '=')) {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Text to token ids, as the library `tokenizers` does it, oddities included: steps cut the text into
- * pieces, and the units of a piece are merged in the order of the merges' ranks, of equals the
- * leftmost first. */
+ * Text to token ids, exactly as the library `tokenizers` does it. Steps split the text into pieces. Then
+ * byte-pair merges are applied to a piece by rank; of equal ranks, the leftmost first. */
 #include "sc_encode.h"
 
 #include <stdlib.h>
@@ -18,7 +17,7 @@ typedef struct {
     const sc_tokenizer *t;
     uint32_t *ids;
     size_t count, room;
-    int failed; /* no memory */
+    int failed; /* out of memory */
 } job;
 
 static const void *table(const sc_tokenizer *t, sc_span span) { return (const uint8_t *)t + span.at; }
@@ -29,7 +28,7 @@ static int begins(string s, string start) { return s.n >= start.n && memcmp(s.at
 
 static string from(string s, size_t at) { return (string){s.at + at, s.n - at}; }
 
-/* `count` elements of `size` bytes, none of them 0. */
+/* count > 0 elements of size > 0 bytes. */
 static void *allocate(job *j, size_t count, size_t size) {
     void *memory = count > SIZE_MAX / size ? NULL : malloc(count * size);
     j->failed |= memory == NULL;
@@ -52,7 +51,7 @@ static void emit(job *j, uint32_t id) {
 
 /* ---- characters ---- */
 
-/* The character at the beginning of s, which is UTF-8 and not empty; its bytes. */
+/* First character of a non-empty UTF-8 text; returns its bytes. */
 static size_t character(string s, uint32_t *code) {
     uint32_t c = s.at[0];
     size_t n = c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
@@ -110,7 +109,7 @@ static int within(uint32_t code, const uint32_t (*ranges)[2], size_t count) {
 
 enum character_class { OTHER, LETTER, NUMBER, SPACE, END };
 
-/* What the regular expressions tell apart; END at the end of s, where *n is 0. */
+/* Class of the first character of s; END if s is empty (*n is 0). */
 static enum character_class classify(string s, uint32_t *code, size_t *n) {
     *code = 0;
     *n = 0;
@@ -133,9 +132,9 @@ static size_t run_of(enum character_class wanted, string s, size_t most) {
     return at;
 }
 
-/* ---- cuts: the length of the first piece of s, which is not empty ---- */
+/* ---- splits: length of the first piece of s, which is not empty ---- */
 
-/* 's 't 're 've 'm 'll 'd, or 0.  Without regard to case, the long s is an s too. */
+/* 's 't 're 've 'm 'll 'd, or 0. With any_case, the long s counts as s. */
 static size_t contraction(string s, int any_case) {
     static const char *const endings[] = {"s", "t", "re", "ve", "m", "ll", "d"};
     if (s.at[0] != '\'') {
@@ -163,7 +162,7 @@ static size_t contraction(string s, int any_case) {
     return 0;
 }
 
-/* \s+(?!\S)|\s+ : all of the spaces, less the last one where something else follows them. */
+/* \s+(?!\S)|\s+ : all spaces; without the last one if text follows. */
 static size_t spaces(string s) {
     size_t all = run_of(SPACE, s, SIZE_MAX), at = 0, n = 0;
     uint32_t code;
@@ -176,7 +175,7 @@ static size_t spaces(string s) {
     return at > 0 ? at : all;
 }
 
-/* ` ?` and a run of one class, or 0. */
+/* An optional space and a run of one class, or 0. */
 static size_t spaced_run(enum character_class wanted, string s) {
     size_t space = s.at[0] == ' ', run = run_of(wanted, from(s, space), SIZE_MAX);
     return run > 0 ? space + run : 0;
@@ -259,12 +258,12 @@ static size_t cut_before(string s, string start) {
 typedef struct {
     uint32_t id;
     size_t before, after; /* neighbours, or NOTHING */
-    int gone;             /* merged into the one before */
+    int gone;             /* merged into the previous symbol */
 } symbol;
 
 typedef struct {
     uint32_t rank, id; /* of the merge */
-    size_t at;         /* the left symbol */
+    size_t at;         /* left symbol */
 } candidate;
 
 typedef struct {
@@ -318,7 +317,7 @@ static const sc_merge *find_merge(const sc_tokenizer *t, uint32_t left, uint32_t
                                                                                            : NULL;
 }
 
-/* Of the symbol at `left` and the one after it. */
+/* The merge of symbol `left` and the next one. */
 static const sc_merge *merge_at(const merging *m, size_t left) {
     if (left == NOTHING || m->symbols[left].gone || m->symbols[left].after == NOTHING) {
         return NULL;
@@ -392,7 +391,7 @@ static uint32_t find_word(const sc_tokenizer *t, string s) {
 
 static void add(symbol *symbols, size_t *count, uint32_t id) { symbols[(*count)++] = (symbol){.id = id}; }
 
-/* The ids of all bytes, or nothing when one has none. */
+/* Adds the ids of all bytes; returns 0 if one has none. */
 static int add_bytes(const sc_tokenizer *t, string s, symbol *symbols, size_t *count) {
     const uint32_t *ids = table(t, t->fallbacks);
     if (t->fallbacks.count == 0) {
@@ -409,10 +408,10 @@ static int add_bytes(const sc_tokenizer *t, string s, symbol *symbols, size_t *c
     return 1;
 }
 
-/* At most one symbol for every byte of s. */
+/* At most one symbol per byte of s. */
 static size_t to_symbols(const sc_tokenizer *t, string s, int bytes, symbol *symbols) {
     size_t count = 0, n;
-    int unknown = 0; /* one waits: as in the library, it comes only before the next unit with an id */
+    int unknown = 0; /* pending: as in the library, it is added before the next known unit */
     for (; s.n > 0; s = from(s, n)) {
         uint32_t code = s.at[0];
         n = bytes ? 1 : character(s, &code);
@@ -446,7 +445,7 @@ static void merge_piece(job *j, string s, int bytes) {
         emit(j, whole);
         return;
     }
-    /* every merge takes one candidate and may bring two, and there are fewer merges than symbols */
+    /* 3 n candidates: n - 1 at first; each of at most n - 1 merges removes one and adds up to two */
     merging m = {j->t, allocate(j, s.n, sizeof(symbol)), NULL, 0};
     m.heap = s.n > SIZE_MAX / 3 ? NULL : allocate(j, 3 * s.n, sizeof(candidate));
     if (m.symbols != NULL && m.heap != NULL) {
@@ -464,7 +463,7 @@ static void merge_piece(job *j, string s, int bytes) {
 
 static void follow(job *j, const sc_step *step, string s, int first);
 
-/* The next step, on `front` and s. */
+/* The next step on `front` + s. */
 static void with_front(job *j, const sc_step *step, string front, string s, int first) {
     uint8_t *joined = allocate(j, front.n + s.n, 1);
     if (joined != NULL) {
@@ -497,7 +496,7 @@ static void with_replaced(job *j, const sc_step *step, string s, int first) {
     free(replaced);
 }
 
-/* The longest added token that s begins with, of equals the first; or NULL. */
+/* The longest added token at the start of s (of equals the first), or NULL. */
 static const sc_added *added_at(const sc_tokenizer *t, string s, uint32_t late) {
     const sc_added *added = table(t, t->added), *best = NULL;
     for (size_t i = 0; i < t->added.count; i++) {
@@ -540,7 +539,7 @@ static size_t cut(const sc_tokenizer *t, const sc_step *step, string s) {
     }
 }
 
-/* Takes a piece through `step` and those after it.  `first`: the whole text begins with it. */
+/* Applies `step` and the following steps to a piece. first: the piece begins the whole text. */
 static void follow(job *j, const sc_step *step, string s, int first) {
     if (s.n == 0) {
         return;
@@ -586,20 +585,20 @@ uint32_t *sc_encode(const sc_tokenizer *t, const char *text, size_t bytes, size_
     if (bytes > 0) {
         follow(&j, table(t, t->steps), (string){(const uint8_t *)text, bytes}, 1);
     }
-    if (j.count == t->before.count && !j.failed) { /* no tokens: what there is to begin with */
+    if (j.count == t->before.count && !j.failed) { /* no tokens: use the ids of an empty text */
         j.count = 0;
         for (size_t i = 0; i < t->empty.count; i++) {
             emit(&j, empty[i]);
         }
     } else if (!j.failed && t->first != SC_NO_ID && j.ids[0] != t->first) {
-        emit(&j, SC_NO_ID); /* room for one more */
+        emit(&j, SC_NO_ID); /* makes room for one more */
         if (!j.failed) {
             memmove(j.ids + 1, j.ids, (j.count - 1) * sizeof *j.ids);
             j.ids[0] = t->first;
         }
     }
     if (j.ids == NULL && !j.failed) {
-        j.ids = allocate(&j, 1, sizeof *j.ids); /* no ids are not NULL */
+        j.ids = allocate(&j, 1, sizeof *j.ids); /* an empty result is not NULL */
     }
     if (j.failed) {
         free(j.ids);

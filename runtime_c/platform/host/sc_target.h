@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Host: the program runs natively, one worker or, with -DSC_CORES=N, N threads.
+ * Host: a native program with one worker, or N threads as workers.
  *
- *   -DSC_CORES=N      N workers as threads, with a real barrier (for thread and address sanitizers)
- *   -DSC_LAZY_DMA     a transfer moves nothing until it is waited for, so that a program that uses
- *                     the bytes too early computes garbage instead of being right by luck
- *   -DSC_SIMD=0       the dot products as the 32-bit targets compute them, word by word
- */
+ *   -DSC_CORES=N      N worker threads with real barriers (for thread and address sanitizers)
+ *   -DSC_LAZY_DMA     copies data only at the wait: a program that reads too early gets wrong results
+ *   -DSC_SIMD=0       dot products word by word, as on 32-bit targets */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 
@@ -14,7 +12,7 @@
 #ifndef SC_CORES
 #define SC_CORES 1
 #endif
-#if SC_CORES > 1 /* what only the cores of a SoC would do, threads can be seen to do right */
+#if SC_CORES > 1 /* threads test the concurrency of a chip */
 #define SC_TEAM (SC_CORES + 1)
 #else
 #define SC_TEAM SC_CORES
@@ -24,8 +22,8 @@
 #ifndef SC_SIMD
 #define SC_SIMD 1
 #endif
-/* The matrix kernel exists twice in the program, which takes the one for the processor it runs on;
- * sanitizers are not ready when that is decided. */
+/* Compiles the matrix kernel twice and selects one for the processor at start. Not with sanitizers, which are
+ * not initialised yet when it is selected. */
 #if SC_SIMD && defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&      \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define SC_CLONES __attribute__((target_clones("avx2", "default")))

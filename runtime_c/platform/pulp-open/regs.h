@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What PULP open has in other places, or of other sizes, than its relatives; tried on GVSoC. */
+ * Addresses and sizes of PULP open that differ from other PULP chips. Verified on GVSoC. */
 #ifndef SC_REGS_H
 #define SC_REGS_H
 
-#define SC_CORES 8             /* workers; the controller is the core behind them */
-#define L1_END 0x10010000u     /* from 0x10000000 on */
-#define HYPERBUS_PERIPHERAL 8u /* of the uDMA */
+#define SC_CORES 8             /* workers; the controller is core 8 */
+#define L1_END 0x10010000u     /* L1 begins at 0x10000000 */
+#define HYPERBUS_PERIPHERAL 8u /* number in the uDMA */
 
 #endif

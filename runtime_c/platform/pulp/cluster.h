@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Registers of SoCs of the PULP family that the platform touches; offsets and bits were tried on GVSoC.
- * In what a SoC differs from its relatives is said in its regs.h. */
+ * Registers of PULP chips that the platform uses. Offsets and bits are verified on GVSoC. Chip-specific
+ * values are in regs.h. */
 #ifndef SC_CLUSTER_H
 #define SC_CLUSTER_H
 
@@ -21,10 +21,10 @@
 
 #define ICACHE_ENABLE 0x10201400u
 
-/* ---- event unit, the view of the core that asks ---- */
+/* ---- event unit, registers of the calling core ---- */
 #define EU_MASK 0x10204000u
 #define EU_WAIT_CLEAR 0x1020403Cu
-#define EU_DISPATCH 0x10204080u /* FIFO: the controller writes, every team member reads each word */
+#define EU_DISPATCH 0x10204080u /* FIFO: the controller writes; every worker reads each word */
 #define EU_DISPATCH_TEAM 0x10204084u
 #define EU_BARRIER_MEMBERS(n) (0x10204200u + 0x20u * (n))
 #define EU_BARRIER_TARGETS(n) (0x1020420Cu + 0x20u * (n))
@@ -37,8 +37,8 @@
 #define TEAM_BARRIER 0u   /* the workers and the controller */
 #define WORKER_BARRIER 1u /* the workers */
 
-/* A load that puts the core to sleep until the event unit answers (p.elw), of an address that is known here: its upper
- * bits are one instruction, and many loads'. */
+/* Load that puts the core to sleep until the event unit answers (p.elw). The address is constant: several
+ * loads share the instruction for its upper bits. */
 #define ELW_PAGE(address) ((address) & ~0xFFFu)
 #define ELW_OFFSET(address) ((address) & 0xFFFu) /* below 0x800 */
 static inline __attribute__((always_inline)) uint32_t elw(const uint32_t address) {
@@ -53,24 +53,24 @@ static inline __attribute__((always_inline)) uint32_t elw(const uint32_t address
 static inline uint32_t hart_id(void) {
     uint32_t id;
     __asm__ volatile("csrr %0, 0xF14" : "=r"(id));
-    return id; /* 0.. in the cluster, 0x3E0 the fabric controller */
+    return id; /* 0 .. in the cluster; 0x3E0: fabric controller */
 }
 
-/* ---- DMA (mchan), the channel of the core that asks ---- */
-#define DMA_COMMAND 0x10204400u /* read: a free counter; write: command, L1 and other address */
-#define DMA_STATUS 0x10204404u  /* read: busy counters; write 1 << n: give counter n back */
+/* ---- DMA (mchan), channel of the calling core ---- */
+#define DMA_COMMAND 0x10204400u /* read: allocates a counter; write: command, L1 address, other address */
+#define DMA_STATUS 0x10204404u  /* read: busy counters; write 1 << n: frees counter n */
 #define DMA_TO_L1 (1u << 17)
 #define DMA_LINEAR (1u << 18)
-#define DMA_EVENT (1u << 20)   /* wake the core when its counter drops to 0 */
-#define DMA_MAX_BYTES 0x10000u /* the length field ends at 131071; a power of two keeps alignment */
+#define DMA_EVENT (1u << 20)   /* wakes the core when its counter reaches 0 */
+#define DMA_MAX_BYTES 0x10000u /* the field allows 131071; a power of two keeps alignment */
 
 /* ---- SoC ---- */
-#define SOC_EXIT 0x1A1040A0u /* 0x80000000 | code ends the simulation */
+#define SOC_EXIT 0x1A1040A0u /* write 0x80000000 | code: ends the simulation */
 #define STDOUT_BYTE(cluster, core) (0x1A10F000u + ((cluster) << 7) + ((core) << 3))
 
-#define UDMA_CLOCKS 0x1A102000u /* a bit per peripheral */
+#define UDMA_CLOCKS 0x1A102000u /* one bit per peripheral */
 #define UDMA_HYPERBUS_CLOCK (1u << HYPERBUS_PERIPHERAL)
-/* its first channel, then a second one, then what they share */
+/* flash channel, then HyperRAM channel, then shared registers */
 #define HYPER(offset) (0x1A102080u + 0x80u * HYPERBUS_PERIPHERAL + (offset))
 #define HYPER_L2_ADDRESS HYPER(0x00)
 #define HYPER_BYTES HYPER(0x04)
@@ -79,10 +79,10 @@ static inline uint32_t hart_id(void) {
 #define HYPER_COMMAND HYPER(0x18) /* bit 2 read, bit 0 linear burst */
 #define HYPER_FLASH_ADDRESS HYPER(0x1C)
 #define HYPER_STATUS HYPER(0x24)                    /* bit 0: busy */
-#define HYPER_QUEUED(status) ((status) >> 1 & 255u) /* transfers that are not done */
+#define HYPER_QUEUED(status) ((status) >> 1 & 255u) /* transfers outstanding */
 #define HYPER_2D HYPER(0x28)
 #define HYPER_L2_2D HYPER(0x34)
-#define RAM(offset) HYPER(0x80 + (offset)) /* HyperRAM's queue: a transfer is what the registers were */
+#define RAM(offset) HYPER(0x80 + (offset)) /* HyperRAM channel: registers are copied at the start */
 #define RAM_L2_ADDRESS(direction) RAM(12u * (direction))
 #define RAM_BYTES(direction) RAM(12u * (direction) + 4u)
 #define RAM_GO(direction) RAM(12u * (direction) + 8u)
@@ -91,8 +91,8 @@ static inline uint32_t hart_id(void) {
 #define RAM_STATUS RAM(0x24)
 #define RAM_2D RAM(0x28)
 #define RAM_L2_2D RAM(0x34)
-#define HYPER_PAGE_BOUND HYPER(0x100) /* 4 = bursts are not cut at pages */
+#define HYPER_PAGE_BOUND HYPER(0x100) /* 4: bursts are not split at pages */
 #define HYPER_LATENCY HYPER(0x104)
-#define HYPER_CHIP_SELECT HYPER(0x120) /* 0 = HyperRAM, 1 = HyperFlash */
+#define HYPER_CHIP_SELECT HYPER(0x120) /* 0: HyperRAM, 1: HyperFlash */
 
 #endif

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The platform of SoCs of the PULP family: start-up in C, workers, flash, console, end of the run. */
+ * Platform of PULP chips: start-up, workers, DMA, flash, HyperRAM, console, end of the run. The controller
+ * runs it; workers wait for dispatched functions. */
 #include "sc_platform.h"
 
 #include "sc_abi.h"
 
-#define PAINT 0x57AC57ACu /* crt0.S fills the stacks with it */
+#define PAINT 0x57AC57ACu /* crt0.S fills the stacks with this word */
 #define ALL_WORKERS ((1u << SC_CORES) - 1)
 #define ALL_CORES ((1u << CLUSTER_CORES) - 1)
 
-/* Replaced in the ELF file before a run; initialised so that it has bytes in the file. */
+/* Replaced in the ELF file before a run; initialised so that the file has bytes for it. */
 uint32_t sc_input_section[SC_INPUT_WORDS] __attribute__((section(".sc_input"), used)) = {0};
 
-/* From crt0.S and link.ld; SC_CL_STACK is a number disguised as an address. */
+/* From crt0.S and link.ld. The address of SC_CL_STACK is a size in bytes. */
 extern char sc_cluster_start[];
 extern void sc_fill(uint32_t *from, uint32_t *to, uint32_t word);
 extern uint32_t __sc_cluster_stacks[], __sc_fc_stack_start[];
@@ -67,7 +68,7 @@ static void put_hex(uint32_t value) {
 
 static void __attribute__((noreturn)) leave(int code) {
     if (last_written != '\n') {
-        put('\n'); /* the simulator shows whole lines only */
+        put('\n'); /* the simulator prints whole lines only */
     }
     REG(SOC_EXIT) = 0x80000000u | (uint32_t)code;
     for (;;) {
@@ -132,7 +133,7 @@ struct sc_waits sc_waits[CLUSTER_CORES];
 
 /* ---- flash ---- */
 
-/* Set once: flash is only read. */
+/* Once: flash is only read. */
 static void flash_init(void) {
     REG(UDMA_CLOCKS) = REG(UDMA_CLOCKS) | UDMA_HYPERBUS_CLOCK;
     REG(HYPER_PAGE_BOUND) = 4;
@@ -165,7 +166,7 @@ void sc_flash_wait(uint32_t left) {
 
 #if SC_RAM_BYTES > 0
 
-/* The chip select is that of both queues: flash has it but for the start of a transfer. */
+/* Both channels share the chip select. It stays on flash except at the start of a HyperRAM transfer. */
 void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
     __asm__ volatile("" ::: "memory");
     REG(HYPER_CHIP_SELECT) = 0;
@@ -217,8 +218,8 @@ SC_HOT static void __attribute__((noreturn)) work(int core) {
 
 /* ---- start-up ---- */
 
-/* All of L1 above the initialised data, each worker a share: 64-byte pieces keep the cores on
- * different banks. */
+/* Zeroes L1 above the initialised data. Workers take 64-byte pieces in turn, so that they use different
+ * banks. */
 static void zero_l1(void *arg, int core) {
     (void)arg;
     const uint32_t piece = 64;
@@ -229,9 +230,9 @@ static void zero_l1(void *arg, int core) {
     }
 }
 
-/* A core writes a word of L2 in 15 cycles, the DMA copies zeros from L1 at 8 bytes per cycle. */
+/* Zeroes L2 and weight memory by DMA from L1: 8 bytes per cycle, where a core needs 15 cycles per word. */
 static void zero_with_dma(uint32_t *from, uint32_t *to) {
-    uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld promises at least 64 bytes */
+    uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld guarantees at least 64 bytes */
     for (uint32_t *at = from; at < to; at += zeros / sizeof(uint32_t)) {
         uint32_t left = (uintptr_t)to - (uintptr_t)at;
         sc_dma_wait(sc_dma_out(at, __sc_l1_start, left < zeros ? left : zeros));

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A core's counters, for builds with SC_PROFILE. */
+ * Performance counters of a core, for builds with SC_PROFILE. Each core reads its own. */
 #ifndef SC_COUNTERS_H
 #define SC_COUNTERS_H
 
 #include "cluster.h"
 
-/* mcycle goes on while a core sleeps, the performance counters (PCCR, 0x780 and up) do not. */
+/* mcycle counts while a core sleeps; the performance counters (PCCR, from 0x780) do not. */
 #define SC_CSR(csr)                                                                                          \
     ({                                                                                                       \
         uint32_t v_;                                                                                         \
@@ -19,7 +19,7 @@ typedef struct {
     uint32_t of[SC_COUNTERS];
 } sc_counters;
 
-/* What each core spent in waits for transfers since the restart: all of it, and what of it was active. */
+/* Cycles of each core in waits for transfers since the restart: elapsed, and active. */
 extern struct sc_waits {
     uint32_t elapsed, active;
 } sc_waits[CLUSTER_CORES];
@@ -29,10 +29,10 @@ static inline void sc_counters_on(void) {
     __asm__ volatile("csrw 0xCC1, %0" ::"r"(1));
 }
 
-static inline uint32_t sc_counters_begin(void) { return SC_CSR(mscratch); } /* the restart's cycle */
+static inline uint32_t sc_counters_begin(void) { return SC_CSR(mscratch); } /* cycle of the restart */
 
-/* Of the core that asks, since its restart; *now is the cycle.  The cycle is read outside of the other
- * counters, here and there: wherever a cache line begins, no core is active for longer than has elapsed. */
+/* Counters of the calling core since its restart; *now: current cycle. The cycle is read last here, and first
+ * in the restart, so that active cycles never exceed elapsed ones. */
 static inline sc_counters sc_counters_read(uint32_t *now) {
     const uint32_t active = SC_CSR(0x780), instructions = SC_CSR(0x781), stalls = SC_CSR(0x782);
     const uint32_t icache = SC_CSR(0x784), cycle = SC_CSR(mcycle), elapsed = cycle - sc_counters_begin();
@@ -42,12 +42,12 @@ static inline sc_counters sc_counters_read(uint32_t *now) {
     return c;
 }
 
-/* Returns the cycle. */
+/* Returns the current cycle. */
 static inline uint32_t sc_counters_restart(void) {
     sc_waits[hart_id()] = (struct sc_waits){0, 0};
     const uint32_t now = SC_CSR(mcycle);
-    __asm__ volatile("csrw 0x79F, zero" ::: "memory");           /* all of them */
-    __asm__ volatile("csrw mscratch, %0" ::"r"(now) : "memory"); /* mcycle cannot be set */
+    __asm__ volatile("csrw 0x79F, zero" ::: "memory");           /* clears all counters */
+    __asm__ volatile("csrw mscratch, %0" ::"r"(now) : "memory"); /* mcycle cannot be written */
     return now;
 }
 

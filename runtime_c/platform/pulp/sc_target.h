@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * SoCs of the PULP family: workers (cores 0 and up) and a controller behind them that runs sc_main().
+ * PULP chips: workers are cores 0 .. SC_CORES - 1; the controller is core SC_CORES and runs sc_main().
  *
- * Barriers and DMA are a handful of instructions and sit in the middle of kernels, hence inline.
- * DMA may be used by any worker and by the controller; the core that started a transfer waits.
- * There are 16 counters in all: the cores together may have 16 transfers outstanding, a 17th start
- * waits for one to end.
- */
+ * Barriers and DMA are inline, because they are few instructions in the middle of kernels. Any core may use
+ * the DMA, and waits for its own transfers. The DMA has 16 counters for all cores: a 17th transfer waits
+ * until one ends. */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 
@@ -16,11 +14,11 @@
 #define SC_XPULP 1
 #endif
 
-/* The names begin with .bss so that the compiler gives them no bytes in the object file and refuses
- * an initialiser, which nothing would load. */
+/* ".bss": no bytes in the object file, and the compiler rejects initialisers, which nothing would load. */
 #define SC_L1 __attribute__((section(".bss.sc_l1"), aligned(16)))
 #define SC_L1_LARGE __attribute__((section(".bss.sc_l1_large"), aligned(16)))
-/* In assembly, as a symbol without a size: to one that it knows to be large the linker gives no short address. */
+/* In assembly, without a symbol size: the linker gives no short address to symbols that it knows to be
+ * large. */
 #define SC_L1_ARENA_OF(name, bytes)                                                                          \
     __asm__(".pushsection .bss.sc_l1_arena, \"aw\", @nobits\n.balign 16\n.globl " #name "\n" #name           \
             ":\n.zero " #bytes "\n.popsection")
@@ -28,16 +26,16 @@
 #define SC_L2 __attribute__((section(".bss.sc_l2"), aligned(16)))
 #define SC_WMEM __attribute__((section(".bss.sc_wmem"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
-/* "hot" gathers these functions in the link (.text.hot), so that they do not evict each other from
- * the 4 KiB instruction cache, whose lines have 16 bytes. */
+/* "hot": the linker groups these functions (.text.hot), so that they do not evict each other from the 4 KiB
+ * instruction cache with lines of 16 bytes. */
 #define SC_HOT __attribute__((noinline, hot, aligned(16)))
 
-/* What a cluster core may be woken by except inside a DMA wait. */
+/* Events that may wake a cluster core outside DMA waits. */
 #define SC_EVENTS (EVENT_BARRIER | EVENT_DISPATCH)
 
-typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
+typedef uint32_t sc_dma; /* counter of the transfer, 0 .. 15 */
 
-/* A span in which a core waits for a transfer: counted in a build with SC_PROFILE, else nothing. */
+/* Around a wait for a transfer: measures it in builds with SC_PROFILE. */
 #ifdef SC_PROFILE
 #include "sc_counters.h"
 #else
@@ -46,7 +44,7 @@ typedef uint32_t sc_dma; /* the transfer's counter, 0..15 */
 #endif
 
 static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
-#define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for those who wait there themselves */
+#define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for code that waits there itself */
 static inline void sc_meet(void) { (void)elw(SC_MEET_AT); }
 
 static inline void sc_dma_command(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
@@ -55,7 +53,7 @@ static inline void sc_dma_command(uintptr_t l1, uintptr_t ext, uint32_t bytes, u
     REG(DMA_COMMAND) = ext;
 }
 
-/* A transfer longer than one command takes: they share one counter. */
+/* For transfers longer than one command: all commands share one counter. */
 sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction);
 
 static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
@@ -66,7 +64,7 @@ static inline sc_dma sc_dma_start(uintptr_t l1, uintptr_t ext, uint32_t bytes, u
 }
 
 static inline sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
-    __asm__ volatile("" ::: "memory"); /* the registers are volatile, the bytes they move are not */
+    __asm__ volatile("" ::: "memory"); /* compiler barrier: the data are not volatile */
     return sc_dma_start((uintptr_t)l1, (uintptr_t)ext, bytes, DMA_TO_L1);
 }
 
@@ -75,8 +73,8 @@ static inline sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
     return sc_dma_start((uintptr_t)l1, (uintptr_t)ext, bytes, 0);
 }
 
-/* The event may be an older transfer's: hence the loop.  "Wait and clear" clears every event of the
- * mask, hence a mask with the DMA alone. */
+/* A loop, because the event may be an older transfer's. The mask has only the DMA, because "wait and clear"
+ * clears all events in it. */
 static inline void sc_dma_wait(sc_dma counter) {
     SC_WAIT_BEGIN
     while ((REG(DMA_STATUS) >> counter & 1) != 0) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The platform of a run under qemu-riscv32: Linux system calls and nothing else. */
+ * Platform for qemu-riscv32: Linux system calls only, one worker. */
 #include "sc_abi.h"
 #include "sc_mem.h"
 #include "sc_platform.h"
@@ -25,7 +25,7 @@ static void __attribute__((noreturn)) leave(int code) {
     }
 }
 
-/* Writes may be cut short by a pipe; an error ends the run, there is nobody left to tell. */
+/* A pipe may accept only a part. On an error the program ends without a message. */
 static void write_all(int file, const char *text, uint32_t bytes) {
     while (bytes > 0) {
         int32_t done = syscall3(SYS_WRITE, file, (uintptr_t)text, bytes);
@@ -51,7 +51,7 @@ void sc_write(const char *text, uint32_t bytes) {
     for (uint32_t i = 0; i < bytes; i++) {
         line[line_bytes++] = text[i];
         if (line_bytes == sizeof line || text[i] == '\n') {
-            flush(); /* a reader follows the run line by line */
+            flush(); /* so that a reader gets every line at once */
         }
     }
 }
@@ -79,9 +79,9 @@ void sc_exit(int code) {
 
 /* ---- input ---- */
 
-static uint32_t input[SC_INPUT_WORDS + 1]; /* one more than allowed, to notice too long an input */
+static uint32_t input[SC_INPUT_WORDS + 1]; /* one more word, to detect input that is too long */
 
-/* Words that are not given stay 0; the engine checks what the words mean. */
+/* Missing words are 0. sc_main() checks the values. */
 static void read_input(void) {
     uint32_t bytes = 0;
     int32_t got;
@@ -115,7 +115,7 @@ void sc_barrier(void) {}
 
 void sc_meet(void) {}
 
-/* ---- transfers: done when they are started ---- */
+/* ---- transfers: complete when started ---- */
 
 sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
     memcpy(l1, ext, bytes);
@@ -158,7 +158,7 @@ void sc_ram_wait(void) {}
 
 /* ---- time and start ---- */
 
-/* User-mode qemu answers rdinstret with the host's clock: a different number every run, so no. */
+/* qemu's user mode returns host time for rdinstret, which differs in every run. */
 uint32_t sc_time(void) { return 0; }
 
 void __attribute__((noreturn, used)) sc_rv32_start(void) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * N-EUREKA's jobs, as far as matrices need them; offsets and bits were tried on GVSoC. */
+ * Registers and jobs of N-EUREKA, as far as matrix products need them. Offsets and bits are verified on
+ * GVSoC. One core at a time writes jobs. */
 #ifndef SC_NEUREKA_H
 #define SC_NEUREKA_H
 
@@ -7,37 +8,37 @@
 
 #define NEUREKA 0x10201000u
 enum sc_neureka_register {
-    NEUREKA_COMMIT = 0,  /* write 0: run it when the engine is free; 1: when the next one is to be */
-    NEUREKA_ACQUIRE = 1, /* read: negative while both contexts are taken */
-    NEUREKA_STATUS = 3,  /* bits 0 and 8: the contexts that are taken */
-    NEUREKA_JOB = 8      /* the first of a job */
+    NEUREKA_COMMIT = 0,  /* write 0: start when the engine is free; 1: start together with the next job */
+    NEUREKA_ACQUIRE = 1, /* read: negative if both contexts are in use */
+    NEUREKA_STATUS = 3,  /* bits 0 and 8: contexts in use */
+    NEUREKA_JOB = 8      /* first register of a job */
 };
 #define EVENT_NEUREKA (1u << 12)
 
-#define NEUREKA_WMEM 0x10400000u /* weights there count from here, those in L1 have addresses */
+#define NEUREKA_WMEM 0x10400000u /* base of weight addresses; those in L1 are plain addresses */
 
-/* Signed input, raw signed 32-bit sums, inputs loaded beside the work, one offset for all weights; the lowest bits
- * are those of a weight less 1. */
+/* Signed inputs, raw int32 sums, inputs prefetched, one offset for all weights. The lowest bits: bits per
+ * weight - 1. */
 #define NEUREKA_IN_WMEM (1u << 9)
 #define NEUREKA_3X3 (1u << 10 | 1u << 15 | 2u << 21 | 1u << 23 | 1u << 26)
 #define NEUREKA_PADDING(top, left) ((top) << 28 | (left) << 24 | (top) << 20 | (left) << 16)
 #define NEUREKA_1X1 (NEUREKA_3X3 | 2u << 5)
 
-/* Sums times factors of 16 bits, with none of the shifts and offsets that there could be; or added to what is there. */
+/* Sums times 16-bit factors, without shift and offset; or sums added to the output. */
 #define NEUREKA_TIMES (1u << 4 | 1u << 12)
 #define NEUREKA_ADD (1u << 14)
 
-/* Addresses and strides in bytes; counts of outputs, or of image rows, in the upper half. */
+/* Addresses and strides in bytes. Counts: outputs, or image rows, in the upper half. */
 typedef struct {
     uint32_t weights, in, out;
     uint32_t in_pixel, in_row, out_pixel, out_row, weight_row;
     uint32_t last_out_in, tiles_out_in, pixels_in, pixels_out; /* pixels: of the last tile of 6 x 6 */
-    uint32_t tiles_of_pixels, padding;                         /* pixels of zeros on each side */
-    uint32_t offset, config;                                   /* what is added to every weight */
+    uint32_t tiles_of_pixels, padding;                         /* zero pixels on each side */
+    uint32_t offset, config;                                   /* offset: added to every weight */
 } sc_neureka_job;
 
-/* Where the registers begin, as what the compiler does not know: it would make each one's address anew, and a store
- * to one behind a known address takes 2 bytes of code. */
+/* Hides the register base from GCC: stores relative to it take 2 bytes, while GCC would recompute every known
+ * address. */
 typedef volatile uint32_t *sc_neureka;
 static inline __attribute__((always_inline)) sc_neureka sc_neureka_at(void) {
     sc_neureka at = &REG(NEUREKA);
@@ -45,8 +46,8 @@ static inline __attribute__((always_inline)) sc_neureka sc_neureka_at(void) {
     return at;
 }
 
-/* For one core at a time: waits while two jobs are under way.  Then come the job's registers, which a context keeps
- * until they are written again; the job runs when it is committed. */
+/* Waits while two jobs are in progress. Then the caller writes the registers and commits the job. A context
+ * keeps its registers. */
 static inline __attribute__((always_inline)) sc_neureka sc_neureka_acquire(void) {
     const sc_neureka at = sc_neureka_at();
     while ((int32_t)at[NEUREKA_ACQUIRE] < 0) {
@@ -54,8 +55,8 @@ static inline __attribute__((always_inline)) sc_neureka sc_neureka_acquire(void)
     return at;
 }
 
-/* What a context's registers hold but for a job's place, as a number that is not 0 of who wrote it.  Contexts take
- * turns: of the next one, and of the one after it. */
+/* Form id (not 0) of the registers in each context: they are equal except for addresses if the id is equal.
+ * Contexts are used in turn: [0] is the next one. */
 extern uint32_t sc_neureka_forms[2];
 static inline uint32_t sc_neureka_holds(void) { return sc_neureka_forms[0]; }
 static inline void sc_neureka_written(uint32_t form) {
@@ -63,7 +64,7 @@ static inline void sc_neureka_written(uint32_t form) {
     sc_neureka_forms[1] = form;
 }
 
-/* What differs between a matrix's jobs. */
+/* Registers that differ between a matrix's jobs. */
 static inline __attribute__((always_inline)) void
 sc_neureka_place(sc_neureka at, uint32_t weights, uint32_t out, uint32_t last_out_in, uint32_t tiles_out_in) {
     at[NEUREKA_JOB + 0] = weights;
@@ -72,20 +73,20 @@ sc_neureka_place(sc_neureka at, uint32_t weights, uint32_t out, uint32_t last_ou
     at[NEUREKA_JOB + 18] = tiles_out_in;
 }
 
-/* Where a job's rows have other tiles than those of the form, how many, and how far they are apart. */
+/* Number of tiles of a job's rows, and row stride, if they differ from the form's. */
 static inline void sc_neureka_count(sc_neureka at, uint32_t last_out_in, uint32_t tiles_out_in) {
     at[NEUREKA_JOB + 15] = last_out_in;
     at[NEUREKA_JOB + 18] = tiles_out_in;
 }
 static inline void sc_neureka_weight_row(sc_neureka at, uint32_t bytes) { at[NEUREKA_JOB + 13] = bytes; }
 
-/* And how far its results' pixels and rows of pixels are apart. */
+/* Output strides of pixels and image rows. */
 static inline void sc_neureka_spread(sc_neureka at, uint32_t out_pixel, uint32_t out_row) {
     at[NEUREKA_JOB + 10] = out_pixel;
     at[NEUREKA_JOB + 11] = out_row;
 }
 
-/* Instead of raw sums: these times factors, of 16 bits for each output; or added to what is there. */
+/* Output: sums times one 16-bit factor per output; or sums added to the output. */
 static inline void sc_neureka_times(sc_neureka at, uint32_t config, const uint16_t *factors) {
     at[NEUREKA_JOB + 3] = (uint32_t)(uintptr_t)factors;
     at[NEUREKA_JOB + 23] = config | NEUREKA_TIMES;
@@ -96,7 +97,7 @@ static inline void sc_neureka_add(sc_neureka at, uint32_t config) {
 
 static inline void sc_neureka_read(sc_neureka at, uint32_t in) { at[NEUREKA_JOB + 1] = in; }
 
-/* The same of jobs that have as much to do as the one that the context had before. */
+/* For a job of the same size as the context's previous job. */
 static inline __attribute__((always_inline)) void sc_neureka_move(sc_neureka at, uint32_t weights,
                                                                   uint32_t in, uint32_t out) {
     at[NEUREKA_JOB + 0] = weights;
@@ -124,7 +125,7 @@ SC_HOT __attribute__((unused)) static void sc_neureka_form(sc_neureka at, const 
     at[NEUREKA_JOB + 23] = j->config;
 }
 
-/* A job that is written, but waits for the one behind it. */
+/* Queues a job that starts together with the next one. */
 static inline void sc_neureka_hold(void) { sc_neureka_at()[NEUREKA_COMMIT] = 1; }
 
 static inline void sc_neureka_commit(void) {
@@ -132,7 +133,8 @@ static inline void sc_neureka_commit(void) {
     sc_neureka_at()[NEUREKA_COMMIT] = 0;
 }
 
-/* Until at most `left` (0 or 1) jobs are under way.  The event may be an older job's: hence the loop. */
+/* Waits until at most `left` (0 or 1) jobs are in progress. A loop, because the event may be an older
+ * job's. */
 static inline __attribute__((always_inline)) void sc_neureka_wait(uint32_t left) {
     const sc_neureka at = sc_neureka_at();
     for (;;) {
