@@ -20,19 +20,21 @@ PROMPT = "> "
 
 @command(
     "chat",
-    "Talk with a compiled program.",
+    "Chat with a compiled model.",
     "shrinkc chat out",
     "shrinkc chat out --system 'Answer in one sentence.' --temperature 0.7",
 )
 @click.argument("directory", type=PATH)
-@click.option("--system", metavar="TEXT", help="The system message.")
+@click.option(
+    "--system", metavar="TEXT", help="System message, which tells the model how to answer."
+)
 @run_options("what the context leaves", "an answer")
-@click.option("--verify", is_flag=True, help="Compare every answer with the interpreter's.")
+@click.option("--verify", is_flag=True, help="Verify every answer bit for bit.")
 def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -> None:
-    """Talk with the compiled DIRECTORY, in its model's chat template.
+    """Chat with the compiled model in DIRECTORY, which needs a chat template.
 
-    Ctrl-C ends an answer, Ctrl-D the chat.  From a pipe, each line is a message.  When the context is
-    full, the oldest messages are forgotten, and a note says so.
+    Ctrl-C stops an answer, Ctrl-D ends the chat.  If stdin is a pipe, each line is a message.  When the
+    context is full, shrinkc drops the oldest messages and says so.
     """
     console = Console()
     variables = make_variables(options.pop("make_options"))

@@ -15,18 +15,20 @@ from shrinkc.core.shell import quoted
 
 @command(
     "compile",
-    "Compile a model to a C program with its weights.",
+    "Compile a model to an integer-only C program.",
     "shrinkc compile model -o out",
     "shrinkc compile model -o narrow --bits 4 --group-size 32 --context 128",
 )
 @model_options
-@click.option("-o", "--output", type=PATH, required=True, help="The directory to make.")
-@click.option("--force", is_flag=True, help="Replace a directory that shrinkc made.")
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="Directory to create for the program."
+)
+@click.option("--force", is_flag=True, help="Replace the directory if shrinkc created it.")
 def compile_command(output: Path, force: bool, as_json: bool, **options: Any) -> None:
-    """Compile MODEL to a C program with its weights.
+    """Compile MODEL to an integer-only C program with its weights.
 
-    MODEL is a Hugging Face directory, a GPTQModel directory, a GGUF file, or an id of the hub such as
-    OWNER/NAME.
+    MODEL is a directory with a Hugging Face or GPTQ checkpoint, a GGUF file, or the id OWNER/NAME of a
+    model on the Hugging Face hub.
     """
     from shrinkc.driver.summary import summary
 

@@ -14,33 +14,39 @@ from shrinkc.cli.options import FILE, FOLDER, Device, command
 
 @command(
     "compress",
-    "Make a model smaller by a recipe.",
+    "Make a model smaller: prune, train, quantise.",
     "shrinkc compress model -o small --recipe small --set calibration.text=train.txt",
 )
 @click.argument("model")
-@click.option("-o", "--output", type=FOLDER, required=True, help="The run's directory.")
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Directory for the results of all steps."
+)
 @click.option(
     "--recipe",
     type=FILE,
     required=True,
     metavar="FILE|NAME",
-    help="A TOML file, or a shipped recipe, see 'shrinkc recipes'.",
+    help="TOML file, or the name of a recipe that 'shrinkc recipes' lists.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change the recipe, e.g. lora.rank=16. May be repeated.",
+    help="Change a value of the recipe, e.g. lora.rank=16. May be repeated.",
 )
-@click.option("--force", is_flag=True, help="Start over: removes the steps that are there.")
-@click.option("--dry-run", is_flag=True, help="Check everything, estimate, and stop.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Device of torch.")
+@click.option("--force", is_flag=True, help="Delete earlier steps and start over.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the recipe and estimate memory and time; change nothing."
+)
+@click.option(
+    "--device", type=Device(), default="cpu", show_default=True, help="Device for torch, e.g. cuda."
+)
 def compress_command(model: str, output: Path, as_json: bool, **options: Any) -> None:
-    """Compress MODEL: a Hugging Face directory, a .gguf file, or an id of the hub.
+    """Make MODEL smaller by the steps of a recipe.
 
-    Every stage of the recipe leaves a directory that loads.  The same command continues a run
-    that was interrupted.
+    MODEL is a Hugging Face directory, a GGUF file, or a model's id on the Hugging Face hub.  Every step
+    writes a checkpoint that can be loaded.  After an interruption, the same command continues.
     """
     console = Console()
     result = shrinkc.compress(model, output, reporter=console, **options)

@@ -14,7 +14,7 @@ from shrinkc.core.shell import printable
 
 @command(
     "diff",
-    "Compare two compiled directories.",
+    "Compare two compiled models.",
     "shrinkc diff out narrow",
 )
 @click.argument("a", type=PATH)
@@ -23,17 +23,17 @@ from shrinkc.core.shell import printable
     "--prompt",
     default="Once upon a time",
     show_default=True,
-    help="Prompt for both interpreters.",
+    help="Prompt that both models are given.",
 )
 @click.option(
     "--positions", type=int, default=8, show_default=True,
-    help="Most tokens to compare: the prompt and its continuation by A.",
+    help="Most tokens to compare: the prompt, continued by A.",
 )  # fmt: skip
 def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -> None:
-    """Compare A and B: options, sizes, plan, code, operations, the first differing integer.
+    """Compare options, sizes, plan and code of A and B, and find the first integer that differs.
 
     A and B are compiled directories, or files with the --json output of two runs or plans.
-    Exit code 0: they are equal; 64: they differ.
+    The exit code is 0 if they are equal and 64 if they differ.
     """
     from shrinkc.driver.differing import diff_directories, diff_objects
 

@@ -18,11 +18,11 @@ _APT = "apt-get install "
 
 @command(
     "doctor",
-    "List the programs that shrinkc uses.",
+    "Check that all tools that shrinkc uses are installed.",
     "shrinkc doctor",
 )
 def doctor_command(as_json: bool) -> None:
-    """List the programs that shrinkc uses, and how to install those that are missing."""
+    """Check that all tools that shrinkc uses are installed, and say how to install missing ones."""
     with Console().stage("looking for tools"):
         tools = find_tools(os.environ)
     missing = [t for t in tools if not t.usable]

@@ -19,59 +19,69 @@ from shrinkc.core.output import check_file, write_file
 
 @command(
     "eval",
-    "Measure a float, quantised or compiled model.",
+    "Measure a model's quality: perplexity and tasks.",
     "shrinkc eval out --text wiki.test.raw --windows 4",
     "shrinkc eval out --base model --text wiki.test.raw --windows 16",
     "shrinkc eval model --task hellaswag --task arc_easy --items 200",
 )
 @click.argument("model", type=FILE)
-@click.option("--text", type=FILE, metavar="FILE|hub", help="WikiText raw file, for perplexity.")
+@click.option(
+    "--text",
+    type=FILE,
+    metavar="FILE|hub",
+    help="WikiText file to measure perplexity on; hub downloads it.",
+)
 @click.option(
     "--protocol",
     type=click.Choice([f"wikitext{n}" for n in (64, 128, 256, 512, 2048)]),
-    help="How the text is cut. [default: wikitext512, or the longest that fits]",
+    help="Tokens per window of the text. [default: wikitext512, or the longest that fits]",
 )
 @click.option(
-    "--windows", default="all", show_default=True, help="Windows of text to measure: N or all."
+    "--windows", default="all", show_default=True, help="Number of windows to measure, or all."
 )
 @click.option(
     "--base",
     type=FILE,
     metavar="MODEL",
-    help="Compare predictions of the text with this model, such as the original.",
+    help="Compare the predictions with those of this model, e.g. the original.",
 )
 @click.option("--task", multiple=True, metavar="NAME[=FILE]", help=TASK_HELP)
-@click.option("--items", type=int, help="Questions of each task. [default: all]")
+@click.option("--items", type=int, help="Number of questions of each task. [default: all]")
 @click.option(
-    "--sample", multiple=True, metavar="TEXT", help="A text to continue. May be repeated."
+    "--sample",
+    multiple=True,
+    metavar="TEXT",
+    help="Text for the model to continue. May be repeated.",
 )
-@click.option("--chat", is_flag=True, help="Put the samples into the chat template.")
+@click.option("--chat", is_flag=True, help="Wrap every --sample in the model's chat template.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Precision of a model that is not compiled. [default: float32]",
+    help="Precision of the computation; not for compiled models. [default: float32]",
 )
 @click.option(
     "--kv-bits",
     type=int,
-    help="Round cached keys and values of a model that is not compiled, 2 to 8. [default: no]",
+    help="Quantise the KV cache to 2 to 8 bits; not for compiled models. [default: no]",
 )
-@click.option("--batch", type=int, help="Sequences computed at a time. [default: 8]")
+@click.option("--batch", type=int, help="Number of sequences computed together. [default: 8]")
 @click.option(
-    "--threads", type=int, help="Threads of torch; they change the last digits. [default: by size]"
+    "--threads",
+    type=int,
+    help="Threads for torch; the number may change last digits. [default: by the model's size]",
 )
-@click.option("--device", type=Device(), help="Device of torch. [default: cpu]")
+@click.option("--device", type=Device(), help="Device for torch, e.g. cuda. [default: cpu]")
 @click.option(
     "--engine",
     type=click.Choice(["host", "interpreter"]),
-    help="How to run a compiled directory. [default: host]",
+    help="Run a compiled model as a program on this computer or in the interpreter. [default: host]",
 )
-@click.option("-o", "--output", type=PATH, help="Also write the report as JSON to this file.")
+@click.option("-o", "--output", type=PATH, help="Also write the results as JSON to this file.")
 @click.option(
     "--resume",
     type=PATH,
     metavar="FILE",
-    help="File that keeps results, to continue after an interruption. [default: OUTPUT.resume]",
+    help="File with finished results, from which the command continues. [default: OUTPUT.resume]",
 )
 def eval_command(
     model: str,
@@ -83,7 +93,11 @@ def eval_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure MODEL: a directory (float, GPTQ, compiled), a .gguf file, or an id of the hub."""
+    """Measure the quality of MODEL: perplexity of a text, accuracy in tasks, sample texts.
+
+    MODEL is a directory with a Hugging Face or GPTQ checkpoint or a compiled model, a GGUF file, or a
+    model's id on the Hugging Face hub.
+    """
     console, count = Console(), _windows(windows)
     if output is not None:
         file = check_file(output)

@@ -13,7 +13,7 @@ from shrinkc.cli.stopping import check
 
 @command(
     "explore",
-    "Search recipes: quality against bytes.",
+    "Search for the best recipes for a model.",
     "shrinkc explore model --recipe small --trials 20 -o search",
 )
 @click.argument("model")
@@ -22,39 +22,41 @@ from shrinkc.cli.stopping import check
     type=FILE,
     required=True,
     metavar="FILE|NAME",
-    help="The recipe to vary; its table [explore] has the ranges.",
+    help="Recipe to vary; its table [explore] has the ranges.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change the recipe of all trials, e.g. evaluate.windows=8. May be repeated.",
+    help="Change a value of the recipe, e.g. evaluate.windows=8. May be repeated.",
 )
-@click.option("--space", type=PATH, help="A TOML file with the ranges, instead of [explore].")
-@click.option("--trials", type=COUNT, required=True, help="How many trials to add.")
-@click.option("--timeout", type=float, help="Seconds after which no new trial begins.")
+@click.option("--space", type=PATH, help="TOML file with the ranges, instead of [explore].")
+@click.option("--trials", type=COUNT, required=True, help="Number of trials to run now.")
+@click.option("--timeout", type=float, help="Seconds after which no new trial starts.")
 @click.option(
     "--storage",
     metavar="URL",
-    help="Where the Optuna study is stored. [default: sqlite, OUTPUT/study.db]",
+    help="URL of the database for the Optuna study. [default: sqlite in OUTPUT/study.db]",
 )
-@click.option("--study", default="shrinkc", show_default=True, help="The study's name.")
+@click.option("--study", default="shrinkc", show_default=True, help="Name of the Optuna study.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the search.")
 @click.option(
     "--reference",
     type=PATH,
     multiple=True,
     metavar="JSON",
-    help="Configurations to mark: a run.json, or a list. May be repeated.",
+    help="JSON file with results to mark in the picture, e.g. a run.json. May be repeated.",
 )
-@click.option("--keep-all", is_flag=True, help="Keep all models, not only those on the front.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Device of torch.")
-@click.option("-o", "--output", type=FOLDER, required=True, help="The search's directory.")
+@click.option("--keep-all", is_flag=True, help="Keep all models, not only the best of each size.")
+@click.option(
+    "--device", type=Device(), default="cpu", show_default=True, help="Device for torch, e.g. cuda."
+)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Directory for the results.")
 def explore_command(as_json: bool, **options: Any) -> None:
-    """Search for recipes that make MODEL small and keep it good.
+    """Search for the recipes that give the best quality of MODEL at each size.
 
-    The same command goes on with the study; several processes may work on one.
+    The same command adds trials to an earlier search.  Several processes may work on one search.
     """
     from shrinkc.driver.exploring import ExploreRequest, explore_recipes
 

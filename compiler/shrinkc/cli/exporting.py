@@ -13,17 +13,17 @@ from shrinkc.core.errors import UsageError
 
 @command(
     "export",
-    "Write the integer model as an ONNX graph.",
+    "Write a compiled model as an ONNX graph.",
     "shrinkc export out --onnx -o model.onnx",
 )
 @click.argument("directory", type=PATH)
-@click.option("--onnx", is_flag=True, help="Write ONNX with standard operators.")
-@click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
+@click.option("--onnx", is_flag=True, help="Write ONNX with standard operators (required).")
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> None:
-    """Write the integer model of the compiled DIRECTORY for other tools.
+    """Write the compiled model in DIRECTORY for other tools.
 
-    The graph takes tokens and the KV cache.  It gives logits, the most probable token and the new
-    cache, with exactly the integers of the program.
+    The graph's inputs are tokens and the KV cache.  Its outputs are the logits, the most probable token
+    and the new cache, with exactly the same integers as the program.
     """
     from shrinkc.driver.exporting import export_onnx
 

@@ -14,18 +14,20 @@ from shrinkc.core.shell import printable
 
 @command(
     "inspect",
-    "Show what a file or directory holds.",
+    "Show what is in a model or a result.",
     "shrinkc inspect out",
     "shrinkc inspect model",
     "shrinkc inspect --supported",
 )
 @click.argument("path", type=PATH, required=False)
-@click.option("--supported", is_flag=True, help="List what can be compiled; without PATH.")
+@click.option(
+    "--supported", is_flag=True, help="List the models, formats and targets that shrinkc supports."
+)
 def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
-    """Show what PATH is: shapes, bits, operations, and what takes how many bytes.
+    """Show what PATH is: shapes, bits, operations and sizes.
 
-    PATH is a checkpoint's directory, a config.json, a GGUF file, a compiled directory, its
-    ir.safetensors, or the directory of a compression run.
+    PATH is a directory with a checkpoint, a config.json, a GGUF file, a directory that compile or compress
+    created, or the ir.safetensors of a compiled model.
     """
     if supported == (path is not None):
         raise UsageError(

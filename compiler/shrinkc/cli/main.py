@@ -41,10 +41,14 @@ class DefectError(ShrinkcError, exit_code=DEFECT, title="defect"):
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(shrinkc.__version__, prog_name="shrinkc")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Print the Python traceback if the command fails.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Make a LLaMA smaller, compile it to an integer-only C program, and run and verify it."""
+    """Put a language model on a small chip: compress it, compile it to an integer-only C program, run
+    the program and verify it.
+
+    Start with 'shrinkc plan MODEL', which says whether a model fits.
+    """
     if context.invoked_subcommand is None:
         # a script that lost its command must not pass for one that did something
         _say(context.get_help())

@@ -20,7 +20,7 @@ PATH = click.Path(path_type=Path)  # of any bytes
 FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
 COUNT = click.IntRange(1)
 SEED = click.IntRange(0, 2**32 - 1)
-TASK_HELP = "A task of lm-evaluation-harness, or a YAML file; FILE: local data. May be repeated."
+TASK_HELP = "Task of lm-evaluation-harness, or its YAML file; FILE holds its data. May be repeated."
 FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
 
 
@@ -42,7 +42,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the result as one JSON object."),
             click.Option(
                 ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_verbosity,
                 help="Print only results and errors.",
@@ -129,32 +129,35 @@ model_options = together(
     ),
     click.option(
         "--bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-        help=f"Bits per weight of the layers. [default: {WIDEST}, or the checkpoint's]",
+        help=f"Bits per weight of the layers. [default: {WIDEST}; those of a quantised checkpoint]",
     ),
-    click.option("--group-size", type=int, help="Weights that share a scale. [default: all of an output channel]"),
+    click.option(
+        "--group-size", type=int, metavar="N",
+        help="Weights that share one scale. [default: one scale per output channel]",
+    ),
     click.option(
         "--short-last-group", is_flag=True,
-        help="Let the last group of a channel be shorter where the size does not divide.",
+        help="Allow a smaller last group where the group size does not divide the inputs.",
     ),
-    click.option("--asymmetric", is_flag=True, help="Quantise with zero points."),
+    click.option("--asymmetric", is_flag=True, help="Quantise asymmetrically, with a zero point for each scale."),
     click.option(
         "--embedding-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
-        help=f"Bits per weight of embedding and LM head. [default: {WIDEST}, or the checkpoint's]",
+        help=f"Bits per weight of the embedding and the LM head. [default: {WIDEST}; those of a quantised checkpoint]",
     ),
     click.option(
-        "--context", type=int,
-        help="Tokens of prompt and answer together. [default: the model's limit, at most 256]",
+        "--context", type=int, metavar="N",
+        help="Most tokens of prompt and answer together. [default: the model's limit, at most 256]",
     ),
     click.option("--l1", type=Size(), help="L1 memory to use, such as 128KiB. [default: all]"),
     click.option(
         "--code", metavar="MEMORY",
-        help=f"Memory for the code of the decode path, on {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
+        help=f"Memory for the code of decode steps, on {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "
         f"[default: {DEFAULT.code[0]}]",
     ),
     click.option("--adapter", type=PATH, help="A PEFT LoRA directory to compile as a low-rank adapter."),
     click.option(
         "--engines", metavar="LIST",
-        help="Engines that may run matrices, such as "
+        help="Engines that may multiply matrices, such as "
         f"{','.join(DEFAULT.engines[:2])}. [default: all]",
     ),
 )  # fmt: skip
@@ -167,28 +170,32 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
     return together(
         click.option(
             "--on", type=click.Choice(MACHINES), default="host", show_default=True,
-            help="Where to run, of those that the target allows.",
+            help="Machine that runs the program: this computer (host) or a simulator.",
         ),
-        click.option("-n", "--tokens", type=int, help=f"Most new tokens. [default: {default_tokens}]"),
+        click.option(
+            "-n", "--tokens", type=int, metavar="N",
+            help=f"Most tokens to generate. [default: {default_tokens}]",
+        ),
         click.option(
             "--temperature", type=float, default=0.0, show_default=True,
-            help="0 takes the most probable token.",
+            help="Randomness of the text; 0 always takes the most probable token.",
         ),
         click.option(
             "--top-p", type=float, default=1.0, show_default=True,
-            help="Sample from the most probable tokens with this total probability.",
+            help="Sample only from the most probable tokens, up to this total probability.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed for sampling."),
         click.option(
             "--prompt-lookup", type=int, metavar="N",
-            help="Draft up to N tokens from the text so far, 1 to 8; greedy only. [default: none]",
+            help="Speed up repetitive text: guess 1 to 8 tokens from earlier text; needs temperature 0. [default: off]",
         ),
         click.option(
             "--make", "make_options", multiple=True, metavar="NAME=VALUE",
-            help="A variable of the directory's Makefile, such as SAN=1. May be repeated.",
+            help="Set a variable of the program's Makefile, such as SAN=1. May be repeated.",
         ),
         click.option(
-            "--timeout", type=float, help=f"Seconds for {timed}. [default: 600; on gvsoc 7200]"
+            "--timeout", type=float, metavar="SECONDS",
+            help=f"Longest time for {timed}. [default: 600; on gvsoc 7200]",
         ),
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ class PlanCommand(Command):
 
 @command(
     "plan",
-    "Say whether a model fits, where, and how fast.",
+    "Check whether a model fits a chip, and estimate its speed.",
     "shrinkc plan model --bits 4 --context 128",
     "shrinkc plan model/config.json --sweep bits=2,4,8 context=64,256 --picture sweep.svg",
     cls=PlanCommand,
@@ -40,13 +40,13 @@ class PlanCommand(Command):
 @speed_options
 @click.option(
     "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
-    help="Plan every combination: bits, embedding-bits, group-size, context, l1, target. May be repeated.",
+    help="Plan all combinations of values of bits, embedding-bits, group-size, context, l1, target. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--picture",
     type=PATH,
     metavar="FILE",
-    help="Write the memory map, or the sweep, as a picture (SVG).",
+    help="Draw the memory map, or the sweep, to this SVG file.",
 )
 @click.pass_context
 def plan_command(
@@ -57,10 +57,10 @@ def plan_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Say whether MODEL fits, where everything is placed, and how fast it is.
+    """Check whether MODEL fits a chip, place it in the memories, and estimate its speed.
 
-    Weights are not read: a config.json is enough, or an id of the hub.  Energy is not estimated,
-    because nothing was measured on a chip.
+    MODEL may be only a config.json, because weights are not read; or a model's id on the Hugging Face hub.
+    Energy is not estimated, because nothing was measured on a chip.
     """
     if picture is not None:
         from shrinkc.core.output import check_file

@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 @command(
     "recipes",
-    "List, print or copy the shipped recipes.",
+    "List, print or copy recipes for 'compress'.",
     "shrinkc recipes",
     "shrinkc recipes small",
     "shrinkc recipes small -o mine.toml",
 )
 @click.argument("name", required=False)
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Copy the recipe to this new file.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="FILE",
+    help="Copy the recipe to this new file, to edit it.",
+)
 def recipes_command(name: str | None, output: Path | None, as_json: bool) -> None:
     """List the recipes that come with shrinkc, or print the one called NAME.
 
-    A copy is what 'shrinkc compress --recipe FILE' takes.
+    Give an edited copy to 'shrinkc compress --recipe FILE'.
     """
     from shrinkc.driver.compressing import shipped_recipes
 

@@ -13,23 +13,23 @@ from shrinkc.cli.options import PATH, command, speed_options
 
 @command(
     "report",
-    "Write a page about a compiled directory or a run.",
+    "Write an HTML page about results of compile or compress.",
     "shrinkc report out",
     "shrinkc report out -o page.html --position 100 --clock 350",
 )
 @click.argument("directory", type=PATH)
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE",
-    help="The page to write. [default: report.html in DIRECTORY]",
+    help="Page to write. [default: report.html in DIRECTORY]",
 )  # fmt: skip
 @speed_options
 @click.option(
     "--run", "run_file", type=PATH, metavar="FILE",
-    help="A file with the output of 'run --json'. [default: the last run with --profile]",
+    help="Output of 'shrinkc run --json' to show. [default: the last run with --profile]",
 )  # fmt: skip
 @click.option(
     "--eval", "evals", type=PATH, multiple=True, metavar="FILE",
-    help="A file from 'eval -o FILE', in addition to those in DIRECTORY. May be repeated.",
+    help="Output of 'shrinkc eval -o' to show, besides those in DIRECTORY. May be repeated.",
 )  # fmt: skip
 def report_command(
     directory: Path,
@@ -40,10 +40,10 @@ def report_command(
     evals: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Write an HTML page about DIRECTORY, and report.json with the same facts.
+    """Write an HTML page about DIRECTORY, and the same facts to report.json.
 
-    DIRECTORY was made by compile (memory map, weights, cycles, timeline, roofline, accuracy) or by
-    compress (bytes against quality, steps, sensitivities, samples).
+    For a compiled model the page shows memories, weights, cycles, timeline, roofline and accuracy.  For the
+    results of 'compress' it shows sizes, quality, steps, sensitivities and sample texts.
     """
     console = Console()
     result = shrinkc.write_report(

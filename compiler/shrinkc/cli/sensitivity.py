@@ -13,7 +13,7 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
 
 @command(
     "sensitivity",
-    "Measure what each part of a model is worth.",
+    "Measure how much quality each part of a model gives.",
     "shrinkc sensitivity model --text train.txt -o sensitivity",
 )
 @click.argument("model")
@@ -23,30 +23,34 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
     multiple=True,
     required=True,
     metavar="FILE",
-    help="Text to measure on. May be repeated.",
+    help="Text file to measure on. May be repeated.",
 )
 @click.option(
-    "--samples", type=COUNT, default=2, show_default=True, help="Windows of text to measure."
+    "--samples",
+    type=COUNT,
+    default=2,
+    show_default=True,
+    help="Number of windows of text to measure.",
 )
 @click.option(
-    "--length", type=click.IntRange(8), default=256, show_default=True, help="Tokens of a window."
+    "--length", type=click.IntRange(8), default=256, show_default=True, help="Tokens per window."
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="bfloat16",
     show_default=True,
-    help="Precision; float32 takes about 1.5 times as long.",
+    help="Precision of the computation; float32 takes about 1.5 times as long.",
 )
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of torch.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads for torch.")
 @click.option(
     "-o",
     "--output",
     type=FOLDER,
-    help="Directory for JSON and picture; the same command then resumes.",
+    help="Directory for results and picture, from which the command continues.",
 )
 def sensitivity_command(as_json: bool, **options: Any) -> None:
-    """Measure what it costs to remove, narrow or quantise each layer and matrix of MODEL."""
+    """Measure how much quality is lost if a layer or matrix of MODEL is removed, narrowed or quantised."""
     from shrinkc.driver.sensitivity import (
         PICTURE,
         RESULT,

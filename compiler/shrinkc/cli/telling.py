@@ -34,30 +34,35 @@ class Every(click.ParamType):
 
 @command(
     "run",
-    "Build, run and verify a compiled program.",
+    "Run a compiled model and verify it bit for bit.",
     "shrinkc run out --prompt 'Once upon a time' --tokens 20",
     "shrinkc run out -p 'Once upon a time' -n 20 --verify every:8",
     "shrinkc run out --on gvsoc --prompt-ids 1,403 --tokens 4 --profile",
 )
 @click.argument("directory", type=PATH)
-@click.option("-p", "--prompt", help="The text to continue. [default: none]")
+@click.option("-p", "--prompt", help="Text for the model to continue. [default: none]")
 @click.option(
     "--prompt-file", type=click.Path(allow_dash=True), metavar="FILE|-",
-    help="The prompt from a UTF-8 file, or from stdin (-), without its final newline.",
+    help="Read the prompt from a file, or from stdin (-), without its final newline.",
 )  # fmt: skip
-@click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
-@click.option("--prompt-ids", help="The prompt as token ids, e.g. 1,403,407.")
+@click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
+@click.option("--prompt-ids", help="Prompt as token ids, e.g. 1,403,407.")
 @run_options("64, or what the context leaves", "the run")
-@click.option("--ignore-eos", is_flag=True, help="Continue after an end token.")
+@click.option("--ignore-eos", is_flag=True, help="Go on when the model ends its text.")
 @click.option(
     "--verify", type=Every(), metavar="all|every:N",
-    help="Check logits and sampling of all or every Nth token; layers are always checked. [default: all]",
+    help="Check logits and sampling of all or every Nth token; layer outputs are always checked. [default: all]",
 )  # fmt: skip
-@click.option("--no-verify", is_flag=True, help="Do not compare with the interpreter.")
+@click.option("--no-verify", is_flag=True, help="Do not verify the run.")
 @click.option(
-    "--profile", is_flag=True, help="Measure cycles and stalls of each operation; only on gvsoc."
+    "--profile", is_flag=True, help="Measure the cycles of each operation; only with --on gvsoc."
 )
-@click.option("--timeline", type=PATH, metavar="FILE", help="Write the profile as a picture (SVG).")
+@click.option(
+    "--timeline",
+    type=PATH,
+    metavar="FILE",
+    help="Draw the profile to this SVG file; needs --profile.",
+)
 def run_command(
     directory: Path,
     prompt: str | None,
@@ -70,7 +75,10 @@ def run_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Build and run the compiled DIRECTORY and compare its integers with the interpreter's."""
+    """Build and run the compiled model in DIRECTORY, and verify it bit for bit.
+
+    The integers of the program are compared with those of an interpreter of the same model.
+    """
     console = Console()
     if timeline is not None:
         if not options["profile"]:
