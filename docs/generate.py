@@ -32,7 +32,7 @@ PAGES = Path(__file__).parent / "reference"
 _PART = re.compile(r"(<!-- generated: ([a-z_ -]+) -->\n)(?:.*\n)*?(<!-- end of generated -->)")
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
 # tables that get another name soon
-_NEW = {"self_text": "self_generated", "equalize": "awq", "scales": "finetune_scales"}
+_NEW = {"self_text": "self_generated"}
 # exit codes that are no exception
 _OTHER = [
     (0, "success", "Done.  `run` also verified the run, unless `--no-verify` was given.", "–"),

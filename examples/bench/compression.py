@@ -106,7 +106,7 @@ mse = 0
 gptaq = 0
 embeddings = { bits = 4, group_size = 64 }
 
-[scales]
+[finetune_scales]
 samples = 256
 batch = 4
 learning_rate = 2e-3
@@ -130,7 +130,7 @@ ROWS = (
      "1:8 zeros, whole text, EoRA"),
     ("reference_depth4", "depth-4", "gptq", f"reference: 4 of 30 layers removed, {QUANTISED}", "128 windows",
      "4 layers removed"),
-    ("small", "small", "scales",
+    ("small", "small", "finetune_scales",
      "stages of `small`: FFN 1280, LoRA, 4 bit asymmetric group size 64, embedding 4 bit, scale fine-tuning",
      "whole text", "small"),
 )  # fmt: skip

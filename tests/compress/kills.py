@@ -40,7 +40,7 @@ STAGES = (
     "width",
     "lora",
     "rotate",
-    "equalize",
+    "awq",
     "gptq",
     "reconstruct",
     "qat",
@@ -66,7 +66,7 @@ batch = 4
 micro_batch = 4
 length = 64
 [rotate]
-[equalize]
+[awq]
 group_size = 32
 sym = false
 [gptq]

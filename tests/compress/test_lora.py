@@ -18,7 +18,7 @@ from shrinkc.compression import training
 from shrinkc.compression.attention import use_products
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.soft_loss import loss_and_gradient
-from shrinkc.compression.stages import depth, lora, qat, reconstruct, scales
+from shrinkc.compression.stages import depth, finetune_scales, lora, qat, reconstruct
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.training import DEFAULT_SAMPLES, Windows, windows_of
 from shrinkc.core.errors import BadData, RunChanged, TrainingDiverged
@@ -100,7 +100,7 @@ def test_stages_of_one_text_have_different_windows(step: Step, story_file: Path)
     first = reconstruct.Settings(samples=30, length=64)
     other = qat.Settings(samples=30, length=64, text=("own.txt",))
     named = lora.Settings(samples=13, length=64, batch=8, text=(str(story_file),))
-    whole = scales.Settings(epochs=2, length=64, batch=4)
+    whole = finetune_scales.Settings(epochs=2, length=64, batch=4)
     shorter = lora.Settings(samples=5, length=32)
     context = step()
     tokenizer = load(context.source).tokenizer

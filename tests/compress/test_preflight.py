@@ -128,10 +128,10 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
         "calibration": text,
         "width": {"ffn": 0.25, "multiple": 32},
         "lora": few,
-        "equalize": {"group_size": 32},
+        "awq": {"group_size": 32},
         "gptq": {"bits": 4, "group_size": 32, "embeddings": {"bits": 4, "group_size": 32}},
         "reconstruct": few,
-        "scales": few,
+        "finetune_scales": few,
         "qat": few,
     }
     said, found = dict[str, int](), dict[str, int]()
@@ -156,7 +156,7 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
     assert said.keys() == found.keys()
     for kind, most in said.items():
         # a second state while the next is written; tensors have headers, and few groups are the smallest
-        twice = 2 if kind in ("lora", "scales", "qat") else 1
+        twice = 2 if kind in ("lora", "finetune_scales", "qat") else 1
         assert twice * (found[kind] - 60_000) <= most <= 6 * found[kind], kind
     steps = [f for f in (tmp_path / "o").rglob("*") if f.is_file()]
     size = re.search(r"([\d.]+) MiB on disk", whole.estimate)
@@ -240,7 +240,7 @@ def test_characters_of_a_token_are_counted(stories: Path, story_file: Path) -> N
     assert 1.5 < calibration.characters_per_token < 3.5  # a vocabulary of 512, not four as usual
 
 
-@pytest.mark.parametrize("stage", ["scales", "eora"])
+@pytest.mark.parametrize("stage", ["finetune_scales", "eora"])
 def test_a_budget_puts_gptq_before_stages_on_integers(
     stage: str, stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
@@ -262,15 +262,15 @@ def test_inputs_scaled_for_another_grid_are_noted(
 ) -> None:
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
-        "equalize": {"bits": 4, "group_size": -1},
+        "awq": {"bits": 4, "group_size": -1},
         "gptq": {"bits": 4, "group_size": 32},
     }
     said = (
-        "[equalize] is for bits = 4, group_size = -1, sym = true, "
+        "[awq] is for bits = 4, group_size = -1, sym = true, "
         "but [gptq] rounds to bits = 4, group_size = 32, sym = true"
     )
     for group, noted in ((-1, True), (32, False)):
-        recipe["equalize"]["group_size"] = group
+        recipe["awq"]["group_size"] = group
         hints = Recorder()
         compress(
             str(stories), tmp_path / str(group), parse_recipe(recipe), reporter=hints, dry_run=True
@@ -311,7 +311,7 @@ def test_a_cpu_without_bfloat16_is_noted(
         "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
         "lora": {"samples": 32, "batch": 4, "length": 32, "dtype": "bfloat16"},
         "gptq": {"bits": 4, "group_size": 32},
-        "scales": {"samples": 32, "batch": 4, "length": 32, "dtype": "float32"},
+        "finetune_scales": {"samples": 32, "batch": 4, "length": 32, "dtype": "float32"},
     }
     hints = Recorder()
     compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=hints, dry_run=True)

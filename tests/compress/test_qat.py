@@ -28,7 +28,7 @@ from shrinkc.cli.main import run_cli
 from shrinkc.compression import rounding
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.recipe import load_recipe
-from shrinkc.compression.stages import qat, scales
+from shrinkc.compression.stages import finetune_scales, qat
 from shrinkc.core.errors import BadRecipe, TrainingDiverged
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import QuantizedWeight
@@ -134,7 +134,9 @@ def trained(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "qat", **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
     """The directory that a stage leaves, and the facts of its record."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     teacher = {"unquantized": STORIES, "teacher": STORIES}
     step, report = run_stage(folder, kind, source, {"distill": 1.0, **FAST, **settings}, **teacher)
     return step.out, report.parameters
@@ -145,7 +147,7 @@ def test_it_recovers_more_than_scales(
 ) -> None:
     source = quantised(tmp_path_factory, "coarse", COARSE)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=160, weight_rate=8e-3)
-    _, other = trained(tmp_path / "b", source, monkeypatch, "scales", samples=160)
+    _, other = trained(tmp_path / "b", source, monkeypatch, "finetune_scales", samples=160)
     own, scaled = ([loss for _, loss in f["loss_curve"]] for f in (facts, other))
     assert own[0] == pytest.approx(scaled[0], rel=1e-4)  # it begins as it was quantised
     assert np.mean(own[-10:]) < np.mean(scaled[-10:]) < 0.8 * np.mean(own[:5])
@@ -250,7 +252,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C within training, then a crash, after which the steps since then are made again."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     text = write_text(tmp_path)
     settings = qat.Settings(samples=32, text=(text,), **FAST)

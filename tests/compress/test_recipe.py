@@ -176,10 +176,10 @@ def test_set_refuses_as_the_file_does(assignment: str, words: str) -> None:
 
 def test_all_problems_come_in_one_refusal() -> None:
     text = "seed = 1\n[deph]\n[lora]\nrank = 0\nalpha = 'x'\nbatch = -2\n"
-    said = refusal(text, "lora.dropout=1.5", "lora.ran=4", "scales.samples=9", "lora")
+    said = refusal(text, "lora.dropout=1.5", "lora.ran=4", "finetune_scales.samples=9", "lora")
     found = [
         "seed = 1 lies outside of any table",
-        "--set scales.samples=9: the recipe has no table [scales]",
+        "--set finetune_scales.samples=9: the recipe has no table [finetune_scales]",
         "--set lora is no assignment",
         "[deph] is no table of a recipe (did you mean 'depth'?)",
         "[lora] alpha = 'x'; a number is allowed",

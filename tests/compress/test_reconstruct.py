@@ -25,7 +25,7 @@ from helpers.interrupting import InterruptAt, Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.facts import facts_of
-from shrinkc.compression.stages import qat, reconstruct, scales
+from shrinkc.compression.stages import finetune_scales, qat, reconstruct
 from shrinkc.compression.stages.rotate import basis, rotate
 from shrinkc.core.errors import BadRecipe, TrainingDiverged
 from shrinkc.importer.gptq import read_gptq
@@ -41,7 +41,9 @@ def trained(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
     """The directory that the stage leaves, and the facts of its record."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     step, report = run_stage(
         folder, "reconstruct", source, {**FAST, **settings}, unquantized=STORIES
     )
@@ -179,7 +181,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Ctrl-C within a block, whose steps are not made again, then a crash within another one."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     text = write_text(tmp_path)
     settings = reconstruct.Settings(text=(text,), **{**FAST, "dtype": dtype})
@@ -216,7 +220,9 @@ def test_a_run_comes_nearer_to_the_float_model_each_time(
 ) -> None:
     """A second one begins where the first one ended, and has the same target; here also the same windows, so that
     errors can be compared."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     monkeypatch.setattr("shrinkc.compression.training.trained_before", lambda *given: [])
     loaded, plain = [], reconstruct.load_to_train
 

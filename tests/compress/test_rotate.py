@@ -209,7 +209,7 @@ samples = 16
 length = 64
 [rotate]
 {keys}
-[equalize]
+[awq]
 bits = 4
 [gptq]
 bits = 4
@@ -245,7 +245,7 @@ def test_a_rotated_model_is_shrunk_compiled_and_run(
     assert run_cli(["run", program, "--on", "host", "--prompt", "Once", "--tokens", "4"]) == 0
 
 
-@pytest.mark.parametrize("before", ["[equalize]", '[width]\nmethod = "n:m"\nn = 2\nm = 4'])
+@pytest.mark.parametrize("before", ["[awq]", '[width]\nmethod = "n:m"\nn = 2\nm = 4'])
 def test_it_comes_before_what_it_would_undo(
     before: str, stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,7 +90,7 @@ def test_the_shipped_recipe_small_works_on_the_example(
     out = tmp_path / "run"
     quick = [
         f"calibration.text={story_file}", "calibration.samples=16", "calibration.length=64",
-        "lora.epochs=0.05", "lora.length=64", "scales.samples=8", "scales.length=64",
+        "lora.epochs=0.05", "lora.length=64", "finetune_scales.samples=8", "finetune_scales.length=64",
         "gptq.modules={down_proj = {bits = 8}}",
     ]  # fmt: skip
     given = [word for text in quick for word in ("--set", text)]
@@ -99,7 +99,7 @@ def test_the_shipped_recipe_small_works_on_the_example(
     said = " ".join(told.split())
     # matrices of two widths: the line that loads them is printed, and works
     line = told.partition(
-        "05-scales: from_pretrained of transformers does not load it; this does: "
+        "05-finetune_scales: from_pretrained of transformers does not load it; this does: "
     )[2]
     names: dict[str, Any] = {}
     exec(line.splitlines()[0], names)
@@ -111,7 +111,7 @@ def test_the_shipped_recipe_small_works_on_the_example(
     assert settings.group_size == 32 and settings.embeddings == {"bits": 4, "group_size": 32}
     assert json.loads((out / "04-gptq" / "step.json").read_text())["settings"]["group_size"] == 32
     program = str(tmp_path / "program")
-    assert run_cli(["compile", str(out / "05-scales"), "-o", program]) == 0
+    assert run_cli(["compile", str(out / "05-finetune_scales"), "-o", program]) == 0
     assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
 
 

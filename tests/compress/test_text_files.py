@@ -20,7 +20,7 @@ text = ["none.txt"]
 remove = 1
 [lora]
 text = ["none.txt", "hub:a/b", "self:2k"]
-[scales]
+[finetune_scales]
 [evaluate]
 text = "none.txt"
 tasks = ["hellaswag={folder}"]

@@ -12,7 +12,7 @@ import pytest
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.rounding import ROUNDING_PASSES, rounded
-from shrinkc.compression.stages import equalize, gptq
+from shrinkc.compression.stages import awq, gptq
 from shrinkc.importer.model import QuantizedWeight
 
 torch = pytest.importorskip("torch")
@@ -47,21 +47,21 @@ class Counting(TorchDispatchMode):  # type: ignore[misc]
         return made
 
 
-def test_equalize(stories: Path) -> None:
+def test_awq(stories: Path) -> None:
     from shrinkc.checkpoints import load
 
     facts, layers = facts_of(stories), 5
-    settings = equalize.Settings(group_size=32, points=3)
+    settings = awq.Settings(group_size=32, points=3)
     model = load(stories, dtype="float32").model
     layer = model.model.layers[0]
     counting = Counting()
     with torch.no_grad():
-        for site in equalize.sites(6, 2):
+        for site in awq.sites(6, 2):
             inputs = layer.get_submodule(site.readers[0]).in_features
             moment = torch.randn(inputs, inputs).double()
             with counting:
-                equalize.equalize(settings, layer, site, moment @ moment.T, torch.float32)
-    said = equalize.work(settings, facts, NOTHING)
+                awq.scale_site(settings, layer, site, moment @ moment.T, torch.float32)
+    said = awq.work(settings, facts, NOTHING)
     assert 0.67 < said.numbers / (layers * counting.numbers) < 1.5, counting.by
     assert 0.67 < said.calls / (layers * counting.calls) < 1.5
     tokens = layers * counting.products / gptq.weights_of(facts.config)

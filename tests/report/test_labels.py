@@ -75,7 +75,7 @@ def test_names_on_a_roofline(factor: float) -> None:
 def test_names_of_the_steps_of_a_run() -> None:
     values = (8.1, 8.6, 8.55, 8.56, 8.54, 9.0, 8.55)
     sizes = (2400, 700, 700, 702, 701, 698, 700)
-    names = ("source", "gptq", "reconstruct", "equalize", "qat", "eora", "finetune_scales")
+    names = ("source", "gptq", "reconstruct", "awq", "qat", "eora", "finetune_scales")
     steps = [
         Measured(f"0{i}-{name}", megabytes << 20, value, "")
         for i, (name, megabytes, value) in enumerate(zip(names, sizes, values, strict=True))

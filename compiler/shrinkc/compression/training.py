@@ -1,4 +1,4 @@
-"""Training on text: what the stages ``lora``, ``scales`` and ``qat`` share, and ``reconstruct`` for a part."""
+"""Training on text: what the stages ``lora``, ``finetune_scales`` and ``qat`` share, and ``reconstruct`` for a part."""
 
 from __future__ import annotations
 

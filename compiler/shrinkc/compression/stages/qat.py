@@ -27,7 +27,7 @@ from shrinkc.compression.rounding import (
     rounded,
     rounded_table,
 )
-from shrinkc.compression.stages import scales
+from shrinkc.compression.stages import finetune_scales
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.training import (
     ADAM_PASSES,
@@ -61,20 +61,20 @@ class Settings(TrainingSettings):
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Besides the products, of every batch AdamW's passes over the latents."""
-    integers = scales.integers_and_scales(facts, tables=settings.tables)[0]
+    integers = finetune_scales.integers_and_scales(facts, tables=settings.tables)[0]
     passes = ROUNDING_PASSES + ADAM_PASSES * settings.micro_batch // settings.batch
-    return scales.work_of_training(settings, "qat", integers, passes, calibration)
+    return finetune_scales.work_of_training(settings, "qat", integers, passes, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    return state_bytes(sum(scales.integers_and_scales(facts, tables=settings.tables)))
+    return state_bytes(sum(finetune_scales.integers_and_scales(facts, tables=settings.tables)))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains, and writes the checkpoint with its new integers, scales and gains."""
     import torch
 
-    before = scales.quantised_matrices(step, settings.tables)
+    before = finetune_scales.quantised_matrices(step, settings.tables)
     tables = {name: before[name] for name in TABLE_FILES if name in before}
     weights = {name: weight for name, weight in before.items() if name not in tables}
     floats = _float_matrices(step)
@@ -107,10 +107,10 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     }
     for name, table in new.items():
         trained[f"{name}.weight"] = torch.from_numpy(table.dequantized())
-    scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
+    finetune_scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
     for name, table in new.items():
         write_embedding(step.out / TABLE_FILES[name], table)
-    scales.check_checkpoint(step, "qat", integers)
+    finetune_scales.check_checkpoint(step, "qat", integers)
     return StepReport(facts)
 
 
@@ -153,7 +153,7 @@ QAT = StageKind(
     parameter_bytes=36,
     on_quantised=True,
     child_seconds=7.0,
-    preflight=partial(scales.quantised_problems, stage="qat"),
+    preflight=partial(finetune_scales.quantised_problems, stage="qat"),
     check_data=partial(check_texts, kind="qat"),
     kept=kept,
 )

@@ -25,7 +25,7 @@ from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import gains, train_norms
 from shrinkc.compression.rounding import ROUNDING_PASSES, nearest, rounded
-from shrinkc.compression.stages import rotate, scales
+from shrinkc.compression.stages import finetune_scales, rotate
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.compression.training import (
     ADAM_PASSES,
@@ -78,7 +78,7 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Forward and backward with gradients of the weights, and the streams of both models; no head.  Of every batch
     passes over the latents."""
-    integers = scales.integers_and_scales(facts, tables=False)[0]
+    integers = finetune_scales.integers_and_scales(facts, tables=False)[0]
     numbers = integers * (ROUNDING_PASSES + ADAM_PASSES) * settings.samples / settings.batch
     return Work(5.0 * settings.samples * settings.length, numbers)
 
@@ -92,21 +92,21 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 def kept(settings: Settings, facts: ModelFacts) -> int:
     """Of every block that is over its integers, a byte each, and float32 scales; of the one that an interrupt left,
     the state of its training."""
-    integers, groups = scales.integers_and_scales(facts, tables=False)
+    integers, groups = finetune_scales.integers_and_scales(facts, tables=False)
     return integers + 4 * groups + STATE_BYTES * (integers + groups) // facts.config.num_layers
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
     """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint.  A signal that
     ends the process does so after the step at hand, whose state is saved."""
-    weights = scales.quantised_matrices(step)
+    weights = finetune_scales.quantised_matrices(step)
     with freed_memory_kept():
         found = _all_blocks(settings, step, weights)
     moved = sum(int(np.count_nonzero(q != weights[name].q)) for name, q in found.integers.items())
     share = moved / sum(q.size for q in found.integers.values())
     integers = {name: (weights[name], q) for name, q in found.integers.items()}
-    scales.write_checkpoint(step, found.trained, integers)
-    scales.check_checkpoint(step, KIND, found.integers)
+    finetune_scales.write_checkpoint(step, found.trained, integers)
+    finetune_scales.check_checkpoint(step, KIND, found.integers)
     return StepReport({"blocks": found.facts, "integers_changed": round(share, 6)})
 
 
@@ -220,7 +220,7 @@ def read_behind(model: Any, index: int) -> Any:
     """How much of a channel is read behind block ``index``, [hidden].
 
     A place that reads the stream takes of a channel the norm's gain times a column of each of its matrices; that is
-    the same wherever the gain lies, as ``equalize`` and ``rotate`` move it.  The root of the mean square of those
+    the same wherever the gain lies, as ``awq`` and ``rotate`` move it.  The root of the mean square of those
     lengths over all places, each place's squares with a mean of 1.
     """
     import torch
@@ -345,7 +345,7 @@ RECONSTRUCT = StageKind(
     advice=advice,
     child_seconds=7.0,
     memory=memory,
-    preflight=partial(scales.quantised_problems, stage="reconstruct"),
+    preflight=partial(finetune_scales.quantised_problems, stage="reconstruct"),
     check_data=partial(check_texts, kind="reconstruct"),
     kept=kept,
 )

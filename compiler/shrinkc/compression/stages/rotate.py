@@ -66,7 +66,7 @@ class Settings(Checked):
 def order(settings: Settings, before: Sequence[Stage]) -> Iterator[str]:
     """Stages whose work is in the basis that goes."""
     for own in before:
-        if own.kind == "equalize" or getattr(own.settings, "method", "") == "n:m":
+        if own.kind == "awq" or getattr(own.settings, "method", "") == "n:m":
             yield f"mixes the inputs that [{own.name}] has changed; put [{own.name}] after it"
 
 

@@ -1,4 +1,4 @@
-"""The stage scales: what it trains, and that no integer changes."""
+"""The stage finetune_scales: what it trains, and that no integer changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from helpers.interrupting import Recorder, SignalAt
 from shrinkc.checkpoints import load
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.rounding import rounded
-from shrinkc.compression.stages import scales
+from shrinkc.compression.stages import finetune_scales
 from shrinkc.core.errors import BadRecipe, UnsupportedModel
 from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import QuantizedWeight
@@ -64,7 +64,9 @@ def test_it_recovers_without_touching_integers(
 ) -> None:
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = {"samples": 120, **FAST}
-    step, report = run_stage(tmp_path / "a", "scales", source, settings, unquantized=STORIES)
+    step, report = run_stage(
+        tmp_path / "a", "finetune_scales", source, settings, unquantized=STORIES
+    )
     text = write_text(tmp_path)
     assert report.parameters["steps"] == 30
     before, after = read_gptq(source), read_gptq(step.out)
@@ -86,51 +88,63 @@ def test_it_recovers_without_touching_integers(
 def test_resumed_training_is_the_same_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)  # it starts a process
+    monkeypatch.setattr(
+        finetune_scales, "check_checkpoint", lambda *given: None
+    )  # it starts a process
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    settings = scales.Settings(samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST)
+    settings = finetune_scales.Settings(
+        samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST
+    )
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
-    scales.run(settings, whole)
+    finetune_scales.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES)
-    parts.reporter = SignalAt("scales", 2)
+    parts.reporter = SignalAt("finetune_scales", 2)
     with pytest.raises(KeyboardInterrupt):
-        scales.run(settings, parts)
+        finetune_scales.run(settings, parts)
     assert not any(parts.out.iterdir())
     parts.reporter = resumed = Recorder()
-    scales.run(settings, parts)
-    assert resumed.heard[0] == ("scales", 2, 6)
+    finetune_scales.run(settings, parts)
+    assert resumed.heard[0] == ("finetune_scales", 2, 6)
     for file in whole.out.iterdir():
         assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
 
 
 def test_refusals(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="learning_rate = 0.9"):
-        scales.Settings(learning_rate=0.9)
-    (problem,) = scales.SCALES.preflight(scales.Settings(), facts_of(STORIES))
+        finetune_scales.Settings(learning_rate=0.9)
+    (problem,) = finetune_scales.FINETUNE_SCALES.preflight(
+        finetune_scales.Settings(), facts_of(STORIES)
+    )
     assert "needs a quantised model" in problem
     source = quantised(tmp_path_factory, "coarse", COARSE)
     assert (
         "context is 512"
-        in scales.SCALES.preflight(scales.Settings(length=1024), facts_of(source))[0]
+        in finetune_scales.FINETUNE_SCALES.preflight(
+            finetune_scales.Settings(length=1024), facts_of(source)
+        )[0]
     )
     step = context(tmp_path / "a", source, unquantized=STORIES)
     with_adapter = tmp_path / "with-adapter"
     (with_adapter / "eora").mkdir(parents=True)
     (with_adapter / "eora" / "adapter_config.json").write_text("{}")
     step.source = with_adapter
-    with pytest.raises(UnsupportedModel, match="put the stage eora after reconstruct, scales"):
-        scales.run(scales.Settings(), step)
+    with pytest.raises(
+        UnsupportedModel, match="put the stage eora after reconstruct, finetune_scales"
+    ):
+        finetune_scales.run(finetune_scales.Settings(), step)
 
 
 def test_the_source_stays_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files are hard links: the rewritten one must not be."""
-    monkeypatch.setattr(scales, "check_checkpoint", lambda *given: None)
+    monkeypatch.setattr(finetune_scales, "check_checkpoint", lambda *given: None)
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    before = (source / scales.WEIGHTS).read_bytes()
+    before = (source / finetune_scales.WEIGHTS).read_bytes()
     step = context(tmp_path / "a", source, unquantized=STORIES)
-    scales.run(scales.Settings(samples=8, text=(write_text(tmp_path),), **FAST), step)
-    assert (source / scales.WEIGHTS).read_bytes() == before
-    assert (step.out / scales.WEIGHTS).read_bytes() != before
+    finetune_scales.run(
+        finetune_scales.Settings(samples=8, text=(write_text(tmp_path),), **FAST), step
+    )
+    assert (source / finetune_scales.WEIGHTS).read_bytes() == before
+    assert (step.out / finetune_scales.WEIGHTS).read_bytes() != before
     assert load(step.out).kind == "gptq"

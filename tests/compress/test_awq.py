@@ -1,4 +1,4 @@
-"""Stage equalize: the model stays what it is, and rounding it loses less."""
+"""Stage awq: the model stays what it is, and rounding it loses less."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from helpers.interrupting import InterruptAt
 from shrinkc.checkpoints import load, save
 from shrinkc.compression.facts import facts_of
-from shrinkc.compression.stages import equalize
+from shrinkc.compression.stages import awq
+from shrinkc.compression.stages.awq import Settings, Site
 from shrinkc.compression.stages.context import StepContext
-from shrinkc.compression.stages.equalize import Settings, Site
 from shrinkc.core.errors import BadRecipe
 from shrinkc.model import ATTENTION, MLP
 
@@ -50,7 +50,7 @@ def by_hand(weight: np.ndarray, bits: int, group: int, sym: bool) -> np.ndarray:
 def test_rounding_is_to_the_nearest_value_of_the_grid(bits: int, group: int, sym: bool) -> None:
     rng = np.random.default_rng(bits + group)
     weight = rng.normal(size=(5, 24)) + 0.5
-    got = equalize.nearest(torch.tensor(weight), bits, group, sym).numpy()
+    got = awq.nearest(torch.tensor(weight), bits, group, sym).numpy()
     np.testing.assert_allclose(got, by_hand(weight, bits, group, sym), atol=1e-12)
 
 
@@ -63,8 +63,8 @@ def test_the_loss_of_rounding_by_brute_force() -> None:
         rounded = by_hand(w * scale, 3, -1, True) / scale
         wanted += ((x @ (rounded - w).T) ** 2).sum() / ((x @ w.T) ** 2).sum()
     tensors, gram = [torch.tensor(w) for w in weights], torch.tensor(x.T @ x / 60)
-    wholes = equalize.results(tensors, gram)
-    got = equalize.rounding_loss(Settings(bits=3), tensors, wholes, gram, torch.tensor(scale))  # fmt: skip
+    wholes = awq.results(tensors, gram)
+    got = awq.rounding_loss(Settings(bits=3), tensors, wholes, gram, torch.tensor(scale))  # fmt: skip
     assert got == pytest.approx(wanted, rel=1e-9)
 
 
@@ -72,26 +72,24 @@ def test_scales_are_awqs_with_a_mean_of_one() -> None:
     rng = np.random.default_rng(1)
     x, w = rng.uniform(0.1, 5, 20), rng.uniform(0.1, 5, 20)
     x[3] = w[7] = 0  # an input that is never there, one that is never read
-    got = equalize.scales(torch.tensor(x), torch.tensor(w), 0.5, 0.25).numpy()
+    got = awq.scales(torch.tensor(x), torch.tensor(w), 0.5, 0.25).numpy()
     used = [i for i in range(20) if i not in (3, 7)]
     wanted = x[used] ** 0.5 / w[used] ** 0.25
     np.testing.assert_allclose(got[used], wanted / np.exp(np.log(wanted).mean()))
     top = (w[used] * got[used]).max()
     assert got[3] == pytest.approx(min(1, top / w[3])) and got[7] == 1
-    wild = equalize.scales(torch.tensor([1e-30, 1.0, 1e30]), torch.ones(3), 1.0, 0.0)
-    assert wild.tolist() == [1 / equalize.LIMIT, 1, equalize.LIMIT]
+    wild = awq.scales(torch.tensor([1e-30, 1.0, 1e30]), torch.ones(3), 1.0, 0.0)
+    assert wild.tolist() == [1 / awq.LIMIT, 1, awq.LIMIT]
 
 
 def test_a_value_head_has_one_scale_for_all_heads_that_read_it() -> None:
     site = Site("v", ("o",), heads=2, shared=3)
     values = torch.arange(2 * 3 * 4, dtype=torch.float64)
     wanted = values.numpy().reshape(2, 3, 4)
-    np.testing.assert_array_equal(
-        equalize._shared(values, site, "mean"), wanted.mean(1).reshape(-1)
-    )
-    np.testing.assert_array_equal(equalize._shared(values, site, "max"), wanted.max(1).reshape(-1))
+    np.testing.assert_array_equal(awq._shared(values, site, "mean"), wanted.mean(1).reshape(-1))
+    np.testing.assert_array_equal(awq._shared(values, site, "max"), wanted.max(1).reshape(-1))
     rows = torch.arange(8)
-    got = equalize._repeated(rows, site).tolist()
+    got = awq._repeated(rows, site).tolist()
     assert got == [head * 4 + i for head in range(2) for _ in range(3) for i in range(4)]
 
 
@@ -99,7 +97,7 @@ def test_a_value_head_has_one_scale_for_all_heads_that_read_it() -> None:
 def test_the_model_stays_what_it_is(
     stories: Path, step: Step, tmp_path: Path, settings: Settings
 ) -> None:
-    report = equalize.run(settings, step()).parameters["layers"]
+    report = awq.run(settings, step()).parameters["layers"]
     before, after = load(stories), load(tmp_path / "out")
     windows = step().calibration.windows(before.tokenizer)
     with torch.no_grad():
@@ -126,7 +124,7 @@ def rounding_divergence(source: Path, context: StepContext) -> float:
         for layer in loaded.model.model.layers:
             for name in (*ATTENTION, *MLP):
                 weight = layer.get_submodule(name).weight
-                weight.copy_(equalize.nearest(weight, 3, -1, True))
+                weight.copy_(awq.nearest(weight, 3, -1, True))
         changed = loaded.model(windows).logits.log_softmax(-1)
     return float((whole.exp() * (whole - changed)).sum(-1).mean())
 
@@ -139,16 +137,16 @@ def test_a_model_that_was_made_hard_to_round(stories: Path, step: Step, tmp_path
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in loaded.model.model.layers:
-            for site in equalize.sites(config.num_attention_heads, config.num_key_value_heads):
+            for site in awq.sites(config.num_attention_heads, config.num_key_value_heads):
                 maker = layer.get_submodule(site.maker).weight
                 scale = torch.empty(len(maker)).normal_(generator=random).exp()
                 maker.div_(scale.view(-1, *[1] * (maker.dim() - 1)))
                 for name in site.readers:
-                    layer.get_submodule(name).weight.mul_(equalize._repeated(scale, site))
+                    layer.get_submodule(name).weight.mul_(awq._repeated(scale, site))
     hard = tmp_path / "hard"
     hard.mkdir()
     save(loaded.model, loaded.tokenizer, hard)
-    equalize.run(Settings(bits=3), step(source=hard))
+    awq.run(Settings(bits=3), step(source=hard))
     plain, worse, better = (
         rounding_divergence(source, step()) for source in (stories, hard, tmp_path / "out")
     )
@@ -172,7 +170,7 @@ def test_an_input_with_large_weights_gets_a_scale() -> None:
     magnitudes = torch.ones(16)
     magnitudes[5] = 1 / 40
     moment = torch.diag(magnitudes**2)
-    found = equalize.equalize(Settings(), layer, Site("norm", ("reader",)), moment, torch.float16)
+    found = awq.scale_site(Settings(), layer, Site("norm", ("reader",)), moment, torch.float16)
     assert found["loss"] < 0.05
     gain = layer["norm"].weight
     assert gain[5] / gain[4] > 10  # what the weight lost
@@ -194,7 +192,7 @@ def test_what_is_stored_stays_finite(stored: Any) -> None:
     magnitudes = torch.ones(16)
     magnitudes[5] = 1e-3
     before = layer["reader"].weight * layer["norm"].weight
-    found = equalize.equalize(
+    found = awq.scale_site(
         Settings(), layer, Site("norm", ("reader",)), torch.diag(magnitudes**2), stored
     )
     layer.to(stored)
@@ -213,13 +211,13 @@ def test_an_input_that_is_never_there_costs_the_others_nothing(how: str) -> None
     x = torch.tensor(rng.uniform(0.1, 3, 16), dtype=torch.float32) ** 2
     x[3] = 0
     settings, site, gram = Settings(), Site("norm", ("reader",)), torch.diag(x)
-    wholes = equalize.results([weight], gram)
+    wholes = awq.results([weight], gram)
     if how == "learned":
-        got = equalize.learned(settings, [weight], wholes, gram, site, torch.ones(16))
+        got = awq.learned(settings, [weight], wholes, gram, site, torch.ones(16))
     else:
-        got = equalize.scales(x.sqrt(), weight.abs().amax(0), 0.2, 0.0)
+        got = awq.scales(x.sqrt(), weight.abs().amax(0), 0.2, 0.0)
     plain, scaled = (
-        equalize.rounding_loss(settings, [weight], wholes, gram, s) for s in (torch.ones(16), got)
+        awq.rounding_loss(settings, [weight], wholes, gram, s) for s in (torch.ones(16), got)
     )
     assert scaled < plain / 20
     assert got[3] < 0.2
@@ -228,16 +226,16 @@ def test_an_input_that_is_never_there_costs_the_others_nothing(how: str) -> None
 def test_an_interrupt_loses_one_layer(step: Step, tmp_path: Path) -> None:
     settings = Settings(points=3)
     with pytest.raises(KeyboardInterrupt):
-        equalize.run(settings, step(reporter=InterruptAt("equalize", 4)))
+        awq.run(settings, step(reporter=InterruptAt("awq", 4)))
     assert not (tmp_path / "out").exists()
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scratch").glob("layer*.pt")}
     assert len(done) == 3
-    resumed = equalize.run(settings, step()).parameters
+    resumed = awq.run(settings, step()).parameters
     for name, when in done.items():
         assert (tmp_path / "scratch" / name).stat().st_mtime_ns == when
     (tmp_path / "fresh").mkdir()
     other = step(out=tmp_path / "again", scratch=tmp_path / "fresh")
-    assert resumed == equalize.run(settings, other).parameters
+    assert resumed == awq.run(settings, other).parameters
     for file in (tmp_path / "out").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
@@ -261,10 +259,10 @@ def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
 
 def test_preflight(stories: Path) -> None:
     facts = facts_of(stories)
-    assert equalize.preflight(Settings(group_size=32), facts) == []
-    (said,) = equalize.preflight(Settings(group_size=64), facts)
+    assert awq.preflight(Settings(group_size=32), facts) == []
+    (said,) = awq.preflight(Settings(group_size=64), facts)
     assert said == "group_size = 64 does not divide 96 inputs; give the group_size of [gptq]"
-    assert equalize.preflight(Settings(group_size=(64, 32)), facts) == []
-    settled, (note,) = equalize.settle(Settings(group_size=(64, 32, 16)), facts)
+    assert awq.preflight(Settings(group_size=(64, 32)), facts) == []
+    settled, (note,) = awq.settle(Settings(group_size=(64, 32, 16)), facts)
     assert settled.group_size == 32
     assert note == "group_size = 32, of 64, 32, 16 the first that divides 96 and 256 inputs"

@@ -1,8 +1,7 @@
-"""Stage ``scales``: recovery of a quantised model by training its scales; no integer changes.
+"""Stage ``finetune_scales``: trains the scales of a quantised model; no integer changes.
 
-The scales of all groups, and the norm gains, are trained on text, as Kim et al. 2023 ("PEQA") and
-Chen et al. 2024 ("EfficientQAT", its second phase) do.  The result has the bytes it had before, and
-needs no side path.
+The scales of all groups and the RMSNorm weights are trained on text (Kim et al. 2023, "PEQA"; Chen et al. 2024,
+"EfficientQAT", second phase).  The model keeps its size and needs no low-rank adapter.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Settings(TrainingSettings):
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     integers = integers_and_scales(facts, tables=False)[0]
-    return work_of_training(settings, "scales", integers, ROUNDING_PASSES, calibration)
+    return work_of_training(settings, "finetune_scales", integers, ROUNDING_PASSES, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
@@ -63,15 +62,15 @@ def kept(settings: Settings, facts: ModelFacts) -> int:
 
 
 def integers_and_scales(facts: ModelFacts, *, tables: bool) -> tuple[int, int]:
-    """How many integers a quantised model has, those of embedding and head with ``tables``, and how many scales at
-    the most: in the smallest groups that there are."""
+    """Number of integers of a quantised model (with ``tables``, embedding and LM head included), and the most
+    scales that it can have: with the smallest group size."""
     shapes = matrix_shapes(facts.config)
     integers = sum(math.prod(shapes[n]) for n in facts.bits if tables or n not in TABLE_FILES)
     return integers, integers // min(GROUP_MIN, *(g for g in GROUPS if g > 0))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains, and writes the checkpoint with its new scales and gains."""
+    """Trains, and writes the checkpoint with its new scales and RMSNorm weights."""
     weights = quantised_matrices(step)
 
     def prepare(model: Any) -> None:
@@ -82,14 +81,14 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             train_norms(model)
 
     teacher = step.teacher or step.unquantized
-    facts, trained = Training(settings, step, "scales", prepare, teacher).train()
+    facts, trained = Training(settings, step, "finetune_scales", prepare, teacher).train()
     write_checkpoint(step, trained)
-    check_checkpoint(step, "scales", {name: weight.q for name, weight in weights.items()})
+    check_checkpoint(step, "finetune_scales", {name: weight.q for name, weight in weights.items()})
     return StepReport(facts)
 
 
 def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) -> list[str]:
-    """No quantised model; windows that are longer than the model's context."""
+    """Problems: a model that is not quantised, windows longer than the model's context."""
     problems = settings.length_problems(facts)
     if not facts.quantized:
         problems.append(f"{stage} needs a quantised model; put a stage gptq before it")
@@ -99,20 +98,20 @@ def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) ->
 def work_of_training(
     settings: TrainingSettings, stage: str, numbers: int, passes: int, calibration: Calibration
 ) -> Work:
-    """Tokens through the model: forward, backward with weight gradients, and the teacher.  Of each micro-batch
-    ``passes`` over ``numbers``: weights are made of their integers, and gradients of them."""
+    """Tokens through the model: forward, backward with weight gradients, and the teacher.  Each micro-batch adds
+    ``passes`` over ``numbers``: weights are computed from their integers, and the gradients of both."""
     samples = samples_to_train(settings, stage, calibration)
     tokens = samples * settings.length * (4.0 if settings.distill else 3.0)
     return Work(tokens, numbers * passes * samples / settings.micro_batch)
 
 
 def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, QuantizedWeight]:
-    """Those of the layers, by module, and with ``tables`` embedding and head where they are stored as such.
-    UnsupportedModel where a side path goes with them."""
+    """The quantised matrices of the layers by module; with ``tables``, embedding and LM head too if they are
+    quantised.  Raises UnsupportedModel if the model has a low-rank adapter."""
     if find_adapter(step.source) is not None:
         raise UnsupportedModel(
-            f"{step.source} has an adapter, which was made for the scales as they are.",
-            "put the stage eora after reconstruct, scales and qat.",
+            f"{step.source} has a low-rank adapter, which fits the present scales only.",
+            "put the stage eora after reconstruct, finetune_scales and qat.",
         )
     found = read_gptq(step.source)
     return {
@@ -128,9 +127,9 @@ def write_checkpoint(
     trained: dict[str, Any],
     integers: Mapping[str, tuple[QuantizedWeight, np.ndarray]] = MappingProxyType({}),
 ) -> None:
-    """The files of the source with the trained scales and gains in their stored types.
+    """The files of the source with the trained scales and RMSNorm weights in their stored types.
 
-    ``integers``: module -> the matrix as it was, and its new integers, in the same stored order.
+    ``integers``: module -> the old matrix and its new integers, in the same stored order.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -153,30 +152,32 @@ def write_checkpoint(
         tensors[f"{module}.qweight"] = words
     file = step.out / WEIGHTS
     mode = file.stat().st_mode
-    file.unlink()  # a hard link: the source's own must stay as it is
+    file.unlink()  # a hard link: the source's file must not change
     save_file(tensors, file, {"format": "pt"})
     file.chmod(mode)
 
 
 def check_checkpoint(step: StepContext, kind: str, integers: Mapping[str, np.ndarray]) -> None:
-    """StageFailed unless the directory loads, and has these integers."""
+    """Raises StageFailed unless the directory loads and has these integers."""
     after = read_gptq(step.out)
     wrong = [name for name, q in integers.items() if not np.array_equal(q, after[name].q)]
     if wrong:
-        raise StageFailed(f"{kind}: the integers of {wrong[0]} are not what was written.")
+        raise StageFailed(
+            f"{kind}: the integers of {wrong[0]} differ from those that were written."
+        )
     run_worker(step, "check", f"{kind}: loading", {})
     load(step.out)
 
 
-SCALES = StageKind(
-    name="scales",
+FINETUNE_SCALES = StageKind(
+    name="finetune_scales",
     settings=Settings,
     run=run,
     work=work,
     parameter_bytes=16,
     on_quantised=True,
     child_seconds=7.0,
-    preflight=partial(quantised_problems, stage="scales"),
-    check_data=partial(check_texts, kind="scales"),
+    preflight=partial(quantised_problems, stage="finetune_scales"),
+    check_data=partial(check_texts, kind="finetune_scales"),
     kept=kept,
 )

@@ -1,15 +1,14 @@
-"""Stage ``equalize``: a scale for every input of the matrices, such that rounding them loses less.
+"""Stage ``awq``: activation-aware scaling (AWQ, Lin et al. 2023), so that rounding loses less.
 
-What a matrix W reads is divided by s and W's columns are multiplied with it, which changes nothing of the model: the
-division goes into what makes the input, a norm's gains or the rows of the matrix before it.  It stores no byte.
-The rounding that follows (``gptq``) then has its steps where they matter.  Scales that are tried are
+Each input channel of a matrix gets a factor s: its column of W is multiplied by s, and what produces the input (a
+norm's weights or the rows of the matrix before it) is divided by s.  The model computes the same, no byte is added,
+and the rounding that follows (``gptq``) is finer where it matters.  These factors are tried:
 
-* those of AWQ (Lin et al. 2023), ``s = x^a / w^b`` with an input's magnitude x and its largest weight w;
-* the least of ``sum over groups of a row of max(|w| s)^2 * sum(x^2 / s^2)``, what rounding loses where its errors
-  know nothing of each other.  Of log(s) that is the logarithm of sums and products of exponentials, a convex
-  function, so that gradients find the least (:func:`learned`).
+* AWQ's ``s = x^a / w^b``, with the channel's input magnitude x and its largest weight w;
+* those that minimise ``sum over groups of a row of max(|w| s)^2 * sum(x^2 / s^2)``, the loss if rounding errors
+  are independent.  It is log-convex in log(s), so that gradient descent finds the minimum (:func:`learned`).
 
-Those are taken with which rounding to nearest loses least, on all of the second moment of the inputs.
+The stage takes the factors with which rounding to nearest loses least, measured with the second moment of the inputs.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from shrinkc.compression.stages.gptq import (
 )
 from shrinkc.model import ATTENTION, MLP
 
-LIMIT = 2.0**10  # of a scale, and of one divided by it
+LIMIT = 2.0**10  # largest factor; 1 / LIMIT is the smallest
 _WEIGHTS = (0.0, 0.5)  # exponents b that are tried
 _STEPS, _RATE = 150, 0.03  # of Adam, in units of log(s)
 # passes over the weights: of rounding them once, and of a step of Adam
@@ -62,14 +61,14 @@ class Settings(Checked):
 
     @property
     def first_group(self) -> int:
-        """The only one once the settings are settled."""
+        """The first choice; the only one once the settings are resolved."""
         return int(several(self.group_size)[0])
 
 
 @dataclass(frozen=True)
 class Site:
-    """``readers`` of a block are given what ``maker`` makes: a norm, or a matrix whose rows come in
-    ``heads`` parts, each of which is read ``shared`` times."""
+    """The matrices ``readers`` of a block read the output of ``maker``: a norm, or a matrix whose rows are
+    ``heads`` heads, each of which is read ``shared`` times."""
 
     maker: str
     readers: tuple[str, ...]
@@ -78,7 +77,7 @@ class Site:
 
 
 def sites(heads: int, kv_heads: int) -> tuple[Site, ...]:
-    """All places of a block where a scale can go from what is read to what makes it."""
+    """All places of a block where a factor can move from the readers to the maker."""
     q, k, v, o = ATTENTION
     gate, up, down = MLP
     return (
@@ -95,7 +94,7 @@ def _inputs(facts: ModelFacts) -> set[int]:
 
 
 def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
-    """Of several groups the first that divides, as ``gptq`` takes it; a sentence where that is not the first."""
+    """Takes the first group size that divides, as ``gptq`` does; a note if it is not the first of the list."""
     group_size, notes = first_dividing("group_size", several(settings.group_size), _inputs(facts))
     return replace(settings, group_size=group_size), notes
 
@@ -113,7 +112,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
-    """Whether the stage that rounds the weights has another grid."""
+    """A note if the stage that rounds the weights has other settings."""
     rounds = next((s for s in after if isinstance(s.settings, gptq.Settings)), None)
     if rounds is None:
         return
@@ -121,14 +120,14 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
     if grids[0] != grids[1]:
         texts = [f"bits = {b}, group_size = {g}, sym = {str(sym).lower()}" for b, g, sym in grids]
         yield (
-            f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}: with the same it "
+            f"[{stage.name}] is for {texts[0]}, but [{rounds.name}] rounds to {texts[1]}; the same settings "
             "would lose less"
         )
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Second moments take as long as the matrices.  For each pair of exponents every weight is rounded, and what
-    that loses is multiplied with the moments; learned scales take passes over the weights alone."""
+    """Second moments take as long as the matrices.  For each pair of exponents, every weight is rounded and the
+    errors are multiplied with the moments.  Learned factors take passes over the weights only."""
     pairs = settings.points * len(_WEIGHTS) + settings.learn
     tokens = 2.0 * calibration.samples * calibration.length + pairs * mean_inputs(facts.config)
     passes = _ROUNDING * pairs + _LEARNING * _STEPS * settings.learn
@@ -147,14 +146,14 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     names = tuple(site.readers[0] for site in places)
     layers = list(model.model.layers)
     facts: list[dict[str, Any]] = []
-    with torch.no_grad(), step.reporter.stage("equalize") as update:
+    with torch.no_grad(), step.reporter.stage("awq") as update:
         tables = rope(model, windows.shape[1])
         hidden = [embed(model, ids) for ids in batches(windows)]
         states = [step.scratch / f"layer{index}.pt" for index in range(len(layers))]
         finished = sum(state.exists() for state in states)
         update(finished, len(layers))
         for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
-            # the layer as it was: it gives the same with scales as without
+            # the unscaled layer: its output is the same as with scales
             moments, hidden = watched(layer, hidden, tables, names)
             if state.exists():
                 facts.append(restore(layer, state))
@@ -162,7 +161,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             facts.append({})
             for site in places:
                 moment = moments[site.readers[0]]
-                facts[-1][site.readers[0]] = equalize(settings, layer, site, moment, stored)
+                facts[-1][site.readers[0]] = scale_site(settings, layer, site, moment, stored)
             keep(layer.state_dict(), facts[-1], state)
             update(index + 1, len(layers))
     model.to(stored)
@@ -170,13 +169,13 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     return StepReport({"layers": facts})
 
 
-def equalize(
+def scale_site(
     settings: Settings, layer: Any, site: Site, moment: Any, stored: Any
 ) -> dict[str, Any]:
-    """Scales one site of ``layer`` in place; ``moment`` [inputs, inputs]: of what its readers are given,
-    ``stored``: the dtype that holds all of it afterwards, with its whole precision.
+    """Scales one site of ``layer`` in place.  ``moment`` [inputs, inputs]: second moment of the readers' input;
+    ``stored``: the dtype of the checkpoint, which must hold the result with its whole precision.
 
-    Returns which scales were taken, and the loss of rounding relative to that without any.
+    Returns which factors were taken, and the loss of rounding relative to that without factors.
     """
     import torch
 
@@ -212,7 +211,7 @@ def equalize(
 
 
 def _storable(tops: Any, stored: Any) -> bool:
-    """Whether ``stored`` has room for the largest of each row or column, and all of its bits for those near it."""
+    """Whether ``stored`` can hold the largest value of each row or column, and values near it, at full precision."""
     import torch
 
     kind = torch.finfo(stored)
@@ -230,8 +229,8 @@ def scales(x: Any, w: Any, a: float, b: float) -> Any:
 
 
 def _centred(logs: Any, used: Any, w: Any) -> Any:
-    """The scales of ``logs``.  An input that is not ``used``, always 0 or never read, keeps its own, but where its
-    weights ``w`` would be the largest: they are to cost the others nothing."""
+    """Factors from their logarithms.  An input that is not ``used`` (always 0, or never read) keeps 1, or less
+    where its weights ``w`` would otherwise be the largest and widen the steps of the others."""
     import torch
 
     if not used.any():
@@ -245,8 +244,8 @@ def _centred(logs: Any, used: Any, w: Any) -> Any:
 def learned(
     settings: Settings, weights: list[Any], wholes: list[float], gram: Any, site: Site, start: Any
 ) -> Any:
-    """Scales [rows of the maker] for which errors that know nothing of each other cost least, from ``start``;
-    the rest as of :func:`rounding_loss`."""
+    """Factors [rows of the maker] with the least loss if rounding errors are independent, found from ``start``.
+    Other arguments: see :func:`rounding_loss`."""
     import torch
 
     x = gram.diagonal()
@@ -276,7 +275,7 @@ def learned(
 
 
 def results(weights: list[Any], gram: Any) -> list[float]:
-    """The mean square of what each of ``weights`` [out, in] gives, all rows added up; ``gram`` [in, in]: second
+    """The mean squared output of each of ``weights`` [out, in], added up over rows; ``gram`` [in, in]: second
     moment of the inputs."""
     return [float(((weight @ gram) * weight).sum()) for weight in weights]
 
@@ -284,8 +283,8 @@ def results(weights: list[Any], gram: Any) -> list[float]:
 def rounding_loss(
     settings: Settings, weights: list[Any], wholes: list[float], gram: Any, scale: Any
 ) -> float:
-    """What the readers' results lose when ``weights`` [out, in] times ``scale`` [in] are rounded: for each
-    the squared error relative to ``wholes``, the :func:`results`, added up."""
+    """The loss of rounding ``weights`` [out, in] times ``scale`` [in]: the squared error of each reader's output
+    relative to ``wholes`` (see :func:`results`), added up."""
     loss = 0.0
     for weight, whole in zip(weights, wholes, strict=True):
         scaled = weight * scale
@@ -295,7 +294,7 @@ def rounding_loss(
 
 
 def nearest(weight: Any, bits: int, group_size: int, sym: bool) -> Any:
-    """``weight`` [out, in] rounded to the grid that GPTQ begins with: the range of each group in 2^bits steps."""
+    """``weight`` [out, in] rounded to GPTQ's initial grid: 2^bits steps over the range of each group."""
     groups = weight.view(len(weight), -1, weight.shape[1] if group_size == -1 else group_size)
     top = 2**bits - 1
     low = groups.amin(-1, keepdim=True).clamp(max=0)
@@ -310,7 +309,7 @@ def nearest(weight: Any, bits: int, group_size: int, sym: bool) -> Any:
 
 
 def _shared(values: Any, site: Site, how: str) -> Any:
-    """One value for each row of the maker, of those [inputs] of the readers."""
+    """``values`` [inputs of the readers] combined to one per row of the maker."""
     parts = values.view(site.heads, site.shared, -1)
     return (parts.mean(1) if how == "mean" else parts.amax(1)).flatten()
 
@@ -321,8 +320,8 @@ def _repeated(scale: Any, site: Site) -> Any:
     return parts.expand(-1, site.shared, -1).flatten()
 
 
-EQUALIZE = StageKind(
-    name="equalize",
+AWQ = StageKind(
+    name="awq",
     settings=Settings,
     run=run,
     work=work,
