@@ -1,4 +1,4 @@
-# shrinkc with all it needs to compile a model and to run it on host and qemu.
+# shrinkc with all it needs to compile a model and to run it on host and QEMU.
 #
 #   make docker         the image; the fast tests have passed when it is there
 #   make docker-test    all tests, compression and its libraries included
@@ -55,7 +55,7 @@ COPY templates templates
 COPY toolchain toolchain
 RUN /opt/tests/bin/pip --python /opt/shrinkc/bin/python install .
 
-# ---- the fast tests: of the base install, on host and qemu ----
+# ---- the fast tests: of the base install, on host and QEMU ----
 
 FROM build AS tests
 RUN /opt/tests/bin/pip install --editable '.[test]' && chown shrinkc: /src

@@ -1,4 +1,4 @@
-# make demo         compile examples/stories, run it on host and qemu (and GVSoC where there is one)
+# make demo         compile examples/stories, run it on host and QEMU (and GVSoC where there is one)
 # make test         lint and the fast tests, in minutes; downloads about 3 GB of libraries (README.md)
 # make test-all     the same, then the slow tests: sanitizer sweeps, packages, pages, training, GVSoC
 # make test-slow    the slow tests alone

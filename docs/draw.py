@@ -92,7 +92,7 @@ def power(exponent: int) -> str:
 
 FOLDER = Path(__file__).with_name("pictures")
 
-LARGE = np.array([1_212_416, -348_160, 78_848, 5_222_400, -26_624, 9_216, -832, 30_720])
+LARGE = np.array([1_212_416, -348_160, 78_848, 5_222_400, -26_624, 9_216, -1_024, 30_720])
 SMALL = LARGE // 256
 
 

@@ -140,7 +140,7 @@ def trait_rows(found: Found) -> list[dict[str, Any]]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--host", type=int, default=1000, help="Shapes on host and qemu.")
+    parser.add_argument("--host", type=int, default=1000, help="Shapes on host and QEMU.")
     parser.add_argument("--gvsoc", type=int, default=100, help="Shapes on GVSoC.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="Shapes at a time.")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "random-shapes")
@@ -164,7 +164,7 @@ def main() -> None:
     )  # fmt: skip
     figures.write(
         "robustness_traits", title="How many of the random models have which property.", command=command,
-        columns={"property": "Property", "host": "Models on host and qemu", "gvsoc": "Models on GVSoC"},
+        columns={"property": "Property", "host": "Models on host and QEMU", "gvsoc": "Models on GVSoC"},
         rows=trait_rows(found),
     )  # fmt: skip
     faults = [r for records in found.values() for r in records if "fault" in r]
