@@ -115,8 +115,9 @@ def rows(found: Found) -> list[dict[str, Any]]:
     for machines, records in found.items():
         faults, refused = (sum(key in r for r in records) for key in ("fault", "refused"))
         out.append({
-            "id": machines[0], "machine": " and ".join(machines), "matched": len(records) - faults - refused,
-            "differ": faults, "refused": refused, "compared": sum(sum(r["compared"].values()) for r in records),
+            "id": machines[0], "machine": " and ".join(machines).replace("qemu", "QEMU"),
+            "matched": len(records) - faults - refused, "differ": faults, "refused": refused,
+            "compared": sum(sum(r["compared"].values()) for r in records),
             "seeds": f"0–{len(records) - 1}" if records else None,
         })  # fmt: skip
     return out

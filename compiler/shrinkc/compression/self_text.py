@@ -39,7 +39,7 @@ class SelfTextSettings(Checked):
     temperature: Annotated[float, Between(0.05, 10)] = 0.8
     """Temperature of the sampling."""
     length: Annotated[int, Between(8)] = 512
-    """Most tokens of a document."""
+    """Largest number of tokens of a document."""
     batch: Annotated[int, Between(1, 4096)] = 32
     """Documents that are written at a time."""
     chat: bool = True

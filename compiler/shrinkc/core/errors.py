@@ -13,8 +13,8 @@ from shrinkc.core.words import listed
 
 
 class ShrinkcError(Exception):
-    """The installation is incomplete, or the reader of the output went away. This is also the base
-    class of all other errors.
+    """The installation is incomplete, or the program that reads the output (such as ``head``) ended
+    early. This is also the base class of all other errors.
 
     Attributes:
         message: What is wrong, with the value, and what is allowed.
@@ -22,7 +22,7 @@ class ShrinkcError(Exception):
         exit_code: The exit code of the command line, the same in every release.
         title: A short name of the kind of error.
 
-    Install shrinkc again; a closed pipe needs nothing.
+    Install shrinkc again. If only a pipe was closed, do nothing.
     """
 
     exit_code = 1
@@ -83,7 +83,7 @@ class BadWeights(ShrinkcError, exit_code=13, title="bad weights"):
     """A weight file is truncated, has a wrong type, or holds NaN, infinity or values too large for the
     integer model.
 
-    Download the file again; if the values are wrong, repair the model.
+    Download the file again; if the values themselves are wrong, train or convert the model again.
     """
 
 
@@ -316,10 +316,11 @@ class BadStep(ShrinkcError, exit_code=62, title="bad step"):
 
 
 class RunChanged(ShrinkcError, exit_code=63, title="run changed"):
-    """The inputs of a compression run or an evaluation differ from those it was started with.
+    """The inputs of a compression run, an evaluation or a search (``explore``) differ from those it was
+    started with.
 
-    Restore the inputs that are named, or start over with ``--force``, in another directory or with
-    another ``--resume`` file.
+    Restore the inputs that are named, or start over: with ``--force``, in another directory, with
+    another ``--resume`` file (``eval``) or another ``--study`` (``explore``).
     """
 
 

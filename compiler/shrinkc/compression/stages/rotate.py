@@ -45,9 +45,9 @@ class Settings(Checked):
 
     head: Annotated[str, OneOf("own", "tied")] = "own"
     """For a model whose LM head is its embedding.  ``own``: the LM head is stored separately,
-    which takes more bytes, and results stay the same.  ``tied``: they stay one matrix, only
-    channels with last RMSNorm weights within 7 % of each other are rotated, and results change
-    a little."""
+    which takes more bytes, and results stay the same.  ``tied``: LM head and embedding stay one
+    matrix.  Only channels whose weights in the last RMSNorm differ by at most 7 % are rotated.
+    Results change a little."""
     outlier: float = 0.0
     """Channels whose mean squared activation is above this multiple of the average are not
     rotated.  0 rotates all; 5 is recommended before ``reconstruct``."""

@@ -47,13 +47,13 @@ class Settings(Checked):
     text: tuple[str, ...] = ()
     """Texts that show which tokens are used.  Default: those of ``calibration``."""
     keep: Annotated[int, Between(1)] | None = None
-    """Most tokens to keep.  One of ``keep`` and ``share`` is needed."""
+    """Largest number of tokens to keep.  One of ``keep`` and ``share`` is needed."""
     share: Annotated[float, Between(0.5, 1)] | None = None
-    """Share of the texts' tokens that the kept ones have to cover.  Their number is rounded up to
-    a multiple of 64."""
+    """Share of the texts' tokens that the kept tokens have to cover.  The number of kept tokens is
+    rounded up to a multiple of 64."""
     samples: Annotated[int, Between(0)] = 128
-    """Windows in which the model's own predictions count too, if ``keep`` decides; 0 counts the
-    texts only."""
+    """Only with ``keep``: in this many windows, the tokens that the model predicts count as used,
+    too.  With 0, only the tokens of the texts count."""
     length: Annotated[int, Between(8)] = 512
     """Tokens of a window."""
 
