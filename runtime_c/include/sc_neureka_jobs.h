@@ -121,8 +121,8 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
         j.out_pixel = 4u << c->log, j.out_row = width * j.out_pixel;
         j.offset = (uint32_t)-128;
         j.config = NEUREKA_1X1 | NEUREKA_IN_WMEM | 7u;
-    } else { /* A vector is a 3x3 image, low bytes left of high bytes. Of the output pixels, only two each
-              * depend on one of them alone. */
+    } else { /* A vector is a 3x3 image, low bytes left of high bytes. The first output pixel sums low bytes
+              * only, the last one high bytes only; these two are used. */
         j.pixels_out = 1u << 16 | c->pixels, j.pixels_in = 3u << 16 | (c->pixels + 2);
         j.in_pixel = 3 * in, j.in_row = in;
         j.out_pixel = j.out_row = 4u << c->log;

@@ -155,7 +155,7 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
         ".insn i 0x0b, 5, %[sc], 4(%[row])\n"
         DOT_STEPS
         SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
-        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* low half of the key's scale */
+        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* times the key's scale: product of the low halves */
         ".insn s 0x2b, 2, %[v], 4(%[out])\n"
         "772:\n.if (772b - 771b) - 4*(%[insns])\n.error \"a hardware loop is miscounted\"\n.endif\n"
         ".option pop\n"

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The weight blobs as the linker sees them.  Every blob is followed by a few zero bytes: an empty
- * file still gives a section that links and loads, and in weight memory N-EUREKA reads one 32-byte
- * word beyond the last weight.
+ * Weight blobs for the linker. A few zero bytes follow each: an empty file still gives a section that links
+ * and loads, and N-EUREKA reads 32 bytes beyond the last weight in weight memory.
  *
- * SC_HAS_<MEMORY>: the target of the model has it, and there is a blob for it.  SC_BLOB_SECTIONS is
- * defined on the SoCs, where every blob has its place; elsewhere they are constants, and the flash
- * image, on a SoC the content of the flash chip, is one of them. */
+ * SC_HAS_<MEMORY>: the target has that memory and a blob for it. SC_BLOB_SECTIONS: on chips, each blob has
+ * its own section. Elsewhere blobs are constants, also the image of the flash chip. */
     .section .rodata
 #ifdef SC_HAS_WMEM
 #ifdef SC_BLOB_SECTIONS

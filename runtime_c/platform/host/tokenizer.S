@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What prompts are encoded with, see sc_encode.h: part of the native program alone. */
+ * Tokenizer tables (sc_encode.h), only in the native program. */
     .section .rodata
     .balign 16
     .globl  sc_tokenizer_tables

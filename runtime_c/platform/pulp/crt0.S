@@ -13,14 +13,14 @@
     .globl  _start
 _start:
     la      t0, sc_trap
-    csrw    mtvec, t0           /* at its reset value a trap would restart the program for ever */
+    csrw    mtvec, t0           /* the reset value would restart the program at a trap, for ever */
     .option push
     .option norelax             /* gp cannot be loaded relative to itself */
     la      gp, __global_pointer$
     .option pop
     la      sp, __sc_fc_stack_end
 
-    la      a0, __sc_bss_start  /* memory comes up filled with 0x57 */
+    la      a0, __sc_bss_start  /* memory is filled with 0x57 at reset */
     la      a1, __sc_bss_end
     li      a2, 0
     call    sc_fill
@@ -30,7 +30,7 @@ _start:
     call    sc_fill
 
     call    sc_fc_main
-1:  wfi                         /* asleep the FC costs the simulator nothing */
+1:  wfi                         /* the simulator does not simulate a sleeping core */
     j       1b
 
     .globl  sc_cluster_start
@@ -41,7 +41,7 @@ sc_cluster_start:
     .option norelax
     la      gp, __global_pointer$
     .option pop
-    csrr    s0, mhartid         /* the core */
+    csrr    s0, mhartid         /* core number */
     la      a0, __sc_cluster_stacks
     lui     t1, %hi(SC_CL_STACK)
     addi    t1, t1, %lo(SC_CL_STACK)
@@ -54,7 +54,7 @@ sc_cluster_start:
     mv      a0, s0
     call    sc_cluster_main     /* does not return */
 
-/* void sc_fill(uint32_t *from, uint32_t *to, uint32_t word): needs no stack */
+/* void sc_fill(uint32_t *from, uint32_t *to, uint32_t word): uses no stack */
     .globl  sc_fill
 sc_fill:
     bgeu    a0, a1, 2f
@@ -63,10 +63,10 @@ sc_fill:
     bltu    a0, a1, 1b
 2:  ret
 
-/* Nothing traps in a correct program: report and end the simulation. */
+/* A trap is a defect: report it and end the simulation. */
     .balign 256
 sc_trap:
     csrr    a0, mcause
     csrr    a1, mepc
-    la      sp, __sc_fc_stack_end   /* the own stack may be what is broken */
+    la      sp, __sc_fc_stack_end   /* this core's stack may be corrupt */
     call    sc_trap_report          /* does not return */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Entry of the freestanding RV32 program: the kernel gives the stack, the loader zeroed .bss. */
+ * Entry of the freestanding RV32 program. The kernel provides the stack; the loader has zeroed .bss. */
     .section .text.start, "ax"
     .globl _start
 _start:
