@@ -88,7 +88,7 @@ def test_its_bytes_are_those_of_its_bits(python: Run, model: Path) -> None:
 
 MIXED = ("--bits", 6)  # with a head of 8 bit
 PER_ROW = ("--bits", 6, "--embedding-bits", 6)
-GROUPS = (*PER_ROW, "--group", 16, "--short-last-group", "--asymmetric")
+GROUPS = (*PER_ROW, "--group-size", 16, "--short-last-group", "--asymmetric")
 
 
 @pytest.mark.parametrize(
