@@ -6,7 +6,7 @@
 # make bench        cycles on GVSoC into docs/results/data, and their tables (DATA=folder with stories260K/)
 # make bench-flash  the same for models in flash (SMOLLM2=its GGUF file); half an hour, 16 GB
 # make fuzz         change inputs of every importer at random (N=20000 SEED=1); figures as above
-# make random-shapes  verify random models on host, qemu and GVSoC (HOST=1000 GVSOC=100); figures as above
+# make random-shapes  verify random models on host, QEMU and GVSoC (HOST=1000 GVSOC=100); figures as above
 # make kills        kill and resume compression runs at random moments (N=20 SEED=1); figures as above
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html

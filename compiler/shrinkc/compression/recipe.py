@@ -50,7 +50,7 @@ class RunSettings(Checked):
     """Settings of the whole run."""
 
     seed: Annotated[int, Between(0, 2**31 - 1)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     threads: Annotated[int, Between(1, THREADS_MAX)] = 1
     """Threads of torch.  Results depend on it."""
     dtype: Dtype = "float32"
@@ -65,9 +65,9 @@ class CalibrationSettings(Checked):
     """Texts: files, data sets of the hub, or self-generated text."""
     # fewer than two samples are refused where the data is looked at: as bad data
     samples: Annotated[int, Between(1)] = 64
-    """Windows of text, spread evenly.  At least 2 are needed."""
+    """Number of windows, taken evenly from the whole text.  At least 2 are needed."""
     length: Annotated[int, Between(8)] = 512
-    """Tokens of a window."""
+    """Tokens in a window."""
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ class SelfTextSettings(Checked):
     temperature: Annotated[float, Between(0.05, 10)] = 0.8
     """Temperature of the sampling."""
     length: Annotated[int, Between(8)] = 512
-    """Largest number of tokens of a document."""
+    """Largest number of tokens in a document."""
     batch: Annotated[int, Between(1, 4096)] = 32
-    """Documents that are written at a time."""
+    """Documents that the model writes at the same time."""
     chat: bool = True
     """Whether half of the documents are conversations, if the model has a chat template."""
     dtype: Dtype = "bfloat16"

@@ -44,15 +44,15 @@ class StepSettings(Checked):
     text: tuple[str, ...] = ()
     """Texts to train on.  Default: those of ``calibration``."""
     samples: Annotated[int, Between(1)] | None = None
-    """Windows to train on.  Default: 8192, or as many as ``epochs`` say."""
+    """Windows to train on.  Default: 8192, unless ``epochs`` is given."""
     batch: Annotated[int, Between(1)] = 8
-    """Windows of an optimiser step."""
+    """Windows in one optimiser step."""
     length: Annotated[int, Between(8)] = 512
-    """Tokens of a window."""
+    """Tokens in a window."""
     learning_rate: Annotated[float, Between(1e-8, 1)] = 2e-4
-    """Highest rate of AdamW.  The rate rises linearly and falls like a cosine."""
+    """Highest learning rate of AdamW.  The rate first rises linearly, then falls like a cosine."""
     warmup: Share = 0.03
-    """Share of the steps in which the rate rises."""
+    """Share of all steps during which the learning rate rises."""
     dtype: Dtype = "bfloat16"
     """Precision of the computation.  Trained values stay float32."""
 
@@ -88,16 +88,16 @@ class TrainingSettings(StepSettings):
     """Training of a whole model."""
 
     epochs: Annotated[float, Between(1e-3)] | None = None
-    """How often to train on the whole text, instead of ``samples``."""
+    """How many times to train on the whole text.  Give this or ``samples``."""
     micro_batch: Annotated[int, Between(1)] = 1
-    """Windows that are computed at a time; a divisor of ``batch``."""
+    """Windows that are computed at the same time; a divisor of ``batch``.  Fewer need less memory."""
     weight_decay: Share = 0.0
     """Weight decay of AdamW."""
     distill: Share = 0.0
     """Weight of the KL divergence from the uncompressed model; the rest of the loss is on the
     text."""
     train_norms: bool = False
-    """Train RMSNorm weights too, at a rate relative to each."""
+    """Train RMSNorm weights too.  Their learning rate is a fraction of each weight."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,8 @@ class Settings(Checked):
     sym: bool = True
     """As in the ``gptq`` stage that follows."""
     points: Annotated[int, Between(2, 101)] = 6
-    """Exponents of the input's magnitude to try, from 0 to 1."""
+    """Number of exponents to try, evenly spaced from 0 to 1.  An input's scale is its magnitude to
+    the power of the exponent."""
     learn: bool = True
     """Also try scales that an optimiser finds."""
 

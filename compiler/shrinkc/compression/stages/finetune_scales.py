@@ -47,9 +47,9 @@ class Settings(TrainingSettings):
     """How scales are trained."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
-    """Highest rate of the scales, relative to each."""
+    """Highest learning rate of the scales, as a fraction of each scale."""
     train_norms: bool = True
-    """Train RMSNorm weights too, at a rate relative to each."""
+    """Train RMSNorm weights too.  Their learning rate is a fraction of each weight."""
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:

@@ -40,7 +40,7 @@ class Settings(TrainingSettings):
     rank: Annotated[int, Between(1, 4096)] = 8
     """Rank of each adapter."""
     alpha: Annotated[float, Between(1e-6)] = 16.0
-    """The adapter's product is multiplied by alpha / rank."""
+    """The adapter's output is multiplied by alpha / rank."""
     dropout: Annotated[float, Between(0, 0.9)] = 0.1
     """Dropout of the training."""
     targets: Annotated[tuple[Target, ...], NotEmpty()] = (*SLOT_MODULES["qkv"], *SLOT_MODULES["o"])

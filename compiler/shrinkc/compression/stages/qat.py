@@ -46,14 +46,14 @@ class Settings(TrainingSettings):
     """How weights and scales are trained."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
-    """Highest rate of the scales, relative to each."""
+    """Highest learning rate of the scales, as a fraction of each scale."""
     weight_rate: Share = 3e-3
-    """Highest rate of the weights, in quantisation steps.  At 2 bits, or with few steps, 0.01 is
+    """Highest learning rate of the weights, in quantisation steps.  At 2 bits, or with few steps, 0.01 is
     worth a try; at 4 bits in groups, take about ``learning_rate``."""
     tables: bool = True
     """Train embedding and LM head too, if they are quantised."""
     train_norms: bool = True
-    """Train RMSNorm weights too, at a rate relative to each."""
+    """Train RMSNorm weights too.  Their learning rate is a fraction of each weight."""
     distill: Share = 1.0
     """Weight of the KL divergence from the uncompressed model; the rest of the loss is on the
     text."""

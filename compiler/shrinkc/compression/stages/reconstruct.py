@@ -55,11 +55,11 @@ class Settings(StepSettings):
     samples: Annotated[int, Between(1)] = 256
     """Windows to train on.  Each layer is trained on all of them once."""
     batch: Annotated[int, Between(1)] = 4
-    """Windows of an optimiser step."""
+    """Windows in one optimiser step."""
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
-    """Highest rate of scales and RMSNorm weights, relative to each."""
+    """Highest learning rate of scales and RMSNorm weights, as a fraction of each value."""
     weight_rate: Share = 1e-2
-    """Highest rate of the weights, in quantisation steps."""
+    """Highest learning rate of the weights, in quantisation steps."""
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:

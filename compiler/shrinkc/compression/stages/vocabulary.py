@@ -55,7 +55,7 @@ class Settings(Checked):
     """Only with ``keep``: in this many windows, the tokens that the model predicts count as used,
     too.  With 0, only the tokens of the texts count."""
     length: Annotated[int, Between(8)] = 512
-    """Tokens of a window."""
+    """Tokens in a window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
