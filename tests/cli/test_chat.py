@@ -212,10 +212,10 @@ def test_on_a_terminal(tmp_path: Path, needs: Needs) -> None:
 @pytest.mark.parametrize(
     ("template", "options", "said"),
     [
-        (None, [], "has no chat template. Hint: it can go on from a text: 'shrinkc run"),
+        (None, [], "has no chat template. Hint: use 'shrinkc run"),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
          ["--system", "be brief"], "--system is not possible: the model's chat template has no place"),
-        ("Q: {{ messages[-1].content }}", [], "the model's chat template shows a single message"),
+        ("Q: {{ messages[-1].content }}", [], "the model's chat template keeps only one message"),
         (TEMPLATE, ["--tokens", 0], "--tokens 0 is not possible"),
         (TEMPLATE, ["--tokens", 64], "an answer can have"),
         (TEMPLATE, ["--on", "gvsoc"], "does not run on gvsoc"),

@@ -239,7 +239,7 @@ def test_foreign_directories_are_never_replaced(cli: Cli, model: Path, tmp_path:
     (out / "thesis.tex").write_text("years of work")
     result = cli("compile", model, "-o", out, "--force")
     assert result.code == 40
-    assert "was not made by shrinkc" in result.words
+    assert "was not created by shrinkc" in result.words
     assert (out / "thesis.tex").read_text() == "years of work"
 
 
@@ -263,7 +263,7 @@ def test_force_keeps_what_the_user_added_or_edited(
     before = content(out)
     result = cli("compile", model, "-o", out, "--force")
     assert result.code == 40
-    assert "holds files that shrinkc did not make" in result.words and named in result.words
+    assert "contains files that shrinkc did not create" in result.words and named in result.words
     assert "move them away" in result.words
     assert content(out) == before
 

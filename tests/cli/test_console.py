@@ -409,7 +409,10 @@ def test_every_command_can_be_quiet_and_verbose(cli: Cli, name: str) -> None:
     assert {"-q", "--quiet", "-v", "--verbose"} <= set(names)
     assert len(names) == len(set(names))
     result = cli(name, "-q", "-v", *shlex.split(command.examples[0])[2:])  # type: ignore[attr-defined]
-    assert (result.code, "--quiet and --verbose exclude each other" in result.words) == (2, True)
+    assert (result.code, "--quiet and --verbose cannot be used together" in result.words) == (
+        2,
+        True,
+    )
 
 
 def test_quiet(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,11 +137,11 @@ def test_what_is_refused(cli: Cli, compiled: Path, model: Path, tmp_path: Path) 
     (tmp_path / "empty.json").write_text("{}")
     for arguments, code, said in (
         ([compiled, model], 61, "has no manifest.json"),
-        ([compiled, tmp_path / "list.json"], 2, "list.json is none. Hint: give two directories"),
+        ([compiled, tmp_path / "list.json"], 2, "list.json is not. Hint: give two directories"),
         ([tmp_path / "bad.json", tmp_path / "bad.json"], 2, "bad.json is not valid JSON"),
         ([tmp_path / "list.json", tmp_path / "list.json"], 2, "holds a JSON list"),
         ([tmp_path / "none.json", tmp_path / "none.json"], 2, "none.json cannot be read"),
-        ([tmp_path / "empty.json", tmp_path / "empty.json"], 2, "hold no values to compare"),
+        ([tmp_path / "empty.json", tmp_path / "empty.json"], 2, "contain no values to compare"),
         ([compiled, compiled, "--positions", 0], 2, "--positions 0 is not possible"),
     ):
         result = cli("diff", *arguments)

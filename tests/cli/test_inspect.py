@@ -133,7 +133,7 @@ def test_a_compiled_directory(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     (other / "plan.json").write_text("{}")
     changed = inspected(cli, other)
     assert changed["changed_files"] == ["plan.json"]
-    assert "plan.json missing or not as compiled" in changed["notes"][0]
+    assert "plan.json missing or changed since compiling" in changed["notes"][0]
     assert "memory" not in changed and len(changed["files"]) == len(files)
 
 
@@ -192,8 +192,8 @@ def test_supported_is_what_the_tables_say(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "give a PATH, or --supported"),
-        (["x", "--supported"], 2, "give a PATH, or --supported"),
+        ([], 2, "needs a PATH or --supported"),
+        (["x", "--supported"], 2, "needs a PATH or --supported"),
         (["nowhere"], 10, "nowhere"),
     ],
 )

@@ -40,8 +40,8 @@ def test_one_is_printed_and_copied(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["tiny"], 16, "there is no recipe 'tiny'. Hint: the shipped ones are"),
-        (["-o", "new.toml"], 2, "-o is for one recipe"),
+        (["tiny"], 16, "shrinkc has no recipe 'tiny'. Hint: allowed:"),
+        (["-o", "new.toml"], 2, "-o copies one recipe"),
         (["small", "-o", "mine.toml"], 40, "mine.toml exists already"),
         (["small", "-o", "folder"], 40, "folder exists already"),
         (["small", "-o", "nowhere/new.toml"], 40, "nowhere does not exist"),

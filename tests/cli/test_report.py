@@ -293,7 +293,7 @@ def test_a_compression_run(cli: Cli, tmp_path: Path) -> None:
     [
         (lambda d: shutil.rmtree(d), (), 61, "neither a compiled directory nor a compression run"),
         (lambda d: (d / "manifest.json").unlink(), (), 61, "neither a compiled directory"),
-        (lambda d: (d / "plan.json").write_text("{}"), (), 61, "plan.json missing or not as compiled"),
+        (lambda d: (d / "plan.json").write_text("{}"), (), 61, "plan.json missing or changed since compiling"),
         (lambda d: None, ("--position", 100000), 2, "--position 100000 is not possible"),
         (lambda d: None, ("--clock", 0), 2, "--clock 0 is not possible"),
         (lambda d: None, ("-o", "no/such/place.html"), 40, "does not exist"),

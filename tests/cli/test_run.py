@@ -47,14 +47,14 @@ def test_chat(cli: Cli, model: Path, tmp_path: Path, needs: Needs) -> None:
     told = cli("run", out, "--chat", "--prompt", "the cat?", "--tokens", 5, "--ignore-eos")
     assert told.out.strip() == same.json["text"].split("A:", 1)[1].strip()  # the answer alone
     (out / "chat_template.json").write_text("{}")
-    assert "chat_template.json missing or not as compiled" in cli("run", out).words
+    assert "chat_template.json missing or changed since compiling" in cli("run", out).words
 
 
 def test_chat_refused(cli: Cli, compiled: Path) -> None:
     result = cli("run", compiled, "--chat", "--prompt", "Hi")
     assert (result.code, "no chat template" in result.words) == (2, True)
     result = cli("run", compiled, "--chat")
-    assert (result.code, "--chat is about a message" in result.words) == (2, True)
+    assert (result.code, "--chat needs a message" in result.words) == (2, True)
 
 
 def test_json_is_one_clean_object(cli: Cli, compiled: Path, needs: Needs) -> None:
@@ -188,8 +188,8 @@ def test_prompt_files_refused(cli: Cli, compiled: Path, tmp_path: Path) -> None:
             ["--prompt-file", tmp_path / "bytes"],
             "bytes is not UTF-8 text: invalid start byte at byte 2",
         ),
-        (["--prompt-file", "-", "--prompt", "x"], "exclude each other"),
-        (["--prompt-file", "-", "--prompt-ids", "1"], "exclude each other"),
+        (["--prompt-file", "-", "--prompt", "x"], "cannot be used together"),
+        (["--prompt-file", "-", "--prompt-ids", "1"], "cannot be used together"),
     ):
         result = cli("run", compiled, *options)
         assert (result.code, result.out) == (2, "") and said in result.words, options
@@ -246,7 +246,7 @@ def test_verify_refused(cli: Cli, compiled: Path, value: str) -> None:
     assert (result.code, result.out) == (2, "")
     assert f"--verify {value} is not possible" in result.words
     result = cli("run", compiled, "--verify", "all", "--no-verify")
-    assert (result.code, "exclude each other" in result.words) == (2, True)
+    assert (result.code, "cannot be used together" in result.words) == (2, True)
 
 
 @pytest.mark.slow
@@ -286,7 +286,7 @@ def test_a_target_that_is_none(cli: Cli, program: Path) -> None:
         (["--prompt", "a" * 64], "no room for an answer"),
         (["--prompt", "abc", "--tokens", 100], "leaves 60"),
         (["--prompt", "abc", "--tokens", 0], "allowed: 1 to 60"),
-        (["--prompt", "a", "--prompt-ids", "1"], "exclude each other"),
+        (["--prompt", "a", "--prompt-ids", "1"], "cannot be used together"),
         (["--prompt-ids", "1,two"], "not a list of numbers"),
         (["--prompt-ids", "1,107"], "107 is not a token of this model"),
         (["--temperature", "0.001"], "0.02 to 100"),

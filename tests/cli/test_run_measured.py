@@ -124,7 +124,7 @@ def test_lookup_needs_room(cli: Cli, program: Path) -> None:
     (program / "plan.json").write_text(json.dumps({**plan, "verified": 1}))
     result = cli("run", program, "--prompt", "a", "--prompt-lookup", 2)
     assert (result.code, result.out) == (2, "")
-    assert "no room to verify a draft" in result.words and "--l1" in result.words
+    assert "no memory to verify drafted tokens" in result.words and "--l1" in result.words
     (program / "plan.json").write_text("{}")
     result = cli("run", program, "--prompt", "a", "--prompt-lookup", 2)
     assert result.code == 61 and "plan.json" in result.words
@@ -140,7 +140,9 @@ def test_a_program_from_before_there_was_lookup(cli: Cli, program: Path, needs: 
         "run", program, "--prompt", "a", "--tokens", 4, "--ignore-eos", "--prompt-lookup", 2
     )
     assert result.code == 61
-    assert "drafts nothing" in result.words and "compile the model again" in result.words
+    assert (
+        "cannot use --prompt-lookup" in result.words and "compile the model again" in result.words
+    )
 
 
 @pytest.mark.parametrize("machine", ["host", "qemu"])
@@ -148,7 +150,7 @@ def test_profile_is_for_gvsoc(cli: Cli, compiled: Path, machine: str) -> None:
     result = cli("run", compiled, "--on", machine, "--profile")
     assert (result.code, result.out) == (2, "")
     assert f"--profile is not possible on {machine}" in result.words
-    assert "give --on gvsoc" in result.words
+    assert "add --on gvsoc" in result.words
 
 
 def test_profile_needs_counters(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +158,7 @@ def test_profile_needs_counters(cli: Cli, compiled: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(TARGETS, "siracusa", without)
     result = cli("run", compiled, "--on", "gvsoc", "--profile")
     assert (result.code, result.out) == (2, "")
-    assert "programs for siracusa have no counters" in result.words
+    assert "programs for siracusa cannot count cycles" in result.words
 
 
 @pytest.mark.gvsoc
@@ -167,4 +169,4 @@ def test_a_program_from_before_there_were_profiles(cli: Cli, program: Path, need
     (program / "Makefile").write_text(makefile.replace("-DSC_PROFILE", ""))
     result = cli("run", program, "--on", "gvsoc", "--prompt", "x", "--tokens", 2, "--profile")
     assert result.code == 61
-    assert "gives no profile" in result.words and "compile the model again" in result.words
+    assert "cannot be profiled" in result.words and "compile the model again" in result.words

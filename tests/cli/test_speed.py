@@ -146,7 +146,7 @@ def test_no_heavy_library_is_needed(long: Path) -> None:
 def test_a_timeline_is_of_a_profile(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     result = cli("run", compiled, "--timeline", tmp_path / "t.svg")
     assert (result.code, result.out) == (2, "")
-    assert "--timeline is a picture of a profile" in result.words
+    assert "--timeline needs a profile" in result.words
     assert not (tmp_path / "t.svg").exists()
 
 

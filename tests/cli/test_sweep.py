@@ -120,7 +120,7 @@ def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (["bits=2,5"], 2, "'5' is not one of '8', '4', '3', '2'"),
-        (["bits"], 2, "--sweep bits names no option that can be swept"),
+        (["bits"], 2, "--sweep bits does not name an option that can be swept"),
         (["engines=cores"], 2, "allowed: target, bits, embedding-bits, group-size, context, l1."),
         (["bits=2", "bits=4"], 2, "--sweep bits= is given twice"),
         (["l1=lots"], 2, "'lots' is not a size"),
@@ -128,7 +128,7 @@ def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
         (["context=0,257"], 2, "--context 0 is not possible"),
         (["group-size=7,9"], 20, "group sizes that divide all"),
         (["context=64,128", "--position", "200"], 2, "--position 200 is not possible"),
-        (["context=64", "--context", "32"], 2, "--context 32 is given beside --sweep context="),
+        (["context=64", "--context", "32"], 2, "--context and --sweep context= cannot be used"),
         (["context=64", "--picture", "nowhere/a.svg"], 40, "nowhere"),
     ],
 )

@@ -288,7 +288,7 @@ def test_force_keeps_what_this_command_did_not_make(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.json").write_text('{"mine": 1}')
     assert run_cli([*command, "-o", str(tmp_path / "mine")]) == OutputError.exit_code
-    assert "not made by shrinkc" in " ".join(capsys.readouterr().err.split())
+    assert "not created by shrinkc" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -297,8 +297,8 @@ def test_force_keeps_what_this_command_did_not_make(
         (["--layers", "0-9"], "no layer 9"),
         (["--layers", "0-1", "--name", "a", "--name", "b"], "2 --name for 1 --layers"),
         (["--layers", "0-1", "--layers", "2", "--save", "x"], "--save stores one"),
-        (["--layers", "0-1", "-o", "x", "--save", "x/y"], "one of x/y and x lies in the other"),
-        (["--layers", "0-1", "-o", "x", "--save", "x"], "one of x and x lies in the other"),
+        (["--layers", "0-1", "-o", "x", "--save", "x/y"], "--save x/y and -o x are the same"),
+        (["--layers", "0-1", "-o", "x", "--save", "x"], "--save x and -o x are the same"),
         (["--layers", "0-1", "--tokens", "0"], "'--tokens': 0 is not in the range x>=1"),
     ],
 )

@@ -173,7 +173,7 @@ def test_ctrl_c_during_training_loses_no_step(
     assert run_cli([*command, str(out)]) == 130
     words = " ".join(capsys.readouterr().err.split())
     assert "stopping as soon as this step is saved" in words
-    assert "holds the steps that are complete" in words and "the same command goes on" in words
+    assert "keeps the completed steps" in words and "run the same command again" in words
     names = {p.name for p in out.iterdir()}
     assert {"00-source", "01-depth", "run.json"} <= names
     assert "02-lora" not in names and not any(n.endswith(".partial") for n in names)
@@ -331,7 +331,7 @@ def test_force_starts_over_and_only_on_a_run(
     ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(OutputError, match="not made by shrinkc"):
+    with pytest.raises(OutputError, match="not created by shrinkc"):
         compress(str(stories), tmp_path / "mine", short, reporter=Silent(), force=True)
 
 
@@ -345,7 +345,7 @@ def test_force_keeps_what_no_attempt_made(
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("dear")
     (out / "01-depth" / "config.json").write_text("{}")  # damaged: what --force is for
-    with pytest.raises(OutputError, match=f"did not make.*: {', '.join(others)}") as caught:
+    with pytest.raises(OutputError, match=f"did not create.*: {', '.join(others)}") as caught:
         compress(str(stories), out, short, reporter=Silent(), force=True)
     assert "move them away" in str(caught.value)
     assert all((out / name).is_file() for name in [*others, "03-lora/step.json", "run.json"])

@@ -181,7 +181,7 @@ def test_another_model_or_text_is_refused(tiny: Any, tmp_path: Path) -> None:
         measure(tiny, WINDOWS + 1, FIT, state, Recorder())
     changed = copy.deepcopy(tiny)
     changed.model.norm.weight.data[0] += 0.5
-    with pytest.raises(RunChanged, match="begun for something else: model has other content"):
+    with pytest.raises(RunChanged, match="belongs to another run: model has other content"):
         measure(changed, WINDOWS, FIT, state, Recorder())
 
 
@@ -219,7 +219,7 @@ def test_other_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run_cli(command) == 0
     assert run_cli([*command, "--samples", "3"]) == RunChanged.exit_code
     said = " ".join(capsys.readouterr().err.split())
-    assert "was begun for something else: samples: 2 → 3; measured text has other content" in said
+    assert "belongs to another run: samples: 2 → 3; measured text has other content" in said
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_other_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["--samples", "0"], 2, "'--samples': 0 is not in the range x>=1"),
         (["--samples", "9999"], 17, "the text has"),
-        (["-o", "{model}"], 40, "not empty and was not made by shrinkc"),
+        (["-o", "{model}"], 40, "not empty and was not created by shrinkc"),
     ],
 )
 def test_refusals(

@@ -66,7 +66,7 @@ def test_another_work_is_refused_and_named(written: Path) -> None:
     before = written.read_bytes()
     with pytest.raises(RunChanged, match=r"windows: 4 → 5; seed: not given → 1") as caught:
         records(written, {**ABOUT, "windows": 5, "seed": 1})
-    assert caught.value.exit_code == 63 and "delete the file to begin anew" in str(caught.value)
+    assert caught.value.exit_code == 63 and "delete the file to start over" in str(caught.value)
     assert written.read_bytes() == before
 
 
@@ -82,7 +82,7 @@ def test_without_its_first_line_all_of_it_is_lost(written: Path) -> None:
 def test_a_file_of_the_users_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(BadData, match=r"notes\.txt is no record of earlier work"):
+    with pytest.raises(BadData, match=r"notes\.txt is not a file of earlier results"):
         Journal(path, ABOUT)
     assert path.read_bytes() == content
 
@@ -99,7 +99,7 @@ def test_what_is_no_place_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, says in (
         (tmp_path, "Is a directory"),
-        (tmp_path / "pipe", "is no regular file"),
+        (tmp_path / "pipe", "is not a regular file"),
         (tmp_path / "no" / "journal", "No such file"),
     ):
         with pytest.raises(OutputError, match=says):

@@ -291,7 +291,7 @@ def test_files_that_are_not_ours_are_named_and_kept(place: Path) -> None:
         new_directory(out, force=True, foreign=lambda _: others),
     ):
         pass
-    with pytest.raises(OutputError, match="not made by shrinkc"):
+    with pytest.raises(OutputError, match="not created by shrinkc"):
         check_directory(out, force=True, foreign=lambda _: None)
     with pytest.raises(OutputError, match=r"out is not empty\."):
         check_directory(out, force=True)

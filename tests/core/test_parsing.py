@@ -21,7 +21,7 @@ def test_all_else_is_a_value_error(text: str | bytes) -> None:
 def test_integers_alone(number: str) -> None:
     assert parse_json("[4]", integers=True) == [4]
     parse_json(number)
-    with pytest.raises(ValueError, match="is no integer"):
+    with pytest.raises(ValueError, match="is not an integer"):
         parse_json(number, integers=True)
 
 

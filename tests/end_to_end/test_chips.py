@@ -113,7 +113,7 @@ def test_a_profile(model: Path, tmp_path: Path, name: str) -> None:
 def test_what_does_not_fit_is_refused_with_its_numbers(model: Path, name: str) -> None:
     target = TARGETS[name]
     with pytest.raises(
-        shrinkc.errors.UsageError, match=f"more than the {target.l1} bytes of {name}"
+        shrinkc.errors.UsageError, match=f"more than the L1 memory of {name}, {target.l1} bytes"
     ):
         shrinkc.plan(model, target=name, l1=target.l1 + 1)
     short = shrinkc.plan(model, target=name, l1=12 * 1024)

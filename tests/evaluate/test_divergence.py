@@ -315,14 +315,14 @@ def test_the_table(
 @pytest.mark.parametrize(
     ("model", "base", "options", "says"),
     [
-        ("out", "tiny", ["--sample", "a"], "what two models predict is compared on a text"),
+        ("out", "tiny", ["--sample", "a"], "needs a text on which the models are compared"),
         (
             "out",
             "out",
             ["--text={text}", "--dtype", "float32"],
-            "--dtype: {out} is a compiled program",
+            "--dtype cannot be used with {out}",
         ),
-        ("out", "tiny", ["--text={text}", "--batch", "2"], "--batch: {out} is a compiled program"),
+        ("out", "tiny", ["--text={text}", "--batch", "2"], "--batch cannot be used with {out}"),
         (
             "tiny",
             "tiny",

@@ -101,13 +101,13 @@ def test_the_batch_does_not_matter(shrinkc: Any, files: dict[str, Path]) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([STORIES], 2, "nothing to measure was asked for. Hint: give at least one of --text FILE"),
+        ([STORIES], 2, "eval has nothing to measure. Hint: give at least one of --text FILE"),
         ([STORIES, "--sample", "a", "--windows", "0"], 2, "--windows 0 is not possible"),
         ([STORIES, "--sample", "a", "--windows", "some"], 2, "allowed: 1 and more, or all"),
         ([STORIES, "--sample", "a", "--threads", "0"], 2, "--threads 0 is not possible"),
         ([STORIES, "--sample", "a", "--engine", "host"], 2, "is not a compiled directory"),
         ([STORIES, "--sample", "a", "--chat"], 2, "no chat template"),
-        ([STORIES, "--text", "{text}", "--chat"], 2, "--chat is about samples"),
+        ([STORIES, "--text", "{text}", "--chat"], 2, "--chat needs a message"),
         ([STORIES, "--text", "{text}", "--windows", "99"], 2, "windows of 512 tokens need"),
         ([STORIES, "--text", "{text}", "--protocol", "wikitext2048"], 2, "needs 2048 positions"),
         ([STORIES, "--text", "nowhere.txt"], 17, "nowhere.txt cannot be read"),

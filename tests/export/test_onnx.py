@@ -205,7 +205,7 @@ def test_what_is_refused(
 ) -> None:
     file = tmp_path / "a.onnx"
     for arguments, code, said in (
-        ([compiled, "-o", file], 2, "give --onnx"),
+        ([compiled, "-o", file], 2, "add --onnx"),
         ([tmp_path, "--onnx", "-o", file], 61, "ir.safetensors cannot be read"),
         ([compiled, "--onnx", "-o", tmp_path / "no/a.onnx"], 40, "no"),
     ):
@@ -213,7 +213,7 @@ def test_what_is_refused(
         assert (result.code, result.out) == (code, "") and said in result.words
     monkeypatch.setattr("shrinkc.driver.exporting.ONNX_MOST", 1000)
     result = cli("export", compiled, "--onnx", "-o", file)
-    assert result.code == 11 and "whose files hold 1000" in result.words
+    assert result.code == 11 and "an ONNX file can have 1000" in result.words
     monkeypatch.setattr("shrinkc.driver.exporting.find_spec", lambda name: None)
     result = cli("export", compiled, "--onnx", "-o", file)
     assert result.code == 53 and "pip install '.[onnx]'" in result.words

@@ -42,7 +42,7 @@ def build_program(
     if target not in PROGRAM:
         raise UsageError(f"no program for target '{target}'.", f"allowed: {', '.join(PROGRAM)}.")
     if not (out / "Makefile").is_file():
-        raise BadArtifact(f"{out} has no Makefile.", "give a directory made by shrinkc compile.")
+        raise BadArtifact(f"{out} has no Makefile.", "give a directory made by 'shrinkc compile'.")
     options = options or {}
     make = require_tool("make", env)
     _require_compiler(target, options, env)
@@ -56,16 +56,16 @@ def build_program(
         if not _writable(out / PROGRAM[target]) or any(map(_CANNOT_WRITE.search, lines)):
             raise OutputError(
                 f"{out} has no current {PROGRAM[target]}, and it cannot be built there:\n{shown}",
-                "copy the directory to where there is room and permission to write.",
+                "copy the directory to a place with free space and permission to write.",
             )
         again = quoted("make", target, *settings)
         raise BuildFailed(
-            f"make {target} in {out} ended with {code}; its last lines:\n{shown}",
-            f"to see all of it, run there: {again}",
+            f"make {target} in {out} ended with exit code {code}; its last lines:\n{shown}",
+            f"to see all messages, run there: {again}",
         )
     program = out / PROGRAM[target]
     if not program.is_file():
-        raise BuildFailed(f"make {target} in {out} left no {PROGRAM[target]}.")
+        raise BuildFailed(f"make {target} in {out} did not create {PROGRAM[target]}.")
     return program
 
 

@@ -84,7 +84,9 @@ def require_tool(name: str, env: Mapping[str, str], target: str | None = None) -
     get it."""
     tool = find_tool(name, env, target)
     if tool.path is None:
-        raise ToolMissing(f"{tool.name}, for {tool.needed_for}: {tool.problem}.", f"{tool.fix}.")
+        raise ToolMissing(
+            f"{tool.name}, which is needed for {tool.needed_for}: {tool.problem}.", f"{tool.fix}."
+        )
     return tool.path
 
 

@@ -38,12 +38,12 @@ def diff_command(a: Path, b: Path, prompt: str, positions: int, as_json: bool) -
     from shrinkc.driver.differing import diff_directories, diff_objects
 
     if positions < 1:
-        raise UsageError(f"--positions {positions} is not possible.", "allowed: 1 and above.")
+        raise UsageError(f"--positions {positions} is not possible.", "allowed: 1 and more.")
     if a.is_dir() != b.is_dir():
         folder, file = (a, b) if a.is_dir() else (b, a)
         raise UsageError(
-            f"{printable(str(folder))} is a directory and {printable(str(file))} is none.",
-            "give two directories made by 'shrinkc compile', or two files that --json printed.",
+            f"{printable(str(folder))} is a directory, but {printable(str(file))} is not.",
+            "give two directories made by 'shrinkc compile', or two files with the output of --json.",
         )
     found = (
         diff_directories(a, b, prompt, positions, Console()) if a.is_dir() else diff_objects(a, b)

@@ -35,7 +35,7 @@ def doctor_command(as_json: bool) -> None:
             click.echo(line)
     if lacking:
         raise ToolMissing(
-            f"{' and '.join(t.name for t in lacking)}: without them nothing can be built.",
+            f"no program can be built without {' and '.join(t.name for t in lacking)}.",
             f"{fix(lacking)}.",
         )
 

@@ -28,7 +28,7 @@ def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> 
     from shrinkc.driver.exporting import export_onnx
 
     if not onnx:
-        raise UsageError("no format was asked for.", "give --onnx.")
+        raise UsageError("export needs a format.", "add --onnx, the only one.")
     console = Console()
     result = export_onnx(directory, output, console)
     for line in result.lines():

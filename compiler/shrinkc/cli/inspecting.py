@@ -30,9 +30,7 @@ def inspect_command(path: Path | None, supported: bool, as_json: bool) -> None:
     created, or the ir.safetensors of a compiled model.
     """
     if supported == (path is not None):
-        raise UsageError(
-            "inspect takes one thing to look at.", "give a PATH, or --supported without one."
-        )
+        raise UsageError("inspect needs a PATH or --supported.", "give one of them.")
     if path is None:
         from shrinkc.driver.supported import supported as tables
 

@@ -28,7 +28,7 @@ def _verbosity(ctx: click.Context, param: click.Parameter, given: bool) -> None:
     if not given:
         return
     if VERBOSITY in ctx.meta:
-        raise UsageError("--quiet and --verbose exclude each other.", "give one of them.")
+        raise UsageError("--quiet and --verbose cannot be used together.", "give one of them.")
     ctx.meta[VERBOSITY] = -1 if param.name == "quiet" else 1
 
 

@@ -43,7 +43,7 @@ def recipes_command(name: str | None, output: Path | None, as_json: bool) -> Non
         found = shipped_recipes()
         if output is not None:
             names = ", ".join(recipe.name for recipe in found)
-            raise UsageError("-o is for one recipe.", f"name it: {names}.")
+            raise UsageError("-o copies one recipe, but none is named.", f"name one of {names}.")
         if as_json:
             print_json({"recipes": [_without_text(recipe) for recipe in found]})
             return
@@ -59,7 +59,8 @@ def recipes_command(name: str | None, output: Path | None, as_json: bool) -> Non
     if output is not None:
         if output.exists() and not _takes_anything(output):
             raise OutputError(
-                f"{output} exists already.", "choose another file; recipes are edited."
+                f"{output} exists already.",
+                "choose another file, so that no edited recipe is lost.",
             )
         check_file(output)
         write_file(output, recipe.text)

@@ -26,8 +26,8 @@ def run(
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = "--" + name.replace("_", "-")
             raise UsageError(
-                f"{option} {options[name]} is given beside --sweep {name.replace('_', '-')}=.",
-                f"leave {option} out.",
+                f"{option} and --sweep {name.replace('_', '-')}= cannot be used together.",
+                "leave one of them out.",
             )
     found = sweep(axes, options, Console())
     if picture is not None:
@@ -40,7 +40,7 @@ def run(
     if not found.fits:
         raise DoesNotFit(
             f"{found.model}: none of {len(found.points)} combinations fits.",
-            "'shrinkc plan' with the options of one of them says what would.",
+            "run 'shrinkc plan' with the options of one combination to see which changes would make it fit.",
         )
 
 
@@ -53,8 +53,8 @@ def _axes(ctx: click.Context, texts: tuple[str, ...]) -> dict[str, list[Value]]:
         name = written.replace("-", "_")
         if not separator or name not in AXES:
             raise UsageError(
-                f"--sweep {text} names no option that can be swept.",
-                f"write for instance bits=2,4,8; {allowed}",
+                f"--sweep {text} does not name an option that can be swept.",
+                f"write for example bits=2,4,8; {allowed}",
             )
         if name in axes:
             raise UsageError(f"--sweep {written}= is given twice.", "give its values once.")

@@ -27,7 +27,7 @@ class Every(click.ParamType):
         if match is None:
             raise UsageError(
                 f"--verify {value} is not possible.",
-                "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
+                "allowed: all, or every:N with N of at least 1; --no-verify turns verification off.",
             )
         return int(match[1] or 1)
 
@@ -82,14 +82,15 @@ def run_command(
     console = Console()
     if timeline is not None:
         if not options["profile"]:
-            raise UsageError("--timeline is a picture of a profile.", "give --profile too.")
+            raise UsageError("--timeline needs a profile.", "add --profile.")
         check_file(timeline)
     if no_verify and verify is not None:
-        raise UsageError("--verify and --no-verify exclude each other.", "give one of them.")
+        raise UsageError("--verify and --no-verify cannot be used together.", "give one of them.")
     if prompt_file is not None:
         if prompt is not None or prompt_ids is not None:
             raise UsageError(
-                "--prompt-file, --prompt and --prompt-ids exclude each other.", "give one of them."
+                "--prompt-file, --prompt and --prompt-ids cannot be used together.",
+                "give one of them.",
             )
         prompt = _text_of(prompt_file)
     result = shrinkc.run(

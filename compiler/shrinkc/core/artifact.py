@@ -115,14 +115,14 @@ def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> 
     wrong = [name for name in names if not _unchanged(directory, manifest, name)]
     if wrong:
         raise BadArtifact(
-            f"{directory}: {', '.join(wrong)} missing or not as compiled, so a run could not be "
-            "checked.",
+            f"{directory}: {', '.join(wrong)} missing or changed since compiling, so a run cannot be "
+            "verified.",
             _AGAIN,
         )
 
 
 def changed_files(directory: Path, manifest: Manifest) -> list[str]:
-    """Files that are missing or not as compiled."""
+    """Files that are missing or changed since compiling."""
     return [name for name in manifest.files if not _unchanged(directory, manifest, name)]
 
 

@@ -26,7 +26,7 @@ def check_text_files(
     ]
     if faults:
         raise BadData(
-            f"{'; '.join(faults)}.", "texts are UTF-8 files; give the name of one that can be read."
+            f"{'; '.join(faults)}.", "give the name of a UTF-8 text file that can be read."
         )
 
 

@@ -48,8 +48,8 @@ class Journal:
         content = self.path.read_bytes()
         if not content.startswith(_MAGIC) and not _MAGIC.startswith(content):
             raise BadData(
-                f"{self.path} is no record of earlier work.",
-                "give the name of one, or of a file that is not there yet.",
+                f"{self.path} is not a file of earlier results.",
+                "give such a file, or a name that does not exist yet.",
             )
         lines = content[len(_MAGIC) :].split(b"\n")
         found = [value for value in map(_parsed, lines) if value is not None]
@@ -60,8 +60,8 @@ class Journal:
         changed = differences(found[0]["made_from"], made_from)
         if changed:
             raise RunChanged(
-                f"{self.path} was begun for something else: {'; '.join(changed)}.",
-                "change that back to go on, delete the file to begin anew, or choose another one.",
+                f"{self.path} belongs to another run: {'; '.join(changed)}.",
+                "undo this change to continue, delete the file to start over, or choose another file.",
             )
         if lines[-1]:
             self._write(b"\n")  # what was cut short must not swallow the next line

@@ -78,7 +78,7 @@ def check_directory(out: Path, *, force: bool = False, foreign: Foreign | None =
     _check_in_the_way(out, force=force, foreign=foreign)
     if os.path.ismount(out):
         raise OutputError(
-            f"{out} is a mount point, which cannot be replaced as a whole.",
+            f"{out} is a mount point, which cannot be replaced.",
             "choose a directory inside of it.",
         )
     real = Path(os.path.realpath(out))
@@ -142,14 +142,15 @@ def _check_in_the_way(out: Path, *, force: bool, foreign: Foreign | None) -> Non
     except OSError as error:
         raise output_error(out, error) from error
     if others is None:
-        whose = "" if foreign is None else " and was not made by shrinkc"
+        whose = "" if foreign is None else " and was not created by shrinkc"
         raise OutputError(
             f"{out} is not empty{whose}.",
-            "choose another output directory, or empty this one yourself.",
+            "choose another output directory, or empty this one first.",
         )
     if not force:
         raise OutputError(
-            f"{out} exists already.", "--force replaces it, or choose another output directory."
+            f"{out} exists already.",
+            "add --force to replace it, or choose another output directory.",
         )
     refuse_to_delete(out, others)
 
@@ -159,7 +160,7 @@ def refuse_to_delete(out: Path, others: list[str]) -> None:
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise OutputError(
-            f"{out} holds files that shrinkc did not make, or that were changed since: "
+            f"{out} contains files that shrinkc did not create, or that were changed since: "
             f"{', '.join(others[:_SHOWN])}{more}.",
             "--force would delete them: move them away, or choose another output directory.",
         )
@@ -246,7 +247,7 @@ def check_file(out: Path) -> Path | None:
     if target is not None:
         if not target.parent.exists():
             raise OutputError(
-                f"{target.parent} does not exist.", "make it, or choose another place."
+                f"{target.parent} does not exist.", "create it, or choose another directory."
             )
         _try(target.parent, target.name, out)
     return target
@@ -300,7 +301,7 @@ def locked_file(path: Path, taken: str, hint: str) -> int:
                 undo.callback(os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not stat.S_ISREG(os.fstat(file).st_mode):
-                    raise OutputError(f"{path} is no regular file.", "give the name of a file.")
+                    raise OutputError(f"{path} is not a regular file.", "give the name of a file.")
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(file), path.stat()):
                         undo.pop_all()

@@ -41,14 +41,14 @@ def is_number(value: object) -> bool:
 def as_number(value: object) -> float:
     """A number that can be reckoned with; ValueError for what is none."""
     if not is_number(value):
-        raise ValueError(f"{value!r:.40} is no number")
+        raise ValueError(f"{value!r:.40} is not a number")
     return value  # type: ignore[return-value]
 
 
 def as_text(value: object) -> str:
     """ValueError for what is no text."""
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.40} is no text")
+        raise ValueError(f"{value!r:.40} is not a text")
     return value
 
 
@@ -66,4 +66,4 @@ def check_fields(thing: object) -> None:
 
 
 def _refuse(number: str) -> NoReturn:
-    raise ValueError(f"{number} is no integer")
+    raise ValueError(f"{number} is not an integer")

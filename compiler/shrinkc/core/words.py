@@ -13,7 +13,7 @@ def parse_size(text: str) -> int:
     """Bytes of ``131072``, ``128KiB``, ``128k`` or ``0.5 MiB``; ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"'{text}' is not a size; write for instance 131072, 128KiB or 0.5MiB")
+        raise ValueError(f"'{text}' is not a size; write for example 131072, 128KiB or 0.5MiB")
     size = float(match[1]) * _FACTOR[match[2].lower()]
     if size != int(size) or size < 1:
         raise ValueError(f"'{text}' is not a whole number of bytes")

@@ -55,24 +55,25 @@ class RunRequest:
                 f"--on {self.machine} is not possible.", f"allowed: {', '.join(MACHINES)}."
             )
         if self.prompt is not None and self.prompt_ids is not None:
-            raise UsageError("--prompt and --prompt-ids exclude each other.", "give one of them.")
+            raise UsageError(
+                "--prompt and --prompt-ids cannot be used together.", "give one of them."
+            )
         if self.chat and self.prompt is None:
-            raise UsageError("--chat is about a message.", "give one with --prompt TEXT.")
+            raise UsageError("--chat needs a message.", "give one with --prompt TEXT.")
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError(
                 f"--timeout {self.timeout:g} is not possible.",
-                "give seconds above 0, or inf for as long as it takes.",
+                "allowed: seconds above 0, or inf for no limit.",
             )
         if self.verify < 0:
             raise UsageError(
                 f"--verify every:{self.verify} is not possible.",
-                "allowed: all, or every:N with N of 1 and more; --no-verify for nothing.",
+                "allowed: all, or every:N with N of at least 1; --no-verify turns verification off.",
             )
         if self.profile and self.machine != PROFILED:
             raise UsageError(
-                f"--profile is not possible on {self.machine}: only the simulated cores of {PROFILED} have "
-                "counters.",
-                f"give --on {PROFILED}, or leave it out.",
+                f"--profile is not possible on {self.machine}: only the simulator {PROFILED} counts cycles.",
+                f"add --on {PROFILED}, or leave --profile out.",
             )
         if self.prompt_lookup is not None:
             _check_lookup(self.prompt_lookup, self.temperature)
@@ -109,7 +110,7 @@ class RunRequest:
             return []
         does = "does" if len(idle) == 1 else "do"
         return [
-            f"note: {listed(idle)} {does} nothing at temperature 0, which takes the likeliest token"
+            f"note: {listed(idle)} {does} nothing at temperature 0, which takes the most probable token"
         ]
 
 
@@ -117,12 +118,11 @@ def _check_lookup(lookup: int, temperature: float) -> None:
     if not 1 <= lookup <= LOOKUP_MAX:
         raise UsageError(
             f"--prompt-lookup {lookup} is not possible.",
-            f"allowed: 1 to {LOOKUP_MAX} tokens; or leave it out, to draft none.",
+            f"allowed: 1 to {LOOKUP_MAX} tokens; or leave it out for ordinary decoding.",
         )
     if temperature != 0:
         raise UsageError(
-            f"--prompt-lookup is not possible with --temperature {temperature:g}: drafts are verified against "
-            "the likeliest tokens.",
+            f"--prompt-lookup is not possible with --temperature {temperature:g}.",
             "give --temperature 0, or leave --prompt-lookup out.",
         )
 
@@ -133,7 +133,7 @@ def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
     if not (temperature == 0 or low <= temperature <= high):
         raise UsageError(
             f"--temperature {temperature:g} is not possible.",
-            f"allowed: 0 (the likeliest token) or {low:g} to {high:g}.",
+            f"allowed: 0 (the most probable token) or {low:g} to {high:g}.",
         )
     if not 0 < top_p <= 1:
         raise UsageError(f"--top-p {top_p:g} is not possible.", "allowed: above 0, at most 1.")
@@ -164,22 +164,22 @@ def device_request(
         prompt = tuple(tokenizer.encode(request.prompt or ""))
     if not prompt:
         raise UsageError(
-            "the prompt has no tokens, and the model has no token to begin with.",
+            "the prompt is empty, and this model has no token to start with.",
             "give a --prompt.",
         )
     room = manifest.context - len(prompt)
     if room < 1:
         raise UsageError(
-            f"the prompt takes {len(prompt)} tokens and the program was compiled for a context of "
-            f"{manifest.context}, which leaves no room for an answer.",
+            f"the prompt takes {len(prompt)} tokens and the program's context has {manifest.context}, which leaves no "
+            "room for an answer.",
             f"use a prompt of at most {manifest.context - 1} tokens, or compile with a longer "
             "--context.",
         )
     tokens = min(DEFAULT_TOKENS, room) if request.tokens is None else request.tokens
     if not 1 <= tokens <= room:
         raise UsageError(
-            f"--tokens {tokens} is not possible: the context of {manifest.context} less a prompt "
-            f"of {len(prompt)} leaves {room}.",
+            f"--tokens {tokens} is not possible: a prompt of {len(prompt)} tokens leaves {room} of "
+            f"the context of {manifest.context}.",
             f"allowed: 1 to {room}; or compile with a longer --context.",
         )
     return request.asked(prompt, tokens)

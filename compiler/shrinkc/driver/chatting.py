@@ -145,9 +145,9 @@ class Conversation:
                 return ids, forgotten
         if room < 1:
             raise UsageError(
-                f"the message takes {len(ids)} tokens with what the template puts around it, and the "
-                f"program was compiled for a context of {self.context}.",
-                "say it in fewer words, or compile the model with a longer --context.",
+                f"the message has {len(ids)} tokens, including those of the chat template, but the program was "
+                f"compiled for a context of {self.context}.",
+                "shorten it, or compile the model with a longer --context.",
             )
         return ids, forgotten
 
@@ -164,17 +164,17 @@ class Conversation:
         if template is None:
             raise UsageError(
                 f"{directory} was compiled from a model that has no chat template.",
-                "it can go on from a text: 'shrinkc run --prompt TEXT'.",
+                "use 'shrinkc run --prompt TEXT', which continues a text.",
             )
         talk = [{"role": "user", "content": "(1)"}, {"role": "assistant", "content": "(2)"}]
         shown = template.render("(3)", [*self._system, *talk])
         if system is not None and system.strip() not in shown:
             raise UsageError(
                 "--system is not possible: the model's chat template has no place for it.",
-                "leave it out, and say it in the first message.",
+                "put it into the first message instead.",
             )
         if not all(part in shown for part in ("(1)", "(2)", "(3)")):
             raise UsageError(
-                "a chat is not possible: the model's chat template shows a single message.",
-                "ask each time anew: 'shrinkc run --chat --prompt TEXT'.",
+                "a chat is not possible: the model's chat template keeps only one message.",
+                "use 'shrinkc run --chat --prompt TEXT', which answers a single message.",
             )

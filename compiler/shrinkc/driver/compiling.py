@@ -66,7 +66,7 @@ def compile_model(
         prepared = prepared.for_shape(shape)
     if shape != prepared.shape:
         raise PlanInvalid(
-            "the quantised model has other shapes than those that were planned.",
+            "the quantised model has other shapes than the plan.",
             "this is a defect; please report it with the model's config.",
         )
     with new_directory(output, force=force, foreign=artifact.foreign_files) as folder:

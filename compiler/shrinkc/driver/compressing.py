@@ -39,8 +39,8 @@ def compress_model(
         if not is_run(out):
             raise Interrupted("stopped before the first step; nothing was written.") from stop
         raise Interrupted(
-            f"stopped; {out} holds the steps that are complete.",
-            "the same command goes on from there.",
+            f"stopped; {out} keeps the completed steps.",
+            "run the same command again to continue.",
         ) from stop
 
 
@@ -60,9 +60,7 @@ def shipped_recipes(names: Sequence[str] | None = None) -> list[ShippedRecipe]:
     known = shipped()
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise BadRecipe(
-            f"there is no recipe {unknown[0]!r}.", f"the shipped ones are {', '.join(known)}."
-        )
+        raise BadRecipe(f"shrinkc has no recipe {unknown[0]!r}.", f"allowed: {', '.join(known)}.")
     return [_described(name) for name in (known if names is None else names)]
 
 

@@ -95,8 +95,8 @@ def diff_objects(a: Path, b: Path) -> Findings:
     found.facts["values_compared"] = len({*of_a, *of_b})
     if not found.facts["values_compared"] and not found.tables:
         raise UsageError(
-            f"{printable(str(a))} and {printable(str(b))} hold no values to compare.",
-            "give what --json printed of two runs or plans.",
+            f"{printable(str(a))} and {printable(str(b))} contain no values to compare.",
+            "give two files with the output of 'shrinkc run --json' or 'shrinkc plan --json'.",
         )
     found.tables["values"] = _rows(of_a, of_b, "what")
     return _only_differences(found)

@@ -69,10 +69,10 @@ class Speed:
 def check_speed(position: int | None, clock_mhz: float | None) -> None:
     """UsageError for values that no model has."""
     if position is not None and position < 1:
-        raise UsageError(f"--position {position} is not possible.", "allowed: 1 and above.")
+        raise UsageError(f"--position {position} is not possible.", "allowed: 1 and more.")
     if clock_mhz is not None and not 0 < clock_mhz < 1e6:
         raise UsageError(
-            f"--clock {clock_mhz:g} is not possible.", "give MHz above 0 and below 1000000."
+            f"--clock {clock_mhz:g} is not possible.", "allowed: above 0 and below 1000000 MHz."
         )
 
 
@@ -150,7 +150,7 @@ def read_plan(path: Path) -> Plan:
         return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArtifact(
-            f"{path} is no memory plan of this version of shrinkc: {error}.",
+            f"{path} is not a memory plan of this version of shrinkc: {error}.",
             "compile the model again.",
         ) from None
 

@@ -57,16 +57,16 @@ class EvalRequest:
         """UsageError when a value is not possible."""
         if self.plan.empty:
             raise UsageError(
-                "nothing to measure was asked for.",
+                "eval has nothing to measure.",
                 "give at least one of --text FILE (or hub), --task NAME, --sample TEXT.",
             )
         if self.base is not None and not self.text:
             raise UsageError(
-                f"--base {self.base}: what two models predict is compared on a text.",
+                f"--base {self.base} needs a text on which the models are compared.",
                 "give one with --text FILE.",
             )
         if self.chat and not self.samples:
-            raise UsageError("--chat is about samples.", "give a message with --sample TEXT.")
+            raise UsageError("--chat needs a message.", "give one with --sample TEXT.")
         for name in ("batch", "threads", "items"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -163,9 +163,8 @@ def _check_options(request: EvalRequest, models: Sequence[str]) -> None:
     ]
     if wrong:
         raise UsageError(
-            f"{' and '.join(wrong)}: {models[0]} is a compiled program, which runs as it was "
-            "compiled.",
-            "leave that out.",
+            f"{' and '.join(wrong)} cannot be used with {models[0]}, which is compiled.",
+            f"leave {'it' if len(wrong) == 1 else 'them'} out.",
         )
     for path in map(Path, models):
         if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():

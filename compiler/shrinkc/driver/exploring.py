@@ -96,11 +96,11 @@ def explore_recipes(
             table = write()
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            f"stopped; {out} holds the trials that are complete.",
-            "the same command goes on with the one that was interrupted.",
+            f"stopped; {out} keeps the completed trials.",
+            "run the same command again to continue the interrupted trial.",
         ) from stop
     if len(done) < request.trials and not expired():
-        reporter.note("every combination that the space has was tried")
+        reporter.note("all combinations of the space have been tried")
     return Explored(table, read_json(out / "front.json"))
 
 

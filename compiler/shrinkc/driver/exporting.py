@@ -53,7 +53,7 @@ def export_onnx(source: Path, output: Path, reporter: Reporter) -> Exported:
     if find_spec("onnx") is None:
         raise ExtraMissing(
             "onnx is not installed.",
-            "pip install '.[onnx]' in shrinkc's source folder brings it.",
+            "run pip install '.[onnx]' in shrinkc's source folder.",
         )
     check_file(output)
     with reporter.stage("reading the integer model"):
@@ -63,7 +63,7 @@ def export_onnx(source: Path, output: Path, reporter: Reporter) -> Exported:
         size = model.ByteSize()
         if size > ONNX_MOST:
             raise UnsupportedModel(
-                f"{graph.name} would take {size} bytes as ONNX, whose files hold {ONNX_MOST}.",
+                f"{graph.name} would take {size} bytes as ONNX; an ONNX file can have {ONNX_MOST}.",
                 "export a smaller model.",
             )
         content = model.SerializeToString(deterministic=True)

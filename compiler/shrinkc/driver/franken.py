@@ -47,20 +47,20 @@ class FrankenRequest:
         """UsageError for options that contradict each other."""
         if len(self.name) > len(self.layers):
             raise UsageError(
-                f"{len(self.name)} --name for {len(self.layers)} --layers.",
-                "names belong to configurations in the order they are given.",
+                f"there are more --name ({len(self.name)}) than --layers ({len(self.layers)}).",
+                "give at most one --name for each --layers, in the same order.",
             )
         if self.save is not None and len(self.layers) != 1:
             raise UsageError(
-                f"--save stores one configuration, {len(self.layers)} are given.",
-                "run the command once more with the one to be saved.",
+                f"--save needs exactly one --layers, but {len(self.layers)} are given.",
+                "run the command again with the one to save.",
             )
         if self.save is not None and self.output is not None:
             one, other = (Path(os.path.abspath(path)) for path in (self.save, self.output))
             if one.is_relative_to(other) or other.is_relative_to(one):
                 raise UsageError(
-                    f"one of {self.save} and {self.output} lies in the other.",
-                    "give -o and --save directories beside each other.",
+                    f"--save {self.save} and -o {self.output} are the same directory, or one is inside the other.",
+                    "choose two separate directories.",
                 )
 
 

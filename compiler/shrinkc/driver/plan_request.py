@@ -43,7 +43,7 @@ class PlanRequest:
         if isinstance(self.model, Checkpoint) and self.adapter is not None:
             raise UsageError(
                 f"--adapter {self.adapter}: {self.model.name} was opened already.",
-                "give the adapter to 'open'.",
+                "give the adapter to 'shrinkc.open'.",
             )
         _ = self.quant
 

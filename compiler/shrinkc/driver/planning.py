@@ -47,11 +47,11 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         raise QuantizeError(
             f"{checkpoint.name} is quantised already: {', '.join(refused)} cannot change its "
             "integers.",
-            f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint decides.",
+            f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint's own format is used.",
         )
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
-            f"--l1 {request.l1} is more than the {target.l1} bytes of {target.name}.",
+            f"--l1 {request.l1} is more than the L1 memory of {target.name}, {target.l1} bytes.",
             "leave --l1 out to use all of it.",
         )
     piece_bytes, notes = _pieces(checkpoint)
@@ -88,7 +88,7 @@ def _target(request: PlanRequest) -> Target:
     if request.code is not None:
         if request.code not in target.code:
             raise UsageError(
-                f"--code {request.code}: {target.name} cannot have its code there.",
+                f"--code {request.code}: {target.name} cannot keep code in that memory.",
                 f"allowed: {', '.join(target.code)}." if target.code else "leave --code out.",
             )
         target = target.with_code(request.code)
@@ -99,8 +99,8 @@ def _target(request: PlanRequest) -> Target:
         if name not in target.engines:
             raise UsageError(
                 f"--engines {','.join(names)}: {target.name} has no engine '{name}'.",
-                f"allowed: {', '.join(target.engines)}, with commas between them; the cores run what "
-                "no other does.",
+                f"allowed: {', '.join(target.engines)}, separated by commas; the cores run all other "
+                "matrices.",
             )
     # one that has copies of what another one runs brings that along
     kept = {CORES, *names, *(engine_named(name).costs_as for name in names)}
@@ -123,12 +123,12 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
     most = min(config.max_position, CONTEXT_MAX)
     if not CONTEXT_LEAST <= request.context <= most:
         limit = (
-            "the model was made for"
+            "the model was trained for"
             if most == config.max_position
-            else "the integer attention can sum over"
+            else "integer attention supports"
         )
         raise UsageError(
-            f"--context {request.context} is not possible; {most} positions are what {limit}.",
+            f"--context {request.context} is not possible: {limit} at most {most} tokens.",
             f"allowed: {CONTEXT_LEAST} to {most}.",
         )
     return request.context

@@ -156,7 +156,7 @@ class RunResult:
             UsageError: The run had no profile.
         """
         if self.profile is None:
-            raise UsageError("a timeline is made of a profile.", "give --profile too.")
+            raise UsageError("a timeline needs a profile.", "add --profile.")
         known = self.predicted
         charts = [
             profile_chart("prefill", self.profile.prefill, None if known is None else known.prefill)

@@ -89,7 +89,7 @@ class Program:
         target = _target_for(directory, manifest, request.machine)
         if request.profile and "PROFILE" not in target.program.options:
             raise UsageError(
-                f"--profile is not possible: programs for {target.name} have no counters.",
+                f"--profile is not possible: programs for {target.name} cannot count cycles.",
                 "leave it out.",
             )
         with reporter.stage("reading the program"):
@@ -219,7 +219,7 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
     profile = read_profile(output.lines, record.prefill_time, record.decode_times)
     if profile is None:
         raise BadArtifact(
-            f"{directory} gives no profile: it was compiled by a shrinkc that had none.",
+            f"{directory} cannot be profiled: an older version of shrinkc compiled it.",
             "compile the model again.",
         )
     return profile
@@ -229,9 +229,9 @@ def _check_room_for_lookup(directory: Path) -> None:
     """UsageError where a pass of the program has no room for a draft."""
     if read_plan(directory / artifact.PLAN).verified < 2:
         raise UsageError(
-            f"--prompt-lookup is not possible: a pass of {directory} has no room to verify a draft.",
+            f"--prompt-lookup is not possible: {directory} has no memory to verify drafted tokens.",
             "leave it out; or compile the model with more --l1, a shorter --context, or --engines cores, "
-            "whose head needs the least room.",
+            "which needs the least memory.",
         )
 
 
@@ -239,7 +239,7 @@ def _drafts(directory: Path, record: Record) -> Drafts:
     """BadArtifact where an older shrinkc compiled the program, which does not know --prompt-lookup."""
     if len(record.passes) != len(record.decode_times):
         raise BadArtifact(
-            f"{directory} drafts nothing: it was compiled by a shrinkc that had no --prompt-lookup.",
+            f"{directory} cannot use --prompt-lookup: an older version of shrinkc compiled it.",
             "compile the model again.",
         )
     return Drafts(tuple(record.passes))
@@ -264,7 +264,7 @@ def _check_ending(output: RunOutput, record: Record, machine: Machine) -> None:
         return
     last = "\n".join([*output.errors[-4:], *output.lines[-4:]])
     raise RunFailed(
-        f"the program on {machine} ended with {output.exit_code} after {len(record.tokens)} "
+        f"the program on {machine} ended with exit code {output.exit_code} after {len(record.tokens)} "
         f"tokens; its last lines:\n{last}",
-        "'--make SAN=1 --on host' builds a program that says where it went wrong.",
+        "run it with '--on host --make SAN=1' to see where it went wrong.",
     )

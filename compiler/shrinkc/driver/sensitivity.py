@@ -70,8 +70,8 @@ def measure_sensitivity(request: SensitivityRequest, reporter: Reporter) -> Meas
         return _measured(request, request.output, reporter)
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            f"stopped; {request.output} holds the measurements that are complete.",
-            "the same command goes on from there.",
+            f"stopped; {request.output} keeps the completed measurements.",
+            "run the same command again to continue.",
         ) from stop
     finally:
         remove_folders(made)  # as far as they are empty: refused before anything was measured

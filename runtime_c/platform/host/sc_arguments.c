@@ -26,13 +26,13 @@ static const char help[] = /* numbers depend on the model */
     "\n"
     "Prints PROMPT and how the model goes on.  Integer arithmetic, one program, no other files.\n"
     "\n"
-    "  --tokens N         most new tokens [64, or what the context of %d leaves]\n"
-    "  --temperature T    0 takes the likeliest token; 0.02 to 100 [0]\n"
-    "  --top-p P          sample among the likeliest tokens that have this probability together [1]\n"
-    "  --seed S           of the sampler, with a temperature [0]\n"
+    "  --tokens N         most tokens to generate [64, or what the context of %d leaves]\n"
+    "  --temperature T    0 takes the most probable token; 0.02 to 100 [0]\n"
+    "  --top-p P          sample only from the most probable tokens, up to this total probability [1]\n"
+    "  --seed S           seed for sampling, with a temperature [0]\n"
     "  --ids 1,2,3        the prompt as token ids, each below %u\n"
     "  --ignore-eos       go on after an end token\n"
-    "  --prompt-lookup N  draft up to N tokens from the text so far, 1 to %d; same text, with temperature 0\n"
+    "  --prompt-lookup N  guess up to N tokens from the text so far, 1 to %d; same text; temperature 0 only\n"
     "  --words            write the input of the programs for other machines to stdout, run nothing\n"
     "  --help             this\n"
     "\n"
@@ -81,7 +81,8 @@ static uint32_t rounded(double value) {
 static uint32_t inverse_temperature(const char *text) {
     double t = number("--temperature", text);
     if (!(t == 0 || (t >= 0.02 && t <= 100))) {
-        impossible("--temperature %s is not possible; allowed: 0 (the likeliest token) or 0.02 to 100", text);
+        impossible("--temperature %s is not possible; allowed: 0 (the most probable token) or 0.02 to 100",
+                   text);
     }
     return t == 0 ? 0 : rounded(65536 / t);
 }
@@ -202,7 +203,7 @@ static request parse(char **rest) {
         }
     }
     if (r.prompt != NULL && r.ids != NULL) {
-        impossible("a prompt and --ids exclude each other; give one of them");
+        impossible("a prompt and --ids cannot be used together; give one of them");
     }
     return r;
 }
