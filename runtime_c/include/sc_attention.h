@@ -30,8 +30,7 @@ typedef struct {
     int32_t score[SC_KV_BLOCKS * SC_KV_POSITIONS];
     /* probability * value scale; zeros after the last position */
     uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS + 4];
-    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS - 8]; /* so that cores use
-                                                                                   * different banks */
+    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS - 8]; /* different L1 banks */
 } sc_head_scratch;
 
 /* The heads of one token: inputs and outputs. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dot products of the 8 rows of a block with a part of an activation vector: sums[8] += w[8][k] * x[k].
- * Weights and x: L1 or weight memory. One file per weight format (compiler/shrinkc/storage describes the
- * words). Each defines
+ * Each worker has blocks of its own; weights and x are in L1. One file per weight format
+ * (compiler/shrinkc/storage describes the words). Each defines
  *
  *   SC_W<bits>_INPUTS  inputs that one packed word of a row holds
  *   SC_W<bits>_FOLD    the sums are 2^FOLD times too large

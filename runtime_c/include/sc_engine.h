@@ -59,8 +59,8 @@ SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_C
 /* The core that stores what attention adds to a cache outside L1. */
 #define SC_KEEPER (SC_TEAM - 1)
 /* The core that prefetches what the steps of a layer read: the one that copies tiles, else the cache's
- * keeper. If that is the controller, its code takes no instruction cache from the workers. (With int8 vectors
- * the controller finishes a norm before the workers do.) */
+ * keeper. If that is the controller, its code takes no instruction cache from the workers. With int8 vectors
+ * it must be a worker, because the controller is done with a norm before the workers are. */
 #define SC_FETCHER                                                                                           \
     (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XSEGS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
 /* Cores that process heads. Several tokens: the team, if the plan has buffers for the controller. One token:
@@ -69,8 +69,7 @@ SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_C
 #define SC_HANDS_OF_SEVERAL (SC_HANDS > SC_PLANNED_CORES ? SC_TEAM : SC_CORES)
 #define SC_ROUNDS(cores) ((SC_HEADS + (cores) - 1) / (cores))
 #define SC_HEAD_CORES                                                                                        \
-    (SC_ROUNDS(SC_HANDS_OF_SEVERAL) < SC_ROUNDS(SC_CORES) ? SC_HANDS_OF_SEVERAL : SC_CORES) /* for one
-                                                                                             * token */
+    (SC_ROUNDS(SC_HANDS_OF_SEVERAL) < SC_ROUNDS(SC_CORES) ? SC_HANDS_OF_SEVERAL : SC_CORES) /* one token */
 static inline int sc_head_cores(uint32_t tokens) { return tokens > 1 ? SC_HANDS_OF_SEVERAL : SC_HEAD_CORES; }
 
 /* ---- weight tiles: all matrices of a pass in order, double-buffered in L1 ---- */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Compute engines beside the cores, in programs that have matrices for one (SC_HAS_ENGINES).
+ * Interface of engines other than the cores (N-EUREKA), in programs with matrices for one (SC_HAS_ENGINES).
  *
- * Such a matrix is neither cut into tiles nor copied: its engine reads it where it lies.  Its layout is
- * the engine's own: blocks of block_bytes, blocks in number, and what lies behind the last one.  What
- * comes out is what sc_matrix_tile() would give, integer for integer. */
+ * An engine reads a matrix in place, in a layout of its own: `blocks` blocks of block_bytes, then further
+ * data. Results equal sc_matrix_tile() bit for bit. */
 #ifndef SC_ENGINES_H
 #define SC_ENGINES_H
 
@@ -11,27 +10,24 @@
 
 #ifdef SC_HAS_ENGINES
 
-/* What an engine's source defines as sc_engine_<name>; `at` is where the matrix begins.  Its scratch in L1 is at
- * SC_AT_ENGINE, if it asked for any. */
+/* sc_engine_<name>. `at`: start of the matrix. Scratch in L1: SC_AT_ENGINE, if the engine needs any. */
 typedef struct {
-    /* NULL, or by the last core alone, of every matrix before the first pass: what of it stays the same.  One
-     * token's activations will be from q on. */
+    /* NULL, or by the last core for every matrix, before the first pass: precomputes constants. q: where the
+     * vector of a single token will be. */
     void (*start)(const sc_matrix *m, const uint8_t *at, const int8_t *q);
-    /* The next three by the controller, beside the workers, where SC_TEAM has it: never NULL.  First what can be done
-     * before activations are there, of 16-bit vectors as begin(): of one token's, when nobody reads those before any
-     * more, and behind a norm there is time for more; of several, while sums of the matrix before may still be read, if
-     * no worker starts jobs. */
+    /* prepare, begin, attend: by the controller, overlapped with the workers; not NULL if it is in the team.
+     * prepare: work before the activations exist. One token: earlier activations are no longer read; after a
+     * norm there is more time. Several tokens: earlier sums may still be read if no worker starts jobs. */
     void (*prepare)(const sc_matrix *m, uint32_t tokens, int behind_norm);
-    /* Starts m @ x[0 .. tokens - 1].  The values are there, and the scratch is free; mantissas and exponents may not be
-     * there yet. */
+    /* Starts m @ x[0 .. tokens - 1]. Values are complete and scratch is free; scales may still be missing. */
     void (*begin)(const sc_matrix *m, const sc_qvec *x, uint32_t tokens);
-    /* What is to do beside end(): it meets the workers (sc_meet()) as often as that does. */
+    /* Controller's part during end(), with the same number of sc_meet(). */
     void (*attend)(const sc_matrix *m, uint32_t tokens);
-    /* By all workers, with their core: brings every row of m @ x[0 .. tokens - 1] to where `out` says, by
-     * sc_matrix_rows() or sc_matrix_joined(), after it has met the controller (sc_meet()): then the activations are whole. */
+    /* By all workers: computes m @ x[0 .. tokens - 1] and stores it as `out` says, with sc_matrix_rows() or
+     * sc_matrix_joined(). The first sc_meet() waits for the complete activations. */
     void (*end)(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core);
-    /* This core's share of an embedding row, as sc_embed_row(); NULL where an engine runs no such matrix. */
+    /* Like sc_embed_row(): this core's share of an embedding row. NULL if the engine runs no embedding. */
     void (*row)(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor, int shift,
                 int32_t *x, int core, int cores);
 } sc_engine;
@@ -39,7 +35,7 @@ typedef struct {
 #ifdef SC_ONLY_ENGINE
 extern const sc_engine SC_ONLY_ENGINE;
 #else
-extern const sc_engine *const sc_engines[]; /* by sc_matrix.engine; of the cores NULL */
+extern const sc_engine *const sc_engines[]; /* index: sc_matrix.engine; NULL for the cores */
 #endif
 
 static inline const sc_engine *sc_engine_of(const sc_matrix *m) {
@@ -53,7 +49,7 @@ static inline const sc_engine *sc_engine_of(const sc_matrix *m) {
 
 #endif
 
-/* Whether one of these runs a matrix that a pass multiplies with: all where none travels in tiles. */
+/* Whether an engine runs a matrix. All, if no matrix is copied in tiles. */
 static inline int sc_on_engine(const sc_matrix *m) {
 #ifdef SC_HAS_ENGINES
     return SC_TILE_BYTES == 0 || m->engine != SC_ON_CORES;
@@ -63,7 +59,7 @@ static inline int sc_on_engine(const sc_matrix *m) {
 #endif
 }
 
-/* What the controller does for the engine that runs a matrix, if there is anything. */
+/* The controller's calls for the engine of a matrix, if it has one. */
 #ifdef SC_HAS_ENGINES
 static inline void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
     if (sc_on_engine(m)) sc_engine_of(m)->prepare(m, tokens, behind_norm);

@@ -66,12 +66,9 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
         if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
     const uint32_t shared = tokens - whole;
-    const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* first of the tokens whose
-                                                                                   * norm this core
-                                                                                   * finishes */
+    const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* its first token */
     if (tokens == 1)
-        norm_several(mine, shared, j.out + whole); /* before the barrier, because the next step needs the
-                                                    * scale */
+        norm_several(mine, shared, j.out + whole); /* before the barrier: the next step needs it */
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
     if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
     if (tokens > 1) norm_several(mine, shared, j.out + whole);

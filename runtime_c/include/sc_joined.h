@@ -179,8 +179,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ADD_TWO SC_LOOP_END(25 - 4 * %[summed]) : JOINED : "memory");
-    else if (n > 1 && add) { /* limited before the shift so that it cannot overflow, then clipped to 30
-                              * bits */
+    else if (n > 1 && add) { /* limit, so that the shift cannot overflow; then clip to 30 bits */
         const int32_t left = -right, limit = 1 << (30 - left);
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
                          ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"

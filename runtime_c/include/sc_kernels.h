@@ -18,7 +18,8 @@
 
 /* ---- quantised vectors (numerics/vectors.py) ---- */
 
-/* Quantised vector of one token: x[i] = q[i] * c[group] * mantissa * 2^exponent / constants. */
+/* Quantised vector of one token: x[i] = q[i] * c[group] * mantissa * 2^exponent * kappa; kappa: a constant of
+ * the matrix (numerics/vectors.py). */
 typedef struct {
     int8_t *q;    /* [4 * words], 4-byte aligned. 16-bit: low bytes, then high bytes */
     int32_t *c;   /* [nseg] group scales, 1 .. range */

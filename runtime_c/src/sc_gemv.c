@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Matrix times vector: y[rows] = W[rows][k] * x[k], W: 8, 4, 3 or 2 bits in blocks of 8 rows, x: int8 or
- * int16. Each worker has every cores-th block. Weights: L1, or weight memory.
+ * int16. Each worker has every cores-th block of a tile. Tile and x: L1; embedding rows: where they are
+ * stored.
  *
  * The inner loops decide the program's speed: 8 weight words and one activation word feed 8 dot products, so
  * about one load per dot product is the limit. */
